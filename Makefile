@@ -1,0 +1,71 @@
+# `make demo` and `make test` are all the set-up there is: each makes a virtual environment, installs
+# what it needs into it (nothing the second time) and runs. Only pip needs a network, and it is
+# configured as always: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...
+
+PYTHON ?= python3
+VENV ?= .venv
+NAME ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --no-input --disable-pip-version-check
+# First and alone, so that no dependency pulls another torch before it.
+TORCH := torch==2.13.0
+INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench chaos clean
+
+help: ## what can be made
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.local ## train a tiny model here and chat with it: no key, no GPU
+	@$(BIN)/ftg demo
+
+test: lint ## lint, format, types, then all tests but the chaos ones
+	@$(BIN)/python -m pytest -q -m "not chaos"
+
+check: lint ## lint, format, types, and the order of imports
+	@$(BIN)/python -m pytest -q tests/test_floors.py tests/test_public_names.py
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy --no-error-summary
+
+bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of them without NAME
+	@files="$(if $(NAME),bench/$(NAME).py,$(filter-out bench/_%,$(wildcard bench/*.py)))"; \
+	for file in $$files; do \
+	  [ -f "$$file" ] || { echo "There is no $$file; there are: $(patsubst bench/%.py,%,$(wildcard bench/*.py))" >&2; exit 2; }; \
+	  $(BIN)/python "$$file" || exit; \
+	done
+
+chaos: $(VENV)/.dev ## the tests that kill processes many times
+	@$(BIN)/python -m pytest -q -m chaos
+
+clean: ## remove caches and builds; the environment stays (rm -rf .venv removes it)
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output *.egg-info
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Stamps: a set-up that was broken off leaves none, and begins again.
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "finetune-gateway needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "The environment $(VENV) could not be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.torch: constraints.txt | $(VENV)/.made
+	@echo "Setting up $(VENV) with pip: some minutes the first time, nothing the next." >&2
+	@$(PIP) $(TORCH) -c constraints.txt
+	@touch $@
+
+$(VENV)/.local: $(VENV)/.torch $(INPUTS)
+	@$(PIP) -e ".[local]" -c constraints.txt
+	@touch $@
+
+# What tests need includes what the demo needs.
+$(VENV)/.dev: $(VENV)/.torch $(INPUTS)
+	@$(PIP) -e ".[dev]" -c constraints.txt
+	@touch $(VENV)/.local $@

@@ -1,0 +1,120 @@
+"""A backend in one file: its "model" gives the answer of the most similar question it has seen.
+
+Small enough to read at once, and honest: it keeps the rows of a job in a folder and looks the
+answer up. What a real backend would do elsewhere is said where it would do it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.backends.base import Backend, Capabilities, DataFile
+from finetune_gateway.dataset import Dataset
+from finetune_gateway.errors import NotFoundError
+from finetune_gateway.events import Event, JobStatus, Result, Snapshot
+from finetune_gateway.handle import ChatReply, ModelHandle
+from finetune_gateway.pricing import Estimate, Range
+from finetune_gateway.settings import Settings
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens import HostedCounter, TokenStats
+
+FREE = Decimal(0)
+
+
+class RecallBackend(Backend):
+    """Remembers questions and answers. Trains nothing."""
+
+    name = "recall"
+
+    def __init__(self) -> None:
+        self.folder = Settings.load().home / "recall"
+
+    def use(self, settings: Settings) -> None:
+        self.folder = settings.home / "recall"
+
+    # -- before anything is sent: no key, no network ------------------------------------
+
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        return Capabilities(
+            hosted=False,  # True: the data leaves the machine, so a yes is asked for
+            methods=frozenset({"sft"}),
+            notes=("Trains nothing: it looks the answer up.",),
+            poll_seconds=(0.05, 0.2),
+        )
+
+    def counter(self, spec: TrainingSpec) -> HostedCounter:
+        return HostedCounter(spec.model)
+
+    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+        return Estimate(
+            backend=self.name,
+            model=spec.model,
+            method=spec.method,
+            n_epochs=1,
+            n_epochs_rule="rows are read once",
+            tokens=tokens,
+            cost_usd=Range(low=FREE, expected=FREE, high=FREE),
+            data_leaves_machine=False,
+        )
+
+    # -- the job ------------------------------------------------------------------------
+
+    def start(
+        self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+    ) -> str:
+        # A real one would send a request here, once, tagged with job_id, and on a time-out
+        # raise BackendError(..., maybe_applied=True).
+        rows = [row.data["messages"] for row in Dataset(train.path).rows()]
+        pairs = [[row[-2]["content"], row[-1]["content"]] for row in rows]
+        folder = self.folder / job_id
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
+        return job_id
+
+    def find(self, job_id: str) -> str | None:
+        return job_id if (self.folder / job_id / "pairs.json").exists() else None
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        folder = self.folder / provider_id
+        if not (folder / "pairs.json").exists():
+            return Snapshot(status=JobStatus.FAILED, error=f"{folder} is gone.")
+        # The id is made of the job's, so that a repeated poll says the same event, not another.
+        said = Event(id=f"{provider_id}-read", message="Read the rows.")
+        return Snapshot(
+            status=JobStatus.SUCCEEDED,
+            raw_status="done",
+            events=[] if cursor else [said],
+            cursor="1",
+            result=Result(kind="merged", model=str(folder)),
+        )
+
+    def cancel(self, provider_id: str) -> None:
+        """Nothing to stop: a job has ended when start returns."""
+
+    # -- the model ----------------------------------------------------------------------
+
+    def open(self, handle: ModelHandle) -> Recall:
+        path = Path(handle.model) / "pairs.json"
+        if not path.exists():
+            raise NotFoundError(f"There is no {path}.", hint="Submit the job again.")
+        return Recall(json.loads(path.read_text(encoding="utf-8")))
+
+
+class Recall:
+    """Answers with what was said to the most similar question."""
+
+    def __init__(self, pairs: list[list[str]]) -> None:
+        self.pairs = pairs
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        asked = str(messages[-1].get("content") or "")
+        nearest = max(self.pairs, key=lambda pair: SequenceMatcher(None, asked, pair[0]).ratio())
+        return ChatReply(text=nearest[1], finish_reason="stop")
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        yield self.chat(messages, **sampling).text

@@ -1,0 +1,94 @@
+"""finetune-gateway: one job API for teaching a model a behaviour.
+
+    import finetune_gateway as gateway
+
+    report = gateway.validate("train.jsonl", model="gpt-4.1-mini-2025-04-14")
+    job = gateway.submit("train.jsonl", model="builtin/tiny", backend="local")
+    print(job.result().chat("Where is my parcel?").text)
+
+The functions work on a default ``Gateway`` (home folder: ``FTG_HOME``). Names are imported
+when they are first used, so that ``import finetune_gateway`` and ``ftg --help`` cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune_gateway.backends.base import Backend, Capabilities
+    from finetune_gateway.backends.fake import FakeBackend
+    from finetune_gateway.backends.local.backend import LocalBackend
+    from finetune_gateway.backends.openai import OpenAIBackend
+    from finetune_gateway.dataset import Dataset
+    from finetune_gateway.default import estimate, get_job, list_jobs, submit, validate
+    from finetune_gateway.errors import (
+        AuthenticationError,
+        BackendError,
+        BudgetError,
+        DataError,
+        GatewayError,
+        JobCancelled,
+        JobFailed,
+        JobNotFinished,
+        MissingDependency,
+        NotFoundError,
+        SpecError,
+        StoreError,
+        UnsupportedError,
+    )
+    from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Snapshot
+    from finetune_gateway.findings import Finding, Report
+    from finetune_gateway.gateway import Gateway, Plan
+    from finetune_gateway.handle import ChatReply, ModelHandle
+    from finetune_gateway.job import Job
+    from finetune_gateway.pricing import Estimate
+    from finetune_gateway.spec import TrainingSpec
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "backends.base": ["Backend", "Capabilities"],
+    "backends.fake": ["FakeBackend"],
+    "backends.local.backend": ["LocalBackend"],
+    "backends.openai": ["OpenAIBackend"],
+    "dataset": ["Dataset"],
+    "default": ["estimate", "get_job", "list_jobs", "submit", "validate"],
+    "errors": [
+        "AuthenticationError",
+        "BackendError",
+        "BudgetError",
+        "DataError",
+        "GatewayError",
+        "JobCancelled",
+        "JobFailed",
+        "JobNotFinished",
+        "MissingDependency",
+        "NotFoundError",
+        "SpecError",
+        "StoreError",
+        "UnsupportedError",
+    ],
+    "events": ["Checkpoint", "Event", "JobStatus", "Metric", "Snapshot"],
+    "findings": ["Finding", "Report"],
+    "gateway": ["Gateway", "Plan"],
+    "handle": ["ChatReply", "ModelHandle"],
+    "job": ["Job"],
+    "pricing": ["Estimate"],
+    "spec": ["TrainingSpec"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,162 @@
+"""The seam: one small class a backend implements, and what it says it can do.
+
+Eight short calls, each of which returns at once. Waiting, retrying, storing and printing
+are written once, in ``gateway`` and ``job``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.events import Snapshot
+from finetune_gateway.spec import TrainingSpec
+
+if TYPE_CHECKING:
+    from finetune_gateway.handle import ChatReply, ModelHandle
+    from finetune_gateway.pricing import Estimate
+    from finetune_gateway.settings import Settings
+    from finetune_gateway.tokens import TokenCounter, TokenStats
+
+# Settings that say what to train rather than how: every backend understands them.
+NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do, as data, so that a refusal comes before any work."""
+
+    hosted: bool  # does the data leave this machine?
+    methods: frozenset[str]
+    training_types: frozenset[str] = frozenset()
+    options: frozenset[str] = frozenset()  # spec fields it honours beside NEUTRAL
+    min_rows: int = 1
+    max_file_bytes: int | None = None
+    max_context: int | None = None  # tokens per example; longer ones are cut at the end
+    no_new_jobs_after: date | None = None
+    notes: tuple[str, ...] = ()
+    poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest pause between polls
+    settle_seconds: float = 0.0  # how long a sent create may still take effect, see Gateway
+
+    def require(self, backend: str, spec: TrainingSpec) -> None:
+        """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
+        if spec.method not in self.methods:
+            raise UnsupportedError(
+                f"Backend {backend!r} cannot do method {spec.method!r}; it does: "
+                f"{', '.join(sorted(self.methods))}.",
+                backend=backend,
+                option="method",
+            )
+        if spec.training_type and spec.training_type not in self.training_types:
+            can = ", ".join(sorted(self.training_types)) or "it decides itself"
+            raise UnsupportedError(
+                f"Backend {backend!r} cannot do training_type {spec.training_type!r} ({can}).",
+                hint="Leave training_type out, or use --backend local.",
+                backend=backend,
+                option="training_type",
+            )
+        refused = spec.chosen - NEUTRAL - self.options - {"training_type"}
+        if refused:
+            name = sorted(refused)[0]
+            raise UnsupportedError(
+                f"Backend {backend!r} cannot honour {', '.join(sorted(refused))}.",
+                hint=f"It honours: {', '.join(sorted(self.options | NEUTRAL))}.",
+                backend=backend,
+                option=name,
+            )
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A dataset as a backend receives it: a private copy named by its content."""
+
+    path: Path
+    sha256: str
+    rows: int
+    bytes: int
+    remote_id: str | None = None  # set when the backend has already received this content
+
+
+class ChatModel(Protocol):
+    """Something that answers. ``messages`` is OpenAI's list of role and content."""
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply: ...
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]: ...
+
+
+class Backend(ABC):
+    """Where a fine-tuning job runs.
+
+    Built by name (``backend="openai"``) or by you (``OpenAIBackend(base_url=...)``).
+    ``options()`` gives what a new process needs to build the same one; never a secret.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        """What this backend can do (with this model); needs no key and no network."""
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments as plain JSON, without secrets."""
+        return {}
+
+    def use(self, settings: Settings) -> None:
+        """Called by the gateway with its home folder. A backend without files ignores it."""
+        return None
+
+    def check(self, spec: TrainingSpec) -> None:
+        """Raise when this spec cannot run here for a reason known before any work:
+        an unknown model, a base already retired, a missing key."""
+        return None
+
+    @abstractmethod
+    def counter(self, spec: TrainingSpec) -> TokenCounter:
+        """Counts rows as this backend would. Exact where the tokenizer is known. Offline."""
+
+    @abstractmethod
+    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+        """Money, time and memory of a run. Offline."""
+
+    def upload(self, file: DataFile) -> str | None:
+        """Send a file; return the provider's id, or None where nothing is sent."""
+        return None
+
+    def find_upload(self, file: DataFile) -> str | None:
+        """The id of a file that an earlier ``upload`` may have sent."""
+        return None
+
+    @abstractmethod
+    def start(
+        self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+    ) -> str:
+        """Create the job once, tagged with our ``job_id``; return the provider's id.
+
+        Raises BackendError; ``maybe_applied`` must be True when the job may exist.
+        """
+
+    @abstractmethod
+    def find(self, job_id: str) -> str | None:
+        """The provider's id of the job tagged ``job_id``, or None when there is none."""
+
+    @abstractmethod
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        """Status and what is new since ``cursor``. Repeatable."""
+
+    @abstractmethod
+    def cancel(self, provider_id: str) -> None:
+        """Ask the job to stop. Cancelling an ended job does nothing."""
+
+    @abstractmethod
+    def open(self, handle: ModelHandle) -> ChatModel:
+        """Something that answers as the model of this handle."""
+
+    def log_path(self, provider_id: str) -> Path | None:
+        """A file with the raw log of the job, where there is one."""
+        return None

@@ -1,0 +1,220 @@
+"""A backend in memory that plays a script: for docs, tests and authors of backends.
+
+Trains nothing, sends nothing, costs nothing, and says so. ``poll`` is a pure function of the
+script and the cursor, so any process can go on where another one stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from finetune_gateway.backends.base import NEUTRAL, Backend, Capabilities, DataFile
+from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
+from finetune_gateway.handle import ChatReply, Usage
+from finetune_gateway.pricing import Estimate, Range, epochs_of
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens import HostedCounter
+
+if TYPE_CHECKING:
+    from finetune_gateway.handle import ModelHandle
+    from finetune_gateway.tokens import TokenStats
+
+PREFIX = "fake-"
+FREE = Decimal(0)
+STEPS = 5
+BORN = 1_700_000_000.0  # time of the first scripted event: a script says the same every time
+METHODS = frozenset({"sft", "dpo", "orpo", "kto", "pretrain"})
+TRAINING_TYPES = frozenset({"lora", "qlora", "full"})
+
+
+class FakeBackend(Backend):
+    """Plays ``script``, one snapshot per poll, then repeats the last.
+
+    ``script``: snapshots, or dicts of their fields; default: a run of five steps that succeeds.
+    ``answer``: what the model says; default: an echo. ``faults``: errors to raise, in order, by
+    the name of the call, such as ``{"start": [BackendError("...", maybe_applied=True)]}``; with
+    ``maybe_applied`` the call has taken effect all the same.
+
+    ``started`` and ``uploaded`` hold what this object was sent.
+    """
+
+    name: ClassVar[str] = "fake"
+
+    def __init__(
+        self,
+        script: Sequence[Snapshot | Mapping[str, Any]] | None = None,
+        answer: str | None = None,
+        faults: Mapping[str, Sequence[BackendError]] | None = None,
+    ) -> None:
+        if script is not None and not script:
+            raise SpecError("The script is empty.", hint="Give it one snapshot at least.")
+        self.script = None if script is None else [Snapshot.model_validate(s) for s in script]
+        self.answer = answer
+        self.started: list[tuple[str, TrainingSpec, DataFile, DataFile | None]] = []
+        self.uploaded: list[DataFile] = []
+        self._faults = {call: list(errors) for call, errors in (faults or {}).items()}
+        self._cancelled: set[str] = set()
+
+    def options(self) -> dict[str, Any]:
+        """The script and the answer. Faults belong to this object alone."""
+        given: dict[str, Any] = {} if self.answer is None else {"answer": self.answer}
+        if self.script is not None:
+            given["script"] = [snapshot.model_dump(mode="json") for snapshot in self.script]
+        return given
+
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        """Everything a spec can say; nothing is trained by it."""
+        return Capabilities(
+            hosted=False,
+            methods=METHODS,
+            training_types=TRAINING_TYPES,
+            options=frozenset(TrainingSpec.model_fields) - NEUTRAL,
+            notes=("Trains nothing: it plays a script.",),
+            poll_seconds=(0.01, 0.05),
+        )
+
+    def counter(self, spec: TrainingSpec) -> HostedCounter:
+        """Counts as OpenAI's chat models do."""
+        return HostedCounter(spec.model)
+
+    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+        """Free, because nothing is trained."""
+        _, epochs, _, rule = epochs_of(spec, tokens.rows)
+        return Estimate(
+            backend=self.name,
+            model=spec.model,
+            method=spec.method,
+            training_type=spec.training_type,
+            n_epochs=epochs,
+            n_epochs_rule=rule,
+            tokens=tokens,
+            cost_usd=Range(low=FREE, expected=FREE, high=FREE),
+            data_leaves_machine=False,
+            assumptions=["Free: the fake backend trains nothing."],
+        )
+
+    def upload(self, file: DataFile) -> str:
+        """Keep the file in ``uploaded``; its id is made of its content."""
+        self.uploaded.append(file)
+        self._fail("upload")
+        return _file_id(file)
+
+    def find_upload(self, file: DataFile) -> str | None:
+        """The id of a file this object was sent."""
+        self._fail("find_upload")
+        return _file_id(file) if any(f.sha256 == file.sha256 for f in self.uploaded) else None
+
+    def start(
+        self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+    ) -> str:
+        """Keep the job in ``started``; its id is ``fake-<job_id>``."""
+        self.started.append((job_id, spec, train, validation))
+        try:
+            self._fail("start")
+        except BackendError as exc:
+            if not exc.maybe_applied:
+                self.started.pop()
+            raise
+        return PREFIX + job_id
+
+    def find(self, job_id: str) -> str | None:
+        """The id of a job this object started."""
+        self._fail("find")
+        known = any(started[0] == job_id for started in self.started)
+        return PREFIX + job_id if known else None
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        """The snapshot number ``cursor`` of the script; beyond its end the last one."""
+        self._fail("poll")
+        if provider_id in self._cancelled:
+            return Snapshot(status=JobStatus.CANCELLED, raw_status="cancelled", cursor=cursor)
+        script = _default_script(provider_id) if self.script is None else self.script
+        last = len(script) - 1
+        step = min(int(cursor or 0), last)
+        return script[step].model_copy(update={"cursor": str(min(step + 1, last))})
+
+    def cancel(self, provider_id: str) -> None:
+        """Polls of this object say ``cancelled`` from now on."""
+        self._fail("cancel")
+        self._cancelled.add(provider_id)
+
+    def open(self, handle: ModelHandle) -> FakeChat:
+        """A model that echoes, or says ``answer``."""
+        self._fail("open")
+        return FakeChat(handle.model, self.answer)
+
+    def _fail(self, call: str) -> None:
+        errors = self._faults.get(call)
+        if errors:
+            raise errors.pop(0)
+
+
+class FakeChat:
+    """Answers the same to the same messages, and says that nothing was trained."""
+
+    def __init__(self, model: str, answer: str | None) -> None:
+        self.model = model
+        self.answer = answer
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        """The scripted answer, or an echo of the last message."""
+        text = self._text(messages)
+        asked = sum(len(str(message.get("content") or "").split()) for message in messages)
+        usage = Usage(prompt_tokens=asked, completion_tokens=len(text.split()))
+        return ChatReply(text=text, finish_reason="stop", usage=usage)
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        """The same answer word by word."""
+        first, *others = self._text(messages).split(" ")
+        yield first
+        yield from (f" {word}" for word in others)
+
+    def _text(self, messages: list[dict[str, Any]]) -> str:
+        if self.answer is not None:
+            return self.answer
+        said = str(messages[-1].get("content") or "") if messages else ""
+        return f"[{self.model}, a fake that trained nothing] You said: {said}"
+
+
+def _file_id(file: DataFile) -> str:
+    return f"fake-file-{file.sha256[:16]}"
+
+
+def _default_script(provider_id: str) -> list[Snapshot]:
+    """Validating, queued, five steps with a falling loss, succeeded."""
+    job_id = provider_id.removeprefix(PREFIX)
+    model = f"fake:{job_id}"
+    starts = [
+        _said(provider_id, JobStatus.VALIDATING_FILES, 0, "Checking the files (fake)."),
+        _said(provider_id, JobStatus.QUEUED, 1, "Waiting for nothing (fake)."),
+    ]
+    steps = [_step(provider_id, model, step) for step in range(1, STEPS + 1)]
+    end = _said(provider_id, JobStatus.SUCCEEDED, STEPS + 2, "Nothing was trained (fake).")
+    result = Result(kind="hosted", model=model)
+    return [*starts, *steps, end.model_copy(update={"result": result, "trained_tokens": 0})]
+
+
+def _said(provider_id: str, status: JobStatus, number: int, message: str) -> Snapshot:
+    event = Event(id=f"{provider_id}-{number}", created_at=BORN + number, message=message)
+    return Snapshot(status=status, raw_status=status.value, events=[event])
+
+
+def _step(provider_id: str, model: str, step: int) -> Snapshot:
+    loss = round(2.0 / (1 + step), 3)
+    event = Event(
+        id=f"{provider_id}-{step + 1}",
+        created_at=BORN + step + 1,
+        type="metrics",
+        message=f"Step {step}/{STEPS}: training loss={loss}",
+        data={"step": step, "total_steps": STEPS, "train_loss": loss},
+    )
+    point = Checkpoint(id=f"{provider_id}-at-{step}", step=step, model=f"{model}:step-{step}")
+    return Snapshot(
+        status=JobStatus.RUNNING,
+        raw_status="running",
+        events=[event],
+        checkpoints=[point] if step == STEPS else [],
+    )

@@ -1,0 +1,1 @@
+"""Training and inference on this machine. `backend` imports nothing heavy; the rest needs torch."""

@@ -1,0 +1,225 @@
+"""Training on this machine, as the gateway sees it. Imports nothing heavy: the work is done
+by ``worker`` in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from finetune_gateway import hardware
+from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
+from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow
+from finetune_gateway.backends.local.run import RunFile, read_events, write_json
+from finetune_gateway.dataset import Dataset
+from finetune_gateway.errors import MissingDependency, StoreError
+from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
+from finetune_gateway.handle import ChatReply, ModelHandle
+from finetune_gateway.pricing import Estimate
+from finetune_gateway.settings import Settings
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.template import ChatTemplate
+from finetune_gateway.tokens import LocalCounter, TokenStats
+
+# What the worker needs; named one by one so that the message says which is missing.
+STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
+
+OPTIONS = frozenset(TrainingSpec.model_fields) - {"learning_rate_multiplier"}
+
+
+class LocalBackend(Backend):
+    """LoRA or full fine-tuning by TRL on this machine, one job per GPU, or one on the CPU."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self.settings = Settings.load()
+
+    def use(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def queue(self) -> Queue:
+        return Queue(self.settings)
+
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        return Capabilities(
+            hosted=False,
+            methods=frozenset({"sft"}),
+            training_types=frozenset({"lora", "full"}),
+            options=OPTIONS,
+            notes=("Nothing leaves this machine.",),
+            poll_seconds=(0.5, 2.0),
+        )
+
+    # -- before --------------------------------------------------------------------------
+
+    def check(self, spec: TrainingSpec) -> None:
+        """Raise before a job is written down: the stack is missing, the model is unknown, or
+        its template cannot mark what is to be trained."""
+        missing = [name for name in STACK if find_spec(name) is None]
+        if missing:
+            raise MissingDependency(f"Local training (missing: {', '.join(missing)})", "local")
+        folder = models.small_files(spec.model, self.settings)
+        models.config_of(folder)
+        ChatTemplate.load(folder, spec.chat_template).check()
+
+    def counter(self, spec: TrainingSpec) -> LocalCounter:
+        folder = models.small_files(spec.model, self.settings)
+        template = ChatTemplate.load(folder, spec.chat_template)
+
+        def count(row: dict[str, Any]) -> tuple[int, int]:
+            encoded = template.encode(row, train_on=spec.train_on, max_length=spec.max_length)
+            return encoded.length, encoded.trained
+
+        return LocalCounter(count)
+
+    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+        folder = models.small_files(spec.model, self.settings)
+        shape = hardware.shape_of(models.config_of(folder))
+        return hardware.estimate_local(spec, tokens, shape)
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    def start(
+        self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+    ) -> str:
+        """Write the run folder and the queue row, start the worker. Doing so again for the
+        same job changes nothing."""
+        folder = self.queue.folder(job_id)
+        try:
+            self._write_folder(folder, job_id, spec, train, validation)
+        except OSError as exc:
+            raise StoreError(
+                f"The run folder {folder} cannot be written: {exc.strerror or exc}.",
+                hint="Free some space there, or set FTG_HOME to a folder on another disk.",
+            ) from None
+        self.queue.add(job_id)
+        self.queue.ensure_worker(job_id)
+        return job_id
+
+    def _write_folder(
+        self,
+        folder: Path,
+        job_id: str,
+        spec: TrainingSpec,
+        train: DataFile,
+        validation: DataFile | None,
+    ) -> None:
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        copyfile(train.path, folder / "data" / "train.jsonl")
+        if validation is not None:
+            copyfile(validation.path, folder / "data" / "validation.jsonl")
+        about = RunFile(
+            job_id=job_id,
+            spec=spec,
+            train_sha256=train.sha256,
+            validation_sha256=validation.sha256 if validation else None,
+            system_prompt=Dataset(train.path).system_prompt(),
+            versions=_versions(),
+            created_at=time.time(),
+        )
+        write_json(folder / "run.json", about.model_dump(mode="json"))
+
+    def find(self, job_id: str) -> str | None:
+        return job_id if self.queue.find(job_id) else None
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        """Read the queue row, then the events written until now. A run that has lost its worker
+        gets another, which goes on from the last checkpoint."""
+        row = self.queue.get(provider_id)
+        if not row.status.final:
+            self.queue.ensure_worker(provider_id)
+            row = self.queue.get(provider_id)
+        folder = self.queue.folder(provider_id)
+        events, offset = read_events(folder / "events.jsonl", int(cursor or 0))
+        status = row.status
+        if row.cancel_at is not None and not status.final:
+            status = JobStatus.CANCELLING
+        return Snapshot(
+            status=status,
+            raw_status=row.status,
+            phase=_phase(row),
+            events=events,
+            checkpoints=_checkpoints(folder / "checkpoints"),
+            cursor=str(offset),
+            result=row.result,
+            trained_tokens=row.trained_tokens,
+            error=row.error,
+        )
+
+    def cancel(self, provider_id: str) -> None:
+        self.queue.cancel(provider_id)
+
+    def log_path(self, provider_id: str) -> Path | None:
+        return self.queue.folder(provider_id) / "worker.log"
+
+    # -- after ---------------------------------------------------------------------------
+
+    def open(self, handle: ModelHandle) -> ChatModel:
+        return LocalChat(handle, self.settings)
+
+    def base(self, model: str) -> ModelHandle:
+        """A handle on an untouched base model, to chat with before training; its weights are
+        built or fetched now when they are missing."""
+        return ModelHandle(
+            kind="merged",
+            model=str(models.whole(model, self.settings, lambda text: None)),
+            base_model=model,
+            backend=self.name,
+        )
+
+
+class LocalChat:
+    """Answers in this process; torch is imported and the model loaded at the first question."""
+
+    def __init__(self, handle: ModelHandle, settings: Settings) -> None:
+        self.handle = handle
+        self.settings = settings
+
+    @cached_property
+    def _model(self) -> ChatModel:
+        # Imported here: transformers and peft take seconds, and a handle is often only shown.
+        from finetune_gateway.backends.local.inference import LocalModel
+
+        return LocalModel.load(self.handle, self.settings)
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        return self._model.chat(messages, **sampling)
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        return self._model.stream(messages, **sampling)
+
+
+def _phase(row: RunRow) -> str:
+    silent = time.time() - row.heartbeat_at if row.heartbeat_at else 0.0
+    if row.status is JobStatus.RUNNING and silent > SILENT_SECONDS:
+        return f"{row.phase} (no sign of life for {silent:.0f} s)"
+    return row.phase
+
+
+def _checkpoints(folder: Path) -> list[Checkpoint]:
+    """Whole checkpoints; trainer_state.json is written last (transformers 5.23)."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.rpartition("-")[2]
+        if number.isdigit() and (path / "trainer_state.json").exists():
+            found.append(Checkpoint(id=path.name, step=int(number), model=str(path)))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in ("finetune-gateway", *STACK, "tokenizers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found

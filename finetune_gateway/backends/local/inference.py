@@ -1,0 +1,167 @@
+"""Chat with a local model: the base, or the base and an adapter, through the very template it
+was trained with. Imports torch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    TextIteratorStreamer,
+)
+
+from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local.loading import load_model
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.events import Result
+from finetune_gateway.handle import ChatReply, ModelHandle, Usage
+from finetune_gateway.settings import Settings
+from finetune_gateway.template import ChatTemplate, messages_of
+
+MAX_TOKENS = 512
+PROBE_TOKENS = 32
+SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop", "tools"})
+
+
+class LocalModel:
+    """A model in this process. Greedy unless a temperature is given."""
+
+    def __init__(self, model: PreTrainedModel, template: ChatTemplate) -> None:
+        self.model = model.eval()
+        self.template = template
+
+    @classmethod
+    def load(cls, handle: ModelHandle, settings: Settings) -> Self:
+        """Base and adapter of a handle. The base is the one the handle names, never one that
+        an adapter's own file asks for; only safetensors are read."""
+        folder = Path(handle.model)
+        if not folder.is_dir():
+            raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
+        if handle.kind == "adapter":
+            base = load_model(models.whole(handle.base_model, settings, _quietly))
+            with warnings.catch_warnings():
+                # peft 0.21 reads a property that transformers 5.23 has renamed.
+                warnings.simplefilter("ignore", FutureWarning)
+                adapted = PeftModel.from_pretrained(base, str(folder), use_safetensors=True)
+            return cls(cast(PreTrainedModel, adapted), ChatTemplate.load(folder))
+        return cls(load_model(folder), ChatTemplate.load(folder))
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        """One answer. ``max_tokens`` (512), ``temperature`` (0), ``top_p``, ``seed``, ``stop``,
+        ``tools`` as in OpenAI's chat completions. Raises SpecError for any other option."""
+        prompt, options = self._asked(messages, sampling)
+        with torch.inference_mode():
+            output = self.model.generate(prompt, **options)
+        answer = output[0, prompt.shape[1] :].tolist()
+        stopped = bool(answer) and answer[-1] in self.template.stop_ids
+        text, cut = _cut(self.template.decode(answer), sampling.get("stop"))
+        return ChatReply(
+            text=text,
+            finish_reason="stop" if stopped or cut else "length",
+            usage=Usage(prompt_tokens=prompt.shape[1], completion_tokens=len(answer)),
+        )
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        """The answer piece by piece, as it is generated."""
+        prompt, options = self._asked(messages, sampling)
+        streamer = TextIteratorStreamer(
+            cast(PreTrainedTokenizerBase, _Decoder(self.template)),
+            skip_prompt=True,
+            skip_special_tokens=True,
+        )
+        abandoned = _Abandoned()
+        options |= {"streamer": streamer, "stopping_criteria": [abandoned]}
+        thread = threading.Thread(target=self._generate, args=(prompt, options), daemon=True)
+        thread.start()
+        try:
+            yield from streamer
+        finally:
+            abandoned.now = True
+            thread.join()
+
+    def _generate(self, prompt: torch.Tensor, options: dict[str, Any]) -> None:
+        with torch.inference_mode():
+            self.model.generate(prompt, **options)
+
+    def _asked(
+        self, messages: list[dict[str, Any]], sampling: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Prompt ids (1, n) and the arguments of ``generate``."""
+        unknown = sampling.keys() - SAMPLING
+        if unknown:
+            raise SpecError(
+                f"Local chat does not take {', '.join(sorted(unknown))}.",
+                hint=f"It takes: {', '.join(sorted(SAMPLING))}.",
+            )
+        asked, tools = messages_of({"messages": messages, "tools": sampling.get("tools")})
+        ids = self.template.prompt_ids(asked, tools)
+        prompt = torch.tensor([ids], device=self.model.device)
+        temperature = sampling.get("temperature") or 0.0
+        if sampling.get("seed") is not None:
+            torch.manual_seed(sampling["seed"])
+        options: dict[str, Any] = {
+            "attention_mask": torch.ones_like(prompt),
+            "max_new_tokens": sampling.get("max_tokens") or MAX_TOKENS,
+            "do_sample": temperature > 0,
+            "eos_token_id": sorted(self.template.stop_ids),
+            "pad_token_id": min(self.template.stop_ids),
+        }
+        if temperature > 0:
+            options |= {"temperature": temperature, "top_p": sampling.get("top_p") or 1.0}
+        return prompt, options
+
+
+class _Decoder:
+    """What TextIteratorStreamer needs of a tokenizer."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.template = template
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return self.template.decode([int(token) for token in ids])
+
+
+class _Abandoned(StoppingCriteria):
+    """Stops generating when nobody reads any more."""
+
+    now = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.now, device=input_ids.device)
+
+
+def first_answer(run: Run, result: Result) -> str:
+    """The first chat with a fresh load of what was saved: the prompt of the first row."""
+    handle = ModelHandle(
+        kind=result.kind,
+        model=result.model,
+        base_model=run.spec.model,
+        backend="local",
+        system_prompt=run.file.system_prompt,
+    )
+    messages, tools = messages_of(next(run.train.rows()).data)
+    answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+    model = LocalModel.load(handle, run.settings)
+    return model.chat(
+        messages[: answers[0]] or messages[:1], tools=tools, max_tokens=PROBE_TOKENS
+    ).text
+
+
+def _cut(text: str, stop: str | list[str] | None) -> tuple[str, bool]:
+    words = [stop] if isinstance(stop, str) else stop or []
+    found = [text.index(word) for word in words if word in text]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def _quietly(message: str) -> None:
+    logging.getLogger(__name__).info(message)

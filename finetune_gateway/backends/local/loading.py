@@ -1,0 +1,130 @@
+"""What every method needs before it can train: the model, its tokenizer, the rows as ids.
+
+Imports torch: only the worker and inference import this.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset as HFDataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.dataset import Dataset
+from finetune_gateway.errors import DataError
+from finetune_gateway.template import ChatTemplate
+
+CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows ready to train: ``input_ids`` and ``labels`` columns, and how they came about."""
+
+    rows: HFDataset
+    tokens: int
+    trained: int  # tokens with a label, per epoch
+    truncated: int  # rows cut at max_length
+    dropped: int  # rows left out because nothing in them would be trained
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The base model: bf16 on a GPU that has it, else fp32. Safetensors only, no foreign code."""
+    disable_progress_bar()  # it would write over the caller's screen
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    return model.cuda() if on_gpu else model  # type: ignore[call-arg]  # a decorator hides self
+
+
+def load_tokenizer(folder: Path, template: ChatTemplate) -> PreTrainedTokenizerBase:
+    """The tokenizer to save beside the result, with the very template that is trained."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    tokenizer.chat_template = template.source
+    return tokenizer
+
+
+def max_length_for(run: Run, model: PreTrainedModel) -> int:
+    """Tokens per row: what was asked, else the model's context but at most 2048, beyond which
+    memory surprises (LLaMA-Factory's cutoff_len)."""
+    context = getattr(model.config, "max_position_embeddings", None) or 2048
+    return min(run.spec.max_length or 2048, context)
+
+
+def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: int) -> EncodedRows:
+    """Every row through ``ChatTemplate.encode``. No row is left out without being counted.
+
+    Raises DataError naming the line that the template refuses, and when no row is left.
+    """
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    tokens = trained = truncated = dropped = 0
+    for row in dataset.rows():
+        run.check()
+        try:
+            encoded = template.encode(row.data, train_on=run.spec.train_on, max_length=max_length)
+        except DataError as exc:
+            raise DataError(
+                f"{dataset.name} line {row.line}: {exc.message}", hint=exc.hint
+            ) from None
+        truncated += encoded.truncated
+        # The first token has nothing before it to be predicted from.
+        if not any(label >= 0 for label in encoded.labels[1:]):
+            dropped += 1
+            continue
+        columns["input_ids"].append(encoded.input_ids)
+        columns["labels"].append(encoded.labels)
+        tokens += len(encoded.input_ids)
+        trained += encoded.trained
+    if not columns["input_ids"]:
+        raise DataError(
+            f"{dataset.name}: no row has a token to train after cutting at {max_length} tokens.",
+            hint="Raise max_length, or check the weights of the messages.",
+        )
+    report_rows(run, dataset, len(columns["input_ids"]), tokens, trained, truncated, dropped)
+    return EncodedRows(HFDataset.from_dict(columns), tokens, trained, truncated, dropped)
+
+
+def report_rows(
+    run: Run, dataset: Dataset, rows: int, tokens: int, trained: int, truncated: int, dropped: int
+) -> None:
+    data: dict[str, Any] = {
+        "file": dataset.name,
+        "rows": rows,
+        "tokens": tokens,
+        "trained_tokens_per_epoch": trained,
+        "truncated_rows": truncated,
+        "dropped_rows": dropped,
+    }
+    text = f"{dataset.name}: {rows} rows, {tokens} tokens, {trained} trained per epoch"
+    if truncated or dropped:
+        text += f"; {truncated} rows cut at max_length, {dropped} rows dropped (nothing to train)"
+    run.event(text + ".", level="warn" if truncated or dropped else "info", data=data)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Where training can go on. A kill inside a save leaves half a checkpoint, which
+    ``resume_from_checkpoint=True`` would pick and die of: those are removed."""
+    whole: list[Path] = []
+    for path in folder.glob("checkpoint-*"):
+        if all((path / name).exists() for name in CHECKPOINT_FILES) and any(
+            path.glob("*.safetensors")
+        ):
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

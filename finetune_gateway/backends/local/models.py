@@ -1,0 +1,120 @@
+"""Where a base model lies on this machine. Imports no torch.
+
+``builtin/tiny`` is built into the home folder, a path is taken as it is, anything else is a
+Hugging Face id looked for in the hub's cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway import locks
+from finetune_gateway.backends.local import builtin
+from finetune_gateway.errors import BackendError, NotFoundError, SpecError
+from finetune_gateway.settings import Settings
+
+SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to estimate
+
+
+def small_files(model: str, settings: Settings) -> Path:
+    """A folder with at least the config, tokenizer and template of a model.
+
+    A hub model that is not cached has those files fetched (a few MB), not its weights.
+    Raises NotFoundError, SpecError, BackendError when the hub cannot be reached.
+    """
+    if model == builtin.NAME:
+        settings.create()
+        folder = settings.models / "builtin-tiny-tokenizer"
+        with locks.waiting(settings.locks / "builtin-tiny-tokenizer"):
+            return builtin.ensure_tokenizer(folder)
+    return _local(model) or _hub(model, SMALL_FILES)
+
+
+def whole(model: str, settings: Settings, say: Callable[[str], None]) -> Path:
+    """A folder with the weights too: built or fetched now when they are missing."""
+    if model == builtin.NAME:
+        settings.create()
+        with locks.waiting(settings.locks / "builtin-tiny"):
+            return builtin.ensure_model(settings.models / "builtin-tiny", say)
+    local = _local(model)
+    if local is None:
+        say(f"fetching {model}")
+        return _hub(model, None)
+    if not any(local.glob("*.safetensors")):
+        raise SpecError(
+            f"The model folder {local} holds no *.safetensors.",
+            hint="Pickled weights (.bin) are never loaded; save the model as safetensors.",
+        )
+    return local
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The model's config.json. Raises SpecError."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(
+            f"There is no {folder / 'config.json'}.", hint="Is this a model folder?"
+        ) from None
+    except ValueError as exc:
+        raise SpecError(f"{folder / 'config.json'} is not valid JSON: {exc}.") from None
+    if not isinstance(config, dict):
+        raise SpecError(f"{folder / 'config.json'} does not hold a JSON object.")
+    if "auto_map" in config:
+        raise SpecError(
+            f"The model in {folder} wants to run code of its own (auto_map).",
+            hint="The gateway never does that; choose a model that transformers knows.",
+        )
+    return config
+
+
+def revision_of(folder: Path) -> str | None:
+    """The commit of a model in the hub's cache (``.../snapshots/<commit>``)."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _local(model: str) -> Path | None:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if looks_like_path or path.exists():
+        raise NotFoundError(
+            f"There is no model folder {model!r}.",
+            hint="Give a folder with config.json, or a Hugging Face id such as Qwen/Qwen3-0.6B.",
+        )
+    return None
+
+
+def _hub(model: str, patterns: list[str] | None) -> Path:
+    # Imported here: the hub's client costs 0.2 s and only hub models need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    hint = f"Check the name, run: hf download {model}, or use --model builtin/tiny to try things."
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except HFValidationError:
+        raise NotFoundError(f"{model!r} is no model id.", hint=hint) from None
+    except LocalEntryNotFoundError:
+        raise BackendError(
+            f"Model {model!r} is not on this machine and the hub cannot be reached.",
+            hint=hint,
+            backend="local",
+        ) from None
+    except RepositoryNotFoundError:
+        raise NotFoundError(
+            f"The hub has no model {model!r}, or it needs an access token (HF_TOKEN).", hint=hint
+        ) from None
+    except (HfHubHTTPError, OSError) as exc:
+        raise BackendError(
+            f"Model {model!r} could not be fetched: {exc}.", hint=hint, backend="local"
+        ) from None

@@ -1,0 +1,109 @@
+"""What training says while it runs, and the two reasons to stop it early.
+
+A callback for any Hugging Face trainer: metrics, checkpoints, cancel, and figures that are
+not finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.errors import GatewayError
+
+# The trainer's words and ours (OpenAI's metrics events).
+NAMES = {
+    "loss": "train_loss",
+    "mean_token_accuracy": "train_mean_token_accuracy",
+    "eval_loss": "valid_loss",
+    "eval_mean_token_accuracy": "valid_mean_token_accuracy",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "epoch": "epoch",
+}
+
+
+class NotFinite(GatewayError):
+    """A loss or a gradient is NaN or infinite: going on would write a ruined model."""
+
+
+class Progress(TrainerCallback):
+    """Turns what a trainer logs into the run's events."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer itself
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on counting where this checkpoint stood."""
+        saved = json.loads((checkpoint / "progress.json").read_text("utf-8"))
+        self.trained_tokens = saved["trained_tokens"]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.run.phase("training")
+        self.run.event(
+            f"Training begins: step {state.global_step} of {state.max_steps}.",
+            data={"step": state.global_step, "total_steps": state.max_steps},
+        )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        figures = {ours: logs[name] for name, ours in NAMES.items() if logs and name in logs}
+        if not {"train_loss", "valid_loss"} & figures.keys():
+            return  # the summary at the end repeats what is known
+        self._finite(figures, state.global_step)
+        figures |= {"step": state.global_step, "total_steps": state.max_steps}
+        if "train_loss" in figures:
+            figures["trained_tokens"] = self.trained_tokens
+        shown = " ".join(
+            f"{name}={figures[name]:.4f}"
+            for name in ("train_loss", "valid_loss")
+            if name in figures
+        )
+        self.run.event(
+            f"Step {state.global_step}/{state.max_steps}: {shown}", type="metrics", data=figures
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.run.stop.is_set():
+            control.should_save = True  # the last checkpoint stays usable
+            control.should_training_stop = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        name = f"checkpoint-{state.global_step}"
+        path = self.run.checkpoints / name
+        (path / "progress.json").write_text(json.dumps({"trained_tokens": self.trained_tokens}))
+        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        self.run.event(
+            f"Saved {name}.", type="checkpoint", data={"step": state.global_step, "path": str(path)}
+        )
+
+    def _finite(self, figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise NotFinite(
+                    f"{name} is {value} at step {step}: training has diverged.",
+                    hint="Use a smaller learning_rate; look for odd rows with: ftg validate FILE",
+                )

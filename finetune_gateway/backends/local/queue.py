@@ -1,0 +1,258 @@
+"""The queue of local jobs: rows in the store, one detached worker process per job.
+
+Alive means "holds the run's lock file", which the kernel gives back when a process dies.
+A slot (one on a CPU, one per GPU) is such a lock too. There is no server and no dispatcher:
+whoever looks at a job that has lost its worker starts the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_gateway import locks
+from finetune_gateway.errors import BackendError, NotFoundError
+from finetune_gateway.events import JobStatus, Result
+from finetune_gateway.settings import Settings
+from finetune_gateway.store import Store
+
+MAX_ATTEMPTS = 5  # times a job may begin to train before a dying worker is taken as its answer
+CANCEL_SECONDS = 60.0  # from asking to SIGKILL; the last checkpoint stays usable
+SILENT_SECONDS = 120.0  # a living worker without a heartbeat for so long is worth a word
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One row of ``runs``."""
+
+    id: str
+    seq: int
+    status: JobStatus
+    phase: str
+    fence: int
+    attempts: int
+    max_attempts: int
+    pid: int | None
+    slot: str | None
+    heartbeat_at: float | None
+    cancel_at: float | None
+    error: str | None
+    result: Result | None
+    trained_tokens: int | None
+
+
+class Queue:
+    """Local jobs waiting, running and ended."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings)
+
+    def folder(self, run_id: str) -> Path:
+        return self.settings.runs / run_id
+
+    def add(self, run_id: str) -> None:
+        """Queue a run once; adding it again changes nothing."""
+        with self.store.transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO runs (id, status, max_attempts, queued_at)"
+                " VALUES (?, 'queued', ?, ?)",
+                (run_id, MAX_ATTEMPTS, time.time()),
+            )
+
+    def find(self, run_id: str) -> RunRow | None:
+        row = self.store.query("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
+        return _run(row) if row else None
+
+    def get(self, run_id: str) -> RunRow:
+        row = self.find(run_id)
+        if row is None:
+            raise NotFoundError(f"There is no local run {run_id!r}.", hint="Run: ftg list")
+        return row
+
+    # -- workers -------------------------------------------------------------------------
+
+    def alive(self, run_id: str) -> bool:
+        return locks.is_locked(self._lock(run_id))
+
+    def ensure_worker(self, run_id: str) -> None:
+        """Start a worker for a run that has none and needs one.
+
+        The lock is taken here and inherited by the worker, so there is no moment at which a
+        second one could start.
+        """
+        descriptor = locks.try_lock(self._lock(run_id))
+        if descriptor is None:
+            self._kill_when_overdue(run_id)
+            return
+        try:
+            if self._needs_worker(run_id):
+                self._spawn(run_id, self._next_fence(run_id), descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _needs_worker(self, run_id: str) -> bool:
+        row = self.get(run_id)
+        if row.status.final:
+            return False
+        if row.cancel_at is not None:
+            self._end(run_id, JobStatus.CANCELLED, None)
+            return False
+        if row.attempts >= row.max_attempts:
+            self._end(
+                run_id,
+                JobStatus.FAILED,
+                f"Its worker died {row.attempts} times (the last time while {row.phase}). "
+                f"Out of memory is the usual reason; the last lines are in "
+                f"{self.folder(run_id) / 'worker.log'}.",
+            )
+            return False
+        return True
+
+    def _next_fence(self, run_id: str) -> int:
+        with self.store.transaction() as db:
+            db.execute("UPDATE runs SET fence = fence + 1, pid = NULL WHERE id = ?", (run_id,))
+        return self.get(run_id).fence
+
+    def _spawn(self, run_id: str, fence: int, descriptor: int) -> None:
+        command = [sys.executable, "-m", "finetune_gateway.backends.local.worker"]
+        command += [str(self.settings.home), run_id, str(fence), str(descriptor)]
+        with (self.folder(run_id) / "worker.log").open("ab") as log:
+            # The process started here forks, begins a session of its own and ends at once:
+            # the worker outlives us, and leaves no zombie in a parent that lives long.
+            started = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(descriptor,),
+                env=worker_environment(),
+                cwd=self.folder(run_id),
+                check=False,
+            )
+        if started.returncode != 0:
+            raise BackendError(
+                f"The worker of {run_id} could not be started (exit {started.returncode}).",
+                hint=f"See {self.folder(run_id) / 'worker.log'}",
+                backend="local",
+            )
+
+    def _kill_when_overdue(self, run_id: str) -> None:
+        row = self.get(run_id)
+        if row.cancel_at is None or row.pid is None or time.time() - row.cancel_at < CANCEL_SECONDS:
+            return
+        _signal(row.pid, signal.SIGKILL)
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to stop: the flag counts, the signal makes it quick."""
+        with self.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET cancel_at = coalesce(cancel_at, ?) WHERE id = ?"
+                " AND status IN ('queued', 'running')",
+                (time.time(), run_id),
+            )
+        row = self.get(run_id)
+        if not row.status.final and row.pid is not None and self.alive(run_id):
+            _signal(row.pid, signal.SIGTERM)
+        self.ensure_worker(run_id)
+
+    # -- as the worker sees it -----------------------------------------------------------
+
+    def claim(self, run_id: str, fence: int, **values: str | float | int | None) -> bool:
+        """Write to a run's row, if ``fence`` is still the newest and the run has not ended."""
+        columns = ", ".join(f"{name} = ?" for name in values)
+        with self.store.transaction() as db:
+            done = db.execute(
+                f"UPDATE runs SET {columns} WHERE id = ? AND fence = ?"
+                " AND status IN ('queued', 'running')",
+                (*values.values(), run_id, fence),
+            )
+        return done.rowcount == 1
+
+    def first_in_line(self, run_id: str) -> bool:
+        """Is no living worker waiting that came before? Strict order of submission."""
+        rows = self.store.query(
+            "SELECT id FROM runs WHERE status = 'queued' AND seq <"
+            " (SELECT seq FROM runs WHERE id = ?)",
+            (run_id,),
+        ).fetchall()
+        return not any(self.alive(row["id"]) for row in rows)
+
+    def try_slot(self) -> tuple[str, int] | None:
+        """A free slot and the descriptor that holds it, or None."""
+        for name in slots():
+            descriptor = locks.try_lock(self.settings.locks / f"slot-{name}")
+            if descriptor is not None:
+                return name, descriptor
+        return None
+
+    def _end(self, run_id: str, status: JobStatus, error: str | None) -> None:
+        with self.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?",
+                (status, error, time.time(), run_id),
+            )
+
+    def _lock(self, run_id: str) -> Path:
+        return self.folder(run_id) / "worker.lock"
+
+
+def slots() -> list[str]:
+    """Where jobs can run at once: one per visible GPU, else one on the CPU.
+
+    Asks nvidia-smi rather than torch, which would take 2 s to import.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [f"gpu-{name.strip()}" for name in visible.split(",") if name.strip()] or ["cpu"]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ["cpu"]
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
+    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return [f"gpu-{number}" for number in range(count)] or ["cpu"]
+
+
+def worker_environment() -> dict[str, str]:
+    """The caller's environment with the libraries' telemetry off."""
+    return {
+        **os.environ,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # it ended by itself in the meantime
+
+
+def _run(row: sqlite3.Row) -> RunRow:
+    return RunRow(
+        id=row["id"],
+        seq=row["seq"],
+        status=JobStatus(row["status"]),
+        phase=row["phase"],
+        fence=row["fence"],
+        attempts=row["attempts"],
+        max_attempts=row["max_attempts"],
+        pid=row["pid"],
+        slot=row["slot"],
+        heartbeat_at=row["heartbeat_at"],
+        cancel_at=row["cancel_at"],
+        error=row["error"],
+        result=Result.model_validate_json(row["result"]) if row["result"] else None,
+        trained_tokens=row["trained_tokens"],
+    )

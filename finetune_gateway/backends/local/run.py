@@ -1,0 +1,176 @@
+"""A run folder and the worker's side of it: what to train, what to report, when to stop.
+
+run.json        what was asked: spec, data, versions
+data/           the rows, copied: the folder is enough to train again
+events.jsonl    what the worker said, appended line by line
+worker.log      what the libraries printed
+checkpoints/    where training can go on
+model/          the result; appears whole, with manifest.json, or not at all
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.dataset import Dataset
+from finetune_gateway.events import Event
+from finetune_gateway.settings import Settings
+from finetune_gateway.spec import TrainingSpec
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class RunFile(BaseModel):
+    """run.json: enough to reproduce the run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    spec: TrainingSpec
+    train_sha256: str
+    validation_sha256: str | None = None
+    system_prompt: str | None = None
+    versions: dict[str, str]
+    created_at: float
+
+
+class Cancelled(Exception):
+    """Somebody asked this run to stop."""
+
+
+class Fenced(Exception):
+    """A newer worker has this run; nothing more may be written."""
+
+
+class Run:
+    """One attempt at a run, as the worker and the training code see it."""
+
+    def __init__(self, settings: Settings, run_id: str, fence: int) -> None:
+        self.settings = settings
+        self.id = run_id
+        self.fence = fence
+        self.queue = Queue(settings)
+        self.folder = self.queue.folder(run_id)
+        self.file = RunFile.model_validate_json((self.folder / "run.json").read_text("utf-8"))
+        self.spec = self.file.spec
+        self.stop = threading.Event()  # set by SIGTERM or by the flag in the queue
+        self._events = self.folder / "events.jsonl"
+        self._count = 0
+        _drop_torn_line(self._events)
+
+    @property
+    def train(self) -> Dataset:
+        return Dataset(self.folder / "data" / "train.jsonl")
+
+    @property
+    def validation(self) -> Dataset | None:
+        path = self.folder / "data" / "validation.jsonl"
+        return Dataset(path) if path.exists() else None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    # -- reporting -----------------------------------------------------------------------
+
+    def event(
+        self,
+        message: str,
+        *,
+        type: Literal["message", "metrics", "checkpoint"] = "message",
+        level: Literal["info", "warn", "error"] = "info",
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Append one line to events.jsonl."""
+        self._count += 1
+        event = Event(
+            id=f"{self.id}-{self.fence}-{self._count}",
+            level=level,
+            type=type,
+            message=message,
+            data=data or {},
+        )
+        with self._events.open("a", encoding="utf-8") as file:
+            file.write(event.model_dump_json() + "\n")
+
+    def phase(self, phase: str) -> None:
+        """Say what is being done now. Raises Cancelled when the run should stop."""
+        self.claim(phase=phase)
+        self.check()
+
+    def check(self) -> None:
+        if self.stop.is_set():
+            raise Cancelled
+
+    def claim(self, **values: str | float | int | None) -> None:
+        """Write to the run's row. Raises Fenced when a newer worker has it."""
+        if not self.queue.claim(self.id, self.fence, **values):
+            raise Fenced
+
+    @contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Every few seconds: say that we live, and see whether somebody wants us to stop."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS):
+                self.queue.claim(self.id, self.fence, heartbeat_at=time.time())
+                row = self.queue.get(self.id)
+                if row.cancel_at is not None or row.fence != self.fence:
+                    self.stop.set()
+            self.queue.store.close()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        self.claim(heartbeat_at=time.time())
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def read_events(path: Path, offset: int) -> tuple[list[Event], int]:
+    """The whole lines after ``offset`` bytes, and the offset behind them."""
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        raw = file.read()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    events = [Event.model_validate_json(line) for line in whole.splitlines() if line.strip()]
+    return events, offset + len(whole)
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A worker killed while writing leaves half a line; cut it off before writing on."""
+    if not path.exists():
+        return
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        os.truncate(path, whole)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

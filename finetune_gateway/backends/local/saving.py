@@ -1,0 +1,97 @@
+"""Putting a result where others may read it: whole, checked, or not at all.
+
+Files are written to a temporary folder, manifest.json with the sha256 of each is written last,
+the folder is renamed. A reader that finds the manifest finds the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from finetune_gateway.backends.local.run import write_json
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.handle import MANIFEST
+
+
+def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
+    """Let ``write`` fill a temporary folder, check it, and rename it to ``target``.
+
+    Raises GatewayError when a weight is not finite or nothing was written.
+    """
+    temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
+    for left in target.parent.glob(f"{target.name}.tmp.*"):
+        shutil.rmtree(left)  # of workers that died while saving
+    temporary.mkdir(parents=True)
+    write(temporary)
+    for name in ("training_args.bin", "README.md"):  # a pickle, and a card that says nothing
+        (temporary / name).unlink(missing_ok=True)
+    _check_weights(temporary)
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    for path in files:
+        path.chmod(0o666 & ~_umask())  # safetensors 0.8 writes 0600 whatever the umask
+        _sync(path)
+    hashes = {str(path.relative_to(temporary)): _sha256(path) for path in files}
+    write_json(temporary / MANIFEST, {**about, "files": hashes})
+    os.rename(temporary, target)
+    _sync(target.parent)
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a whole result, its hashes checked; None when there is no result.
+
+    Raises GatewayError when a file is missing or was changed.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    for name, digest in manifest["files"].items():
+        file = folder / name
+        if not file.is_file() or _sha256(file) != digest:
+            raise GatewayError(
+                f"{file} is missing or was changed since it was saved.",
+                hint="Train again, or restore the folder from a copy.",
+            )
+    return manifest
+
+
+def _check_weights(folder: Path) -> None:
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
+        raise GatewayError("Training ended but saved no weights.", hint="See worker.log.")
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                if not torch.isfinite(file.get_tensor(name)).all():
+                    raise GatewayError(
+                        f"The trained weight {name} is not finite: training has diverged.",
+                        hint="Use a smaller learning_rate.",
+                    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

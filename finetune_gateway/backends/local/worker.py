@@ -1,0 +1,121 @@
+"""The process that trains one job: wait for a slot, train, say how it ended.
+
+Started by ``queue``; forks into a session of its own. Until a slot is free it holds
+about 40 MB and no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.events import JobStatus, Result
+from finetune_gateway.settings import Settings
+
+SLOT_SECONDS = 0.3  # between looks for a free slot
+
+
+def main(arguments: list[str]) -> None:
+    home, run_id, fence, descriptor = arguments
+    if os.fork() > 0:
+        os._exit(0)
+    os.setsid()
+    os.set_inheritable(int(descriptor), False)  # the lock that says we are alive is ours alone
+    run = Run(Settings(home=Path(home)), run_id, int(fence))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        run.stop.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the watcher
+    try:
+        run.claim(pid=os.getpid())
+        with run.heartbeat():
+            work(run)
+    except Fenced:
+        print("a newer worker has this run; ending", file=sys.stderr)
+
+
+def work(run: Run) -> None:
+    """Everything between the start of the process and the final word in the queue."""
+    try:
+        wait_for_slot(run)
+        result, trained_tokens = train(run)
+    except Cancelled:
+        run.event("Cancelled.", level="warn")
+        end(run, JobStatus.CANCELLED)
+    except Fenced:
+        raise
+    except GatewayError as exc:
+        fail(run, str(exc))
+    except Exception as exc:
+        # The edge of the process: whatever a library raises ends as the job's reason, and
+        # the traceback stays in worker.log.
+        traceback.print_exc()
+        fail(run, reason(exc))
+    else:
+        end(
+            run, JobStatus.SUCCEEDED, result=result.model_dump_json(), trained_tokens=trained_tokens
+        )
+
+
+def wait_for_slot(run: Run) -> None:
+    """Block until this run is the first in line and a device is free."""
+    waiting = False
+    while True:
+        run.check()
+        slot = run.queue.try_slot() if run.queue.first_in_line(run.id) else None
+        if slot is not None:
+            break
+        if not waiting:
+            run.phase("waiting for a free slot")
+            waiting = True
+        run.stop.wait(SLOT_SECONDS)
+    name, _ = slot  # the descriptor stays open, and with it the slot ours, until we end
+    device = name.partition("-")[2]
+    if name != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    run.claim(status=JobStatus.RUNNING, slot=name, phase="starting")
+    attempts = run.queue.get(run.id).attempts + 1
+    run.claim(attempts=attempts)
+    if attempts > 1:
+        run.event(f"The worker died; attempt {attempts} begins.", level="warn")
+
+
+def train(run: Run) -> tuple[Result, int | None]:
+    """Run the method's own file, which imports torch."""
+    run.phase("importing torch and trl")
+    method = importlib.import_module(f"finetune_gateway.backends.local.{run.spec.method}")
+    outcome: tuple[Result, int | None] = method.train(run)
+    return outcome
+
+
+def fail(run: Run, why: str) -> None:
+    run.event(why, level="error")
+    end(run, JobStatus.FAILED, error=why)
+
+
+def end(run: Run, status: JobStatus, **values: str | int | None) -> None:
+    run.claim(status=status, phase="", finished_at=time.time(), **values)
+
+
+def reason(exc: Exception) -> str:
+    """A library's error in one line, with what to do where it is known."""
+    text = f"{type(exc).__name__}: {str(exc).strip() or 'no message'}".splitlines()[0][:500]
+    if "out of memory" in text.lower() or isinstance(exc, MemoryError):
+        return f"{text} Use a smaller batch_size, max_length or lora_r, or a smaller model."
+    if isinstance(exc, OSError) and exc.errno == 28:
+        return f"The disk is full: {text} Free some space and submit again."
+    return f"{text} The whole traceback is in worker.log (ftg logs)."
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

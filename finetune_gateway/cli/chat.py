@@ -1,0 +1,168 @@
+"""``ftg chat``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune_gateway.backends.base import Backend
+from finetune_gateway.backends.local.backend import LocalBackend
+from finetune_gateway.cli import output
+from finetune_gateway.cli.options import Json
+from finetune_gateway.cli.output import clean, say, show
+from finetune_gateway.errors import GatewayError, JobNotFinished, NotFoundError, SpecError
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.handle import FILE_NAME, ModelHandle
+from finetune_gateway.tokens import base_model
+
+Messages = list[dict[str, Any]]
+
+
+def chat(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Job, handle or model folder, builtin/tiny, ft:..."),
+    ],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="One question; without it, a conversation."),
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", "-s", metavar="TEXT", help="System prompt ('' for none)."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Longest answer.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", min=0, help="0 gives the likeliest words.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Talk to a model through the template and the system prompt it was trained with.
+
+    MODEL is a job (its result), a handle's file or folder, builtin/tiny or another base model on
+    this machine, or the id of a hosted fine-tune (ft:...). Without PROMPT, questions are read
+    from the terminal until Ctrl-D; text from a pipe is one question.
+
+    Examples:
+      ftg chat latest "Where is my parcel?"
+      ftg chat builtin/tiny "Hello" --max-tokens 20
+      ftg chat latest -s "You are brief." --json "Hello"
+      ftg chat ./my-model
+    """
+    sampling = {
+        name: value
+        for name, value in (("max_tokens", max_tokens), ("temperature", temperature))
+        if value is not None
+    }
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read().strip()
+        if not prompt:
+            raise SpecError("There is no question: stdin is empty.", hint="Give a PROMPT.")
+    if prompt is None and json:
+        raise SpecError("--json needs a PROMPT.", hint='Like: ftg chat latest --json "Hello"')
+    handle = opened(model)
+    if prompt is None:
+        converse(handle, system, sampling)
+    elif json:
+        reply = handle.chat(prompt, system=system, **sampling)
+        output.emit({"model": handle.model, **reply.model_dump(mode="json")})
+    else:
+        show(clean(handle.chat(prompt, system=system, **sampling).text))
+
+
+def opened(name: str) -> ModelHandle:
+    """The handle behind a job, a path, a base model or a hosted id."""
+    path = Path(name).expanduser()
+    if path.is_file() or (path / FILE_NAME).is_file():
+        return ModelHandle.load(path)
+    if path.is_dir() or name.startswith("builtin/"):
+        return _base(name)
+    if name.startswith("ft:"):
+        return ModelHandle(kind="hosted", model=name, base_model=base_model(name), backend="openai")
+    try:
+        return _of_job(name)
+    except NotFoundError as exc:
+        if "/" in name and not name.startswith((".", "/", "~")):
+            return _base(name)
+        raise NotFoundError(
+            f"There is no job, handle or model folder {name!r}.",
+            hint="See your jobs: ftg list. To try a base model: ftg chat builtin/tiny",
+        ) from exc
+
+
+def _base(name: str) -> ModelHandle:
+    gateway = Gateway()
+    backend: Backend = gateway.backend("local")
+    if not isinstance(backend, LocalBackend):
+        raise SpecError("The local backend was replaced; base models are not known to it.")
+    say(f"Opening {name}, as it is without training ...")
+    return backend.base(name)
+
+
+def _of_job(name: str) -> ModelHandle:
+    job = Gateway().job(name)
+    if not job.status.final:
+        job.refresh()
+    if not job.status.final:
+        raise JobNotFinished(
+            f"Job {job.id} is still {job.status}; there is no model yet.",
+            hint=f"Run: ftg wait {job.id}",
+            job_id=job.id,
+        )
+    return job.result()
+
+
+def converse(handle: ModelHandle, system: str | None, sampling: dict[str, Any]) -> None:
+    """Questions and answers until the end of input. Ctrl-C stops an answer."""
+    say(f"{handle.model}. Ctrl-D ends, Ctrl-C stops an answer.")
+    said: Messages = []
+    for question in _questions():
+        said.append({"role": "user", "content": question})
+        answer = _streamed(handle.stream([*said], system=system, **sampling))
+        if answer is None:
+            said.pop()
+        else:
+            said.append({"role": "assistant", "content": answer})
+
+
+def _questions() -> Iterator[str]:
+    while True:
+        try:
+            question = _asked("you> ").strip()
+        except EOFError:
+            say("")
+            return
+        if question:
+            yield question
+
+
+def _asked(prompt: str) -> str:
+    """A line from the terminal; the prompt is on stderr when stdout goes elsewhere."""
+    if sys.stdout.isatty():
+        import readline  # noqa: F401  # arrow keys and history, by being imported
+
+        return input(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)
+    return input()
+
+
+def _streamed(pieces: Iterator[str]) -> str | None:
+    """Print an answer as it comes; None when there was none to keep."""
+    told: list[str] = []
+    try:
+        for piece in pieces:
+            told.append(piece)
+            print(clean(piece), end="", flush=True)
+    except KeyboardInterrupt:
+        say(" ...")
+    except GatewayError as exc:
+        output.error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
+        return None
+    print()
+    return "".join(told) or None

@@ -1,0 +1,207 @@
+"""``ftg doctor``: is this machine ready, and what closes when."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import psutil
+import typer
+
+from finetune_gateway import backends, hardware, profiles
+from finetune_gateway.backends.local.backend import STACK
+from finetune_gateway.cli import output
+from finetune_gateway.cli.options import BaseUrl, Json, KeyName, chosen_backend
+from finetune_gateway.cli.output import paint, show, size, wrapped
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.settings import Settings
+
+State = Literal["ok", "warning", "error"]
+CORE = ("finetune-gateway", "openai", "huggingface-hub", "pydantic", "tiktoken", "typer")
+# SQLite's write-ahead log needs shared memory, which these do not give (sqlite.org/wal.html).
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "lustre", "ceph"})
+LITTLE_DISK = 5 << 30  # bytes; a 3B base in 16 bits with its checkpoints takes more
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; an error is something needed that is broken."""
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def doctor(
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Ask this backend too (openai: network).")
+    ] = None,
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
+    json: Json = False,
+) -> int:
+    """Check this machine: Python, packages, home folder, store, GPU, keys (names only), and the
+    closing dates of hosted services. Ends with 1 when something needed is broken.
+
+    Without --backend nothing is asked over the network.
+
+    Examples:
+      ftg doctor
+      ftg doctor --backend openai
+      ftg doctor --json
+    """
+    checks = [*_machine(), *_home(Settings.load()), *_stack(backend), *_keys(), *_dates()]
+    if backend is not None:
+        checks.append(_backend(backend, base_url, api_key_env))
+    broken = any(check.state == "error" for check in checks)
+    if json:
+        output.emit({"ok": not broken, "checks": [asdict(check) for check in checks]})
+    else:
+        show("\n".join(map(_line, checks)))
+        show("Something needed is broken." if broken else "Ready.")
+    return 1 if broken else 0
+
+
+def _line(check: Check) -> str:
+    mark = {"ok": "ok  ", "warning": "note", "error": "FAIL"}[check.state]
+    first = f"{mark} {check.name:<10} "
+    text = wrapped(check.found, " " * len(first), first)
+    if check.fix:
+        text += "\n" + wrapped(check.fix, " " * (len(first) + 3), f"{' ' * len(first)}-> ")
+    return text.replace(mark, paint(mark, check.state), 1)
+
+
+def _machine() -> Iterator[Check]:
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield Check("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in CORE))
+    memory = psutil.virtual_memory()
+    ram = f"{size(memory.total)} of memory, {size(memory.available)} free"
+    yield Check("machine", "ok", f"{hardware.cores()} cores, {ram}")
+    gpus = gpu_names()
+    yield Check("gpu", "ok", "; ".join(gpus) or "none found by nvidia-smi; training uses the CPU")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(missing)"
+
+
+def gpu_names() -> list[str]:
+    """Names and memory of NVIDIA GPUs, as nvidia-smi tells; none when it cannot."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _home(settings: Settings) -> Iterator[Check]:
+    home = settings.home
+    there = next(path for path in (home, *home.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        fix = "Set FTG_HOME, or pass --home, to a folder you may write to."
+        yield Check("home", "error", f"{home} cannot be written", fix)
+        return
+    made = "" if home.exists() else ", not made yet"
+    kind = filesystem(there)
+    if kind in NETWORK:
+        fix = "Set FTG_HOME to a folder on a local disk."
+        yield Check("home", "warning", f"{home} is on a network disk ({kind})", fix)
+    else:
+        yield Check("home", "ok", f"{home}{made}")
+    free = shutil.disk_usage(there).free
+    little = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
+    yield Check("disk", "warning" if little else "ok", f"{size(free)} free", little)
+    yield _store(settings.database)
+
+
+def filesystem(path: Path) -> str:
+    """The kind of file system a path is on, as the system names it."""
+    places = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    resolved = path.resolve()
+    return next((places[p] for p in (resolved, *resolved.parents) if p in places), "")
+
+
+def _store(database: Path) -> Check:
+    if not database.exists():
+        return Check("store", "ok", "no jobs yet")
+    try:
+        with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5) as db:
+            said = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            jobs = db.execute("SELECT count(*) FROM jobs").fetchone()[0]
+        db.close()
+    except sqlite3.Error as exc:
+        said, jobs = str(exc), 0
+    if said != "ok":
+        fix = f"Move {database} away, and keep it: jobs may be read from it."
+        return Check("store", "error", f"damaged: {said}", fix)
+    return Check("store", "ok", f"{jobs:,} job{'' if jobs == 1 else 's'}, integrity ok")
+
+
+def _stack(backend: str | None) -> Iterator[Check]:
+    missing = [name for name in STACK if find_spec(name) is None]
+    if not missing:
+        found = ", ".join(f"{name} {_version(name)}" for name in STACK[:4])
+        yield Check("training", "ok", found)
+        return
+    state: State = "error" if backend == "local" else "warning"
+    fix = "To train on this machine: pip install 'finetune-gateway[local]'"
+    yield Check("training", state, f"not installed: {', '.join(missing)}", fix)
+
+
+def _keys() -> Iterator[Check]:
+    names = {profiles.load_profile(name).api_key_env for name in profiles.profile_names()}
+    told = (f"{name} {'is set' if os.environ.get(name) else '-'}" for name in sorted(names))
+    token = "is set" if os.environ.get("HF_TOKEN") else "-"
+    yield Check("keys", "ok", ", ".join([*told, f"HF_TOKEN {token}"]))
+
+
+def _dates() -> Iterator[Check]:
+    for name in profiles.profile_names():
+        host = profiles.load_profile(name)
+        if host.no_new_jobs_after is None:
+            continue
+        left = (host.no_new_jobs_after - date.today()).days
+        when = f"takes new jobs until {host.no_new_jobs_after} ({left} days left)"
+        gone = f"takes no new jobs since {host.no_new_jobs_after}"
+        first = next(iter(host.notes), "")
+        found = f"{host.title} {when if left >= 0 else gone}. {first} (as of {host.as_of})"
+        yield Check(name, "warning", found)
+
+
+def _backend(name: str, base_url: str | None, api_key_env: str | None) -> Check:
+    try:
+        chosen = chosen_backend(name, base_url, api_key_env, None)
+        found = backends.load(chosen) if isinstance(chosen, str) else chosen
+        if name == "openai":
+            return _endpoint(found)
+    except GatewayError as exc:
+        return Check(name, "error", exc.message, exc.hint)
+    return Check(name, "ok", f"can be loaded ({backends.origin(name)})")
+
+
+def _endpoint(backend: object) -> Check:
+    """Ask the host for its models: tells whether it answers and takes the key."""
+    # Imported here: the SDK takes a second, and only this check needs it.
+    from finetune_gateway.backends.openai import OpenAIBackend
+
+    assert isinstance(backend, OpenAIBackend)
+    with backend.calling("list the models") as (client, _):
+        names = [model.id for model in client.models.list()]
+    tuned = sum(name.startswith("ft:") for name in names)
+    found = f"{backend.host} answers and takes the key: {len(names)} models, {tuned} fine-tuned"
+    return Check("openai", "ok", found)

@@ -1,0 +1,220 @@
+"""``ftg list``, ``status`` and ``cancel``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from finetune_gateway.cli import output
+from finetune_gateway.cli.options import JobName, Json, Quiet, looked_at, proceed, refresh
+from finetune_gateway.cli.output import ago, clock, say, show, span, table, usd, warn, wrapped
+from finetune_gateway.errors import BudgetError, GatewayError, SpecError
+from finetune_gateway.events import JobStatus, Metric
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.job import Job
+from finetune_gateway.store import JobRecord
+
+NEWEST = 20  # jobs listed unless -a or --limit
+
+
+def list_jobs(
+    status: Annotated[
+        str | None, typer.Option(metavar="WORD", help="queued, running, succeeded, failed, ...")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Only this backend.")] = None,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Not only the newest 20.")] = False,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N.")] = None,
+    ask: Annotated[bool, typer.Option("--refresh", help="Ask hosted backends too.")] = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the ids.")] = False,
+) -> None:
+    """Jobs, newest first. Local jobs are looked at; hosted ones only with --refresh, so that
+    the list needs no network and no key.
+
+    Examples:
+      ftg list
+      ftg list --status running --refresh
+      ftg list -q --limit 1
+    """
+    if status is not None and status not in list(JobStatus):
+        known = ", ".join(JobStatus)
+        raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
+    gateway = Gateway()
+    records = [_fresh(gateway, one, ask) for one in gateway.store.jobs(backend=backend)]
+    chosen = [one for one in records if status in (None, one.status)]
+    newest = chosen[: None if all_ and limit is None else limit or NEWEST]
+    if json:
+        output.emit([record_document(one) for one in newest])
+    elif quiet:
+        for one in newest:
+            show(one.id)
+    else:
+        _listed(newest, len(chosen))
+
+
+def _fresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
+    """The record after a look at the job; a look that fails is a warning."""
+    if record.status.final or (record.hosted and not ask):
+        return record
+    try:
+        job = gateway.job(record.id)
+    except GatewayError as exc:
+        warn(f"{record.id} is shown as last seen: {exc.message}")
+        return record
+    refresh(job)
+    return job.record
+
+
+def _listed(records: list[JobRecord], count: int) -> None:
+    if not records:
+        say("No jobs." if not count else "No such jobs.")
+        say("Start one: ftg submit train.jsonl --model builtin/tiny")
+        return
+    rows = [
+        (
+            one.id,
+            one.status,
+            one.backend,
+            _short(one.spec.model),
+            _short(one.name, 16),
+            ago(one.created_at),
+        )
+        for one in records
+    ]
+    show(table(("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED"), rows))
+    if count > len(records):
+        say(f"{count - len(records)} older jobs: ftg list -a")
+
+
+def _short(text: str, longest: int = 22) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 2]}.."
+
+
+def status(job: JobName, json: Json = False) -> None:
+    """One job: where it stands, its last figures, and the model that came of it. Its backend is
+    asked once; when that fails the job is shown as last seen.
+
+    Examples:
+      ftg status latest
+      ftg status ftg-7kq3 --json
+    """
+    found = looked_at(job)
+    if json:
+        output.emit(document(found))
+        return
+    show(screen(found))
+    if found.status is JobStatus.SUCCEEDED:
+        say(f'Next: ftg chat {found.id} "Hello"')
+    elif not found.status.final:
+        say(f"Next: ftg watch {found.id}")
+
+
+def screen(job: Job) -> str:
+    """A job for people, one fact a line."""
+    facts = {name: text for name, text in _facts(job).items() if text}
+    return "\n".join(wrapped(text, " " * 14, f"{name:<14}") for name, text in facts.items())
+
+
+def _facts(job: Job) -> dict[str, str]:
+    record = job.record
+    unusual = record.raw_status not in ("", record.status)
+    raw = f" (their word: {record.raw_status})" if unusual else ""
+    ended = record.finished_at or time.time()
+    model = record.result.model if record.result else ""
+    return {
+        "job": record.id,
+        "status": f"{record.status}{raw}{', ' + record.phase if record.phase else ''}",
+        "error": record.error or "",
+        "backend": _where(record),
+        "provider id": record.provider_id or "",
+        "model": f"{record.spec.model}, {record.spec.method}",
+        "data": f"{record.name}, {record.train.rows:,} rows",
+        "created": f"{clock(record.created_at)} ({ago(record.created_at)})",
+        "took" if record.finished_at else "running for": span(ended - record.created_at),
+        "last figures": _figures(job.metrics()),
+        "trained": f"{record.trained_tokens:,} tokens" if record.trained_tokens else "",
+        "estimate": _estimate(record.estimate),
+        "result": model,
+    }
+
+
+def _where(record: JobRecord) -> str:
+    host = record.backend_options.get("base_url")
+    return f"{record.backend}{f' at {host}' if host else ''}"
+
+
+def _figures(metrics: list[Metric]) -> str:
+    if not metrics:
+        return ""
+    last = metrics[-1]
+    of = f"/{last.total_steps}" if last.total_steps else ""
+    losses = [
+        f"{name} {found[-1]:.4g}"
+        for name in ("train_loss", "valid_loss")
+        if (found := [v for m in metrics if (v := getattr(m, name)) is not None])
+    ]
+    return ", ".join([f"step {last.step}{of}", *losses])
+
+
+def _estimate(found: dict[str, Any] | None) -> str:
+    cost = (found or {}).get("cost_usd")
+    if not cost:
+        return ""
+    low, high = usd(cost["low"]), usd(cost["high"])
+    return usd(cost["expected"]) + (f" ({low} to {high})" if low != high else "")
+
+
+def record_document(record: JobRecord) -> dict[str, Any]:
+    """A job as JSON: what the store knows, without its bookkeeping."""
+    plain = record.model_dump(mode="json", exclude=BOOKKEEPING)
+    return {**plain, "final": record.status.final}
+
+
+BOOKKEEPING = {"submit_key", "step_at", "tries", "cursor", "system_prompt"}
+
+
+def document(job: Job) -> dict[str, Any]:
+    """A job as JSON, with its last figures."""
+    metrics = job.metrics()
+    last = metrics[-1].model_dump(mode="json") if metrics else None
+    return {**record_document(job.record), "last_metrics": last}
+
+
+def cancel(
+    job: JobName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stop a job. What was paid for stays paid; saved checkpoints stay usable. A job that has
+    ended stays as it is. Without a terminal --yes is needed.
+
+    Examples:
+      ftg cancel latest
+      ftg cancel ftg-7kq3 --yes
+    """
+    found = Gateway().job(job)
+    ended = found.status.final
+    if not ended and not yes:
+        _ask(found)
+    found.cancel()
+    if json:
+        output.emit(document(found))
+    else:
+        show(f"{found.id} {found.status}")
+    if ended:
+        say("It had ended before.", quiet=quiet)
+    elif not found.status.final:
+        say(f"It stops as soon as it can: ftg wait {found.id}", quiet=quiet)
+
+
+def _ask(job: Job) -> None:
+    if not sys.stdin.isatty():
+        raise BudgetError(
+            f"Job {job.id} goes on: there is no terminal to confirm at.", hint="Pass --yes."
+        )
+    if not proceed(f"Stop {job.id} ({job.record.backend}, {job.record.spec.model})?"):
+        raise BudgetError(f"Job {job.id} goes on: the answer was not yes.")

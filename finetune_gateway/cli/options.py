@@ -1,0 +1,118 @@
+"""Options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune_gateway import backends
+from finetune_gateway.backends.base import Backend
+from finetune_gateway.cli.output import say, warn
+from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.job import Job
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL file.", show_default=False)]
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="Id, its beginning, or 'latest'.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result, no hints.")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="sft (default), dpo, orpo, kto, pretrain.", show_default=False
+    ),
+]
+TrainingType = Annotated[
+    str | None, typer.Option(metavar="NAME", help="lora (default), qlora or full; local only.")
+]
+Epochs = Annotated[str | None, typer.Option(metavar="N", help="1 to 50, or auto (default).")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
+]
+BaseUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Another host of OpenAI's contract.")
+]
+KeyName = Annotated[
+    str | None,
+    typer.Option("--api-key-env", metavar="NAME", help="Variable that holds the key."),
+]
+Profile = Annotated[
+    str | None, typer.Option(metavar="NAME", help="openai, azure, nebius, bedrock or custom.")
+]
+
+
+def backend_for(model: str) -> str:
+    """Where a model is trained when nobody says: a builtin, a folder and a Hugging Face id
+    (``owner/name``) here, anything else at OpenAI."""
+    return "local" if "/" in model or Path(model).is_dir() else "openai"
+
+
+def chosen_backend(
+    name: str, base_url: str | None, api_key_env: str | None, profile: str | None
+) -> str | Backend:
+    """The backend, built with the options that were given. Raises SpecError when it takes none
+    of them."""
+    options = {"base_url": base_url, "api_key_env": api_key_env, "profile": profile}
+    given = {key: value for key, value in options.items() if value is not None}
+    return backends.load(name, given) if given else name
+
+
+def spec_options(settings: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Fields of TrainingSpec: the named ones that were given, then each KEY=VALUE.
+
+    Raises SpecError for one without ``=``; names and values are the spec's to judge.
+    """
+    found = {name: value for name, value in named.items() if value is not None}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise SpecError(f"--set {setting!r} is not KEY=VALUE.", hint="Like: --set lora_r=8")
+        key = key.strip().replace("-", "_")
+        if key in found or key == "model":
+            raise SpecError(f"{key!r} is given twice.", hint=f"Drop --set {setting}.")
+        found[key] = _typed(key, value.strip())
+    return found
+
+
+def _typed(key: str, value: str) -> Any:
+    """A list where one is meant; the spec reads numbers from text."""
+    if value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as exc:
+            raise SpecError(f"--set {key}: {exc}.", hint='A list is like ["q_proj"].') from None
+    if key == "target_modules" and "," in value:
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+def looked_at(name: str) -> Job:
+    """A job, refreshed; when its backend cannot be asked, as it was last seen, with a warning."""
+    job = Gateway().job(name)
+    refresh(job)
+    return job
+
+
+def refresh(job: Job) -> None:
+    """Ask the backend once; a failure is a warning."""
+    try:
+        job.refresh()
+    except BackendError as exc:
+        warn(f"{job.id} is shown as last seen: {exc.message}")
+
+
+def proceed(question: str) -> bool:
+    """A yes at the prompt (on stderr); anything else, and an end of input, is a no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:
+        say("")
+        return False

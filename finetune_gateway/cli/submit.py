@@ -1,0 +1,201 @@
+"""``ftg submit``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune_gateway.cli import output
+from finetune_gateway.cli.estimate import cost
+from finetune_gateway.cli.jobs import document
+from finetune_gateway.cli.options import (
+    BaseUrl,
+    Data,
+    Epochs,
+    Json,
+    KeyName,
+    Method,
+    Profile,
+    Quiet,
+    Settings,
+    TrainingType,
+    backend_for,
+    chosen_backend,
+    proceed,
+    spec_options,
+)
+from finetune_gateway.cli.output import say, show, size, span, warn, wrapped
+from finetune_gateway.cli.watch import end_code, follow
+from finetune_gateway.errors import BudgetError
+from finetune_gateway.gateway import Gateway, Plan
+from finetune_gateway.job import Job
+
+
+def submit(
+    data: Data,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="Base model to train.", show_default=False)
+    ],
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="openai, local, ...; see ftg backends.")
+    ] = None,
+    validation_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Held-out rows, same format.")
+    ] = None,
+    validation_split: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Hold out a share, like 0.1.")
+    ] = None,
+    method: Method = None,
+    training_type: TrainingType = None,
+    n_epochs: Epochs = None,
+    suffix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Part of the model's name.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same run.")] = None,
+    settings: Settings = None,
+    max_cost: Annotated[
+        float | None, typer.Option(metavar="USD", min=0, help="Refuse above this estimate.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop before the question.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="A new job even if the same one is running.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end.")] = False,
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
+    profile: Profile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Check the data, price the run, ask, and start the job.
+
+    Nothing is sent before the answer. A hosted job is asked for; without a terminal it needs
+    --yes (exit 4). A local job costs nothing and is not asked for. The same submit twice gives
+    the job that is already running, unless --again. Without --backend: 'owner/name', builtin
+    models and folders are trained here, others at OpenAI.
+
+    Keys come from the environment, never from an option.
+
+    Examples:
+      ftg submit train.jsonl --model builtin/tiny
+      ftg submit train.jsonl --model gpt-4.1-mini-2025-04-14 --max-cost 20
+      ftg submit train.jsonl --model Qwen/Qwen3-0.6B --n-epochs 2 --set lora_r=8
+      ftg submit train.jsonl --model gpt-4o-mini-2024-07-18 --yes --json --wait
+    """
+    chosen = spec_options(
+        settings,
+        method=method,
+        training_type=training_type,
+        n_epochs=n_epochs,
+        suffix=suffix,
+        seed=seed,
+    )
+    started = time.time()
+    gate = Gate(yes=yes, dry_run=dry_run, limit=max_cost, json=json, quiet=quiet)
+    job = Gateway().submit(
+        data,
+        model=model,
+        backend=chosen_backend(backend or backend_for(model), base_url, api_key_env, profile),
+        validation=validation_file,
+        validation_split=validation_split,
+        max_cost_usd=max_cost,
+        confirm=gate.passed,
+        again=again,
+        **chosen,
+    )
+    found = job.record.created_at < started
+    if wait:
+        _told(job, found, quiet=quiet)
+        follow(job, quiet=quiet)
+    return _result(job, found, waited=wait, json=json, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Shows the plan and asks for a yes where data leaves the machine."""
+
+    yes: bool
+    dry_run: bool
+    limit: float | None
+    json: bool
+    quiet: bool
+
+    def passed(self, plan: Plan) -> bool:
+        """Raises BudgetError when a yes is needed and nobody is there to say it."""
+        hosted = plan.estimate.data_leaves_machine
+        if self.dry_run and self.json:
+            output.emit({"dry_run": True, "estimate": plan.estimate.model_dump(mode="json")})
+        if not self.quiet or (hosted and not self.yes):
+            say(plan_text(plan, self.limit))
+        for text in plan.estimate.warnings:
+            warn(text)
+        if self.dry_run:
+            say("Dry run: nothing was written down or sent.")
+            raise typer.Exit(0)
+        if self.yes or not hosted:
+            return True
+        if not sys.stdin.isatty():
+            raise BudgetError(
+                "Nothing was sent: there is no terminal to confirm the price at.",
+                hint="Pass --yes, with --max-cost USD if you like.",
+            )
+        if not proceed("Proceed?"):
+            raise BudgetError("Nothing was sent: the answer was not yes.")
+        return True
+
+
+def plan_text(plan: Plan, limit: float | None) -> str:
+    """What is about to happen: cost, time, and what leaves for where."""
+    found = plan.estimate
+    rows = f"{plan.reports[0].rows:,} rows"
+    lines = [f"{plan.backend.name} / {plan.spec.model}: {plan.spec.method} on {rows}"]
+    if found.data_leaves_machine:
+        kept = f" (limit ${limit:,.2f})" if limit is not None else ""
+        files = [plan.train, *([plan.validation] if plan.validation else [])]
+        sent = ", ".join(f"{file.name} ({size(file.size)})" for file in files)
+        lines.append(f"Estimated cost: {cost(found)}{kept}")
+        host = found.host or getattr(plan.backend, "host", plan.backend.name)
+        lines.append(wrapped(f"{sent} will be uploaded to {host}."))
+    else:
+        if found.seconds is not None:
+            low, high = span(found.seconds.low), span(found.seconds.high)
+            lines.append(f"About {span(found.seconds.expected)} ({low} to {high}) on this machine.")
+        lines.append("Nothing leaves this machine.")
+    warned = [w for report in plan.reports for w in report.warnings]
+    if warned:
+        lines.append(
+            f"{len(warned)} kinds of warnings about the data: ftg validate {plan.train.name}"
+        )
+    return "\n".join(lines)
+
+
+def _told(job: Job, found: bool, *, quiet: bool) -> None:
+    provider = f" ({job.provider_id})" if job.provider_id not in (None, job.id) else ""
+    if found:
+        say(f"The same job is already there: {job.id}{provider}, {job.status}.")
+    elif job.provider_id or job.status.final:
+        say(f"Submitted {job.id}{provider}.", quiet=quiet)
+    if job.provider_id is None and not job.status.final:
+        why = job.phase.removeprefix("not confirmed: ")
+        say(f"{job.id} is written down; {job.backend.name} has not confirmed it: {why}")
+        say(f"The next look at it settles that, and never buys twice: ftg status {job.id}")
+
+
+def _result(job: Job, found: bool, *, waited: bool, json: bool, quiet: bool) -> int:
+    if not waited:
+        _told(job, found, quiet=quiet)
+    if json:
+        output.emit(document(job))
+    else:
+        show(f"{job.id}")
+    if waited:
+        say(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
+        return end_code(job)
+    say(f"Next: ftg watch {job.id}", quiet=quiet)
+    return 0

@@ -1,0 +1,121 @@
+"""``ftg validate``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune_gateway.cli import output
+from finetune_gateway.cli.options import Data, Json, Method, Quiet
+from finetune_gateway.cli.output import paint, say, show, wrapped
+from finetune_gateway.errors import DataError
+from finetune_gateway.findings import Finding, Report
+from finetune_gateway.gateway import Gateway
+
+SHOWN = 30  # kinds of findings on the screen; --json has all
+
+
+def validate(
+    data: Data,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Count tokens as this model does.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Judge for this backend alone.")
+    ] = None,
+    method: Method = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too (exit 3).")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Check a dataset, line by line. Needs no key and no network; nothing is sent anywhere.
+
+    Ends with 3 when there is an error, 0 otherwise. Without --backend all known backends are
+    judged, and each finding names those that would refuse.
+
+    Examples:
+      ftg validate train.jsonl
+      ftg validate train.jsonl --backend openai --model gpt-4.1-mini-2025-04-14
+      ftg validate pairs.jsonl --method dpo --json
+    """
+    report = Gateway().validate(data, model=model, backend=backend, method=method or "sft")
+    if json:
+        output.emit(report.model_dump(mode="json"))
+    else:
+        show(screen(data, report))
+        if report.ok and not quiet:
+            name = model or "gpt-4.1-mini-2025-04-14"
+            say(f"Next: ftg estimate {shlex.quote(str(data))} --model {name}")
+    refused = not report.ok or (strict and bool(report.warnings))
+    return DataError.exit_code if refused else 0
+
+
+def screen(data: Path, report: Report) -> str:
+    """The report for people."""
+    rows = "1 row" if report.rows == 1 else f"{report.rows:,} rows"
+    parts = [f"{paint(data.name, 'bold')}  {rows}  ({report.format})"]
+    if report.findings:
+        parts.append(findings_text(report.findings[:SHOWN]))
+    if len(report.findings) > SHOWN:
+        parts.append(f"... {len(report.findings) - SHOWN} more kinds of findings; --json has all.")
+    if report.tokens:
+        parts.append(tokens_text(report.tokens))
+    parts.append(f"{_summary(report)}  Nothing was sent anywhere.")
+    return "\n".join(parts)
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """Each finding in a few lines: where, what and why, what to do."""
+    return "\n".join(_finding(found) for found in findings)
+
+
+def _finding(found: Finding) -> str:
+    label = f"{found.severity:<8}"
+    where = _where(found)
+    head = f"  {paint(label, found.severity)} {where}"
+    gap = max(2, output.width() - 11 - len(where) - len(found.code) - 2)
+    lines = [f"{head}{' ' * gap}{paint(f'[{found.code}]', 'dim')}"]
+    path = f"{found.path}: " if found.path else ""
+    lines.append(wrapped(f"{path}{found.message}", " " * 11))
+    if found.fix:
+        lines.append(wrapped(f"Fix: {found.fix}", " " * 11))
+    if found.backends:
+        lines.append(wrapped(f"Refused by: {', '.join(found.backends)}", " " * 11))
+    return "\n".join(lines)
+
+
+def _where(found: Finding) -> str:
+    if found.line is None:
+        return "the file"
+    if found.count == 1:
+        return f"line {found.line}"
+    more = ", ..." if found.count > len(found.lines) or len(found.lines) > 5 else ""
+    return f"{found.count:,} times, lines {', '.join(map(str, found.lines[:5]))}{more}"
+
+
+def tokens_text(tokens: dict[str, Any]) -> str:
+    """The token figures of a report."""
+    kind = "exact" if tokens.get("exact") else "not exact"
+    figures = f"tokens   {tokens['total']:,} in all, {tokens['trained']:,} of them trained"
+    per_row = " ".join(f"{name} {tokens[name]:,}" for name in ("min", "median", "p95", "max"))
+    how = f"counted with {tokens['encoding']}, {kind}"
+    return f"{figures}\n         per row: {per_row}\n" + wrapped(how, " " * 9)
+
+
+def _summary(report: Report) -> str:
+    notes = [found for found in report.findings if found.severity == "note"]
+    counts = [
+        _counted(sum(found.count for found in kind), word)
+        for kind, word in ((report.errors, "error"), (report.warnings, "warning"), (notes, "note"))
+    ]
+    said = ", ".join(count for count in counts if count)
+    style = {"accepted": "ok", "warned": "warning", "rejected": "error"}[report.outcome]
+    return f"{paint(report.outcome.capitalize(), style)}{': ' + said if said else ''}."
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}" if count else ""

@@ -1,0 +1,60 @@
+"""The verbs on a default Gateway, as ``httpx.get`` is to ``httpx.Client``."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from finetune_gateway.backends.base import Backend
+from finetune_gateway.findings import Report
+from finetune_gateway.gateway import Gateway, Source
+from finetune_gateway.job import Job
+from finetune_gateway.pricing import Estimate
+from finetune_gateway.settings import Settings
+
+
+def validate(
+    data: Source,
+    *,
+    model: str | None = None,
+    backend: str | Backend | None = None,
+    method: str = "sft",
+) -> Report:
+    """``Gateway.validate`` on the default gateway."""
+    return _default().validate(data, model=model, backend=backend, method=method)
+
+
+def estimate(
+    data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
+) -> Estimate:
+    """``Gateway.estimate`` on the default gateway."""
+    return _default().estimate(data, model=model, backend=backend, **options)
+
+
+def submit(
+    data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
+) -> Job:
+    """``Gateway.submit`` on the default gateway, with all its options."""
+    return _default().submit(data, model=model, backend=backend, **options)
+
+
+def get_job(name: str) -> Job:
+    """``Gateway.job`` on the default gateway."""
+    return _default().job(name)
+
+
+def list_jobs(
+    *, status: str | None = None, backend: str | None = None, limit: int | None = None
+) -> list[Job]:
+    """``Gateway.jobs`` on the default gateway."""
+    return _default().jobs(status=status, backend=backend, limit=limit)
+
+
+def _default() -> Gateway:
+    """One gateway per home folder: ``FTG_HOME`` is read at each call."""
+    return _gateway(str(Settings.load().home))
+
+
+@cache
+def _gateway(home: str) -> Gateway:
+    return Gateway(home)

@@ -1,0 +1,156 @@
+"""Every error the gateway raises, and the exit code each gives the command line.
+
+Knows nothing of the rest of the package. Each error says what is wrong in its
+message and what to do next in ``hint``.
+
+    GatewayError                          1
+      DataError(ValueError)               3    .report      bad rows, with lines and fixes
+      SpecError(ValueError)               2                 contradictory or unknown settings
+      UnsupportedError                    2    .backend .option
+      BudgetError                         4                 over the limit, or nobody said yes
+      MissingDependency(ImportError)      1    .extra
+      NotFoundError(LookupError)        102                 no such job, model, file
+      StoreError(OSError)                 1                 disk full, store locked or damaged
+      BackendError(RuntimeError)          1    .backend .status_code .code .maybe_applied .retryable
+        AuthenticationError               5                 key missing, wrong or not allowed
+      JobError                                 .job_id
+        JobFailed                       100
+        JobNotFinished(TimeoutError)    101
+        JobCancelled                    103
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from finetune_gateway.checks import Report
+
+
+class GatewayError(Exception):
+    """Base of all errors raised by finetune-gateway."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class DataError(GatewayError, ValueError):
+    """The dataset cannot be used as it is; ``report`` lists lines and fixes."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", report: Report | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
+
+
+class SpecError(GatewayError, ValueError):
+    """A setting is unknown, out of range, or contradicts another one."""
+
+    exit_code = 2
+
+
+class UnsupportedError(GatewayError):
+    """The chosen backend cannot do this; the message names those that can."""
+
+    exit_code = 2
+
+    def __init__(
+        self, message: str, *, hint: str = "", backend: str = "", option: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.backend = backend
+        self.option = option
+
+
+class BudgetError(GatewayError):
+    """The estimate is over the limit that was set, or nobody confirmed the price."""
+
+    exit_code = 4
+
+
+class MissingDependency(GatewayError, ImportError):
+    """An optional part of the package is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs packages that are not installed.",
+            hint=f"Run: pip install 'finetune-gateway[{extra}]'",
+        )
+        self.extra = extra
+
+
+class NotFoundError(GatewayError, LookupError):
+    """There is no such job, model, dataset or backend."""
+
+    exit_code = 102
+
+
+class StoreError(GatewayError, OSError):
+    """The home folder or its database cannot be read or written."""
+
+
+class BackendError(GatewayError, RuntimeError):
+    """A backend refused, failed or could not be reached.
+
+    ``maybe_applied`` is True when the request may have taken effect although no
+    answer came back (time-out, reset, 5xx): such a request is never simply sent
+    again, see ``Gateway._advance``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        backend: str = "",
+        status_code: int | None = None,
+        code: str | None = None,
+        maybe_applied: bool = False,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.backend = backend
+        self.status_code = status_code
+        self.code = code
+        self.maybe_applied = maybe_applied
+        self.retryable = retryable
+
+
+class AuthenticationError(BackendError):
+    """The key is missing, wrong, or does not allow this."""
+
+    exit_code = 5
+
+
+class JobError(GatewayError):
+    """A job did not end with a model."""
+
+    def __init__(self, message: str, *, hint: str = "", job_id: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.job_id = job_id
+
+
+class JobFailed(JobError):
+    """The job ended as ``failed``; the message carries its reason."""
+
+    exit_code = 100
+
+
+class JobNotFinished(JobError, TimeoutError):
+    """The wait ended before the job did. The job goes on."""
+
+    exit_code = 101
+
+
+class JobCancelled(JobError):
+    """The job was cancelled."""
+
+    exit_code = 103

@@ -1,0 +1,129 @@
+"""What a job reports: its status, events, metrics and checkpoints.
+
+Knows nothing of backends or storage. Status words are OpenAI's
+(``fine_tuning.job.status``), plus ``cancelling`` and ``unknown``.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. ``final`` states never change again."""
+
+    VALIDATING_FILES = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"  # the provider used a word we do not know: shown, never final
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+    @classmethod
+    def parse(cls, raw: str) -> JobStatus:
+        """Map a provider's own word; an unknown one becomes ``UNKNOWN``, never an error."""
+        try:
+            return cls(raw)
+        except ValueError:
+            return cls.UNKNOWN
+
+
+FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+# A stored status only ever moves to an equal or higher rank, so a late or replayed
+# answer cannot take a job backwards. UNKNOWN has no rank: it never replaces a known word.
+RANK = {
+    JobStatus.UNKNOWN: -1,
+    JobStatus.VALIDATING_FILES: 0,
+    JobStatus.QUEUED: 1,
+    JobStatus.RUNNING: 2,
+    JobStatus.PAUSED: 2,
+    JobStatus.CANCELLING: 3,
+    JobStatus.SUCCEEDED: 4,
+    JobStatus.FAILED: 4,
+    JobStatus.CANCELLED: 4,
+}
+
+
+def later(old: JobStatus, new: JobStatus) -> JobStatus:
+    """The status to keep when ``new`` is reported after ``old``."""
+    return new if not old.final and RANK[new] >= RANK[old] else old
+
+
+class Event(BaseModel):
+    """One thing a job said. ``data`` of a ``metrics`` event holds OpenAI's names:
+    step, total_steps, train_loss, valid_loss, learning_rate, ..."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    created_at: float = Field(default_factory=time.time)  # seconds since the epoch
+    level: Literal["info", "warn", "error"] = "info"
+    type: str = "message"  # message | metrics | checkpoint, or the provider's own word
+    message: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Metric(BaseModel):
+    """The figures of one training step; what a backend does not report is None."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    step: int
+    total_steps: int | None = None
+    train_loss: float | None = None
+    valid_loss: float | None = None
+    learning_rate: float | None = None
+
+
+class Checkpoint(BaseModel):
+    """A model saved during training: a path (local) or a model id (hosted)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    step: int
+    model: str
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+class Result(BaseModel):
+    """What a backend hands over when a job has succeeded: the parts of a ``ModelHandle``
+    that only the backend knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["hosted", "adapter", "merged"]
+    model: str  # hosted model id, or absolute folder
+    base_revision: str | None = None
+    template_hash: str | None = None
+    first_answer: str | None = None  # set when the backend itself has already chatted with it
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+class Snapshot(BaseModel):
+    """The answer of ``Backend.poll``. The same cursor gives the same answer, or the same
+    and more, so a crash between poll and store loses nothing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: JobStatus
+    raw_status: str = ""
+    phase: str = ""  # local detail: waiting for a slot, loading, training, saving, ...
+    events: list[Event] = Field(default_factory=list)
+    checkpoints: list[Checkpoint] = Field(default_factory=list)
+    cursor: str | None = None
+    result: Result | None = None
+    trained_tokens: int | None = None
+    error: str | None = None

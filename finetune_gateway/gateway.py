@@ -1,0 +1,368 @@
+"""The product in one class: validate, estimate, submit, and the jobs that came of it.
+
+Read top to bottom: this is what happens to a file. Knows no provider; a backend is asked
+through its eight short calls (``backends.base``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway import backends, checks
+from finetune_gateway.backends.base import Backend, DataFile
+from finetune_gateway.dataset import Dataset, Rows
+from finetune_gateway.errors import BackendError, BudgetError, SpecError
+from finetune_gateway.events import JobStatus
+from finetune_gateway.findings import Report
+from finetune_gateway.job import Job
+from finetune_gateway.pricing import Estimate
+from finetune_gateway.settings import Settings
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.store import JobRecord, Store, StoredFile, new_job_id
+from finetune_gateway.tokens import HostedCounter, TokenStats
+
+Source = str | os.PathLike[str] | Rows | Dataset
+MAX_TRIES = 10  # requests that may change something, per job, before we give up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything known about a job before anything is sent."""
+
+    spec: TrainingSpec
+    backend: Backend
+    train: Dataset
+    validation: Dataset | None
+    reports: tuple[Report, ...]  # of the training file, then of the validation file
+    tokens: TokenStats
+    estimate: Estimate
+
+
+class Gateway:
+    """One home folder and the jobs in it.
+
+    >>> gateway = Gateway()
+    >>> gateway.validate("train.jsonl", model="gpt-4.1-mini-2025-04-14").ok
+    >>> gateway.estimate("train.jsonl", model="gpt-4.1-mini-2025-04-14").cost_usd.expected
+    >>> job = gateway.submit("train.jsonl", model="gpt-4.1-mini-2025-04-14", max_cost_usd=20)
+    >>> job.result().chat("Where is my parcel?").text
+    """
+
+    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+        self.settings = Settings.load(home)
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """Opened on first use: ``validate`` and ``estimate`` write nothing."""
+        if self._store is None:
+            self._store = Store(self.settings)
+        return self._store
+
+    # -- before anything is sent ---------------------------------------------------------
+
+    def validate(
+        self,
+        data: Source,
+        *,
+        model: str | None = None,
+        backend: str | Backend | None = None,
+        method: str = "sft",
+    ) -> Report:
+        """Check a dataset; nothing leaves the machine and no key is needed.
+
+        Without ``backend`` every known backend is judged, and each finding names those that
+        would refuse. Raises NotFoundError when there is no such file.
+        """
+        dataset = self.open(data)
+        spec = TrainingSpec.build(model=model or "unnamed", method=method)
+        if backend is None:
+            return checks.validate(
+                dataset, method=spec.method, model=model, counter=HostedCounter(model)
+            )
+        runner = self.backend(backend)
+        limit = runner.capabilities(spec.model).max_context
+        return checks.validate(
+            dataset,
+            method=spec.method,
+            model=model,
+            backends=(runner.name,),
+            counter=runner.counter(spec),
+            max_context=limit,
+        )
+
+    def estimate(
+        self, data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
+    ) -> Estimate:
+        """What a run would cost, how long it would take and whether it fits. Offline.
+
+        ``options`` are the fields of ``TrainingSpec``. Raises DataError for data the backend
+        would refuse.
+        """
+        return self.plan(data, model=model, backend=backend, **options).estimate
+
+    def plan(
+        self,
+        data: Source,
+        *,
+        model: str,
+        backend: str | Backend = "openai",
+        validation: Source | None = None,
+        validation_split: float | None = None,
+        **options: Any,
+    ) -> Plan:
+        """Everything ``submit`` does before it writes a job down.
+
+        Raises SpecError, UnsupportedError, DataError with a report of lines and fixes.
+        """
+        spec = TrainingSpec.build(model=model, **options)
+        runner = self.backend(backend)
+        limits = runner.capabilities(spec.model)
+        limits.require(runner.name, spec)
+        train, held_out = self._split(data, validation, validation_split, spec)
+        reports, counters = [], []
+        for dataset in (train, held_out) if held_out else (train,):
+            counters.append(runner.counter(spec))
+            report = checks.validate(
+                dataset,
+                method=spec.method,
+                model=spec.model,
+                backends=(runner.name,),
+                counter=counters[-1],
+                max_context=limits.max_context,
+                min_rows=None if dataset is train else 1,
+            )
+            report.raise_for_errors()
+            reports.append(report)
+        tokens = counters[0].stats()
+        estimate = runner.estimate(spec, tokens)
+        return Plan(spec, runner, train, held_out, tuple(reports), tokens, estimate)
+
+    # -- submit --------------------------------------------------------------------------
+
+    def submit(
+        self,
+        data: Source,
+        *,
+        model: str,
+        backend: str | Backend = "openai",
+        validation: Source | None = None,
+        validation_split: float | None = None,
+        max_cost_usd: float | None = None,
+        confirm: Callable[[Plan], bool] | None = None,
+        again: bool = False,
+        **options: Any,
+    ) -> Job:
+        """Validate the data, price the run, write the job down, start it, hand it back.
+
+        ``confirm`` is asked with the whole plan before anything is sent; ``max_cost_usd``
+        refuses when the high estimate is above it or no price is known. The same submit twice
+        gives the same live job, unless ``again``. ``options`` are the fields of
+        ``TrainingSpec``.
+
+        Raises DataError, SpecError, UnsupportedError, BudgetError before anything is sent;
+        BackendError when the backend refuses. When it is not known whether the backend received
+        the job, the job comes back unconfirmed and is settled by ``refresh``, ``wait`` or any
+        other look at it.
+        """
+        plan = self.plan(
+            data,
+            model=model,
+            backend=backend,
+            validation=validation,
+            validation_split=validation_split,
+            **options,
+        )
+        plan.backend.check(plan.spec)
+        _within(plan.estimate, max_cost_usd)
+        if confirm is not None and not confirm(plan):
+            raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
+        record, added = self.store.add(self._intent(plan, again))
+        job = self._job(record, plan.backend)
+        if added:
+            job.record = self._advance(record, plan.backend, first=True)
+        return job
+
+    def _intent(self, plan: Plan, again: bool) -> JobRecord:
+        train = self._kept(plan.train, plan.reports[0].rows)
+        validation = self._kept(plan.validation, plan.reports[1].rows) if plan.validation else None
+        identity = [
+            train.sha256,
+            validation.sha256 if validation else None,
+            plan.spec.canonical(),
+            plan.backend.name,
+            plan.backend.options(),
+            time.time_ns() if again else None,
+        ]
+        now = time.time()
+        return JobRecord(
+            id=new_job_id(),
+            created_at=now,
+            name=plan.train.name,
+            backend=plan.backend.name,
+            backend_options=plan.backend.options(),
+            hosted=plan.backend.capabilities().hosted,
+            spec=plan.spec,
+            train=train,
+            validation=validation,
+            system_prompt=plan.train.system_prompt(),
+            estimate=plan.estimate.model_dump(mode="json"),
+            submit_key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+            step_at=now,
+        )
+
+    def _advance(self, record: JobRecord, backend: Backend, *, first: bool = False) -> JobRecord:
+        """Take a job from its intent to a provider's id, sending nothing twice.
+
+        Each request that changes something is announced in the store before it is sent. A job
+        found in such a step was interrupted: wait until a sent request can no longer take
+        effect, look whether it did, and only then send it again
+        (docs/decisions/0002-exactly-once.md).
+        """
+        with self.store.lock(record.id) as mine:
+            record = self.store.get(record.id)
+            if not mine or record.provider_id or record.status.final:
+                return record
+            left = record.step_at + backend.capabilities().settle_seconds - time.time()
+            if record.step in ("uploading", "creating") and left > 0:
+                phase = f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
+                return self.store.set_phase(record.id, phase)
+            with self._doubts(record, first):
+                train = self._sent_file(record, backend, record.train)
+                held_out = None
+                if record.validation is not None:
+                    held_out = self._sent_file(record, backend, record.validation)
+                self._created(record, backend, train, held_out)
+            return self.store.get(record.id)
+
+    def _sent_file(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
+        """The file with the provider's id for it, uploaded unless it already was."""
+        data = DataFile(Path(file.path), file.sha256, file.rows, file.bytes)
+        if not backend.capabilities().hosted:
+            return data
+        scope = json.dumps([backend.name, backend.options()], sort_keys=True)
+        remote = self.store.remote_file(scope, file.sha256)
+        if remote is None and record.step == "uploading":
+            remote = backend.find_upload(data)
+        if remote is None:
+            self.store.set_step(record.id, "uploading")
+            remote = backend.upload(data)
+        if remote is not None:
+            self.store.remember_file(scope, file.sha256, remote)
+        return DataFile(data.path, data.sha256, data.rows, data.bytes, remote)
+
+    def _created(
+        self, record: JobRecord, backend: Backend, train: DataFile, validation: DataFile | None
+    ) -> None:
+        found = backend.find(record.id) if record.step == "creating" else None
+        if found is None:
+            self.store.set_step(record.id, "creating")
+            found = backend.start(record.id, record.spec, train, validation)
+        self.store.set_sent(record.id, found)
+
+    @contextmanager
+    def _doubts(self, record: JobRecord, first: bool) -> Iterator[None]:
+        """Sort out a failed request: it may have been applied (stay in that step), it was
+        turned away for now (go back to the intent), or it was refused (the job has failed)."""
+        try:
+            yield
+        except BackendError as exc:
+            now = self.store.get(record.id)
+            unreachable = exc.status_code is None and not exc.maybe_applied
+            refused = not (exc.maybe_applied or exc.retryable)
+            worn_out = now.tries >= MAX_TRIES and not unreachable
+            if now.tries == record.tries:
+                # Nothing was sent this time: a look that failed says nothing about the job.
+                self.store.set_phase(record.id, f"not confirmed: {exc.message}")
+                raise
+            if refused or worn_out or (first and unreachable):
+                self.store.fail(record.id, str(exc))
+                raise
+            self.store.set_step(
+                record.id, now.step if exc.maybe_applied else "intent", sending=False
+            )
+            self.store.set_phase(record.id, f"not confirmed: {exc.message}")
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    def job(self, name: str) -> Job:
+        """A job by its id, a unique beginning of it, the provider's id, or ``latest``.
+
+        Raises NotFoundError.
+        """
+        record = self.store.find(name)
+        return self._job(record, backends.load(record.backend, record.backend_options))
+
+    def jobs(
+        self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
+    ) -> list[Job]:
+        """Jobs, newest first, as they were last seen. No backend is asked."""
+        if status is not None and status not in list(JobStatus):
+            known = ", ".join(JobStatus)
+            raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
+        records = self.store.jobs(status=status, backend=backend, limit=limit)
+        return [self._job(r, backends.load(r.backend, r.backend_options)) for r in records]
+
+    def _job(self, record: JobRecord, backend: Backend) -> Job:
+        def resume(current: JobRecord) -> JobRecord:
+            try:
+                return self._advance(current, backend)
+            except BackendError:
+                if not self.store.get(current.id).status.final:
+                    raise
+                return self.store.get(current.id)  # refused: the reason is stored with the job
+
+        return Job(record, backend, self.store, resume)
+
+    # -- data and backends ---------------------------------------------------------------
+
+    def open(self, data: Source) -> Dataset:
+        """A dataset from a path or from rows in memory."""
+        return Dataset.open(data, spool=self.settings.home / "spool")
+
+    def backend(self, backend: str | Backend) -> Backend:
+        """A backend by name, or the one you built. A local one works in this home folder."""
+        if isinstance(backend, str):
+            backend = backends.load(backend)
+        backend.use(self.settings)
+        return backend
+
+    def _split(
+        self, data: Source, validation: Source | None, ratio: float | None, spec: TrainingSpec
+    ) -> tuple[Dataset, Dataset | None]:
+        train = self.open(data)
+        if validation is not None and ratio is not None:
+            raise SpecError("validation and validation_split exclude each other.", hint="Drop one.")
+        if ratio is not None:
+            return train.split(ratio, seed=spec.seed or 0, folder=self.settings.home / "spool")
+        return train, None if validation is None else self.open(validation)
+
+    def _kept(self, dataset: Dataset, rows: int) -> StoredFile:
+        """A copy of the data in the home folder, so that the job does not depend on a file
+        that may change or go before it is sent, or sent again."""
+        path, digest = dataset.copy_into(self.store.settings.files)
+        return StoredFile(path=str(path), sha256=digest, rows=rows, bytes=path.stat().st_size)
+
+
+def _within(estimate: Estimate, limit: float | None) -> None:
+    """Raise BudgetError when the high estimate is above the limit, or unknown."""
+    if limit is None or not estimate.data_leaves_machine:
+        return
+    if estimate.cost_usd is None:
+        raise BudgetError(
+            f"No price is known for {estimate.model!r}, so {limit:g} USD cannot be kept to.",
+            hint="Add a row to prices.toml, or submit without max_cost_usd.",
+        )
+    if float(estimate.cost_usd.high) > limit:
+        raise BudgetError(
+            f"The job may cost {estimate.cost_usd.high:.2f} USD, over the limit of {limit:.2f}.",
+            hint="Raise --max-cost, use fewer epochs or rows, or a cheaper model.",
+        )

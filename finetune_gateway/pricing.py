@@ -1,0 +1,328 @@
+"""Money from tokens: dated price rows, and what a hosted job would cost before it is sent.
+
+Knows prices and billing rules; calls no service. A model without a row has no price: there is
+no default and no guess.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Generic, Literal, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.profiles import STALE_DAYS, Profile
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens import TokenStats, base_model
+
+Unit = Literal[
+    "train_mtok",
+    "train_hour",
+    "in_mtok",
+    "cached_in_mtok",
+    "out_mtok",
+    "batch_in_mtok",
+    "batch_cached_in_mtok",
+    "batch_out_mtok",
+    "gpu_hour",
+    "hosting_hour",
+]
+MILLION = 1_000_000
+NO_PRICE = "no price known; give --train-price or add a row"
+
+# UTF-8 bytes / 4 against real counts: -54 % (chemical formulas) to +30 % (95th percentile of
+# mixed rows), so the truth lies between these factors times the approximation.
+_APPROXIMATE_LOW, _APPROXIMATE_HIGH = Decimal("0.75"), Decimal("2.2")
+
+Number = TypeVar("Number", Decimal, int, float)
+
+
+class Range(BaseModel, Generic[Number]):
+    """A figure and how far it may be off: low <= expected <= high."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: Number
+    expected: Number
+    high: Number
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.expected <= self.high:
+            raise ValueError("low <= expected <= high does not hold")
+        return self
+
+
+class Price(BaseModel):
+    """What one unit costs, who says so, and when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: str
+    model: str
+    unit: Unit
+    usd: Decimal = Field(ge=0)
+    as_of: date
+    source: str
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.backend, self.model, self.unit
+
+    def age(self, today: date) -> int:
+        """Days since the price was read at its source."""
+        return (today - self.as_of).days
+
+
+class Estimate(BaseModel):
+    """What a run would take. ``billed_tokens`` are of the whole run, as OpenAI's
+    ``trained_tokens``; ``seconds`` are wall time; ``memory_bytes`` is the peak.
+
+    None means not known, and ``unknown`` says why.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    backend: str
+    model: str
+    method: str
+    training_type: str | None = None
+    n_epochs: int
+    n_epochs_rule: str
+    tokens: TokenStats | None = None
+    billed_tokens: Range[int] | None = None
+    cost_usd: Range[Decimal] | None = None
+    seconds: Range[float] | None = None
+    memory_bytes: Range[int] | None = None
+    prices: list[Price] = Field(default_factory=list)
+    data_leaves_machine: bool
+    host: str | None = None
+    assumptions: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    unknown: list[str] = Field(default_factory=list)
+
+
+def prices(extra: Path | None = None) -> list[Price]:
+    """Every price row of the package; rows of the user's file ``extra`` replace those with the
+    same backend, model and unit. Raises SpecError when that file is not such a table."""
+    rows = {price.key: price for price in _packaged()}
+    if extra is not None and extra.exists():
+        rows |= {price.key: price for price in _user_rows(extra)}
+    return list(rows.values())
+
+
+def find_price(profile: str, model: str, unit: Unit, *, extra: Path | None = None) -> Price | None:
+    """The row of exactly this backend, model and unit, or None.
+
+    A fine-tune's id finds the row of its base: ``ft:gpt-4o-...:org::id`` is looked up as
+    ``ft:gpt-4o-...`` for inference, and as the base for training.
+    """
+    wanted = (profile, _price_name(model, unit), unit)
+    return next((price for price in prices(extra) if price.key == wanted), None)
+
+
+def _price_name(model: str, unit: Unit) -> str:
+    base = base_model(model)
+    tuned = base != model and not unit.startswith("train_")
+    return f"ft:{base}" if tuned else base
+
+
+@cache
+def _packaged() -> tuple[Price, ...]:
+    text = resources.files("finetune_gateway").joinpath("prices.toml").read_text("utf-8")
+    return tuple(_rows(tomllib.loads(text)))
+
+
+_BAD_TABLE = (
+    OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError,
+    InvalidOperation,
+)  # fmt: skip
+
+
+def _user_rows(path: Path) -> list[Price]:
+    try:
+        return list(_rows(tomllib.loads(path.read_text("utf-8"))))
+    except _BAD_TABLE as exc:
+        raise SpecError(
+            f"{path} is not a price table: {exc}.",
+            hint='Each row: [[price]] backend = "openai", model = "...", usd = { train_mtok = '
+            '"5.00" }, as_of = 2026-11-21, source = "...".',
+        ) from None
+
+
+def _rows(document: dict[str, Any]) -> Iterator[Price]:
+    unknown = sorted(document.keys() - {"price"})
+    if unknown or not isinstance(document.get("price", []), list):
+        raise TypeError(f"only [[price]] rows are understood, not {', '.join(unknown) or 'price'}")
+    for table in document.get("price", []):
+        shared = {name: value for name, value in table.items() if name != "usd"}
+        amounts = table.get("usd")
+        if not isinstance(amounts, dict):
+            raise TypeError(f"usd of {table.get('model')!r} must map units to amounts")
+        for unit, usd in amounts.items():
+            yield Price(unit=unit, usd=Decimal(str(usd)), **shared)
+
+
+def auto_epochs(rows: int) -> int:
+    """The epochs OpenAI's cookbook expects of n_epochs="auto": 3, more for fewer than 34 rows,
+    fewer above 8,333 (Chat_finetuning_data_prep). The provider decides."""
+    if rows and rows * 3 < 100:
+        return min(25, 100 // rows)
+    if rows * 3 > 25_000:
+        return max(1, 25_000 // rows)
+    return 3
+
+
+def epochs_of(spec: TrainingSpec, rows: int) -> tuple[int, int, int, str]:
+    """Low, expected and high number of epochs, and the rule they come from."""
+    if spec.n_epochs != "auto":
+        return spec.n_epochs, spec.n_epochs, spec.n_epochs, "given"
+    expected = auto_epochs(rows)
+    rule = "auto: the rule of OpenAI's cookbook, one more or less; the provider decides"
+    return max(1, expected - 1), expected, expected + 1, rule
+
+
+def estimate_hosted(
+    spec: TrainingSpec,
+    tokens: TokenStats,
+    profile: Profile,
+    *,
+    train_price: Decimal | None = None,
+    extra: Path | None = None,
+    today: date | None = None,
+) -> Estimate:
+    """What a hosted job would cost. Offline.
+
+    ``train_price``: USD per million training tokens, instead of a price row. ``extra``: the
+    user's price file. Expected = billed tokens x epochs x price. Raises SpecError when the
+    given price is no amount of money or ``extra`` is not a price table.
+    """
+    day = today or date.today()
+    epochs = epochs_of(spec, tokens.rows)
+    billed = _billed_range(tokens, epochs[:3])
+    found = _training_prices(spec, profile, train_price, extra, day)
+    rate = next((price.usd for price in found if price.unit == "train_mtok"), None)
+    refusal = profile.refusal(spec.model, spec.method, day)
+    return Estimate(
+        backend=profile.name,
+        model=spec.model,
+        method=spec.method,
+        n_epochs=epochs[1],
+        n_epochs_rule=epochs[3],
+        tokens=tokens,
+        billed_tokens=billed,
+        cost_usd=_cost(billed, rate) if rate is not None else None,
+        prices=found,
+        data_leaves_machine=True,
+        host=urlsplit(profile.base_url).netloc if profile.base_url else None,
+        assumptions=_assumptions(tokens, profile, found),
+        warnings=[
+            *([f"This job cannot be created: {refusal}"] if refusal else []),
+            *profile.warnings(spec.model, day),
+            *_stale(found, day),
+            *_truncation(tokens),
+        ],
+        unknown=_unknown(spec, profile, rate),
+    )
+
+
+def _billed_range(tokens: TokenStats, epochs: tuple[int, int, int]) -> Range[int]:
+    low, high = Decimal(tokens.billed_low), Decimal(tokens.billed_high)
+    if tokens.approximate:
+        low, high = low * _APPROXIMATE_LOW, high * _APPROXIMATE_HIGH
+    return Range[int](
+        low=int(low * epochs[0]), expected=tokens.billed * epochs[1], high=int(high * epochs[2])
+    )
+
+
+def _cost(billed: Range[int], usd_per_mtok: Decimal) -> Range[Decimal]:
+    low, expected, high = (
+        Decimal(count) * usd_per_mtok / MILLION
+        for count in (billed.low, billed.expected, billed.high)
+    )
+    return Range[Decimal](low=low, expected=expected, high=high)
+
+
+def _training_prices(
+    spec: TrainingSpec,
+    profile: Profile,
+    train_price: Decimal | None,
+    extra: Path | None,
+    today: date,
+) -> list[Price]:
+    hosting = find_price(profile.name, "standard deployment", "hosting_hour", extra=extra)
+    rows = [hosting] if hosting else []
+    if train_price is not None:
+        return [_given(profile.name, spec.model, train_price, today), *rows]
+    unit: Unit = "train_hour" if spec.method == "reinforcement" else "train_mtok"
+    row = profile.model(spec.model)
+    names = dict.fromkeys([spec.model, *([row.model, *row.aliases] if row else [])])
+    found = (find_price(profile.name, name, unit, extra=extra) for name in names)
+    price = next((price for price in found if price), None)
+    return [price, *rows] if price else rows
+
+
+def _given(backend: str, model: str, usd: Decimal, today: date) -> Price:
+    if not usd.is_finite() or usd < 0:
+        raise SpecError(f"A training price cannot be {usd}.", hint="Give USD per million tokens.")
+    return Price(
+        backend=backend,
+        model=model,
+        unit="train_mtok",
+        usd=usd,
+        as_of=today,
+        source="given by the user",
+    )
+
+
+def _assumptions(tokens: TokenStats, profile: Profile, found: list[Price]) -> list[str]:
+    said = [
+        "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
+        "published OpenAI bills to the token.",
+        "Validation tokens, queueing and failed jobs are taken as free.",
+    ]
+    if tokens.approximate:
+        said.append(f"Tokens are an {tokens.encoding}: the model's encoding is not known.")
+    elif not tokens.exact:
+        said.append("How tools, images and answer pairs are billed is not published: a range.")
+    for price in found:
+        if price.unit == "hosting_hour":
+            said.append(f"Not included: hosting the result, {price.usd} USD an hour. {price.note}")
+    if profile.name == "custom":
+        said.append("The bill of this host is taken to follow OpenAI's rule.")
+    return said
+
+
+def _stale(found: list[Price], today: date) -> list[str]:
+    return [
+        f"The price {price.usd} USD ({price.unit}) is of {price.as_of}, {price.age(today)} days "
+        f"ago; check {price.source}"
+        for price in found
+        if price.age(today) > STALE_DAYS
+    ]
+
+
+def _truncation(tokens: TokenStats) -> list[str]:
+    if not tokens.truncated_rows:
+        return []
+    count = tokens.truncated_rows
+    rows = "1 row is" if count == 1 else f"{count} rows are"
+    return [f"{rows} longer than the context: {tokens.truncated_tokens} tokens are cut off."]
+
+
+def _unknown(spec: TrainingSpec, profile: Profile, rate: Decimal | None) -> list[str]:
+    said = ["How long a hosted job waits and trains."]
+    if spec.method == "reinforcement":
+        said.append("The cost: reinforcement is billed by the hour of training, not by tokens.")
+    elif rate is None:
+        said.append(f"The cost of {spec.model!r} on {profile.name}: {NO_PRICE}.")
+    return said

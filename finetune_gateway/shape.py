@@ -1,0 +1,138 @@
+"""The shape of a model: what its ``config.json`` says of parameters, without loading it.
+
+Knows decoder-only language models, dense and with experts; knows nothing of memory or time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_gateway.errors import SpecError
+
+# Families whose MLP is two matrices; the others gate it with a third.
+_UNGATED = frozenset(
+    ("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt")
+    + ("phi", "starcoder2")
+)
+QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text", "olmo2"})
+
+
+class ModelShape(BaseModel):
+    """The numbers of a decoder that decide its memory and its speed."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    model_type: str = ""
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int  # of one expert where there are several
+    vocab_size: int
+    tied: bool = True
+    experts: int = 1
+    active_experts: int = 1
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of each linear map in one block, one expert counted."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = {
+            "q_proj": (hidden, queries),
+            "k_proj": (hidden, keys),
+            "v_proj": (hidden, keys),
+            "o_proj": (queries, hidden),
+        }
+        return attention | {name: (hidden, inner) for name in self._mlp}
+
+    @property
+    def _mlp(self) -> tuple[str, ...]:
+        gated = self.model_type not in _UNGATED
+        return ("gate_proj", "up_proj", "down_proj") if gated else ("up_proj", "down_proj")
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of all blocks, every expert and the norms counted."""
+        return self._blocks(self.experts)
+
+    @property
+    def active_block_parameters(self) -> int:
+        """Parameters of the blocks that one token passes through."""
+        return self._blocks(self.active_experts)
+
+    def _blocks(self, experts: int) -> int:
+        mlp = len(self._mlp) * self.hidden_size * self.intermediate_size
+        attention = sum(a * b for name, (a, b) in self.linears.items() if name not in self._mlp)
+        router = self.hidden_size * self.experts if self.experts > 1 else 0
+        norms = 2 * self.hidden_size + (2 * self.head_dim if self.model_type in QK_NORM else 0)
+        return self.layers * (attention + experts * mlp + router + norms)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Parameters of the embedding, and of the head where it is not the same matrix."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters. Biases are left out: below 0.1 % in the families that have them."""
+        return self.block_parameters + self.embedding_parameters + self.hidden_size
+
+
+def shape_of(config: dict[str, Any]) -> ModelShape:
+    """The shape in a Hugging Face ``config.json``. Raises SpecError when a number is missing."""
+    text = config.get("text_config")
+    flat = {**config, **text} if isinstance(text, dict) else config
+    hidden = _number(flat, "hidden_size", "n_embd", "d_model")
+    heads = _number(flat, "num_attention_heads", "n_head")
+    experts = _number(flat, "num_local_experts", "num_experts", "n_routed_experts", default=1)
+    inner = _number(flat, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
+    return ModelShape(
+        model_type=str(flat.get("model_type", "")),
+        hidden_size=hidden,
+        layers=_number(flat, "num_hidden_layers", "n_layer"),
+        heads=heads,
+        kv_heads=_number(flat, "num_key_value_heads", default=heads),
+        head_dim=_number(flat, "head_dim", default=hidden // heads),
+        intermediate_size=_number(flat, "moe_intermediate_size", default=inner)
+        if experts > 1
+        else inner,
+        vocab_size=_number(flat, "vocab_size"),
+        tied=bool(flat.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
+        experts=experts,
+        active_experts=_number(flat, "num_experts_per_tok", default=1) if experts > 1 else 1,
+    )
+
+
+def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    if default is not None:
+        return default
+    raise SpecError(
+        f"The model's config.json has no usable {names[0]!r} "
+        f"(model_type {config.get('model_type')!r}).",
+        hint="Memory and time can be estimated for decoder-only language models.",
+    )
+
+
+def lora_parameters(
+    shape: ModelShape, r: int, targets: str | tuple[str, ...] = "all-linear"
+) -> int:
+    """Parameters of LoRA adapters of rank ``r``: r x (inputs + outputs) per adapted map.
+
+    Experts that are kept as one tensor are not linear modules and get no adapter.
+    """
+    chosen = None if isinstance(targets, str) else {name.rpartition(".")[2] for name in targets}
+    dense = {
+        name: sizes
+        for name, sizes in shape.linears.items()
+        if (chosen is None or name in chosen)
+        and (shape.experts == 1 or not name.endswith(("gate_proj", "up_proj", "down_proj")))
+    }
+    return shape.layers * r * sum(a + b for a, b in dense.values())

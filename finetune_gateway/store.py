@@ -1,0 +1,468 @@
+"""Jobs, their events and the files already sent, in one SQLite file.
+
+The store is the truth: a job exists when its intent row is committed, before anything is
+sent. Knows nothing of backends.
+
+WAL, synchronous=FULL (a commit costs about 4 ms; jobs are rare and cost money), a busy time-out of
+30 s, BEGIN IMMEDIATE, foreign keys. Not for network file systems.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_gateway import locks
+from finetune_gateway.errors import NotFoundError, StoreError
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, later
+from finetune_gateway.settings import Settings
+from finetune_gateway.spec import TrainingSpec
+
+# How far a submit has come. "uploading" and "creating" are committed before the request
+# is sent: a job found in such a step may or may not have been received by the provider.
+Step = Literal["intent", "uploading", "creating", "sent"]
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
+
+
+def migration(
+    function: Callable[[sqlite3.Connection], None],
+) -> Callable[[sqlite3.Connection], None]:
+    """Append a numbered step; the number is its place in the list."""
+    MIGRATIONS.append(function)
+    return function
+
+
+@migration
+def m001_jobs(db: sqlite3.Connection) -> None:
+    db.execute(
+        """CREATE TABLE jobs (
+            id TEXT PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL,
+            backend TEXT NOT NULL, backend_options TEXT NOT NULL, hosted INTEGER NOT NULL,
+            spec TEXT NOT NULL, train TEXT NOT NULL, validation TEXT, system_prompt TEXT,
+            estimate TEXT, submit_key TEXT NOT NULL,
+            step TEXT NOT NULL, step_at REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+            provider_id TEXT, status TEXT NOT NULL, raw_status TEXT NOT NULL DEFAULT '',
+            phase TEXT NOT NULL DEFAULT '', error TEXT, cursor TEXT, polled_at REAL,
+            trained_tokens INTEGER, finished_at REAL, result TEXT, handle TEXT)"""
+    )
+    # One live job per submit key: two submitters in the same millisecond get the same job.
+    db.execute(
+        """CREATE UNIQUE INDEX jobs_live ON jobs (submit_key)
+            WHERE status NOT IN ('succeeded', 'failed', 'cancelled')"""
+    )
+    db.execute(
+        """CREATE TABLE events (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL REFERENCES jobs (id),
+            event_id TEXT NOT NULL, created_at REAL NOT NULL, level TEXT NOT NULL,
+            type TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL,
+            UNIQUE (job_id, event_id))"""
+    )
+    db.execute(
+        """CREATE TABLE checkpoints (
+            job_id TEXT NOT NULL REFERENCES jobs (id), id TEXT NOT NULL, step INTEGER NOT NULL,
+            model TEXT NOT NULL, metrics TEXT NOT NULL, PRIMARY KEY (job_id, id))"""
+    )
+    db.execute(
+        """CREATE TABLE files (
+            scope TEXT NOT NULL, sha256 TEXT NOT NULL, remote_id TEXT NOT NULL,
+            uploaded_at REAL NOT NULL, PRIMARY KEY (scope, sha256))"""
+    )
+
+
+@migration
+def m002_runs(db: sqlite3.Connection) -> None:
+    # The queue of local jobs; see backends/local/queue.py. `fence` counts workers: one
+    # may only write while its number is the newest. `attempts` counts those that began to train.
+    db.execute(
+        """CREATE TABLE runs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+            status TEXT NOT NULL, phase TEXT NOT NULL DEFAULT '',
+            fence INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+            max_attempts INTEGER NOT NULL, pid INTEGER, slot TEXT, heartbeat_at REAL,
+            cancel_at REAL, error TEXT, result TEXT, trained_tokens INTEGER,
+            queued_at REAL NOT NULL, finished_at REAL)"""
+    )
+
+
+class StoredFile(BaseModel):
+    """A dataset as a job keeps it: a copy in the home folder named by its content."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    sha256: str
+    rows: int
+    bytes: int
+
+
+class JobRecord(BaseModel):
+    """One row of ``jobs``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    created_at: float
+    name: str  # the dataset's file name, for people
+    backend: str
+    backend_options: dict[str, Any]
+    hosted: bool
+    spec: TrainingSpec
+    train: StoredFile
+    validation: StoredFile | None = None
+    system_prompt: str | None = None
+    estimate: dict[str, Any] | None = None
+    submit_key: str
+    step: Step = "intent"
+    step_at: float
+    tries: int = 0
+    provider_id: str | None = None
+    status: JobStatus = JobStatus.VALIDATING_FILES
+    raw_status: str = ""
+    phase: str = ""
+    error: str | None = None
+    cursor: str | None = None
+    polled_at: float | None = None
+    trained_tokens: int | None = None
+    finished_at: float | None = None
+    result: Result | None = None
+    handle: dict[str, Any] | None = None
+
+
+JSON_COLUMNS = frozenset(
+    {"backend_options", "spec", "train", "validation", "estimate", "result", "handle"}
+)
+
+
+def new_job_id() -> str:
+    """``ftg-`` and ten characters without look-alikes (about 47 random bits)."""
+    alphabet = "23456789abcdefghjkmnpqrstuvwxyz"
+    return "ftg-" + "".join(secrets.choice(alphabet) for _ in range(10))
+
+
+class Store:
+    """The jobs of one home folder. Safe to use from several threads and processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.create()
+        self._local = threading.local()
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    def add(self, record: JobRecord) -> tuple[JobRecord, bool]:
+        """Commit an intent; the live job with the same key is returned instead, if there is one.
+
+        The flag says whether the record was added.
+        """
+        with self.transaction() as db:
+            live = db.execute(
+                "SELECT * FROM jobs WHERE submit_key = ? AND status NOT IN"
+                " ('succeeded', 'failed', 'cancelled')",
+                (record.submit_key,),
+            ).fetchone()
+            if live:
+                return _record(live), False
+            row = _row(record)
+            marks = ", ".join("?" * len(row))
+            db.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
+        return record, True
+
+    def get(self, job_id: str) -> JobRecord:
+        """A job by its whole id. Raises NotFoundError."""
+        row = self.query("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise NotFoundError(f"There is no job {job_id!r}.", hint="Run: ftg list")
+        return _record(row)
+
+    def find(self, name: str) -> JobRecord:
+        """A job by id, unique beginning of an id (with or without ``ftg-``), provider's id, or
+        ``latest``. Raises NotFoundError, also when several jobs fit."""
+        if name in ("latest", "-"):
+            rows = self.query("SELECT * FROM jobs ORDER BY created_at DESC LIMIT 1").fetchall()
+        else:
+            rows = (
+                self.query(
+                    "SELECT * FROM jobs WHERE id = ?1 OR provider_id = ?1", (name,)
+                ).fetchall()
+                or self.query(
+                    "SELECT * FROM jobs WHERE substr(id, 1, length(?1)) = ?1"
+                    " OR substr(id, 5, length(?1)) = ?1 LIMIT 3",
+                    (name,),
+                ).fetchall()
+            )
+        if len(rows) == 1:
+            return _record(rows[0])
+        if rows:
+            some = ", ".join(row["id"] for row in rows)
+            raise NotFoundError(
+                f"Several jobs begin with {name!r}: {some}.", hint="Give more of the id."
+            )
+        raise NotFoundError(f"There is no job {name!r}.", hint="Run: ftg list")
+
+    def jobs(
+        self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
+    ) -> list[JobRecord]:
+        """Jobs, newest first."""
+        rows = self.query(
+            "SELECT * FROM jobs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR backend = ?2)"
+            " ORDER BY created_at DESC LIMIT ?3",
+            (status, backend, -1 if limit is None else limit),
+        )
+        return [_record(row) for row in rows]
+
+    def set_step(self, job_id: str, step: Step, *, sending: bool = True) -> JobRecord:
+        """Commit how far a submit has come, before the request of that step is sent."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET step = ?, step_at = ?, tries = tries + ? WHERE id = ?",
+                (step, time.time(), int(sending), job_id),
+            )
+        return self.get(job_id)
+
+    def set_sent(self, job_id: str, provider_id: str) -> JobRecord:
+        """Commit the provider's id: from here on the job is only followed."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = '' WHERE id = ?",
+                (time.time(), provider_id, job_id),
+            )
+        return self.get(job_id)
+
+    def set_phase(self, job_id: str, phase: str) -> JobRecord:
+        with self.transaction() as db:
+            db.execute("UPDATE jobs SET phase = ? WHERE id = ?", (phase, job_id))
+        return self.get(job_id)
+
+    def fail(self, job_id: str, error: str) -> JobRecord:
+        """End a job that could not be sent."""
+        return self.end(job_id, JobStatus.FAILED, error)
+
+    def end(self, job_id: str, status: JobStatus, error: str | None = None) -> JobRecord:
+        """Set a final status; a job that has ended keeps the one it has."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?"
+                " AND status NOT IN ('succeeded', 'failed', 'cancelled')",
+                (status, error, time.time(), job_id),
+            )
+        return self.get(job_id)
+
+    def apply(self, job_id: str, snapshot: Snapshot, cursor: str | None) -> JobRecord:
+        """Store what a poll from ``cursor`` brought, once: an answer to an older cursor than
+        the stored one is dropped, events are unique, the status never goes backwards."""
+        with self.transaction() as db:
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            record = _record(row)
+            if record.cursor != cursor or record.status.final:
+                return record
+            status = later(record.status, snapshot.status)
+            self._insert_reports(db, job_id, snapshot)
+            ended = time.time() if status.final else None
+            db.execute(
+                "UPDATE jobs SET status = ?, raw_status = ?, phase = ?, error = ?, cursor = ?,"
+                " polled_at = ?, trained_tokens = coalesce(?, trained_tokens), finished_at = ?,"
+                " result = ? WHERE id = ?",
+                (
+                    status,
+                    snapshot.raw_status,
+                    snapshot.phase,
+                    snapshot.error,
+                    snapshot.cursor,
+                    time.time(),
+                    snapshot.trained_tokens,
+                    ended,
+                    snapshot.result.model_dump_json() if snapshot.result else None,
+                    job_id,
+                ),
+            )
+        return self.get(job_id)
+
+    def set_handle(self, job_id: str, handle: dict[str, Any]) -> None:
+        with self.transaction() as db:
+            db.execute("UPDATE jobs SET handle = ? WHERE id = ?", (json.dumps(handle), job_id))
+
+    def _insert_reports(self, db: sqlite3.Connection, job_id: str, snapshot: Snapshot) -> None:
+        db.executemany(
+            "INSERT OR IGNORE INTO events (job_id, event_id, created_at, level, type, message, data)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (job_id, e.id, e.created_at, e.level, e.type, e.message, json.dumps(e.data))
+                for e in snapshot.events
+            ],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO checkpoints (job_id, id, step, model, metrics) VALUES (?, ?, ?, ?, ?)",
+            [(job_id, c.id, c.step, c.model, json.dumps(c.metrics)) for c in snapshot.checkpoints],
+        )
+
+    # -- reports -------------------------------------------------------------------------
+
+    def events(self, job_id: str, after: int = 0) -> list[tuple[int, Event]]:
+        """Events in the order they were stored, each with its number; those above ``after``."""
+        rows = self.query(
+            "SELECT * FROM events WHERE job_id = ? AND seq > ? ORDER BY seq", (job_id, after)
+        )
+        return [
+            (
+                row["seq"],
+                Event(
+                    id=row["event_id"],
+                    created_at=row["created_at"],
+                    level=row["level"],
+                    type=row["type"],
+                    message=row["message"],
+                    data=json.loads(row["data"]),
+                ),
+            )
+            for row in rows
+        ]
+
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        rows = self.query("SELECT * FROM checkpoints WHERE job_id = ? ORDER BY step", (job_id,))
+        return [
+            Checkpoint(
+                id=row["id"],
+                step=row["step"],
+                model=row["model"],
+                metrics=json.loads(row["metrics"]),
+            )
+            for row in rows
+        ]
+
+    # -- files already sent --------------------------------------------------------------
+
+    def remote_file(self, scope: str, sha256: str) -> str | None:
+        """The id under which a host (``scope``) already has this content."""
+        row = self.query(
+            "SELECT remote_id FROM files WHERE scope = ? AND sha256 = ?", (scope, sha256)
+        ).fetchone()
+        return row["remote_id"] if row else None
+
+    def remember_file(self, scope: str, sha256: str, remote_id: str) -> None:
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+                (scope, sha256, remote_id, time.time()),
+            )
+
+    def forget_file(self, scope: str, sha256: str) -> None:
+        """The host no longer has this content."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM files WHERE scope = ? AND sha256 = ?", (scope, sha256))
+
+    # -- the database --------------------------------------------------------------------
+
+    def lock(self, job_id: str) -> AbstractContextManager[bool]:
+        """Only one process at a time takes a job from intent to sent."""
+        return locks.holding(self.settings.locks / f"{job_id}.submit")
+
+    def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        with _in_words(self.settings.database):
+            return self._db().execute(sql, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, alone: BEGIN IMMEDIATE takes the write lock at once."""
+        with _in_words(self.settings.database):
+            db = self._db()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A full disk may have rolled back already.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        db = getattr(self._local, "db", None)
+        if db is not None:
+            db.close()
+            self._local.db = None
+
+    def _db(self) -> sqlite3.Connection:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = _connect(self.settings.database)
+            self._local.db = db
+        return db
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=30, isolation_level=None)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA busy_timeout = 30000")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    _migrate(db)
+    return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Run the steps this file has not seen, each in its own transaction."""
+    if db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+        return
+    for number, step in enumerate(MIGRATIONS, 1):
+        db.execute("BEGIN IMMEDIATE")
+        # Read again under the write lock: another process may have been faster.
+        if db.execute("PRAGMA user_version").fetchone()[0] < number:
+            step(db)
+            db.execute(f"PRAGMA user_version = {number}")
+        db.execute("COMMIT")
+    if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS):
+        db.close()
+        raise StoreError(
+            "The store was written by a newer finetune-gateway.",
+            hint="Upgrade, or set another FTG_HOME.",
+        )
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as exc:
+        raise StoreError(
+            f"The store {path} cannot be used: {exc}.", hint=_advice(str(exc))
+        ) from exc
+
+
+def _advice(text: str) -> str:
+    if "full" in text or "I/O" in text:
+        return "Free some space on that disk; nothing that was committed is lost."
+    if "locked" in text:
+        return (
+            "Another process has held it for 30 s; is FTG_HOME on a network disk? Use a local one."
+        )
+    if "readonly" in text or "unable to open" in text:
+        return "Check that you may write there, or set FTG_HOME to another folder."
+    return "Move the file away to start afresh, and keep it: jobs may be read from it."
+
+
+def _row(record: JobRecord) -> dict[str, Any]:
+    values = record.model_dump(mode="json")
+    for name in JSON_COLUMNS:
+        values[name] = None if values[name] is None else json.dumps(values[name])
+    return values
+
+
+def _record(row: sqlite3.Row) -> JobRecord:
+    values = dict(row)
+    for name in JSON_COLUMNS:
+        values[name] = None if values[name] is None else json.loads(values[name])
+    return JobRecord.model_validate(values)

@@ -1,0 +1,350 @@
+"""What is wrong with the tools a row offers, the calls it makes and the results it gives.
+
+Both forms are known: tools / tool_calls / role tool, and the deprecated functions /
+function_call / role function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_gateway.findings import Defect, json_type, quoted, wrong_type
+from finetune_gateway.parsing import BadLine, child, parse
+
+Json = dict[str, Any]
+Defects = Iterator[Defect]
+
+MAX_TOOLS = 128  # OpenAI's schema
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TYPES = ("object", "string", "number", "integer", "boolean", "array", "null")
+
+
+def tools_defects(row: Json, prefix: str) -> Defects:
+    """What is wrong with the lists of tools; ``prefix`` is ``input.`` in a preference row."""
+    if "tools" in row:
+        yield from _tools(row["tools"], f"{prefix}tools")
+    if "functions" in row:
+        yield Defect("deprecated_functions", f"{prefix}functions")
+        yield from _functions(row["functions"], f"{prefix}functions")
+    if row.get("tools") and row.get("functions"):
+        yield Defect("tools_and_functions", f"{prefix}functions")
+    yield from _parallel(row, f"{prefix}parallel_tool_calls")
+
+
+def _parallel(row: Json, path: str) -> Defects:
+    if "parallel_tool_calls" not in row:
+        return
+    if row["parallel_tool_calls"] is None:
+        yield Defect("null_key", path)
+    elif not isinstance(row["parallel_tool_calls"], bool):
+        yield wrong_type(path, row["parallel_tool_calls"], "true or false")
+    elif not row.get("tools"):
+        yield Defect("parallel_without_tools", path)
+
+
+def _tools(tools: Any, path: str) -> Defects:
+    if tools is None:
+        yield Defect("null_key", path)
+    elif not isinstance(tools, list):
+        what = "blank" if isinstance(tools, str) and not tools.strip() else "not a list"
+        yield Defect("tools_json", path, f"'tools' is {what}: {quoted(tools)}")
+    elif not tools:
+        yield Defect("tools_empty", path)
+    else:
+        yield from _listed_tools(tools, path)
+
+
+def _listed_tools(tools: list[Any], path: str) -> Defects:
+    if len(tools) > MAX_TOOLS:
+        yield Defect("tools_too_many", path, f"{len(tools)} tools")
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        here = f"{path}[{index}]"
+        if not isinstance(tool, dict):
+            yield wrong_type(here, tool, "an object")
+            continue
+        if tool.get("type") != "function":
+            yield Defect("tool_type", f"{here}.type")
+        yield from _function(tool.get("function"), f"{here}.function", names)
+
+
+def _functions(functions: Any, path: str) -> Defects:
+    if not isinstance(functions, list) or not functions:
+        yield wrong_type(path, functions, "a list of at least one function")
+        return
+    if len(functions) > MAX_TOOLS:
+        yield Defect("tools_too_many", path, f"{len(functions)} functions")
+    names: set[str] = set()
+    for index, function in enumerate(functions):
+        yield from _function(function, f"{path}[{index}]", names)
+
+
+def _function(function: Any, path: str, names: set[str]) -> Defects:
+    if not isinstance(function, dict):
+        yield wrong_type(path, function, "an object with name and parameters")
+        return
+    yield from _name(function, path)
+    name = function.get("name")
+    if isinstance(name, str):
+        if name in names:
+            yield Defect("tool_duplicate", f"{path}.name", f"the tool {quoted(name)} twice")
+        names.add(name)
+    if not isinstance(function.get("description", ""), str | None):
+        yield wrong_type(f"{path}.description", function["description"], "a string")
+    if function.get("parameters") is not None:
+        yield from _parameters(function["parameters"], f"{path}.parameters")
+
+
+def _name(function: Json, path: str) -> Defects:
+    name = function.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        what = f"the name {quoted(name)}" if "name" in function else "no name"
+        yield Defect("tool_name", f"{path}.name", f"a function with {what}")
+
+
+def _parameters(schema: Any, path: str) -> Defects:
+    if not isinstance(schema, dict):
+        yield Defect("tool_schema", path, "the parameters are not an object")
+    elif schema.get("type", "object") != "object":
+        detail = f'the type of the parameters must be "object", not {quoted(schema["type"])}'
+        yield Defect("tool_schema", f"{path}.type", detail)
+    else:
+        yield from _schema(schema, path)
+
+
+def _schema(schema: Any, path: str) -> Defects:
+    """A JSON Schema, as far as it can be wrong without being meant."""
+    if isinstance(schema, bool):
+        return  # true and false are schemas: anything, nothing
+    if not isinstance(schema, dict):
+        yield Defect("tool_schema", path, "a schema that is not an object")
+        return
+    yield from _schema_type(schema, path)
+    yield from _schema_object(schema, path)
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in schema:
+            yield from _schema_list(schema[key], f"{path}.{key}")
+    if "items" in schema:
+        yield from _schema_items(schema["items"], f"{path}.items")
+
+
+def _schema_items(items: Any, path: str) -> Defects:
+    return _schema_list(items, path) if isinstance(items, list) else _schema(items, path)
+
+
+def _schema_list(listed: Any, path: str) -> Defects:
+    if not isinstance(listed, list):
+        yield Defect("tool_schema", path, "a list of schemas is needed here")
+        return
+    for index, inner in enumerate(listed):
+        yield from _schema(inner, f"{path}[{index}]")
+
+
+def _schema_type(schema: Json, path: str) -> Defects:
+    named = schema.get("type", [])
+    listed = named if isinstance(named, list) else [named]
+    for one in listed:
+        if one not in _TYPES:
+            detail = f"{quoted(one)} is no JSON Schema type ({', '.join(_TYPES)})"
+            yield Defect("tool_schema", f"{path}.type", detail)
+    if "array" in listed and not {"items", "prefixItems", "$ref"} & schema.keys():
+        yield Defect("tool_schema_items", path)
+    if not isinstance(schema.get("enum", []), list):
+        yield Defect("tool_schema", f"{path}.enum", "'enum' is not a list")
+
+
+def _schema_object(schema: Json, path: str) -> Defects:
+    properties = schema.get("properties", {})
+    if not isinstance(properties, dict):
+        yield Defect("tool_schema", f"{path}.properties", "'properties' is not an object")
+        return
+    for key, inner in properties.items():
+        yield from _schema(inner, child(f"{path}.properties", key))
+    required = schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
+        yield Defect("tool_schema", f"{path}.required", "'required' is not a list of names")
+    elif lost := [key for key in required if "properties" in schema and key not in properties]:
+        detail = f"'required' names {quoted(lost[0])}, which is not declared"
+        yield Defect("tool_schema_required", f"{path}.required", detail)
+
+
+def call_defects(message: Json, path: str) -> Defects:
+    """What is wrong with the calls of one message, and with the id of a result."""
+    role = message.get("role")
+    if "tool_calls" in message:
+        yield from _tool_calls(message["tool_calls"], role, f"{path}.tool_calls")
+    if message.get("function_call") is not None:
+        yield from _old_call(message["function_call"], role, f"{path}.function_call")
+    if role == "function":
+        yield Defect("deprecated_functions", path)
+        yield from _name(message, path)
+    if role == "tool" and not _is_id(message.get("tool_call_id")):
+        yield Defect("tool_id_missing", f"{path}.tool_call_id", "a tool result without its id")
+    if role in ("system", "user", "assistant") and message.get("tool_call_id") is not None:
+        yield Defect("unknown_key", f"{path}.tool_call_id", f"a {role} message answers no call")
+
+
+def _old_call(call: Any, role: Any, path: str) -> Defects:
+    yield Defect("deprecated_functions", path)
+    if role != "assistant":
+        yield Defect("tool_calls_role", path)
+    if isinstance(call, dict):
+        yield from _called(call, path)
+    else:
+        yield wrong_type(path, call, "an object with name and arguments")
+
+
+def _tool_calls(calls: Any, role: Any, path: str) -> Defects:
+    if calls is None:
+        return  # written by libraries that export every field
+    if role != "assistant":
+        yield Defect("tool_calls_role", path)
+    elif not isinstance(calls, list):
+        yield wrong_type(path, calls, "a list of calls")
+    elif not calls:
+        yield Defect("tool_calls_empty", path)
+    else:
+        yield from _listed_calls(calls, path)
+
+
+def _listed_calls(calls: list[Any], path: str) -> Defects:
+    ids: set[str] = set()
+    for index, call in enumerate(calls):
+        here = f"{path}[{index}]"
+        if not isinstance(call, dict):
+            yield wrong_type(here, call, "an object")
+            continue
+        yield from _call_id(call, here, ids)
+        if call.get("type") != "function":
+            yield Defect("tool_type", f"{here}.type")
+        function = call.get("function")
+        if isinstance(function, dict):
+            yield from _called(function, f"{here}.function")
+        else:
+            yield wrong_type(f"{here}.function", function, "an object with name and arguments")
+
+
+def _call_id(call: Json, path: str, ids: set[str]) -> Defects:
+    own = call.get("id")
+    if not _is_id(own):
+        yield Defect("tool_id_missing", f"{path}.id", "a tool call without its id")
+        return
+    if own in ids:
+        yield Defect("tool_id_duplicate", f"{path}.id", f"the id {quoted(own)} twice in a message")
+    ids.add(str(own))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _called(function: Json, path: str) -> Defects:
+    yield from _name(function, path)
+    arguments, here = function.get("arguments"), f"{path}.arguments"
+    if not isinstance(arguments, str):
+        yield wrong_arguments(arguments, here)
+        return
+    try:
+        value = parse(arguments)
+    except BadLine as exc:
+        yield _broken(arguments, str(exc), here)
+        return
+    if not isinstance(value, dict):
+        yield _not_object(value, here)
+
+
+def wrong_arguments(arguments: Any, path: str) -> Defect:
+    """Arguments that are not a string; an object is what Hugging Face templates take."""
+    detail = f"tool arguments must be a string, not {json_type(arguments)}"
+    return Defect("tool_args_type", path, detail)
+
+
+def _broken(arguments: str, why: str, path: str) -> Defect:
+    if not arguments.strip():
+        return Defect("tool_args_json", path, "tool arguments are an empty string", 'Write "{}".')
+    return Defect("tool_args_json", path, f"tool arguments are not JSON: {why}")
+
+
+def _not_object(value: Any, path: str) -> Defect:
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        return Defect("tool_args_double_encoded", path)
+    return Defect("tool_args_object", path, f"the arguments are {quoted(value)}, not an object")
+
+
+def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
+    """Whether calls and results fit each other and the tools that the row offers.
+
+    A row may end with calls: the model learns to make them. Calls followed by anything else
+    must be answered first.
+    """
+    pending: dict[str, str] = {}  # id -> path of the call, in the order of the calls
+    used: set[str] = set()
+    for index, message in enumerate(messages):
+        here = f"{path}[{index}]"
+        if message["role"] == "tool":
+            yield from _result(message, here, pending)
+            continue
+        for own, place in pending.items():
+            detail = f"the call {quoted(own)} is not answered before the conversation goes on"
+            yield Defect("tool_result_missing", place, detail)
+        pending = dict(_ids(message, here))
+        for own, place in pending.items():
+            if own in used:
+                yield Defect("tool_id_reused", place, f"the id {quoted(own)} is used again")
+        used.update(pending)
+    yield from _offered(messages, row, path)
+
+
+def _result(message: Json, path: str, pending: dict[str, str]) -> Defects:
+    own = message.get("tool_call_id")
+    if not _is_id(own):
+        return  # reported with the message
+    if own not in pending:
+        detail = f"no open call has the id {quoted(own)}"
+        yield Defect("tool_result_orphan", f"{path}.tool_call_id", detail)
+        return
+    if next(iter(pending)) != own:
+        yield Defect("tool_result_order", f"{path}.tool_call_id")
+    del pending[str(own)]
+
+
+def _ids(message: Json, path: str) -> Iterator[tuple[str, str]]:
+    for index, call in _calls(message):
+        if _is_id(call.get("id")):
+            yield call["id"], f"{path}.tool_calls[{index}].id"
+
+
+def _calls(message: Json) -> list[tuple[int, Json]]:
+    calls = message.get("tool_calls")
+    listed = calls if isinstance(calls, list) and message["role"] == "assistant" else []
+    return [(index, call) for index, call in enumerate(listed) if isinstance(call, dict)]
+
+
+def _offered(messages: list[Json], row: Json, path: str) -> Defects:
+    tools = row.get("tools")
+    if tools and not isinstance(tools, list):
+        return  # reported with the tools
+    names = {_name_of(tool) for tool in tools or []}
+    called = list(_called_names(messages, path))
+    if called and not tools:
+        yield Defect("tools_missing", f"{path.removesuffix('messages')}tools")
+        return
+    for name, place in called:
+        if name not in names:
+            yield Defect("tool_undeclared", place, f"the tool {quoted(name)} is not offered")
+
+
+def _called_names(messages: list[Json], path: str) -> Iterator[tuple[str, str]]:
+    for at, message in enumerate(messages):
+        for index, call in _calls(message):
+            name = _name_of(call)
+            if isinstance(name, str):
+                yield name, f"{path}[{at}].tool_calls[{index}].function.name"
+
+
+def _name_of(tool: Any) -> Any:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None

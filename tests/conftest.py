@@ -1,0 +1,96 @@
+"""What all tests share: no network, no keys, a home folder of their own, a tiny model, data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before any library is imported: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+PROVIDER_VARIABLES = ("OPENAI_", "AZURE_OPENAI_", "NEBIUS_", "AWS_BEARER_", "FTG_")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing reads the keys or touches the home folder of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(PROVIDER_VARIABLES)]:
+            patch.delenv(name)
+        patch.setenv("FTG_HOME", str(tmp_path_factory.mktemp("any-home")))
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new home folder, which FTG_HOME names."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("FTG_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def rows() -> Callable[[int], list[dict[str, Any]]]:
+    """``rows(n)``: n different chat rows that every backend accepts."""
+    return chat_rows
+
+
+@pytest.fixture
+def train_file(tmp_path: Path) -> Path:
+    """A file of 12 good chat rows."""
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in chat_rows(12)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The data sets kept beside the checkout, or a skip."""
+    if not SHARED.is_dir():
+        pytest.skip("the data sets are not beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder: an untrained Llama of 64 x 2 layers, the tokenizer and the template of
+    ``builtin/tiny``. ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from finetune_gateway.backends.local import builtin
+
+    folder = builtin.ensure_tokenizer(tmp_path_factory.mktemp("tiny-model"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**{**builtin.CONFIG, **SMALL})).save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps(builtin.GENERATION_CONFIG))
+    return folder
+
+
+def chat_rows(count: int) -> list[dict[str, Any]]:
+    """Different rows of one question and one answer each."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is parcel number {number}?"},
+                {"role": "assistant", "content": f"Parcel {number} comes on day {number % 7}."},
+            ]
+        }
+        for number in range(count)
+    ]

@@ -1,0 +1,160 @@
+"""The docs are true: their Python runs, links lead somewhere, commands and options exist, and the
+tree in the README is the tree."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from finetune_gateway.backends.local import builtin
+from finetune_gateway.cli import ALIASES, COMMANDS
+from finetune_gateway.cli.run import function
+from finetune_gateway.findings import RULES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EVERYWHERE = {"--home", "--no-color", "--debug", "--json", "--help", "--version"}
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """The fenced blocks of a page in one language, each with the line its code begins at."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        (text[: found.start()].count("\n") + 2, found[2])
+        for found in FENCE.finditer(text)
+        if found[1] == language
+    ]
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=named)
+def test_python_runs(
+    page: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks of a page run one after another, offline, beside a file of training data."""
+    shutil.copy(builtin.demo_path("train"), tmp_path / "train.jsonl")
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": "docs"}
+    for line, code in blocks(page, "python"):
+        # Newlines in front, so that a traceback names the line of the page.
+        exec(compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True), space)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link is a file, and its #part a heading of that file."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, part = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert found.is_relative_to(ROOT), target
+        if part:
+            assert part in anchors(found), target
+
+
+def anchors(page: Path) -> set[str]:
+    """The #parts of a page, as hosts of Markdown make them."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every call of ftg on a page: lines of its shell blocks, and code in its sentences."""
+    for _, code in blocks(page, "sh"):
+        for line in code.replace("\\\n", " ").splitlines():
+            for call in re.split(r"\s(?:&&|\|\|?|;)\s", line):
+                words = shlex.split(call, comments=True)
+                if words[:1] == ["ftg"]:
+                    yield words[1:]
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for code in re.findall(r"`ftg ([^`]+)`", text):
+        yield code.split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_and_options_exist(page: Path) -> None:
+    """What a page tells to type can be typed."""
+    for words in commands(page):
+        name = ALIASES.get(words[0], words[0])
+        if name.startswith("-"):
+            assert name in EVERYWHERE, words
+            continue
+        assert name in COMMANDS, words
+        given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert given <= options(name) | EVERYWHERE, words
+
+
+def options(name: str) -> set[str]:
+    """The options of a command."""
+    app = typer.Typer()
+    app.command()(function(name))
+    return {option for item in typer.main.get_command(app).params for option in item.opts}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_make_targets_exist(page: Path) -> None:
+    """`make x` on a page is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    called = re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)
+    assert set(called) <= targets
+
+
+def test_codes_exist() -> None:
+    """Every code named in the table of docs/data.md is one a finding can carry."""
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    table = text.partition("## What is looked at")[2].partition("\n## ")[0]
+    codes = set(re.findall(r"`([a-z_0-9]+)`", table))
+    assert codes and codes <= RULES.keys()
+
+
+def test_the_example_backend_is_shown_whole() -> None:
+    """The page and the installable package say the same."""
+    page = ROOT / "docs" / "writing-a-backend.md"
+    folder = ROOT / "docs" / "example-backend"
+    shown = [code for _, code in (*blocks(page, "python"), *blocks(page, "toml"))]
+    assert (folder / "ftg_recall.py").read_text(encoding="utf-8") in shown
+    assert (folder / "pyproject.toml").read_text(encoding="utf-8") in shown
+
+
+def test_code_comes_early_in_the_readme() -> None:
+    """The first block of code is on the first screen."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text[: text.index("```")].count("\n") < 40
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    """Every module is listed, each with what it is for, and nothing that is not there."""
+    page = ROOT / "README.md"
+    tree = next(code for _, code in blocks(page, "text") if code.startswith("finetune_gateway/"))
+    listed: list[Path] = []
+    folders: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, comment = line.strip().partition(" ")
+        folders[depth:] = [name.rstrip("/")] if name.endswith("/") else []
+        if not name.endswith("/"):
+            assert comment.strip(), line
+            listed.append(Path(*folders, name))
+    package = ROOT / "finetune_gateway"
+    there = {
+        path.relative_to(ROOT)
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert len(listed) == len(set(listed))
+    assert sorted(map(str, listed)) == sorted(map(str, there))

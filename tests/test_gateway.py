@@ -1,0 +1,325 @@
+"""Submit and what comes after, over the fake backend and over the wire."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider import CREATE, Provider
+
+import finetune_gateway as gateway
+from finetune_gateway import (
+    BackendError,
+    BudgetError,
+    DataError,
+    FakeBackend,
+    Gateway,
+    JobCancelled,
+    JobFailed,
+    JobNotFinished,
+    JobStatus,
+    ModelHandle,
+    NotFoundError,
+    OpenAIBackend,
+    SpecError,
+    UnsupportedError,
+)
+
+MODEL = "gpt-4.1-mini-2025-04-14"
+Rows = Callable[[int], list[dict[str, Any]]]
+
+
+def wire(provider: Provider, **options: Any) -> OpenAIBackend:
+    """A hosted backend that settles quickly."""
+    given = {"request_timeout": 1.0, "settle_seconds": 0.2, "poll_seconds": 0.05}
+    return OpenAIBackend(base_url=provider.url, profile="custom", api_key=provider.api_key, **given | options)
+
+
+# -- the fake ----------------------------------------------------------------------------
+
+
+def test_submit_watch_result_chat(home: Path, train_file: Path) -> None:
+    """The product's main line, on the module's own functions."""
+    job = gateway.submit(train_file, model="m", backend="fake")
+    messages = [event.message for event in job.watch()]
+    assert messages and job.status is JobStatus.SUCCEEDED
+    losses = [metric.train_loss for metric in job.metrics()]
+    assert losses == sorted(losses, reverse=True) and len(losses) > 2
+    handle = job.result()
+    assert handle.ready and handle.first_answer and "Hi" in handle.chat("Hi").text
+    assert "".join(handle.stream("Hi")) == handle.chat("Hi").text
+    assert gateway.get_job("latest").id == job.id
+    assert [j.id for j in gateway.list_jobs(status="succeeded")] == [job.id]
+
+
+def test_a_handle_travels_as_json(home: Path, train_file: Path, tmp_path: Path) -> None:
+    """Any process can load it and chat; nothing secret is in it."""
+    handle = gateway.submit(train_file, model="m", backend="fake").result()
+    path = handle.save(tmp_path / "handle.json")
+    again = ModelHandle.load(path)
+    assert again.model_dump() == handle.model_dump()
+    assert again.chat("Hi").text == handle.chat("Hi").text
+    with pytest.raises(NotFoundError):
+        ModelHandle.load(tmp_path / "none.json")
+    path.write_text("{}")
+    with pytest.raises(SpecError, match="not a model handle"):
+        ModelHandle.load(path)
+
+
+def test_the_system_prompt_of_the_training_data_goes_along(home: Path, rows: Rows) -> None:
+    """A plain prompt is asked the way the model was trained; "" asks without."""
+    data = rows(10)
+    for row in data:
+        row["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    handle = gateway.submit(data, model="m", backend="fake").result()
+    assert handle.system_prompt == "Be brief."
+    assert handle.as_messages("Hi")[0] == {"role": "system", "content": "Be brief."}
+    assert handle.as_messages("Hi", "") == [{"role": "user", "content": "Hi"}]
+
+
+def test_another_process_can_go_on(home: Path, train_file: Path) -> None:
+    """A second gateway on the same home sees the job and finishes it."""
+    job = Gateway().submit(train_file, model="m", backend="fake").refresh()
+    other = Gateway().job(job.id)
+    assert other.wait().status is JobStatus.SUCCEEDED
+    seen = [event.id for event in other.events()]
+    assert len(seen) == len(set(seen))
+    assert job.refresh().status is JobStatus.SUCCEEDED
+
+
+def test_the_same_submit_twice_is_one_job(home: Path, train_file: Path) -> None:
+    """Same data, spec and backend: the live job comes back, unless another is asked for."""
+    backend, g = FakeBackend(), Gateway()
+    first = g.submit(train_file, model="m", backend=backend)
+    assert g.submit(train_file, model="m", backend=backend, method="supervised").id == first.id
+    assert g.submit(train_file, model="m", backend=backend, seed=1).id != first.id
+    assert g.submit(train_file, model="m", backend=backend, again=True).id != first.id
+    first.wait()
+    assert g.submit(train_file, model="m", backend=backend).id != first.id
+    assert len(backend.started) == 4
+
+
+def test_fifty_submitters_at_once_start_one_job(home: Path, train_file: Path) -> None:
+    """The intent row decides, not luck."""
+    backend, g = FakeBackend(), Gateway()
+    ids: list[str] = []
+
+    def submit() -> None:
+        ids.append(g.submit(train_file, model="m", backend=backend).id)
+        g.store.close()
+
+    threads = [threading.Thread(target=submit) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 50 and len(set(ids)) == 1 and len(backend.started) == 1
+
+
+def test_nothing_is_written_down_when_a_guard_says_no(home: Path, train_file: Path) -> None:
+    """Bad data, an unknown setting, no confirmation: no job, nothing started."""
+    backend, g = FakeBackend(), Gateway()
+    bad = train_file.with_name("bad.jsonl")
+    bad.write_text('{"messages": [{"role": "user", "content": "a"}]}\n' * 10)
+    with pytest.raises(DataError) as caught:
+        g.submit(bad, model="m", backend=backend)
+    assert caught.value.report is not None and caught.value.report.findings[0].line == 1
+    with pytest.raises(SpecError, match="n_epoch.*n_epochs"):
+        g.submit(train_file, model="m", backend=backend, n_epoch=3)
+    with pytest.raises(UnsupportedError, match="method"):
+        g.submit(train_file, model="m", backend=backend, method="reinforcement")
+    with pytest.raises(BudgetError):
+        g.submit(train_file, model="m", backend=backend, confirm=lambda plan: False)
+    with pytest.raises(NotFoundError, match="no-such"):
+        g.submit(train_file, model="m", backend="no-such")
+    with pytest.raises(NotFoundError, match="no file"):
+        g.submit("none.jsonl", model="m", backend=backend)
+    assert g.jobs() == [] and backend.started == []
+
+
+def test_failed_and_cancelled_jobs_say_so(home: Path, train_file: Path) -> None:
+    """``wait`` returns however it ended; ``result`` raises with the reason."""
+    script = [{"status": "running", "cursor": "1"}, {"status": "failed", "error": "bad file"}]
+    job = Gateway().submit(train_file, model="m", backend=FakeBackend(script=script))
+    assert job.wait().status is JobStatus.FAILED
+    with pytest.raises(JobFailed, match="bad file"):
+        job.result()
+    slow = FakeBackend(script=[{"status": "running"}])
+    job = Gateway().submit(train_file, model="m", backend=slow)
+    with pytest.raises(JobNotFinished, match="still running"):
+        job.wait(timeout=0.05)
+    assert job.cancel().wait().status is JobStatus.CANCELLED
+    with pytest.raises(JobCancelled):
+        job.result()
+
+
+def test_an_unknown_status_is_kept_and_not_final(home: Path, train_file: Path) -> None:
+    """The provider's own word stays in ``raw_status``."""
+    script = [
+        {"status": "running"},
+        {"status": "unknown", "raw_status": "paused_by_moon"},
+        {"status": "succeeded", "result": {"kind": "hosted", "model": "x"}},
+    ]
+    job = Gateway().submit(train_file, model="m", backend=FakeBackend(script=script))
+    job.refresh().refresh()
+    assert job.status is JobStatus.RUNNING and job.record.raw_status == "paused_by_moon"
+    assert job.wait().status is JobStatus.SUCCEEDED
+
+
+# -- doubt -------------------------------------------------------------------------------
+
+
+def test_a_create_in_doubt_is_looked_for_before_it_is_sent_again(
+    home: Path, train_file: Path
+) -> None:
+    """It had taken effect: found, not sent again."""
+    backend = FakeBackend(faults={"start": [BackendError("reset", maybe_applied=True)]})
+    job = Gateway().submit(train_file, model="m", backend=backend)
+    assert job.provider_id is None and "not confirmed" in job.phase
+    assert job.wait().status is JobStatus.SUCCEEDED
+    assert len(backend.started) == 1
+
+
+def test_a_create_turned_away_for_now_is_sent_again(home: Path, train_file: Path) -> None:
+    """429: not applied, so sending again buys nothing twice."""
+    backend = FakeBackend(faults={"start": [BackendError("busy", status_code=429, retryable=True)] * 2})
+    job = Gateway().submit(train_file, model="m", backend=backend)
+    assert job.wait().status is JobStatus.SUCCEEDED and len(backend.started) == 1
+
+
+def test_a_refusal_is_final_and_raised(home: Path, train_file: Path) -> None:
+    """The caller gets the reason; so does whoever looks at the job later."""
+    backend = FakeBackend(faults={"start": [BackendError("no such model")]})
+    with pytest.raises(BackendError, match="no such model"):
+        Gateway().submit(train_file, model="m", backend=backend)
+    [job] = Gateway().jobs()
+    assert job.status is JobStatus.FAILED and "no such model" in str(job.error)
+
+
+def test_a_look_that_fails_decides_nothing(home: Path, train_file: Path) -> None:
+    """While the provider cannot be asked the job is neither failed nor sent again."""
+    faults = {
+        "start": [BackendError("reset", maybe_applied=True)],
+        "find": [BackendError("forbidden"), BackendError("down", retryable=True)],
+    }
+    backend = FakeBackend(faults=faults)
+    job = Gateway().submit(train_file, model="m", backend=backend)
+    for _ in range(2):
+        with pytest.raises(BackendError):
+            job.refresh()
+        assert job.status is JobStatus.VALIDATING_FILES
+    assert job.wait().status is JobStatus.SUCCEEDED and len(backend.started) == 1
+
+
+def test_endless_doubt_ends(home: Path, train_file: Path) -> None:
+    """Ten requests that may change something are enough for one job."""
+
+    class Lost(FakeBackend):
+        def find(self, job_id: str) -> str | None:
+            return None
+
+    backend = Lost(faults={"start": [BackendError("reset", maybe_applied=True)] * 99})
+    job = Gateway().submit(train_file, model="m", backend=backend)
+    assert job.wait(timeout=30).status is JobStatus.FAILED
+    assert len(backend.started) == 10
+
+
+# -- over the wire -----------------------------------------------------------------------
+
+
+def test_hosted_from_file_to_chat(home: Path, train_file: Path) -> None:
+    """Upload, create with our id in the metadata, follow, chat through a slow start."""
+    with Provider(warm_up=2) as provider:
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider), suffix="demo")
+        handle = job.result(timeout=30)
+        assert handle.ready and handle.chat("Hi").text and "".join(handle.stream("Hi"))
+        assert provider.posts["/files"] == 1 and provider.posts["/fine_tuning/jobs"] == 1
+        assert provider.jobs[0]["request"]["metadata"] == {"ftg_job_id": job.id}
+        assert job.record.trained_tokens and job.metrics()[-1].train_loss is not None
+        database = Path(home / "gateway.sqlite3").read_bytes()
+        assert provider.api_key.encode() not in database
+        assert provider.api_key not in handle.model_dump_json()
+
+
+def test_the_same_content_is_uploaded_once(home: Path, train_file: Path) -> None:
+    """A second job on the same data, and the same rows as validation, send no file again."""
+    with Provider() as provider:
+        g, backend = Gateway(), wire(provider)
+        g.submit(train_file, model=MODEL, backend=backend, validation=train_file).wait(30)
+        g.submit(train_file, model=MODEL, backend=backend, seed=7).wait(30)
+        assert provider.posts["/files"] == 1 and len(provider.jobs) == 2
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "error_after", "late", "html_ok", "truncated"])
+def test_a_job_is_bought_once_whatever_the_answer(home: Path, train_file: Path, kind: str) -> None:
+    """The request took effect and its answer was lost: one POST, one job, followed to the end."""
+    with Provider() as provider:
+        provider.fault(CREATE, kind, seconds=2.0)
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
+        assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
+        assert len(provider.jobs) == 1 and provider.posts["/fine_tuning/jobs"] == 1
+
+
+@pytest.mark.parametrize("kind", ["refuse", "reset_before", "html", "slow"])
+def test_a_create_that_was_lost_is_sent_again_and_once(
+    home: Path, train_file: Path, kind: str
+) -> None:
+    """Nothing, or something very late, came of the first request: one job in the end."""
+    with Provider() as provider:
+        provider.fault(CREATE, kind, seconds=1.5)
+        backend = wire(provider, settle_seconds=1.5)
+        job = Gateway().submit(train_file, model=MODEL, backend=backend)
+        assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
+        assert len(provider.jobs) == 1
+
+
+def test_a_lost_answer_to_an_upload_sends_no_second_file(home: Path, train_file: Path) -> None:
+    """The file is found again by its name."""
+    with Provider() as provider:
+        provider.fault("POST /files", "reset_after")
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
+        assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
+        assert provider.posts["/files"] == 1 and len(provider.jobs) == 1
+
+
+def test_a_server_that_is_down_and_a_missing_key(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One plain message each; the job that could not be sent is failed, not lost."""
+    with Provider() as provider:
+        gone = wire(provider)
+    with pytest.raises(BackendError, match="127.0.0.1"):
+        Gateway().submit(train_file, model=MODEL, backend=gone)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(gateway.AuthenticationError, match="OPENAI_API_KEY"):
+        Gateway().submit(train_file, model=MODEL, backend="openai")
+    assert [job.status for job in Gateway().jobs()] == [JobStatus.FAILED]
+
+
+def test_the_limit_is_kept(home: Path, train_file: Path) -> None:
+    """Above it, or without a price, nothing is sent."""
+    with Provider() as provider:
+        for limit, model in ((0.00001, MODEL), (10.0, "a-model-without-a-price")):
+            with pytest.raises(BudgetError):
+                backend = OpenAIBackend(base_url=provider.url, api_key="k", profile="custom")
+                Gateway().submit(train_file, model=model, backend=backend, max_cost_usd=limit)
+        assert provider.requests == []
+
+
+def test_settings_a_hosted_service_cannot_honour_are_refused(home: Path, train_file: Path) -> None:
+    """Never ignored, and never sent."""
+    with pytest.raises(UnsupportedError, match="lora_r"):
+        Gateway().estimate(train_file, model=MODEL, backend="openai", lora_r=8)
+
+
+def test_validate_and_estimate_write_nothing(home: Path, train_file: Path) -> None:
+    """They need no home folder, no key and no network."""
+    report = gateway.validate(train_file, model=MODEL)
+    assert report.ok and report.rows == 12 and json.loads(report.model_dump_json())["tokens"]
+    estimate = gateway.estimate(train_file, model=MODEL)
+    assert estimate.cost_usd is not None and estimate.data_leaves_machine
+    assert not home.exists()

@@ -1,0 +1,283 @@
+"""Claims of finetune_gateway.hardware: published parameter counts and measured peaks and times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.hardware import (
+    GIB,
+    GPUS,
+    estimate_local,
+    estimate_memory,
+    estimate_seconds,
+    lora_parameters,
+    memory_range,
+    shape_of,
+    training_flops,
+)
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens import TokenStats
+
+TODAY = date(2026, 11, 21)
+
+LLAMA_8B: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+    "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+SMOLLM_135M: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN3_4B: dict[str, Any] = {
+    "model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+    "intermediate_size": 9728, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN3_30B_A3B: dict[str, Any] = {
+    "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+    "intermediate_size": 6144, "moe_intermediate_size": 768, "num_experts": 128,
+    "num_experts_per_tok": 8, "vocab_size": 151936, "tie_word_embeddings": False,
+}  # fmt: skip
+QWEN25_05B: dict[str, Any] = {
+    "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
+    "vocab_size": 50257,
+}  # fmt: skip
+# The model and the rows of the measurements that the constants come from.
+MEASURED: dict[str, Any] = {
+    "model_type": "qwen3", "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "intermediate_size": 1408, "vocab_size": 32_000,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+ROWS = TokenStats(
+    encoding="chat template", exact=True, rows=24, total=7_381, trained=4_788, min=90,
+    median=258, p95=733, max=800,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "published", "tolerance"),
+    [
+        (LLAMA_8B, 8_030_261_248, 0),
+        (SMOLLM_135M, 134_515_008, 0),
+        (QWEN3_4B, 4_022_468_096, 0),
+        (QWEN3_30B_A3B, 30_532_122_624, 0),
+        (QWEN25_05B, 494_032_768, 1e-4),  # has biases
+        (GPT2, 124_439_808, 8e-3),  # has biases and learnt positions
+    ],
+)
+def test_parameters_are_the_published_ones(
+    config: dict[str, Any], published: int, tolerance: float
+) -> None:
+    """The count from config.json alone is the model's published number of parameters."""
+    assert abs(shape_of(config).parameters - published) <= tolerance * published
+
+
+def test_experts_count_once_in_time() -> None:
+    """Of a model with experts, memory holds all, a token passes the active ones."""
+    shape = shape_of(QWEN3_30B_A3B)
+    active = shape.active_block_parameters + shape.embedding_parameters
+    assert 3.2e9 < active < 3.5e9  # "A3B", 3.3 billion by its model card
+
+
+def test_a_text_model_inside_a_multimodal_one_is_found() -> None:
+    """The language part of a nested config counts."""
+    nested = {"model_type": "some_vl", "text_config": QWEN3_4B, "vision_config": {}}
+    assert shape_of(nested) == shape_of(QWEN3_4B)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {**LLAMA_8B, "hidden_size": "big"}, {**LLAMA_8B, "num_hidden_layers": 0},
+     {**LLAMA_8B, "vocab_size": True}],
+)  # fmt: skip
+def test_a_config_without_its_numbers_is_an_error(config: dict[str, Any]) -> None:
+    """What is missing is named; nothing is guessed."""
+    with pytest.raises(SpecError, match="config.json has no usable"):
+        shape_of(config)
+
+
+def test_lora_parameters_are_rank_times_both_sides() -> None:
+    """Published for Llama-3.1-8B, rank 16, all linear maps: 41,943,040."""
+    shape = shape_of(LLAMA_8B)
+    assert lora_parameters(shape, 16) == 41_943_040
+    assert lora_parameters(shape, 8, ("q_proj", "v_proj")) == 3_407_872
+    assert lora_parameters(shape, 8, ("model.layers.q_proj", "v_proj")) == 3_407_872
+    assert lora_parameters(shape, 32) == 2 * lora_parameters(shape, 16)
+
+
+def test_memory_of_the_measured_run_is_in_the_range() -> None:
+    """TRL's defaults in float32 on 24 chats with the 40M model peaked at 8.0 GB of RSS."""
+    found = memory_range(shape_of(MEASURED), TrainingSpec(model="m"), ROWS)
+    assert found.low < 8.0e9 < found.high
+    assert abs(found.expected / 8.0e9 - 1) < 0.25
+
+
+def test_memory_of_single_rows_is_near_the_measured_one() -> None:
+    """The same with one row per step and no checkpointing peaked at 1.8 GB."""
+    found = memory_range(shape_of(MEASURED), TrainingSpec(model="m"), ROWS, rows=1)
+    assert found.low < 1.8e9 < found.high
+
+
+def test_activations_grow_as_measured() -> None:
+    """40.5 kB per token and layer in float32 for the measured model, 1.1 of it at the peak."""
+    shape = shape_of({**MEASURED, "num_hidden_layers": 1})
+    parts = estimate_memory(shape, TrainingSpec(model="m"), ROWS, rows=1, row_tokens=1_000)
+    assert parts.activations / 1_000 == pytest.approx(1.1 * 40_500, rel=0.01)
+
+
+def test_full_training_needs_sixteen_bytes_per_parameter() -> None:
+    """Weights, gradients and Adam's two moments in float32, as accelerate reckons."""
+    shape = shape_of(SMOLLM_135M)
+    parts = estimate_memory(shape, TrainingSpec(model="m", training_type="full"), ROWS)
+    assert parts.weights + parts.gradients + parts.optimizer == 16 * shape.parameters
+    assert parts.adapters == 0
+    gpu = estimate_memory(shape, TrainingSpec(model="m", training_type="full"), ROWS, device="gpu")
+    assert gpu.weights + gpu.gradients + gpu.optimizer == 8 * shape.parameters
+
+
+def test_qlora_holds_less_than_lora_than_full() -> None:
+    """The three training types are ordered in what they hold."""
+    shape = shape_of(QWEN3_4B)
+    totals = [
+        estimate_memory(
+            shape, TrainingSpec(model="m", training_type=kind), ROWS, device="gpu"
+        ).total
+        for kind in ("qlora", "lora", "full")
+    ]
+    assert totals == sorted(totals)
+    assert totals[1] < 24 * GIB  # a LoRA of a 4B model fits a 24 GB card
+
+
+def test_preference_pairs_double_a_step() -> None:
+    """DPO sends both answers through at once."""
+    shape = shape_of(MEASURED)
+    single, double = (
+        estimate_memory(shape, TrainingSpec(model="m", method=method), ROWS, rows=1)
+        for method in ("sft", "dpo")
+    )
+    assert double.activations == pytest.approx(2 * single.activations, abs=2)
+
+
+def test_time_of_the_measured_run() -> None:
+    """The best configuration took 11.8 s on a core of 205 to 220 GFLOP/s in bfloat16."""
+    seconds = estimate_seconds(shape_of(MEASURED), ROWS, 1, 215e9)
+    assert seconds == pytest.approx(11.8, rel=0.15)
+    assert estimate_seconds(shape_of(MEASURED), ROWS, 3, 215e9) == pytest.approx(3 * seconds)
+
+
+def test_work_is_counted_in_multiplications() -> None:
+    """LoRA: 0.70 TFLOP in the blocks and 0.31 in the head for the measured rows."""
+    work = training_flops(shape_of(MEASURED), ROWS, 1, full=False)
+    assert work == pytest.approx(0.70e12 + 0.31e12, rel=0.02)
+    full = training_flops(shape_of(MEASURED), ROWS, 1, full=True)
+    assert full == pytest.approx(1.5 * work)
+
+
+def test_a_local_run_costs_no_hosted_charge() -> None:
+    """On this machine: zero USD, said to be hosted charges only; nothing leaves it."""
+    spec = TrainingSpec(model="Qwen/Qwen3-4B")
+    estimate = estimate_local(spec, ROWS, shape_of(QWEN3_4B), today=TODAY)
+    assert estimate.cost_usd is not None
+    assert (estimate.cost_usd.low, estimate.cost_usd.high) == (0, 0)
+    assert not estimate.data_leaves_machine
+    assert estimate.host is None
+    assert any("no hosted charge" in said for said in estimate.assumptions)
+    assert any("assumed, not measured" in said for said in estimate.assumptions)
+    assert (estimate.n_epochs, estimate.n_epochs_rule) == (3, "auto: the local default")
+
+
+def test_an_assumed_speed_gives_a_wide_range() -> None:
+    """Unmeasured, high is at least ten times low; measured, the range is narrower."""
+    spec, shape = TrainingSpec(model="m", n_epochs=1), shape_of(MEASURED)
+    guessed = estimate_local(spec, ROWS, shape, today=TODAY).seconds
+    known = estimate_local(spec, ROWS, shape, flops_per_second=200e9, today=TODAY).seconds
+    assert guessed is not None and known is not None
+    assert guessed.high / guessed.low >= 10 > known.high / known.low
+    assert known.low < 67 < known.high  # measured: 7,381 tokens at 105 to 116 tokens a second
+
+
+def test_an_hour_of_a_gpu_is_priced_when_its_price_is_given() -> None:
+    """Cost = hours x price, for low, expected and high; the row says who gave it."""
+    spec = TrainingSpec(model="m", n_epochs=2)
+    estimate = estimate_local(
+        spec, ROWS, shape_of(QWEN3_4B), gpu="H100", usd_per_gpu_hour=Decimal("3.99"), today=TODAY
+    )
+    assert estimate.seconds is not None and estimate.cost_usd is not None
+    for level in ("low", "expected", "high"):
+        hours = getattr(estimate.seconds, level) / 3600
+        assert float(getattr(estimate.cost_usd, level)) == pytest.approx(hours * 3.99, abs=1e-5)
+    assert estimate.prices[0].unit == "gpu_hour"
+    assert estimate.unknown == []
+    json.dumps(estimate.model_dump(mode="json"))
+    with pytest.raises(SpecError, match="cannot cost -1"):
+        estimate_local(spec, ROWS, None, usd_per_gpu_hour=Decimal(-1), today=TODAY)
+
+
+def test_a_gpu_that_is_too_small_is_warned_of() -> None:
+    """An 8B model in 16 bits does not fit a T4; it fits an H100."""
+    spec, shape = TrainingSpec(model="m"), shape_of(LLAMA_8B)
+    small = estimate_local(spec, ROWS, shape, gpu="T4", today=TODAY)
+    assert any("T4 has 16 GiB" in warning for warning in small.warnings)
+    assert estimate_local(spec, ROWS, shape, gpu="H100", today=TODAY).warnings == []
+    with pytest.raises(SpecError, match="No figures are known for GPU 'H1000'") as caught:
+        estimate_local(spec, ROWS, shape, gpu="H1000", today=TODAY)
+    assert all(name in caught.value.hint for name in GPUS)
+
+
+def test_an_unnamed_gpu_spans_the_known_ones() -> None:
+    """ "gpu" without a name: a wide range, and what it costs is unknown."""
+    estimate = estimate_local(
+        TrainingSpec(model="m"), ROWS, shape_of(QWEN3_4B), device="gpu", today=TODAY
+    )
+    assert estimate.seconds is not None
+    assert estimate.seconds.high / estimate.seconds.low > 50
+    assert any("unnamed GPU" in said for said in estimate.assumptions)
+    assert any("--usd-per-gpu-hour" in said for said in estimate.unknown)
+
+
+def test_max_steps_ends_a_run_early() -> None:
+    """Three steps of eight rows are one pass over 24 rows."""
+    shape = shape_of(MEASURED)
+    stopped = estimate_local(TrainingSpec(model="m", max_steps=3), ROWS, shape, today=TODAY)
+    one = estimate_local(TrainingSpec(model="m", n_epochs=1), ROWS, shape, today=TODAY)
+    assert stopped.seconds == one.seconds
+
+
+def test_without_a_config_nothing_is_guessed() -> None:
+    """No shape: neither memory nor time, and why."""
+    estimate = estimate_local(TrainingSpec(model="m"), ROWS, None, today=TODAY)
+    assert estimate.memory_bytes is None and estimate.seconds is None
+    assert estimate.unknown == ["Memory and time: the model's config.json is not on this machine."]
+
+
+def test_no_rows_give_an_estimate() -> None:
+    """An empty file is estimated without an error."""
+    empty = TokenStats(encoding="x", exact=True)
+    estimate = estimate_local(TrainingSpec(model="m"), empty, shape_of(MEASURED), today=TODAY)
+    assert estimate.seconds is not None and estimate.seconds.high == 0
+
+
+def test_importing_hardware_loads_no_torch() -> None:
+    """Estimating needs none of the heavy packages."""
+    code = (
+        "import sys, finetune_gateway.hardware\n"
+        "print(sorted({'torch', 'transformers', 'trl', 'peft', 'openai'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
