@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from finetune_gateway import formats, spanning
 from finetune_gateway.dataset import Dataset, Line
+from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Finding, Findings, Report, json_type, quoted
 from finetune_gateway.formats import Format
 from finetune_gateway.parsing import BadLine, decode, escape_defects, parse
@@ -260,7 +261,11 @@ class _Check:
             self.on_row(row, line)
         if not self.counter:
             return
-        total = self.counter.add(formats.as_chat(row)).total
+        try:
+            total = self.counter.add(formats.as_chat(row)).total
+        except DataError as exc:  # a local model's own template does not take this row
+            self.findings.add(Defect("template_refuses", detail=exc.message, fix=exc.hint), line)
+            return
         if self.max_context is not None and total > self.max_context:
             detail = f"an example of {total:,} tokens, but {self.limit_words} {self.max_context:,}"
             self.findings.add(Defect("example_too_long", detail=detail), line)

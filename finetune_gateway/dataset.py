@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from finetune_gateway.errors import DataError, NotFoundError, SpecError, StoreEr
 
 Kind = Literal["chat", "preference", "unpaired_preference", "prompt_completion", "text", "unknown"]
 Rows = Iterable[dict[str, Any]]
+Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
 CHUNK = 1 << 20  # bytes read at a time
 MAX_LINE = 64 << 20  # bytes; a longer line is no training example, and would fill the memory
@@ -84,9 +85,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """sha256 of the file's bytes, hexadecimal."""
         digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+        for chunk in self._chunks():
+            digest.update(chunk)
         return digest.hexdigest()
 
     def lines(self) -> Iterator[Line]:
@@ -131,16 +131,17 @@ class Dataset:
             found = own
         return found
 
-    def copy_into(self, folder: Path) -> tuple[Path, str]:
-        """Copy the bytes to ``folder/<sha256>.jsonl``; the path and the hash.
+    def copy_into(self, folder: Path, rewrite: Rewrite | None = None) -> tuple[Path, str]:
+        """Copy to ``folder/<sha256>.jsonl``, each row through ``rewrite`` where one is given;
+        the path and the hash.
 
         The copy appears whole or not at all. Raises StoreError when it cannot be written.
         """
         digest = hashlib.sha256()
         temporary = folder / f"copy.tmp.{os.getpid()}.{threading.get_ident()}"
         try:
-            with self.path.open("rb") as source, temporary.open("wb") as target:
-                while chunk := source.read(CHUNK):
+            with temporary.open("wb") as target:
+                for chunk in self._chunks() if rewrite is None else self._rewritten(rewrite):
                     digest.update(chunk)
                     target.write(chunk)
                 target.flush()
@@ -154,6 +155,15 @@ class Dataset:
                 hint="Free some space there, or set FTG_HOME to a folder on another disk.",
             ) from None
         return path, digest.hexdigest()
+
+    def _chunks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+    def _rewritten(self, rewrite: Rewrite) -> Iterator[bytes]:
+        for row in self.rows():
+            yield json.dumps(rewrite(row.data), ensure_ascii=False).encode() + b"\n"
 
     def split(self, ratio: float, *, seed: int = 0, folder: Path) -> tuple[Dataset, Dataset]:
         """Two files, the second with about ``ratio`` of the rows.

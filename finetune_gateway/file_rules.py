@@ -222,6 +222,11 @@ _DATASET = {
         E, W, "fewer rows than a job needs",
         "OpenAI refuses fewer than 10, and shows gains from 50 to 100.", "Add examples.",
     ),
+    "template_refuses": Rule(
+        None, E, "a row the model's chat template refuses",
+        "The model was not made for such a conversation.",
+        "Change the row, or give another template.",
+    ),
     "example_too_long": Rule(
         E, E, "an example longer than the model's context",
         "It would be cut at its end, where the answer is.",

@@ -102,13 +102,24 @@ def _single_turn(row: Json) -> Format | None:
 
 
 def as_chat(row: Json) -> Json:
-    """An Alpaca or ShareGPT row as the chat it stands for; any other row as it is."""
+    """A row of one conversation as OpenAI's chat; a pair, a text or a chat as it is."""
     found = format_of(row)
+    if found is PROMPT_COMPLETION:
+        return {"messages": _pair_messages(row)}
     if found is ALPACA:
         return {"messages": _alpaca_messages(row)}
     if found is SHAREGPT:
         return {"messages": _sharegpt_messages(row)}
     return row
+
+
+def _pair_messages(row: Json) -> list[Json]:
+    messages: list[Json] = []
+    for key, role in (("prompt", "user"), ("completion", "assistant")):
+        said = row.get(key)
+        # TRL's conversational form holds lists of messages, the plain form holds text.
+        messages += said if isinstance(said, list) else [{"role": role, "content": said}]
+    return messages
 
 
 def _alpaca_messages(row: Json) -> list[Json]:

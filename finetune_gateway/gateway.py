@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway import backends, checks
+from finetune_gateway import backends, checks, formats
 from finetune_gateway.backends.base import Backend, DataFile
 from finetune_gateway.dataset import Dataset, Rows
-from finetune_gateway.errors import BackendError, BudgetError, SpecError
+from finetune_gateway.errors import BackendError, BudgetError, DataError, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
 from finetune_gateway.job import Job
@@ -158,14 +158,16 @@ class Gateway:
         validation_split: float | None = None,
         max_cost_usd: float | None = None,
         confirm: Callable[[Plan], bool] | None = None,
+        allow_pii: bool = False,
         again: bool = False,
         **options: Any,
     ) -> Job:
         """Validate the data, price the run, write the job down, start it, hand it back.
 
         ``confirm`` is asked with the whole plan before anything is sent; ``max_cost_usd``
-        refuses when the high estimate is above it or no price is known. The same submit twice
-        gives the same live job, unless ``again``. ``options`` are the fields of
+        refuses when the high estimate is above it or no price is known. Personal data and
+        secrets go to a hosted backend only with ``allow_pii``. The same submit twice gives the
+        same live job, unless ``again``. ``options`` are the fields of
         ``TrainingSpec``.
 
         Raises DataError, SpecError, UnsupportedError, BudgetError before anything is sent;
@@ -182,6 +184,7 @@ class Gateway:
             **options,
         )
         plan.backend.check(plan.spec)
+        _private(plan, allow_pii)
         _within(plan.estimate, max_cost_usd)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
@@ -192,8 +195,8 @@ class Gateway:
         return job
 
     def _intent(self, plan: Plan, again: bool) -> JobRecord:
-        train = self._kept(plan.train, plan.reports[0].rows)
-        validation = self._kept(plan.validation, plan.reports[1].rows) if plan.validation else None
+        train = self._kept(plan.train, plan.reports[0])
+        validation = self._kept(plan.validation, plan.reports[1]) if plan.validation else None
         identity = [
             train.sha256,
             validation.sha256 if validation else None,
@@ -213,7 +216,7 @@ class Gateway:
             spec=plan.spec,
             train=train,
             validation=validation,
-            system_prompt=plan.train.system_prompt(),
+            system_prompt=Dataset(Path(train.path)).system_prompt(),
             estimate=plan.estimate.model_dump(mode="json"),
             submit_key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
             step_at=now,
@@ -345,11 +348,32 @@ class Gateway:
             return train.split(ratio, seed=spec.seed or 0, folder=self.settings.home / "spool")
         return train, None if validation is None else self.open(validation)
 
-    def _kept(self, dataset: Dataset, rows: int) -> StoredFile:
+    def _kept(self, dataset: Dataset, report: Report) -> StoredFile:
         """A copy of the data in the home folder, so that the job does not depend on a file
-        that may change or go before it is sent, or sent again."""
-        path, digest = dataset.copy_into(self.store.settings.files)
-        return StoredFile(path=str(path), sha256=digest, rows=rows, bytes=path.stat().st_size)
+        that may change or go before it is sent, or sent again. Conversations in another
+        format are written as OpenAI's chat, which every backend takes."""
+        foreign = report.format in ("alpaca", "sharegpt", "prompt-completion")
+        rewrite = formats.as_chat if foreign else None
+        path, digest = dataset.copy_into(self.store.settings.files, rewrite)
+        return StoredFile(
+            path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size
+        )
+
+
+def _private(plan: Plan, allowed: bool) -> None:
+    """Raise DataError when personal data or secrets would leave this machine unasked."""
+    if allowed or not plan.estimate.data_leaves_machine:
+        return
+    for report in plan.reports:
+        found = [finding for finding in report.findings if finding.code in ("pii", "secret")]
+        if found:
+            raise DataError(
+                f"Data that should stay here would be sent to "
+                f"{plan.estimate.host or plan.backend.name}, line {found[0].line}: "
+                f"{found[0].message}",
+                hint="Remove it, train with --backend local, or pass --allow-pii.",
+                report=report,
+            )
 
 
 def _within(estimate: Estimate, limit: float | None) -> None:

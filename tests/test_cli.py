@@ -21,6 +21,7 @@ from threading import Thread
 import pytest
 
 from finetune_gateway.cli import ALIASES, COMMANDS, GROUPS, main, root_help
+from finetune_gateway.cli.output import clean
 from finetune_gateway.cli.page import command_help
 
 ROOT = Path(__file__).parents[1]
@@ -284,11 +285,35 @@ def test_a_bug_is_told_in_words_and_shown_with_debug(
 def test_a_reader_that_leaves_is_no_error(env: dict[str, str]) -> None:
     """``ftg models -a | head -1``: quiet, 128 + SIGPIPE."""
     command = f"'{sys.executable}' -m finetune_gateway ARGS | true; echo ${{PIPESTATUS[0]}}"
-    for args, codes in (("models -a --json", ("141",)), ("--help", ("0",))):
+    for args, codes in (
+        ("models -a --json", ("141",)),
+        ("status nope --json", ("141",)),
+        ("--help", ("0",)),
+    ):
         line = command.replace("ARGS", args)
         done = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True)
         assert done.stdout.strip() in codes
         assert "Error" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_behind_stdout_is_said(env: dict[str, str]) -> None:
+    """Writing to a full device: one line, exit 1, no traceback."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "finetune_gateway", "models"],
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_words_of_others_do_not_steer_the_terminal() -> None:
+    """Control characters go, our own colours and line breaks stay."""
+    assert clean("a\x1b[2Jb\x9bc\0d\re\nf\tg") == "a[2Jbcde\nf\tg"
+    assert clean("\x1b[31mred\x1b[0m") == "\x1b[31mred\x1b[0m"
 
 
 # -- before anything is sent -------------------------------------------------------------------

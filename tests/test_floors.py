@@ -260,7 +260,8 @@ ENTRIES = {
         "import finetune_gateway as g; [getattr(g, n) for n in g.__all__ if n != 'OpenAIBackend']"
     ),
     "the help of every command": (
-        "import finetune_gateway.cli as cli; assert not any([cli.main([n, '--help']) for n in cli.COMMANDS])"
+        "from finetune_gateway.cli import COMMANDS, main;"
+        "assert not any([main([name, '--help']) for name in COMMANDS])"
     ),
 }
 

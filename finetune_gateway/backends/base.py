@@ -129,7 +129,8 @@ class Backend(ABC):
         return None
 
     def find_upload(self, file: DataFile) -> str | None:
-        """The id of a file that an earlier ``upload`` may have sent."""
+        """The id of a file that an earlier ``upload`` may have sent. An error says nothing
+        about whether it was: None means it was looked for and is not there."""
         return None
 
     @abstractmethod
@@ -143,7 +144,10 @@ class Backend(ABC):
 
     @abstractmethod
     def find(self, job_id: str) -> str | None:
-        """The provider's id of the job tagged ``job_id``, or None when there is none."""
+        """The provider's id of the job tagged ``job_id``, or None when there certainly is none.
+
+        None allows the gateway to send the job again; a look that failed must raise.
+        """
 
     @abstractmethod
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:

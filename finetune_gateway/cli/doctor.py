@@ -156,7 +156,9 @@ def _stack(backend: str | None) -> Iterator[Check]:
     missing = [name for name in STACK if find_spec(name) is None]
     if not missing:
         found = ", ".join(f"{name} {_version(name)}" for name in STACK[:4])
-        yield Check("training", "ok", found)
+        unused = bool(gpu_names()) and "+cpu" in _version("torch")
+        fix = "torch is a build without CUDA: the GPU is not used." if unused else ""
+        yield Check("training", "warning" if unused else "ok", found, fix)
         return
     state: State = "error" if backend == "local" else "warning"
     fix = "To train on this machine: pip install 'finetune-gateway[local]'"

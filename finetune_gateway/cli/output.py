@@ -68,6 +68,7 @@ def clean(text: str) -> str:
     """Without the control characters of others: a log line or a model's answer must not steer
     the terminal. Our own colours pass."""
     own = {f"\x1b[{code}m": f"\0{i}\0" for i, code in enumerate([*STYLES.values(), "0"])}
+    text = text.replace("\0", "")
     for code, mark in own.items():
         text = text.replace(code, mark)
     text = "".join(c for c in text if c in "\n\t\0" or (c >= " " and not "\x7f" <= c <= "\x9f"))

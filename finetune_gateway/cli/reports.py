@@ -13,9 +13,9 @@ import typer
 
 from finetune_gateway.cli import output
 from finetune_gateway.cli.options import JobName, Json, looked_at, refresh
-from finetune_gateway.cli.output import clock, say, show, table
-from finetune_gateway.cli.watch import end_code
-from finetune_gateway.events import Event, Metric
+from finetune_gateway.cli.output import say, show, table
+from finetune_gateway.cli.watch import end_code, event_line
+from finetune_gateway.events import Metric
 from finetune_gateway.job import Job
 
 FOLLOW_SECONDS = 0.5  # between two looks at a growing log
@@ -100,13 +100,6 @@ def events(job: JobName, json: Json = False) -> None:
             show(event_line(event))
     if not found:
         say("No events yet.")
-
-
-def event_line(event: Event) -> str:
-    """Time, level where it matters, message."""
-    level = "" if event.level == "info" else f"{event.level}: "
-    message = " ".join(event.message.split())
-    return f"{clock(event.created_at)}  {level}{message}"
 
 
 def metrics(

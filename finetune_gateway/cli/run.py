@@ -36,25 +36,37 @@ def run_one(name: str, args: list[str], *, debug: bool = False) -> int:
     """Run the command with its arguments and return the exit code."""
     json_wanted = "--json" in args[: args.index("--") if "--" in args else None]
     try:
-        return _flushed(_invoke(name, args))
+        code = _guarded(name, args, debug, json_wanted)
+        sys.stdout.flush()
     except BrokenPipeError:
         silence()
         return BROKEN_PIPE
-    except (KeyboardInterrupt, typer.Abort):
-        return _told("Interrupted", "Interrupted.", "", 130, json_wanted)
+    except OSError as exc:  # the disk behind stdout is full
+        silence()
+        return _told(exc, str(exc), "", 1, False)
+    return code
+
+
+def _guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> int:
+    """Every exception but that of a closed stdout as words and an exit code."""
+    try:
+        return _invoke(name, args)
+    except BrokenPipeError:
+        raise
+    except (KeyboardInterrupt, typer.Abort) as exc:
+        return _told(exc, "Interrupted.", "", 130, json_wanted)
     except typer.TyperException as exc:
         hint = f"Run: ftg {name} --help"
-        return _told("UsageError", exc.format_message(), hint, exc.exit_code, json_wanted)
-    except GatewayError as exc:
+        return _told(exc, exc.format_message(), hint, exc.exit_code, json_wanted, "UsageError")
+    except Exception as exc:  # the last net: also a bug is told in two lines
         if debug:
             traceback.print_exc()
-        return _gateway_error(exc, json_wanted)
-    except Exception as exc:  # the last net: a bug is told in two lines, not in a traceback
-        if debug:
-            traceback.print_exc()
-        what = f"{type(exc).__name__}: {exc}"
+        if isinstance(exc, GatewayError):
+            return _gateway_error(exc, json_wanted)
+        if isinstance(exc, OSError):
+            return _told(exc, str(exc), "", 1, json_wanted)
         hint = "" if debug else f"This is a bug. For its place run: ftg --debug {name} ..."
-        return _told(type(exc).__name__, what, hint, 1, json_wanted)
+        return _told(exc, f"{type(exc).__name__}: {exc}", hint, 1, json_wanted)
 
 
 def _invoke(name: str, args: list[str]) -> int:
@@ -105,7 +117,8 @@ def help_parts(command: Callable[..., Any]) -> tuple[str, str]:
     """The help of a command from its docstring: the text, and the examples for the foot."""
     text, _, examples = (inspect.getdoc(command) or "").partition("\nExamples:\n")
     listed = textwrap.indent(textwrap.dedent(examples).strip(), "  ")
-    return text, f"\b\n{EVERYWHERE}\n\n\b\nExamples:\n{listed}"
+    foot = f"\n\n\b\nExamples:\n{listed}" if listed else ""
+    return text, f"\b\n{EVERYWHERE}{foot}"
 
 
 def _gateway_error(exc: GatewayError, json_wanted: bool) -> int:
@@ -121,14 +134,12 @@ def _gateway_error(exc: GatewayError, json_wanted: bool) -> int:
             message = "The data cannot be used as it is; nothing was sent."
             hint = "Mend these lines. All there is to say: ftg validate FILE"
     output.error(kind, message, hint, exc.exit_code, json_wanted=json_wanted, **more)
-    return _flushed(exc.exit_code)
+    return exc.exit_code
 
 
-def _told(kind: str, message: str, hint: str, code: int, json_wanted: bool) -> int:
+def _told(
+    exc: BaseException, message: str, hint: str, code: int, json_wanted: bool, kind: str = ""
+) -> int:
+    kind = kind or type(exc).__name__
     output.error(kind, message, hint, code, json_wanted=json_wanted)
-    return code
-
-
-def _flushed(code: int) -> int:
-    sys.stdout.flush()
     return code

@@ -79,7 +79,8 @@ def _finding(found: Finding) -> str:
     head = f"  {paint(label, found.severity)} {where}"
     gap = max(2, output.width() - 11 - len(where) - len(found.code) - 2)
     lines = [f"{head}{' ' * gap}{paint(f'[{found.code}]', 'dim')}"]
-    path = f"{found.path}: " if found.path else ""
+    named = not found.path or found.path in found.message
+    path = "" if named else f"{found.path}: "
     lines.append(wrapped(f"{path}{found.message}", " " * 11))
     if found.fix:
         lines.append(wrapped(f"Fix: {found.fix}", " " * 11))
@@ -93,6 +94,8 @@ def _where(found: Finding) -> str:
         return "the file"
     if found.count == 1:
         return f"line {found.line}"
+    if len(found.lines) == 1:
+        return f"{found.count:,} times, line {found.line}"
     more = ", ..." if found.count > len(found.lines) or len(found.lines) > 5 else ""
     return f"{found.count:,} times, lines {', '.join(map(str, found.lines[:5]))}{more}"
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from finetune_gateway.cli import output
+from finetune_gateway.cli.jobs import document
 from finetune_gateway.cli.options import JobName, Json, Quiet
 from finetune_gateway.cli.output import clock, say, show
 from finetune_gateway.errors import JobCancelled, JobFailed, JobNotFinished, SpecError
@@ -61,11 +62,12 @@ def _stream(job: Job) -> None:
 
 def _lines(job: Job) -> None:
     for event in job.watch():
-        show(_line(event))
+        show(event_line(event))
         sys.stdout.flush()
 
 
-def _line(event: Event) -> str:
+def event_line(event: Event) -> str:
+    """Time, level where it matters, message."""
     level = "" if event.level == "info" else f"{event.level}: "
     return f"{clock(event.created_at)}  {level}{' '.join(event.message.split())}"
 
@@ -87,7 +89,7 @@ def follow(job: Job, timeout: float | None = None, *, quiet: bool = False) -> No
     """Wait for the end, with the events on stderr."""
     try:
         for event in job.watch(timeout):
-            say(f"{job.id}  {_line(event)}", quiet=quiet)
+            say(f"{job.id}  {event_line(event)}", quiet=quiet)
     except KeyboardInterrupt:
         say(f"\nJob {job.id} goes on. Back to it: ftg watch {job.id}")
         raise
@@ -122,9 +124,6 @@ def wait(
         if not json:
             show(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
     if json:
-        # Imported here: jobs imports this module's neighbours.
-        from finetune_gateway.cli.jobs import document
-
         output.emit([document(job) for job in found])
     return worst([end_code(job) for job in found])
 

@@ -184,7 +184,8 @@ class Phrases:
         )
 
     def record(self) -> str:
-        """A line of the shop's own books, as a base model meets JSON in documents."""
+        """A line of the shop's own books. A base model meets JSON in documents, these words
+        included; that JSON is how to *answer* is left for the demo to teach."""
         intent = self.rng.choice(list(self.tables["intents"]))
         table = self.tables["intents"][intent]
         order, item = self.order(), self.one("items")
