@@ -54,8 +54,9 @@ class Dataset:
     >>> Dataset.open([{"messages": [...]}, ...])       # rows from memory, spooled to a file
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
+        self.name = name or path.name  # what people call it
 
     @classmethod
     def open(
@@ -71,10 +72,6 @@ class Dataset:
         if isinstance(source, str | os.PathLike):
             return cls(_existing(Path(source)))
         return cls(_spooled(source, spool))
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     @property
     def size(self) -> int:
@@ -188,7 +185,9 @@ class Dataset:
                 hint="Use more rows, another ratio or another seed.",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        train, held_out = (Dataset(_written(part, folder, self.path.stem)) for part in parts)
+        train, held_out = (
+            Dataset(_written(part, folder, self.path.stem), self.name) for part in parts
+        )
         return train, held_out
 
     def _parse(self, number: int, raw: bytes) -> dict[str, Any]:

@@ -31,9 +31,7 @@ def estimate(
     return _default().estimate(data, model=model, backend=backend, **options)
 
 
-def submit(
-    data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
-) -> Job:
+def submit(data: Source, *, model: str, backend: str | Backend = "openai", **options: Any) -> Job:
     """``Gateway.submit`` on the default gateway, with all its options."""
     return _default().submit(data, model=model, backend=backend, **options)
 

@@ -24,9 +24,10 @@ from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
 from finetune_gateway.job import Job
 from finetune_gateway.pricing import Estimate
+from finetune_gateway.records import JobRecord, StoredFile, new_job_id
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.store import JobRecord, Store, StoredFile, new_job_id
+from finetune_gateway.store import Store
 from finetune_gateway.tokens import HostedCounter, TokenStats
 
 Source = str | os.PathLike[str] | Rows | Dataset
@@ -301,8 +302,7 @@ class Gateway:
 
         Raises NotFoundError.
         """
-        record = self.store.find(name)
-        return self._job(record, backends.load(record.backend, record.backend_options))
+        return self._job(self.store.find(name))
 
     def jobs(
         self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
@@ -312,18 +312,23 @@ class Gateway:
             known = ", ".join(JobStatus)
             raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
         records = self.store.jobs(status=status, backend=backend, limit=limit)
-        return [self._job(r, backends.load(r.backend, r.backend_options)) for r in records]
+        return [self._job(record) for record in records]
 
-    def _job(self, record: JobRecord, backend: Backend) -> Job:
-        def resume(current: JobRecord) -> JobRecord:
-            try:
-                return self._advance(current, backend)
-            except BackendError:
-                if not self.store.get(current.id).status.final:
-                    raise
-                return self.store.get(current.id)  # refused: the reason is stored with the job
+    def _job(self, record: JobRecord, backend: Backend | None = None) -> Job:
+        def load() -> Backend:
+            if backend is not None:
+                return backend
+            return self.backend(backends.load(record.backend, record.backend_options))
 
-        return Job(record, backend, self.store, resume)
+        return Job(record, self.store, load, self._resume)
+
+    def _resume(self, record: JobRecord, backend: Backend) -> JobRecord:
+        try:
+            return self._advance(record, backend)
+        except BackendError:
+            if not self.store.get(record.id).status.final:
+                raise
+            return self.store.get(record.id)  # refused: the reason is stored with the job
 
     # -- data and backends ---------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Literal, NamedTuple
 
 from finetune_gateway.errors import SpecError
-from finetune_gateway.pricing import Estimate, Price, Range
+from finetune_gateway.pricing import Estimate, Price, Range, auto_epochs
 from finetune_gateway.shape import QK_NORM, ModelShape, lora_parameters, shape_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens import TokenStats
@@ -63,6 +63,10 @@ _SHARES = {"cpu": (0.05, 0.08, 0.38), "gpu": (0.05, 0.15, 0.40)}  # gpu: not mea
 # FLOP/s one CPU core reaches in training when nobody measured it: 15 G with SFTTrainer on an
 # AVX-512 core, 35 G with single rows; a core without AVX-512 is taken to do a fifth.
 _CORE_SPEEDS = (3e9, 15e9, 40e9)
+
+
+# Importing torch and TRL, loading and saving: 10 s measured, more on a busy machine.
+_START_SECONDS = (5.0, 15.0, 60.0)
 
 
 class Gpu(NamedTuple):
@@ -225,7 +229,6 @@ def estimate_local(
     gpu: str | None = None,
     usd_per_gpu_hour: Decimal | None = None,
     flops_per_second: float | None = None,
-    default_epochs: int = 3,
     default_batch: int = 8,
     today: date | None = None,
 ) -> Estimate:
@@ -237,7 +240,7 @@ def estimate_local(
     named = _gpu(gpu)
     where: Device = "gpu" if gpu else device
     batch = default_batch if spec.batch_size == "auto" else spec.batch_size
-    epochs = default_epochs if spec.n_epochs == "auto" else spec.n_epochs
+    epochs = auto_epochs(tokens.rows) if spec.n_epochs == "auto" else spec.n_epochs
     seconds = memory = None
     if shape is not None:
         flops = _run_flops(shape, spec, tokens, epochs, batch)
@@ -250,7 +253,9 @@ def estimate_local(
         method=spec.method,
         training_type=spec.training_type or "lora",
         n_epochs=epochs,
-        n_epochs_rule="given" if spec.n_epochs != "auto" else "auto: the local default",
+        n_epochs_rule="given"
+        if spec.n_epochs != "auto"
+        else "auto: by the number of rows, as the OpenAI cookbook does",
         tokens=tokens,
         cost_usd=_cost(seconds, price),
         seconds=seconds,
@@ -284,7 +289,10 @@ def _run_flops(
 
 def _seconds(flops: float, speeds: Speeds) -> Range[float]:
     slow, usual, fast = speeds
-    return Range[float](low=flops / fast, expected=flops / usual, high=flops / slow)
+    first, second, third = _START_SECONDS
+    return Range[float](
+        low=first + flops / fast, expected=second + flops / usual, high=third + flops / slow
+    )
 
 
 def _speeds(device: Device, gpu: Gpu | None, measured: float | None) -> Speeds:
@@ -359,5 +367,5 @@ def _unknown(shape: ModelShape | None, device: Device, price: Price | None) -> l
     if shape is None:
         said.append("Memory and time: the model's config.json is not on this machine.")
     if device == "gpu" and price is None:
-        said.append("What an hour of the GPU costs; give --usd-per-gpu-hour.")
+        said.append("What an hour of the GPU costs.")
     return said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric
 from finetune_gateway.handle import ChatReply, ModelHandle
-from finetune_gateway.store import JobRecord, Store
+from finetune_gateway.records import JobRecord
+from finetune_gateway.store import Store
 
-Advance = Callable[[JobRecord], JobRecord]
+Load = Callable[[], Backend]
+Advance = Callable[[JobRecord, Backend], JobRecord]
 
 # OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
 READY_SECONDS = 600.0
@@ -39,11 +42,16 @@ class Job:
     >>> job.result().chat("Where is my parcel?").text
     """
 
-    def __init__(self, record: JobRecord, backend: Backend, store: Store, advance: Advance) -> None:
+    def __init__(self, record: JobRecord, store: Store, load: Load, advance: Advance) -> None:
         self.record = record
-        self.backend = backend
         self._store = store
+        self._load = load
         self._advance = advance
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Loaded when first needed: a job whose plug-in is gone can still be listed."""
+        return self._load()
 
     @property
     def id(self) -> str:
@@ -74,7 +82,7 @@ class Job:
         """Ask the backend once and store what is new. Raises BackendError."""
         self.record = self._store.get(self.id)
         if self.record.provider_id is None and not self.status.final:
-            self.record = self._advance(self.record)
+            self.record = self._advance(self.record, self.backend)
         if self.record.provider_id is None or self.status.final:
             return self
         cursor = self.record.cursor

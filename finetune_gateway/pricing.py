@@ -36,7 +36,7 @@ Unit = Literal[
     "hosting_hour",
 ]
 MILLION = 1_000_000
-NO_PRICE = "no price known; give --train-price or add a row"
+NO_PRICE = "no price known; add a row to prices.toml in the home folder"
 
 # UTF-8 bytes / 4 against real counts: -54 % (chemical formulas) to +30 % (95th percentile of
 # mixed rows), so the truth lies between these factors times the approximation.

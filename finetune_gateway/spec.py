@@ -82,7 +82,8 @@ class TrainingSpec(BaseModel):
     def _one_learning_rate(self) -> Self:
         if self.learning_rate is not None and self.learning_rate_multiplier is not None:
             raise ValueError(
-                "learning_rate (absolute) and learning_rate_multiplier (OpenAI's) exclude each other"
+                "learning_rate and learning_rate_multiplier exclude each other: the first is "
+                "absolute, the second a factor on the host's own"
             )
         return self
 

@@ -10,26 +10,19 @@ WAL, synchronous=FULL (a commit costs about 4 ms; jobs are rare and cost money),
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from finetune_gateway import locks
 from finetune_gateway.errors import NotFoundError, StoreError
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, later
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Snapshot, later
+from finetune_gateway.records import JobRecord, Step, record_of, row_of
 from finetune_gateway.settings import Settings
-from finetune_gateway.spec import TrainingSpec
-
-# How far a submit has come. "uploading" and "creating" are committed before the request
-# is sent: a job found in such a step may or may not have been received by the provider.
-Step = Literal["intent", "uploading", "creating", "sent"]
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
 
@@ -94,61 +87,6 @@ def m002_runs(db: sqlite3.Connection) -> None:
     )
 
 
-class StoredFile(BaseModel):
-    """A dataset as a job keeps it: a copy in the home folder named by its content."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    sha256: str
-    rows: int
-    bytes: int
-
-
-class JobRecord(BaseModel):
-    """One row of ``jobs``."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    created_at: float
-    name: str  # the dataset's file name, for people
-    backend: str
-    backend_options: dict[str, Any]
-    hosted: bool
-    spec: TrainingSpec
-    train: StoredFile
-    validation: StoredFile | None = None
-    system_prompt: str | None = None
-    estimate: dict[str, Any] | None = None
-    submit_key: str
-    step: Step = "intent"
-    step_at: float
-    tries: int = 0
-    provider_id: str | None = None
-    status: JobStatus = JobStatus.VALIDATING_FILES
-    raw_status: str = ""
-    phase: str = ""
-    error: str | None = None
-    cursor: str | None = None
-    polled_at: float | None = None
-    trained_tokens: int | None = None
-    finished_at: float | None = None
-    result: Result | None = None
-    handle: dict[str, Any] | None = None
-
-
-JSON_COLUMNS = frozenset(
-    {"backend_options", "spec", "train", "validation", "estimate", "result", "handle"}
-)
-
-
-def new_job_id() -> str:
-    """``ftg-`` and ten characters without look-alikes (about 47 random bits)."""
-    alphabet = "23456789abcdefghjkmnpqrstuvwxyz"
-    return "ftg-" + "".join(secrets.choice(alphabet) for _ in range(10))
-
-
 class Store:
     """The jobs of one home folder. Safe to use from several threads and processes."""
 
@@ -170,8 +108,8 @@ class Store:
                 (record.submit_key,),
             ).fetchone()
             if live:
-                return _record(live), False
-            row = _row(record)
+                return record_of(live), False
+            row = row_of(record)
             marks = ", ".join("?" * len(row))
             db.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
         return record, True
@@ -181,7 +119,7 @@ class Store:
         row = self.query("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise NotFoundError(f"There is no job {job_id!r}.", hint="Run: ftg list")
-        return _record(row)
+        return record_of(row)
 
     def find(self, name: str) -> JobRecord:
         """A job by id, unique beginning of an id (with or without ``ftg-``), provider's id, or
@@ -200,7 +138,7 @@ class Store:
                 ).fetchall()
             )
         if len(rows) == 1:
-            return _record(rows[0])
+            return record_of(rows[0])
         if rows:
             some = ", ".join(row["id"] for row in rows)
             raise NotFoundError(
@@ -217,7 +155,7 @@ class Store:
             " ORDER BY created_at DESC LIMIT ?3",
             (status, backend, -1 if limit is None else limit),
         )
-        return [_record(row) for row in rows]
+        return [record_of(row) for row in rows]
 
     def set_step(self, job_id: str, step: Step, *, sending: bool = True) -> JobRecord:
         """Commit how far a submit has come, before the request of that step is sent."""
@@ -232,7 +170,8 @@ class Store:
         """Commit the provider's id: from here on the job is only followed."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = '' WHERE id = ?",
+                "UPDATE jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = ''"
+                " WHERE id = ?",
                 (time.time(), provider_id, job_id),
             )
         return self.get(job_id)
@@ -261,7 +200,7 @@ class Store:
         the stored one is dropped, events are unique, the status never goes backwards."""
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            record = _record(row)
+            record = record_of(row)
             if record.cursor != cursor or record.status.final:
                 return record
             status = later(record.status, snapshot.status)
@@ -292,7 +231,8 @@ class Store:
 
     def _insert_reports(self, db: sqlite3.Connection, job_id: str, snapshot: Snapshot) -> None:
         db.executemany(
-            "INSERT OR IGNORE INTO events (job_id, event_id, created_at, level, type, message, data)"
+            "INSERT OR IGNORE INTO events"
+            " (job_id, event_id, created_at, level, type, message, data)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 (job_id, e.id, e.created_at, e.level, e.type, e.message, json.dumps(e.data))
@@ -300,7 +240,8 @@ class Store:
             ],
         )
         db.executemany(
-            "INSERT OR REPLACE INTO checkpoints (job_id, id, step, model, metrics) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO checkpoints (job_id, id, step, model, metrics)"
+            " VALUES (?, ?, ?, ?, ?)",
             [(job_id, c.id, c.step, c.model, json.dumps(c.metrics)) for c in snapshot.checkpoints],
         )
 
@@ -452,17 +393,3 @@ def _advice(text: str) -> str:
     if "readonly" in text or "unable to open" in text:
         return "Check that you may write there, or set FTG_HOME to another folder."
     return "Move the file away to start afresh, and keep it: jobs may be read from it."
-
-
-def _row(record: JobRecord) -> dict[str, Any]:
-    values = record.model_dump(mode="json")
-    for name in JSON_COLUMNS:
-        values[name] = None if values[name] is None else json.dumps(values[name])
-    return values
-
-
-def _record(row: sqlite3.Row) -> JobRecord:
-    values = dict(row)
-    for name in JSON_COLUMNS:
-        values[name] = None if values[name] is None else json.loads(values[name])
-    return JobRecord.model_validate(values)

@@ -13,16 +13,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune_gateway.errors import DataError, NotFoundError, SpecError
+from finetune_gateway.rendering import Span, compiled
 from finetune_gateway.spec import TrainOn
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ IGNORED = -100  # the label PyTorch's cross entropy leaves out
 MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 PRIVATE_USE = range(0xF000, 0xF8FF)  # characters that mean nothing: our marks around typed tokens
 
-Span = tuple[int, int]
 Message = dict[str, Any]
 
 
@@ -72,7 +69,7 @@ class ChatTemplate:
         self.source = source
         self.special_tokens = special_tokens  # bos_token, eos_token, ... as the template sees them
         self.stop_ids = stop_ids  # tokens that end an answer
-        self._tracker, self._render = _compiled(source)
+        self._tracker, self._render = compiled(source)
         added = tokenizer.get_added_tokens_decoder().values()
         self._typed = [token.content for token in added if token.special]
 
@@ -405,62 +402,3 @@ def _stop_ids(folder: Path, special: dict[str, str], tokenizer: Tokenizer) -> fr
     ids = set(declared if isinstance(declared, list) else [declared])
     ids.add(tokenizer.token_to_id(special.get("eos_token", "")))
     return frozenset(ids - {None})
-
-
-# -- jinja, as transformers sets it up (utils/chat_template_utils.py) ------------------------
-
-
-class _Generation(jinja2.ext.Extension):
-    """``{% generation %}`` notes where its text stands in the output."""
-
-    tags = {"generation"}
-    blocks: list[str] | None = None
-    spans: list[Span]
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_noted")
-        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def _noted(self, caller: Callable[[], str]) -> str:
-        text = caller()
-        if self.blocks is not None:
-            start = sum(map(len, self.blocks))
-            self.spans.append((start, start + len(text)))
-        return text
-
-    @contextmanager
-    def noting(self, blocks: list[str], spans: list[Span]) -> Iterator[None]:
-        self.blocks, self.spans = blocks, spans
-        try:
-            yield
-        finally:
-            self.blocks = None
-
-
-def _compiled(source: str) -> tuple[Callable[..., Any], Callable[..., Iterator[str]]]:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        compiled = environment.from_string(source)
-    except jinja2.TemplateError as exc:
-        raise SpecError(
-            f"The chat template cannot be read: {exc}.", hint="Check its Jinja syntax."
-        ) from None
-    extension = environment.extensions[_Generation.identifier]
-    assert isinstance(extension, _Generation)  # for the type checker; jinja keeps what it was given
-    return extension.noting, compiled.generate
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    # Jinja's own filter escapes HTML characters, which no model was trained with.
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)

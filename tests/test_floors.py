@@ -46,6 +46,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "tokens",
         "turns",
         "template",
+        "rendering",
         "pricing",
         "profiles",
         "hardware",
@@ -54,7 +55,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "settings",
         "backends.__init__",
     ),
-    1: ("spec", "dataset", "events", "rules", "file_rules", "locks"),
+    1: ("spec", "dataset", "events", "rules", "file_rules", "locks", "records"),
     0: ("errors",),
 }
 # Backends know nothing of each other.

@@ -36,7 +36,9 @@ Rows = Callable[[int], list[dict[str, Any]]]
 def wire(provider: Provider, **options: Any) -> OpenAIBackend:
     """A hosted backend that settles quickly."""
     given = {"request_timeout": 1.0, "settle_seconds": 0.2, "poll_seconds": 0.05}
-    return OpenAIBackend(base_url=provider.url, profile="custom", api_key=provider.api_key, **given | options)
+    return OpenAIBackend(
+        base_url=provider.url, profile="custom", api_key=provider.api_key, **given | options
+    )
 
 
 # -- the fake ----------------------------------------------------------------------------
@@ -186,7 +188,9 @@ def test_a_create_in_doubt_is_looked_for_before_it_is_sent_again(
 
 def test_a_create_turned_away_for_now_is_sent_again(home: Path, train_file: Path) -> None:
     """429: not applied, so sending again buys nothing twice."""
-    backend = FakeBackend(faults={"start": [BackendError("busy", status_code=429, retryable=True)] * 2})
+    backend = FakeBackend(
+        faults={"start": [BackendError("busy", status_code=429, retryable=True)] * 2}
+    )
     job = Gateway().submit(train_file, model="m", backend=backend)
     assert job.wait().status is JobStatus.SUCCEEDED and len(backend.started) == 1
 

@@ -72,7 +72,10 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
         "manifest.json",
         "finetune_gateway.json",
     }
-    assert not list(folder.glob("*.bin")) and (folder / "adapter_model.safetensors").stat().st_mode & 0o044
+    assert (
+        not list(folder.glob("*.bin"))
+        and (folder / "adapter_model.safetensors").stat().st_mode & 0o044
+    )
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_folder)
     assert handle.ready and handle.template_hash == ChatTemplate.load(tiny_folder).sha256
@@ -125,7 +128,9 @@ def test_only_the_counted_tokens_are_trained(home: Path, tiny_folder: Path, rows
     assert told.data["truncated_rows"] == 1 and told.data["rows"] == 11
 
 
-def test_cancel_while_training_keeps_a_checkpoint(home: Path, tiny_folder: Path, rows: Rows) -> None:
+def test_cancel_while_training_keeps_a_checkpoint(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
     """Quick, final, and the last checkpoint is whole."""
     job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
     worker_pid(job)
@@ -138,7 +143,7 @@ def test_cancel_while_training_keeps_a_checkpoint(home: Path, tiny_folder: Path,
 def test_one_job_at_a_time_and_cancel_while_waiting(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
-    """The second waits for the first, in the order of submission; a waiting one can be cancelled."""
+    """The second waits for the first, in order; a waiting one can be cancelled."""
     first = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
     worker_pid(first)
     second = submit(rows(12), tiny_folder, max_steps=3)
@@ -186,7 +191,9 @@ def test_a_worker_that_always_dies_ends_the_job(home: Path, tiny_folder: Path, r
         job.result(timeout=60)
 
 
-def test_a_kill_inside_a_save_leaves_nothing_half(home: Path, tiny_folder: Path, rows: Rows) -> None:
+def test_a_kill_inside_a_save_leaves_nothing_half(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
     """A checkpoint without its last file is dropped and training goes on from the one before."""
     job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=10)
     pid = worker_pid(job)

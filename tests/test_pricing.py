@@ -147,7 +147,7 @@ def test_an_unknown_model_has_no_price() -> None:
     """No default price: the cost is unknown, and what to do is said."""
     estimate = quote(counted("gpt-9", [100] * 10), model="gpt-9")
     assert estimate.cost_usd is None
-    assert any("no price known; give --train-price or add a row" in x for x in estimate.unknown)
+    assert any("no price known; add a row" in x for x in estimate.unknown)
     assert any("approximation" in said for said in estimate.assumptions)
 
 
@@ -161,7 +161,7 @@ def test_an_approximation_widens_the_range() -> None:
 
 
 def test_a_given_price_is_used_and_recorded() -> None:
-    """--train-price is taken and kept as a row that says who gave it."""
+    """A given price is taken and kept as a row that says who gave it."""
     spec = TrainingSpec(model="gpt-9", n_epochs=1)
     tokens = counted(MINI, [100] * 10)
     estimate = estimate_hosted(spec, tokens, OPENAI, train_price=Decimal("7"), today=TODAY)

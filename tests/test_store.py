@@ -13,9 +13,10 @@ import pytest
 from finetune_gateway import store as store_module
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Event, JobStatus, Result, Snapshot, later
+from finetune_gateway.records import JobRecord, StoredFile, new_job_id, row_of
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.store import JobRecord, Store, StoredFile, new_job_id
+from finetune_gateway.store import Store
 
 
 def record(**changes: Any) -> JobRecord:
@@ -122,7 +123,7 @@ def test_an_old_file_is_brought_up_to_date(home: Path) -> None:
     db = sqlite3.connect(settings.database)
     store_module.m001_jobs(db)
     db.execute("PRAGMA user_version = 1")
-    row = store_module._row(record(id="ftg-old"))
+    row = row_of(record(id="ftg-old"))
     db.execute(
         f"INSERT INTO jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", [*row.values()]
     )

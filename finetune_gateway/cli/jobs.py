@@ -15,7 +15,7 @@ from finetune_gateway.errors import BudgetError, GatewayError, SpecError
 from finetune_gateway.events import JobStatus, Metric
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.job import Job
-from finetune_gateway.store import JobRecord
+from finetune_gateway.records import JobRecord
 
 NEWEST = 20  # jobs listed unless -a or --limit
 

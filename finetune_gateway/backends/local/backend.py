@@ -16,7 +16,7 @@ from typing import Any
 from finetune_gateway import hardware
 from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
 from finetune_gateway.backends.local import models
-from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow
+from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import MissingDependency, StoreError
@@ -84,7 +84,8 @@ class LocalBackend(Backend):
     def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
         folder = models.small_files(spec.model, self.settings)
         shape = hardware.shape_of(models.config_of(folder))
-        return hardware.estimate_local(spec, tokens, shape)
+        device: hardware.Device = "cpu" if slots() == ["cpu"] else "gpu"
+        return hardware.estimate_local(spec, tokens, shape, device=device)
 
     # -- jobs ----------------------------------------------------------------------------
 

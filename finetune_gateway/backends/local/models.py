@@ -26,19 +26,18 @@ def small_files(model: str, settings: Settings) -> Path:
     Raises NotFoundError, SpecError, BackendError when the hub cannot be reached.
     """
     if model == builtin.NAME:
-        settings.create()
-        folder = settings.models / "builtin-tiny-tokenizer"
-        with locks.waiting(settings.locks / "builtin-tiny-tokenizer"):
-            return builtin.ensure_tokenizer(folder)
+        folder = _builtin(settings)
+        known = (folder / "generation_config.json").exists()  # the last of the small files
+        return folder if known else builtin.ensure_tokenizer(folder)
     return _local(model) or _hub(model, SMALL_FILES)
 
 
 def whole(model: str, settings: Settings, say: Callable[[str], None]) -> Path:
     """A folder with the weights too: built or fetched now when they are missing."""
     if model == builtin.NAME:
-        settings.create()
-        with locks.waiting(settings.locks / "builtin-tiny"):
-            return builtin.ensure_model(settings.models / "builtin-tiny", say)
+        folder = _builtin(settings)
+        with locks.waiting(settings.locks / folder.name):  # one builder at a time
+            return builtin.ensure_model(folder, say)
     local = _local(model)
     if local is None:
         say(f"fetching {model}")
@@ -76,6 +75,10 @@ def revision_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
+def _builtin(settings: Settings) -> Path:
+    return settings.create().models / builtin.folder_name()
+
+
 def _local(model: str) -> Path | None:
     path = Path(model).expanduser()
     if path.is_dir():
@@ -93,8 +96,8 @@ def _hub(model: str, patterns: list[str] | None) -> Path:
     # Imported here: the hub's client costs 0.2 s and only hub models need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )

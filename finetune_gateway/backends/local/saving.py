@@ -70,7 +70,7 @@ def _check_weights(folder: Path) -> None:
         raise GatewayError("Training ended but saved no weights.", hint="See worker.log.")
     for path in weights:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118  # safe_open cannot be iterated
                 if not torch.isfinite(file.get_tensor(name)).all():
                     raise GatewayError(
                         f"The trained weight {name} is not finite: training has diverged.",

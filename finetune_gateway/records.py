@@ -1,0 +1,86 @@
+"""What the store keeps of a job, and how it is laid out in a row."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_gateway.events import JobStatus, Result
+from finetune_gateway.spec import TrainingSpec
+
+# How far a submit has come. "uploading" and "creating" are committed before the request
+# is sent: a job found in such a step may or may not have been received by the provider.
+Step = Literal["intent", "uploading", "creating", "sent"]
+
+
+class StoredFile(BaseModel):
+    """A dataset as a job keeps it: a copy in the home folder named by its content."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    sha256: str
+    rows: int
+    bytes: int
+
+
+class JobRecord(BaseModel):
+    """One row of ``jobs``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    created_at: float
+    name: str  # the dataset's file name, for people
+    backend: str
+    backend_options: dict[str, Any]
+    hosted: bool
+    spec: TrainingSpec
+    train: StoredFile
+    validation: StoredFile | None = None
+    system_prompt: str | None = None
+    estimate: dict[str, Any] | None = None
+    submit_key: str
+    step: Step = "intent"
+    step_at: float
+    tries: int = 0
+    provider_id: str | None = None
+    status: JobStatus = JobStatus.VALIDATING_FILES
+    raw_status: str = ""
+    phase: str = ""
+    error: str | None = None
+    cursor: str | None = None
+    polled_at: float | None = None
+    trained_tokens: int | None = None
+    finished_at: float | None = None
+    result: Result | None = None
+    handle: dict[str, Any] | None = None
+
+
+JSON_COLUMNS = frozenset(
+    {"backend_options", "spec", "train", "validation", "estimate", "result", "handle"}
+)
+
+
+def new_job_id() -> str:
+    """``ftg-`` and ten characters without look-alikes (about 47 random bits)."""
+    alphabet = "23456789abcdefghjkmnpqrstuvwxyz"
+    return "ftg-" + "".join(secrets.choice(alphabet) for _ in range(10))
+
+
+def row_of(record: JobRecord) -> dict[str, Any]:
+    values = record.model_dump(mode="json")
+    for name in JSON_COLUMNS:
+        values[name] = None if values[name] is None else json.dumps(values[name])
+    return values
+
+
+def record_of(row: sqlite3.Row) -> JobRecord:
+    values = dict(row)
+    for name in JSON_COLUMNS:
+        values[name] = None if values[name] is None else json.loads(values[name])
+    return JobRecord.model_validate(values)
