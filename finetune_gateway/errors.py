@@ -82,7 +82,7 @@ class MissingDependency(GatewayError, ImportError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
             f"{feature} needs packages that are not installed.",
-            hint=f"Run: pip install 'finetune-gateway[{extra}]'",
+            hint=f"Run: pip install 'finetune-gateway{f'[{extra}]' if extra else ''}'",
         )
         self.extra = extra
 

@@ -172,6 +172,30 @@ def test_an_unknown_status_is_kept_and_not_final(home: Path, train_file: Path) -
     assert job.wait().status is JobStatus.SUCCEEDED
 
 
+def test_other_formats_are_trained_as_chat(home: Path) -> None:
+    """Alpaca, ShareGPT and prompt/completion rows become chat rows in the job's own copy."""
+    forms: list[Callable[[int], dict[str, Any]]] = [
+        lambda n: {"instruction": f"Say {n}", "input": "now", "output": f"{n}"},
+        lambda n: {
+            "conversations": [
+                {"from": "human", "value": f"Say {n}\n\nnow"},
+                {"from": "gpt", "value": f"{n}"},
+            ]
+        },
+        lambda n: {"prompt": f"Say {n}\n\nnow", "completion": f"{n}"},
+    ]
+    copies = set()
+    for form in forms:
+        job = Gateway().submit([form(n) for n in range(12)], model="m", backend="fake")
+        rows = Path(job.record.train.path).read_text("utf-8").splitlines()
+        assert json.loads(rows[3])["messages"] == [
+            {"role": "user", "content": "Say 3\n\nnow"},
+            {"role": "assistant", "content": "3"},
+        ]
+        copies.add(job.record.train.sha256)
+    assert len(copies) == 1
+
+
 # -- doubt -------------------------------------------------------------------------------
 
 
@@ -318,6 +342,37 @@ def test_settings_a_hosted_service_cannot_honour_are_refused(home: Path, train_f
     """Never ignored, and never sent."""
     with pytest.raises(UnsupportedError, match="lora_r"):
         Gateway().estimate(train_file, model=MODEL, backend="openai", lora_r=8)
+
+
+def test_personal_data_leaves_only_when_allowed(home: Path, rows: Rows) -> None:
+    """A hosted submit stops before the first byte; a local one and an allowed one go on."""
+    data = rows(12)
+    data[4]["messages"][0]["content"] = "Write to jo.doe@example.com please."
+    with Provider() as provider:
+        with pytest.raises(DataError, match="line 5.*allow-pii"):
+            Gateway().submit(data, model=MODEL, backend=wire(provider))
+        assert provider.requests == [] and Gateway().jobs() == []
+        assert Gateway().submit(data, model="m", backend="fake").wait().status.final
+        job = Gateway().submit(data, model=MODEL, backend=wire(provider), allow_pii=True)
+        assert job.wait(30).status is JobStatus.SUCCEEDED
+    assert "jo.doe" not in str(job.record.estimate)
+
+
+def test_real_data_sets_go_over_the_wire(home: Path, shared: Path) -> None:
+    """Chat, SQL, tool calls and long turns of other people, from file to chat."""
+    names = (
+        "foundry_gsm8k_chat/chat_train.jsonl",
+        "fireworks_text2sql/text2sql_dataset.jsonl",
+        "foundry_stock_toolcall/stock_toolcall_training.jsonl",
+        "together_coqa/small_coqa_10.jsonl",
+    )
+    with Provider() as provider:
+        for name in names:
+            path = shared / "data" / name
+            job = Gateway().submit(path, model=MODEL, backend=wire(provider))
+            assert job.result(timeout=30).chat("Hi").text, name
+        stored = {file["bytes"] for file in provider.world.files.values()}
+        assert stored >= {(shared / "data" / name).stat().st_size for name in names}
 
 
 def test_validate_and_estimate_write_nothing(home: Path, train_file: Path) -> None:

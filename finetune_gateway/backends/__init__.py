@@ -52,7 +52,8 @@ def load_class(name: str) -> type[Backend]:
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("finetune_gateway"):
             raise
-        raise MissingDependency(f"Backend {name!r} (module {exc.name!r})", extra=name) from exc
+        extra = "local" if name == "local" else ""
+        raise MissingDependency(f"Backend {name!r} (module {exc.name!r})", extra) from exc
     return loaded
 
 

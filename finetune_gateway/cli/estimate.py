@@ -76,7 +76,7 @@ def estimate(
     """
     chosen = spec_options(settings, method=method, n_epochs=n_epochs, training_type=training_type)
     gateway = Gateway()
-    options = [_option(gateway, data, *pair, chosen) for pair in pairs(model, backend or [])]
+    options = [priced(gateway, data, *pair, chosen) for pair in pairs(model, backend or [])]
     if all(option.refusal for option in options) and options[0].refusal:
         raise options[0].refusal
     if json:
@@ -102,9 +102,8 @@ def pairs(models: list[str], backends: list[str]) -> list[tuple[str, str]]:
     )
 
 
-def _option(
-    gateway: Gateway, data: Any, model: str, backend: str, chosen: dict[str, Any]
-) -> Option:
+def priced(gateway: Gateway, data: Any, model: str, backend: str, chosen: dict[str, Any]) -> Option:
+    """One model on one backend; a refusal is part of the answer."""
     try:
         plan = gateway.plan(data, model=model, backend=backend, **chosen)
     except GatewayError as exc:

@@ -66,6 +66,9 @@ def submit(
     again: Annotated[
         bool, typer.Option("--again", help="A new job even if the same one is running.")
     ] = False,
+    allow_pii: Annotated[
+        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end.")] = False,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
@@ -106,6 +109,7 @@ def submit(
         validation_split=validation_split,
         max_cost_usd=max_cost,
         confirm=gate.passed,
+        allow_pii=allow_pii,
         again=again,
         **chosen,
     )

@@ -98,7 +98,7 @@ def follow(job: Job, timeout: float | None = None, *, quiet: bool = False) -> No
 def wait(
     jobs: Annotated[
         list[str],
-        typer.Argument(metavar="JOB...", help="Ids, their beginnings, or 'latest'."),
+        typer.Argument(metavar="JOB", help="Ids, their beginnings, or 'latest'."),
     ],
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Give up after 90s, 10m, 2h.")

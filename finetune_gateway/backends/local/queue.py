@@ -24,6 +24,7 @@ from finetune_gateway.settings import Settings
 from finetune_gateway.store import Store
 
 MAX_ATTEMPTS = 5  # times a job may begin to train before a dying worker is taken as its answer
+MAX_STARTS = 30  # workers in all, with those that died before they began to train
 CANCEL_SECONDS = 60.0  # from asking to SIGKILL; the last checkpoint stays usable
 SILENT_SECONDS = 120.0  # a living worker without a heartbeat for so long is worth a word
 
@@ -114,6 +115,14 @@ class Queue:
                 f"{self.folder(run_id) / 'worker.log'}.",
             )
             return False
+        if row.fence >= MAX_STARTS:
+            self._end(
+                run_id,
+                JobStatus.FAILED,
+                f"Its worker died {row.fence} times, most of them before it began to train. "
+                f"The reason is in {self.folder(run_id) / 'worker.log'}.",
+            )
+            return False
         return True
 
     def _next_fence(self, run_id: str) -> int:
@@ -135,6 +144,7 @@ class Queue:
                 pass_fds=(descriptor,),
                 env=worker_environment(),
                 cwd=self.folder(run_id),
+                start_new_session=True,  # Ctrl-C meets the caller alone, also while it starts
                 check=False,
             )
         if started.returncode != 0:
@@ -193,7 +203,13 @@ class Queue:
                 return name, descriptor
         return None
 
+    def sweep(self, run_id: str) -> None:
+        """Remove what a dead worker left half-written. For the holder of the run's lock."""
+        for left in self.folder(run_id).glob("model.tmp.*"):
+            shutil.rmtree(left)
+
     def _end(self, run_id: str, status: JobStatus, error: str | None) -> None:
+        self.sweep(run_id)
         with self.store.transaction() as db:
             db.execute(
                 "UPDATE runs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?",

@@ -10,8 +10,10 @@ model/          the result; appears whole, with manifest.json, or not at all
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.dataset import Dataset
+from finetune_gateway.errors import StoreError
 from finetune_gateway.events import Event
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -66,7 +69,9 @@ class Run:
         self.stop = threading.Event()  # set by SIGTERM or by the flag in the queue
         self._events = self.folder / "events.jsonl"
         self._count = 0
+        self.lost = False  # a newer worker has this run
         _drop_torn_line(self._events)
+        self.queue.sweep(run_id)
 
     @property
     def train(self) -> Dataset:
@@ -95,7 +100,13 @@ class Run:
         level: Literal["info", "warn", "error"] = "info",
         data: dict[str, Any] | None = None,
     ) -> None:
-        """Append one line to events.jsonl."""
+        """Append one line to events.jsonl, whole or not at all.
+
+        Raises Fenced when a newer worker has the run, OSError when the disk is full.
+        """
+        row = self.queue.get(self.id)
+        if row.fence != self.fence:
+            raise Fenced
         self._count += 1
         event = Event(
             id=f"{self.id}-{self.fence}-{self._count}",
@@ -104,8 +115,7 @@ class Run:
             message=message,
             data=data or {},
         )
-        with self._events.open("a", encoding="utf-8") as file:
-            file.write(event.model_dump_json() + "\n")
+        _append(self._events, event.model_dump_json().encode() + b"\n")
 
     def phase(self, phase: str) -> None:
         """Say what is being done now. Raises Cancelled when the run should stop."""
@@ -113,6 +123,9 @@ class Run:
         self.check()
 
     def check(self) -> None:
+        """Raises Cancelled when somebody asked for the end, Fenced when the run is not ours."""
+        if self.lost:
+            raise Fenced
         if self.stop.is_set():
             raise Cancelled
 
@@ -128,10 +141,7 @@ class Run:
 
         def beat() -> None:
             while not ended.wait(HEARTBEAT_SECONDS):
-                self.queue.claim(self.id, self.fence, heartbeat_at=time.time())
-                row = self.queue.get(self.id)
-                if row.cancel_at is not None or row.fence != self.fence:
-                    self.stop.set()
+                self._beat()
             self.queue.store.close()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -142,6 +152,33 @@ class Run:
         finally:
             ended.set()
             thread.join()
+
+    def _beat(self) -> None:
+        try:
+            self.queue.claim(self.id, self.fence, heartbeat_at=time.time())
+            row = self.queue.get(self.id)
+        except StoreError as exc:  # a full disk or a busy store: the next beat may get through
+            print(f"no heartbeat: {exc}", file=sys.stderr)
+            return
+        self.lost = row.fence != self.fence
+        if self.lost or row.cancel_at is not None:
+            self.stop.set()
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line; what a full disk let through of it is cut off again, or the next line would
+    be glued to it and nobody could read either."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def read_events(path: Path, offset: int) -> tuple[list[Event], int]:
@@ -174,3 +211,13 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from finetune_gateway.backends.local.run import write_json
+from finetune_gateway.backends.local.run import sync, write_json
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.handle import MANIFEST
 
@@ -30,6 +30,16 @@ def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any
     temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
     for left in target.parent.glob(f"{target.name}.tmp.*"):
         shutil.rmtree(left)  # of workers that died while saving
+    try:
+        _fill(temporary, write, about)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back
+        raise
+    sync(target.parent)
+
+
+def _fill(temporary: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
     temporary.mkdir(parents=True)
     write(temporary)
     for name in ("training_args.bin", "README.md"):  # a pickle, and a card that says nothing
@@ -38,11 +48,9 @@ def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     for path in files:
         path.chmod(0o666 & ~_umask())  # safetensors 0.8 writes 0600 whatever the umask
-        _sync(path)
+        sync(path)
     hashes = {str(path.relative_to(temporary)): _sha256(path) for path in files}
     write_json(temporary / MANIFEST, {**about, "files": hashes})
-    os.rename(temporary, target)
-    _sync(target.parent)
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
@@ -81,14 +89,6 @@ def _check_weights(folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

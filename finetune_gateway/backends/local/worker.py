@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -99,7 +100,9 @@ def train(run: Run) -> tuple[Result, int | None]:
 
 
 def fail(run: Run, why: str) -> None:
-    run.event(why, level="error")
+    """The reason into the row, also when the disk is too full for another event."""
+    with suppress(OSError):
+        run.event(why, level="error")
     end(run, JobStatus.FAILED, error=why)
 
 

@@ -1,0 +1,106 @@
+"""LoRA fine-tuning by TRL as people write it by hand: what a local job is measured against.
+
+Takes one JSON object on the command line (``overhead`` writes it) and prints one on stdout:
+when training began, when the last metrics were logged, and the last losses.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, TaskType
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+
+class Clock(TrainerCallback):
+    """Notes when training begins and when a loss was logged."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seen["began"] = time.time()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        for name in {"loss", "eval_loss"} & logs.keys():
+            self.seen |= {name: logs[name], "ended": time.time(), "step": state.global_step}
+
+
+def encoded(path: str, tokenizer: Any) -> Dataset:
+    """Ids, and labels on what the assistant says."""
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            messages = json.loads(line)["messages"]
+            found = tokenizer.apply_chat_template(
+                messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            )
+            ids, mask = found["input_ids"], found["assistant_masks"]
+            columns["input_ids"].append(ids)
+            columns["labels"].append(
+                [i if trained else -100 for i, trained in zip(ids, mask, strict=True)]
+            )
+    return Dataset.from_dict(columns)
+
+
+def main(asked: dict[str, Any]) -> None:
+    on_gpu = torch.cuda.is_available()
+    in_bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    tokenizer = AutoTokenizer.from_pretrained(asked["model"])
+    model = AutoModelForCausalLM.from_pretrained(
+        asked["model"], dtype=torch.bfloat16 if in_bf16 else torch.float32
+    )
+    clock = Clock()
+    trainer = SFTTrainer(
+        model=model.cuda() if on_gpu else model,
+        args=SFTConfig(
+            output_dir=asked["output"],
+            max_steps=asked["max_steps"],
+            num_train_epochs=3,
+            per_device_train_batch_size=asked["batch_size"],
+            per_device_eval_batch_size=asked["batch_size"],
+            learning_rate=asked["learning_rate"],
+            lr_scheduler_type="linear",
+            warmup_steps=0.05,
+            max_length=None,
+            packing=False,
+            use_cpu=not on_gpu,
+            bf16=in_bf16,
+            activation_checkpointing=on_gpu,
+            logging_steps=asked["logging_steps"],
+            logging_first_step=True,
+            eval_strategy="steps",
+            eval_steps=asked["eval_steps"],
+            save_strategy="steps",
+            save_steps=asked["save_steps"],
+            save_total_limit=2,
+            seed=asked["seed"],
+            data_seed=asked["seed"],
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=on_gpu,
+        ),
+        train_dataset=encoded(asked["train"], tokenizer),
+        eval_dataset=encoded(asked["validation"], tokenizer),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=asked["lora_r"],
+            lora_alpha=32,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type=TaskType.CAUSAL_LM,
+        ),
+        callbacks=[clock],
+    )
+    trainer.train()
+    print(json.dumps(clock.seen))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,155 @@
+"""What a local job costs over a bare TRL script: from start to the last training step.
+
+Ours begins at ``Gateway.submit`` and ends with the last metrics event of the job; the script
+(``_bare_sft.py``) begins with its process and ends with its last logged loss. Same base, rows,
+labels, settings, environment and threads. The bound: at most 1.10 times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from _common import Bench, alternate, arguments, run, say, versions
+from _rows import chat_rows, write
+
+from finetune_gateway import Gateway
+from finetune_gateway.backends.local.queue import worker_environment
+
+AT_MOST = 1.10
+BARE = Path(__file__).with_name("_bare_sft.py")
+# In a process of its own: this one stays small and never imports torch.
+BUILD = """\
+import json, sys
+from pathlib import Path
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from finetune_gateway.backends.local import builtin
+folder = builtin.ensure_tokenizer(Path(sys.argv[1]))
+torch.manual_seed(0)
+config = LlamaConfig(**{**builtin.CONFIG, **json.loads(sys.argv[2])})
+LlamaForCausalLM(config).save_pretrained(folder)
+(folder / "generation_config.json").write_text(json.dumps(builtin.GENERATION_CONFIG))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: seconds until it begins, seconds until its last step, its last losses."""
+
+    before: float
+    whole: float
+    step: int
+    train_loss: float
+    valid_loss: float
+
+
+def main() -> int:
+    asked = arguments(__doc__, runs=3, steps=200, rows=400, hidden=384, layers=6)
+    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+    bench = Bench("overhead", versions("finetune-gateway", *packages))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = prepared(folder, asked)
+        numbers = count()
+        sides: dict[str, Callable[[], Run]] = {
+            "ours": partial(ours, folder, settings, numbers),
+            "bare": partial(bare, folder, settings, numbers),
+        }
+        found = alternate(sides, asked.runs)
+    mine, other = found["ours"], found["bare"]
+    if {r.step for r in (*mine, *other)} != {asked.steps}:
+        raise SystemExit(f"The sides trained differently: {mine} {other}")
+
+    def compare(metric: str, of: Callable[[Run], float], unit: str, **bound: float) -> None:
+        bench.figure(metric, [of(r) for r in mine], [of(r) for r in other], unit, **bound)
+
+    compare("to_last_step_wall", lambda r: r.whole, "s", at_most=AT_MOST)
+    compare("to_first_step_wall", lambda r: r.before, "s")
+    compare("training_wall", lambda r: r.whole - r.before, "s")
+    compare("last_train_loss", lambda r: r.train_loss, "nats", at_most=1.01, at_least=0.99)
+    compare("last_valid_loss", lambda r: r.valid_loss, "nats", at_most=1.01, at_least=0.99)
+    return bench.end(asked.out)
+
+
+def prepared(folder: Path, asked: Any) -> dict[str, Any]:
+    """Write the base and the data; the settings of both sides."""
+    shape = {
+        "hidden_size": asked.hidden,
+        "intermediate_size": 3 * asked.hidden,
+        "num_hidden_layers": asked.layers,
+        "num_attention_heads": asked.hidden // 32,
+        "num_key_value_heads": asked.hidden // 32,
+    }
+    say("building the base")
+    run([sys.executable, "-c", BUILD, str(folder / "base"), json.dumps(shape)])
+    rows = partial(chat_rows, words=12, spread=0.4, tools=0)
+    write(folder / "train.jsonl", rows(asked.rows))
+    write(folder / "validation.jsonl", rows(32, seed=1))
+    every = max(1, asked.steps // 10)
+    steps = {"max_steps": asked.steps, "eval_steps": every, "save_steps": every}
+    return {
+        **steps,
+        "logging_steps": 1,
+        "batch_size": 8,
+        "learning_rate": 2e-4,
+        "lora_r": 16,
+        "seed": 7,
+    }
+
+
+def ours(folder: Path, settings: dict[str, Any], numbers: Any) -> Run:
+    """Through the gateway, a new home each time; waited for as a user would."""
+    gateway = Gateway(folder / f"home-{next(numbers)}")
+    began = time.time()
+    job = gateway.submit(
+        folder / "train.jsonl",
+        model=str(folder / "base"),
+        backend="local",
+        validation=folder / "validation.jsonl",
+        **settings,
+    )
+    job.result(timeout=1800)
+    events = job.events()
+    measured = [event for event in events if event.type == "metrics"]
+    first = next(event for event in events if "Training begins" in event.message)
+    steps = job.metrics()
+    train_loss, valid_loss = steps[-1].train_loss, steps[-1].valid_loss
+    assert train_loss is not None and valid_loss is not None  # both are logged at the last step
+    ended = measured[-1].created_at
+    return Run(first.created_at - began, ended - began, steps[-1].step, train_loss, valid_loss)
+
+
+def bare(folder: Path, settings: dict[str, Any], numbers: Any) -> Run:
+    """The script, in the environment that the gateway gives its worker."""
+    given = {
+        **settings,
+        "model": str(folder / "base"),
+        "train": str(folder / "train.jsonl"),
+        "validation": str(folder / "validation.jsonl"),
+        "output": str(folder / f"bare-{next(numbers)}"),
+    }
+    began = time.time()
+    done = run([sys.executable, str(BARE), json.dumps(given)], worker_environment())
+    seen = json.loads(done.out.splitlines()[-1])
+    return Run(
+        seen["began"] - began,
+        seen["ended"] - began,
+        seen["step"],
+        seen["loss"],
+        seen["eval_loss"],
+    )
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for both sides: nothing here is on the hub
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""The summary that ``ftg demo`` leaves: one HTML file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from finetune_gateway.cli.demo_answers import Answer, Score
+from finetune_gateway.events import Metric
+
+CURVES = (("train_loss", "training"), ("valid_loss", "validation"))
+LEFT, RIGHT, TOP, BOTTOM = 40, 14, 12, 40  # pixels around the picture, for the axes
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #ffffff; --text: #1b1f24; --soft: #59636e;
+  --line: #d5dae0; --card: #f5f7f9; --train_loss: #2266cc; --valid_loss: #c2570c; --good: #16734a }
+@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --text: #e8ebee; --soft: #a0a9b4;
+  --line: #363d46; --card: #1d2228; --train_loss: #76aaf2; --valid_loss: #f2a45c;
+  --good: #5fca98 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 3rem; background: var(--ground);
+  color: var(--text); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
+p { margin: .4rem 0 } .soft { color: var(--soft) }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem;
+  margin: 1.2rem 0 } .tile { background: var(--card); border-radius: 8px; padding: .7rem .9rem }
+.tile b { display: block; font-size: 1.35rem; font-weight: 650 }
+.tile span { color: var(--soft); font-size: .875rem }
+svg { display: block; width: 100%; height: auto } .narrow { display: none }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
+.grid { stroke: var(--line) } .curve { fill: none; stroke-width: 2; stroke-linejoin: round }
+.train_loss { stroke: var(--train_loss) } .valid_loss { stroke: var(--valid_loss) }
+circle.valid_loss { fill: var(--valid_loss) }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .3rem 0 .6rem;
+  font-size: .9rem } .legend svg { display: inline-block; width: 28px; vertical-align: middle;
+  margin-right: .4rem }
+table { border-collapse: collapse; width: 100%; font-size: .93rem }
+th, td { text-align: left; vertical-align: top; padding: .45rem .6rem .45rem 0;
+  border-bottom: 1px solid var(--line) } th { font-weight: 600 }
+thead th { color: var(--soft); font-weight: 500; font-size: .85rem }
+.facts th { width: 13rem; font-weight: 500; color: var(--soft) }
+.answers td { width: 33% } code { font: .86em ui-monospace, monospace }
+.kept { color: var(--good); font-weight: 600 } summary { cursor: pointer; margin: .8rem 0 }
+@media (max-width: 40rem) { .wide { display: none } .narrow { display: block }
+  .stack thead { display: none } .stack tr { display: block; padding: .6rem 0;
+  border-bottom: 1px solid var(--line) } .stack td, .facts th, .facts td { display: block;
+  width: auto; border: 0; padding: .1rem 0 } .stack td::before { content: attr(data-name);
+  display: block; color: var(--soft); font-size: .8rem } .facts tr { display: block;
+  padding: .35rem 0; border-bottom: 1px solid var(--line) } }
+"""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The table of options, as text, and what it rests on."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything the page shows."""
+
+    model: str
+    before: Score
+    after: Score
+    answers: Sequence[tuple[Answer, Answer]]  # to the same question: before, after
+    shown: Sequence[int]  # places of the answers that stand on top
+    metrics: Sequence[Metric]
+    data: Sequence[tuple[str, str]]
+    run: Sequence[tuple[str, str]]
+    prices: Prices
+
+
+def page(found: Summary) -> str:
+    """The whole file."""
+    before, after = found.before, found.after
+    title = f"{found.model}: {before.kept} of {before.prompts} before, {after.kept} after"
+    shown = [found.answers[place] for place in found.shown]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        '<p class="soft">Answers to prompts nobody was trained on that are one JSON object with '
+        "the taught keys and allowed values, before and after a LoRA fine-tune on this "
+        "machine.</p>",
+        _tiles(found),
+        "<h2>Loss</h2>",
+        losses(found.metrics),
+        "<h2>Before and after</h2>",
+        _answers(shown),
+        f"<details><summary>All {len(found.answers)} held-out prompts</summary>"
+        f"{_answers(found.answers)}</details>",
+        f"<h2>Data</h2>{_facts(found.data)}",
+        f"<h2>What each option costs</h2>{_prices(found.prices)}",
+        f"<h2>The run</h2>{_facts(found.run)}",
+    ]
+    return _document(title, "\n".join(parts))
+
+
+def _document(title: str, body: str) -> str:
+    # The policy says so to the browser too: nothing is fetched, no script runs.
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _tiles(found: Summary) -> str:
+    before, after = found.before, found.after
+    tiles = [
+        (f"{before.kept} → {after.kept} of {after.prompts}", "answers as taught"),
+        (f"{before.intents_right} → {after.intents_right}", "with the right intent"),
+    ]
+    for name, label in CURVES:
+        values = [value for _, value in series(found.metrics, name)]
+        if values:
+            tiles.append((f"{values[0]:.2f} → {values[-1]:.2f}", f"{label} loss"))
+    filled = [
+        f'<div class="tile"><b>{escape(b)}</b><span>{escape(s)}</span></div>' for b, s in tiles
+    ]
+    return f'<div class="tiles">{"".join(filled)}</div>'
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    rows = [f'<tr><th scope="row">{escape(n)}</th><td>{escape(v)}</td></tr>' for n, v in facts]
+    return f'<table class="facts">{"".join(rows)}</table>'
+
+
+def _answers(pairs: Sequence[tuple[Answer, Answer]]) -> str:
+    head = ("prompt", "before", "after")
+    rows = [
+        [escape(before.question.prompt), _said(before), _said(after)] for before, after in pairs
+    ]
+    return _table("answers stack", head, rows)
+
+
+def _said(answer: Answer) -> str:
+    mark = "" if answer.fault else '<span class="kept" title="as taught">✓</span> '
+    return f"{mark}<code>{escape(answer.text)}</code>"
+
+
+def _prices(prices: Prices) -> str:
+    rows = [[escape(cell) for cell in row] for row in prices.rows]
+    notes = [f'<p class="soft">{escape(note)}</p>' for note in prices.notes]
+    return _table("stack", prices.head, rows) + "".join(notes)
+
+
+def _table(kind: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already. On a narrow screen each cell says its column."""
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    lines = []
+    for row in rows:
+        cells = zip(head, row, strict=True)
+        filled = [f'<td data-name="{escape(name)}">{cell}</td>' for name, cell in cells]
+        lines.append(f"<tr>{''.join(filled)}</tr>")
+    return f'<table class="{kind}"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+
+# ---------------------------------------------------------------------- the picture
+
+
+def losses(metrics: Sequence[Metric]) -> str:
+    """Both curves with a legend, drawn twice: wide, and narrow with letters just as large."""
+    drawn = [chart(metrics, 720, 300, "wide"), chart(metrics, 340, 260, "narrow")]
+    return "\n".join([_legend(metrics), *drawn])
+
+
+def series(metrics: Sequence[Metric], name: str) -> list[tuple[int, float]]:
+    """A figure by step, where there is one."""
+    found = [(metric.step, getattr(metric, name)) for metric in metrics]
+    return [(step, value) for step, value in found if value is not None]
+
+
+def _legend(metrics: Sequence[Metric]) -> str:
+    entries = []
+    for name, label in CURVES:
+        if series(metrics, name):
+            dot = f'<circle class="{name}" cx="14" cy="6" r="3"/>' if name == "valid_loss" else ""
+            line = f'<path class="curve {name}" d="M0 6H28"/>'
+            entries.append(f'<span><svg viewBox="0 0 28 12">{line}{dot}</svg>{label}</span>')
+    return f'<div class="legend">{"".join(entries)}</div>'
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a step and a loss stand in a picture of ``width`` by ``height`` pixels."""
+
+    width: int
+    height: int
+    steps: int  # the right end; the left is 0
+    top: float  # the loss at the upper end; the lower is 0
+
+    def x(self, step: float) -> float:
+        return LEFT + (self.width - LEFT - RIGHT) * step / self.steps
+
+    def y(self, value: float) -> float:
+        return self.height - BOTTOM - (self.height - TOP - BOTTOM) * value / self.top
+
+
+def chart(metrics: Sequence[Metric], width: int, height: int, kind: str) -> str:
+    """Training and validation loss by step as SVG, or a word when there is no figure."""
+    points = {name: series(metrics, name) for name, _ in CURVES}
+    every = [point for curve in points.values() for point in curve]
+    if not every:
+        return f'<p class="{kind}">No losses were reported.</p>'
+    across = ticks(max(step for step, _ in every), width // 90)
+    up = ticks(max(value for _, value in every), 5)
+    last = max(step for step, _ in every)
+    frame = Frame(width, height, max(1, last), up[-1])
+    drawn = [*_grid(frame, across, up), *(_curve(frame, n, points[n]) for n, _ in CURVES)]
+    told = "; ".join(
+        f"{label} {points[name][0][1]:.2f} to {points[name][-1][1]:.2f}"
+        for name, label in CURVES
+        if points[name]
+    )
+    return (
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="Loss by step: {told}">{"".join(drawn)}</svg>'
+    )
+
+
+def _grid(frame: Frame, across: Sequence[float], up: Sequence[float]) -> Iterator[str]:
+    """Both axes: lines, figures, names."""
+    foot = frame.height - BOTTOM
+    for value in up:
+        y = frame.y(value)
+        yield f'<path class="grid" d="M{LEFT} {y:.1f}H{frame.width - RIGHT}"/>'
+        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
+    for step in across:
+        x = frame.x(step)
+        if step <= frame.steps:
+            yield f'<path class="grid" d="M{x:.1f} {foot}v4"/>'
+            yield f'<text x="{x:.1f}" y="{foot + 17}" text-anchor="middle">{step:g}</text>'
+    middle = (LEFT + frame.width - RIGHT) / 2
+    yield f'<text x="{middle:.0f}" y="{frame.height - 6}" text-anchor="middle">step</text>'
+    yield f'<text transform="translate(11 {foot / 2:.0f}) rotate(-90)" text-anchor="middle">loss</text>'
+
+
+def _curve(frame: Frame, name: str, points: Sequence[tuple[int, float]]) -> str:
+    """A line through the points; those of the validation, which are few, get dots too."""
+    if not points:
+        return ""
+    places = [f"{frame.x(step):.1f} {frame.y(value):.1f}" for step, value in points]
+    line = f'<path class="curve {name}" d="M{"L".join(places)}"/>'
+    if name != "valid_loss":
+        return line
+    dots = [
+        f'<circle class="{name}" cx="{frame.x(step):.1f}" cy="{frame.y(value):.1f}" r="3">'
+        f"<title>step {step}: {value:.3f}</title></circle>"
+        for step, value in points
+    ]
+    return line + "".join(dots)
+
+
+def ticks(highest: float, about: int) -> list[float]:
+    """Round figures from 0 to at least ``highest``, about so many: steps of 1, 2 or 5."""
+    if highest <= 0:
+        return [0.0, 1.0]
+    rough = highest / max(1, about)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [round(step * i, 10) for i in range(math.ceil(highest / step - 1e-9) + 1)]
