@@ -239,7 +239,7 @@ class Gateway:
             if record.step in ("uploading", "creating") and left > 0:
                 phase = f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
                 return self.store.set_phase(record.id, phase)
-            with self._doubts(record, first):
+            with self._doubts(record, backend, first):
                 train = self._sent_file(record, backend, record.train)
                 held_out = None
                 if record.validation is not None:
@@ -252,7 +252,7 @@ class Gateway:
         data = DataFile(Path(file.path), file.sha256, file.rows, file.bytes)
         if not backend.capabilities().hosted:
             return data
-        scope = json.dumps([backend.name, backend.options()], sort_keys=True)
+        scope = _scope(backend)
         remote = self.store.remote_file(scope, file.sha256)
         if remote is None and record.step == "uploading":
             remote = backend.find_upload(data)
@@ -273,7 +273,7 @@ class Gateway:
         self.store.set_sent(record.id, found)
 
     @contextmanager
-    def _doubts(self, record: JobRecord, first: bool) -> Iterator[None]:
+    def _doubts(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:
         """Sort out a failed request: it may have been applied (stay in that step), it was
         turned away for now (go back to the intent), or it was refused (the job has failed)."""
         try:
@@ -289,6 +289,8 @@ class Gateway:
                 raise
             if refused or worn_out or (first and unreachable):
                 self.store.fail(record.id, str(exc))
+                # The host may have deleted a file we remember: the next submit sends it again.
+                self.store.forget_files(_scope(backend), record.train, record.validation)
                 raise
             self.store.set_step(
                 record.id, now.step if exc.maybe_applied else "intent", sending=False
@@ -363,6 +365,11 @@ class Gateway:
         return StoredFile(
             path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size
         )
+
+
+def _scope(backend: Backend) -> str:
+    """Where an uploaded file is known: one host, through one key."""
+    return json.dumps([backend.name, backend.options()], sort_keys=True)
 
 
 def _private(plan: Plan, allowed: bool) -> None:

@@ -195,16 +195,22 @@ class Job:
         if self.status.final:
             return self
         if self.record.provider_id is None:
-            if self.record.step in ("intent", "uploading"):
-                self.record = self._store.end(self.id, JobStatus.CANCELLED)
-                return self
-            raise JobNotFinished(
-                f"Job {self.id} may be with {self.backend.name} but is not yet confirmed.",
-                hint="Cancel again in a minute.",
-                job_id=self.id,
-            )
+            return self._cancel_unsent()
         self.backend.cancel(self.record.provider_id)
         return self.refresh()
+
+    def _cancel_unsent(self) -> Job:
+        """End a job that no provider has; one that may be with it is left alone."""
+        with self._store.lock(self.id) as mine:
+            self.record = self._store.get(self.id)
+            if mine and self.record.provider_id is None and self.record.step != "creating":
+                self.record = self._store.end(self.id, JobStatus.CANCELLED)
+                return self
+        raise JobNotFinished(
+            f"Job {self.id} may be with {self.backend.name} but is not yet confirmed.",
+            hint="Cancel again in a minute.",
+            job_id=self.id,
+        )
 
     def _handle(self) -> ModelHandle:
         record = self.record

@@ -21,7 +21,7 @@ from typing import Any
 from finetune_gateway import locks
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Snapshot, later
-from finetune_gateway.records import JobRecord, Step, record_of, row_of
+from finetune_gateway.records import JobRecord, Step, StoredFile, record_of, row_of
 from finetune_gateway.settings import Settings
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
@@ -295,10 +295,13 @@ class Store:
                 (scope, sha256, remote_id, time.time()),
             )
 
-    def forget_file(self, scope: str, sha256: str) -> None:
-        """The host no longer has this content."""
+    def forget_files(self, scope: str, *files: StoredFile | None) -> None:
+        """The host may no longer have these."""
         with self.transaction() as db:
-            db.execute("DELETE FROM files WHERE scope = ? AND sha256 = ?", (scope, sha256))
+            db.executemany(
+                "DELETE FROM files WHERE scope = ? AND sha256 = ?",
+                [(scope, file.sha256) for file in files if file is not None],
+            )
 
     # -- the database --------------------------------------------------------------------
 

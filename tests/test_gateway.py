@@ -314,6 +314,32 @@ def test_a_lost_answer_to_an_upload_sends_no_second_file(home: Path, train_file:
         assert provider.posts["/files"] == 1 and len(provider.jobs) == 1
 
 
+def test_a_file_the_host_has_deleted_is_sent_again(home: Path, train_file: Path) -> None:
+    """The first submit after that is refused with the reason, the next one works."""
+    with Provider() as provider:
+        g, backend = Gateway(), wire(provider)
+        g.submit(train_file, model=MODEL, backend=backend).wait(30)
+        provider.world.delete_file(next(iter(provider.world.files)))
+        with pytest.raises(BackendError):
+            g.submit(train_file, model=MODEL, backend=backend)
+        assert g.submit(train_file, model=MODEL, backend=backend).wait(30).status.final
+        assert g.job("latest").status is JobStatus.SUCCEEDED
+
+
+def test_a_job_no_provider_has_can_be_cancelled(home: Path, train_file: Path) -> None:
+    """It ends here; one that may be with the provider is not called cancelled."""
+    busy = BackendError("busy", status_code=429, retryable=True)
+    backend = FakeBackend(faults={"start": [busy] * 2})
+    job = Gateway().submit(train_file, model="m", backend=backend)
+    assert job.cancel().status is JobStatus.CANCELLED and backend.started == []
+    reset = BackendError("reset", maybe_applied=True)
+    backend = FakeBackend(faults={"start": [reset], "find": [BackendError("down")]})
+    job = Gateway().submit(train_file, model="m", backend=backend, again=True)
+    with pytest.raises(BackendError, match="down"):
+        job.cancel()
+    assert job.cancel().wait().status is JobStatus.CANCELLED
+
+
 def test_a_server_that_is_down_and_a_missing_key(
     home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import pytest
 from chaos import CLEAN, SUBMIT, ProviderProcess, account, data_file, ftg, kill, ready, start, until
 from provider import CREATE
 
@@ -62,17 +61,14 @@ def test_the_command_line_killed_after_its_answer(home: Path, tmp_path: Path) ->
         assert list(provider.bought().values()) == [1]
 
 
-@pytest.mark.parametrize("times", [2])
-def test_the_waiting_process_killed_while_it_settles_a_doubt(
-    home: Path, tmp_path: Path, times: int
-) -> None:
+def test_the_waiting_process_killed_while_it_settles_a_doubt(home: Path, tmp_path: Path) -> None:
     """A doubt that is being settled when its settler dies is still a doubt: nothing more is
     bought."""
     with ProviderProcess(tmp_path) as provider:
         provider.fault(CREATE, "reset_after")
         process = start(SUBMIT, provider.url, data_file(tmp_path, 1))
         process.communicate(timeout=60)
-        for _ in range(times):
+        for _ in range(2):
             waiting = ftg("wait", "latest")
             time.sleep(1.2)
             kill(waiting)

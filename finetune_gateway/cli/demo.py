@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import median
 from textwrap import wrap
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,11 +22,22 @@ from finetune_gateway.backends.local import builtin, models
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.cli import output, validate
 from finetune_gateway.cli.demo_answers import Answer, Question, Score, ask, questions, samples
-from finetune_gateway.cli.demo_page import Prices, Summary, page, series
-from finetune_gateway.cli.estimate import ROWS, Option, priced
+from finetune_gateway.cli.demo_page import page
+from finetune_gateway.cli.demo_result import (
+    GOAL,
+    MODEL,
+    SETTINGS,
+    SHOWN,
+    Outcome,
+    Place,
+    Trained,
+    document,
+    price_table,
+    summary,
+)
+from finetune_gateway.cli.estimate import Option, priced
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.cli.output import paint, say, show, span, table, wrapped
-from finetune_gateway.errors import SpecError
 from finetune_gateway.events import Event
 from finetune_gateway.findings import Report
 from finetune_gateway.gateway import Gateway
@@ -35,17 +45,6 @@ from finetune_gateway.handle import ModelHandle
 from finetune_gateway.job import Job
 from finetune_gateway.spec import TrainingSpec
 
-MODEL = builtin.NAME
-SETTINGS: dict[str, Any] = {
-    "n_epochs": 6,
-    "batch_size": 8,
-    "learning_rate": 2e-3,  # ten times the default: 2 million parameters, not billions
-    "lora_r": 16,
-    "lora_alpha": 32,
-    "seed": 42,
-}
-GOAL = 0.9  # of the held-out answers must be as taught
-SHOWN = 3  # questions whose answers are printed
 NO_ANSWER, CUT = 7, 12  # lines of the broken copy
 STEPS = (
     "Check the data",
@@ -84,62 +83,6 @@ class Voice:
         return not (self.json or self.quiet) and sys.stdout.isatty()
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the demo writes: its own files, and the home of its job."""
-
-    out: Path
-    home: Path
-    own_home: bool  # not one the user has named: other commands must be told of it
-
-    @classmethod
-    def under(cls, out: Path) -> Place:
-        """Raises SpecError when the folder cannot be made."""
-        out, named = out.expanduser().absolute(), os.environ.get("FTG_HOME")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise SpecError(
-                f"The folder {out} cannot be made: {exc.strerror or exc}.",
-                hint="Name another one: ftg demo --out DIR",
-            ) from None
-        return cls(out, Path(named).expanduser().absolute() if named else out / "home", not named)
-
-    @property
-    def summary(self) -> Path:
-        return self.out / "summary.html"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A job that ended well, and how fast it was."""
-
-    job: Job
-    handle: ModelHandle
-    seconds: float  # from the submit to a model that has answered
-    seconds_per_step: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All that came of the demo."""
-
-    report: Report
-    faults: Report
-    options: Sequence[Option]
-    built: float | None  # seconds the base took; None: it was there
-    answers: Sequence[tuple[Answer, Answer]]  # to the same question: before, after
-    before: Score
-    after: Score
-    trained: Trained
-    seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """The fine-tune does as taught, and the base did not."""
-        return self.after.share >= GOAL and self.before.share < 1 - GOAL
-
-
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where all of it is written.")] = Path(
         "demo-output"
@@ -160,9 +103,9 @@ def demo(
     """
     voice, place = Voice(json, quiet), Place.under(out)
     found = run(Gateway(place.home), place, voice)
-    place.summary.write_text(page(_summary(found)), encoding="utf-8")
+    place.summary.write_text(page(summary(found)), encoding="utf-8")
     if json:
-        output.emit(_document(found, place))
+        output.emit(document(found, place))
     voice.step(len(STEPS))
     _ending(found, place, voice)
     return 0 if found.ok else 1
@@ -206,7 +149,7 @@ def _checked(gateway: Gateway, place: Place, voice: Voice) -> tuple[Report, Repo
     row = jsonlib.loads(data.read_text("utf-8").splitlines()[1])["messages"]
     voice.tell("It teaches a shop's assistant to answer with one JSON object. A row:\n")
     voice.tell(_labelled("user", row[-2]["content"]))
-    voice.tell(_labelled("answer", f"{row[-1]['content']}\n"))
+    voice.tell(f"{_labelled('answer', row[-1]['content'])}\n")
     voice.tell(validate.screen(data, report))
     broken = place.out / "broken.jsonl"
     broken.write_text(spoilt(data.read_text("utf-8")), encoding="utf-8")
@@ -237,36 +180,6 @@ def _priced(gateway: Gateway, voice: Voice) -> list[Option]:
     for note in prices.notes:
         voice.tell(wrapped(note))
     return options
-
-
-def price_table(options: Sequence[Option]) -> Prices:
-    """Every option in a line of 80 columns, and what the figures rest on."""
-    cells = dict(ROWS)
-    rows = [
-        (f"{o.backend} / {o.model}", cells["cost"](o.plan), cells["takes jobs until"](o.plan))
-        if o.plan
-        else (f"{o.backend} / {o.model}", "cannot", "-")
-        for o in options
-    ]
-    return Prices(("option", "cost (low to high)", "takes jobs until"), rows, [*_notes(options)])
-
-
-def _notes(options: Sequence[Option]) -> Iterator[str]:
-    plans = [option.plan for option in options if option.plan]
-    epochs = SETTINGS["n_epochs"]
-    listed = {(price.as_of, price.source) for plan in plans for price in plan.estimate.prices}
-    for day, source in sorted(listed):
-        yield f"{epochs} epochs, at the prices of {day}: {source}"
-    for plan in plans:
-        if not plan.estimate.data_leaves_machine:
-            time_here = dict(ROWS)["time"](plan)
-            yield f"{plan.spec.model} is trained here: {time_here}, and nothing is sent anywhere."
-    closed = profiles.load_profile("openai").no_new_jobs_after
-    if closed and date.today() > closed:
-        yield f"OpenAI takes no new jobs since {closed}."
-    others = [profiles.load_profile(name).title for name in profiles.profile_names()]
-    others = [title for title in others if not title.startswith("OpenAI")]
-    yield f"No price of {', '.join(others)} is known: none could be trusted."
 
 
 # ------------------------------------------------------- 3. the base, 4. training, 5. again
@@ -413,76 +326,3 @@ def beside(before: Answer, after: Answer) -> str:
     lines = [f"  {left:<{room}}  {right}" for left, right in zip_longest(*columns, fillvalue="")]
     lines[0] = paint(lines[0], "dim")
     return "\n".join([_labelled("asked", before.question.prompt), *lines])
-
-
-def _document(found: Outcome, place: Place) -> dict[str, Any]:
-    """The figures of the demo as JSON."""
-    job, metrics = found.trained.job, found.trained.job.metrics()
-    losses = {}
-    for name in ("train_loss", "valid_loss"):
-        values = [value for _, value in series(metrics, name)]
-        losses[name] = {"first": values[0], "last": values[-1], "best": min(values)}
-    faults = found.faults.model_dump(mode="json")["findings"]
-    return {
-        "ok": found.ok,
-        "data": found.report.model_dump(mode="json"),
-        "faults": [fault for fault in faults if fault["severity"] == "error"],
-        "options": [option.document() for option in found.options],
-        "before": found.before.document(),
-        "after": found.after.document(),
-        "training": {
-            "job": job.id,
-            "settings": SETTINGS,
-            "steps": metrics[-1].step,
-            "seconds": found.trained.seconds,
-            "seconds_per_step": found.trained.seconds_per_step,
-            **losses,
-        },
-        "base": {"model": MODEL, "made_in_seconds": found.built},
-        "answers": [
-            {
-                "prompt": b.question.prompt,
-                "intent": b.question.intent,
-                "before": b.text,
-                "after": a.text,
-            }
-            for b, a in found.answers
-        ],
-        "paths": {
-            "home": str(place.home),
-            "run": str(place.home / "runs" / job.id),
-            "model": found.trained.handle.model,
-            "summary": str(place.summary),
-        },
-        "seconds": found.seconds,
-    }
-
-
-def _summary(found: Outcome) -> Summary:
-    report, trained = found.report, found.trained
-    tokens = report.tokens or {}
-    settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
-    made = "was there already" if found.built is None else f"made in {span(found.built)}"
-    faults = [f"line {one.line}: {one.message}" for one in found.faults.errors]
-    return Summary(
-        model=MODEL,
-        before=found.before,
-        after=found.after,
-        answers=found.answers,
-        shown=samples([before.question for before, _ in found.answers], SHOWN),
-        metrics=trained.job.metrics(),
-        data=[
-            ("file", f"{builtin.demo_path('train').name}, {report.rows} rows, {report.format}"),
-            ("checked", f"{report.outcome}, {len(report.findings)} findings"),
-            ("tokens", f"{tokens.get('total', 0):,}, {tokens.get('trained', 0):,} of them trained"),
-            ("two planted faults", "; ".join(faults)),
-        ],
-        run=[
-            ("job", trained.job.id),
-            ("base model", f"{MODEL}, {made}"),
-            ("settings", settings),
-            ("time", f"{span(trained.seconds)}, {trained.seconds_per_step:.2g} s a step"),
-            ("demo", f"{span(found.seconds)} in all"),
-        ],
-        prices=price_table(found.options),
-    )

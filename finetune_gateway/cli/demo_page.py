@@ -11,6 +11,7 @@ from finetune_gateway.cli.demo_answers import Answer, Score
 from finetune_gateway.events import Metric
 
 CURVES = (("train_loss", "training"), ("valid_loss", "validation"))
+LEAST = 1e-4  # losses below are drawn there: 0 has no logarithm
 LEFT, RIGHT, TOP, BOTTOM = 40, 14, 12, 40  # pixels around the picture, for the axes
 
 STYLE = """
@@ -25,7 +26,7 @@ body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 3rem; background: 
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
 p { margin: .4rem 0 } .soft { color: var(--soft) }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem;
   margin: 1.2rem 0 } .tile { background: var(--card); border-radius: 8px; padding: .7rem .9rem }
 .tile b { display: block; font-size: 1.35rem; font-weight: 650 }
 .tile span { color: var(--soft); font-size: .875rem }
@@ -161,7 +162,8 @@ def _table(kind: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
         cells = zip(head, row, strict=True)
         filled = [f'<td data-name="{escape(name)}">{cell}</td>' for name, cell in cells]
         lines.append(f"<tr>{''.join(filled)}</tr>")
-    return f'<table class="{kind}"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    top = f"<thead><tr>{heads}</tr></thead>"
+    return f'<table class="{kind}">{top}<tbody>{"".join(lines)}</tbody></table>'
 
 
 # ---------------------------------------------------------------------- the picture
@@ -191,18 +193,21 @@ def _legend(metrics: Sequence[Metric]) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a step and a loss stand in a picture of ``width`` by ``height`` pixels."""
+    """Where a step and a loss stand in a picture of ``width`` by ``height`` pixels. The loss is
+    on a logarithmic scale: it falls fast, and the rest would lie on the floor."""
 
     width: int
     height: int
     steps: int  # the right end; the left is 0
-    top: float  # the loss at the upper end; the lower is 0
+    low: float  # the loss at the lower end, above 0
+    high: float
 
     def x(self, step: float) -> float:
         return LEFT + (self.width - LEFT - RIGHT) * step / self.steps
 
-    def y(self, value: float) -> float:
-        return self.height - BOTTOM - (self.height - TOP - BOTTOM) * value / self.top
+    def y(self, loss: float) -> float:
+        share = math.log(max(loss, self.low) / self.low) / math.log(self.high / self.low)
+        return self.height - BOTTOM - (self.height - TOP - BOTTOM) * share
 
 
 def chart(metrics: Sequence[Metric], width: int, height: int, kind: str) -> str:
@@ -211,11 +216,9 @@ def chart(metrics: Sequence[Metric], width: int, height: int, kind: str) -> str:
     every = [point for curve in points.values() for point in curve]
     if not every:
         return f'<p class="{kind}">No losses were reported.</p>'
-    across = ticks(max(step for step, _ in every), width // 90)
-    up = ticks(max(value for _, value in every), 5)
-    last = max(step for step, _ in every)
-    frame = Frame(width, height, max(1, last), up[-1])
-    drawn = [*_grid(frame, across, up), *(_curve(frame, n, points[n]) for n, _ in CURVES)]
+    up = loss_ticks([loss for _, loss in every])
+    frame = Frame(width, height, max(1, *(step for step, _ in every)), up[0], up[-1])
+    drawn = [*_grid(frame, up), *(_curve(frame, name, points[name]) for name, _ in CURVES)]
     told = "; ".join(
         f"{label} {points[name][0][1]:.2f} to {points[name][-1][1]:.2f}"
         for name, label in CURVES
@@ -227,21 +230,21 @@ def chart(metrics: Sequence[Metric], width: int, height: int, kind: str) -> str:
     )
 
 
-def _grid(frame: Frame, across: Sequence[float], up: Sequence[float]) -> Iterator[str]:
+def _grid(frame: Frame, up: Sequence[float]) -> Iterator[str]:
     """Both axes: lines, figures, names."""
     foot = frame.height - BOTTOM
-    for value in up:
-        y = frame.y(value)
+    for loss in up:
+        y = frame.y(loss)
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{frame.width - RIGHT}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-    for step in across:
+        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{loss:g}</text>'
+    for step in step_ticks(frame.steps, frame.width // 90):
         x = frame.x(step)
-        if step <= frame.steps:
-            yield f'<path class="grid" d="M{x:.1f} {foot}v4"/>'
-            yield f'<text x="{x:.1f}" y="{foot + 17}" text-anchor="middle">{step:g}</text>'
+        yield f'<path class="grid" d="M{x:.1f} {foot}v4"/>'
+        yield f'<text x="{x:.1f}" y="{foot + 17}" text-anchor="middle">{step}</text>'
     middle = (LEFT + frame.width - RIGHT) / 2
     yield f'<text x="{middle:.0f}" y="{frame.height - 6}" text-anchor="middle">step</text>'
-    yield f'<text transform="translate(11 {foot / 2:.0f}) rotate(-90)" text-anchor="middle">loss</text>'
+    turned = f"translate(11 {foot / 2:.0f}) rotate(-90)"
+    yield f'<text transform="{turned}" text-anchor="middle">loss, log scale</text>'
 
 
 def _curve(frame: Frame, name: str, points: Sequence[tuple[int, float]]) -> str:
@@ -260,11 +263,22 @@ def _curve(frame: Frame, name: str, points: Sequence[tuple[int, float]]) -> str:
     return line + "".join(dots)
 
 
-def ticks(highest: float, about: int) -> list[float]:
-    """Round figures from 0 to at least ``highest``, about so many: steps of 1, 2 or 5."""
-    if highest <= 0:
-        return [0.0, 1.0]
-    rough = highest / max(1, about)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return [round(step * i, 10) for i in range(math.ceil(highest / step - 1e-9) + 1)]
+def loss_ticks(losses: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten, from below the lowest to above the highest."""
+    low, high = max(min(losses), LEAST), max(*losses, 2 * LEAST)
+    series = [
+        round(factor * 10.0**power, 9)
+        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for factor in (1, 2, 5)
+    ]
+    first = max(i for i, tick in enumerate(series) if tick <= low)
+    last = min(i for i, tick in enumerate(series) if tick >= high)
+    return series[first : max(last, first + 1) + 1]
+
+
+def step_ticks(highest: int, about: int) -> list[int]:
+    """Round steps from 0 to at most ``highest``, about so many apart by 1, 2 or 5."""
+    rough = max(1.0, highest / max(1, about))
+    power = 10 ** math.floor(math.log10(rough))
+    apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return list(range(0, highest + 1, apart))

@@ -1,0 +1,315 @@
+"""kill -9 of everything a local job consists of: one whole adapter in the end, one worker at
+a time, nothing left over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos import (
+    SUBMIT_LOCAL,
+    check_run,
+    data_file,
+    finish,
+    ftg,
+    kill,
+    kill_worker,
+    nobody_left,
+    queue,
+    ready,
+    row,
+    slots_taken,
+    start,
+    until,
+    workers,
+)
+
+from finetune_gateway import Gateway, JobStatus
+from finetune_gateway.backends.local.queue import MAX_STARTS, Queue
+from finetune_gateway.backends.local.run import Cancelled, Fenced, Run, read_events
+from finetune_gateway.settings import Settings
+
+Rows = Callable[[int], list[dict[str, Any]]]
+SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "max_steps": 1}
+
+POLL = """
+import sys
+from finetune_gateway.backends.local.backend import LocalBackend
+backend = LocalBackend()
+backend.queue.get(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+backend.poll(sys.argv[1], None)
+"""
+
+
+def queued(home: Path, data: Any, folder: Path, **options: Any) -> str:
+    """A job whose worker waits for a slot (hold them all while you ask)."""
+    job = Gateway().submit(data, model=str(folder), backend="local", **{**SMALL, **options})
+    until(lambda: row(home, job.id).phase.startswith("waiting"), 30)
+    return job.id
+
+
+def test_submitters_killed_at_any_moment(home: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    """Whatever was written down by then is found by the next process and trained to the end,
+    once; what was not written down left nothing."""
+    file = data_file(tmp_path, 1)
+    with slots_taken(home):
+        for seed, delay in enumerate((0.0, 0.05, 0.15)):
+            process = start(SUBMIT_LOCAL, file, tiny_folder, seed)
+            ready(process)
+            time.sleep(delay)
+            kill(process)
+        process = start(SUBMIT_LOCAL, file, tiny_folder, 3)
+        ready(process)
+        until(lambda: len(list((home / "runs").glob("*/run.json"))) > len(workers()))
+        kill(process)  # the folder is there, its worker just about
+    ended = finish()
+    assert {status for status, _ in ended.values()} == {"succeeded"}, ended
+    assert {path.name for path in (home / "runs").iterdir()} == set(ended)
+    for job_id in ended:
+        assert check_run(home, job_id) == "succeeded"
+    nobody_left()
+
+
+def test_a_worker_killed_in_every_phase(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """While importing, training and saving, and after the rename: the watcher, which is killed
+    twice itself, starts the next one, and there is one whole adapter."""
+    job = Gateway().submit(rows(12), model=str(tiny_folder), backend="local", **SMALL)
+    for phase in ("importing", "training", "saving", "asking"):
+        watcher = ftg("watch", job.id)
+        run = until(lambda: _in_phase(home, job.id, phase), 60)  # noqa: B023
+        if phase in ("training", "asking"):
+            kill(watcher)
+            assert row(home, job.id).pid == run.pid  # the job has noticed nothing
+        assert kill_worker(run.pid)
+        if watcher.poll() is None:
+            until(lambda: row(home, job.id).fence > run.fence, 30)  # noqa: B023
+            kill(watcher)
+    assert job.wait(60).status is JobStatus.SUCCEEDED, job.error
+    assert row(home, job.id).fence == row(home, job.id).attempts == 5
+    assert check_run(home, job.id) == "succeeded"
+    nobody_left()
+
+
+def _in_phase(home: Path, run_id: str, phase: str) -> Any:
+    found = row(home, run_id)
+    assert not found.status.final, found
+    return found if found.pid and found.phase.startswith(phase) else None
+
+
+def test_many_pollers_start_one_worker(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """Eight processes notice the dead worker in the same moment: one new worker, five times."""
+    with slots_taken(home):
+        run_id = queued(home, rows(12), tiny_folder)
+        for _ in range(3):
+            before = row(home, run_id)
+            pollers = [_poller(run_id) for _ in range(6)]
+            assert kill_worker(before.pid)
+            for poller in pollers:
+                assert poller.stdin is not None
+                poller.stdin.write("\n")
+                poller.stdin.flush()
+            for poller in pollers:
+                assert poller.wait(30) == 0
+            until(lambda: row(home, run_id).pid, 30)
+            assert row(home, run_id).fence == before.fence + 1
+            assert workers(run_id) == [row(home, run_id).pid]
+        queue(home).cancel(run_id)
+        assert Gateway().job(run_id).wait(30).status is JobStatus.CANCELLED
+    nobody_left()
+
+
+def _poller(run_id: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", POLL, run_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    ready(process)
+    return process
+
+
+def test_a_worker_that_cannot_begin_ends_the_job(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """One that dies before it trains is not started for ever."""
+    with slots_taken(home):
+        run_id = queued(home, rows(12), tiny_folder)
+        with queue(home).store.transaction() as db:
+            db.execute("UPDATE runs SET fence = ? WHERE id = ?", (MAX_STARTS, run_id))
+        kill_worker(row(home, run_id).pid)
+        job = Gateway().job(run_id).wait(30)
+    assert job.status is JobStatus.FAILED and "worker.log" in str(job.error)
+    nobody_left()
+
+
+# -- the fence and the lock, with the real queue -------------------------------------------
+
+
+@pytest.fixture
+def folder(home: Path, tiny_folder: Path, rows: Rows) -> Path:
+    """The folder of a run that waits and has no worker any more."""
+    with slots_taken(home):
+        run_id = queued(home, rows(12), tiny_folder)
+        kill_worker(row(home, run_id).pid)
+    return home / "runs" / run_id
+
+
+def test_a_worker_that_was_replaced_writes_nothing(home: Path, folder: Path) -> None:
+    """With an old number no row, no event and no end is written, and it stops by itself."""
+    runs = Queue(Settings(home))
+    old = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    old.claim(phase="training")
+    old.event("mine")
+    new = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    new.claim(phase="loading the model")
+    before = (runs.get(folder.name), (folder / "events.jsonl").read_bytes())
+    for write in (
+        lambda: old.claim(status=JobStatus.SUCCEEDED),
+        lambda: old.phase("saving"),
+        lambda: old.event("late"),
+    ):
+        with pytest.raises(Fenced):
+            write()
+    old._beat()
+    assert old.stop.is_set()
+    with pytest.raises(Fenced):
+        old.check()
+    assert (runs.get(folder.name), (folder / "events.jsonl").read_bytes()) == before
+    new.event("still mine")
+    runs.cancel(folder.name)
+    assert runs.get(folder.name).status is JobStatus.CANCELLED
+    with pytest.raises(Fenced):
+        new.claim(status=JobStatus.SUCCEEDED)
+
+
+def test_a_lease_is_seen_and_a_wish_to_stop_heard(home: Path, folder: Path) -> None:
+    """The heartbeat is in the row; the flag in the row stops the run."""
+    runs = Queue(Settings(home))
+    run = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    with run.heartbeat():
+        first = runs.get(folder.name).heartbeat_at
+        assert first is not None and time.time() - first < 5
+    with runs.store.transaction() as db:
+        db.execute("UPDATE runs SET cancel_at = 1.0 WHERE id = ?", (folder.name,))
+    run._beat()
+    assert runs.get(folder.name).heartbeat_at != first
+    with pytest.raises(Cancelled):
+        run.check()
+
+
+def test_a_heartbeat_rides_out_a_store_that_cannot_be_written(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk for a moment does not end it."""
+    runs = Queue(Settings(home))
+    run = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    run.queue.store.query("PRAGMA query_only = ON")
+    run._beat()
+    assert "no heartbeat" in capsys.readouterr().err and not run.stop.is_set()
+    run.queue.store.query("PRAGMA query_only = OFF")
+    run._beat()
+    assert runs.get(folder.name).heartbeat_at is not None
+
+
+def test_what_a_dead_worker_left_is_swept(home: Path, folder: Path) -> None:
+    """Half an event and half a model go; whole events stay."""
+    runs = Queue(Settings(home))
+    fence = runs._next_fence(folder.name)
+    Run(Settings(home), folder.name, fence).event("whole")
+    with (folder / "events.jsonl").open("a") as events:
+        events.write('{"id": "torn')
+    (folder / "model.tmp.7").mkdir()
+    (folder / "model.tmp.7" / "half.safetensors").write_bytes(b"x")
+    Run(Settings(home), folder.name, fence).event("next")
+    assert not list(folder.glob("model.tmp.*"))
+    read, end = read_events(folder / "events.jsonl", 0)
+    assert [event.message for event in read][-2:] == ["whole", "next"]
+    assert end == (folder / "events.jsonl").stat().st_size
+
+
+def test_a_lock_dies_with_its_holder_alone(home: Path, folder: Path) -> None:
+    """A file locked by a living process counts, the file alone does not."""
+    runs = Queue(Settings(home))
+    assert (folder / "worker.lock").exists() and not runs.alive(folder.name)
+    script = "import sys, time; from finetune_gateway import locks; from pathlib import Path\n"
+    script += "held = locks.try_lock(Path(sys.argv[1])); print('ready', flush=True); time.sleep(60)"
+    holder = start(script, folder / "worker.lock")
+    ready(holder)
+    assert runs.alive(folder.name)
+    fence = runs.get(folder.name).fence
+    runs.ensure_worker(folder.name)
+    assert runs.get(folder.name).fence == fence
+    kill(holder)
+    assert not runs.alive(folder.name)
+
+
+# -- saving --------------------------------------------------------------------------------
+
+SAVE = """
+import os, sys, time
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from finetune_gateway.backends.local.saving import save_whole
+tensors = {f"w{n}": torch.randn(256, 256) for n in range(4)}
+def write(folder):
+    for n in range(4):
+        save_file(tensors, folder / f"part-{n}.safetensors")
+    (folder / "config.json").write_text("{}")
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        save_whole(Path(line.strip()), write, {"job_id": "x"})
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("done", flush=True)
+"""
+
+
+def kill_saves(folder: Path, count: int, seed: int) -> dict[str, int]:
+    """``count`` saves killed at random moments: how many left nothing, and how many all."""
+    import random
+
+    from finetune_gateway.backends.local.saving import manifest_of
+
+    draw, found = random.Random(seed), {"absent": 0, "whole": 0}
+    saver = subprocess.Popen(
+        [sys.executable, "-c", SAVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert saver.stdin is not None and saver.stdout is not None
+    try:
+        ready(saver)
+        for number in range(count):
+            target = folder / f"{number}" / "model"
+            target.parent.mkdir()
+            saver.stdin.write(f"{target}\n")
+            saver.stdin.flush()
+            child = int(saver.stdout.readline())
+            time.sleep(draw.random() * 0.06)
+            os.kill(child, 9)
+            assert saver.stdout.readline().strip() == "done"
+            manifest = manifest_of(target)
+            assert (manifest is None) != target.exists()
+            found["whole" if manifest else "absent"] += 1
+    finally:
+        saver.stdin.close()
+        saver.wait(30)
+        saver.stdout.close()
+    return found
+
+
+def test_saves_killed_at_random_are_whole_or_absent(tmp_path: Path) -> None:
+    """A folder with the name of the result has a manifest, and every hash in it is right."""
+    found = kill_saves(tmp_path, 25, seed=1)
+    assert sum(found.values()) == 25 and found["absent"] and found["whole"], found
