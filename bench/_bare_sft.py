@@ -29,7 +29,8 @@ class Clock(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         for name in {"loss", "eval_loss"} & logs.keys():
-            self.seen |= {name: logs[name], "ended": time.time(), "step": state.global_step}
+            now = {"ended": time.time(), "cpu": time.process_time(), "step": state.global_step}
+            self.seen |= {name: logs[name], **now}
 
 
 def encoded(path: str, tokenizer: Any) -> Dataset:

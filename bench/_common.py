@@ -38,11 +38,23 @@ class Process:
     err: str
 
 
-def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
-    """Run a command from start to end. Raises SystemExit with its last words when it fails."""
+def run(
+    command: Sequence[str], env: Mapping[str, str] | None = None, *, session: bool = False
+) -> Process:
+    """Run a command from start to end, in a ``session`` of its own if wanted.
+
+    Raises SystemExit with its last words when it fails.
+    """
     with TemporaryFile("w+") as err:
         began = time.perf_counter()
-        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, env=env, text=True)
+        started = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            env=env,
+            text=True,
+            start_new_session=session,
+        )
         assert started.stdout is not None  # for the type checker: it is a pipe
         out = started.stdout.read()
         _, status, used = os.wait4(started.pid, 0)

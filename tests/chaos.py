@@ -43,13 +43,16 @@ def backend(url):
 """
 
 # arguments: url, file
-SUBMIT = BACKEND + """
+SUBMIT = (
+    BACKEND
+    + """
 from finetune_gateway.gateway import Gateway
 import finetune_gateway.backends.openai
 gateway, hosted = Gateway(), backend(sys.argv[1])
 print("ready", flush=True)
 print(gateway.submit(sys.argv[2], model="gpt-4.1-mini-2025-04-14", backend=hosted).id, flush=True)
 """
+)
 
 # arguments: file, model folder, seed
 SUBMIT_LOCAL = """
@@ -168,6 +171,10 @@ class ProviderProcess:
     def fault(self, endpoint: str, kind: str, **settings: Any) -> None:
         httpx.post(f"{self.root}/_provider", json={"endpoint": endpoint, "kind": kind, **settings})
 
+    def posts(self, path: str) -> int:
+        """How many POSTs this path has received."""
+        return int(self.report()["posts"].get(path, 0))
+
     def bought(self) -> Counter[str]:
         """How many jobs there are for each of our ids."""
         return Counter(job["request"]["metadata"]["ftg_job_id"] for job in self.report()["jobs"])
@@ -215,14 +222,13 @@ def slots_taken(home: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def workers(run_id: str = "") -> list[int]:
-    """Process ids of living workers (of one run)."""
+def workers(home: Path) -> list[int]:
+    """Process ids of the workers that live in this home."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if WORKER in words and process.info["status"] != psutil.STATUS_ZOMBIE:
-            if run_id in ("", *words):
-                found.append(process.info["pid"])
+        words, state = process.info["cmdline"] or [], process.info["status"]
+        if WORKER in words and str(home) in words and state != psutil.STATUS_ZOMBIE:
+            found.append(process.info["pid"])
     return found
 
 
@@ -265,9 +271,15 @@ def check_run(home: Path, run_id: str) -> str:
     return str(job.status)
 
 
-def nobody_left() -> None:
+def nobody_left(home: Path) -> None:
     """No worker lives on after its job."""
-    until(lambda: not workers(), 20, 0.05)
+    until(lambda: not workers(home), 20, 0.05)
+
+
+def end_workers(home: Path) -> None:
+    """After a test that failed: its workers do not go on beside the next one."""
+    for pid in workers(home):
+        kill_worker(pid)
 
 
 def moments(count: int, longest: float, seed: int) -> list[float]:

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from chaos import (
     SUBMIT_LOCAL,
     check_run,
     data_file,
+    end_workers,
     finish,
     ftg,
     kill,
@@ -32,21 +34,37 @@ from chaos import (
 
 from finetune_gateway import Gateway, JobStatus
 from finetune_gateway.backends.local.queue import MAX_STARTS, Queue
-from finetune_gateway.backends.local.run import Cancelled, Fenced, Run, read_events
+from finetune_gateway.backends.local.run import (
+    Cancelled,
+    Fenced,
+    Run,
+    RunFile,
+    read_events,
+    write_json,
+)
 from finetune_gateway.settings import Settings
+from finetune_gateway.spec import TrainingSpec
 
 Rows = Callable[[int], list[dict[str, Any]]]
 SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "max_steps": 1}
 
+# arguments: run, the moment at which all pollers look; prints how early it was ready
 POLL = """
-import sys
+import sys, time
 from finetune_gateway.backends.local.backend import LocalBackend
 backend = LocalBackend()
 backend.queue.get(sys.argv[1])
-print("ready", flush=True)
-sys.stdin.readline()
+early = float(sys.argv[2]) - time.time()
+time.sleep(max(0.0, early))
 backend.poll(sys.argv[1], None)
+print(early)
 """
+
+
+@pytest.fixture(autouse=True)
+def _ended(home: Path) -> Iterator[None]:
+    yield
+    end_workers(home)
 
 
 def queued(home: Path, data: Any, folder: Path, **options: Any) -> str:
@@ -61,21 +79,19 @@ def test_submitters_killed_at_any_moment(home: Path, tmp_path: Path, tiny_folder
     once; what was not written down left nothing."""
     file = data_file(tmp_path, 1)
     with slots_taken(home):
-        for seed, delay in enumerate((0.0, 0.05, 0.15)):
+        for seed, written in enumerate((None, "*/run.json", "*/worker.log")):
+            before = set((home / "runs").glob(written)) if written else set()
             process = start(SUBMIT_LOCAL, file, tiny_folder, seed)
             ready(process)
-            time.sleep(delay)
-            kill(process)
-        process = start(SUBMIT_LOCAL, file, tiny_folder, 3)
-        ready(process)
-        until(lambda: len(list((home / "runs").glob("*/run.json"))) > len(workers()))
-        kill(process)  # the folder is there, its worker just about
+            if written:
+                until(lambda: set((home / "runs").glob(written)) - before)  # noqa: B023
+            assert kill(process)
     ended = finish()
     assert {status for status, _ in ended.values()} == {"succeeded"}, ended
     assert {path.name for path in (home / "runs").iterdir()} == set(ended)
     for job_id in ended:
         assert check_run(home, job_id) == "succeeded"
-    nobody_left()
+    nobody_left(home)
 
 
 def test_a_worker_killed_in_every_phase(home: Path, tiny_folder: Path, rows: Rows) -> None:
@@ -95,7 +111,7 @@ def test_a_worker_killed_in_every_phase(home: Path, tiny_folder: Path, rows: Row
     assert job.wait(60).status is JobStatus.SUCCEEDED, job.error
     assert row(home, job.id).fence == row(home, job.id).attempts == 5
     assert check_run(home, job.id) == "succeeded"
-    nobody_left()
+    nobody_left(home)
 
 
 def _in_phase(home: Path, run_id: str, phase: str) -> Any:
@@ -105,41 +121,26 @@ def _in_phase(home: Path, run_id: str, phase: str) -> Any:
 
 
 def test_many_pollers_start_one_worker(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """Eight processes notice the dead worker in the same moment: one new worker, five times."""
+    """Four processes notice the dead worker in the same moment: one new worker, three times."""
     with slots_taken(home):
         run_id = queued(home, rows(12), tiny_folder)
         for _ in range(3):
             before = row(home, run_id)
-            pollers = [_poller(run_id) for _ in range(6)]
+            starting = time.time() + 2.0
+            pollers = [start(POLL, run_id, starting) for _ in range(4)]
             assert kill_worker(before.pid)
             for poller in pollers:
-                assert poller.stdin is not None
-                poller.stdin.write("\n")
-                poller.stdin.flush()
-            for poller in pollers:
-                assert poller.wait(30) == 0
+                out, err = poller.communicate(timeout=30)
+                assert poller.returncode == 0 and out, err
             until(lambda: row(home, run_id).pid, 30)
             assert row(home, run_id).fence == before.fence + 1
-            assert workers(run_id) == [row(home, run_id).pid]
+            assert workers(home) == [row(home, run_id).pid]
         queue(home).cancel(run_id)
         assert Gateway().job(run_id).wait(30).status is JobStatus.CANCELLED
-    nobody_left()
+    nobody_left(home)
 
 
-def _poller(run_id: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", POLL, run_id],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    ready(process)
-    return process
-
-
-def test_a_worker_that_cannot_begin_ends_the_job(
-    home: Path, tiny_folder: Path, rows: Rows
-) -> None:
+def test_a_worker_that_cannot_begin_ends_the_job(home: Path, tiny_folder: Path, rows: Rows) -> None:
     """One that dies before it trains is not started for ever."""
     with slots_taken(home):
         run_id = queued(home, rows(12), tiny_folder)
@@ -148,19 +149,23 @@ def test_a_worker_that_cannot_begin_ends_the_job(
         kill_worker(row(home, run_id).pid)
         job = Gateway().job(run_id).wait(30)
     assert job.status is JobStatus.FAILED and "worker.log" in str(job.error)
-    nobody_left()
+    nobody_left(home)
 
 
 # -- the fence and the lock, with the real queue -------------------------------------------
 
 
 @pytest.fixture
-def folder(home: Path, tiny_folder: Path, rows: Rows) -> Path:
-    """The folder of a run that waits and has no worker any more."""
-    with slots_taken(home):
-        run_id = queued(home, rows(12), tiny_folder)
-        kill_worker(row(home, run_id).pid)
-    return home / "runs" / run_id
+def folder(home: Path) -> Path:
+    """The folder of a queued run that has no worker."""
+    made = home / "runs" / "ftg-run"
+    made.mkdir(parents=True)
+    about = RunFile(
+        job_id=made.name, spec=TrainingSpec(model="m"), train_sha256="0", versions={}, created_at=0
+    )
+    write_json(made / "run.json", about.model_dump(mode="json"))
+    queue(home).add(made.name)
+    return made
 
 
 def test_a_worker_that_was_replaced_writes_nothing(home: Path, folder: Path) -> None:
@@ -239,7 +244,8 @@ def test_what_a_dead_worker_left_is_swept(home: Path, folder: Path) -> None:
 def test_a_lock_dies_with_its_holder_alone(home: Path, folder: Path) -> None:
     """A file locked by a living process counts, the file alone does not."""
     runs = Queue(Settings(home))
-    assert (folder / "worker.lock").exists() and not runs.alive(folder.name)
+    (folder / "worker.lock").touch()
+    assert not runs.alive(folder.name)
     script = "import sys, time; from finetune_gateway import locks; from pathlib import Path\n"
     script += "held = locks.try_lock(Path(sys.argv[1])); print('ready', flush=True); time.sleep(60)"
     holder = start(script, folder / "worker.lock")
@@ -283,22 +289,28 @@ def kill_saves(folder: Path, count: int, seed: int) -> dict[str, int]:
 
     from finetune_gateway.backends.local.saving import manifest_of
 
-    draw, found = random.Random(seed), {"absent": 0, "whole": 0}
+    draw, longest, found = random.Random(seed), 0.0, {"absent": 0, "whole": 0}
     saver = subprocess.Popen(
         [sys.executable, "-c", SAVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert saver.stdin is not None and saver.stdout is not None
     try:
         ready(saver)
-        for number in range(count):
+        for number in range(-3, count):
             target = folder / f"{number}" / "model"
             target.parent.mkdir()
+            begun = time.monotonic()
             saver.stdin.write(f"{target}\n")
             saver.stdin.flush()
             child = int(saver.stdout.readline())
-            time.sleep(draw.random() * 0.06)
-            os.kill(child, 9)
+            if number >= 0:
+                time.sleep(draw.random() * longest)
+                with suppress(ProcessLookupError):  # it was done before its moment came
+                    os.kill(child, 9)
             assert saver.stdout.readline().strip() == "done"
+            if number < 0:  # the first three are left alone, to know how long one takes
+                longest = max(longest, (time.monotonic() - begun) * 1.3)
+                continue
             manifest = manifest_of(target)
             assert (manifest is None) != target.exists()
             found["whole" if manifest else "absent"] += 1
@@ -313,3 +325,17 @@ def test_saves_killed_at_random_are_whole_or_absent(tmp_path: Path) -> None:
     """A folder with the name of the result has a manifest, and every hash in it is right."""
     found = kill_saves(tmp_path, 25, seed=1)
     assert sum(found.values()) == 25 and found["absent"] and found["whole"], found
+
+
+def test_a_checkpoint_without_its_last_file_does_not_count(tmp_path: Path) -> None:
+    """A kill between the trainer's files and ours: training goes on from the one before."""
+    from finetune_gateway.backends.local.loading import CHECKPOINT_FILES, newest_checkpoint
+
+    for step in (5, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in (*CHECKPOINT_FILES, "adapter_model.safetensors"):
+            (folder / name).touch()
+    (tmp_path / "checkpoint-10" / "progress.json").unlink()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert not (tmp_path / "checkpoint-10").exists()

@@ -30,11 +30,11 @@ def test_killed_at_every_step(home: Path, tmp_path: Path) -> None:
         for number, (endpoint, kind, path) in enumerate(MOMENTS):
             if endpoint:
                 provider.fault(endpoint, kind, seconds=0.5)
-            before = provider.report()["posts"].get(path, 0)
+            before = provider.posts(path)
             process = start(SUBMIT, provider.url, data_file(tmp_path, number))
             ready(process)
             if path:
-                until(lambda: provider.report()["posts"].get(path, 0) > before)
+                until(lambda: provider.posts(path) > before)  # noqa: B023
             killed += kill(process)
         jobs = Gateway().jobs()
         assert killed >= 5 and {job.record.step for job in jobs} >= {"uploading", "creating"}
@@ -55,7 +55,7 @@ def test_the_command_line_killed_after_its_answer(home: Path, tmp_path: Path) ->
         again = ftg(*words)
         out, err = again.communicate(timeout=60)
         assert out.split() == [Gateway().jobs()[0].id], err
-        waiting = ftg("wait", "latest", "--timeout", "60s", CHAOS_KEY="sk-test-0123456789abcdef")
+        waiting = ftg("wait", "latest", "--timeout", "60s")
         out, err = waiting.communicate(timeout=90)
         assert waiting.returncode == 0 and "succeeded" in out, err
         assert list(provider.bought().values()) == [1]

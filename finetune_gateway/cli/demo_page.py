@@ -12,7 +12,7 @@ from finetune_gateway.events import Metric
 
 CURVES = (("train_loss", "training"), ("valid_loss", "validation"))
 LEAST = 1e-4  # losses below are drawn there: 0 has no logarithm
-LEFT, RIGHT, TOP, BOTTOM = 40, 14, 12, 40  # pixels around the picture, for the axes
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 40  # pixels around the picture, for the axes
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --text: #1b1f24; --soft: #59636e;
@@ -45,7 +45,8 @@ thead th { color: var(--soft); font-weight: 500; font-size: .85rem }
 .facts th { width: 13rem; font-weight: 500; color: var(--soft) }
 .answers td { width: 33% } code { font: .86em ui-monospace, monospace }
 .kept { color: var(--good); font-weight: 600 } summary { cursor: pointer; margin: .8rem 0 }
-@media (max-width: 40rem) { .wide { display: none } .narrow { display: block }
+@media (max-width: 40rem) { .tile b { font-size: 1.1rem }
+  .wide { display: none } .narrow { display: block }
   .stack thead { display: none } .stack tr { display: block; padding: .6rem 0;
   border-bottom: 1px solid var(--line) } .stack td, .facts th, .facts td { display: block;
   width: auto; border: 0; padding: .1rem 0 } .stack td::before { content: attr(data-name);
@@ -266,14 +267,14 @@ def _curve(frame: Frame, name: str, points: Sequence[tuple[int, float]]) -> str:
 def loss_ticks(losses: Sequence[float]) -> list[float]:
     """1, 2 and 5 times powers of ten, from below the lowest to above the highest."""
     low, high = max(min(losses), LEAST), max(*losses, 2 * LEAST)
-    series = [
+    known = [
         round(factor * 10.0**power, 9)
         for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for factor in (1, 2, 5)
     ]
-    first = max(i for i, tick in enumerate(series) if tick <= low)
-    last = min(i for i, tick in enumerate(series) if tick >= high)
-    return series[first : max(last, first + 1) + 1]
+    first = max(i for i, tick in enumerate(known) if tick <= low)
+    last = min(i for i, tick in enumerate(known) if tick >= high)
+    return known[first : max(last, first + 1) + 1]
 
 
 def step_ticks(highest: int, about: int) -> list[int]:

@@ -169,7 +169,7 @@ def summary(found: Outcome) -> Summary:
     tokens = report.tokens or {}
     settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
     made = "was there already" if found.built is None else f"made in {span(found.built)}"
-    faults = [f"line {one.line}: {one.message}" for one in found.faults.errors]
+    faults = [f"Line {one.line}: {one.message}" for one in found.faults.errors]
     return Summary(
         model=MODEL,
         before=found.before,

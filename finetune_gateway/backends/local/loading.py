@@ -29,7 +29,14 @@ from finetune_gateway.template import ChatTemplate
 # with one thread, and 153 s with two on a machine whose cores were busy.
 SMALL_MODEL = 20_000_000  # parameters
 
-CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+# progress.json is ours and written last: a trainer_state.json beside it is whole.
+CHECKPOINT_FILES = (
+    "progress.json",
+    "trainer_state.json",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+)
 
 
 @dataclass(frozen=True)

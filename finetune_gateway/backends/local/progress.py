@@ -18,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.run import Run, write_json
 from finetune_gateway.errors import GatewayError
 
 # The trainer's words and ours (OpenAI's metrics events).
@@ -94,8 +94,8 @@ class Progress(TrainerCallback):
     ) -> None:
         name = f"checkpoint-{state.global_step}"
         path = self.run.checkpoints / name
-        (path / "progress.json").write_text(json.dumps({"trained_tokens": self.trained_tokens}))
         (path / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        write_json(path / "progress.json", {"trained_tokens": self.trained_tokens})
         self.run.event(
             f"Saved {name}.", type="checkpoint", data={"step": state.global_step, "path": str(path)}
         )
