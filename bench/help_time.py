@@ -7,6 +7,7 @@ no SDK and no training library.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,7 +65,7 @@ def walls(sides: dict[str, list[str]], runs: int) -> dict[str, list[float]]:
 
     for words in sides.values():
         measure(words)
-    return alternate({name: lambda w=words: measure(w) for name, words in sides.items()}, runs)
+    return alternate({name: partial(measure, words) for name, words in sides.items()}, runs)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -23,7 +24,7 @@ import psutil
 from _common import Bench, alternate, arguments, run, say, versions
 from _rows import chat_rows, write
 
-from finetune_gateway import Gateway, Job, LocalBackend, Metric
+from finetune_gateway import Gateway, Job, JobStatus, LocalBackend
 from finetune_gateway.backends.local.queue import worker_environment
 
 AT_MOST = 1.10
@@ -55,11 +56,21 @@ class Run:
     valid_loss: float
 
 
+@dataclass(frozen=True)
+class Sample:
+    """CPU seconds a process had used at a moment."""
+
+    at: float
+    cpu: float
+
+
 def main() -> int:
-    asked = arguments(__doc__, runs=3, steps=200, rows=400, hidden=256, layers=3, threads=1)
+    asked = arguments(
+        __doc__, runs=3, steps=200, rows=400, hidden=256, layers=3, threads=1, base=""
+    )
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     # One thread: the two of a busy machine's cores wait for each other in a loop, and the same
-    # training then took 40 to 116 s of CPU.
+    # 20 steps then took 66 to 116 s of CPU instead of 39.
     os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     bench = Bench("overhead", versions("finetune-gateway", *packages))
     with TemporaryDirectory() as name:
@@ -89,15 +100,7 @@ def main() -> int:
 
 def prepared(folder: Path, asked: Any) -> dict[str, Any]:
     """Write the base and the data; the settings of both sides."""
-    shape = {
-        "hidden_size": asked.hidden,
-        "intermediate_size": 3 * asked.hidden,
-        "num_hidden_layers": asked.layers,
-        "num_attention_heads": asked.hidden // 32,
-        "num_key_value_heads": asked.hidden // 32,
-    }
-    say("building the base")
-    run([sys.executable, "-c", BUILD, str(folder / "base"), json.dumps(shape)])
+    base = Path(asked.base) if asked.base else built(folder / "base", asked)
     rows = partial(chat_rows, words=8, spread=0.4, tools=0)
     write(folder / "train.jsonl", rows(asked.rows))
     write(folder / "validation.jsonl", rows(32, seed=1))
@@ -105,6 +108,7 @@ def prepared(folder: Path, asked: Any) -> dict[str, Any]:
     steps = {"max_steps": asked.steps, "eval_steps": every, "save_steps": every}
     return {
         **steps,
+        "model": str(base),
         "logging_steps": 1,
         "batch_size": 4,
         "learning_rate": 2e-4,
@@ -113,36 +117,63 @@ def prepared(folder: Path, asked: Any) -> dict[str, Any]:
     }
 
 
+def built(folder: Path, asked: Any) -> Path:
+    """A random Llama with the tokenizer and the template of builtin/tiny."""
+    heads = asked.hidden // 32
+    shape = {
+        "hidden_size": asked.hidden,
+        "intermediate_size": 3 * asked.hidden,
+        "num_hidden_layers": asked.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+    }
+    say("building the base")
+    run([sys.executable, "-c", BUILD, str(folder), json.dumps(shape)])
+    return folder
+
+
 def ours(folder: Path, settings: dict[str, Any], numbers: Any) -> Run:
     """Through the gateway, a new home each time; waited for as a user would."""
     gateway = Gateway(folder / f"home-{next(numbers)}")
     began, cpu = time.time(), own_cpu()
     job = gateway.submit(
         folder / "train.jsonl",
-        model=str(folder / "base"),
         backend="local",
         validation=folder / "validation.jsonl",
         **settings,
     )
-    last = wait_for_step(job, settings["max_steps"])
-    cpu = own_cpu() - cpu + worker_cpu(job)
-    job.result(timeout=1800)
-    events = job.events()
+    samples = worker_samples(job)
+    cpu = own_cpu() - cpu
+    events, last = job.events(), job.metrics()[-1]
     first = next(event for event in events if "Training begins" in event.message)
     ended = [event for event in events if event.type == "metrics"][-1].created_at
     assert last.train_loss is not None and last.valid_loss is not None  # for the type checker
+    cpu += cpu_at(samples, ended)
     before = first.created_at - began
     return Run(before, ended - began, cpu, last.step, last.train_loss, last.valid_loss)
 
 
-def wait_for_step(job: Job, step: int) -> Metric:
-    """Look every half second, as ``ftg watch`` does, until the last step has both losses."""
+def worker_samples(job: Job) -> list[Sample]:
+    """Look every half second, as ``ftg watch`` does, until the job has ended; each time note the
+    CPU seconds of its worker. Raises SystemExit when the job fails."""
+    assert isinstance(job.backend, LocalBackend)
+    samples = [Sample(time.time(), 0.0)]
     while not job.refresh().status.final:
-        metrics = job.metrics()
-        if metrics and metrics[-1].step == step and metrics[-1].valid_loss is not None:
-            return metrics[-1]
+        pid = job.backend.queue.get(job.id).pid
+        if pid is not None:
+            with suppress(psutil.NoSuchProcess):  # it ended since we looked
+                samples.append(Sample(time.time(), sum(psutil.Process(pid).cpu_times()[:2])))
         time.sleep(0.5)
-    raise SystemExit(f"The job ended before step {step}: {job.status} {job.error}")
+    if job.status is not JobStatus.SUCCEEDED:
+        raise SystemExit(f"The job has {job.status}: {job.error}")
+    return samples
+
+
+def cpu_at(samples: list[Sample], moment: float) -> float:
+    """CPU seconds at a moment, on the line through the last two looks before it."""
+    older, newer = [sample for sample in samples if sample.at <= moment][-2:]
+    rate = (newer.cpu - older.cpu) / (newer.at - older.at)
+    return newer.cpu + rate * (moment - newer.at)
 
 
 def own_cpu() -> float:
@@ -150,20 +181,11 @@ def own_cpu() -> float:
     return sum(os.times()[:4])
 
 
-def worker_cpu(job: Job) -> float:
-    """CPU seconds of the detached worker until now; it has done its last step just before."""
-    assert isinstance(job.backend, LocalBackend)
-    pid = job.backend.queue.get(job.id).pid
-    assert pid is not None  # it has written its last metrics and is saving now
-    return float(sum(psutil.Process(pid).cpu_times()[:2]))
-
-
 def bare(folder: Path, settings: dict[str, Any], numbers: Any) -> Run:
     """The script, in the environment that the gateway gives its worker, and like it in a
     session of its own: Linux shares a busy machine out by session."""
     given = {
         **settings,
-        "model": str(folder / "base"),
         "train": str(folder / "train.jsonl"),
         "validation": str(folder / "validation.jsonl"),
         "output": str(folder / f"bare-{next(numbers)}"),

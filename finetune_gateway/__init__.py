@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from finetune_gateway.backends.local.backend import LocalBackend
     from finetune_gateway.backends.openai import OpenAIBackend
     from finetune_gateway.dataset import Dataset
-    from finetune_gateway.default import estimate, get_job, list_jobs, submit, validate
+    from finetune_gateway.default import estimate, get_job, list_jobs, preview, submit, validate
     from finetune_gateway.errors import (
         AuthenticationError,
         BackendError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from finetune_gateway.gateway import Gateway, Plan
     from finetune_gateway.handle import ChatReply, ModelHandle
     from finetune_gateway.job import Job
+    from finetune_gateway.masks import Preview, Sequence, Token
     from finetune_gateway.pricing import Estimate
     from finetune_gateway.spec import TrainingSpec
 
@@ -53,7 +54,7 @@ _MODULES = {
     "backends.local.backend": ["LocalBackend"],
     "backends.openai": ["OpenAIBackend"],
     "dataset": ["Dataset"],
-    "default": ["estimate", "get_job", "list_jobs", "submit", "validate"],
+    "default": ["estimate", "get_job", "list_jobs", "preview", "submit", "validate"],
     "errors": [
         "AuthenticationError",
         "BackendError",
@@ -74,12 +75,57 @@ _MODULES = {
     "gateway": ["Gateway", "Plan"],
     "handle": ["ChatReply", "ModelHandle"],
     "job": ["Job"],
+    "masks": ["Preview", "Sequence", "Token"],
     "pricing": ["Estimate"],
     "spec": ["TrainingSpec"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = [
+    "AuthenticationError",
+    "Backend",
+    "BackendError",
+    "BudgetError",
+    "Capabilities",
+    "ChatReply",
+    "Checkpoint",
+    "DataError",
+    "Dataset",
+    "Estimate",
+    "Event",
+    "FakeBackend",
+    "Finding",
+    "Gateway",
+    "GatewayError",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobNotFinished",
+    "JobStatus",
+    "LocalBackend",
+    "Metric",
+    "MissingDependency",
+    "ModelHandle",
+    "NotFoundError",
+    "OpenAIBackend",
+    "Plan",
+    "Preview",
+    "Report",
+    "Sequence",
+    "Snapshot",
+    "SpecError",
+    "StoreError",
+    "Token",
+    "TrainingSpec",
+    "UnsupportedError",
+    "__version__",
+    "estimate",
+    "get_job",
+    "list_jobs",
+    "preview",
+    "submit",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

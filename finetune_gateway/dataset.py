@@ -1,7 +1,8 @@
 """A training file, read as rows with their line numbers.
 
-Streams: memory does not grow with the file. Knows how to read, tell the kind, split and
-fingerprint; knows nothing of what makes a row good (``checks``) or of tokens (``tokens``).
+Streams: memory does not grow with the file. Knows how to read, tell the kind and fingerprint;
+knows nothing of what makes a row good (``checks``) or of tokens (``tokens``). The verbs of a
+``Dataset`` that need modules above this one import them by name when they are called.
 """
 
 from __future__ import annotations
@@ -10,12 +11,20 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from finetune_gateway.errors import DataError, NotFoundError, SpecError, StoreError
+from finetune_gateway import containers
+from finetune_gateway.errors import DataError, NotFoundError, StoreError
+
+if TYPE_CHECKING:
+    from finetune_gateway.findings import Report
+    from finetune_gateway.fixing import FixReport
+    from finetune_gateway.masks import Preview
+    from finetune_gateway.writing import Conversion
 
 Kind = Literal["chat", "preference", "unpaired_preference", "prompt_completion", "text", "unknown"]
 Rows = Iterable[dict[str, Any]]
@@ -50,28 +59,51 @@ class Row:
 class Dataset:
     """A JSONL file of examples.
 
+    ``container``: what the rows came in: jsonl, json-array, csv, text, parquet,
+    datasets-folder, datasets, pandas or rows.
+
     >>> Dataset.open("train.jsonl").fingerprint        # sha256 of the bytes
     >>> Dataset.open([{"messages": [...]}, ...])       # rows from memory, spooled to a file
     """
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str | None = None,
+        container: str = "jsonl",
+        source: Path | None = None,
+    ) -> None:
         self.path = path
         self.name = name or path.name  # what people call it
+        self.container = container
+        self.source = source or (path if container == "jsonl" else None)  # what the user named
 
     @classmethod
     def open(
         cls, source: str | os.PathLike[str] | Rows | Dataset, *, spool: Path | None = None
     ) -> Dataset:
-        """A dataset from a path, or from rows in memory, which are written below ``spool``
-        (default: the home folder) under their own hash.
+        """A dataset from a path or from rows in memory: an iterable of dicts, a
+        ``datasets.Dataset``, a pandas frame.
 
-        Raises NotFoundError when there is no such file, DataError when it is a folder.
+        What is not JSON lines is written as such below ``spool`` (default: the home folder)
+        under its own hash; a line is a row then. Raises NotFoundError when there is no such
+        file, DataError when it cannot be read, MissingDependency for Parquet and folders of
+        the ``datasets`` library when pyarrow is not installed.
         """
         if isinstance(source, Dataset):
             return source
-        if isinstance(source, str | os.PathLike):
-            return cls(_existing(Path(source)))
-        return cls(_spooled(source, spool))
+        if not isinstance(source, str | os.PathLike):
+            container = containers.container_of_object(source)
+            lines = containers.object_lines(source, container)
+            return cls(containers.spooled(lines, spool or _spool(), "rows"), None, container)
+        path = _existing(Path(source))
+        container = containers.container_of(path)
+        if container == "jsonl":
+            return cls(path)
+        lines = containers.lines(path, container)
+        return cls(
+            containers.spooled(lines, spool or _spool(), path.stem), path.name, container, path
+        )
 
     @property
     def size(self) -> int:
@@ -103,10 +135,10 @@ class Dataset:
     def rows(self) -> Iterator[Row]:
         """The examples, blank lines left out. Raises DataError at the first line that is not
         a JSON object; run ``validate`` first to see all of them."""
-        for number, raw in self._examples():
-            yield Row(number, self._parse(number, raw))
+        for number, raw in self.examples():
+            yield Row(number, self.parse(number, raw))
 
-    def _examples(self) -> Iterator[tuple[int, bytes]]:
+    def examples(self) -> Iterator[tuple[int, bytes]]:
         """Numbers and bytes of the lines that hold something, a byte order mark left out."""
         for line in self.lines():
             if line.cut:
@@ -145,6 +177,7 @@ class Dataset:
                 os.fsync(target.fileno())
             path = folder / f"{digest.hexdigest()}.jsonl"
             os.replace(temporary, path)
+            _sync(folder)
         except OSError as exc:
             temporary.unlink(missing_ok=True)
             raise StoreError(
@@ -162,35 +195,67 @@ class Dataset:
         for row in self.rows():
             yield json.dumps(rewrite(row.data), ensure_ascii=False).encode() + b"\n"
 
-    def split(self, ratio: float, *, seed: int = 0, folder: Path) -> tuple[Dataset, Dataset]:
-        """Two files, the second with about ``ratio`` of the rows.
+    def split(
+        self, ratio: float, *, seed: int = 0, folder: Path, stratify: bool = False
+    ) -> tuple[Dataset, Dataset]:
+        """Two files below ``folder``, the second with about ``ratio`` of the rows.
 
-        Each row is placed by a hash of its own bytes and the seed, so adding rows moves none of
-        the others, and equal rows stay on one side. Raises SpecError for a ratio outside 0..1,
-        DataError when one side would be empty.
+        Each row is placed by a hash of its content and the seed, so adding rows moves none of
+        the others, and rows that are equal but for case and spaces stay on one side.
+        ``stratify``: see ``splitting``. Raises SpecError for a ratio outside 0..1, DataError
+        when one side would be empty.
         """
-        if not 0 < ratio < 1:
-            raise SpecError(f"A split of {ratio!r} is not between 0 and 1.", hint="Use e.g. 0.1.")
-        lines = [raw for _, raw in self._examples()]
-        places = [_place(raw, seed) for raw in lines]
-        # Of a small file at least one row is held out: the one that would be the first.
-        limit = max(ratio, min(places, default=0.0))
-        parts = (
-            [raw for raw, place in zip(lines, places, strict=True) if place > limit],
-            [raw for raw, place in zip(lines, places, strict=True) if place <= limit],
-        )
-        if not all(parts):
-            raise DataError(
-                f"A split of {ratio:g} leaves one side of {self.path} empty.",
-                hint="Use more rows, another ratio or another seed.",
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        train, held_out = (
-            Dataset(_written(part, folder, self.path.stem), self.name) for part in parts
-        )
+        splitting = import_module("finetune_gateway.splitting")
+        train, held_out = splitting.split(self, ratio, seed=seed, folder=folder, stratify=stratify)
         return train, held_out
 
-    def _parse(self, number: int, raw: bytes) -> dict[str, Any]:
+    def validate(self, **options: Any) -> Report:
+        """``gateway.validate`` of this dataset, with its options."""
+        report: Report = import_module("finetune_gateway.default").validate(self, **options)
+        return report
+
+    def preview(self, *, model: str, **options: Any) -> list[Preview]:
+        """Rows as ``model`` will see them, token by token; ``options`` as ``Gateway.preview``."""
+        default = import_module("finetune_gateway.default")
+        seen: list[Preview] = default.preview(self, model=model, **options)
+        return seen
+
+    def convert(
+        self,
+        to: str,
+        out: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        drop: Collection[str] = (),
+    ) -> Conversion:
+        """Write the rows for ``openai``, ``openai-bom``, ``trl``, ``together`` or ``sharegpt``.
+
+        ``drop``: keys of the rows to leave out. Raises DataError, with lines and fields, for
+        what the target cannot hold, and SpecError when ``out`` exists and ``force`` is not set.
+        """
+        writing = import_module("finetune_gateway.writing")
+        done: Conversion = writing.convert(self, to, out, force=force, drop=drop)
+        return done
+
+    def fix(
+        self, out: str | os.PathLike[str], *, force: bool = False, method: str = "sft"
+    ) -> FixReport:
+        """Write a copy with everything mended that can be mended safely, and a log of it
+        (``<out>.changes.jsonl``); this file stays as it is.
+
+        ``method``: what the copy is checked for. Raises SpecError when ``out`` exists and
+        ``force`` is not set, or is this file.
+        """
+
+        def check(copy: Dataset) -> Report:
+            return copy.validate(method=method)
+
+        fixing = import_module("finetune_gateway.fixing")
+        done: FixReport = fixing.fix(self, out, force=force, check=check)
+        return done
+
+    def parse(self, number: int, raw: bytes) -> dict[str, Any]:
+        """The row of a line. Raises DataError when it is not a JSON object."""
         try:
             data = json.loads(raw)
         except (ValueError, RecursionError) as exc:
@@ -230,21 +295,17 @@ def _system_of(row: dict[str, Any]) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _place(raw: bytes, seed: int) -> float:
-    """A number from 0 to 1 that depends on the row and the seed alone."""
-    digest = hashlib.sha256(str(seed).encode() + b"\0" + raw.strip()).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64
-
-
-def _written(lines: list[bytes], folder: Path, stem: str) -> Path:
-    raw = b"\n".join(lines) + b"\n"
-    path = folder / f"{stem}-{hashlib.sha256(raw).hexdigest()[:16]}.jsonl"
-    path.write_bytes(raw)
-    return path
+def _sync(folder: Path) -> None:
+    """A rename survives a power cut only when its folder is on disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _existing(path: Path) -> Path:
-    if path.is_dir():
+    if path.is_dir() and not containers.container_of(path):
         raise DataError(
             f"{str(path)!r} is a folder, not a file.", hint="Name the JSONL file in it."
         )
@@ -259,14 +320,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _spooled(rows: Rows, folder: Path | None) -> Path:
-    if folder is None:
-        raise DataError(
-            "Rows in memory need a folder to be written to.", hint="Pass a path instead."
-        )
-    lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
-    raw = ("\n".join(lines) + "\n").encode() if lines else b""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"rows-{hashlib.sha256(raw).hexdigest()[:16]}.jsonl"
-    path.write_bytes(raw)
-    return path
+def _spool() -> Path:
+    """Where rows that are not JSON lines are written when nobody says."""
+    home: Path = import_module("finetune_gateway.settings").Settings.load().home
+    return home / "spool"

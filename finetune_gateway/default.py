@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from finetune_gateway.backends.base import Backend
 from finetune_gateway.findings import Report
@@ -12,6 +12,9 @@ from finetune_gateway.job import Job
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
 
+if TYPE_CHECKING:
+    from finetune_gateway.masks import Preview
+
 
 def validate(
     data: Source,
@@ -19,9 +22,35 @@ def validate(
     model: str | None = None,
     backend: str | Backend | None = None,
     method: str = "sft",
+    **options: Any,
 ) -> Report:
-    """``Gateway.validate`` on the default gateway."""
-    return _default().validate(data, model=model, backend=backend, method=method)
+    """``Gateway.validate`` on the default gateway, with all its options."""
+    return _default().validate(data, model=model, backend=backend, method=method, **options)
+
+
+@overload
+def preview(
+    data: dict[str, Any], *, model: str, backend: str | Backend | None = None, **options: Any
+) -> Preview: ...
+
+
+@overload
+def preview(
+    data: Source, *, model: str, backend: str | Backend | None = None, **options: Any
+) -> list[Preview]: ...
+
+
+def preview(
+    data: Source | dict[str, Any],
+    *,
+    model: str,
+    backend: str | Backend | None = None,
+    **options: Any,
+) -> Preview | list[Preview]:
+    """``Gateway.preview`` on the default gateway; one row gives one preview."""
+    if isinstance(data, dict):
+        return _default().preview([data], model=model, backend=backend, **options)[0]
+    return _default().preview(data, model=model, backend=backend, **options)
 
 
 def estimate(

@@ -78,11 +78,11 @@ _JSON = {
     "json_array_not_jsonl": Rule(
         E, E, "the file is one JSON array, not JSON lines",
         "Each line must be one object of its own.",
-        "Convert it: jq -c '.[]' old.json > new.jsonl",
+        "Convert it: ftg validate old.jsonl --fix new.jsonl",
     ),
     "pretty_printed": Rule(
         E, E, "an object is spread over several lines", "Each line must be one whole object.",
-        "Convert it: jq -c . old.json > new.jsonl",
+        "Convert it: ftg validate old.jsonl --fix new.jsonl",
     ),
     "json_extra_data": Rule(
         E, E, "more than one JSON value on the line",
@@ -280,9 +280,100 @@ _DATASET = {
     ),
 }  # fmt: skip
 
+_SURVEY = {
+    "contradictions": Rule(
+        W, W, "rows that ask the same and answer otherwise",
+        "The model learns something between the two, and its loss cannot fall.",
+        "Keep the better answer, or say in the prompt what makes the difference.",
+    ),
+    "similar_rows": Rule(
+        N, N, "rows that differ from an earlier one in a few words only",
+        "They count nearly double, and a random split puts them on both sides.",
+        "Keep one of each, or split with 'ftg split', which keeps equal rows together.",
+    ),
+    "near_duplicates_unseen": Rule(
+        N, N, "near-duplicates were not looked for",
+        "Equal rows were, also those equal but for case and spaces.",
+        "Run: pip install 'finetune-gateway[dedup]'",
+    ),
+    "leak": Rule(
+        W, W, "rows that are also in the validation or test data",
+        "What was trained on cannot be tested with: the figures would be too good.",
+        "Take them out of one of the two files.",
+    ),
+    "near_leak": Rule(
+        W, W, "rows that are nearly in the validation or test data",
+        "What was trained on cannot be tested with: the figures would be too good.",
+        "Take them out of one of the two files.",
+    ),
+    "boilerplate_answer": Rule(
+        W, W, "the same answer in a large share of the rows",
+        "The model learns to give it to whatever it is asked.",
+        "Leave most of these rows out, unless the answer is meant to be that common.",
+    ),
+    "system_prompt_mix": Rule(
+        N, N, "some rows have another system prompt, or none",
+        "The model answers best under the prompt it was trained with.",
+        "Use one prompt throughout, the one of production, unless the mix is meant.",
+    ),
+    "class_balance": Rule(
+        N, N, "short answers given like classes, in very different numbers",
+        "A model trained on them prefers the common ones; OpenAI's guide to classification asked "
+        "for about 100 rows of each class.",
+        "Add rows of the rare classes.",
+    ),
+    "length_outlier": Rule(
+        N, N, "a row far longer than the others",
+        "Often an export fault; it decides the memory a batch takes.",
+        "Look at it; split it or leave it out.",
+    ),
+    "repetitive_text": Rule(
+        N, N, "an answer that says the same over and over",
+        "A model that learns this does not stop.", "Shorten it, or remove the row.",
+    ),
+    "language_mix": Rule(
+        N, N, "answers in more than one language",
+        "The model may change language where it should not.",
+        "Leave out what is not meant, or say the language in the prompt.",
+    ),
+    "few_examples": Rule(
+        N, N, "few rows",
+        "OpenAI's guide asks for 10 at least, sees clear gains from 50 to 100, and advises to "
+        "begin with 50 good ones.",
+        "Add rows, the good ones first.",
+    ),
+    "template_drops": Rule(
+        None, W, "the model's template leaves something out",
+        "What is not shown to the model is not learnt; templates cut reasoning off earlier turns, "
+        "for instance.",
+        "See what is left with 'ftg preview'; change the row, or give another template.",
+    ),
+    "template_moves": Rule(
+        None, W, "the model's template puts something in another place",
+        "The model reads the conversation in another order than you wrote it.",
+        "See it with 'ftg preview'; change the row, or give another template.",
+    ),
+    "drift": Rule(
+        W, W, "production asks what the data does not hold",
+        "A fine-tune answers well what is like its data.",
+        "Add rows for such prompts.",
+    ),
+    "drift_length": Rule(
+        N, N, "prompts in production are of another length than those of the data",
+        "A fine-tune answers well what is like its data.",
+        "Add rows with prompts as long as those in production.",
+    ),
+    "drift_unknown": Rule(
+        W, W, "too few production prompts to compare with",
+        "A share of a handful of prompts says nothing.",
+        'Give 10 at least, one per line: {"prompt": "..."} or {"messages": [...]}.',
+    ),
+}  # fmt: skip
+
 FILE_RULES: dict[str, Rule] = {
     **_BYTES,
     **_JSON,
     **_FORMATS,
     **_DATASET,
+    **_SURVEY,
 }

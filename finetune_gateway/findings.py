@@ -66,6 +66,7 @@ class Report(BaseModel):
     kind: Kind
     rows: int
     tokens: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None  # figures of the dataset as a whole (survey)
     findings: list[Finding] = Field(default_factory=list)
 
     @property
@@ -82,6 +83,12 @@ class Report(BaseModel):
         if self.errors:
             return "rejected"
         return "warned" if self.warnings else "accepted"
+
+    def joined(self, findings: Sequence[Finding], quality: dict[str, Any] | None) -> Report:
+        """With what a look at the dataset as a whole has found, in the same order."""
+        both = sorted([*self.findings, *findings], key=_place)
+        ok = all(found.severity != "error" for found in both)
+        return self.model_copy(update={"findings": both, "quality": quality, "ok": ok})
 
     def raise_for_errors(self) -> None:
         """Raise DataError, which carries this report, when there is an error."""
@@ -139,6 +146,15 @@ class Findings:
                 group.lines.append(line)
         return severity == "error"
 
+    def extend(self, later: Findings) -> bool:
+        """Add what was found further on in the file; False when there is too much to know what
+        one pass would have kept."""
+        for key, found in later._groups.items():
+            group = self._groups.setdefault(key, _Group(found.defect))
+            group.count += found.count
+            group.lines += found.lines[: MAX_LINES - len(group.lines)]
+        return not later._dropped and not self._dropped and len(self._groups) <= MAX_GROUPS
+
     def severity(self, code: str) -> Severity | None:
         """The gravest of what the judged backends make of this rule; None: nothing."""
         judged = {RULES[code].severity(family) for family in self.families}
@@ -150,7 +166,7 @@ class Findings:
         if self._dropped:
             groups.append(_Group(Defect("too_many_findings"), self._dropped))
         found = [self._finding(group) for group in groups]
-        return sorted(found, key=lambda one: (_RANK[one.severity], one.line or 0, one.code))
+        return sorted(found, key=_place)
 
     def _finding(self, group: _Group) -> Finding:
         defect, rule = group.defect, RULES[group.defect.code]
@@ -165,6 +181,11 @@ class Findings:
             count=group.count,
             lines=group.lines,
         )
+
+
+def _place(found: Finding) -> tuple[int, int, str]:
+    """Where a finding stands in a list of them."""
+    return _RANK[found.severity], found.line or 0, found.code
 
 
 def family_of(backend: str) -> Family:

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune_gateway import backends, checks, formats
+from finetune_gateway import backends, checks, formats, guards, survey
 from finetune_gateway.backends.base import Backend, DataFile
 from finetune_gateway.dataset import Dataset, Rows
 from finetune_gateway.errors import BackendError, BudgetError, DataError, SpecError
@@ -26,9 +26,13 @@ from finetune_gateway.job import Job
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.records import JobRecord, StoredFile, new_job_id
 from finetune_gateway.settings import Settings
+from finetune_gateway.sharegpt import Unfit
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.store import Store
-from finetune_gateway.tokens import HostedCounter, TokenStats
+from finetune_gateway.tokens import HostedCounter, LocalCounter, TokenStats
+
+if TYPE_CHECKING:
+    from finetune_gateway.masks import Preview
 
 Source = str | os.PathLike[str] | Rows | Dataset
 MAX_TRIES = 10  # requests that may change something, per job, before we give up
@@ -77,28 +81,69 @@ class Gateway:
         model: str | None = None,
         backend: str | Backend | None = None,
         method: str = "sft",
+        quality: bool | None = None,
+        against: Source | None = None,
+        like: Source | None = None,
     ) -> Report:
         """Check a dataset; nothing leaves the machine and no key is needed.
 
         Without ``backend`` every known backend is judged, and each finding names those that
-        would refuse. Raises NotFoundError when there is no such file.
+        would refuse. ``quality``: look at the dataset as a whole too (default: when it is small,
+        ``survey.AUTO_BYTES``), ``against`` validation or test data for leaks, and for how far it
+        is from ``like``, a sample of production prompts. Raises NotFoundError when there is no
+        such file.
         """
         dataset = self.open(data)
         spec = TrainingSpec.build(model=model or "unnamed", method=method)
-        if backend is None:
-            return checks.validate(
-                dataset, method=spec.method, model=model, counter=HostedCounter(model)
-            )
-        runner = self.backend(backend)
-        limit = runner.capabilities(spec.model).max_context
-        return checks.validate(
+        runner = None if backend is None else self.backend(backend)
+        judged = (runner.name,) if runner else None
+        counter = runner.counter(spec) if runner else HostedCounter(model)
+        report = checks.validate(
             dataset,
             method=spec.method,
             model=model,
-            backends=(runner.name,),
-            counter=runner.counter(spec),
-            max_context=limit,
+            backends=judged,
+            counter=counter,
+            max_context=runner.capabilities(spec.model).max_context if runner else None,
         )
+        asked = survey.Asked(
+            quality=quality,
+            against=None if against is None else self.open(against),
+            like=None if like is None else self.open(like),
+        )
+        render = counter.render if isinstance(counter, LocalCounter) else None
+        return survey.joined(
+            report, dataset, asked, backends=judged, method=spec.method, render=render
+        )
+
+    def preview(
+        self,
+        data: Source,
+        *,
+        model: str,
+        backend: str | Backend | None = None,
+        rows: Collection[int] | None = None,
+        **options: Any,
+    ) -> list[Preview]:
+        """Rows as the model will see them, token by token, with what is trained. Offline.
+
+        ``rows``: their lines, from 1 (default: the first three). ``backend``: by default local
+        for a model on this machine, else openai. ``options``: ``train_on``, ``max_length`` and
+        ``chat_template``, as ``TrainingSpec`` has them. A bad row is no error: its preview has
+        findings and no tokens. Raises SpecError for another option, NotFoundError for a line
+        that is not there.
+        """
+        if other := options.keys() - {"train_on", "max_length", "chat_template"}:
+            raise SpecError(
+                f"{sorted(other)[0]!r} does not change what a model sees.",
+                hint="A preview takes train_on, max_length and chat_template.",
+            )
+        # Imported here: only previews need templates, and jinja2 with them.
+        from finetune_gateway import picking
+
+        runner = self.backend(backend or backends.usual(model))
+        spec = TrainingSpec.build(model=model, **options)
+        return picking.previews(self.open(data), runner.masker(spec), runner.name, rows)
 
     def estimate(
         self, data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
@@ -143,6 +188,8 @@ class Gateway:
             )
             report.raise_for_errors()
             reports.append(report)
+        if held_out:
+            reports[0] = survey.apart(reports[0], train, held_out, (runner.name,))
         tokens = counters[0].stats()
         estimate = runner.estimate(spec, tokens)
         return Plan(spec, runner, train, held_out, tuple(reports), tokens, estimate)
@@ -185,14 +232,14 @@ class Gateway:
             **options,
         )
         plan.backend.check(plan.spec)
-        _private(plan, allow_pii)
-        _within(plan.estimate, max_cost_usd)
+        guards.private(plan.reports, plan.estimate, allow_pii)
+        guards.within(plan.estimate, max_cost_usd)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
         record, added = self.store.add(self._intent(plan, again))
         job = self._job(record, plan.backend)
-        if added:
-            job.record = self._advance(record, plan.backend, first=True)
+        if added or record.step == "intent":  # its submitter may have died before it sent anything
+            job.record = self._advance(record, plan.backend, first=added)
         return job
 
     def _intent(self, plan: Plan, again: bool) -> JobRecord:
@@ -203,7 +250,7 @@ class Gateway:
             validation.sha256 if validation else None,
             plan.spec.canonical(),
             plan.backend.name,
-            plan.backend.options(),
+            plan.backend.identity(),
             time.time_ns() if again else None,
         ]
         now = time.time()
@@ -240,11 +287,9 @@ class Gateway:
                 phase = f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
                 return self.store.set_phase(record.id, phase)
             with self._doubts(record, backend, first):
-                train = self._sent_file(record, backend, record.train)
-                held_out = None
-                if record.validation is not None:
-                    held_out = self._sent_file(record, backend, record.validation)
-                self._created(record, backend, train, held_out)
+                # Before a file may be sent again: that would overwrite the doubt about the job.
+                found = backend.find(record.id) if record.step == "creating" else None
+                self.store.set_sent(record.id, found or self._created(record, backend))
             return self.store.get(record.id)
 
     def _sent_file(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
@@ -263,14 +308,13 @@ class Gateway:
             self.store.remember_file(scope, file.sha256, remote)
         return DataFile(data.path, data.sha256, data.rows, data.bytes, remote)
 
-    def _created(
-        self, record: JobRecord, backend: Backend, train: DataFile, validation: DataFile | None
-    ) -> None:
-        found = backend.find(record.id) if record.step == "creating" else None
-        if found is None:
-            self.store.set_step(record.id, "creating")
-            found = backend.start(record.id, record.spec, train, validation)
-        self.store.set_sent(record.id, found)
+    def _created(self, record: JobRecord, backend: Backend) -> str:
+        train = self._sent_file(record, backend, record.train)
+        validation = None
+        if record.validation is not None:
+            validation = self._sent_file(record, backend, record.validation)
+        self.store.set_step(record.id, "creating")
+        return backend.start(record.id, record.spec, train, validation)
 
     @contextmanager
     def _doubts(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:
@@ -357,11 +401,16 @@ class Gateway:
 
     def _kept(self, dataset: Dataset, report: Report) -> StoredFile:
         """A copy of the data in the home folder, so that the job does not depend on a file
-        that may change or go before it is sent, or sent again. Conversations in another
-        format are written as OpenAI's chat, which every backend takes."""
-        foreign = report.format in ("alpaca", "sharegpt", "prompt-completion")
-        rewrite = formats.as_chat if foreign else None
-        path, digest = dataset.copy_into(self.store.settings.files, rewrite)
+        that may change or go before it is sent, or sent again. Rows of another format are
+        written as OpenAI's chat or preference rows, which every backend takes."""
+        rewrite = None if report.format.startswith("openai-") else formats.canonical
+        try:
+            path, digest = dataset.copy_into(self.store.settings.files, rewrite)
+        except Unfit as exc:
+            raise DataError(
+                f"{dataset.name}: a row of the format {report.format} cannot be sent: {exc}.",
+                hint=f"See: ftg convert {dataset.name} --to openai -o OUT",
+            ) from None
         return StoredFile(
             path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size
         )
@@ -369,36 +418,4 @@ class Gateway:
 
 def _scope(backend: Backend) -> str:
     """Where an uploaded file is known: one host, through one key."""
-    return json.dumps([backend.name, backend.options()], sort_keys=True)
-
-
-def _private(plan: Plan, allowed: bool) -> None:
-    """Raise DataError when personal data or secrets would leave this machine unasked."""
-    if allowed or not plan.estimate.data_leaves_machine:
-        return
-    for report in plan.reports:
-        found = [finding for finding in report.findings if finding.code in ("pii", "secret")]
-        if found:
-            raise DataError(
-                f"Data that should stay here would be sent to "
-                f"{plan.estimate.host or plan.backend.name}, line {found[0].line}: "
-                f"{found[0].message}",
-                hint="Remove it, train with --backend local, or pass --allow-pii.",
-                report=report,
-            )
-
-
-def _within(estimate: Estimate, limit: float | None) -> None:
-    """Raise BudgetError when the high estimate is above the limit, or unknown."""
-    if limit is None or not estimate.data_leaves_machine:
-        return
-    if estimate.cost_usd is None:
-        raise BudgetError(
-            f"No price is known for {estimate.model!r}, so {limit:g} USD cannot be kept to.",
-            hint="Add a row to prices.toml, or submit without max_cost_usd.",
-        )
-    if float(estimate.cost_usd.high) > limit:
-        raise BudgetError(
-            f"The job may cost {estimate.cost_usd.high:.2f} USD, over the limit of {limit:.2f}.",
-            hint="Raise --max-cost, use fewer epochs or rows, or a cheaper model.",
-        )
+    return json.dumps([backend.name, backend.identity()], sort_keys=True)

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,8 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     length: int  # tokens before truncation
+    text: str = ""  # as the template renders it
+    starts: list[int] = field(default_factory=list)  # the character each token begins at
 
     @property
     def trained(self) -> int:
@@ -142,7 +144,7 @@ class ChatTemplate:
             else IGNORED
             for token, start in zip(ids, starts, strict=True)
         ]
-        return Encoded(ids[:max_length], labels[:max_length], len(ids))
+        return Encoded(ids[:max_length], labels[:max_length], len(ids), text, starts[:max_length])
 
     def prompt_ids(
         self, messages: list[Message], tools: list[dict[str, Any]] | None = None
@@ -150,6 +152,10 @@ class ChatTemplate:
         """The ids a model is asked with: the conversation and the opening of an answer."""
         text, _, typed = self._rendered(messages, tools, answer=True)
         return self._ids(text, typed, [])[0]
+
+    def text(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> str:
+        """A whole conversation as the template writes it."""
+        return self._rendered(messages, tools, answer=False)[0]
 
     def decode(self, ids: list[int]) -> str:
         """Text of an answer, without special tokens."""
@@ -224,6 +230,12 @@ class ChatTemplate:
             yield
         finally:
             self.tokenizer.encode_special_tokens = False
+
+
+def row_limit(asked: int | None, context: int | None) -> int:
+    """Tokens per row: what was asked, else the model's context but at most 2048, beyond which
+    memory surprises (LLaMA-Factory's cutoff_len)."""
+    return min(asked or 2048, context or 2048)
 
 
 # -- rows to messages --------------------------------------------------------------------

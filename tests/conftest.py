@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ SMALL = {
 @pytest.fixture(scope="session", autouse=True)
 def _away_from_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing reads the keys or touches the home folder of whoever runs the tests."""
+    # A shell that starts us in the background lets us, and all we start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(PROVIDER_VARIABLES)]:
             patch.delenv(name)

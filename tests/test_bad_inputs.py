@@ -103,12 +103,11 @@ def test_real_faults_are_the_only_ones_found(
     ],
 )
 def test_other_formats_are_read(name: str, method: str, duplicates: int, tmp_path: Path) -> None:
-    """An array is told from JSONL; its rows as JSONL have no error, and known duplicates."""
-    array = validate(Dataset.open(DATA / name), method=method)
-    assert [one.code for one in array.errors] == ["json_array_not_jsonl"]
-    rows = tmp_path / "rows.jsonl"
-    listed = json.loads((DATA / name).read_text(encoding="utf-8"))
-    rows.write_text("".join(json.dumps(row) + "\n" for row in listed))
-    report = validate(Dataset.open(rows), method=method)
+    """An array among JSON lines is told; in a file named .json it is read, its rows have no
+    error, and known duplicates."""
+    array = tmp_path / "rows.jsonl"
+    array.write_bytes((DATA / name).read_bytes())
+    assert [one.code for one in validate(Dataset.open(array)).errors] == ["json_array_not_jsonl"]
+    report = validate(Dataset.open(DATA / name, spool=tmp_path), method=method)
     assert not report.errors
     assert sum(one.count for one in report.findings if one.code == "duplicates") == duplicates

@@ -327,7 +327,7 @@ def test_validate_prints_the_documented_json(ftg: Ftg, tmp_path: Path) -> None:
     done = ftg("validate", str(bad), "--json")
     told = json.loads(done.stdout)
     assert done.returncode == 3 and told["ok"] is False
-    assert set(told) == {"ok", "format", "kind", "rows", "tokens", "findings"}
+    assert set(told) == {"ok", "format", "kind", "rows", "tokens", "quality", "findings"}
     assert told["findings"][0]["line"] == 271
     assert json.loads(ftg("validate", str(DATA), "--json").stdout)["ok"] is True
     twice = tmp_path / "twice.jsonl"

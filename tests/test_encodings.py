@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_gateway import tokens
+from finetune_gateway import encodings
 from finetune_gateway.tokens import (
     TextCounter,
     base_model,
@@ -65,7 +65,7 @@ def test_vocabulary_is_the_one_tiktoken_pins(encoding: str) -> None:
     source = inspect.getsource(getattr(constructors, encoding))
     pinned = re.search(r'expected_hash="([0-9a-f]{64})"', source)
     assert pinned
-    engine: Any = tokens._engine(encoding)
+    engine: Any = encodings._engine(encoding)
     ranks = {"o200k_base": 199_998, "cl100k_base": 100_256}[encoding]
     digest = hashlib.sha256()
     for rank in range(ranks):
@@ -133,8 +133,8 @@ def test_a_lone_surrogate_is_counted_as_the_replacement_character(encoding: str)
 
 def test_repeated_texts_do_not_make_the_cache_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache stays within its bounds in entries and in characters."""
-    monkeypatch.setattr(tokens, "_CACHE_ENTRIES", 10)
-    monkeypatch.setattr(tokens, "_CACHE_CHARS", 1_000)
+    monkeypatch.setattr(encodings, "_CACHE_ENTRIES", 10)
+    monkeypatch.setattr(encodings, "_CACHE_CHARS", 1_000)
     count = TextCounter("o200k_base")
     for number in range(100):
         count(f"text {number}")

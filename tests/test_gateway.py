@@ -340,6 +340,42 @@ def test_a_job_no_provider_has_can_be_cancelled(home: Path, train_file: Path) ->
     assert job.cancel().wait().status is JobStatus.CANCELLED
 
 
+def test_a_doubt_about_the_job_outlives_a_second_upload(home: Path, train_file: Path) -> None:
+    """The job was bought and its answer lost; another job's refusal makes the file forgotten,
+    and the second upload is lost too: still one job."""
+    with Provider() as provider:
+        g, backend = Gateway(), wire(provider)
+        provider.fault(CREATE, "reset_after")
+        job = g.submit(train_file, model=MODEL, backend=backend)
+        provider.fault(CREATE, "status", status=400)
+        with pytest.raises(BackendError):
+            g.submit(train_file, model=MODEL, backend=backend, seed=7)
+        provider.fault("POST /files", "reset_after")
+        assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
+        assert len(provider.jobs) == 1
+
+
+def test_time_outs_make_no_other_job(home: Path, train_file: Path) -> None:
+    """The same submit through the same host and key is the same job, whatever the patience."""
+    with Provider(pace=60) as provider:
+        g = Gateway()
+        first = g.submit(train_file, model=MODEL, backend=wire(provider))
+        again = g.submit(train_file, model=MODEL, backend=wire(provider, request_timeout=9.0))
+        assert first.id == again.id and len(provider.jobs) == 1 and provider.posts["/files"] == 1
+
+
+def test_a_submit_again_sends_what_its_first_process_could_not(
+    home: Path, train_file: Path
+) -> None:
+    """The first process died after the intent: the same command is enough."""
+    with Provider() as provider:
+        g = Gateway()
+        plan = g.plan(train_file, model=MODEL, backend=wire(provider))
+        g.store.add(g._intent(plan, again=False))
+        job = g.submit(train_file, model=MODEL, backend=wire(provider))
+        assert job.provider_id == provider.jobs[0]["id"] and len(g.jobs()) == 1
+
+
 def test_a_server_that_is_down_and_a_missing_key(
     home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from finetune_gateway import (
     DataError,
@@ -230,7 +232,7 @@ def test_what_cannot_be_trained_is_refused_before_a_job_exists(
     with pytest.raises(SpecError, match="no chat template"):
         submit(rows(12), bare)
     evil = tmp_path / "evil"
-    subprocess.run(["cp", "-r", str(tiny_folder), str(evil)], check=True)
+    shutil.copytree(tiny_folder, evil)
     config = json.loads((evil / "config.json").read_text())
     (evil / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
     with pytest.raises(SpecError, match="auto_map"):
@@ -262,14 +264,17 @@ def test_a_row_the_template_refuses_is_named(home: Path, tiny_folder: Path, tmp_
 
 
 def test_training_that_diverges_fails_with_the_reason(
-    home: Path, tiny_folder: Path, rows: Rows
+    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows
 ) -> None:
     """A loss that is not finite stops the job; no adapter of NaNs is handed over."""
-    job = submit(rows(12), tiny_folder, learning_rate=1.0, max_steps=300, training_type="full")
-    job.wait(180)
-    if job.status is JobStatus.SUCCEEDED:
-        pytest.skip("this model survives even a learning rate of 1")
-    assert "diverged" in str(job.error) and not (home / "runs" / job.id / "model").exists()
+    folder = tmp_path / "poisoned"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    job = submit(rows(12), folder, max_steps=5).wait(180)
+    assert job.status is JobStatus.FAILED and "diverged" in str(job.error), job.error
+    assert not (home / "runs" / job.id / "model").exists()
 
 
 def test_real_data_sets_train_to_a_handle(home: Path, tiny_folder: Path, shared: Path) -> None:

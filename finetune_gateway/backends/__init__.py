@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.errors import GatewayError, MissingDependency, NotFoundError, SpecError
@@ -27,6 +28,12 @@ BUILTIN = {
 def names() -> list[str]:
     """Every backend that can be asked for, built in or installed. Imports none of them."""
     return sorted({*BUILTIN, *_plugins()})
+
+
+def usual(model: str) -> str:
+    """Where a model is trained when nobody says: a builtin, a folder and a Hugging Face id
+    (``owner/name``) here, anything else at OpenAI."""
+    return "local" if "/" in model or Path(model).is_dir() else "openai"
 
 
 def origin(name: str) -> str:

@@ -19,6 +19,7 @@ from finetune_gateway.spec import TrainingSpec
 
 if TYPE_CHECKING:
     from finetune_gateway.handle import ChatReply, ModelHandle
+    from finetune_gateway.masks import Masker
     from finetune_gateway.pricing import Estimate
     from finetune_gateway.settings import Settings
     from finetune_gateway.tokens import TokenCounter, TokenStats
@@ -107,6 +108,11 @@ class Backend(ABC):
         """Constructor arguments as plain JSON, without secrets."""
         return {}
 
+    def identity(self) -> dict[str, Any]:
+        """The options that say where a job goes: two backends that are equal in these are one
+        to a repeated submit and to the files already sent."""
+        return self.options()
+
     def use(self, settings: Settings) -> None:
         """Called by the gateway with its home folder. A backend without files ignores it."""
         return None
@@ -119,6 +125,15 @@ class Backend(ABC):
     @abstractmethod
     def counter(self, spec: TrainingSpec) -> TokenCounter:
         """Counts rows as this backend would. Exact where the tokenizer is known. Offline."""
+
+    def masker(self, spec: TrainingSpec) -> Masker:
+        """Shows rows as this backend's models see them. Offline. By the hosts' documented rule,
+        unless a backend knows better."""
+        # Imported here: only previews need it, and it brings jinja2.
+        from finetune_gateway.hosted_mask import HostedMasker
+
+        limit = spec.max_length or self.capabilities(spec.model).max_context
+        return HostedMasker(spec.model, limit=limit, train_on=spec.train_on)
 
     @abstractmethod
     def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:

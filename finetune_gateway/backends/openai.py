@@ -106,6 +106,10 @@ class OpenAIBackend(Backend):
             "poll_seconds": self.poll_seconds,
         }
 
+    def identity(self) -> dict[str, Any]:
+        """The host and whose account; time-outs and pauses make no other host of it."""
+        return {"base_url": self.base_url, "api_key_env": self.api_key_env}
+
     def __repr__(self) -> str:
         return f"OpenAIBackend(base_url={self.base_url!r}, profile={self.profile_name!r})"
 

@@ -49,9 +49,8 @@ Profile = Annotated[
 
 
 def backend_for(model: str) -> str:
-    """Where a model is trained when nobody says: a builtin, a folder and a Hugging Face id
-    (``owner/name``) here, anything else at OpenAI."""
-    return "local" if "/" in model or Path(model).is_dir() else "openai"
+    """Where a model is trained when nobody says."""
+    return backends.usual(model)
 
 
 def chosen_backend(

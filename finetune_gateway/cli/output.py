@@ -12,7 +12,17 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-STYLES = {"error": "31", "warning": "33", "note": "2", "ok": "32", "bold": "1", "dim": "2"}
+STYLES = {
+    "error": "31",
+    "warning": "33",
+    "note": "2",
+    "ok": "32",
+    "bold": "1",
+    "dim": "2",
+    "trained": "4;32",  # underlined too: it is read without colours
+    "trained too": "4;92",  # every other token, so that one sees where they end
+    "cut": "9;2",
+}
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 

@@ -9,11 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_gateway import fixing
 from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Data, Json, Method, Quiet
 from finetune_gateway.cli.output import paint, say, show, wrapped
+from finetune_gateway.containers import NAMES
+from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Finding, Report
+from finetune_gateway.fixing import FixReport
 from finetune_gateway.gateway import Gateway
 
 SHOWN = 30  # kinds of findings on the screen; --json has all
@@ -28,6 +32,29 @@ def validate(
         str | None, typer.Option(metavar="NAME", help="Judge for this backend alone.")
     ] = None,
     method: Method = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT", help="Write a mended copy, and check that.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --fix: replace OUT.")] = False,
+    quality: Annotated[
+        bool | None,
+        typer.Option(
+            "--quality/--no-quality",
+            help="Look at the data as a whole too; by default up to 4 MB.",
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Validation or test data that must share no row."),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Prompts from production the data should resemble."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too (exit 3).")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -35,18 +62,40 @@ def validate(
     """Check a dataset, line by line. Needs no key and no network; nothing is sent anywhere.
 
     Ends with 3 when there is an error, 0 otherwise. Without --backend all known backends are
-    judged, and each finding names those that would refuse.
+    judged, and each finding names those that would refuse. --fix mends what needs no guess in a
+    copy, logs each change in OUT.changes.jsonl and checks the copy.
 
     Examples:
       ftg validate train.jsonl
       ftg validate train.jsonl --backend openai --model gpt-4.1-mini-2025-04-14
       ftg validate pairs.jsonl --method dpo --json
+      ftg validate export.json --fix train.jsonl
+      ftg validate train.jsonl --against validation.jsonl --like prompts.jsonl
     """
-    report = Gateway().validate(data, model=model, backend=backend, method=method or "sft")
+    gateway = Gateway()
+    dataset = gateway.open(data)
+
+    def check(checked: Dataset) -> Report:
+        return gateway.validate(
+            checked,
+            model=model,
+            backend=backend,
+            method=method or "sft",
+            quality=quality,
+            against=against,
+            like=like,
+        )
+
+    mended = fixing.fix(dataset, fix, force=force, check=check) if fix else None
+    report = mended.report if mended else check(dataset)
+    data = fix or data
     if json:
-        output.emit(report.model_dump(mode="json"))
+        told = report.model_dump(mode="json")
+        output.emit({**told, "fix": mended.model_dump(exclude={"report"})} if mended else told)
     else:
-        show(screen(data, report))
+        show(f"{mended_text(mended)}\n{screen(data, report)}" if mended else screen(data, report))
+        if not mended and dataset.container != "jsonl":
+            say(f"Read from {NAMES[dataset.container]}: a line above is a row.", quiet=quiet)
         if report.ok and not quiet:
             name = model or "gpt-4.1-mini-2025-04-14"
             say(f"Next: ftg estimate {shlex.quote(str(data))} --model {name}")
@@ -65,6 +114,20 @@ def screen(data: Path, report: Report) -> str:
     if report.tokens:
         parts.append(tokens_text(report.tokens))
     parts.append(f"{_summary(report)}  Nothing was sent anywhere.")
+    return "\n".join(parts)
+
+
+def mended_text(done: FixReport) -> str:
+    """What --fix has done, and where in the input that is which it has left."""
+    rows = [(code, f"{count:,}") for code, count in done.changes.items()]
+    changes = "1 change" if done.changed == 1 else f"{done.changed:,} changes"
+    parts = [f"{changes} in {done.out}; each is in {done.log}"]
+    if rows:
+        parts.append(output.table(("what", "changes"), rows, right="changes"))
+    for one in done.unsafe:
+        if one.lines != one.finding.lines:
+            lines = ", ".join(map(str, one.lines))
+            parts.append(f"left as it is: {one.finding.code}, lines {lines} of the input")
     return "\n".join(parts)
 
 

@@ -22,10 +22,11 @@ from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import MissingDependency, StoreError
 from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
 from finetune_gateway.handle import ChatReply, ModelHandle
+from finetune_gateway.local_mask import LocalMasker
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.template import ChatTemplate
+from finetune_gateway.template import ChatTemplate, row_limit
 from finetune_gateway.tokens import LocalCounter, TokenStats
 
 # What the worker needs; named one by one so that the message says which is missing.
@@ -79,7 +80,15 @@ class LocalBackend(Backend):
             encoded = template.encode(row, train_on=spec.train_on, max_length=spec.max_length)
             return encoded.length, encoded.trained
 
-        return LocalCounter(count)
+        return LocalCounter(count, render=lambda row: template.encode(row).text)
+
+    def masker(self, spec: TrainingSpec) -> LocalMasker:
+        folder = models.small_files(spec.model, self.settings)
+        template = ChatTemplate.load(folder, spec.chat_template)
+        template.check()
+        context = models.config_of(folder).get("max_position_embeddings")
+        limit = row_limit(spec.max_length, context)
+        return LocalMasker(template, spec.model, train_on=spec.train_on, limit=limit)
 
     def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
         folder = models.small_files(spec.model, self.settings)

@@ -5,6 +5,7 @@ Imports torch: only the worker and inference import this.
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError
-from finetune_gateway.template import ChatTemplate
+from finetune_gateway.template import ChatTemplate, row_limit
 
 # Below this a second thread costs more than it brings: 204 LoRA steps of a 2M model took 26 s
 # with one thread, and 153 s with two on a machine whose cores were busy.
@@ -58,7 +59,7 @@ def load_model(folder: Path) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
-    if model.num_parameters() < SMALL_MODEL:
+    if model.num_parameters() < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     return model.cuda() if on_gpu else model  # type: ignore[call-arg]  # a decorator hides self
 
@@ -73,10 +74,9 @@ def load_tokenizer(folder: Path, template: ChatTemplate) -> PreTrainedTokenizerB
 
 
 def max_length_for(run: Run, model: PreTrainedModel) -> int:
-    """Tokens per row: what was asked, else the model's context but at most 2048, beyond which
-    memory surprises (LLaMA-Factory's cutoff_len)."""
-    context = getattr(model.config, "max_position_embeddings", None) or 2048
-    return min(run.spec.max_length or 2048, context)
+    """Tokens per row, as previews show them too."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    return row_limit(run.spec.max_length, context)
 
 
 def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: int) -> EncodedRows:

@@ -20,6 +20,7 @@ from pathlib import Path
 from finetune_gateway import locks
 from finetune_gateway.errors import BackendError, NotFoundError
 from finetune_gateway.events import JobStatus, Result
+from finetune_gateway.handle import MANIFEST
 from finetune_gateway.settings import Settings
 from finetune_gateway.store import Store
 
@@ -106,7 +107,8 @@ class Queue:
         if row.cancel_at is not None:
             self._end(run_id, JobStatus.CANCELLED, None)
             return False
-        if row.attempts >= row.max_attempts:
+        saved = (self.folder(run_id) / "model" / MANIFEST).exists()  # only the word is missing
+        if row.attempts >= row.max_attempts and not saved:
             self._end(
                 run_id,
                 JobStatus.FAILED,

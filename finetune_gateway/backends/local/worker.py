@@ -22,6 +22,8 @@ from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.settings import Settings
 
 SLOT_SECONDS = 0.3  # between looks for a free slot
+# What Python, safetensors (Rust) and torch's own writer say when a write does not get through.
+DISK_FULL = ("No space left", "Disk quota", "File too large", "inline_container", "StreamWriter")
 
 
 def main(arguments: list[str]) -> None:
@@ -115,8 +117,8 @@ def reason(exc: Exception) -> str:
     text = f"{type(exc).__name__}: {str(exc).strip() or 'no message'}".splitlines()[0][:500]
     if "out of memory" in text.lower() or isinstance(exc, MemoryError):
         return f"{text} Use a smaller batch_size, max_length or lora_r, or a smaller model."
-    if isinstance(exc, OSError) and exc.errno == 28:
-        return f"The disk is full: {text} Free some space and submit again."
+    if any(word in text for word in DISK_FULL):
+        return f"The disk seems to be full: {text} Free some space and submit again."
     return f"{text} The whole traceback is in worker.log (ftg logs)."
 
 

@@ -1,0 +1,145 @@
+"""How near the prompts of a dataset are to a sample of those asked in production.
+
+How near two prompts are is told by the words and pairs of words they share (Dice's measure). A
+production prompt is without a neighbour when it is farther from the data than nine in ten of the
+data's own prompts are from each other: what is far depends on how varied the data is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from statistics import median
+from typing import Any
+
+from finetune_gateway.dataset import Dataset
+from finetune_gateway.findings import Defect, quoted
+from finetune_gateway.gist import gist_of, key, parsed, pieces, words
+from finetune_gateway.spread import Placed
+from finetune_gateway.turns import as_dict, as_list
+
+Json = dict[str, Any]
+
+SAMPLE = 1000  # production prompts that are looked at
+OWN = 300  # prompts of the dataset that are set beside them
+MAX_READ = 50_000  # rows of the dataset they are compared with
+FARTHEST = 0.1  # of the data's own prompts; as many of production would be expected there
+NEAR = 0.5  # of the words and pairs of words: near whatever the data
+WORTH = 0.3  # of the production prompts without a neighbour
+MIN_PROMPTS = 10
+_WORDS = 200  # of a prompt
+_COMMON = 300  # sampled prompts that share a piece; a commoner one tells nothing
+
+
+def defects(dataset: Dataset, like: Dataset, figures: Json) -> Iterator[Placed]:
+    """What sets the dataset apart from production; fills in the figures."""
+    wanted = _thinned(prompts(like), SAMPLE)
+    own = _thinned(prompts(dataset), OWN)
+    if min(len(wanted), len(own)) < MIN_PROMPTS:
+        detail = f"{len(wanted)} prompts in {quoted(like.name)} and {len(own)} in the data"
+        yield Defect("drift_unknown", detail=detail), None, 1
+        return
+    near = _Near(wanted, own)
+    for number, prompt in enumerate(prompts(dataset)):
+        if number >= MAX_READ:
+            break
+        near.meet(prompt)
+    among_own = sorted(near.best[len(wanted) :])
+    cut = min(NEAR, among_own[int(FARTHEST * len(own))])
+    alone = [share < cut for share in near.best[: len(wanted)]]
+    there = sum(alone) / len(wanted)
+    sizes = median(len(words(text)) for text in own), median(len(words(text)) for text in wanted)
+    figures["drift"] = {
+        "prompts": len(wanted),
+        "without_neighbour": round(there, 4),
+        "near_from": round(cut, 4),
+        "median_words": sizes[1],
+        "own_median_words": sizes[0],
+    }
+    yield from _said(there, sizes, wanted[alone.index(True)] if any(alone) else "")
+
+
+def _said(there: float, sizes: tuple[float, float], example: str) -> Iterator[Placed]:
+    if there >= WORTH:
+        detail = (
+            f"{there:.0%} of the production prompts are like no prompt of the data (10% would be "
+            f"expected), for instance {quoted(example)}"
+        )
+        yield Defect("drift", detail=detail), None, 1
+    short, long = sorted(size + 1 for size in sizes)
+    if long >= 2 * short and long - short >= 5:
+        detail = (
+            f"half of the prompts of the data have {sizes[0]:g} words or fewer, in production "
+            f"{sizes[1]:g}"
+        )
+        yield Defect("drift_length", detail=detail), None, 1
+
+
+class _Near:
+    """How near the nearest prompt met so far is to each sampled one, from 0 to 1."""
+
+    def __init__(self, wanted: list[str], own: list[str]) -> None:
+        sample = [*wanted, *own]
+        self.best = [0.0] * len(sample)
+        # Of the dataset's own prompts, which must not be compared with themselves.
+        self.keys = [*[None] * len(wanted), *map(key, own)]
+        holders: dict[str, list[int]] = defaultdict(list)
+        for number, prompt in enumerate(sample):
+            for piece in _pieces(prompt):
+                holders[piece].append(number)
+        self.holders = {piece: held for piece, held in holders.items() if len(held) <= _COMMON}
+        self.sizes = Counter(number for held in self.holders.values() for number in held)
+
+    def meet(self, prompt: str) -> None:
+        """Compare one prompt of the dataset with all of the sample; never with itself."""
+        shared: dict[int, int] = defaultdict(int)
+        met = _pieces(prompt)
+        for piece in met:
+            for number in self.holders.get(piece, ()):
+                shared[number] += 1
+        own = key(prompt) if shared else 0
+        for number, count in shared.items():
+            share = 2 * count / (len(met) + self.sizes[number])
+            if share > self.best[number] and self.keys[number] != own:
+                self.best[number] = share
+
+
+def prompts(dataset: Dataset) -> Iterator[str]:
+    """The prompts of a file: training rows of any format, rows that end with the question, or
+    rows with the prompt under prompt, input, question, text or content."""
+    for line in dataset.lines():
+        row = None if line.cut else parsed(line.raw)
+        if row is not None and (text := _prompt(row)).strip():
+            yield text
+
+
+def _prompt(row: Json) -> str:
+    messages = as_list(row.get("messages"))
+    asked = [message for message in map(as_dict, messages) if message.get("role") == "user"]
+    if asked:
+        return "\n".join(pieces(asked[-1]))
+    gist = gist_of(row)
+    if gist and gist.prompt:
+        return gist.prompt
+    for name in ("prompt", "input", "question", "text", "content", "query", "instruction"):
+        if isinstance(row.get(name), str):
+            return str(row[name])
+    return ""
+
+
+def _pieces(prompt: str) -> set[str]:
+    said = words(prompt[: _WORDS * 10])[:_WORDS]
+    return {*said, *map(" ".join, zip(said, said[1:], strict=False))}
+
+
+def _thinned(texts: Iterable[str], limit: int) -> list[str]:
+    """So many at most, spread evenly over all."""
+    kept: list[str] = []
+    every = 1
+    for number, text in enumerate(texts):
+        if number % every == 0:
+            kept.append(text)
+        if len(kept) >= 2 * limit:
+            kept, every = kept[::2], every * 2
+    step = max(1, -(-len(kept) // limit))
+    return kept[::step]

@@ -1,0 +1,40 @@
+"""What stops a submit before anything is sent: money, and data that should stay here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetune_gateway.errors import BudgetError, DataError
+from finetune_gateway.findings import Report
+from finetune_gateway.pricing import Estimate
+
+
+def private(reports: Iterable[Report], estimate: Estimate, allowed: bool) -> None:
+    """Raise DataError when personal data or secrets would leave this machine unasked."""
+    if allowed or not estimate.data_leaves_machine:
+        return
+    for report in reports:
+        found = [finding for finding in report.findings if finding.code in ("pii", "secret")]
+        if found:
+            raise DataError(
+                f"Data that should stay here would be sent to {estimate.host or estimate.backend}, "
+                f"line {found[0].line}: {found[0].message}",
+                hint="Remove it, train with --backend local, or pass --allow-pii.",
+                report=report,
+            )
+
+
+def within(estimate: Estimate, limit: float | None) -> None:
+    """Raise BudgetError when the high estimate is above the limit, or unknown."""
+    if limit is None or not estimate.data_leaves_machine:
+        return
+    if estimate.cost_usd is None:
+        raise BudgetError(
+            f"No price is known for {estimate.model!r}, so {limit:g} USD cannot be kept to.",
+            hint="Add a row to prices.toml, or submit without max_cost_usd.",
+        )
+    if float(estimate.cost_usd.high) > limit:
+        raise BudgetError(
+            f"The job may cost {estimate.cost_usd.high:.2f} USD, over the limit of {limit:.2f}.",
+            hint="Raise --max-cost, use fewer epochs or rows, or a cheaper model.",
+        )

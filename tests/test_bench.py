@@ -1,0 +1,77 @@
+"""Each bench runs with tiny numbers, does the same work on both sides and prints its figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+KEYS = ["bench", "metric", "ours", "baseline", "ratio", "unit", "runs", "versions"]
+MISSED = 3  # a bound missed: so few runs prove nothing, but the figures are there
+
+
+def figures(name: str, *words: str) -> dict[str, dict[str, Any]]:
+    """What a bench prints, by metric."""
+    command = [sys.executable, str(BENCH / f"{name}.py"), "--runs", "1", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, MISSED), done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all([*line] == KEYS and line["bench"] == name for line in lines)
+    assert all(line["runs"] == 1 and "finetune-gateway" in line["versions"] for line in lines)
+    return {line["metric"]: line for line in lines}
+
+
+@pytest.fixture
+def bench_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def test_help_time_prints_its_figures() -> None:
+    """Help, import and validate against a bare Python; nothing heavy in the help."""
+    found = figures("help_time", "--slow-runs", "1", "--rows", "20")
+    assert set(found) == {
+        "heavy_modules_of_help",
+        "help_wall",
+        "import_gateway_wall",
+        "validate_20_rows_wall",
+    }
+    assert found["heavy_modules_of_help"]["ours"] == 0
+    assert found["help_wall"]["ours"] >= found["help_wall"]["baseline"] * 0.5 > 0
+
+
+def test_help_time_would_see_a_heavy_module(bench_folder: None) -> None:
+    """The list of imports is real: a module that is imported is on it."""
+    import help_time  # type: ignore[import-not-found]
+
+    assert "pydantic" in help_time.loaded(["-c", "import pydantic"]) & help_time.HEAVY
+
+
+def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
+    """Both sides read all rows; the figures are written to a file too."""
+    out = tmp_path / "figures.json"
+    found = figures("validate_speed", "--rows", "60", "--out", str(out))
+    assert set(found) == {"speed", "wall", "peak_rss"}
+    assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
+    assert json.loads(out.read_text("utf-8"))["figures"] == [*found.values()]
+
+
+@pytest.mark.slow
+def test_overhead_trains_the_same_on_both_sides(tiny_folder: Path) -> None:
+    """A job and the bare script reach the same losses from the same base, rows and seed."""
+    found = figures("overhead", "--steps", "2", "--rows", "16", "--base", str(tiny_folder))
+    assert {"to_last_step_wall", "to_last_step_cpu", "training_wall"} <= set(found)
+    for name in ("last_train_loss", "last_valid_loss"):
+        assert found[name]["ours"] == pytest.approx(found[name]["baseline"], abs=2e-4)
+
+
+def test_cpu_of_a_moment_between_two_looks(bench_folder: None) -> None:
+    """Looks after the moment do not count: saving begins there."""
+    import overhead  # type: ignore[import-not-found]
+
+    samples = [overhead.Sample(at, cpu) for at, cpu in ((0, 0), (1, 0.5), (2, 1.5), (3, 9.0))]
+    assert overhead.cpu_at(samples, 2.5) == pytest.approx(2.0)

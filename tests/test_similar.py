@@ -1,0 +1,172 @@
+"""Near-duplicates: planted ones are found, with hardly a false one, and no two questions are."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_gateway import similar
+from finetune_gateway.dataset import Dataset
+from finetune_gateway.errors import MissingDependency
+from finetune_gateway.gist import words
+
+pytest.importorskip("rensa")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hanna", "Ida", "Jon", "Kim", "Lea"]
+THINGS = ["parcel", "invoice", "chair", "lamp", "refund", "ticket", "bicycle", "camera", "order"]
+Row = dict[str, Any]
+
+
+def written(tmp_path: Path, rows: list[Row], name: str = "rows.jsonl") -> Dataset:
+    path = tmp_path / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return Dataset.open(path)
+
+
+def chat(asked: str, answer: str) -> Row:
+    said = [("system", "You are a helpful shop."), ("user", asked), ("assistant", answer)]
+    return {"messages": [{"role": role, "content": text} for role, text in said]}
+
+
+def vocabulary(rng: random.Random) -> list[str]:
+    """Made-up words, the early ones used far more often, as in a language."""
+    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    return ["".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3)))) for _ in range(3000)]
+
+
+def texts(rng: random.Random, count: int, shortest: int, longest: int) -> list[str]:
+    known = vocabulary(rng)
+    weights = [1 / (place + 5) for place in range(len(known))]
+    return [
+        " ".join(rng.choices(known, weights, k=rng.randint(shortest, longest)))
+        for _ in range(count)
+    ]
+
+
+def changed(text: str, rng: random.Random) -> str:
+    """One to three words replaced, added or left out."""
+    said = text.split(" ")
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randrange(len(said))
+        match rng.randrange(3):
+            case 0:
+                said[place] = f"{rng.choice(NAMES)}{rng.randrange(99)}"
+            case 1:
+                said.insert(place, rng.choice(THINGS))
+            case _:
+                del said[place]
+    return " ".join(said)
+
+
+def figures(tmp_path: Path, rows: list[Row], copies: list[tuple[int, Row]]) -> tuple[float, float]:
+    """Recall and precision over rows and copies of them, shuffled."""
+    mixed = [*enumerate(rows), *copies]
+    random.Random(5).shuffle(mixed)
+    found = similar.pairs([written(tmp_path, [row for _, row in mixed])])
+    right = sum(mixed[one.line - 1][0] == mixed[one.earlier - 1][0] for one in found)
+    return right / len(copies), right / len(found)
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(18, 40), (40, 80), (80, 400)])
+def test_planted_near_duplicates_are_found(tmp_path: Path, shortest: int, longest: int) -> None:
+    """Of 1,000 rows of which each has a copy with one to three words changed, at least 95 of
+    100 are found, and at least 95 of 100 found are copies."""
+    rng = random.Random(shortest)
+    asked = texts(rng, 2000, shortest, longest)
+    rows = [chat(text, f"Yes, {number}.") for number, text in enumerate(asked)]
+    copies = [(i, chat(changed(asked[i], rng), f"Yes, {i}.")) for i in range(0, 2000, 2)]
+    recall, precision = figures(tmp_path, rows, copies)
+    assert recall >= 0.95 and precision >= 0.95
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the data sets are not beside the checkout")
+def test_planted_near_duplicates_of_real_rows_are_found(tmp_path: Path) -> None:
+    """The same with 1,000 pairs among real rows: sums, SQL, articles and instructions."""
+    rows: list[Row] = []
+    for name in ("foundry_gsm8k_chat/chat_train", "fireworks_text2sql/text2sql_dataset"):
+        lines = (SHARED / f"{name}.jsonl").read_text("utf-8").splitlines()
+        rows += map(json.loads, lines)
+    for line in (SHARED / "foundry_orca_dpo/validation.jsonl").read_text("utf-8").split("\n"):
+        if line:
+            pair = json.loads(line)
+            rows.append({"messages": [*pair["input"]["messages"], *pair["preferred_output"]]})
+    for line in (SHARED / "llamafactory_plain_text/c4_demo.jsonl").read_text("utf-8").split("\n"):
+        if line:
+            rows.append(chat("Write an article.", json.loads(line)["text"]))
+    rng = random.Random(2)
+    copies = []
+    for number in rng.sample(range(len(rows)), 1000):
+        row = json.loads(json.dumps(rows[number]))
+        turn = max(row["messages"][-2:], key=lambda turn: len(turn["content"].split()))
+        turn["content"] = changed(turn["content"], rng)
+        copies.append((number, row))
+    recall, precision = figures(tmp_path, rows, copies)
+    assert recall >= 0.95 and precision >= 0.95
+
+
+def test_short_questions_are_told_apart(tmp_path: Path) -> None:
+    """In a short row one word makes another question."""
+    rows = [
+        chat("What is the capital of France?", "Paris"),
+        chat("What is the capital of Spain?", "Madrid"),
+        chat("Is it hot?", "No"),
+        chat("Is it cold?", "No"),
+    ]
+    assert similar.pairs([written(tmp_path, rows)]) == []
+
+
+def test_rows_that_are_equal_are_called_so(tmp_path: Path) -> None:
+    """But for case and spaces; checks names these, so nothing says them twice."""
+    asked = "Where is the parcel that I ordered from you on Monday morning?"
+    rows = [chat(asked, "Here."), chat(asked.upper(), " here. "), chat(asked + " Please", "Here.")]
+    found = similar.pairs([written(tmp_path, rows)])
+    assert [(one.line, one.same) for one in found] == [(2, True), (3, False)]
+
+
+def test_texts_without_spaces_are_compared(tmp_path: Path) -> None:
+    """Each character of such a script counts as a word."""
+    text = "请问我上周在你们网站订购的自行车什么时候可以送到我家门口"
+    rows = [
+        chat(text, "明天"),
+        chat(text.replace("上周", "昨天"), "明天"),
+        chat("完全不同的问题在这里", "好"),
+    ]
+    assert [one.line for one in similar.pairs([written(tmp_path, rows)])] == [2]
+
+
+def test_pairs_across_files(tmp_path: Path) -> None:
+    """Only rows of the other file count, and both lines are named."""
+    rng = random.Random(1)
+    asked = texts(rng, 20, 20, 30)
+    one = written(tmp_path, [chat(text, "Yes.") for text in [*asked, asked[3]]], "one.jsonl")
+    two = written(tmp_path, [chat(f"Hello {asked[7]}", "Yes.")], "two.jsonl")
+    (pair,) = similar.pairs([two, one], across=True)
+    assert (pair.line, pair.file, pair.earlier, pair.earlier_file) == (8, 1, 1, 0)
+
+
+def test_rows_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    """Broken lines, rows of no format and an empty file are no failure."""
+    path = tmp_path / "broken.jsonl"
+    path.write_bytes(b'{"messages": 3}\n\xff\xfe\n[1]\n\n{"a": 1}\n{"text": ""}\n{"text": ""}\n')
+    assert all(one.same for one in similar.pairs([Dataset.open(path)]))
+
+
+def test_words() -> None:
+    """As spaces part them, without case and the punctuation around."""
+    assert words('Hello, (World)! 48/2=24 -- "x" {"key": "IBM"}') == [
+        "hello", "world", "48/2=24", "x", "key", "ibm",
+    ]  # fmt: skip
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package to install is named."""
+    monkeypatch.setattr(similar, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency) as caught:
+        similar.pairs([written(tmp_path, [])])
+    assert "[dedup]" in caught.value.hint

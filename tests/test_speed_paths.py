@@ -1,0 +1,374 @@
+"""The fast ways give what the slow ones give: rows taken unseen, files checked in parts, counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from finetune_gateway import checks, encodings, parallel, scan
+from finetune_gateway.dataset import Dataset
+from finetune_gateway.encodings import TextCounter
+from finetune_gateway.findings import Report
+from finetune_gateway.quality import folded
+from finetune_gateway.ranges import Lines, Range, cut
+from finetune_gateway.repeats import Repeats
+from finetune_gateway.screening import Screen
+from finetune_gateway.tokens import HostedCounter
+
+Json = dict[str, Any]
+
+# What a look, a rule or the parser stops at, or just does not.
+PIECES = (
+    "jane@example.org", "a@b", "@media", "é@x.de", "4111 1111 1111 1111", "2147483647",
+    "+44 20 7946 0958", "(212) 555-0147", "GB82 WEST 1234 5698 7654 32", "078-05-1120",
+    "call me at 5551234567", "sk-proj-abcdefghij0123456789ABCD", "eyJ", "AKIAIOSFODNN7EXAMPLE",
+    "rk_test_abcdefghij0123456789", "-----BEGIN RSA PRIVATE KEY-----", "<|endoftext|>", "<s>",
+    "[/INST]", "<\uff5cUser\uff5c>", "\u202e", "\u200b", "\ufeff", "\ufffd", "\u00e2\u20ac\u2122",
+    "\u00c3\u00a9", "\U000e0041", "\u00a0", "\u2028", "\u3164", "\x7f", "\x00", "\x1b", "\b", "/",
+    "\\", '"', "\n", "\t", "\r", " ", "", "naïve", "你好", "😀", "Straße", "e\u0301", "\ufb01",
+    "\u212a",    'a", "role": "user', "]", '], "', "NaN", "weight",
+)  # fmt: skip
+TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=4).map(" ".join) | (
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map("".join)
+)
+ROLES = st.sampled_from(("system", "user", "assistant", "user", "assistant", "tool", "developer"))
+MESSAGE: st.SearchStrategy[Json] = st.fixed_dictionaries(
+    {"role": ROLES, "content": TEXTS},
+    optional={"weight": st.sampled_from((0, 1, 2)), "name": st.just("x")},
+)
+PLAIN: st.SearchStrategy[list[Json]] = st.tuples(TEXTS, TEXTS, TEXTS).map(
+    lambda texts: [
+        {"role": role, "content": text}
+        for role, text in zip(("system", "user", "assistant"), texts, strict=True)
+    ]
+)
+ROWS: st.SearchStrategy[Json] = (PLAIN | st.lists(MESSAGE, max_size=4)).map(
+    lambda messages: {"messages": messages}
+)
+WRITTEN = st.tuples(ROWS, st.booleans(), st.sampled_from(((", ", ": "), (",", ":")))).map(
+    lambda given: json.dumps(given[0], ensure_ascii=given[1], separators=given[2])
+)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> bytes:
+    """A row as bytes, often with a small damage."""
+    raw = draw(WRITTEN).encode("utf-8", "surrogatepass")
+    if draw(st.booleans()):
+        return raw
+    place = draw(st.integers(0, len(raw)))
+    junk = draw(
+        st.sampled_from(
+            (b'"role": "user", ', b'"rol\\u0065": "user", ', b'"content": "x", ', b"\\u0040",
+             b'{"role": "user", "content": "x", "content": "y"}, ', b', "messages": []', b"NaN",
+             b"\xff", b"\x00", b"\\ud83d", b"\\ud83d\\ude00", b"\\b", b"\\/", b"\t", b" ", b"1",
+             b"}", b"[")
+        )
+    )  # fmt: skip
+    return raw[:place] + junk + raw[place + draw(st.integers(0, 2)) :]
+
+
+FIRST = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'
+
+
+def report_on(path: Path, **options: Any) -> Report:
+    """The report with exact counts."""
+    options.setdefault("counter", HostedCounter(None))
+    return checks.validate(Dataset(path), **options)
+
+
+def without_screen(path: Path, **options: Any) -> Report:
+    """The report of the long way alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Screen, "take", lambda self, raw: None)
+        return report_on(path, workers=1, **options)
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(lines(), min_size=1, max_size=12))
+@example([b'{"messages": [{"role": "user", "role": "user", "content": "x"}]}'])
+@example([FIRST.replace(b'"a"', b'"a", "content": "b"')])
+@example([FIRST.replace(b'"role": "user"', b'"rol\\u0065": "tool", "role": "user"')])
+@example([FIRST[:-1] + b', "messages": []}'])
+def test_the_short_way_finds_what_the_long_way_finds(
+    tmp_path: Path, given_lines: list[bytes]
+) -> None:
+    """The same report, counts and repeated rows included, with and without the screen."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join([FIRST, *given_lines, FIRST]) + b"\n")
+    for method in ("sft", "reinforcement"):
+        assert report_on(path, workers=1, method=method) == without_screen(path, method=method)
+
+
+def test_most_rows_go_the_short_way() -> None:
+    """Plain rows are taken, in any language and however they are written."""
+    screen = Screen("sft")
+    for text in (
+        "How?",
+        "Wie heißt du? 你好 “ok” 😀",
+        "1990 - 1995",
+        "x = a[0]\n\treturn",
+        "C:\\bin",
+    ):
+        for ascii_only in (True, False):
+            row = {
+                "messages": [
+                    {"role": "user", "content": text},
+                    {"role": "assistant", "content": "a"},
+                ]
+            }
+            raw = json.dumps(row, ensure_ascii=ascii_only)
+            assert (screen.take(raw.encode()) is not None) is ("\\ud83d" not in raw), raw
+
+
+# -- files in parts ---------------------------------------------------------------------------
+
+
+def rows(count: int, seed: int = 0) -> list[str]:
+    """Rows of which some repeat, some have faults."""
+    chance = random.Random(seed)
+    listed = []
+    for number in range(count):
+        text = chance.choice(["hello there", "Hello  There", f"row {number}", "", "mail a@b.org"])
+        row: Json = {
+            "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]
+        }
+        if chance.random() < 0.1:
+            row["messages"][1]["weight"] = chance.choice([0, 2])
+        listed.append(json.dumps(row))
+    return [FIRST.decode(), *listed]
+
+
+def both_ways(path: Path, patch: pytest.MonkeyPatch, **options: Any) -> tuple[Report, Report]:
+    """The reports of three processes and of one."""
+    patch.setattr(checks, "_ALONE", 1)
+    return report_on(path, workers=3, **options), report_on(path, workers=1, **options)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {}, {40: "{"}, {40: '{"a": 1,'}, {40: "{", 41: '"a": 1', 42: "}"}, {30: "", 60: ""},
+        {number: "" for number in range(55, 70)}, {99: "", 98: "", 97: ""}, {50: '"open'},
+        {20: "{", 40: "{", 60: "{", 80: "{"}, {70: '{"prompt": "q", "completion": "a"}'},
+        {50: '{"messages": "' + "x" * 20_000 + '"}'}, {33: "[", 66: "\\u0000"}, {50: "a\r"},
+        {number: json.dumps({f"k{number}-{k}": 1 for k in range(18)}) for number in range(10, 90)},
+        {number: json.dumps({"messages": [], **{f"k{number}-{k}": 1 for k in range(18)}})
+         for number in range(10, 90)},
+    ],
+)  # fmt: skip
+def test_parts_find_what_one_pass_finds(
+    faults: dict[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines, groups, order, duplicates across parts and counts are those of one process."""
+    listed = rows(100)
+    for line, text in faults.items():
+        listed[line] = text
+    path = tmp_path / "rows.jsonl"
+    for end in ("\n", "\r\n"):
+        path.write_bytes(end.join(listed).encode() + end.encode() * (len(faults) != 1))
+        several, one = both_ways(path, monkeypatch, max_context=30)
+        assert several == one
+        assert one.tokens is not None and one.tokens["total"] > 0
+
+
+def test_parts_are_what_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large file is really checked in parts, each by a process of its own."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(rows(100)))
+    asked: list[Any] = []
+    real = parallel.each
+    monkeypatch.setattr(
+        parallel, "each", lambda work, parts: asked.extend(parts) or real(work, parts)
+    )
+    both_ways(path, monkeypatch)
+    assert [part.part.number for part in asked] == [
+        1,
+        *sorted(part.part.number for part in asked[1:]),
+    ]
+    assert len(asked) == 3 and asked[-1].last
+
+
+def test_a_fresh_interpreter_does_as_well_as_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where forking is not safe the same comes from processes started anew."""
+    monkeypatch.setattr(parallel, "_can_fork", lambda: False)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(rows(60)))
+    several, one = both_ways(path, monkeypatch)
+    assert several == one
+
+
+def pid_of(part: int) -> int:
+    """The process that works."""
+    return os.getpid()
+
+
+def fail_at(part: int) -> int:
+    """Fails for the second part."""
+    if part == 2:
+        raise OSError(5, "a disk that fails")
+    return part
+
+
+def die_at(part: int) -> int:
+    """Is killed at the second part."""
+    if part == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return part
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_an_error_in_a_process_is_an_ordinary_error(
+    fork: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a part raises is raised here; a process that dies is told from it."""
+    monkeypatch.setattr(parallel, "_can_fork", lambda: fork)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    assert len(set(parallel.each(pid_of, [1, 2, 3]))) == 3
+    with pytest.raises(OSError, match="a disk that fails"):
+        list(parallel.each(fail_at, [1, 2, 3]))
+    with pytest.raises(parallel.WorkerDied):
+        list(parallel.each(die_at, [1, 2, 3]))
+
+
+def test_a_killed_process_does_not_change_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then one process does it all."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(rows(60)))
+    here, real = os.getpid(), checks._check_part
+
+    def dies(task: scan.Task) -> Any:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(task)
+
+    monkeypatch.setattr(checks, "_check_part", dies)
+    several, one = both_ways(path, monkeypatch)
+    assert several == one
+
+
+ENDLESS = """\
+import os, sys, time
+from finetune_gateway import parallel
+def work(part):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+list(parallel.each(work, [1, 2]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="forks on Linux only")
+def test_ctrl_c_ends_the_processes() -> None:
+    """The keys reach all of them; none is left when the first has ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    pids = [int(process.stdout.readline()) for _ in range(2)]
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in said
+    for pid in set(pids) - {process.pid}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+# -- lines, repeats, counts -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 20])
+@given(raw=st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\r\n", b"\r", b""])).map(b"".join))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_ranges_give_the_lines_of_the_file(chunk: int, raw: bytes, tmp_path: Path) -> None:
+    """Cut anywhere, the parts give each line once, with the number and the offset it has."""
+    path = tmp_path / "lines"
+    path.write_bytes(raw)
+    with pytest.MonkeyPatch.context() as patch, path.open("rb") as file:
+        patch.setattr("finetune_gateway.ranges.CHUNK", chunk)
+        expected = list(Dataset(path).lines())
+        assert list(Lines(file.fileno(), Range(0, sys.maxsize))) == expected
+        for parts in (1, 2, 3):
+            found = [
+                line
+                for part in cut(file.fileno(), len(raw), parts)
+                for line in Lines(file.fileno(), part)
+            ]
+            assert found == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TEXTS | st.text(max_size=6), max_size=8), st.randoms(use_true_random=False))
+def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.Random) -> None:
+    """Rows equal but for case and spaces are found, and no others, as by comparing them all."""
+    changes = (str.upper, str.lower, str.title, lambda text: text.replace(" ", " \u00a0"),
+               lambda text: unicodedata.normalize("NFD", text))  # fmt: skip
+    listed = [*texts, *(chance.choice(changes)(text) for text in texts)]
+    written = [
+        json.dumps(text, ensure_ascii=chance.random() < 0.3).encode("utf-8", "replace")
+        for text in listed
+    ]
+    repeats = Repeats()
+    for line, raw in enumerate(written, 1):
+        repeats.add(raw, line, line)
+    found = {
+        one.line: (one.exact, one.earlier) for one in repeats.found(lambda at: written[at - 1])
+    }
+    first: dict[str, int] = {}
+    seen: dict[bytes, int] = {}
+    expected = {}
+    for line, raw in enumerate(written, 1):
+        fold = folded(raw.decode("utf-8", "replace"))
+        if raw in seen:
+            expected[line] = (True, seen[raw])
+        elif fold in first:
+            expected[line] = (False, first[fold])
+        seen.setdefault(raw, line)
+        first.setdefault(fold, line)
+    assert found == expected
+
+
+@pytest.mark.parametrize("encoding", ["o200k_base", "cl100k_base"])
+@given(
+    st.lists(
+        st.sampled_from(
+            ["word", "Word's", " ", "  ", "\n", "a b", "12345", "é", "中", "😀 x", "<|", "/"]
+        ),
+        max_size=200,
+    ).map("".join)
+)
+@settings(max_examples=60, deadline=None)
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(encoding: str, text: str) -> None:
+    """Cut between a letter and a space, the pieces have as many tokens as the text."""
+    whole = len(encodings._engine(encoding).encode_ordinary(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encodings, "_PIECE", 7)
+        assert TextCounter(encoding)(text) == whole
+
+
+def test_a_word_beyond_all_bounds_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bounded memory; and it is said that the count is not exact."""
+    monkeypatch.setattr(encodings, "_PIECE", 100)
+    monkeypatch.setattr(encodings, "_MAX_WORD", 1_000)
+    count = TextCounter("o200k_base")
+    assert count("a" * 4_000) == 500
+    assert not count.exact
