@@ -90,25 +90,32 @@ class TextCounter:
         self.exact = encoding is not None
         self._engine = _engine(encoding) if encoding else None
         self._cache: dict[str, int] = {}
+        self.known = self._cache.get
         self._cached_chars = 0
 
     def __call__(self, text: str) -> int:
         """Tokens of ``text``; what looks like a special token in it counts as plain text."""
-        known = self._cache.get(text)
-        return known if known is not None else self._count(text)
+        return self.known(text) or self.count(text)
 
-    def _count(self, text: str) -> int:
-        if self._engine is None:
+    def count(self, text: str, marks: bool = True) -> int:
+        """The same, not looked up first. ``marks``: whether special tokens may be in it."""
+        engine = self._engine
+        if engine is None:
             self.exact = False
             return approximate_tokens(text)
+        size = len(text)
         try:
-            if len(text) <= _PIECE and "<|" not in text:
-                count = len(self._engine.encode_flat(text)) // 4
+            if size > _PIECE or (marks and "<|" in text):
+                count = self._exactly(engine, text)
             else:
-                count = self._exactly(self._engine, text)
+                count = len(engine.encode_flat(text)) // 4
         except UnicodeEncodeError:
-            return self._count_repaired(self._engine, text)
-        self._remember(text, count)
+            return self._count_repaired(engine, text)
+        if len(self._cache) >= _CACHE_ENTRIES or self._cached_chars > _CACHE_CHARS:
+            self._cache.clear()
+            self._cached_chars = 0
+        self._cache[text] = count
+        self._cached_chars += size
         return count
 
     def _exactly(self, engine: _Engine, text: str) -> int:
@@ -129,13 +136,6 @@ class TextCounter:
         self.exact = False
         repaired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return self._exactly(engine, repaired)
-
-    def _remember(self, text: str, count: int) -> None:
-        if len(self._cache) >= _CACHE_ENTRIES or self._cached_chars > _CACHE_CHARS:
-            self._cache.clear()
-            self._cached_chars = 0
-        self._cache[text] = count
-        self._cached_chars += len(text)
 
 
 def _tokens(engine: _Engine, text: str) -> int:

@@ -91,9 +91,9 @@ class Lines(Iterator[Line]):
 
 def read_line(file: int, offset: int) -> bytes:
     """The line that begins at an offset, without its end."""
-    found = b""
-    while b"\n" not in found and (read := os.pread(file, CHUNK >> 4, offset + len(found))):
-        found += read
+    found, size = b"", 4096
+    while b"\n" not in found and (read := os.pread(file, size, offset + len(found))):
+        found, size = found + read, CHUNK
     return found.partition(b"\n")[0].rstrip(b"\r")
 
 

@@ -6,11 +6,11 @@ but for case and spaces; the few rows with equal sums are read again to be sure.
 
 from __future__ import annotations
 
-import unicodedata
 from array import array
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple
+from unicodedata import is_normalized
 from zlib import adler32, crc32
 
 from finetune_gateway.quality import folded
@@ -23,16 +23,20 @@ _DROPPED = b"\\ntrNTR \t\r\v\f\x1c\x1d\x1e\x1f"
 _FOLDING = "[\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06]"
 
 
-def _weights(factor: int, modulus: int) -> bytes:
-    """A weight for each byte, the same for both cases; 0 for what may be dropped."""
-    lower = bytes(range(256)).lower()
+_folds_to_ascii = searcher(_FOLDING)
+
+
+def _weights(name: str) -> bytes:
+    """A weight for each byte, the same for both cases; 0 for what may be dropped. They look
+    random: rows that differ in their digits alone would meet if digits had weights in a line."""
+    random = b"".join(blake2b(f"{name} {part}".encode()).digest() for part in range(4))
     return bytes(
-        0 if byte > 127 or byte in _DROPPED else lower[byte] * factor % modulus + 1
+        0 if byte > 127 or byte in _DROPPED else max(1, random[ord(chr(byte).lower())])
         for byte in range(256)
     )
 
 
-_ONE, _OTHER = _weights(167, 251), _weights(91, 253)
+_ONE, _OTHER = _weights("one"), _weights("other")
 
 
 class Repeat(NamedTuple):
@@ -52,9 +56,10 @@ class Repeats:
         self._lines = [array("I") for _ in range(_SLOTS)]
         self._offsets = [array("Q") for _ in range(_SLOTS)]
 
-    def add(self, raw: bytes, line: int, offset: int) -> None:
-        """Remember a row: its bytes without line end, its line, where these bytes begin."""
-        sums = _sums(raw)
+    def add(self, raw: bytes, text: str, line: int, offset: int) -> None:
+        """Remember a row: its bytes without line end, as text too, its line, and where these
+        bytes begin."""
+        sums = _sums(raw, text)
         slot = sums & 255
         self._keys[slot].append(sums << 32 | crc32(raw.strip()))
         self._lines[slot].append(line)
@@ -107,23 +112,12 @@ class Repeats:
             first.setdefault(fold, line)
 
 
-def _sums(raw: bytes) -> int:
+def _sums(raw: bytes, text: str) -> int:
     """32 bits that are equal for rows with equal folded text: two sums of weighted bytes."""
-    if not raw.isascii():
-        raw = _plain(raw)
+    if not text.isascii() and (_folds_to_ascii(text) or not is_normalized("NFC", text)):
+        raw = folded(text).encode()  # its ASCII characters are others than those of the row
     low = adler32(raw.translate(_OTHER)) & 0xFFFF
     return (adler32(raw.translate(_ONE)) & 0xFFFF) << 16 | low
-
-
-_folds_to_ascii = searcher(_FOLDING)
-
-
-def _plain(raw: bytes) -> bytes:
-    """A row whose ASCII characters are those of its folded text."""
-    text = raw.decode("utf-8", "replace")
-    if unicodedata.is_normalized("NFC", text) and not _folds_to_ascii(text):
-        return raw
-    return folded(text).encode("utf-8", "surrogatepass")
 
 
 def _digest(raw: bytes) -> bytes:

@@ -160,9 +160,11 @@ class Scan:
         for index in range(source.at, len(source.chunk)):
             raw = source.chunk[index]
             messages = screen.take(raw)
-            if messages is None or (hosted and not hosted.add_plain(messages, limit)):
+            if messages is None or (
+                hosted and not hosted.add_plain(messages, limit, marks=screen.marks)
+            ):
                 break
-            self.repeats.add(raw, number, offset)
+            self.repeats.add(raw, screen.text, number, offset)
             self.ends.add(b"\r\n" if raw.endswith(b"\r") else b"\n")
             if self.blank_count:
                 self._blanks_inside()
@@ -193,7 +195,7 @@ class Scan:
         except BadLine as exc:
             return self._bad(exc, line, raw, source)
         if isinstance(value, dict):
-            self.repeats.add(raw, line.number, line.offset + len(line.raw) - len(raw))
+            self.repeats.add(raw, text, line.number, line.offset + len(line.raw) - len(raw))
         self._value(value, text, line.number)
         return True
 

@@ -34,9 +34,11 @@ _TWICE = (
 # is not named here is taken as it is needed.
 _NARROWED = {"@": r"[A-Za-z0-9_+-]@[A-Za-z0-9_]|[^\x00-\x7f]@|@[^\x00-\x7f]"}
 _NARROWED |= {piece: re.escape(piece) + "[A-Za-z0-9_.+/=-]{8}" for piece in (*KEYS, "rk_test_")}
-_NUMBERS = r"(?:\d[ .()/-]{0,3}){8}\d|[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11}"
-_RUNS = re.compile(_NUMBERS)
-_NEAR = 120  # characters
+_DIGITS = r"(?:\d[ .()/-]{0,3}){8}\d"
+_IBAN = r"[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11}"
+_NUMBERS = f"{_DIGITS}|{_IBAN}"
+_RUNS = re.compile(_DIGITS)
+_NEAR = 80  # characters
 _NUMBER_LOOKS = {"a card number", "an IBAN", "a US social security number", "a telephone number"}
 _ODD = (
     "[\u202a-\u202e\u2066-\u2069\u200b\u2060-\u2064\ufeff\ufffd\U000e0000-\U000e007f]|" + MOJIBAKE
@@ -67,22 +69,27 @@ class Screen:
         self._method = method
         self._decode = msgspec.json.Decoder(_Row).decode
         self._suspect = searcher(_ESCAPED, _TWICE, *_needed(), *_needed_by_numbers())
+        self.text = ""
+        self.marks = False
         self._orders: dict[tuple[str, ...], bool] = {}
 
     def take(self, raw: bytes) -> list[Message] | None:
-        """The messages of a row that is certainly clean, or None."""
+        """The messages of a row that is certainly clean, or None; ``text`` is the row then, and
+        ``marks`` whether there may be something like a special token in it."""
         if len(raw) > MAX_ROW:
             return None
         try:
             messages = self._decode(raw).messages
-            text = raw.decode()
+            self.text = text = raw.decode()
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         contents = [one.content for one in messages]
         if not self._usual(messages, contents):
             return None
         if self._suspect(text) or (_hides(text, contents) and self._suspect(_foreign(contents))):
+            self.marks = True
             return messages if _cleared(text, messages) else None
+        self.marks = False
         return messages
 
     def _usual(self, messages: list[Message], contents: list[str]) -> bool:
@@ -126,7 +133,7 @@ def _numbers(text: str) -> Iterator[str]:
     """What the looks for numbers find around runs of digits. They read 4 to 30 MB/s (measured),
     and their matches and the words before them are shorter than what is shown to them."""
     looks = [look for look in ALL_LOOKS if look.needs == NUMBERS]
-    for near in _around_numbers(text):
+    for near in [text] if searcher(_IBAN)(text) else _around_numbers(text):
         for look in looks:
             yield from look.find(near)
 

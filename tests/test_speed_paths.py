@@ -329,7 +329,7 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
     ]
     repeats = Repeats()
     for line, raw in enumerate(written, 1):
-        repeats.add(raw, line, line)
+        repeats.add(raw, raw.decode(), line, line)
     found = {
         one.line: (one.exact, one.earlier) for one in repeats.found(lambda at: written[at - 1])
     }
