@@ -104,12 +104,13 @@ class _Fresh:
     """A new interpreter."""
 
     def __init__(self, work: Callable[[Any], Any], part: Any) -> None:
+        task = pickle.dumps((work, part))  # first: what cannot be pickled starts no process
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._process.stdin is not None  # for the type checker: it is a pipe
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as task:
-            pickle.dump((sys.path, pickle.dumps((work, part))), task)
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pickle.dump((sys.path, task), pipe)
 
     def answer(self) -> Any:
         assert self._process.stdout is not None  # as above

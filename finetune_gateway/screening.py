@@ -133,9 +133,17 @@ def _numbers(text: str) -> Iterator[str]:
     """What the looks for numbers find around runs of digits. They read 4 to 30 MB/s (measured),
     and their matches and the words before them are shorter than what is shown to them."""
     looks = [look for look in ALL_LOOKS if look.needs == NUMBERS]
-    for near in [text] if searcher(_IBAN)(text) else _around_numbers(text):
+    for near in [text] if searcher(_IBAN)(text) else _numbered(text):
         for look in looks:
             yield from look.find(near)
+
+
+def _numbered(text: str) -> Iterator[str]:
+    """The pieces of a text with many digits; no number goes over a line end."""
+    digits = searcher(_DIGITS)
+    for line in text.split("\n"):
+        if digits(line):
+            yield from _around_numbers(line)
 
 
 def _around_numbers(text: str) -> Iterator[str]:
