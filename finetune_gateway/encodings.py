@@ -32,7 +32,7 @@ _CACHE_CHARS = 16_000_000
 # can be counted in pieces there. splintr needs up to 80 bytes for each byte of one word (measured).
 _CUT = re.compile("[A-Za-z](?= )")
 _PIECE = 1 << 16  # characters
-_MAX_WORD = 1 << 22  # characters without a cut; what is longer is counted in pieces, not exactly
+_MAX_WORD = 1 << 21  # characters without a cut; what is longer is counted in pieces, not exactly
 
 
 class _Engine(Protocol):
@@ -111,12 +111,16 @@ class TextCounter:
                 count = len(engine.encode_flat(text)) // 4
         except UnicodeEncodeError:
             return self._count_repaired(engine, text)
+        if size <= _MAX_WORD:  # a longer one may not be exact, which is said each time
+            self._remember(text, count)
+        return count
+
+    def _remember(self, text: str, count: int) -> None:
         if len(self._cache) >= _CACHE_ENTRIES or self._cached_chars > _CACHE_CHARS:
             self._cache.clear()
             self._cached_chars = 0
         self._cache[text] = count
-        self._cached_chars += size
-        return count
+        self._cached_chars += len(text)
 
     def _exactly(self, engine: _Engine, text: str) -> int:
         return sum(_tokens(engine, piece) for piece in self._pieces(text))

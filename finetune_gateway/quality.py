@@ -1,4 +1,4 @@
-"""What a row holds that it should not (personal data, keys, broken characters), and repetition.
+"""What a row holds that it should not (personal data, keys, broken characters).
 
 Texts are quoted masked, never whole. Nothing here knows formats: every text of a row is
 looked at, wherever it stands.
@@ -7,10 +7,7 @@ looked at, wherever it stands.
 from __future__ import annotations
 
 import unicodedata
-import zlib
-from array import array
 from collections.abc import Iterator
-from hashlib import blake2b
 from typing import Any
 
 from finetune_gateway.findings import Defect, quoted
@@ -104,47 +101,6 @@ def _found(leaf: str, path: str, hints: frozenset[str]) -> Defects:
 
 
 _LONG = 1 << 20  # characters; splitting a longer row into words would take 30 bytes for each
-
-
-class Repetition:
-    """Rows that repeat an earlier one, as they stand or but for case and spaces.
-
-    Keeps 16 bytes a row: 64 bits of a hash of the folded text, 32 of the text as it stands,
-    and the line. Two of 10 million different rows collide with a chance of 1 in 350,000.
-    """
-
-    def __init__(self) -> None:
-        self._folded = [array("Q") for _ in range(256)]  # by the first byte of the hash
-        self._exact = [array("I") for _ in range(256)]
-        self._lines = [array("I") for _ in range(256)]
-
-    def add(self, text: str, line: int) -> None:
-        """Remember a row."""
-        digest = blake2b(folded(text).encode("utf-8", "surrogatepass"), digest_size=9).digest()
-        slot = digest[0]
-        self._folded[slot].append(int.from_bytes(digest[1:], "little"))
-        self._exact[slot].append(zlib.crc32(text.strip().encode("utf-8", "surrogatepass")))
-        self._lines[slot].append(line)
-
-    def repeated(self) -> Iterator[tuple[str, int, int]]:
-        """(code, line, first line) of every row that repeats an earlier one, in slot order."""
-        for folded, exact, lines in zip(self._folded, self._exact, self._lines, strict=True):
-            if len(set(folded)) != len(folded):
-                yield from _repeated(folded, exact, lines)
-
-
-def _repeated(
-    folded: array[int], exact: array[int], lines: array[int]
-) -> Iterator[tuple[str, int, int]]:
-    first: dict[int, int] = {}
-    seen: dict[tuple[int, int], int] = {}
-    for key, own, line in zip(folded, exact, lines, strict=True):
-        if (key, own) in seen:
-            yield "duplicates", line, seen[key, own]
-        elif key in first:
-            yield "near_duplicates", line, first[key]
-        seen.setdefault((key, own), line)
-        first.setdefault(key, line)
 
 
 def folded(text: str) -> str:

@@ -375,5 +375,7 @@ def test_a_word_beyond_all_bounds_is_counted_in_pieces(monkeypatch: pytest.Monke
     monkeypatch.setattr(encodings, "_PIECE", 100)
     monkeypatch.setattr(encodings, "_MAX_WORD", 1_000)
     count = TextCounter("o200k_base")
-    assert count("a" * 4_000) == 500
-    assert not count.exact
+    for _ in range(2):  # said again when it is seen again
+        count.exact = True
+        assert count("a" * 4_000) == 500
+        assert not count.exact
