@@ -30,14 +30,14 @@ write(Path(sys.argv[2]), chat_rows(int(sys.argv[3]), tools=float(sys.argv[4])))
 OURS = """\
 import json, resource, sys
 from pathlib import Path
-from finetune_gateway import checks, parallel
+from finetune_gateway.checks import gate, parallel
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.tokens import HostedCounter
 workers = int(sys.argv[2]) or None
-report = checks.validate(Dataset(Path(sys.argv[1])), counter=HostedCounter(None), workers=workers)
+report = gate.validate(Dataset(Path(sys.argv[1])), counter=HostedCounter(None), workers=workers)
 own, child = (resource.getrusage(who).ru_maxrss for who in
               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-others = (workers or min(parallel.processors(), checks.MAX_WORKERS)) - 1
+others = (workers or min(parallel.processors(), gate.MAX_WORKERS)) - 1
 found = {"ok": report.ok, "rows": report.rows, **report.tokens, "peak": own + others * child}
 print(json.dumps({**found, "findings": sorted({f.code for f in report.findings})}))
 """
@@ -46,7 +46,7 @@ ROWS = """\
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from _cookbook_loop import engine, row_tokens
-from finetune_gateway.screening import Screen
+from finetune_gateway.checks.screening import Screen
 from finetune_gateway.tokens import HostedCounter
 counter, screen, encode = HostedCounter(None), Screen("sft"), engine()[1]
 differ = read = 0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finetune_gateway.backends.fake import FakeBackend
     from finetune_gateway.backends.local.backend import LocalBackend
     from finetune_gateway.backends.openai import OpenAIBackend
+    from finetune_gateway.checks.findings import Finding, Report
     from finetune_gateway.dataset import Dataset
     from finetune_gateway.default import estimate, get_job, list_jobs, preview, submit, validate
     from finetune_gateway.errors import (
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Snapshot
-    from finetune_gateway.findings import Finding, Report
     from finetune_gateway.gateway import Gateway, Plan
     from finetune_gateway.handle import ChatReply, ModelHandle
     from finetune_gateway.job import Job
@@ -71,7 +71,7 @@ _MODULES = {
         "UnsupportedError",
     ],
     "events": ["Checkpoint", "Event", "JobStatus", "Metric", "Snapshot"],
-    "findings": ["Finding", "Report"],
+    "checks.findings": ["Finding", "Report"],
     "gateway": ["Gateway", "Plan"],
     "handle": ["ChatReply", "ModelHandle"],
     "job": ["Job"],

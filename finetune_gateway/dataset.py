@@ -21,7 +21,7 @@ from finetune_gateway import containers
 from finetune_gateway.errors import DataError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
-    from finetune_gateway.findings import Report
+    from finetune_gateway.checks.findings import Report
     from finetune_gateway.fixing import FixReport
     from finetune_gateway.masks import Preview
     from finetune_gateway.writing import Conversion

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, overload
 
 from finetune_gateway.backends.base import Backend
-from finetune_gateway.findings import Report
+from finetune_gateway.checks.findings import Report
 from finetune_gateway.gateway import Gateway, Source
 from finetune_gateway.job import Job
 from finetune_gateway.pricing import Estimate

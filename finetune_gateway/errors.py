@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from finetune_gateway.checks import Report
+    from finetune_gateway.checks.gate import Report
 
 
 class GatewayError(Exception):

@@ -18,14 +18,15 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from finetune_gateway import checks, mending
+from finetune_gateway import mending
+from finetune_gateway.checks import gate as checks
+from finetune_gateway.checks.findings import RULES, Finding, Report, shortened
+from finetune_gateway.checks.parsing import BadLine, balance, decode, parse
+from finetune_gateway.checks.sniffing import BOM, HEAD, file_defect
 from finetune_gateway.containers import array_lines, dumped
 from finetune_gateway.dataset import Dataset, Line
 from finetune_gateway.errors import DataError
-from finetune_gateway.findings import RULES, Finding, Report, shortened
 from finetune_gateway.mending import Change
-from finetune_gateway.parsing import BadLine, balance, decode, parse
-from finetune_gateway.sniffing import BOM, HEAD, file_defect
 from finetune_gateway.writing import free, whole_file
 
 MAX_SHOWN = 200  # characters of before and after in the log

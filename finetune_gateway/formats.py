@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_gateway import sharegpt
+from finetune_gateway.checks.findings import quoted
 from finetune_gateway.dataset import Kind
-from finetune_gateway.findings import quoted
 from finetune_gateway.sharegpt import Reader, Unfit, as_string
 
 Json = dict[str, Any]

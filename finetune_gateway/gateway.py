@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway import backends, checks, formats, guards, survey
+from finetune_gateway import backends, formats, guards
 from finetune_gateway.backends.base import Backend, DataFile
+from finetune_gateway.checks import gate as checks
+from finetune_gateway.checks.findings import Report
 from finetune_gateway.dataset import Dataset, Rows
 from finetune_gateway.errors import BackendError, BudgetError, DataError, SpecError
 from finetune_gateway.events import JobStatus
-from finetune_gateway.findings import Report
 from finetune_gateway.job import Job
 from finetune_gateway.pricing import Estimate
+from finetune_gateway.quality import survey
 from finetune_gateway.records import JobRecord, StoredFile, new_job_id
 from finetune_gateway.settings import Settings
 from finetune_gateway.sharegpt import Unfit
@@ -139,7 +141,7 @@ class Gateway:
                 hint="A preview takes train_on, max_length and chat_template.",
             )
         # Imported here: only previews need templates, and jinja2 with them.
-        from finetune_gateway import picking
+        from finetune_gateway.masks import picking
 
         runner = self.backend(backend or backends.usual(model))
         spec = TrainingSpec.build(model=model, **options)

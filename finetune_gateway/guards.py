@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from finetune_gateway.checks.findings import Report
 from finetune_gateway.errors import BudgetError, DataError
-from finetune_gateway.findings import Report
 from finetune_gateway.pricing import Estimate
 
 

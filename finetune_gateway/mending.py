@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_gateway import formats, sharegpt
+from finetune_gateway.checks.parsing import BadLine, parse
 from finetune_gateway.formats import canonical, format_of
-from finetune_gateway.parsing import BadLine, parse
 from finetune_gateway.sharegpt import Unfit
 
 Json = dict[str, Any]

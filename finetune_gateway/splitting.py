@@ -20,7 +20,7 @@ from typing import Any
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.formats import as_chat
-from finetune_gateway.quality import folded
+from finetune_gateway.quality.looks import folded
 from finetune_gateway.turns import as_dict, as_list
 from finetune_gateway.writing import free, whole_file
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_gateway import sharegpt
+from finetune_gateway.checks.sniffing import BOM
 from finetune_gateway.containers import dumped
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.formats import canonical, format_of
 from finetune_gateway.sharegpt import Unfit, as_object, as_string
-from finetune_gateway.sniffing import BOM
 
 Json = dict[str, Any]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from finetune_gateway.checks import validate
+from finetune_gateway.checks.findings import Report
+from finetune_gateway.checks.gate import validate
 from finetune_gateway.dataset import Dataset
-from finetune_gateway.findings import Report
 from finetune_gateway.tokens import HostedCounter
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

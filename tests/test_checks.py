@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_gateway import dataset as dataset_module
-from finetune_gateway.checks import validate
+from finetune_gateway.checks.findings import MAX_GROUPS, RULES, Defect, Findings, Report
+from finetune_gateway.checks.gate import validate
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError
-from finetune_gateway.findings import MAX_GROUPS, RULES, Defect, Findings, Report
 from finetune_gateway.tokens import HostedCounter
 
 Json = dict[str, Any]
@@ -736,7 +736,7 @@ def test_a_report_raises_when_asked(tmp_path: Path) -> None:
 
 def test_every_code_is_in_the_table() -> None:
     """Each code that the checks emit has its rule, and each rule is used."""
-    sources = [path for path in PACKAGE.glob("*.py") if not path.name.endswith("rules.py")]
+    sources = [path for path in PACKAGE.rglob("*.py") if not path.name.endswith("rules.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     emitted = set(re.findall(r'Defect\(\s*"([a-z0-9_]+)"', text))
     assert emitted <= RULES.keys()

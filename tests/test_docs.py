@@ -13,9 +13,9 @@ import pytest
 import typer.main
 
 from finetune_gateway.backends.local import builtin
+from finetune_gateway.checks.findings import RULES
 from finetune_gateway.cli import ALIASES, COMMANDS
 from finetune_gateway.cli.run import function
-from finetune_gateway.findings import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_gateway.parsing import (
+from finetune_gateway.checks.parsing import (
     MAX_DEPTH,
     BadLine,
     decode,

@@ -19,9 +19,9 @@ from tokenizers import Tokenizer, decoders, models
 import finetune_gateway as gateway
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import DataError, NotFoundError, SpecError, UnsupportedError
-from finetune_gateway.glyphs import reader, text_of, visible
-from finetune_gateway.local_mask import LocalMasker
 from finetune_gateway.masks import MAX_TOKENS, Preview, Sequence
+from finetune_gateway.masks.glyphs import reader, text_of, visible
+from finetune_gateway.masks.local import LocalMasker
 from finetune_gateway.template import IGNORED, ChatTemplate
 from finetune_gateway.tokens import TextCounter, encoding_for
 

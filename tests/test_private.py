@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_gateway.private import LOOKS, found, masked
-from finetune_gateway.quality import text_defects
+from finetune_gateway.quality.looks import text_defects
+from finetune_gateway.quality.private import LOOKS, found, masked
 
 HERE = Path(__file__).parent
 SHARED = HERE.resolve().parents[1] / "shared" / "data"

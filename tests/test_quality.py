@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from finetune_gateway import parity, similar
 from finetune_gateway.backends.local import builtin
+from finetune_gateway.checks.findings import RULES
 from finetune_gateway.cli import main
 from finetune_gateway.dataset import Dataset
-from finetune_gateway.findings import RULES
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.languages import Languages
-from finetune_gateway.spread import Frequent
-from finetune_gateway.survey import AUTO_BYTES, Survey, survey
+from finetune_gateway.quality import parity, similar
+from finetune_gateway.quality.languages import Languages
+from finetune_gateway.quality.spread import Frequent
+from finetune_gateway.quality.survey import AUTO_BYTES, Survey, survey
 from finetune_gateway.template import ChatTemplate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

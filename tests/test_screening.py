@@ -6,8 +6,8 @@ import csv
 import json
 from pathlib import Path
 
-from finetune_gateway.private import found
-from finetune_gateway.screening import Screen
+from finetune_gateway.checks.screening import Screen
+from finetune_gateway.quality.private import found
 
 VALUES = Path(__file__).parent / "data" / "personal.tsv"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from finetune_gateway import similar
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import MissingDependency
-from finetune_gateway.gist import words
+from finetune_gateway.quality import similar
+from finetune_gateway.quality.gist import words
 
 pytest.importorskip("rensa")
 

@@ -16,14 +16,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from finetune_gateway import checks, encodings, parallel, scan
+from finetune_gateway import encodings
+from finetune_gateway.checks import gate as checks
+from finetune_gateway.checks import parallel, scan
+from finetune_gateway.checks.findings import Report
+from finetune_gateway.checks.ranges import Lines, Range, cut
+from finetune_gateway.checks.repeats import Repeats
+from finetune_gateway.checks.screening import Screen
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.encodings import TextCounter
-from finetune_gateway.findings import Report
-from finetune_gateway.quality import folded
-from finetune_gateway.ranges import Lines, Range, cut
-from finetune_gateway.repeats import Repeats
-from finetune_gateway.screening import Screen
+from finetune_gateway.quality.looks import folded
 from finetune_gateway.tokens import HostedCounter
 
 Json = dict[str, Any]
@@ -271,7 +273,7 @@ def test_a_killed_process_does_not_change_the_report(
 
 ENDLESS = """\
 import os, sys, time
-from finetune_gateway import parallel
+from finetune_gateway.checks import parallel
 def work(part):
     os.write(1, b"%d\\n" % os.getpid())
     time.sleep(60)
@@ -309,7 +311,7 @@ def test_ranges_give_the_lines_of_the_file(chunk: int, raw: bytes, tmp_path: Pat
     path = tmp_path / "lines"
     path.write_bytes(raw)
     with pytest.MonkeyPatch.context() as patch, path.open("rb") as file:
-        patch.setattr("finetune_gateway.ranges.CHUNK", chunk)
+        patch.setattr("finetune_gateway.checks.ranges.CHUNK", chunk)
         expected = list(Dataset(path).lines())
         assert list(Lines(file.fileno(), Range(0, sys.maxsize))) == expected
         for parts in (1, 2, 3):

@@ -130,7 +130,7 @@ class Backend(ABC):
         """Shows rows as this backend's models see them. Offline. By the hosts' documented rule,
         unless a backend knows better."""
         # Imported here: only previews need it, and it brings jinja2.
-        from finetune_gateway.hosted_mask import HostedMasker
+        from finetune_gateway.masks.hosted import HostedMasker
 
         limit = spec.max_length or self.capabilities(spec.model).max_context
         return HostedMasker(spec.model, limit=limit, train_on=spec.train_on)

@@ -20,6 +20,7 @@ import typer
 from finetune_gateway import profiles
 from finetune_gateway.backends.local import builtin, models
 from finetune_gateway.backends.local.backend import LocalBackend
+from finetune_gateway.checks.findings import Report
 from finetune_gateway.cli import output, validate
 from finetune_gateway.cli.demo_answers import Answer, Question, Score, ask, questions, samples
 from finetune_gateway.cli.demo_page import page
@@ -39,7 +40,6 @@ from finetune_gateway.cli.estimate import Option, priced
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.cli.output import paint, say, show, span, table, wrapped
 from finetune_gateway.events import Event
-from finetune_gateway.findings import Report
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.handle import ModelHandle
 from finetune_gateway.job import Job

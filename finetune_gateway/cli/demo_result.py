@@ -11,12 +11,12 @@ from typing import Any
 
 from finetune_gateway import profiles
 from finetune_gateway.backends.local import builtin
+from finetune_gateway.checks.findings import Report
 from finetune_gateway.cli.demo_answers import Answer, Score, samples
 from finetune_gateway.cli.demo_page import Prices, Summary, series
 from finetune_gateway.cli.estimate import ROWS, Option
 from finetune_gateway.cli.output import span
 from finetune_gateway.errors import SpecError
-from finetune_gateway.findings import Report
 from finetune_gateway.handle import ModelHandle
 from finetune_gateway.job import Job
 

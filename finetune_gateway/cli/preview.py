@@ -16,8 +16,8 @@ from finetune_gateway.cli.preview_page import counts, page
 from finetune_gateway.cli.validate import findings_text
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.glyphs import visible
 from finetune_gateway.masks import Preview, Sequence, Token
+from finetune_gateway.masks.glyphs import visible
 
 HEAD, TAIL = 800, 400  # tokens of a sequence on the screen, from its beginning and its end
 LISTED = 10_000  # tokens of a sequence that --tokens lists

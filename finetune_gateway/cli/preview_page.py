@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from finetune_gateway.findings import Finding
-from finetune_gateway.glyphs import visible
+from finetune_gateway.checks.findings import Finding
 from finetune_gateway.masks import Preview, Sequence, Token
+from finetune_gateway.masks.glyphs import visible
 
 SHOWN = 20_000  # tokens of a sequence on the page; a browser takes 100,000 spans badly
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from finetune_gateway import fixing
+from finetune_gateway.checks.findings import Finding, Report
 from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Data, Json, Method, Quiet
 from finetune_gateway.cli.output import paint, say, show, wrapped
 from finetune_gateway.containers import NAMES
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError
-from finetune_gateway.findings import Finding, Report
 from finetune_gateway.fixing import FixReport
 from finetune_gateway.gateway import Gateway
 

@@ -22,7 +22,7 @@ from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import MissingDependency, StoreError
 from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
 from finetune_gateway.handle import ChatReply, ModelHandle
-from finetune_gateway.local_mask import LocalMasker
+from finetune_gateway.masks.local import LocalMasker
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec

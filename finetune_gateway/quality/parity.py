@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from finetune_gateway import formats
+from finetune_gateway.checks.findings import Defect
 from finetune_gateway.dataset import Dataset, kind_of
 from finetune_gateway.errors import DataError
-from finetune_gateway.findings import Defect
-from finetune_gateway.gist import parsed
+from finetune_gateway.quality.gist import parsed
+from finetune_gateway.quality.spread import Placed
 from finetune_gateway.sharegpt import Unfit
-from finetune_gateway.spread import Placed
 from finetune_gateway.turns import as_dict, as_list
 
 Json = dict[str, Any]

@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
-from finetune_gateway import checks, formats
+from finetune_gateway import formats
+from finetune_gateway.checks import gate as checks
+from finetune_gateway.checks.findings import Defect, Finding, Findings, Report
+from finetune_gateway.checks.parsing import BadLine, decode, parse
+from finetune_gateway.checks.sniffing import BOM, HEAD, file_defect
 from finetune_gateway.dataset import Dataset, Line
 from finetune_gateway.errors import DataError, NotFoundError, SpecError
-from finetune_gateway.findings import Defect, Finding, Findings, Report
 from finetune_gateway.masks import Masker, Preview
-from finetune_gateway.parsing import BadLine, decode, parse
-from finetune_gateway.sniffing import BOM, HEAD, file_defect
 from finetune_gateway.turns import Json
 
 FIRST = 3  # rows shown when nobody names one

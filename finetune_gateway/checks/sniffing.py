@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_gateway.findings import Defect
+from finetune_gateway.checks.findings import Defect
 
 HEAD = 4096  # bytes looked at
 BOM = b"\xef\xbb\xbf"

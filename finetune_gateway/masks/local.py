@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from finetune_gateway import formats, glyphs, turns
-from finetune_gateway.masks import Conversation, Masker, Part, Sequence
+from finetune_gateway import formats, turns
+from finetune_gateway.masks import Conversation, Masker, Part, Sequence, glyphs
 from finetune_gateway.spec import TrainOn
 from finetune_gateway.template import IGNORED, ChatTemplate, Message
 from finetune_gateway.turns import Json

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from finetune_gateway import formats
-from finetune_gateway.chat_checks import (
+from finetune_gateway.checks.chat import (
     blank,
     chat_defects,
     ending_defects,
@@ -17,9 +17,9 @@ from finetune_gateway.chat_checks import (
     order_defects,
     unknown_keys,
 )
-from finetune_gateway.findings import Defect, quoted, wrong_type
+from finetune_gateway.checks.findings import Defect, quoted, wrong_type
+from finetune_gateway.checks.tools import exchange_defects, tools_defects
 from finetune_gateway.formats import Format
-from finetune_gateway.tool_checks import exchange_defects, tools_defects
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from finetune_gateway import parallel
+from finetune_gateway.checks import parallel
+from finetune_gateway.checks.findings import Finding, Report
+from finetune_gateway.checks.ranges import Lines, Range, cut
+from finetune_gateway.checks.scan import Alone, Json, RowCounter, Scan, Task
+from finetune_gateway.checks.screening import Screen
 from finetune_gateway.dataset import Dataset
-from finetune_gateway.findings import Finding, Report
-from finetune_gateway.ranges import Lines, Range, cut
-from finetune_gateway.scan import Alone, Json, RowCounter, Scan, Task
-from finetune_gateway.screening import Screen
 from finetune_gateway.tokens import HostedCounter, Tally
 
 __all__ = ["Finding", "Report", "RowCounter", "validate"]

@@ -15,11 +15,11 @@ from typing import Literal
 import msgspec
 
 from finetune_gateway import formats
-from finetune_gateway.chat_checks import blank
-from finetune_gateway.private import KEYS, NUMBERS, RUN
-from finetune_gateway.quality import ALL_LOOKS, FOREIGN, MOJIBAKE, PIECES, text_defects
-from finetune_gateway.row_checks import row_defects
-from finetune_gateway.searching import searcher
+from finetune_gateway.checks.chat import blank
+from finetune_gateway.checks.rows import row_defects
+from finetune_gateway.checks.searching import searcher
+from finetune_gateway.quality.looks import ALL_LOOKS, FOREIGN, MOJIBAKE, PIECES, text_defects
+from finetune_gateway.quality.private import KEYS, NUMBERS, RUN
 
 MAX_ROW = 1 << 20  # bytes; longer rows are too few to be worth it, and copies of them are not
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from finetune_gateway.checks.findings import Defect
+from finetune_gateway.checks.parsing import MAX_DEPTH, balance, depth
 from finetune_gateway.dataset import Line
-from finetune_gateway.findings import Defect
-from finetune_gateway.parsing import MAX_DEPTH, balance, depth
 
 MAX_TRIES = 3  # failed looks ahead in one file; each costs up to a megabyte of reading
 _MAX_BYTES = 1 << 20  # of one object

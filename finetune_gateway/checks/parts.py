@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from finetune_gateway.findings import Defect, json_type, quoted, wrong_type
+from finetune_gateway.checks.findings import Defect, json_type, quoted, wrong_type
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]

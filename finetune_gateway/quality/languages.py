@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from finetune_gateway.findings import Defect
-from finetune_gateway.gist import Gist
-from finetune_gateway.spread import MIN_ROWS, Placed
+from finetune_gateway.checks.findings import Defect
+from finetune_gateway.quality.gist import Gist
+from finetune_gateway.quality.spread import MIN_ROWS, Placed
 
 SAMPLE = 2000  # rows looked at, spread over what has been read
 MIN_CHARS = 60  # of shorter texts the guess is poor

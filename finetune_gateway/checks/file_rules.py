@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_gateway.rules import E, N, Rule, W
+from finetune_gateway.checks.rules import E, N, Rule, W
 
 _BYTES = {
     "utf8_bom": Rule(

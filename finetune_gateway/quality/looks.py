@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_gateway.findings import Defect, quoted
-from finetune_gateway.parsing import walk
-from finetune_gateway.private import KEYS, LOOKS, NUMBERS, RUN, Look, finder
+from finetune_gateway.checks.findings import Defect, quoted
+from finetune_gateway.checks.parsing import walk
+from finetune_gateway.quality.private import KEYS, LOOKS, NUMBERS, RUN, Look, finder
 
 Defects = Iterator[Defect]
 

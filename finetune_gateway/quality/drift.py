@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import Any
 
+from finetune_gateway.checks.findings import Defect, quoted
 from finetune_gateway.dataset import Dataset
-from finetune_gateway.findings import Defect, quoted
-from finetune_gateway.gist import gist_of, key, parsed, pieces, words
-from finetune_gateway.spread import Placed
+from finetune_gateway.quality.gist import gist_of, key, parsed, pieces, words
+from finetune_gateway.quality.spread import Placed
 from finetune_gateway.turns import as_dict, as_list
 
 Json = dict[str, Any]

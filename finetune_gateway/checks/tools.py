@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_gateway.findings import Defect, json_type, quoted, wrong_type
-from finetune_gateway.parsing import BadLine, child, parse
+from finetune_gateway.checks.findings import Defect, json_type, quoted, wrong_type
+from finetune_gateway.checks.parsing import BadLine, child, parse
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]

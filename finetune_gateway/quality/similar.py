@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from finetune_gateway.dataset import MAX_LINE, Dataset
 from finetune_gateway.errors import MissingDependency
-from finetune_gateway.gist import Gist, gist_of, gists, key, parsed, words
+from finetune_gateway.quality.gist import Gist, gist_of, gists, key, parsed, words
 
 MAX_ROWS = 1_000_000  # compared; 160 MB
 PERMUTATIONS = 128

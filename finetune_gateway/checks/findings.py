@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_gateway.checks.file_rules import FILE_RULES
+from finetune_gateway.checks.rules import ROW_RULES, Family, Rule, Severity
 from finetune_gateway.dataset import Kind
 from finetune_gateway.errors import DataError
-from finetune_gateway.file_rules import FILE_RULES
-from finetune_gateway.rules import ROW_RULES, Family, Rule, Severity
 
 RULES: dict[str, Rule] = {**FILE_RULES, **ROW_RULES}
 

@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune_gateway import formats, spanning
+from finetune_gateway import formats
+from finetune_gateway.checks import spanning
+from finetune_gateway.checks.findings import Defect, Findings, Report, json_type, quoted
+from finetune_gateway.checks.parsing import BadLine, decode, escape_defects, parse
+from finetune_gateway.checks.ranges import Lines, Range, read_line
+from finetune_gateway.checks.repeats import Repeats
+from finetune_gateway.checks.rows import row_defects
+from finetune_gateway.checks.screening import Screen
+from finetune_gateway.checks.sniffing import BOM, HEAD, file_defect
 from finetune_gateway.dataset import Line
 from finetune_gateway.errors import DataError
-from finetune_gateway.findings import Defect, Findings, Report, json_type, quoted
 from finetune_gateway.formats import Format
-from finetune_gateway.parsing import BadLine, decode, escape_defects, parse
-from finetune_gateway.quality import text_defects
-from finetune_gateway.ranges import Lines, Range, read_line
-from finetune_gateway.repeats import Repeats
-from finetune_gateway.row_checks import row_defects
-from finetune_gateway.screening import Screen
-from finetune_gateway.sniffing import BOM, HEAD, file_defect
+from finetune_gateway.quality.looks import text_defects
 from finetune_gateway.tokens import HostedCounter
 
 Json = dict[str, Any]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from unicodedata import is_normalized
 from zlib import adler32, crc32
 
-from finetune_gateway.quality import folded
-from finetune_gateway.searching import searcher
+from finetune_gateway.checks.searching import searcher
+from finetune_gateway.quality.looks import folded
 
 _SLOTS = 256
 # What folding may remove, and half of the escapes that it reads as a space.

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from finetune_gateway import formats, glyphs, turns
-from finetune_gateway.findings import Finding
+from finetune_gateway import formats, turns
+from finetune_gateway.checks.findings import Finding
 from finetune_gateway.formats import PREFERENCE, TEXT, TRL_PREFERENCE, UNPAIRED
+from finetune_gateway.masks import glyphs
 from finetune_gateway.template import Message
 from finetune_gateway.turns import Json
 

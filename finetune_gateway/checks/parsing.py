@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from finetune_gateway.diagnosis import Unfinished, syntax_defect
-from finetune_gateway.findings import Defect, ascii_safe, quoted, shortened
+from finetune_gateway.checks.diagnosis import Unfinished, syntax_defect
+from finetune_gateway.checks.findings import Defect, ascii_safe, quoted, shortened
 
 MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
 

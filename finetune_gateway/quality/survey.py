@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_gateway import drift, parity, similar
+from finetune_gateway.checks.findings import Defect, Finding, Findings, Report, quoted
 from finetune_gateway.dataset import Dataset
-from finetune_gateway.findings import Defect, Finding, Findings, Report, quoted
-from finetune_gateway.gist import Gist, gists, key
-from finetune_gateway.languages import Languages
-from finetune_gateway.spread import Answers, Lengths, Placed, Systems
+from finetune_gateway.quality import drift, parity, similar
+from finetune_gateway.quality.gist import Gist, gists, key
+from finetune_gateway.quality.languages import Languages
+from finetune_gateway.quality.spread import Answers, Lengths, Placed, Systems
 
 Json = dict[str, Any]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from finetune_gateway.findings import Defect
-from finetune_gateway.gist import Gist, key
+from finetune_gateway.checks.findings import Defect
+from finetune_gateway.quality.gist import Gist, key
 
 Json = dict[str, Any]
 Placed = tuple[Defect, int | None, int]  # a defect, its line, in how many rows

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Protocol, cast
 
-from finetune_gateway import glyphs, turns
+from finetune_gateway import turns
 from finetune_gateway.errors import UnsupportedError
-from finetune_gateway.masks import Conversation, Masker, Part, Sequence
+from finetune_gateway.masks import Conversation, Masker, Part, Sequence, glyphs
 from finetune_gateway.spec import TrainOn
 from finetune_gateway.template import Message
 from finetune_gateway.tokens import HostedCounter, encoding_for

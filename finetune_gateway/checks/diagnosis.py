@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
-from finetune_gateway.findings import Defect, quoted
+from finetune_gateway.checks.findings import Defect, quoted
 
 _SMART = "“”„‟«»‹›‘’‚‛＂"
 _WORD = re.compile(r"None\b|True\b|False\b|undefined\b|nan\b|inf\b|-?Infinity\b")

@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol, TypeVar
 Part = TypeVar("Part")
 Done = TypeVar("Done")
 
-_CHILD = "from finetune_gateway import parallel; parallel.serve()"
+_CHILD = "from finetune_gateway.checks import parallel; parallel.serve()"
 
 
 class WorkerDied(RuntimeError):

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
-from finetune_gateway.findings import Defect, quoted, wrong_type
-from finetune_gateway.parsing import child
-from finetune_gateway.part_checks import part_defects
-from finetune_gateway.tool_checks import call_defects, exchange_defects, tools_defects
+from finetune_gateway.checks.findings import Defect, quoted, wrong_type
+from finetune_gateway.checks.parsing import child
+from finetune_gateway.checks.parts import part_defects
+from finetune_gateway.checks.tools import call_defects, exchange_defects, tools_defects
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
