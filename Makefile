@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 NAME ?=
+FUZZ_SECONDS ?= 600
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --no-input --disable-pip-version-check
@@ -13,7 +14,7 @@ TORCH := torch==2.13.0
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench chaos clean
+.PHONY: help demo test check lint bench chaos fuzz clean
 
 help: ## what can be made
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -42,6 +43,11 @@ bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of
 chaos: $(VENV)/.dev ## the tests that kill processes many times
 	@$(BIN)/python -m pytest -q -m chaos
 
+fuzz: $(VENV)/.fuzz ## look for bad ends: the parser and the gate FUZZ_SECONDS each (600), 10,000 rows a converter
+	@$(BIN)/python tests/fuzz/rows.py parser $(FUZZ_SECONDS)
+	@$(BIN)/python tests/fuzz/rows.py gate $(FUZZ_SECONDS)
+	@$(BIN)/python -m pytest -q tests/test_round_trips.py --hypothesis-profile=deep --timeout 7200
+
 clean: ## remove caches and builds; the environment stays (rm -rf .venv removes it)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output *.egg-info
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -69,3 +75,7 @@ $(VENV)/.local: $(VENV)/.torch $(INPUTS)
 $(VENV)/.dev: $(VENV)/.torch $(INPUTS)
 	@$(PIP) -e ".[dev]" -c constraints.txt
 	@touch $(VENV)/.local $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(PIP) -e ".[fuzz]" -c constraints.txt
+	@touch $@

@@ -1,10 +1,11 @@
 """How fast a file is checked and counted: MB per second, CPU and peak memory, whole processes.
 
-Ours: every rule for every known backend, exact o200k_base counts, personal data, repeated rows
-(exact, and but for case and spaces), streamed; by as many processes as there are processors, and by
-one. The other side: the loop of OpenAI's cookbook (``_cookbook_loop.py``) with tiktoken where
-TIKTOKEN_CACHE_DIR holds its table, else with the encoder we use ourselves. Both count each row
-alike, which is checked row by row. ``--rows 26000`` makes 50 MB, ``--rows 520000`` 1 GB.
+Ours: every rule for every known backend, exact o200k_base counts, personal data, repeated rows,
+streamed; by as many processes as there are processors, and by one. Rows that are equal but for case
+and spaces have their own figure. The other side: the loop of OpenAI's cookbook
+(``_cookbook_loop.py``) with tiktoken where TIKTOKEN_CACHE_DIR holds its table, else with the
+encoder we use ourselves. Both count each row alike, which is checked row by row. ``--rows 26000``
+makes 50 MB, ``--rows 520000`` 1 GB.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from pathlib import Path
 from finetune_gateway.checks import gate, parallel
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.tokens import HostedCounter
-workers = int(sys.argv[2]) or None
-report = gate.validate(Dataset(Path(sys.argv[1])), counter=HostedCounter(None), workers=workers)
+workers, near = int(sys.argv[2]) or None, sys.argv[3] == "near"
+data, counter = Dataset(Path(sys.argv[1])), HostedCounter(None)
+report = gate.validate(data, counter=counter, workers=workers, near_duplicates=near)
 own, child = (resource.getrusage(who).ru_maxrss for who in
               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 others = (workers or min(parallel.processors(), gate.MAX_WORKERS)) - 1
@@ -49,11 +51,13 @@ from _cookbook_loop import engine, row_tokens
 from finetune_gateway.checks.screening import Screen
 from finetune_gateway.tokens import HostedCounter
 counter, screen, encode = HostedCounter(None), Screen("sft"), engine()[1]
+counter.text.hurry()
 differ = read = 0
 for line in open(sys.argv[2], "rb"):
-    before, row, messages = counter.tally.sums["total"], json.loads(line), screen.take(line)
-    counter.add_plain(messages) if messages else counter.add(row)
-    differ += counter.tally.sums["total"] - before != row_tokens(row["messages"], encode)[0]
+    before, row = counter.stats().total, json.loads(line)
+    batch = screen.clean([line])
+    counter.add_plain(batch.roles, batch.texts) if batch.roles else counter.add(row)
+    differ += counter.stats().total - before != row_tokens(row["messages"], encode)[0]
     read += 1
 print(json.dumps({"rows": read, "differ": differ}))
 """
@@ -71,15 +75,18 @@ def main() -> int:
         say(f"{asked.rows} rows, {megabytes:.1f} MB")
         if asked.rows <= CHECKED and not asked.tools:
             same_rows(data)
+        ours = [sys.executable, "-c", OURS, str(data)]
         sides = {
-            "ours": partial(run, [sys.executable, "-c", OURS, str(data), "0"]),
-            "ours_alone": partial(run, [sys.executable, "-c", OURS, str(data), "1"]),
+            "ours": partial(run, [*ours, "0", "exact"]),
+            "ours_alone": partial(run, [*ours, "1", "exact"]),
+            "ours_near": partial(run, [*ours, "0", "near"]),
             "cookbook": partial(run, [sys.executable, str(COOKBOOK), str(data)]),
         }
         found = alternate(sides, asked.runs)
     mine, alone, other = found["ours"], found["ours_alone"], found["cookbook"]
+    near = found["ours_near"]
     used = agreed(said(mine[0]), said(other[0]), asked.rows, exactly=not asked.tools)
-    bench = Bench("validate_speed", versions("finetune-gateway", "splintr-rs", used))
+    bench = Bench("validate_speed", versions("finetune-gateway", "toktok-rs", "splintr-rs", used))
     size = f"{megabytes:.0f} MB of rows, baseline counts with {used}"
 
     def speed(runs: list[Process]) -> list[float]:
@@ -98,6 +105,7 @@ def main() -> int:
     )
     one = f"MB/s (one process; {size})"
     bench.figure("speed_alone", speed(alone), speed(other), one, at_least=5 if large else None)
+    bench.figure("speed_near_duplicates", speed(near), speed(other), f"MB/s ({size})")
     bench.figure("cpu", [p.cpu for p in mine], cpu, "s")
     bench.figure("cpu_alone", [p.cpu for p in alone], cpu, "s")
     bench.figure("peak_rss", peaks(mine), [p.peak_mb for p in other], "MB, all processes")

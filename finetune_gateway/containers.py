@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from finetune_gateway import strict
 from finetune_gateway.errors import DataError, MissingDependency
 
 Json = dict[str, Any]
@@ -26,11 +27,14 @@ CHUNK = 1 << 20  # characters read at a time
 MAX_ROW = 64 << 20  # characters or bytes of one row
 _BLANK = re.compile(r"[ \t\r\n]*")
 _BREAK = re.compile(r"\r?\n[ \t]*|\r")
-# Cells of these columns hold JSON when they begin like it.
-_NESTED = frozenset({
-    "messages", "tools", "functions", "conversations", "prompt", "completion", "chosen",
-    "rejected", "input", "preferred_output", "non_preferred_output", "history",
+# What is always JSON in a cell, and what may as well be a text that looks like it: an answer to
+# be learnt is often JSON itself.
+_LISTS = frozenset({
+    "messages", "tools", "functions", "conversations", "history", "preferred_output",
+    "non_preferred_output",
 })  # fmt: skip
+_EITHER = frozenset({"prompt", "completion", "chosen", "rejected", "input"})
+_QUOTED = re.compile('"[^"]*"')
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 NAMES = {
@@ -128,8 +132,8 @@ def array_lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             yield from _Array(path, file).elements()
-        except UnicodeDecodeError as exc:
-            raise _unreadable(path, f"it is not UTF-8: {exc.reason}") from None
+        except UnicodeDecodeError:
+            raise _unreadable(path, _not_utf8(path)) from None
 
 
 class _Array:
@@ -225,31 +229,63 @@ def _csv(path: Path) -> Iterator[Json]:
     limit = csv.field_size_limit(MAX_ROW)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.readline(CHUNK)
+            mark = _mark(file.readline(CHUNK))
             file.seek(0)
-            mark = max(",;\t", key=head.count)
-            reader = csv.DictReader(file, delimiter=mark, strict=True)
-            for row in reader:
-                if None in row:
-                    raise _unreadable(path, f"line {reader.line_num} has more cells than the head")
-                yield {key: _cell(key, text) for key, text in row.items() if text}
-    except UnicodeDecodeError as exc:
-        raise _unreadable(path, f"it is not UTF-8: {exc.reason}") from None
+            reader = csv.reader(file, delimiter=mark, strict=True)
+            names = next(reader, [])
+            for cells in reader:
+                if any(cells):
+                    yield _record(names, cells)
+    except UnicodeDecodeError:
+        raise _unreadable(path, _not_utf8(path)) from None
     except csv.Error as exc:
-        raise _unreadable(path, str(exc)) from None
+        raise _unreadable(path, f"line {reader.line_num}: {exc}") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _record(names: list[str], cells: list[str]) -> Json:
+    """The cells that hold something, by the names in the head. Raises csv.Error."""
+    row: Json = {}
+    for index, text in enumerate(cells):
+        if text and index >= len(names):
+            raise csv.Error("it has more cells than the head")
+        if text and names[index] in row:
+            raise csv.Error(f"two columns are called {names[index]!r:.60}")
+        if text:
+            row[names[index]] = _cell(names[index], text)
+    return row
+
+
+def _mark(head: str) -> str:
+    """What stands between the cells: the commonest in the head, the rarer one in names first."""
+    plain = _QUOTED.sub("", head)
+    mark = max("\t;,", key=plain.count)
+    return mark if mark in plain else ","
 
 
 def _cell(key: str, text: str) -> Any:
     if key == "label":
         return _TRUTH.get(text.strip().lower(), text)
-    if key in _NESTED and text.lstrip()[:1] in ("[", "{"):
+    if key in _LISTS | _EITHER and text.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(text)
+            value = strict.loads(text)
         except (ValueError, RecursionError):
             return text  # a text that begins with a bracket
+        return value if key in _LISTS or _holds_messages(value) else text
     return text
+
+
+def _holds_messages(value: Any) -> bool:
+    """Whether JSON in a cell is messages, turns, or the input of a pair."""
+    if isinstance(value, dict) and "messages" in value:
+        return True
+    listed = value if isinstance(value, list) else [value]
+    return bool(listed) and all(
+        isinstance(one, dict)
+        and ({"role", "content"} <= one.keys() or {"from", "value"} <= one.keys())
+        for one in listed
+    )
 
 
 def _text(path: Path) -> Iterator[Json]:
@@ -258,8 +294,8 @@ def _text(path: Path) -> Iterator[Json]:
             for line in file:
                 if text := line.rstrip("\r\n"):
                     yield {"text": text}
-    except UnicodeDecodeError as exc:
-        raise _unreadable(path, f"it is not UTF-8: {exc.reason}") from None
+    except UnicodeDecodeError:
+        raise _unreadable(path, _not_utf8(path)) from None
 
 
 # -- Arrow -------------------------------------------------------------------------------------
@@ -343,6 +379,18 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} is no JSON")
+
+
+def _not_utf8(path: Path) -> str:
+    """Where a file stops being UTF-8."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                raw.decode()
+            except UnicodeDecodeError as exc:
+                byte = raw[exc.start]
+                return f"line {number}, byte {exc.start}: 0x{byte:02X} is not UTF-8"
+    return "it is not UTF-8"
 
 
 def _unreadable(path: Path, why: str) -> DataError:

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetune_gateway import containers
+from finetune_gateway import containers, strict
 from finetune_gateway.errors import DataError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class Dataset:
         self.name = name or path.name  # what people call it
         self.container = container
         self.source = source or (path if container == "jsonl" else None)  # what the user named
+        # Called with (bytes read, bytes in all), now and then, while lines are read.
+        self.watch: Callable[[int, int], None] | None = None
 
     @classmethod
     def open(
@@ -122,6 +124,7 @@ class Dataset:
         r"""The lines, cut at \n alone: a raw U+2028 inside a string is not a line end
         (``str.splitlines`` would cut there). A line over 64 MB is the last one given, cut."""
         offset = number = 0
+        size, said = self.size if self.watch else 0, 0
         with self.path.open("rb") as file:
             while raw := file.readline(MAX_LINE + 1):
                 number += 1
@@ -131,6 +134,9 @@ class Dataset:
                 body = raw.rstrip(b"\r\n")
                 yield Line(number, offset, body, end=raw[len(body) :])
                 offset += len(raw)
+                if self.watch and offset - said >= CHUNK:
+                    said = offset
+                    self.watch(offset, size)
 
     def rows(self) -> Iterator[Row]:
         """The examples, blank lines left out. Raises DataError at the first line that is not
@@ -177,7 +183,7 @@ class Dataset:
                 os.fsync(target.fileno())
             path = folder / f"{digest.hexdigest()}.jsonl"
             os.replace(temporary, path)
-            _sync(folder)
+            sync(folder)
         except OSError as exc:
             temporary.unlink(missing_ok=True)
             raise StoreError(
@@ -196,17 +202,26 @@ class Dataset:
             yield json.dumps(rewrite(row.data), ensure_ascii=False).encode() + b"\n"
 
     def split(
-        self, ratio: float, *, seed: int = 0, folder: Path, stratify: bool = False
+        self,
+        ratio: float,
+        *,
+        seed: int = 0,
+        folder: Path,
+        stratify: bool = False,
+        near: bool = True,
     ) -> tuple[Dataset, Dataset]:
         """Two files below ``folder``, the second with about ``ratio`` of the rows.
 
         Each row is placed by a hash of its content and the seed, so adding rows moves none of
-        the others, and rows that are equal but for case and spaces stay on one side.
+        the others, and rows that are equal but for case and spaces stay on one side. ``near``:
+        so do those that nearly repeat each other, when the extra [dedup] is installed.
         ``stratify``: see ``splitting``. Raises SpecError for a ratio outside 0..1, DataError
         when one side would be empty.
         """
         splitting = import_module("finetune_gateway.splitting")
-        train, held_out = splitting.split(self, ratio, seed=seed, folder=folder, stratify=stratify)
+        train, held_out = splitting.split(
+            self, ratio, seed=seed, folder=folder, stratify=stratify, near=near
+        )
         return train, held_out
 
     def validate(self, **options: Any) -> Report:
@@ -255,12 +270,12 @@ class Dataset:
         return done
 
     def parse(self, number: int, raw: bytes) -> dict[str, Any]:
-        """The row of a line. Raises DataError when it is not a JSON object."""
+        """The row of a line. Raises DataError when it is not a JSON object, strictly read."""
         try:
-            data = json.loads(raw)
+            data = strict.loads(raw.decode())
         except (ValueError, RecursionError) as exc:
             raise DataError(
-                f"{self.path}: line {number} is not valid JSON: {exc}.",
+                f"{self.path}: line {number} is not valid JSON: {str(exc)[:200]}.",
                 hint=f"Run: ftg validate {self.path}",
             ) from None
         if not isinstance(data, dict):
@@ -295,9 +310,10 @@ def _system_of(row: dict[str, Any]) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _sync(folder: Path) -> None:
-    """A rename survives a power cut only when its folder is on disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk: a rename survives a power cut only when
+    its folder is on disk too."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Protocol, cast
 
 APPROXIMATE = "approximation (UTF-8 bytes / 4)"
@@ -33,6 +33,15 @@ _CACHE_CHARS = 16_000_000
 _CUT = re.compile("[A-Za-z](?= )")
 _PIECE = 1 << 16  # characters
 _MAX_WORD = 1 << 21  # characters without a cut; what is longer is counted in pieces, not exactly
+
+
+# toktok makes no list of ids and takes half the time of splintr, but 0.4 s to begin with. It knows
+# Unicode 17; tiktoken takes the letters that are new there for something else.
+NEW_LETTERS = r"[^\p{Age=16.0}]"
+_CANARIES = (
+    "Don't I'll WE'VE 12345 a1b2 \u00e9\u0301 \u4e2d\u6587 \U0001f468\u200d\U0001f469 \u05d0\u0628",
+    " \n\n\t x  \r\n", "<|endoftext|> [INST]", "-" * 300, " " * 300, "camelCaseABCDef_x/y\\z...",
+)  # fmt: skip
 
 
 class _Engine(Protocol):
@@ -78,6 +87,20 @@ def _engine(encoding: str) -> _Engine:
     return cast(_Engine, splintr.Tokenizer.from_pretrained(vocabulary))
 
 
+@cache
+def _together(encoding: str) -> Callable[[list[str]], list[int]] | None:
+    """Counts many texts at once with toktok; None where it is missing or does not agree."""
+    try:
+        toktok = importlib.import_module("toktok")
+    except ImportError:
+        return None
+    plain = encoding.replace("o200k_harmony", "o200k_base")
+    count = partial(toktok.batch_count, encoding=plain, threads=1)
+    engine = _engine(encoding)
+    expected = [len(engine.encode_ordinary(text)) for text in _CANARIES]
+    return count if count(list(_CANARIES)) == expected else None
+
+
 class TextCounter:
     """Counts the tokens of single texts in one encoding; None means the approximation.
 
@@ -92,35 +115,64 @@ class TextCounter:
         self._cache: dict[str, int] = {}
         self.known = self._cache.get
         self._cached_chars = 0
+        self._many: Callable[[list[str]], list[int]] | None = None
+
+    def hurry(self) -> None:
+        """Make ready for more than some 60 MB of text; takes 0.4 s."""
+        self._many = _together(self.encoding) if self._engine else None
 
     def __call__(self, text: str) -> int:
         """Tokens of ``text``; what looks like a special token in it counts as plain text."""
         return self.known(text) or self.count(text)
 
-    def count(self, text: str, marks: bool = True) -> int:
-        """The same, not looked up first. ``marks``: whether special tokens may be in it."""
+    def count(self, text: str) -> int:
+        """The same, not looked up first."""
         engine = self._engine
         if engine is None:
             self.exact = False
             return approximate_tokens(text)
         size = len(text)
         try:
-            if size > _PIECE or (marks and "<|" in text):
+            if size > _PIECE or "<|" in text:
                 count = self._exactly(engine, text)
             else:
                 count = len(engine.encode_flat(text)) // 4
         except UnicodeEncodeError:
             return self._count_repaired(engine, text)
         if size <= _MAX_WORD:  # a longer one may not be exact, which is said each time
-            self._remember(text, count)
+            self._make_room(size)
+            self._cache[text] = count
         return count
 
-    def _remember(self, text: str, count: int) -> None:
+    def each(self, texts: Sequence[str]) -> list[int]:
+        """The counts of many texts, none of them empty and all of them of whole characters, without
+        special tokens or letters of NEW_LETTERS. A fifth faster than a call for each (measured)."""
+        known = [self.known(text) for text in texts]
+        new = [text for text, count in zip(texts, known, strict=True) if not count]
+        if not new:
+            return cast(list[int], known)
+        found = iter(self._plainly(new))
+        return [count or next(found) for count in known]
+
+    def _plainly(self, texts: list[str]) -> list[int]:
+        if self._many:
+            return self._kept(texts, self._many(texts))
+        if self._engine is None or max(map(len, texts)) > _PIECE:
+            return [self.count(text) for text in texts]
+        encode = self._engine.encode_flat
+        return self._kept(texts, [len(encode(text)) // 4 for text in texts])
+
+    def _kept(self, texts: list[str], counts: list[int]) -> list[int]:
+        self._make_room(sum(map(len, texts)))
+        self._cache.update(zip(texts, counts, strict=True))
+        return counts
+
+    def _make_room(self, size: int) -> None:
+        """For texts of so many characters that will be remembered."""
         if len(self._cache) >= _CACHE_ENTRIES or self._cached_chars > _CACHE_CHARS:
             self._cache.clear()
             self._cached_chars = 0
-        self._cache[text] = count
-        self._cached_chars += len(text)
+        self._cached_chars += size
 
     def _exactly(self, engine: _Engine, text: str) -> int:
         return sum(_tokens(engine, piece) for piece in self._pieces(text))

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_gateway import mending
 from finetune_gateway.checks import gate as checks
@@ -39,21 +40,26 @@ class Unsafe(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    finding: Finding  # as validating the copy found it; its lines are those of the copy
-    lines: list[int]  # of the file that was mended
+    finding: Finding = Field(description="As validating the copy found it, with its lines there.")
+    lines: list[int] = Field(description="The lines in the file that was mended.")
 
 
-class FixReport(BaseModel):
-    """What ``--fix`` has done."""
+class Mended(BaseModel):
+    """What ``--fix`` has done (``fix`` in the JSON of ``ftg validate``)."""
 
     model_config = ConfigDict(frozen=True)
 
-    out: str
-    log: str  # one JSON object a change
-    rows: int  # in the copy
-    changes: dict[str, int]  # by code
-    unsafe: list[Unsafe]
-    report: Report  # of the copy
+    out: str = Field(description="The mended copy.")
+    log: str = Field(description="Its log: one JSON object a change.")
+    rows: int = Field(description="Rows in the copy.")
+    changes: dict[str, int] = Field(description="Changes by code.")
+    unsafe: list[Unsafe] = Field(description="Errors and warnings that are left.")
+
+
+class FixReport(Mended):
+    """What ``--fix`` has done, and the report on the copy."""
+
+    report: Report
 
     @property
     def changed(self) -> int:
@@ -96,9 +102,10 @@ class _Fix:
     rows: IO[bytes]
     log: IO[bytes]
     counts: dict[str, int] = field(default_factory=dict)
-    origin: array[int] = field(default_factory=lambda: array("L"))  # of each row written
-    seen: dict[bytes, int] = field(default_factory=dict)  # hash of a row -> its line
-    ahead: list[Line] = field(default_factory=list)
+    origin: array[int] = field(default_factory=lambda: array("I"))  # of each row written
+    seen: tuple[_Seen, ...] = field(default_factory=lambda: tuple(_Seen() for _ in range(256)))
+    ahead: deque[Line] = field(default_factory=deque)
+    span: int = _MAX_SPAN  # less after each attempt to join lines that came to nothing
 
     def read(self, dataset: Dataset) -> None:
         """Mend a file, whatever it is written in."""
@@ -111,10 +118,10 @@ class _Fix:
             self._decoded(dataset, head, found.code)
         elif found:
             raise DataError(f"{dataset.name}: {found.detail}.", hint=RULES[found.code].fix)
+        elif head.removeprefix(BOM).lstrip().startswith(b"[") and _whole_array(dataset.path):
+            self._array(dataset, head)
         elif _old_mac(dataset.path):
             self._old_mac(dataset)
-        elif head.removeprefix(BOM).lstrip().startswith(b"["):
-            self._array(dataset, head)
         else:
             self._lines(dataset.lines())
 
@@ -146,18 +153,11 @@ class _Fix:
     def _old_mac(self, dataset: Dataset) -> None:
         self.note(1, Change("line_terminator", "", "CR", "LF"))
         with dataset.path.open(encoding="utf-8", newline="\r", errors="surrogateescape") as file:
-            for number, text in enumerate(file, 1):
-                raw = text.rstrip("\r").encode("utf-8", "surrogateescape")
-                self._line(Line(number, 0, raw), iter(()))
+            raws = (text.rstrip("\r").encode("utf-8", "surrogateescape") for text in file)
+            self._lines(Line(number, 0, raw) for number, raw in enumerate(raws, 1))
 
     def _array(self, dataset: Dataset, head: bytes) -> None:
-        """A JSON array; a row of it is a line then. One that is broken stays as it is."""
-        try:
-            for _ in array_lines(dataset.path):
-                pass
-        except ValueError:
-            self._lines(dataset.lines())
-            return
+        """A JSON array of rows; a row of it is a line then."""
         if head.startswith(BOM):
             self.note(1, Change("utf8_bom", "", "EF BB BF", ""))
         self.note(1, Change("json_array_not_jsonl", "", "one array", "one row a line"))
@@ -166,7 +166,7 @@ class _Fix:
 
     def _lines(self, source: Iterator[Line]) -> None:
         ends = 0
-        while line := self.ahead.pop(0) if self.ahead else next(source, None):
+        while line := self.ahead.popleft() if self.ahead else next(source, None):
             ends += line.end == b"\r\n"
             self._line(line, source)
         if ends:
@@ -205,7 +205,8 @@ class _Fix:
         code = "pretty_printed" if len(joined) > 1 else "json_extra_data"
         lines, count = len(joined), len(pieces)
         self.note(line, Change(code, "", f"{count} in {lines} lines", f"{count} lines"))
-        self.ahead = self.ahead[len(joined) - 1 :]
+        for _ in joined[1:]:
+            self.ahead.popleft()
         for piece in pieces:
             self._value(parse(piece), piece.encode(), line)
 
@@ -213,19 +214,22 @@ class _Fix:
         """The lines up to where all brackets are closed; those read stay in ``ahead``."""
         parts, size = [raw], len(raw)
         level = balance(raw.decode("utf-8", "replace"))
-        for index in range(_MAX_SPAN):
-            if level <= 0:
-                return parts
-            if index == len(self.ahead):
-                line = next(source, None)
-                if line is None or size > _MAX_SPAN:
-                    self.ahead += [line] if line else []
-                    return []
-                self.ahead.append(line)
-            parts.append(self.ahead[index].raw)
-            size += len(parts[-1])
-            level += balance(parts[-1].decode("utf-8", "replace"))
-        return []
+        for line in self._coming(source):
+            if level <= 0 or size > self.span:
+                break
+            parts.append(line.raw)
+            size += len(line.raw) + 1
+            level += balance(line.raw.decode("utf-8", "replace"))
+        # A file of nothing but "{" would else be read to its end from each of its lines.
+        self.span = _MAX_SPAN if level <= 0 else self.span // 4
+        return parts if level <= 0 else []
+
+    def _coming(self, source: Iterator[Line]) -> Iterator[Line]:
+        """The lines that follow, without taking them."""
+        yield from self.ahead
+        while line := next(source, None):
+            self.ahead.append(line)
+            yield line
 
     # -- a row -----------------------------------------------------------------------------
 
@@ -244,17 +248,57 @@ class _Fix:
         self._row(dumped(mended).encode() if changes else raw.strip(), line)
 
     def _row(self, raw: bytes, line: int) -> None:
-        key = hashlib.blake2b(raw, digest_size=16).digest()
-        if key in self.seen:
-            detail = f"the row of line {self.seen[key]} again"
+        digest = hashlib.blake2b(raw, digest_size=9).digest()
+        earlier = self.seen[digest[8]].add(int.from_bytes(digest[:8], "little") or 1, line)
+        if earlier:
+            detail = f"the row of line {earlier} again"
             self.note(line, Change("duplicates", "", detail, None))
-            return
-        self.seen[key] = line
-        self._keep(raw, line)
+        else:
+            self._keep(raw, line)
 
     def _keep(self, raw: bytes, line: int) -> None:
         self.rows.write(raw + b"\n")
         self.origin.append(line)
+
+
+class _Seen:
+    """A share of the rows met so far, by 64 bits of each: 16 to 21 bytes a row, where a dict of
+    hashes takes over 100. That two of 10 million rows are mixed up has a chance of 1 in 10^8."""
+
+    def __init__(self) -> None:
+        self.keys, self.lines, self.count = array("Q", bytes(512)), array("I", bytes(256)), 0
+
+    def add(self, key: int, line: int) -> int:
+        """Remember a row; the line it was met in before, or 0."""
+        place = self._place(key)
+        if self.keys[place]:
+            return self.lines[place]
+        self._set(place, key, line)
+        if 4 * self.count > 3 * len(self.keys):
+            self._grow()
+        return 0
+
+    def _place(self, key: int) -> int:
+        """Where a key stands, or would stand: keys of one place go to the next free ones."""
+        keys, place = self.keys, key % len(self.keys)
+        while keys[place] not in (0, key):
+            place = place + 1 if place + 1 < len(keys) else 0
+        return place
+
+    def _set(self, place: int, key: int, line: int) -> None:
+        self.keys[place], self.lines[place] = key, line
+        self.count += 1
+
+    def _grow(self) -> None:
+        old, size = (self.keys, self.lines), len(self.keys) * 5 // 4
+        self.keys, self.lines, self.count = (
+            array("Q", bytes(8 * size)),
+            array("I", bytes(4 * size)),
+            0,
+        )
+        for key, line in zip(*old, strict=True):
+            if key:
+                self._set(self._place(key), key, line)
 
 
 def _is_array(value: Any) -> bool:
@@ -262,6 +306,14 @@ def _is_array(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(one, dict) and "role" not in one for one in value)
+
+
+def _whole_array(path: Path) -> bool:
+    """Whether a file is one JSON array of objects to its end; one that is broken stays as it is."""
+    try:
+        return all(text.startswith("{") for text in array_lines(path))
+    except ValueError:
+        return False
 
 
 def _old_mac(path: Path) -> bool:

@@ -10,16 +10,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway import backends, formats, guards
+from finetune_gateway import backends, formats, guards, pricing
 from finetune_gateway.backends.base import Backend, DataFile
 from finetune_gateway.checks import gate as checks
-from finetune_gateway.checks.findings import Report
+from finetune_gateway.checks.findings import Report, ignorable
 from finetune_gateway.dataset import Dataset, Rows
 from finetune_gateway.errors import BackendError, BudgetError, DataError, SpecError
 from finetune_gateway.events import JobStatus
@@ -86,15 +87,20 @@ class Gateway:
         quality: bool | None = None,
         against: Source | None = None,
         like: Source | None = None,
+        ignore: str | Iterable[str] = (),
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Report:
         """Check a dataset; nothing leaves the machine and no key is needed.
 
         Without ``backend`` every known backend is judged, and each finding names those that
         would refuse. ``quality``: look at the dataset as a whole too (default: when it is small,
         ``survey.AUTO_BYTES``), ``against`` validation or test data for leaks, and for how far it
-        is from ``like``, a sample of production prompts. Raises NotFoundError when there is no
-        such file.
+        is from ``like``, a sample of production prompts. ``ignore``: codes of rules that do not
+        count here; ``submit`` judges by all of them. ``on_progress`` is told now and then how
+        many bytes were read, and of how many. Raises NotFoundError when there is no such
+        file, SpecError for a code that no rule has.
         """
+        ignored = ignorable(ignore)
         dataset = self.open(data)
         spec = TrainingSpec.build(model=model or "unnamed", method=method)
         runner = None if backend is None else self.backend(backend)
@@ -107,6 +113,7 @@ class Gateway:
             backends=judged,
             counter=counter,
             max_context=runner.capabilities(spec.model).max_context if runner else None,
+            on_progress=on_progress,
         )
         asked = survey.Asked(
             quality=quality,
@@ -114,9 +121,10 @@ class Gateway:
             like=None if like is None else self.open(like),
         )
         render = counter.render if isinstance(counter, LocalCounter) else None
-        return survey.joined(
+        whole = survey.joined(
             report, dataset, asked, backends=judged, method=spec.method, render=render
         )
+        return whole.without(ignored)
 
     def preview(
         self,
@@ -152,8 +160,7 @@ class Gateway:
     ) -> Estimate:
         """What a run would cost, how long it would take and whether it fits. Offline.
 
-        ``options`` are the fields of ``TrainingSpec``. Raises DataError for data the backend
-        would refuse.
+        ``options`` are those of ``plan``. Raises DataError for data the backend would refuse.
         """
         return self.plan(data, model=model, backend=backend, **options).estimate
 
@@ -165,9 +172,11 @@ class Gateway:
         backend: str | Backend = "openai",
         validation: Source | None = None,
         validation_split: float | None = None,
+        train_price: Decimal | None = None,
         **options: Any,
     ) -> Plan:
-        """Everything ``submit`` does before it writes a job down.
+        """Everything ``submit`` does before it writes a job down. ``train_price``: your own, in
+        USD per million training tokens. ``options`` are the fields of ``TrainingSpec``.
 
         Raises SpecError, UnsupportedError, DataError with a report of lines and fixes.
         """
@@ -194,6 +203,10 @@ class Gateway:
             reports[0] = survey.apart(reports[0], train, held_out, (runner.name,))
         tokens = counters[0].stats()
         estimate = runner.estimate(spec, tokens)
+        if train_price is not None:
+            estimate = pricing.at_train_price(estimate, train_price)
+        if held_out:
+            estimate = pricing.with_validation(estimate, counters[1].stats())
         return Plan(spec, runner, train, held_out, tuple(reports), tokens, estimate)
 
     # -- submit --------------------------------------------------------------------------
@@ -206,6 +219,7 @@ class Gateway:
         backend: str | Backend = "openai",
         validation: Source | None = None,
         validation_split: float | None = None,
+        train_price: Decimal | None = None,
         max_cost_usd: float | None = None,
         confirm: Callable[[Plan], bool] | None = None,
         allow_pii: bool = False,
@@ -231,6 +245,7 @@ class Gateway:
             backend=backend,
             validation=validation,
             validation_split=validation_split,
+            train_price=train_price,
             **options,
         )
         plan.backend.check(plan.spec)

@@ -31,7 +31,7 @@ def within(estimate: Estimate, limit: float | None) -> None:
     if estimate.cost_usd is None:
         raise BudgetError(
             f"No price is known for {estimate.model!r}, so {limit:g} USD cannot be kept to.",
-            hint="Add a row to prices.toml, or submit without max_cost_usd.",
+            hint="Give --train-price USD, add a row (ftg prices set), or submit without a limit.",
         )
     if float(estimate.cost_usd.high) > limit:
         raise BudgetError(

@@ -6,37 +6,27 @@ no default and no guess.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator
 from datetime import date
-from decimal import Decimal, InvalidOperation
-from functools import cache
-from importlib import resources
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finetune_gateway.errors import SpecError
+from finetune_gateway.pricetable import Price, Unit, find_price, prices
 from finetune_gateway.profiles import STALE_DAYS, Profile
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens import TokenStats, base_model
+from finetune_gateway.tokens import TokenStats
 
-Unit = Literal[
-    "train_mtok",
-    "train_hour",
-    "in_mtok",
-    "cached_in_mtok",
-    "out_mtok",
-    "batch_in_mtok",
-    "batch_cached_in_mtok",
-    "batch_out_mtok",
-    "gpu_hour",
-    "hosting_hour",
-]
+__all__ = [
+    "Estimate", "Price", "Range", "Unit", "at_train_price", "auto_epochs", "epochs_of",
+    "estimate_hosted", "find_price", "prices", "with_validation",
+]  # fmt: skip
+
 MILLION = 1_000_000
-NO_PRICE = "no price known; add a row to prices.toml in the home folder"
+NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"
 
 # UTF-8 bytes / 4 against real counts: -54 % (chemical formulas) to +30 % (95th percentile of
 # mixed rows), so the truth lies between these factors times the approximation.
@@ -61,28 +51,6 @@ class Range(BaseModel, Generic[Number]):
         return self
 
 
-class Price(BaseModel):
-    """What one unit costs, who says so, and when."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backend: str
-    model: str
-    unit: Unit
-    usd: Decimal = Field(ge=0)
-    as_of: date
-    source: str
-    note: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.backend, self.model, self.unit
-
-    def age(self, today: date) -> int:
-        """Days since the price was read at its source."""
-        return (today - self.as_of).days
-
-
 class Estimate(BaseModel):
     """What a run would take. ``billed_tokens`` are of the whole run, as OpenAI's
     ``trained_tokens``; ``seconds`` are wall time; ``memory_bytes`` is the peak.
@@ -100,6 +68,7 @@ class Estimate(BaseModel):
     n_epochs_rule: str
     tokens: TokenStats | None = None
     billed_tokens: Range[int] | None = None
+    validation_tokens: int | None = None  # of the validation file, once; not in billed_tokens
     cost_usd: Range[Decimal] | None = None
     seconds: Range[float] | None = None
     memory_bytes: Range[int] | None = None
@@ -109,67 +78,6 @@ class Estimate(BaseModel):
     assumptions: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     unknown: list[str] = Field(default_factory=list)
-
-
-def prices(extra: Path | None = None) -> list[Price]:
-    """Every price row of the package; rows of the user's file ``extra`` replace those with the
-    same backend, model and unit. Raises SpecError when that file is not such a table."""
-    rows = {price.key: price for price in _packaged()}
-    if extra is not None and extra.exists():
-        rows |= {price.key: price for price in _user_rows(extra)}
-    return list(rows.values())
-
-
-def find_price(profile: str, model: str, unit: Unit, *, extra: Path | None = None) -> Price | None:
-    """The row of exactly this backend, model and unit, or None.
-
-    A fine-tune's id finds the row of its base: ``ft:gpt-4o-...:org::id`` is looked up as
-    ``ft:gpt-4o-...`` for inference, and as the base for training.
-    """
-    wanted = (profile, _price_name(model, unit), unit)
-    return next((price for price in prices(extra) if price.key == wanted), None)
-
-
-def _price_name(model: str, unit: Unit) -> str:
-    base = base_model(model)
-    tuned = base != model and not unit.startswith("train_")
-    return f"ft:{base}" if tuned else base
-
-
-@cache
-def _packaged() -> tuple[Price, ...]:
-    text = resources.files("finetune_gateway").joinpath("prices.toml").read_text("utf-8")
-    return tuple(_rows(tomllib.loads(text)))
-
-
-_BAD_TABLE = (
-    OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError,
-    InvalidOperation,
-)  # fmt: skip
-
-
-def _user_rows(path: Path) -> list[Price]:
-    try:
-        return list(_rows(tomllib.loads(path.read_text("utf-8"))))
-    except _BAD_TABLE as exc:
-        raise SpecError(
-            f"{path} is not a price table: {exc}.",
-            hint='Each row: [[price]] backend = "openai", model = "...", usd = { train_mtok = '
-            '"5.00" }, as_of = 2026-11-21, source = "...".',
-        ) from None
-
-
-def _rows(document: dict[str, Any]) -> Iterator[Price]:
-    unknown = sorted(document.keys() - {"price"})
-    if unknown or not isinstance(document.get("price", []), list):
-        raise TypeError(f"only [[price]] rows are understood, not {', '.join(unknown) or 'price'}")
-    for table in document.get("price", []):
-        shared = {name: value for name, value in table.items() if name != "usd"}
-        amounts = table.get("usd")
-        if not isinstance(amounts, dict):
-            raise TypeError(f"usd of {table.get('model')!r} must map units to amounts")
-        for unit, usd in amounts.items():
-            yield Price(unit=unit, usd=Decimal(str(usd)), **shared)
 
 
 def auto_epochs(rows: int) -> int:
@@ -196,20 +104,18 @@ def estimate_hosted(
     tokens: TokenStats,
     profile: Profile,
     *,
-    train_price: Decimal | None = None,
     extra: Path | None = None,
     today: date | None = None,
 ) -> Estimate:
     """What a hosted job would cost. Offline.
 
-    ``train_price``: USD per million training tokens, instead of a price row. ``extra``: the
-    user's price file. Expected = billed tokens x epochs x price. Raises SpecError when the
-    given price is no amount of money or ``extra`` is not a price table.
+    ``extra``: the user's price file. Expected = billed tokens x epochs x price. Raises SpecError
+    when ``extra`` is not a price table.
     """
     day = today or date.today()
     epochs = epochs_of(spec, tokens.rows)
     billed = _billed_range(tokens, epochs[:3])
-    found = _training_prices(spec, profile, train_price, extra, day)
+    found = _training_prices(spec, profile, extra)
     rate = next((price.usd for price in found if price.unit == "train_mtok"), None)
     refusal = profile.refusal(spec.model, spec.method, day)
     return Estimate(
@@ -252,17 +158,9 @@ def _cost(billed: Range[int], usd_per_mtok: Decimal) -> Range[Decimal]:
     return Range[Decimal](low=low, expected=expected, high=high)
 
 
-def _training_prices(
-    spec: TrainingSpec,
-    profile: Profile,
-    train_price: Decimal | None,
-    extra: Path | None,
-    today: date,
-) -> list[Price]:
+def _training_prices(spec: TrainingSpec, profile: Profile, extra: Path | None) -> list[Price]:
     hosting = find_price(profile.name, "standard deployment", "hosting_hour", extra=extra)
     rows = [hosting] if hosting else []
-    if train_price is not None:
-        return [_given(profile.name, spec.model, train_price, today), *rows]
     unit: Unit = "train_hour" if spec.method == "reinforcement" else "train_mtok"
     row = profile.model(spec.model)
     names = dict.fromkeys([spec.model, *([row.model, *row.aliases] if row else [])])
@@ -271,16 +169,45 @@ def _training_prices(
     return [price, *rows] if price else rows
 
 
-def _given(backend: str, model: str, usd: Decimal, today: date) -> Price:
+def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) -> Estimate:
+    """The same estimate at a price of the user's own, in USD per million training tokens.
+
+    Raises SpecError when that is no amount of money, or the run is not billed by tokens.
+    """
     if not usd.is_finite() or usd < 0:
         raise SpecError(f"A training price cannot be {usd}.", hint="Give USD per million tokens.")
-    return Price(
-        backend=backend,
-        model=model,
+    if estimate.billed_tokens is None or estimate.method == "reinforcement":
+        raise SpecError(
+            f"{estimate.method} on {estimate.backend} is not billed by tokens.",
+            hint="Leave the training price out.",
+        )
+    price = Price(
+        backend=estimate.backend,
+        model=estimate.model,
         unit="train_mtok",
         usd=usd,
-        as_of=today,
-        source="given by the user",
+        as_of=today or date.today(),
+        source="given on the command line or in the call (--train-price)",
+    )
+    replaced = [old for old in estimate.prices if old.unit == "train_mtok"]
+    return estimate.model_copy(
+        update={
+            "cost_usd": _cost(estimate.billed_tokens, usd),
+            "prices": [price, *(old for old in estimate.prices if old not in replaced)],
+            "warnings": [x for x in estimate.warnings if x not in _stale(replaced, price.as_of)],
+            "unknown": [x for x in estimate.unknown if NO_PRICE not in x],
+        }
+    )
+
+
+def with_validation(estimate: Estimate, tokens: TokenStats) -> Estimate:
+    """The same estimate of a job that has a validation file too."""
+    said = estimate.assumptions
+    if estimate.data_leaves_machine:
+        free = f"{tokens.billed:,} validation tokens are taken as free: Microsoft's cost page does"
+        said = [*said, f"{free} not charge them; no OpenAI bill with such a file is known."]
+    return estimate.model_copy(
+        update={"validation_tokens": tokens.billed, "assumptions": said},
     )
 
 
@@ -288,7 +215,7 @@ def _assumptions(tokens: TokenStats, profile: Profile, found: list[Price]) -> li
     said = [
         "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
         "published OpenAI bills to the token.",
-        "Validation tokens, queueing and failed jobs are taken as free.",
+        "Queueing and failed jobs are taken as free.",
     ]
     if tokens.approximate:
         said.append(f"Tokens are an {tokens.encoding}: the model's encoding is not known.")

@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_gateway import strict
+
 Json = dict[str, Any]
 
 # The roles of ShareGPT and what they are called today.
@@ -93,7 +95,7 @@ class Reader:
 
     def _called(self, value: str, path: str) -> Json:
         try:
-            read = json.loads(value)
+            read = strict.loads(value)
         except (ValueError, RecursionError):
             read = None
         listed = read if isinstance(read, list) else [read]
@@ -112,7 +114,7 @@ class Reader:
     def tools(self, value: Any, path: str = "tools") -> list[Json]:
         """The tools of a row: a list, or one in a JSON string; bare functions are wrapped."""
         try:
-            read = json.loads(value) if isinstance(value, str) and value.strip() else value or []
+            read = strict.loads(value) if isinstance(value, str) and value.strip() else value or []
         except (ValueError, RecursionError):
             read = None
         if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
@@ -183,7 +185,7 @@ def _call_value(calls: list[Json], path: str, count: int) -> str:
 def as_object(arguments: Any, path: str) -> Any:
     """Arguments as a template wants them: an object. Raises Unfit when they are none."""
     try:
-        read = json.loads(arguments) if isinstance(arguments, str) else arguments
+        read = strict.loads(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         read = None
     if not isinstance(read, dict):

@@ -2,6 +2,8 @@
 
 A row's place is a number from 0 to 1, from a hash of the row with case and spaces folded and the
 seed: adding rows moves none of the others, and rows equal but for case and spaces stay together.
+Rows that nearly repeat each other (``quality.similar``) have one place, from the least of theirs:
+a row moves only when an added one joins it to another, or its group grows too large to be held out.
 *Stratified*, the rows of each short final answer (or, where answers are long, of each system
 prompt) are cut at that share of their own; new rows then move those near the cut at most.
 """
@@ -11,15 +13,20 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.formats import as_chat
+from finetune_gateway.quality import similar
 from finetune_gateway.quality.looks import folded
 from finetune_gateway.turns import as_dict, as_list
 from finetune_gateway.writing import free, whole_file
@@ -28,32 +35,38 @@ SHORT = 40  # characters of a final answer that is a class rather than a text
 REST = ""  # the stratum of rows whose own one is too small to be cut
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where each row went."""
+
+    parts: bytearray
+    rows: tuple[int, ...]  # of each part
+    joined: int | None  # rows kept with others they nearly repeat; None: not looked for
+    loosened: int = 0  # rows that nearly repeat so many others that they were placed one by one
+
+
 def split(
-    dataset: Dataset, ratio: float, *, seed: int, folder: Path, stratify: bool = False
-) -> tuple[Dataset, Dataset]:
+    dataset: Dataset, ratio: float, *, seed: int, folder: Path,
+    stratify: bool = False, near: bool = True,
+) -> tuple[Dataset, Dataset]:  # fmt: skip
     """Two files below ``folder``, named by their content; see ``Dataset.split``."""
     if not 0 < ratio < 1:
         raise SpecError(f"A split of {ratio!r} is not between 0 and 1.", hint="Use e.g. 0.1.")
-    parts = assigned(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify)
+    cut = assigned(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify, near=near)
     folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{dataset.path.stem}.part{number}" for number in range(2)]
     made = []
-    for part in range(2):
-        digest = hashlib.sha256()
-        with whole_file(folder / f"{dataset.path.stem}.part") as file:
-            for raw in _rows_of(dataset, parts, part):
-                digest.update(raw)
-                file.write(raw)
-        name = f"{dataset.path.stem}-{digest.hexdigest()[:16]}.jsonl"
-        path = (folder / f"{dataset.path.stem}.part").rename(folder / name)
-        made.append(Dataset(path, dataset.name))
+    for path, digest in zip(paths, _written(dataset, cut, paths), strict=True):
+        named = path.rename(folder / f"{dataset.path.stem}-{digest[:16]}.jsonl")
+        made.append(Dataset(named, dataset.name))
     return made[0], made[1]
 
 
 def write(
     dataset: Dataset, ratios: Sequence[float], paths: Sequence[Path], *,
-    seed: int = 0, stratify: bool = False, force: bool = False,
-) -> list[int]:  # fmt: skip
-    """Cut a dataset into files of these shares; the rows of each.
+    seed: int = 0, stratify: bool = False, near: bool = True, force: bool = False,
+) -> Cut:  # fmt: skip
+    """Cut a dataset into files of these shares.
 
     Raises SpecError for shares that do not add up to 1 or a file that exists, DataError when a
     part would be empty.
@@ -65,43 +78,108 @@ def write(
         )
     for path in paths:
         free(path, dataset, force)
-    parts = assigned(dataset, ratios, seed=seed, stratify=stratify)
-    for part, path in enumerate(paths):
-        with whole_file(path) as file:
-            for raw in _rows_of(dataset, parts, part):
-                file.write(raw)
-    counts = Counter(parts)
-    return [counts[part] for part in range(len(paths))]
+    cut = assigned(dataset, ratios, seed=seed, stratify=stratify, near=near)
+    _written(dataset, cut, paths)
+    return cut
 
 
-def _rows_of(dataset: Dataset, parts: bytearray, wanted: int) -> Iterator[bytes]:
-    for (_, raw), part in zip(dataset.examples(), parts, strict=True):
-        if part == wanted:
-            yield raw.strip() + b"\n"
+def _written(dataset: Dataset, cut: Cut, paths: Sequence[Path]) -> list[str]:
+    """Write the parts in one pass; the sha256 of each."""
+    digests = [hashlib.sha256() for _ in paths]
+    with ExitStack() as stack:
+        files: list[IO[bytes]] = [stack.enter_context(whole_file(path)) for path in paths]
+        for (_, raw), part in zip(dataset.examples(), cut.parts, strict=True):
+            line = raw.strip() + b"\n"
+            digests[part].update(line)
+            files[part].write(line)
+    return [digest.hexdigest() for digest in digests]
 
 
 def assigned(
-    dataset: Dataset, ratios: Sequence[float], *, seed: int, stratify: bool
-) -> bytearray:  # fmt: skip
-    """The part of each row, in order. Keeps 17 bytes a row, stratified 13 more."""
+    dataset: Dataset, ratios: Sequence[float], *, seed: int, stratify: bool, near: bool
+) -> Cut:  # fmt: skip
+    """The part of each row, in order. Keeps 17 bytes a row and 32 more for a moment, stratified
+    40; 200 while near-duplicates are looked for."""
+    links = list(similar.links(dataset)) if near and similar.available() else None
     places, strata, names = array("d"), array("L"), dict[str, int]()
+    linked = {line: 0.0 for link in links or () for line in link}
     for number, raw in dataset.examples():
-        places.append(_place(raw, seed))
+        place = _place(raw, seed)
+        places.append(place)
+        if number in linked:
+            linked[number] = place
         own = stratum(dataset.parse(number, raw)) if stratify else REST
         strata.append(names.setdefault(own, len(names)))
+    moves = _moves((linked[one], linked[two]) for one, two in links or ())
+    most = max(2.0, min(ratios) * len(places) / 2)
+    loosened = _loosen(places, moves, most)
+    joined = _join(places, strata, moves)
+    _keep_back(places, most)
     limits = _limits(places, _pooled(strata, ratios), ratios, exact=stratify)
     shares = range(len(ratios) - 1, 0, -1)
     parts = bytearray(
         next((part for part in shares if place <= limits[own][part]), 0)
         for place, own in zip(places, strata, strict=True)
     )
-    if len(set(parts)) < len(ratios):
+    counts = Counter(parts)
+    if len(counts) < len(ratios):
         raise DataError(
             f"A split of {'/'.join(f'{one:g}' for one in ratios)} leaves a part of "
             f"{dataset.name} empty.",
             hint="Use more rows, another ratio or another seed.",
         )
-    return parts
+    rows = tuple(counts[part] for part in range(len(ratios)))
+    return Cut(parts, rows, None if links is None else joined, loosened)
+
+
+def _moves(links: Iterable[tuple[float, float]]) -> dict[float, float]:
+    """For each place that is linked, the least one it is linked to, whatever lies between."""
+    heads: dict[float, float] = {}
+
+    def head(place: float) -> float:
+        while (above := heads.setdefault(place, place)) != place:
+            heads[place] = place = heads[above]
+        return place
+
+    for link in links:
+        least, other = sorted(map(head, link))
+        heads[other] = least
+    return {place: head(place) for place in [*heads]}
+
+
+def _loosen(places: array[float], moves: dict[float, float], most: float) -> int:
+    """Give up the groups of more rows than ``most`` where they are the greater part of the file,
+    as in rows made from one template: hardly anything could be held out. The rows of them."""
+    groups = Counter(moves[place] for place in places if place in moves)
+    large = {least for least, rows in groups.items() if rows > most}
+    rows = sum(groups[least] for least in large)
+    if 2 * rows <= len(places):
+        return 0
+    for place in [place for place, least in moves.items() if least in large]:
+        del moves[place]
+    return rows
+
+
+def _join(places: array[float], strata: array[int], moves: dict[float, float]) -> int:
+    """Give all rows of a group one place and one stratum, in place; the rows of groups. The least
+    of several places is too often a low one, so that the group's is drawn from it anew."""
+    own = {place: stratum for place, stratum in zip(places, strata, strict=True) if place in moves}
+    joined = 0
+    for index, place in enumerate(places):
+        least = moves.get(place)
+        if least is not None:
+            joined += 1
+            places[index], strata[index] = _unit(f"group {least!r}"), own[least]
+    return joined
+
+
+def _keep_back(places: array[float], most: float) -> None:
+    """Groups of more rows than this go to the first part, in place: in a smaller one they would
+    be most of it. 2 is beyond every limit."""
+    large = {place for place, group in groupby(sorted(places)) if sum(1 for _ in group) > most}
+    for index, place in enumerate(places):
+        if place in large:
+            places[index] = 2.0
 
 
 def _pooled(strata: array[int], ratios: Sequence[float]) -> array[int]:
@@ -139,16 +217,24 @@ def _cuts(ratios: Sequence[float], limit: Callable[[float], float]) -> list[floa
 
 
 def _ranked(places: list[float], share: float) -> float:
-    """The place of the last row of a share; rows at the same place go together."""
-    count = round(len(places) * share)
-    return places[count - 1] if count else -1.0
+    """The place of the last row of a share. Rows at one place go together: all of them, or none
+    where that is nearer to the share."""
+    count = min(round(len(places) * share), bisect_left(places, 2.0))
+    if not count:
+        return -1.0
+    first, end = bisect_left(places, places[count - 1]), bisect_right(places, places[count - 1])
+    if first and count - first < end - count:
+        return places[first - 1]
+    return places[count - 1]
 
 
 def _place(raw: bytes, seed: int) -> float:
     """A number from 0 to 1 that depends on the folded row and the seed alone."""
-    text = folded(raw.decode("utf-8", "replace"))
-    digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64
+    return _unit(f"{seed}\0{folded(raw.decode('utf-8', 'replace'))}")
+
+
+def _unit(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64
 
 
 def stratum(row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from finetune_gateway import sharegpt
+from finetune_gateway import sharegpt, strict
 from finetune_gateway.checks.sniffing import BOM
 from finetune_gateway.containers import dumped
 from finetune_gateway.dataset import Dataset
@@ -282,7 +282,7 @@ def _meaning(value: Any, key: str = "") -> Any:
     true told from 1."""
     if key == "arguments" and isinstance(value, str | dict):
         try:
-            return "arguments", _meaning(json.loads(as_string(value)))
+            return "arguments", _meaning(strict.loads(as_string(value)))
         except (ValueError, RecursionError):
             return "text", value
     if isinstance(value, dict):

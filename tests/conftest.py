@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Before any library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+# Machines differ in speed, and an example may start a garbage collection.
+settings.register_profile("default", deadline=None)
+settings.register_profile("deep", deadline=None, max_examples=10_000, print_blob=True)
+settings.load_profile("default")
 
 PROVIDER_VARIABLES = ("OPENAI_", "AZURE_OPENAI_", "NEBIUS_", "AWS_BEARER_", "FTG_")
 SHARED = Path(__file__).resolve().parents[2] / "shared"

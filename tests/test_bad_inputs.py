@@ -76,7 +76,7 @@ def test_good_data_is_accepted_for_every_backend(name: str, method: str) -> None
     ("name", "method", "warnings"),
     [
         ("openai_cookbook_toy_chat/toy_chat_fine_tuning.jsonl", "sft", {"no_user": [4]}),
-        ("foundry_orca_dpo/validation.jsonl", "dpo", {"mojibake": [188]}),
+        ("foundry_orca_dpo/validation.jsonl", "dpo", {"mojibake": [129, 172, 188]}),
         (
             "mlx_wikisql_text/train.jsonl",
             "pretrain",

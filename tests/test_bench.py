@@ -55,7 +55,14 @@ def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
     """Both sides read all rows; the figures are written to a file too."""
     out = tmp_path / "figures.json"
     found = figures("validate_speed", "--rows", "60", "--out", str(out))
-    assert set(found) == {"speed", "speed_alone", "cpu", "cpu_alone", "peak_rss"}
+    assert set(found) == {
+        "speed",
+        "speed_alone",
+        "speed_near_duplicates",
+        "cpu",
+        "cpu_alone",
+        "peak_rss",
+    }
     assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
     assert json.loads(out.read_text("utf-8"))["figures"] == [*found.values()]
 

@@ -714,7 +714,8 @@ def test_the_json_of_a_report(tmp_path: Path) -> None:
     """The report's JSON has the agreed keys and nothing else."""
     report = report_on(tmp_path, chat(user(), answer("")), backends=["openai", "azure"])
     found = json.loads(report.model_dump_json())
-    assert list(found) == ["ok", "format", "kind", "rows", "tokens", "quality", "findings"]
+    parts = ["ok", "format", "kind", "rows", "tokens", "quality", "findings", "ignored"]
+    assert list(found) == parts
     assert {key: found[key] for key in ("ok", "format", "kind", "rows", "tokens")} == {
         "ok": False, "format": "openai-chat", "kind": "chat", "rows": 11, "tokens": None,
     }  # fmt: skip

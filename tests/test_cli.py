@@ -327,7 +327,8 @@ def test_validate_prints_the_documented_json(ftg: Ftg, tmp_path: Path) -> None:
     done = ftg("validate", str(bad), "--json")
     told = json.loads(done.stdout)
     assert done.returncode == 3 and told["ok"] is False
-    assert set(told) == {"ok", "format", "kind", "rows", "tokens", "quality", "findings"}
+    parts = {"ok", "format", "kind", "rows", "tokens", "quality", "findings", "ignored"}
+    assert set(told) == parts
     assert told["findings"][0]["line"] == 271
     assert json.loads(ftg("validate", str(DATA), "--json").stdout)["ok"] is True
     twice = tmp_path / "twice.jsonl"

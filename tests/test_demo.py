@@ -23,9 +23,9 @@ from finetune_gateway.cli.demo_page import (
     loss_ticks,
     page,
     series,
-    step_ticks,
 )
 from finetune_gateway.events import Event, Metric
+from finetune_gateway.pages.parts import ticks
 
 GOOD = {"intent": "refund", "urgency": "low", "reply": "We paid it back."}
 NASTY = "<script>alert('&')</script>"
@@ -217,8 +217,8 @@ def test_ticks_are_round() -> None:
     """1, 2 and 5; the losses lie between the ends, the last step is not passed."""
     assert loss_ticks([1.96, 0.07]) == [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
     assert loss_ticks([1.0]) == [1.0, 2.0]
-    assert step_ticks(204, 8) == [0, 50, 100, 150, 200]
-    assert step_ticks(3, 8) == [0, 1, 2, 3]
+    assert ticks(204, 8) == [0, 50, 100, 150, 200]
+    assert ticks(3, 8) == [0, 1, 2, 3]
 
 
 def test_the_page_is_whole_and_escaped() -> None:

@@ -6,9 +6,12 @@ import base64
 import hashlib
 import importlib
 import inspect
+import json
 import random
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_gateway import encodings
+from finetune_gateway.checks.screening import _ESCAPED
+from finetune_gateway.checks.searching import searcher
+from finetune_gateway.encodings import NEW_LETTERS
 from finetune_gateway.tokens import (
     TextCounter,
     base_model,
@@ -182,3 +188,54 @@ def test_base_model_of_fine_tuned_names() -> None:
     assert base_model("ft:gpt-4o-mini-2024-07-18:org:x:1") == "gpt-4o-mini-2024-07-18"
     assert base_model("gpt-4.1-2025-04-14.ft-9") == "gpt-4.1-2025-04-14"
     assert base_model("Qwen/Qwen3-4B") == "Qwen/Qwen3-4B"
+
+
+ODD = (
+    "word", "Word's", "'ll", " ", "  ", "\n", "\r\n", "\t", "12345", "\u00e9", "\u4e2d\u6587",
+    "\U0001f600", "/", "'S", "\u017f", "\u0300", "\u200d", "ABC", "aB", "\u3000", "\x00",
+    "\u2026", "\u2019s", "_", "-",
+)  # fmt: skip
+
+
+@BOTH
+@given(texts=st.lists(st.lists(st.sampled_from(ODD) | st.text(max_size=3), max_size=20)))
+@settings(max_examples=150, deadline=None)
+def test_the_counter_for_large_files_counts_alike(encoding: str, texts: list[list[str]]) -> None:
+    """toktok and splintr, on texts as the screen lets them through."""
+    newer = searcher(NEW_LETTERS)
+    joined = ["".join(pieces) for pieces in texts]
+    plain = [text for text in joined if text and "<|" not in text and not newer(text)]
+    slow, fast = TextCounter(encoding), TextCounter(encoding)
+    fast.hurry()
+    assert fast._many is not None
+    assert fast.each(plain) == slow.each(plain) == [TextCounter(encoding)(text) for text in plain]
+
+
+def test_every_letter_on_which_the_counters_differ_is_new() -> None:
+    """Of all characters, the two split only those otherwise that NEW_LETTERS has."""
+    newer, count = searcher(NEW_LETTERS), TextCounter("o200k_base")
+    count.hurry()
+    assert count._many is not None and count._engine is not None
+    chars = [chr(code) for code in range(0x80, 0x20000) if not 0xD800 <= code <= 0xDFFF]
+    texts = [f"{char}_C" for char in chars]
+    differ = [
+        char
+        for char, text, many in zip(chars, texts, count._many(texts), strict=True)
+        if len(count._engine.encode_ordinary(text)) != many
+    ]
+    assert differ and all(map(newer, differ))
+    escaped = [f"x{json.dumps(char)[1:-1]}y" for char in differ if char < "\U00010000"]
+    assert all(map(searcher(_ESCAPED), escaped))
+
+
+def test_a_counter_that_is_missing_or_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the usual one counts on."""
+    expected = TextCounter("o200k_base").each(["a text", "b"])
+    for module in (None, SimpleNamespace(batch_count=lambda texts, **_: [1] * len(texts))):
+        monkeypatch.setitem(sys.modules, "toktok", module)
+        encodings._together.cache_clear()
+        count = TextCounter("o200k_base")
+        count.hurry()
+        assert count._many is None
+        assert count.each(["a text", "b"]) == expected
+    encodings._together.cache_clear()

@@ -44,6 +44,14 @@ WHOLE = {
     "an array": (json.dumps(ROWS, indent=1), ["json_array_not_jsonl"]),
     "an array with a mark": ("\ufeff" + json.dumps(ROWS), ["utf8_bom", "json_array_not_jsonl"]),
     "arrays": (json.dumps(ROWS[:1]) + "\n" + "\n".join(LINES[1:]), ["json_array_not_jsonl"]),
+    "an old Mac array": (
+        json.dumps(ROWS, indent=1).replace("\n", "\r"),
+        ["json_array_not_jsonl"],
+    ),
+    "old Mac, pretty": (
+        "\r".join(json.dumps(row, indent=2).replace("\n", "\r") for row in ROWS),
+        ["line_terminator", *["pretty_printed"] * 12],
+    ),
     "pretty": ("\n".join(json.dumps(row, indent=2) for row in ROWS), ["pretty_printed"] * 12),
     "one line": (" ".join(LINES), ["json_extra_data"]),
     "repeated": (PLAIN + LINES[0] + "\n" + LINES[3], ["duplicates"] * 2),
@@ -63,6 +71,15 @@ def test_an_array_by_its_name(tmp_path: Path) -> None:
     """A file named .json is read as an array at once."""
     rows, log = fixed(json.dumps(ROWS), tmp_path, "in.json")
     assert (rows, [entry["code"] for entry in log]) == (ROWS, ["container"])
+
+
+@pytest.mark.parametrize("raw", [b'[["Who?", "Me."]]\n', b"[[1], {}]\n", b"[[]]\n"])
+def test_an_array_of_other_things_is_left_alone(raw: bytes, tmp_path: Path) -> None:
+    """Only an array of objects is one of rows; taking another apart would be a guess."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(raw)
+    assert Dataset.open(source).fix(out).changes == {}
+    assert out.read_bytes() == raw
 
 
 def call(arguments: Any) -> Json:

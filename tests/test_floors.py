@@ -34,6 +34,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "checks",
         "quality",
         "masks",
+        "pages",
         "formats",
         "writing",
         "mending",
@@ -45,6 +46,9 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "template",
         "rendering",
         "pricing",
+        "pricetable",
+        "catalogue",
+        "serving",
         "guards",
         "profiles",
         "hardware",
@@ -62,7 +66,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "locks",
         "records",
     ),
-    0: ("errors", "checks.parallel"),
+    0: ("errors", "strict", "checks.parallel"),
 }
 # Backends know nothing of each other.
 FAMILIES = (

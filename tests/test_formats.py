@@ -349,6 +349,46 @@ def test_csv_is_read(tmp_path: Path) -> None:
     assert read(path, tmp_path / "spool") == ("csv", wanted)
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_answers_that_are_json_stay_texts(tmp_path: Path, mark: str) -> None:
+    """A completion of a CSV is often JSON to be learnt; messages are told by their keys."""
+    path = tmp_path / "rows.csv"
+    cells = ["[1, 2]", '{"intent": "refund", "n": 1}', '{"role": "x"}']
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, delimiter=mark)
+        table.writerows([["prompt", "completion", f"more{mark} or less"], cells])
+    wanted = [dict(zip(("prompt", "completion", f"more{mark} or less"), cells, strict=True))]
+    assert read(path, tmp_path / "spool") == ("csv", wanted)
+
+
+def test_what_spreadsheets_add_is_no_fault(tmp_path: Path) -> None:
+    """Rows and columns of empty cells, and the numbers of rows in a column without a name."""
+    path = tmp_path / "rows.csv"
+    path.write_text(",prompt,completion,,\n0,a,b,,\n,,,,\n\n1,c,d,,,\n")
+    wanted = [
+        {"": "0", "prompt": "a", "completion": "b"},
+        {"": "1", "prompt": "c", "completion": "d"},
+    ]
+    assert read(path, tmp_path / "spool") == ("csv", wanted)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.json"])
+def test_bytes_that_are_not_utf8_are_placed(tmp_path: Path, name: str) -> None:
+    """The line and the byte, whatever the rows come in."""
+    path = tmp_path / name
+    path.write_bytes(b'["prompt"\n, "caf\xe9"]\n')
+    with pytest.raises(DataError, match="line 2, byte 6: 0xE9 is not UTF-8"):
+        Dataset.open(path, spool=tmp_path / "spool")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    """One would replace the other."""
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion,prompt\na,b,c\n")
+    with pytest.raises(DataError, match="two columns are called 'prompt'"):
+        Dataset.open(path, spool=tmp_path / "spool")
+
+
 def test_a_csv_row_with_too_many_cells_is_refused(tmp_path: Path) -> None:
     """The line is named."""
     path = tmp_path / "rows.csv"
@@ -433,6 +473,31 @@ def test_convert_on_the_command_line(
     assert "line 1: id" in capsys.readouterr().err
     assert main([*argv, "--to", "together", "--force", "--drop", "id"]) == 0
     assert main([*argv, "--to", "klingon"]) == 2
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text": "a", "text": "b"}', '{"text": "a", "n": NaN}', '{"text": "a", "n": 1e999}']
+)
+def test_what_would_change_silently_is_refused(tmp_path: Path, line: str) -> None:
+    """json keeps one of two equal keys and writes NaN and Infinity, which are no JSON."""
+    source = tmp_path / "rows.jsonl"
+    source.write_text(f'{{"text": "x"}}\n{line}\n')
+    with pytest.raises(DataError, match="line 2 is not valid JSON"):
+        Dataset.open(source).convert("trl", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1, "a": 2}', '{"a": NaN}', '{"a": 1e999}'])
+@pytest.mark.parametrize("to", ["trl", "sharegpt"])
+def test_arguments_that_would_change_silently_are_refused(arguments: str, to: str) -> None:
+    """The same in the arguments of a call, where a format wants an object."""
+    one = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    row = {"messages": [USER, {"role": "assistant", "tool_calls": [one]}]}
+    with pytest.raises(Unfit, match="arguments"):
+        written(row, to)
+    value = f'{{"name": "f", "arguments": {arguments}}}'
+    with pytest.raises(Unfit, match="not JSON"):
+        canonical({"conversations": [{"from": "function_call", "value": value}]})
 
 
 # -- real data ---------------------------------------------------------------------------------

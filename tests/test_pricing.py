@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,10 +15,12 @@ from finetune_gateway.pricing import (
     Estimate,
     Price,
     Range,
+    at_train_price,
     auto_epochs,
     estimate_hosted,
     find_price,
     prices,
+    with_validation,
 )
 from finetune_gateway.profiles import load_profile
 from finetune_gateway.spec import TrainingSpec
@@ -66,6 +69,79 @@ def test_published_bills_are_reproduced(
     assert estimate.billed_tokens.expected == trained_tokens
     assert estimate.billed_tokens.low == trained_tokens
     assert estimate.billed_tokens.high == trained_tokens + 2 * len(content) * epochs
+
+
+# openai-cookbook, Chat_finetuning_data_prep, its toy file: the lengths of the five rows by the
+# documented prompt rule, and the bill it works out at 4,096 tokens a row and 20 epochs.
+TOY, TOY_EPOCHS, TOY_BILL = [45, 111, 26, 28, 8032], 20, 86_120
+
+
+def cookbook_bill(counter: HostedCounter) -> tuple[int, int]:
+    """The epochs of n_epochs="auto" and, with so many given, the high end of the bill."""
+    tokens = counter.stats()
+    auto = quote(tokens, model="gpt-3.5-turbo")
+    given = quote(tokens, model="gpt-3.5-turbo", n_epochs=auto.n_epochs)
+    assert given.billed_tokens is not None
+    return auto.n_epochs, given.billed_tokens.high
+
+
+def test_the_cookbooks_bill_is_the_high_estimate() -> None:
+    """Rows of the toy file's lengths, cut at 4,096 tokens: 4,306 a pass, 20 epochs, 86,120."""
+    counter = HostedCounter("gpt-3.5-turbo", max_context=4096)
+    for total in TOY:
+        content = total - 3 * 4 - 3  # three messages: 3 each and the role, 3 for the reply
+        parts = zip(("system", "user", "assistant"), (7, 1, content - 8), strict=True)
+        row = counter.add({"messages": [{"role": r, "content": words(n)} for r, n in parts]})
+        assert row.total == total
+    stats = counter.stats()
+    assert (stats.billed_high, stats.rows, stats.truncated_rows) == (4306, 5, 1)
+    assert cookbook_bill(counter) == (TOY_EPOCHS, TOY_BILL)
+
+
+@pytest.mark.shared
+def test_the_cookbooks_own_file_gives_its_bill(shared: Path) -> None:
+    """The same from the file itself, with the mean and the quantiles that are published."""
+    path = shared / "data/openai_cookbook_toy_chat/toy_chat_fine_tuning.jsonl"
+    counter = HostedCounter("gpt-3.5-turbo", max_context=4096)
+    for line in path.read_text("utf-8").splitlines():
+        counter.add(json.loads(line))
+    stats = counter.stats()
+    assert cookbook_bill(counter) == (TOY_EPOCHS, TOY_BILL)
+    assert Decimal(stats.total) / stats.rows == Decimal("1648.4")
+    lengths = counter.tally.lengths
+    assert (lengths.quantile(0.1), lengths.quantile(0.9)) == (round(26.8), round(4863.6))
+
+
+def test_a_pair_is_charged_for_both_answers() -> None:
+    """10 DPO rows of 10 + 5 + 7 tokens in 3 messages: 35 each, 2 epochs at 25 USD a million;
+    from the contents alone (22) to the prompt with each answer (54)."""
+    counter = HostedCounter("gpt-4.1-2025-04-14")
+    for _ in range(10):
+        counter.add({"prompt": words(10), "chosen": words(5), "rejected": words(7)})
+    estimate = quote(counter.stats(), model="gpt-4.1-2025-04-14", method="dpo", n_epochs=2)
+    assert estimate.billed_tokens == Range[int](low=440, expected=700, high=1080)
+    assert estimate.cost_usd is not None
+    assert estimate.cost_usd.expected == Decimal("0.0175")
+    assert estimate.cost_usd.high == Decimal("0.027")
+    assert any("answer pairs" in said for said in estimate.assumptions)
+
+
+def test_a_row_beyond_the_context_costs_what_the_context_holds() -> None:
+    """One row of 70,000 tokens is billed as 65,536: 0.32768 USD at 5 USD a million."""
+    tokens = counted(MINI, [70_000])
+    estimate = quote(tokens, model=MINI, n_epochs=1)
+    assert estimate.billed_tokens == Range[int](low=65_536, expected=65_536, high=65_536)
+    assert estimate.cost_usd is not None
+    assert estimate.cost_usd.expected == Decimal("0.32768")
+
+
+def test_validation_tokens_are_told_and_not_charged() -> None:
+    """They stand beside the bill, with the reason why they are not in it."""
+    plain = quote(counted(MINI, [100] * 10), model=MINI, n_epochs=1)
+    both = with_validation(plain, counted(MINI, [50] * 3))
+    assert (plain.validation_tokens, both.validation_tokens) == (None, 3 * 63)
+    assert both.cost_usd == plain.cost_usd
+    assert any("189 validation tokens are taken as free" in said for said in both.assumptions)
 
 
 def test_cost_is_tokens_times_epochs_times_price() -> None:
@@ -147,7 +223,7 @@ def test_an_unknown_model_has_no_price() -> None:
     """No default price: the cost is unknown, and what to do is said."""
     estimate = quote(counted("gpt-9", [100] * 10), model="gpt-9")
     assert estimate.cost_usd is None
-    assert any("no price known; add a row" in x for x in estimate.unknown)
+    assert any("no price known; give --train-price or add a row" in x for x in estimate.unknown)
     assert any("approximation" in said for said in estimate.assumptions)
 
 
@@ -161,16 +237,33 @@ def test_an_approximation_widens_the_range() -> None:
 
 
 def test_a_given_price_is_used_and_recorded() -> None:
-    """A given price is taken and kept as a row that says who gave it."""
-    spec = TrainingSpec(model="gpt-9", n_epochs=1)
+    """A given price is taken and kept as a row that says who gave it; it goes before a row of
+    the table, and no complaint about that row is left."""
     tokens = counted(MINI, [100] * 10)
-    estimate = estimate_hosted(spec, tokens, OPENAI, train_price=Decimal("7"), today=TODAY)
+    unknown = quote(tokens, model="gpt-9", n_epochs=1)
+    estimate = at_train_price(unknown, Decimal("7"), TODAY)
     assert estimate.cost_usd is not None
     assert estimate.cost_usd.expected == Decimal(1_130 * 7) / 1_000_000
-    assert (estimate.prices[0].source, estimate.prices[0].as_of) == ("given by the user", TODAY)
+    assert estimate.prices[0].source.startswith("given on the command line")
+    assert estimate.prices[0].as_of == TODAY
+    assert not any("price known" in said for said in estimate.unknown)
+    late = quote(tokens, today=date(2027, 1, 6), model=MINI, n_epochs=1)
+    assert any(said.startswith("The price 5.00") for said in late.warnings)
+    dearer = at_train_price(late, Decimal("6"), date(2027, 1, 6))
+    assert [(price.usd, price.unit) for price in dearer.prices] == [(Decimal(6), "train_mtok")]
+    assert not any(said.startswith("The price 5.00") for said in dearer.warnings)
     for wrong in ("-1", "NaN", "Infinity"):
         with pytest.raises(SpecError, match="cannot be"):
-            estimate_hosted(spec, tokens, OPENAI, train_price=Decimal(wrong), today=TODAY)
+            at_train_price(unknown, Decimal(wrong), TODAY)
+
+
+def test_a_token_price_is_refused_where_tokens_are_not_billed() -> None:
+    """Reinforcement is billed by the hour, a local run not at all."""
+    hourly = quote(counted(MINI, [9] * 10), model="o4-mini", method="reinforcement")
+    local = hourly.model_copy(update={"method": "sft", "billed_tokens": None})
+    for estimate in (hourly, local):
+        with pytest.raises(SpecError, match="is not billed by tokens"):
+            at_train_price(estimate, Decimal(1))
 
 
 def test_a_user_file_adds_and_replaces_rows(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from finetune_gateway.checks import parallel, scan
 from finetune_gateway.checks.findings import Report
 from finetune_gateway.checks.ranges import Lines, Range, cut
 from finetune_gateway.checks.repeats import Repeats
-from finetune_gateway.checks.screening import Screen
+from finetune_gateway.checks.screening import Batch, Screen
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.encodings import TextCounter
 from finetune_gateway.quality.looks import folded
@@ -93,7 +93,7 @@ def report_on(path: Path, **options: Any) -> Report:
 def without_screen(path: Path, **options: Any) -> Report:
     """The report of the long way alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Screen, "take", lambda self, raw: None)
+        patch.setattr(Screen, "clean", lambda self, raws: Batch())
         return report_on(path, workers=1, **options)
 
 
@@ -133,7 +133,7 @@ def test_most_rows_go_the_short_way() -> None:
                 ]
             }
             raw = json.dumps(row, ensure_ascii=ascii_only)
-            assert (screen.take(raw.encode()) is not None) is ("\\ud83d" not in raw), raw
+            assert bool(screen.clean([raw.encode()]).roles) is ("\\ud83d" not in raw), raw
 
 
 # -- files in parts ---------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_parts_are_what_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asked: list[Any] = []
     real = parallel.each
     monkeypatch.setattr(
-        parallel, "each", lambda work, parts: asked.extend(parts) or real(work, parts)
+        parallel, "each", lambda work, parts, here: asked.extend(parts) or real(work, parts, here)
     )
     both_ways(path, monkeypatch)
     assert [part.part.number for part in asked] == [
@@ -251,7 +251,7 @@ def test_an_error_in_a_process_is_an_ordinary_error(
 CHECK_PART = checks._check_part
 
 
-def dies_elsewhere(task: scan.Task) -> Any:
+def dies_elsewhere(task: scan.Task, on_read: Any = None) -> Any:
     """The real work in the first process; any other one is killed."""
     if os.getpid() != int(os.environ["FIRST_PROCESS"]):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -336,7 +336,7 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
     ]
     repeats = Repeats()
     for line, raw in enumerate(written, 1):
-        repeats.add(raw, raw.decode(), line, line)
+        repeats.add(raw, line, line)
     found = {
         one.line: (one.exact, one.earlier) for one in repeats.found(lambda at: written[at - 1])
     }
@@ -352,6 +352,44 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
         seen.setdefault(raw, line)
         first.setdefault(fold, line)
     assert found == expected
+    exact = Repeats(near=False)
+    for line, raw in enumerate(written, 1):
+        exact.add(raw, line, line)
+    assert {one.line: one.earlier for one in exact.found(lambda at: written[at - 1])} == {
+        line: earlier for line, (same, earlier) in expected.items() if same
+    }
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(st.lists(PLAIN | st.lists(MESSAGE, max_size=4), max_size=20), st.integers(8, 60))
+def test_plain_rows_add_up_as_one_by_one(hurry: bool, rows: list[list[Json]], limit: int) -> None:
+    """Sums, lengths, roles: those of ``add`` for each row; rows from the first one on that is
+    too long are left."""
+    plain = [
+        [
+            one
+            for one in row
+            if one["role"] in ("system", "user", "assistant")
+            and one["content"]
+            and "<|" not in one["content"]
+        ]
+        for row in rows
+    ]
+    plain = [[{k: one[k] for k in ("role", "content")} for one in row] for row in plain if row]
+    plain = [row for row in plain if all(one["role"] != "system" for one in row[1:])]
+    fast, slow = HostedCounter(None), HostedCounter(None)
+    if hurry:
+        fast.text.hurry()
+    taken = fast.add_plain(
+        [tuple(one["role"] for one in row) for row in plain],
+        [one["content"] for row in plain for one in row],
+        limit,
+    )
+    sizes = [slow.add({"messages": row}).total for row in plain[:taken]]
+    assert all(size <= limit for size in sizes)
+    assert taken == len(plain) or slow.measure({"messages": plain[taken]}).total > limit
+    assert fast.stats() == slow.stats()
 
 
 @pytest.mark.parametrize("encoding", ["o200k_base", "cl100k_base"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,23 @@ def test_deprecated_functions_count_like_tools() -> None:
 
 
 @pytest.mark.shared
+def test_the_report_tells_roles_and_lengths(tmp_path: Path) -> None:
+    """Per role its messages and their tokens; every row in one bin, two bins for each doubling."""
+    counter = HostedCounter(None)
+    for size in (1, 1, 5, 90, 1000):
+        row = [{"role": "user", "content": "a " * size}, {"role": "assistant", "content": "b"}]
+        counter.add({"messages": row})
+    told = counter.stats().summary()
+    assert told["roles"]["assistant"] == {"messages": 5, "tokens": 5}
+    assert told["roles"]["user"]["messages"] == 5
+    said = sum(role["tokens"] for role in told["roles"].values())
+    assert told["total"] == said + 5 * (2 * 3 + 2 + 3)
+    assert sum(rows for _, _, rows in told["histogram"]) == 5
+    assert told["histogram"][0][0] <= told["min"] and told["max"] <= told["histogram"][-1][1]
+    for (_, end, _), (start, _, _) in pairwise(told["histogram"]):
+        assert start == end + 1
+
+
 def test_the_cookbook_file_gives_the_published_lengths() -> None:
     """The five rows of the cookbook's toy file: lengths, quantiles and total as published."""
     path = SHARED / "data/openai_cookbook_toy_chat/toy_chat_fine_tuning.jsonl"
@@ -142,6 +160,7 @@ def test_the_cookbook_file_gives_the_published_lengths() -> None:
     )
     assert stats.summary().keys() == {
         "encoding", "exact", "total", "trained", "min", "median", "p95", "max",
+        "roles", "histogram",
     }  # fmt: skip
 
 
@@ -251,7 +270,7 @@ def test_local_counter_takes_the_template_at_its_word() -> None:
     counter.add({"text": "123"})
     assert counter.stats() == TokenStats(
         encoding="Qwen template", exact=True, rows=2, total=8, trained=4, billed=8, billed_low=8,
-        billed_high=8, min=3, median=4, p95=5, max=5,
+        billed_high=8, min=3, median=4, p95=5, max=5, histogram=[(3, 3, 1), (4, 5, 1)],
     )  # fmt: skip
 
 

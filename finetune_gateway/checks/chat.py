@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from finetune_gateway.checks.findings import Defect, quoted, wrong_type
 from finetune_gateway.checks.parsing import child
-from finetune_gateway.checks.parts import part_defects
+from finetune_gateway.checks.parts import MAX_IMAGES, images_in, part_defects
 from finetune_gateway.checks.tools import call_defects, exchange_defects, tools_defects
 
 Json = dict[str, Any]
@@ -35,8 +35,12 @@ _MESSAGE_KEYS = frozenset(
     }
 )  # fmt: skip
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-# White space, and what shows nothing: zero-width characters, soft hyphen, Hangul fillers.
-_NOTHING = re.compile(r"[\s\u00ad\u115f\u1160\u180e\u200b-\u200f\u2060-\u2064\u3164\ufeff\uffa0]*")
+# White space, and what shows nothing: zero-width characters, soft hyphen, direction controls,
+# Hangul fillers, the empty Braille pattern, variation selectors, tag characters.
+_NOTHING = re.compile(
+    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]*"
+)
 _MAX_UNKNOWN = 20  # unknown keys reported for one object
 
 
@@ -49,7 +53,9 @@ def chat_defects(row: Json, *, reinforcement: bool = False) -> Defects:
         yield from unknown_keys(row, _ROW_KEYS, "")
     yield from image_files(row)
     messages = row.get("messages")
-    yield from messages_defects(messages, "messages")
+    for defect in messages_defects(messages, "messages"):
+        if not (reinforcement and defect.code == "developer_role"):  # its schema has that role
+            yield defect
     yield from tools_defects(row, "")
     if is_conversation(messages):
         yield from order_defects(messages, "messages")
@@ -82,6 +88,8 @@ def messages_defects(messages: Any, path: str) -> Defects:
             yield wrong_type(f"{path}[{index}]", message, "an object with role and content")
         elif not _plain(message):
             yield from _message_defects(message, f"{path}[{index}]")
+    if (images := sum(map(images_in, messages))) > MAX_IMAGES:
+        yield Defect("image_count", path, f"{images} images in one row")
 
 
 def _plain(message: Json) -> bool:
@@ -138,6 +146,8 @@ def _content_defects(message: Json, path: str) -> Defects:
             yield from _blank_text(role, content, here)
     elif isinstance(content, list):
         yield from part_defects(content, role, here)
+        if content and not any(map(_shows, content)):
+            yield from _blank_text(role, "", here)
     elif content is not None:
         yield wrong_type(here, content, "a string or a list of parts")
     elif not _says_otherwise(message) and role != "function":
@@ -145,11 +155,18 @@ def _content_defects(message: Json, path: str) -> Defects:
 
 
 def _blank_text(role: Any, content: str, path: str) -> Defects:
-    what = "an empty text" if not content else "only white space or invisible characters"
+    what = "empty" if not content else "only white space or invisible characters"
     if role == "assistant":
         yield Defect("empty_assistant", path, f"an assistant message that is {what}")
     elif role in ("user", *SYSTEM):
         yield Defect("empty_content", path, f"a {role} message that is {what}")
+
+
+def _shows(part: Any) -> bool:
+    """Whether a part holds anything to see. A malformed one is told of by itself."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(kind) if kind in ("text", "refusal") else None
+    return not isinstance(text, str) or not blank(text)
 
 
 def _no_content(message: Json, path: str) -> Defect:
@@ -176,6 +193,9 @@ def _field_defects(message: Json, path: str) -> Defects:
         yield _null_or_wrong(name, f"{path}.name", "a string")
     if refusal is not None and not isinstance(refusal, str):
         yield wrong_type(f"{path}.refusal", refusal, "a string")
+    elif refusal is not None and message.get("role") in ROLES and message["role"] != "assistant":
+        detail = f"a {message['role']} message refuses nothing"
+        yield Defect("unknown_key", f"{path}.refusal", detail)
 
 
 def _null_or_wrong(value: Any, path: str, wanted: str) -> Defect:
@@ -201,7 +221,7 @@ def order_defects(messages: list[Json], path: str) -> Defects:
             yield Defect("system_not_first", f"{path}[{index}]")
         elif index and role == roles[index - 1] and role in ("user", "assistant"):
             yield Defect("same_role_twice", f"{path}[{index}]", f"two {role} messages in a row")
-    if "user" not in roles and "assistant" in roles:
+    if "user" not in roles:
         yield Defect("no_user", path)
     elif spoken and spoken[0][1] == "assistant":
         yield Defect("assistant_first", f"{path}[{spoken[0][0]}]")

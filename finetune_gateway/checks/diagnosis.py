@@ -11,15 +11,17 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
-from finetune_gateway.checks.findings import Defect, quoted
+from finetune_gateway.checks.findings import Defect, hidden, quoted
 
 _SMART = "“”„‟«»‹›‘’‚‛＂"
-_WORD = re.compile(r"None\b|True\b|False\b|undefined\b|nan\b|inf\b|-?Infinity\b")
+_WORD = re.compile(r"(?:None|True|False|undefined|nan|inf|-?Infinity|NULL|Null|nil|TRUE|FALSE)\b")
+_CUT = re.compile(r"(?:\\|\\?u)[0-9a-fA-F]{0,3}|t(?:r|ru)?|f(?:a|al|als)?|n(?:u|ul)?")
 _KEY = re.compile(r"[A-Za-z_$][\w$]*\s*:")
 _YAML = re.compile(r"---|- |[\w-]+:(\s|$)")
 Unfinished = Literal["", "string", "value"]
 
 _MAX_COUNTED = 100_000  # values counted on one line
+_NEAR = 300  # characters looked through for something private
 
 
 def syntax_defect(text: str, pos: int, message: str) -> tuple[Defect, Unfinished]:
@@ -38,6 +40,8 @@ def syntax_defect(text: str, pos: int, message: str) -> tuple[Defect, Unfinished
     if pos >= len(text.rstrip(" \t\r\n")):
         detail = f"the line ends in column {pos}, unfinished"
         return Defect("json_truncated", detail=detail), "value"
+    if _CUT.fullmatch(text.rstrip(" \t\r\n"), pos):
+        return Defect("json_truncated", detail="the line ends in the middle of a word"), ""
     return _at(text, pos, message), ""
 
 
@@ -138,6 +142,8 @@ def _extra(text: str, pos: int) -> Defect:
         return _not_json(text)
     if text[pos] in "{[":
         return Defect("json_extra_data", detail=f"{_values(text)} JSON values on one line")
+    if text[pos] == "," and text[pos + 1 :].lstrip()[:1] in ("{", "["):
+        return Defect("json_extra_data", detail="objects with commas between them on one line")
     if text.startswith("\\n", pos):
         return Defect("json_extra_data", detail=r"a backslash and an n instead of a line break")
     return _syntax(text, pos, "something follows the object", "Remove it.")
@@ -174,9 +180,11 @@ def _looks_like(text: str) -> str:
 
 
 def _syntax(text: str, pos: int, what: str, fix: str = "") -> Defect:
-    around = quoted(text[max(0, pos - 20) : pos + 20])
+    around = text[max(0, pos - _NEAR) : pos + _NEAR]
+    # A part of something private would not be known for it.
+    near = f", near {quoted(text[max(0, pos - 20) : pos + 20])}" if hidden(around) == around else ""
     return Defect(
-        "json_syntax", detail=f"not valid JSON in column {pos + 1}: {what}, near {around}", fix=fix
+        "json_syntax", detail=f"not valid JSON in column {pos + 1}: {what}{near}", fix=fix
     )
 
 

@@ -9,29 +9,38 @@ _BYTES = {
         W, W, "the file begins with a UTF-8 byte order mark",
         "Most JSON readers take it for a character of line 1; Azure alone asks for it.",
         "Nothing to do: it is left out when rows are read. Save as UTF-8 without BOM to end this.",
+        mends="Leaves the mark out.",
     ),
     "bom_inside": Rule(
         E, E, "a byte order mark stands inside the file",
         "Files were joined without taking their marks off, and JSON does not allow it there.",
         "Remove the three bytes EF BB BF at that place.",
+        mends="Leaves the mark out.",
     ),
     "line_terminator": Rule(
         E, E, "the lines end in CR (old Mac) instead of LF",
         "JSONL is cut at LF, so all rows look like one line.",
         r"Convert the line endings: tr '\r' '\n' < old.jsonl > new.jsonl",
+        mends="Writes LF.",
+        unread=True,
     ),
     "mixed_line_endings": Rule(
         N, N, "some lines end in CRLF and some in LF",
         "Both are read; the mix hints at files joined from two systems.",
         "Nothing to do.",
+        mends="Writes LF.",
     ),
     "encoding_utf16": Rule(
         E, E, "the file is UTF-16, not UTF-8", "JSONL for training must be UTF-8.",
         "Convert it: iconv -f UTF-16 -t UTF-8 old.jsonl > new.jsonl",
+        mends="Writes UTF-8.",
+        unread=True,
     ),
     "encoding_utf32": Rule(
         E, E, "the file is UTF-32, not UTF-8", "JSONL for training must be UTF-8.",
         "Convert it: iconv -f UTF-32 -t UTF-8 old.jsonl > new.jsonl",
+        mends="Writes UTF-8.",
+        unread=True,
     ),
     "encoding_not_utf8": Rule(
         E, E, "the line is not UTF-8",
@@ -41,14 +50,17 @@ _BYTES = {
     "compressed": Rule(
         E, E, "the file is compressed", "Training files are read as plain text lines.",
         "Unpack it first and name the .jsonl file inside.",
+        unread=True,
     ),
     "not_text": Rule(
         E, E, "the file is binary, not JSON lines", "Training files are read as plain text lines.",
         "Export the data as JSONL: one JSON object per line, UTF-8.",
+        unread=True,
     ),
     "no_examples": Rule(
         E, E, "the file holds no examples", "There is nothing to train on.",
         "Check the path, and that the export that wrote the file ran to its end.",
+        unread=True,
     ),
     "file_too_large": Rule(
         E, None, "the file is larger than 512 MB", "OpenAI takes training files up to 512 MB.",
@@ -58,9 +70,11 @@ _BYTES = {
         W, W, "blank lines between the rows",
         "They are skipped here; other readers stop or report an error at them.",
         "Remove them: grep -v '^[[:space:]]*$' old.jsonl > new.jsonl",
+        mends="Leaves them out.",
     ),
     "trailing_blank_line": Rule(
         N, N, "blank lines at the end of the file", "They are skipped.", "Nothing to do.",
+        mends="Leaves them out.",
     ),
     "nul_byte": Rule(
         E, E, "NUL bytes in the line",
@@ -71,6 +85,7 @@ _BYTES = {
         E, E, "a line is longer than 64 MB",
         "No model trains on one example of that size; the file is read no further.",
         "Check that rows end in newlines; split the example.",
+        unread=True,
     ),
 }  # fmt: skip
 
@@ -79,15 +94,21 @@ _JSON = {
         E, E, "the file is one JSON array, not JSON lines",
         "Each line must be one object of its own.",
         "Convert it: ftg validate old.jsonl --fix new.jsonl",
+        mends="Writes one row a line.",
+        unread=True,
     ),
     "pretty_printed": Rule(
         E, E, "an object is spread over several lines", "Each line must be one whole object.",
         "Convert it: ftg validate old.jsonl --fix new.jsonl",
+        mends="Writes one row a line.",
+        unread=True,
     ),
     "json_extra_data": Rule(
         E, E, "more than one JSON value on the line",
         "Newlines between the objects are missing, so all but the first would be lost.",
         "Put each object on a line of its own: jq -c . old.jsonl > new.jsonl",
+        mends="Writes one row a line.",
+        unread=True,
     ),
     "json_syntax": Rule(
         E, E, "the line is not valid JSON", "A row that cannot be parsed cannot be trained on.",
@@ -167,13 +188,16 @@ _FORMATS = {
     "format_prompt_completion": Rule(
         N, N, "prompt/completion rows",
         "They are read as one user turn and one answer.", "Nothing to do.",
+        mends="Writes chat rows.",
     ),
     "format_alpaca": Rule(
         N, N, "Alpaca rows", "They are read as one user turn and one answer.", "Nothing to do.",
+        mends="Writes chat rows.",
     ),
     "format_sharegpt": Rule(
         N, N, "ShareGPT rows", "They are read as a chat: human is user, gpt is assistant.",
         "Nothing to do.",
+        mends="Writes chat rows.",
     ),
     "format_text": Rule(
         N, N, "plain text rows", "The model learns to go on with the text.", "Nothing to do.",
@@ -185,6 +209,7 @@ _FORMATS = {
     "format_trl_preference": Rule(
         N, N, "preference pairs as chosen/rejected",
         "They are read as preferred_output and non_preferred_output.", "Nothing to do.",
+        mends="Writes OpenAI's form.",
     ),
     "format_unpaired_preference": Rule(
         N, N, "answers with a label (KTO)", "label says whether the answer is a good one.",
@@ -193,6 +218,7 @@ _FORMATS = {
     "mixed_formats": Rule(
         E, E, "rows of different formats in one file", "A job reads one format.",
         "Convert the rows, or split the file by format.",
+        mends="Writes all rows as chat, where they can be.",
     ),
     "unknown_format": Rule(
         E, E, "no known training format",
@@ -235,6 +261,7 @@ _DATASET = {
     "duplicates": Rule(
         W, W, "rows that repeat an earlier row", "They count double in training.",
         "Keep one of each.",
+        mends="Keeps the first of each.",
     ),
     "near_duplicates": Rule(
         W, W, "rows that differ from an earlier one only in case or spaces",
@@ -277,6 +304,7 @@ _DATASET = {
     "too_many_findings": Rule(
         W, W, "more kinds of findings than are listed", "Only the first 1,000 kinds are kept.",
         "Mend those listed and check again.",
+        unread=True,
     ),
 }  # fmt: skip
 
@@ -321,6 +349,11 @@ _SURVEY = {
         "A model trained on them prefers the common ones; OpenAI's guide to classification asked "
         "for about 100 rows of each class.",
         "Add rows of the rare classes.",
+    ),
+    "label_one_sided": Rule(
+        W, W, "all rows have the same label",
+        "KTO learns from what good answers have and bad ones have not, so it needs both.",
+        "Add rows with the other label.",
     ),
     "length_outlier": Rule(
         N, N, "a row far longer than the others",
@@ -370,10 +403,10 @@ _SURVEY = {
     ),
 }  # fmt: skip
 
-FILE_RULES: dict[str, Rule] = {
-    **_BYTES,
-    **_JSON,
-    **_FORMATS,
-    **_DATASET,
-    **_SURVEY,
+FILE_GROUPS: dict[str, dict[str, Rule]] = {
+    "Bytes and lines": _BYTES,
+    "JSON": _JSON,
+    "Formats": _FORMATS,
+    "Limits and texts": _DATASET,
+    "The data as a whole": _SURVEY,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from finetune_gateway.checks import parallel
 from finetune_gateway.checks.findings import Finding, Report
@@ -23,6 +24,7 @@ __all__ = ["Finding", "Report", "RowCounter", "validate"]
 
 MIN_ROWS = 10  # OpenAI's guide on supervised fine-tuning
 _ALONE = 20_000_000  # bytes; below, another process costs more than it saves
+_LARGE = 64_000_000  # bytes; above, the faster counter has made up for its start
 MAX_WORKERS = 4  # each takes some 60 MB
 
 
@@ -36,29 +38,56 @@ def validate(
     max_context: int | None = None,
     min_rows: int | None = None,
     on_row: Callable[[Json, int], None] | None = None,
+    near_duplicates: bool = True,
     workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check a dataset and report what is wrong, where, why, and what to do.
 
     ``backends``: whose rules count (default: openai, azure and local). ``counter`` and
     ``on_row`` are given each row that has no error, ``on_row`` with its line.
     ``max_context``: tokens an example may have; needs a ``counter``. ``min_rows``: examples a
-    job needs (default 10). ``workers``: processes for a large file (default: as many as there
-    are processors, at most 4); what they find is what one finds.
+    job needs (default 10). ``near_duplicates``: look for rows that are equal but for case and
+    spaces, not only for equal ones. ``workers``: processes for a large file (default: as many as
+    there are processors, at most 4); what they find is what one finds. ``on_progress`` is told now
+    and then how many bytes were read and how many there are; with several processes the first is
+    taken for all.
     """
     words = f"{model} takes" if model else "the limit is"
     task = Task(dataset.path, method, tuple(backends or ()), max_context, words)
+    task = replace(task, near_duplicates=near_duplicates)
+    _make_ready(task, counter)
     check = None
     if on_row is None and (counter is None or type(counter) is HostedCounter):
         count = min(parallel.processors(), MAX_WORKERS) if workers is None else workers
-        check = _in_parallel(task, counter, count)
+        check = _in_parallel(task, counter, count, on_progress)
     if check is None:
-        check = Scan(task, counter, on_row)
+        check = Scan(task, counter, on_row, _share(task, 1, on_progress))
         check.read()
     return check.report(MIN_ROWS if min_rows is None else min_rows)
 
 
-def _in_parallel(task: Task, counter: HostedCounter | None, workers: int) -> Scan | None:
+def _make_ready(task: Task, counter: RowCounter | None) -> None:
+    if isinstance(counter, HostedCounter) and task.path.stat().st_size > _LARGE:
+        counter.text.hurry()
+
+
+def _share(
+    task: Task, parts: int, on_progress: Callable[[int, int], None] | None
+) -> Callable[[int], None] | None:
+    """Tells the progress of one of several equal parts as that of the whole."""
+    if on_progress is None:
+        return None
+    size = task.path.stat().st_size
+    return lambda read: on_progress(min(read * parts, size), size)
+
+
+def _in_parallel(
+    task: Task,
+    counter: HostedCounter | None,
+    workers: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> Scan | None:
     """The file checked in parts, by several processes; None where one has to do it."""
     size = task.path.stat().st_size
     if workers < 2 or size < _ALONE or not _begins_plainly(task):
@@ -67,8 +96,9 @@ def _in_parallel(task: Task, counter: HostedCounter | None, workers: int) -> Sca
         parts = cut(file.fileno(), size, workers)
     hosted = (counter.model, counter.max_context) if counter else None
     tasks = [replace(task, hosted=hosted, part=part, last=part is parts[-1]) for part in parts]
+    here = partial(_check_part, on_read=_share(task, len(parts), on_progress))
     try:
-        check, tallies = _joined(list(parallel.each(_check_part, tasks)))
+        check, tallies = _joined(list(parallel.each(_check_part, tasks, here)))
     except (Alone, parallel.WorkerDied):
         return None
     check.counter = counter
@@ -83,16 +113,20 @@ def _begins_plainly(task: Task) -> bool:
     """Whether the first row is a usual one, so that the format is known in every part."""
     with task.path.open("rb") as file:
         first = next(Lines(file.fileno(), Range(0, sys.maxsize)), None)
-    return first is not None and Screen(task.method).take(first.raw) is not None
+    return first is not None and bool(Screen(task.method).clean([first.raw]).roles)
 
 
-def _check_part(task: Task) -> tuple[Scan, Tally]:
+def _check_part(task: Task, on_read: Callable[[int], None] | None = None) -> tuple[Scan, Tally]:
     """What one process does. What it gives back can be pickled."""
     counter = HostedCounter(*task.hosted) if task.hosted else None
-    check = Scan(task, counter, None)
+    _make_ready(task, counter)
+    check = Scan(task, counter, None, on_read)
     check.read()
-    check.counter = check.screen = None
-    return check, counter.tally if counter else Tally()
+    check.counter = check.screen = check.on_read = None
+    if counter is None:
+        return check, Tally()
+    counter.settle()
+    return check, counter.tally
 
 
 def _joined(parts: list[tuple[Scan, Tally]]) -> tuple[Scan, list[Tally]]:

@@ -38,9 +38,13 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def each(work: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[Done]:
-    """``work`` for each part, in order: the first here, the others in processes that end with
-    this call, however it ends.
+def each(
+    work: Callable[[Part], Done],
+    parts: Sequence[Part],
+    here: Callable[[Part], Done] | None = None,
+) -> Iterator[Done]:
+    """``work`` for each part, in order: the first here, by ``here`` if given, the others in
+    processes that end with this call, however it ends.
 
     Raises what ``work`` raises, WorkerDied when a process dies. ``work`` and what it gives can
     be pickled.
@@ -49,7 +53,7 @@ def each(work: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[Done]:
     try:
         for part in parts[1:]:
             workers.append(_Forked(work, part) if _can_fork() else _Fresh(work, part))
-        yield work(parts[0])
+        yield (here or work)(parts[0])
         for worker in workers:
             yield worker.answer()
     finally:

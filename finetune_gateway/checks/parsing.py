@@ -1,8 +1,7 @@
 """One line of JSONL, parsed strictly (RFC 8259), and a name for what is wrong with it.
 
-The fast path is ``json`` with hooks that close what it lets through: NaN, duplicate keys,
-numbers that overflow. Only a line that fails is looked at again, in ``diagnosis``. Knows
-nothing of files or of what a row should hold.
+Only a line that fails is looked at again, in ``diagnosis``. Knows nothing of files or of what a
+row should hold.
 """
 
 from __future__ import annotations
@@ -11,16 +10,25 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
+from finetune_gateway import strict
 from finetune_gateway.checks.diagnosis import Unfinished, syntax_defect
-from finetune_gateway.checks.findings import Defect, ascii_safe, quoted, shortened
+from finetune_gateway.checks.findings import (
+    MASKED,
+    Defect,
+    ascii_safe,
+    hidden,
+    quoted,
+    shortened,
+)
 
 MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
 
 # Strings as one token (an unclosed one reaches to the end), so that the scan stays linear.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+_KEY = 15  # characters; nothing that is masked is shorter and begins with a letter
 # Escapes that can hide a lone surrogate or a control character; raw ones are refused anyway.
 _SUSPECT = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -34,18 +42,6 @@ class BadLine(ValueError):
         super().__init__(defect.detail or defect.code)
         self.defect = defect
         self.unfinished = unfinished
-
-
-class _Duplicate(ValueError):
-    """A key came twice."""
-
-
-class _NotANumber(ValueError):
-    """NaN or Infinity was written."""
-
-
-class _Overflow(ValueError):
-    """A number is larger than a double."""
 
 
 def decode(raw: bytes, offset: int = 0) -> str:
@@ -67,7 +63,7 @@ def parse(text: str) -> Any:
     if text.count("{") + text.count("[") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise BadLine(Defect("json_too_deep"))
     try:
-        return _STRICT.decode(text)
+        return strict.loads(text)
     except ValueError as exc:
         error = exc
     raise _named(text, error)
@@ -110,9 +106,9 @@ def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def child(path: str, key: str) -> str:
     """The path of a key: ``a.b``, or ``a["odd key"]``, bounded and printable."""
-    if _PLAIN_KEY.fullmatch(key):
+    if _PLAIN_KEY.fullmatch(key) and (len(key) < _KEY or hidden(key) == key):
         return f"{path}.{key}" if path else key
-    return f'{path}["{ascii_safe(shortened(key, 40))}"]'
+    return f'{path}["{ascii_safe(shortened(hidden(key[:MASKED]), 40))}"]'
 
 
 def escape_defects(text: str, value: Any) -> Iterator[Defect]:
@@ -130,35 +126,14 @@ def escape_defects(text: str, value: Any) -> Iterator[Defect]:
             yield Defect("control_char", path, detail)
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise _Duplicate
-    return value
-
-
-def _constant(name: str) -> NoReturn:
-    raise _NotANumber(name)
-
-
-def _float(literal: str) -> float:
-    value = float(literal)
-    if math.isinf(value):
-        raise _Overflow(literal)
-    return value
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float)
-
-
 def _named(text: str, error: ValueError) -> BadLine:
     if isinstance(error, json.JSONDecodeError):
         return BadLine(*syntax_defect(text, error.pos, error.msg))
-    if isinstance(error, _Duplicate):
+    if isinstance(error, strict.Duplicate):
         return BadLine(_duplicate(text))
-    if isinstance(error, _NotANumber):
+    if isinstance(error, strict.NotANumber):
         return BadLine(Defect("json_nan", _not_finite(text), f"{error} in the JSON"))
-    if isinstance(error, _Overflow):
+    if isinstance(error, strict.Overflow):
         return BadLine(_overflow(text, str(error)))
     return BadLine(Defect("json_number", detail="a number of more than 4,300 digits"))
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from finetune_gateway import dataset
@@ -31,8 +31,12 @@ class Lines(Iterator[Line]):
     never in it.
     """
 
-    def __init__(self, file: int, part: Range) -> None:
-        self._file = file
+    def __init__(
+        self, file: int, part: Range, on_read: Callable[[int], None] | None = None
+    ) -> None:
+        """``on_read`` is told each time how many bytes of the range were read."""
+        self._file, self._on_read = file, on_read
+        self._start = part.start
         self._next, self._stop = part.start, part.stop
         self._rest = b""
         self.chunk: list[bytes] = []
@@ -80,6 +84,8 @@ class Lines(Iterator[Line]):
             if not read:
                 break
             self._next += len(read)
+            if self._on_read:
+                self._on_read(self._next - self._start)
             size += len(read)
             pieces.append(read)
             if b"\n" in read:

@@ -18,7 +18,7 @@ from finetune_gateway.checks.chat import (
     unknown_keys,
 )
 from finetune_gateway.checks.findings import Defect, quoted, wrong_type
-from finetune_gateway.checks.tools import exchange_defects, tools_defects
+from finetune_gateway.checks.tools import exchange_defects, offered_defects, tools_defects
 from finetune_gateway.formats import Format
 
 Json = dict[str, Any]
@@ -48,7 +48,11 @@ def _prompt_completion(row: Json) -> Defects:
             yield from messages_defects(row[key], key)
         elif not isinstance(row[key], str):
             yield wrong_type(key, row[key], "a string or a list of messages")
+    if isinstance(row.get("prompt"), str) and blank(row["prompt"]):
+        yield Defect("empty_content", "prompt", "a prompt that says nothing")
     yield from _answer(row.get("completion"), "completion")
+    if is_conversation(row.get("completion")):
+        yield from ending_defects(row["completion"], "completion")
 
 
 def _answer(text: Any, path: str) -> Defects:
@@ -106,10 +110,15 @@ def _turns(turns: list[Any]) -> Defects:
             yield wrong_type(path, turn, "an object with from and value")
 
 
+def _rename(turn: Json) -> str:
+    chat = "role" in turn and "content" in turn
+    return "These are chat messages: rename 'conversations' to 'messages'." if chat else ""
+
+
 def _turn(turn: Json, path: str) -> Defects:
     speaker, value = turn.get("from"), turn.get("value")
     if not isinstance(speaker, str):
-        yield Defect("missing_role", f"{path}.from", "a turn without 'from'")
+        yield Defect("missing_role", f"{path}.from", "a turn without 'from'", _rename(turn))
     elif speaker not in formats.SHAREGPT_ROLES:
         close = difflib.get_close_matches(speaker.strip().lower()[:40], formats.SHAREGPT_ROLES, 1)
         fix = f'Did you mean "{close[0]}"?' if close else "Write human, gpt or system."
@@ -131,6 +140,7 @@ def _preference(row: Json) -> Defects:
             yield Defect("preference_key", old, f"the key {old!r} is outdated")
         else:
             yield from _side(row, side)
+            yield from _side_calls(row, side)
     if row.get("preferred_output") and _same(row, "preferred_output", "non_preferred_output"):
         yield Defect("preference_identical", "non_preferred_output")
 
@@ -174,6 +184,12 @@ def _side(row: Json, side: str) -> Defects:
         yield from _answers(answers, side)
 
 
+def _side_calls(row: Json, side: str) -> Defects:
+    """Calls in an answer go to the tools of the input."""
+    if isinstance(row.get("input"), dict) and is_conversation(row.get(side)):
+        yield from offered_defects(row[side], row["input"], side, "input.tools")
+
+
 def _answers(answers: list[Any], side: str) -> Defects:
     if len(answers) > 1:
         yield Defect("preference_turns", side, f"{len(answers)} messages in {side!r}")
@@ -195,7 +211,18 @@ def _no_images(messages: list[Json], path: str) -> Defects:
 
 
 def _same(row: Json, one: str, other: str) -> bool:
-    return bool(row.get(one) == row.get(other))
+    return bool(_bare(row.get(one)) == _bare(row.get(other)))
+
+
+def _bare(answer: Any) -> Any:
+    """An answer without the spaces around its texts: nobody prefers one for them."""
+    if isinstance(answer, str):
+        return answer.strip()
+    if isinstance(answer, list):
+        return [_bare(one) for one in answer]
+    if isinstance(answer, dict) and isinstance(answer.get("content"), str):
+        return {**answer, "content": answer["content"].strip()}
+    return answer
 
 
 def _trl_preference(row: Json) -> Defects:
@@ -229,8 +256,7 @@ def _said(value: Any) -> Any:
 def _prompts(row: Json) -> Defects:
     """The prompt is given by itself, or both sides repeat it."""
     if any(row.get(key) for key in ("prompt", "conversations", "instruction", "messages")):
-        if isinstance(row.get("prompt"), list):
-            yield from messages_defects(row["prompt"], "prompt")
+        yield from _prompt(row.get("prompt"))
         return
     good, bad = row.get("chosen"), row.get("rejected")
     if isinstance(good, list) and isinstance(bad, list) and good and bad:
@@ -238,8 +264,15 @@ def _prompts(row: Json) -> Defects:
             yield Defect("preference_prompt_differs", "rejected", _difference(good, bad))
         elif len(good) == 1:
             yield Defect("missing_prompt", "prompt")
-    elif isinstance(good, str | dict) and "prompt" not in row:
+    elif isinstance(good, str | dict):
         yield Defect("missing_prompt", "prompt")
+
+
+def _prompt(prompt: Any) -> Defects:
+    if isinstance(prompt, list):
+        yield from messages_defects(prompt, "prompt")
+    elif not isinstance(prompt, str | dict | None):
+        yield wrong_type("prompt", prompt, "a string or a list of messages")
 
 
 def _difference(good: list[Any], bad: list[Any]) -> str:

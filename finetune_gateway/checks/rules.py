@@ -22,13 +22,19 @@ N: Severity = "note"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that can be said about a dataset. A severity of None: nothing is said."""
+    """One thing that can be said about a dataset. A severity of None: nothing is said.
+
+    ``mends``: what ``--fix`` does about it; empty: nothing. ``unread``: where it is found, other
+    rows were not looked at, so it cannot be ignored.
+    """
 
     hosted: Severity | None
     local: Severity | None
     title: str
     why: str
     fix: str
+    mends: str = ""
+    unread: bool = False
 
     def severity(self, family: Family) -> Severity | None:
         """How severe this is for one family of backends."""
@@ -72,6 +78,7 @@ _SCHEMA = {
     "null_key": Rule(
         W, N, "a key that is null", "Some validators take null for a value of the wrong type.",
         "Leave the key out.",
+        mends="Leaves the key out.",
     ),
 }  # fmt: skip
 
@@ -80,6 +87,8 @@ _ROLES = {
         E, E, "a role that does not exist",
         "Roles are system, developer, user, assistant, tool (and the old function).",
         "Correct the role.",
+        mends="Writes user for human, assistant for gpt, bot, chatgpt, ai and model, and "
+        "mends case and spaces; another word is not guessed.",
     ),
     "developer_role": Rule(
         W, W, "the role 'developer'",
@@ -191,10 +200,12 @@ _TOOLS = {
         E, W, "tool arguments are not a string",
         "On OpenAI's wire they are JSON in a string, in Hugging Face templates an object.",
         "Write them with json.dumps(arguments).",
+        mends="Writes an object as JSON in a string.",
     ),
     "tool_args_json": Rule(
         E, E, "tool arguments are not valid JSON", "The model would learn to write broken calls.",
         'Write a JSON object in a string; "{}" for no arguments.',
+        mends="Writes {} for an empty text; anything else is not guessed.",
     ),
     "tool_args_object": Rule(
         E, E, "tool arguments are JSON, but not an object",
@@ -204,6 +215,12 @@ _TOOLS = {
         W, W, "tool arguments are encoded twice",
         "The model would learn to write a string of JSON instead of JSON.",
         "Call json.dumps once.",
+        mends="Takes the second encoding off.",
+    ),
+    "tool_args_schema": Rule(
+        W, W, "tool arguments that do not fit the tool's parameters",
+        "OpenAI takes them, and the model would learn to call the tool wrongly.",
+        "Correct the arguments, or the parameters of the tool.",
     ),
     "tool_result_orphan": Rule(
         E, W, "a tool result without a call before it",
@@ -316,6 +333,7 @@ _PREFERENCE = {
     "preference_key": Rule(
         E, E, "an outdated key", "The service reads preferred_output and non_preferred_output.",
         "Rename preferred_completion to preferred_output, likewise the other.",
+        mends="Renames the keys.",
     ),
     "preference_role": Rule(
         E, E, "an answer of a pair that is not the assistant's",
@@ -347,10 +365,10 @@ _PREFERENCE = {
     ),
 }  # fmt: skip
 
-ROW_RULES: dict[str, Rule] = {
-    **_SCHEMA,
-    **_ROLES,
-    **_TOOLS,
-    **_WEIGHTS_AND_PARTS,
-    **_PREFERENCE,
+ROW_GROUPS: dict[str, dict[str, Rule]] = {
+    "Messages": _SCHEMA,
+    "Roles and their order": _ROLES,
+    "Tools": _TOOLS,
+    "Weights, parts and images": _WEIGHTS_AND_PARTS,
+    "Preferences": _PREFERENCE,
 }

@@ -39,6 +39,13 @@ _BINARY = (
     (b"\x80\x05", "a Python pickle"),
     (b"\xd0\xcf\x11\xe0", "an old Office file"),
     (b"\x7fELF", "a program"),
+    (b"MZ", "a Windows program"),
+    (b"\x00asm", "WebAssembly"),
+    (b"RIFF", "a sound, a picture or a film (RIFF)"),
+    (b"OggS", "Ogg"),
+    (b"fLaC", "FLAC"),
+    (b"ID3", "MP3"),
+    (b"GGUF", "GGUF, a model"),
     (b"{\\rtf", "RTF"),
 )
 _ENCODINGS = (  # the longer marks first: UTF-32 LE begins like UTF-16 LE
@@ -71,6 +78,10 @@ def file_defect(head: bytes) -> Defect | None:
 
 
 def _unmarked(head: bytes) -> Defect | None:
+    if head[4:8] == b"ftyp":
+        return Defect("not_text", detail="byte 0: the file is a film (MP4), not JSON lines")
+    if head[4:9] == b"\0\0\0\0{":  # the length of the header in 8 bytes, then the header
+        return Defect("not_text", detail="byte 0: the file is safetensors, a model, not JSON lines")
     pattern = tuple(byte == 0 for byte in head[:4])
     if pattern in _NULS:
         code, name = _NULS[pattern]

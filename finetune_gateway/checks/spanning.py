@@ -43,7 +43,7 @@ def look_ahead(
     span = Span()
     gather = _broken_string if in_string else _brackets
     joined = gather(raw, span, following, _MAX_ARRAY if array else _MAX_BYTES)
-    value = _value(joined) if joined else None
+    value = _value(joined.rstrip().removesuffix(",")) if joined else None  # an array unbracketed
     last = span.read[-1].number if span.read else line.number
     if isinstance(value, list) or array:
         count = f" of {len(value)} objects" if isinstance(value, list) else ""
@@ -56,7 +56,7 @@ def look_ahead(
 
 def _object(value: object, first: int, last: int, joined: str) -> Defect:
     try:
-        json.loads(joined)
+        json.loads(joined.rstrip().removesuffix(","))
     except ValueError:
         detail = f"a real line break inside a string; the row spans lines {first}-{last}"
         return Defect("json_control_char", detail=detail)

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune_gateway.checks.findings import Defect, json_type, quoted, wrong_type
-from finetune_gateway.checks.parsing import BadLine, child, parse
+from finetune_gateway.checks.fitting import misfit
+from finetune_gateway.checks.parsing import BadLine, child, escape_defects, parse
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
 MAX_TOOLS = 128  # OpenAI's schema
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_ENCODED = 3  # times that arguments may have been encoded too often
 _TYPES = ("object", "string", "number", "integer", "boolean", "array", "null")
 
 
@@ -93,6 +95,8 @@ def _function(function: Any, path: str, names: set[str]) -> Defects:
         names.add(name)
     if not isinstance(function.get("description", ""), str | None):
         yield wrong_type(f"{path}.description", function["description"], "a string")
+    if not isinstance(function.get("strict"), bool | None):
+        yield wrong_type(f"{path}.strict", function["strict"], "true or false")
     if function.get("parameters") is not None:
         yield from _parameters(function["parameters"], f"{path}.parameters")
 
@@ -253,6 +257,9 @@ def _called(function: Json, path: str) -> Defects:
         return
     if not isinstance(value, dict):
         yield _not_object(value, here)
+    for defect in escape_defects(arguments, value):
+        if defect.code == "lone_surrogate":
+            yield Defect(defect.code, here, defect.detail)
 
 
 def wrong_arguments(arguments: Any, path: str) -> Defect:
@@ -268,9 +275,22 @@ def _broken(arguments: str, why: str, path: str) -> Defect:
 
 
 def _not_object(value: Any, path: str) -> Defect:
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+    if isinstance(value, str) and isinstance(_unpacked(value), dict):
         return Defect("tool_args_double_encoded", path)
     return Defect("tool_args_object", path, f"the arguments are {quoted(value)}, not an object")
+
+
+def _unpacked(text: str) -> Any:
+    """What a text holds that was encoded again, and perhaps again."""
+    value: Any = text
+    for _ in range(_ENCODED):
+        if not isinstance(value, str):
+            break
+        try:
+            value = parse(value)
+        except BadLine:
+            return None
+    return value
 
 
 def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
@@ -294,7 +314,7 @@ def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
             if own in used:
                 yield Defect("tool_id_reused", place, f"the id {quoted(own)} is used again")
         used.update(pending)
-    yield from _offered(messages, row, path)
+    yield from offered_defects(messages, row, path, f"{path.removesuffix('messages')}tools")
 
 
 def _result(message: Json, path: str, pending: dict[str, str]) -> Defects:
@@ -322,29 +342,44 @@ def _calls(message: Json) -> list[tuple[int, Json]]:
     return [(index, call) for index, call in enumerate(listed) if isinstance(call, dict)]
 
 
-def _offered(messages: list[Json], row: Json, path: str) -> Defects:
+def offered_defects(messages: list[Json], row: Json, path: str, listed: str) -> Defects:
+    """Whether the row offers what is called, with such arguments; ``listed``: where it would."""
     tools = row.get("tools")
     if tools and not isinstance(tools, list):
         return  # reported with the tools
-    names = {_name_of(tool) for tool in tools or []}
-    called = list(_called_names(messages, path))
+    offered = dict(_named_functions(tools or []))
+    called = list(_called_functions(messages, path))
     if called and not tools:
-        yield Defect("tools_missing", f"{path.removesuffix('messages')}tools")
+        yield Defect("tools_missing", listed)
         return
-    for name, place in called:
-        if name not in names:
-            yield Defect("tool_undeclared", place, f"the tool {quoted(name)} is not offered")
+    for name, function, place in called:
+        if name not in offered:
+            detail = f"the tool {quoted(name)} is not offered"
+            yield Defect("tool_undeclared", f"{place}.name", detail)
+        elif what := _misfit(function, offered[name]):
+            detail = f"the arguments do not fit the parameters of {quoted(name)}: {what}"
+            yield Defect("tool_args_schema", f"{place}.arguments", detail)
 
 
-def _called_names(messages: list[Json], path: str) -> Iterator[tuple[str, str]]:
+def _misfit(called: Json, offered: Json) -> str:
+    """What of the arguments does not fit, where they are an object; how it is written is told
+    with the call."""
+    given = called.get("arguments")
+    value = _unpacked(given) if isinstance(given, str) else given
+    return misfit(value, offered.get("parameters")) if isinstance(value, dict) else ""
+
+
+def _called_functions(messages: list[Json], path: str) -> Iterator[tuple[str, Json, str]]:
     for at, message in enumerate(messages):
         for index, call in _calls(message):
-            name = _name_of(call)
-            if isinstance(name, str):
-                yield name, f"{path}[{at}].tool_calls[{index}].function.name"
+            for name, function in _named_functions([call]):
+                yield name, function, f"{path}[{at}].tool_calls[{index}].function"
 
 
-def _name_of(tool: Any) -> Any:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else None
+def _named_functions(listed: list[Any]) -> Iterator[tuple[str, Json]]:
+    """The functions of tools or calls that have a name."""
+    for one in listed:
+        function = one.get("function") if isinstance(one, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(function, dict) and isinstance(name, str):
+            yield name, function

@@ -11,6 +11,7 @@ import typer
 from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Data, Json, Quiet
 from finetune_gateway.cli.output import say, show
+from finetune_gateway.cli.progress import bar
 from finetune_gateway.containers import NAMES
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.writing import TARGETS
@@ -47,7 +48,8 @@ def convert(
       ftg convert chats.json --to together --drop id -o train.jsonl
     """
     dataset = Gateway().open(data)
-    done = dataset.convert(to, out, force=force, drop=drop or ())
+    with bar(quiet=quiet) as dataset.watch:
+        done = dataset.convert(to, out, force=force, drop=drop or ())
     if json:
         told = {"out": str(out), "to": to, "rows": done.rows, "container": dataset.container}
         output.emit({**told, "formats": list(done.formats), "notes": list(done.notes)})

@@ -21,7 +21,7 @@ from finetune_gateway import profiles
 from finetune_gateway.backends.local import builtin, models
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.checks.findings import Report
-from finetune_gateway.cli import output, validate
+from finetune_gateway.cli import output, validate_text
 from finetune_gateway.cli.demo_answers import Answer, Question, Score, ask, questions, samples
 from finetune_gateway.cli.demo_page import page
 from finetune_gateway.cli.demo_result import (
@@ -150,12 +150,12 @@ def _checked(gateway: Gateway, place: Place, voice: Voice) -> tuple[Report, Repo
     voice.tell("It teaches a shop's assistant to answer with one JSON object. A row:\n")
     voice.tell(_labelled("user", row[-2]["content"]))
     voice.tell(f"{_labelled('answer', row[-1]['content'])}\n")
-    voice.tell(validate.screen(data, report))
+    voice.tell(validate_text.screen(data, report))
     broken = place.out / "broken.jsonl"
     broken.write_text(spoilt(data.read_text("utf-8")), encoding="utf-8")
     voice.tell("\nThe same file with two faults planted:\n")
     faults = gateway.validate(broken)
-    voice.tell(validate.screen(broken, faults))
+    voice.tell(validate_text.screen(broken, faults))
     return report, faults
 
 

@@ -9,49 +9,21 @@ from html import escape
 
 from finetune_gateway.cli.demo_answers import Answer, Score
 from finetune_gateway.events import Metric
+from finetune_gateway.pages.parts import document, facts, table, ticks, tiles
 
 CURVES = (("train_loss", "training"), ("valid_loss", "validation"))
 LEAST = 1e-4  # losses below are drawn there: 0 has no logarithm
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 40  # pixels around the picture, for the axes
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --text: #1b1f24; --soft: #59636e;
-  --line: #d5dae0; --card: #f5f7f9; --train_loss: #2266cc; --valid_loss: #c2570c; --good: #16734a }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --text: #e8ebee; --soft: #a0a9b4;
-  --line: #363d46; --card: #1d2228; --train_loss: #76aaf2; --valid_loss: #f2a45c;
-  --good: #5fca98 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 3rem; background: var(--ground);
-  color: var(--text); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
-p { margin: .4rem 0 } .soft { color: var(--soft) }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem;
-  margin: 1.2rem 0 } .tile { background: var(--card); border-radius: 8px; padding: .7rem .9rem }
-.tile b { display: block; font-size: 1.35rem; font-weight: 650 }
-.tile span { color: var(--soft); font-size: .875rem }
-svg { display: block; width: 100%; height: auto } .narrow { display: none }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
-.grid { stroke: var(--line) } .curve { fill: none; stroke-width: 2; stroke-linejoin: round }
+:root { --train_loss: #2266cc; --valid_loss: #c2570c }
+@media (prefers-color-scheme: dark) { :root { --train_loss: #76aaf2; --valid_loss: #f2a45c } }
+.curve { fill: none; stroke-width: 2; stroke-linejoin: round }
 .train_loss { stroke: var(--train_loss) } .valid_loss { stroke: var(--valid_loss) }
 circle.valid_loss { fill: var(--valid_loss) }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .3rem 0 .6rem;
   font-size: .9rem } .legend svg { display: inline-block; width: 28px; vertical-align: middle;
-  margin-right: .4rem }
-table { border-collapse: collapse; width: 100%; font-size: .93rem }
-th, td { text-align: left; vertical-align: top; padding: .45rem .6rem .45rem 0;
-  border-bottom: 1px solid var(--line) } th { font-weight: 600 }
-thead th { color: var(--soft); font-weight: 500; font-size: .85rem }
-.facts th { width: 13rem; font-weight: 500; color: var(--soft) }
-.answers td { width: 33% } code { font: .86em ui-monospace, monospace }
-.kept { color: var(--good); font-weight: 600 } summary { cursor: pointer; margin: .8rem 0 }
-@media (max-width: 40rem) { .tile b { font-size: 1.1rem }
-  .wide { display: none } .narrow { display: block }
-  .stack thead { display: none } .stack tr { display: block; padding: .6rem 0;
-  border-bottom: 1px solid var(--line) } .stack td, .facts th, .facts td { display: block;
-  width: auto; border: 0; padding: .1rem 0 } .stack td::before { content: attr(data-name);
-  display: block; color: var(--soft); font-size: .8rem } .facts tr { display: block;
-  padding: .35rem 0; border-bottom: 1px solid var(--line) } }
+  margin-right: .4rem } .answers td { width: 33% } .kept { color: var(--good); font-weight: 600 }
 """
 
 
@@ -96,44 +68,24 @@ def page(found: Summary) -> str:
         _answers(shown),
         f"<details><summary>All {len(found.answers)} held-out prompts</summary>"
         f"{_answers(found.answers)}</details>",
-        f"<h2>Data</h2>{_facts(found.data)}",
+        f"<h2>Data</h2>{facts(found.data)}",
         f"<h2>What each option costs</h2>{_prices(found.prices)}",
-        f"<h2>The run</h2>{_facts(found.run)}",
+        f"<h2>The run</h2>{facts(found.run)}",
     ]
-    return _document(title, "\n".join(parts))
-
-
-def _document(title: str, body: str) -> str:
-    # The policy says so to the browser too: nothing is fetched, no script runs.
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, STYLE, "\n".join(parts))
 
 
 def _tiles(found: Summary) -> str:
     before, after = found.before, found.after
-    tiles = [
+    shown = [
         (f"{before.kept} → {after.kept} of {after.prompts}", "answers as taught"),
         (f"{before.intents_right} → {after.intents_right}", "with the right intent"),
     ]
     for name, label in CURVES:
         values = [value for _, value in series(found.metrics, name)]
         if values:
-            tiles.append((f"{values[0]:.2f} → {values[-1]:.2f}", f"{label} loss"))
-    filled = [
-        f'<div class="tile"><b>{escape(b)}</b><span>{escape(s)}</span></div>' for b, s in tiles
-    ]
-    return f'<div class="tiles">{"".join(filled)}</div>'
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    rows = [f'<tr><th scope="row">{escape(n)}</th><td>{escape(v)}</td></tr>' for n, v in facts]
-    return f'<table class="facts">{"".join(rows)}</table>'
+            shown.append((f"{values[0]:.2f} → {values[-1]:.2f}", f"{label} loss"))
+    return tiles(shown)
 
 
 def _answers(pairs: Sequence[tuple[Answer, Answer]]) -> str:
@@ -141,7 +93,7 @@ def _answers(pairs: Sequence[tuple[Answer, Answer]]) -> str:
     rows = [
         [escape(before.question.prompt), _said(before), _said(after)] for before, after in pairs
     ]
-    return _table("answers stack", head, rows)
+    return table("answers stack", head, rows)
 
 
 def _said(answer: Answer) -> str:
@@ -152,19 +104,7 @@ def _said(answer: Answer) -> str:
 def _prices(prices: Prices) -> str:
     rows = [[escape(cell) for cell in row] for row in prices.rows]
     notes = [f'<p class="soft">{escape(note)}</p>' for note in prices.notes]
-    return _table("stack", prices.head, rows) + "".join(notes)
-
-
-def _table(kind: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already. On a narrow screen each cell says its column."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    lines = []
-    for row in rows:
-        cells = zip(head, row, strict=True)
-        filled = [f'<td data-name="{escape(name)}">{cell}</td>' for name, cell in cells]
-        lines.append(f"<tr>{''.join(filled)}</tr>")
-    top = f"<thead><tr>{heads}</tr></thead>"
-    return f'<table class="{kind}">{top}<tbody>{"".join(lines)}</tbody></table>'
+    return table("stack", prices.head, rows) + "".join(notes)
 
 
 # ---------------------------------------------------------------------- the picture
@@ -238,7 +178,7 @@ def _grid(frame: Frame, up: Sequence[float]) -> Iterator[str]:
         y = frame.y(loss)
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{frame.width - RIGHT}"/>'
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{loss:g}</text>'
-    for step in step_ticks(frame.steps, frame.width // 90):
+    for step in ticks(frame.steps, frame.width // 90):
         x = frame.x(step)
         yield f'<path class="grid" d="M{x:.1f} {foot}v4"/>'
         yield f'<text x="{x:.1f}" y="{foot + 17}" text-anchor="middle">{step}</text>'
@@ -275,11 +215,3 @@ def loss_ticks(losses: Sequence[float]) -> list[float]:
     first = max(i for i, tick in enumerate(known) if tick <= low)
     last = min(i for i, tick in enumerate(known) if tick >= high)
     return known[first : max(last, first + 1) + 1]
-
-
-def step_ticks(highest: int, about: int) -> list[int]:
-    """Round steps from 0 to at most ``highest``, about so many apart by 1, 2 or 5."""
-    rough = max(1.0, highest / max(1, about))
-    power = 10 ** math.floor(math.log10(rough))
-    apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return list(range(0, highest + 1, apart))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway.cli import output
+from finetune_gateway.cli import output, serving
 from finetune_gateway.cli.options import (
     Data,
     Epochs,
@@ -18,13 +19,17 @@ from finetune_gateway.cli.options import (
     Quiet,
     Settings,
     TrainingType,
+    TrainPrice,
     backend_for,
+    money,
+    number,
     spec_options,
 )
 from finetune_gateway.cli.output import paint, say, show, size, span, usd, wrapped
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.gateway import Gateway, Plan
 from finetune_gateway.pricing import Estimate
+from finetune_gateway.serving import USUAL_GPU
 
 LABEL, CELL = 21, 24  # columns of the first and, at least, of the other columns of the table
 
@@ -55,10 +60,36 @@ def estimate(
     backend: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="openai, local, ...; repeatable.")
     ] = None,
+    validation_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Held-out rows; their tokens are told.")
+    ] = None,
     method: Method = None,
     n_epochs: Epochs = None,
     training_type: TrainingType = None,
     settings: Settings = None,
+    train_price: TrainPrice = None,
+    monthly_requests: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Price serving the result too, at N a month."),
+    ] = None,
+    tokens_in: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of a request (mean of the data).")
+    ] = None,
+    tokens_out: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of an answer (mean of the data).")
+    ] = None,
+    serve_gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"A GPU of your own ({USUAL_GPU}).")
+    ] = None,
+    serve_usd_per_hour: Annotated[
+        str | None, typer.Option(metavar="USD", help="What that GPU costs you an hour.")
+    ] = None,
+    serve_tokens_per_second: Annotated[
+        str | None, typer.Option(metavar="N", help="What it reaches, in and out together.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serving as one page with a picture.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,21 +100,53 @@ def estimate(
     backends are paired in order. Without --backend: 'owner/name', builtin models and folders
     are local, others are OpenAI's.
 
+    With --monthly-requests also what serving the result costs a month: by the token, by the
+    hour, on a GPU of your own, and from which volume on that GPU is cheaper.
+
     Examples:
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 --backend openai \\
           --model Qwen/Qwen3-4B --backend local --n-epochs 3
+      ftg estimate train.jsonl --model gpt-9 --train-price 4.40
+      ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 \\
+          --monthly-requests 100000 --html serving.html
     """
     chosen = spec_options(settings, method=method, n_epochs=n_epochs, training_type=training_type)
+    serve = serving.Asked(
+        requests=monthly_requests,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        gpu=serve_gpu,
+        usd_per_hour=money("serve-usd-per-hour", serve_usd_per_hour),
+        tokens_per_second=number("serve-tokens-per-second", serve_tokens_per_second),
+        html=html,
+    )
+    serve.check(data)
+    if validation_file is not None:
+        chosen["validation"] = validation_file
+    if train_price is not None:
+        chosen["train_price"] = money("train-price", train_price)
     gateway = Gateway()
     options = [priced(gateway, data, *pair, chosen) for pair in pairs(model, backend or [])]
     if all(option.refusal for option in options) and options[0].refusal:
         raise options[0].refusal
+    costs = serve.costs([o.plan for o in options if o.plan], gateway.settings.prices)
     if json:
-        output.emit([option.document() for option in options])
-        return
-    show(screen(options))
-    if not quiet:
+        told = [option.document() for option in options]
+        output.emit(
+            {"estimates": told, "serving": costs.model_dump(mode="json")} if costs else told
+        )
+    else:
+        show(screen(options))
+    if costs and not json:
+        show("\n" + serving.screen(costs))
+    if costs and html is not None:
+        # Imported here: only --html needs the page.
+        from finetune_gateway.cli.serving_page import page
+
+        html.write_text(page(costs), encoding="utf-8")
+        say(f"Wrote {html}.", quiet=quiet)
+    if not quiet and not json:
         say("Figures are estimates. Nothing was sent anywhere.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,10 @@ Epochs = Annotated[str | None, typer.Option(metavar="N", help="1 to 50, or auto 
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
+]
+TrainPrice = Annotated[
+    str | None,
+    typer.Option(metavar="USD", help="Your own price of a million training tokens."),
 ]
 BaseUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="Another host of OpenAI's contract.")
@@ -105,6 +110,24 @@ def refresh(job: Job) -> None:
         job.refresh()
     except BackendError as exc:
         warn(f"{job.id} is shown as last seen: {exc.message}")
+
+
+def money(name: str, text: str | None) -> Decimal | None:
+    """An amount that was typed, to the last digit. Raises SpecError when it is none."""
+    return number(name, text and text.strip().removeprefix("$"), "an amount of money, like 4.40")
+
+
+def number(name: str, text: str | None, what: str = "a number") -> Decimal | None:
+    """A number that was typed, from 0 up. Raises SpecError when it is none."""
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise SpecError(f"--{name} {text!r} is not {what}.")
+    return amount
 
 
 def proceed(question: str) -> bool:

@@ -13,7 +13,7 @@ from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Data, Json, Quiet, backend_for, spec_options
 from finetune_gateway.cli.output import paint, say, show, wrapped
 from finetune_gateway.cli.preview_page import counts, page
-from finetune_gateway.cli.validate import findings_text
+from finetune_gateway.cli.validate_text import findings_text
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.masks import Preview, Sequence, Token

@@ -7,23 +7,15 @@ from html import escape
 from finetune_gateway.checks.findings import Finding
 from finetune_gateway.masks import Preview, Sequence, Token
 from finetune_gateway.masks.glyphs import visible
+from finetune_gateway.pages.parts import document
 
 SHOWN = 20_000  # tokens of a sequence on the page; a browser takes 100,000 spans badly
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --text: #1b1f24; --soft: #59636e;
-  --line: #d5dae0; --card: #f5f7f9; --one: #e8ecf1; --trained: #bfe8cd; --trained-one: #a5dcb8;
-  --mark: #11653c; --cut: #b3261e }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --text: #e8ebee;
-  --soft: #a0a9b4; --line: #363d46; --card: #1b2026; --one: #272e37; --trained: #1d4a32;
-  --trained-one: #28603f; --mark: #6fd79f; --cut: #ff8a80 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1rem 3rem; background: var(--ground);
-  color: var(--text); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem } h3 { font-size: 1rem; margin: .8rem 0 .3rem }
-p { margin: .3rem 0 } .soft, li { color: var(--soft); font-size: .92rem }
-ul { padding-left: 1.2rem; margin: .6rem 0 }
+:root { --wide: 76rem; --one: #e8ecf1; --trained: #bfe8cd; --trained-one: #a5dcb8; --mark: #11653c }
+@media (prefers-color-scheme: dark) { :root { --one: #272e37; --trained: #1d4a32;
+  --trained-one: #28603f; --mark: #6fd79f } }
+.soft, li { color: var(--soft); font-size: .92rem } ul { padding-left: 1.2rem; margin: .6rem 0 }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .8rem 0 }
 .text { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .7rem .9rem; margin: .4rem 0; font: 14px/1.75 ui-monospace, monospace }
@@ -31,11 +23,11 @@ ul { padding-left: 1.2rem; margin: .6rem 0 }
 .one { background: var(--one) } .special { color: var(--soft) }
 .trained { background: var(--trained); border-bottom: 2px solid var(--mark) }
 .trained.one { background: var(--trained-one) }
-.cut { color: var(--cut); text-decoration: line-through; background: none }
+.cut { color: var(--bad); text-decoration: line-through; background: none }
 .t:hover { outline: 2px solid var(--mark) } .w { color: var(--soft) }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem }
 @media (max-width: 48rem) { .pair { grid-template-columns: 1fr } }
-.error { color: var(--cut); font-weight: 600 }
+.error { color: var(--bad); font-weight: 600 }
 """
 LEGEND = (
     '<div class="legend"><span><span class="t trained">trained</span> carries a loss</span>'
@@ -56,15 +48,7 @@ def page(name: str, rows: list[Preview]) -> str:
     models = sorted({f"{row.model}, {row.encoding}" for row in rows if row.ok})
     body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(model)}</p>" for model in models)]
     body += [LEGEND, *map(_row, rows)]
-    # The policy says so to the browser too: nothing is fetched, no script runs.
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{chr(10).join(body)}\n</body>\n</html>\n"
-    )
+    return document(title, STYLE, chr(10).join(body))
 
 
 def counts(sequence: Sequence, limit: int | None) -> str:

@@ -128,7 +128,7 @@ def _gateway_error(exc: GatewayError, json_wanted: bool) -> int:
             more = {"report": exc.report.model_dump(mode="json")}
         else:
             # Imported here: only this error needs that screen.
-            from finetune_gateway.cli.validate import findings_text
+            from finetune_gateway.cli.validate_text import findings_text
 
             output.say(findings_text(exc.report.errors))
             message = "The data cannot be used as it is; nothing was sent."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,12 @@ import typer
 from finetune_gateway.cli import output
 from finetune_gateway.cli.convert import Force
 from finetune_gateway.cli.options import Data, Json, Quiet
-from finetune_gateway.cli.output import say, show, table
+from finetune_gateway.cli.output import say, show, table, wrapped
+from finetune_gateway.cli.progress import bar, over
 from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.splitting import write
+from finetune_gateway.quality import similar
+from finetune_gateway.splitting import Cut, write
 
 PARTS = ("train", "validation", "test")
 
@@ -35,15 +38,20 @@ def split(
             "--stratify", help="The same shares of each short final answer or system prompt."
         ),
     ] = False,
+    near: Annotated[
+        bool,
+        typer.Option("--near/--no-near", help="Keep rows that nearly repeat each other together."),
+    ] = True,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Cut a dataset into DIR/DATA.train.jsonl and DIR/DATA.validation.jsonl.
 
-    Each row is placed by its own content and the seed: the same file gives the same parts, rows
-    that are added move none of the others, and rows that are equal but for case and spaces stay
-    on one side.
+    Each row is placed by its own content and the seed: the same file gives the same parts, and
+    rows that are added move none of the others. Rows that are equal but for case and spaces stay
+    on one side, with the extra [dedup] also rows that nearly repeat each other: a row moves when
+    one is added that joins it to another.
 
     Examples:
       ftg split train.jsonl -o parts
@@ -58,20 +66,43 @@ def split(
     except OSError as exc:
         why = f"The folder {out} cannot be made: {exc.strerror}."
         raise StoreError(why, hint="Name another with -o.") from None
-    rows = write(dataset, ratios, paths, seed=seed, stratify=stratify, force=force)
+    with bar(quiet=quiet) as move:
+        dataset.watch = over(move, 3 if near and similar.available() else 2)
+        cut = write(dataset, ratios, paths, seed=seed, stratify=stratify, near=near, force=force)
     if json:
-        parts = zip(PARTS, paths, rows, strict=False)
+        parts = zip(PARTS, paths, cut.rows, strict=False)
         told = [{"part": part, "path": str(path), "rows": count} for part, path, count in parts]
-        output.emit({"seed": seed, "stratified": stratify, "parts": told})
+        joined = {"near_duplicates": cut.joined, "loosened": cut.loosened}
+        output.emit({"seed": seed, "stratified": stratify, **joined, "parts": told})
         return 0
-    total = sum(rows)
+    total = sum(cut.rows)
     lines = [
         (str(path), f"{count:,}", f"{count / total:.1%}")
-        for path, count in zip(paths, rows, strict=True)
+        for path, count in zip(paths, cut.rows, strict=True)
     ]
     show(table(("file", "rows", "share"), lines, right="rows share"))
+    for line in _told(cut, near):
+        say(wrapped(line), quiet=quiet)
     say(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)
     return 0
+
+
+def _told(cut: Cut, near: bool) -> Iterator[str]:
+    """What was kept together, and what was not looked for."""
+    if cut.joined:
+        yield f"{cut.joined:,} rows nearly repeat others and are on one side with them."
+    if cut.loosened:
+        yield (
+            f"{cut.loosened:,} rows nearly repeat each other, too many to be kept together: they "
+            f"were placed one by one."
+        )
+    if near and cut.joined is None:
+        yield (
+            "Near-duplicates were not looked for, only rows equal but for case and spaces were "
+            "kept together. Run: pip install 'finetune-gateway[dedup]'"
+        )
+    if cut.joined is not None and sum(cut.rows) > similar.MAX_ROWS:
+        yield f"Near-duplicates were looked for in the first {similar.MAX_ROWS:,} rows."
 
 
 def _shares(text: str) -> list[float]:

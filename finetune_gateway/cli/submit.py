@@ -24,8 +24,10 @@ from finetune_gateway.cli.options import (
     Quiet,
     Settings,
     TrainingType,
+    TrainPrice,
     backend_for,
     chosen_backend,
+    money,
     proceed,
     spec_options,
 )
@@ -58,6 +60,7 @@ def submit(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same run.")] = None,
     settings: Settings = None,
+    train_price: TrainPrice = None,
     max_cost: Annotated[
         float | None, typer.Option(metavar="USD", min=0, help="Refuse above this estimate.")
     ] = None,
@@ -107,6 +110,7 @@ def submit(
         backend=chosen_backend(backend or backend_for(model), base_url, api_key_env, profile),
         validation=validation_file,
         validation_split=validation_split,
+        train_price=money("train-price", train_price),
         max_cost_usd=max_cost,
         confirm=gate.passed,
         allow_pii=allow_pii,

@@ -17,7 +17,7 @@ from typing import Any
 from finetune_gateway import formats
 from finetune_gateway.dataset import Dataset, Kind, kind_of
 from finetune_gateway.sharegpt import Unfit
-from finetune_gateway.turns import as_dict, as_list
+from finetune_gateway.turns import as_dict, as_list, calls_of
 
 Json = dict[str, Any]
 
@@ -39,6 +39,9 @@ class Gist:
     answer: str
     tools: str = ""  # offered in the row
     label: bool | None = None  # of a KTO row
+    roles: tuple[str, ...] = ()  # of its turns; of a pair, those of its prompt
+    calls: int = 0
+    answered: int = 0  # calls with a result
 
     @property
     def said(self) -> str:
@@ -79,6 +82,7 @@ def gist_of(row: Json, line: int = 1, offset: int = 0) -> Gist | None:
     else:
         *messages, last = as_list(read.get("messages")) or [None]
         answer = [last]
+    turns = messages if kind == "preference" else [*messages, *answer]
     system, prompt = _asked(messages)
     label = read.get("label")
     return Gist(
@@ -90,7 +94,27 @@ def gist_of(row: Json, line: int = 1, offset: int = 0) -> Gist | None:
         answer="\n".join(map(said_by, answer)),
         tools=json.dumps(read["tools"], sort_keys=True) if read.get("tools") else "",
         label=label if isinstance(label, bool) else None,
+        roles=tuple(str(as_dict(message).get("role")) for message in turns),
+        calls=sum(len(calls_of(as_dict(message))) for message in turns),
+        answered=_answered(turns),
     )
+
+
+def _answered(messages: list[Any]) -> int:
+    """The calls that a later message gives the result of."""
+    waiting: list[str] = []
+    count = 0
+    for message in map(as_dict, messages):
+        ids = [str(as_dict(call).get("id")) for call in as_list(message.get("tool_calls"))]
+        old = as_dict(message.get("function_call")).get("name")
+        waiting += [*ids, *([f"function {old}"] if old else [])]
+        own = message.get("tool_call_id")
+        if message.get("role") == "function":
+            own = f"function {message.get('name')}"
+        if own in waiting:
+            waiting.remove(own)
+            count += 1
+    return count
 
 
 def _asked(messages: list[Any]) -> tuple[str | None, str]:

@@ -12,7 +12,16 @@ from typing import Any
 
 from finetune_gateway.checks.findings import Defect, quoted
 from finetune_gateway.checks.parsing import walk
-from finetune_gateway.quality.private import KEYS, LOOKS, NUMBERS, RUN, Look, finder
+from finetune_gateway.checks.searching import searcher
+from finetune_gateway.quality.private import (
+    KEYS,
+    LOOKS,
+    NUMBER_HINTS,
+    NUMBERS,
+    Look,
+    around_numbers,
+    finder,
+)
 
 Defects = Iterator[Defect]
 
@@ -24,15 +33,24 @@ def _shown(text: str) -> str:
 def _is_mojibake(text: str) -> bool:
     """Whether the characters are UTF-8 read as Windows-1252: then the way back works."""
     try:
-        text.encode("cp1252").decode()
+        b"".join(map(_byte, text)).decode()
     except UnicodeError:
         return False
     return True
 
 
-# cp1252 leaves 81 8D 8F 90 9D undefined; text damaged through latin-1 has them as C1 controls.
+def _byte(char: str) -> bytes:
+    # cp1252 leaves 81 8D 8F 90 9D undefined; damaged text has them as C1 controls.
+    return char.encode("latin-1" if "\x7f" < char < "\xa0" else "cp1252")
+
+
 _HIGH = "[\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u2122]"
-MOJIBAKE = f"[\u00c2\u00c3]{_HIGH}|[\u00e2]{_HIGH}{_HIGH}|\u00f0\u0178{_HIGH}{_HIGH}"
+# One character is enough of what Latin texts and emoji turn into; of Cyrillic, Greek, Hebrew,
+# Arabic, Chinese and the like two in a row, since real words hold letters and signs that look so.
+MOJIBAKE = (
+    f"[\u00c2\u00c3]{_HIGH}|[\u00e2]{_HIGH}{_HIGH}|\u00f0[\u0178\u009f]{_HIGH}{_HIGH}"
+    f"|(?:[\u00c4-\u00df]{_HIGH}){{2}}|(?:[\u00e0-\u00ef]{_HIGH}{_HIGH}){{2}}"
+)
 
 FOREIGN = ("characters beyond ASCII",)
 _TOKENS = (
@@ -59,7 +77,9 @@ ALL_LOOKS = (
     Look(
         "invisible_char", "the invisible character", FOREIGN,
         finder(
-            "[\u200b\u2060-\u2064\ufeff]|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]"
+            # Thai, Lao, Burmese and Khmer part words by a zero-width space.
+            "(?<![\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b|[\u2060-\u2064\ufeff]"
+            "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]"
         ),
         _shown,
     ),
@@ -84,7 +104,7 @@ def _hints(text: str) -> frozenset[str]:
     """Which of the pieces that looks need are in the text. Plain searches for each of them
     take a tenth of the time of the patterns, and nearly all texts have none."""
     hints = {piece for piece in PIECES if piece in text}
-    if RUN.search(text):
+    if searcher(*NUMBER_HINTS)(text):
         hints.update(NUMBERS)
     if not text.isascii():
         hints.update(FOREIGN)
@@ -95,7 +115,8 @@ def _found(leaf: str, path: str, hints: frozenset[str]) -> Defects:
     for look in ALL_LOOKS:
         if hints.isdisjoint(look.needs):
             continue
-        first = next(look.find(leaf), None)
+        near = around_numbers(leaf) if look.needs == NUMBERS else [leaf]
+        first = next((found for text in near for found in look.find(text)), None)
         if first is not None:
             yield Defect(look.code, path, f"{look.name} {look.mask(first)} in {path}")
 
@@ -109,4 +130,5 @@ def folded(text: str) -> str:
         return text
     plain = text.replace("\\n", " ").replace("\\t", " ").replace("\\r", " ")
     plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
-    return " ".join(plain.casefold().split())
+    spaced = " ".join(plain.casefold().split())
+    return spaced.replace('" ', '"').replace(' "', '"')  # at the ends of a text too

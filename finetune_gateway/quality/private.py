@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from finetune_gateway.checks.searching import searcher
+
 Finder = Callable[[str], Iterator[str]]
 
 
@@ -39,7 +41,6 @@ def private_keys(text: str) -> str:
 
 # What a look may need beside a plain piece of text.
 NUMBERS = ("a run of digits",)
-RUN = re.compile(r"\d[\d .()/-]{7}")  # nine characters or more that begin with a digit
 
 KEYS = (
     "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "AKIA", "ASIA",
@@ -87,7 +88,8 @@ def luhn(digits: str) -> bool:
 
 def _is_card(text: str) -> bool:
     digits = digits_of(text)
-    return bool(_NETWORKS.fullmatch(digits)) and len(set(digits)) > 1 and luhn(digits)
+    real = text.isascii() and _NETWORKS.fullmatch(digits) is not None
+    return real and len(set(digits)) > 1 and luhn(digits)
 
 
 def _cards(text: str) -> Iterator[str]:
@@ -133,7 +135,8 @@ def _mod97(text: str) -> bool:
     """The check of ISO 13616."""
     plain = re.sub("[ -]", "", text)
     turned = plain[4:] + plain[:4]
-    return bool(plain) and int("".join(str(int(char, 36)) for char in turned)) % 97 == 1
+    whole = plain != "" and plain.isascii()
+    return whole and int("".join(str(int(char, 36)) for char in turned)) % 97 == 1
 
 
 # -- telephone numbers ----------------------------------------------------------------------
@@ -170,6 +173,8 @@ _CALL = (
 
 def _is_phone(text: str) -> bool:
     """E.164 allows 15 digits, but 14 and more in one piece are a sum, not a number to call."""
+    if not text.isascii():
+        return False
     number = re.split(" ?,? ?[xe#]", text)[0]
     digits = digits_of(number)
     return 9 <= len(digits) <= (15 if number.strip("+") != digits else 13) and len(set(digits)) > 1
@@ -183,7 +188,7 @@ def _phones(text: str) -> Iterator[str]:
     for pattern in _PHONE_PATTERNS:
         yield from (match[0] for match in pattern.finditer(text) if _is_phone(match[0]))
     for pattern in _CALLED:
-        yield from (match[1] for match in pattern.finditer(text))
+        yield from (match[1] for match in pattern.finditer(text) if match[1].isascii())
 
 
 # -- e-mail, social security, keys ----------------------------------------------------------
@@ -217,11 +222,52 @@ def _is_key(text: str) -> bool:
     return mixed and len(set(text)) >= 10
 
 
+# One of these is in every text in which a look for numbers finds something: the patterns above
+# without what they ask of the text around, but with what ``_is_card`` and ``_is_phone`` ask of the
+# digits. An automaton that looks neither ahead nor back reads them 20 times as fast (measured).
+_GAP = "[ .()-]{0,3}"
+_IBAN_HINT = r"[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11}"
+_REST = r"(?:\d{3,4}[ .-]?\d{3,4}|\d{5}|\d{2,3} \d\d \d\d)"
+NUMBER_HINTS = (
+    r"(?:^|\D)[2-6](?:\d{13,15}|\d{18})(?:\D|$)",  # cards
+    r"\d{4}[ -]\d{4}[ -]\d{4}[ -]",
+    r"\d{4}[ -]\d{6}[ -]\d{4}",
+    _IBAN_HINT,
+    r"\d{3}-\d{2}-\d{4}",  # social security
+    r"(?i:ssn|social security)[^\n\d]{0,20}\d{3} ?\d{2} ?\d{4}",
+    rf"\+[1-9](?:{_GAP}\d){{7}}", rf"00[1-9]\d{{0,2}}[ .(-](?:{_GAP}\d){{4}}",
+    r"\([2-9]\d{2}\)[ -]?[2-9]\d{2}[ .-]\d{4}",  # telephones, as above
+    r"[2-9]\d{2}[ .-][2-9]\d{2}[ .-]\d{4}",
+    r"\([1-9]\d\) ?9?\d{4}-\d{4}",
+    r"0[1-9](?:[ .-]\d{2}){4}",
+    rf"(?:\(0\d{{1,4}}\)[ -]?|0[1-9]\d{{0,3}}[ /.-]){_REST}",
+    rf"(?i:{_WORDS}{_FILL}{{1,9}})\d(?:[ ().-]{{0,2}}\d){{8}}",
+    r"\d(?:[ ().-]{0,2}\d){8}(?i: is (?:my|our|the|his|her) )",
+)  # fmt: skip
+
+_RUN = re.compile(r"\d(?:[ .()/-]{0,3}\d){8}")
+_NEAR = 80  # characters; matches, and the words that are asked for beside them, are shorter
+
+
+def around_numbers(text: str) -> list[str]:
+    """The pieces of a text in which a look for numbers can find something: the long runs of
+    digits with what stands beside them, those close by in one. The patterns read 4 to 30 MB/s."""
+    if searcher(_IBAN_HINT)(text):  # has letters between the digits
+        return [text]
+    pieces: list[tuple[int, int]] = []
+    for match in _RUN.finditer(text):
+        start, end = max(0, match.start() - _NEAR), match.end() + _NEAR
+        if pieces and start <= pieces[-1][1]:
+            start = pieces.pop()[0]
+        pieces.append((start, end))
+    return [text[start:end] for start, end in pieces]
+
+
 LOOKS = (
     Look("pii", "an e-mail address", ("@",), finder(_EMAIL), masked),
     Look("pii", "a card number", NUMBERS, _cards, masked),
     Look("pii", "an IBAN", NUMBERS, _ibans, masked),
-    Look("pii", "a US social security number", NUMBERS, finder(_SSN), masked),
+    Look("pii", "a US social security number", NUMBERS, finder(_SSN, str.isascii), masked),
     Look("pii", "a telephone number", NUMBERS, _phones, masked),
     Look("secret", "a key or token", KEYS, finder(_KEY, _is_key), masked),
     Look("secret", "a private key", ("-----BEGIN",), finder(_BLOCK), private_keys),
@@ -231,4 +277,5 @@ LOOKS = (
 def found(text: str, looks: Iterable[Look] = LOOKS) -> Iterator[tuple[str, str]]:
     """(name, what it is) of all personal data and keys in a text, unmasked, in no order."""
     for look in looks:
-        yield from ((look.name, piece) for piece in look.find(text))
+        for near in around_numbers(text) if look.needs == NUMBERS else [text]:
+            yield from ((look.name, piece) for piece in look.find(near))

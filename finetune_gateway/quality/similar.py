@@ -15,8 +15,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
-from itertools import islice
+from itertools import compress, count, islice
+from operator import eq
 from typing import Any, BinaryIO
 
 from finetune_gateway.dataset import MAX_LINE, Dataset
@@ -27,12 +29,16 @@ MAX_ROWS = 1_000_000  # compared; 160 MB
 PERMUTATIONS = 128
 # 32 bands of 4: two rows that share a half of their pieces meet in a band with 87 %, those that
 # share 0.7 with 99.98 %, unrelated ones (0.05) with 0.02 %.
-BANDS, DEPTH = 32, 4
-LONG = 40  # words from which pieces are three words long; else words and pairs of words
-_NEIGHBOURS = 4  # rows of one band that a row is compared with
-_BATCH = 512  # rows whose signatures are computed at a time
+BANDS, DEPTH = 42, 3
+FACT = 6  # different words; an answer of fewer is a name, a number, a class or a call
+LONG = 240  # words of a row from which pieces are three words long only
+_NEIGHBOURS = 4  # rows of one band that a row is compared with, of so many that are looked at:
+_WINDOW = 32
+_CROWD = 256  # rows of one band, of which no more are looked at than compared
+_TRIES = 20  # of a row; of rows made from one template each is likely to be near every other
+_BATCH = 1 << 20  # characters of the rows whose signatures are computed at a time
 _WORDS = 20_000  # words of a row that are looked at
-_KEPT = 2048  # rows kept as words while pairs are made sure of
+_KEPT = 100_000  # words kept while pairs are made sure of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def allowed(count: int) -> int:
     """
     if count < 15:
         return 0 if count < 6 else 1 if count < 10 else 2
-    return 3 if count < 30 else max(4, count // 100)
+    return max(3, count // 100)
 
 
 def pairs(datasets: Sequence[Dataset], *, across: bool = False) -> list[Pair]:
@@ -78,6 +84,17 @@ def pairs(datasets: Sequence[Dataset], *, across: bool = False) -> list[Pair]:
         return sorted(found, key=lambda pair: (pair.file, pair.line))
 
 
+def links(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    """Lines of rows that belong on one side of a split, each with another one: as many pairs as
+    connect all rows that nearly repeat each other. Raises MissingDependency without rensa.
+    """
+    if not available():
+        raise MissingDependency("Looking for near-duplicates", "dedup")
+    index = _Index([dataset])
+    with dataset.path.open("rb") as file:
+        yield from index.links(_Reader([file], index))
+
+
 class _Index:
     """Where each row stands, its length, a parity of its words, and its bands."""
 
@@ -92,9 +109,15 @@ class _Index:
         every = (
             (number, gist) for number, dataset in enumerate(datasets) for gist in gists(dataset)
         )
-        rows = islice(every, MAX_ROWS)
-        while batch := list(islice(rows, _BATCH)):
-            self._add(batch)
+        batch: list[tuple[int, Gist]] = []
+        size = 0
+        for one in islice(every, MAX_ROWS):
+            batch.append(one)
+            size += len(one[1].prompt) + len(one[1].answer)
+            if size > _BATCH:
+                self._add(batch)
+                batch, size = [], 0
+        self._add(batch)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -116,40 +139,115 @@ class _Index:
                 band.append(hash(tuple(part)) & 0xFFFFFFFF)
 
     def pairs(self, reader: _Reader, across: bool) -> Iterator[Pair]:
-        """One earlier partner for each row that has one."""
+        """The nearest earlier partner for each row that has one."""
         done: set[int] = set()
         for band in range(BANDS):
+            best: dict[int, tuple[int, int]] = {}
+            for early, late in self._candidates(band, across):
+                apart = None if late in done else reader.apart(early, late)
+                if apart is not None and (late not in best or apart < best[late][0]):
+                    best[late] = apart, early
+            for late, (_, early) in best.items():
+                done.add(late)
+                yield self._pair(early, late)
+
+    def links(self, reader: _Reader) -> Iterator[tuple[int, int]]:
+        """Pairs of lines that connect all rows that are nearly the same."""
+        heads = array("I", range(len(self)))
+
+        def head(row: int) -> int:
+            while heads[row] != row:
+                heads[row] = row = heads[heads[row]]
+            return row
+
+        for band in range(BANDS):
             for early, late in self._candidates(band):
-                if late in done or (across and self.files[early] == self.files[late]):
-                    continue
-                if self._likely(early, late) and reader.alike(early, late):
-                    done.add(late)
-                    yield self._pair(early, late)
+                one, two = head(early), head(late)
+                if one != two and reader.apart(early, late) is not None:
+                    heads[max(one, two)] = min(one, two)
+                    yield self.lines[early], self.lines[late]
+
+    def limit(self, early: int, late: int) -> int:
+        return allowed(max(self.lengths[early], self.lengths[late]))
 
     def _pair(self, early: int, late: int) -> Pair:
         lines, files = self.lines, self.files
         same = self.keys[early] == self.keys[late]
         return Pair(lines[late], lines[early], files[late], files[early], same)
 
-    def _candidates(self, band: int) -> Iterator[tuple[int, int]]:
-        """Rows equal in a band, each with the next few of those most like it: sorted by the
+    def _candidates(self, band: int, across: bool = False) -> Iterator[tuple[int, int]]:
+        """Rows equal in a band, each with a few likely ones of those most like it: sorted by the
         bands that follow as well, near rows come to stand side by side."""
         one, two, three = (self.bands[(band + step) % BANDS] for step in range(3))
-        order = sorted(
-            range(len(self)), key=lambda row: (one[row] << 64) | (two[row] << 32) | three[row]
-        )
-        for place, row in enumerate(order):
-            for other in order[place + 1 : place + 1 + _NEIGHBOURS]:
-                if one[other] != one[row]:
-                    break
-                yield (row, other) if row < other else (other, row)
+        files = self.files
+        for rows in _equal(one):
+            if len(rows) > 2:
+                rows.sort(key=lambda row: (two[row] << 32) | three[row])
+            window = _WINDOW if len(rows) <= _CROWD else _NEIGHBOURS
+            for place, row in enumerate(rows):
+                likely = (
+                    other
+                    for other in islice(rows, place + 1, place + 1 + window)
+                    if not (across and files[row] == files[other]) and self._likely(row, other)
+                )
+                for other in islice(likely, _NEIGHBOURS):
+                    yield (row, other) if row < other else (other, row)
 
     def _likely(self, early: int, late: int) -> bool:
         """Cheap and never wrong about a pair: each word that differs turns one bit at most."""
-        limit = allowed(max(self.lengths[early], self.lengths[late]))
-        if abs(self.lengths[early] - self.lengths[late]) > limit:
+        limit = self.limit(early, late)
+        if abs(self.lengths[early] - self.lengths[late]) > limit + 3:
             return False
-        return (self.parities[early] ^ self.parities[late]).bit_count() <= 2 * limit
+        return (self.parities[early] ^ self.parities[late]).bit_count() <= 2 * limit + 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The words of a row, those of its answer, and what names its prompt."""
+
+    words: Counter[str]
+    chunks: Counter[str]  # what stands between two spaces
+    answer: frozenset[str]
+    asked: int
+
+    @property
+    def size(self) -> int:
+        return len(self.words) + len(self.chunks) + len(self.answer)
+
+    @classmethod
+    def of(cls, gist: Gist) -> _Said:
+        answer = frozenset(words(gist.answer[: _WORDS * 8]))
+        chunks = Counter(gist.said[: _WORDS * 8].casefold().split(" "))
+        return cls(Counter(said_words(gist)), chunks, answer, key(gist.prompt))
+
+
+def _differ(one: Counter[str], two: Counter[str]) -> int:
+    return max((one - two).total(), (two - one).total())
+
+
+def _another(one: _Said, two: _Said) -> bool:
+    """Whether few words make another question of it: it is asked otherwise and a short answer is
+    another, or one word stands for another throughout (a name in the question and the answer)."""
+    brief = 0 < len(one.answer) < FACT and 0 < len(two.answer) < FACT
+    if brief and one.asked != two.asked and one.answer != two.answer:
+        return True
+    gone, come = one.words - two.words, two.words - one.words
+    return max(gone.values(), default=0) > 1 and max(come.values(), default=0) > 1
+
+
+def _equal(values: array[int]) -> Iterator[list[int]]:
+    """The places of values that come more than once, those of one value together."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ordered = array("I", map(values.__getitem__, order))
+    group: list[int] = []
+    # As most values come once, all but the loop's body is done without Python code.
+    for at in compress(count(), map(eq, ordered, islice(ordered, 1, None))):
+        if group and group[-1] != order[at]:
+            yield group
+            group = []
+        group += order[at + (group != []) : at + 2]
+    if group:
+        yield group
 
 
 class _Reader:
@@ -157,15 +255,25 @@ class _Reader:
 
     def __init__(self, files: Sequence[BinaryIO], index: _Index) -> None:
         self.files, self.index = files, index
-        self.kept: OrderedDict[int, Counter[str]] = OrderedDict()
+        self.kept: OrderedDict[int, _Said] = OrderedDict()
+        self.size = 0
+        self.tries = bytearray(len(index))
 
-    def alike(self, early: int, late: int) -> bool:
-        """Whether two rows differ in no more words than their length allows."""
-        one, two = self._words(early), self._words(late)
-        limit = allowed(max(self.index.lengths[early], self.index.lengths[late]))
-        return max((one - two).total(), (two - one).total()) <= limit
+    def apart(self, early: int, late: int) -> int | None:
+        """In how many words two rows differ, as ``words`` parts them or as spaces do; None when
+        they are not nearly the same, or one was compared with so many others in vain."""
+        if self.tries[late] == _TRIES:
+            return None
+        one, two = self._said(early), self._said(late)
+        differ, limit = _differ(one.words, two.words), self.index.limit(early, late)
+        if differ > limit:
+            differ = _differ(one.chunks, two.chunks)
+        if differ > limit or _another(one, two):
+            self.tries[late] += 1
+            return None
+        return differ
 
-    def _words(self, row: int) -> Counter[str]:
+    def _said(self, row: int) -> _Said:
         if row in self.kept:
             self.kept.move_to_end(row)
             return self.kept[row]
@@ -173,11 +281,12 @@ class _Reader:
         file.seek(self.index.offsets[row])
         data = parsed(file.readline(MAX_LINE))
         gist = gist_of(data) if data else None
-        counted = Counter(said_words(gist) if gist else ())
-        self.kept[row] = counted
-        if len(self.kept) > _KEPT:
-            self.kept.popitem(last=False)
-        return counted
+        said = _Said.of(gist) if gist else _Said(Counter(), Counter(), frozenset(), 0)
+        self.kept[row] = said
+        self.size += said.size
+        while self.size > _KEPT and len(self.kept) > 2:
+            self.size -= self.kept.popitem(last=False)[1].size
+        return said
 
 
 def said_words(gist: Gist) -> list[str]:
@@ -185,23 +294,32 @@ def said_words(gist: Gist) -> list[str]:
     return words(gist.said[: _WORDS * 8])[:_WORDS]
 
 
+@lru_cache(maxsize=1 << 15)
+def _hash(word: str) -> int:
+    """The same in each process, unlike ``hash``: a split must not depend on it."""
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
+
+
 def _parity(said: Iterable[str]) -> int:
     bits = 0
     for word in said:
-        bits ^= 1 << (zlib.crc32(word.encode("utf-8", "surrogatepass")) & 63)
+        bits ^= 1 << (_hash(word) & 63)
     return bits
 
 
 def _pieces(said: list[str]) -> list[str]:
-    """What a row is compared by: of a long one three words each, of a short one words and
-    pairs, or a single changed word would leave little in common."""
-    if len(said) < LONG + 3:
-        short = [*said, *map(" ".join, zip(said, said[1:], strict=False))]
-        if len(said) <= LONG - 3:
-            return short or [""]
-    else:
-        short = []
-    return [*short, *map(" ".join, zip(said, said[1:], said[2:], strict=False))]
+    """What a row is compared by: three words each, and in a short row words and pairs, or a
+    single changed word would leave little in common. The longer the row the fewer of these are
+    taken, in steps: rows on both sides of a step must still meet."""
+    pieces: list[str] = []
+    if len(said) < LONG:
+        every = 0 if len(said) < LONG // 4 else 64 if len(said) < LONG // 2 else 192
+        taken = [not _hash(word) & every for word in said]
+        pieces += compress(said, taken)
+        pieces += map(" ".join, compress(zip(said, said[1:], strict=False), taken))
+    if len(said) >= LONG // 8:
+        pieces += map(" ".join, zip(said, said[1:], said[2:], strict=False))
+    return pieces or [""]
 
 
 def _signatures(sets: list[list[str]]) -> list[list[int]]:

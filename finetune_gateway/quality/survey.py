@@ -18,6 +18,7 @@ from finetune_gateway.dataset import Dataset
 from finetune_gateway.quality import drift, parity, similar
 from finetune_gateway.quality.gist import Gist, gists, key
 from finetune_gateway.quality.languages import Languages
+from finetune_gateway.quality.makeup import Makeup
 from finetune_gateway.quality.spread import Answers, Lengths, Placed, Systems
 
 Json = dict[str, Any]
@@ -132,6 +133,8 @@ class _Look:
         self.contradictions = Contradictions()
         self.systems, self.answers, self.lengths = Systems(), Answers(), Lengths()
         self.languages = Languages(looking=thorough)
+        self.labels: set[bool] = set()
+        self.makeup = Makeup()
 
     def add(self, gist: Gist) -> None:
         self.rows += 1
@@ -140,6 +143,9 @@ class _Look:
         self.answers.add(gist)
         self.lengths.add(gist)
         self.languages.add(gist)
+        if gist.label is not None:
+            self.labels.add(gist.label)
+        self.makeup.add(gist)
 
     def defects(self) -> Iterator[Placed]:
         """What the pass has shown; fills in the figures."""
@@ -148,6 +154,10 @@ class _Look:
         for part in (self.systems, self.answers, self.lengths, self.languages):
             yield from part.defects()
             self.figures.update(part.figures())
+        self.figures.update(self.makeup.figures())
+        if self.method == "kto" and self.rows >= 10 and len(self.labels) == 1:
+            detail = f"the label of all {self.rows} rows is {str(*self.labels).lower()}"
+            yield Defect("label_one_sided", detail=detail), None, 1
         if self.method == "sft" and 10 <= self.rows < FIRST_GAINS:
             detail = f"{self.rows} rows; first gains are seen from {FIRST_GAINS} to 100"
             yield Defect("few_examples", detail=detail), None, 1

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.dataset import Dataset
+from finetune_gateway.dataset import Dataset, sync
 from finetune_gateway.errors import StoreError
 from finetune_gateway.events import Event
 from finetune_gateway.settings import Settings
@@ -212,12 +212,3 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

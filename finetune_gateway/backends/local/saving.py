@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from finetune_gateway.backends.local.run import sync, write_json
+from finetune_gateway.backends.local.run import write_json
+from finetune_gateway.dataset import sync
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.handle import MANIFEST
 

@@ -1,0 +1,168 @@
+"""What ``ftg estimate --monthly-requests`` says of serving the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from finetune_gateway.cli import output
+from finetune_gateway.cli.output import paint, usd, wrapped
+from finetune_gateway.errors import SpecError
+from finetune_gateway.gateway import Plan
+from finetune_gateway.pricing import Range
+from finetune_gateway.serving import (
+    KINDS,
+    USUAL_GPU,
+    BreakEven,
+    ServingCosts,
+    Traffic,
+    Way,
+    serving_costs,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of serving on the command line."""
+
+    requests: int | None
+    tokens_in: int | None
+    tokens_out: int | None
+    gpu: str | None
+    usd_per_hour: Decimal | None
+    tokens_per_second: Decimal | None
+    html: Path | None
+
+    def check(self, data: Path) -> None:
+        """Raise SpecError for an option that would do nothing, or would overwrite the data."""
+        if self.requests is None and (names := [*self._given()]):
+            raise SpecError(
+                f"{names[0]} is about serving, which was not asked for.",
+                hint="Add --monthly-requests N.",
+            )
+        if self.html and self.html.exists() and data.exists() and self.html.samefile(data):
+            raise SpecError(f"--html {self.html} is the data itself.", hint="Give another name.")
+
+    def _given(self) -> Iterator[str]:
+        names = ("tokens_in", "tokens_out", "gpu", "usd_per_hour", "tokens_per_second", "html")
+        for name in names:
+            if getattr(self, name) is not None:
+                prefix = "serve-" if name in ("gpu", "usd_per_hour", "tokens_per_second") else ""
+                yield f"--{prefix}{name.replace('_', '-')}"
+
+    def costs(self, plans: Sequence[Plan], prices: Path) -> ServingCosts | None:
+        """None when serving was not asked for."""
+        if self.requests is None:
+            return None
+        first = plans[0]
+        traffic = Traffic.like(
+            first.tokens,
+            self.requests,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            answers=2 if first.spec.method in ("dpo", "orpo") else 1,
+        )
+        hosted = [
+            (plan.estimate.backend, plan.spec.model)
+            for plan in plans
+            if plan.estimate.data_leaves_machine
+        ]
+        return serving_costs(
+            traffic,
+            list(dict.fromkeys(hosted)),
+            gpu=self.gpu or USUAL_GPU,
+            usd_per_hour=self.usd_per_hour,
+            tokens_per_second=self.tokens_per_second,
+            extra=prices,
+        )
+
+
+def screen(costs: ServingCosts) -> str:
+    """The table, where the lines meet, and what the figures rest on."""
+    lines = [paint(wrapped(headline(costs.traffic)), "bold")]
+    edge = output.width() - 13
+    lines.append(f"{'':<2}{'a month':>{edge - 2}}{'for 1,000':>13}")
+    for place, ways in grouped(costs.ways).items():
+        lines += [place, *(_row(way, costs.traffic, edge) for way in ways)]
+    lines += [wrapped(meeting(meet), "  ", "") for meet in costs.break_even]
+    return "\n".join([*lines, *_grounds(costs)])
+
+
+def headline(traffic: Traffic) -> str:
+    """``Serving 100,000 requests a month, 412 tokens in and 96 out each (...)``."""
+    each = f"{traffic.tokens_in:,} tokens in and {traffic.tokens_out:,} out each"
+    return f"Serving {traffic.requests:,} requests a month, {each} ({traffic.lengths})"
+
+
+def grouped(ways: Sequence[Way]) -> dict[str, list[Way]]:
+    """The ways by place, in their order."""
+    found: dict[str, list[Way]] = {}
+    for way in ways:
+        found.setdefault(f"{way.where} {way.model}", []).append(way)
+    return found
+
+
+def named(way: Way) -> str:
+    """What kind of way, with the GPUs it takes."""
+    more = f", {way.machines} GPU{'' if way.machines == 1 else 's'}" if way.machines else ""
+    return f"{KINDS[way.kind]}{more}"
+
+
+def amount(found: Range[Decimal] | None, share: Decimal = Decimal(1)) -> str:
+    """``$5.74`` or ``$5.74 ($3.83 to $7.65)``."""
+    if found is None:
+        return "not known"
+    low, expected, high = (usd(value * share) for value in (found.low, found.expected, found.high))
+    return expected if low == high else f"{expected} ({low} to {high})"
+
+
+def meeting(meet: BreakEven) -> str:
+    """One sentence on a break-even."""
+    if meet.expected is None:
+        found = f"{meet.own} is not cheaper than {meet.hosted} at any volume"
+        return found + (
+            f"; at its low cost from {meet.low:,} requests a month." if meet.low else "."
+        )
+    if meet.expected == meet.low == meet.high == 1:
+        return f"{meet.own} is cheaper than {meet.hosted} at every volume."
+    high = f"{meet.high:,}" if meet.high else "never"
+    span = "" if meet.low == meet.high else f" ({meet.low:,} to {high})"
+    return (
+        f"{meet.own} is cheaper than {meet.hosted} from {meet.expected:,} requests a month{span}."
+    )
+
+
+def _row(way: Way, traffic: Traffic, edge: int) -> str:
+    thousand = Decimal(1000) / traffic.requests
+    each = usd(way.monthly_usd.expected * thousand) if way.monthly_usd else "-"
+    return f"  {named(way):<34}{amount(way.monthly_usd):>{edge - 36}}{each:>13}"
+
+
+def _grounds(costs: ServingCosts) -> Iterator[str]:
+    yield from (wrapped(text, "    ", "  ") for text in sources(costs))
+    for kind, texts in grounds(costs):
+        style = "warning" if kind == "warning" else "dim"
+        for text in texts:
+            yield wrapped(f"{kind}: {text}", "    ", "  ").replace(
+                f"{kind}:", f"{paint(kind, style)}:", 1
+            )
+
+
+def sources(costs: ServingCosts) -> list[str]:
+    """The rows used, by source and day."""
+    found: dict[str, list[str]] = {}
+    for row in dict.fromkeys(row for way in costs.ways for row in way.prices):
+        what = " ".join(filter(None, (row.backend, row.model, row.unit, row.market)))
+        found.setdefault(f"{row.as_of}, {row.source}", []).append(f"{what} ${row.usd}")
+    return [f"prices of {source}: {'; '.join(rows)}" for source, rows in found.items()]
+
+
+def grounds(costs: ServingCosts) -> list[tuple[str, list[str]]]:
+    """Warnings, assumptions and what is not known, each once."""
+    return [
+        ("warning", costs.warnings),
+        ("assumed", list(dict.fromkeys(x for way in costs.ways for x in way.assumptions))),
+        ("not known", list(dict.fromkeys(x for way in costs.ways for x in way.unknown))),
+    ]

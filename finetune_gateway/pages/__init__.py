@@ -1,0 +1,1 @@
+"""HTML pages: one file each that loads nothing from anywhere and runs no script."""
