@@ -89,11 +89,13 @@ def main() -> int:
         return [megabytes / said(process)[1] for process in runs]
 
     def kept(runs: list[Process]) -> list[float]:
-        return [said(process)[2] * KILO * 1000 / len(origin) for process in runs]
+        return [said(process)[2] * KILO / 1000 for process in runs]
 
     size = f"{megabytes:.0f} MB of rows, against a hash of each"
     bench.figure("speed", speed(found["near"]), speed(found["exact"]), f"MB per CPU s, {size}")
-    bench.figure("memory", kept(found["near"]), kept(found["exact"]), f"bytes a row, {size}")
+    bench.figure(
+        "memory", kept(found["near"]), kept(found["exact"]), f"MB added to the process, {size}"
+    )
     return bench.end(asked.out)
 
 

@@ -65,7 +65,7 @@ class Event(BaseModel):
     """One thing a job said. ``data`` of a ``metrics`` event holds OpenAI's names:
     step, total_steps, train_loss, valid_loss, learning_rate, ..."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
     id: str
     created_at: float = Field(default_factory=time.time)  # seconds since the epoch
@@ -78,7 +78,7 @@ class Event(BaseModel):
 class Metric(BaseModel):
     """The figures of one training step; what a backend does not report is None."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="allow")
 
     step: int
     total_steps: int | None = None
@@ -90,7 +90,7 @@ class Metric(BaseModel):
 class Checkpoint(BaseModel):
     """A model saved during training: a path (local) or a model id (hosted)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
     id: str
     step: int
@@ -102,7 +102,7 @@ class Result(BaseModel):
     """What a backend hands over when a job has succeeded: the parts of a ``ModelHandle``
     that only the backend knows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     kind: Literal["hosted", "adapter", "merged"]
     model: str  # hosted model id, or absolute folder
@@ -116,7 +116,7 @@ class Snapshot(BaseModel):
     """The answer of ``Backend.poll``. The same cursor gives the same answer, or the same
     and more, so a crash between poll and store loses nothing."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     status: JobStatus
     raw_status: str = ""

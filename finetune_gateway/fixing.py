@@ -38,7 +38,7 @@ _LOOSE = json.JSONDecoder()
 class Unsafe(BaseModel):
     """A finding that is left, with its lines in the file that was mended."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     finding: Finding = Field(description="As validating the copy found it, with its lines there.")
     lines: list[int] = Field(description="The lines in the file that was mended.")
@@ -47,7 +47,7 @@ class Unsafe(BaseModel):
 class Mended(BaseModel):
     """What ``--fix`` has done (``fix`` in the JSON of ``ftg validate``)."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     out: str = Field(description="The mended copy.")
     log: str = Field(description="Its log: one JSON object a change.")

@@ -46,7 +46,7 @@ class ModelHandle(BaseModel):
     Only the *name* of the key's environment variable is kept, never its value.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", defer_build=True, protected_namespaces=())
 
     handle_version: Literal[1] = 1
     kind: Literal["hosted", "adapter", "merged"]

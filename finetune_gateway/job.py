@@ -221,6 +221,7 @@ class Job:
                 f"Job {self.id} succeeded but left no model.", hint="Ask its backend."
             )
         result = record.result
+        dates = self.backend.capabilities(record.spec.model).life_cycle
         return ModelHandle(
             kind=result.kind,
             model=result.model,
@@ -238,6 +239,7 @@ class Job:
             created_at=record.finished_at or time.time(),
             first_answer=result.first_answer,
             ready_at=record.finished_at if result.first_answer is not None else None,
+            retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
         )
 
     def _ready(self, handle: ModelHandle) -> ModelHandle:

@@ -50,7 +50,7 @@ FORM = (
 class Price(BaseModel):
     """What one unit costs, who says so, and when."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     backend: str = Field(min_length=1)
     model: str = Field(min_length=1)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.pricetable import Price, Unit, find_price, prices
-from finetune_gateway.profiles import STALE_DAYS, Profile
+from finetune_gateway.profiles import STALE_DAYS, LifeCycle, Profile
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens import TokenStats
 
@@ -38,7 +38,7 @@ Number = TypeVar("Number", Decimal, int, float)
 class Range(BaseModel, Generic[Number]):
     """A figure and how far it may be off: low <= expected <= high."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     low: Number
     expected: Number
@@ -58,7 +58,7 @@ class Estimate(BaseModel):
     None means not known, and ``unknown`` says why.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     backend: str
     model: str
@@ -75,6 +75,7 @@ class Estimate(BaseModel):
     prices: list[Price] = Field(default_factory=list)
     data_leaves_machine: bool
     host: str | None = None
+    life_cycle: LifeCycle | None = None  # None: no host can close or retire it
     assumptions: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     unknown: list[str] = Field(default_factory=list)
@@ -105,11 +106,13 @@ def estimate_hosted(
     profile: Profile,
     *,
     extra: Path | None = None,
+    host: str | None = None,
     today: date | None = None,
 ) -> Estimate:
     """What a hosted job would cost. Offline.
 
-    ``extra``: the user's price file. Expected = billed tokens x epochs x price. Raises SpecError
+    ``extra``: the user's price file; ``host``: where the data goes, by default the profile's own
+    address. Expected = billed tokens x epochs x price. Raises SpecError
     when ``extra`` is not a price table.
     """
     day = today or date.today()
@@ -129,7 +132,8 @@ def estimate_hosted(
         cost_usd=_cost(billed, rate) if rate is not None else None,
         prices=found,
         data_leaves_machine=True,
-        host=urlsplit(profile.base_url).netloc if profile.base_url else None,
+        host=host or (urlsplit(profile.base_url).netloc if profile.base_url else None),
+        life_cycle=profile.life_cycle(spec.model),
         assumptions=_assumptions(tokens, profile, found),
         warnings=[
             *([f"This job cannot be created: {refusal}"] if refusal else []),

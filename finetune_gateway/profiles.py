@@ -21,19 +21,65 @@ from finetune_gateway.tokens import base_model
 STALE_DAYS = 90
 
 
+class Only(BaseModel):
+    """Who alone may create jobs, from a day on."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+
+    who: str
+    since: date
+
+
+class LifeCycle(BaseModel):
+    """Until when a model can be trained and answers on one service, and for whom; who says so,
+    and when. None: no date is known."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    new_jobs_until: date | None = None  # the last day
+    new_jobs_at_least_until: date | None = None  # no last day is announced; not before this one
+    base_retires_on: date | None = None
+    retires_on: date | None = None  # from this day its fine-tunes do not answer
+    only: tuple[Only, ...] = ()
+    as_of: date
+    source: str
+
+    @property
+    def known(self) -> bool:
+        """Whether there is any date."""
+        dates = (self.new_jobs_until, self.new_jobs_at_least_until, self.retires_on)
+        return any((*dates, self.base_retires_on, self.only))
+
+    def only_for(self, today: date) -> str:
+        """``organisations that have fine-tuned before (since 2026-05-07)``; empty: for all."""
+        told = (
+            f"{rule.who} ({'since' if rule.since <= today else 'from'} {rule.since})"
+            for rule in self.only
+        )
+        return ", and only ".join(told)
+
+    def stale(self, today: date) -> bool:
+        """Whether it was looked up too long ago to be relied on."""
+        return (today - self.as_of).days > STALE_DAYS
+
+
 class ModelRow(BaseModel):
     """One base model on one service. ``aliases`` are names the service documents for it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     model: str
     aliases: tuple[str, ...] = ()
     methods: frozenset[Method]
     trainable_until: date | None = None  # the last day on which a job may be created
-    retires_on: date | None = None  # from this day the base and its fine-tunes do not answer
+    trainable_at_least_until: date | None = None  # the last day is not announced, nor before this
+    base_retires_on: date | None = None  # where it is another day than retires_on
+    retires_on: date | None = None  # from this day fine-tunes of it do not answer
+    only: tuple[Only, ...] = ()
     max_context: int | None = None  # tokens per example; None: the profile's
     note: str = ""
-    source: str = ""
+    as_of: date
+    source: str
 
     def trainable(self, today: date) -> bool:
         """Whether a job on it may still be created on this day."""
@@ -45,7 +91,7 @@ class ModelRow(BaseModel):
 class Profile(BaseModel):
     """One service that speaks OpenAI's fine-tuning contract."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: str
     title: str
@@ -64,6 +110,7 @@ class Profile(BaseModel):
     file_bom: bool = False  # files start with a UTF-8 byte order mark
     create_extra: dict[str, Any] = Field(default_factory=dict)  # sent with each create call
     no_new_jobs_after: date | None = None
+    only: tuple[Only, ...] = ()
     as_of: date
     source: str
     notes: tuple[str, ...] = ()
@@ -79,6 +126,27 @@ class Profile(BaseModel):
         row = self.model(model)
         return (row.max_context if row else None) or self.max_context
 
+    def life_cycle(self, model: str) -> LifeCycle:
+        """What is known of the dates of this model here."""
+        row = self.model(model)
+        if row is None:
+            return LifeCycle(
+                new_jobs_until=self.no_new_jobs_after,
+                only=self.only,
+                as_of=self.as_of,
+                source=self.source,
+            )
+        last = [day for day in (self.no_new_jobs_after, row.trainable_until) if day]
+        return LifeCycle(
+            new_jobs_until=min(last, default=None),
+            new_jobs_at_least_until=row.trainable_at_least_until,
+            base_retires_on=row.base_retires_on or row.retires_on,
+            retires_on=row.retires_on,
+            only=(*self.only, *row.only),
+            as_of=row.as_of,
+            source=row.source,
+        )
+
     def trainable(self, method: str, today: date) -> list[str]:
         """The models on which a job of this method may be created on this day."""
         if self.no_new_jobs_after and today > self.no_new_jobs_after:
@@ -88,12 +156,14 @@ class Profile(BaseModel):
 
     def refusal(self, model: str, method: str, today: date) -> str | None:
         """Why this job certainly cannot be created here on this day, or None."""
-        reason = self._closed(today) or self._method(model, method) or self._gone(model, today)
+        gone = self._gone(model, today)
+        reason = self._closed(today) or self._method(model, method) or gone
         if reason is None:
             return None
+        told = self.life_cycle(model) if reason == gone else self
         others = self.trainable(method, today)
         instead = f" Still open here: {', '.join(others)}." if others else ""
-        return f"{reason}{instead} (as of {self.as_of}, {self.source})"
+        return f"{reason}{instead} (as of {told.as_of}, {told.source})"
 
     def _closed(self, today: date) -> str | None:
         if self.no_new_jobs_after is None or today <= self.no_new_jobs_after:
@@ -117,15 +187,25 @@ class Profile(BaseModel):
         return f"{row.model} can no longer be trained since {row.trainable_until}."
 
     def warnings(self, model: str, today: date) -> list[str]:
-        """Dates that are coming up for this model, and what is not known of it."""
-        row = self.model(model)
+        """Dates that are coming up for this model, who may use it, and what is not known."""
+        row, life = self.model(model), self.life_cycle(model)
         said = [row.note if row else self._unknown(model)]
-        closing = row.trainable_until if row else self.no_new_jobs_after
+        closing, earliest = life.new_jobs_until, life.new_jobs_at_least_until
         if closing and today <= closing:
             said.append(f"New jobs are possible until {closing} ({_in_days(closing, today)}).")
-        if row and row.retires_on and today < row.retires_on:
-            when = f"{row.retires_on} ({_in_days(row.retires_on, today)})"
+        elif earliest and not closing:
+            said.append(f"New jobs may end on any day from {earliest} on; no last day is known.")
+        if life.only:
+            said.append(f"Only {life.only_for(today)} can create jobs.")
+        if row and life.base_retires_on != life.retires_on:
+            gone = life.base_retires_on and life.base_retires_on <= today
+            word = "retired" if gone else "retires"
+            said.append(f"The base {row.model} itself {word} on {life.base_retires_on}.")
+        if row and life.retires_on and today < life.retires_on:
+            when = f"{life.retires_on} ({_in_days(life.retires_on, today)})"
             said.append(f"A fine-tune of {row.model} stops answering on {when}.")
+        if row and life.known and life.as_of != self.as_of and life.stale(today):
+            said.append(f"The dates of {row.model} are of {life.as_of}; check {life.source}")
         if (today - self.as_of).days > STALE_DAYS:
             said.append(f"What is known of {self.title} is of {self.as_of}; check {self.source}")
         return [warning for warning in said if warning]
@@ -160,7 +240,8 @@ def _read() -> dict[str, Profile]:
 
 
 def _profile(name: str, table: dict[str, Any]) -> Profile:
-    rows = [{"source": table["source"], **row} for row in table.pop("models", [])]
+    told = {name: table[name] for name in ("source", "as_of")}
+    rows = [told | row for row in table.pop("models", [])]
     return Profile(name=name, models=tuple(ModelRow(**row) for row in rows), **table)
 
 

@@ -20,7 +20,7 @@ Step = Literal["intent", "uploading", "creating", "sent"]
 class StoredFile(BaseModel):
     """A dataset as a job keeps it: a copy in the home folder named by its content."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     path: str
     sha256: str
@@ -31,7 +31,7 @@ class StoredFile(BaseModel):
 class JobRecord(BaseModel):
     """One row of ``jobs``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     id: str
     created_at: float

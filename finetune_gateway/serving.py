@@ -69,7 +69,7 @@ _RIVALS: dict[Kind, tuple[Kind, ...]] = {
 class Traffic(BaseModel):
     """Requests of a month, and how long each is."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     requests: Annotated[int, Field(ge=1)]
     tokens_in: Annotated[int, Field(ge=0)]
@@ -106,7 +106,7 @@ class Curve(BaseModel):
     """USD a month over requests a month. ``capacity``: requests one machine can take; another
     one, for ``fixed`` USD, is added beyond."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     fixed: Decimal = Decimal(0)
     per_request: Decimal = Decimal(0)
@@ -123,7 +123,7 @@ class Way(BaseModel):
     """One way to serve the result. ``curves``: low, expected and high; none when a price or a
     speed is not known, and ``unknown`` says which."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     kind: Kind
     where: str  # a host, or "own"
@@ -146,7 +146,7 @@ class BreakEven(BaseModel):
     """The fewest requests a month at which ``own`` is cheaper than ``hosted``; None where it
     never is, since a full GPU costs more per request than the host."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     own: str
     hosted: str
@@ -158,7 +158,7 @@ class BreakEven(BaseModel):
 class ServingCosts(BaseModel):
     """Every way to serve the result at one volume, and where they meet."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     traffic: Traffic
     ways: list[Way]

@@ -22,7 +22,7 @@ QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text"
 class ModelShape(BaseModel):
     """The numbers of a decoder that decide its memory and its speed."""
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, defer_build=True, protected_namespaces=())
 
     model_type: str = ""
     hidden_size: int

@@ -41,7 +41,7 @@ class TrainingSpec(BaseModel):
     seed 0..2147483647, suffix 1..64 characters.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     model: Annotated[str, Field(min_length=1)]
     method: Annotated[Method, BeforeValidator(_alias)] = "sft"
@@ -65,6 +65,8 @@ class TrainingSpec(BaseModel):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    gradient_checkpointing: bool | Auto = "auto"  # auto: on a GPU; less memory, more time
+    packing: bool = False  # several rows in one of max_length tokens, apart from each other
     logging_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
     eval_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
     save_steps: Annotated[int, Field(ge=1)] | Auto = "auto"

@@ -21,11 +21,9 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import compress, pairwise
-from typing import NamedTuple, Protocol
-
-from pydantic import BaseModel, ConfigDict, Field
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Protocol
 
 from finetune_gateway import turns
 from finetune_gateway.dataset import kind_of
@@ -36,6 +34,7 @@ from finetune_gateway.encodings import (
     base_model,
     encoding_for,
 )
+from finetune_gateway.tally import Histogram, RowTokens, Said, Tally, TokenStats
 from finetune_gateway.turns import Json
 
 __all__ = [
@@ -55,155 +54,12 @@ _BILLED_PER_MESSAGE, _BILLED_PER_ROW = 4, 1  # fits both published bills
 _IMAGE_LOW, _IMAGE_HIGH = 85, 1105
 
 
-class Said(NamedTuple):
-    """What one role has said: its messages, and the tokens of their content."""
-
-    messages: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class RowTokens:
-    """The tokens of one row. ``exact`` is False where a rule had to be guessed."""
-
-    total: int
-    trained: int
-    messages: int
-    exact: bool
-    billed: int = 0
-    billed_low: int = 0
-    billed_high: int = 0
-    longest: int = 0  # billed tokens of the longest sequence in it; a DPO row holds two
-    sequences: int = 1
-    roles: Mapping[str, Said] = field(default_factory=dict)
-
-    def cut(self, max_context: int | None) -> RowTokens:
-        """The same row, billed only as far as ``max_context`` tokens per sequence."""
-        if max_context is None:
-            return self
-        cap = max_context * self.sequences
-        return replace(
-            self,
-            billed=min(self.billed, cap),
-            billed_low=min(self.billed_low, cap),
-            billed_high=min(self.billed_high, cap),
-        )
-
-
-class TokenStats(BaseModel):
-    """The tokens of a file. min, median, p95 and max are of ``total`` per row."""
-
-    model_config = ConfigDict(frozen=True)
-
-    encoding: str
-    exact: bool
-    rows: int = 0
-    total: int = 0
-    trained: int = 0
-    billed: int = 0
-    billed_low: int = 0
-    billed_high: int = 0
-    min: int = 0
-    median: int = 0
-    p95: int = 0
-    max: int = 0
-    truncated_rows: int = 0  # longer than the model's context; cut at the end by the provider
-    truncated_tokens: int = 0
-    roles: dict[str, Said] = Field(default_factory=dict)
-    histogram: list[tuple[int, int, int]] = Field(default_factory=list)  # from, to, rows
-
-    @property
-    def approximate(self) -> bool:
-        """True when the encoding is unknown and bytes were counted instead."""
-        return self.encoding == APPROXIMATE
-
-    def summary(self) -> Json:
-        """The ``tokens`` part of a validation report."""
-        fields = ("encoding", "exact", "total", "trained", "min", "median", "p95", "max")
-        roles = {role: said._asdict() for role, said in self.roles.items()}
-        return {name: getattr(self, name) for name in fields} | {
-            "roles": roles,
-            "histogram": [list(found) for found in self.histogram],
-        }
-
-
-class Histogram:
-    """Whole numbers with their counts; memory grows with distinct values, not with rows."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[int] = Counter()
-        self.size = 0
-
-    def add(self, value: int, times: int = 1) -> None:
-        self.counts[value] += times
-        self.size += times
-
-    def bins(self) -> list[tuple[int, int, int]]:
-        """(from, to, how many), both ends included; two bins for each doubling, for lengths
-        spread over several powers of ten."""
-        found: list[tuple[int, int, int]] = []
-        values = sorted(self.counts)
-        for start, end in pairwise(dict.fromkeys(round(2 ** (half / 2)) for half in range(80))):
-            if values and start <= values[-1] and end > values[0]:
-                inside = sum(self.counts[value] for value in values if start <= value < end)
-                found.append((start, end - 1, inside))
-        return found
-
-    def quantile(self, q: float) -> int:
-        """The q-th quantile between neighbours, as numpy's default, rounded; 0 when empty."""
-        if not self.size:
-            return 0
-        place = q * (self.size - 1)
-        below, above = self._at(int(place)), self._at(min(int(place) + 1, self.size - 1))
-        return round(below + (above - below) * (place - int(place)))
-
-    def _at(self, index: int) -> int:
-        seen = 0
-        for value in sorted(self.counts):
-            seen += self.counts[value]
-            if seen > index:
-                return value
-        raise IndexError(index)
-
-
 class RowCounter(Protocol):
     """What a backend counts rows with."""
 
     def add(self, row: Json) -> RowTokens: ...
 
     def stats(self) -> TokenStats: ...
-
-
-_SUMS = ("total", "trained", "billed", "billed_low", "billed_high")
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was counted so far, of a whole file or of a part of it."""
-
-    lengths: Histogram = field(default_factory=Histogram)
-    roles: dict[str, Said] = field(default_factory=dict)
-    exact: bool = True
-    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SUMS, 0))
-    cut_rows: int = 0
-    cut_tokens: int = 0
-
-    def say(self, role: str, messages: int, tokens: int) -> None:
-        """Add what one role has said."""
-        before = self.roles.get(role, Said(0, 0))
-        self.roles[role] = Said(before.messages + messages, before.tokens + tokens)
-
-    def extend(self, other: Tally) -> None:
-        """Add what was counted elsewhere."""
-        for length, rows in other.lengths.counts.items():
-            self.lengths.add(length, rows)
-        for role, said in other.roles.items():
-            self.say(role, *said)
-        self.exact = self.exact and other.exact
-        for name, value in other.sums.items():
-            self.sums[name] += value
-        self.cut_rows += other.cut_rows
-        self.cut_tokens += other.cut_tokens
 
 
 class TokenCounter(ABC):

@@ -67,6 +67,15 @@ def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
     assert json.loads(out.read_text("utf-8"))["figures"] == [*found.values()]
 
 
+def test_near_duplicates_prints_its_figures() -> None:
+    """Planted pairs are counted, speed and memory stand beside those of exact hashes."""
+    pytest.importorskip("rensa")
+    found = figures("near_duplicates", "--rows", "300", "--planted", "0.2")
+    assert set(found) == {"recall", "precision", "speed", "memory"}
+    assert found["recall"]["baseline"] == 60
+    assert found["recall"]["ratio"] >= 0.9 and found["precision"]["ratio"] >= 0.9
+
+
 @pytest.mark.slow
 def test_overhead_trains_the_same_on_both_sides(tiny_folder: Path) -> None:
     """A job and the bare script reach the same losses from the same base, rows and seed."""

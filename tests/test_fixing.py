@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import chat_rows
 
+from finetune_gateway import fixing
 from finetune_gateway.cli import main
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError, SpecError
@@ -241,3 +243,33 @@ def test_every_bad_input_can_be_given_to_fix(shared: Path, tmp_path: Path) -> No
         if case["outcome"] == "accept" and not report.changes:
             kept = [line for line in source.read_bytes().split(b"\n") if line.strip()]
             assert out.read_bytes().split(b"\n")[:-1] == [line.strip() for line in kept]
+
+
+def test_repeats_are_found_in_little_memory(tmp_path: Path) -> None:
+    """Of 60,000 rows the ones said twice are left out, each with its line; 26 bytes a row."""
+    rows = [json.dumps({"text": f"row {number % 59_990}"}) for number in range(60_000)]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(rows))
+    run, log = fixing._Fix(out.open("wb"), (tmp_path / "log").open("wb")), tmp_path / "log"
+    with run.rows, run.log:
+        run.read(Dataset.open(source))
+    assert out.read_text().split("\n")[:-1] == rows[:59_990]
+    changes = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(one["line"], one["before"]) for one in changes] == [
+        (59_991 + number, f"the row of line {number + 1} again") for number in range(10)
+    ]
+    kept = [part for one in run.seen for part in (one.keys, one.lines)] + [run.origin]
+    assert sum(part.itemsize * len(part) for part in kept) <= 26 * 60_000
+
+
+def test_lines_of_brackets_take_no_quadratic_time(tmp_path: Path) -> None:
+    """A file of nothing but opening brackets is not read to its end from each of its lines, and
+    an object spread over lines further on is still put together."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("{\n" * 20_000)
+    began = time.process_time()
+    fixing.fix(Dataset.open(source), out)
+    assert time.process_time() - began < 20  # 1 s; it took minutes
+    source.write_text("{\n" * 3 + json.dumps(ROWS[0], indent=1) + "\n" + json.dumps(ROWS[1]))
+    fixing.fix(Dataset.open(source), out, force=True)
+    assert out.read_text().splitlines() == ["{"] * 3 + [json.dumps(row) for row in ROWS[:2]]

@@ -41,6 +41,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "fixing",
         "splitting",
         "tokens",
+        "tally",
         "encodings",
         "turns",
         "template",

@@ -39,7 +39,7 @@ PIECES = (
     "[/INST]", "<\uff5cUser\uff5c>", "\u202e", "\u200b", "\ufeff", "\ufffd", "\u00e2\u20ac\u2122",
     "\u00c3\u00a9", "\U000e0041", "\u00a0", "\u2028", "\u3164", "\x7f", "\x00", "\x1b", "\b", "/",
     "\\", '"', "\n", "\t", "\r", " ", "", "naïve", "你好", "😀", "Straße", "e\u0301", "\ufb01",
-    "\u212a",    'a", "role": "user', "]", '], "', "NaN", "weight",
+    "\u212a", 'a", "role": "user', "]", '], "', "NaN", "weight",
 )  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=4).map(" ".join) | (
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map("".join)
@@ -105,6 +105,9 @@ def without_screen(path: Path, **options: Any) -> Report:
 @example([FIRST.replace(b'"a"', b'"a", "content": "b"')])
 @example([FIRST.replace(b'"role": "user"', b'"rol\\u0065": "tool", "role": "user"')])
 @example([FIRST[:-1] + b', "messages": []}'])
+@example([FIRST.replace(b'"q"', '"caf\u00c3\\u00a9"'.encode())])
+@example([FIRST.replace(b'"q"', '"don\u00e2\\u20ac\u2122t"'.encode())])
+@example([FIRST.replace(b'"q"', json.dumps("\u00d0\u0178\u00d1\u20ac\u00d0\u00b8").encode())])
 def test_the_short_way_finds_what_the_long_way_finds(
     tmp_path: Path, given_lines: list[bytes]
 ) -> None:

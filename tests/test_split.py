@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from conftest import chat_rows
 from finetune_gateway.cli import main
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError, SpecError
+from finetune_gateway.quality import similar
+from finetune_gateway.splitting import assigned
 
 Json = dict[str, Any]
 
@@ -121,3 +124,131 @@ def test_split_on_the_command_line(
     assert (out / "rows.test.jsonl").exists()
     for wrong in ("0.9/0.2", "0.9", "1/0", "x/y", "0.7/0.1/0.1/0.1", "nan/1"):
         assert main([*argv, wrong]) == 2, wrong
+
+
+def talk(asked: str, answer: str) -> Json:
+    said = (("user", asked), ("assistant", answer))
+    return {"messages": [{"role": role, "content": text} for role, text in said]}
+
+
+def prose(rng: random.Random, count: int, length: int = 40) -> list[str]:
+    known = ["".join(rng.choices("abcdefghiklmnoprstuw", k=rng.randint(2, 9))) for _ in range(4000)]
+    return [" ".join(rng.choices(known, k=length)) for _ in range(count)]
+
+
+def changed(text: str, rng: random.Random) -> str:
+    """One to three words replaced."""
+    said = text.split(" ")
+    for _ in range(rng.randint(1, 3)):
+        said[rng.randrange(len(said))] = f"parcel{rng.randrange(999)}"
+    return " ".join(said)
+
+
+def sides(source: Path, folder: Path, **options: Any) -> dict[str, int]:
+    """For each row as written its part."""
+    made = parts(source, folder, **options)
+    return {line: part for part, found in enumerate(made) for line in found}
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    """Of 1,000 planted pairs none straddles, the share is kept, and without looking some do."""
+    pytest.importorskip("rensa")
+    rng = random.Random(1)
+    asked = prose(rng, 2000)
+    pairs = [(talk(text, "Yes."), talk(changed(text, rng), "Yes.")) for text in asked[:1000]]
+    rows = [row for pair in pairs for row in pair] + [talk(text, "Yes.") for text in asked[1000:]]
+    rng.shuffle(rows)
+    source = write(tmp_path / "rows.jsonl", rows)
+    side = sides(source, tmp_path / "near")
+    straddling = [a for a, b in pairs if side[json.dumps(a)] != side[json.dumps(b)]]
+    assert not straddling
+    assert 0.08 <= sum(side.values()) / len(side) <= 0.12
+    apart = sides(source, tmp_path / "exact", near=False)
+    assert sum(apart[json.dumps(a)] != apart[json.dumps(b)] for a, b in pairs) > 100
+
+
+def test_added_rows_move_only_those_they_join(tmp_path: Path) -> None:
+    """A tenth more rows, copies among them: an old row moves only with a new one near to it."""
+    pytest.importorskip("rensa")
+    rng = random.Random(2)
+    asked = prose(rng, 1100)
+    old = [talk(text, "Yes.") for text in asked[:1000]]
+    old += [talk(changed(text, rng), "Yes.") for text in asked[:200]]
+    joined = range(150, 200)
+    new = [talk(changed(asked[i], rng), "Yes.") for i in joined]
+    new += [talk(text, "Yes.") for text in asked[1000:]]
+    before = sides(write(tmp_path / "old.jsonl", old), tmp_path / "old")
+    after = sides(write(tmp_path / "all.jsonl", [*new, *old[::-1]]), tmp_path / "all")
+    moved = {line for line in before if before[line] != after[line]}
+    free = {json.dumps(old[i]) for i in joined} | {json.dumps(old[1000 + i]) for i in joined}
+    assert moved <= free
+    for i in joined:
+        near = [old[i], old[1000 + i], new[i - 150]]
+        assert len({after[json.dumps(row)] for row in near}) == 1
+
+
+def test_a_chain_of_near_copies_is_one_group(tmp_path: Path) -> None:
+    """Rows that are near only through others stay together, though the ends differ wholly."""
+    pytest.importorskip("rensa")
+    rng = random.Random(3)
+    (first,) = prose(rng, 1, 20)
+    said, chain = first.split(" "), []
+    for place in range(len(said)):
+        chain.append(talk(" ".join(said), "Yes."))
+        said[place] = f"changed{place}"
+    rows = chain + [talk(text, "Yes.") for text in prose(rng, 500)]
+    rng.shuffle(rows)
+    for seed in range(5):
+        source = write(tmp_path / "rows.jsonl", rows)
+        side = sides(source, tmp_path / str(seed), seed=seed)
+        assert len({side[json.dumps(row)] for row in chain}) == 1
+
+
+def test_a_large_group_is_not_held_out(tmp_path: Path) -> None:
+    """A group that would be most of the validation part goes to the first one, whatever the
+    seed; rows that are nearly all of one group are placed one by one, and that is said."""
+    pytest.importorskip("rensa")
+    rng = random.Random(4)
+    (text,) = prose(rng, 1)
+    group = [talk(f"{text} {number}", "Yes.") for number in range(60)]
+    rows = group + [talk(one, "Yes.") for one in prose(rng, 340)]
+    source = write(tmp_path / "rows.jsonl", rows)
+    for seed in range(12):
+        side = sides(source, tmp_path / "parts", seed=seed)
+        assert {side[json.dumps(row)] for row in group} == {0}
+    dataset = Dataset.open(write(tmp_path / "alike.jsonl", group))
+    cut = assigned(dataset, (0.8, 0.2), seed=0, stratify=False, near=True)
+    assert cut.loosened == 60 and cut.joined == 0 and min(cut.rows) >= 4
+
+
+def test_stratified_groups_stay_together(tmp_path: Path) -> None:
+    """The shares of each class hold, and near-duplicates with other answers are on one side."""
+    pytest.importorskip("rensa")
+    rng = random.Random(5)
+    asked = prose(rng, 600)
+    pairs = [
+        (talk(text, f"yes {text[:9]}"), talk(changed(text, rng), f"yes {text[:9]}"))
+        for text in asked[:100]
+    ]
+    rows = [row for pair in pairs for row in pair]
+    rows += [talk(text, "no" if number % 5 else "yes") for number, text in enumerate(asked[100:])]
+    source = write(tmp_path / "rows.jsonl", rows)
+    side = sides(source, tmp_path, stratify=True)
+    assert all(side[json.dumps(a)] == side[json.dumps(b)] for a, b in pairs)
+    held_out = [json.loads(line)["messages"][-1]["content"] for line, part in side.items() if part]
+    assert Counter(answer for answer in held_out if len(answer) <= 3) == {"no": 40, "yes": 10}
+
+
+def test_what_was_not_looked_for_is_said(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the extra the command tells how to get it, and --no-near asks for no more."""
+    source, out = write(tmp_path / "rows.jsonl", chat_rows(300)), str(tmp_path / "parts")
+    argv = ["split", str(source), "-o", out, "--force"]
+    monkeypatch.setattr(similar, "find_spec", lambda name: None)
+    assert main(argv) == 0
+    assert "pip install 'finetune-gateway[dedup]'" in " ".join(capsys.readouterr().err.split())
+    assert main([*argv, "--no-near"]) == 0
+    assert "dedup" not in capsys.readouterr().err
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["near_duplicates"] is None

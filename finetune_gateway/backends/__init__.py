@@ -24,10 +24,14 @@ BUILTIN = {
     "fake": "finetune_gateway.backends.fake:FakeBackend",
 }
 
+# Hosts of OpenAI's contract that have a name of their own: another name for the backend openai
+# with this profile.
+HOSTS = {"azure": "azure", "nebius": "nebius", "bedrock": "bedrock", "custom": "custom"}
+
 
 def names() -> list[str]:
     """Every backend that can be asked for, built in or installed. Imports none of them."""
-    return sorted({*BUILTIN, *_plugins()})
+    return sorted({*BUILTIN, *HOSTS, *_plugins()})
 
 
 def usual(model: str) -> str:
@@ -38,7 +42,7 @@ def usual(model: str) -> str:
 
 def origin(name: str) -> str:
     """Where a backend comes from: ``built in``, or the distribution that brought it."""
-    if name in BUILTIN:
+    if name in BUILTIN or name in HOSTS:
         return "built in"
     dist = _plugins()[name].dist
     return f"{dist.name} {dist.version}" if dist else "unknown"
@@ -50,7 +54,7 @@ def load_class(name: str) -> type[Backend]:
     Raises NotFoundError for an unknown name, MissingDependency when its extra is missing,
     GatewayError when a plugin cannot be imported.
     """
-    target = BUILTIN.get(name)
+    target = BUILTIN.get("openai" if name in HOSTS else name)
     if target is None:
         return _load_plugin(name)
     module, _, attribute = target.partition(":")
@@ -70,8 +74,14 @@ def load(name: str, options: dict[str, Any] | None = None) -> Backend:
     Raises SpecError when an option is not one of that backend's.
     """
     backend = load_class(name)
+    given = dict(options or {})
+    if name in HOSTS and given.setdefault("profile", HOSTS[name]) != HOSTS[name]:
+        raise SpecError(
+            f"Backend {name!r} has the profile {HOSTS[name]!r}, not {given['profile']!r}.",
+            hint=f"Drop one: --backend {name} is --backend openai --profile {HOSTS[name]}.",
+        )
     try:
-        return backend(**(options or {}))
+        return backend(**given)
     except TypeError as exc:
         raise SpecError(f"Backend {name!r} does not take these options: {exc}.") from None
 
@@ -95,8 +105,8 @@ def _load_plugin(name: str) -> type[Backend]:
 def _plugins() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        if point.name in BUILTIN or point.name in found:
-            other = "finetune-gateway" if point.name in BUILTIN else _dist(found[point.name])
+        if point.name in BUILTIN or point.name in HOSTS or point.name in found:
+            other = _dist(found[point.name]) if point.name in found else "finetune-gateway"
             raise GatewayError(
                 f"Two packages offer a backend named {point.name!r}: {other} and {_dist(point)}.",
                 hint="Uninstall one of them.",

@@ -13,20 +13,16 @@ OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
 
 
-def default(profile: str | None) -> str:
-    """The address when none was given: OPENAI_BASE_URL, then the profile's own.
+def default(profile: str | None) -> str | None:
+    """The address when none was given: OPENAI_BASE_URL, then the profile's own; None where every
+    customer has another.
 
     OPENAI_BASE_URL stands in for OpenAI's own, never for another host that was named.
     """
     ambient = os.environ.get("OPENAI_BASE_URL")
     if ambient and profile in (None, "openai", "custom"):
         return ambient
-    known = profiles.load_profile(profile or "openai").base_url
-    if not known:
-        raise SpecError(
-            f"Profile {profile!r} has no address of its own.", hint="Pass base_url='https://...'."
-        )
-    return known
+    return profiles.load_profile(profile or "openai").base_url
 
 
 def checked(url: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finetune_gateway.handle import ChatReply, ModelHandle
     from finetune_gateway.masks import Masker
     from finetune_gateway.pricing import Estimate
+    from finetune_gateway.profiles import LifeCycle
     from finetune_gateway.settings import Settings
     from finetune_gateway.tokens import TokenCounter, TokenStats
 
@@ -40,6 +41,7 @@ class Capabilities:
     max_file_bytes: int | None = None
     max_context: int | None = None  # tokens per example; longer ones are cut at the end
     no_new_jobs_after: date | None = None
+    life_cycle: LifeCycle | None = None  # the dates of the model that was asked for
     notes: tuple[str, ...] = ()
     poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest pause between polls
     settle_seconds: float = 0.0  # how long a sent create may still take effect, see Gateway
@@ -49,7 +51,7 @@ class Capabilities:
         if spec.method not in self.methods:
             raise UnsupportedError(
                 f"Backend {backend!r} cannot do method {spec.method!r}; it does: "
-                f"{', '.join(sorted(self.methods))}.",
+                f"{', '.join(sorted(self.methods)) or 'none that is known here'}.",
                 backend=backend,
                 option="method",
             )

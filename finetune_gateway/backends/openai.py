@@ -59,6 +59,7 @@ class OpenAIBackend(Backend):
     ================================================  =====================================
     ``OpenAIBackend()``                               api.openai.com, or OPENAI_BASE_URL
     ``OpenAIBackend(profile="nebius")``               a known host with its own key variable
+    ``OpenAIBackend(profile="azure")``                the same; to send anything, base_url too
     ``OpenAIBackend(base_url="http://gpu:8000/v1",``  any other host
     ``              api_key_env="GPU_KEY")``
     ================================================  =====================================
@@ -83,9 +84,10 @@ class OpenAIBackend(Backend):
         settle_seconds: float | None = None,
         poll_seconds: float = 2.0,
     ) -> None:
-        self.base_url = address.checked(base_url or address.default(profile))
-        self.host = urlsplit(self.base_url).netloc
-        self.profile_name = profile or ("openai" if address.is_openai(self.base_url) else "custom")
+        given = base_url or address.default(profile)
+        self._base_url = address.checked(given) if given else None
+        ours = self._base_url is not None and address.is_openai(self._base_url)
+        self.profile_name = profile or ("openai" if ours else "custom")
         self.profile = profiles.load_profile(self.profile_name)
         self.api_key_env = api_key_env or self.profile.api_key_env
         self.request_timeout = request_timeout
@@ -95,10 +97,26 @@ class OpenAIBackend(Backend):
         self._prices: Path | None = None
         self._client: openai.OpenAI | None = None
 
+    @property
+    def base_url(self) -> str:
+        """The address. Raises SpecError where none was given and the profile has none."""
+        if self._base_url is None:
+            raise SpecError(
+                f"Every customer of {self.profile.title} has an address of their own, and none was "
+                "given.",
+                hint=f"Pass base_url (--base-url), like {self.profile.base_url_hint}",
+            )
+        return self._base_url
+
+    @property
+    def host(self) -> str:
+        """The host in the address."""
+        return urlsplit(self.base_url).netloc
+
     def options(self) -> dict[str, Any]:
         """What builds this backend again; the key's variable, never the key."""
         return {
-            "base_url": self.base_url,
+            "base_url": self._base_url,
             "api_key_env": self.api_key_env,
             "profile": self.profile_name,
             "request_timeout": self.request_timeout,
@@ -108,10 +126,10 @@ class OpenAIBackend(Backend):
 
     def identity(self) -> dict[str, Any]:
         """The host and whose account; time-outs and pauses make no other host of it."""
-        return {"base_url": self.base_url, "api_key_env": self.api_key_env}
+        return {"base_url": self._base_url, "api_key_env": self.api_key_env}
 
     def __repr__(self) -> str:
-        return f"OpenAIBackend(base_url={self.base_url!r}, profile={self.profile_name!r})"
+        return f"OpenAIBackend(base_url={self._base_url!r}, profile={self.profile_name!r})"
 
     def use(self, settings: Settings) -> None:
         """Price with the user's own rows first."""
@@ -135,6 +153,7 @@ class OpenAIBackend(Backend):
             max_file_bytes=self.profile.max_file_bytes,
             max_context=self.profile.context(model) if model else self.profile.max_context,
             no_new_jobs_after=self.profile.no_new_jobs_after,
+            life_cycle=self.profile.life_cycle(model) if model else None,
             notes=(*self.profile.notes, *warnings),
             poll_seconds=(self.poll_seconds, 15 * self.poll_seconds),
             settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
@@ -142,8 +161,8 @@ class OpenAIBackend(Backend):
 
     def check(self, spec: TrainingSpec) -> None:
         """Raise before any upload: UnsupportedError for a base or host that takes no jobs,
-        NotFoundError for a model nobody knows there, SpecError for a suffix the host refuses,
-        AuthenticationError when there is no key for it."""
+        NotFoundError for a model nobody knows there, SpecError for a suffix the host refuses or
+        a missing address, AuthenticationError when there is no key for it."""
         refusal = self.profile.refusal(spec.model, spec.method, self.today())
         if refusal:
             raise UnsupportedError(refusal, backend=self.name, option="model")
@@ -174,7 +193,12 @@ class OpenAIBackend(Backend):
     def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
         """What the host would charge. Offline."""
         return pricing.estimate_hosted(
-            spec, tokens, self.profile, extra=self._prices, today=self.today()
+            spec,
+            tokens,
+            self.profile,
+            extra=self._prices,
+            host=self.host if self._base_url else None,
+            today=self.today(),
         )
 
     # -- files ---------------------------------------------------------------------------

@@ -19,7 +19,7 @@ _REPEATED = re.compile(r"\{([^{}*]+) \*(\d+)\}")
 class Example(BaseModel):
     """What breaks a rule; see the head of ``examples.toml``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     breaks: str | None = None
     mended: str | None = None

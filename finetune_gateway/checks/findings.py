@@ -51,7 +51,7 @@ _INDEX = re.compile(r"\[\d+\]")
 class Finding(BaseModel):
     """One thing said about the data; the same defect in many rows is one finding."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     code: str = Field(description="The rule that was broken: ftg rules CODE says all of it.")
     severity: Severity = Field(description="The gravest of what the judged backends make of it.")
@@ -69,7 +69,7 @@ class Finding(BaseModel):
 class Report(BaseModel):
     """What ``validate`` found. Its JSON is what ``ftg validate --json`` prints."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     ok: bool = Field(description="Whether there is no error.")
     format: str = Field(

@@ -107,6 +107,7 @@ class Scan:
         self.blank_count = 0
         self.ahead: deque[Line] = deque()
         self.repeats = Repeats(task.near_duplicates)
+        self.batch = 1  # rows to try the short way at once: few where the last ones were not clean
         self.stopped = self.looking = False
         self.earlier = 0  # rows before this part, as far as they matter: none or some
         if task.part.start:
@@ -150,7 +151,7 @@ class Scan:
         """Take rows the short way, as long as there is nothing to say about them."""
         if self.screen is None or self.format is not formats.CHAT or self.ahead:
             return
-        while source.more():
+        while source.more() and source.chunk[source.at]:
             taken, size = self._clean(source, self.screen)
             source.skip(taken, size)
             if source.at < len(source.chunk):
@@ -159,7 +160,7 @@ class Scan:
     def _clean(self, source: Lines, screen: Screen) -> tuple[int, int]:
         """How many lines, from the next on, are clean rows; their bytes."""
         lines = size = 0
-        while raws := source.chunk[source.at + lines : source.at + lines + _BATCH]:
+        while raws := source.chunk[source.at + lines : source.at + lines + self.batch]:
             batch = screen.clean(raws)
             count = self._counted(batch)
             for raw in raws[:count]:
@@ -168,7 +169,9 @@ class Scan:
                 size += len(raw) + 1
             self._taken(raws[:count])
             if count < len(raws):
+                self.batch = 1
                 break
+            self.batch = min(2 * self.batch, _BATCH)
         return lines, size
 
     def _counted(self, batch: Batch) -> int:

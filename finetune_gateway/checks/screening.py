@@ -28,14 +28,19 @@ _AT_ONCE = 16  # rows searched as one text
 MAX_ROW = 1 << 20  # bytes; longer rows are too few to be worth it, and copies of them are not
 
 # Escapes that hide what the looks would see: ASCII, half surrogates, slashes, control characters;
-# the odd characters below; letters of which ASCII ones are the lower case; NEW_LETTERS; what stands
-# next to an at sign.
+# the odd characters below, also where only some of them are escaped; letters of which ASCII ones
+# are the lower case; NEW_LETTERS; what stands next to an at sign.
 _ESCAPED = (
     r"[^\\](?:\\\\)*\\(?:u00[0-7]|u[dD][89a-fA-F]|[bf/]|u202[a-eA-E]|u206|u200[bB]"
-    r"|u[fF][eE][fF][fF]|u[fF]{3}[dD]|u00(?:[cC][23]|[eE]2|[fF]0)(?:\\u|[^\x00-\x7f])|u017[fF]|u212[aA]"
+    r"|u[fF][eE][fF][fF]|u[fF]{3}[dD]|u00(?:[c-eC-E][0-9a-fA-F]|[fF]0)(?:\\u|[^\x00-\x7f])"
+    r"|u017[fF]|u212[aA]"
     r"|u088[fF]|u0[cC]5[cC]|u0[cC][dD][cC]|u1[aA][c-eC-E]|u[aA]7[c-fC-F])"
 )
-_ESCAPED_NEAR = r"\\u[0-9a-fA-F]{4}@|@\\u|<\\u[fF][fF]5[cC]|[tT]\\u00[cCeE]9[lL]"
+_ESCAPED_NEAR = (
+    r"\\u[0-9a-fA-F]{4}@|@\\u|<\\u[fF][fF]5[cC]|[tT]\\u00[cCeE]9[lL]"
+    "|[\u00c2-\u00f0][^\\x00-\\x7f]{0,2}"
+    r"\\u[0-9a-fA-F]{4}"
+)
 # A message with a third member, a row with a second: msgspec takes a key twice without a word.
 _TWICE = (
     r'"[ \t\r]*,[ \t\r]*"(?:role|content)"[ \t\r]*:[ \t\r]*"(?:[^"\\]|\\.)*"[ \t\r]*,'

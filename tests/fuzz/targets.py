@@ -79,11 +79,12 @@ class Gate:
         self.counter = HostedCounter("gpt-4.1-mini")
 
     def one(self, data: bytes) -> None:
-        """Validate both ways, then mend and convert."""
+        """Validate both ways, and mend or convert now and then."""
         choice, body = data[:1].ljust(1, b"\0")[0], data[1:]
         self.path.write_bytes(GOOD * (choice & 1) + body)
         dataset, method = Dataset(self.path), METHODS[(choice >> 1) % 5]
-        counter = self.counter if choice & 64 else None
+        act = choice >> 5
+        counter = self.counter if act == 1 else None
         report = validate(dataset, method=method, counter=counter, min_rows=1)
         slow = validate(dataset, method=method, min_rows=1, on_row=lambda row, line: None)
         if report.findings != slow.findings:
@@ -93,22 +94,23 @@ class Gate:
         report.model_dump_json()
         if report.ok:
             self._accepted(dataset)
-        if choice & 128:
-            self._written(dataset, choice)
+        if act == 2:
+            self._mended(dataset)
+        if act == 3:
+            with suppress(GatewayError):
+                dataset.convert([*TARGETS][choice % len(TARGETS)], self.out, force=True)
 
     def _accepted(self, dataset: Dataset) -> None:
         for row in dataset.rows():
             json.dumps(row.data, ensure_ascii=False, allow_nan=False).encode()
 
-    def _written(self, dataset: Dataset, choice: int) -> None:
+    def _mended(self, dataset: Dataset) -> None:
         check = partial(validate, min_rows=1)
         with suppress(GatewayError):
             done = fix(dataset, self.out, force=True, check=check)
             again = fix(Dataset(self.out), self.again, force=True, check=check)
             if done.report.ok and again.changes:
                 raise Wrong(f"{done.changes}, and mended again: {again.changes}")
-        with suppress(GatewayError):
-            dataset.convert([*TARGETS][choice % len(TARGETS)], self.out, force=True)
 
 
 # -- mutations ---------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ HEARTBEAT_SECONDS = 5.0
 class RunFile(BaseModel):
     """run.json: enough to reproduce the run."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     job_id: str
     spec: TrainingSpec

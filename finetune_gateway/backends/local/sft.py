@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, TaskType
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.inference import first_answer
@@ -33,7 +33,7 @@ from finetune_gateway.events import Result
 from finetune_gateway.pricing import auto_epochs
 from finetune_gateway.template import ChatTemplate
 
-BATCH_SIZE = 8
+BATCH_SIZE, PACKED_BATCH_SIZE = 8, 1
 LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}  # TRL: peft_integration.md; LoRA wants 10x full
 LOGGED_POINTS = 500  # at most so many loss points per job
 SAVES = 10  # checkpoints per job, the last two kept
@@ -77,14 +77,19 @@ def train(run: Run) -> tuple[Result, int | None]:
     valid_rows = encode_rows(run, held_out, template, max_length) if held_out else None
 
     # -- configure: HF's names throughout
-    batch_size = BATCH_SIZE if spec.batch_size == "auto" else spec.batch_size
+    usual = PACKED_BATCH_SIZE if spec.packing else BATCH_SIZE
+    batch_size = usual if spec.batch_size == "auto" else spec.batch_size
     rows = len(train_rows.rows) + train_rows.dropped
     epochs = auto_epochs(rows) if spec.n_epochs == "auto" else spec.n_epochs
     accumulation = spec.gradient_accumulation_steps
-    batches = -(-len(train_rows.rows) // batch_size)  # per epoch; the last may be smaller
+    # Packed here and not by the trainer: the number of steps is needed before there is one.
+    dataset = pack_dataset(train_rows.rows, max_length) if spec.packing else train_rows.rows
+    batches = -(-len(dataset) // batch_size)  # per epoch; the last may be smaller
     steps = spec.max_steps or epochs * -(-batches // accumulation)
     every = max(1, steps // SAVES)
     on_gpu = torch.cuda.is_available()
+    # Less memory for a third more time; CPUs have memory.
+    checkpointing = on_gpu if spec.gradient_checkpointing == "auto" else spec.gradient_checkpointing
     config = SFTConfig(
         output_dir=str(run.checkpoints),
         num_train_epochs=epochs,
@@ -98,9 +103,10 @@ def train(run: Run) -> tuple[Result, int | None]:
         weight_decay=spec.weight_decay,
         max_length=None,  # cut by us, and counted
         packing=False,
+        padding_free=spec.packing,  # rows of a pack do not see each other
         use_cpu=not on_gpu,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),  # TRL's default fails on a CPU
-        activation_checkpointing=on_gpu,  # less memory for a third more time; CPUs have memory
+        activation_checkpointing=checkpointing,
         logging_steps=max(1, steps // LOGGED_POINTS)
         if spec.logging_steps == "auto"
         else spec.logging_steps,
@@ -130,7 +136,7 @@ def train(run: Run) -> tuple[Result, int | None]:
     trainer = Trainer(
         model=model,
         args=config,
-        train_dataset=train_rows.rows,
+        train_dataset=dataset,
         eval_dataset=valid_rows.rows if valid_rows else None,
         processing_class=tokenizer,
         peft_config=lora if kind == "lora" else None,
@@ -140,8 +146,8 @@ def train(run: Run) -> tuple[Result, int | None]:
 
     # TRL drops rows of its own accord; ours have been counted already and must all be there.
     kept = len(cast(Sized, trainer.train_dataset))
-    if kept != len(train_rows.rows):
-        raise GatewayError(f"The trainer kept {kept} of {len(train_rows.rows)} rows.")
+    if kept != len(dataset):
+        raise GatewayError(f"The trainer kept {kept} of {len(dataset)} rows.")
 
     # -- train: from the newest whole checkpoint, if an earlier worker left one
     checkpoint = newest_checkpoint(run.checkpoints)
