@@ -39,10 +39,11 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Snapshot
-    from finetune_gateway.gateway import Gateway, Plan
+    from finetune_gateway.gateway import Gateway
     from finetune_gateway.handle import ChatReply, ModelHandle
     from finetune_gateway.job import Job
     from finetune_gateway.masks import Preview, Sequence, Token
+    from finetune_gateway.planning import Option, Plan
     from finetune_gateway.pricing import Estimate
     from finetune_gateway.spec import TrainingSpec
 
@@ -72,10 +73,11 @@ _MODULES = {
     ],
     "events": ["Checkpoint", "Event", "JobStatus", "Metric", "Snapshot"],
     "checks.findings": ["Finding", "Report"],
-    "gateway": ["Gateway", "Plan"],
+    "gateway": ["Gateway"],
     "handle": ["ChatReply", "ModelHandle"],
     "job": ["Job"],
     "masks": ["Preview", "Sequence", "Token"],
+    "planning": ["Option", "Plan"],
     "pricing": ["Estimate"],
     "spec": ["TrainingSpec"],
 }
@@ -108,6 +110,7 @@ __all__ = [
     "ModelHandle",
     "NotFoundError",
     "OpenAIBackend",
+    "Option",
     "Plan",
     "Preview",
     "Report",

@@ -9,6 +9,7 @@ from finetune_gateway.backends.base import Backend
 from finetune_gateway.checks.findings import Report
 from finetune_gateway.gateway import Gateway, Source
 from finetune_gateway.job import Job
+from finetune_gateway.planning import Names, Option, Several
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
 
@@ -53,10 +54,30 @@ def preview(
     return _default().preview(data, model=model, backend=backend, **options)
 
 
+@overload
 def estimate(
     data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
-) -> Estimate:
-    """``Gateway.estimate`` on the default gateway."""
+) -> Estimate: ...
+
+
+@overload
+def estimate(
+    data: Source, *, model: Names, backend: str | Backend | Several = "openai", **options: Any
+) -> list[Option]: ...
+
+
+@overload
+def estimate(data: Source, *, model: str, backend: Several, **options: Any) -> list[Option]: ...
+
+
+def estimate(
+    data: Source,
+    *,
+    model: str | Names,
+    backend: str | Backend | Several = "openai",
+    **options: Any,
+) -> Estimate | list[Option]:
+    """``Gateway.estimate`` on the default gateway; lists of models or backends give a list."""
     return _default().estimate(data, model=model, backend=backend, **options)
 
 

@@ -111,6 +111,7 @@ class TextCounter:
     def __init__(self, encoding: str | None) -> None:
         self.encoding = encoding or APPROXIMATE
         self.exact = encoding is not None
+        self.rules = self.encoding.replace("o200k_harmony", "o200k_base")  # equal: counts alike
         self._engine = _engine(encoding) if encoding else None
         self._cache: dict[str, int] = {}
         self.known = self._cache.get

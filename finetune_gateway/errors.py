@@ -102,7 +102,7 @@ class BackendError(GatewayError, RuntimeError):
 
     ``maybe_applied`` is True when the request may have taken effect although no
     answer came back (time-out, reset, 5xx): such a request is never simply sent
-    again, see ``Gateway._advance``.
+    again, see ``sending.Sender``.
     """
 
     def __init__(

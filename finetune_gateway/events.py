@@ -126,4 +126,6 @@ class Snapshot(BaseModel):
     cursor: str | None = None
     result: Result | None = None
     trained_tokens: int | None = None
+    seconds: float | None = None  # it took until now, by the backend's own clock
+    finished_at: float | None = None  # seconds since the epoch, where the backend says so
     error: str | None = None

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_gateway import mending
 from finetune_gateway.checks import gate as checks
-from finetune_gateway.checks.findings import RULES, Finding, Report, shortened
+from finetune_gateway.checks.findings import RULES, Finding, Report, hidden, shortened
 from finetune_gateway.checks.parsing import BadLine, balance, decode, parse
 from finetune_gateway.checks.sniffing import BOM, HEAD, file_defect
 from finetune_gateway.containers import array_lines, dumped
@@ -340,7 +340,8 @@ def _pieces(raw: bytes) -> list[str]:
 
 
 def _shown(value: Any) -> Any:
-    """A value for the log, bounded."""
+    """A value for the log, bounded, personal data and keys masked."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    return shortened(value if isinstance(value, str) else dumped(value), MAX_SHOWN)
+    text = value if isinstance(value, str) else dumped(value)
+    return shortened(hidden(text[: 4 * MAX_SHOWN]), MAX_SHOWN)

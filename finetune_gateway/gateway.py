@@ -10,48 +10,37 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from finetune_gateway import backends, formats, guards, pricing
-from finetune_gateway.backends.base import Backend, DataFile
+from finetune_gateway import backends, config, formats, guards, ledger, planning
+from finetune_gateway.backends.base import Backend
 from finetune_gateway.checks import gate as checks
 from finetune_gateway.checks.findings import Report, ignorable
 from finetune_gateway.dataset import Dataset, Rows
-from finetune_gateway.errors import BackendError, BudgetError, DataError, SpecError
+from finetune_gateway.errors import BudgetError, DataError, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.job import Job
+from finetune_gateway.ledger import Ledger
+from finetune_gateway.planning import Files, Names, Option, Plan, Several
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.quality import survey
 from finetune_gateway.records import JobRecord, StoredFile, new_job_id
+from finetune_gateway.sending import Sender
 from finetune_gateway.settings import Settings
 from finetune_gateway.sharegpt import Unfit
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.spending import Budget
 from finetune_gateway.store import Store
-from finetune_gateway.tokens import HostedCounter, LocalCounter, TokenStats
+from finetune_gateway.tokens import HostedCounter, LocalCounter
 
 if TYPE_CHECKING:
     from finetune_gateway.masks import Preview
 
 Source = str | os.PathLike[str] | Rows | Dataset
-MAX_TRIES = 10  # requests that may change something, per job, before we give up
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything known about a job before anything is sent."""
-
-    spec: TrainingSpec
-    backend: Backend
-    train: Dataset
-    validation: Dataset | None
-    reports: tuple[Report, ...]  # of the training file, then of the validation file
-    tokens: TokenStats
-    estimate: Estimate
 
 
 class Gateway:
@@ -64,8 +53,16 @@ class Gateway:
     >>> job.result().chat("Where is my parcel?").text
     """
 
-    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        *,
+        monthly_usd: Decimal | float | None = None,
+    ) -> None:
+        """``monthly_usd``: what all jobs of a month may cost; by default ``budget.monthly_usd``
+        of the settings (``config.py``)."""
         self.settings = Settings.load(home)
+        self._monthly_usd = monthly_usd
         self._store: Store | None = None
 
     @property
@@ -155,14 +152,64 @@ class Gateway:
         spec = TrainingSpec.build(model=model, **options)
         return picking.previews(self.open(data), runner.masker(spec), runner.name, rows)
 
+    @overload
     def estimate(
         self, data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
-    ) -> Estimate:
+    ) -> Estimate: ...
+
+    @overload
+    def estimate(
+        self, data: Source, *, model: Names, backend: str | Backend | Several = "openai",
+        **options: Any,
+    ) -> list[Option]: ...  # fmt: skip
+
+    @overload
+    def estimate(
+        self, data: Source, *, model: str, backend: Several, **options: Any
+    ) -> list[Option]: ...
+
+    def estimate(
+        self,
+        data: Source,
+        *,
+        model: str | Names,
+        backend: str | Backend | Several = "openai",
+        **options: Any,
+    ) -> Estimate | list[Option]:
         """What a run would cost, how long it would take and whether it fits. Offline.
 
-        ``options`` are those of ``plan``. Raises DataError for data the backend would refuse.
+        A list of models, of backends, or both, gives a list of ``Option``: every model on every
+        backend, each with its ``estimate`` or the ``error`` that says why there is none.
+        ``options`` are those of ``plan``. One model on one backend raises DataError for data
+        the backend would refuse.
         """
-        return self.plan(data, model=model, backend=backend, **options).estimate
+        if isinstance(model, str) and isinstance(backend, str | Backend):
+            return self.plan(data, model=model, backend=backend, **options).estimate
+        models = [model] if isinstance(model, str) else model
+        places = [backend] if isinstance(backend, str | Backend) else backend
+        return self.options(data, [(one, place) for one in models for place in places], **options)
+
+    def options(
+        self,
+        data: Source,
+        pairs: Sequence[tuple[str, str | Backend]],
+        *,
+        validation: Source | None = None,
+        validation_split: float | None = None,
+        train_price: Decimal | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> list[Option]:
+        """Models and their backends side by side, in as few passes over the data as there are
+        ways to count it. What is wrong with one stands in its place; what is wrong with the call
+        is raised: NotFoundError for a file, SpecError for a field that is not there.
+        """
+        specs = [(name, TrainingSpec.build(model=model, **options)) for model, name in pairs]
+        seed = specs[0][1].seed if specs else None
+        files = self._files(data, validation, validation_split, seed)
+        return planning.side_by_side(
+            specs, self.backend, files, train_price=train_price, moved=on_progress
+        )
 
     def plan(
         self,
@@ -181,33 +228,9 @@ class Gateway:
         Raises SpecError, UnsupportedError, DataError with a report of lines and fixes.
         """
         spec = TrainingSpec.build(model=model, **options)
-        runner = self.backend(backend)
-        limits = runner.capabilities(spec.model)
-        limits.require(runner.name, spec)
-        train, held_out = self._split(data, validation, validation_split, spec)
-        reports, counters = [], []
-        for dataset in (train, held_out) if held_out else (train,):
-            counters.append(runner.counter(spec))
-            report = checks.validate(
-                dataset,
-                method=spec.method,
-                model=spec.model,
-                backends=(runner.name,),
-                counter=counters[-1],
-                max_context=limits.max_context,
-                min_rows=None if dataset is train else 1,
-            )
-            report.raise_for_errors()
-            reports.append(report)
-        if held_out:
-            reports[0] = survey.apart(reports[0], train, held_out, (runner.name,))
-        tokens = counters[0].stats()
-        estimate = runner.estimate(spec, tokens)
-        if train_price is not None:
-            estimate = pricing.at_train_price(estimate, train_price)
-        if held_out:
-            estimate = pricing.with_validation(estimate, counters[1].stats())
-        return Plan(spec, runner, train, held_out, tuple(reports), tokens, estimate)
+        choice = planning.Choice.of(spec, self.backend(backend), priced=train_price is not None)
+        files = self._files(data, validation, validation_split, spec.seed)
+        return planning.plan(choice, files, planning.Passes(), train_price)
 
     # -- submit --------------------------------------------------------------------------
 
@@ -220,7 +243,7 @@ class Gateway:
         validation: Source | None = None,
         validation_split: float | None = None,
         train_price: Decimal | None = None,
-        max_cost_usd: float | None = None,
+        max_cost_usd: Decimal | float | None = None,
         confirm: Callable[[Plan], bool] | None = None,
         allow_pii: bool = False,
         again: bool = False,
@@ -229,10 +252,10 @@ class Gateway:
         """Validate the data, price the run, write the job down, start it, hand it back.
 
         ``confirm`` is asked with the whole plan before anything is sent; ``max_cost_usd``
-        refuses when the high estimate is above it or no price is known. Personal data and
+        refuses when the high estimate is above it or no price is known. All jobs of a month
+        together stay below its cap, whatever submits at the same time. Personal data and
         secrets go to a hosted backend only with ``allow_pii``. The same submit twice gives the
-        same live job, unless ``again``. ``options`` are the fields of
-        ``TrainingSpec``.
+        same live job, unless ``again``. ``options`` are the fields of ``TrainingSpec``.
 
         Raises DataError, SpecError, UnsupportedError, BudgetError before anything is sent;
         BackendError when the backend refuses. When it is not known whether the backend received
@@ -250,14 +273,12 @@ class Gateway:
         )
         plan.backend.check(plan.spec)
         guards.private(plan.reports, plan.estimate, allow_pii)
-        guards.within(plan.estimate, max_cost_usd)
+        limit = config.value(self.settings, "budget.job_usd", max_cost_usd).usd
+        guards.within(plan.estimate, limit)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
-        record, added = self.store.add(self._intent(plan, again))
-        job = self._job(record, plan.backend)
-        if added or record.step == "intent":  # its submitter may have died before it sent anything
-            job.record = self._advance(record, plan.backend, first=added)
-        return job
+        record = self._sender.submit(self._intent(plan, again), plan.backend)
+        return self._job(record, plan.backend)
 
     def _intent(self, plan: Plan, again: bool) -> JobRecord:
         train = self._kept(plan.train, plan.reports[0])
@@ -287,77 +308,6 @@ class Gateway:
             step_at=now,
         )
 
-    def _advance(self, record: JobRecord, backend: Backend, *, first: bool = False) -> JobRecord:
-        """Take a job from its intent to a provider's id, sending nothing twice.
-
-        Each request that changes something is announced in the store before it is sent. A job
-        found in such a step was interrupted: wait until a sent request can no longer take
-        effect, look whether it did, and only then send it again
-        (docs/decisions/0002-exactly-once.md).
-        """
-        with self.store.lock(record.id) as mine:
-            record = self.store.get(record.id)
-            if not mine or record.provider_id or record.status.final:
-                return record
-            left = record.step_at + backend.capabilities().settle_seconds - time.time()
-            if record.step in ("uploading", "creating") and left > 0:
-                phase = f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
-                return self.store.set_phase(record.id, phase)
-            with self._doubts(record, backend, first):
-                # Before a file may be sent again: that would overwrite the doubt about the job.
-                found = backend.find(record.id) if record.step == "creating" else None
-                self.store.set_sent(record.id, found or self._created(record, backend))
-            return self.store.get(record.id)
-
-    def _sent_file(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
-        """The file with the provider's id for it, uploaded unless it already was."""
-        data = DataFile(Path(file.path), file.sha256, file.rows, file.bytes)
-        if not backend.capabilities().hosted:
-            return data
-        scope = _scope(backend)
-        remote = self.store.remote_file(scope, file.sha256)
-        if remote is None and record.step == "uploading":
-            remote = backend.find_upload(data)
-        if remote is None:
-            self.store.set_step(record.id, "uploading")
-            remote = backend.upload(data)
-        if remote is not None:
-            self.store.remember_file(scope, file.sha256, remote)
-        return DataFile(data.path, data.sha256, data.rows, data.bytes, remote)
-
-    def _created(self, record: JobRecord, backend: Backend) -> str:
-        train = self._sent_file(record, backend, record.train)
-        validation = None
-        if record.validation is not None:
-            validation = self._sent_file(record, backend, record.validation)
-        self.store.set_step(record.id, "creating")
-        return backend.start(record.id, record.spec, train, validation)
-
-    @contextmanager
-    def _doubts(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:
-        """Sort out a failed request: it may have been applied (stay in that step), it was
-        turned away for now (go back to the intent), or it was refused (the job has failed)."""
-        try:
-            yield
-        except BackendError as exc:
-            now = self.store.get(record.id)
-            unreachable = exc.status_code is None and not exc.maybe_applied
-            refused = not (exc.maybe_applied or exc.retryable)
-            worn_out = now.tries >= MAX_TRIES and not unreachable
-            if now.tries == record.tries:
-                # Nothing was sent this time: a look that failed says nothing about the job.
-                self.store.set_phase(record.id, f"not confirmed: {exc.message}")
-                raise
-            if refused or worn_out or (first and unreachable):
-                self.store.fail(record.id, str(exc))
-                # The host may have deleted a file we remember: the next submit sends it again.
-                self.store.forget_files(_scope(backend), record.train, record.validation)
-                raise
-            self.store.set_step(
-                record.id, now.step if exc.maybe_applied else "intent", sending=False
-            )
-            self.store.set_phase(record.id, f"not confirmed: {exc.message}")
-
     # -- jobs ----------------------------------------------------------------------------
 
     def job(self, name: str) -> Job:
@@ -377,21 +327,35 @@ class Gateway:
         records = self.store.jobs(status=status, backend=backend, limit=limit)
         return [self._job(record) for record in records]
 
+    # -- money ---------------------------------------------------------------------------
+
+    def budget(self) -> Budget:
+        """This calendar month (UTC): its cap, what was spent, what running jobs have reserved."""
+        return self._sender.budget(time.time())
+
+    def costs(self, since: date | None = None, until: date | None = None) -> Ledger:
+        """What each job was said to cost and what it did, from the first day to the last, both
+        included (UTC; default: all). From the store alone."""
+        records = self.store.created(*ledger.bounds(since, until))
+        return ledger.of(records, since, until, self.store.is_being_sent)
+
+    def _cap(self) -> Decimal | None:
+        return config.value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
+
+    @property
+    def _sender(self) -> Sender:
+        def load(record: JobRecord) -> Backend:
+            return self.backend(backends.load(record.backend, record.backend_options))
+
+        return Sender(self.store, self._cap, load)
+
     def _job(self, record: JobRecord, backend: Backend | None = None) -> Job:
         def load() -> Backend:
             if backend is not None:
                 return backend
             return self.backend(backends.load(record.backend, record.backend_options))
 
-        return Job(record, self.store, load, self._resume)
-
-    def _resume(self, record: JobRecord, backend: Backend) -> JobRecord:
-        try:
-            return self._advance(record, backend)
-        except BackendError:
-            if not self.store.get(record.id).status.final:
-                raise
-            return self.store.get(record.id)  # refused: the reason is stored with the job
+        return Job(record, self.store, load, self._sender.resume)
 
     # -- data and backends ---------------------------------------------------------------
 
@@ -406,15 +370,11 @@ class Gateway:
         backend.use(self.settings)
         return backend
 
-    def _split(
-        self, data: Source, validation: Source | None, ratio: float | None, spec: TrainingSpec
-    ) -> tuple[Dataset, Dataset | None]:
-        train = self.open(data)
-        if validation is not None and ratio is not None:
-            raise SpecError("validation and validation_split exclude each other.", hint="Drop one.")
-        if ratio is not None:
-            return train.split(ratio, seed=spec.seed or 0, folder=self.settings.home / "spool")
-        return train, None if validation is None else self.open(validation)
+    def _files(
+        self, data: Source, validation: Source | None, ratio: float | None, seed: int | None
+    ) -> Files:
+        held_out = None if validation is None else self.open(validation)
+        return Files(self.open(data), held_out).split(ratio, seed, self.settings.home / "spool")
 
     def _kept(self, dataset: Dataset, report: Report) -> StoredFile:
         """A copy of the data in the home folder, so that the job does not depend on a file
@@ -431,8 +391,3 @@ class Gateway:
         return StoredFile(
             path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size
         )
-
-
-def _scope(backend: Backend) -> str:
-    """Where an uploaded file is known: one host, through one key."""
-    return json.dumps([backend.name, backend.identity()], sort_keys=True)

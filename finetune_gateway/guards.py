@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 
 from finetune_gateway.checks.findings import Report
 from finetune_gateway.errors import BudgetError, DataError
 from finetune_gateway.pricing import Estimate
+from finetune_gateway.spending import dollars
 
 
 def private(reports: Iterable[Report], estimate: Estimate, allowed: bool) -> None:
@@ -24,17 +26,21 @@ def private(reports: Iterable[Report], estimate: Estimate, allowed: bool) -> Non
             )
 
 
-def within(estimate: Estimate, limit: float | None) -> None:
-    """Raise BudgetError when the high estimate is above the limit, or unknown."""
-    if limit is None or not estimate.data_leaves_machine:
+def within(estimate: Estimate, limit: Decimal | None) -> None:
+    """Raise BudgetError when the high estimate is above the limit, or not known for a job that
+    somebody else bills."""
+    if limit is None:
         return
     if estimate.cost_usd is None:
+        if not estimate.data_leaves_machine:
+            return
         raise BudgetError(
-            f"No price is known for {estimate.model!r}, so {limit:g} USD cannot be kept to.",
+            f"No price is known for {estimate.model!r}, so {dollars(limit)} USD cannot be kept to.",
             hint="Give --train-price USD, add a row (ftg prices set), or submit without a limit.",
         )
-    if float(estimate.cost_usd.high) > limit:
+    if estimate.cost_usd.high > limit:
         raise BudgetError(
-            f"The job may cost {estimate.cost_usd.high:.2f} USD, over the limit of {limit:.2f}.",
+            f"The job may cost {dollars(estimate.cost_usd.high)} USD, over the limit of "
+            f"{dollars(limit)}.",
             hint="Raise --max-cost, use fewer epochs or rows, or a cheaper model.",
         )

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway import spending
 from finetune_gateway.backends.base import Backend
 from finetune_gateway.errors import (
     BackendError,
@@ -23,6 +24,7 @@ from finetune_gateway.errors import (
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric
 from finetune_gateway.handle import ChatReply, ModelHandle
 from finetune_gateway.records import JobRecord
+from finetune_gateway.spending import Actual
 from finetune_gateway.store import Store
 
 Load = Callable[[], Backend]
@@ -75,6 +77,12 @@ class Job:
     def error(self) -> str | None:
         """Why the job failed."""
         return self.record.error
+
+    @property
+    def actual(self) -> Actual | None:
+        """Tokens, time and cost of a job that has ended, by the price it was submitted at; None
+        while it goes on."""
+        return spending.actual(self.record)
 
     # -- one look ------------------------------------------------------------------------
 

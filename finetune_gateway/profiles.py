@@ -210,11 +210,22 @@ class Profile(BaseModel):
             said.append(f"What is known of {self.title} is of {self.as_of}; check {self.source}")
         return [warning for warning in said if warning]
 
+    def stranger(self, model: str) -> str:
+        """Why this is certainly no model of this service; empty when it may be one: a list may
+        have grown, but a folder or an ``owner/name`` of a hub is none of its names."""
+        foreign = "/" in model and self.models and self.model(model) is None
+        return self._unknown(model) if foreign else ""
+
     def _unknown(self, model: str) -> str:
         if not self.models:
             return f"Whether {self.title} can train {model!r} is not known here."
         known = ", ".join(row.model for row in self.models)
         return f"{model!r} is not among the models known for {self.title} ({known})."
+
+
+def hosts_of(model: str) -> list[str]:
+    """The titles of the services that list this model by name."""
+    return [host.title for host in _read().values() if host.model(model)]
 
 
 def profile_names() -> list[str]:

@@ -56,6 +56,7 @@ class JobRecord(BaseModel):
     cursor: str | None = None
     polled_at: float | None = None
     trained_tokens: int | None = None
+    seconds: float | None = None  # it took, by the backend's own clock
     finished_at: float | None = None
     result: Result | None = None
     handle: dict[str, Any] | None = None

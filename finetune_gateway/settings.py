@@ -64,6 +64,11 @@ class Settings:
         return self.home / "locks"
 
     @property
+    def config(self) -> Path:
+        """Limits and other settings; see ``config.py``."""
+        return self.home / "config.toml"
+
+    @property
     def prices(self) -> Path:
         """The user's own price rows, which go before the package's."""
         return self.home / "prices.toml"

@@ -87,6 +87,20 @@ def m002_runs(db: sqlite3.Connection) -> None:
     )
 
 
+@migration
+def m003_costs(db: sqlite3.Connection) -> None:
+    # How long a job took, for its bill, and the jobs of a month, for the budget.
+    db.execute("ALTER TABLE jobs ADD COLUMN seconds REAL")
+    db.execute("ALTER TABLE runs ADD COLUMN seconds REAL NOT NULL DEFAULT 0")
+    db.execute("CREATE INDEX jobs_created ON jobs (created_at)")
+    # A job that failed in the step 'creating' is now one that may have been created; until here
+    # the step was left behind by refusals too. Only 10 doubtful tries (MAX_TRIES) are a doubt.
+    db.execute(
+        "UPDATE jobs SET step = 'intent' WHERE status IN ('failed', 'cancelled')"
+        " AND provider_id IS NULL AND tries < 10"
+    )
+
+
 class Store:
     """The jobs of one home folder. Safe to use from several threads and processes."""
 
@@ -96,10 +110,13 @@ class Store:
 
     # -- jobs ----------------------------------------------------------------------------
 
-    def add(self, record: JobRecord) -> tuple[JobRecord, bool]:
+    def add(
+        self, record: JobRecord, admit: Callable[[], None] | None = None
+    ) -> tuple[JobRecord, bool]:
         """Commit an intent; the live job with the same key is returned instead, if there is one.
 
-        The flag says whether the record was added.
+        The flag says whether the record was added. ``admit`` refuses a new one by raising; it
+        is asked inside the transaction, so that what it reads stays true.
         """
         with self.transaction() as db:
             live = db.execute(
@@ -109,6 +126,8 @@ class Store:
             ).fetchone()
             if live:
                 return record_of(live), False
+            if admit is not None:
+                admit()
             row = row_of(record)
             marks = ", ".join("?" * len(row))
             db.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
@@ -157,6 +176,16 @@ class Store:
         )
         return [record_of(row) for row in rows]
 
+    def created(self, start: float, end: float | None = None) -> list[JobRecord]:
+        """Jobs written down from ``start`` to before ``end`` (seconds since the epoch), oldest
+        first."""
+        rows = self.query(
+            "SELECT * FROM jobs WHERE created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
+            " ORDER BY created_at",
+            (start, end),
+        )
+        return [record_of(row) for row in rows]
+
     def set_step(self, job_id: str, step: Step, *, sending: bool = True) -> JobRecord:
         """Commit how far a submit has come, before the request of that step is sent."""
         with self.transaction() as db:
@@ -181,8 +210,16 @@ class Store:
             db.execute("UPDATE jobs SET phase = ? WHERE id = ?", (phase, job_id))
         return self.get(job_id)
 
-    def fail(self, job_id: str, error: str) -> JobRecord:
-        """End a job that could not be sent."""
+    def fail(self, job_id: str, error: str, *, created: bool = False) -> JobRecord:
+        """End a job that could not be sent. ``created``: it may be with its provider all the
+        same, and keeps the step that says so."""
+        if not created:
+            with self.transaction() as db:
+                db.execute(
+                    "UPDATE jobs SET step = 'intent' WHERE id = ? AND provider_id IS NULL"
+                    " AND status NOT IN ('succeeded', 'failed', 'cancelled')",
+                    (job_id,),
+                )
         return self.end(job_id, JobStatus.FAILED, error)
 
     def end(self, job_id: str, status: JobStatus, error: str | None = None) -> JobRecord:
@@ -205,11 +242,11 @@ class Store:
                 return record
             status = later(record.status, snapshot.status)
             self._insert_reports(db, job_id, snapshot)
-            ended = time.time() if status.final else None
+            ended = (snapshot.finished_at or time.time()) if status.final else None
             db.execute(
                 "UPDATE jobs SET status = ?, raw_status = ?, phase = ?, error = ?, cursor = ?,"
-                " polled_at = ?, trained_tokens = coalesce(?, trained_tokens), finished_at = ?,"
-                " result = ? WHERE id = ?",
+                " polled_at = ?, trained_tokens = coalesce(?, trained_tokens),"
+                " seconds = coalesce(?, seconds), finished_at = ?, result = ? WHERE id = ?",
                 (
                     status,
                     snapshot.raw_status,
@@ -218,6 +255,7 @@ class Store:
                     snapshot.cursor,
                     time.time(),
                     snapshot.trained_tokens,
+                    snapshot.seconds,
                     ended,
                     snapshot.result.model_dump_json() if snapshot.result else None,
                     job_id,
@@ -307,7 +345,18 @@ class Store:
 
     def lock(self, job_id: str) -> AbstractContextManager[bool]:
         """Only one process at a time takes a job from intent to sent."""
-        return locks.holding(self.settings.locks / f"{job_id}.submit")
+        return locks.holding(self._lock_file(job_id))
+
+    def is_being_sent(self, job_id: str) -> bool:
+        """Is some living process between the intent of this job and its provider's id?"""
+        return locks.is_locked(self._lock_file(job_id))
+
+    def drop_lock(self, job_id: str) -> None:
+        """Remove the lock of an intent that was never committed."""
+        self._lock_file(job_id).unlink(missing_ok=True)
+
+    def _lock_file(self, job_id: str) -> Path:
+        return self.settings.locks / f"{job_id}.submit"
 
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         with _in_words(self.settings.database):

@@ -5,10 +5,12 @@ Knows sums; which rule they follow is said in ``tokens``.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import ceil, floor, log2
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -91,6 +93,17 @@ class TokenStats(BaseModel):
         }
 
 
+def _edges(low: int, high: int, steps: int) -> list[int]:
+    """Whole numbers in ``steps`` steps to a doubling, the first at most ``low``, the last above
+    ``high``."""
+    first = floor(log2(max(low, 1)) * steps) if low else -1
+    edges = [0] if first < 0 else [floor(2 ** (first / steps))]
+    while edges[-1] <= high:
+        first += 1
+        edges.append(max(edges[-1] + 1, ceil(2 ** (first / steps))))
+    return edges
+
+
 class Histogram:
     """Whole numbers with their counts; memory grows with distinct values, not with rows."""
 
@@ -103,15 +116,19 @@ class Histogram:
         self.size += times
 
     def bins(self) -> list[tuple[int, int, int]]:
-        """(from, to, how many), both ends included; two bins for each doubling, for lengths
-        spread over several powers of ten."""
-        found: list[tuple[int, int, int]] = []
+        """(from, to, how many), both ends included: steps of equal ratio, for lengths spread over
+        several powers of ten, as fine as at most 30 bins allow."""
         values = sorted(self.counts)
-        for start, end in pairwise(dict.fromkeys(round(2 ** (half / 2)) for half in range(80))):
-            if values and start <= values[-1] and end > values[0]:
-                inside = sum(self.counts[value] for value in values if start <= value < end)
-                found.append((start, end - 1, inside))
-        return found
+        if not values:
+            return []
+        for steps in (64, 32, 16, 8, 4, 2, 1):  # to a doubling
+            edges = _edges(values[0], values[-1], steps)
+            if len(edges) <= 31:
+                break
+        found = [[start, end - 1, 0] for start, end in pairwise(edges)]
+        for value in values:
+            found[bisect_right(edges, value) - 1][2] += self.counts[value]
+        return [(start, end, count) for start, end, count in found]
 
     def quantile(self, q: float) -> int:
         """The q-th quantile between neighbours, as numpy's default, rounded; 0 when empty."""
@@ -137,6 +154,7 @@ class Tally:
     lengths: Histogram = field(default_factory=Histogram)
     roles: dict[str, Said] = field(default_factory=dict)
     exact: bool = True
+    capped: bool = False  # a row was billed only as far as the context
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMS, 0))
     cut_rows: int = 0
     cut_tokens: int = 0
@@ -153,6 +171,7 @@ class Tally:
         for role, said in other.roles.items():
             self.say(role, *said)
         self.exact = self.exact and other.exact
+        self.capped = self.capped or other.capped
         for name, value in other.sums.items():
             self.sums[name] += value
         self.cut_rows += other.cut_rows

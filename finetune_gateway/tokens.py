@@ -76,7 +76,9 @@ class TokenCounter(ABC):
 
     def add(self, row: Json) -> RowTokens:
         """Count one row and add it to the sum."""
-        counted, tally = self.measure(row).cut(self.max_context), self.tally
+        measured, tally = self.measure(row), self.tally
+        counted = measured.cut(self.max_context)
+        tally.capped = tally.capped or counted.billed_high < measured.billed_high
         tally.lengths.add(counted.total)
         tally.exact = tally.exact and counted.exact
         for name in tally.sums:

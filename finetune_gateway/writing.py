@@ -6,7 +6,6 @@ cannot hold a field refuses the row with its line, and nothing is dropped silent
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_gateway import sharegpt, strict
+from finetune_gateway.checks.findings import hidden, quoted, shortened
 from finetune_gateway.checks.sniffing import BOM
 from finetune_gateway.containers import dumped
 from finetune_gateway.dataset import Dataset
@@ -26,6 +26,8 @@ from finetune_gateway.sharegpt import Unfit, as_object, as_string
 Json = dict[str, Any]
 
 MAX_REFUSED = 10  # refused rows that are named
+MAX_WHY = 300  # characters of what is said of one
+MAX_CARRIED = 20  # keys that are carried along and named
 _KNOWN = frozenset(
     {"messages", "tools", "functions", "parallel_tool_calls", "label", "text"}
     | {"input", "preferred_output", "non_preferred_output"}
@@ -91,14 +93,15 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], seen: _Seen) -> 
         except Unfit as exc:
             seen.refusals += 1
             if len(seen.refused) < MAX_REFUSED:
-                seen.refused.append(f"line {row.line}: {exc}")
+                seen.refused.append(f"line {row.line}: {shortened(hidden(str(exc)), MAX_WHY)}")
             continue
         found = format_of(data)
         seen.formats[found.name if found else ""] = None
         seen.rows += 1
-        seen.weights += '"weight"' in json.dumps(chat.get("messages", ""))
+        seen.weights += any("weight" in message for message in chat.get("messages", ()))
         for key in chat.keys() - _KNOWN:
-            seen.carried[key] = seen.carried.get(key, 0) + 1
+            if key in seen.carried or len(seen.carried) < MAX_CARRIED:
+                seen.carried[key] = seen.carried.get(key, 0) + 1
 
 
 def _raise_refused(seen: _Seen, dataset: Dataset, to: str) -> None:
@@ -118,7 +121,8 @@ def _raise_refused(seen: _Seen, dataset: Dataset, to: str) -> None:
 
 def _notes(seen: _Seen, to: str) -> Iterator[str]:
     for key, count in sorted(seen.carried.items()):
-        yield f"the key {key!r} of {count:,} rows is carried along; OpenAI may refuse unknown keys"
+        rows = "1 row" if count == 1 else f"{count:,} rows"
+        yield f"the key {quoted(key)} of {rows} is carried along; OpenAI may refuse unknown keys"
     if seen.weights and to == "trl":
         yield "TRL's trainers do not look at 'weight': answers with weight 0 would be learnt"
     if seen.weights and to == "sharegpt":

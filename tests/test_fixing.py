@@ -272,4 +272,5 @@ def test_lines_of_brackets_take_no_quadratic_time(tmp_path: Path) -> None:
     assert time.process_time() - began < 20  # 1 s; it took minutes
     source.write_text("{\n" * 3 + json.dumps(ROWS[0], indent=1) + "\n" + json.dumps(ROWS[1]))
     fixing.fix(Dataset.open(source), out, force=True)
-    assert out.read_text().splitlines() == ["{"] * 3 + [json.dumps(row) for row in ROWS[:2]]
+    *broken, one, two = out.read_text().splitlines()
+    assert broken == ["{"] * 3 and [json.loads(one), json.loads(two)] == ROWS[:2]

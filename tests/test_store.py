@@ -117,21 +117,50 @@ def test_steps_are_counted(store: Store) -> None:
     assert store.set_step(job.id, "creating", sending=False).tries == 2
 
 
+def old_file(settings: Settings, version: int, *records: JobRecord) -> None:
+    """The store as this version of it was written."""
+    db = sqlite3.connect(settings.create().database)
+    for step in store_module.MIGRATIONS[:version]:
+        step(db)
+    db.execute(f"PRAGMA user_version = {version}")
+    columns = [row[1] for row in db.execute("PRAGMA table_info(jobs)")]
+    for one in records:
+        values = [row_of(one)[name] for name in columns]
+        marks = ", ".join("?" * len(columns))
+        db.execute(f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})", values)
+    db.commit()
+    db.close()
+
+
 def test_an_old_file_is_brought_up_to_date(home: Path) -> None:
     """A file written by the first version gains what came later and keeps its jobs."""
-    settings = Settings(home).create()
+    settings = Settings(home)
+    old_file(settings, 1, record(id="ftg-old"))
+    store = Store(settings)
+    assert store.get("ftg-old").name == "train.jsonl"
+    assert store.query("SELECT count(*) FROM runs").fetchone()[0] == 0
+
+
+def test_refusals_of_an_old_file_are_no_doubts(home: Path) -> None:
+    """Version 2 left the step 'creating' behind a refusal; only a job that was tried ten times
+    may be with its provider. How long jobs took is not known of them."""
+    shared: dict[str, Any] = {"step": "creating", "status": "failed"}
+    refused = record(id="ftg-refused", tries=2, **shared)
+    doubtful = record(id="ftg-doubtful", tries=10, **shared)
+    running = record(id="ftg-running", tries=1, step="creating")
+    settings = Settings(home)
+    old_file(settings, 2, refused, doubtful, running)
     db = sqlite3.connect(settings.database)
-    store_module.m001_jobs(db)
-    db.execute("PRAGMA user_version = 1")
-    row = row_of(record(id="ftg-old"))
     db.execute(
-        f"INSERT INTO jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", [*row.values()]
+        "INSERT INTO runs (id, status, max_attempts, queued_at) VALUES ('r', 'queued', 5, 0)"
     )
     db.commit()
     db.close()
     store = Store(settings)
-    assert store.get("ftg-old").name == "train.jsonl"
-    assert store.query("SELECT count(*) FROM runs").fetchone()[0] == 0
+    steps = {job.id: job.step for job in store.jobs()}
+    assert steps == {"ftg-refused": "intent", "ftg-doubtful": "creating", "ftg-running": "creating"}
+    assert store.get("ftg-refused").seconds is None
+    assert store.query("SELECT seconds FROM runs").fetchone()[0] == 0
 
 
 def test_a_file_of_a_newer_version_is_left_alone(home: Path) -> None:

@@ -42,6 +42,7 @@ class Capabilities:
     max_context: int | None = None  # tokens per example; longer ones are cut at the end
     no_new_jobs_after: date | None = None
     life_cycle: LifeCycle | None = None  # the dates of the model that was asked for
+    stranger: str = ""  # why the model that was asked for is certainly none of this backend's
     notes: tuple[str, ...] = ()
     poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest pause between polls
     settle_seconds: float = 0.0  # how long a sent create may still take effect, see Gateway

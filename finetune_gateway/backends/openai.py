@@ -154,6 +154,7 @@ class OpenAIBackend(Backend):
             max_context=self.profile.context(model) if model else self.profile.max_context,
             no_new_jobs_after=self.profile.no_new_jobs_after,
             life_cycle=self.profile.life_cycle(model) if model else None,
+            stranger=self.profile.stranger(model) if model else "",
             notes=(*self.profile.notes, *warnings),
             poll_seconds=(self.poll_seconds, 15 * self.poll_seconds),
             settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
@@ -289,7 +290,7 @@ class OpenAIBackend(Backend):
             if job is None or not isinstance(job.get("status"), str):
                 raise wire.undecodable(call)
             status = wire.status_of(job)
-            born = float(job.get("created_at") or 0)
+            born = wire.moment(job.get("created_at")) or 0.0
             found = self._events(jobs, provider_id, cursor, call)
             events = [wire.event_of(item, born) for item in found]
             points = [] if status in NEW_JOB_STATES else self._checkpoints(jobs, provider_id, call)
@@ -297,6 +298,7 @@ class OpenAIBackend(Backend):
         done = status is JobStatus.SUCCEEDED
         unnamed = done and not model
         spent = job.get("trained_tokens")
+        ended = wire.moment(job.get("finished_at"))
         return Snapshot(
             status=JobStatus.RUNNING if unnamed else status,
             raw_status=str(job["status"]),
@@ -306,6 +308,8 @@ class OpenAIBackend(Backend):
             cursor=events[-1].id if events else cursor,
             result=Result(kind="hosted", model=str(model)) if done and model else None,
             trained_tokens=spent if isinstance(spent, int) else None,
+            seconds=max(0.0, ended - born) if ended and born else None,
+            finished_at=ended,
             error=wire.error_of(job),
         )
 

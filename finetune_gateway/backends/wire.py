@@ -261,6 +261,13 @@ def status_of(job: Json) -> JobStatus:
     return STATES.get(raw) or JobStatus.parse(raw)
 
 
+def moment(value: object) -> float | None:
+    """Seconds since the epoch; None where the host gives none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value) if value > 0 else None
+
+
 def error_of(job: Json) -> str | None:
     """Why the job failed. ``error: {}`` stands on healthy jobs and is no error."""
     error = job.get("error")

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune_gateway.cli import output
 from finetune_gateway.cli.output import paint, usd, wrapped
 from finetune_gateway.errors import SpecError
-from finetune_gateway.gateway import Plan
+from finetune_gateway.planning import Plan
 from finetune_gateway.pricing import Range
 from finetune_gateway.serving import (
     KINDS,

@@ -34,8 +34,9 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.cli.output import say, show, size, span, warn, wrapped
 from finetune_gateway.cli.watch import end_code, follow
 from finetune_gateway.errors import BudgetError
-from finetune_gateway.gateway import Gateway, Plan
+from finetune_gateway.gateway import Gateway
 from finetune_gateway.job import Job
+from finetune_gateway.planning import Plan
 
 
 def submit(

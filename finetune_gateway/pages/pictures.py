@@ -83,7 +83,8 @@ def _name(role: str) -> str:
 def _repeats(report: Report) -> str:
     """Rows that are there twice, here or in another file."""
     counts = {
-        code: sum(one.count for one in report.findings if one.code == code)
+        code: report.ignored.get(code, 0)
+        + sum(one.count for one in report.findings if one.code == code)
         for code in ("duplicates", "near_duplicates")
     }
     quality = report.quality or {}

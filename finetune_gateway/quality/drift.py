@@ -2,7 +2,8 @@
 
 How near two prompts are is told by the words and pairs of words they share (Dice's measure). A
 production prompt is without a neighbour when it is farther from the data than nine in ten of the
-data's own prompts are from each other: what is far depends on how varied the data is.
+data's own prompts are from each other: what is far depends on how varied the data is. One that
+shares no word with the data has none; as many are expected as in data whose prompts share none.
 """
 
 from __future__ import annotations
@@ -46,26 +47,29 @@ def defects(dataset: Dataset, like: Dataset, figures: Json) -> Iterator[Placed]:
         near.meet(prompt)
     among_own = sorted(near.best[len(wanted) :])
     cut = min(NEAR, among_own[int(FARTHEST * len(own))])
-    alone = [share < cut for share in near.best[: len(wanted)]]
+    alone = [share < cut or not share for share in near.best[: len(wanted)]]
     there = sum(alone) / len(wanted)
+    expected = max(FARTHEST, sum(not share for share in among_own) / len(own))
     sizes = median(len(words(text)) for text in own), median(len(words(text)) for text in wanted)
     figures["drift"] = {
         "prompts": len(wanted),
         "without_neighbour": round(there, 4),
+        "expected_without": round(expected, 4),
         "near_from": round(cut, 4),
         "median_words": sizes[1],
         "own_median_words": sizes[0],
     }
-    yield from _said(there, sizes, wanted[alone.index(True)] if any(alone) else "")
-
-
-def _said(there: float, sizes: tuple[float, float], example: str) -> Iterator[Placed]:
-    if there >= WORTH:
+    if there >= expected + WORTH - FARTHEST:
+        example = quoted(wanted[alone.index(True)])
         detail = (
-            f"{there:.0%} of the production prompts are like no prompt of the data (10% would be "
-            f"expected), for instance {quoted(example)}"
+            f"{there:.0%} of the production prompts are like no prompt of the data "
+            f"({expected:.0%} would be expected), for instance {example}"
         )
         yield Defect("drift", detail=detail), None, 1
+    yield from _lengths(sizes)
+
+
+def _lengths(sizes: tuple[float, float]) -> Iterator[Placed]:
     short, long = sorted(size + 1 for size in sizes)
     if long >= 2 * short and long - short >= 5:
         detail = (
@@ -81,8 +85,9 @@ class _Near:
     def __init__(self, wanted: list[str], own: list[str]) -> None:
         sample = [*wanted, *own]
         self.best = [0.0] * len(sample)
-        # Of the dataset's own prompts, which must not be compared with themselves.
+        # Of the dataset's own prompts, which are met once themselves and then as a repeat.
         self.keys = [*[None] * len(wanted), *map(key, own)]
+        self.itself: set[int] = set()
         holders: dict[str, list[int]] = defaultdict(list)
         for number, prompt in enumerate(sample):
             for piece in _pieces(prompt):
@@ -91,7 +96,7 @@ class _Near:
         self.sizes = Counter(number for held in self.holders.values() for number in held)
 
     def meet(self, prompt: str) -> None:
-        """Compare one prompt of the dataset with all of the sample; never with itself."""
+        """Compare one prompt of the dataset with all of the sample, itself left out."""
         shared: dict[int, int] = defaultdict(int)
         met = _pieces(prompt)
         for piece in met:
@@ -100,7 +105,9 @@ class _Near:
         own = key(prompt) if shared else 0
         for number, count in shared.items():
             share = 2 * count / (len(met) + self.sizes[number])
-            if share > self.best[number] and self.keys[number] != own:
+            if self.keys[number] == own and number not in self.itself:
+                self.itself.add(number)
+            elif share > self.best[number]:
                 self.best[number] = share
 
 

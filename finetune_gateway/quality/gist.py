@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -102,17 +103,17 @@ def gist_of(row: Json, line: int = 1, offset: int = 0) -> Gist | None:
 
 def _answered(messages: list[Any]) -> int:
     """The calls that a later message gives the result of."""
-    waiting: list[str] = []
+    waiting: Counter[str] = Counter()
     count = 0
     for message in map(as_dict, messages):
         ids = [str(as_dict(call).get("id")) for call in as_list(message.get("tool_calls"))]
         old = as_dict(message.get("function_call")).get("name")
-        waiting += [*ids, *([f"function {old}"] if old else [])]
+        waiting.update([*ids, *([f"function {old}"] if old else [])])
         own = message.get("tool_call_id")
         if message.get("role") == "function":
             own = f"function {message.get('name')}"
-        if own in waiting:
-            waiting.remove(own)
+        if isinstance(own, str) and waiting[own] > 0:
+            waiting[own] -= 1
             count += 1
     return count
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from finetune_gateway import hardware
+from finetune_gateway import hardware, profiles
 from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
 from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
@@ -56,6 +56,7 @@ class LocalBackend(Backend):
             methods=frozenset({"sft"}),
             training_types=frozenset({"lora", "full"}),
             options=OPTIONS,
+            stranger=_stranger(model) if model else "",
             notes=("Nothing leaves this machine.",),
             poll_seconds=(0.5, 2.0),
         )
@@ -162,6 +163,8 @@ class LocalBackend(Backend):
             cursor=str(offset),
             result=row.result,
             trained_tokens=row.trained_tokens,
+            seconds=row.seconds,
+            finished_at=row.finished_at,
             error=row.error,
         )
 
@@ -206,6 +209,15 @@ class LocalChat:
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
         return self._model.stream(messages, **sampling)
+
+
+def _stranger(model: str) -> str:
+    """A name that a host lists and no folder has is no model for this machine."""
+    hosts = profiles.hosts_of(model)
+    if not hosts or Path(model).is_dir():
+        return ""
+    where = " and ".join(hosts)
+    return f"{model!r} is a model of {where}; here it takes owner/name, builtin/tiny or a folder."
 
 
 def _phase(row: RunRow) -> str:

@@ -48,6 +48,8 @@ class RunRow:
     error: str | None
     result: Result | None
     trained_tokens: int | None
+    seconds: float  # with a slot, over all attempts; to the last heartbeat of a worker that died
+    finished_at: float | None
 
 
 class Queue:
@@ -273,4 +275,6 @@ def _run(row: sqlite3.Row) -> RunRow:
         error=row["error"],
         result=Result.model_validate_json(row["result"]) if row["result"] else None,
         trained_tokens=row["trained_tokens"],
+        seconds=row["seconds"],
+        finished_at=row["finished_at"],
     )

@@ -70,6 +70,8 @@ class Run:
         self._events = self.folder / "events.jsonl"
         self._count = 0
         self.lost = False  # a newer worker has this run
+        self._earlier = 0.0  # seconds of work of the attempts before this one
+        self._began: float | None = None  # monotonic; since when we have a slot
         _drop_torn_line(self._events)
         self.queue.sweep(run_id)
 
@@ -134,6 +136,16 @@ class Run:
         if not self.queue.claim(self.id, self.fence, **values):
             raise Fenced
 
+    def begin(self) -> None:
+        """The slot is ours: from here on the work is counted."""
+        self._earlier = self.queue.get(self.id).seconds
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long this run has worked, with the attempts before."""
+        return self._earlier + (time.monotonic() - self._began if self._began else 0.0)
+
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
         """Every few seconds: say that we live, and see whether somebody wants us to stop."""
@@ -155,7 +167,8 @@ class Run:
 
     def _beat(self) -> None:
         try:
-            self.queue.claim(self.id, self.fence, heartbeat_at=time.time())
+            worked = {"seconds": self.seconds} if self._began else {}
+            self.queue.claim(self.id, self.fence, heartbeat_at=time.time(), **worked)
             row = self.queue.get(self.id)
         except StoreError as exc:  # a full disk or a busy store: the next beat may get through
             print(f"no heartbeat: {exc}", file=sys.stderr)

@@ -86,6 +86,7 @@ def wait_for_slot(run: Run) -> None:
     device = name.partition("-")[2]
     if name != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = device
+    run.begin()
     run.claim(status=JobStatus.RUNNING, slot=name, phase="starting")
     attempts = run.queue.get(run.id).attempts + 1
     run.claim(attempts=attempts)
@@ -109,7 +110,9 @@ def fail(run: Run, why: str) -> None:
 
 
 def end(run: Run, status: JobStatus, **values: str | int | None) -> None:
-    run.claim(status=status, phase="", finished_at=time.time(), **values)
+    # An attempt that ends before it has a slot leaves the time of those before as it is.
+    worked = {"seconds": run.seconds} if run.seconds else {}
+    run.claim(status=status, phase="", finished_at=time.time(), **worked, **values)
 
 
 def reason(exc: Exception) -> str:
