@@ -339,7 +339,10 @@ class Gateway:
         records = self.store.created(*ledger.bounds(since, until))
         return ledger.of(records, since, until, self.store.is_being_sent)
 
-    def _cap(self) -> Decimal | None:
+    @property
+    def monthly_usd(self) -> Decimal | None:
+        """What all jobs of a month may cost; None is no limit. Raises SpecError for a setting
+        that is no amount."""
         return config.value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
 
     @property
@@ -347,7 +350,7 @@ class Gateway:
         def load(record: JobRecord) -> Backend:
             return self.backend(backends.load(record.backend, record.backend_options))
 
-        return Sender(self.store, self._cap, load)
+        return Sender(self.store, lambda: self.monthly_usd, load)
 
     def _job(self, record: JobRecord, backend: Backend | None = None) -> Job:
         def load() -> Backend:

@@ -260,6 +260,7 @@ def estimate_local(
         cost_usd=_cost(seconds, price),
         seconds=seconds,
         memory_bytes=memory,
+        memory_available_bytes=named.memory_bytes if named else None,
         prices=[price] if price else [],
         data_leaves_machine=False,
         assumptions=_assumptions(where, batch, gpu, price, flops_per_second),

@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.pricetable import Price, Unit, find_price, prices
@@ -72,6 +72,7 @@ class Estimate(BaseModel):
     cost_usd: Range[Decimal] | None = None
     seconds: Range[float] | None = None
     memory_bytes: Range[int] | None = None
+    memory_available_bytes: int | None = None  # of the machine or GPU it would run on
     prices: list[Price] = Field(default_factory=list)
     data_leaves_machine: bool
     host: str | None = None
@@ -79,6 +80,15 @@ class Estimate(BaseModel):
     assumptions: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     unknown: list[str] = Field(default_factory=list)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
+    @property
+    def fits(self) -> Literal["yes", "maybe", "no"] | None:
+        """Whether the memory is enough: for the high figure, only for the expected one, or not."""
+        need, have = self.memory_bytes, self.memory_available_bytes
+        if need is None or have is None:
+            return None
+        return "yes" if need.high <= have else "maybe" if need.expected <= have else "no"
 
 
 def auto_epochs(rows: int) -> int:

@@ -146,6 +146,17 @@ class Budget(BaseModel):
             return None
         return max(ZERO, self.cap_usd - self.spent_usd - self.reserved_usd)
 
+    def summary(self) -> dict[str, str | None]:
+        """The sums as JSON has them; amounts are texts, to the last digit."""
+        sums = {
+            "cap_usd": self.cap_usd,
+            "spent_usd": self.spent_usd,
+            "reserved_usd": self.reserved_usd,
+            "left_usd": self.left_usd,
+        }
+        plain = {name: None if usd is None else f"{usd:f}" for name, usd in sums.items()}
+        return {"month": self.month, **plain}
+
 
 def month_of(moment: float) -> tuple[str, float, float]:
     """The name of a moment's month in UTC, its first second, and the first of the next."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from math import ceil, floor, log2
+from math import ceil
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -94,13 +94,10 @@ class TokenStats(BaseModel):
 
 
 def _edges(low: int, high: int, steps: int) -> list[int]:
-    """Whole numbers in ``steps`` steps to a doubling, the first at most ``low``, the last above
-    ``high``."""
-    first = floor(log2(max(low, 1)) * steps) if low else -1
-    edges = [0] if first < 0 else [floor(2 ** (first / steps))]
+    """Whole numbers from ``low`` to above ``high``, in ``steps`` steps to a doubling."""
+    edges = [low]
     while edges[-1] <= high:
-        first += 1
-        edges.append(max(edges[-1] + 1, ceil(2 ** (first / steps))))
+        edges.append(max(edges[-1] + 1, ceil(max(low, 1) * 2 ** (len(edges) / steps))))
     return edges
 
 

@@ -550,3 +550,20 @@ def test_calls_of_a_real_sharegpt_set_survive(shared: Path, tmp_path: Path) -> N
         if row["tools"] == "[]":  # no tools are no key
             del row["tools"]
     assert back == wanted
+
+
+def test_what_is_said_of_rows_is_bounded_and_masked(tmp_path: Path) -> None:
+    """Keys that are carried along and rows that are refused: a few are named, nothing private."""
+    message = {"role": "user", "content": "Hi"}
+    answer = {"role": "assistant", "content": "Hello."}
+    mail = "jane.roe@gmail.com"
+    rows = [{"messages": [message, answer], f"key{number}": 1} for number in range(500)]
+    rows.append({"messages": [message, answer], mail: "x" * 5000})
+    rows.insert(0, {"messages": [message, answer], mail: 1})
+    out = tmp_path / "out.jsonl"
+    notes = Dataset.open(rows, spool=tmp_path).convert("openai", out).notes
+    assert len(notes) == 20 and mail not in " ".join(notes)
+    turns = [{"from": mail * 40, "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+    with pytest.raises(DataError) as caught:
+        Dataset.open([{"conversations": turns}], spool=tmp_path).convert("trl", out, force=True)
+    assert mail not in caught.value.message and len(caught.value.message) < 600

@@ -221,6 +221,23 @@ def test_drift(tmp_path: Path, look: Callable[..., Survey]) -> None:
     assert "drift_unknown" in codes(few)
 
 
+def test_drift_from_data_with_one_prompt(tmp_path: Path, look: Callable[..., Survey]) -> None:
+    """Data that asks one thing only is near itself and far from whatever else is asked; data in
+    which no two prompts share a word is not far from more of that kind."""
+    words = [f"word{number}" for number in range(2000)]
+    own = "Summarise the text that follows in one short line."
+    rows = [chat(own, f"Line {number} says so.") for number in range(40)]
+    strange = [{"prompt": f"Wie lange dauert Lieferung {i}, bitte?"} for i in range(20)]
+    far = look(rows, like=written(tmp_path / "far.jsonl", strange))
+    assert far.figures["drift"]["without_neighbour"] == 1.0 and "drift" in codes(far)
+    same = look(rows, like=written(tmp_path / "same.jsonl", [{"prompt": own}] * 20))
+    assert same.figures["drift"]["without_neighbour"] == 0.0 and "drift" not in codes(same)
+    apart = [" ".join(words[place : place + 8]) for place in range(0, 800, 8)]
+    rows = [chat(text, f"Answer {number}.") for number, text in enumerate(apart[:60])]
+    more = [{"prompt": text} for text in apart[60:]]
+    assert "drift" not in codes(look(rows, like=written(tmp_path / "more.jsonl", more)))
+
+
 def test_drift_in_length(tmp_path: Path, look: Callable[..., Survey]) -> None:
     """Prompts much longer than those of the data."""
     rng = random.Random(3)

@@ -317,7 +317,7 @@ _SURVEY = {
     "similar_rows": Rule(
         N, N, "rows that differ from an earlier one in a few words only",
         "They count nearly double, and a random split puts them on both sides.",
-        "Keep one of each, or split with 'ftg split', which keeps equal rows together.",
+        "Keep one of each, or split with 'ftg split', which keeps them on one side.",
     ),
     "near_duplicates_unseen": Rule(
         N, N, "near-duplicates were not looked for",

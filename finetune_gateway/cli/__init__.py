@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "backends": ("about:backends", "Where a job can run, and what each place can do", "Start"),
     "models": ("about:models", "Models that can be trained, and until when", "Start"),
     "prices": ("prices:prices", "What things cost, by whom and when; your own rows", "Start"),
+    "config": ("config:config", "Your limits: a budget for the month, for a job", "Start"),
     "validate": ("validate:validate", "Check a dataset; needs no key and no network", "Before"),
     "rules": ("rules:rules", "What validate looks for, and why; 'rules CODE' for one", "Before"),
     "convert": ("convert:convert", "Write a dataset in another format, without loss", "Before"),
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "events": ("reports:events", "What a job has said", "Jobs"),
     "metrics": ("reports:metrics", "Losses and rates by step", "Jobs"),
     "checkpoints": ("reports:checkpoints", "Models saved during training", "Jobs"),
+    "report": ("report:report", "What jobs cost, beside what was estimated", "Jobs"),
     "cancel": ("jobs:cancel", "Stop a job", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
 }

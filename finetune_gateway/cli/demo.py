@@ -36,7 +36,6 @@ from finetune_gateway.cli.demo_result import (
     price_table,
     summary,
 )
-from finetune_gateway.cli.estimate import Option, priced
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.cli.output import paint, say, show, span, table, wrapped
 from finetune_gateway.events import Event
@@ -174,7 +173,7 @@ def _priced(gateway: Gateway, voice: Voice) -> list[Option]:
     hosted = profiles.load_profile("openai").trainable("sft", date.today())
     wanted = [*((model, "openai") for model in hosted), (MODEL, "local")]
     data = builtin.demo_path("train")
-    options = [priced(gateway, data, *pair, chosen) for pair in wanted]
+    options = gateway.options(data, wanted, **chosen)
     prices = price_table(options)
     voice.tell(table(prices.head, prices.rows))
     for note in prices.notes:

@@ -14,7 +14,7 @@ from finetune_gateway.backends.local import builtin
 from finetune_gateway.checks.findings import Report
 from finetune_gateway.cli.demo_answers import Answer, Score, samples
 from finetune_gateway.cli.demo_page import Prices, Summary, series
-from finetune_gateway.cli.estimate import ROWS, Option
+from finetune_gateway.cli.estimate_text import cost, jobs_until, time
 from finetune_gateway.cli.output import span
 from finetune_gateway.errors import SpecError
 from finetune_gateway.handle import ModelHandle
@@ -91,10 +91,9 @@ class Outcome:
 
 def price_table(options: Sequence[Option]) -> Prices:
     """Every option in a line of 80 columns, and what the figures rest on."""
-    cells = dict(ROWS)
     rows = [
-        (f"{o.backend} / {o.model}", cells["cost"](o.plan), cells["takes jobs until"](o.plan))
-        if o.plan
+        (f"{o.backend} / {o.model}", cost(o.estimate), jobs_until(o.estimate))
+        if o.estimate
         else (f"{o.backend} / {o.model}", "cannot", "-")
         for o in options
     ]
@@ -102,18 +101,17 @@ def price_table(options: Sequence[Option]) -> Prices:
 
 
 def _notes(options: Sequence[Option]) -> Iterator[str]:
-    plans = [option.plan for option in options if option.plan]
+    found = [option.estimate for option in options if option.estimate]
     epochs = SETTINGS["n_epochs"]
-    listed = {(price.as_of, price.source) for plan in plans for price in plan.estimate.prices}
+    listed = {(price.as_of, price.source) for one in found for price in one.prices}
     for option in options:
-        if option.refusal:
-            yield f"{option.backend} / {option.model}: {option.refusal.message}"
+        if option.error:
+            yield f"{option.backend} / {option.model}: {option.error.message}"
     for day, source in sorted(listed):
         yield f"{epochs} epochs, at the prices of {day}: {source}"
-    for plan in plans:
-        if not plan.estimate.data_leaves_machine:
-            time_here = dict(ROWS)["time"](plan)
-            yield f"{plan.spec.model} is trained here: {time_here}, and nothing is sent anywhere."
+    for one in found:
+        if not one.data_leaves_machine:
+            yield f"{one.model} is trained here: {time(one)}, and nothing is sent anywhere."
     closed = profiles.load_profile("openai").no_new_jobs_after
     if closed and date.today() > closed:
         yield f"OpenAI takes no new jobs since {closed}."

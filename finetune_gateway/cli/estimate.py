@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway.cli import output, serving
+from finetune_gateway.cli import output, progress, serving
+from finetune_gateway.cli.estimate_text import one, several
 from finetune_gateway.cli.options import (
     Data,
     Epochs,
@@ -25,31 +25,11 @@ from finetune_gateway.cli.options import (
     number,
     spec_options,
 )
-from finetune_gateway.cli.output import paint, say, show, size, span, usd, wrapped
-from finetune_gateway.errors import GatewayError, SpecError
-from finetune_gateway.gateway import Gateway, Plan
-from finetune_gateway.pricing import Estimate
-from finetune_gateway.serving import USUAL_GPU
-
-LABEL, CELL = 21, 24  # columns of the first and, at least, of the other columns of the table
-
-
-@dataclass(frozen=True)
-class Option:
-    """One column: a plan, or why there is none."""
-
-    backend: str
-    model: str
-    plan: Plan | None
-    refusal: GatewayError | None = None
-
-    def document(self) -> dict[str, Any]:
-        """This option as JSON."""
-        if self.plan is not None:
-            return self.plan.estimate.model_dump(mode="json")
-        assert self.refusal is not None
-        said = {"type": type(self.refusal).__name__, "message": self.refusal.message}
-        return {"backend": self.backend, "model": self.model, "error": said}
+from finetune_gateway.cli.output import say, show
+from finetune_gateway.errors import SpecError
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.planning import Option
+from finetune_gateway.serving import USUAL_GPU, ServingCosts
 
 
 def estimate(
@@ -87,29 +67,34 @@ def estimate(
     serve_tokens_per_second: Annotated[
         str | None, typer.Option(metavar="N", help="What it reaches, in and out together.")
     ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="human (default), json or html.")
+    ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Serving as one page with a picture.")
+        Path | None, typer.Option(metavar="OUT", help="All of it as one page, in this file.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> int:
     """What a run would cost, how long it takes and whether it fits, for several options side by
     side. Offline: no key, no network, nothing is sent.
 
-    One model is priced on every backend, several models on one backend; as many models as
-    backends are paired in order. Without --backend: 'owner/name', builtin models and folders
-    are local, others are OpenAI's.
+    Every model is priced on every backend that --backend lists with commas. A --backend for each
+    --model pairs them in order. Without --backend: 'owner/name', builtin models and folders are
+    local, others are OpenAI's. What cannot be done is a row that says why.
 
     With --monthly-requests also what serving the result costs a month: by the token, by the
     hour, on a GPU of your own, and from which volume on that GPU is cheaper.
 
     Examples:
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14
+      ftg estimate train.jsonl --backend openai,azure,local \\
+          --model gpt-4.1-mini-2025-04-14 --model builtin/tiny
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 --backend openai \\
           --model Qwen/Qwen3-4B --backend local --n-epochs 3
       ftg estimate train.jsonl --model gpt-9 --train-price 4.40
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 \\
-          --monthly-requests 100000 --html serving.html
+          --monthly-requests 100000 --html costs.html
     """
     chosen = spec_options(settings, method=method, n_epochs=n_epochs, training_type=training_type)
     serve = serving.Asked(
@@ -119,174 +104,92 @@ def estimate(
         gpu=serve_gpu,
         usd_per_hour=money("serve-usd-per-hour", serve_usd_per_hour),
         tokens_per_second=number("serve-tokens-per-second", serve_tokens_per_second),
-        html=html,
     )
-    serve.check(data)
+    serve.check()
+    wanted = _format(format_, json)
+    if html and html.exists() and data.exists() and html.samefile(data):
+        raise SpecError(f"--html {html} is the data itself.", hint="Give another name.")
     if validation_file is not None:
         chosen["validation"] = validation_file
     if train_price is not None:
         chosen["train_price"] = money("train-price", train_price)
     gateway = Gateway()
-    options = [priced(gateway, data, *pair, chosen) for pair in pairs(model, backend or [])]
-    if all(option.refusal for option in options) and options[0].refusal:
-        raise options[0].refusal
-    costs = serve.costs([o.plan for o in options if o.plan], gateway.settings.prices)
-    if json:
-        told = [option.document() for option in options]
-        output.emit(
-            {"estimates": told, "serving": costs.model_dump(mode="json")} if costs else told
-        )
-    else:
-        show(screen(options))
-    if costs and not json:
-        show("\n" + serving.screen(costs))
-    if costs and html is not None:
-        # Imported here: only --html needs the page.
-        from finetune_gateway.cli.serving_page import page
-
-        html.write_text(page(costs), encoding="utf-8")
+    with progress.bar(quiet=quiet) as moved:
+        asked = pairs(model, backend or [])
+        options = gateway.options(data, asked, on_progress=moved, **chosen)
+    found = [option.estimate for option in options if option.estimate]
+    if len(options) == 1 and options[0].error:
+        raise options[0].error
+    told = Told(data.name, options, serve.costs(found, gateway.settings.prices))
+    _show(told, wanted)
+    if html is not None:
+        html.write_text(told.page(), encoding="utf-8")
         say(f"Wrote {html}.", quiet=quiet)
-    if not quiet and not json:
-        say("Figures are estimates. Nothing was sent anywhere.")
+    if wanted == "human":
+        say("Figures are estimates. Nothing was sent anywhere.", quiet=quiet)
+    first = options[0].error
+    return first.exit_code if first and not found else 0
+
+
+@dataclass(frozen=True)
+class Told:
+    """Everything that is shown."""
+
+    name: str
+    options: Sequence[Option]
+    costs: ServingCosts | None
+
+    def document(self) -> Any:
+        """As JSON."""
+        told = [option.document() for option in self.options]
+        if self.costs is None:
+            return told
+        return {"estimates": told, "serving": self.costs.model_dump(mode="json")}
+
+    def screen(self) -> str:
+        """As text."""
+        single = self.options[0].estimate if len(self.options) == 1 else None
+        text = one(single, self.options[0].backend) if single else several(self.options)
+        return f"{text}\n\n{serving.screen(self.costs)}" if self.costs else text
+
+    def page(self) -> str:
+        """As one HTML file."""
+        # Imported here: only pages need it.
+        from finetune_gateway.cli.estimate_page import page
+
+        return page(self.name, self.options, self.costs)
+
+
+def _format(name: str | None, json: bool) -> str:
+    if name is None:
+        return "json" if json else "human"
+    if name not in ("human", "json", "html") or (json and name != "json"):
+        more = " beside --json" if json else ""
+        raise SpecError(f"--format {name!r} is none{more}.", hint="Use human, json or html.")
+    return name
+
+
+def _show(told: Told, wanted: str) -> None:
+    if wanted == "json":
+        output.emit(told.document())
+    elif wanted == "html":
+        show(told.page())
+    else:
+        show(told.screen())
 
 
 def pairs(models: list[str], backends: list[str]) -> list[tuple[str, str]]:
     """Which model on which backend. Raises SpecError when that is not clear."""
-    names = [name.strip() for given in backends for name in given.split(",") if name.strip()]
+    lists = [[name.strip() for name in given.split(",") if name.strip()] for given in backends]
+    names = list(dict.fromkeys(name for listed in lists for name in listed))
     if not names:
         return [(model, backend_for(model)) for model in models]
-    if len(models) == 1 or len(names) == 1:
-        return [(model, name) for model in models for name in names]
-    if len(models) == len(names):
-        return list(zip(models, names, strict=True))
-    raise SpecError(
-        f"{len(models)} models and {len(names)} backends do not pair up.",
-        hint="Give one of either, or as many of each.",
-    )
-
-
-def priced(gateway: Gateway, data: Any, model: str, backend: str, chosen: dict[str, Any]) -> Option:
-    """One model on one backend; a refusal is part of the answer."""
-    try:
-        plan = gateway.plan(data, model=model, backend=backend, **chosen)
-    except GatewayError as exc:
-        return Option(backend, model, None, exc)
-    return Option(backend, model, plan)
-
-
-def screen(options: Sequence[Option]) -> str:
-    """The table, as many options beside each other as fit, then what the figures rest on."""
-    room = max(1, (output.width() - LABEL) // (CELL + 2))
-    groups = [options[start : start + room] for start in range(0, len(options), room)]
-    return "\n\n".join([*map(_table, groups), *filter(None, map(_grounds, options))])
-
-
-def _table(options: Sequence[Option]) -> str:
-    cell = (output.width() - LABEL) // len(options) - 2
-    lines = [_line(paint, "", [f"{option.backend} / {option.model}" for option in options], cell)]
-    for label, row in ROWS:
-        cells = [row(option.plan) if option.plan else "" for option in options]
-        if label == "cost":
-            cells = [
-                c if o.plan else f"cannot: {_why(o)}" for c, o in zip(cells, options, strict=True)
-            ]
-        if any(cells):
-            lines.append(_line(None, label, cells, cell))
-    return "\n".join(lines)
-
-
-def _why(option: Option) -> str:
-    return option.refusal.message if option.refusal else ""
-
-
-def _line(style: Callable[..., str] | None, label: str, cells: Sequence[str], cell: int) -> str:
-    """One row; a cell that is too long goes on below."""
-    stacks = [wrap(text, cell, break_on_hyphens=False) or [""] for text in cells]
-    rows = []
-    for i in range(max(map(len, stacks))):
-        texts = [stack[i] if i < len(stack) else "" for stack in stacks]
-        padded = "  ".join(f"{text:<{cell}}" for text in texts).rstrip()
-        head = f"{label if i == 0 else '':<{LABEL}}"
-        rows.append(f"{head}{style(padded, 'bold') if style else padded}".rstrip())
-    return "\n".join(rows)
-
-
-def cost(estimate: Estimate) -> str:
-    """``$5.74 ($3.83 to $7.65)``."""
-    found = estimate.cost_usd
-    if found is None:
-        return "not known"
-    if found.low == found.high:
-        return usd(found.expected)
-    return f"{usd(found.expected)} ({usd(found.low)} to {usd(found.high)})"
-
-
-def _ranged(found: Any, words: Callable[[float], str]) -> str:
-    if found is None:
-        return "not known"
-    if found.low == found.high:
-        return words(found.expected)
-    return f"{words(found.expected)} ({words(found.low)} to {words(found.high)})"
-
-
-def _tokens(plan: Plan) -> str:
-    epochs = plan.estimate.n_epochs
-    times = f"{epochs} epoch{'' if epochs == 1 else 's'}"
-    billed = plan.estimate.billed_tokens
-    return f"{billed.expected if billed else plan.tokens.total * epochs:,} ({times})"
-
-
-def _leaves(plan: Plan) -> str:
-    host = plan.estimate.host
-    if not plan.estimate.data_leaves_machine:
-        return "no"
-    return f"yes, to {host}" if host else "yes"
-
-
-def _closes(plan: Plan) -> str:
-    closing = plan.backend.capabilities(plan.spec.model).no_new_jobs_after
-    return f"{closing}" if closing else "-"
-
-
-def _memory(plan: Plan) -> str:
-    return "-" if plan.estimate.data_leaves_machine else _ranged(plan.estimate.memory_bytes, size)
-
-
-UNITS = {
-    "train_mtok": "per million training tokens",
-    "train_hour": "per hour of training",
-    "gpu_hour": "per GPU hour",
-    "hosting_hour": "per hour of hosting",
-}
-ROWS: tuple[tuple[str, Callable[[Plan], str]], ...] = (
-    ("cost", lambda plan: cost(plan.estimate)),
-    ("tokens to train", _tokens),
-    ("time", lambda plan: _ranged(plan.estimate.seconds, span)),
-    ("memory", _memory),
-    ("data leaves machine", _leaves),
-    ("takes jobs until", _closes),
-)
-
-
-def _grounds(option: Option) -> str:
-    """Prices with source and date, warnings, assumptions and what is not known."""
-    if option.plan is None:
-        return ""
-    lines = list(_ground_lines(option.plan.estimate))
-    return "\n".join([f"{option.backend} / {option.model}", *lines]) if lines else ""
-
-
-def _ground_lines(found: Estimate) -> Iterator[str]:
-    for price in found.prices:
-        unit = UNITS.get(price.unit, price.unit)
-        text = f"price: ${price.usd} {unit}, as of {price.as_of}, {price.source} {price.note}"
-        yield wrapped(text.strip(), "    ", "  ")
-    for kind, texts in (
-        ("warning", found.warnings),
-        ("assumed", found.assumptions),
-        ("not known", found.unknown),
-    ):
-        style = "warning" if kind == "warning" else "dim"
-        for text in texts:
-            filled = wrapped(f"{kind}: {text}", "    ", "  ")
-            yield filled.replace(f"{kind}:", f"{paint(kind, style)}:", 1)
+    plain = all(len(listed) == 1 for listed in lists)
+    if plain and len(models) > 1 and len(lists) == len(models):
+        return [(model, listed[0]) for model, listed in zip(models, lists, strict=True)]
+    if plain and len(models) > 1 and len(lists) > 1:
+        raise SpecError(
+            f"{len(models)} models and {len(lists)} backends do not pair up.",
+            hint=f"For every model on every backend: --backend {','.join(names)}",
+        )
+    return [(model, name) for model in models for name in names]

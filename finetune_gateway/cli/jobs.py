@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_gateway import spending
 from finetune_gateway.cli import output
 from finetune_gateway.cli.options import JobName, Json, Quiet, looked_at, proceed, refresh
 from finetune_gateway.cli.output import ago, clock, say, show, span, table, usd, warn, wrapped
@@ -16,6 +17,7 @@ from finetune_gateway.events import JobStatus, Metric
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.job import Job
 from finetune_gateway.records import JobRecord
+from finetune_gateway.spending import Actual, Quote
 
 NEWEST = 20  # jobs listed unless -a or --limit
 
@@ -28,6 +30,9 @@ def list_jobs(
     all_: Annotated[bool, typer.Option("--all", "-a", help="Not only the newest 20.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N.")] = None,
     ask: Annotated[bool, typer.Option("--refresh", help="Ask hosted backends too.")] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="What each was said to cost, and what it did.")
+    ] = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the ids.")] = False,
 ) -> None:
@@ -37,6 +42,7 @@ def list_jobs(
     Examples:
       ftg list
       ftg list --status running --refresh
+      ftg list --costs
       ftg list -q --limit 1
     """
     if status is not None and status not in list(JobStatus):
@@ -52,7 +58,7 @@ def list_jobs(
         for one in newest:
             show(one.id)
     else:
-        _listed(newest, len(chosen))
+        _listed(newest, len(chosen), costs)
 
 
 def _fresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
@@ -68,25 +74,33 @@ def _fresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
     return job.record
 
 
-def _listed(records: list[JobRecord], count: int) -> None:
+def _listed(records: list[JobRecord], count: int, costs: bool) -> None:
     if not records:
         say("No jobs." if not count else "No such jobs.")
         say("Start one: ftg submit train.jsonl --model builtin/tiny")
         return
-    rows = [
-        (
-            one.id,
-            one.status,
-            one.backend,
-            _short(one.spec.model),
-            _short(one.name, 16),
-            ago(one.created_at),
-        )
-        for one in records
-    ]
-    show(table(("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED"), rows))
+    if costs:
+        show(table(COSTS, [_cost_row(one) for one in records], right="EXPECTED AT_MOST ACTUAL"))
+    else:
+        show(table(JOBS, [_job_row(one) for one in records]))
     if count > len(records):
         say(f"{count - len(records)} older jobs: ftg list -a")
+
+
+JOBS = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
+COSTS = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
+
+
+def _job_row(one: JobRecord) -> tuple[str, ...]:
+    model, data = _short(one.spec.model), _short(one.name, 16)
+    return one.id, one.status, one.backend, model, data, ago(one.created_at)
+
+
+def _cost_row(one: JobRecord) -> tuple[str, ...]:
+    said, found = spending.Quote.of(one).cost_usd, spending.actual(one)
+    expected, most = (usd(said.expected), usd(said.high)) if said else ("?", "?")
+    cost = "-" if found is None else "?" if found.cost_usd is None else usd(found.cost_usd)
+    return one.id, one.status, _short(one.spec.model), expected, most, cost
 
 
 def _short(text: str, longest: int = 22) -> str:
@@ -119,7 +133,7 @@ def screen(job: Job) -> str:
 
 
 def _facts(job: Job) -> dict[str, str]:
-    record = job.record
+    record, quote = job.record, Quote.of(job.record)
     unusual = record.raw_status not in ("", record.status)
     raw = f" (their word: {record.raw_status})" if unusual else ""
     ended = record.finished_at or time.time()
@@ -133,10 +147,11 @@ def _facts(job: Job) -> dict[str, str]:
         "model": f"{record.spec.model}, {record.spec.method}",
         "data": f"{record.name}, {record.train.rows:,} rows",
         "created": f"{clock(record.created_at)} ({ago(record.created_at)})",
-        "took" if record.finished_at else "running for": span(ended - record.created_at),
+        "took" if record.finished_at else "running for": _took(record, quote, ended),
         "last figures": _figures(job.metrics()),
-        "trained": f"{record.trained_tokens:,} tokens" if record.trained_tokens else "",
-        "estimate": _estimate(record.estimate),
+        "trained": _trained(record, quote),
+        "estimate": _estimate(quote),
+        "cost": _cost(job.actual),
         "result": model,
     }
 
@@ -159,18 +174,44 @@ def _figures(metrics: list[Metric]) -> str:
     return ", ".join([f"step {last.step}{of}", *losses])
 
 
-def _estimate(found: dict[str, Any] | None) -> str:
-    cost = (found or {}).get("cost_usd")
-    if not cost:
+def _took(record: JobRecord, quote: Quote, ended: float) -> str:
+    text = span(ended - record.created_at)
+    said = quote.seconds
+    if record.seconds is None or not record.status.final or said is None:
+        return text
+    low, high = span(said.low), span(said.high)
+    worked = f"{span(record.seconds)} of work, estimated {span(said.expected)} ({low} to {high})"
+    return f"{text}; {worked}"
+
+
+def _trained(record: JobRecord, quote: Quote) -> str:
+    if not record.trained_tokens:
         return ""
-    low, high = usd(cost["low"]), usd(cost["high"])
-    return usd(cost["expected"]) + (f" ({low} to {high})" if low != high else "")
+    said = f", estimated {quote.billed_tokens.expected:,}" if quote.billed_tokens else ""
+    return f"{record.trained_tokens:,} tokens{said}"
+
+
+def _estimate(quote: Quote) -> str:
+    cost = quote.cost_usd
+    if cost is None:
+        return ""
+    low, high = usd(cost.low), usd(cost.high)
+    return usd(cost.expected) + (f" ({low} to {high})" if low != high else "")
+
+
+def _cost(found: Actual | None) -> str:
+    """What it came to, and by which price; nothing while the job goes on."""
+    if found is None:
+        return ""
+    return f"{'not known' if found.cost_usd is None else usd(found.cost_usd)}: {found.basis}"
 
 
 def record_document(record: JobRecord) -> dict[str, Any]:
     """A job as JSON: what the store knows, without its bookkeeping."""
     plain = record.model_dump(mode="json", exclude=BOOKKEEPING)
-    return {**plain, "final": record.status.final}
+    found = spending.actual(record)
+    actual = found.model_dump(mode="json") if found else None
+    return {**plain, "final": record.status.final, "actual": actual}
 
 
 BOOKKEEPING = {"submit_key", "step_at", "tries", "cursor", "system_prompt"}

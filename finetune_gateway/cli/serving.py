@@ -10,8 +10,7 @@ from pathlib import Path
 from finetune_gateway.cli import output
 from finetune_gateway.cli.output import paint, usd, wrapped
 from finetune_gateway.errors import SpecError
-from finetune_gateway.planning import Plan
-from finetune_gateway.pricing import Range
+from finetune_gateway.pricing import Estimate, Range
 from finetune_gateway.serving import (
     KINDS,
     USUAL_GPU,
@@ -33,42 +32,35 @@ class Asked:
     gpu: str | None
     usd_per_hour: Decimal | None
     tokens_per_second: Decimal | None
-    html: Path | None
 
-    def check(self, data: Path) -> None:
-        """Raise SpecError for an option that would do nothing, or would overwrite the data."""
+    def check(self) -> None:
+        """Raise SpecError for an option that would do nothing."""
         if self.requests is None and (names := [*self._given()]):
             raise SpecError(
                 f"{names[0]} is about serving, which was not asked for.",
                 hint="Add --monthly-requests N.",
             )
-        if self.html and self.html.exists() and data.exists() and self.html.samefile(data):
-            raise SpecError(f"--html {self.html} is the data itself.", hint="Give another name.")
 
     def _given(self) -> Iterator[str]:
-        names = ("tokens_in", "tokens_out", "gpu", "usd_per_hour", "tokens_per_second", "html")
+        names = ("tokens_in", "tokens_out", "gpu", "usd_per_hour", "tokens_per_second")
         for name in names:
             if getattr(self, name) is not None:
                 prefix = "serve-" if name in ("gpu", "usd_per_hour", "tokens_per_second") else ""
                 yield f"--{prefix}{name.replace('_', '-')}"
 
-    def costs(self, plans: Sequence[Plan], prices: Path) -> ServingCosts | None:
-        """None when serving was not asked for."""
-        if self.requests is None:
+    def costs(self, options: Sequence[Estimate], prices: Path) -> ServingCosts | None:
+        """None when serving was not asked for, or nothing can be trained to be served."""
+        first = next((one for one in options if one.tokens), None)
+        if self.requests is None or first is None or first.tokens is None:
             return None
-        first = plans[0]
         traffic = Traffic.like(
             first.tokens,
             self.requests,
             tokens_in=self.tokens_in,
             tokens_out=self.tokens_out,
-            answers=2 if first.spec.method in ("dpo", "orpo") else 1,
+            answers=2 if first.method in ("dpo", "orpo") else 1,
         )
-        hosted = [
-            (plan.estimate.backend, plan.spec.model)
-            for plan in plans
-            if plan.estimate.data_leaves_machine
-        ]
+        hosted = [(one.backend, one.model) for one in options if one.data_leaves_machine]
         return serving_costs(
             traffic,
             list(dict.fromkeys(hosted)),

@@ -1,5 +1,5 @@
-"""The page of ``ftg estimate --html``: what serving costs over requests a month, as a picture and
-a table. One file that loads nothing."""
+"""The part of the page of ``ftg estimate --html`` on serving: what it costs over requests a month,
+as a picture and a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from finetune_gateway.cli.output import usd
 from finetune_gateway.cli.serving import amount, grounds, headline, meeting, named, sources
-from finetune_gateway.pages.parts import document, table
+from finetune_gateway.pages.parts import table
 from finetune_gateway.serving import Curve, ServingCosts, Way
 
 STYLE = """
@@ -50,25 +50,25 @@ class Frame(NamedTuple):
         return self.height - 40 - share * (self.height - 40 - 14)
 
 
-def page(costs: ServingCosts) -> str:
-    """The whole file."""
+def body(costs: ServingCosts) -> str:
+    """The part of a page on serving."""
     ways = [way for way in costs.ways if way.curves]
-    body = [f"<h1>{escape(headline(costs.traffic))}</h1>"]
+    body = [f"<h2>{escape(headline(costs.traffic))}</h2>"]
     if ways:
         body += [_keys(ways), _picture(costs, ways, 900, 420, "wide")]
         body += [_picture(costs, ways, 420, 420, "narrow")]
         text = "USD a month over requests a month, both in powers of ten; a band is low to high, a "
         body += [f'<p class="soft">{text}dot a break-even, the dashed line your volume.</p>']
-    body += ["<h2>A month</h2>", _table(costs)]
+    body += ["<h3>A month</h3>", _table(costs)]
     if costs.break_even:
-        body += ["<h2>Break-even</h2>", _list([meeting(meet) for meet in costs.break_even])]
-    body += ["<h2>What the figures rest on</h2>", _list(sources(costs))]
+        body += ["<h3>Break-even</h3>", _list([meeting(meet) for meet in costs.break_even])]
+    body += ["<h3>What serving figures rest on</h3>", _list(sources(costs))]
     body += [
-        f"<h3>{escape(kind.capitalize())}</h3>{_list(texts)}"
+        f"<h4>{escape(kind.capitalize())}</h4>{_list(texts)}"
         for kind, texts in grounds(costs)
         if texts
     ]
-    return document("What serving costs", STYLE, "\n".join(body))
+    return "\n".join(body)
 
 
 def _list(texts: list[str]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from finetune_gateway.cli import output
-from finetune_gateway.cli.estimate import cost
 from finetune_gateway.cli.jobs import document
 from finetune_gateway.cli.options import (
     BaseUrl,
@@ -31,12 +32,14 @@ from finetune_gateway.cli.options import (
     proceed,
     spec_options,
 )
-from finetune_gateway.cli.output import say, show, size, span, warn, wrapped
+from finetune_gateway.cli.output import say, show, size, span, usd, warn, wrapped
 from finetune_gateway.cli.watch import end_code, follow
 from finetune_gateway.errors import BudgetError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.job import Job
 from finetune_gateway.planning import Plan
+from finetune_gateway.pricing import Range
+from finetune_gateway.spending import Budget
 
 
 def submit(
@@ -104,8 +107,9 @@ def submit(
         seed=seed,
     )
     started = time.time()
-    gate = Gate(yes=yes, dry_run=dry_run, limit=max_cost, json=json, quiet=quiet)
-    job = Gateway().submit(
+    gateway = Gateway()
+    gate = Gate(gateway, yes=yes, dry_run=dry_run, limit=max_cost, json=json, quiet=quiet)
+    job = gateway.submit(
         data,
         model=model,
         backend=chosen_backend(backend or backend_for(model), base_url, api_key_env, profile),
@@ -129,6 +133,7 @@ def submit(
 class Gate:
     """Shows the plan and asks for a yes where data leaves the machine."""
 
+    gateway: Gateway
     yes: bool
     dry_run: bool
     limit: float | None
@@ -138,10 +143,14 @@ class Gate:
     def passed(self, plan: Plan) -> bool:
         """Raises BudgetError when a yes is needed and nobody is there to say it."""
         hosted = plan.estimate.data_leaves_machine
+        capped = self.gateway.monthly_usd is not None
+        budget = self.gateway.budget() if capped else None
         if self.dry_run and self.json:
-            output.emit({"dry_run": True, "estimate": plan.estimate.model_dump(mode="json")})
+            told = budget.summary() if budget else None
+            found = plan.estimate.model_dump(mode="json")
+            output.emit({"dry_run": True, "estimate": found, "budget": told})
         if not self.quiet or (hosted and not self.yes):
-            say(plan_text(plan, self.limit))
+            say(plan_text(plan, self.limit, budget))
         for text in plan.estimate.warnings:
             warn(text)
         if self.dry_run:
@@ -159,22 +168,26 @@ class Gate:
         return True
 
 
-def plan_text(plan: Plan, limit: float | None) -> str:
-    """What is about to happen: cost, time, and what leaves for where."""
+def plan_text(plan: Plan, limit: float | None, budget: Budget | None) -> str:
+    """What is about to happen: cost, time, what leaves for where, what is left of the month."""
     found = plan.estimate
     rows = f"{plan.reports[0].rows:,} rows"
     lines = [f"{plan.backend.name} / {plan.spec.model}: {plan.spec.method} on {rows}"]
     if found.data_leaves_machine:
-        kept = f" (limit ${limit:,.2f})" if limit is not None else ""
-        files = [plan.train, *([plan.validation] if plan.validation else [])]
-        sent = ", ".join(f"{file.name} ({size(file.size)})" for file in files)
-        lines.append(f"Estimated cost: {cost(found)}{kept}")
+        kept = f"; limit ${limit:,.2f}" if limit is not None else ""
+        sent = " and ".join(_leaving(plan))
+        lines.append(f"Estimated cost: {_prices(found.cost_usd)}{kept}")
+        if budget is not None:
+            lines.append(wrapped(_left(found.cost_usd, budget)))
         host = found.host or getattr(plan.backend, "host", plan.backend.name)
         lines.append(wrapped(f"{sent} will be uploaded to {host}."))
     else:
         if found.seconds is not None:
             low, high = span(found.seconds.low), span(found.seconds.high)
             lines.append(f"About {span(found.seconds.expected)} ({low} to {high}) on this machine.")
+            if found.cost_usd is not None and found.cost_usd.high:
+                lines.append(f"Estimated cost: {_prices(found.cost_usd)}")
+                lines += [wrapped(_left(found.cost_usd, budget))] if budget else []
         lines.append("Nothing leaves this machine.")
     warned = [w for report in plan.reports for w in report.warnings]
     if warned:
@@ -182,6 +195,32 @@ def plan_text(plan: Plan, limit: float | None) -> str:
             f"{len(warned)} kinds of warnings about the data: ftg validate {plan.train.name}"
         )
     return "\n".join(lines)
+
+
+def _prices(cost: Range[Decimal] | None) -> str:
+    if cost is None:
+        return "not known"
+    if cost.low == cost.high:
+        return usd(cost.expected)
+    return f"{usd(cost.expected)} (low {usd(cost.low)}, high {usd(cost.high)})"
+
+
+def _leaving(plan: Plan) -> Iterator[str]:
+    """Each file that will be sent, with its bytes; rows of another format are rewritten first."""
+    files = [plan.train, *([plan.validation] if plan.validation else [])]
+    for file, report in zip(files, plan.reports, strict=True):
+        about = "" if report.format.startswith("openai-") else "rewritten as chat rows, about "
+        yield f"{file.name} ({about}{size(file.size)}: {file.size:,} bytes)"
+
+
+def _left(cost: Range[Decimal] | None, budget: Budget) -> str:
+    """What the month still allows, and whether this job fits."""
+    left, needed = budget.left_usd or Decimal(0), cost.high if cost else Decimal(0)
+    fits = f"this job reserves {usd(needed)}" if needed <= left else "this job does not fit"
+    return (
+        f"Budget of {budget.month}: {usd(left)} of {usd(budget.cap_usd)} left "
+        f"({usd(budget.spent_usd)} spent, {usd(budget.reserved_usd)} reserved); {fits}."
+    )
 
 
 def _told(job: Job, found: bool, *, quiet: bool) -> None:

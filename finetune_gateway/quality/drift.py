@@ -54,7 +54,6 @@ def defects(dataset: Dataset, like: Dataset, figures: Json) -> Iterator[Placed]:
     figures["drift"] = {
         "prompts": len(wanted),
         "without_neighbour": round(there, 4),
-        "expected_without": round(expected, 4),
         "near_from": round(cut, 4),
         "median_words": sizes[1],
         "own_median_words": sizes[0],

@@ -13,6 +13,8 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+import psutil
+
 from finetune_gateway import hardware, profiles
 from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
 from finetune_gateway.backends.local import models
@@ -95,7 +97,11 @@ class LocalBackend(Backend):
         folder = models.small_files(spec.model, self.settings)
         shape = hardware.shape_of(models.config_of(folder))
         device: hardware.Device = "cpu" if slots() == ["cpu"] else "gpu"
-        return hardware.estimate_local(spec, tokens, shape, device=device)
+        found = hardware.estimate_local(spec, tokens, shape, device=device)
+        if device == "gpu":
+            return found
+        whole = psutil.virtual_memory().total
+        return found.model_copy(update={"memory_available_bytes": whole})
 
     # -- jobs ----------------------------------------------------------------------------
 
