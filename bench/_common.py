@@ -44,8 +44,11 @@ def run(
 ) -> Process:
     """Run a command from start to end, in a ``session`` of its own if wanted.
 
-    Raises SystemExit with its last words when it fails.
+    Our modules may be compiled to files, as they are where the package is installed. Raises
+    SystemExit with its last words when it fails.
     """
+    env = {**(os.environ if env is None else env)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     with TemporaryFile("w+") as err:
         began = time.perf_counter()
         started = subprocess.Popen(

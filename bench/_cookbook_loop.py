@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,8 @@ def row_tokens(messages: list[dict[str, Any]], encode: Encode) -> tuple[int, int
 
 def main(path: str) -> None:
     name, encode = engine()
+    encode("Its tables are made.")
+    began = time.perf_counter()
     with open(path, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     errors = format_errors(rows)
@@ -80,6 +83,7 @@ def main(path: str) -> None:
         "trained": sum(answers for _, answers in counts),
         "median": median(totals),
         "errors": dict(+errors),
+        "seconds": time.perf_counter() - began,
     }
     print(json.dumps(found))
 

@@ -29,18 +29,20 @@ write(Path(sys.argv[2]), chat_rows(int(sys.argv[3]), tools=float(sys.argv[4])))
 """
 # The peaks of the processes are added up: no moment can have been worse.
 OURS = """\
-import json, resource, sys
+import json, resource, sys, time
 from pathlib import Path
 from finetune_gateway.checks import gate, parallel
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.tokens import HostedCounter
 workers, near = int(sys.argv[2]) or None, sys.argv[3] == "near"
 data, counter = Dataset(Path(sys.argv[1])), HostedCounter(None)
+began = time.perf_counter()
 report = gate.validate(data, counter=counter, workers=workers, near_duplicates=near)
 own, child = (resource.getrusage(who).ru_maxrss for who in
               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 others = (workers or min(parallel.processors(), gate.MAX_WORKERS)) - 1
 found = {"ok": report.ok, "rows": report.rows, **report.tokens, "peak": own + others * child}
+found["seconds"] = time.perf_counter() - began
 print(json.dumps({**found, "findings": sorted({f.code for f in report.findings})}))
 """
 # Each row both ways: by the short way of the pass, and as the cookbook does it.
@@ -92,6 +94,10 @@ def main() -> int:
     def speed(runs: list[Process]) -> list[float]:
         return [megabytes / process.wall for process in runs]
 
+    def pure(runs: list[Process]) -> list[float]:
+        """Without the start of Python, imports and the tables of the encoding."""
+        return [megabytes / said(process)["seconds"] for process in runs]
+
     def peaks(runs: list[Process]) -> list[float]:
         return [
             said(process)["peak"] * (1 if sys.platform == "darwin" else 1024) / 1e6
@@ -105,6 +111,8 @@ def main() -> int:
     )
     one = f"MB/s (one process; {size})"
     bench.figure("speed_alone", speed(alone), speed(other), one, at_least=5 if large else None)
+    begun = f"MB/s (once started; {size})"
+    bench.figure("speed_once_started", pure(mine), pure(other), begun)
     bench.figure("speed_near_duplicates", speed(near), speed(other), f"MB/s ({size})")
     bench.figure("cpu", [p.cpu for p in mine], cpu, "s")
     bench.figure("cpu_alone", [p.cpu for p in alone], cpu, "s")

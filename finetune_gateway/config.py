@@ -46,6 +46,7 @@ KEYS = {
         ),
     )
 }
+DIGITS = 12  # before or after the point; more is no money
 _HEAD = "# Settings of finetune-gateway. See: ftg config --help\n\n"
 
 
@@ -76,7 +77,7 @@ def amount(name: str, value: object) -> Decimal:
         found = None if isinstance(value, bool) else Decimal(str(value).strip().removeprefix("$"))
     except InvalidOperation:
         found = None
-    if found is None or not found.is_finite() or found < 0:
+    if found is None or not found.is_finite() or found < 0 or abs(found.adjusted()) > DIGITS:
         raise SpecError(f"{name} cannot be {value!r}.", hint="Give USD, like 50 or 12.50.")
     return found
 

@@ -101,7 +101,7 @@ class Gateway:
         dataset = self.open(data)
         spec = TrainingSpec.build(model=model or "unnamed", method=method)
         runner = None if backend is None else self.backend(backend)
-        judged = (runner.name,) if runner else None
+        judged = (runner.called,) if runner else None
         counter = runner.counter(spec) if runner else HostedCounter(model)
         report = checks.validate(
             dataset,

@@ -97,9 +97,9 @@ class Choice:
         NotFoundError for a model it certainly does not have, unless it was ``priced`` by the
         user."""
         limits = backend.capabilities(spec.model)
-        limits.require(backend.name, spec)
+        limits.require(backend.called, spec)
         if limits.stranger and not priced:
-            raise NotFoundError(limits.stranger, hint="Models that are known: ftg models --all")
+            raise NotFoundError(limits.stranger, hint="Those that are known: ftg models --all")
         return cls(spec, backend, limits)
 
 
@@ -141,7 +141,8 @@ class Passes:
             found = self._read(choice, dataset, min_rows, counter)
             seen.append(found)
         tokens = found.tokens.model_copy(update={"encoding": counter.encoding})
-        report = found.report.model_copy(update={"tokens": tokens.summary()})
+        report = _named(found.report, choice.backend.called)
+        report = report.model_copy(update={"tokens": tokens.summary()})
         return _Seen(report, tokens, found.limit, found.untouched)
 
     def _read(
@@ -164,6 +165,15 @@ class Passes:
         return _Seen(report, tokens, limit, not touched)
 
 
+def _named(report: Report, name: str) -> Report:
+    """The report of a pass under one backend's rules, in the name of another that has the same."""
+    found = [
+        one.model_copy(update={"backends": [name] if one.backends else []})
+        for one in report.findings
+    ]
+    return report.model_copy(update={"findings": found})
+
+
 def plan(choice: Choice, files: Files, passes: Passes, train_price: Decimal | None = None) -> Plan:
     """Check, count and price one option. Raises DataError with a report of lines and fixes, and
     SpecError."""
@@ -174,7 +184,7 @@ def plan(choice: Choice, files: Files, passes: Passes, train_price: Decimal | No
     if files.held_out:
         looks.append(passes.look(choice, files.held_out, 1))
         looks[1].report.raise_for_errors()
-        apart = survey.apart(reports[0], files.train, files.held_out, (runner.name,))
+        apart = survey.apart(reports[0], files.train, files.held_out, (runner.called,))
         reports = [apart, looks[1].report]
     estimate = runner.estimate(spec, looks[0].tokens)
     if train_price is not None:

@@ -214,7 +214,8 @@ class Profile(BaseModel):
         """Why this is certainly no model of this service; empty when it may be one: a list may
         have grown, but a folder or an ``owner/name`` of a hub is none of its names."""
         foreign = "/" in model and self.models and self.model(model) is None
-        return self._unknown(model) if foreign else ""
+        count = len(self.models)
+        return f"{model!r} is none of the {count} models of {self.title}." if foreign else ""
 
     def _unknown(self, model: str) -> str:
         if not self.models:

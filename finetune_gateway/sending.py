@@ -121,6 +121,7 @@ class Sender:
                 self.store.set_sent(record.id, found)
                 return False
             self.store.set_step(record.id, "intent", sending=False)
+            self.store.set_phase(record.id, "")
             return True
 
     # -- sending -------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from finetune_gateway.turns import as_dict, as_list
 from finetune_gateway.writing import free, whole_file
 
 SHORT = 40  # characters of a final answer that is a class rather than a text
+_BACK = 2.0  # the place of rows that are kept for the first part: beyond every limit
 REST = ""  # the stratum of rows whose own one is too small to be cut
 
 
@@ -112,10 +113,11 @@ def assigned(
         strata.append(names.setdefault(own, len(names)))
     moves = _moves((linked[one], linked[two]) for one, two in links or ())
     most = max(2.0, min(ratios) * len(places) / 2)
-    loosened = _loosen(places, moves, most)
+    loosened = _loosen(places, moves, most, sum(ratios[1:]))
     joined = _join(places, strata, moves)
-    _keep_back(places, most)
-    limits = _limits(places, _pooled(strata, ratios), ratios, exact=stratify)
+    rest = _held_back(places, most, ratios)
+    _pool(strata, ratios)
+    limits = _limits(places, strata, ratios if stratify else rest, exact=stratify)
     shares = range(len(ratios) - 1, 0, -1)
     parts = bytearray(
         next((part for part in shares if place <= limits[own][part]), 0)
@@ -147,13 +149,13 @@ def _moves(links: Iterable[tuple[float, float]]) -> dict[float, float]:
     return {place: head(place) for place in [*heads]}
 
 
-def _loosen(places: array[float], moves: dict[float, float], most: float) -> int:
-    """Give up the groups of more rows than ``most`` where they are the greater part of the file,
-    as in rows made from one template: hardly anything could be held out. The rows of them."""
+def _loosen(places: array[float], moves: dict[float, float], most: float, held_out: float) -> int:
+    """Give up the groups of more rows than ``most`` where without them too few rows are left to be
+    held out, as in a file made from one template. The rows of them."""
     groups = Counter(moves[place] for place in places if place in moves)
     large = {least for least, rows in groups.items() if rows > most}
     rows = sum(groups[least] for least in large)
-    if 2 * rows <= len(places):
+    if len(places) - rows >= held_out * len(places):
         return 0
     for place in [place for place, least in moves.items() if least in large]:
         del moves[place]
@@ -173,16 +175,23 @@ def _join(places: array[float], strata: array[int], moves: dict[float, float]) -
     return joined
 
 
-def _keep_back(places: array[float], most: float) -> None:
-    """Groups of more rows than this go to the first part, in place: in a smaller one they would
-    be most of it. 2 is beyond every limit."""
+def _held_back(places: array[float], most: float, ratios: Sequence[float]) -> Sequence[float]:
+    """Keep groups of more rows than this back for the first part, in place: in a smaller one they
+    would be most of it. The shares of the other rows; where a quarter of all is kept back these
+    are larger, or the file's would come out far too small."""
     large = {place for place, group in groupby(sorted(places)) if sum(1 for _ in group) > most}
+    rest = len(places)
     for index, place in enumerate(places):
         if place in large:
-            places[index] = 2.0
+            places[index] = _BACK
+            rest -= 1
+    if not rest or rest > 0.75 * len(places):
+        return ratios
+    held = [ratio * len(places) / rest for ratio in ratios[1:]]
+    return [max(0.0, 1 - sum(held)), *held]
 
 
-def _pooled(strata: array[int], ratios: Sequence[float]) -> array[int]:
+def _pool(strata: array[int], ratios: Sequence[float]) -> None:
     """Strata too small to give a row to every part, made one (in place)."""
     counts, least = Counter(strata), 1 / min(ratios)
     small = {own for own, count in counts.items() if count < least}
@@ -190,7 +199,6 @@ def _pooled(strata: array[int], ratios: Sequence[float]) -> array[int]:
     for index, own in enumerate(strata):
         if own in small:
             strata[index] = pool
-    return strata
 
 
 def _limits(
@@ -219,7 +227,7 @@ def _cuts(ratios: Sequence[float], limit: Callable[[float], float]) -> list[floa
 def _ranked(places: list[float], share: float) -> float:
     """The place of the last row of a share. Rows at one place go together: all of them, or none
     where that is nearer to the share."""
-    count = min(round(len(places) * share), bisect_left(places, 2.0))
+    count = min(round(len(places) * share), bisect_left(places, _BACK))
     if not count:
         return -1.0
     first, end = bisect_left(places, places[count - 1]), bisect_right(places, places[count - 1])

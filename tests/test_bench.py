@@ -59,6 +59,7 @@ def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
         "speed",
         "speed_alone",
         "speed_near_duplicates",
+        "speed_once_started",
         "cpu",
         "cpu_alone",
         "peak_rss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -47,3 +48,11 @@ def test_the_gate(targets: ModuleType, tmp_path: Path) -> None:
     gate = targets.Gate(tmp_path)
     for data in inputs(targets):
         gate.one(data)
+
+
+@pytest.mark.parametrize("kind", [{"a": 1}, [["string"]], [{}], 3, None])
+def test_what_was_found(targets: ModuleType, tmp_path: Path, kind: object) -> None:
+    """Inputs that once led to something else: a tool with a type that is none."""
+    row = json.loads(json.dumps(sys.modules["seeds"].ROWS[2]))
+    row["tools"][0]["function"]["parameters"]["properties"]["id"]["type"] = kind
+    targets.Gate(tmp_path).one(b"\0" + json.dumps(row).encode())

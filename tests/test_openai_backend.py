@@ -412,8 +412,11 @@ def test_where_it_talks_to(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SpecError) as caught:
             OpenAIBackend(base_url=wrong)
         assert "secret99" not in str(caught.value)
-    with pytest.raises(SpecError, match="base_url"):
-        OpenAIBackend(profile="azure")
+    azure = OpenAIBackend(profile="azure", api_key="k-123")  # enough to price, not to send
+    assert azure.capabilities(MODEL).hosted and azure.options()["base_url"] is None
+    with pytest.raises(SpecError, match="address of their own") as missing:
+        azure.check(TrainingSpec(model=MODEL))
+    assert "https://RESOURCE.openai.azure.com/openai/v1/" in missing.value.hint
 
 
 def test_capabilities_and_estimate_need_no_key() -> None:

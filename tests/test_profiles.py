@@ -122,7 +122,8 @@ def test_what_is_possible_or_unknown_is_not_refused(model: str, today: date) -> 
 def test_warnings_count_the_days() -> None:
     """Closing dates come with the days that are left; unknown names are said to be unknown."""
     openai = load_profile("openai")
-    jobs, answers = openai.warnings(MINI, TODAY)
+    jobs, only, answers = openai.warnings(MINI, TODAY)
+    assert only.startswith("Only organisations that have fine-tuned before (since 2026-05-07)")
     assert jobs == "New jobs are possible until 2027-01-06 (in 46 days)."
     assert answers == f"A fine-tune of {MINI} stops answering on 2027-01-14 (in 54 days)."
     assert "(today)" in openai.warnings(MINI, date(2027, 1, 6))[0]

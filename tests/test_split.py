@@ -216,6 +216,13 @@ def test_a_large_group_is_not_held_out(tmp_path: Path) -> None:
     for seed in range(12):
         side = sides(source, tmp_path / "parts", seed=seed)
         assert {side[json.dumps(row)] for row in group} == {0}
+    few = write(tmp_path / "few.jsonl", rows[:-200])  # 60 of 200 rows are of the group
+    shares = []
+    for seed in range(12):
+        side = sides(few, tmp_path / "few", seed=seed)
+        assert {side[json.dumps(row)] for row in group} == {0}
+        shares.append(sum(side.values()) / len(side))
+    assert 0.08 <= sum(shares) / len(shares) <= 0.12
     dataset = Dataset.open(write(tmp_path / "alike.jsonl", group))
     cut = assigned(dataset, (0.8, 0.2), seed=0, stratify=False, near=True)
     assert cut.loosened == 60 and cut.joined == 0 and min(cut.rows) >= 4

@@ -103,6 +103,11 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
+    @property
+    def called(self) -> str:
+        """Its name in what people read; a host of another backend's has its own."""
+        return self.name
+
     @abstractmethod
     def capabilities(self, model: str | None = None) -> Capabilities:
         """What this backend can do (with this model); needs no key and no network."""

@@ -98,6 +98,11 @@ class OpenAIBackend(Backend):
         self._client: openai.OpenAI | None = None
 
     @property
+    def called(self) -> str:
+        """``azure`` with that profile; ``openai`` for OpenAI and for hosts without a name."""
+        return self.name if self.profile_name == "custom" else self.profile_name
+
+    @property
     def base_url(self) -> str:
         """The address. Raises SpecError where none was given and the profile has none."""
         if self._base_url is None:

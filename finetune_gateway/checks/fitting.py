@@ -133,7 +133,8 @@ class _Fit:
 def _value(value: Any, schema: Json, path: str) -> Misfits:
     """Type, enum and bounds."""
     named = schema.get("type")
-    wanted = [one for one in (named if isinstance(named, list) else [named]) if one in _TYPES]
+    listed = named if isinstance(named, list) else [named]
+    wanted = [one for one in listed if isinstance(one, str) and one in _TYPES]
     if wanted and not any(_TYPES[one](value) for one in wanted):
         yield f"{_named(path)} must be of the type {' or '.join(wanted)}, not {json_type(value)}"
         return

@@ -62,7 +62,7 @@ def _backend_text(about: Document) -> str:
         return f"{head}\n{wrapped('cannot be used: ' + about['error'], '  ')}"
     kinds = f", {' or '.join(about['training_types'])}" if about["training_types"] else ""
     where = "hosted: the data leaves this machine" if about["hosted"] else "on this machine"
-    lines = [head, f"  {where}", f"  trains: {', '.join(about['methods'])}{kinds}"]
+    lines = [head, f"  {where}", f"  trains: {', '.join(about['methods']) or '-'}{kinds}"]
     if about["no_new_jobs_after"]:
         lines.append(f"  takes new jobs until {about['no_new_jobs_after']}")
     return "\n".join([*lines, *(wrapped(note, "    ", "  - ") for note in about["notes"])])
@@ -98,7 +98,8 @@ def models(
     show(_models_text(found))
     for host in hosts:
         if host.models:
-            say(wrapped(f"{host.name}: as of {host.as_of}, {host.source}", "  "))
+            for text in _sources(host, today):
+                say(wrapped(f"{host.name}: {text}", "  "))
         elif backend is not None or all_:
             say(wrapped(f"{host.name}: no list of models is known. {host.notes[-1]}", "  "))
 
@@ -106,18 +107,38 @@ def models(
 def _rows(host: profiles.Profile, today: date) -> Iterator[Document]:
     for row in host.models:
         closed = host.no_new_jobs_after and today > host.no_new_jobs_after
+        life = host.life_cycle(row.model)
         yield {
             "backend": host.name,
             "model": row.model,
             "aliases": list(row.aliases),
             "methods": sorted(row.methods),
             "open": row.trainable(today) and not closed,
-            "trainable_until": row.trainable_until,
-            "retires_on": row.retires_on,
-            "as_of": host.as_of,
-            "source": row.source,
+            "trainable_until": life.new_jobs_until,
+            "trainable_at_least_until": life.new_jobs_at_least_until,
+            "base_retires_on": life.base_retires_on,
+            "retires_on": life.retires_on,
+            "only_for": life.only_for(today),
+            "as_of": life.as_of,
+            "source": life.source,
+            "stale": life.stale(today),
             "note": row.note,
         }
+
+
+def _sources(host: profiles.Profile, today: date) -> Iterator[str]:
+    """Who may train, and where it is from; a warning where that is long ago."""
+    lives = [host.life_cycle(""), *(host.life_cycle(row.model) for row in host.models)]
+    for only in dict.fromkeys(life.only_for(today) for life in lives):
+        meant = [row.model for row, life in zip(host.models, lives[1:], strict=True)
+                 if life.only_for(today) == only]  # fmt: skip
+        models = "" if len(meant) == len(host.models) else f" ({', '.join(meant)})"
+        if only:
+            yield f"only {only} can create jobs{models}"
+    for as_of, source in dict.fromkeys((life.as_of, life.source) for life in lives):
+        days = (today - as_of).days
+        old = f"; that is {days} days ago: check it" if days > profiles.STALE_DAYS else ""
+        yield f"as of {as_of}, {source}{old}"
 
 
 def _models_text(found: list[Document]) -> str:
@@ -126,14 +147,24 @@ def _models_text(found: list[Document]) -> str:
             one["backend"],
             one["model"],
             ",".join(one["methods"]),
-            _day(one.get("trainable_until")),
+            _until(one),
             _day(one.get("retires_on")),
         )
         for one in found
     ]
-    lines = table(("HOST", "MODEL", "METHODS", "TRAIN UNTIL", "ANSWERS UNTIL"), rows)
+    lines = table(("HOST", "MODEL", "METHODS", "NEW JOBS UNTIL", "RETIRED ON"), rows)
     notes = [wrapped(f"{one['model']}: {one['note']}", "  ") for one in found if one.get("note")]
     return "\n".join([lines, *(["", *notes] if notes else [])])
+
+
+def _until(one: Document) -> str:
+    """The last day; ``2027-04-14+`` where only that it is none before is known."""
+    least = one.get("trainable_at_least_until")
+    return (
+        f"{least}+"
+        if least and not one.get("trainable_until")
+        else _day(one.get("trainable_until"))
+    )
 
 
 def _day(day: date | None) -> str:

@@ -42,6 +42,7 @@ from finetune_gateway.events import Event
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.handle import ModelHandle
 from finetune_gateway.job import Job
+from finetune_gateway.planning import Option
 from finetune_gateway.spec import TrainingSpec
 
 NO_ANSWER, CUT = 7, 12  # lines of the broken copy

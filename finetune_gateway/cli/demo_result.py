@@ -19,6 +19,7 @@ from finetune_gateway.cli.output import span
 from finetune_gateway.errors import SpecError
 from finetune_gateway.handle import ModelHandle
 from finetune_gateway.job import Job
+from finetune_gateway.planning import Option
 
 MODEL = builtin.NAME
 SETTINGS: dict[str, Any] = {

@@ -173,30 +173,83 @@ def _keys() -> Iterator[Check]:
 
 
 def _dates() -> Iterator[Check]:
+    today = date.today()
     for name in profiles.profile_names():
         host = profiles.load_profile(name)
-        if host.no_new_jobs_after is None:
-            continue
-        left = (host.no_new_jobs_after - date.today()).days
-        when = f"takes new jobs until {host.no_new_jobs_after} ({left} days left)"
-        gone = f"takes no new jobs since {host.no_new_jobs_after}"
-        first = next(iter(host.notes), "")
-        found = f"{host.title} {when if left >= 0 else gone}. {first} (as of {host.as_of})"
-        yield Check(name, "warning", found)
+        told = [*_closing(host, today), *_retiring(host, today)]
+        old = [life for life in _lives(host) if life.stale(today)]
+        if told or (old and name != "custom"):
+            source = host.life_cycle(host.models[0].model if host.models else "")
+            found = " ".join([f"{host.title}:", *told])
+            yield Check(
+                name,
+                "warning",
+                f"{found} (as of {source.as_of}, {source.source})",
+                _age(old, today) if old else "",
+            )
+
+
+def _lives(host: profiles.Profile) -> list[profiles.LifeCycle]:
+    """All that is known of its dates, with the day it was looked up."""
+    return [host.life_cycle(""), *(host.life_cycle(row.model) for row in host.models)]
+
+
+def _closing(host: profiles.Profile, today: date) -> Iterator[str]:
+    """Until when jobs can be created, and by whom."""
+    last, earliest = host.no_new_jobs_after, _days(host, "new_jobs_at_least_until")
+    if last and last < today:
+        yield f"no new jobs since {last}."
+    elif last:
+        yield f"new jobs until {last} ({(last - today).days} days left)."
+    elif earliest:
+        yield f"training may end from {min(earliest)} on, model by model."
+    if only := host.life_cycle("").only_for(today):
+        yield f"Only {only} can create jobs."
+
+
+def _retiring(host: profiles.Profile, today: date) -> Iterator[str]:
+    """When bases and fine-tunes go that have not gone yet."""
+    bases = {day: who for day, who in _days(host, "base_retires_on").items() if day > today}
+    tuned = {day: who for day, who in _days(host, "retires_on").items() if day > today}
+    if bases == tuned and len(bases) == 1:
+        (day, names), *_ = bases.items()
+        yield f"{', '.join(names)} and their fine-tunes retire on {day}."
+        return
+    if bases:
+        yield f"Bases retire from {min(bases)} on."
+    if tuned:
+        yield f"Fine-tunes stop answering from {min(tuned)} on."
+    if bases or tuned:
+        yield f"Each: ftg models --backend {host.name}"
+
+
+def _days(host: profiles.Profile, what: str) -> dict[date, list[str]]:
+    """The models by their day."""
+    found: dict[date, list[str]] = {}
+    for row in host.models:
+        if day := getattr(host.life_cycle(row.model), what):
+            found.setdefault(day, []).append(row.model)
+    return found
+
+
+def _age(old: list[profiles.LifeCycle], today: date) -> str:
+    first = min(old, key=lambda life: life.as_of)
+    days = (today - first.as_of).days
+    return f"Some of it is of {first.as_of}, {days} days ago; check {first.source}"
 
 
 def _backend(name: str, base_url: str | None, api_key_env: str | None) -> Check:
     try:
         chosen = chosen_backend(name, base_url, api_key_env, None)
         found = backends.load(chosen) if isinstance(chosen, str) else chosen
-        if name == "openai":
-            return _endpoint(found)
+        if name == "openai" or name in backends.HOSTS:
+            return _endpoint(name, found)
     except GatewayError as exc:
         return Check(name, "error", exc.message, exc.hint)
     return Check(name, "ok", f"can be loaded ({backends.origin(name)})")
 
 
-def _endpoint(backend: object) -> Check:
+def _endpoint(name: str, backend: object) -> Check:
     """Ask the host for its models: tells whether it answers and takes the key."""
     # Imported here: the SDK takes a second, and only this check needs it.
     from finetune_gateway.backends.openai import OpenAIBackend
@@ -204,6 +257,6 @@ def _endpoint(backend: object) -> Check:
     assert isinstance(backend, OpenAIBackend)
     with backend.calling("list the models") as (client, _):
         names = [model.id for model in client.models.list()]
-    tuned = sum(name.startswith("ft:") for name in names)
+    tuned = sum(one.startswith("ft:") for one in names)
     found = f"{backend.host} answers and takes the key: {len(names)} models, {tuned} fine-tuned"
-    return Check("openai", "ok", found)
+    return Check(name, "ok", found)

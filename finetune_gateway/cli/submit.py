@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from finetune_gateway.cli import output
+from finetune_gateway.cli.estimate_text import dates
 from finetune_gateway.cli.jobs import document
 from finetune_gateway.cli.options import (
     BaseUrl,
@@ -172,7 +173,7 @@ def plan_text(plan: Plan, limit: float | None, budget: Budget | None) -> str:
     """What is about to happen: cost, time, what leaves for where, what is left of the month."""
     found = plan.estimate
     rows = f"{plan.reports[0].rows:,} rows"
-    lines = [f"{plan.backend.name} / {plan.spec.model}: {plan.spec.method} on {rows}"]
+    lines = [f"{plan.backend.called} / {plan.spec.model}: {plan.spec.method} on {rows}"]
     if found.data_leaves_machine:
         kept = f"; limit ${limit:,.2f}" if limit is not None else ""
         sent = " and ".join(_leaving(plan))
@@ -181,6 +182,7 @@ def plan_text(plan: Plan, limit: float | None, budget: Budget | None) -> str:
             lines.append(wrapped(_left(found.cost_usd, budget)))
         host = found.host or getattr(plan.backend, "host", plan.backend.name)
         lines.append(wrapped(f"{sent} will be uploaded to {host}."))
+        lines += [wrapped(f"{told}.")] if (told := dates(found)) else []
     else:
         if found.seconds is not None:
             low, high = span(found.seconds.low), span(found.seconds.high)

@@ -2,8 +2,8 @@
 
 Contradictions, answers that repeat, system prompts, lengths, classes, languages, near-duplicates,
 leaks into other files, what a model's template loses, and how far it is from production. A second
-look after ``checks``, which judges rows. Memory: about 30 bytes a row, 230 with near-duplicates; 200
-more for each row of a file it is compared with.
+look after ``checks``, which judges rows. Memory: about 30 bytes a row, 230 with near-duplicates;
+200 more for each row of a file it is compared with.
 """
 
 from __future__ import annotations

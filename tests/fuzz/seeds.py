@@ -28,6 +28,26 @@ CALL: Json = {
     "type": "function",
     "function": {"name": "find", "arguments": '{"id": 7, "way": "road"}'},
 }
+NESTED: Json = {  # a schema with what tools are described with
+    "type": "object",
+    "$defs": {"id": {"type": ["integer", "null"], "minimum": 1, "exclusiveMaximum": 9}},
+    "properties": {
+        "id": {"$ref": "#/$defs/id"},
+        "tags": {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 3},
+        "pair": {"prefixItems": [{"const": 1}, {"enum": ["a", True]}], "items": False},
+        "way": {"anyOf": [{"type": "string"}, {"allOf": [{"type": "number"}]}]},
+        "more": {"oneOf": [{"nullable": True}, {"additionalProperties": {"$ref": "#"}}]},
+    },
+    "additionalProperties": False,
+}
+NESTING: Json = {
+    "id": "c2",
+    "type": "function",
+    "function": {
+        "name": "find",
+        "arguments": '{"id": 7, "tags": ["a"], "pair": [1, "a"], "way": 2, "more": {"id": null}}',
+    },
+}
 TALK: list[Json] = [
     SYSTEM,
     USER,
@@ -54,6 +74,10 @@ ROWS: list[Json] = [
     {"messages": [USER, ANSWER]},
     {"messages": [SYSTEM, USER, {**ANSWER, "weight": 0}, USER, ANSWER], "id": 3},
     {"messages": TALK, "tools": [TOOL], "parallel_tool_calls": False},
+    {
+        "messages": [USER, {"role": "assistant", "tool_calls": [NESTING]}],
+        "tools": [{"type": "function", "function": {"name": "find", "parameters": NESTED}}],
+    },
     {"messages": [IMAGE, {**ANSWER, "refusal": None, "name": "bot"}]},
     {"messages": [{"role": "developer", "content": "x"}, USER, ANSWER]},
     {
