@@ -54,7 +54,8 @@ def gpu_name(text: str) -> str:
     names = {_plain(name): name for name in GPUS}
     if _plain(text) in names:
         return names[_plain(text)]
-    near = difflib.get_close_matches(_plain(text), names, n=3, cutoff=0.5)
+    begun = [name for name in names if _plain(text) and name.startswith(_plain(text))]
+    near = begun or difflib.get_close_matches(_plain(text), names, n=3, cutoff=0.5)
     said = [names[name] for name in near] or list(GPUS)
     raise SpecError(
         f"No figures are known for GPU {text!r}.",

@@ -1,59 +1,36 @@
-"""Memory and time of a local run, from the numbers in a model's ``config.json``.
+"""Memory, time and cost of a local run, from the numbers in a model's ``config.json``.
 
-Knows formulas, each with the measurement it comes from; imports no torch and looks at no
-device. The constants were measured on a CPU with 40M-parameter models; figures for GPUs are
-datasheet values with wide ranges, and are labelled so.
+Puts together what ``memory``, ``batches``, ``gpus`` and ``calibration`` know; imports no torch
+and looks at no device. Figures for GPUs are datasheet values with wide ranges, and say so.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from pathlib import Path
 
+from finetune_gateway.batches import Feed, feed, usual_batch
+from finetune_gateway.calibration import Calibration, load_of
 from finetune_gateway.errors import SpecError
-from finetune_gateway.pricing import Estimate, Price, Range, auto_epochs
-from finetune_gateway.shape import QK_NORM, ModelShape, lora_parameters, shape_of
+from finetune_gateway.gpus import GIB, GPUS, Gpu, gpu_name, smallest
+from finetune_gateway.memory import Device, MemoryParts, Setup, step_memory
+from finetune_gateway.pricetable import Price, gpu_prices
+from finetune_gateway.pricing import Estimate, Range
+from finetune_gateway.shape import ModelShape, lora_parameters, shape_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens import TokenStats
 
 __all__ = [
-    "GPUS",
-    "Gpu",
-    "MemoryParts",
-    "ModelShape",
-    "estimate_local",
-    "estimate_memory",
-    "estimate_seconds",
-    "lora_parameters",
-    "memory_range",
-    "shape_of",
-    "training_flops",
-]
+    "GIB", "GPUS", "MOST_ROWS", "Device", "Gpu", "MemoryParts", "ModelShape", "Place", "cores",
+    "estimate_local", "estimate_memory", "estimate_seconds", "largest_batch", "lora_parameters",
+    "memory_range", "shape_of", "training_flops",
+]  # fmt: skip
 
-GIB = 1 << 30
-Device = Literal["cpu", "gpu"]
 Speeds = tuple[float, float, float]  # FLOP/s: slow, usual, fast
-
-# Python with torch, transformers, peft and trl imported, before any model (measured RSS).
-_HOST_OVERHEAD = 532_000_000
-# CUDA context and libraries (a figure of unsloth's estimator; not measured here).
-_CUDA_OVERHEAD = 1_400_000_000
-
-# Saved for backward in float32, bytes per token and layer: llama 4 * (7.3 H + 4 M), models with
-# q/k norms 1.5 H more; bfloat16 28.0 of 40.5 kB, all weights trained 47.8 of 40.5 kB; with
-# checkpointing 4.5 H. The step's peak holds 1.1 of what is saved (all measured, H = 512).
-_SAVED_H, _SAVED_M, _SAVED_NORM, _SAVED_CHECKPOINT = 7.3, 4.0, 1.5, 4.5
-_SAVED_BF16, _SAVED_FULL, _PEAK = 28.0 / 40.5, 47.8 / 40.5, 1.1
-# TRL computes the logits in tiles of 4,096 tokens x 32,768 entries (kernels/chunked_logprob.py).
-# On a CPU 9.5 of them live at once (slope of its peak from 1,024 to 4,096 tokens, measured);
-# on a GPU its kernel reuses one, and two are reckoned with.
-_TILE_TOKENS, _TILE_VOCABULARY = 4_096, 32_768
-_TILES = {"cpu": 9.5, "gpu": 2.0}
-# NF4 with double quantisation: 16 bits / 3.6 per weight of the blocks (unsloth's estimator).
-_NF4_BYTES = 2 / 3.6
 
 # Share of the measured bfloat16 GEMM peak that training reaches: 0.38 predicts within 10 % the
 # best configuration found (one row at a time, fused loss); TRL's SFTTrainer on padded batches
@@ -63,57 +40,33 @@ _SHARES = {"cpu": (0.05, 0.08, 0.38), "gpu": (0.05, 0.15, 0.40)}  # gpu: not mea
 # FLOP/s one CPU core reaches in training when nobody measured it: 15 G with SFTTrainer on an
 # AVX-512 core, 35 G with single rows; a core without AVX-512 is taken to do a fifth.
 _CORE_SPEEDS = (3e9, 15e9, 40e9)
-
-
 # Importing torch and TRL, loading and saving: 10 s measured, more on a busy machine.
 _START_SECONDS = (5.0, 15.0, 60.0)
-
-
-class Gpu(NamedTuple):
-    """Dense 16-bit tensor FLOP/s and memory of one GPU, by NVIDIA's datasheets."""
-
-    flops: float
-    memory_bytes: int
-
-
-GPUS = {
-    "T4": Gpu(65e12, 16 * GIB),
-    "V100": Gpu(125e12, 16 * GIB),
-    "A10": Gpu(125e12, 24 * GIB),
-    "L4": Gpu(121e12, 24 * GIB),
-    "RTX 4090": Gpu(165e12, 24 * GIB),
-    "A6000": Gpu(155e12, 48 * GIB),
-    "L40S": Gpu(362e12, 48 * GIB),
-    "A100-40GB": Gpu(312e12, 40 * GIB),
-    "A100-80GB": Gpu(312e12, 80 * GIB),
-    "H100": Gpu(989e12, 80 * GIB),
-    "H200": Gpu(989e12, 141 * GIB),
-}
+# Of a GPU's board power while it trains, least, usual and most; assumed, not measured.
+_POWER = (0.5, 0.8, 1.0)
+# A prediction after calibration against runs of 1 to 2 minutes was within 20 % (docs/memory.md);
+# an idle machine is as fast as its CPU seconds, and one that gets busier is slower.
+_CALIBRATED_LOW, _CALIBRATED_HIGH = 0.8, 1.5
+_FAR = 4  # times the largest model that was measured; beyond, twice the high figure
+_SAVES = 10  # checkpoints of a job, as sft.py sets it
+MOST_ROWS = 4096  # a larger batch is not looked for
 
 
 @dataclass(frozen=True)
-class MemoryParts:
-    """Peak memory of a training step by part, in bytes."""
+class Place:
+    """Where a run would be: this machine, or a GPU by name."""
 
-    weights: int
-    adapters: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-    overhead: int
+    device: Device = "cpu"
+    gpu: str | None = None
+    usd_per_gpu_hour: Decimal | None = None
+    memory_bytes: int | None = None  # of this machine, where it is known
+    calibration: Calibration | None = None
+    row_limit: int | None = None  # tokens of a row, longer ones are cut
+    price_file: Path | None = None
 
     @property
-    def total(self) -> int:
-        return (
-            self.weights
-            + self.adapters
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.logits
-            + self.overhead
-        )
+    def usable_bytes(self) -> int | None:
+        return GPUS[self.gpu].usable_bytes if self.gpu else self.memory_bytes
 
 
 def estimate_memory(
@@ -125,50 +78,9 @@ def estimate_memory(
     rows: int = 8,
     row_tokens: int | None = None,
 ) -> MemoryParts:
-    """Peak memory of one step on ``rows`` rows padded to ``row_tokens`` (default: the longest).
-
-    As the local backend trains: float32 without activation checkpointing on a CPU, bfloat16
-    with it on a GPU; adapters, their gradients and Adam's moments in float32; sdpa attention.
-    """
-    full, kind = spec.training_type == "full", spec.training_type or "lora"
-    width = _WEIGHT_BYTES[device]
-    trainable = shape.parameters if full else _adapters(shape, spec)
-    grown = width if full else 4  # bytes of a trained weight
+    """Peak memory of one step on ``rows`` rows padded to ``row_tokens`` (default: the longest)."""
     length = row_tokens or min(tokens.max, spec.max_length or tokens.max)
-    step = min(rows, tokens.rows) * length * (2 if spec.method in _PAIRED else 1)
-    tile = min(step, _TILE_TOKENS) * min(shape.vocab_size, _TILE_VOCABULARY) * width
-    return MemoryParts(
-        weights=_quantised(shape) if kind == "qlora" else width * shape.parameters,
-        adapters=0 if full else grown * trainable,
-        gradients=grown * trainable,
-        optimizer=2 * grown * trainable,
-        activations=int(_PEAK * step * _saved(shape, device, full=full)),
-        logits=int(_TILES[device] * tile),
-        overhead=_HOST_OVERHEAD if device == "cpu" else _CUDA_OVERHEAD,
-    )
-
-
-_WEIGHT_BYTES: dict[Device, int] = {"cpu": 4, "gpu": 2}
-_PAIRED = frozenset({"dpo", "orpo"})  # two answers, each with its prompt, go through at once
-
-
-def _adapters(shape: ModelShape, spec: TrainingSpec) -> int:
-    return lora_parameters(shape, spec.lora_r, spec.target_modules)
-
-
-def _quantised(shape: ModelShape) -> int:
-    return int(_NF4_BYTES * shape.block_parameters) + 2 * shape.embedding_parameters
-
-
-def _saved(shape: ModelShape, device: Device, *, full: bool) -> float:
-    """Bytes saved for the backward pass per token, over all layers."""
-    norm = _SAVED_NORM if shape.model_type in QK_NORM else 0.0
-    inner = shape.intermediate_size * shape.active_experts
-    layer = 4 * ((_SAVED_H + norm) * shape.hidden_size + _SAVED_M * inner)
-    layer *= _SAVED_FULL if full else 1.0
-    if device == "cpu":
-        return layer * shape.layers
-    return layer * _SAVED_BF16 + _SAVED_CHECKPOINT * shape.hidden_size * shape.layers
+    return step_memory(shape, Setup.of(spec, device), min(rows, tokens.rows), length)
 
 
 def memory_range(
@@ -184,7 +96,21 @@ def memory_range(
         shape, spec, tokens, device=device, rows=rows, row_tokens=max(1, tokens.median)
     ).total
     longest = estimate_memory(shape, spec, tokens, device=device, rows=rows).total
-    return Range[int](low=min(short, longest), expected=longest, high=longest + longest // 4)
+    return _around(longest, low=short)
+
+
+def _around(expected: int, *, low: int) -> Range[int]:
+    return Range[int](low=min(low, expected), expected=expected, high=expected + expected // 4)
+
+
+def largest_batch(shape: ModelShape, setup: Setup, length: int, usable: int) -> int:
+    """Rows of this length whose step fits, with a quarter to spare; 0 when not even one does."""
+    low, high = 0, MOST_ROWS
+    while low < high:
+        rows = (low + high + 1) // 2
+        fits = step_memory(shape, setup, rows, length).total * 5 // 4 <= usable
+        low, high = (rows, high) if fits else (low, rows - 1)
+    return low
 
 
 def training_flops(shape: ModelShape, tokens: TokenStats, epochs: float, *, full: bool) -> float:
@@ -225,11 +151,11 @@ def estimate_local(
     tokens: TokenStats,
     shape: ModelShape | None,
     *,
+    place: Place | None = None,
     device: Device = "cpu",
     gpu: str | None = None,
     usd_per_gpu_hour: Decimal | None = None,
     flops_per_second: float | None = None,
-    default_batch: int = 8,
     today: date | None = None,
 ) -> Estimate:
     """What a run on this machine, or on a GPU named in ``GPUS``, would take.
@@ -237,136 +163,244 @@ def estimate_local(
     ``flops_per_second``: the measured bfloat16 GEMM peak of the device, when it is known.
     Without ``shape`` neither memory nor time is told. Raises SpecError for an unknown GPU.
     """
-    named = _gpu(gpu)
-    where: Device = "gpu" if gpu else device
-    batch = default_batch if spec.batch_size == "auto" else spec.batch_size
-    epochs = auto_epochs(tokens.rows) if spec.n_epochs == "auto" else spec.n_epochs
-    seconds = memory = None
+    where = place or Place(device=device, gpu=gpu, usd_per_gpu_hour=usd_per_gpu_hour)
+    day = today or date.today()
+    if where.gpu is not None:
+        where = _on_gpu(where)
+    fed = feed(spec, tokens, where.row_limit)
+    calibrated = where.calibration if where.device == "cpu" else None
+    setup = Setup.of(spec, where.device, calibrated.imported_bytes if calibrated else None)
+    seconds = memory = parts = None
     if shape is not None:
-        flops = _run_flops(shape, spec, tokens, epochs, batch)
-        seconds = _seconds(flops, _speeds(where, named, flops_per_second))
-        memory = memory_range(shape, spec, tokens, device=where, rows=batch)
-    price = _gpu_price(gpu, usd_per_gpu_hour, today or date.today())
+        seconds = _seconds(shape, spec, setup, tokens, fed, where, flops_per_second)
+        parts = step_memory(shape, setup, fed.rows, max(1, fed.longest))
+        short = step_memory(shape, setup, fed.rows, max(1, min(tokens.median, fed.longest)))
+        memory = _around(parts.total, low=short.total)
+    prices = _gpu_prices(where, day)
+    usable = where.usable_bytes
     return Estimate(
         backend="local",
         model=spec.model,
         method=spec.method,
         training_type=spec.training_type or "lora",
-        n_epochs=epochs,
-        n_epochs_rule="given"
-        if spec.n_epochs != "auto"
-        else "auto: by the number of rows, as the OpenAI cookbook does",
+        n_epochs=fed.epochs,
+        n_epochs_rule=_epochs_rule(spec),
         tokens=tokens,
-        cost_usd=_cost(seconds, price),
+        trained_tokens=fed.trained,
+        steps=fed.steps,
+        cost_usd=_cost(seconds, prices, where),
         seconds=seconds,
         memory_bytes=memory,
-        memory_available_bytes=named.memory_bytes if named else None,
-        prices=[price] if price else [],
+        memory_parts=parts,
+        memory_available_bytes=usable,
+        gpu=where.gpu,
+        smallest_gpu=_smallest(shape, spec, fed),
+        largest_batch=largest_batch(shape, setup, max(1, fed.longest), usable)
+        if shape and usable
+        else None,
+        energy_kwh=_energy(seconds, where),
+        prices=prices,
         data_leaves_machine=False,
-        assumptions=_assumptions(where, batch, gpu, price, flops_per_second),
-        warnings=_warnings(gpu, named, memory, tokens),
-        unknown=_unknown(shape, where, price),
+        assumptions=_assumptions(spec, setup, fed, where, prices, flops_per_second),
+        warnings=_warnings(where, memory, tokens, calibrated, day),
+        unknown=_unknown(shape, where, prices),
     )
 
 
-def _gpu(name: str | None) -> Gpu | None:
-    if name is None:
+def _on_gpu(place: Place) -> Place:
+    """The same place under the GPU's own name. Raises SpecError."""
+    assert place.gpu is not None  # for the type checker
+    return Place(
+        "gpu", gpu_name(place.gpu), place.usd_per_gpu_hour, None, None, place.row_limit,
+        place.price_file,
+    )  # fmt: skip
+
+
+def _epochs_rule(spec: TrainingSpec) -> str:
+    if spec.max_steps is not None:
+        return "ended by max_steps"
+    if spec.n_epochs != "auto":
+        return "given"
+    return "auto: by the number of rows, as the OpenAI cookbook does"
+
+
+def _smallest(shape: ModelShape | None, spec: TrainingSpec, fed: Feed) -> str | None:
+    if shape is None:
         return None
-    if name not in GPUS:
-        raise SpecError(
-            f"No figures are known for GPU {name!r}.", hint=f"Known: {', '.join(GPUS)}."
-        )
-    return GPUS[name]
+    needed = step_memory(shape, Setup.of(spec, "gpu"), fed.rows, max(1, fed.longest)).total
+    return smallest(needed + needed // 4)
 
 
-def _run_flops(
-    shape: ModelShape, spec: TrainingSpec, tokens: TokenStats, epochs: int, batch: int
-) -> float:
-    passes = float(epochs)
-    if spec.max_steps is not None and tokens.rows:
-        passes = spec.max_steps * batch * spec.gradient_accumulation_steps / tokens.rows
-    return training_flops(shape, tokens, passes, full=spec.training_type == "full")
-
-
-def _seconds(flops: float, speeds: Speeds) -> Range[float]:
-    slow, usual, fast = speeds
+def _seconds(
+    shape: ModelShape,
+    spec: TrainingSpec,
+    setup: Setup,
+    tokens: TokenStats,
+    fed: Feed,
+    place: Place,
+    measured: float | None,
+) -> Range[float]:
+    """By what was measured on this machine, else by FLOP and the speed of a device."""
+    if place.device == "cpu" and place.calibration is not None and measured is None:
+        return _calibrated(shape, setup, fed, place.calibration)
+    passes = fed.trained.expected / tokens.trained if tokens.trained else 0.0
+    flops = training_flops(shape, tokens, passes, full=spec.training_type == "full")
+    slow, usual, fast = _speeds(place, measured)
     first, second, third = _START_SECONDS
     return Range[float](
         low=first + flops / fast, expected=second + flops / usual, high=third + flops / slow
     )
 
 
-def _speeds(device: Device, gpu: Gpu | None, measured: float | None) -> Speeds:
+def _calibrated(shape: ModelShape, setup: Setup, fed: Feed, found: Calibration) -> Range[float]:
+    load = load_of(
+        shape, setup, slots=fed.slots, squares=fed.squares, batches=fed.batches, steps=fed.steps
+    )
+    saves = min(fed.steps, _SAVES)
+    expected = found.seconds(load, saves)
+    idle = min(expected, found.cpu_seconds(load, saves))
+    far = 2.0 if shape.parameters > _FAR * found.largest else 1.0
+    return Range[float](
+        low=_CALIBRATED_LOW * idle / far, expected=expected, high=_CALIBRATED_HIGH * far * expected
+    )
+
+
+def _speeds(place: Place, measured: float | None) -> Speeds:
     """FLOP/s that training reaches: slow, usual, fast."""
-    slow, usual, fast = _SHARES[device]
+    slow, usual, fast = _SHARES[place.device]
     if measured is not None:
         return slow * measured, usual * measured, fast * measured
-    if gpu is not None:
-        return slow * gpu.flops, usual * gpu.flops, fast * gpu.flops
-    if device == "gpu":  # some GPU: from the slowest known to the fastest
+    if place.gpu is not None:
+        flops = GPUS[place.gpu].flops
+        return slow * flops, usual * flops, fast * flops
+    if place.device == "gpu":  # some GPU: from the slowest known to the fastest
         return slow * GPUS["T4"].flops, usual * GPUS["A10"].flops, fast * GPUS["H200"].flops
     first, second, third = _CORE_SPEEDS
     return cores() * first, cores() * second, cores() * third
 
 
-def _gpu_price(gpu: str | None, usd: Decimal | None, today: date) -> Price | None:
+def _gpu_prices(place: Place, today: date) -> list[Price]:
+    """The user's own price, else every row of the GPU's."""
+    usd = place.usd_per_gpu_hour
     if usd is None:
-        return None
+        return gpu_prices(place.gpu, extra=place.price_file) if place.gpu else []
     if not usd.is_finite() or usd < 0:
         raise SpecError(f"A GPU hour cannot cost {usd}.", hint="Give USD per hour.")
-    return Price(
-        backend="local",
-        model=gpu or "this machine",
-        unit="gpu_hour",
-        usd=usd,
-        as_of=today,
-        source="given by the user",
-    )
+    return [
+        Price(
+            backend="local",
+            model=place.gpu or "this machine",
+            unit="gpu_hour",
+            usd=usd,
+            as_of=today,
+            source="given by the user",
+        )
+    ]
 
 
-def _cost(seconds: Range[float] | None, price: Price | None) -> Range[Decimal] | None:
-    if price is None:
-        return Range[Decimal](low=Decimal(0), expected=Decimal(0), high=Decimal(0))
+def _cost(
+    seconds: Range[float] | None, prices: Sequence[Price], place: Place
+) -> Range[Decimal] | None:
+    """Hours times price: low at the cheapest row, high at the dearest, expected at the cheapest
+    that is not taken away."""
+    if not prices:
+        free = Range[Decimal](low=Decimal(0), expected=Decimal(0), high=Decimal(0))
+        return None if place.gpu else free
     if seconds is None:
         return None
+    hours = [Decimal(str(s)) / 3600 for s in (seconds.low, seconds.expected, seconds.high)]
+    usual = next((row for row in prices if row.market in (None, "on-demand")), prices[-1])
+    usd = (min(p.usd for p in prices), usual.usd, max(p.usd for p in prices))
     low, expected, high = (
-        (Decimal(str(value)) * price.usd / 3600).quantize(Decimal("0.000001"))
-        for value in (seconds.low, seconds.expected, seconds.high)
+        (hour * price).quantize(Decimal("0.000001")) for hour, price in zip(hours, usd, strict=True)
     )
     return Range[Decimal](low=low, expected=expected, high=high)
 
 
+def _energy(seconds: Range[float] | None, place: Place) -> Range[float] | None:
+    if seconds is None or place.gpu is None:
+        return None
+    kilowatts = GPUS[place.gpu].watts / 1000
+    low, expected, high = (
+        share * kilowatts * taken / 3600
+        for share, taken in zip(_POWER, (seconds.low, seconds.expected, seconds.high), strict=True)
+    )
+    return Range[float](low=low, expected=expected, high=high)
+
+
 def _assumptions(
-    device: Device, batch: int, gpu: str | None, price: Price | None, measured: float | None
+    spec: TrainingSpec,
+    setup: Setup,
+    fed: Feed,
+    place: Place,
+    prices: Sequence[Price],
+    measured: float | None,
 ) -> list[str]:
-    how = "float32" if device == "cpu" else "bfloat16, activation checkpointing"
-    said = [f"Memory: {batch} rows per step, padded to the longest; {how}."]
-    if price is None:
+    said = [_memory_words(spec, setup, fed)]
+    if not prices and place.gpu is None:
         said.append("Cost 0 means no hosted charge; the machine and its power are not counted.")
-    if measured is None and device == "cpu":
-        said.append(f"The speed of {cores()} CPU cores is assumed, not measured: a wide range.")
-    if measured is None and device == "gpu":
-        what = f"the datasheet of {gpu}" if gpu else "an unnamed GPU, between T4 and H200"
-        said.append(f"The speed is that of {what}; how much of it is reached is not measured.")
+    if spec.max_steps is not None and fed.trained.low != fed.trained.high:
+        said.append("max_steps ends within an epoch: which rows come before it is left to chance.")
+    if place.device == "gpu":
+        said.append("Memory on a GPU is by formula, not measured; it has to fit in 92 % of it.")
+    if place.device == "gpu" and measured is None:
+        what = f"the datasheet of {place.gpu}" if place.gpu else "an unnamed GPU, T4 to H200"
+        said.append(
+            f"The speed is that of {what}; that 5 to 40 % of it are reached is not measured."
+        )
+    if place.gpu is not None:
+        watts = GPUS[place.gpu].watts
+        said.append(f"Energy: 50 to 100 % of the board's {watts} W; not the machine around it.")
+    if len(prices) > 1:
+        said.append("Cost: low at the cheapest market, high at the dearest, expected on demand.")
+    if place.device == "cpu" and measured is None:
+        said.append(_speed_words(place.calibration))
     return said
+
+
+def _memory_words(spec: TrainingSpec, setup: Setup, fed: Feed) -> str:
+    precision = "float32" if setup.device == "cpu" else "bfloat16, adapters in float32"
+    again = ", activation checkpointing" if setup.checkpointing else ""
+    what = (
+        f"packs laid end to end, {fed.longest} tokens each"
+        if spec.packing
+        else (f"rows, padded to the longest ({fed.longest} tokens)")
+    )
+    return f"Memory: a step on {usual_batch(spec)} {what}; {precision}{again}; AdamW; sdpa."
+
+
+def _speed_words(found: Calibration | None) -> str:
+    if found is None:
+        return (
+            f"The speed of {cores()} CPU cores is assumed, not measured: a wide range. "
+            "Measure it: ftg doctor --calibrate"
+        )
+    busy = f"1-minute load {found.load_average:.1f}, a CPU second took {found.stretch:.1f} s"
+    return f"Speed: measured on this machine on {found.measured_on} ({busy})."
 
 
 def _warnings(
-    gpu: str | None, device: Gpu | None, memory: Range[int] | None, tokens: TokenStats
+    place: Place,
+    memory: Range[int] | None,
+    tokens: TokenStats,
+    calibrated: Calibration | None,
+    today: date,
 ) -> list[str]:
     said = []
-    if device and memory and memory.expected > device.memory_bytes:
-        need, have = memory.expected / GIB, device.memory_bytes / GIB
-        said.append(f"About {need:.1f} GiB are needed; {gpu} has {have:.0f} GiB.")
+    if place.gpu and memory and memory.expected > GPUS[place.gpu].usable_bytes:
+        need, have = memory.expected / GIB, GPUS[place.gpu].memory_bytes / GIB
+        said.append(f"About {need:.1f} GiB are needed; {place.gpu} has {have:.0f} GiB.")
     if tokens.truncated_rows:
         said.append(f"{tokens.truncated_rows} rows are longer than the limit and are cut.")
+    if calibrated and (doubt := calibrated.doubts(today)):
+        said.append(f"The speed may not hold: {doubt}. Run: ftg doctor --calibrate")
     return said
 
 
-def _unknown(shape: ModelShape | None, device: Device, price: Price | None) -> list[str]:
+def _unknown(shape: ModelShape | None, place: Place, prices: Sequence[Price]) -> list[str]:
     said = []
     if shape is None:
         said.append("Memory and time: the model's config.json is not on this machine.")
-    if device == "gpu" and price is None:
-        said.append("What an hour of the GPU costs.")
+    if place.device == "gpu" and not prices:
+        said.append("What an hour of the GPU costs: give --usd-per-gpu-hour.")
     return said

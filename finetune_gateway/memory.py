@@ -25,15 +25,16 @@ IMPORTED, STARTED = 460_000_000, 60_000_000
 CUDA_OVERHEAD = 1_400_000_000
 
 # Blocks below 32 MB that are given back stay with the process (glibc's heap), so it holds about
-# half as much again as what is saved: 0.35 to 1.1 of it measured, 0.5 and STARTED fit best.
-HOLES = 0.5
+# half as much again as what is saved: 0.35 to 1.1 of it measured, 0.5 and STARTED fit best. On a
+# GPU a tenth is reckoned with (not measured).
+HOLES: dict[Device, float] = {"cpu": 0.5, "gpu": 0.1}
 # bfloat16 under autocast saves 28.0 of the 40.5 kB of float32 per token and layer (measured).
 AUTOCAST = 28.0 / 40.5
 # TRL computes the logits in tiles of 4,096 tokens x 32,768 entries (kernels/chunked_logprob.py).
 # Without Triton 8.25 of them live at once in the backward pass (slope of the peak over tiles of
 # 14 to 125 MB, measured); with it one is used again and again, and two are reckoned with.
 TILE_TOKENS, TILE_VOCABULARY = 4_096, 32_768
-TILES = {"cpu": 8.25, "gpu": 2.0}
+TILES: dict[Device, float] = {"cpu": 8.25, "gpu": 2.0}
 # NF4 with double quantisation: 16 bits / 3.6 per weight of the blocks (unsloth's estimator).
 NF4_BYTES = 2 / 3.6
 PAIRED = frozenset({"dpo", "orpo"})  # two answers, each with its prompt, go through at once
@@ -112,9 +113,9 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
     tile = min(slots, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.width
     logits = int(TILES[setup.device] * tile)
     early = gradients if setup.accumulated else min(gradients, head_gradient)
-    at_head = int((1 + HOLES) * held), logits, early
-    at_end = int(HOLES * held) + layer, 0, gradients
+    at_head, at_end = (held, logits, early), (layer, 0, gradients)
     activations, tiles, grads = max(at_head, at_end, key=sum)
+    holes = int(HOLES[setup.device] * held)
     return MemoryParts(
         weights=_quantised(shape) if setup.kind == "qlora" else setup.width * shape.parameters,
         adapters=grown * adapters,
@@ -122,7 +123,7 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
         optimizer=_moments(setup) * trained,
         activations=activations,
         logits=tiles,
-        overhead=setup.imported + STARTED if setup.device == "cpu" else CUDA_OVERHEAD,
+        overhead=holes + (setup.imported + STARTED if setup.device == "cpu" else CUDA_OVERHEAD),
     )
 
 

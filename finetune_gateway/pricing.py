@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from finetune_gateway.errors import SpecError
+from finetune_gateway.memory import MemoryParts
 from finetune_gateway.pricetable import Price, Unit, find_price, prices
 from finetune_gateway.profiles import STALE_DAYS, LifeCycle, Profile
 from finetune_gateway.spec import TrainingSpec
@@ -68,10 +69,17 @@ class Estimate(BaseModel):
     n_epochs_rule: str
     tokens: TokenStats | None = None
     billed_tokens: Range[int] | None = None
+    trained_tokens: Range[int] | None = None  # of the whole run, as a local trainer counts them
+    steps: int | None = None
     validation_tokens: int | None = None  # of the validation file, once; not in billed_tokens
     cost_usd: Range[Decimal] | None = None
     seconds: Range[float] | None = None
     memory_bytes: Range[int] | None = None
+    memory_parts: MemoryParts | None = None  # of the expected figure
+    gpu: str | None = None  # by name, where it would not run on this machine
+    smallest_gpu: str | None = None  # of those known, that holds the high figure
+    largest_batch: int | None = None  # rows a step that fit the GPU, or this machine
+    energy_kwh: Range[float] | None = None
     memory_available_bytes: int | None = None  # of the machine or GPU it would run on
     prices: list[Price] = Field(default_factory=list)
     data_leaves_machine: bool

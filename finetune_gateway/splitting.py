@@ -2,7 +2,8 @@
 
 A row's place is a number from 0 to 1, from a hash of the row with case and spaces folded and the
 seed: adding rows moves none of the others, and rows equal but for case and spaces stay together.
-Rows that nearly repeat each other (``quality.similar``) have one place, from the least of theirs:
+Rows that nearly repeat each other (``quality.similar``), or ask the same with another answer, have
+one place, from the least of theirs:
 a row moves only when an added one joins it to another, or its group grows too large to be held out.
 *Stratified*, the rows of each short final answer (or, where answers are long, of each system
 prompt) are cut at that share of their own; new rows then move those near the cut at most.
@@ -15,7 +16,7 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.formats import as_chat
 from finetune_gateway.quality import similar
+from finetune_gateway.quality.gist import gists, key
 from finetune_gateway.quality.looks import folded
 from finetune_gateway.turns import as_dict, as_list
 from finetune_gateway.writing import free, whole_file
@@ -101,9 +103,11 @@ def assigned(
 ) -> Cut:  # fmt: skip
     """The part of each row, in order. Keeps 17 bytes a row and 32 more for a moment, stratified
     40; 200 while near-duplicates are looked for."""
-    links = list(similar.links(dataset)) if near and similar.available() else None
+    fuzzy = near and similar.available()
+    links = list(similar.links(dataset)) if fuzzy else []
+    links += _same_questions(dataset) if near else []
     places, strata, names = array("d"), array("L"), dict[str, int]()
-    linked = {line: 0.0 for link in links or () for line in link}
+    linked = {line: 0.0 for link in links for line in link}
     for number, raw in dataset.examples():
         place = _place(raw, seed)
         places.append(place)
@@ -111,7 +115,7 @@ def assigned(
             linked[number] = place
         own = stratum(dataset.parse(number, raw)) if stratify else REST
         strata.append(names.setdefault(own, len(names)))
-    moves = _moves((linked[one], linked[two]) for one, two in links or ())
+    moves = _moves((linked[one], linked[two]) for one, two in links)
     most = max(2.0, min(ratios) * len(places) / 2)
     loosened = _loosen(places, moves, most, sum(ratios[1:]))
     joined = _join(places, strata, moves)
@@ -131,7 +135,19 @@ def assigned(
             hint="Use more rows, another ratio or another seed.",
         )
     rows = tuple(counts[part] for part in range(len(ratios)))
-    return Cut(parts, rows, None if links is None else joined, loosened)
+    return Cut(parts, rows, joined if fuzzy else None, loosened)
+
+
+def _same_questions(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    """Rows with one prompt and another answer: on the other side they would be a leak, as
+    ``validate --against`` says it of prompts of more than five words."""
+    first: dict[int, int] = {}
+    for gist in gists(dataset):
+        if (
+            len(gist.prompt.split()) > 5
+            and (seen := first.setdefault(key(gist.prompt), gist.line)) != gist.line
+        ):
+            yield seen, gist.line
 
 
 def _moves(links: Iterable[tuple[float, float]]) -> dict[float, float]:

@@ -77,6 +77,7 @@ class TokenStats(BaseModel):
     truncated_tokens: int = 0
     roles: dict[str, Said] = Field(default_factory=dict)
     histogram: list[tuple[int, int, int]] = Field(default_factory=list)  # from, to, rows
+    lengths: dict[int, int] = Field(default_factory=dict, exclude=True, repr=False)  # rows of each
 
     @property
     def approximate(self) -> bool:

@@ -106,6 +106,7 @@ class TokenCounter(ABC):
             truncated_tokens=tally.cut_tokens,
             roles=tally.roles,
             histogram=lengths.bins(),
+            lengths=dict(lengths.counts),
         )
 
 

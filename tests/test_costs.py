@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos import slots_taken, until
 from provider import Provider
 from test_store import record
 
@@ -269,3 +270,25 @@ def test_the_confirmation_shows_price_bytes_host_and_budget(
         assert code == 4 and "this job does not fit" in " ".join(err.split())
         assert "are left" in err
         assert len(provider.jobs) == 1
+
+
+def test_a_local_job_counts_the_time_of_its_workers(
+    home: Path, tiny_folder: Path, rows: Callable[[int], list[dict[str, Any]]]
+) -> None:
+    """From the slot to the end, and on top of what an attempt before had counted; waiting for the
+    slot costs nothing."""
+    gateway = Gateway()
+    with slots_taken(home):
+        job = gateway.submit(
+            rows(12), model=str(tiny_folder), backend="local", max_steps=1, batch_size=4, lora_r=4
+        )
+        until(lambda: job.refresh().phase == "waiting for a free slot")
+        with gateway.store.transaction() as db:  # as a worker that died left it
+            db.execute("UPDATE runs SET seconds = 1000 WHERE id = ?", (job.id,))
+    began = time.time()
+    job.wait(200)
+    assert job.status is JobStatus.SUCCEEDED, job.error
+    took, ended = job.record.seconds, job.record.finished_at
+    assert took is not None and 1000 < took <= 1000 + time.time() - began
+    assert ended is not None and began < ended <= time.time()
+    assert job.actual is not None and job.actual.trained_tokens

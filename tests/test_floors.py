@@ -30,7 +30,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.fake",
         "backends.local",
     ),
-    3: ("job", "handle", "backends.base"),
+    3: ("job", "sending", "handle", "backends.base"),
     2: (
         "checks",
         "quality",
@@ -52,8 +52,15 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "catalogue",
         "serving",
         "guards",
+        "spending",
+        "ledger",
+        "config",
         "profiles",
         "hardware",
+        "batches",
+        "calibration",
+        "gpus",
+        "memory",
         "shape",
         "store",
         "settings",
@@ -81,7 +88,8 @@ HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safe
 SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 # The only modules that import training libraries when they are imported: the worker's and chat's.
 TRAINING = {
-    f"backends.local.{name}" for name in ("sft", "loading", "inference", "progress", "saving")
+    f"backends.local.{name}"
+    for name in ("sft", "loading", "inference", "progress", "saving", "calibrate")
 }
 
 

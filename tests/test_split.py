@@ -259,3 +259,26 @@ def test_what_was_not_looked_for_is_said(
     assert "dedup" not in capsys.readouterr().err
     assert main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["near_duplicates"] is None
+
+
+def test_one_question_with_many_answers_stays_on_one_side(tmp_path: Path) -> None:
+    """Otherwise ``validate --against`` would call our own split a leak."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What does the part {number // 3} cost in the shop?"},
+                {"role": "assistant", "content": f"{chr(97 + number % 3) * 9} {number * 7919}."},
+            ]
+        }
+        for number in range(600)
+    ]
+    source = write(tmp_path / "rows.jsonl", rows)
+    train, held_out = parts(source, tmp_path / "near")
+    asked = [
+        {json.loads(line)["messages"][0]["content"] for line in side} for side in (train, held_out)
+    ]
+    assert not asked[0] & asked[1]
+    assert 30 <= len(held_out) <= 90
+    apart = parts(source, tmp_path / "apart", near=False)
+    loose = [{json.loads(line)["messages"][0]["content"] for line in side} for side in apart]
+    assert loose[0] & loose[1]

@@ -178,6 +178,7 @@ class OpenAIBackend(Backend):
                 hint=f"Trainable there: {', '.join(self._trainable(spec.method))}.",
             )
         self._check_suffix(spec.suffix or "")
+        address.checked(self.base_url)  # there is one
         self._key()
 
     def _trainable(self, method: str) -> list[str]:

@@ -20,7 +20,7 @@ import typer
 
 from finetune_gateway import backends, hardware, profiles
 from finetune_gateway.backends.local.backend import STACK
-from finetune_gateway.cli import output
+from finetune_gateway.cli import calibrating, output
 from finetune_gateway.cli.options import BaseUrl, Json, KeyName, chosen_backend
 from finetune_gateway.cli.output import paint, show, size, wrapped
 from finetune_gateway.errors import GatewayError
@@ -49,18 +49,30 @@ def doctor(
     ] = None,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure how fast this machine trains, and keep it.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Check this machine: Python, packages, home folder, store, GPU, keys (names only), and the
     closing dates of hosted services. Ends with 1 when something needed is broken.
 
-    Without --backend nothing is asked over the network.
+    Without --backend nothing is asked over the network. --calibrate trains small models for
+    about half a minute instead; ``ftg estimate`` then knows how long a job takes here.
 
     Examples:
       ftg doctor
       ftg doctor --backend openai
+      ftg doctor --calibrate
       ftg doctor --json
     """
+    if calibrate:
+        found = calibrating.calibrate(Settings.load(), quiet=json)
+        if json:
+            output.emit(calibrating.document(found))
+        else:
+            show(calibrating.screen(found))
+        return 0
     checks = [*_machine(), *_home(Settings.load()), *_stack(backend), *_keys(), *_dates()]
     if backend is not None:
         checks.append(_backend(backend, base_url, api_key_env))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway.cli import output, progress, serving
+from finetune_gateway.cli import fit, output, progress, serving
 from finetune_gateway.cli.estimate_text import one, several
 from finetune_gateway.cli.options import (
     Data,
@@ -48,6 +48,13 @@ def estimate(
     training_type: TrainingType = None,
     settings: Settings = None,
     train_price: TrainPrice = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Local training on this GPU: H200, 'RTX 4090', ..."),
+    ] = None,
+    usd_per_gpu_hour: Annotated[
+        str | None, typer.Option(metavar="USD", help="What an hour of it costs you.")
+    ] = None,
     monthly_requests: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Price serving the result too, at N a month."),
@@ -92,6 +99,7 @@ def estimate(
           --model gpt-4.1-mini-2025-04-14 --model builtin/tiny
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 --backend openai \\
           --model Qwen/Qwen3-4B --backend local --n-epochs 3
+      ftg estimate train.jsonl --model Qwen/Qwen3-4B --gpu H200
       ftg estimate train.jsonl --model gpt-9 --train-price 4.40
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 \\
           --monthly-requests 100000 --html costs.html
@@ -115,7 +123,8 @@ def estimate(
         chosen["train_price"] = money("train-price", train_price)
     gateway = Gateway()
     with progress.bar(quiet=quiet) as moved:
-        asked = pairs(model, backend or [])
+        hour = money("usd-per-gpu-hour", usd_per_gpu_hour)
+        asked = fit.placed(pairs(model, backend or []), gpu, hour)
         options = gateway.options(data, asked, on_progress=moved, **chosen)
     found = [option.estimate for option in options if option.estimate]
     if len(options) == 1 and options[0].error:

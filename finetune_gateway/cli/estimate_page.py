@@ -14,7 +14,7 @@ from finetune_gateway.cli.estimate_text import (
     lines_of,
     time,
 )
-from finetune_gateway.pages.parts import document, table
+from finetune_gateway.pages.parts import document
 from finetune_gateway.planning import Option
 from finetune_gateway.pricing import Estimate, Range
 from finetune_gateway.serving import ServingCosts
@@ -22,8 +22,10 @@ from finetune_gateway.serving import ServingCosts
 STYLE = """
 :root { --wide: 76rem; --of: #2b5fa8; --warn: #8a5300 }
 @media (prefers-color-scheme: dark) { :root { --of: #8ab4f0; --warn: #f0b660 } }
-.options td { font-variant-numeric: tabular-nums; overflow-wrap: normal }
-.options td:nth-child(3) { overflow-wrap: anywhere; min-width: 9rem }
+.options td, .options th { font-variant-numeric: tabular-nums; overflow-wrap: normal }
+.options td:nth-child(3) { overflow-wrap: anywhere; min-width: 12.5rem }
+.options td:nth-child(4) { min-width: 8.5rem }
+.options td:nth-child(n + 8):nth-child(-n + 9) { white-space: nowrap }
 .options b { font-size: 1.05rem } .options .soft { font-size: .85rem }
 .options svg { height: .55rem; max-width: 9rem; margin: .25rem 0 } .bar { fill: var(--of);
   opacity: .35 } .tick { fill: var(--of) } .why { color: var(--bad) }
@@ -33,7 +35,10 @@ ol.notes { list-style: none; padding: 0; font-size: .93rem; margin: 0 }
 ol.notes li { padding: .1rem 0 .1rem 2.2rem; text-indent: -2.2rem }
 ol.notes li:target { background: var(--card); outline: 2px solid var(--of) }
 ol.notes b { display: inline-block; width: 2.2rem; text-indent: 0; font-weight: 600 }
-@media (max-width: 40rem) { .options td:nth-child(n) { min-width: 0 } }
+@media (max-width: 40rem) { .options td:nth-child(n) { display: grid; min-width: 0;
+  grid-template-columns: 7.5rem 1fr; white-space: normal; align-items: baseline }
+  .options td:nth-child(1) { display: none } .options td.why { display: block }
+  .options td.why::before { display: none } }
 """
 HEAD = (
     "#", "Backend", "Model", "Cost", "Time", "Memory", "Data leaves this machine",
@@ -53,7 +58,7 @@ def page(name: str, options: Sequence[Option], costs: ServingCosts | None) -> st
         f"<h1>{escape(title)}</h1>",
         '<p class="soft">Figures are estimates, made on this machine; nothing was sent. A cost is '
         "the expected one, with low to high below it.</p>",
-        table("options stack", HEAD, rows),
+        _table(rows),
         *_notes(notes),
     ]
     if costs is not None:
@@ -61,18 +66,32 @@ def page(name: str, options: Sequence[Option], costs: ServingCosts | None) -> st
     return document(title, STYLE + serving_page.STYLE, "\n".join(body))
 
 
-def _row(line: Line, option: Option, notes: Notes, top: Decimal) -> list[str]:
-    cells = [escape(line.cells[name]) for name in ("number", "backend", "model")]
+def _table(rows: Sequence[str]) -> str:
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in HEAD)
+    top = f"<thead><tr>{heads}</tr></thead>"
+    return f'<table class="options stack">{top}<tbody>{"".join(rows)}</tbody></table>'
+
+
+def _row(line: Line, option: Option, notes: Notes, top: Decimal) -> str:
+    named = [escape(line.cells[name]) for name in ("number", "backend", "model")]
     found = option.estimate
     if found is None:
-        return [*cells, f'<span class="why">cannot: {escape(line.refusal)}</span>', *["-"] * 6]
-    return [
-        *cells,
+        why = f'<td class="why" colspan="{len(HEAD) - 3}">cannot: {escape(line.refusal)}</td>'
+        return f"<tr>{_cells(named)}{why}</tr>"
+    figures = [
         _cost(found.cost_usd, line, top),
         escape(time(found)),
-        *(escape(line.cells[name]) for name in ("memory", "leaves", "until", "retired")),
+        *(escape(line.cells[name] or "-") for name in ("memory", "leaves", "until", "retired")),
         _marks(found, notes),
     ]
+    return f"<tr>{_cells([*named, *figures])}</tr>"
+
+
+def _cells(cells: Sequence[str]) -> str:
+    """Each says its column, for narrow screens."""
+    pairs = zip(HEAD, cells, strict=False)
+    filled = (f'<td data-name="{escape(name)}"><div>{cell}</div></td>' for name, cell in pairs)
+    return "".join(filled)
 
 
 def _cost(cost: Range[Decimal] | None, line: Line, top: Decimal) -> str:

@@ -9,7 +9,7 @@ from datetime import date
 from textwrap import wrap
 from typing import Any
 
-from finetune_gateway.cli import output
+from finetune_gateway.cli import fit, output
 from finetune_gateway.cli.output import paint, size, span, usd, wrapped
 from finetune_gateway.planning import Option
 from finetune_gateway.pricing import Estimate
@@ -21,7 +21,6 @@ UNITS = {
     "gpu_hour": "per GPU hour",
     "hosting_hour": "per hour of hosting",
 }
-FITS = {"yes": "fits", "maybe": "may not fit", "no": "does not fit"}
 LABEL = 21  # columns of the names beside the figures of one option
 LEAST = 7  # columns of a cell in the table
 GAP = 2
@@ -44,8 +43,26 @@ def memory(estimate: Estimate) -> str:
     """``3.1 GiB, fits``; nothing where a host takes care of it."""
     if estimate.memory_bytes is None:
         return "-" if estimate.data_leaves_machine else "not known"
-    fits = f", {FITS[estimate.fits]}" if estimate.fits else ""
-    return f"{size(estimate.memory_bytes.expected)}{fits}"
+    word = fits(estimate)
+    return f"{size(estimate.memory_bytes.expected)}{', ' if word else ''}{word}"
+
+
+def fits(estimate: Estimate) -> str:
+    """``fits``: the high figure does; ``may not fit``: only the expected one; empty: not known."""
+    need, have = estimate.memory_bytes, estimate.memory_available_bytes
+    if need is not None and have is not None:
+        tight = "may not fit" if need.expected <= have else "does not fit"
+        return "fits" if need.high <= have else tight
+    return "" if estimate.fits is None else "fits" if estimate.fits else "does not fit"
+
+
+def _memory(found: Estimate) -> str:
+    """``571.1 MiB (556.9 MiB to 713.9 MiB): fits in 23.5 GiB``."""
+    if found.memory_bytes is None or not fits(found):
+        return memory(found) if found.memory_bytes is None else _ranged(found.memory_bytes, size)
+    have = found.memory_available_bytes
+    into = f" in {size(have)}" if have else ""
+    return f"{_ranged(found.memory_bytes, size)}: {fits(found)}{into}"
 
 
 def jobs_until(estimate: Estimate, today: date | None = None) -> str:
@@ -165,8 +182,8 @@ def one(found: Estimate, backend: str) -> str:
         ("cost", cost(found)),
         ("tokens to train", tokens(found)),
         ("time", time(found)),
-        ("memory", _ranged(found.memory_bytes, size) if memory(found) != "-" else "-"),
-        ("fits", FITS[found.fits] if found.fits else ""),
+        ("memory", _memory(found)),
+        *fit.rows(found),
         ("data leaves machine", f"{leaves(found)}{to}"),
         ("takes jobs until", jobs_until(found)),
         ("retired on", retired_on(found)),

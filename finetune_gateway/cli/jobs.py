@@ -100,7 +100,7 @@ def _cost_row(one: JobRecord) -> tuple[str, ...]:
     said, found = spending.Quote.of(one).cost_usd, spending.actual(one)
     expected, most = (usd(said.expected), usd(said.high)) if said else ("?", "?")
     cost = "-" if found is None else "?" if found.cost_usd is None else usd(found.cost_usd)
-    return one.id, one.status, _short(one.spec.model), expected, most, cost
+    return one.id, one.status, _short(one.spec.model, 16), expected, most, cost
 
 
 def _short(text: str, longest: int = 22) -> str:

@@ -41,7 +41,7 @@ def report(
 
     Examples:
       ftg report costs
-      ftg report costs --since 2026-10-01 --until 2026-12-31 --format csv > costs.csv
+      ftg report costs --since 2026-10-01 --format csv > costs.csv
       ftg report costs --since 2026-01-01 --json | jq .totals
     """
     if what != "costs":
@@ -80,7 +80,8 @@ def _job(line: Line) -> str:
     """A job on three lines: what it was, its cost, and what that rests on."""
     indent = " " * 12
     head = f"{line.date}  {line.job_id}  {line.status:<9}  {line.backend} / {line.model}"
-    costs = f"actual {_money(line.actual_usd)}, estimated {_range(line)}"
+    actual = _money(line.actual_usd) if line.status.final else "not yet known"
+    costs = f"actual {actual}, estimated {_range(line)}"
     took = f"; took {span(line.seconds)}" if line.seconds else ""
     price = ""
     if line.actual_usd is None and line.price_usd is not None:

@@ -40,7 +40,10 @@ def split(
     ] = False,
     near: Annotated[
         bool,
-        typer.Option("--near/--no-near", help="Keep rows that nearly repeat each other together."),
+        typer.Option(
+            "--near/--no-near",
+            help="Keep rows together that nearly repeat each other, or ask the same.",
+        ),
     ] = True,
     force: Force = False,
     json: Json = False,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,20 +16,21 @@ from typing import Any
 
 import psutil
 
-from finetune_gateway import hardware, profiles
+from finetune_gateway import calibration, hardware, profiles
 from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
 from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
 from finetune_gateway.dataset import Dataset
-from finetune_gateway.errors import MissingDependency, StoreError
+from finetune_gateway.errors import MissingDependency, SpecError, StoreError
 from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
+from finetune_gateway.gpus import gpu_name
 from finetune_gateway.handle import ChatReply, ModelHandle
 from finetune_gateway.masks.local import LocalMasker
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.template import ChatTemplate, row_limit
+from finetune_gateway.template import IGNORED, ChatTemplate, row_limit
 from finetune_gateway.tokens import LocalCounter, TokenStats
 
 # What the worker needs; named one by one so that the message says which is missing.
@@ -42,8 +44,14 @@ class LocalBackend(Backend):
 
     name = "local"
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, gpu: str | None = None, usd_per_gpu_hour: Decimal | str | None = None
+    ) -> None:
+        """``gpu`` and ``usd_per_gpu_hour``: estimate for this GPU, or at this price, instead of
+        this machine; nothing can be trained there."""
         self.settings = Settings.load()
+        self.gpu = gpu_name(gpu) if gpu else None
+        self.usd_per_gpu_hour = None if usd_per_gpu_hour is None else Decimal(usd_per_gpu_hour)
 
     def use(self, settings: Settings) -> None:
         self.settings = settings
@@ -68,6 +76,11 @@ class LocalBackend(Backend):
     def check(self, spec: TrainingSpec) -> None:
         """Raise before a job is written down: the stack is missing, the model is unknown, or
         its template cannot mark what is to be trained."""
+        if self.gpu or self.usd_per_gpu_hour is not None:
+            raise SpecError(
+                "A GPU by name and its price are for estimates; a job trains on this machine.",
+                hint="Leave gpu and usd_per_gpu_hour out.",
+            )
         missing = [name for name in STACK if find_spec(name) is None]
         if missing:
             raise MissingDependency(f"Local training (missing: {', '.join(missing)})", "local")
@@ -79,29 +92,40 @@ class LocalBackend(Backend):
         folder = models.small_files(spec.model, self.settings)
         template = ChatTemplate.load(folder, spec.chat_template)
 
-        def count(row: dict[str, Any]) -> tuple[int, int]:
-            encoded = template.encode(row, train_on=spec.train_on, max_length=spec.max_length)
-            return encoded.length, encoded.trained
+        limit = self._row_limit(spec, folder)
 
-        return LocalCounter(count, render=lambda row: template.encode(row).text)
+        def count(row: dict[str, Any]) -> tuple[int, int]:
+            encoded = template.encode(row, train_on=spec.train_on, max_length=limit)
+            # The first token has nothing before it to be predicted from.
+            first = bool(encoded.labels) and encoded.labels[0] != IGNORED
+            return encoded.length, encoded.trained - first
+
+        return LocalCounter(count, render=lambda row: template.encode(row).text, max_context=limit)
 
     def masker(self, spec: TrainingSpec) -> LocalMasker:
         folder = models.small_files(spec.model, self.settings)
         template = ChatTemplate.load(folder, spec.chat_template)
         template.check()
-        context = models.config_of(folder).get("max_position_embeddings")
-        limit = row_limit(spec.max_length, context)
+        limit = self._row_limit(spec, folder)
         return LocalMasker(template, spec.model, train_on=spec.train_on, limit=limit)
+
+    def _row_limit(self, spec: TrainingSpec, folder: Path) -> int:
+        return row_limit(spec.max_length, models.config_of(folder).get("max_position_embeddings"))
 
     def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
         folder = models.small_files(spec.model, self.settings)
         shape = hardware.shape_of(models.config_of(folder))
-        device: hardware.Device = "cpu" if slots() == ["cpu"] else "gpu"
-        found = hardware.estimate_local(spec, tokens, shape, device=device)
-        if device == "gpu":
-            return found
-        whole = psutil.virtual_memory().total
-        return found.model_copy(update={"memory_available_bytes": whole})
+        on_cpu = self.gpu is None and slots() == ["cpu"]
+        place = hardware.Place(
+            device="cpu" if on_cpu else "gpu",
+            gpu=self.gpu,
+            usd_per_gpu_hour=self.usd_per_gpu_hour,
+            memory_bytes=psutil.virtual_memory().total if on_cpu else None,
+            calibration=calibration.read(self.settings.home) if on_cpu else None,
+            row_limit=self._row_limit(spec, folder),
+            price_file=self.settings.prices,
+        )
+        return hardware.estimate_local(spec, tokens, shape, place=place)
 
     # -- jobs ----------------------------------------------------------------------------
 

@@ -1,0 +1,169 @@
+"""Peak memory of local jobs, measured against the estimate made before they began.
+
+Each case is a real job through the gateway on a model with random weights: the peak resident
+memory of its worker process (VmHWM, read until it ends) against ``Estimate.memory_bytes.expected``.
+``delta`` is what comes on top of a process that has imported torch and TRL, measured here too.
+QLoRA is not among them: the gateway does not train it. Linux only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from _common import Bench, arguments, run, say, versions
+from _models import built
+from _rows import chat_rows, write
+
+from finetune_gateway import Gateway, LocalBackend
+from finetune_gateway.backends.local.queue import worker_environment
+
+BOUND = 0.20
+IMPORT = """\
+import finetune_gateway.backends.local.sft
+for line in open("/proc/self/status"):
+    if line.startswith("VmHWM"):
+        print(int(line.split()[1]) * 1024)
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its rows, and how it is trained."""
+
+    model: str
+    words: int
+    batch_size: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        kind = self.options.get("training_type", "lora")
+        more = [name for name in ("gradient_checkpointing", "packing") if self.options.get(name)]
+        return ", ".join([self.model, kind, f"batch {self.batch_size}", *more])
+
+
+FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}
+PACKED = {"packing": True, "max_length": 1024}
+CASES = (
+    Case("2M", 10, 8),
+    Case("2M", 40, 8),
+    Case("2M", 40, 8, FULL | AGAIN),
+    Case("2M", 20, 2, PACKED),
+    Case("13M", 12, 8),
+    Case("13M", 30, 8, AGAIN),
+    Case("13M", 12, 4, FULL),
+    Case("40M qwen3", 20, 4),
+    Case("40M qwen3", 20, 4, AGAIN),
+    Case("40M qwen3", 20, 4, FULL),
+    Case("40M qwen3", 12, 1, PACKED),
+    Case("58M untied", 12, 4, {"lora_r": 64}),
+    Case("98M", 12, 2),
+    Case("98M", 12, 2, FULL),
+    Case("98M", 12, 4, FULL | AGAIN),
+    Case("98M", 12, 1, PACKED | AGAIN),
+)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What was foretold, and what came, in bytes."""
+
+    expected: int
+    measured: int
+    parts: dict[str, int]
+    longest: int
+
+
+def main() -> int:
+    asked = arguments(__doc__, steps=3, only="")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    packages = ("torch", "transformers", "trl", "peft")
+    bench = Bench("memory_fit", versions("finetune-gateway", *packages))
+    table = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        baseline = imported()
+        say(f"imports alone: {baseline / 1e6:.0f} MB")
+        for number, case in enumerate(CASES):
+            if asked.only and asked.only not in case.name:
+                continue
+            found = measure(folder, number, case, asked.steps)
+            table.append(line(case, found, baseline))
+            say(table[-1])
+            bench.figure(
+                case.name, [found.expected / 1e6], [found.measured / 1e6], "MB",
+                at_most=1 + BOUND, at_least=1 - BOUND,
+            )  # fmt: skip
+            bench.figure(
+                f"{case.name}: above the imports",
+                [(found.expected - baseline) / 1e6],
+                [(found.measured - baseline) / 1e6],
+                "MB",
+            )
+    head = "| model, training | longest row | measured MB | estimate MB | off | above imports |"
+    say("\n".join([head, "|---|---|---|---|---|---|", *table]))
+    return bench.end(asked.out)
+
+
+def line(case: Case, found: Peak, baseline: int) -> str:
+    """A row of the table."""
+    off = found.expected / found.measured - 1
+    above = (found.expected - baseline) / (found.measured - baseline) - 1
+    return (
+        f"| {case.name} | {found.longest} | {found.measured / 1e6:,.0f} | "
+        f"{found.expected / 1e6:,.0f} | {off:+.0%} | {above:+.0%} |"
+    )
+
+
+def imported() -> int:
+    """Peak resident bytes of a process that has imported what the worker imports."""
+    return int(run([sys.executable, "-c", IMPORT], worker_environment()).out)
+
+
+def measure(folder: Path, number: int, case: Case, steps: int) -> Peak:
+    """Run one job in a home of its own."""
+    home, data = folder / f"home-{number}", folder / f"rows-{number}.jsonl"
+    write(data, partial(chat_rows, words=case.words, spread=0.4, tools=0)(24))
+    gateway = Gateway(home)
+    asked = {"max_steps": steps, "seed": 7, "batch_size": case.batch_size, **case.options}
+    base = str(built(folder, case.model))
+    estimate = gateway.estimate(data, model=base, backend="local", **asked)
+    assert estimate.memory_bytes and estimate.memory_parts and estimate.tokens
+    job = gateway.submit(data, model=base, backend="local", **asked)
+    peak = 0
+    while not job.status.final:
+        job.refresh()
+        peak = max(peak, high_water(job))
+        time.sleep(0.1)
+    job.result()  # raises when it failed
+    return Peak(
+        estimate.memory_bytes.expected,
+        peak,
+        estimate.memory_parts.model_dump(),
+        estimate.tokens.max,
+    )
+
+
+def high_water(job: Any) -> int:
+    """The highest resident memory its worker has had; 0 when there is none."""
+    assert isinstance(job.backend, LocalBackend)
+    pid = job.backend.queue.get(job.id).pid
+    if pid is None:
+        return 0
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    found = (row for row in lines if row.startswith("VmHWM"))
+    return int(next(found, "VmHWM: 0 kB").split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""How long local jobs take, against the estimate made before they began.
+
+The machine is calibrated before each job (``ftg doctor --calibrate``), because others may be
+busy on it: measured and estimated stand close together. ``wall`` is from submit to the end;
+``cpu`` is the worker's own CPU seconds against those that the calibration foretells, which a busy
+machine disturbs less. The bound, 20 %, is on both. ``--seconds`` sets how long each job is to take.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+from _common import Bench, arguments, run, say, versions
+from _models import SHAPES, built
+from _rows import chat_rows, write
+
+from finetune_gateway import Gateway, Job, LocalBackend, TrainingSpec
+from finetune_gateway.batches import feed
+from finetune_gateway.calibration import Calibration, load_of, read
+from finetune_gateway.memory import Setup
+from finetune_gateway.shape import shape_of
+
+BOUND = 0.20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its rows, and how it is trained."""
+
+    model: str
+    words: int
+    batch_size: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        kind = self.options.get("training_type", "lora")
+        more = [name for name in ("gradient_checkpointing", "packing") if self.options.get(name)]
+        return ", ".join([self.model, kind, f"batch {self.batch_size}", *more])
+
+
+CASES = (
+    Case("2M", 20, 8),
+    Case("2M", 20, 4, {"training_type": "full"}),
+    Case("13M", 15, 4),
+    Case("40M qwen3", 15, 2),
+    Case("40M qwen3", 15, 2, {"training_type": "full", "gradient_checkpointing": True}),
+    Case("98M", 12, 1, {"packing": True, "max_length": 256}),
+)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Foretold and taken seconds."""
+
+    expected: float
+    wall: float
+    expected_cpu: float
+    cpu: float
+    steps: int
+
+
+def main() -> int:
+    asked = arguments(__doc__, seconds=60, only="")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    bench = Bench("time_fit", versions("finetune-gateway", "torch", "transformers", "trl", "peft"))
+    bound = {"at_most": 1 + BOUND, "at_least": 1 - BOUND}
+    rows = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, case in enumerate(CASES):
+            if asked.only and asked.only not in case.name:
+                continue
+            found = measure(folder, number, case, asked.seconds)
+            bench.figure(f"{case.name}: wall", [found.expected], [found.wall], "s", **bound)
+            bench.figure(f"{case.name}: cpu", [found.expected_cpu], [found.cpu], "s", **bound)
+            rows.append(
+                f"| {case.name} | {found.steps} | {found.wall:.0f} | {found.expected:.0f} | "
+                f"{found.expected / found.wall - 1:+.0%} | {found.cpu:.0f} | "
+                f"{found.expected_cpu:.0f} | {found.expected_cpu / found.cpu - 1:+.0%} |"
+            )
+            say(rows[-1])
+    head = "| model, training | steps | wall s | estimate s | off | CPU s | estimate s | off |"
+    say("\n".join([head, "|---|---|---|---|---|---|---|---|", *rows]))
+    return bench.end(asked.out)
+
+
+def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
+    """Calibrate, choose as many steps as take ``seconds`` of CPU, foretell, and train."""
+    home, data = folder / f"home-{number}", folder / f"rows-{number}.jsonl"
+    write(data, partial(chat_rows, words=case.words, spread=0.4, tools=0)(400))
+    base = str(built(folder, case.model))
+    run(
+        [sys.executable, "-m", "finetune_gateway", "doctor", "--calibrate", "--json"],
+        {**os.environ, "FTG_HOME": str(home)},
+    )
+    found = read(home)
+    assert found is not None
+    gateway = Gateway(home)
+    asked = {"seed": 7, "batch_size": case.batch_size, **case.options}
+    tokens = gateway.plan(data, model=base, backend="local", **asked).tokens
+
+    def foretold(steps: int) -> float:
+        spec = TrainingSpec.build(model=base, max_steps=steps, **asked)
+        return cpu_seconds(found, case, spec, tokens)
+
+    steps = 10
+    while foretold(steps) < seconds:
+        steps += 1 + steps // 10
+    estimate = gateway.estimate(data, model=base, backend="local", max_steps=steps, **asked)
+    assert estimate.seconds is not None
+    began = time.time()
+    job = gateway.submit(data, model=base, backend="local", max_steps=steps, **asked)
+    cpu = 0.0
+    while not job.status.final:
+        job.refresh()
+        cpu = max(cpu, used(job))
+        time.sleep(0.2)
+    wall = time.time() - began
+    job.result()  # raises when it failed
+    return Taken(estimate.seconds.expected, wall, foretold(steps), cpu, steps)
+
+
+def cpu_seconds(found: Calibration, case: Case, spec: TrainingSpec, tokens: Any) -> float:
+    """What the calibration says of the CPU seconds of a job on one thread."""
+    fed = feed(spec, tokens, spec.max_length or 2048)
+    load = load_of(
+        shape_of(SHAPES[case.model]), Setup.of(spec, "cpu"), slots=fed.slots,
+        squares=fed.squares, batches=fed.batches, steps=fed.steps,
+    )  # fmt: skip
+    return found.cpu_seconds(load, min(fed.steps, 10))
+
+
+def used(job: Job) -> float:
+    """CPU seconds of the job's worker; 0 when there is none."""
+    assert isinstance(job.backend, LocalBackend)
+    pid = job.backend.queue.get(job.id).pid
+    with suppress(psutil.Error):
+        times = psutil.Process(pid).cpu_times() if pid else None
+        return times.user + times.system if times else 0.0
+    return 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

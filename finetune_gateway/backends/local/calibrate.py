@@ -1,0 +1,211 @@
+"""Measure how fast this machine trains: small models of several shapes, by ``sft.train``.
+
+Runs in a process of its own: ``python -m finetune_gateway.backends.local.calibrate HOME``, which
+prints the figures as JSON. Each model has random weights and lives in a folder that is removed.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter(), time.process_time()  # before torch is imported
+
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from datetime import date  # noqa: E402
+from pathlib import Path  # noqa: E402
+from statistics import median  # noqa: E402
+from tempfile import TemporaryDirectory  # noqa: E402
+from typing import Any  # noqa: E402
+
+import psutil  # noqa: E402
+import torch  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from finetune_gateway.backends.local import builtin, sft  # noqa: E402
+from finetune_gateway.backends.local.queue import Queue  # noqa: E402
+from finetune_gateway.backends.local.run import Run, RunFile, write_json  # noqa: E402
+from finetune_gateway.calibration import (  # noqa: E402
+    Calibration,
+    Load,
+    fitted,
+    load_of,
+    machine,
+    torch_version,
+)
+from finetune_gateway.memory import Setup  # noqa: E402
+from finetune_gateway.settings import Settings  # noqa: E402
+from finetune_gateway.shape import shape_of  # noqa: E402
+from finetune_gateway.spec import TrainingSpec  # noqa: E402
+
+IMPORTED = psutil.Process().memory_info().rss
+IMPORT = time.perf_counter() - STARTED[0], time.process_time() - STARTED[1]
+STEPS = 4  # the first is not counted: it fills caches
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how it is trained."""
+
+    hidden: int
+    inner: int
+    layers: int
+    vocabulary: int
+    rows: int
+    words: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}
+# Each is heavy in another kind of work. The first has more than 20 million parameters, so that it
+# trains with all threads; it comes first, as the smaller ones set the process to one thread.
+CASES = (
+    Case(512, 1408, 8, 8_000, 1, 160),
+    Case(192, 512, 4, 1_152, 1, 40),
+    Case(192, 512, 4, 1_152, 8, 300),
+    Case(320, 896, 5, 16_000, 2, 120),
+    Case(512, 1408, 4, 1_152, 2, 120),
+    Case(128, 256, 2, 32_000, 2, 120),
+    Case(256, 768, 6, 16_000, 1, 60, FULL),
+    Case(640, 1728, 3, 1_152, 1, 200, AGAIN),
+    Case(256, 768, 4, 1_152, 1, 900),
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """When something was said."""
+
+    said: str
+    wall: float
+    cpu: float
+
+
+class Timed(Run):
+    """A run that notes when its events came."""
+
+    def __init__(self, *given: Any) -> None:
+        self.marks: list[Mark] = []
+        self.rows: dict[str, Any] = {}
+        super().__init__(*given)
+
+    def event(self, message: str, **more: Any) -> None:
+        super().event(message, **more)
+        self.rows = self.rows or (more.get("data") or {} if "rows" in message else {})
+        self.marks.append(Mark(message, time.perf_counter(), time.process_time()))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One case: its work in a step, and what a step, starting and saving took (wall, CPU)."""
+
+    load: Load
+    step: tuple[float, float]
+    around: tuple[float, float]
+    save: tuple[float, float]
+
+
+def measure(home: Settings, number: int, case: Case) -> Measured:
+    """Train one case for a few steps, from its folder to its first answer."""
+    folder = builtin.ensure_tokenizer(home.home / f"model-{number}")
+    heads = case.hidden // 32
+    config = {
+        **builtin.CONFIG,
+        "hidden_size": case.hidden,
+        "intermediate_size": case.inner,
+        "num_hidden_layers": case.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "vocab_size": case.vocabulary,
+        "max_position_embeddings": 2048,
+    }
+    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
+    write_json(folder / "generation_config.json", builtin.GENERATION_CONFIG)
+    spec = TrainingSpec(
+        model=str(folder),
+        batch_size=case.rows,
+        max_steps=STEPS,
+        logging_steps=1,
+        save_steps=STEPS,
+        **case.options,
+    )
+    run = _run(home, f"case-{number}", spec, case.words)
+    began = time.perf_counter(), time.process_time()
+    sft.train(run)
+    ended = time.perf_counter(), time.process_time()
+    marks = run.marks
+    steps = [mark for mark in marks if mark.said.startswith("Step ")]
+    saved = next(mark for mark in marks if mark.said.startswith("Saved checkpoint"))
+    first = next(mark for mark in marks if mark.said.startswith("Training begins"))
+    pairs = list(zip(steps, steps[1:], strict=False))
+    length = run.rows["tokens"] / run.rows["rows"]
+    slots = case.rows * length
+    load = load_of(
+        shape_of(config), Setup.of(spec, "cpu"), slots=slots, squares=slots * length, batches=1,
+        steps=1,
+    )  # fmt: skip
+    return Measured(
+        load=load,
+        step=(
+            median(b.wall - a.wall for a, b in pairs),
+            median(b.cpu - a.cpu for a, b in pairs),
+        ),
+        around=(
+            first.wall - began[0] + ended[0] - saved.wall,
+            first.cpu - began[1] + ended[1] - saved.cpu,
+        ),
+        save=(saved.wall - steps[-1].wall, saved.cpu - steps[-1].cpu),
+    )
+
+
+def _run(settings: Settings, name: str, spec: TrainingSpec, words: int) -> Timed:
+    folder = settings.runs / name
+    (folder / "data").mkdir(parents=True)
+    asked, answer = " ".join(["parcel"] * (words // 3)), " ".join(["order"] * (words - words // 3))
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    line = json.dumps({"messages": messages}) + "\n"
+    count = STEPS * int(spec.batch_size)
+    (folder / "data" / "train.jsonl").write_text(line * count, "utf-8")
+    about = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=time.time())
+    write_json(folder / "run.json", about.model_dump(mode="json"))
+    Queue(settings).add(name)
+    run = Timed(settings, name, 0)
+    run.claim(status="running")
+    return run
+
+
+def calibrate(scratch: Path) -> Calibration:
+    """Measure every case; about half a minute on an idle core."""
+    settings = Settings(home=scratch).create()
+    threads = torch.get_num_threads()
+    found = [measure(settings, number, case) for number, case in enumerate(CASES)]
+    large, small = found[0], found[1:]
+    rates = fitted([case.load for case in small], [case.step[1] for case in small])
+    stretch = sum(case.step[0] for case in small) / sum(case.step[1] for case in small)
+    return Calibration(
+        machine=machine(),
+        torch=torch_version(),
+        measured_on=date.today(),
+        threads=threads,
+        rates=rates,
+        stretch=max(1.0, stretch),
+        speedup=_taken(large.load, rates) * max(1.0, stretch) / large.step[0],
+        start_cpu=IMPORT[1] + median(case.around[1] for case in found),
+        save_cpu=median(case.save[1] for case in found),
+        imported_bytes=IMPORTED,
+        errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in small),
+        largest=large.load.parameters,
+        load_average=os.getloadavg()[0],
+    )
+
+
+def _taken(load: Load, rates: tuple[float, ...]) -> float:
+    return sum(rate * units for rate, units in zip(rates, load.units, strict=True))
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory(prefix="ftg-calibrate-", dir=sys.argv[1]) as scratch:
+        result = calibrate(Path(scratch))
+    print(result.model_dump_json())
