@@ -82,7 +82,7 @@ class Peak:
 
 
 def main() -> int:
-    asked = arguments(__doc__, steps=3, only="")
+    asked = arguments(__doc__, steps=2, only="")
     os.environ["OMP_NUM_THREADS"] = "1"
     packages = ("torch", "transformers", "trl", "peft")
     bench = Bench("memory_fit", versions("finetune-gateway", *packages))
@@ -130,9 +130,11 @@ def imported() -> int:
 def measure(folder: Path, number: int, case: Case, steps: int) -> Peak:
     """Run one job in a home of its own."""
     home, data = folder / f"home-{number}", folder / f"rows-{number}.jsonl"
-    write(data, partial(chat_rows, words=case.words, spread=0.4, tools=0)(24))
+    # So many rows that every one is met: the longest decides the peak.
+    rows = partial(chat_rows, words=case.words, spread=0.4, tools=0)
+    write(data, rows(16 if case.options.get("packing") else steps * case.batch_size))
     gateway = Gateway(home)
-    asked = {"max_steps": steps, "seed": 7, "batch_size": case.batch_size, **case.options}
+    asked = {"n_epochs": 1, "seed": 7, "batch_size": case.batch_size, **case.options}
     base = str(built(folder, case.model))
     estimate = gateway.estimate(data, model=base, backend="local", **asked)
     assert estimate.memory_bytes and estimate.memory_parts and estimate.tokens

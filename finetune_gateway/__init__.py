@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from finetune_gateway.backends.openai import OpenAIBackend
     from finetune_gateway.checks.findings import Finding, Report
     from finetune_gateway.dataset import Dataset
-    from finetune_gateway.default import estimate, get_job, list_jobs, preview, submit, validate
+    from finetune_gateway.default import (
+        budget,
+        costs,
+        estimate,
+        get_job,
+        list_jobs,
+        preview,
+        submit,
+        validate,
+    )
     from finetune_gateway.errors import (
         AuthenticationError,
         BackendError,
@@ -42,10 +51,12 @@ if TYPE_CHECKING:
     from finetune_gateway.gateway import Gateway
     from finetune_gateway.handle import ChatReply, ModelHandle
     from finetune_gateway.job import Job
+    from finetune_gateway.ledger import Ledger
     from finetune_gateway.masks import Preview, Sequence, Token
     from finetune_gateway.planning import Option, Plan
     from finetune_gateway.pricing import Estimate
     from finetune_gateway.spec import TrainingSpec
+    from finetune_gateway.spending import Actual, Budget
 
 __version__ = "0.1.0"
 
@@ -55,7 +66,16 @@ _MODULES = {
     "backends.local.backend": ["LocalBackend"],
     "backends.openai": ["OpenAIBackend"],
     "dataset": ["Dataset"],
-    "default": ["estimate", "get_job", "list_jobs", "preview", "submit", "validate"],
+    "default": [
+        "budget",
+        "costs",
+        "estimate",
+        "get_job",
+        "list_jobs",
+        "preview",
+        "submit",
+        "validate",
+    ],
     "errors": [
         "AuthenticationError",
         "BackendError",
@@ -79,14 +99,18 @@ _MODULES = {
     "masks": ["Preview", "Sequence", "Token"],
     "planning": ["Option", "Plan"],
     "pricing": ["Estimate"],
+    "ledger": ["Ledger"],
     "spec": ["TrainingSpec"],
+    "spending": ["Actual", "Budget"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Actual",
     "AuthenticationError",
     "Backend",
     "BackendError",
+    "Budget",
     "BudgetError",
     "Capabilities",
     "ChatReply",
@@ -104,6 +128,7 @@ __all__ = [
     "JobFailed",
     "JobNotFinished",
     "JobStatus",
+    "Ledger",
     "LocalBackend",
     "Metric",
     "MissingDependency",
@@ -122,6 +147,8 @@ __all__ = [
     "TrainingSpec",
     "UnsupportedError",
     "__version__",
+    "budget",
+    "costs",
     "estimate",
     "get_job",
     "list_jobs",

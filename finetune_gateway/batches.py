@@ -75,10 +75,11 @@ def feed(spec: TrainingSpec, tokens: TokenStats, limit: int | None = None) -> Fe
 
 
 def _cut(tokens: TokenStats, limit: int) -> Counter[int]:
+    """Lengths of the rows that are trained on: those with nothing to train are left out."""
     found: Counter[int] = Counter()
     for length, rows in (tokens.lengths or _by_quantiles(tokens)).items():
-        found[min(length, limit)] += rows
-    return found
+        found[min(length, limit)] += rows - tokens.idle.get(length, 0)
+    return +found
 
 
 def _by_quantiles(tokens: TokenStats) -> Mapping[int, int]:

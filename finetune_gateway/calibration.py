@@ -24,7 +24,7 @@ FILE = "calibration.json"
 STALE_DAYS = 90
 WORK = (
     "a batch passing one layer",
-    "a multiplication and addition in the matrices",
+    "a floating-point operation in the matrices",
     "a logit",
     "a number kept for the backward pass",
     "a query meeting a key, per number",

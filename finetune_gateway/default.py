@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, Any, overload
 
@@ -9,9 +10,11 @@ from finetune_gateway.backends.base import Backend
 from finetune_gateway.checks.findings import Report
 from finetune_gateway.gateway import Gateway, Source
 from finetune_gateway.job import Job
+from finetune_gateway.ledger import Ledger
 from finetune_gateway.planning import Names, Option, Several
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
+from finetune_gateway.spending import Budget
 
 if TYPE_CHECKING:
     from finetune_gateway.masks import Preview
@@ -96,6 +99,16 @@ def list_jobs(
 ) -> list[Job]:
     """``Gateway.jobs`` on the default gateway."""
     return _default().jobs(status=status, backend=backend, limit=limit)
+
+
+def budget() -> Budget:
+    """``Gateway.budget`` on the default gateway."""
+    return _default().budget()
+
+
+def costs(since: date | None = None, until: date | None = None) -> Ledger:
+    """``Gateway.costs`` on the default gateway."""
+    return _default().costs(since, until)
 
 
 def _default() -> Gateway:

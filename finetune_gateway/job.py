@@ -196,9 +196,12 @@ class Job:
     def cancel(self) -> Job:
         """Ask the job to stop. An ended job stays as it is.
 
-        A job that is not yet with its provider is looked for there first, so that nothing
-        goes on unseen.
+        A job that may be with its provider is looked for there first, so that nothing goes on
+        unseen; one that was certainly not created is not sent any more.
         """
+        self.record = self._store.get(self.id)
+        if not self.status.final and spending.never_created(self.record):
+            return self._cancel_unsent()
         self.refresh()
         if self.status.final:
             return self

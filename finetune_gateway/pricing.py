@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.memory import MemoryParts
@@ -88,6 +88,11 @@ class Estimate(BaseModel):
     assumptions: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     unknown: list[str] = Field(default_factory=list)
+
+    @field_validator("tokens")
+    @classmethod
+    def _kept(cls, tokens: TokenStats | None) -> TokenStats | None:
+        return tokens and tokens.without_lengths()
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
     @property

@@ -77,12 +77,18 @@ class TokenStats(BaseModel):
     truncated_tokens: int = 0
     roles: dict[str, Said] = Field(default_factory=dict)
     histogram: list[tuple[int, int, int]] = Field(default_factory=list)  # from, to, rows
-    lengths: dict[int, int] = Field(default_factory=dict, exclude=True, repr=False)  # rows of each
+    # Rows of each length, and those of them in which nothing is trained; not in any output.
+    lengths: dict[int, int] = Field(default_factory=dict, exclude=True, repr=False)
+    idle: dict[int, int] = Field(default_factory=dict, exclude=True, repr=False)
 
     @property
     def approximate(self) -> bool:
         """True when the encoding is unknown and bytes were counted instead."""
         return self.encoding == APPROXIMATE
+
+    def without_lengths(self) -> TokenStats:
+        """As it is kept: without the rows of each length."""
+        return self.model_copy(update={"lengths": {}, "idle": {}})
 
     def summary(self) -> Json:
         """The ``tokens`` part of a validation report."""
@@ -150,6 +156,7 @@ class Tally:
     """What was counted so far, of a whole file or of a part of it."""
 
     lengths: Histogram = field(default_factory=Histogram)
+    idle: Histogram = field(default_factory=Histogram)  # lengths of rows with nothing to train
     roles: dict[str, Said] = field(default_factory=dict)
     exact: bool = True
     capped: bool = False  # a row was billed only as far as the context
@@ -166,6 +173,8 @@ class Tally:
         """Add what was counted elsewhere."""
         for length, rows in other.lengths.counts.items():
             self.lengths.add(length, rows)
+        for length, rows in other.idle.counts.items():
+            self.idle.add(length, rows)
         for role, said in other.roles.items():
             self.say(role, *said)
         self.exact = self.exact and other.exact

@@ -80,6 +80,8 @@ class TokenCounter(ABC):
         counted = measured.cut(self.max_context)
         tally.capped = tally.capped or counted.billed_high < measured.billed_high
         tally.lengths.add(counted.total)
+        if not counted.trained:
+            tally.idle.add(counted.total)
         tally.exact = tally.exact and counted.exact
         for name in tally.sums:
             tally.sums[name] += getattr(counted, name)
@@ -107,6 +109,7 @@ class TokenCounter(ABC):
             roles=tally.roles,
             histogram=lengths.bins(),
             lengths=dict(lengths.counts),
+            idle=dict(tally.idle.counts),
         )
 
 

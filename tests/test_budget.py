@@ -255,11 +255,12 @@ def test_a_refused_job_and_one_never_sent_give_it_back(home: Path, train_file: P
         with pytest.raises(BackendError):
             gateway.submit(train_file, backend=backend, **options)
         assert gateway.budget().holds == ()
-        provider.fault(CREATE, "status", "status", status=429)
+        provider.fault(CREATE, "status", status=429)
         job = gateway.submit(train_file, backend=backend, **options)
         assert job.provider_id is None and gateway.budget().reserved_usd > 0
         assert job.record.step == "intent" and job.phase
         assert job.cancel().status == "cancelled" and gateway.budget().holds == ()
+        assert provider.posts["/fine_tuning/jobs"] == 2, "a cancel sends nothing first"
     with pytest.raises(BackendError):
         gateway.submit(train_file, backend=hosted(provider), **options)
     assert gateway.budget().holds == ()

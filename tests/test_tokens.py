@@ -271,6 +271,7 @@ def test_local_counter_takes_the_template_at_its_word() -> None:
     assert counter.stats() == TokenStats(
         encoding="Qwen template", exact=True, rows=2, total=8, trained=4, billed=8, billed_low=8,
         billed_high=8, min=3, median=4, p95=5, max=5, histogram=[(3, 3, 1), (4, 4, 0), (5, 5, 1)],
+        lengths={3: 1, 5: 1},
     )  # fmt: skip
 
 

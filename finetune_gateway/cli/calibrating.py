@@ -70,14 +70,21 @@ def document(found: Calibration) -> dict[str, Any]:
 def screen(found: Calibration) -> str:
     """As text."""
     worst = max(abs(error) for error in found.errors)
-    speed = f"{2 / found.rates[1] / 1e9:.0f} GFLOP/s" if found.rates[1] else "not told apart"
+    speed = f"{1 / found.rates[1] / 1e9:.0f} GFLOP/s" if found.rates[1] else "not told apart"
     rows = [
         ("measured on", f"{found.measured_on}, torch {found.torch}"),
         ("machine", found.machine),
         ("matrices", f"{speed} on one core, float32"),
-        ("threads", f"{found.threads}, {found.speedup:.2f} times as fast as one (larger models)"),
+        ("threads", _threads(found)),
         ("busy", f"load {found.load_average:.1f}; a CPU second took {found.stretch:.2f} s"),
         ("start and end", f"{found.start_cpu:.1f} CPU seconds of a job, whatever it trains"),
         ("fit", f"{len(found.errors)} shapes, off by at most {worst:.0%}"),
     ]
     return "\n".join(wrapped(f"{name:<15}{text}", " " * 15, "") for name, text in rows)
+
+
+def _threads(found: Calibration) -> str:
+    if found.threads == 1:
+        return "1"
+    faster = f"{found.speedup:.2f} times as fast as one"
+    return f"{found.threads} for models above 20 million parameters, {faster}"

@@ -87,7 +87,8 @@ def submit(
     """Check the data, price the run, ask, and start the job.
 
     Nothing is sent before the answer. A hosted job is asked for; without a terminal it needs
-    --yes (exit 4). A local job costs nothing and is not asked for. The same submit twice gives
+    --yes (exit 4). A job that does not fit into the month's budget (ftg config) is refused. A
+    local job costs nothing and is not asked for. The same submit twice gives
     the job that is already running, unless --again. Without --backend: 'owner/name', builtin
     models and folders are trained here, others at OpenAI.
 
