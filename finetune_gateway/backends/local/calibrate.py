@@ -6,28 +6,25 @@ prints the figures as JSON. Each model has random weights and lives in a folder 
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import time
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
-STARTED = time.perf_counter(), time.process_time()  # before torch is imported
+import psutil
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-import json  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
-from datetime import date  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
-from tempfile import TemporaryDirectory  # noqa: E402
-from typing import Any  # noqa: E402
-
-import psutil  # noqa: E402
-import torch  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
-
-from finetune_gateway.backends.local import builtin, sft  # noqa: E402
-from finetune_gateway.backends.local.queue import Queue  # noqa: E402
-from finetune_gateway.backends.local.run import Run, RunFile, write_json  # noqa: E402
-from finetune_gateway.calibration import (  # noqa: E402
+from finetune_gateway.backends.local import builtin, sft
+from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.run import Run, RunFile, write_json
+from finetune_gateway.calibration import (
     Calibration,
     Load,
     fitted,
@@ -35,13 +32,13 @@ from finetune_gateway.calibration import (  # noqa: E402
     machine,
     torch_version,
 )
-from finetune_gateway.memory import Setup  # noqa: E402
-from finetune_gateway.settings import Settings  # noqa: E402
-from finetune_gateway.shape import shape_of  # noqa: E402
-from finetune_gateway.spec import TrainingSpec  # noqa: E402
+from finetune_gateway.memory import Setup
+from finetune_gateway.settings import Settings
+from finetune_gateway.shape import shape_of
+from finetune_gateway.spec import TrainingSpec
 
 IMPORTED = psutil.Process().memory_info().rss
-IMPORT = time.perf_counter() - STARTED[0], time.process_time() - STARTED[1]
+IMPORT_CPU = time.process_time()  # since the process began
 STEPS = 4  # the first is not counted: it fills caches
 
 
@@ -194,7 +191,7 @@ def calibrate(scratch: Path) -> Calibration:
         rates=rates,
         stretch=stretch,
         speedup=_taken(large.load, rates) * stretch / large.step[0] if threads > 1 else 1.0,
-        start_cpu=IMPORT[1] + median(case.around[1] for case in found),
+        start_cpu=IMPORT_CPU + median(case.around[1] for case in found),
         save_cpu=median(case.save[1] for case in found),
         imported_bytes=IMPORTED,
         errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in small),

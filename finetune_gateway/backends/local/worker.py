@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the watcher
     try:
-        run.claim(pid=os.getpid())
+        run.claim(pid=os.getpid(), phase="starting")  # not the phase in which the last one died
         with run.heartbeat():
             work(run)
     except Fenced:
