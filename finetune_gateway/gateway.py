@@ -103,6 +103,8 @@ class Gateway:
         runner = None if backend is None else self.backend(backend)
         judged = (runner.called,) if runner else None
         counter = runner.counter(spec) if runner else HostedCounter(model)
+        if runner and model is None and runner.called in ("openai", "azure"):
+            counter = HostedCounter(None, runner.capabilities(spec.model).max_context)
         report = checks.validate(
             dataset,
             method=spec.method,

@@ -444,3 +444,15 @@ def test_validate_and_estimate_write_nothing(home: Path, train_file: Path) -> No
     estimate = gateway.estimate(train_file, model=MODEL)
     assert estimate.cost_usd is not None and estimate.data_leaves_machine
     assert not home.exists()
+
+
+@pytest.mark.parametrize("backend", [None, "openai", "azure"])
+def test_without_a_model_counts_are_those_of_what_openai_still_trains(
+    tmp_path: Path, backend: str | None
+) -> None:
+    """Exact, in o200k_base, whether the host is named or not."""
+    rows = [{"messages": [{"role": "user", "content": f"Question {n}?"},
+                          {"role": "assistant", "content": "Yes."}]} for n in range(12)]  # fmt: skip
+    tokens = Gateway(home=tmp_path).validate(rows, backend=backend).tokens
+    assert tokens is not None
+    assert (tokens["encoding"], tokens["exact"], tokens["total"]) == ("o200k_base", True, 204)
