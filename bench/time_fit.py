@@ -26,6 +26,7 @@ from _rows import chat_rows, write
 from finetune_gateway import Gateway, Job, LocalBackend, TrainingSpec
 from finetune_gateway.batches import feed
 from finetune_gateway.calibration import Calibration, load_of, read
+from finetune_gateway.hardware import checkpoints
 from finetune_gateway.memory import Setup
 from finetune_gateway.shape import shape_of
 
@@ -136,8 +137,9 @@ def cpu_seconds(found: Calibration, case: Case, spec: TrainingSpec, tokens: Any)
     load = load_of(
         shape_of(SHAPES[case.model]), Setup.of(spec, "cpu"), slots=fed.slots,
         squares=fed.squares, batches=fed.batches, steps=fed.steps,
+        masked=fed.rows > 1 or spec.packing,
     )  # fmt: skip
-    return found.cpu_seconds(load, min(fed.steps, 10))
+    return found.cpu_seconds(load, checkpoints(spec, fed.steps))
 
 
 def used(job: Job) -> float:

@@ -39,13 +39,21 @@ class Load:
 
     units: tuple[float, ...]
     parameters: int
+    checkpoint_bytes: int  # of the trained weights and their two moments
 
 
 def load_of(
-    shape: ModelShape, setup: Setup, *, slots: float, squares: float, batches: float, steps: float
+    shape: ModelShape,
+    setup: Setup,
+    *,
+    slots: float,
+    squares: float,
+    batches: float,
+    steps: float,
+    masked: bool,
 ) -> Load:
     """The work of a run: ``slots`` tokens with padding in ``batches``, ``squares`` the sum of
-    slots times batch length."""
+    slots times batch length. ``masked``: a batch has several rows, or is a pack."""
     full, again = setup.kind == "full", setup.checkpointing
     adapters = 0 if full else lora_parameters(shape, setup.r, setup.targets)
     # Forward 2, backward 2 for the inputs, 2 more for weights that are trained; checkpointing
@@ -53,6 +61,9 @@ def load_of(
     blocks = (6 if full else 4) + (2 if again else 0)
     head = (8 if full else 6) * shape.vocab_size * shape.hidden_size
     matrices = blocks * shape.active_block_parameters + (blocks + 2) * adapters + head
+    # Without a mask torch's kernel leaves out the half of the keys that come later.
+    meetings = squares * shape.layers * shape.heads * shape.head_dim * (1.0 if masked else 0.5)
+    trained = shape.parameters if full else adapters
     kept = 6 * shape.hidden_size + 4 * shape.intermediate_size * shape.active_experts
     twice = 1.3 if again else 1.0
     return Load(
@@ -61,11 +72,12 @@ def load_of(
             slots * matrices,
             slots * shape.vocab_size,
             slots * shape.layers * kept * twice,
-            squares * shape.layers * shape.heads * shape.head_dim * twice,
-            steps * (shape.parameters if full else adapters),
+            meetings * twice,
+            steps * trained,
             steps,
         ),
         parameters=shape.parameters,
+        checkpoint_bytes=12 * trained,
     )
 
 
@@ -82,7 +94,8 @@ class Calibration(BaseModel):
     stretch: float  # wall seconds per CPU second, as busy as the machine was
     speedup: float  # of ``threads`` over one thread, in wall seconds
     start_cpu: float  # importing, loading, and asking the first question
-    save_cpu: float  # one checkpoint
+    save_cpu: float  # one checkpoint of an adapter
+    save_byte_cpu: float  # each byte of a larger one
     imported_bytes: int  # resident memory once everything is imported
     errors: tuple[float, ...]  # of the fit, one for each shape that was measured
     largest: int  # parameters of the largest model that was measured
@@ -91,11 +104,16 @@ class Calibration(BaseModel):
     def cpu_seconds(self, load: Load, saves: int) -> float:
         """CPU seconds of a whole run with one thread: the wall seconds of an idle core."""
         work = sum(rate * units for rate, units in zip(self.rates, load.units, strict=True))
-        return self.start_cpu + work + saves * self.save_cpu
+        return self._around(load, saves) + work
+
+    def _around(self, load: Load, saves: int) -> float:
+        """Starting, and saving: checkpoints and the result."""
+        each = self.save_cpu + self.save_byte_cpu * load.checkpoint_bytes
+        return self.start_cpu + (saves + 1) * each
 
     def seconds(self, load: Load, saves: int) -> float:
         """Wall seconds of a whole run while the machine is as busy as it was."""
-        around = self.start_cpu + saves * self.save_cpu
+        around = self._around(load, saves)
         work = self.cpu_seconds(load, saves) - around
         faster = self.speedup if load.parameters >= SMALL_MODEL else 1.0
         return self.stretch * (around + work / faster)

@@ -44,7 +44,7 @@ _CORE_SPEEDS = (3e9, 15e9, 40e9)
 _START_SECONDS = (5.0, 15.0, 60.0)
 # Of a GPU's board power while it trains, least, usual and most; assumed, not measured.
 _POWER = (0.5, 0.8, 1.0)
-# A prediction after calibration against runs of 1 to 2 minutes was within 20 % (docs/memory.md);
+# A prediction after calibration against runs of 45 s was within 15 % (docs/memory.md);
 # an idle machine is as fast as its CPU seconds, and one that gets busier is slower.
 _CALIBRATED_LOW, _CALIBRATED_HIGH = 0.8, 1.5
 _FAR = 4  # times the largest model that was measured; beyond, twice the high figure
@@ -242,7 +242,7 @@ def _seconds(
 ) -> Range[float]:
     """By what was measured on this machine, else by FLOP and the speed of a device."""
     if place.device == "cpu" and place.calibration is not None and measured is None:
-        return _calibrated(shape, setup, fed, place.calibration)
+        return _calibrated(shape, spec, setup, fed, place.calibration)
     passes = fed.trained.expected / tokens.trained if tokens.trained else 0.0
     flops = training_flops(shape, tokens, passes, full=spec.training_type == "full")
     slow, usual, fast = _speeds(place, measured)
@@ -252,11 +252,20 @@ def _seconds(
     )
 
 
-def _calibrated(shape: ModelShape, setup: Setup, fed: Feed, found: Calibration) -> Range[float]:
+def checkpoints(spec: TrainingSpec, steps: int) -> int:
+    """How many a job of so many steps saves."""
+    every = max(1, steps // _SAVES) if spec.save_steps == "auto" else spec.save_steps
+    return steps // every
+
+
+def _calibrated(
+    shape: ModelShape, spec: TrainingSpec, setup: Setup, fed: Feed, found: Calibration
+) -> Range[float]:
     load = load_of(
-        shape, setup, slots=fed.slots, squares=fed.squares, batches=fed.batches, steps=fed.steps
-    )
-    saves = min(fed.steps, _SAVES)
+        shape, setup, slots=fed.slots, squares=fed.squares, batches=fed.batches, steps=fed.steps,
+        masked=fed.rows > 1 or setup.flat,
+    )  # fmt: skip
+    saves = checkpoints(spec, fed.steps)
     expected = found.seconds(load, saves)
     idle = min(expected, found.cpu_seconds(load, saves))
     far = 2.0 if shape.parameters > _FAR * found.largest else 1.0

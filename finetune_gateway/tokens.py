@@ -168,6 +168,7 @@ class _Frame:
         other = 2 * self.size + 7  # as in _chat
         self.low, self.high = min(self.billed, other), max(self.billed, other, self.prompt)
         self._answers = [role == "assistant" for role in roles]
+        self.trains = any(self._answers)
         self._asked = roles[0] == "system"
         self._rows = self._content = self._system = self._trained = 0
 
@@ -239,6 +240,8 @@ class HostedCounter(TokenCounter):
             ):
                 return number
             tally.lengths.counts[total] += 1
+            if not frame.trains:
+                tally.idle.add(total)
             frame.add(content, own)
         return len(roles)
 

@@ -451,8 +451,11 @@ def test_without_a_model_counts_are_those_of_what_openai_still_trains(
     tmp_path: Path, backend: str | None
 ) -> None:
     """Exact, in o200k_base, whether the host is named or not."""
-    rows = [{"messages": [{"role": "user", "content": f"Question {n}?"},
-                          {"role": "assistant", "content": "Yes."}]} for n in range(12)]  # fmt: skip
+    answer = {"role": "assistant", "content": "Yes."}
+    rows = [
+        {"messages": [{"role": "user", "content": f"Question {number}?"}, answer]}
+        for number in range(12)
+    ]
     tokens = Gateway(home=tmp_path).validate(rows, backend=backend).tokens
     assert tokens is not None
     assert (tokens["encoding"], tokens["exact"], tokens["total"]) == ("o200k_base", True, 204)

@@ -99,7 +99,7 @@ def test_rates_are_found_again() -> None:
     chance, rates = random.Random(2), [1e-3, 2e-11, 5e-9, 1e-9, 3e-11, 1e-8, 0.05]
     scale = [8, 1e11, 1e7, 1e8, 1e8, 1e6, 1]
     loads = [
-        Load(tuple(unit * chance.uniform(0.1, 1) for unit in scale), 1_000_000) for _ in range(9)
+        Load(tuple(unit * chance.uniform(0.1, 1) for unit in scale), 1_000_000, 0) for _ in range(9)
     ]
     seconds = [sum(r * u for r, u in zip(rates, load.units, strict=True)) for load in loads]
     found = fitted(loads[:8], seconds[:8])
@@ -133,7 +133,8 @@ def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
     found = Calibration(
         machine=calibration.machine(), torch=calibration.torch_version(),
         measured_on=date.today(), threads=2, rates=(1e-3,) * len(WORK), stretch=1.0, speedup=1.5,
-        start_cpu=8, save_cpu=0.1, imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
+        start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
+        imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
         load_average=0.5,
     )  # fmt: skip
     assert found.doubts(date.today()) is None

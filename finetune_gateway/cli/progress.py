@@ -57,7 +57,8 @@ class _Bar:
                 return
             self.progress = _begun(total)
         if done < total:
-            self.progress.update(self.progress.task_ids[0], completed=done)
+            # Drawn each time, some 500 times for 1 GB: else a quick pass would show nothing.
+            self.progress.update(self.progress.task_ids[0], completed=done, refresh=True)
         else:
             _compare(self.progress)
 

@@ -141,7 +141,7 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
     slots = case.rows * length
     load = load_of(
         shape_of(config), Setup.of(spec, "cpu"), slots=slots, squares=slots * length, batches=1,
-        steps=1,
+        steps=1, masked=False,
     )  # fmt: skip
     return Measured(
         load=load,
@@ -183,6 +183,8 @@ def calibrate(scratch: Path) -> Calibration:
     rates = fitted([case.load for case in small], [case.step[1] for case in small])
     stretch = sum(case.step[0] for case in small) / sum(case.step[1] for case in small)
     stretch = max(1.0, stretch)
+    largest = max(found, key=lambda case: case.load.checkpoint_bytes)
+    plain = median(case.save[1] for case in found)
     return Calibration(
         machine=machine(),
         torch=torch_version(),
@@ -192,7 +194,8 @@ def calibrate(scratch: Path) -> Calibration:
         stretch=stretch,
         speedup=_taken(large.load, rates) * stretch / large.step[0] if threads > 1 else 1.0,
         start_cpu=IMPORT_CPU + median(case.around[1] for case in found),
-        save_cpu=median(case.save[1] for case in found),
+        save_cpu=plain,
+        save_byte_cpu=max(0.0, largest.save[1] - plain) / largest.load.checkpoint_bytes,
         imported_bytes=IMPORTED,
         errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in small),
         largest=large.load.parameters,
