@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,19 @@ def built(folder: Path, name: str) -> Path:
         say(f"building {name}")
         run([sys.executable, "-c", BUILD, str(path), json.dumps(SHAPES[name])])
     return path
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its rows, and how it is trained."""
+
+    model: str
+    words: int
+    batch_size: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        kind = self.options.get("training_type", "lora")
+        more = [name for name in ("gradient_checkpointing", "packing") if self.options.get(name)]
+        return ", ".join([self.model, kind, f"batch {self.batch_size}", *more])

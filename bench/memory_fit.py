@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from _common import Bench, arguments, run, say, versions
-from _models import built
+from _models import Case, built
 from _rows import chat_rows, write
 
 from finetune_gateway import Gateway, LocalBackend
@@ -31,22 +31,6 @@ for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
         print(int(line.split()[1]) * 1024)
 """
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, its rows, and how it is trained."""
-
-    model: str
-    words: int
-    batch_size: int
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        kind = self.options.get("training_type", "lora")
-        more = [name for name in ("gradient_checkpointing", "packing") if self.options.get(name)]
-        return ", ".join([self.model, kind, f"batch {self.batch_size}", *more])
 
 
 FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}

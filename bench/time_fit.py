@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 from _common import Bench, arguments, run, say, versions
-from _models import SHAPES, built
+from _models import SHAPES, Case, built
 from _rows import chat_rows, write
 
 from finetune_gateway import Gateway, Job, LocalBackend, TrainingSpec
@@ -31,22 +31,6 @@ from finetune_gateway.memory import Setup
 from finetune_gateway.shape import shape_of
 
 BOUND = 0.20
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, its rows, and how it is trained."""
-
-    model: str
-    words: int
-    batch_size: int
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        kind = self.options.get("training_type", "lora")
-        more = [name for name in ("gradient_checkpointing", "packing") if self.options.get(name)]
-        return ", ".join([self.model, kind, f"batch {self.batch_size}", *more])
 
 
 CASES = (
