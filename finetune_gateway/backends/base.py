@@ -58,9 +58,10 @@ class Capabilities:
             )
         if spec.training_type and spec.training_type not in self.training_types:
             can = ", ".join(sorted(self.training_types)) or "it decides itself"
+            other = "use one of these" if self.training_types else "use --backend local"
             raise UnsupportedError(
                 f"Backend {backend!r} cannot do training_type {spec.training_type!r} ({can}).",
-                hint="Leave training_type out, or use --backend local.",
+                hint=f"Leave training_type out, or {other}.",
                 backend=backend,
                 option="training_type",
             )
