@@ -10,9 +10,11 @@ import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from threading import Thread
 from typing import Protocol, cast
 
 APPROXIMATE = "approximation (UTF-8 bytes / 4)"
+USUAL = "o200k_base"  # of the models that can still be trained on OpenAI
 
 # First match wins. tiktoken 0.14 resolves "ft:gpt-4.1-..." to cl100k_base by its prefix
 # "ft:gpt-4"; hence our own table, asked with the base name.
@@ -78,13 +80,34 @@ def approximate_tokens(text: str) -> int:
     return (len(text.encode("utf-8", "surrogatepass")) + 3) // 4
 
 
+_begun: list[Thread] = []
+
+
+def begin(encoding: str) -> None:
+    """Load an encoding beside what else this process does, such as its imports: splintr does not
+    hold the interpreter's lock. The next counter waits for it."""
+    _begun.append(Thread(target=_engine, args=(encoding,)))
+    _begun[-1].start()
+
+
+def _loaded(encoding: str) -> _Engine:
+    # Waited for even where it is another encoding: with a second thread no process can be copied.
+    while _begun:
+        _begun.pop().join()
+    return _engine(encoding)
+
+
 @cache
 def _engine(encoding: str) -> _Engine:
-    """The encoder of an encoding; its vocabulary comes from splintr's wheel, 0.05 s."""
+    """The encoder of an encoding; its vocabulary comes from splintr's wheel, 0.05 s. Tables are
+    made of the first text of 64 bytes or more, 0.14 s; before a process is copied, they are made
+    once."""
     splintr = importlib.import_module("splintr")
     # o200k_harmony adds special tokens only; ordinary text is the same as in o200k_base.
     vocabulary = encoding.replace("o200k_harmony", "o200k_base")
-    return cast(_Engine, splintr.Tokenizer.from_pretrained(vocabulary))
+    engine = cast(_Engine, splintr.Tokenizer.from_pretrained(vocabulary))
+    engine.encode_flat(_CANARIES[3])
+    return engine
 
 
 @cache
@@ -112,7 +135,7 @@ class TextCounter:
         self.encoding = encoding or APPROXIMATE
         self.exact = encoding is not None
         self.rules = self.encoding.replace("o200k_harmony", "o200k_base")  # equal: counts alike
-        self._engine = _engine(encoding) if encoding else None
+        self._engine = _loaded(encoding) if encoding else None
         self._cache: dict[str, int] = {}
         self.known = self._cache.get
         self._cached_chars = 0

@@ -16,9 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from finetune_gateway import backends, config, formats, guards, ledger, planning
+from finetune_gateway import backends, config, formats, guards, judging, ledger, planning
 from finetune_gateway.backends.base import Backend
-from finetune_gateway.checks import gate as checks
 from finetune_gateway.checks.findings import Report, ignorable
 from finetune_gateway.dataset import Dataset, Rows
 from finetune_gateway.errors import BudgetError, DataError, SpecError
@@ -35,7 +34,6 @@ from finetune_gateway.sharegpt import Unfit
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.spending import Budget
 from finetune_gateway.store import Store
-from finetune_gateway.tokens import HostedCounter, LocalCounter
 
 if TYPE_CHECKING:
     from finetune_gateway.masks import Preview
@@ -98,32 +96,19 @@ class Gateway:
         file, SpecError for a code that no rule has.
         """
         ignored = ignorable(ignore)
-        dataset = self.open(data)
-        spec = TrainingSpec.build(model=model or "unnamed", method=method)
-        runner = None if backend is None else self.backend(backend)
-        judged = (runner.called,) if runner else None
-        counter = runner.counter(spec) if runner else HostedCounter(model)
-        if runner and model is None and runner.called in ("openai", "azure"):
-            counter = HostedCounter(None, runner.capabilities(spec.model).max_context)
-        report = checks.validate(
-            dataset,
-            method=spec.method,
+        return judging.validate(
+            self.open(data),
             model=model,
-            backends=judged,
-            counter=counter,
-            max_context=runner.capabilities(spec.model).max_context if runner else None,
+            runner=None if backend is None else self.backend(backend),
+            method=method,
+            asked=survey.Asked(
+                quality=quality,
+                against=None if against is None else self.open(against),
+                like=None if like is None else self.open(like),
+            ),
+            ignored=ignored,
             on_progress=on_progress,
         )
-        asked = survey.Asked(
-            quality=quality,
-            against=None if against is None else self.open(against),
-            like=None if like is None else self.open(like),
-        )
-        render = counter.render if isinstance(counter, LocalCounter) else None
-        whole = survey.joined(
-            report, dataset, asked, backends=judged, method=spec.method, render=render
-        )
-        return whole.without(ignored)
 
     def preview(
         self,
@@ -322,7 +307,8 @@ class Gateway:
     def jobs(
         self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
     ) -> list[Job]:
-        """Jobs, newest first, as they were last seen. No backend is asked."""
+        """Jobs, newest first, as they were last seen. No backend is asked. ``backend``: a name
+        as at submit, ``azure`` too; other hosts of OpenAI's contract count as ``openai``."""
         if status is not None and status not in list(JobStatus):
             known = ", ".join(JobStatus)
             raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")

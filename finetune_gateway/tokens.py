@@ -29,6 +29,7 @@ from finetune_gateway import turns
 from finetune_gateway.dataset import kind_of
 from finetune_gateway.encodings import (
     APPROXIMATE,
+    USUAL,
     TextCounter,
     approximate_tokens,
     base_model,
@@ -195,11 +196,6 @@ class _Frame:
             tally.say(role, rows * count, parts[role])
 
 
-# splintr makes its tables of the first text of 64 bytes or more, in 0.1 s; made before a process
-# is copied, they are made once.
-_PROMPT = "Conversations teach a model what to say; a conversation is counted in tokens."
-
-
 class HostedCounter(TokenCounter):
     """Counts as OpenAI's chat models do. An unknown model is counted by approximation; no
     model at all as those that can still be trained on OpenAI, in o200k_base.
@@ -210,9 +206,8 @@ class HostedCounter(TokenCounter):
 
     def __init__(self, model: str | None, max_context: int | None = None) -> None:
         self.model = model
-        self.text = TextCounter("o200k_base" if model is None else encoding_for(model))
+        self.text = TextCounter(USUAL if model is None else encoding_for(model))
         self._roles = {role: self.text(role) for role in ("system", "user", "assistant")}
-        self.text(_PROMPT)
         self._frames: dict[Roles, _Frame] = {}
         super().__init__(self.text.encoding, max_context)
 

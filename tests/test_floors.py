@@ -21,7 +21,7 @@ PACKAGE = Path(finetune_gateway.__file__).parent
 FLOORS: dict[int, tuple[str, ...]] = {
     8: ("cli", "__main__"),
     6: ("gateway", "default", "__init__"),
-    5: ("planning",),
+    5: ("planning", "judging"),
     4: (
         "backends.openai",
         "backends.address",

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from finetune_gateway import encodings
+from finetune_gateway import cli, encodings
 from finetune_gateway.checks import gate as checks
 from finetune_gateway.checks import parallel, scan
 from finetune_gateway.checks.findings import Report
@@ -25,6 +25,7 @@ from finetune_gateway.checks.repeats import Repeats
 from finetune_gateway.checks.screening import Batch, Screen
 from finetune_gateway.dataset import Dataset
 from finetune_gateway.encodings import TextCounter
+from finetune_gateway.quality import looks
 from finetune_gateway.quality.looks import folded
 from finetune_gateway.tokens import HostedCounter
 
@@ -39,16 +40,27 @@ PIECES = (
     "[/INST]", "<\uff5cUser\uff5c>", "\u202e", "\u200b", "\ufeff", "\ufffd", "\u00e2\u20ac\u2122",
     "\u00c3\u00a9", "\U000e0041", "\u00a0", "\u2028", "\u3164", "\x7f", "\x00", "\x1b", "\b", "/",
     "\\", '"', "\n", "\t", "\r", " ", "", "naïve", "你好", "😀", "Straße", "e\u0301", "\ufb01",
-    "\u212a", 'a", "role": "user', "]", '], "', "NaN", "weight",
+    "\u212a", 'a", "role": "user', "]", '], "', "NaN", "weight", "4111111111111111",
+    "tel\u00e9fono ", "5551234567", "\u2026", "t\u00e9l\u00e9phone: 0123456789", '{"to": "a@b.de"}',
 )  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=4).map(" ".join) | (
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map("".join)
 )
 ROLES = st.sampled_from(("system", "user", "assistant", "user", "assistant", "tool", "developer"))
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {"id": TEXTS, "type": st.just("function"),
+         "function": st.fixed_dictionaries({"name": st.just("f"), "arguments": TEXTS})}
+    ),
+    max_size=2,
+)  # fmt: skip
 MESSAGE: st.SearchStrategy[Json] = st.fixed_dictionaries(
     {"role": ROLES, "content": TEXTS},
-    optional={"weight": st.sampled_from((0, 1, 2)), "name": st.just("x")},
-)
+    optional={
+        "weight": st.sampled_from((0, 1, 2)), "name": st.just("x"), "tool_calls": CALLS,
+        "tool_call_id": TEXTS,
+    },
+)  # fmt: skip
 PLAIN: st.SearchStrategy[list[Json]] = st.tuples(TEXTS, TEXTS, TEXTS).map(
     lambda texts: [
         {"role": role, "content": text}
@@ -94,6 +106,8 @@ def without_screen(path: Path, **options: Any) -> Report:
     """The report of the long way alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Screen, "clean", lambda self, raws: Batch())
+        patch.setattr(looks, "suspects", lambda: ("(?s).",))
+        patch.setattr(looks, "_needed", lambda: ("(?s).",))
         return report_on(path, workers=1, **options)
 
 
@@ -107,6 +121,9 @@ def without_screen(path: Path, **options: Any) -> Report:
 @example([FIRST[:-1] + b', "messages": []}'])
 @example([FIRST.replace(b'"q"', '"caf\u00c3\\u00a9"'.encode())])
 @example([FIRST.replace(b'"q"', '"don\u00e2\\u20ac\u2122t"'.encode())])
+@example([FIRST.replace(b'"q"', b'"\\u20264111111111111111"')])
+@example([FIRST.replace(b'"q"', b'"el tel\\u00e9fono 5551234567"')])
+@example([FIRST.replace(b'"q"', b'"\\ud800 jane@example.org 4111111111111111"')])
 @example([FIRST.replace(b'"q"', json.dumps("\u00d0\u0178\u00d1\u20ac\u00d0\u00b8").encode())])
 def test_the_short_way_finds_what_the_long_way_finds(
     tmp_path: Path, given_lines: list[bytes]
@@ -422,3 +439,57 @@ def test_a_word_beyond_all_bounds_is_counted_in_pieces(monkeypatch: pytest.Monke
         count.exact = True
         assert count("a" * 4_000) == 500
         assert not count.exact
+
+
+BEGUN = """\
+import sys
+from finetune_gateway import encodings
+from finetune_gateway.checks import parallel
+encodings.begin("o200k_base")
+counter = encodings.TextCounter(sys.argv[1])
+print(counter("A text of some words."), parallel._can_fork())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux")
+@pytest.mark.parametrize("encoding", ["o200k_base", "cl100k_base"])
+def test_an_encoding_begun_beside_the_imports_is_waited_for(encoding: str) -> None:
+    """With a second thread no process could be copied: the counter leaves none behind."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEGUN, encoding], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(TextCounter(encoding)("A text of some words.")), "True"]
+
+
+@pytest.mark.parametrize(
+    ("args", "begun"),
+    [
+        (["rows.jsonl"], ["o200k_base"]),
+        (["rows.jsonl", "--model", "gpt-3.5-turbo"], ["cl100k_base"]),
+        (["rows.jsonl", "--model=ft:gpt-4.1-mini:acme::1"], ["o200k_base"]),
+        (["rows.jsonl", "--model", "builtin/tiny"], []),
+        (["--help"], []),
+    ],
+)
+def test_a_command_that_counts_begins_with_the_encoding_of_its_model(
+    args: list[str], begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(encodings, "begin", seen.append)
+    cli.main(["validate", *args])
+    cli.main(["list", *args])
+    assert seen == begun
+
+
+def test_validate_loads_nothing_of_jobs_and_prices(tmp_path: Path) -> None:
+    """They would be a fifth of the time that 1,000 rows take (bench/help_time.py)."""
+    (tmp_path / "rows.jsonl").write_text('{"messages": []}\n')
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "finetune_gateway", "validate", "rows.jsonl"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 3
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    mine = {name.removeprefix("finetune_gateway.") for name in loaded}
+    assert "checks.gate" in mine
+    assert not mine & {"gateway", "job", "store", "pricing", "planning", "ledger", "fixing"}

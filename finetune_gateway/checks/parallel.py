@@ -12,6 +12,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Protocol, TypeVar
 
@@ -63,10 +65,22 @@ def each(
 
 def _can_fork() -> bool:
     """Whether no other thread could hold a lock that the copy would wait for."""
-    try:
-        return len(os.listdir("/proc/self/task")) == 1
-    except OSError:
+    if threading.active_count() > 1:
         return False
+    # Threads that Python does not know; one that was joined a moment ago may still be listed.
+    for _ in range(5):
+        if _threads() == 1:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _threads() -> int:
+    """Threads of this process; 0 where the system does not tell."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
 
 
 class _Forked:

@@ -8,10 +8,8 @@ decides speed and never a finding (held by tests/test_speed_paths.py).
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal
 
 import msgspec
@@ -21,44 +19,16 @@ from finetune_gateway.checks.chat import blank
 from finetune_gateway.checks.rows import row_defects
 from finetune_gateway.checks.searching import searcher
 from finetune_gateway.encodings import NEW_LETTERS
-from finetune_gateway.quality.looks import ALL_LOOKS, FOREIGN, MOJIBAKE, PIECES
-from finetune_gateway.quality.private import KEYS, NUMBER_HINTS
+from finetune_gateway.quality.looks import suspects
 
 _AT_ONCE = 16  # rows searched as one text
 MAX_ROW = 1 << 20  # bytes; longer rows are too few to be worth it, and copies of them are not
 
-# Escapes that hide what the looks would see: ASCII, half surrogates, slashes, control characters;
-# the odd characters below, also where only some of them are escaped; letters of which ASCII ones
-# are the lower case; NEW_LETTERS; what stands next to an at sign.
-_ESCAPED = (
-    r"[^\\](?:\\\\)*\\(?:u00[0-7]|u[dD][89a-fA-F]|[bf/]|u202[a-eA-E]|u206|u200[bB]"
-    r"|u[fF][eE][fF][fF]|u[fF]{3}[dD]|u00(?:[c-eC-E][0-9a-fA-F]|[fF]0)(?:\\u|[^\x00-\x7f])"
-    r"|u017[fF]|u212[aA]"
-    r"|u088[fF]|u0[cC]5[cC]|u0[cC][dD][cC]|u1[aA][c-eC-E]|u[aA]7[c-fC-F])"
-)
-_ESCAPED_NEAR = (
-    r"\\u[0-9a-fA-F]{4}@|@\\u|<\\u[fF][fF]5[cC]|[tT]\\u00[cCeE]9[lL]"
-    "|[\u00c2-\u00f0][^\\x00-\\x7f]{0,2}"
-    r"\\u[0-9a-fA-F]{4}"
-)
 # A message with a third member, a row with a second: msgspec takes a key twice without a word.
 _TWICE = (
     r'"[ \t\r]*,[ \t\r]*"(?:role|content)"[ \t\r]*:[ \t\r]*"(?:[^"\\]|\\.)*"[ \t\r]*,'
     r'|\][ \t\r]*,[ \t\r]*"'
 )
-# What each look needs, as its author says it in ``needs``, narrowed to what it can match; whatever
-# is not named here is taken as it is needed.
-_NARROWED = {"@": r"[A-Za-z0-9_+-]@[A-Za-z0-9_]|[^\x00-\x7f]@|@[^\x00-\x7f]"}
-_NARROWED |= {piece: re.escape(piece) + "[A-Za-z0-9_.+/=-]{8}" for piece in (*KEYS, "rk_test_")}
-_ODD = (
-    "[\u202a-\u202e\u2066-\u2069\u200b\u2060-\u2064\ufeff\ufffd\U000e0000-\U000e007f]|" + MOJIBAKE
-)
-_ODD_LOOKS = {
-    "the direction control",
-    "the invisible character",
-    "wrongly decoded text such as",
-    "the character",
-}
 
 
 Roles = tuple[str, ...]
@@ -93,9 +63,7 @@ class Screen:
     def __init__(self, method: str) -> None:
         self._method = method
         self._decode = msgspec.json.Decoder(_Row).decode
-        self._suspect = searcher(
-            _ESCAPED, _ESCAPED_NEAR, _TWICE, NEW_LETTERS, *_needed(), *NUMBER_HINTS
-        )
+        self._suspect = searcher(_TWICE, NEW_LETTERS, *suspects())
         self._orders: dict[Roles, bool] = {}
 
     def clean(self, raws: Sequence[bytes]) -> Batch:
@@ -147,15 +115,3 @@ class Screen:
 def _in_order(roles: Roles, method: str) -> bool:
     row = {"messages": [{"role": role, "content": "a"} for role in roles]}
     return not any(True for _ in row_defects(row, formats.CHAT, method))
-
-
-@cache
-def _needed() -> tuple[str, ...]:
-    """Patterns of which one is found wherever a look finds something that is not a number."""
-    odd = _ODD if _looks_for(FOREIGN) == _ODD_LOOKS else r"[^\x00-\x7f]"
-    return (*(_NARROWED.get(piece) or re.escape(piece) for piece in (*PIECES, "rk_test_")), odd)
-
-
-@cache
-def _looks_for(needs: tuple[str, ...]) -> set[str]:
-    return {look.name for look in ALL_LOOKS if look.needs == needs}

@@ -6,16 +6,17 @@ import json
 import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finetune_gateway import backends
-from finetune_gateway.backends.base import Backend
 from finetune_gateway.cli.output import say, warn
 from finetune_gateway.errors import BackendError, SpecError
-from finetune_gateway.gateway import Gateway
-from finetune_gateway.job import Job
+
+if TYPE_CHECKING:
+    from finetune_gateway.backends.base import Backend
+    from finetune_gateway.job import Job
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL file.", show_default=False)]
 JobName = Annotated[
@@ -99,6 +100,9 @@ def _typed(key: str, value: str) -> Any:
 
 def looked_at(name: str) -> Job:
     """A job, refreshed; when its backend cannot be asked, as it was last seen, with a warning."""
+    # Imported here: 'ftg validate' needs these options, but no jobs.
+    from finetune_gateway.gateway import Gateway
+
     job = Gateway().job(name)
     refresh(job)
     return job

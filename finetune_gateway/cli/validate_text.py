@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.checks.findings import Finding, Report
 from finetune_gateway.cli import output
 from finetune_gateway.cli.output import paint, wrapped
-from finetune_gateway.fixing import FixReport
+
+if TYPE_CHECKING:
+    from finetune_gateway.fixing import FixReport
 
 Figures = dict[str, Any]
 Lines = Iterator[tuple[str, str]]  # what a line is about, what it says

@@ -6,8 +6,10 @@ looked at, wherever it stands.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from finetune_gateway.checks.findings import Defect, quoted
@@ -90,21 +92,71 @@ ALL_LOOKS = (
     Look("replacement_char", "the character", FOREIGN, finder("\ufffd"), _shown),
 )  # fmt: skip
 
+# Escapes that hide what the looks would see: ASCII, half surrogates, slashes, control characters;
+# the odd characters below, also where only some of them are escaped; letters of which ASCII ones
+# are the lower case; letters new in Unicode 17; what stands next to an at sign or a long number.
+_ESCAPED = (
+    r"[^\\](?:\\\\)*\\(?:u00[0-7]|u[dD][89a-fA-F]|[bf/]|u202[a-eA-E]|u206|u200[bB]"
+    r"|u[fF][eE][fF][fF]|u[fF]{3}[dD]|u00(?:[c-eC-E][0-9a-fA-F]|[fF]0)(?:\\u|[^\x00-\x7f])"
+    r"|u017[fF]|u212[aA]"
+    r"|u088[fF]|u0[cC]5[cC]|u0[cC][dD][cC]|u1[aA][c-eC-E]|u[aA]7[c-fC-F])"
+)
+_ESCAPED_NEAR = (
+    r"\\u[0-9a-fA-F]{4}@|@\\u|<\\u[fF][fF]5[cC]|[tTlL]\\u00[cCeE]9[lLfF]"
+    r"|\\u[0-9a-fA-F]{3}\d[2-6]\d{13}"
+    "|[\u00c2-\u00f0][^\\x00-\\x7f]{0,2}"
+    r"\\u[0-9a-fA-F]{4}"
+)
+
+# What each look needs, as its author says it in ``needs``, narrowed to what it can match; whatever
+# is not named here is taken as it is needed.
+_NARROWED = {"@": r"[A-Za-z0-9_+-]@[A-Za-z0-9_]|[^\x00-\x7f]@|@[^\x00-\x7f]"}
+_NARROWED |= {piece: re.escape(piece) + "[A-Za-z0-9_.+/=-]{8}" for piece in (*KEYS, "rk_test_")}
+_ODD = (
+    "[\u202a-\u202e\u2066-\u2069\u200b\u2060-\u2064\ufeff\ufffd\U000e0000-\U000e007f]|" + MOJIBAKE
+)
+_ODD_LOOKS = {
+    "the direction control",
+    "the invisible character",
+    "wrongly decoded text such as",
+    "the character",
+}
+
 
 def text_defects(text: str, row: Any) -> Defects:
     """What the texts of a row hold that they should not; ``text`` is the row as written."""
-    if "\\u" not in text and not _hints(text):
+    if not searcher(*suspects())(text):
         return
+    suspect = searcher(*_needed(), *NUMBER_HINTS)
     for path, leaf in walk(row):
-        if isinstance(leaf, str) and (hints := _hints(leaf)):
-            yield from _found(leaf, path, hints)
+        # Half a surrogate pair is nothing that the search could read.
+        if isinstance(leaf, str) and suspect(leaf.encode("utf-8", "replace")):
+            yield from _found(leaf, path, _hints(leaf))
+
+
+@cache
+def suspects() -> tuple[str, ...]:
+    """Patterns of which one is found in every row, as written, that a look would stop at."""
+    return (_ESCAPED, _ESCAPED_NEAR, *_needed(), *NUMBER_HINTS)
+
+
+@cache
+def _needed() -> tuple[str, ...]:
+    """Patterns of which one is found wherever a look finds something that is not a number."""
+    odd = _ODD if _looks_for(FOREIGN) == _ODD_LOOKS else r"[^\x00-\x7f]"
+    return (*(_NARROWED.get(piece) or re.escape(piece) for piece in (*PIECES, "rk_test_")), odd)
+
+
+@cache
+def _looks_for(needs: tuple[str, ...]) -> set[str]:
+    return {look.name for look in ALL_LOOKS if look.needs == needs}
 
 
 def _hints(text: str) -> frozenset[str]:
     """Which of the pieces that looks need are in the text. Plain searches for each of them
     take a tenth of the time of the patterns, and nearly all texts have none."""
     hints = {piece for piece in PIECES if piece in text}
-    if searcher(*NUMBER_HINTS)(text):
+    if searcher(*NUMBER_HINTS)(text.encode("utf-8", "replace")):
         hints.update(NUMBERS)
     if not text.isascii():
         hints.update(FOREIGN)
