@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from threading import Thread
@@ -39,6 +40,8 @@ _MAX_WORD = 1 << 21  # characters without a cut; what is longer is counted in pi
 
 # toktok makes no list of ids and takes half the time of splintr, but 0.4 s to begin with. It knows
 # Unicode 17; tiktoken takes the letters that are new there for something else.
+_LARGE = 64_000_000  # bytes of rows
+_read: Counter[str] = Counter()  # by encoding, in the files this process has counted
 NEW_LETTERS = r"[^\p{Age=16.0}]"
 _CANARIES = (
     "Don't I'll WE'VE 12345 a1b2 \u00e9\u0301 \u4e2d\u6587 \U0001f468\u200d\U0001f469 \u05d0\u0628",
@@ -141,9 +144,15 @@ class TextCounter:
         self._cached_chars = 0
         self._many: Callable[[list[str]], list[int]] | None = None
 
-    def hurry(self) -> None:
-        """Make ready for more than some 60 MB of text; takes 0.4 s."""
-        self._many = _together(self.encoding) if self._engine else None
+    def hurry(self, size: int) -> None:
+        """Make ready for a file of ``size`` bytes: with the faster engine where this process has
+        read, or is about to read, so much that its 0.4 s are worth it."""
+        due = _read[self.rules] + size > _LARGE and self._engine is not None
+        self._many = _together(self.encoding) if due else None
+
+    def has_read(self, size: int) -> None:
+        """Note that a file of so many bytes was counted."""
+        _read[self.rules] += size
 
     def __call__(self, text: str) -> int:
         """Tokens of ``text``; what looks like a special token in it counts as plain text."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Encoded:
 
     @property
     def trained(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
+        return len(self.labels) - self.labels.count(IGNORED)
 
     @property
     def truncated(self) -> bool:
@@ -137,13 +138,11 @@ class ChatTemplate:
         cuts = sorted({edge for span in spans for edge in span})
         ids, starts = self._ids(text, typed, cuts)
         everything = train_on == "all"
-        muted = [span for span in spans if span not in wanted]
-        labels = [
-            token
-            if (not _inside(start, muted) if everything else _inside(start, wanted))
-            else IGNORED
-            for token, start in zip(ids, starts, strict=True)
-        ]
+        labels = list(ids) if everything else [IGNORED] * len(ids)
+        for span in spans:
+            if (span in wanted) is not everything:
+                own = slice(*(bisect_left(starts, edge) for edge in span))
+                labels[own] = ids[own] if span in wanted else [IGNORED] * len(ids[own])
         return Encoded(ids[:max_length], labels[:max_length], len(ids), text, starts[:max_length])
 
     def prompt_ids(
@@ -209,9 +208,9 @@ class ChatTemplate:
         """
         if not typed:
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
-            inside = {start for start, end in encoding.offsets if end > start}
-            if all(cut in inside or cut in (0, len(text)) for cut in cuts):
-                return encoding.ids, [start for start, _ in encoding.offsets]
+            offsets = encoding.offsets
+            if all(cut in (0, len(text)) or _begins(offsets, cut) for cut in cuts):
+                return encoding.ids, [start for start, _ in offsets]
         edges = sorted({0, len(text), *cuts, *(edge for span in typed for edge in span)})
         ids: list[int] = []
         starts: list[int] = []
@@ -311,6 +310,13 @@ def _joined(spans: list[Span]) -> list[Span]:
 
 def _inside(position: int, spans: list[Span]) -> bool:
     return any(start <= position < end for start, end in spans)
+
+
+def _begins(offsets: list[Span], at: int) -> bool:
+    """Whether a token, one with a character in it, begins there."""
+    # A span of (at, at) sorts before (at, end): the first from (at, at + 1) on is the one.
+    place = bisect_left(offsets, (at, at + 1))
+    return place < len(offsets) and offsets[place][0] == at
 
 
 def _each_string(value: Any, change: Callable[[str], str]) -> Any:

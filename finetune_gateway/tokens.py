@@ -35,6 +35,7 @@ from finetune_gateway.encodings import (
     base_model,
     encoding_for,
 )
+from finetune_gateway.errors import DataError
 from finetune_gateway.tally import Histogram, RowTokens, Said, Tally, TokenStats
 from finetune_gateway.turns import Json
 
@@ -75,9 +76,41 @@ class TokenCounter(ABC):
     def measure(self, row: Json) -> RowTokens:
         """The tokens of one row, not added to the sum. Any JSON object gives an answer."""
 
+    @abstractmethod
+    def fresh(self) -> TokenCounter:
+        """A counter with the same rule that has counted nothing; can be pickled."""
+
     def add(self, row: Json) -> RowTokens:
         """Count one row and add it to the sum."""
-        measured, tally = self.measure(row), self.tally
+        return self._added(self.measure(row))
+
+    def add_plain(
+        self, roles: Sequence[Roles], texts: Sequence[str], limit: int | None = None
+    ) -> int:
+        """``add`` for rows of plain system, user and assistant messages.
+
+        ``roles``: those of each row; ``texts``: of all rows, one after another, such as
+        TextCounter.each takes. How many rows were added: those before the first that is longer
+        than ``limit``, or cannot be counted.
+        """
+        left = iter(texts)
+        for number, said in enumerate(roles):
+            row = {"messages": [{"role": role, "content": next(left)} for role in said]}
+            try:
+                measured = self.measure(row)
+            except DataError:
+                return number
+            if limit is not None and measured.total > limit:
+                return number
+            self._added(measured)
+        return len(roles)
+
+    def summed(self) -> Tally:
+        """The sums of all rows added so far."""
+        return self.tally
+
+    def _added(self, measured: RowTokens) -> RowTokens:
+        tally = self.tally
         counted = measured.cut(self.max_context)
         tally.capped = tally.capped or counted.billed_high < measured.billed_high
         tally.lengths.add(counted.total)
@@ -95,7 +128,8 @@ class TokenCounter(ABC):
 
     def stats(self) -> TokenStats:
         """The figures of all rows added so far."""
-        tally, lengths = self.tally, self.tally.lengths
+        tally = self.summed()
+        lengths = tally.lengths
         return TokenStats(
             encoding=self.encoding,
             exact=tally.exact and self.encoding != APPROXIMATE,
@@ -129,6 +163,12 @@ class LocalCounter(TokenCounter):
         super().__init__(encoding, max_context)
         self._encode = encode
         self.render = render
+
+    def fresh(self) -> LocalCounter:
+        """Can be pickled where ``encode`` and ``render`` can."""
+        return LocalCounter(
+            self._encode, render=self.render, encoding=self.encoding, max_context=self.max_context
+        )
 
     def measure(self, row: Json) -> RowTokens:
         """As the template renders it; ``billed`` is ``total``, since nobody sends a bill."""
@@ -211,18 +251,19 @@ class HostedCounter(TokenCounter):
         self._frames: dict[Roles, _Frame] = {}
         super().__init__(self.text.encoding, max_context)
 
+    def __reduce__(self) -> tuple[type[HostedCounter], tuple[str | None, int | None]]:
+        return HostedCounter, (self.model, self.max_context)  # the tables are too large to send
+
+    def fresh(self) -> HostedCounter:
+        return HostedCounter(self.model, self.max_context)
+
     def add_plain(
         self,
         roles: Sequence[Roles],
         texts: Sequence[str],
         limit: int | None = None,
     ) -> int:
-        """``add`` for rows of plain system, user and assistant messages, in a fourth of the time.
-
-        ``roles``: those of each row; ``texts``: of all rows, one after another, such as
-        TextCounter.each takes. How many rows were added: those before the first that is
-        longer than ``limit`` or ``max_context``.
-        """
+        """In a fourth of the time; also ends before the first row longer than ``max_context``."""
         counts, place, tally = self.text.each(texts), 0, self.tally
         for number, said in enumerate(roles):
             frame = self._frames.get(said) or self._frame(said)
@@ -242,21 +283,17 @@ class HostedCounter(TokenCounter):
 
     def _frame(self, roles: Roles) -> _Frame:
         if len(self._frames) > 1000:  # conversations of very many lengths
-            self.settle()
+            self.summed()
         words = sum(self._roles[role] for role in roles)
         made = self._frames[roles] = _Frame(roles, words)
         return made
 
-    def settle(self) -> None:
-        """Bring what ``add_plain`` has counted into the tally."""
+    def summed(self) -> Tally:
+        """With what ``add_plain`` has counted."""
         for frame in self._frames.values():
             frame.settle(self.tally)
         self._frames.clear()
-
-    def stats(self) -> TokenStats:
-        """The figures of all rows added so far."""
-        self.settle()
-        return super().stats()
+        return self.tally
 
     def measure(self, row: Json) -> RowTokens:
         """Tokens of a row of any kind; ``total`` is the prompt rule, ``billed`` the bill's."""

@@ -59,6 +59,8 @@ def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
         "speed",
         "speed_alone",
         "speed_near_duplicates",
+        "speed_warm",
+        "speed_warm_alone",
         "speed_once_started",
         "cpu",
         "cpu_alone",

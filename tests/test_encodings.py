@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_gateway import encodings
-from finetune_gateway.checks.screening import _ESCAPED
 from finetune_gateway.checks.searching import searcher
 from finetune_gateway.encodings import NEW_LETTERS
+from finetune_gateway.quality.looks import _ESCAPED
 from finetune_gateway.tokens import (
     TextCounter,
     base_model,
@@ -206,7 +206,7 @@ def test_the_counter_for_large_files_counts_alike(encoding: str, texts: list[lis
     joined = ["".join(pieces) for pieces in texts]
     plain = [text for text in joined if text and "<|" not in text and not newer(text)]
     slow, fast = TextCounter(encoding), TextCounter(encoding)
-    fast.hurry()
+    fast.hurry(1 << 40)
     assert fast._many is not None
     assert fast.each(plain) == slow.each(plain) == [TextCounter(encoding)(text) for text in plain]
 
@@ -214,7 +214,7 @@ def test_the_counter_for_large_files_counts_alike(encoding: str, texts: list[lis
 def test_every_letter_on_which_the_counters_differ_is_new() -> None:
     """Of all characters, the two split only those otherwise that NEW_LETTERS has."""
     newer, count = searcher(NEW_LETTERS), TextCounter("o200k_base")
-    count.hurry()
+    count.hurry(1 << 40)
     assert count._many is not None and count._engine is not None
     chars = [chr(code) for code in range(0x80, 0x20000) if not 0xD800 <= code <= 0xDFFF]
     texts = [f"{char}_C" for char in chars]
@@ -235,7 +235,7 @@ def test_a_counter_that_is_missing_or_wrong_is_not_used(monkeypatch: pytest.Monk
         monkeypatch.setitem(sys.modules, "toktok", module)
         encodings._together.cache_clear()
         count = TextCounter("o200k_base")
-        count.hurry()
+        count.hurry(1 << 40)
         assert count._many is None
         assert count.each(["a text", "b"]) == expected
     encodings._together.cache_clear()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from finetune_gateway import cli, encodings
+from finetune_gateway import Gateway, TrainingSpec, cli, encodings
 from finetune_gateway.checks import gate as checks
 from finetune_gateway.checks import parallel, scan
 from finetune_gateway.checks.findings import Report
@@ -27,7 +27,7 @@ from finetune_gateway.dataset import Dataset
 from finetune_gateway.encodings import TextCounter
 from finetune_gateway.quality import looks
 from finetune_gateway.quality.looks import folded
-from finetune_gateway.tokens import HostedCounter
+from finetune_gateway.tokens import HostedCounter, LocalCounter
 
 Json = dict[str, Any]
 
@@ -104,11 +104,12 @@ def report_on(path: Path, **options: Any) -> Report:
 
 def without_screen(path: Path, **options: Any) -> Report:
     """The report of the long way alone."""
+    options["workers"] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Screen, "clean", lambda self, raws: Batch())
         patch.setattr(looks, "suspects", lambda: ("(?s).",))
         patch.setattr(looks, "_needed", lambda: ("(?s).",))
-        return report_on(path, workers=1, **options)
+        return report_on(path, **options)
 
 
 @settings(
@@ -177,7 +178,9 @@ def rows(count: int, seed: int = 0) -> list[str]:
 def both_ways(path: Path, patch: pytest.MonkeyPatch, **options: Any) -> tuple[Report, Report]:
     """The reports of three processes and of one."""
     patch.setattr(checks, "_ALONE", 1)
-    return report_on(path, workers=3, **options), report_on(path, workers=1, **options)
+    patch.setattr(checks, "_ALONE_LOCAL", 1)
+    reports = [report_on(path, workers=workers, **options) for workers in (3, 1)]
+    return reports[0], reports[1]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +236,32 @@ def test_a_fresh_interpreter_does_as_well_as_a_copy(
     path.write_text("\n".join(rows(60)))
     several, one = both_ways(path, monkeypatch)
     assert several == one
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_local_template_counts_alike_in_parts_and_the_short_way(
+    fork: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens, trained ones, rows that are too long or that the template refuses: the same from one
+    process, from several, and where every row goes the long way."""
+    listed = rows(60)
+    listed[20] = FIRST.decode().replace('"q"', json.dumps("long " * 900))
+    listed[40] = FIRST.decode().replace('"user"', '"system"').replace('"assistant"', '"user"')
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(listed))
+    local = Gateway(tmp_path / "home").backend("local")
+    rule = local.counter(TrainingSpec.build(model="builtin/tiny"))
+    assert isinstance(rule, LocalCounter)
+    monkeypatch.setattr(parallel, "_can_fork", lambda: fork)
+    found = []
+    for way, workers in ((report_on, 1), (report_on, 3), (without_screen, 1)):
+        counter = rule.fresh()
+        monkeypatch.setattr(checks, "_ALONE_LOCAL", 1 if workers > 1 else 1 << 40)
+        report = way(path, counter=counter, max_context=500, backends=("local",))
+        found.append((report, counter.stats()))
+    assert found[0] == found[1] == found[2]
+    assert "example_too_long" in {finding.code for finding in found[0][0].findings}
+    assert found[0][1].trained > 0
 
 
 def pid_of(part: int) -> int:
@@ -400,7 +429,7 @@ def test_plain_rows_add_up_as_one_by_one(hurry: bool, rows: list[list[Json]], li
     plain = [row for row in plain if all(one["role"] != "system" for one in row[1:])]
     fast, slow = HostedCounter(None), HostedCounter(None)
     if hurry:
-        fast.text.hurry()
+        fast.text.hurry(1 << 40)
     taken = fast.add_plain(
         [tuple(one["role"] for one in row) for row in plain],
         [one["content"] for row in plain for one in row],

@@ -17,14 +17,14 @@ from finetune_gateway.checks.ranges import Lines, Range, cut
 from finetune_gateway.checks.scan import Alone, Json, RowCounter, Scan, Task
 from finetune_gateway.checks.screening import Screen
 from finetune_gateway.dataset import Dataset
-from finetune_gateway.tokens import HostedCounter, Tally
+from finetune_gateway.tokens import HostedCounter, LocalCounter, Tally, TokenCounter
 
 __all__ = ["Finding", "Report", "RowCounter", "validate"]
 
 
 MIN_ROWS = 10  # OpenAI's guide on supervised fine-tuning
 _ALONE = 20_000_000  # bytes; below, another process costs more than it saves
-_LARGE = 64_000_000  # bytes; above, the faster counter has made up for its start
+_ALONE_LOCAL = 1_000_000  # the same with a local template, which takes 30 times as long
 MAX_WORKERS = 4  # each takes some 60 MB
 
 
@@ -58,18 +58,20 @@ def validate(
     task = replace(task, near_duplicates=near_duplicates)
     _make_ready(task, counter)
     check = None
-    if on_row is None and (counter is None or type(counter) is HostedCounter):
+    if on_row is None and (counter is None or isinstance(counter, TokenCounter)):
         count = min(parallel.processors(), MAX_WORKERS) if workers is None else workers
         check = _in_parallel(task, counter, count, on_progress)
     if check is None:
         check = Scan(task, counter, on_row, _share(task, 1, on_progress))
         check.read()
+    if isinstance(counter, HostedCounter):
+        counter.text.has_read(task.path.stat().st_size)
     return check.report(MIN_ROWS if min_rows is None else min_rows)
 
 
 def _make_ready(task: Task, counter: RowCounter | None) -> None:
-    if isinstance(counter, HostedCounter) and task.path.stat().st_size > _LARGE:
-        counter.text.hurry()
+    if isinstance(counter, HostedCounter):
+        counter.text.hurry(task.path.stat().st_size)
 
 
 def _share(
@@ -84,18 +86,21 @@ def _share(
 
 def _in_parallel(
     task: Task,
-    counter: HostedCounter | None,
+    counter: TokenCounter | None,
     workers: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> Scan | None:
     """The file checked in parts, by several processes; None where one has to do it."""
     size = task.path.stat().st_size
-    if workers < 2 or size < _ALONE or not _begins_plainly(task):
+    worth = _ALONE_LOCAL if isinstance(counter, LocalCounter) else _ALONE
+    if workers < 2 or size < worth or not _begins_plainly(task):
         return None
     with task.path.open("rb") as file:
         parts = cut(file.fileno(), size, workers)
-    hosted = (counter.model, counter.max_context) if counter else None
-    tasks = [replace(task, hosted=hosted, part=part, last=part is parts[-1]) for part in parts]
+    tasks = [
+        replace(task, counter=counter and counter.fresh(), part=part, last=part is parts[-1])
+        for part in parts
+    ]
     here = partial(_check_part, on_read=_share(task, len(parts), on_progress))
     try:
         check, tallies = _joined(list(parallel.each(_check_part, tasks, here)))
@@ -118,15 +123,13 @@ def _begins_plainly(task: Task) -> bool:
 
 def _check_part(task: Task, on_read: Callable[[int], None] | None = None) -> tuple[Scan, Tally]:
     """What one process does. What it gives back can be pickled."""
-    counter = HostedCounter(*task.hosted) if task.hosted else None
+    counter = task.counter
     _make_ready(task, counter)
     check = Scan(task, counter, None, on_read)
     check.read()
     check.counter = check.screen = check.on_read = None
-    if counter is None:
-        return check, Tally()
-    counter.settle()
-    return check, counter.tally
+    check.task = replace(task, counter=None)
+    return check, counter.summed() if counter else Tally()
 
 
 def _joined(parts: list[tuple[Scan, Tally]]) -> tuple[Scan, list[Tally]]:

@@ -25,7 +25,7 @@ from finetune_gateway.dataset import Line
 from finetune_gateway.errors import DataError
 from finetune_gateway.formats import Format
 from finetune_gateway.quality.looks import text_defects
-from finetune_gateway.tokens import HostedCounter
+from finetune_gateway.tokens import TokenCounter
 
 Json = dict[str, Any]
 
@@ -72,7 +72,7 @@ class Task:
     backends: tuple[str, ...]
     max_context: int | None
     words: str  # what the limit is called
-    hosted: tuple[str | None, int | None] | None = None  # model and context of the counter
+    counter: TokenCounter | None = None  # a fresh one, for a process of its own
     near_duplicates: bool = True
     part: Range = Range(0, sys.maxsize)
     last: bool = True
@@ -97,7 +97,7 @@ class Scan:
         self.findings = Findings(task.backends)
         self.counter = counter
         self.on_row = on_row
-        plain = on_row is None and (counter is None or type(counter) is HostedCounter)
+        plain = on_row is None and (counter is None or isinstance(counter, TokenCounter))
         self.screen = Screen(task.method) if plain else None
         self.format: Format | None = None
         self.format_line = 0
@@ -175,7 +175,7 @@ class Scan:
         return lines, size
 
     def _counted(self, batch: Batch) -> int:
-        if not isinstance(self.counter, HostedCounter):
+        if not isinstance(self.counter, TokenCounter):
             return len(batch.roles)
         limit = self.task.max_context
         return self.counter.add_plain(batch.roles, batch.texts, limit)

@@ -19,6 +19,7 @@ import psutil
 from finetune_gateway import calibration, hardware, profiles
 from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
 from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local.counting import RowCount
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
 from finetune_gateway.dataset import Dataset
@@ -30,7 +31,7 @@ from finetune_gateway.masks.local import LocalMasker
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.template import IGNORED, ChatTemplate, row_limit
+from finetune_gateway.template import ChatTemplate, row_limit
 from finetune_gateway.tokens import LocalCounter, TokenStats
 
 # What the worker needs; named one by one so that the message says which is missing.
@@ -90,17 +91,9 @@ class LocalBackend(Backend):
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:
         folder = models.small_files(spec.model, self.settings)
-        template = ChatTemplate.load(folder, spec.chat_template)
-
         limit = self._row_limit(spec, folder)
-
-        def count(row: dict[str, Any]) -> tuple[int, int]:
-            encoded = template.encode(row, train_on=spec.train_on, max_length=limit)
-            # The first token has nothing before it to be predicted from.
-            first = bool(encoded.labels) and encoded.labels[0] != IGNORED
-            return encoded.length, encoded.trained - first
-
-        return LocalCounter(count, render=lambda row: template.encode(row).text, max_context=limit)
+        count = RowCount(folder, spec.chat_template, spec.train_on, limit)
+        return LocalCounter(count, render=count.text, max_context=limit)
 
     def masker(self, spec: TrainingSpec) -> LocalMasker:
         folder = models.small_files(spec.model, self.settings)
