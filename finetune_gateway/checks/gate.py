@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 from finetune_gateway.checks import parallel
 from finetune_gateway.checks.findings import Finding, Report
@@ -102,15 +104,17 @@ def _in_parallel(
         for part in parts
     ]
     here = partial(_check_part, on_read=_share(task, len(parts), on_progress))
-    try:
-        check, tallies = _joined(list(parallel.each(_check_part, tasks, here)))
-    except (Alone, parallel.WorkerDied):
-        return None
-    check.counter = counter
-    for tally in tallies:
-        if counter:
-            counter.tally.extend(tally)
-    check.ended()
+    with closing(parallel.each(_check_part, tasks, here)) as done:
+        try:
+            # Not one more is asked for: the processes are waited for when all else is done.
+            check, tallies = _joined(list(islice(done, len(tasks))))
+        except (Alone, parallel.WorkerDied):
+            return None
+        check.counter = counter
+        for tally in tallies:
+            if counter:
+                counter.tally.extend(tally)
+        check.ended()
     return check
 
 

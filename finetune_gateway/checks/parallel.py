@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any, Protocol, TypeVar
 
 Part = TypeVar("Part")
@@ -44,7 +44,7 @@ def each(
     work: Callable[[Part], Done],
     parts: Sequence[Part],
     here: Callable[[Part], Done] | None = None,
-) -> Iterator[Done]:
+) -> Generator[Done]:
     """``work`` for each part, in order: the first here, by ``here`` if given, the others in
     processes that end with this call, however it ends.
 
