@@ -12,8 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
+
+import msgspec
 
 from finetune_gateway import formats
 from finetune_gateway.dataset import Dataset, Kind, kind_of
@@ -62,10 +65,17 @@ def gists(dataset: Dataset) -> Iterator[Gist]:
 def parsed(raw: bytes) -> Json | None:
     """The object on a line, or None."""
     try:
-        row = json.loads(raw.removeprefix(b"\xef\xbb\xbf"))
+        row = _value(raw.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def _value(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:  # json takes more: NaN, half surrogate pairs, other encodings
+        return json.loads(raw)
 
 
 def gist_of(row: Json, line: int = 1, offset: int = 0) -> Gist | None:
@@ -156,6 +166,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(plain.casefold())
 
 
+@lru_cache(maxsize=8)  # several looks ask for the same texts of a row
 def key(*texts: str) -> int:
     """64 bits that name some texts, but for case and spaces."""
     plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
