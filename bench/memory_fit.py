@@ -3,7 +3,7 @@
 Each case is a real job through the gateway on a model with random weights: the peak resident
 memory of its worker process (VmHWM, read until it ends) against ``Estimate.memory_bytes.expected``.
 ``delta`` is what comes on top of a process that has imported torch and TRL, measured here too.
-QLoRA is not among them: the gateway does not train it. Linux only.
+Linux only.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from finetune_gateway.backends.local.queue import worker_environment
 
 BOUND = 0.20
 IMPORT = """\
+import sys
+from finetune_gateway.backends.local import fourbit
+fourbit.bring_in() if sys.argv[1] == "qlora" else fourbit.keep_out()
 import finetune_gateway.backends.local.sft
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
@@ -34,6 +37,7 @@ for line in open("/proc/self/status"):
 
 
 FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}
+QLORA = {"training_type": "qlora"}
 PACKED = {"packing": True, "max_length": 1024}
 CASES = (
     Case("2M", 10, 8),
@@ -52,6 +56,13 @@ CASES = (
     Case("98M", 12, 2, FULL),
     Case("98M", 12, 4, FULL | AGAIN),
     Case("98M", 12, 1, PACKED | AGAIN),
+    Case("2M", 40, 8, QLORA),
+    Case("13M", 30, 8, QLORA | AGAIN),
+    Case("40M qwen3", 20, 4, QLORA),
+    Case("40M qwen3", 12, 1, QLORA | PACKED),
+    Case("98M", 12, 2, QLORA),
+    Case("98M", 12, 4, QLORA | AGAIN),
+    Case("98M", 12, 1, QLORA | PACKED | AGAIN),
 )
 
 
@@ -68,16 +79,17 @@ class Peak:
 def main() -> int:
     asked = arguments(__doc__, steps=2, only="")
     os.environ["OMP_NUM_THREADS"] = "1"
-    packages = ("torch", "transformers", "trl", "peft")
+    packages = ("torch", "transformers", "trl", "peft", "bitsandbytes")
     bench = Bench("memory_fit", versions("finetune-gateway", *packages))
     table = []
     with TemporaryDirectory() as name:
         folder = Path(name)
-        baseline = imported()
-        say(f"imports alone: {baseline / 1e6:.0f} MB")
+        bare = {kind: imported(kind) for kind in ("lora", "qlora")}
+        say("imports alone: " + ", ".join(f"{kind} {n / 1e6:.0f} MB" for kind, n in bare.items()))
         for number, case in enumerate(CASES):
             if asked.only and asked.only not in case.name:
                 continue
+            baseline = bare["qlora" if case.options.get("training_type") == "qlora" else "lora"]
             found = measure(folder, number, case, asked.steps)
             table.append(line(case, found, baseline))
             say(table[-1])
@@ -106,9 +118,10 @@ def line(case: Case, found: Peak, baseline: int) -> str:
     )
 
 
-def imported() -> int:
-    """Peak resident bytes of a process that has imported what the worker imports."""
-    return int(run([sys.executable, "-c", IMPORT], worker_environment()).out)
+def imported(kind: str) -> int:
+    """Peak resident bytes of a process that has imported what the worker imports: bitsandbytes
+    for QLoRA alone."""
+    return int(run([sys.executable, "-c", IMPORT, kind], worker_environment()).out)
 
 
 def measure(folder: Path, number: int, case: Case, steps: int) -> Peak:

@@ -40,6 +40,7 @@ CASES = (
     Case("40M qwen3", 15, 2),
     Case("40M qwen3", 15, 2, {"training_type": "full", "gradient_checkpointing": True}),
     Case("98M", 12, 1, {"packing": True, "max_length": 256}),
+    Case("40M qwen3", 15, 2, {"training_type": "qlora"}),
 )
 
 

@@ -107,6 +107,7 @@ class Result(BaseModel):
     kind: Literal["hosted", "adapter", "merged"]
     model: str  # hosted model id, or absolute folder
     base_revision: str | None = None
+    base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
     template_hash: str | None = None
     first_answer: str | None = None  # set when the backend itself has already chatted with it
     metrics: dict[str, Any] = Field(default_factory=dict)

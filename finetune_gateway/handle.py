@@ -53,6 +53,7 @@ class ModelHandle(BaseModel):
     model: str  # hosted model id, or absolute folder
     base_model: str
     base_revision: str | None = None
+    base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
     backend: str
     backend_options: dict[str, Any] = Field(default_factory=dict)
     base_url: str | None = None

@@ -14,12 +14,12 @@ from decimal import Decimal
 from pathlib import Path
 
 from finetune_gateway.batches import Feed, feed, usual_batch
-from finetune_gateway.calibration import Calibration, load_of
+from finetune_gateway.calibration import QUANTISE_CPU, READINGS, Calibration, load_of
 from finetune_gateway.errors import SpecError
 from finetune_gateway.gpus import GIB, GPUS, Gpu, gpu_name, smallest
 from finetune_gateway.memory import Device, MemoryParts, Setup, step_memory
 from finetune_gateway.pricetable import Price, gpu_prices
-from finetune_gateway.pricing import Estimate, Range
+from finetune_gateway.pricing import Estimate, Range, stale_prices
 from finetune_gateway.shape import ModelShape, lora_parameters, shape_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens import TokenStats
@@ -202,7 +202,10 @@ def estimate_local(
         prices=prices,
         data_leaves_machine=False,
         assumptions=_assumptions(spec, setup, fed, where, prices, flops_per_second),
-        warnings=_warnings(where, memory, tokens, calibrated, day),
+        warnings=[
+            *_warnings(where, memory, tokens, calibrated, day),
+            *stale_prices(prices, day),
+        ],
         unknown=_unknown(shape, where, prices),
     )
 
@@ -247,6 +250,9 @@ def _seconds(
     flops = training_flops(shape, tokens, passes, full=spec.training_type == "full")
     slow, usual, fast = _speeds(place, measured)
     first, second, third = _START_SECONDS
+    if setup.kind == "qlora" and place.device == "cpu":
+        second += READINGS * QUANTISE_CPU * shape.linear_parameters
+        third += 2 * READINGS * QUANTISE_CPU * shape.linear_parameters
     return Range[float](
         low=first + flops / fast, expected=second + flops / usual, high=third + flops / slow
     )
@@ -359,7 +365,10 @@ def _assumptions(
         )
     if place.gpu is not None:
         watts = GPUS[place.gpu].watts
-        said.append(f"Energy: 50 to 100 % of the board's {watts} W; not the machine around it.")
+        said.append(
+            f"Energy: 50 to 100 % of the {watts} W of the board, by NVIDIA's datasheet of "
+            f"{place.gpu}; not the machine around it."
+        )
     if len(prices) > 1:
         said.append("Cost: low at the cheapest market, high at the dearest, expected on demand.")
     if place.device == "cpu" and measured is None:
@@ -369,6 +378,8 @@ def _assumptions(
 
 def _memory_words(spec: TrainingSpec, setup: Setup, fed: Feed) -> str:
     precision = "float32" if setup.device == "cpu" else "bfloat16, adapters in float32"
+    if setup.kind == "qlora":
+        precision = f"base in 4 bits, else {precision}"
     again = ", activation checkpointing" if setup.checkpointing else ""
     what = (
         f"packs laid end to end, {fed.longest} tokens each"
@@ -412,4 +423,6 @@ def _unknown(shape: ModelShape | None, place: Place, prices: Sequence[Price]) ->
         said.append("Memory and time: the model's config.json is not on this machine.")
     if place.device == "gpu" and not prices:
         said.append("What an hour of the GPU costs: give --usd-per-gpu-hour.")
+    if place.gpu is None:
+        said.append("Energy: no power figure is known for this machine; those of GPUs are (--gpu).")
     return said

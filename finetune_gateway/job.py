@@ -238,6 +238,7 @@ class Job:
             model=result.model,
             base_model=record.spec.model,
             base_revision=result.base_revision,
+            base_quantization=result.base_quantization,
             backend=record.backend,
             backend_options=record.backend_options,
             base_url=record.backend_options.get("base_url"),
@@ -282,4 +283,4 @@ class Job:
             pause = min(pause * 1.5, longest)
 
     def __repr__(self) -> str:
-        return f"Job({self.id} {self.record.backend} {self.record.spec.model!r}: {self.status})"
+        return f"Job({self.id} {self.record.called} {self.record.spec.model!r}: {self.status})"

@@ -19,8 +19,9 @@ Device = Literal["cpu", "gpu"]
 Optimizer = Literal["adamw", "adamw_8bit"]
 
 # Python with torch, transformers, peft and trl imported, before any model: 459 MB measured
-# (torch 2.13 for CPUs); 40 MB more once a trainer has made its first step.
-IMPORTED, STARTED = 460_000_000, 40_000_000
+# (torch 2.13 for CPUs), 49 MB more with bitsandbytes; 40 MB more once a trainer has made its first
+# step.
+IMPORTED, BITSANDBYTES, STARTED = 460_000_000, 49_000_000, 40_000_000
 # CUDA context and libraries (a figure of unsloth's estimator; not measured here).
 CUDA_OVERHEAD = 1_400_000_000
 
@@ -35,8 +36,14 @@ AUTOCAST = 28.0 / 40.5
 # 14 to 125 MB, measured); with it one is used again and again, and two are reckoned with.
 TILE_TOKENS, TILE_VOCABULARY = 4_096, 32_768
 TILES: dict[Device, float] = {"cpu": 8.25, "gpu": 2.0}
-# NF4 with double quantisation: 16 bits / 3.6 per weight of the blocks (unsloth's estimator).
-NF4_BYTES = 2 / 3.6
+# NF4 with double quantisation: half a byte a weight, a byte for the scale of 64, and float32 for
+# the scale of 256 scales (the QLoRA paper has 0.127 bits for both together, 0.0159 bytes).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# Its matrices are turned back one after another, each time they are multiplied with, and their
+# outputs are copied. What that leaves in the heap: the matrices of one layer so many times, but for
+# those too large for glibc's heap, and with checkpointing so many layers of activations more
+# (fitted: the peak of QLoRA beside that of LoRA on models of 2 to 98 million parameters).
+TURNED_BACK, IN_HEAP, COPIES_AGAIN = 7, 32 << 20, 1.5
 PAIRED = frozenset({"dpo", "orpo"})  # two answers, each with its prompt, go through at once
 
 
@@ -97,8 +104,9 @@ class Setup:
 
 
 def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> MemoryParts:
-    """The parts at the greater of two moments: in the backward pass of the head, when all
-    activations are held, and after that of the blocks, when all gradients are."""
+    """The parts at the greatest of the moments: in the backward pass of the head, when all
+    activations are held; after that of the blocks, when all gradients are; and while a base is
+    read to be turned into 4 bits."""
     slots = rows * length * (2 if setup.paired else 1)
     full = setup.kind == "full"
     adapters = 0 if full else lora_parameters(shape, setup.r, setup.targets)
@@ -115,22 +123,41 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
     early = gradients if setup.accumulated else min(gradients, head_gradient)
     at_head, at_end = (held, logits, early), (layer, 0, gradients)
     activations, tiles, grads = max(at_head, at_end, key=sum)
-    holes = int(_holes(setup) * layer)
-    return MemoryParts(
-        weights=_quantised(shape) if setup.kind == "qlora" else setup.width * shape.parameters,
+    holes = int(_holes(setup) * layer) + _turned_back(shape, setup)
+    step = MemoryParts(
+        weights=_weights(shape, setup),
         adapters=grown * adapters,
         gradients=grads,
         optimizer=_moments(setup) * trained,
         activations=activations,
         logits=tiles,
-        overhead=holes + (setup.imported + STARTED if setup.device == "cpu" else CUDA_OVERHEAD),
+        overhead=holes + _around(setup),
     )
+    return max(step, _reading(shape, setup), key=lambda parts: parts.total)
+
+
+def _around(setup: Setup) -> int:
+    """What a process holds apart from its model and its work."""
+    if setup.device == "gpu":
+        return CUDA_OVERHEAD
+    return setup.imported + STARTED + (BITSANDBYTES if setup.kind == "qlora" else 0)
+
+
+def _reading(shape: ModelShape, setup: Setup) -> MemoryParts:
+    """While a base is turned into 4 bits, all of its file is mapped into memory, and counts as
+    resident though the system could drop it. Not on a GPU, which sees one matrix at a time."""
+    read = setup.device == "cpu" and setup.kind == "qlora"
+    file = shape.stored_bytes * shape.parameters if read else 0
+    none = {"adapters": 0, "gradients": 0, "optimizer": 0, "activations": 0, "logits": 0}
+    return MemoryParts(weights=_weights(shape, setup) + file, overhead=_around(setup), **none)
 
 
 def _holes(setup: Setup) -> float:
     if setup.device == "gpu":
         return HOLES_GPU
-    return HOLES_AGAIN if setup.checkpointing else HOLES
+    if not setup.checkpointing:
+        return HOLES
+    return HOLES_AGAIN + (COPIES_AGAIN if setup.kind == "qlora" else 0)
 
 
 def _moments(setup: Setup) -> int:
@@ -140,8 +167,21 @@ def _moments(setup: Setup) -> int:
     return 2 * (setup.width if setup.kind == "full" else 4)
 
 
-def _quantised(shape: ModelShape) -> int:
-    return int(NF4_BYTES * shape.block_parameters) + 2 * shape.embedding_parameters
+def _weights(shape: ModelShape, setup: Setup) -> int:
+    if setup.kind != "qlora":
+        return setup.width * shape.parameters
+    # The embedding, the head and the norms are not quantised.
+    others = shape.parameters - shape.linear_parameters
+    return int(NF4_BYTES * shape.linear_parameters) + setup.width * others
+
+
+def _turned_back(shape: ModelShape, setup: Setup) -> int:
+    if setup.kind != "qlora":
+        return 0
+    sizes = [setup.width * inputs * outputs for inputs, outputs in shape.linears.values()]
+    if setup.device == "gpu":
+        return max(sizes)
+    return max(max(sizes), TURNED_BACK * sum(size for size in sizes if size < IN_HEAP))
 
 
 def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway import pricing
+from finetune_gateway import pricing, records
 from finetune_gateway.backends.base import Backend, Capabilities
 from finetune_gateway.checks import gate
 from finetune_gateway.checks.findings import Report
@@ -21,6 +21,7 @@ from finetune_gateway.dataset import Dataset
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.quality import survey
+from finetune_gateway.quality.spread import Placed
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens import HostedCounter, TokenCounter, TokenStats
 
@@ -98,7 +99,7 @@ class Choice:
         user."""
         limits = backend.capabilities(spec.model)
         limits.require(backend.called, spec)
-        if limits.stranger and not priced:
+        if limits.stranger and not (priced and limits.hosted):
             raise NotFoundError(limits.stranger, hint="Those that are known: ftg models --all")
         return cls(spec, backend, limits)
 
@@ -128,6 +129,7 @@ class Passes:
     several: bool = False
     moved: Moved | None = None
     _seen: dict[tuple[Path, str, str, str], list[_Seen]] = field(default_factory=dict)
+    _shared: dict[tuple[Path, Path], list[Placed]] = field(default_factory=dict)
 
     def look(self, choice: Choice, dataset: Dataset, min_rows: int | None) -> _Seen:
         """Check and count a file as this option would."""
@@ -144,6 +146,15 @@ class Passes:
         report = _named(found.report, choice.backend.called)
         report = report.model_copy(update={"tokens": tokens.summary()})
         return _Seen(report, tokens, found.limit, found.untouched)
+
+    def apart(self, choice: Choice, report: Report, files: Files) -> Report:
+        """The report on the training data with the rows that are held out too."""
+        if files.held_out is None:
+            return report
+        both = (files.train.path, files.held_out.path)
+        if both not in self._shared:
+            self._shared[both] = survey.shared(files.train, files.held_out)
+        return survey.apart(report, self._shared[both], (choice.backend.called,))
 
     def _read(
         self, choice: Choice, dataset: Dataset, min_rows: int | None, counter: TokenCounter
@@ -184,8 +195,7 @@ def plan(choice: Choice, files: Files, passes: Passes, train_price: Decimal | No
     if files.held_out:
         looks.append(passes.look(choice, files.held_out, 1))
         looks[1].report.raise_for_errors()
-        apart = survey.apart(reports[0], files.train, files.held_out, (runner.called,))
-        reports = [apart, looks[1].report]
+        reports = [passes.apart(choice, reports[0], files), looks[1].report]
     estimate = runner.estimate(spec, looks[0].tokens)
     if train_price is not None:
         estimate = pricing.at_train_price(estimate, train_price)
@@ -215,8 +225,9 @@ def side_by_side(
             done[place] = Option(_name(backend), spec.model, error=_failure(backend, exc))
     for place in _smallest_first(chosen):
         name, spec = pairs[place]
+        by_tokens = not passes.several or chosen[place].limits.hosted
         try:
-            found = plan(chosen[place], files, passes, train_price)
+            found = plan(chosen[place], files, passes, train_price if by_tokens else None)
             done[place] = Option(_name(name), spec.model, estimate=found.estimate)
         except Exception as exc:  # as above
             done[place] = Option(_name(name), spec.model, error=_failure(name, exc))
@@ -240,4 +251,6 @@ def _failure(backend: str | Backend, exc: Exception) -> GatewayError:
 
 
 def _name(backend: str | Backend) -> str:
-    return backend if isinstance(backend, str) else backend.name
+    if isinstance(backend, str):
+        return backend
+    return records.called(backend.name, backend.options())

@@ -6,6 +6,7 @@ no default and no guess.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -23,10 +24,11 @@ from finetune_gateway.tokens import TokenStats
 
 __all__ = [
     "Estimate", "Price", "Range", "Unit", "at_train_price", "auto_epochs", "epochs_of",
-    "estimate_hosted", "find_price", "prices", "with_validation",
+    "estimate_hosted", "find_price", "prices", "stale_prices", "with_validation",
 ]  # fmt: skip
 
 MILLION = 1_000_000
+HOURLY_ROW = "add a row: ftg prices set --unit train_hour"
 NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"
 
 # UTF-8 bytes / 4 against real counts: -54 % (chemical formulas) to +30 % (95th percentile of
@@ -143,6 +145,7 @@ def estimate_hosted(
     billed = _billed_range(tokens, epochs[:3])
     found = _training_prices(spec, profile, extra)
     rate = next((price.usd for price in found if price.unit == "train_mtok"), None)
+    hourly = spec.method == "reinforcement"
     refusal = profile.refusal(spec.model, spec.method, day)
     return Estimate(
         backend=profile.name,
@@ -151,20 +154,20 @@ def estimate_hosted(
         n_epochs=epochs[1],
         n_epochs_rule=epochs[3],
         tokens=tokens,
-        billed_tokens=billed,
+        billed_tokens=None if hourly else billed,
         cost_usd=_cost(billed, rate) if rate is not None else None,
         prices=found,
         data_leaves_machine=True,
         host=host or (urlsplit(profile.base_url).netloc if profile.base_url else None),
         life_cycle=profile.life_cycle(spec.model),
-        assumptions=_assumptions(tokens, profile, found),
+        assumptions=_assumptions(tokens, profile, found, hourly=hourly),
         warnings=[
             *([f"This job cannot be created: {refusal}"] if refusal else []),
             *profile.warnings(spec.model, day),
-            *_stale(found, day),
+            *stale_prices(found, day),
             *_truncation(tokens),
         ],
-        unknown=_unknown(spec, profile, rate),
+        unknown=_unknown(spec, profile, found),
     )
 
 
@@ -221,7 +224,9 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
         update={
             "cost_usd": _cost(estimate.billed_tokens, usd),
             "prices": [price, *(old for old in estimate.prices if old not in replaced)],
-            "warnings": [x for x in estimate.warnings if x not in _stale(replaced, price.as_of)],
+            "warnings": [
+                x for x in estimate.warnings if x not in stale_prices(replaced, price.as_of)
+            ],
             "unknown": [x for x in estimate.unknown if NO_PRICE not in x],
         }
     )
@@ -238,15 +243,17 @@ def with_validation(estimate: Estimate, tokens: TokenStats) -> Estimate:
     )
 
 
-def _assumptions(tokens: TokenStats, profile: Profile, found: list[Price]) -> list[str]:
+def _assumptions(
+    tokens: TokenStats, profile: Profile, found: list[Price], *, hourly: bool
+) -> list[str]:
+    rule = "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
     said = [
-        "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
-        "published OpenAI bills to the token.",
+        *([] if hourly else [f"{rule}published OpenAI bills to the token."]),
         "Queueing and failed jobs are taken as free.",
     ]
     if tokens.approximate:
         said.append(f"Tokens are an {tokens.encoding}: the model's encoding is not known.")
-    elif not tokens.exact:
+    elif not tokens.exact and not hourly:
         said.append("How tools, images and answer pairs are billed is not published: a range.")
     for price in found:
         if price.unit == "hosting_hour":
@@ -256,7 +263,8 @@ def _assumptions(tokens: TokenStats, profile: Profile, found: list[Price]) -> li
     return said
 
 
-def _stale(found: list[Price], today: date) -> list[str]:
+def stale_prices(found: Sequence[Price], today: date) -> list[str]:
+    """A warning for each row that was read more than 90 days ago."""
     return [
         f"The price {price.usd} USD ({price.unit}) is of {price.as_of}, {price.age(today)} days "
         f"ago; check {price.source}"
@@ -273,10 +281,12 @@ def _truncation(tokens: TokenStats) -> list[str]:
     return [f"{rows} longer than the context: {tokens.truncated_tokens} tokens are cut off."]
 
 
-def _unknown(spec: TrainingSpec, profile: Profile, rate: Decimal | None) -> list[str]:
+def _unknown(spec: TrainingSpec, profile: Profile, found: list[Price]) -> list[str]:
     said = ["How long a hosted job waits and trains."]
+    rate = next((price for price in found if price.unit.startswith("train_")), None)
     if spec.method == "reinforcement":
-        said.append("The cost: reinforcement is billed by the hour of training, not by tokens.")
+        hour = f"{rate.usd} USD each" if rate else f"at a price that is not known ({HOURLY_ROW})"
+        said.append(f"The cost: reinforcement is billed by the hour of training, {hour}.")
     elif rate is None:
         said.append(f"The cost of {spec.model!r} on {profile.name}: {NO_PRICE}.")
     return said

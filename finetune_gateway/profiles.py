@@ -219,7 +219,8 @@ class Profile(BaseModel):
 
     def _unknown(self, model: str) -> str:
         if not self.models:
-            return f"Whether {self.title} can train {model!r} is not known here."
+            host = "this host" if self.name == "custom" else self.title
+            return f"Whether {host} can train {model!r} is not known here."
         known = ", ".join(row.model for row in self.models)
         return f"{model!r} is not among the models known for {self.title} ({known})."
 

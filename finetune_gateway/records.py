@@ -61,6 +61,18 @@ class JobRecord(BaseModel):
     result: Result | None = None
     handle: dict[str, Any] | None = None
 
+    @property
+    def called(self) -> str:
+        """What people call its backend: see ``called``."""
+        return called(self.backend, self.backend_options)
+
+
+def called(backend: str, options: dict[str, Any]) -> str:
+    """What people call a backend that was built with these options: ``azure`` rather than the
+    contract it speaks."""
+    profile = options.get("profile") if backend == "openai" else None
+    return str(profile or backend)
+
 
 JSON_COLUMNS = frozenset(
     {"backend_options", "spec", "train", "validation", "estimate", "result", "handle"}

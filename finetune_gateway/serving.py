@@ -16,6 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from finetune_gateway.errors import SpecError
+from finetune_gateway.gpus import gpu_name
 from finetune_gateway.pricetable import Price, Unit, find_price, gpu_prices
 from finetune_gateway.pricing import MILLION, Range
 from finetune_gateway.profiles import STALE_DAYS, load_profile, profile_names
@@ -188,7 +189,7 @@ def serving_costs(
             raise SpecError(f"The {name} of a GPU cannot be {amount}.", hint="Give it above 0.")
     day = today or date.today()
     theirs = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
-    own = _own(gpu, usd_per_hour, tokens_per_second, traffic, extra, day)
+    own = _own(_called(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
     met = [
         meet
         for way in theirs
@@ -318,6 +319,14 @@ def _own(
     return ways
 
 
+def _called(gpu: str) -> str:
+    """Its name in the tables, however it is written; any other machine keeps its own."""
+    try:
+        return gpu_name(gpu)
+    except SpecError:
+        return gpu
+
+
 Hour = tuple[Price, Price, Price]
 Curves = tuple[Curve, Curve, Curve]
 
@@ -401,7 +410,8 @@ def _warnings(ways: list[Way], hosted: Sequence[tuple[str, str]], today: date) -
     said = []
     for host, model in dict.fromkeys(hosted):
         if host in profile_names():
-            said += [x for x in load_profile(host).warnings(model, today) if "stops answering" in x]
+            told = load_profile(host).warnings(model, today)
+            said += [f"{host}: {text}" for text in told if "stops answering" in text]
     for row in dict.fromkeys(row for way in ways for row in way.prices):
         if row.age(today) > STALE_DAYS:
             said.append(

@@ -16,6 +16,7 @@ _UNGATED = frozenset(
     ("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt")
     + ("phi", "starcoder2")
 )
+_HALF = frozenset({"bfloat16", "float16"})  # as config.json has the type of the stored weights
 QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text", "olmo2"})
 
 
@@ -35,6 +36,7 @@ class ModelShape(BaseModel):
     tied: bool = True
     experts: int = 1
     active_experts: int = 1
+    stored_bytes: int = 4  # of a weight in the model's file
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -72,6 +74,17 @@ class ModelShape(BaseModel):
         return self.layers * (attention + experts * mlp + router + norms)
 
     @property
+    def linear_parameters(self) -> int:
+        """Parameters of the linear modules in all blocks: what QLoRA turns into 4 bits. Experts
+        that are kept as one tensor are none (transformers 5.23)."""
+        dense = (
+            inputs * outputs
+            for name, (inputs, outputs) in self.linears.items()
+            if self.experts == 1 or name not in self._mlp
+        )
+        return self.layers * sum(dense)
+
+    @property
     def embedding_parameters(self) -> int:
         """Parameters of the embedding, and of the head where it is not the same matrix."""
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
@@ -104,6 +117,7 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
         tied=bool(flat.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
         experts=experts,
         active_experts=_number(flat, "num_experts_per_tok", default=1) if experts > 1 else 1,
+        stored_bytes=2 if str(flat.get("dtype", flat.get("torch_dtype"))) in _HALF else 4,
     )
 
 

@@ -32,6 +32,7 @@ class Quote(BaseModel):
 
     cost_usd: Range[Decimal] | None = None
     billed_tokens: Range[int] | None = None
+    trained_tokens: Range[int] | None = None
     seconds: Range[float] | None = None
     prices: tuple[Price, ...] = ()
 
@@ -43,6 +44,13 @@ class Quote(BaseModel):
     def row(self) -> Price | None:
         """The price row the bill rests on."""
         return next((price for price in self.prices if price.unit in BILLED), None)
+
+    @property
+    def tokens(self) -> int | None:
+        """What the job was expected to train: as a host bills them, or as a local trainer
+        counts them; both stand beside the job's own ``trained_tokens``."""
+        said = self.billed_tokens or self.trained_tokens
+        return said.expected if said else None
 
     @property
     def high(self) -> Decimal:
@@ -90,11 +98,11 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
     of = f"of {row.as_of}, {row.source}"
     if row.unit == "train_mtok":
         if record.trained_tokens is None:
-            return None, row, f"{record.backend} has not said how many tokens were trained"
+            return None, row, f"{record.called} has not said how many tokens were trained"
         cost = row.usd * record.trained_tokens / MILLION
         return cost, row, f"{record.trained_tokens:,} tokens x ${row.usd} a million, {of}"
     if record.seconds is None:
-        return None, row, f"{record.backend} has not said how long it trained"
+        return None, row, f"{record.called} has not said how long it trained"
     hours = Decimal(str(record.seconds)) / 3600
     cost = (hours * row.usd).quantize(CENT_PARTS)
     return cost, row, f"{hours:.4f} hours x ${row.usd}, {of}"

@@ -26,6 +26,8 @@ from finetune_gateway.settings import Settings
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
 
+_PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
+
 
 def migration(
     function: Callable[[sqlite3.Connection], None],
@@ -168,9 +170,11 @@ class Store:
     def jobs(
         self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
     ) -> list[JobRecord]:
-        """Jobs, newest first."""
+        """Jobs, newest first. ``backend``: as it is called (``JobRecord.called``), or was at
+        submit: hosts without a name of their own (``custom``) are found as ``openai`` too."""
         rows = self.query(
-            "SELECT * FROM jobs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR backend = ?2)"
+            f"SELECT * FROM jobs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL"
+            f" OR coalesce({_PROFILE}, backend) = ?2 OR (backend = ?2 AND {_PROFILE} = 'custom'))"
             " ORDER BY created_at DESC LIMIT ?3",
             (status, backend, -1 if limit is None else limit),
         )

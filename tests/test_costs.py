@@ -111,6 +111,19 @@ def test_hours_times_the_row_of_a_local_job(home: Path) -> None:
     assert gateway.budget().spent_usd == Decimal("1.09")
 
 
+def test_tokens_of_a_local_job_stand_beside_their_estimate(ftg: Ftg, home: Path) -> None:
+    """A trainer's count has an estimate too, in status and in the ledger."""
+    foretold = estimate(trained_tokens={"low": 6, "expected": 7, "high": 8})
+    name = stored(home, backend="local", estimate=foretold)
+    store = Gateway().store
+    store.set_sent(name, name)
+    ended = Snapshot(status=JobStatus.SUCCEEDED, seconds=9, trained_tokens=7, cursor="1")
+    store.apply(name, ended, None)
+    assert "trained       7 tokens, estimated 7\n" in ftg("status", name)[1]
+    line = json.loads(ftg("report", "costs", "--since", "2020-01-01", "--json")[1])["jobs"][0]
+    assert (line["estimated_tokens"], line["trained_tokens"]) == (7, 7)
+
+
 @pytest.mark.parametrize(
     ("changes", "cost", "held", "said"),
     [
@@ -262,6 +275,7 @@ def test_the_confirmation_shows_price_bytes_host_and_budget(
             f": {train_file.stat().st_size:,} bytes) will be uploaded to {host(provider)}." in said
         )
         assert "$5.00 of $5.00 left" in said and "this job reserves $" in said
+        assert "At $5.00 per million training tokens, as of 2026-11-01, our contract." in said
         dry = json.loads(ftg(*words, "--dry-run", "--json")[1])
         assert dry["budget"]["left_usd"] == "5"
         assert ftg(*words, "--yes", "--wait")[0] == 0

@@ -29,6 +29,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.wire",
         "backends.fake",
         "backends.local",
+        "hubprices",
     ),
     3: ("job", "sending", "handle", "backends.base"),
     2: (
@@ -84,7 +85,10 @@ FAMILIES = (
     ("backends.fake",),
 )
 
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors")
+HEAVY = (
+    *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors"),
+    "bitsandbytes",
+)
 SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 # The only modules that import training libraries when they are imported: the worker's and chat's.
 TRAINING = {

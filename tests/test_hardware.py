@@ -359,7 +359,10 @@ def test_without_a_config_nothing_is_guessed() -> None:
     """No shape: neither memory nor time, and why."""
     estimate = estimate_local(TrainingSpec(model="m"), ROWS, None, today=TODAY)
     assert estimate.memory_bytes is None and estimate.seconds is None
-    assert estimate.unknown == ["Memory and time: the model's config.json is not on this machine."]
+    assert estimate.unknown == [
+        "Memory and time: the model's config.json is not on this machine.",
+        "Energy: no power figure is known for this machine; those of GPUs are (--gpu).",
+    ]
 
 
 def test_no_rows_give_an_estimate() -> None:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -306,3 +308,31 @@ def test_the_submitting_process_may_die_at_once(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert Gateway().job(done.stdout.strip()).wait(180).status is JobStatus.SUCCEEDED
+
+
+def test_the_hub_is_told_nothing_but_what_is_fetched(home: Path, train_file: Path) -> None:
+    """Neither versions of libraries nor the name of the program that runs us, from ``ftg`` too."""
+    heard: list[tuple[str, str]] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append((self.path, self.headers.get("User-Agent", "")))
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not on our screen."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        quiet = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE")
+        env = {name: value for name, value in os.environ.items() if name not in quiet}
+        env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home)}
+        command = ["estimate", str(train_file), "--model", "acme/small", "--backend", "local"]
+        done = subprocess.run(
+            [sys.executable, "-m", "finetune_gateway", *command],
+            env=env, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        server.shutdown()
+    assert done.returncode != 0 and "acme/small" in done.stderr
+    assert heard and all("acme/small" in path for path, _ in heard)
+    assert not any("torch/" in agent or "agent/" in agent for _, agent in heard)

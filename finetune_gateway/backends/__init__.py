@@ -84,7 +84,8 @@ def load(name: str, options: dict[str, Any] | None = None) -> Backend:
     try:
         return backend(**given)
     except TypeError as exc:
-        raise SpecError(f"Backend {name!r} does not take these options: {exc}.") from None
+        stray = str(exc).rpartition("unexpected keyword argument ")[2]
+        raise SpecError(f"Backend {name!r} does not take these options: {stray}.") from None
 
 
 def _load_plugin(name: str) -> type[Backend]:

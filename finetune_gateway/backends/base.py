@@ -35,6 +35,7 @@ class Capabilities:
 
     hosted: bool  # does the data leave this machine?
     methods: frozenset[str]
+    priced: frozenset[str] = frozenset()  # methods it can estimate and not run
     training_types: frozenset[str] = frozenset()
     options: frozenset[str] = frozenset()  # spec fields it honours beside NEUTRAL
     min_rows: int = 1
@@ -49,7 +50,7 @@ class Capabilities:
 
     def require(self, backend: str, spec: TrainingSpec) -> None:
         """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
-        if spec.method not in self.methods:
+        if spec.method not in self.methods | self.priced:
             raise UnsupportedError(
                 f"Backend {backend!r} cannot do method {spec.method!r}; it does: "
                 f"{', '.join(sorted(self.methods)) or 'none that is known here'}.",

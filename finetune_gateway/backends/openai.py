@@ -153,6 +153,7 @@ class OpenAIBackend(Backend):
         return Capabilities(
             hosted=True,
             methods=frozenset(self.profile.methods) & METHODS.keys(),
+            priced=frozenset(self.profile.methods) - METHODS.keys(),
             options=frozenset(self.profile.options),
             min_rows=self.profile.min_rows,
             max_file_bytes=self.profile.max_file_bytes,
@@ -172,6 +173,8 @@ class OpenAIBackend(Backend):
         refusal = self.profile.refusal(spec.model, spec.method, self.today())
         if refusal:
             raise UnsupportedError(refusal, backend=self.name, option="model")
+        if spec.method not in METHODS:
+            raise UnsupportedError(_unsent(spec.method), backend=self.name, option="method")
         if self.profile_name == "openai" and self.profile.model(spec.model) is None:
             raise NotFoundError(
                 f"{spec.model!r} cannot be fine-tuned at {self.host}.",
@@ -199,7 +202,7 @@ class OpenAIBackend(Backend):
 
     def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
         """What the host would charge. Offline."""
-        return pricing.estimate_hosted(
+        found = pricing.estimate_hosted(
             spec,
             tokens,
             self.profile,
@@ -207,6 +210,9 @@ class OpenAIBackend(Backend):
             host=self.host if self._base_url else None,
             today=self.today(),
         )
+        if spec.method in METHODS:
+            return found
+        return found.model_copy(update={"warnings": [_unsent(spec.method), *found.warnings]})
 
     # -- files ---------------------------------------------------------------------------
 
@@ -418,6 +424,10 @@ class OpenAIBackend(Backend):
                 backend=self.name,
             )
         return key
+
+
+def _unsent(method: str) -> str:
+    return f"Jobs of the method {method!r} need a grader; they are priced here, not sent."
 
 
 def _no_long_sleep(response: httpx2.Response) -> None:

@@ -76,11 +76,18 @@ def screen(found: Calibration) -> str:
         ("machine", found.machine),
         ("matrices", f"{speed} on one core, float32"),
         ("threads", _threads(found)),
+        ("4 bits", _quantising(found)),
         ("busy", f"load {found.load_average:.1f}; a CPU second took {found.stretch:.2f} s"),
         ("start and end", f"{found.start_cpu:.1f} CPU seconds of a job, whatever it trains"),
         ("fit", f"{len(found.errors)} shapes, off by at most {worst:.0%}"),
     ]
     return "\n".join(wrapped(f"{name:<15}{text}", " " * 15, "") for name, text in rows)
+
+
+def _quantising(found: Calibration) -> str:
+    if found.quantise_cpu is None:
+        return "not measured, as bitsandbytes is not installed; only QLoRA needs it"
+    return f"{found.quantise_cpu * 1e9:.0f} CPU seconds to turn a billion weights into them (QLoRA)"
 
 
 def _threads(found: Calibration) -> str:

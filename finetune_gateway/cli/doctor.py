@@ -19,7 +19,8 @@ import psutil
 import typer
 
 from finetune_gateway import backends, hardware, profiles
-from finetune_gateway.backends.local.backend import STACK
+from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.cli import calibrating, output
 from finetune_gateway.cli.options import BaseUrl, Json, KeyName, chosen_backend
 from finetune_gateway.cli.output import paint, show, size, wrapped
@@ -167,9 +168,10 @@ def _store(database: Path) -> Check:
 def _stack(backend: str | None) -> Iterator[Check]:
     missing = [name for name in STACK if find_spec(name) is None]
     if not missing:
-        found = ", ".join(f"{name} {_version(name)}" for name in STACK[:4])
+        found = ", ".join(f"{name} {_version(name)}" for name in (*STACK[:4], fourbit.PACKAGE))
         unused = bool(gpu_names()) and "+cpu" in _version("torch")
         fix = "torch is a build without CUDA: the GPU is not used." if unused else ""
+        fix = fix or ("" if fourbit.installed() else NO_QLORA)
         yield Check("training", "warning" if unused else "ok", found, fix)
         return
     state: State = "error" if backend == "local" else "warning"

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_gateway.backends.base import Backend
 from finetune_gateway.cli import fit, output, progress, serving
 from finetune_gateway.cli.estimate_text import one, several
 from finetune_gateway.cli.options import (
+    BaseUrl,
     Data,
     Epochs,
     Json,
     Method,
+    Profile,
     Quiet,
     Settings,
     TrainingType,
@@ -48,6 +51,8 @@ def estimate(
     training_type: TrainingType = None,
     settings: Settings = None,
     train_price: TrainPrice = None,
+    base_url: BaseUrl = None,
+    profile: Profile = None,
     gpu: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Local training on this GPU: H200, 'RTX 4090', ..."),
@@ -90,6 +95,9 @@ def estimate(
     --model pairs them in order. Without --backend: 'owner/name', builtin models and folders are
     local, others are OpenAI's. What cannot be done is a row that says why.
 
+    With --base-url another host of OpenAI's contract is priced, as submit would send to it: the
+    one of --backend that has no address of its own.
+
     With --monthly-requests also what serving the result costs a month: by the token, by the
     hour, on a GPU of your own, and from which volume on that GPU is cheaper.
 
@@ -101,6 +109,8 @@ def estimate(
           --model Qwen/Qwen3-4B --backend local --n-epochs 3
       ftg estimate train.jsonl --model Qwen/Qwen3-4B --gpu H200
       ftg estimate train.jsonl --model gpt-9 --train-price 4.40
+      ftg estimate train.jsonl --model my-model --backend openai \\
+          --base-url https://gpu.example.com/v1 --train-price 0.50
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 \\
           --monthly-requests 100000 --html costs.html
     """
@@ -122,10 +132,11 @@ def estimate(
     if train_price is not None:
         chosen["train_price"] = money("train-price", train_price)
     gateway = Gateway()
+    hour = money("usd-per-gpu-hour", usd_per_gpu_hour)
+    places = fit.Places(gpu, hour, base_url, profile)
+    asked = places.placed(pairs(model, backend or []))
     with progress.bar(quiet=quiet) as moved:
-        hour = money("usd-per-gpu-hour", usd_per_gpu_hour)
-        asked = fit.placed(pairs(model, backend or []), gpu, hour)
-        options = gateway.options(data, asked, on_progress=moved, **chosen)
+        options = _options(gateway, data, asked, on_progress=moved, **chosen)
     found = [option.estimate for option in options if option.estimate]
     if len(options) == 1 and options[0].error:
         raise options[0].error
@@ -138,6 +149,15 @@ def estimate(
         say("Figures are estimates. Nothing was sent anywhere.", quiet=quiet)
     first = options[0].error
     return first.exit_code if first and not found else 0
+
+
+def _options(
+    gateway: Gateway, data: Path, asked: Sequence[tuple[str, str | Backend] | Option], **more: Any
+) -> list[Option]:
+    """Each option in its place, those that are refused already too."""
+    open_ = [one for one in asked if not isinstance(one, Option)]
+    found = iter(gateway.options(data, open_, **more))
+    return [one if isinstance(one, Option) else next(found) for one in asked]
 
 
 @dataclass(frozen=True)

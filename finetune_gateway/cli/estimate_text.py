@@ -11,8 +11,9 @@ from typing import Any
 
 from finetune_gateway.cli import fit, output
 from finetune_gateway.cli.output import paint, size, span, usd, wrapped
+from finetune_gateway.errors import GatewayError
 from finetune_gateway.planning import Option
-from finetune_gateway.pricing import Estimate
+from finetune_gateway.pricing import Estimate, Price
 from finetune_gateway.profiles import LifeCycle
 
 UNITS = {
@@ -121,17 +122,20 @@ def _span_of(found: Any, words: Callable[[Any], str]) -> str:
 def grounds(found: Estimate) -> Iterator[tuple[str, str]]:
     """What the figures rest on, each with its kind: warnings first."""
     yield from (("warning", text) for text in found.warnings)
-    for price in found.prices:
-        unit = UNITS.get(price.unit, price.unit)
-        text = f"${price.usd} {unit}, as of {price.as_of}, {price.source} {price.note}"
-        yield "price", text.strip()
-    yield "tokens", f"{tokens(found)} to train"
-    if found.host:
-        yield "sent", f"to {found.host}"
+    yield from (("price", f"{priced(price)} {price.note}".strip()) for price in found.prices)
+    if (rule := found.n_epochs_rule) != "given":
+        yield "epochs", f"{found.n_epochs}, {rule}"
     if found.life_cycle is not None and found.life_cycle.known:
         yield "dates", _looked_up(found.life_cycle)
     yield from (("assumed", text) for text in found.assumptions)
     yield from (("not known", text) for text in found.unknown)
+
+
+def priced(price: Price) -> str:
+    """``$5.00 per million training tokens, as of 2026-10-05, https://...``."""
+    of = f" ({price.backend}, {price.market})" if price.market else ""
+    unit = UNITS.get(price.unit, price.unit)
+    return f"${price.usd} {unit}{of}, as of {price.as_of}, {price.source}"
 
 
 def _looked_up(life: LifeCycle) -> str:
@@ -148,17 +152,33 @@ def dates(found: Estimate) -> str:
     return f"{told} ({_looked_up(life)})"
 
 
+def details(found: Estimate) -> Iterator[tuple[str, str]]:
+    """The figures that have no column in the table, each with its kind."""
+    yield "tokens", f"{tokens(found)} to train"
+    if found.host:
+        yield "sent", f"to {found.host}"
+    if found.memory_bytes is not None:
+        on = f" of {found.gpu}" if found.gpu else " of this machine"
+        yield "memory", f"{_memory(found)}{on if found.memory_available_bytes else ''}"
+    for name, text in fit.rows(found):
+        yield f"memory {name.strip()}" if name.strip() == "by part" else name.strip(), text
+
+
+def _said(found: Estimate) -> list[tuple[str, str]]:
+    return [*details(found), *grounds(found)]
+
+
 class Notes:
     """Everything said of any option, once, with a number."""
 
     def __init__(self, options: Sequence[Option]) -> None:
-        said = [one for o in options if o.estimate for one in grounds(o.estimate)]
+        said = [one for o in options if o.estimate for one in _said(o.estimate)]
         ordered = sorted(dict.fromkeys(said), key=lambda one: one[0] != "warning")
         self.numbers = {one: number for number, one in enumerate(ordered, start=1)}
 
     def listed(self, found: Estimate, *, warnings: bool) -> list[int]:
         """The numbers of its warnings, or of its other notes."""
-        told = {one for one in grounds(found) if (one[0] == "warning") is warnings}
+        told = {one for one in _said(found) if (one[0] == "warning") is warnings}
         return sorted(self.numbers[one] for one in told)
 
 
@@ -191,9 +211,7 @@ def one(found: Estimate, backend: str) -> str:
     lines = [paint(f"{backend} / {found.model}", "bold")]
     lines += [wrapped(f"{name:<{LABEL}}{text}", " " * LABEL, "") for name, text in rows if text]
     lines.append("")
-    for kind, text in grounds(found):
-        if kind not in ("tokens", "sent"):
-            lines.append(_note(kind, text, "  "))
+    lines += [_note(kind, text, "  ") for kind, text in grounds(found)]
     return "\n".join(lines)
 
 
@@ -267,7 +285,7 @@ def lines_of(options: Sequence[Option], notes: Notes) -> list[Line]:
     for number, option in enumerate(options, start=1):
         named = {"number": f"{number}", "backend": option.backend, "model": option.model}
         if option.estimate is None:
-            found.append(Line(named, option.error.message if option.error else ""))
+            found.append(Line(named, _refusal(option.error)))
             continue
         told = option.estimate
         found.append(
@@ -287,6 +305,11 @@ def lines_of(options: Sequence[Option], notes: Notes) -> list[Line]:
             )
         )
     return found
+
+
+def _refusal(error: GatewayError | None) -> str:
+    """Why there are no figures, and what to do about it."""
+    return f"{error.message} {error.hint}".strip() if error else ""
 
 
 def several(options: Sequence[Option]) -> str:

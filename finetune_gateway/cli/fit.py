@@ -1,34 +1,85 @@
-"""What a local run needs, part by part: lines of ``ftg estimate``, and where it would run."""
+"""Where the options of ``ftg estimate`` would run, and what a local run needs, part by part."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from finetune_gateway import backends
 from finetune_gateway.backends.base import Backend
 from finetune_gateway.cli.output import size
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.hardware import MOST_ROWS
+from finetune_gateway.planning import Option
 from finetune_gateway.pricing import Estimate
+from finetune_gateway.profiles import load_profile
 
 
-def placed(
-    pairs: Sequence[tuple[str, str]], gpu: str | None, usd_per_hour: Decimal | None
-) -> list[tuple[str, str | Backend]]:
-    """The same options, the local ones on this GPU or at this price.
+@dataclass(frozen=True)
+class Places:
+    """What was said of where options run: the GPU of local ones, the address of a host."""
 
-    Raises SpecError for an unknown GPU, and when there is no local option.
-    """
-    if gpu is None and usd_per_hour is None:
-        return list(pairs)
-    if all(name != "local" for _, name in pairs):
-        raise SpecError(
-            "--gpu and --usd-per-gpu-hour are for training on a machine of your own.",
-            hint="Add: --backend local",
-        )
-    there = backends.load("local", {"gpu": gpu, "usd_per_gpu_hour": usd_per_hour})
-    return [(model, there if name == "local" else name) for model, name in pairs]
+    gpu: str | None = None
+    usd_per_gpu_hour: Decimal | None = None
+    base_url: str | None = None
+    profile: str | None = None
+
+    def placed(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str | Backend] | Option]:
+        """The same options, each on the backend that is meant; a GPU or an address that is none
+        refuses those it is for.
+
+        Raises SpecError when something was said that is for none of them.
+        """
+        names = list(dict.fromkeys(name for _, name in pairs))
+        built = {name: _built(name, given) for name, given in self._given(names).items()}
+        found: list[tuple[str, str | Backend] | Option] = []
+        for model, name in pairs:
+            there = built.get(name, name)
+            if isinstance(there, GatewayError):
+                found.append(Option(name, model, error=there))
+            else:
+                found.append((model, there))
+        return found
+
+    def _given(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The options of each backend that has any."""
+        local = _set(gpu=self.gpu, usd_per_gpu_hour=self.usd_per_gpu_hour)
+        if local and "local" not in names:
+            raise SpecError(
+                "--gpu and --usd-per-gpu-hour are for training on a machine of your own.",
+                hint="Add: --backend local",
+            )
+        hosted = _set(base_url=self.base_url, profile=self.profile)
+        return {**({"local": local} if local else {}), **({_host(names): hosted} if hosted else {})}
+
+
+def _set(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _built(name: str, options: dict[str, Any]) -> Backend | GatewayError:
+    try:
+        return backends.load(name, options)
+    except GatewayError as exc:  # told in the place of the options it is for
+        return exc
+
+
+def _host(names: Sequence[str]) -> str:
+    """The backend that --base-url and --profile are for: the one host of OpenAI's contract, or
+    of several the one without an address of its own. Raises SpecError when that is not clear."""
+    if len(names) == 1:
+        return names[0]  # a plugin may take an address too
+    hosts = [name for name in names if name == "openai" or name in backends.HOSTS]
+    homeless = [name for name in hosts if not load_profile(name).base_url]
+    if len(hosts) == 1 or len(homeless) == 1:
+        return (homeless or hosts)[0]
+    said = f"for one host, and here are {', '.join(hosts)}" if hosts else "for a hosted backend"
+    raise SpecError(
+        f"--base-url and --profile are {said}.",
+        hint="Name the one it is for, like: --backend custom,local",
+    )
 
 
 def rows(found: Estimate) -> Iterator[tuple[str, str]]:
@@ -53,5 +104,13 @@ def rows(found: Estimate) -> Iterator[tuple[str, str]]:
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         yield "trained tokens", f"{count} in {found.steps:,} steps"
     if found.energy_kwh is not None:
-        energy = found.energy_kwh
-        yield "energy", f"{energy.expected:.3g} kWh ({energy.low:.3g} to {energy.high:.3g})"
+        kwh = found.energy_kwh
+        span = f"{_plain(kwh.low)} to {_plain(kwh.high)}"
+        yield "energy", f"{_plain(kwh.expected)} kWh ({span})"
+    elif not found.data_leaves_machine and found.backend == "local":
+        yield "energy", "not known"
+
+
+def _plain(figure: float) -> str:
+    """Three digits, never as 5.07e-05."""
+    return f"{Decimal(f'{figure:.3g}'):f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,9 @@ def list_jobs(
     status: Annotated[
         str | None, typer.Option(metavar="WORD", help="queued, running, succeeded, failed, ...")
     ] = None,
-    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Only this backend.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this backend or host.")
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="Not only the newest 20.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N.")] = None,
     ask: Annotated[bool, typer.Option("--refresh", help="Ask hosted backends too.")] = False,
@@ -58,7 +61,7 @@ def list_jobs(
         for one in newest:
             show(one.id)
     else:
-        _listed(newest, len(chosen), costs)
+        _listed(newest, len(chosen), costs, filtered=status is not None or backend is not None)
 
 
 def _fresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
@@ -74,15 +77,16 @@ def _fresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
     return job.record
 
 
-def _listed(records: list[JobRecord], count: int, costs: bool) -> None:
+def _listed(records: list[JobRecord], count: int, costs: bool, *, filtered: bool) -> None:
     if not records:
-        say("No jobs." if not count else "No such jobs.")
-        say("Start one: ftg submit train.jsonl --model builtin/tiny")
+        told = "All of them: ftg list -a" if filtered else "Start one: ftg submit train.jsonl"
+        say("No such jobs." if filtered else "No jobs.")
+        say(told if filtered else f"{told} --model builtin/tiny")
         return
     if costs:
-        show(table(COSTS, [_cost_row(one) for one in records], right="EXPECTED AT_MOST ACTUAL"))
+        show(_fitting(COSTS, records, _cost_row, right="EXPECTED AT_MOST ACTUAL"))
     else:
-        show(table(JOBS, [_job_row(one) for one in records]))
+        show(_fitting(JOBS, records, _job_row))
     if count > len(records):
         say(f"{count - len(records)} older jobs: ftg list -a")
 
@@ -91,19 +95,41 @@ JOBS = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
 COSTS = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
 
 
-def _job_row(one: JobRecord) -> tuple[str, ...]:
-    model, data = _short(one.spec.model), _short(one.name, 16)
-    return one.id, one.status, one.backend, model, data, ago(one.created_at)
+ROOMS = ((60, 40), (22, 16), (16, 12), (12, 8))  # columns of a model's name and of a file's
 
 
-def _cost_row(one: JobRecord) -> tuple[str, ...]:
+def _fitting(
+    head: tuple[str, ...],
+    records: list[JobRecord],
+    row: Callable[[JobRecord, int, int], tuple[str, ...]],
+    right: str = "",
+) -> str:
+    """The table with names as long as the terminal allows."""
+    text = ""
+    for room in ROOMS:
+        text = table(head, [row(one, *room) for one in records], right=right)
+        if _wide(text) <= output.width():
+            break
+    return text
+
+
+def _wide(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def _job_row(one: JobRecord, model: int, data: int) -> tuple[str, ...]:
+    names = _short(one.spec.model, model), _short(one.name, data)
+    return one.id, one.status, one.called, *names, ago(one.created_at)
+
+
+def _cost_row(one: JobRecord, model: int, _: int) -> tuple[str, ...]:
     said, found = spending.Quote.of(one).cost_usd, spending.actual(one)
     expected, most = (usd(said.expected), usd(said.high)) if said else ("?", "?")
     cost = "-" if found is None else "?" if found.cost_usd is None else usd(found.cost_usd)
-    return one.id, one.status, _short(one.spec.model, 16), expected, most, cost
+    return one.id, one.status, _short(one.spec.model, model), expected, most, cost
 
 
-def _short(text: str, longest: int = 22) -> str:
+def _short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 2]}.."
 
 
@@ -158,7 +184,7 @@ def _facts(job: Job) -> dict[str, str]:
 
 def _where(record: JobRecord) -> str:
     host = record.backend_options.get("base_url")
-    return f"{record.backend}{f' at {host}' if host else ''}"
+    return f"{record.called}{f' at {host}' if host else ''}"
 
 
 def _figures(metrics: list[Metric]) -> str:
@@ -187,7 +213,7 @@ def _took(record: JobRecord, quote: Quote, ended: float) -> str:
 def _trained(record: JobRecord, quote: Quote) -> str:
     if not record.trained_tokens:
         return ""
-    said = f", estimated {quote.billed_tokens.expected:,}" if quote.billed_tokens else ""
+    said = "" if quote.tokens is None else f", estimated {quote.tokens:,}"
     return f"{record.trained_tokens:,} tokens{said}"
 
 
@@ -211,7 +237,7 @@ def record_document(record: JobRecord) -> dict[str, Any]:
     plain = record.model_dump(mode="json", exclude=BOOKKEEPING)
     found = spending.actual(record)
     actual = found.model_dump(mode="json") if found else None
-    return {**plain, "final": record.status.final, "actual": actual}
+    return {**plain, "called": record.called, "final": record.status.final, "actual": actual}
 
 
 BOOKKEEPING = {"submit_key", "step_at", "tries", "cursor", "system_prompt"}
@@ -257,5 +283,5 @@ def _ask(job: Job) -> None:
         raise BudgetError(
             f"Job {job.id} goes on: there is no terminal to confirm at.", hint="Pass --yes."
         )
-    if not proceed(f"Stop {job.id} ({job.record.backend}, {job.record.spec.model})?"):
+    if not proceed(f"Stop {job.id} ({job.record.called}, {job.record.spec.model})?"):
         raise BudgetError(f"Job {job.id} goes on: the answer was not yes.")

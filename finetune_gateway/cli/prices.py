@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ ROW = ("backend", "model", "unit", "usd", "source")
 
 
 def prices(
-    action: Annotated[str, typer.Argument(metavar="[show|path|set|check]")] = "show",
+    action: Annotated[str, typer.Argument(metavar="[show|path|set|check|update]")] = "show",
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="openai, azure, ..., or a GPU vendor.")
     ] = None,
@@ -60,11 +61,13 @@ def prices(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """What things cost: each row with its source and the day it was read. Offline.
+    """What things cost: each row with its source and the day it was read. Offline, but for
+    update.
 
     show (also without a word) prints the rows, path the files they are in, check what is old or
     wrong in them (exit 3 when your file cannot be read). set puts one row into your own file,
-    which goes before the package's; comments and other rows stay.
+    which goes before the package's; comments and other rows stay. update asks the Hugging Face
+    hub what an hour of its GPUs costs and puts that into your file.
 
     Base models are priced by genai-prices where it is installed ([prices]); ask with --model.
 
@@ -75,6 +78,7 @@ def prices(
       ftg prices set --backend azure --model gpt-4.1-mini-2025-04-14 \\
           --unit train_mtok --usd 4.40 --source "our contract, page 3"
       ftg prices check
+      ftg prices update
     """
     own = Settings.load().prices
     wanted = {"backend": backend, "model": model, "unit": unit, "market": market}
@@ -90,7 +94,9 @@ def prices(
         return _check(own, json)
     if action == "set":
         return _set(own, {**wanted, **given}, json, quiet)
-    raise SpecError(f"There is no 'prices {action}'.", hint="show, path, set or check.")
+    if action == "update":
+        return _update(own, wanted, json, quiet)
+    raise SpecError(f"There is no 'prices {action}'.", hint="show, path, set, check or update.")
 
 
 # -- show --------------------------------------------------------------------------------
@@ -297,3 +303,31 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     show(f"{'replaced' if replaced else 'added'}  {_detail([row], set())}")
     say(f"In {own}", quiet=quiet)
     return 0
+
+
+# -- update ------------------------------------------------------------------------------
+
+
+def _update(own: Path, wanted: dict[str, str | None], json: bool, quiet: bool) -> int:
+    if stray := [name for name, value in wanted.items() if value is not None]:
+        raise SpecError(
+            f"update takes no --{stray[0]}.", hint="It asks for GPU hours of Hugging Face Jobs."
+        )
+    # Imported here: only this asks anybody.
+    from finetune_gateway import hubprices
+
+    rows = hubprices.gpu_hours(date.today())
+    before = {row.key: row.usd for row in pricetable.prices(own)}
+    for row in rows:
+        pricetable.write_price(own, row)
+    if json:
+        output.emit({"path": str(own), "rows": [row.model_dump(mode="json") for row in rows]})
+        return 0
+    for row in rows:
+        show(f"{row.model:<16}${row.usd}{_change(before.get(row.key), row)}")
+    say(f"{len(rows)} prices of an hour, in {own}", quiet=quiet)
+    return 0
+
+
+def _change(before: Decimal | None, row: Price) -> str:
+    return "" if before == row.usd else "  (new)" if before is None else f"  (${before} before)"

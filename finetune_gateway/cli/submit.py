@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from finetune_gateway.cli import output
-from finetune_gateway.cli.estimate_text import dates
+from finetune_gateway.cli.estimate_text import dates, priced
 from finetune_gateway.cli.jobs import document
 from finetune_gateway.cli.options import (
     BaseUrl,
@@ -40,7 +40,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.job import Job
 from finetune_gateway.planning import Plan
 from finetune_gateway.pricing import Range
-from finetune_gateway.spending import Budget
+from finetune_gateway.spending import BILLED, Budget
 
 
 def submit(
@@ -173,12 +173,14 @@ class Gate:
 def plan_text(plan: Plan, limit: float | None, budget: Budget | None) -> str:
     """What is about to happen: cost, time, what leaves for where, what is left of the month."""
     found = plan.estimate
-    rows = f"{plan.reports[0].rows:,} rows"
-    lines = [f"{plan.backend.called} / {plan.spec.model}: {plan.spec.method} on {rows}"]
+    count = f"{plan.reports[0].rows:,} rows"
+    lines = [f"{found.backend} / {plan.spec.model}: {plan.spec.method} on {count}"]
     if found.data_leaves_machine:
         kept = f"; limit ${limit:,.2f}" if limit is not None else ""
         sent = " and ".join(_leaving(plan))
         lines.append(f"Estimated cost: {_prices(found.cost_usd)}{kept}")
+        rows = [row for row in found.prices if row.unit in BILLED]
+        lines += [wrapped(f"At {priced(row)}.") for row in rows]
         if budget is not None:
             lines.append(wrapped(_left(found.cost_usd, budget)))
         host = found.host or getattr(plan.backend, "host", plan.backend.name)

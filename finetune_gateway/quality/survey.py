@@ -80,13 +80,20 @@ def joined(
     return report.joined(found.findings, found.figures)
 
 
-def apart(report: Report, train: Dataset, held_out: Dataset, backends: Sequence[str]) -> Report:
-    """A report on training data with the rows it shares with the validation data; as it is
-    where looking would take seconds."""
+def shared(train: Dataset, held_out: Dataset) -> list[Placed]:
+    """The rows that training data shares with validation data; none where looking would take
+    seconds."""
     if train.size + held_out.size > AUTO_BYTES:
+        return []
+    return _leaks(train, [held_out], {})
+
+
+def apart(report: Report, leaks: Sequence[Placed], backends: Sequence[str]) -> Report:
+    """A report on training data with what ``shared`` found."""
+    if not leaks:
         return report
     findings = Findings(backends)
-    for defect, line, count in _leaks(train, [held_out], {}):
+    for defect, line, count in leaks:
         findings.add(defect, line, count)
     return report.joined(findings.listed(), report.quality)
 

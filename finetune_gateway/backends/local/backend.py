@@ -18,7 +18,7 @@ import psutil
 
 from finetune_gateway import calibration, hardware, profiles
 from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
-from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local import fourbit, models
 from finetune_gateway.backends.local.counting import RowCount
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
@@ -36,12 +36,14 @@ from finetune_gateway.tokens import LocalCounter, TokenStats
 
 # What the worker needs; named one by one so that the message says which is missing.
 STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
+NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finetune-gateway[local]'"
 
 OPTIONS = frozenset(TrainingSpec.model_fields) - {"learning_rate_multiplier"}
 
 
 class LocalBackend(Backend):
-    """LoRA or full fine-tuning by TRL on this machine, one job per GPU, or one on the CPU."""
+    """LoRA, QLoRA or full fine-tuning by TRL on this machine, one job per GPU, or one on the
+    CPU."""
 
     name = "local"
 
@@ -65,10 +67,10 @@ class LocalBackend(Backend):
         return Capabilities(
             hosted=False,
             methods=frozenset({"sft"}),
-            training_types=frozenset({"lora", "full"}),
+            training_types=frozenset({"lora", "qlora", "full"}),
             options=OPTIONS,
             stranger=_stranger(model) if model else "",
-            notes=("Nothing leaves this machine.",),
+            notes=("Nothing leaves this machine.", *(() if fourbit.installed() else (NO_QLORA,))),
             poll_seconds=(0.5, 2.0),
         )
 
@@ -85,8 +87,11 @@ class LocalBackend(Backend):
         missing = [name for name in STACK if find_spec(name) is None]
         if missing:
             raise MissingDependency(f"Local training (missing: {', '.join(missing)})", "local")
+        if spec.training_type == "qlora":
+            fourbit.require("QLoRA")
         folder = models.small_files(spec.model, self.settings)
-        models.config_of(folder)
+        config = models.config_of(folder)
+        fourbit.check_base(spec.model, config, wanted=spec.training_type == "qlora")
         ChatTemplate.load(folder, spec.chat_template).check()
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:
@@ -222,6 +227,8 @@ class LocalChat:
 
     @cached_property
     def _model(self) -> ChatModel:
+        if self.handle.base_quantization or fourbit.installed():
+            fourbit.bring_in()  # peft would import it too, with words on the screen
         # Imported here: transformers and peft take seconds, and a handle is often only shown.
         from finetune_gateway.backends.local.inference import LocalModel
 
@@ -262,7 +269,7 @@ def _checkpoints(folder: Path) -> list[Checkpoint]:
 
 def _versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
-    for name in ("finetune-gateway", *STACK, "tokenizers"):
+    for name in ("finetune-gateway", *STACK, fourbit.PACKAGE, "tokenizers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -6,6 +6,7 @@ prints the figures as JSON. Each model has random weights and lives in a folder 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -21,7 +22,7 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune_gateway.backends.local import builtin, sft
+from finetune_gateway.backends.local import builtin, fourbit
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.calibration import (
@@ -36,6 +37,10 @@ from finetune_gateway.memory import Setup
 from finetune_gateway.settings import Settings
 from finetune_gateway.shape import shape_of
 from finetune_gateway.spec import TrainingSpec
+
+WITH_QLORA = fourbit.installed()
+fourbit.keep_out()  # as the worker does: most jobs are without it
+sft = importlib.import_module("finetune_gateway.backends.local.sft")
 
 IMPORTED = psutil.Process().memory_info().rss
 IMPORT_CPU = time.process_time()  # since the process began
@@ -200,7 +205,20 @@ def calibrate(scratch: Path) -> Calibration:
         errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in small),
         largest=large.load.parameters,
         load_average=os.getloadavg()[0],
+        quantise_cpu=_quantising() if WITH_QLORA else None,
     )
+
+
+def _quantising() -> float:
+    """CPU seconds of turning one weight into 4 bits."""
+    fourbit.bring_in()
+    bitsandbytes = importlib.import_module(fourbit.PACKAGE)
+    taken, matrix = [], torch.randn(1024, 1024)
+    for _ in range(4):  # the first is not counted
+        began = time.process_time()
+        bitsandbytes.nn.Params4bit(matrix, False, quant_type=fourbit.NF4).to("cpu")
+        taken.append(time.process_time() - began)
+    return median(taken[1:]) / matrix.numel()
 
 
 def _taken(load: Load, rates: tuple[float, ...]) -> float:

@@ -48,7 +48,11 @@ class LocalModel:
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
         if handle.kind == "adapter":
-            base = load_model(models.whole(handle.base_model, settings, _quietly))
+            # In 4 bits if it was trained on in 4 bits: the adapter has learnt to make up for what
+            # they lose, and who chose QLoRA may have no room for more. (Never merged into those:
+            # that ruins the model. A merge takes the full-precision base.)
+            folder_of_base = models.whole(handle.base_model, settings, _quietly)
+            base = load_model(folder_of_base, handle.base_quantization)
             with warnings.catch_warnings():
                 # peft 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
@@ -146,6 +150,7 @@ def first_answer(run: Run, result: Result) -> str:
         kind=result.kind,
         model=result.model,
         base_model=run.spec.model,
+        base_quantization=result.base_quantization,
         backend="local",
         system_prompt=run.file.system_prompt,
     )

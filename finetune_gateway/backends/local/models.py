@@ -7,6 +7,7 @@ Hugging Face id looked for in the hub's cache.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,9 @@ def _local(model: str) -> Path | None:
 
 def _hub(model: str, patterns: list[str] | None) -> Path:
     # Imported here: the hub's client costs 0.2 s and only hub models need it.
+    # The hub is told what is fetched and nothing else: its client reads this when it is imported,
+    # and would tell the versions of other libraries and which program runs it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,

@@ -16,10 +16,11 @@ import torch
 from peft import LoraConfig, TaskType
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
-from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local import fourbit, models
 from finetune_gateway.backends.local.inference import first_answer
 from finetune_gateway.backends.local.loading import (
     encode_rows,
+    give_back,
     load_model,
     load_tokenizer,
     max_length_for,
@@ -34,7 +35,8 @@ from finetune_gateway.pricing import auto_epochs
 from finetune_gateway.template import ChatTemplate
 
 BATCH_SIZE, PACKED_BATCH_SIZE = 8, 1
-LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}  # TRL: peft_integration.md; LoRA wants 10x full
+# TRL: peft_integration.md; LoRA wants 10x full. QLoRA: as the paper has it for up to 13B.
+LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 LOGGED_POINTS = 500  # at most so many loss points per job
 SAVES = 10  # checkpoints per job, the last two kept
 
@@ -53,12 +55,17 @@ class Trainer(SFTTrainer):
 
 def train(run: Run) -> tuple[Result, int | None]:
     """Train one run; the result and the number of tokens trained on."""
+    # A worker may have died between saving the model and saying so.
+    if manifest_of(run.model) is None:
+        teach(run)
+        give_back()  # the trained model would stay beside the one that answers
+    return result_of(run)
+
+
+def teach(run: Run) -> None:
+    """From the base to a saved adapter, or a saved model."""
     spec = run.spec
     kind = spec.training_type or "lora"
-
-    # A worker may have died between saving the model and saying so.
-    if manifest_of(run.model) is not None:
-        return result_of(run)
 
     # -- load: the base, and the template that says what a conversation looks like to it
     run.phase("loading the model")
@@ -67,7 +74,9 @@ def train(run: Run) -> tuple[Result, int | None]:
     template = ChatTemplate.load(folder, spec.chat_template)
     template.check()
     tokenizer = load_tokenizer(folder, template)
-    model = load_model(folder)
+    # QLoRA: the base in 4 bits, frozen; what is trained on top of it is as with LoRA.
+    quantization = fourbit.NF4 if kind == "qlora" else None
+    model = load_model(folder, quantization)
 
     # -- format: rows -> input_ids (n,) and labels (n,), -100 where nothing is learnt
     run.phase("reading the data")
@@ -139,10 +148,15 @@ def train(run: Run) -> tuple[Result, int | None]:
         train_dataset=dataset,
         eval_dataset=valid_rows.rows if valid_rows else None,
         processing_class=tokenizer,
-        peft_config=lora if kind == "lora" else None,
+        peft_config=None if kind == "full" else lora,
         callbacks=[progress],
     )
     trainer.progress = progress
+    # On a quantised base TRL has cast the adapters to bf16, and a checkpoint is read back in
+    # fp32: a run that was continued would be another one. In fp32 both are bit for bit the same.
+    for parameter in model.parameters():  # with the adapters put into it
+        if parameter.requires_grad and quantization:
+            parameter.data = parameter.data.float()
 
     # TRL drops rows of its own accord; ours have been counted already and must all be there.
     kept = len(cast(Sized, trainer.train_dataset))
@@ -168,22 +182,21 @@ def train(run: Run) -> tuple[Result, int | None]:
     def write(target: Path) -> None:
         trainer.save_model(str(target))
         tokenizer.save_pretrained(target)
-        if kind == "lora":
+        if kind != "full":
             pin_base(target / "adapter_config.json", spec.model, folder)
 
     about = {
         "job_id": run.id,
-        "kind": "adapter" if kind == "lora" else "merged",
+        "kind": "merged" if kind == "full" else "adapter",
         "base_model": spec.model,
         "base_revision": models.revision_of(folder),
+        "base_quantization": quantization,
         "template_sha256": template.sha256,
         "trained_tokens": progress.trained_tokens,
         "metrics": last_metrics(trainer.state.log_history),
     }
-    del model
     save_whole(run.model, write, about)
     run.event(f"Saved {run.model}.")
-    return result_of(run)
 
 
 def result_of(run: Run) -> tuple[Result, int | None]:
@@ -196,6 +209,7 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         kind=manifest["kind"],
         model=str(run.model),
         base_revision=manifest["base_revision"],
+        base_quantization=manifest.get("base_quantization"),
         template_hash=manifest["template_sha256"],
         metrics=manifest["metrics"],
     )

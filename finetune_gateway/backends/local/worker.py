@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import JobStatus, Result
@@ -97,6 +98,10 @@ def wait_for_slot(run: Run) -> None:
 def train(run: Run) -> tuple[Result, int | None]:
     """Run the method's own file, which imports torch."""
     run.phase("importing torch and trl")
+    if run.spec.training_type == "qlora":
+        fourbit.bring_in()
+    else:
+        fourbit.keep_out()
     method = importlib.import_module(f"finetune_gateway.backends.local.{run.spec.method}")
     outcome: tuple[Result, int | None] = method.train(run)
     return outcome
