@@ -54,6 +54,8 @@ class _Engine(Protocol):
 
     def encode_flat(self, text: str) -> bytes: ...
 
+    def encode_batch_flat(self, texts: list[str]) -> tuple[bytes, bytes]: ...
+
 
 def base_model(model: str) -> str:
     """The base behind a fine-tuned name, or the name itself.
@@ -87,8 +89,8 @@ _begun: list[Thread] = []
 
 
 def begin(encoding: str) -> None:
-    """Load an encoding beside what else this process does, such as its imports: splintr does not
-    hold the interpreter's lock. The next counter waits for it."""
+    """Load an encoding beside what else this process does, such as its imports: most of it is done
+    without the interpreter's lock. The next counter waits for it."""
     _begun.append(Thread(target=_engine, args=(encoding,)))
     _begun[-1].start()
 
@@ -109,7 +111,7 @@ def _engine(encoding: str) -> _Engine:
     # o200k_harmony adds special tokens only; ordinary text is the same as in o200k_base.
     vocabulary = encoding.replace("o200k_harmony", "o200k_base")
     engine = cast(_Engine, splintr.Tokenizer.from_pretrained(vocabulary))
-    engine.encode_flat(_CANARIES[3])
+    engine.encode_batch_flat([_CANARIES[3]])  # unlike encode_flat it lets other threads run
     return engine
 
 
