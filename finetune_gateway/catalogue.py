@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from finetune_gateway import clock
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider
@@ -59,7 +61,7 @@ def _entry(info: ModelInfo, provider: Provider, asked: Provider) -> Entry:
     from genai_prices import __version__
     from genai_prices.types import TieredPrices
 
-    found = info.get_prices(datetime.now(tz=UTC))
+    found = info.get_prices(datetime.combine(clock.today(), time(12), UTC))
     said = [] if provider is asked else [f"{provider.name}'s price, taken for {asked.name}."]
     usd: dict[str, Decimal] = {}
     for unit, field in FIELDS.items():
@@ -91,7 +93,7 @@ def _newest(version: str) -> date:
     """The newest change in this release that is in force: it says no date of its own."""
     from genai_prices.data_snapshot import get_snapshot
 
-    today = date.today()
+    today = clock.today()
     changes = (
         getattr(price.constraint, "start_date", date.min)
         for provider in get_snapshot().providers

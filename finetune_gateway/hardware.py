@@ -13,6 +13,7 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+from finetune_gateway import clock
 from finetune_gateway.batches import Feed, feed, usual_batch
 from finetune_gateway.calibration import QUANTISE_CPU, READINGS, Calibration, load_of
 from finetune_gateway.errors import SpecError
@@ -164,7 +165,7 @@ def estimate_local(
     Without ``shape`` neither memory nor time is told. Raises SpecError for an unknown GPU.
     """
     where = place or Place(device=device, gpu=gpu, usd_per_gpu_hour=usd_per_gpu_hour)
-    day = today or date.today()
+    day = today or clock.today()
     if where.gpu is not None:
         where = _on_gpu(where)
     fed = feed(spec, tokens, where.row_limit)

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from finetune_gateway import catalogue
+from finetune_gateway import catalogue, clock
 from finetune_gateway.errors import SpecError
 from finetune_gateway.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.tokens import base_model
@@ -197,7 +197,7 @@ def priced(**fields: Any) -> Price:
             f"market belongs to gpu_hour rows, and to them alone; this is {row.unit}.",
             hint=f"Markets: {', '.join(MARKETS)}.",
         )
-    if row.as_of > date.today():
+    if row.as_of > clock.today():
         raise SpecError(f"as_of {row.as_of} has not come yet.", hint="Give the day it was read.")
     return row
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
 
+from finetune_gateway import clock
 from finetune_gateway.errors import SpecError
 from finetune_gateway.memory import MemoryParts
 from finetune_gateway.pricetable import Price, Unit, find_price, prices
@@ -140,7 +141,7 @@ def estimate_hosted(
     address. Expected = billed tokens x epochs x price. Raises SpecError
     when ``extra`` is not a price table.
     """
-    day = today or date.today()
+    day = today or clock.today()
     epochs = epochs_of(spec, tokens.rows)
     billed = _billed_range(tokens, epochs[:3])
     found = _training_prices(spec, profile, extra)
@@ -216,7 +217,7 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
         model=estimate.model,
         unit="train_mtok",
         usd=usd,
-        as_of=today or date.today(),
+        as_of=today or clock.today(),
         source="given on the command line or in the call (--train-price)",
     )
     replaced = [old for old in estimate.prices if old.unit == "train_mtok"]

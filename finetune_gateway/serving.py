@@ -15,6 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from finetune_gateway import clock
 from finetune_gateway.errors import SpecError
 from finetune_gateway.gpus import gpu_name
 from finetune_gateway.pricetable import Price, Unit, find_price, gpu_prices
@@ -187,7 +188,7 @@ def serving_costs(
     for name, amount in (("price", usd_per_hour), ("throughput", tokens_per_second)):
         if amount is not None and (not amount.is_finite() or amount <= 0):
             raise SpecError(f"The {name} of a GPU cannot be {amount}.", hint="Give it above 0.")
-    day = today or date.today()
+    day = today or clock.today()
     theirs = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
     own = _own(_called(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
     met = [

@@ -42,6 +42,8 @@ def _away_from_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in [name for name in os.environ if name.startswith(PROVIDER_VARIABLES)]:
             patch.delenv(name)
         patch.setenv("FTG_HOME", str(tmp_path_factory.mktemp("any-home")))
+        # Models retire and prices grow old: tests are about this day, in all they start.
+        patch.setenv("FTG_TODAY", "2026-11-21")
         yield
 
 

@@ -48,7 +48,8 @@ def env(tmp_path: Path) -> dict[str, str]:
     """A home of its own, no keys, 80 columns."""
     secret = ("KEY", "TOKEN", "OPENAI", "FTG_", "NO_COLOR")
     kept = {k: v for k, v in os.environ.items() if not any(word in k for word in secret)}
-    return kept | {"FTG_HOME": str(tmp_path / "home"), "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    told = {"FTG_HOME": str(tmp_path / "home"), "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    return kept | told | {"FTG_TODAY": os.environ["FTG_TODAY"]}
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "locks",
         "records",
     ),
-    0: ("errors", "strict", "checks.parallel"),
+    0: ("errors", "strict", "clock", "checks.parallel"),
 }
 # Backends know nothing of each other.
 FAMILIES = (

@@ -7,13 +7,13 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_gateway import Gateway, LocalBackend, SpecError, calibration
+from finetune_gateway import Gateway, LocalBackend, SpecError, calibration, clock
 from finetune_gateway.batches import feed, packed
 from finetune_gateway.calibration import WORK, Calibration, Load, fitted
 from finetune_gateway.spec import TrainingSpec
@@ -117,11 +117,11 @@ def test_calibration_is_measured_kept_and_used(
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     kept = calibration.read(home)
-    assert kept is not None and kept.doubts(date.today()) is None
+    assert kept is not None and kept.doubts(clock.today()) is None
     assert told["work"] == list(WORK) and told["torch"] == kept.torch == calibration.torch_version()
     assert max(map(abs, kept.errors)) < 0.5 and kept.imported_bytes > 200e6
     found = Gateway().estimate(train_file, model=str(tiny_folder), backend="local")
-    assert any(f"measured on this machine on {date.today()}" in a for a in found.assumptions)
+    assert any(f"measured on this machine on {clock.today()}" in a for a in found.assumptions)
     assert wide.seconds and found.seconds
     # The tiny job is all start; the range of a calibrated one is below threefold unless busy.
     assert found.seconds.high / found.seconds.low < 2 * kept.stretch
@@ -132,16 +132,16 @@ def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
     """Another machine, another torch, three months: each is said."""
     found = Calibration(
         machine=calibration.machine(), torch=calibration.torch_version(),
-        measured_on=date.today(), threads=2, rates=(1e-3,) * len(WORK), stretch=1.0, speedup=1.5,
+        measured_on=clock.today(), threads=2, rates=(1e-3,) * len(WORK), stretch=1.0, speedup=1.5,
         start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
         imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
         load_average=0.5,
     )  # fmt: skip
-    assert found.doubts(date.today()) is None
-    old = found.model_copy(update={"measured_on": date.today() - timedelta(days=91)})
-    assert "91 days old" in (old.doubts(date.today()) or "")
+    assert found.doubts(clock.today()) is None
+    old = found.model_copy(update={"measured_on": clock.today() - timedelta(days=91)})
+    assert "91 days old" in (old.doubts(clock.today()) or "")
     for changed in ({"machine": "other"}, {"torch": "1.0"}):
-        assert found.model_copy(update=changed).doubts(date.today())
+        assert found.model_copy(update=changed).doubts(clock.today())
     calibration.write(home, found)
     assert calibration.read(home) == found
     (home / calibration.FILE).write_text('{"machine": 3}')

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import finetune_gateway as gateway
-from finetune_gateway import catalogue, pricetable
+from finetune_gateway import catalogue, clock, pricetable
 from finetune_gateway.cli import main
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.hardware import GPUS
@@ -80,7 +80,7 @@ def test_a_gpu_is_found_by_its_whole_name_cheapest_first() -> None:
         ({"unit": "per_token"}, "unit: "),
         ({"source": ""}, "source: "),
         ({"as_of": "yesterday"}, "as_of: "),
-        ({"as_of": date.today() + timedelta(days=2)}, "has not come yet"),
+        ({"as_of": clock.today() + timedelta(days=2)}, "has not come yet"),
         ({"market": "spot"}, "market belongs to gpu_hour"),
         ({"unit": "gpu_hour"}, "market belongs to gpu_hour"),
         ({"unit": "gpu_hour", "market": "moon"}, "market: "),
@@ -188,7 +188,7 @@ def test_base_models_come_from_the_catalogue_by_whole_names() -> None:
         ).total_price
     )
     assert price.source.startswith(f"genai-prices {library.__version__} (https://")
-    assert date(2026, 1, 1) < price.as_of <= date.today()
+    assert date(2026, 1, 1) < price.as_of <= clock.today()
     ft = library.calc_price(
         library.Usage(input_tokens=1), model_ref="ft:gpt-4o-2024-08-06", provider_id="openai"
     )

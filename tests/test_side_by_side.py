@@ -30,7 +30,6 @@ from finetune_gateway import (
 )
 from finetune_gateway.backends.base import Backend
 from finetune_gateway.checks import gate, parallel
-from finetune_gateway.cli import about, doctor
 from finetune_gateway.cli.estimate import pairs
 from finetune_gateway.profiles import load_profile
 from finetune_gateway.spec import TrainingSpec
@@ -383,17 +382,6 @@ def test_a_handle_knows_when_it_retires(home: Path, train_file: Path) -> None:
         assert handle.retires_on == day
 
 
-def on_day(day: date) -> type[date]:
-    """The calendar with another today."""
-
-    class Calendar(date):
-        @classmethod
-        def today(cls) -> date:
-            return day
-
-    return Calendar
-
-
 @pytest.mark.parametrize(
     ("day", "there", "gone"),
     [
@@ -406,7 +394,7 @@ def test_doctor_tells_dates_with_source_and_age(
     ftg: Ftg, monkeypatch: pytest.MonkeyPatch, day: date, there: str, gone: str
 ) -> None:
     """What closes when, for whom, as of when; what was looked up more than 90 days ago."""
-    monkeypatch.setattr(doctor, "date", on_day(day))
+    monkeypatch.setenv("FTG_TODAY", str(day))
     told = {one["name"]: one for one in json.loads(ftg("doctor", "--json").stdout)["checks"]}
     found = told["openai"]["found"]
     assert there in found and gone not in found
@@ -418,7 +406,7 @@ def test_doctor_tells_dates_with_source_and_age(
 
 def test_models_tell_dates_with_source_and_age(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last day, the retirement, who may, and what has grown old."""
-    monkeypatch.setattr(about, "date", on_day(date(2026, 11, 21)))
+    monkeypatch.setenv("FTG_TODAY", "2026-11-21")
     done = ftg("models")
     row = next(line for line in done.stdout.splitlines() if line.startswith(f"openai  {MINI}"))
     assert row.split()[-2:] == ["2027-01-06", "2027-01-14"]
@@ -429,8 +417,21 @@ def test_models_tell_dates_with_source_and_age(ftg: Ftg, monkeypatch: pytest.Mon
     mini = next(row for row in rows if row["model"] == MINI)
     assert (mini["retires_on"], mini["base_retires_on"]) == ("2027-10-14", "2027-04-14")
     assert mini["only_for"] == "existing customers (from 2027-04-14)" and not mini["stale"]
-    monkeypatch.setattr(about, "date", on_day(date(2027, 1, 7)))
+    monkeypatch.setenv("FTG_TODAY", "2027-01-07")
     assert MINI not in ftg("models", "--backend", "openai").stdout
+
+
+def test_another_day_can_be_asked_about(
+    ftg: Ftg, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FTG_TODAY: a job that will be refused is refused, with its date; no day is an error."""
+    submit = ("submit", str(train_file), "--model", MINI, "--yes")
+    monkeypatch.setenv("FTG_TODAY", "2027-01-07")
+    late = ftg(*submit)
+    assert late.returncode != 0 and "2027-01-06" in late.stderr
+    monkeypatch.setenv("FTG_TODAY", "tomorrow")
+    odd = ftg(*submit)
+    assert odd.returncode == 2 and "FTG_TODAY is 'tomorrow', which is no day" in odd.stderr
 
 
 def test_life_cycles_have_source_and_day() -> None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from finetune_gateway import pricing, profiles
+from finetune_gateway import clock, pricing, profiles
 from finetune_gateway.backends import address, wire
 from finetune_gateway.backends.base import Backend, Capabilities, DataFile
 from finetune_gateway.backends.chat import OpenAIChat
@@ -142,7 +142,7 @@ class OpenAIBackend(Backend):
 
     def today(self) -> date:
         """The day that decides what is still open. Tests set another one."""
-        return date.today()
+        return clock.today()
 
     # -- before anything is sent ---------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from finetune_gateway import backends as known
-from finetune_gateway import profiles
+from finetune_gateway import clock, profiles
 from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Json
 from finetune_gateway.cli.output import paint, say, show, table, wrapped
@@ -83,7 +83,7 @@ def models(
       ftg models
       ftg models --backend openai --all
     """
-    today = date.today()
+    today = clock.today()
     names = [backend] if backend not in (None, "local") else profiles.profile_names()
     hosts = [] if backend == "local" else [profiles.load_profile(str(name)) for name in names]
     found = [row for host in hosts for row in _rows(host, today) if all_ or row["open"]]

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import median
@@ -17,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway import profiles
+from finetune_gateway import clock, profiles
 from finetune_gateway.backends.local import builtin, models
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.checks.findings import Report
@@ -171,7 +170,7 @@ def spoilt(text: str) -> str:
 
 def _priced(gateway: Gateway, voice: Voice) -> list[Option]:
     chosen = {"n_epochs": SETTINGS["n_epochs"]}
-    hosted = profiles.load_profile("openai").trainable("sft", date.today())
+    hosted = profiles.load_profile("openai").trainable("sft", clock.today())
     wanted = [*((model, "openai") for model in hosted), (MODEL, "local")]
     data = builtin.demo_path("train")
     options = gateway.options(data, wanted, **chosen)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway import profiles
+from finetune_gateway import clock, profiles
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.checks.findings import Report
 from finetune_gateway.cli.demo_answers import Answer, Score, samples
@@ -114,7 +113,7 @@ def _notes(options: Sequence[Option]) -> Iterator[str]:
         if not one.data_leaves_machine:
             yield f"{one.model} is trained here: {time(one)}, and nothing is sent anywhere."
     closed = profiles.load_profile("openai").no_new_jobs_after
-    if closed and date.today() > closed:
+    if closed and clock.today() > closed:
         yield f"OpenAI takes no new jobs since {closed}."
     others = [name for name in profiles.profile_names() if name not in ("openai", "custom")]
     yield f"No price is built in for {', '.join(others)}; prices.toml in the home adds your own."

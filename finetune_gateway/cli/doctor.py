@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import psutil
 import typer
 
-from finetune_gateway import backends, hardware, profiles
+from finetune_gateway import backends, clock, hardware, profiles
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.cli import calibrating, output
@@ -187,7 +187,7 @@ def _keys() -> Iterator[Check]:
 
 
 def _dates() -> Iterator[Check]:
-    today = date.today()
+    today = clock.today()
     for name in profiles.profile_names():
         host = profiles.load_profile(name)
         told = [*_closing(host, today), *_retiring(host, today)]

@@ -9,6 +9,7 @@ from datetime import date
 from textwrap import wrap
 from typing import Any
 
+from finetune_gateway import clock
 from finetune_gateway.cli import fit, output
 from finetune_gateway.cli.output import paint, size, span, usd, wrapped
 from finetune_gateway.errors import GatewayError
@@ -72,7 +73,7 @@ def jobs_until(estimate: Estimate, today: date | None = None) -> str:
     if life is None:
         return "-"
     if life.new_jobs_until:
-        over = life.new_jobs_until < (today or date.today())
+        over = life.new_jobs_until < (today or clock.today())
         return f"{'closed ' if over else ''}{life.new_jobs_until}"
     earliest = life.new_jobs_at_least_until
     return f"{earliest} or later" if earliest else "not known"

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway import pricetable
+from finetune_gateway import clock, pricetable
 from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.cli.output import paint, say, show, table, wrapped
@@ -108,7 +108,7 @@ def _show(
     _known("unit", wanted["unit"], UNITS)
     _known("market", wanted["market"], MARKETS)
     rows = [row for row in _all_rows(own, wanted["model"]) if _asked(row, wanted)]
-    today = date.today()
+    today = clock.today()
     shown = [row for row in rows if everything or wanted["model"] or not _closed(row, today)]
     if not rows:
         named = ", ".join(f"{key} {value}" for key, value in wanted.items() if value)
@@ -260,7 +260,7 @@ def _path(own: Path, json: bool) -> int:
 
 
 def _check(own: Path, json: bool) -> int:
-    found = pricetable.doubts(own, date.today())
+    found = pricetable.doubts(own, clock.today())
     broken = any(doubt.severity == "error" for doubt in found)
     if json:
         output.emit({"ok": not broken, "findings": [asdict(doubt) for doubt in found]})
@@ -295,7 +295,7 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     if fields["unit"] == "gpu_hour" and fields["market"] is None:
         fields["market"] = "on-demand"
     given = {name: value for name, value in fields.items() if value is not None}
-    row = pricetable.priced(**{"as_of": date.today(), **given})
+    row = pricetable.priced(**{"as_of": clock.today(), **given})
     replaced = pricetable.write_price(own, row)
     if json:
         output.emit({"path": str(own), "replaced": replaced, "row": row.model_dump(mode="json")})
@@ -316,7 +316,7 @@ def _update(own: Path, wanted: dict[str, str | None], json: bool, quiet: bool) -
     # Imported here: only this asks anybody.
     from finetune_gateway import hubprices
 
-    rows = hubprices.gpu_hours(date.today())
+    rows = hubprices.gpu_hours(clock.today())
     before = {row.key: row.usd for row in pricetable.prices(own)}
     for row in rows:
         pricetable.write_price(own, row)

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -22,6 +21,7 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from finetune_gateway import clock
 from finetune_gateway.backends.local import builtin, fourbit
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
@@ -193,7 +193,7 @@ def calibrate(scratch: Path) -> Calibration:
     return Calibration(
         machine=machine(),
         torch=torch_version(),
-        measured_on=date.today(),
+        measured_on=clock.today(),
         threads=threads,
         rates=rates,
         stretch=stretch,
