@@ -98,7 +98,9 @@ def storm(
         (folder / f"job-{number}.jsonl").rename(folder / f"job-{folder.name}-{number:02}.jsonl")
     for path in folder.iterdir():  # content of its own in every storm
         path.write_text(path.read_text().replace("This is file", f"This is {folder.name}"))
-    process = start(SUBMITTERS, provider.url, folder, seed, kills, CHAOS_TIMEOUT=30)
+    process = start(
+        SUBMITTERS, provider.url, folder, seed, kills, CHAOS_TIMEOUT=30, CHAOS_SETTLE=SETTLE
+    )
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     said = [path.read_text() for path in folder.glob("*.said")]
@@ -107,6 +109,11 @@ def storm(
     found = Counter(json.loads(out))
     found.update("admitted" if text.startswith("ftg-") else "refused" for text in said)
     return found
+
+
+# Longer than the host takes to answer: on a busy machine 1 s was not, once in 40 storms, and a job
+# of the dead was created after its share had been given back.
+SETTLE = 4
 
 
 def one_job(home: Path, folder: Path) -> Decimal:
@@ -159,7 +166,7 @@ def repetition(
             bought = provider.bought()
             assert max(bought.values(), default=0) <= 1 and len(bought) <= ROOM
             assert kills or first["admitted"] == len(bought) == ROOM
-            time.sleep(1.1)  # what was sent can no longer take effect: CHAOS_SETTLE
+            time.sleep(SETTLE + 0.1)  # what was sent can no longer take effect
             second = storm(provider, tmp_path / "second", 12, seed=seed)
         assert max(seen) <= cap and len(seen) > 10
         bought = provider.bought()
