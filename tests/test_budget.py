@@ -111,8 +111,8 @@ def storm(
     return found
 
 
-# Longer than the host takes to answer: on a busy machine 1 s was not, once in 40 storms, and a job
-# of the dead was created after its share had been given back.
+# Seconds, more than the host takes to answer: else a job of the dead is created after its share was
+# given back. With 0.05 two of three storms go above the cap; with 1, one of 40 did on a busy machine.
 SETTLE = 4
 
 
