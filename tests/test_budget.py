@@ -112,7 +112,7 @@ def storm(
 
 
 # Seconds, more than the host takes to answer: else a job of the dead is created after its share was
-# given back. With 0.05 two of three storms go above the cap; with 1, one of 40 did on a busy machine.
+# given back. With 0.05 two of three storms go above the cap; with 1 one of 40 did, beside load.
 SETTLE = 4
 
 
