@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from finetune_gateway import Gateway, TrainingSpec, cli, encodings
 from finetune_gateway.checks import gate as checks
 from finetune_gateway.checks import parallel, scan
+from finetune_gateway.checks.chat import blank
 from finetune_gateway.checks.findings import Report
 from finetune_gateway.checks.ranges import Lines, Range, cut
 from finetune_gateway.checks.repeats import Repeats
@@ -134,6 +135,46 @@ def test_the_short_way_finds_what_the_long_way_finds(
     path.write_bytes(b"\n".join([FIRST, *given_lines, FIRST]) + b"\n")
     for method in ("sft", "reinforcement"):
         assert report_on(path, workers=1, method=method) == without_screen(path, method=method)
+
+
+HALF = b'{"messages": [{"role": "user", "content": "q"}'
+REST = b'{"role": "assistant", "content": "a"}]}'
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        (FIRST + b" " + FIRST, b""),
+        (FIRST + b" " + FIRST, b" "),
+        (FIRST + FIRST, b"{}"),
+        (FIRST + b" " + HALF + b",", REST),
+        (FIRST + b" " + HALF, b"," + REST),
+        (FIRST + b" " + HALF, REST),
+        (HALF + b",", REST + b" " + FIRST),
+        (FIRST + b" " + FIRST, FIRST[:-1], b"}"),
+        (FIRST + b' {"messages": [{"role": "user", "content": "}', b'{"}]}'),
+        (HALF + b",\r", REST + b" " + FIRST),
+    ],
+)
+def test_a_line_is_one_row(rows: tuple[bytes, ...]) -> None:
+    """As many rows as lines are not enough: each line is one whole row."""
+    for before in ([], [FIRST], [FIRST] * 20, [FIRST + b"\r"], [FIRST + b"\r"] * 20):
+        assert len(Screen("sft").clean([*before, *rows, FIRST]).roles) == len(before)
+
+
+def test_no_blank_text_goes_the_short_way() -> None:
+    """Whatever shows nothing is seen in the bytes, however it is written."""
+    screen = Screen("sft")
+    for text in filter(blank, map(chr, range(sys.maxunicode + 1))):
+        for shown in (text, f"{text}\n", f" {text}{text}"):
+            for ascii_only in (True, False):
+                content = json.dumps(shown, ensure_ascii=ascii_only)
+                raw = FIRST.replace(b'"a"', content.encode("utf-8", "surrogatepass"))
+                assert not screen.clean([raw]).roles, raw
+                upper = content.upper().replace("\\U", "\\u").replace("\\N", "\\n")
+                assert not screen.clean(
+                    [FIRST.replace(b'"a"', upper.encode("utf-8", "replace"))]
+                ).roles
 
 
 def test_most_rows_go_the_short_way() -> None:
@@ -383,12 +424,15 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
         json.dumps(text, ensure_ascii=chance.random() < 0.3).encode("utf-8", "replace")
         for text in listed
     ]
-    repeats = Repeats()
-    for line, raw in enumerate(written, 1):
-        repeats.add(raw, line, line)
-    found = {
-        one.line: (one.exact, one.earlier) for one in repeats.found(lambda at: written[at - 1])
-    }
+    whole = b"".join(raw + b"\n" for raw in written)
+
+    def read(offset: int) -> bytes:
+        return whole[offset:].partition(b"\n")[0]
+
+    repeats, exact = Repeats(), Repeats(near=False)
+    for rows in (repeats, exact):  # in two steps, as the rows of a file come in batches
+        assert rows.add(written[2:], 3, rows.add(written[:2], 1, 0)) == len(whole)
+    found = {one.line: (one.exact, one.earlier) for one in repeats.found(read)}
     first: dict[str, int] = {}
     seen: dict[bytes, int] = {}
     expected = {}
@@ -401,10 +445,7 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
         seen.setdefault(raw, line)
         first.setdefault(fold, line)
     assert found == expected
-    exact = Repeats(near=False)
-    for line, raw in enumerate(written, 1):
-        exact.add(raw, line, line)
-    assert {one.line: one.earlier for one in exact.found(lambda at: written[at - 1])} == {
+    assert {one.line: one.earlier for one in exact.found(read)} == {
         line: earlier for line, (same, earlier) in expected.items() if same
     }
 

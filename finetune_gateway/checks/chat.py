@@ -37,10 +37,11 @@ _MESSAGE_KEYS = frozenset(
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 # White space, and what shows nothing: zero-width characters, soft hyphen, direction controls,
 # Hangul fillers, the empty Braille pattern, variation selectors, tag characters.
-_NOTHING = re.compile(
-    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]*"
+NOTHING = (
+    r"\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
 )
+_nothing = re.compile(f"[{NOTHING}]*").fullmatch
 _MAX_UNKNOWN = 20  # unknown keys reported for one object
 
 
@@ -267,4 +268,4 @@ def unknown_keys(value: Json, known: frozenset[str], path: str) -> Defects:
 
 def blank(text: str) -> bool:
     """Whether a text shows nothing at all."""
-    return text == "" or _NOTHING.fullmatch(text) is not None
+    return text == "" or _nothing(text) is not None

@@ -7,7 +7,7 @@ but for case and spaces; the few rows with equal sums are read again to be sure.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 from unicodedata import is_normalized
@@ -58,14 +58,19 @@ class Repeats:
         self._lines = [array("I") for _ in range(_SLOTS)]
         self._offsets = [array("Q") for _ in range(_SLOTS)]
 
-    def add(self, raw: bytes, line: int, offset: int) -> None:
-        """Remember a row: its bytes without line end, its line, and where these bytes begin."""
-        bare = raw.strip()
-        sums = _sums(raw) if self.near else adler32(bare)
-        slot = sums & 255
-        self._keys[slot].append(sums << 32 | crc32(bare))
-        self._lines[slot].append(line)
-        self._offsets[slot].append(offset)
+    def add(self, raws: Sequence[bytes], line: int, offset: int) -> int:
+        """Remember rows that follow one another: their bytes without line feeds, the line of the
+        first, and where its bytes begin. Returns where the next row begins."""
+        near, keys, lines, offsets = self.near, self._keys, self._lines, self._offsets
+        for number, raw in enumerate(raws, line):
+            bare = raw.strip()
+            sums = _sums(raw) if near else adler32(bare)
+            slot = sums & 255
+            keys[slot].append(sums << 32 | crc32(bare))
+            lines[slot].append(number)
+            offsets[slot].append(offset)
+            offset += len(raw) + 1
+        return offset
 
     def extend(self, later: Repeats) -> None:
         """Add the rows of the part that follows."""

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ Json = dict[str, Any]
 
 MAX_FILE = 512 << 20  # bytes; OpenAI's limit for a training file
 _BATCH = 1024  # rows taken the short way at once: each step with its tables in the cache
+_CR, _LAST = 13, itemgetter(-1)  # a byte, and what gives the last one of a line
 _KEPT = 10  # blank lines and repeated rows whose numbers are kept
 
 _FITTING = {
@@ -163,11 +165,11 @@ class Scan:
         while raws := source.chunk[source.at + lines : source.at + lines + self.batch]:
             batch = screen.clean(raws)
             count = self._counted(batch)
-            for raw in raws[:count]:
-                self.repeats.add(raw, source.number + lines, source.offset + size)
-                lines += 1
-                size += len(raw) + 1
-            self._taken(raws[:count])
+            taken = raws[:count]
+            begun = source.offset + size
+            size += self.repeats.add(taken, source.number + lines, begun) - begun
+            lines += count
+            self._taken(taken)
             if count < len(raws):
                 self.batch = 1
                 break
@@ -186,7 +188,8 @@ class Scan:
             return
         if self.blank_count:
             self._blanks_inside()
-        self.ends.update({b"\r\n" if raw.endswith(b"\r") else b"\n" for raw in raws})
+        for last in set(map(_LAST, raws)):
+            self.ends.add(b"\r\n" if last == _CR else b"\n")
         self.rows += len(raws)
         self.objects += len(raws)
 
@@ -211,7 +214,7 @@ class Scan:
         except BadLine as exc:
             return self._bad(exc, line, raw, source)
         if isinstance(value, dict):
-            self.repeats.add(raw, line.number, line.offset + len(line.raw) - len(raw))
+            self.repeats.add([raw], line.number, line.offset + len(line.raw) - len(raw))
         self._value(value, text, line.number)
         return True
 
