@@ -10,14 +10,14 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from finetune_gateway.memory import Setup
+from finetune_gateway.memory import TILE_VOCABULARY, Setup
 from finetune_gateway.shape import ModelShape, lora_parameters
 
 FILE = "calibration.json"
@@ -27,11 +27,16 @@ TURNING_BACK = 1.08
 # Turning a weight into 4 bits, where nobody measured it: 2.69 s for 64 million, reading and all.
 # A job does it twice: to train, and to answer.
 QUANTISE_CPU, READINGS = 4e-8, 2
+# The logits of a batch live at once, in tiles. Up to so many bytes of one the caches help; a logit
+# of larger ones costs up to three times as much (20 shapes, tiles of 1 to 133 MB: 14 to 45 ns).
+CACHED = 12 << 20
 STALE_DAYS = 90
+MATRICES = "a floating-point operation in the matrices"
 WORK = (
     "a batch passing one layer",
-    "a floating-point operation in the matrices",
+    MATRICES,
     "a logit",
+    "a logit beyond the caches",
     "a number kept for the backward pass",
     "a query meeting a key, per number",
     "a trained weight of the optimiser's step",
@@ -47,6 +52,11 @@ class Load:
     parameters: int
     checkpoint_bytes: int  # of the trained weights and their two moments
     quantised: int = 0  # weights turned into 4 bits, each time the model is read
+
+    def plus(self, other: Load, times: float) -> Load:
+        """With other work on the same model, so many times."""
+        both = zip(self.units, other.units, strict=True)
+        return replace(self, units=tuple(own + times * more for own, more in both))
 
 
 def load_of(
@@ -74,11 +84,14 @@ def load_of(
     trained = shape.parameters if full else adapters
     kept = 6 * shape.hidden_size + 4 * shape.intermediate_size * shape.active_experts
     twice = 1.3 if again else 1.0
+    tile = 4 * slots / max(1, batches) * min(shape.vocab_size, TILE_VOCABULARY)
+    logits = slots * shape.vocab_size
     return Load(
         units=(
             batches * shape.layers * twice,
             slots * matrices,
-            slots * shape.vocab_size,
+            logits,
+            logits * max(0.0, 1 - CACHED / tile) if tile else 0.0,
             slots * shape.layers * kept * twice,
             meetings * twice,
             steps * trained,
@@ -88,6 +101,29 @@ def load_of(
         checkpoint_bytes=12 * trained,
         quantised=shape.linear_parameters if setup.kind == "qlora" else 0,
     )
+
+
+def evaluation_of(
+    shape: ModelShape,
+    setup: Setup,
+    *,
+    slots: float,
+    squares: float,
+    batches: float,
+    masked: bool,
+) -> Load:
+    """The work of running rows through a model to know its loss: as ``load_of``, forward alone,
+    which is a third of everything but the matrices (they are told apart) and the optimiser."""
+    whole = load_of(
+        shape, setup, slots=slots, squares=squares, batches=batches, steps=0, masked=masked
+    )
+    adapters = 0 if setup.kind == "full" else lora_parameters(shape, setup.r, setup.targets)
+    head = shape.vocab_size * shape.hidden_size
+    flops = 2 * (shape.active_block_parameters + adapters + head)
+    matrices = slots * flops * (TURNING_BACK if setup.kind == "qlora" else 1)
+    third = [unit / 3 for unit in whole.units]
+    third[WORK.index(MATRICES)] = matrices
+    return replace(whole, units=tuple(third))
 
 
 class Calibration(BaseModel):
@@ -110,6 +146,13 @@ class Calibration(BaseModel):
     largest: int  # parameters of the largest model that was measured
     load_average: float
     quantise_cpu: float | None = None  # turning a weight into 4 bits; None without bitsandbytes
+
+    @field_validator("rates")
+    @classmethod
+    def _whole(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(rates) != len(WORK):
+            raise ValueError("the kinds of work were others when this was measured")
+        return rates
 
     def cpu_seconds(self, load: Load, saves: int) -> float:
         """CPU seconds of a whole run with one thread: the wall seconds of an idle core."""

@@ -1,6 +1,8 @@
 """Inference prices of base models from genai-prices, where it is installed (``[prices]``).
 
 Knows that library; it works offline on the data in its wheel and is never asked to update it.
+Release 0.2.3 carries no day on which a price was read, of a model or of its own (its sources have
+one, which is not packed); days on which a price changed are no such days. So none is told.
 """
 
 from __future__ import annotations
@@ -31,15 +33,18 @@ class Entry:
     """What the catalogue holds of one model."""
 
     usd: dict[str, Decimal]
-    as_of: date
     source: str
     note: str = ""
 
 
-@cache
 def find(backend: str, model: str) -> Entry | None:
     """The entry of exactly this model at this host, or at the one whose prices the catalogue
-    takes for it (OpenAI's for Azure); None without the library."""
+    takes for it (OpenAI's for Azure), as in force today; None without the library."""
+    return _find(backend, model, clock.today())
+
+
+@cache
+def _find(backend: str, model: str, today: date) -> Entry | None:
     if find_spec("genai_prices") is None:
         return None
     from genai_prices.data_snapshot import get_snapshot
@@ -53,16 +58,18 @@ def find(backend: str, model: str) -> Entry | None:
     for provider in (providers[name] for name in names if name in providers):
         info = next((one for one in provider.models if model in _names(one)), None)
         if info is not None:
-            return _entry(info, provider, first)
+            return _entry(info, provider, first, today)
     return None
 
 
-def _entry(info: ModelInfo, provider: Provider, asked: Provider) -> Entry:
+def _entry(info: ModelInfo, provider: Provider, asked: Provider, today: date) -> Entry:
     from genai_prices import __version__
     from genai_prices.types import TieredPrices
 
-    found = info.get_prices(datetime.combine(clock.today(), time(12), UTC))
-    said = [] if provider is asked else [f"{provider.name}'s price, taken for {asked.name}."]
+    found = info.get_prices(datetime.combine(today, time(12), UTC))
+    said = ["The release does not say on which day it was read."]
+    if provider is not asked:
+        said.append(f"{provider.name}'s price, taken for {asked.name}.")
     usd: dict[str, Decimal] = {}
     for unit, field in FIELDS.items():
         amount = getattr(found, field)
@@ -73,7 +80,7 @@ def _entry(info: ModelInfo, provider: Provider, asked: Provider) -> Entry:
             usd[unit] = amount
     page = (provider.pricing_urls or ["https://github.com/pydantic/genai-prices"])[0]
     source = f"genai-prices {__version__} ({page})"
-    return Entry(usd, _newest(__version__), source, " ".join(dict.fromkeys(said)))
+    return Entry(usd, source, " ".join(dict.fromkeys(said)))
 
 
 def _names(info: ModelInfo) -> set[str]:
@@ -86,19 +93,3 @@ def _equals(clause: Any) -> Iterator[str]:
         yield clause.equals
     for inner in getattr(clause, "or_", ()):
         yield from _equals(inner)
-
-
-@cache
-def _newest(version: str) -> date:
-    """The newest change in this release that is in force: it says no date of its own."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    today = clock.today()
-    changes = (
-        getattr(price.constraint, "start_date", date.min)
-        for provider in get_snapshot().providers
-        for info in provider.models
-        if isinstance(info.prices, list)
-        for price in info.prices
-    )
-    return max((day for day in changes if day <= today), default=date.min)

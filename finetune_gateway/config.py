@@ -7,6 +7,7 @@ the default. Only known keys are taken: a misspelt limit must not be no limit.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -16,7 +17,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 from finetune_gateway import locks
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, toml_said
 from finetune_gateway.settings import Settings
 
 Origin = Literal["argument", "environment", "file", "default"]
@@ -28,6 +29,7 @@ class Key:
 
     name: str  # as in the file: table.name
     variable: str  # of the environment
+    argument: str  # of the call
     about: str
 
 
@@ -37,11 +39,13 @@ KEYS = {
         Key(
             "budget.monthly_usd",
             "FTG_BUDGET_MONTHLY_USD",
+            "monthly_usd",
             "what all jobs of a calendar month (UTC) may cost",
         ),
         Key(
             "budget.job_usd",
             "FTG_BUDGET_JOB_USD",
+            "max_cost_usd",
             "what a job may cost when no --max-cost is given",
         ),
     )
@@ -86,7 +90,7 @@ def value(settings: Settings, name: str, argument: object = None) -> Value:
     """What a setting is now. Raises SpecError for a value that is none, wherever it stands."""
     key = named(name)
     if argument is not None:
-        return Value(key, amount(key.name, argument), "argument")
+        return Value(key, amount(key.argument, argument), "argument")
     if said := os.environ.get(key.variable):
         return Value(key, amount(key.variable, said), "environment")
     own = of_file(settings.config)
@@ -94,18 +98,32 @@ def value(settings: Settings, name: str, argument: object = None) -> Value:
 
 
 def of_file(path: Path) -> dict[str, Decimal]:
-    """The settings of the file, none when there is no such file. Raises SpecError."""
+    """The settings of the file, none when there is no such file. Raises SpecError, which names
+    the file and the line."""
+    text = ""
     try:
         text = path.read_text("utf-8")
         tables = tomllib.loads(text, parse_float=Decimal)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise SpecError(f"{path} cannot be read: {exc}.", hint="Mend it in an editor.") from None
-    try:
-        return {named(name).name: amount(name, value) for name, value in _flat(tables)}
-    except SpecError as exc:
-        raise SpecError(f"{path}: {exc.message}", hint=exc.hint) from None
+        said = f"{path} cannot be read: {toml_said(exc, text)}."
+        raise SpecError(said, hint="Mend it in an editor.") from None
+    found = {}
+    for name, value in _flat(tables):
+        try:
+            found[named(name).name] = amount(name, value)
+        except SpecError as exc:
+            raise SpecError(f"{path}{_line(name, text)}: {exc.message}", hint=exc.hint) from None
+    return found
+
+
+def _line(name: str, text: str) -> str:
+    """``, line 2``: where a setting is first spoken of."""
+    table, _, key = name.partition(".")
+    word = re.compile(rf"(^|[\s.{{,\"']){re.escape(key or table)}[\"']?\s*=", re.MULTILINE)
+    found = word.search(text)
+    return f", line {text.count(chr(10), 0, found.end()) + 1}" if found else ""
 
 
 def _flat(tables: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -154,3 +154,9 @@ class JobCancelled(JobError):
     """The job was cancelled."""
 
     exit_code = 103
+
+
+def toml_said(said: object, text: str) -> str:
+    """What tomllib says of a text, with a line where it only says that the text ends."""
+    last = len(text.splitlines()) or 1
+    return str(said).replace("at end of document", f"at the end, line {last}")

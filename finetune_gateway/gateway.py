@@ -16,7 +16,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from finetune_gateway import backends, config, formats, guards, judging, ledger, planning
+from finetune_gateway import (
+    backends,
+    config,
+    formats,
+    guards,
+    judging,
+    ledger,
+    planning,
+    pricetable,
+)
 from finetune_gateway.backends.base import Backend
 from finetune_gateway.checks.findings import Report, ignorable
 from finetune_gateway.dataset import Dataset, Rows
@@ -174,6 +183,8 @@ class Gateway:
             return self.plan(data, model=model, backend=backend, **options).estimate
         models = [model] if isinstance(model, str) else model
         places = [backend] if isinstance(backend, str | Backend) else backend
+        if not models or not places:
+            raise SpecError("There is nothing to estimate.", hint="Name a model and a backend.")
         return self.options(data, [(one, place) for one in models for place in places], **options)
 
     def options(
@@ -183,7 +194,7 @@ class Gateway:
         *,
         validation: Source | None = None,
         validation_split: float | None = None,
-        train_price: Decimal | None = None,
+        train_price: Decimal | float | str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> list[Option]:
@@ -195,7 +206,7 @@ class Gateway:
         seed = specs[0][1].seed if specs else None
         files = self._files(data, validation, validation_split, seed)
         return planning.side_by_side(
-            specs, self.backend, files, train_price=train_price, moved=on_progress
+            specs, self.backend, files, train_price=_usd(train_price), moved=on_progress
         )
 
     def plan(
@@ -206,7 +217,7 @@ class Gateway:
         backend: str | Backend = "openai",
         validation: Source | None = None,
         validation_split: float | None = None,
-        train_price: Decimal | None = None,
+        train_price: Decimal | float | str | None = None,
         **options: Any,
     ) -> Plan:
         """Everything ``submit`` does before it writes a job down. ``train_price``: your own, in
@@ -217,7 +228,7 @@ class Gateway:
         spec = TrainingSpec.build(model=model, **options)
         choice = planning.Choice.of(spec, self.backend(backend), priced=train_price is not None)
         files = self._files(data, validation, validation_split, spec.seed)
-        return planning.plan(choice, files, planning.Passes(), train_price)
+        return planning.plan(choice, files, planning.Passes(), _usd(train_price))
 
     # -- submit --------------------------------------------------------------------------
 
@@ -229,7 +240,7 @@ class Gateway:
         backend: str | Backend = "openai",
         validation: Source | None = None,
         validation_split: float | None = None,
-        train_price: Decimal | None = None,
+        train_price: Decimal | float | str | None = None,
         max_cost_usd: Decimal | float | None = None,
         confirm: Callable[[Plan], bool] | None = None,
         allow_pii: bool = False,
@@ -382,3 +393,7 @@ class Gateway:
         return StoredFile(
             path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size
         )
+
+
+def _usd(train_price: Decimal | float | str | None) -> Decimal | None:
+    return None if train_price is None else pricetable.given("train_price", train_price)

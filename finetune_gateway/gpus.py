@@ -49,6 +49,9 @@ GPUS = {
     "B200": Gpu(2250e12, 180 * GIB, 1000),
 }
 
+# Before Ampere (compute capability 8.0) there is no arithmetic in bfloat16.
+NO_BFLOAT16 = frozenset({"T4", "V100"})
+
 
 def gpu_name(text: str) -> str:
     """The name in ``GPUS`` that was meant; case, spaces and dashes do not count.

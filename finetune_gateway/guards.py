@@ -38,9 +38,12 @@ def within(estimate: Estimate, limit: Decimal | None) -> None:
             f"No price is known for {estimate.model!r}, so {dollars(limit)} USD cannot be kept to.",
             hint="Give --train-price USD, add a row (ftg prices set), or submit without a limit.",
         )
-    if estimate.cost_usd.high > limit:
+    high = estimate.cost_usd.high
+    if high > limit:
+        may, most = dollars(high), dollars(limit)
+        if may == most:  # a hair over: to the last digit
+            may, most = f"{high:f}", f"{limit:f}"
         raise BudgetError(
-            f"The job may cost {dollars(estimate.cost_usd.high)} USD, over the limit of "
-            f"{dollars(limit)}.",
+            f"The job may cost {may} USD, over the limit of {most}.",
             hint="Raise --max-cost, use fewer epochs or rows, or a cheaper model.",
         )

@@ -11,15 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from math import ceil
 from pathlib import Path
 
 from finetune_gateway import clock
 from finetune_gateway.batches import Feed, feed, usual_batch
-from finetune_gateway.calibration import QUANTISE_CPU, READINGS, Calibration, load_of
+from finetune_gateway.calibration import (
+    QUANTISE_CPU,
+    READINGS,
+    Calibration,
+    evaluation_of,
+    load_of,
+)
 from finetune_gateway.errors import SpecError
-from finetune_gateway.gpus import GIB, GPUS, Gpu, gpu_name, smallest
+from finetune_gateway.gpus import GIB, GPUS, NO_BFLOAT16, Gpu, gpu_name, smallest
 from finetune_gateway.memory import Device, MemoryParts, Setup, step_memory
-from finetune_gateway.pricetable import Price, gpu_prices
+from finetune_gateway.pricetable import MOST_USD, Price, absurd, gpu_prices
 from finetune_gateway.pricing import Estimate, Range, stale_prices
 from finetune_gateway.shape import ModelShape, lora_parameters, shape_of
 from finetune_gateway.spec import TrainingSpec
@@ -152,6 +159,7 @@ def estimate_local(
     tokens: TokenStats,
     shape: ModelShape | None,
     *,
+    validation: TokenStats | None = None,
     place: Place | None = None,
     device: Device = "cpu",
     gpu: str | None = None,
@@ -161,8 +169,9 @@ def estimate_local(
 ) -> Estimate:
     """What a run on this machine, or on a GPU named in ``GPUS``, would take.
 
-    ``flops_per_second``: the measured bfloat16 GEMM peak of the device, when it is known.
-    Without ``shape`` neither memory nor time is told. Raises SpecError for an unknown GPU.
+    ``validation``: rows whose loss is taken now and then. ``flops_per_second``: the measured
+    bfloat16 GEMM peak of the device, when it is known. Without ``shape`` neither memory nor time
+    is told. Raises SpecError for an unknown GPU.
     """
     where = place or Place(device=device, gpu=gpu, usd_per_gpu_hour=usd_per_gpu_hour)
     day = today or clock.today()
@@ -173,7 +182,7 @@ def estimate_local(
     setup = Setup.of(spec, where.device, calibrated.imported_bytes if calibrated else None)
     seconds = memory = parts = None
     if shape is not None:
-        seconds = _seconds(shape, spec, setup, tokens, fed, where, flops_per_second)
+        seconds = _seconds(shape, spec, setup, tokens, fed, where, flops_per_second, validation)
         parts = step_memory(shape, setup, fed.rows, max(1, fed.longest))
         short = step_memory(shape, setup, fed.rows, max(1, min(tokens.median, fed.longest)))
         memory = _around(parts.total, low=short.total)
@@ -189,6 +198,7 @@ def estimate_local(
         tokens=tokens,
         trained_tokens=fed.trained,
         steps=fed.steps,
+        validation_tokens=validation.total if validation else None,
         cost_usd=_cost(seconds, prices, where),
         seconds=seconds,
         memory_bytes=memory,
@@ -202,7 +212,10 @@ def estimate_local(
         energy_kwh=_energy(seconds, where),
         prices=prices,
         data_leaves_machine=False,
-        assumptions=_assumptions(spec, setup, fed, where, prices, flops_per_second),
+        assumptions=[
+            *_assumptions(spec, setup, fed, where, prices, flops_per_second),
+            *_evaluation_words(spec, fed, tokens, validation),
+        ],
         warnings=[
             *_warnings(where, memory, tokens, calibrated, day),
             *stale_prices(prices, day),
@@ -243,12 +256,17 @@ def _seconds(
     fed: Feed,
     place: Place,
     measured: float | None,
+    validation: TokenStats | None,
 ) -> Range[float]:
     """By what was measured on this machine, else by FLOP and the speed of a device."""
     if place.device == "cpu" and place.calibration is not None and measured is None:
-        return _calibrated(shape, spec, setup, fed, place.calibration)
+        held_out = held_out_feed(spec, validation, place.row_limit) if validation else None
+        return _calibrated(shape, spec, setup, fed, place.calibration, held_out)
     passes = fed.trained.expected / tokens.trained if tokens.trained else 0.0
     flops = training_flops(shape, tokens, passes, full=spec.training_type == "full")
+    if validation:  # forward alone: half of what LoRA does
+        looks = evaluations(spec, fed.steps)
+        flops += training_flops(shape, validation, looks, full=False) / 2
     slow, usual, fast = _speeds(place, measured)
     first, second, third = _START_SECONDS
     if setup.kind == "qlora" and place.device == "cpu":
@@ -265,13 +283,39 @@ def checkpoints(spec: TrainingSpec, steps: int) -> int:
     return steps // every
 
 
+def evaluations(spec: TrainingSpec, steps: int) -> int:
+    """How many times a job of so many steps runs through its validation rows: the last time at
+    its end (transformers 5.23)."""
+    every = max(1, steps // _SAVES) if spec.eval_steps == "auto" else spec.eval_steps
+    return ceil(steps / every)
+
+
+def held_out_feed(spec: TrainingSpec, validation: TokenStats, limit: int | None) -> Feed:
+    """One pass over validation rows: in batches as large as those trained on, never packed."""
+    once = {"n_epochs": 1, "max_steps": None, "packing": False, "gradient_accumulation_steps": 1}
+    return feed(
+        spec.model_copy(update={**once, "batch_size": usual_batch(spec)}), validation, limit
+    )
+
+
 def _calibrated(
-    shape: ModelShape, spec: TrainingSpec, setup: Setup, fed: Feed, found: Calibration
+    shape: ModelShape,
+    spec: TrainingSpec,
+    setup: Setup,
+    fed: Feed,
+    found: Calibration,
+    held_out: Feed | None,
 ) -> Range[float]:
     load = load_of(
         shape, setup, slots=fed.slots, squares=fed.squares, batches=fed.batches, steps=fed.steps,
         masked=fed.rows > 1 or setup.flat,
     )  # fmt: skip
+    if held_out is not None:
+        once = evaluation_of(
+            shape, setup, slots=held_out.slots, squares=held_out.squares,
+            batches=held_out.batches, masked=held_out.rows > 1,
+        )  # fmt: skip
+        load = load.plus(once, evaluations(spec, fed.steps))
     saves = checkpoints(spec, fed.steps)
     expected = found.seconds(load, saves)
     idle = min(expected, found.cpu_seconds(load, saves))
@@ -300,8 +344,9 @@ def _gpu_prices(place: Place, today: date) -> list[Price]:
     usd = place.usd_per_gpu_hour
     if usd is None:
         return gpu_prices(place.gpu, extra=place.price_file) if place.gpu else []
-    if not usd.is_finite() or usd < 0:
-        raise SpecError(f"A GPU hour cannot cost {usd}.", hint="Give USD per hour.")
+    if absurd(usd):
+        hint = f"Give USD per hour, at most {MOST_USD:,}."
+        raise SpecError(f"A GPU hour cannot cost {usd}.", hint=hint)
     return [
         Price(
             backend="local",
@@ -325,12 +370,16 @@ def _cost(
     if seconds is None:
         return None
     hours = [Decimal(str(s)) / 3600 for s in (seconds.low, seconds.expected, seconds.high)]
-    usual = next((row for row in prices if row.market in (None, "on-demand")), prices[-1])
-    usd = (min(p.usd for p in prices), usual.usd, max(p.usd for p in prices))
+    usd = (min(p.usd for p in prices), _usual(prices).usd, max(p.usd for p in prices))
     low, expected, high = (
         (hour * price).quantize(Decimal("0.000001")) for hour, price in zip(hours, usd, strict=True)
     )
     return Range[Decimal](low=low, expected=expected, high=high)
+
+
+def _usual(prices: Sequence[Price]) -> Price:
+    """The cheapest that is not taken away: rows come from cheap to dear."""
+    return next((row for row in prices if row.market in (None, "on-demand")), prices[-1])
 
 
 def _energy(seconds: Range[float] | None, place: Place) -> Range[float] | None:
@@ -367,20 +416,50 @@ def _assumptions(
     if place.gpu is not None:
         watts = GPUS[place.gpu].watts
         said.append(
-            f"Energy: 50 to 100 % of the {watts} W of the board, by NVIDIA's datasheet of "
-            f"{place.gpu}; not the machine around it."
+            f"Energy: 50 to 100 %, expected 80 %, of the {watts} W of the board, by NVIDIA's "
+            f"datasheet of {place.gpu}; not the machine around it."
+        )
+    if place.gpu in NO_BFLOAT16:
+        said.append(
+            f"{place.gpu} has no bfloat16 of its own: the speed is that of its float16, and it "
+            "may be far slower."
         )
     if len(prices) > 1:
-        said.append("Cost: low at the cheapest market, high at the dearest, expected on demand.")
+        said.append(_market_words(prices))
     if place.device == "cpu" and measured is None:
         said.append(_speed_words(place.calibration))
+    if place.device == "gpu" or place.calibration is None:
+        low, usual, high = _START_SECONDS
+        said.append(
+            f"Starting, loading and saving: {usual:.0f} s ({low:.0f} to {high:.0f} s) of the time "
+            "are assumed."
+        )
     return said
 
 
+def _market_words(prices: Sequence[Price]) -> str:
+    usual, dearest = _usual(prices).usd, max(row.usd for row in prices)
+    return (
+        "Cost: low at the cheapest market, high at the dearest; expected at the cheapest on "
+        f"demand, {usual} USD an hour (others ask up to {dearest})."
+    )
+
+
+def _evaluation_words(
+    spec: TrainingSpec, fed: Feed, tokens: TokenStats, validation: TokenStats | None
+) -> list[str]:
+    if validation is None:
+        return []
+    looks = evaluations(spec, fed.steps)
+    times = "once" if looks == 1 else f"{looks} times (eval_steps)"
+    said = f"Time: the {validation.total:,} validation tokens are gone through {times}."
+    if validation.max > tokens.max:
+        said += " Their longest row is longer than any trained on, which memory leaves out."
+    return [said]
+
+
 def _memory_words(spec: TrainingSpec, setup: Setup, fed: Feed) -> str:
-    precision = "float32" if setup.device == "cpu" else "bfloat16, adapters in float32"
-    if setup.kind == "qlora":
-        precision = f"base in 4 bits, else {precision}"
+    precision = _precision(setup)
     again = ", activation checkpointing" if setup.checkpointing else ""
     what = (
         f"packs laid end to end, {fed.longest} tokens each"
@@ -388,6 +467,15 @@ def _memory_words(spec: TrainingSpec, setup: Setup, fed: Feed) -> str:
         else (f"rows, padded to the longest ({fed.longest} tokens)")
     )
     return f"Memory: a step on {usual_batch(spec)} {what}; {precision}{again}; AdamW; sdpa."
+
+
+def _precision(setup: Setup) -> str:
+    if setup.device == "cpu":
+        return "base in 4 bits, else float32" if setup.kind == "qlora" else "float32"
+    if setup.kind == "full":
+        return "bfloat16"
+    base = "base in 4 bits, computed in bfloat16" if setup.kind == "qlora" else "base in bfloat16"
+    return f"{base}, adapters in float32"
 
 
 def _speed_words(found: Calibration | None) -> str:

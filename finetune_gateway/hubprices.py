@@ -36,7 +36,7 @@ class _Machine(BaseModel):
 
     name: str = Field(alias="prettyName")
     accelerator: _Gpu | None = None
-    micro_usd: int = Field(alias="unitCostMicroUSD", gt=0)
+    micro_usd: int = Field(alias="unitCostMicroUSD", gt=0, le=10**13)
     unit: Literal["minute", "hour"] = Field(alias="unitLabel")
 
 

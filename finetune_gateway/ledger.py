@@ -92,7 +92,10 @@ class Ledger(BaseModel):
 
 def bounds(since: date | None, until: date | None) -> tuple[float, float | None]:
     """The first second of ``since`` and the one behind ``until``. Raises SpecError when they are
-    the wrong way round."""
+    no days, or the wrong way round."""
+    for name, day in (("since", since), ("until", until)):
+        if day is not None and not isinstance(day, date):
+            raise SpecError(f"{name} cannot be {day!r}.", hint="Give a datetime.date.")
     if since and until and since > until:
         raise SpecError(f"{since} comes after {until}.", hint="Give the earlier day first.")
     start = _midnight(since).timestamp() if since else 0.0

@@ -196,11 +196,10 @@ def plan(choice: Choice, files: Files, passes: Passes, train_price: Decimal | No
         looks.append(passes.look(choice, files.held_out, 1))
         looks[1].report.raise_for_errors()
         reports = [passes.apart(choice, reports[0], files), looks[1].report]
-    estimate = runner.estimate(spec, looks[0].tokens)
+    held_out = looks[1].tokens if files.held_out else None
+    estimate = runner.estimate(spec, looks[0].tokens, held_out)
     if train_price is not None:
         estimate = pricing.at_train_price(estimate, train_price)
-    if files.held_out:
-        estimate = pricing.with_validation(estimate, looks[1].tokens)
     tokens = looks[0].tokens
     return Plan(spec, runner, files.train, files.held_out, tuple(reports), tokens, estimate)
 

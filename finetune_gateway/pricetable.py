@@ -8,7 +8,9 @@ billing rule and calls no service.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -22,7 +24,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune_gateway import catalogue, clock
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, toml_said
 from finetune_gateway.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.tokens import base_model
 
@@ -41,6 +43,7 @@ Unit = Literal[
 Market = Literal["on-demand", "spot", "community"]
 UNITS: tuple[str, ...] = get_args(Unit)
 MARKETS: tuple[str, ...] = get_args(Market)
+MOST_USD = Decimal(10**9)  # of any one unit; the dearest thing known costs 100 USD an hour
 FORM = (
     'Each row: [[price]] backend = "openai", model = "...", usd = { train_mtok = "5.00" }, '
     'as_of = 2026-11-21, source = "...".'
@@ -55,8 +58,8 @@ class Price(BaseModel):
     backend: str = Field(min_length=1)
     model: str = Field(min_length=1)
     unit: Unit
-    usd: Decimal = Field(ge=0, allow_inf_nan=False)
-    as_of: date
+    usd: Decimal = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
+    as_of: date | None  # the day it was read; None: its source does not say
     source: str = Field(min_length=1)
     note: str = ""
     market: Market | None = None  # of a GPU hour
@@ -65,9 +68,16 @@ class Price(BaseModel):
     def key(self) -> tuple[str, str, str, str | None]:
         return self.backend, self.model, self.unit, self.market
 
-    def age(self, today: date) -> int:
-        """Days since the price was read at its source."""
-        return (today - self.as_of).days
+    @property
+    def dated(self) -> str:
+        """``as of 2026-10-05``, or ``date not known``."""
+        return f"as of {self.as_of}" if self.as_of else "date not known"
+
+    def stale(self, today: date) -> int:
+        """Days since it was read, where these are more than 90; else, and where the day is not
+        known, 0."""
+        days = (today - self.as_of).days if self.as_of else 0
+        return days if days > STALE_DAYS else 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ def _catalogued(backend: str, name: str, unit: Unit) -> Price | None:
         model=name,
         unit=unit,
         usd=entry.usd[unit],
-        as_of=entry.as_of,
+        as_of=None,
         source=entry.source,
         note=entry.note,
     )
@@ -154,20 +164,47 @@ _BAD_TABLE = (
 def of_file(path: Path | None) -> list[Price]:
     """The rows of the user's file, none when there is no such file. Raises SpecError when it is
     not a price table."""
-    if path is None or not path.exists():
+    if path is None:
         return []
+    text = ""
     try:
-        return list(_rows(tomllib.loads(path.read_text("utf-8"))))
+        text = path.read_text("utf-8")
+        return list(_rows(tomllib.loads(text)))
+    except FileNotFoundError:
+        return []
     except _BAD_TABLE as exc:
-        raise SpecError(f"{path} is not a price table: {_said(exc)}", hint=FORM) from None
+        said = f"{path} is not a price table: {_said(exc, text)}{_place(text)}"
+        raise SpecError(said, hint=FORM) from None
 
 
-def _said(exc: Exception) -> str:
+def _said(exc: Exception, text: str = "") -> str:
     if not isinstance(exc, ValidationError):
-        return f"{exc}."
+        said = "an amount is no number" if isinstance(exc, InvalidOperation) else exc
+        return f"{toml_said(said, text)}."
     first = exc.errors()[0]
     field = ".".join(map(str, first["loc"])) or "row"
+    if first["type"] == "less_than_equal":
+        return f"{field}: {first['input']} is above {MOST_USD:,} USD for one unit."
     return f"{field}: {first['msg']}, not {first['input']!r}."
+
+
+def _place(text: str) -> str:
+    """``(row 2, from line 9)``: the first row that is wrong; empty where the text is no TOML."""
+    try:
+        tables = tomllib.loads(text).get("price", [])
+    except tomllib.TOMLDecodeError:
+        return ""
+    heads = [n for n, line in enumerate(text.splitlines(), 1) if _HEADER.match(line)]
+    for number, table in enumerate(tables if isinstance(tables, list) else [], 1):
+        try:
+            list(_rows({"price": [table]}))
+        except _BAD_TABLE:
+            from_ = f", from line {heads[number - 1]}" if len(heads) == len(tables) else ""
+            return f" (row {number}{from_})"
+    return ""
+
+
+_HEADER = re.compile(r"\s*\[\[\s*price\s*\]\]")
 
 
 def _rows(document: dict[str, Any]) -> Iterator[Price]:
@@ -197,9 +234,28 @@ def priced(**fields: Any) -> Price:
             f"market belongs to gpu_hour rows, and to them alone; this is {row.unit}.",
             hint=f"Markets: {', '.join(MARKETS)}.",
         )
-    if row.as_of > clock.today():
+    if row.as_of is not None and row.as_of > clock.today():
         raise SpecError(f"as_of {row.as_of} has not come yet.", hint="Give the day it was read.")
     return row
+
+
+def absurd(usd: Decimal) -> bool:
+    """Whether this is no price of any unit: not finite, below 0, or above ``MOST_USD``."""
+    return not usd.is_finite() or not 0 <= usd <= MOST_USD
+
+
+def given(name: str, value: object) -> Decimal:
+    """A price of one unit as it was given in a call. Raises SpecError, which names the argument,
+    for what is none."""
+    try:
+        usd = Decimal("NaN" if isinstance(value, bool) else str(value).strip().removeprefix("$"))
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if absurd(usd):
+        raise SpecError(
+            f"{name} cannot be {str(value)!r}.", hint=f"Give USD, at most {MOST_USD:,}."
+        )
+    return usd
 
 
 def write_price(path: Path, row: Price) -> bool:
@@ -280,7 +336,8 @@ def doubts(extra: Path | None, today: date) -> list[Doubt]:
     found += _table_doubts(str(extra), own, today)
     there = {price.key: price for price in packaged()}
     for price in own:
-        if (old := there.get(price.key)) and old.as_of > price.as_of:
+        old = there.get(price.key)
+        if old and old.as_of and price.as_of and old.as_of > price.as_of:
             text = f"{_name(price)} of {price.as_of} goes before the newer {old.usd} USD of "
             found.append(Doubt("warning", str(extra), f"{text}{old.as_of} in the package."))
     return found
@@ -293,7 +350,7 @@ def _table_doubts(where: str, rows: list[Price], today: date) -> Iterator[Doubt]
             text = f"{_name(row)} is there twice ({seen[row.key].usd} and {row.usd} USD); the last"
             yield Doubt("warning", where, f"{text} one is used.")
         seen[row.key] = row
-        if row.as_of > today:
+        if row.as_of and row.as_of > today:
             yield Doubt("warning", where, f"{_name(row)}: {row.as_of} has not come yet.")
         if row.unit == "gpu_hour" and row.market is None:
             yield Doubt("warning", where, f"{_name(row)} has no market ({', '.join(MARKETS)}).")
@@ -308,11 +365,13 @@ def _groups(where: str, rows: list[Price], today: date) -> Iterator[Doubt]:
     for day, backend in sorted({pair[:2] for pair in shut}):
         models = ", ".join(sorted(model for *pair, model in shut if pair == [day, backend]))
         yield Doubt("note", where, f"Shut down on {day} at {backend}: {models}.")
-    old = [row for row in rows if row.age(today) > STALE_DAYS and not closed(row, today)]
-    for day, source in sorted({(row.as_of, row.source) for row in old}):
-        count = sum((row.as_of, row.source) == (day, source) for row in old)
+    old = Counter(
+        (row.as_of, row.stale(today), row.source)
+        for row in rows
+        if row.as_of and row.stale(today) and not closed(row, today)
+    )
+    for (day, age, source), count in sorted(old.items()):
         what = "1 row is" if count == 1 else f"{count} rows are"
-        age = (today - day).days
         yield Doubt("warning", where, f"{what} of {day}, {age} days ago; check {source}")
 
 

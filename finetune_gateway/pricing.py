@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validat
 from finetune_gateway import clock
 from finetune_gateway.errors import SpecError
 from finetune_gateway.memory import MemoryParts
-from finetune_gateway.pricetable import Price, Unit, find_price, prices
-from finetune_gateway.profiles import STALE_DAYS, LifeCycle, Profile
+from finetune_gateway.pricetable import MOST_USD, Price, Unit, absurd, find_price, prices
+from finetune_gateway.profiles import LifeCycle, Profile
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens import TokenStats
 
@@ -205,19 +205,23 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
 
     Raises SpecError when that is no amount of money, or the run is not billed by tokens.
     """
-    if not usd.is_finite() or usd < 0:
-        raise SpecError(f"A training price cannot be {usd}.", hint="Give USD per million tokens.")
+    if absurd(usd):
+        raise SpecError(
+            f"A training price cannot be {usd}.",
+            hint=f"Give USD per million tokens, at most {MOST_USD:,}.",
+        )
     if estimate.billed_tokens is None or estimate.method == "reinforcement":
         raise SpecError(
             f"{estimate.method} on {estimate.backend} is not billed by tokens.",
             hint="Leave the training price out.",
         )
+    day = today or clock.today()
     price = Price(
         backend=estimate.backend,
         model=estimate.model,
         unit="train_mtok",
         usd=usd,
-        as_of=today or clock.today(),
+        as_of=day,
         source="given on the command line or in the call (--train-price)",
     )
     replaced = [old for old in estimate.prices if old.unit == "train_mtok"]
@@ -225,23 +229,20 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
         update={
             "cost_usd": _cost(estimate.billed_tokens, usd),
             "prices": [price, *(old for old in estimate.prices if old not in replaced)],
-            "warnings": [
-                x for x in estimate.warnings if x not in stale_prices(replaced, price.as_of)
-            ],
+            "warnings": [x for x in estimate.warnings if x not in stale_prices(replaced, day)],
             "unknown": [x for x in estimate.unknown if NO_PRICE not in x],
         }
     )
 
 
 def with_validation(estimate: Estimate, tokens: TokenStats) -> Estimate:
-    """The same estimate of a job that has a validation file too."""
-    said = estimate.assumptions
-    if estimate.data_leaves_machine:
-        free = f"{tokens.billed:,} validation tokens are taken as free: Microsoft's cost page does"
-        said = [*said, f"{free} not charge them; no OpenAI bill with such a file is known."]
-    return estimate.model_copy(
-        update={"validation_tokens": tokens.billed, "assumptions": said},
-    )
+    """The same estimate of a hosted job that has a validation file too."""
+    free = f"{tokens.billed:,} validation tokens are taken as free: Microsoft's cost page does"
+    said = [
+        *estimate.assumptions,
+        f"{free} not charge them; no OpenAI bill with such a file is known.",
+    ]
+    return estimate.model_copy(update={"validation_tokens": tokens.billed, "assumptions": said})
 
 
 def _assumptions(
@@ -267,10 +268,10 @@ def _assumptions(
 def stale_prices(found: Sequence[Price], today: date) -> list[str]:
     """A warning for each row that was read more than 90 days ago."""
     return [
-        f"The price {price.usd} USD ({price.unit}) is of {price.as_of}, {price.age(today)} days "
+        f"The price {price.usd} USD ({price.unit}) is of {price.as_of}, {days} days "
         f"ago; check {price.source}"
         for price in found
-        if price.age(today) > STALE_DAYS
+        if (days := price.stale(today))
     ]
 
 

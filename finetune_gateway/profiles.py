@@ -2,12 +2,18 @@
 
 Knows facts of services; calls none. A refusal is given only where the facts are certain; what
 is merely unknown is a warning.
+
+A source names the day on which something stops ("2027-01-06: nobody can create jobs") and no hour.
+The cautious reading holds in all sentences and refusals: on that day it has stopped, the day before
+is the last, and days are counted to the day of the source. A job refused a day early can go
+elsewhere; one that was counted on and is refused by the host cannot.
 """
 
 from __future__ import annotations
 
 import tomllib
-from datetime import date
+from collections.abc import Iterator
+from datetime import date, timedelta
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -19,6 +25,7 @@ from finetune_gateway.spec import Method
 from finetune_gateway.tokens import base_model
 
 STALE_DAYS = 90
+DAY = timedelta(days=1)
 
 
 class Only(BaseModel):
@@ -37,7 +44,7 @@ class LifeCycle(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     new_jobs_until: date | None = None  # the last day
-    new_jobs_at_least_until: date | None = None  # no last day is announced; not before this one
+    new_jobs_at_least_until: date | None = None  # no last day is announced; none before this one
     base_retires_on: date | None = None
     retires_on: date | None = None  # from this day its fine-tunes do not answer
     only: tuple[Only, ...] = ()
@@ -49,6 +56,13 @@ class LifeCycle(BaseModel):
         """Whether there is any date."""
         dates = (self.new_jobs_until, self.new_jobs_at_least_until, self.retires_on)
         return any((*dates, self.base_retires_on, self.only))
+
+    def closed_on(self, today: date) -> date | None:
+        """Since which day nobody can create a job; None while somebody can."""
+        ends = [self.new_jobs_until + DAY] if self.new_jobs_until else []
+        ends += [self.retires_on] if self.retires_on else []
+        first = min(ends, default=None)
+        return first if first and first <= today else None
 
     def only_for(self, today: date) -> str:
         """``organisations that have fine-tuned before (since 2026-05-07)``; empty: for all."""
@@ -71,8 +85,8 @@ class ModelRow(BaseModel):
     model: str
     aliases: tuple[str, ...] = ()
     methods: frozenset[Method]
-    trainable_until: date | None = None  # the last day on which a job may be created
-    trainable_at_least_until: date | None = None  # the last day is not announced, nor before this
+    no_new_jobs_from: date | None = None  # from this day nobody can create a job
+    may_close_from: date | None = None  # no such day is announced, and none before this one
     base_retires_on: date | None = None  # where it is another day than retires_on
     retires_on: date | None = None  # from this day fine-tunes of it do not answer
     only: tuple[Only, ...] = ()
@@ -83,9 +97,8 @@ class ModelRow(BaseModel):
 
     def trainable(self, today: date) -> bool:
         """Whether a job on it may still be created on this day."""
-        if self.retires_on and today >= self.retires_on:
-            return False
-        return self.trainable_until is None or today <= self.trainable_until
+        ends = [day for day in (self.no_new_jobs_from, self.retires_on) if day]
+        return not ends or today < min(ends)
 
 
 class Profile(BaseModel):
@@ -109,12 +122,17 @@ class Profile(BaseModel):
     suffix_forbidden: str = ""  # characters a suffix may not hold
     file_bom: bool = False  # files start with a UTF-8 byte order mark
     create_extra: dict[str, Any] = Field(default_factory=dict)  # sent with each create call
-    no_new_jobs_after: date | None = None
+    no_new_jobs_from: date | None = None  # from this day nobody can create a job
     only: tuple[Only, ...] = ()
     as_of: date
     source: str
     notes: tuple[str, ...] = ()
     models: tuple[ModelRow, ...] = ()
+
+    @property
+    def no_new_jobs_after(self) -> date | None:
+        """The last day on which a job can be created."""
+        return self.no_new_jobs_from and self.no_new_jobs_from - DAY
 
     def model(self, name: str) -> ModelRow | None:
         """The row of a base, of one of its documented aliases, or of a fine-tune of it."""
@@ -136,10 +154,10 @@ class Profile(BaseModel):
                 as_of=self.as_of,
                 source=self.source,
             )
-        last = [day for day in (self.no_new_jobs_after, row.trainable_until) if day]
+        ends = [day for day in (self.no_new_jobs_from, row.no_new_jobs_from) if day]
         return LifeCycle(
-            new_jobs_until=min(last, default=None),
-            new_jobs_at_least_until=row.trainable_at_least_until,
+            new_jobs_until=min(ends) - DAY if ends else None,
+            new_jobs_at_least_until=row.may_close_from and row.may_close_from - DAY,
             base_retires_on=row.base_retires_on or row.retires_on,
             retires_on=row.retires_on,
             only=(*self.only, *row.only),
@@ -149,7 +167,7 @@ class Profile(BaseModel):
 
     def trainable(self, method: str, today: date) -> list[str]:
         """The models on which a job of this method may be created on this day."""
-        if self.no_new_jobs_after and today > self.no_new_jobs_after:
+        if self._closed(today):
             return []
         rows = (row for row in self.models if method in row.methods and row.trainable(today))
         return [row.model for row in rows]
@@ -166,9 +184,9 @@ class Profile(BaseModel):
         return f"{reason}{instead} (as of {told.as_of}, {told.source})"
 
     def _closed(self, today: date) -> str | None:
-        if self.no_new_jobs_after is None or today <= self.no_new_jobs_after:
+        if self.no_new_jobs_from is None or today < self.no_new_jobs_from:
             return None
-        return f"{self.title} takes no new fine-tuning jobs since {self.no_new_jobs_after}."
+        return f"{self.title} takes no new fine-tuning jobs since {self.no_new_jobs_from}."
 
     def _method(self, model: str, method: str) -> str | None:
         row = self.model(model)
@@ -184,26 +202,17 @@ class Profile(BaseModel):
             return None
         if row.retires_on and today >= row.retires_on:
             return f"{row.model} was shut down on {row.retires_on}."
-        return f"{row.model} can no longer be trained since {row.trainable_until}."
+        return f"{row.model} can no longer be trained since {row.no_new_jobs_from}."
 
     def warnings(self, model: str, today: date) -> list[str]:
-        """Dates that are coming up for this model, who may use it, and what is not known."""
+        """Dates that are coming up for this model, who may use it, and what is not known. What
+        has ended is not spoken of as if it went on: see ``refusal``."""
         row, life = self.model(model), self.life_cycle(model)
         said = [row.note if row else self._unknown(model)]
-        closing, earliest = life.new_jobs_until, life.new_jobs_at_least_until
-        if closing and today <= closing:
-            said.append(f"New jobs are possible until {closing} ({_in_days(closing, today)}).")
-        elif earliest and not closing:
-            said.append(f"New jobs may end on any day from {earliest} on; no last day is known.")
-        if life.only:
-            said.append(f"Only {life.only_for(today)} can create jobs.")
-        if row and life.base_retires_on != life.retires_on:
-            gone = life.base_retires_on and life.base_retires_on <= today
-            word = "retired" if gone else "retires"
-            said.append(f"The base {row.model} itself {word} on {life.base_retires_on}.")
-        if row and life.retires_on and today < life.retires_on:
-            when = f"{life.retires_on} ({_in_days(life.retires_on, today)})"
-            said.append(f"A fine-tune of {row.model} stops answering on {when}.")
+        if not life.closed_on(today):
+            said += _new_jobs(life, today)
+        if row and not (life.retires_on and life.retires_on <= today):
+            said += _retiring(row.model, life, today)
         if row and life.known and life.as_of != self.as_of and life.stale(today):
             said.append(f"The dates of {row.model} are of {life.as_of}; check {life.source}")
         if (today - self.as_of).days > STALE_DAYS:
@@ -258,6 +267,31 @@ def _profile(name: str, table: dict[str, Any]) -> Profile:
     return Profile(name=name, models=tuple(ModelRow(**row) for row in rows), **table)
 
 
-def _in_days(day: date, today: date) -> str:
+def _new_jobs(life: LifeCycle, today: date) -> Iterator[str]:
+    """Until when jobs can be created, and by whom, while they can."""
+    last, sure = life.new_jobs_until, life.new_jobs_at_least_until
+    if last:
+        end = last + DAY
+        yield f"New jobs are possible until {last}; none from {end} on ({in_days(end, today)})."
+    elif sure:
+        end = sure + DAY
+        word = f"end on any day from {end} on" if end > today else f"have ended since {end}"
+        yield f"New jobs may {word}; no last day is known."
+    if life.only:
+        yield f"Only {life.only_for(today)} can create jobs."
+
+
+def _retiring(model: str, life: LifeCycle, today: date) -> Iterator[str]:
+    """When the base goes, and its fine-tunes, while these answer."""
+    if life.base_retires_on and life.base_retires_on != life.retires_on:
+        word = "retired" if life.base_retires_on <= today else "retires"
+        yield f"The base {model} itself {word} on {life.base_retires_on}."
+    if life.retires_on:
+        when = f"{life.retires_on} ({in_days(life.retires_on, today)})"
+        yield f"A fine-tune of {model} stops answering on {when}."
+
+
+def in_days(day: date, today: date) -> str:
+    """``in 46 days``, for a day that has not passed."""
     days = (day - today).days
     return "today" if days == 0 else f"in {days} day{'' if days == 1 else 's'}"

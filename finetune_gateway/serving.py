@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from finetune_gateway import clock
+from finetune_gateway.curves import BreakEven, Curve, cheaper
 from finetune_gateway.errors import SpecError
 from finetune_gateway.gpus import gpu_name
 from finetune_gateway.pricetable import Price, Unit, find_price, gpu_prices
 from finetune_gateway.pricing import MILLION, Range
-from finetune_gateway.profiles import STALE_DAYS, load_profile, profile_names
+from finetune_gateway.profiles import load_profile, profile_names
 from finetune_gateway.tokens import TokenStats, base_model
 
 HOURS = Decimal(730)  # of a month: 8,760 / 12
@@ -49,6 +50,14 @@ THROUGHPUTS = {
     ),
 }
 USUAL_GPU = "A10G"
+
+# What is out of any sense is a slip of the hand: USD for an hour of one GPU, tokens a second of
+# one GPU, requests a month, tokens of a request or an answer.
+USD_PER_HOUR = (Decimal("0.001"), Decimal(10_000))
+TOKENS_PER_SECOND = (Decimal("0.1"), Decimal(10_000_000))
+MOST_REQUESTS = 10**10
+MOST_TOKENS = 10**7
+
 _MICRO = Decimal("0.000001")
 
 Kind = Literal["tokens", "batch", "base", "deployment", "always_on", "on_demand"]
@@ -78,6 +87,11 @@ class Traffic(BaseModel):
     tokens_out: Annotated[int, Field(ge=0)]
     lengths: str = "as given"
 
+    @property
+    def tokens(self) -> Decimal:
+        """Of one request with its answer."""
+        return Decimal(self.tokens_in + self.tokens_out)
+
     @classmethod
     def like(
         cls,
@@ -89,9 +103,9 @@ class Traffic(BaseModel):
         answers: int = 1,
     ) -> Traffic:
         """Requests as long as the rows of a dataset on average, unless lengths are given.
-        ``answers``: how many a row holds (2 for preference rows)."""
-        if requests < 1 or min(tokens_in or 0, tokens_out or 0) < 0:
-            raise SpecError("Requests and tokens are counted from 1 and from 0 up.")
+        ``answers``: how many a row holds (2 for preference rows). Raises SpecError for counts
+        out of bounds."""
+        check_counts(requests, tokens_in, tokens_out)
         rows = max(1, tokens.rows)
         asked = round((tokens.total - tokens.trained) / rows)
         answer = round(tokens.trained / (rows * answers))
@@ -102,23 +116,6 @@ class Traffic(BaseModel):
             tokens_out=answer if tokens_out is None else tokens_out,
             lengths="as given" if given else "the mean of the dataset's rows",
         )
-
-
-class Curve(BaseModel):
-    """USD a month over requests a month. ``capacity``: requests one machine can take; another
-    one, for ``fixed`` USD, is added beyond."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    fixed: Decimal = Decimal(0)
-    per_request: Decimal = Decimal(0)
-    capacity: int | None = None
-
-    def machines(self, requests: int) -> int:
-        return 1 if self.capacity is None else max(1, -(-requests // self.capacity))
-
-    def at(self, requests: int) -> Decimal:
-        return self.machines(requests) * self.fixed + requests * self.per_request
 
 
 class Way(BaseModel):
@@ -142,19 +139,6 @@ class Way(BaseModel):
     @property
     def title(self) -> str:
         return f"{self.where} {self.model} ({KINDS[self.kind]})"
-
-
-class BreakEven(BaseModel):
-    """The fewest requests a month at which ``own`` is cheaper than ``hosted``; None where it
-    never is, since a full GPU costs more per request than the host."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    own: str
-    hosted: str
-    low: int | None  # at the low cost of the own GPU
-    expected: int | None
-    high: int | None
 
 
 class ServingCosts(BaseModel):
@@ -182,12 +166,11 @@ def serving_costs(
 
     ``hosted``: host and base model, each a name. ``gpu``, ``usd_per_hour``,
     ``tokens_per_second`` (in and out together): of the GPU of one's own; by default the rows of
-    the price table and the throughput known for that GPU. Raises SpecError for amounts that are
-    none, and when ``extra`` is no price table.
+    the price table and the throughput known for that GPU. ``extra``: a price table of the user's.
+    Raises SpecError for figures out of bounds, and when ``extra`` is no price table.
     """
-    for name, amount in (("price", usd_per_hour), ("throughput", tokens_per_second)):
-        if amount is not None and (not amount.is_finite() or amount <= 0):
-            raise SpecError(f"The {name} of a GPU cannot be {amount}.", hint="Give it above 0.")
+    check_gpu(usd_per_hour, tokens_per_second)
+    check_counts(traffic.requests, traffic.tokens_in, traffic.tokens_out)
     day = today or clock.today()
     theirs = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
     own = _own(_called(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
@@ -203,6 +186,33 @@ def serving_costs(
         break_even=met,
         warnings=_warnings([*theirs, *own], hosted, day),
     )
+
+
+def check_gpu(usd_per_hour: Decimal | None, tokens_per_second: Decimal | None) -> None:
+    """Raise SpecError for a price (USD) or a speed of a GPU that is out of any sense."""
+    for name, amount, (least, most), unit in (
+        ("usd_per_hour", usd_per_hour, USD_PER_HOUR, "USD for an hour"),
+        ("tokens_per_second", tokens_per_second, TOKENS_PER_SECOND, "tokens a second"),
+    ):
+        if amount is not None and not (amount.is_finite() and least <= amount <= most):
+            raise SpecError(
+                f"--serve-{name.replace('_', '-')} {amount} ({name} in Python) makes no sense.",
+                hint=f"Give {least:,} to {most:,} {unit} of one GPU.",
+            )
+
+
+def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -> None:
+    """Raise SpecError for requests a month or tokens of one that are out of any sense."""
+    for flag, number, least, most, unit in (
+        ("--monthly-requests", requests, 1, MOST_REQUESTS, "requests"),
+        ("--tokens-in", tokens_in or 0, 0, MOST_TOKENS, "tokens of a request"),
+        ("--tokens-out", tokens_out or 0, 0, MOST_TOKENS, "tokens of an answer"),
+    ):
+        if not least <= number <= most:
+            raise SpecError(
+                f"{flag} {number} makes no sense.",
+                hint=f"Give {least} to {most:,} {unit}.",
+            )
 
 
 # -- hosted ------------------------------------------------------------------------------
@@ -289,21 +299,8 @@ def _own(
     rows = _hour(gpu, usd, extra, today)
     known = THROUGHPUTS.get(gpu)
     rate = speed if speed is not None else known.tokens if known else None
-    unknown = []
-    if not rows:
-        unknown.append(f"What an hour of {gpu} costs: give --serve-usd-per-hour or add a row.")
-    if rate is None:
-        unknown.append(
-            f"How fast {gpu} answers: give --serve-tokens-per-second (known: "
-            f"{', '.join(THROUGHPUTS)})."
-        )
     source = "given by the user" if speed is not None else known.source if known else ""
-    assumed = [
-        f"{rate} tokens a second on one {gpu}, in and out together: {source}.",
-        f"It works {BUSY[1]:.0%} of the time paid for ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
-        "On demand it is started once a day for the requests gathered, 10 minutes each time.",
-        "Whether the model fits the GPU and answers as well is not judged here.",
-    ]
+    unknown = _own_unknown(gpu, rows, rate, traffic)
     ways = []
     for kind in _RIVALS:
         way = Way(
@@ -312,12 +309,37 @@ def _own(
             model=gpu,
             data_leaves_machine=False,
             prices=list(dict.fromkeys(rows)) if rows else [],
-            assumptions=assumed if rate else [],
+            assumptions=_own_assumed(gpu, rows, rate, source) if rate else [],
             unknown=unknown,
         )
-        curves = _own_curves(kind, rows, rate, traffic) if rows and rate else None
-        ways.append(_way(way, curves, traffic) if curves else way)
+        if rows and rate and not unknown:
+            way = _way(way, _own_curves(kind, rows, rate, traffic), traffic)
+        ways.append(way)
     return ways
+
+
+def _own_unknown(gpu: str, rows: Hour | None, rate: Decimal | None, traffic: Traffic) -> list[str]:
+    said = []
+    if not rows:
+        said.append(f"What an hour of {gpu} costs: give --serve-usd-per-hour or add a row.")
+    if rate is None:
+        said.append(
+            f"How fast {gpu} answers: give --serve-tokens-per-second (known: "
+            f"{', '.join(THROUGHPUTS)})."
+        )
+    elif traffic.tokens / rate / BUSY[2] > HOURS * 3600:  # where a machine works the least
+        said.append(f"At {rate:f} tokens a second a request takes longer than a month.")
+    return said
+
+
+def _own_assumed(gpu: str, rows: Hour | None, rate: Decimal, source: str) -> list[str]:
+    return [
+        *_rows_said(gpu, rows),
+        f"{rate:f} tokens a second on one {gpu}, in and out together: {source}.",
+        f"It works {BUSY[1]:.0%} of the time paid for ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
+        "On demand it is started once a day for the requests gathered, 10 minutes each time.",
+        "Whether the model fits the GPU and answers as well is not judged here.",
+    ]
 
 
 def _called(gpu: str) -> str:
@@ -333,7 +355,8 @@ Curves = tuple[Curve, Curve, Curve]
 
 
 def _hour(gpu: str, usd: Decimal | None, extra: Path | None, today: date) -> Hour | None:
-    """The cheapest row of any market, the middle and the dearest of those on demand."""
+    """The cheapest row of any market, the cheapest on demand and the dearest of any, as training
+    takes them."""
     if usd is not None:
         given = Price(
             backend="own",
@@ -348,12 +371,22 @@ def _hour(gpu: str, usd: Decimal | None, extra: Path | None, today: date) -> Hou
     rows = gpu_prices(gpu, extra=extra)
     if not rows:
         return None
-    plain = [row for row in rows if row.market == "on-demand"] or rows
-    return rows[0], plain[(len(plain) - 1) // 2], plain[-1]
+    usual = next((row for row in rows if row.market in (None, "on-demand")), rows[-1])
+    return rows[0], usual, rows[-1]
+
+
+def _rows_said(gpu: str, rows: Hour | None) -> list[str]:
+    if rows is None or rows[0].usd == rows[2].usd:
+        return []
+    low, usual, high = rows
+    plain = usual.market in (None, "on-demand")
+    what = "the cheapest on demand" if plain else "the dearest, since none is on demand"
+    span = f"rows run from ${low.usd:f} to ${high.usd:f}"
+    return [f"An hour of {gpu} is taken as ${usual.usd:f}: {what}; {span}."]
 
 
 def _own_curves(kind: Kind, rows: Hour, rate: Decimal, traffic: Traffic) -> Curves:
-    seconds = Decimal(traffic.tokens_in + traffic.tokens_out) / rate
+    seconds = traffic.tokens / rate
     first, second, third = (
         _own_curve(kind, row.usd, seconds / busy) for row, busy in zip(rows, BUSY, strict=True)
     )
@@ -386,25 +419,8 @@ def _way(way: Way, curves: Curves, traffic: Traffic) -> Way:
 def _meet(own: Way, hosted: Way) -> BreakEven | None:
     if own.curves is None or hosted.curves is None:
         return None
-    low, expected, high = (break_even(curve, hosted.curves[1]) for curve in own.curves)
+    low, expected, high = (cheaper(curve, hosted.curves[1]) for curve in own.curves)
     return BreakEven(own=own.title, hosted=hosted.title, low=low, expected=expected, high=high)
-
-
-def break_even(own: Curve, hosted: Curve) -> int | None:
-    """The fewest requests a month at which ``own`` costs less than ``hosted``.
-
-    With k machines the own cost is k F, the hosted one D + n h, and n is at most k C: a second
-    machine never helps where the first does not, so one is looked at. None: never.
-    """
-    if own.at(1) < hosted.at(1):
-        return 1
-    gain = hosted.per_request - own.per_request
-    if gain <= 0:
-        return None
-    even = (own.fixed - hosted.fixed) / gain
-    first = int(even.to_integral_value(ROUND_CEILING))
-    first += own.at(first) >= hosted.at(first)
-    return first if own.capacity is None or first <= own.capacity else None
 
 
 def _warnings(ways: list[Way], hosted: Sequence[tuple[str, str]], today: date) -> list[str]:
@@ -414,9 +430,9 @@ def _warnings(ways: list[Way], hosted: Sequence[tuple[str, str]], today: date) -
             told = load_profile(host).warnings(model, today)
             said += [f"{host}: {text}" for text in told if "stops answering" in text]
     for row in dict.fromkeys(row for way in ways for row in way.prices):
-        if row.age(today) > STALE_DAYS:
+        if days := row.stale(today):
             said.append(
                 f"The price {row.usd} USD ({row.backend} {row.unit}) is of {row.as_of}, "
-                f"{row.age(today)} days ago; check {row.source}"
+                f"{days} days ago; check {row.source}"
             )
     return said

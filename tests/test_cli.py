@@ -485,6 +485,44 @@ def test_doctor_finds_a_broken_store(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) 
     assert ftg("list").returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("config", "# ours\nbudget = [\n", "config.toml cannot be read: Invalid value (at the end"),
+        ("config", "# ours\nbudget = [\n", "line 2"),
+        ("config", "[budget]\nmontly_usd = 5\n", "config.toml, line 2: There is no setting"),
+        ("prices", "# ours\ngarbage [", "prices.toml is not a price table: Expected '='"),
+        ("prices", "# ours\ngarbage [", "line 2"),
+        ("prices", "\n[[price]]\nbackend = 1\nusd = { train_mtok = 1 }\n", "from line 2"),
+    ],
+)
+def test_doctor_reads_what_a_person_wrote(ftg: Ftg, name: str, text: str, said: str) -> None:
+    """A file that would stop submit or estimate is named, with its line and what to do."""
+    home = Path(os.environ["FTG_HOME"])
+    home.mkdir()
+    (home / f"{name}.toml").write_text(text)
+    done = ftg("doctor")
+    shown = " ".join(done.stdout.split())
+    assert done.returncode == 1 and "Ready." not in done.stdout
+    assert "Something needed is broken." in shown
+    told = json.loads(ftg("doctor", "--json").stdout)
+    (check,) = [one for one in told["checks"] if one["state"] == "error"]
+    assert told["ok"] is False and check["name"] == name
+    assert said in check["found"] and str(home / f"{name}.toml") in check["found"]
+    assert check["fix"]
+    (home / f"{name}.toml").unlink()
+    assert "Ready." in ftg("doctor").stdout
+
+
+def test_doctor_names_a_limit_that_is_no_amount(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the environment too: submit would stop at it."""
+    monkeypatch.setenv("FTG_BUDGET_JOB_USD", "12.50")
+    assert "budget.job_usd = 12.50" in ftg("doctor").stdout
+    monkeypatch.setenv("FTG_BUDGET_JOB_USD", "much")
+    done = ftg("doctor")
+    assert done.returncode == 1 and "FTG_BUDGET_JOB_USD cannot be 'much'" in done.stdout
+
+
 def test_backends_and_models_tell_dates(ftg: Ftg) -> None:
     """Every built-in backend, and the closing dates of OpenAI's models."""
     told = {one["name"]: one for one in json.loads(ftg("backends", "--json").stdout)}

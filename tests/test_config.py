@@ -112,6 +112,9 @@ def test_what_makes_no_sense_is_refused(
         ("[budget]\nmonthly_usd = [1]\n", "cannot be"),
         ("budget = 50\n", "There is no setting 'budget.'"),
         ("[budget\n", "line 1"),
+        ("# ours\nbudget = [", "line 2"),
+        ("[budget]\n# mine\nmontly_usd = 50\n", "config.toml, line 3: There is no setting"),
+        ("# ours\nbudget = { job_usd = -1 }\n", "config.toml, line 2: budget.job_usd cannot be"),
     ],
 )
 def test_a_file_that_is_wrong_is_no_limit_lifted(
@@ -140,6 +143,24 @@ def test_a_variable_that_is_no_amount_is_named(
     monkeypatch.setenv("FTG_BUDGET_MONTHLY_USD", "fifty")
     code, _, err = ftg("submit", str(train_file), "--model", "m", "--backend", "fake")
     assert code == 2 and "FTG_BUDGET_MONTHLY_USD cannot be 'fifty'" in err
+
+
+@pytest.mark.parametrize("flag", ["--max-cost", "--max-cost-usd"])
+def test_the_limit_is_shown_to_its_last_digit(
+    ftg: Ftg, train_file: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    """Cents, or all that was given; by both names; what is no amount names the flag."""
+    words = ["submit", str(train_file), "--model", "gpt-4o-mini-2024-07-18", "--dry-run", flag]
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    for given, shown in (("0.0234", "0.0234"), ("20", "20.00"), ("$1234.5", "1,234.50"),
+                         ("0.123456789012", "0.123456789012")):  # fmt: skip
+        code, _, err = ftg(*words, given)
+        assert code == 0 and f"; limit ${shown}\n" in err
+    for wrong in ("inf", "nan", "-1", "much"):
+        code, _, err = ftg(*words, wrong)
+        assert code == 2 and f"--max-cost cannot be '{wrong}'" in err
+    with pytest.raises(SpecError, match="max_cost_usd cannot be inf"):
+        Gateway().submit(train_file, model="m", backend="fake", max_cost_usd=float("inf"))
 
 
 def test_two_who_write_at_once_both_count(home: Path) -> None:

@@ -52,6 +52,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "pricetable",
         "catalogue",
         "serving",
+        "curves",
         "guards",
         "spending",
         "ledger",

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections import Counter
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_gateway import Gateway, LocalBackend, SpecError, calibration, clock
+from finetune_gateway import Gateway, LocalBackend, SpecError, calibration, clock, hardware
 from finetune_gateway.batches import feed, packed
 from finetune_gateway.calibration import WORK, Calibration, Load, fitted
 from finetune_gateway.spec import TrainingSpec
@@ -96,15 +97,16 @@ def test_padding_is_that_of_random_batches() -> None:
 
 def test_rates_are_found_again() -> None:
     """From the seconds that known rates give, the fit foretells other work."""
-    chance, rates = random.Random(2), [1e-3, 2e-11, 5e-9, 1e-9, 3e-11, 1e-8, 0.05]
-    scale = [8, 1e11, 1e7, 1e8, 1e8, 1e6, 1]
+    chance, rates = random.Random(2), [1e-3, 2e-11, 5e-9, 9e-9, 1e-9, 3e-11, 1e-8, 0.05]
+    scale = [8, 1e11, 1e7, 1e7, 1e8, 1e8, 1e6, 1]
     loads = [
-        Load(tuple(unit * chance.uniform(0.1, 1) for unit in scale), 1_000_000, 0) for _ in range(9)
+        Load(tuple(unit * chance.uniform(0.1, 1) for unit in scale), 1_000_000, 0)
+        for _ in range(10)
     ]
     seconds = [sum(r * u for r, u in zip(rates, load.units, strict=True)) for load in loads]
-    found = fitted(loads[:8], seconds[:8])
-    told = sum(r * u for r, u in zip(found, loads[8].units, strict=True))
-    assert told == pytest.approx(seconds[8], rel=0.1) and min(found) >= 0
+    found = fitted(loads[:9], seconds[:9])
+    told = sum(r * u for r, u in zip(found, loads[9].units, strict=True))
+    assert told == pytest.approx(seconds[9], rel=0.1) and min(found) >= 0
 
 
 def test_calibration_is_measured_kept_and_used(
@@ -128,15 +130,20 @@ def test_calibration_is_measured_kept_and_used(
     assert [path.name for path in home.glob("ftg-calibrate-*")] == []
 
 
-def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
-    """Another machine, another torch, three months: each is said."""
-    found = Calibration(
+def calibrated() -> Calibration:
+    return Calibration(
         machine=calibration.machine(), torch=calibration.torch_version(),
-        measured_on=clock.today(), threads=2, rates=(1e-3,) * len(WORK), stretch=1.0, speedup=1.5,
-        start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
+        measured_on=clock.today(), threads=2,
+        rates=(1e-3, 1e-11, 1e-8, 3e-8, 6e-9, 2e-10, 1e-9, 1e-3),
+        stretch=1.0, speedup=1.5, start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
         imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
         load_average=0.5,
     )  # fmt: skip
+
+
+def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
+    """Another machine, another torch, three months: each is said."""
+    found = calibrated()
     assert found.doubts(clock.today()) is None
     old = found.model_copy(update={"measured_on": clock.today() - timedelta(days=91)})
     assert "91 days old" in (old.doubts(clock.today()) or "")
@@ -144,8 +151,87 @@ def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
         assert found.model_copy(update=changed).doubts(clock.today())
     calibration.write(home, found)
     assert calibration.read(home) == found
+    told = {**found.model_dump(mode="json"), "rates": [1e-3] * (len(WORK) - 1)}
+    (home / calibration.FILE).write_text(json.dumps(told))  # of a version with other kinds of work
+    assert calibration.read(home) is None
     (home / calibration.FILE).write_text('{"machine": 3}')
     assert calibration.read(home) is None
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_validation_takes_time(
+    home: Path, tiny_folder: Path, train_file: Path, tmp_path: Path, measured: bool
+) -> None:
+    """As many passes over the validation rows as the trainer makes, forward alone: less than as
+    many passes of training, and told."""
+    if measured:
+        calibration.write(home, calibrated())
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(train_file.read_text().replace("order", "parcel"))
+    asked: dict[str, Any] = {"model": str(tiny_folder), "backend": "local", "max_steps": 10_000}
+    found = [
+        Gateway().estimate(train_file, **asked, **more)
+        for more in ({}, {"validation": held_out}, {"validation": held_out, "eval_steps": 5000})
+    ]
+    seconds = [one.seconds.expected for one in found if one.seconds]
+    trained, ten, two = seconds[0], seconds[1] - seconds[0], seconds[2] - seconds[0]
+    assert ten == pytest.approx(5 * two, rel=1e-6) and 0 < ten < trained
+    assert found[1].validation_tokens == found[1].tokens.total
+    assert any("gone through 10 times (eval_steps)" in said for said in found[1].assumptions)
+    assert any("gone through 2 times" in said for said in found[2].assumptions)
+    assert not any("validation" in said for said in found[0].assumptions)
+
+
+def test_evaluations_are_those_of_the_trainer(
+    home: Path, tiny_folder: Path, train_file: Path
+) -> None:
+    """At each multiple of eval_steps and at the end, as a real run does it."""
+    for steps, every in ((5, 2), (4, 2), (3, "auto")):
+        asked: dict[str, Any] = {"model": str(tiny_folder), "max_steps": steps, "batch_size": 2}
+        job = Gateway().submit(
+            train_file, backend="local", validation_split=0.2, eval_steps=every, **asked
+        )
+        job.result(timeout=180)
+        spec = TrainingSpec(eval_steps=every, **asked)
+        told = [metric.step for metric in job.metrics() if metric.valid_loss is not None]
+        assert len(told) == hardware.evaluations(spec, steps) and told[-1] == steps
+
+
+def test_a_price_of_ones_own_is_any_number_and_no_nonsense(
+    home: Path, tiny_folder: Path, train_file: Path
+) -> None:
+    """What is a number to Python is one here, to its last digit; the rest is said."""
+    for given in (Decimal("3.1"), 3.1, "3.1", "$3.1"):
+        assert LocalBackend(gpu="H200", usd_per_gpu_hour=given).usd_per_gpu_hour == Decimal("3.1")
+        found = Gateway().estimate(train_file, model="gpt-4.1-mini-2025-04-14", train_price=given)
+        assert found.prices[0].usd == Decimal("3.1")
+    for wrong in ("x", float("nan"), -1, True, "1e999", Decimal("Infinity")):
+        with pytest.raises(SpecError, match="usd_per_gpu_hour cannot be"):
+            LocalBackend(gpu="H200", usd_per_gpu_hour=wrong)
+        for model in ("gpt-4.1-mini-2025-04-14", ["gpt-4.1-mini-2025-04-14"]):
+            with pytest.raises(SpecError, match="train_price cannot be"):
+                Gateway().estimate(train_file, model=model, train_price=wrong)
+    with pytest.raises(SpecError, match="No figures are known for GPU ''"):
+        LocalBackend(gpu="")
+    with pytest.raises(SpecError, match="nothing to estimate"):
+        Gateway().estimate(train_file, model=[])
+    with pytest.raises(SpecError, match="since cannot be"):
+        Gateway().costs(since="2026-13-01")  # type: ignore[arg-type]
+
+
+def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_file: Path) -> None:
+    """Precision by the kind of training, a GPU without bfloat16, start-up, energy, markets."""
+    for gpu, kind, expected in (
+        ("T4", "full", ("; bfloat16", "T4 has no bfloat16 of its own")),
+        ("H200", "lora", ("base in bfloat16, adapters in float32", "15 s (5 to 60 s)")),
+        ("H100", "lora", ("expected 80 %", "cheapest on demand, 3.99 USD an hour")),
+    ):
+        found = Gateway().estimate(
+            train_file, model=str(tiny_folder), backend=LocalBackend(gpu=gpu), training_type=kind
+        )
+        said = " ".join(found.assumptions)
+        assert all(words in said for words in expected), said
+        assert ("no bfloat16" in said) is (gpu == "T4")
 
 
 def test_a_named_gpu_is_for_estimates_only(home: Path, tiny_folder: Path, train_file: Path) -> None:

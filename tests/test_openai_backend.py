@@ -353,7 +353,7 @@ class OnDay(OpenAIBackend):
 
 
 class AfterTheEnd(OnDay):
-    day = date(2027, 1, 7)
+    day = date(2027, 1, 6)
 
 
 def test_models_that_cannot_be_trained_are_refused() -> None:
@@ -424,7 +424,7 @@ def test_capabilities_and_estimate_need_no_key() -> None:
     openai = OnDay()
     known = openai.capabilities(MODEL)
     assert known.hosted and known.min_rows == 10 and known.max_context == 65536
-    assert known.settle_seconds == 70.0 and known.no_new_jobs_after == date(2027, 1, 6)
+    assert known.settle_seconds == 70.0 and known.no_new_jobs_after == date(2027, 1, 5)
     assert OpenAIBackend(settle_seconds=0.0).capabilities().settle_seconds == 0.0
     tokens = TokenStats(
         encoding="o200k_base", exact=True, rows=100, billed=10, billed_low=10, billed_high=10

@@ -77,6 +77,8 @@ def test_a_gpu_is_found_by_its_whole_name_cheapest_first() -> None:
         ({"usd": "cheap"}, "usd: "),
         ({"usd": "-1"}, "usd: "),
         ({"usd": "NaN"}, "usd: "),
+        ({"usd": "1e999"}, "usd: 1e999 is above 1,000,000,000 USD for one unit"),
+        ({"usd": "1000000000.01"}, "above 1,000,000,000 USD"),
         ({"unit": "per_token"}, "unit: "),
         ({"source": ""}, "source: "),
         ({"as_of": "yesterday"}, "as_of: "),
@@ -188,7 +190,7 @@ def test_base_models_come_from_the_catalogue_by_whole_names() -> None:
         ).total_price
     )
     assert price.source.startswith(f"genai-prices {library.__version__} (https://")
-    assert date(2026, 1, 1) < price.as_of <= clock.today()
+    assert price.as_of is None and "does not say on which day" in price.note
     ft = library.calc_price(
         library.Usage(input_tokens=1), model_ref="ft:gpt-4o-2024-08-06", provider_id="openai"
     )
@@ -196,6 +198,51 @@ def test_base_models_come_from_the_catalogue_by_whole_names() -> None:
     for name in ("ft:gpt-4o-2024-08-06", "gpt-4.1-mini-x", "o4-mini-2025", "4.1", ""):
         assert catalogue.find("openai", name) is None
     assert catalogue.find("nobody", "gpt-4.1-mini") is None
+
+
+def test_a_price_without_a_day_has_no_age(
+    ftg: Run, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The release has no day on which a price was read: changes of other models, past or
+    scheduled, are not taken for one, and no age is warned of; where a model's own price has a
+    change in force, that price is used."""
+    pytest.importorskip("genai_prices")
+    asked = ("estimate", str(train_file), "--model", MINI, "--n-epochs", "1", "--monthly-requests",
+             "1000")  # fmt: skip
+    for day in ("2026-11-21", "2027-06-01"):
+        monkeypatch.setenv("FTG_TODAY", day)
+        shown = " ".join(ftg("prices", "--model", MINI)[1].split())
+        assert "date not known, genai-prices" in shown
+        assert "The release does not say on which day it was read." in shown
+        said = " ".join(ftg(*asked)[1].split())
+        assert "prices date not known, genai-prices" in said and "ago; check genai" not in said
+        told = json.loads(ftg("prices", "--backend", "openai", "--model", MINI, "--json")[1])
+        days = {one["as_of"] for one in told if one["origin"] == "genai-prices"}
+        assert days == {None}
+
+
+def test_a_scheduled_change_is_in_force_from_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process too: what is found goes by the day that is asked about."""
+    pytest.importorskip("genai_prices")
+    from genai_prices.data_snapshot import get_snapshot
+    from genai_prices.types import StartDateConstraint
+
+    changes = (
+        (host.id, info.id, price.constraint.start_date)
+        for host in get_snapshot().providers
+        for info in host.models
+        if isinstance(info.prices, list)
+        for price in info.prices[-1:]
+        if isinstance(price.constraint, StartDateConstraint)
+    )
+    for host, model, day in changes:
+        found = []
+        for asked in (day - timedelta(days=1), day):
+            monkeypatch.setenv("FTG_TODAY", str(asked))
+            found.append(catalogue.find(host, model))
+        if None not in found and found[0] != found[1]:
+            return
+    pytest.fail("no price changes on any day")
 
 
 def test_a_price_taken_from_another_host_says_so() -> None:
@@ -315,10 +362,34 @@ def test_check_ends_with_three_when_your_file_cannot_be_read(ftg: Run, home: Pat
     (home / "prices.toml").write_text(OWN.replace("train_mtok", "tokens"))
     code, out, _ = ftg("prices", "check")
     assert code == 3 and "not a price table: unit: " in " ".join(out.split())
+    assert "(row 1, from line 2)" in " ".join(out.split())
     told = json.loads(ftg("prices", "check", "--json")[1])
     assert told["ok"] is False and told["findings"][-1]["severity"] == "error"
     assert str(home / "prices.toml") in ftg("prices", "path")[1]
     assert json.loads(ftg("prices", "path", "--json")[1])["exists"] is True
+
+
+def test_an_absurd_price_is_refused_wherever_it_comes_from(
+    ftg: Run, home: Path, train_file: Path
+) -> None:
+    """Above 1,000,000,000 USD for one unit: typed, in a row of yours, for once."""
+    made = ("prices", "set", "--backend", "openai", "--model", "gpt-9", "--unit", "train_mtok",
+            "--source", "a slip", "--usd")  # fmt: skip
+    code, _, err = ftg(*made, "1e999")
+    assert code == 2 and "1e999 is above 1,000,000,000 USD for one unit" in err
+    assert not (home / "prices.toml").exists()
+    assert ftg(*made, "1000000000")[0] == 0
+    asked = ("estimate", str(train_file), "--n-epochs", "1", "--model")
+    for more in (("gpt-9", "--train-price", "1e10"),
+                 ("builtin/tiny", "--usd-per-gpu-hour", "1e999")):  # fmt: skip
+        code, out, err = ftg(*asked, *more)
+        assert code == 2 and "at most 1,000,000,000" in " ".join((out + err).split())
+    (home / "prices.toml").write_text(OWN.replace('"0.44"', '"1e999"'))
+    code, out, _ = ftg("prices", "check")
+    text = " ".join(out.split())
+    assert code == 3 and "usd: 1E+999 is above 1,000,000,000 USD for one unit. (row 1" in text
+    code, _, err = ftg(*asked, "gpt-9")
+    assert code == 2 and "not a price table" in err
 
 
 def test_a_typed_training_price_is_priced_and_kept(ftg: Run, train_file: Path) -> None:

@@ -35,14 +35,15 @@ def test_profiles_are_whole(name: str) -> None:
     for row in profile.models:
         assert row.methods <= profile.methods
         assert row.source
-        assert not row.retires_on or (row.trainable_until or TODAY) < row.retires_on
+        assert not row.retires_on or (row.no_new_jobs_from or TODAY) <= row.retires_on
 
 
 def test_openai_limits_and_dates() -> None:
     """The limits and the last day for jobs on api.openai.com."""
     openai = load_profile("openai")
     assert (openai.min_rows, openai.max_file_bytes) == (10, 512 * 2**20)
-    assert openai.no_new_jobs_after == date(2027, 1, 6)
+    assert openai.no_new_jobs_from == date(2027, 1, 6)  # as the source has it
+    assert openai.no_new_jobs_after == date(2027, 1, 5)
     assert openai.context(MINI) == 65_536
     assert openai.context("gpt-3.5-turbo") == 16_385
     assert openai.trainable("sft", TODAY) == [
@@ -51,7 +52,8 @@ def test_openai_limits_and_dates() -> None:
         "gpt-4o-2024-08-06",
         "gpt-4o-mini-2024-07-18",
     ]
-    assert openai.trainable("sft", date(2027, 1, 7)) == []
+    assert openai.trainable("sft", date(2027, 1, 5)) == openai.trainable("sft", TODAY)
+    assert openai.trainable("sft", date(2027, 1, 6)) == []
 
 
 def test_every_openai_model_has_an_encoding() -> None:
@@ -81,6 +83,7 @@ def test_a_part_of_a_name_finds_no_other_row(name: str) -> None:
 @pytest.mark.parametrize(
     ("model", "method", "today", "word"),
     [
+        (MINI, "sft", date(2027, 1, 6), "takes no new fine-tuning jobs since 2027-01-06"),
         (MINI, "sft", date(2027, 1, 7), "takes no new fine-tuning jobs since 2027-01-06"),
         ("gpt-4.1-nano-2025-04-14", "sft", TODAY, "shut down on 2026-10-23"),
         ("gpt-4.1-nano-2025-04-14", "sft", date(2026, 10, 23), "shut down on 2026-10-23"),
@@ -109,7 +112,7 @@ def test_a_refusal_names_what_is_still_open() -> None:
     ("model", "today"),
     [
         (MINI, TODAY),
-        (MINI, date(2027, 1, 6)),
+        (MINI, date(2027, 1, 5)),
         ("gpt-4.1-nano", date(2026, 10, 22)),
         ("gpt-9", TODAY),
     ],
@@ -124,13 +127,41 @@ def test_warnings_count_the_days() -> None:
     openai = load_profile("openai")
     jobs, only, answers = openai.warnings(MINI, TODAY)
     assert only.startswith("Only organisations that have fine-tuned before (since 2026-05-07)")
-    assert jobs == "New jobs are possible until 2027-01-06 (in 46 days)."
+    until = "New jobs are possible until 2027-01-05; none from 2027-01-06 on"
+    assert jobs == f"{until} (in 46 days)."
     assert answers == f"A fine-tune of {MINI} stops answering on 2027-01-14 (in 54 days)."
-    assert "(today)" in openai.warnings(MINI, date(2027, 1, 6))[0]
-    assert "(in 1 day)" in openai.warnings(MINI, date(2027, 1, 5))[0]
+    assert openai.warnings(MINI, date(2027, 1, 5))[0] == f"{until} (in 1 day)."
     assert "'gpt-9' is not among the models known for OpenAI" in openai.warnings("gpt-9", TODAY)[0]
     assert "is not known here" in load_profile("custom").warnings("m", TODAY)[0]
     assert "By invitation only." in load_profile("azure").warnings("gpt-5", TODAY)
+
+
+@pytest.mark.parametrize("host", ["openai", "azure"])
+def test_sentences_and_refusals_agree_on_every_day(host: str) -> None:
+    """While a job is refused nothing speaks of new jobs; while it is not, nothing says closed;
+    the first refused day is the one the source names."""
+    profile = load_profile(host)
+    for row in profile.models:
+        life, (method, *_) = profile.life_cycle(row.model), row.methods
+        days = [date(2026, 10, 1) + timedelta(days=n) for n in range(450)]
+        refused = [day for day in days if profile.refusal(row.model, method, day)]
+        for day in days:
+            said = " ".join(profile.warnings(row.model, day))
+            assert bool(life.closed_on(day)) == (day in refused)
+            assert not (day in refused and ("ew jobs" in said or "can create" in said))
+            answers = "stops answering" in said
+            assert answers == bool(life.retires_on and day < life.retires_on)
+        ends = [day for day in (profile.no_new_jobs_from, row.no_new_jobs_from, row.retires_on)
+                if day]  # fmt: skip
+        assert refused[:1] == [day for day in [min(ends, default=None)] if day in days]
+        assert not ends or life.closed_on(days[-1]) == min(ends)
+
+
+def test_where_no_end_is_announced_the_first_possible_day_is_told() -> None:
+    """Azure: "not before 2027-04-14" may be that day, so the day before is the last sure one."""
+    azure = load_profile("azure")
+    assert azure.life_cycle(MINI).new_jobs_at_least_until == date(2027, 4, 13)
+    assert azure.warnings(MINI, TODAY)[0].startswith("New jobs may end on any day from 2027-04-14")
 
 
 def test_an_old_table_says_so() -> None:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from finetune_gateway import Gateway, Job, JobStatus, LocalBackend, ModelHandle, SpecError
 from finetune_gateway.backends.local import fourbit
-from finetune_gateway.calibration import Calibration, load_of
+from finetune_gateway.calibration import WORK, Calibration, load_of
 from finetune_gateway.memory import NF4_BYTES, Setup, step_memory
 from finetune_gateway.shape import shape_of
 from finetune_gateway.spec import TrainingSpec
@@ -204,7 +204,7 @@ def test_the_time_of_qlora_counts_what_it_does_beside_training() -> None:
     assert (lora.quantised, qlora.quantised) == (0, shape.linear_parameters)
     given: dict[str, Any] = {
         "machine": "m", "torch": "t", "measured_on": "2026-11-21", "threads": 1,
-        "rates": (0, 0, 0, 0, 0, 0, 0), "stretch": 1, "speedup": 1, "start_cpu": 0, "save_cpu": 0,
+        "rates": (0,) * len(WORK), "stretch": 1, "speedup": 1, "start_cpu": 0, "save_cpu": 0,
         "save_byte_cpu": 0, "imported_bytes": 1, "errors": (), "largest": 1, "load_average": 0,
     }  # fmt: skip
     old, new = Calibration(**given), Calibration(**given, quantise_cpu=1e-8)

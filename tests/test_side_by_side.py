@@ -60,7 +60,7 @@ class TooLate(OnDay):
 class Broken(FakeBackend):
     """A backend with a bug."""
 
-    def estimate(self, spec: TrainingSpec, tokens: object) -> Any:
+    def estimate(self, spec: TrainingSpec, tokens: object, validation: object = None) -> Any:
         raise RuntimeError("no such table")
 
 
@@ -258,7 +258,7 @@ def test_azure_by_name_everywhere(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> 
     assert done.returncode == 0 and "uploaded to\nres.openai.azure.com" in done.stderr
     assert "azure / " in done.stderr and "learn.microsoft.com" in done.stderr
     assert ftg("doctor", "--backend", "azure").returncode == 1  # no address to ask
-    assert "2027-04-14+" in ftg("models", "--backend", "azure").stdout
+    assert "2027-04-13+" in ftg("models", "--backend", "azure").stdout
 
 
 # -- the command line --------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_the_table_fits_its_terminal(
     for number, backend in enumerate(["openai", "azure", "local"] * 2, start=1):
         assert f"\n{number}  {backend}" in table
     words = " ".join(done.stdout.split())
-    for text in ("NEW JOBS UNTIL", "RETIRED ON", "LOW TO HIGH", "2027-01-06", "2027-01-14",
+    for text in ("NEW JOBS UNTIL", "RETIRED ON", "LOW TO HIGH", "2027-01-05", "2027-01-14",
                  "cannot: 'builtin/tiny' is none of the 10", "fits"):  # fmt: skip
         assert text in words, text
     assert words.count("reproduces two published OpenAI bills") == 1
@@ -367,7 +367,28 @@ def test_a_refusal_is_told_in_the_estimate(home: Path, train_file: Path) -> None
     late = Gateway().estimate(train_file, model=MINI, backend=TooLate())
     assert late.warnings[0].startswith("This job cannot be created: OpenAI takes no new")
     assert jobs_until(late, date(2027, 1, 7)) == "closed 2027-01-06"
-    assert jobs_until(late, date(2027, 1, 6)) == "2027-01-06"
+    assert jobs_until(late, date(2027, 1, 6)) == "closed 2027-01-06"
+    assert jobs_until(late, date(2027, 1, 5)) == "2027-01-05"
+
+
+def test_a_base_that_is_shut_down_takes_no_jobs(
+    ftg: Ftg, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal, the table and the lists say the same, and nothing is said of new jobs."""
+    asked = ("estimate", str(train_file), "--model", MINI, "--backend", "azure")
+    for day, until in (("2027-10-13", "2027-04-13 or later"), ("2027-10-14", "closed 2027-10-14")):
+        monkeypatch.setenv("FTG_TODAY", day)
+        said = " ".join(ftg(*asked).stdout.split())
+        over = day == "2027-10-14"
+        assert f"takes jobs until {until}" in said
+        assert ("was shut down on 2027-10-14" in said) == over
+        assert (
+            ("New jobs may have ended since" in said) == ("can create jobs" in said) == (not over)
+        )
+        rows = ftg("models", "--backend", "azure", "--all").stdout.splitlines()
+        row = next(line.split() for line in rows if MINI in line)
+        assert row[-2] == ("closed" if over else "2027-04-13+")
+        assert (MINI in ftg("models", "--backend", "azure").stderr) == (not over)  # only for whom
 
 
 def test_a_handle_knows_when_it_retires(home: Path, train_file: Path) -> None:
@@ -385,11 +406,12 @@ def test_a_handle_knows_when_it_retires(home: Path, train_file: Path) -> None:
 @pytest.mark.parametrize(
     ("day", "there", "gone"),
     [
-        (date(2026, 11, 21), "new jobs until 2027-01-06 (46 days left)", "is of 2026-11-21"),
-        (date(2027, 1, 7), "no new jobs since 2027-01-06", "days left"),
+        (date(2026, 11, 21), "new jobs until 2027-01-05, none from 2027-01-06 on (in 46 days)",
+         "is of 2026-11-21"),
+        (date(2027, 1, 6), "no new jobs since 2027-01-06", "can create jobs"),
         (date(2027, 3, 1), "no new jobs since 2027-01-06", "and their fine-tunes retire on"),
     ],
-)
+)  # fmt: skip
 def test_doctor_tells_dates_with_source_and_age(
     ftg: Ftg, monkeypatch: pytest.MonkeyPatch, day: date, there: str, gone: str
 ) -> None:
@@ -399,7 +421,8 @@ def test_doctor_tells_dates_with_source_and_age(
     found = told["openai"]["found"]
     assert there in found and gone not in found
     assert "(as of 2026-11-21, https://developers.openai.com" in found
-    assert "used a fine-tuned model in the past 60 days (since 2026-07-02)" in found
+    only = "used a fine-tuned model in the past 60 days (since 2026-07-02)"
+    assert (only in found) == (day < date(2027, 1, 6))
     assert bool(told["openai"]["fix"]) == (day == date(2027, 3, 1))
     assert "Some of it is of 2026-03-05" in told["azure"]["fix"]
 
@@ -409,7 +432,7 @@ def test_models_tell_dates_with_source_and_age(ftg: Ftg, monkeypatch: pytest.Mon
     monkeypatch.setenv("FTG_TODAY", "2026-11-21")
     done = ftg("models")
     row = next(line for line in done.stdout.splitlines() if line.startswith(f"openai  {MINI}"))
-    assert row.split()[-2:] == ["2027-01-06", "2027-01-14"]
+    assert row.split()[-2:] == ["2027-01-05", "2027-01-14"]
     said = " ".join(done.stderr.split())
     assert "only organisations that have fine-tuned before (since 2026-05-07)" in said
     assert "that is 261 days ago: check it" in said
@@ -417,7 +440,7 @@ def test_models_tell_dates_with_source_and_age(ftg: Ftg, monkeypatch: pytest.Mon
     mini = next(row for row in rows if row["model"] == MINI)
     assert (mini["retires_on"], mini["base_retires_on"]) == ("2027-10-14", "2027-04-14")
     assert mini["only_for"] == "existing customers (from 2027-04-14)" and not mini["stale"]
-    monkeypatch.setenv("FTG_TODAY", "2027-01-07")
+    monkeypatch.setenv("FTG_TODAY", "2027-01-06")
     assert MINI not in ftg("models", "--backend", "openai").stdout
 
 

@@ -50,7 +50,9 @@ class RecallBackend(Backend):
     def counter(self, spec: TrainingSpec) -> HostedCounter:
         return HostedCounter(spec.model)
 
-    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+    def estimate(
+        self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
+    ) -> Estimate:
         return Estimate(
             backend=self.name,
             model=spec.model,
@@ -58,6 +60,7 @@ class RecallBackend(Backend):
             n_epochs=1,
             n_epochs_rule="rows are read once",
             tokens=tokens,
+            validation_tokens=validation.billed if validation else None,
             cost_usd=Range(low=FREE, expected=FREE, high=FREE),
             data_leaves_machine=False,
         )

@@ -146,8 +146,11 @@ class Backend(ABC):
         return HostedMasker(spec.model, limit=limit, train_on=spec.train_on)
 
     @abstractmethod
-    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
-        """Money, time and memory of a run. Offline."""
+    def estimate(
+        self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
+    ) -> Estimate:
+        """Money, time and memory of a run on rows with these ``tokens``, with a validation file
+        or without. Offline."""
 
     def upload(self, file: DataFile) -> str | None:
         """Send a file; return the provider's id, or None where nothing is sent."""

@@ -80,7 +80,9 @@ class FakeBackend(Backend):
         """Counts as OpenAI's chat models do."""
         return HostedCounter(spec.model)
 
-    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+    def estimate(
+        self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
+    ) -> Estimate:
         """Free, because nothing is trained."""
         _, epochs, _, rule = epochs_of(spec, tokens.rows)
         return Estimate(
@@ -91,6 +93,7 @@ class FakeBackend(Backend):
             n_epochs=epochs,
             n_epochs_rule=rule,
             tokens=tokens,
+            validation_tokens=validation.billed if validation else None,
             cost_usd=Range(low=FREE, expected=FREE, high=FREE),
             data_leaves_machine=False,
             assumptions=["Free: the fake backend trains nothing."],

@@ -200,7 +200,9 @@ class OpenAIBackend(Backend):
         """Counts rows as OpenAI's chat models do."""
         return HostedCounter(spec.model, self.capabilities(spec.model).max_context)
 
-    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+    def estimate(
+        self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
+    ) -> Estimate:
         """What the host would charge. Offline."""
         found = pricing.estimate_hosted(
             spec,
@@ -210,6 +212,8 @@ class OpenAIBackend(Backend):
             host=self.host if self._base_url else None,
             today=self.today(),
         )
+        if validation is not None:
+            found = pricing.with_validation(found, validation)
         if spec.method in METHODS:
             return found
         return found.model_copy(update={"warnings": [_unsent(spec.method), *found.warnings]})

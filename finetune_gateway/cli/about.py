@@ -106,14 +106,13 @@ def models(
 
 def _rows(host: profiles.Profile, today: date) -> Iterator[Document]:
     for row in host.models:
-        closed = host.no_new_jobs_after and today > host.no_new_jobs_after
         life = host.life_cycle(row.model)
         yield {
             "backend": host.name,
             "model": row.model,
             "aliases": list(row.aliases),
             "methods": sorted(row.methods),
-            "open": row.trainable(today) and not closed,
+            "open": life.closed_on(today) is None,
             "trainable_until": life.new_jobs_until,
             "trainable_at_least_until": life.new_jobs_at_least_until,
             "base_retires_on": life.base_retires_on,
@@ -129,9 +128,10 @@ def _rows(host: profiles.Profile, today: date) -> Iterator[Document]:
 def _sources(host: profiles.Profile, today: date) -> Iterator[str]:
     """Who may train, and where it is from; a warning where that is long ago."""
     lives = [host.life_cycle(""), *(host.life_cycle(row.model) for row in host.models)]
-    for only in dict.fromkeys(life.only_for(today) for life in lives):
+    open_ = [life for life in lives if not life.closed_on(today)]
+    for only in dict.fromkeys(life.only_for(today) for life in open_):
         meant = [row.model for row, life in zip(host.models, lives[1:], strict=True)
-                 if life.only_for(today) == only]  # fmt: skip
+                 if life in open_ and life.only_for(today) == only]  # fmt: skip
         models = "" if len(meant) == len(host.models) else f" ({', '.join(meant)})"
         if only:
             yield f"only {only} can create jobs{models}"
@@ -158,13 +158,11 @@ def _models_text(found: list[Document]) -> str:
 
 
 def _until(one: Document) -> str:
-    """The last day; ``2027-04-14+`` where only that it is none before is known."""
-    least = one.get("trainable_at_least_until")
-    return (
-        f"{least}+"
-        if least and not one.get("trainable_until")
-        else _day(one.get("trainable_until"))
-    )
+    """The last day; ``2027-04-13+`` where only that it is none before is known."""
+    last, least = one.get("trainable_until"), one.get("trainable_at_least_until")
+    if last or not least:
+        return _day(last)
+    return f"{least}+" if one["open"] else "closed"
 
 
 def _day(day: date | None) -> str:

@@ -36,7 +36,7 @@ def calibrate(settings: Settings, *, quiet: bool = False) -> Calibration:
             backend="local",
         )
     try:
-        say("Training small models to measure this machine; about half a minute.", quiet=quiet)
+        say("Training small models to measure this machine; about a minute.", quiet=quiet)
         found = _measured(settings)
     finally:
         os.close(slot[1])

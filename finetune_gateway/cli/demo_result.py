@@ -103,17 +103,17 @@ def price_table(options: Sequence[Option]) -> Prices:
 def _notes(options: Sequence[Option]) -> Iterator[str]:
     found = [option.estimate for option in options if option.estimate]
     epochs = SETTINGS["n_epochs"]
-    listed = {(price.as_of, price.source) for one in found for price in one.prices}
+    listed = {(price.dated, price.source) for one in found for price in one.prices}
     for option in options:
         if option.error:
             yield f"{option.backend} / {option.model}: {option.error.message}"
-    for day, source in sorted(listed):
-        yield f"{epochs} epochs, at the prices of {day}: {source}"
+    for dated, source in sorted(listed):
+        yield f"{epochs} epochs, at prices {dated}: {source}"
     for one in found:
         if not one.data_leaves_machine:
             yield f"{one.model} is trained here: {time(one)}, and nothing is sent anywhere."
-    closed = profiles.load_profile("openai").no_new_jobs_after
-    if closed and clock.today() > closed:
+    closed = profiles.load_profile("openai").no_new_jobs_from
+    if closed and clock.today() >= closed:
         yield f"OpenAI takes no new jobs since {closed}."
     others = [name for name in profiles.profile_names() if name not in ("openai", "custom")]
     yield f"No price is built in for {', '.join(others)}; prices.toml in the home adds your own."

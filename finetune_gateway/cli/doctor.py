@@ -18,13 +18,13 @@ from typing import Annotated, Literal
 import psutil
 import typer
 
-from finetune_gateway import backends, clock, hardware, profiles
+from finetune_gateway import backends, clock, config, hardware, pricetable, profiles
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.cli import calibrating, output
 from finetune_gateway.cli.options import BaseUrl, Json, KeyName, chosen_backend
 from finetune_gateway.cli.output import paint, show, size, wrapped
-from finetune_gateway.errors import GatewayError
+from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.settings import Settings
 
 State = Literal["ok", "warning", "error"]
@@ -55,11 +55,12 @@ def doctor(
     ] = False,
     json: Json = False,
 ) -> int:
-    """Check this machine: Python, packages, home folder, store, GPU, keys (names only), and the
-    closing dates of hosted services. Ends with 1 when something needed is broken.
+    """Check this machine: Python, packages, home folder, store, your settings and prices, GPU,
+    keys (names only), and the closing dates of hosted services. Ends with 1 when something needed
+    is broken.
 
     Without --backend nothing is asked over the network. --calibrate trains small models for
-    about half a minute instead; ``ftg estimate`` then knows how long a job takes here.
+    about a minute instead; ``ftg estimate`` then knows how long a job takes here.
 
     Examples:
       ftg doctor
@@ -74,7 +75,8 @@ def doctor(
         else:
             show(calibrating.screen(found))
         return 0
-    checks = [*_machine(), *_home(Settings.load()), *_stack(backend), *_keys(), *_dates()]
+    home = Settings.load()
+    checks = [*_machine(), *_home(home), *_files(home), *_stack(backend), *_keys(), *_dates()]
     if backend is not None:
         checks.append(_backend(backend, base_url, api_key_env))
     broken = any(check.state == "error" for check in checks)
@@ -140,6 +142,23 @@ def _home(settings: Settings) -> Iterator[Check]:
     little = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
     yield Check("disk", "warning" if little else "ok", f"{size(free)} free", little)
     yield _store(settings.database)
+
+
+def _files(settings: Settings) -> Iterator[Check]:
+    """What a person wrote: a limit that cannot be read stops a submit, a price an estimate."""
+    try:
+        config.of_file(settings.config)
+        values = [config.value(settings, name) for name in config.KEYS]
+        told = (f"{one.key.name} = {one.usd:f}" for one in values if one.usd is not None)
+        yield Check("config", "ok", ", ".join(told) or "no limits are set")
+    except SpecError as exc:
+        yield Check("config", "error", exc.message, exc.hint)
+    try:
+        rows = len(pricetable.of_file(settings.prices))
+        yield Check("prices", "ok", f"{rows} row{'' if rows == 1 else 's'} of your own")
+    except SpecError as exc:
+        fix = f"Mend it in an editor, and look: ftg prices check. {exc.hint}"
+        yield Check("prices", "error", exc.message, fix)
 
 
 def filesystem(path: Path) -> str:
@@ -210,11 +229,15 @@ def _lives(host: profiles.Profile) -> list[profiles.LifeCycle]:
 
 def _closing(host: profiles.Profile, today: date) -> Iterator[str]:
     """Until when jobs can be created, and by whom."""
-    last, earliest = host.no_new_jobs_after, _days(host, "new_jobs_at_least_until")
-    if last and last < today:
-        yield f"no new jobs since {last}."
-    elif last:
-        yield f"new jobs until {last} ({(last - today).days} days left)."
+    end, last = host.no_new_jobs_from, host.no_new_jobs_after
+    open_ = [row for row in host.models if row.trainable(today)]
+    earliest = [row.may_close_from for row in open_ if row.may_close_from]
+    if end and end <= today:
+        yield f"no new jobs since {end}."
+        return
+    if end:
+        left = profiles.in_days(end, today)
+        yield f"new jobs until {last}, none from {end} on ({left})."
     elif earliest:
         yield f"training may end from {min(earliest)} on, model by model."
     if only := host.life_cycle("").only_for(today):

@@ -68,13 +68,15 @@ def _memory(found: Estimate) -> str:
 
 
 def jobs_until(estimate: Estimate, today: date | None = None) -> str:
-    """The last day on which a job can be created; ``-``: nobody can close it."""
+    """The last day on which a job can be created, or since when none can; ``-``: nobody can
+    close it."""
     life = estimate.life_cycle
     if life is None:
         return "-"
+    if closed := life.closed_on(today or clock.today()):
+        return f"closed {closed}"
     if life.new_jobs_until:
-        over = life.new_jobs_until < (today or clock.today())
-        return f"{'closed ' if over else ''}{life.new_jobs_until}"
+        return str(life.new_jobs_until)
     earliest = life.new_jobs_at_least_until
     return f"{earliest} or later" if earliest else "not known"
 
@@ -136,7 +138,7 @@ def priced(price: Price) -> str:
     """``$5.00 per million training tokens, as of 2026-10-05, https://...``."""
     of = f" ({price.backend}, {price.market})" if price.market else ""
     unit = UNITS.get(price.unit, price.unit)
-    return f"${price.usd} {unit}{of}, as of {price.as_of}, {price.source}"
+    return f"${price.usd} {unit}{of}, {price.dated}, {price.source}"
 
 
 def _looked_up(life: LifeCycle) -> str:
@@ -144,7 +146,7 @@ def _looked_up(life: LifeCycle) -> str:
 
 
 def dates(found: Estimate) -> str:
-    """``New jobs until 2027-01-06; retired on 2027-01-14 (as of 2026-11-21, https://...)``;
+    """``New jobs until 2027-01-05; retired on 2027-01-14 (as of 2026-11-21, https://...)``;
     empty where no date is known."""
     life = found.life_cycle
     if life is None or not life.known:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any, TextIO
 
 STYLES = {
@@ -157,6 +158,10 @@ def size(count: float) -> str:
 
 
 def usd(amount: Any) -> str:
-    """Money: two decimals, or three digits of a small sum."""
-    value = float(amount)
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.3g}"
+    """Money: two decimals, or three digits of a small sum; never by way of a float."""
+    value = Decimal(str(amount))
+    digits = 2 if value >= 1 or not value else 2 - value.adjusted()
+    shown = f"{value:,.{digits}f}"
+    while digits > 2 and shown.endswith("0"):
+        shown, digits = shown[:-1], digits - 1
+    return f"${shown}"

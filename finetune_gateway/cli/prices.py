@@ -211,8 +211,7 @@ def _cell(row: Price | None, mine: set[Any]) -> str:
 
 def _hour_table(title: str, rows: list[Price], mine: set[Any], what: dict[str, str]) -> str:
     lines = [
-        (f"{row.backend} {row.model}", what[row.unit], _cell(row, mine), str(row.as_of))
-        for row in rows
+        (f"{row.backend} {row.model}", what[row.unit], _cell(row, mine), _day(row)) for row in rows
     ]
     text = table(("WHERE", "WHAT", "USD", "AS OF"), lines, "USD")
     return "\n".join([paint(title, "bold"), text, *_sources(rows)])
@@ -221,16 +220,19 @@ def _hour_table(title: str, rows: list[Price], mine: set[Any], what: dict[str, s
 def _gpu_table(rows: list[Price], mine: set[Any]) -> str:
     order = sorted(rows, key=lambda row: (row.model, row.usd))
     lines = [
-        (row.model, row.backend, row.market or "-", _cell(row, mine), str(row.as_of))
-        for row in order
+        (row.model, row.backend, row.market or "-", _cell(row, mine), _day(row)) for row in order
     ]
     text = table(("GPU", "VENDOR", "MARKET", "USD", "AS OF"), lines, "USD")
     return "\n".join([paint("An hour of one GPU, USD", "bold"), text, *_sources(rows)])
 
 
 def _sources(rows: list[Price]) -> list[str]:
-    counts = Counter((row.as_of, row.source) for row in rows)
+    counts = Counter((_day(row), row.source) for row in rows)
     return [f"  {day}  {source}" for day, source in sorted(counts)]
+
+
+def _day(row: Price) -> str:
+    return str(row.as_of or row.dated)
 
 
 def _detail(rows: list[Price], mine: set[Any]) -> str:
@@ -241,7 +243,7 @@ def _detail(rows: list[Price], mine: set[Any]) -> str:
     ):
         what = " ".join(filter(None, (row.backend, row.model, row.unit, row.market)))
         lines.append(f"{f'${row.usd}':>8}  {what}")
-        said = [f"{row.as_of}, {row.source}", row.note, _YOURS if row.key in mine else ""]
+        said = [f"{_day(row)}, {row.source}", row.note, _YOURS if row.key in mine else ""]
         lines.append(wrapped("; ".join(filter(None, said)), " " * 10))
     return "\n".join(lines)
 

@@ -14,10 +14,11 @@ from finetune_gateway.pricing import Estimate, Range
 from finetune_gateway.serving import (
     KINDS,
     USUAL_GPU,
-    BreakEven,
     ServingCosts,
     Traffic,
     Way,
+    check_counts,
+    check_gpu,
     serving_costs,
 )
 
@@ -34,12 +35,14 @@ class Asked:
     tokens_per_second: Decimal | None
 
     def check(self) -> None:
-        """Raise SpecError for an option that would do nothing."""
+        """Raise SpecError for an option that would do nothing, or makes no sense."""
         if self.requests is None and (names := [*self._given()]):
             raise SpecError(
                 f"{names[0]} is about serving, which was not asked for.",
                 hint="Add --monthly-requests N.",
             )
+        check_gpu(self.usd_per_hour, self.tokens_per_second)
+        check_counts(self.requests or 1, self.tokens_in, self.tokens_out)
 
     def _given(self) -> Iterator[str]:
         names = ("tokens_in", "tokens_out", "gpu", "usd_per_hour", "tokens_per_second")
@@ -74,11 +77,14 @@ class Asked:
 def screen(costs: ServingCosts) -> str:
     """The table, where the lines meet, and what the figures rest on."""
     lines = [paint(wrapped(headline(costs.traffic)), "bold")]
-    edge = output.width() - 13
-    lines.append(f"{'':<2}{'a month':>{edge - 2}}{'for 1,000':>13}")
+    last = max(13, 2 + max((len(each(way, costs.traffic)) for way in costs.ways), default=0))
+    edge = output.width() - last
+    lines.append(f"{'a month':>{edge}}{'for 1,000':>{last}}")
     for place, ways in grouped(costs.ways).items():
-        lines += [place, *(_row(way, costs.traffic, edge) for way in ways)]
-    lines += [wrapped(meeting(meet), "  ", "") for meet in costs.break_even]
+        lines.append(place)
+        for way in ways:
+            lines += _row(way, edge, f"{each(way, costs.traffic):>{last}}")
+    lines += [wrapped(meet.text, "  ", "") for meet in costs.break_even]
     return "\n".join([*lines, *_grounds(costs)])
 
 
@@ -110,26 +116,25 @@ def amount(found: Range[Decimal] | None, share: Decimal = Decimal(1)) -> str:
     return expected if low == high else f"{expected} ({low} to {high})"
 
 
-def meeting(meet: BreakEven) -> str:
-    """One sentence on a break-even."""
-    if meet.expected is None:
-        found = f"{meet.own} is not cheaper than {meet.hosted} at any volume"
-        return found + (
-            f"; at its low cost from {meet.low:,} requests a month." if meet.low else "."
-        )
-    if meet.expected == meet.low == meet.high == 1:
-        return f"{meet.own} is cheaper than {meet.hosted} at every volume."
-    high = f"{meet.high:,}" if meet.high else "never"
-    span = "" if meet.low == meet.high else f" ({meet.low:,} to {high})"
-    return (
-        f"{meet.own} is cheaper than {meet.hosted} from {meet.expected:,} requests a month{span}."
-    )
+def each(way: Way, traffic: Traffic) -> str:
+    """USD for 1,000 requests."""
+    if way.monthly_usd is None:
+        return "-"
+    return usd(way.monthly_usd.expected * 1000 / traffic.requests)
 
 
-def _row(way: Way, traffic: Traffic, edge: int) -> str:
-    thousand = Decimal(1000) / traffic.requests
-    each = usd(way.monthly_usd.expected * thousand) if way.monthly_usd else "-"
-    return f"  {named(way):<34}{amount(way.monthly_usd):>{edge - 36}}{each:>13}"
+def _row(way: Way, edge: int, last: str) -> list[str]:
+    """What, the cost of a month, and the ``last`` column; the range, and in a narrow terminal the
+    cost, has a line of its own where one is too short."""
+    name, cost = f"  {named(way)}", amount(way.monthly_usd)
+    expected, _, span = cost.partition(" (")
+    room = edge - len(name)
+    if len(cost) + 2 <= room:
+        return [f"{name}{cost:>{room}}{last}"]
+    below = [f"{f'({span}':>{edge}}"] if span else []
+    if len(expected) + 2 <= room:
+        return [f"{name}{expected:>{room}}{last}", *below]
+    return [name, f"{expected:>{edge}}{last}", *below]
 
 
 def _grounds(costs: ServingCosts) -> Iterator[str]:
@@ -143,12 +148,16 @@ def _grounds(costs: ServingCosts) -> Iterator[str]:
 
 
 def sources(costs: ServingCosts) -> list[str]:
-    """The rows used, by source and day."""
-    found: dict[str, list[str]] = {}
+    """The rows used, by source, day and note."""
+    found: dict[tuple[str, str], list[str]] = {}
     for row in dict.fromkeys(row for way in costs.ways for row in way.prices):
         what = " ".join(filter(None, (row.backend, row.model, row.unit, row.market)))
-        found.setdefault(f"{row.as_of}, {row.source}", []).append(f"{what} ${row.usd}")
-    return [f"prices of {source}: {'; '.join(rows)}" for source, rows in found.items()]
+        said = (f"{row.dated}, {row.source}", row.note)
+        found.setdefault(said, []).append(f"{what} ${row.usd:f}")
+    return [
+        f"prices {source}: {'; '.join(rows)}" + (f". {note}" if note else "")
+        for (source, note), rows in found.items()
+    ]
 
 
 def grounds(costs: ServingCosts) -> list[tuple[str, list[str]]]:

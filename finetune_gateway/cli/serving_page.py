@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from decimal import Decimal
 from html import escape
 from typing import NamedTuple
 
-from finetune_gateway.cli.output import usd
-from finetune_gateway.cli.serving import amount, grounds, headline, meeting, named, sources
+from finetune_gateway.cli.serving import amount, each, grounds, headline, named, sources
+from finetune_gateway.curves import BreakEven, Curve
 from finetune_gateway.pages.parts import table
-from finetune_gateway.serving import Curve, ServingCosts, Way
+from finetune_gateway.serving import ServingCosts, Way
 
 STYLE = """
 :root { --c0: #1f5fbf; --c1: #16734a; --c2: #a3541b; --c3: #7a3fb0; --c4: #0f7285; --c5: #a02c5d;
@@ -27,8 +26,13 @@ STYLE = """
   border-top: 3px solid; margin-right: .45rem; vertical-align: .25em }
 ul.said { padding-left: 1.2rem; font-size: .92rem; color: var(--soft) }
 """
+LEGEND = (
+    "USD a month over requests a month, both in powers of ten. A band is low to high, a step one "
+    "GPU more, a dot where a GPU of your own becomes cheaper, the dashed line your volume."
+)
 COLORS = 8
-POINTS = 240  # per line: a new GPU is a step
+POINTS = 240  # per line
+STEPS = 80  # of a line with GPUs always on are drawn; later ones are finer than a pixel
 
 
 class Frame(NamedTuple):
@@ -57,11 +61,10 @@ def body(costs: ServingCosts) -> str:
     if ways:
         body += [_keys(ways), _picture(costs, ways, 900, 420, "wide")]
         body += [_picture(costs, ways, 420, 420, "narrow")]
-        text = "USD a month over requests a month, both in powers of ten; a band is low to high, a "
-        body += [f'<p class="soft">{text}dot a break-even, the dashed line your volume.</p>']
+        body += [f'<p class="soft">{LEGEND}</p>']
     body += ["<h3>A month</h3>", _table(costs)]
     if costs.break_even:
-        body += ["<h3>Break-even</h3>", _list([meeting(meet) for meet in costs.break_even])]
+        body += ["<h3>Break-even</h3>", _list([meet.text for meet in costs.break_even])]
     body += ["<h3>What serving figures rest on</h3>", _list(sources(costs))]
     body += [
         f"<h4>{escape(kind.capitalize())}</h4>{_list(texts)}"
@@ -88,13 +91,12 @@ def _keys(ways: list[Way]) -> str:
 
 
 def _table(costs: ServingCosts) -> str:
-    thousand = Decimal(1000) / costs.traffic.requests
     rows = [
         (
             escape(f"{way.where} {way.model}"),
             escape(named(way)),
             escape(amount(way.monthly_usd)),
-            escape(usd(way.monthly_usd.expected * thousand) if way.monthly_usd else "-"),
+            escape(each(way, costs.traffic)),
             "yes" if way.data_leaves_machine else "no",
         )
         for way in costs.ways
@@ -111,7 +113,7 @@ def _picture(costs: ServingCosts, ways: list[Way], width: int, height: int, name
     here = frame.x(costs.traffic.requests)
     parts.append(f'<line class="here" x1="{here:.1f}" x2="{here:.1f}" y1="14" y2="{height - 40}"/>')
     parts += _dots(frame, costs, ways)
-    label = escape("; ".join(meeting(meet) for meet in costs.break_even) or "No break-even.")
+    label = escape(" ".join(meet.text for meet in costs.break_even) or "No break-even.")
     return (
         f'<svg class="{name}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg>"
@@ -119,9 +121,11 @@ def _picture(costs: ServingCosts, ways: list[Way], width: int, height: int, name
 
 
 def _frame(costs: ServingCosts, ways: list[Way], width: int, height: int) -> Frame:
-    """Whole decades around the volume and every break-even."""
+    """Whole decades around the volume and every crossing that is not far off."""
     volume = costs.traffic.requests
-    met = [n for n in (meet.expected for meet in costs.break_even) if n is not None and n > 1]
+    first = [meet.expected.first for meet in costs.break_even if meet.expected]
+    far = 1000 * max([volume, *first])
+    met = [n for meet in costs.break_even for n in _crossings(meet) if n <= far]
     left = max(0, math.floor(math.log10(min([volume, *met]) / 10)))
     right = math.ceil(math.log10(max([volume, *met]) * 5))
     ends = [
@@ -141,12 +145,13 @@ def _grid(frame: Frame) -> Iterator[str]:
     for power in range(int(frame.low), int(frame.high) + 1):
         y = frame.y(10.0**power)
         yield f'<line class="grid" x1="62" x2="{edge}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        words = f"${10**power:,}" if power >= 0 else f"${10.0**power:g}"
+        words = f"${10.0**power:,.6g}" if power < 6 else f"${_count(power)}"
         yield f'<text x="56" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
     for power in range(int(frame.left), int(frame.right) + 1):
         x = frame.x(10.0**power)
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="14" y2="{bottom}"/>'
-        yield f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{_count(power)}</text>'
+        side = "end" if power == frame.right else "middle"
+        yield f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="{side}">{_count(power)}</text>'
     yield f'<text x="{edge}" y="{bottom + 34}" text-anchor="end">requests a month</text>'
 
 
@@ -171,17 +176,26 @@ def _line(frame: Frame, way: Way, color: str) -> Iterator[str]:
 def _points(frame: Frame, curve: Curve) -> list[str]:
     reach = frame.right - frame.left
     places = (10 ** (frame.left + reach * i / POINTS) for i in range(POINTS + 1))
-    volumes = (max(1, round(place)) for place in places)
-    return [f"{frame.x(n):.1f},{frame.y(float(curve.at(n))):.1f}" for n in volumes]
+    volumes = {max(1, round(place)) for place in places}
+    if curve.capacity:  # a step stands upright
+        ends = (curve.capacity * k for k in range(1, STEPS + 1))
+        inside = [n for n in ends if 10**frame.left <= n < 10**frame.right]
+        volumes.update(inside, (n + 1 for n in inside))
+    return [f"{frame.x(n):.1f},{frame.y(float(curve.at(n))):.1f}" for n in sorted(volumes)]
+
+
+def _crossings(meet: BreakEven) -> list[int]:
+    """Where the expected lines cross: the own one goes below."""
+    spans = meet.expected.spans if meet.expected else ()
+    return [span.first for span in spans if span.first > 1]
 
 
 def _dots(frame: Frame, costs: ServingCosts, ways: list[Way]) -> Iterator[str]:
     titles = {way.title: way for way in ways}
     for meet in costs.break_even:
-        if meet.expected is None or meet.expected == 1:
-            continue
         way = titles[meet.own]
         assert way.curves is not None
-        x, y = frame.x(meet.expected), frame.y(float(way.curves[1].at(meet.expected)))
-        title = f"<title>{escape(meeting(meet))}</title>"
-        yield f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5">{title}</circle>'
+        title = f"<title>{escape(meet.text)}</title>"
+        for volume in (n for n in _crossings(meet) if n <= 10**frame.right):
+            x, y = frame.x(volume), frame.y(float(way.curves[1].at(volume)))
+            yield f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5">{title}</circle>'

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from finetune_gateway import config
 from finetune_gateway.cli import output
 from finetune_gateway.cli.estimate_text import dates, priced
 from finetune_gateway.cli.jobs import document
@@ -67,7 +68,10 @@ def submit(
     settings: Settings = None,
     train_price: TrainPrice = None,
     max_cost: Annotated[
-        float | None, typer.Option(metavar="USD", min=0, help="Refuse above this estimate.")
+        str | None,
+        typer.Option(
+            "--max-cost", "--max-cost-usd", metavar="USD", help="Refuse above this estimate."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop before the question.")] = False,
@@ -108,9 +112,10 @@ def submit(
         suffix=suffix,
         seed=seed,
     )
+    limit = None if max_cost is None else config.amount("--max-cost", max_cost)
     started = time.time()
     gateway = Gateway()
-    gate = Gate(gateway, yes=yes, dry_run=dry_run, limit=max_cost, json=json, quiet=quiet)
+    gate = Gate(gateway, yes=yes, dry_run=dry_run, limit=limit, json=json, quiet=quiet)
     job = gateway.submit(
         data,
         model=model,
@@ -118,7 +123,7 @@ def submit(
         validation=validation_file,
         validation_split=validation_split,
         train_price=money("train-price", train_price),
-        max_cost_usd=max_cost,
+        max_cost_usd=limit,
         confirm=gate.passed,
         allow_pii=allow_pii,
         again=again,
@@ -138,7 +143,7 @@ class Gate:
     gateway: Gateway
     yes: bool
     dry_run: bool
-    limit: float | None
+    limit: Decimal | None
     json: bool
     quiet: bool
 
@@ -170,13 +175,13 @@ class Gate:
         return True
 
 
-def plan_text(plan: Plan, limit: float | None, budget: Budget | None) -> str:
+def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     """What is about to happen: cost, time, what leaves for where, what is left of the month."""
     found = plan.estimate
     count = f"{plan.reports[0].rows:,} rows"
     lines = [f"{found.backend} / {plan.spec.model}: {plan.spec.method} on {count}"]
     if found.data_leaves_machine:
-        kept = f"; limit ${limit:,.2f}" if limit is not None else ""
+        kept = f"; limit {_exact(limit)}" if limit is not None else ""
         sent = " and ".join(_leaving(plan))
         lines.append(f"Estimated cost: {_prices(found.cost_usd)}{kept}")
         rows = [row for row in found.prices if row.unit in BILLED]
@@ -208,6 +213,11 @@ def _prices(cost: Range[Decimal] | None) -> str:
     if cost.low == cost.high:
         return usd(cost.expected)
     return f"{usd(cost.expected)} (low {usd(cost.low)}, high {usd(cost.high)})"
+
+
+def _exact(amount: Decimal) -> str:
+    """``$20.00`` and ``$0.0234``: cents, and every digit that was given."""
+    return f"${amount:,.2f}" if amount == round(amount, 2) else f"${amount:,f}"
 
 
 def _leaving(plan: Plan) -> Iterator[str]:

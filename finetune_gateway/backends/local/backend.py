@@ -28,6 +28,7 @@ from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
 from finetune_gateway.gpus import gpu_name
 from finetune_gateway.handle import ChatReply, ModelHandle
 from finetune_gateway.masks.local import LocalMasker
+from finetune_gateway.pricetable import given
 from finetune_gateway.pricing import Estimate
 from finetune_gateway.settings import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -48,13 +49,16 @@ class LocalBackend(Backend):
     name = "local"
 
     def __init__(
-        self, *, gpu: str | None = None, usd_per_gpu_hour: Decimal | str | None = None
+        self, *, gpu: str | None = None, usd_per_gpu_hour: Decimal | float | str | None = None
     ) -> None:
         """``gpu`` and ``usd_per_gpu_hour``: estimate for this GPU, or at this price, instead of
-        this machine; nothing can be trained there."""
+        this machine; nothing can be trained there. Raises SpecError for an unknown GPU and for
+        what is no price."""
         self.settings = Settings.load()
-        self.gpu = gpu_name(gpu) if gpu else None
-        self.usd_per_gpu_hour = None if usd_per_gpu_hour is None else Decimal(usd_per_gpu_hour)
+        self.gpu = None if gpu is None else gpu_name(gpu)
+        self.usd_per_gpu_hour = (
+            None if usd_per_gpu_hour is None else given("usd_per_gpu_hour", usd_per_gpu_hour)
+        )
 
     def use(self, settings: Settings) -> None:
         self.settings = settings
@@ -110,7 +114,9 @@ class LocalBackend(Backend):
     def _row_limit(self, spec: TrainingSpec, folder: Path) -> int:
         return row_limit(spec.max_length, models.config_of(folder).get("max_position_embeddings"))
 
-    def estimate(self, spec: TrainingSpec, tokens: TokenStats) -> Estimate:
+    def estimate(
+        self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
+    ) -> Estimate:
         folder = models.small_files(spec.model, self.settings)
         shape = hardware.shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
@@ -123,7 +129,7 @@ class LocalBackend(Backend):
             row_limit=self._row_limit(spec, folder),
             price_file=self.settings.prices,
         )
-        return hardware.estimate_local(spec, tokens, shape, place=place)
+        return hardware.estimate_local(spec, tokens, shape, validation=validation, place=place)
 
     # -- jobs ----------------------------------------------------------------------------
 
