@@ -102,7 +102,8 @@ class Gateway:
         is from ``like``, a sample of production prompts. ``ignore``: codes of rules that do not
         count here; ``submit`` judges by all of them. ``on_progress`` is told now and then how
         many bytes were read, and of how many. Raises NotFoundError when there is no such
-        file, SpecError for a code that no rule has.
+        file, SpecError for a code that no rule has, UnsupportedError for a method that the hosted
+        ``backend`` does not have.
         """
         ignored = ignorable(ignore)
         return judging.validate(

@@ -25,7 +25,7 @@ from finetune_gateway.tokens import HostedCounter
 Json = dict[str, Any]
 
 PACKAGE = Path(dataset_module.__file__).parent
-PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA"
+PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
 
 
 def good(number: int) -> Json:

@@ -24,6 +24,7 @@ SENTENCES = (
 )  # fmt: skip
 CALLS = ("Call me at {} tomorrow.", "Phone: {}", "tel {}", "My number is {}, please ring.")
 LETTERS = string.ascii_letters + string.digits
+UPPER = string.ascii_uppercase + string.digits
 
 
 def recall(kind: str) -> float:
@@ -63,6 +64,10 @@ def made_keys(rng: random.Random) -> dict[str, str]:
         "slack": f"xoxb-{some(12, string.digits)}-{some(12, string.digits)}-{some(24)}",
         "stripe": f"sk_live_{some(24)}",
         "jwt": f"eyJ{some(30)}.eyJ{some(60)}.{some(43, wide)}",
+        "aws secret": f"secret_access_key={some(40, LETTERS + '/+')}",
+        "slack hook": f"hooks.slack.com/services/T{some(9, UPPER)}/B{some(9, UPPER)}/{some(24)}",
+        "azure storage": f"{some(86, LETTERS + '/+')}==",
+        "telegram": f"{some(10, string.digits)}:AA{some(33, wide)}",
         "block": "-----BEGIN RSA PRIVATE KEY-----",
         "pgp": "-----BEGIN PGP PRIVATE KEY BLOCK-----",
     }
@@ -74,12 +79,34 @@ def test_planted_keys_are_found(service: str) -> None:
     rng = random.Random(11)
     keys = [made_keys(rng)[service] for _ in range(50)]
     texts = [
-        f"export API_KEY={key}" if i % 2 else f'{{"key": "{key}"}}' for i, key in enumerate(keys)
+        f"export AccountKey={key}" if i % 2 or key.endswith("==") else f'{{"key": "{key}"}}'
+        for i, key in enumerate(keys)
     ]
     hits = sum(
-        any(piece == key for _, piece in found(text)) for text, key in zip(texts, keys, strict=True)
+        any(piece == key.removeprefix("secret_access_key=") for _, piece in found(text))
+        for text, key in zip(texts, keys, strict=True)
     )
     assert hits >= 48
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "use password: {}",
+        "user: root, password: {}.",
+        "my password is {}",
+        "Log in.\nPassword: {}\nBye",
+        "export DB_PASSWORD={}",
+        "Server=db;Pwd={};Port=1",
+        'password = "{}"',
+    ],
+)
+def test_a_password_is_found_where_it_is_set(text: str) -> None:
+    """As people paste them: letters of both cases, digits and a sign."""
+    value = "hunter2isGr8!x"
+    row = {"messages": [{"role": "user", "content": text.format(value)}]}
+    (defect,) = text_defects(json.dumps(row), row)
+    assert defect.code == "secret" and value not in defect.detail
 
 
 @pytest.mark.parametrize(
@@ -105,6 +132,13 @@ def test_planted_keys_are_found(service: str) -> None:
         "+960397912423686",
         "phone cost 100000 yen in 2020",
         "$12,345,678.90 for 555 units",
+        "Here is your new password: a9B7$#fG3&Z1. Please keep it.",
+        '{"password": "aB3#fG7!kL9@"}',
+        "password = os.environ['PASSWORD1']",
+        "password=getPass1(x!)",
+        "password: at least 8 characters, 1 digit & 1 Capital!",
+        "the secret_access_key = your-secret-key and AccountKey=...",
+        "at 12:AA, see hooks.slack.com/services",
     ],
 )
 def test_look_alikes_are_left_alone(text: str) -> None:
@@ -131,7 +165,23 @@ def test_words_in_capitals_may_follow_an_iban() -> None:
 @pytest.mark.timeout(20)
 def test_a_long_text_takes_no_time() -> None:
     """No pattern is slow on a megabyte of what it begins with."""
-    for piece in ("1 ", "1", "a@", "+1 ", "eyJ", "sk-a", "DE1", "a.", "call 1", "(0", "0 "):
+    for piece in (
+        "my pwd: a1",
+        "AccountKey=a",
+        "1:AA",
+        "password= ",
+        "1 ",
+        "1",
+        "a@",
+        "+1 ",
+        "eyJ",
+        "sk-a",
+        "DE1",
+        "a.",
+        "call 1",
+        "(0",
+        "0 ",
+    ):
         text = piece * (200_000 // len(piece))
         for look in LOOKS:
             list(look.find(text))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.checks.findings import RULES
@@ -415,3 +417,43 @@ def test_real_splits_do_not_leak(train: str, other: str) -> None:
     """As their makers say."""
     found = survey(Dataset.open(SHARED / train), against=[Dataset.open(SHARED / other)])
     assert not {"leak", "near_leak"} & codes(found).keys()
+
+
+HALVES = st.text(
+    st.sampled_from("ab 1\n\ud83d\ude00\udfffé中") | st.characters(categories=["Cs", "L"])
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(HALVES, HALVES), min_size=1, max_size=14))
+def test_a_survey_reads_half_surrogate_pairs(tmp_path: Path, said: list[tuple[str, str]]) -> None:
+    """Rows that are refused for them are looked at like others: nothing fails at writing them."""
+    rows = [chat(f"ja\ud83dne {asked}", answer, asked) for asked, answer in said]
+    rows += [{**row, "\ud83d": 1, "tools": [{"\ude00": "\ud83d"}]} for row in rows]
+    data, other = written(tmp_path / "a.jsonl", rows), written(tmp_path / "b.jsonl", rows[:1])
+    assert survey(data, against=[other], like=other, thorough=True).figures["rows"] == len(rows)
+    for row, label in (
+        ({"text": "a\ud83db"}, "pretrain"),
+        ({"prompt": "\ud83dx", "completion": "y\ude00z", "label": True}, "kto"),
+    ):
+        assert survey(written(tmp_path / "c.jsonl", [row] * 3), method=label).figures["rows"] == 3
+
+
+@pytest.mark.parametrize("more", [[], ["--quality"], ["--no-quality"]])
+def test_half_a_surrogate_pair_in_a_word_is_refused_at_its_line(
+    more: list[str], tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the command line, with a page and other files beside it."""
+    rows = good(12)
+    rows[5]["messages"][1]["content"] = "ja\ud83dne asked"
+    path, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
+    written(path, rows)
+    beside = [] if "--no-quality" in more else ["--against", str(path), "--like", str(path)]
+    assert main(["validate", str(path), "--json", "--html", str(page), *more, *beside]) == 3
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (error,) = [one for one in findings if one["code"] == "lone_surrogate"]
+    assert (error["line"], error["path"]) == (6, "messages[1].content")
+    assert "lone_surrogate" in page.read_text("utf-8")
+    assert main(["split", str(path), "--out", str(tmp_path / "parts"), "--ratio", "0.7/0.3"]) == 0

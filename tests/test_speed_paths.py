@@ -42,6 +42,14 @@ PIECES = (
     "\u00c3\u00a9", "\U000e0041", "\u00a0", "\u2028", "\u3164", "\x7f", "\x00", "\x1b", "\b", "/",
     "\\", '"', "\n", "\t", "\r", " ", "", "naïve", "你好", "😀", "Straße", "e\u0301", "\ufb01",
     "\u212a", 'a", "role": "user', "]", '], "', "NaN", "weight", "4111111111111111",
+    "Привет".encode().decode("cp1251"), "锟斤拷", "caf\u221a\u00a9", "h\u221a\u2202n",
+    "f\u251c\u255d", "\u0393\u00c7\u00d6", "don\u201a\u00c4\u00f4t", "\u0420", "\u0421\u201a",
+    "\u221a", "\u251c", "\U000e0101", "\U000e0101\U000e0152",
+    "pwd: hunter2isGr8!x", "my password is\thunter2isGr8!x", 'Password="hunter2isGr8!x"',
+    "my PassWord: hunter2isGr8!x", "pwd", "AWS_SECRET_ACCESS_KEY=" + "wJalrXUtnF" * 4,
+    '"SecretAccessKey": "' + "wJalr/UtnF" * 4, "AccountKey=" + "aB3/xYz09K" * 8 + "aB3/xY==",
+    "12345678:AA" + "xYz09Kq_-aB" * 3, ":AA",
+    "hooks.slack.com/services/T01234567/B01234567/aB3xYz09KqaB3xYz",
     "tel\u00e9fono ", "5551234567", "\u2026", "t\u00e9l\u00e9phone: 0123456789", '{"to": "a@b.de"}',
 )  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=4).map(" ".join) | (
@@ -123,6 +131,11 @@ def without_screen(path: Path, **options: Any) -> Report:
 @example([FIRST[:-1] + b', "messages": []}'])
 @example([FIRST.replace(b'"q"', '"caf\u00c3\\u00a9"'.encode())])
 @example([FIRST.replace(b'"q"', '"don\u00e2\\u20ac\u2122t"'.encode())])
+@example([FIRST.replace(b'"q"', '"caf\u221a\\u00A9"'.encode())])
+@example([FIRST.replace(b'"q"', '"\\u0420\u045f\u0421\\u0402"'.encode())])
+@example([FIRST.replace(b'"q"', b'"a\x7fb"')])
+@example([FIRST.replace(b'"q"', b'"ja\\ud83dne"')])
+@example([FIRST.replace(b'"a"', b'"\\u0007\\u001B"')])
 @example([FIRST.replace(b'"q"', b'"\\u20264111111111111111"')])
 @example([FIRST.replace(b'"q"', b'"el tel\\u00e9fono 5551234567"')])
 @example([FIRST.replace(b'"q"', b'"\\ud800 jane@example.org 4111111111111111"')])
@@ -186,6 +199,11 @@ def test_most_rows_go_the_short_way() -> None:
         "1990 - 1995",
         "x = a[0]\n\treturn",
         "C:\\bin",
+        "Привет, Рівне: связь С–С–С. ГОСТ\u00a0Р",
+        "√2 ≤ √π and √∞, 5 ± 2",
+        "├── a\n│   └── b",
+        "Enter a password: it is needed. Your pwd is safe.",
+        "葛\ufe00 你好，世界",
     ):
         for ascii_only in (True, False):
             row = {
@@ -448,6 +466,37 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
     assert {one.line: one.earlier for one in exact.found(read)} == {
         line: earlier for line, (same, earlier) in expected.items() if same
     }
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.recursive(
+        st.integers() | st.booleans() | TEXTS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_a_row_written_otherwise_repeats_the_first(value: Any, chance: random.Random) -> None:
+    """Spaces between tokens and the order of keys make no other row of it."""
+
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shuffled(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        return {key: shuffled(value[key]) for key in chance.sample(list(value), len(value))}
+
+    row = {"messages": value, "tools": [1, {"a": "b, c", "d": []}]}
+    raws = [
+        json.dumps(row).encode(),
+        json.dumps(shuffled(row), separators=(" ,", "  : ")).encode(),
+        json.dumps({**row, "tools": []}).encode(),
+    ]
+    repeats = Repeats()
+    repeats.add(raws, 1, 0)
+    read = {sum(len(one) + 1 for one in raws[:at]): raw for at, raw in enumerate(raws)}
+    assert [one[1:] for one in repeats.found(read.__getitem__)] == [(2, 1)]
 
 
 @pytest.mark.parametrize("hurry", [False, True])

@@ -35,10 +35,10 @@ _MESSAGE_KEYS = frozenset(
     }
 )  # fmt: skip
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-# White space, and what shows nothing: zero-width characters, soft hyphen, direction controls,
-# Hangul fillers, the empty Braille pattern, variation selectors, tag characters.
+# White space, and what shows nothing: control characters, zero-width characters, soft hyphen,
+# direction controls, Hangul fillers, the empty Braille pattern, variation selectors, tags.
 NOTHING = (
-    r"\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
 )
 _nothing = re.compile(f"[{NOTHING}]*").fullmatch

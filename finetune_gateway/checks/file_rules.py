@@ -264,7 +264,7 @@ _DATASET = {
         mends="Keeps the first of each.",
     ),
     "near_duplicates": Rule(
-        W, W, "rows that differ from an earlier one only in case or spaces",
+        W, W, "rows that differ from an earlier one only in case, spaces or the order of keys",
         "They count double in training.", "Keep one of each.",
     ),
     "pii": Rule(
@@ -289,12 +289,13 @@ _DATASET = {
     ),
     "invisible_char": Rule(
         W, W, "an invisible character in a text",
-        "Nobody sees it, but it is trained on; tag characters can carry hidden instructions.",
+        "Nobody sees it, but it is trained on; tag characters and variation selectors in a row "
+        "can carry hidden instructions.",
         "Remove it.",
     ),
     "mojibake": Rule(
         W, W, "text decoded with the wrong encoding",
-        "UTF-8 was read as Windows-1252; the model would learn the debris.",
+        "UTF-8 was read as Windows-1252 or another code page; the model would learn the debris.",
         "Decode the source as UTF-8; the package ftfy repairs such text.",
     ),
     "replacement_char": Rule(
@@ -333,6 +334,11 @@ _SURVEY = {
         W, W, "rows that are nearly in the validation or test data",
         "What was trained on cannot be tested with: the figures would be too good.",
         "Take them out of one of the two files.",
+    ),
+    "against_unread": Rule(
+        E, E, "validation or test data that could not be read",
+        "What was not read was not compared, and a job would refuse it.",
+        "Check that file by itself: ftg validate FILE.",
     ),
     "boilerplate_answer": Rule(
         W, W, "the same answer in a large share of the rows",

@@ -29,8 +29,8 @@ MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _KEY = 15  # characters; nothing that is masked is shorter and begins with a letter
-# Escapes that can hide a lone surrogate or a control character; raw ones are refused anyway.
-_SUSPECT = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])")
+# Escapes that can hide a lone surrogate or a control character; of raw ones JSON allows DEL alone.
+_SUSPECT = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])|\x7f")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

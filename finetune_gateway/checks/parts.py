@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 import socket
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from finetune_gateway.checks.findings import Defect, json_type, quoted, wrong_type
 
@@ -27,6 +29,13 @@ _MAGIC = {  # how a file of each type begins, in base64
 }
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PNG_HEAD = 33  # bytes: the signature and the whole first chunk, IHDR
+_WITH_V4 = (  # an IPv4 address in the last 4 bytes: NAT64, and the deprecated IPv4-compatible
+    ipaddress.ip_network("64:ff9b::/96"),
+    ipaddress.ip_network("::/96"),
+)
+_OWN_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # for use inside a network, RFC 8215
+_DOTS = str.maketrans("\u3002", ".")  # IDNA takes the ideographic full stop for a dot
 _INSIDE = (".local", ".internal", ".localhost", ".lan", ".home", ".corp", ".intranet", ".arpa")
 
 
@@ -117,7 +126,7 @@ def url_defect(url: str, path: str) -> Defect | None:
 def _refused(url: str) -> str:
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").rstrip(".")
+        host = _spelt(parts.hostname or "")
     except ValueError:
         return "not a valid address"
     if _is_inside(host):
@@ -127,17 +136,44 @@ def _refused(url: str) -> str:
     return "a password in the address" if "@" in parts.netloc else ""
 
 
+def _spelt(host: str) -> str:
+    """The host as a browser reads it: digits in circles and other forms are plain digits."""
+    plain = unicodedata.normalize("NFKC", unquote(host)).translate(_DOTS)
+    return plain.lower().rstrip(".")
+
+
 def _is_inside(host: str) -> bool:
-    """Loopback, private and link-local addresses, in every spelling ``inet_aton`` reads, and
-    names that only a local network knows."""
+    """Loopback, private and link-local addresses, in every spelling ``inet_aton`` reads, also
+    inside an IPv6 address, and names that only a local network knows."""
     try:
-        return not ipaddress.ip_address(host).is_global
+        address = ipaddress.ip_address(host)
+        return address in _OWN_NAT64 or any(not one.is_global for one in _meant(address))
     except ValueError:
         pass
     try:
         return not ipaddress.ip_address(socket.inet_aton(host)).is_global
-    except OSError:
+    except (OSError, ValueError):
         return "." not in host or host.endswith(_INSIDE)
+
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _meant(address: _Address) -> Iterator[_Address]:
+    """The addresses that a packet to this one reaches: gateways between IPv6 and IPv4 (NAT64,
+    6to4, Teredo) send it on to the IPv4 address inside."""
+    if isinstance(address, ipaddress.IPv4Address):
+        yield address
+        return
+    if address.ipv4_mapped:
+        yield address.ipv4_mapped
+        return
+    yield address
+    if address.sixtofour:
+        yield address.sixtofour
+    yield from address.teredo or ()
+    if any(address in network for network in _WITH_V4):
+        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
 def _data_defect(url: str, path: str) -> Defect | None:
@@ -153,4 +189,12 @@ def _data_defect(url: str, path: str) -> Defect | None:
         return Defect("image_data", path, f"the data does not begin like {mime}")
     if (len(url) - start) % 4 or not _BASE64.fullmatch(url, start):
         return Defect("image_data", path, "the data is not valid base64")
+    if mime == "image/png" and not _whole_png_head(url[start : start + 4 * _PNG_HEAD // 3]):
+        return Defect("image_data", path, "the PNG ends in its header, or has none")
     return None
+
+
+def _whole_png_head(encoded: str) -> bool:
+    """Whether the first chunk is there, which says how large the picture is."""
+    head = base64.b64decode(encoded)
+    return len(head) == _PNG_HEAD and head[12:16] == b"IHDR"

@@ -1,7 +1,7 @@
-"""Rows that repeat an earlier one, as they stand or but for case and spaces.
+"""Rows that repeat an earlier one, as they stand or but for case, spaces and the order of keys.
 
 Keeps 20 bytes a row. The sums that are kept of each row are the same for two rows that are equal
-but for case and spaces; the few rows with equal sums are read again to be sure.
+but for these; the few rows with equal sums are read again to be sure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from unicodedata import is_normalized
 from zlib import adler32, crc32
 
 from finetune_gateway.checks.searching import searcher
-from finetune_gateway.quality.looks import folded
+from finetune_gateway.quality.looks import folded, folded_row
 
 _SLOTS = 256
 # What folding may remove, and half of the escapes that it reads as a space.
@@ -49,7 +49,7 @@ class Repeat(NamedTuple):
 
 class Repeats:
     """The rows of one file, or of a part of it. ``near``: also those that are equal but for
-    case and spaces, which takes five times as long."""
+    case, spaces and the order of keys, which takes five times as long."""
 
     def __init__(self, near: bool = True) -> None:
         self.near = near
@@ -120,7 +120,8 @@ class Repeats:
 
 
 def _sums(raw: bytes) -> int:
-    """32 bits that are equal for rows with equal folded text: two sums of weighted bytes."""
+    """32 bits that are equal for rows with equal folded text, in whatever order its pieces stand:
+    two sums of weighted bytes."""
     if not raw.isascii():
         text = raw.decode("utf-8", "replace")
         if _folds_to_ascii(text) or not is_normalized("NFC", text):
@@ -130,4 +131,5 @@ def _sums(raw: bytes) -> int:
 
 
 def _digest(raw: bytes) -> bytes:
-    return blake2b(folded(raw.decode("utf-8", "replace")).encode(), digest_size=16).digest()
+    fold = folded_row(raw.decode("utf-8", "replace"))
+    return blake2b(fold.encode("utf-8", "replace"), digest_size=16).digest()

@@ -24,6 +24,8 @@ from finetune_gateway.formats import Format
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
+_MEDIA = ("videos", "video", "audios", "audio")  # as LLaMA-Factory and TRL list them
+_WITH_MEDIA = ("openai-chat", "alpaca", "sharegpt")
 _PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 _SIDES = {
     "preferred_output": "missing_preferred",
@@ -35,9 +37,20 @@ _SIDES = {
 
 def row_defects(row: Json, found: Format, method: str) -> Defects:
     """Everything wrong with a row of this format."""
+    media = _media(row) if found.name in _WITH_MEDIA else []
+    for key in media:
+        yield Defect("media_beside", key, f"{key!r} stands beside the text")
+    if media:  # and is no unknown key besides
+        row = {key: value for key, value in row.items() if key not in media}
     if found is formats.CHAT:
-        return chat_defects(row, reinforcement=method == "reinforcement")
-    return _CHECKS[found.name](row)
+        yield from chat_defects(row, reinforcement=method == "reinforcement")
+    else:
+        yield from _CHECKS[found.name](row)
+
+
+def _media(row: Json) -> list[str]:
+    """Keys under which sound or video is given as files."""
+    return [key for key in _MEDIA if row.get(key) and isinstance(row[key], str | list)]
 
 
 def _prompt_completion(row: Json) -> Defects:

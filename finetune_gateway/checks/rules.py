@@ -161,7 +161,12 @@ _TOOLS = {
     "tool_schema": Rule(
         E, E, "the parameters of a tool are no JSON Schema",
         "OpenAI refuses the file, and templates would show the model nonsense.",
-        'Write {"type": "object", "properties": {...}}.',
+        'Write {"type": "object", "properties": {...}}; leave the key out where there are none.',
+    ),
+    "tool_schema_top": Rule(
+        E, None, "the parameters of a tool are combined from others",
+        "OpenAI takes no anyOf, oneOf, allOf, not or enum at the top of the parameters.",
+        "Write the properties of one object there; the keyword may stand inside a property.",
     ),
     "tool_schema_items": Rule(
         E, None, "an array parameter without 'items'",
@@ -300,6 +305,12 @@ _WEIGHTS_AND_PARTS = {
         E, E, "an image given as a file path",
         "A provider cannot see your files, and the gateway opens none that a row names.",
         "Use an image_url part with a data: URL.",
+    ),
+    "media_beside": Rule(
+        E, E, "sound or video beside the messages",
+        "No fine-tuning format here takes sound or video, and the gateway opens no file that a "
+        "row names.",
+        "Remove the key, and the marks in the texts that stand for it.",
     ),
     "image_data": Rule(
         E, E, "a data: URL that is no usable image",

@@ -33,6 +33,7 @@ Json = dict[str, Any]
 MAX_FILE = 512 << 20  # bytes; OpenAI's limit for a training file
 _BATCH = 1024  # rows taken the short way at once: each step with its tables in the cache
 _CR, _LAST = 13, itemgetter(-1)  # a byte, and what gives the last one of a line
+_SPACE = b" \t\r\n"  # of JSON; a form feed is none
 _KEPT = 10  # blank lines and repeated rows whose numbers are kept
 
 _FITTING = {
@@ -203,7 +204,7 @@ class Scan:
         """Check one line; False when reading on makes no sense."""
         self.ends.add(line.end)
         raw = self._without_bom(line)
-        if not raw.strip():
+        if not raw.strip(_SPACE):
             self._blank(line.number)
             return True
         self._blanks_inside()
@@ -293,7 +294,7 @@ class Scan:
         for exact, count, first in found:
             code = "duplicates" if exact else "near_duplicates"
             rows = "1 row repeats" if count == 1 else f"{count} rows repeat"
-            but = "" if exact else " but for case or spaces"
+            but = "" if exact else " but for case, spaces or the order of keys"
             for line, earlier in first:
                 detail = f"{rows} an earlier one{but}; line {line} repeats line {earlier}"
                 self.findings.add(Defect(code, detail=detail), line)

@@ -32,11 +32,10 @@ _TWICE = (
     r'"[ \t\r]*,[ \t\r]*"(?:role|content)"[ \t\r]*:[ \t\r]*"(?:[^"\\]|\\.)*"[ \t\r]*,'
     r'|\][ \t\r]*,[ \t\r]*"'
 )
-# A text that shows nothing, however it is written. White space that ``re`` and the engine of the
-# searches see differently is named, and so are the escapes of NOTHING.
+# A text that shows nothing, however it is written: the characters of NOTHING and their escapes.
 _BLANK = (
-    rf':[ \t\r]*"(?:[{NOTHING}\x1c-\x1f\x85]|\\[nrtf]'
-    r"|\\u(?:00(?:0[9a-dA-D]|1[c-fC-F]|20|85|[aA][0dD])|034[fF]|061[cC]|11(?:5[fF]|60)|1680"
+    rf':[ \t\r]*"(?:[{NOTHING}]|\\[bfnrt]'
+    r"|\\u(?:00(?:[0189][0-9a-fA-F]|20|7[fF]|[aA][0dD])|034[fF]|061[cC]|11(?:5[fF]|60)|1680"
     r"|17[bB][45]|180[b-fB-F]|20[0-6][0-9a-fA-F]|2800|3000|3164|[fF][eE](?:0[0-9a-fA-F]|[fF]{2})"
     r'|[fF]{2}[aA]0|[dD][bB]4[0-3]\\u[dD][c-fC-F][0-9a-fA-F]{2}))*"'
 )

@@ -18,6 +18,8 @@ _COMPRESSED = (
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
     (b"Rar!", "RAR"),
+    (b"\xff\x06\x00\x00sNaPpY", "Snappy"),
+    (b"MSCF", "a Windows cabinet"),
 )
 _BINARY = (
     (b"PAR1", "Parquet"),
@@ -85,10 +87,22 @@ def _unmarked(head: bytes) -> Defect | None:
     pattern = tuple(byte == 0 for byte in head[:4])
     if pattern in _NULS:
         code, name = _NULS[pattern]
+        if code == "encoding_utf32" and not _decodes(head, name):
+            return Defect("not_text", detail="byte 0: the file is binary, not JSON lines")
         return Defect(code, detail=f"byte 0: the file is {name} without a mark, not UTF-8")
     if head[257:262] == b"ustar":
         return Defect("compressed", detail="the file is a tar archive")
     return _binary(head)
+
+
+def _decodes(head: bytes, name: str) -> bool:
+    """Whether the first KiB is UTF-32: TFRecord, BSON and other binary files begin with a small
+    number in 4 bytes too."""
+    piece = head[: min(len(head), 1024) & ~3]
+    try:
+        return "\0" not in piece.decode(name.lower().replace(" ", "-"))
+    except UnicodeDecodeError:
+        return False
 
 
 def _binary(head: bytes) -> Defect | None:

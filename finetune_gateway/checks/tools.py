@@ -12,7 +12,8 @@ from typing import Any
 
 from finetune_gateway.checks.findings import Defect, json_type, quoted, wrong_type
 from finetune_gateway.checks.fitting import misfit
-from finetune_gateway.checks.parsing import BadLine, child, escape_defects, parse
+from finetune_gateway.checks.parsing import BadLine, escape_defects, parse
+from finetune_gateway.checks.schemas import faults
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
@@ -20,40 +21,42 @@ Defects = Iterator[Defect]
 MAX_TOOLS = 128  # OpenAI's schema
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _ENCODED = 3  # times that arguments may have been encoded too often
-_TYPES = ("object", "string", "number", "integer", "boolean", "array", "null")
 
 
 def tools_defects(row: Json, prefix: str) -> Defects:
     """What is wrong with the lists of tools; ``prefix`` is ``input.`` in a preference row."""
     if "tools" in row:
-        yield from _tools(row["tools"], f"{prefix}tools")
+        yield from _tools(row["tools"], f"{prefix}tools", may_be_empty=prefix != "")
     if "functions" in row:
         yield Defect("deprecated_functions", f"{prefix}functions")
         yield from _functions(row["functions"], f"{prefix}functions")
     if row.get("tools") and row.get("functions"):
         yield Defect("tools_and_functions", f"{prefix}functions")
-    yield from _parallel(row, f"{prefix}parallel_tool_calls")
+    yield from _parallel(row, f"{prefix}parallel_tool_calls", empty=prefix != "")
 
 
-def _parallel(row: Json, path: str) -> Defects:
+def _parallel(row: Json, path: str, *, empty: bool) -> Defects:
+    """``empty``: whether an empty list of tools will do."""
     if "parallel_tool_calls" not in row:
         return
     if row["parallel_tool_calls"] is None:
         yield Defect("null_key", path)
     elif not isinstance(row["parallel_tool_calls"], bool):
         yield wrong_type(path, row["parallel_tool_calls"], "true or false")
-    elif not row.get("tools"):
+    elif not row.get("tools") and not (empty and row.get("tools") == []):
         yield Defect("parallel_without_tools", path)
 
 
-def _tools(tools: Any, path: str) -> Defects:
+def _tools(tools: Any, path: str, *, may_be_empty: bool) -> Defects:
+    """``may_be_empty``: OpenAI's guide to preferences shows an empty list in a pair's input."""
     if tools is None:
         yield Defect("null_key", path)
     elif not isinstance(tools, list):
         what = "blank" if isinstance(tools, str) and not tools.strip() else "not a list"
         yield Defect("tools_json", path, f"'tools' is {what}: {quoted(tools)}")
     elif not tools:
-        yield Defect("tools_empty", path)
+        if not may_be_empty:
+            yield Defect("tools_empty", path)
     else:
         yield from _listed_tools(tools, path)
 
@@ -97,7 +100,7 @@ def _function(function: Any, path: str, names: set[str]) -> Defects:
         yield wrong_type(f"{path}.description", function["description"], "a string")
     if not isinstance(function.get("strict"), bool | None):
         yield wrong_type(f"{path}.strict", function["strict"], "true or false")
-    if function.get("parameters") is not None:
+    if "parameters" in function:
         yield from _parameters(function["parameters"], f"{path}.parameters")
 
 
@@ -110,68 +113,13 @@ def _name(function: Json, path: str) -> Defects:
 
 def _parameters(schema: Any, path: str) -> Defects:
     if not isinstance(schema, dict):
-        yield Defect("tool_schema", path, "the parameters are not an object")
+        yield Defect("tool_schema", path, f"the parameters are {json_type(schema)}, not an object")
     elif schema.get("type", "object") != "object":
         detail = f'the type of the parameters must be "object", not {quoted(schema["type"])}'
         yield Defect("tool_schema", f"{path}.type", detail)
     else:
-        yield from _schema(schema, path)
-
-
-def _schema(schema: Any, path: str) -> Defects:
-    """A JSON Schema, as far as it can be wrong without being meant."""
-    if isinstance(schema, bool):
-        return  # true and false are schemas: anything, nothing
-    if not isinstance(schema, dict):
-        yield Defect("tool_schema", path, "a schema that is not an object")
-        return
-    yield from _schema_type(schema, path)
-    yield from _schema_object(schema, path)
-    for key in ("anyOf", "oneOf", "allOf"):
-        if key in schema:
-            yield from _schema_list(schema[key], f"{path}.{key}")
-    if "items" in schema:
-        yield from _schema_items(schema["items"], f"{path}.items")
-
-
-def _schema_items(items: Any, path: str) -> Defects:
-    return _schema_list(items, path) if isinstance(items, list) else _schema(items, path)
-
-
-def _schema_list(listed: Any, path: str) -> Defects:
-    if not isinstance(listed, list):
-        yield Defect("tool_schema", path, "a list of schemas is needed here")
-        return
-    for index, inner in enumerate(listed):
-        yield from _schema(inner, f"{path}[{index}]")
-
-
-def _schema_type(schema: Json, path: str) -> Defects:
-    named = schema.get("type", [])
-    listed = named if isinstance(named, list) else [named]
-    for one in listed:
-        if one not in _TYPES:
-            detail = f"{quoted(one)} is no JSON Schema type ({', '.join(_TYPES)})"
-            yield Defect("tool_schema", f"{path}.type", detail)
-    if "array" in listed and not {"items", "prefixItems", "$ref"} & schema.keys():
-        yield Defect("tool_schema_items", path)
-    if not isinstance(schema.get("enum", []), list):
-        yield Defect("tool_schema", f"{path}.enum", "'enum' is not a list")
-
-
-def _schema_object(schema: Json, path: str) -> Defects:
-    properties = schema.get("properties", {})
-    if not isinstance(properties, dict):
-        yield Defect("tool_schema", f"{path}.properties", "'properties' is not an object")
-        return
-    for key, inner in properties.items():
-        yield from _schema(inner, child(f"{path}.properties", key))
-    required = schema.get("required", [])
-    if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
-        yield Defect("tool_schema", f"{path}.required", "'required' is not a list of names")
-    elif lost := [key for key in required if "properties" in schema and key not in properties]:
-        detail = f"'required' names {quoted(lost[0])}, which is not declared"
-        yield Defect("tool_schema_required", f"{path}.required", detail)
+        for fault in faults(schema):
+            yield Defect(fault.code, f"{path}{fault.path}", fault.detail)
 
 
 def call_defects(message: Json, path: str) -> Defects:

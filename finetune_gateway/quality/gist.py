@@ -63,7 +63,8 @@ def gists(dataset: Dataset) -> Iterator[Gist]:
 
 
 def parsed(raw: bytes) -> Json | None:
-    """The object on a line, or None."""
+    """The object on a line, or None. Its texts can all be written as UTF-8: half a surrogate
+    pair, for which ``checks`` refuses the row, is read as a question mark."""
     try:
         row = _value(raw.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
@@ -75,7 +76,15 @@ def _value(raw: bytes) -> Any:
     try:
         return msgspec.json.decode(raw)
     except msgspec.DecodeError:  # json takes more: NaN, half surrogate pairs, other encodings
-        return json.loads(raw)
+        return _writable(json.loads(raw))
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_writable(key): _writable(inner) for key, inner in value.items()}
+    return [_writable(one) for one in value] if isinstance(value, list) else value
 
 
 def gist_of(row: Json, line: int = 1, offset: int = 0) -> Gist | None:

@@ -48,6 +48,13 @@ KEYS = (
     "pypi-", "gsk_", "xai-", "r8_", "ya29.", "dop_v1_", "eyJ",
 )  # fmt: skip
 
+TELEGRAM = ":AA"
+OTHER_KEYS = (
+    "ecret_access_key", "ECRET_ACCESS_KEY", "ecretAccessKey", "AccountKey=", "SharedAccessKey=",
+    "hooks.slack.com", TELEGRAM,
+)  # fmt: skip
+PASSWORDS = ("assword", "asswort", "ASSWORD", "asswd", "ASSWD", "pwd", "Pwd", "PWD")
+
 
 def digits_of(text: str) -> str:
     """The ASCII digits of a text."""
@@ -213,6 +220,23 @@ _KEY = (
     r"|r8_[A-Za-z0-9]{37,40}|ya29\.[A-Za-z0-9_-]{30,250}|dop_v1_[a-f0-9]{64}"
     r"|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,2000})"
 )
+# What only the words beside it, or its whole form, tell for a key.
+_NAMED_KEY = (
+    r"(?:[sS]ecret_access_key|SECRET_ACCESS_KEY|[sS]ecretAccessKey)[\"']?[ \t]{0,3}[:=][ \t]{0,3}"
+    r"[\"']?([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
+)
+_WHOLE_KEY = (
+    r"(?:(?<=AccountKey=)|(?<=SharedAccessKey=))[A-Za-z0-9+/]{42,86}={1,2}"
+    r"|hooks\.slack\.com/(?:services|workflows)/T[A-Z0-9]{6,14}/[AB][A-Z0-9]{6,14}/[A-Za-z0-9/]{16,60}"
+    r"|(?<![\w-])\d{8,10}:AA[A-Za-z0-9_-]{33}(?![\w-])"
+)
+# Set by an equals sign, or named at the beginning of a line, after a comma or "my": what an
+# assistant makes up and tells ("Your new password: ...") is none.
+_PASSWORD = (
+    r"(?:(?i:passwor[dt]|passwd|pwd) {0,3}=[ \t]{0,3}"
+    r"|(?:^|[\n,;/(] ?|\b(?i:my|use|with|and) )(?i:passwor[dt]|passwd|pwd)(?::| is)[ \t]{1,3})"
+    r"[\"']?([A-Za-z0-9!@#$%^&*_+~?-]{8,40})(?![^\s\"'<,;.]|[.][^\s\"'<])"
+)
 _BLOCK = r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 
 
@@ -220,6 +244,12 @@ def _is_key(text: str) -> bool:
     """Keys are random: placeholders have few letters, names of CSS classes one case only."""
     mixed = text[4:] != text[4:].lower() or any(char in "0123456789" for char in text)
     return mixed and len(set(text)) >= 10
+
+
+def _is_password(text: str) -> bool:
+    """Letters of both cases, digits and a sign: names in code lack one of them."""
+    kinds = ("[a-z]", "[A-Z]", "[0-9]", "[!@#$%^&*+~?]")
+    return all(re.search(kind, text) for kind in kinds)
 
 
 # One of these is in every text in which a look for numbers finds something: the patterns above
@@ -270,6 +300,14 @@ LOOKS = (
     Look("pii", "a US social security number", NUMBERS, finder(_SSN, str.isascii), masked),
     Look("pii", "a telephone number", NUMBERS, _phones, masked),
     Look("secret", "a key or token", KEYS, finder(_KEY, _is_key), masked),
+    Look(
+        "secret",
+        "a key or token",
+        OTHER_KEYS,
+        finder(f"{_NAMED_KEY}|{_WHOLE_KEY}", _is_key),
+        masked,
+    ),
+    Look("secret", "a password", PASSWORDS, finder(_PASSWORD, _is_password), masked),
     Look("secret", "a private key", ("-----BEGIN",), finder(_BLOCK), private_keys),
 )
 
