@@ -6,15 +6,13 @@ and looks at no device. Figures for GPUs are datasheet values with wide ranges, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from math import ceil
-from pathlib import Path
 
-from finetune_gateway import clock
+from finetune_gateway import assumed, clock
+from finetune_gateway.assumed import START_SECONDS, Place, cores, usual_price
 from finetune_gateway.batches import Feed, feed, usual_batch
 from finetune_gateway.calibration import (
     QUANTISE_CPU,
@@ -24,7 +22,7 @@ from finetune_gateway.calibration import (
     load_of,
 )
 from finetune_gateway.errors import SpecError
-from finetune_gateway.gpus import GIB, GPUS, NO_BFLOAT16, Gpu, gpu_name, smallest
+from finetune_gateway.gpus import GIB, GPUS, Gpu, gpu_name, smallest
 from finetune_gateway.memory import Device, MemoryParts, Setup, step_memory
 from finetune_gateway.pricetable import MOST_USD, Price, absurd, gpu_prices
 from finetune_gateway.pricing import Estimate, Range, stale_prices
@@ -48,8 +46,6 @@ _SHARES = {"cpu": (0.05, 0.08, 0.38), "gpu": (0.05, 0.15, 0.40)}  # gpu: not mea
 # FLOP/s one CPU core reaches in training when nobody measured it: 15 G with SFTTrainer on an
 # AVX-512 core, 35 G with single rows; a core without AVX-512 is taken to do a fifth.
 _CORE_SPEEDS = (3e9, 15e9, 40e9)
-# Importing torch and TRL, loading and saving: 10 s measured, more on a busy machine.
-_START_SECONDS = (5.0, 15.0, 60.0)
 # Of a GPU's board power while it trains, least, usual and most; assumed, not measured.
 _POWER = (0.5, 0.8, 1.0)
 # A prediction after calibration against runs of 45 s was within 15 % (docs/memory.md);
@@ -58,23 +54,6 @@ _CALIBRATED_LOW, _CALIBRATED_HIGH = 0.8, 1.5
 _FAR = 4  # times the largest model that was measured; beyond, twice the high figure
 _SAVES = 10  # checkpoints of a job, as sft.py sets it
 MOST_ROWS = 4096  # a larger batch is not looked for
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run would be: this machine, or a GPU by name."""
-
-    device: Device = "cpu"
-    gpu: str | None = None
-    usd_per_gpu_hour: Decimal | None = None
-    memory_bytes: int | None = None  # of this machine, where it is known
-    calibration: Calibration | None = None
-    row_limit: int | None = None  # tokens of a row, longer ones are cut
-    price_file: Path | None = None
-
-    @property
-    def usable_bytes(self) -> int | None:
-        return GPUS[self.gpu].usable_bytes if self.gpu else self.memory_bytes
 
 
 def estimate_memory(
@@ -147,13 +126,6 @@ def estimate_seconds(
     return work / (efficiency * flops_per_second)
 
 
-def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def estimate_local(
     spec: TrainingSpec,
     tokens: TokenStats,
@@ -187,6 +159,7 @@ def estimate_local(
         short = step_memory(shape, setup, fed.rows, max(1, min(tokens.median, fed.longest)))
         memory = _around(parts.total, low=short.total)
     prices = _gpu_prices(where, day)
+    looks = evaluations(spec, fed.steps)
     usable = where.usable_bytes
     return Estimate(
         backend="local",
@@ -213,14 +186,14 @@ def estimate_local(
         prices=prices,
         data_leaves_machine=False,
         assumptions=[
-            *_assumptions(spec, setup, fed, where, prices, flops_per_second),
-            *_evaluation_words(spec, fed, tokens, validation),
+            *assumed.assumptions(spec, setup, fed, where, prices, flops_per_second),
+            *assumed.evaluation_words(looks, tokens, validation),
         ],
         warnings=[
-            *_warnings(where, memory, tokens, calibrated, day),
+            *assumed.warnings(where, memory, tokens, calibrated, day),
             *stale_prices(prices, day),
         ],
-        unknown=_unknown(shape, where, prices),
+        unknown=assumed.unknown(shape, where, prices),
     )
 
 
@@ -268,7 +241,7 @@ def _seconds(
         looks = evaluations(spec, fed.steps)
         flops += training_flops(shape, validation, looks, full=False) / 2
     slow, usual, fast = _speeds(place, measured)
-    first, second, third = _START_SECONDS
+    first, second, third = START_SECONDS
     if setup.kind == "qlora" and place.device == "cpu":
         second += READINGS * QUANTISE_CPU * shape.linear_parameters
         third += 2 * READINGS * QUANTISE_CPU * shape.linear_parameters
@@ -370,16 +343,11 @@ def _cost(
     if seconds is None:
         return None
     hours = [Decimal(str(s)) / 3600 for s in (seconds.low, seconds.expected, seconds.high)]
-    usd = (min(p.usd for p in prices), _usual(prices).usd, max(p.usd for p in prices))
+    usd = (min(p.usd for p in prices), usual_price(prices).usd, max(p.usd for p in prices))
     low, expected, high = (
         (hour * price).quantize(Decimal("0.000001")) for hour, price in zip(hours, usd, strict=True)
     )
     return Range[Decimal](low=low, expected=expected, high=high)
-
-
-def _usual(prices: Sequence[Price]) -> Price:
-    """The cheapest that is not taken away: rows come from cheap to dear."""
-    return next((row for row in prices if row.market in (None, "on-demand")), prices[-1])
 
 
 def _energy(seconds: Range[float] | None, place: Place) -> Range[float] | None:
@@ -391,127 +359,3 @@ def _energy(seconds: Range[float] | None, place: Place) -> Range[float] | None:
         for share, taken in zip(_POWER, (seconds.low, seconds.expected, seconds.high), strict=True)
     )
     return Range[float](low=low, expected=expected, high=high)
-
-
-def _assumptions(
-    spec: TrainingSpec,
-    setup: Setup,
-    fed: Feed,
-    place: Place,
-    prices: Sequence[Price],
-    measured: float | None,
-) -> list[str]:
-    said = [_memory_words(spec, setup, fed)]
-    if not prices and place.gpu is None:
-        said.append("Cost 0 means no hosted charge; the machine and its power are not counted.")
-    if spec.max_steps is not None and fed.trained.low != fed.trained.high:
-        said.append("max_steps ends within an epoch: which rows come before it is left to chance.")
-    if place.device == "gpu":
-        said.append("Memory on a GPU is by formula, not measured; it has to fit in 92 % of it.")
-    if place.device == "gpu" and measured is None:
-        what = f"the datasheet of {place.gpu}" if place.gpu else "an unnamed GPU, T4 to H200"
-        said.append(
-            f"The speed is that of {what}; that 5 to 40 % of it are reached is not measured."
-        )
-    if place.gpu is not None:
-        watts = GPUS[place.gpu].watts
-        said.append(
-            f"Energy: 50 to 100 %, expected 80 %, of the {watts} W of the board, by NVIDIA's "
-            f"datasheet of {place.gpu}; not the machine around it."
-        )
-    if place.gpu in NO_BFLOAT16:
-        said.append(
-            f"{place.gpu} has no bfloat16 of its own: the speed is that of its float16, and it "
-            "may be far slower."
-        )
-    if len(prices) > 1:
-        said.append(_market_words(prices))
-    if place.device == "cpu" and measured is None:
-        said.append(_speed_words(place.calibration))
-    if place.device == "gpu" or place.calibration is None:
-        low, usual, high = _START_SECONDS
-        said.append(
-            f"Starting, loading and saving: {usual:.0f} s ({low:.0f} to {high:.0f} s) of the time "
-            "are assumed."
-        )
-    return said
-
-
-def _market_words(prices: Sequence[Price]) -> str:
-    usual, dearest = _usual(prices).usd, max(row.usd for row in prices)
-    return (
-        "Cost: low at the cheapest market, high at the dearest; expected at the cheapest on "
-        f"demand, {usual} USD an hour (others ask up to {dearest})."
-    )
-
-
-def _evaluation_words(
-    spec: TrainingSpec, fed: Feed, tokens: TokenStats, validation: TokenStats | None
-) -> list[str]:
-    if validation is None:
-        return []
-    looks = evaluations(spec, fed.steps)
-    times = "once" if looks == 1 else f"{looks} times (eval_steps)"
-    said = f"Time: the {validation.total:,} validation tokens are gone through {times}."
-    if validation.max > tokens.max:
-        said += " Their longest row is longer than any trained on, which memory leaves out."
-    return [said]
-
-
-def _memory_words(spec: TrainingSpec, setup: Setup, fed: Feed) -> str:
-    precision = _precision(setup)
-    again = ", activation checkpointing" if setup.checkpointing else ""
-    what = (
-        f"packs laid end to end, {fed.longest} tokens each"
-        if spec.packing
-        else (f"rows, padded to the longest ({fed.longest} tokens)")
-    )
-    return f"Memory: a step on {usual_batch(spec)} {what}; {precision}{again}; AdamW; sdpa."
-
-
-def _precision(setup: Setup) -> str:
-    if setup.device == "cpu":
-        return "base in 4 bits, else float32" if setup.kind == "qlora" else "float32"
-    if setup.kind == "full":
-        return "bfloat16"
-    base = "base in 4 bits, computed in bfloat16" if setup.kind == "qlora" else "base in bfloat16"
-    return f"{base}, adapters in float32"
-
-
-def _speed_words(found: Calibration | None) -> str:
-    if found is None:
-        return (
-            f"The speed of {cores()} CPU cores is assumed, not measured: a wide range. "
-            "Measure it: ftg doctor --calibrate"
-        )
-    busy = f"1-minute load {found.load_average:.1f}, a CPU second took {found.stretch:.1f} s"
-    return f"Speed: measured on this machine on {found.measured_on} ({busy})."
-
-
-def _warnings(
-    place: Place,
-    memory: Range[int] | None,
-    tokens: TokenStats,
-    calibrated: Calibration | None,
-    today: date,
-) -> list[str]:
-    said = []
-    if place.gpu and memory and memory.expected > GPUS[place.gpu].usable_bytes:
-        need, have = memory.expected / GIB, GPUS[place.gpu].memory_bytes / GIB
-        said.append(f"About {need:.1f} GiB are needed; {place.gpu} has {have:.0f} GiB.")
-    if tokens.truncated_rows:
-        said.append(f"{tokens.truncated_rows} rows are longer than the limit and are cut.")
-    if calibrated and (doubt := calibrated.doubts(today)):
-        said.append(f"The speed may not hold: {doubt}. Run: ftg doctor --calibrate")
-    return said
-
-
-def _unknown(shape: ModelShape | None, place: Place, prices: Sequence[Price]) -> list[str]:
-    said = []
-    if shape is None:
-        said.append("Memory and time: the model's config.json is not on this machine.")
-    if place.device == "gpu" and not prices:
-        said.append("What an hour of the GPU costs: give --usd-per-gpu-hour.")
-    if place.gpu is None:
-        said.append("Energy: no power figure is known for this machine; those of GPUs are (--gpu).")
-    return said

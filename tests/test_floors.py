@@ -58,6 +58,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "ledger",
         "config",
         "profiles",
+        "assumed",
         "hardware",
         "batches",
         "calibration",
