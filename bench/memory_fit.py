@@ -29,7 +29,7 @@ IMPORT = """\
 import sys
 from finetune_gateway.backends.local import fourbit
 fourbit.bring_in() if sys.argv[1] == "qlora" else fourbit.keep_out()
-import finetune_gateway.backends.local.sft
+import finetune_gateway.backends.local.methods.sft
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
         print(int(line.split()[1]) * 1024)

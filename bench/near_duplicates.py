@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 from _planting import planted
 from _rows import chat_rows
-from finetune_gateway.dataset import Dataset
+from finetune_gateway import Dataset
 path, rows, source, share = sys.argv[2], int(sys.argv[3]), sys.argv[4], float(sys.argv[5])
 if source:
     found = [row.data for row in islice(Dataset.open(source).rows(), rows)]
@@ -42,8 +42,8 @@ print(count)
 NEAR = """\
 import json, resource, sys, time
 from pathlib import Path
-from finetune_gateway.dataset import Dataset
-from finetune_gateway.quality.similar import pairs
+from finetune_gateway import Dataset
+from finetune_gateway.validation.dataset.near_duplicates import pairs
 before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = [(pair.line, pair.earlier) for pair in pairs([Dataset(Path(sys.argv[1]))])]
 after = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -52,8 +52,8 @@ print(json.dumps([found, after[0] - before[0], after[1] - before[1]]))
 EXACT = """\
 import json, resource, sys, time
 from pathlib import Path
-from finetune_gateway.dataset import Dataset
-from finetune_gateway.quality.gist import gists, key
+from finetune_gateway import Dataset
+from finetune_gateway.validation.dataset.row_text import gists, key
 before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 seen, found = {}, []
 for gist in gists(Dataset(Path(sys.argv[1]))):

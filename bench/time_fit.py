@@ -25,11 +25,11 @@ from _models import SHAPES, Case, built
 from _rows import chat_rows, write
 
 from finetune_gateway import Gateway, Job, LocalBackend, TrainingSpec
-from finetune_gateway.batches import feed
-from finetune_gateway.calibration import Calibration, load_of, read
-from finetune_gateway.hardware import checkpoints
-from finetune_gateway.memory import Setup
-from finetune_gateway.shape import shape_of
+from finetune_gateway.estimation.batch_plan import feed
+from finetune_gateway.estimation.calibration import Calibration, load_of, read
+from finetune_gateway.estimation.local import checkpoints
+from finetune_gateway.estimation.memory import Setup
+from finetune_gateway.estimation.model_shape import shape_of
 
 BOUND = 0.20
 

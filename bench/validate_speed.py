@@ -33,12 +33,12 @@ write(Path(sys.argv[2]), chat_rows(int(sys.argv[3]), tools=float(sys.argv[4])))
 # made, as those of the cookbook's engine are before its clock begins.
 OURS = """\
 import json, resource, sys, time
-from finetune_gateway.encodings import USUAL, begin
+from finetune_gateway.tokens.encodings import USUAL, begin
 begin(USUAL)  # as the command line does
 from pathlib import Path
 from finetune_gateway.checks import gate, parallel
-from finetune_gateway.dataset import Dataset
-from finetune_gateway.tokens import HostedCounter
+from finetune_gateway import Dataset
+from finetune_gateway.tokens.counter import HostedCounter
 data, few = Path(sys.argv[1]), Path(sys.argv[2])
 workers, near = int(sys.argv[3]) or None, sys.argv[4] == "near"
 def check(path):
@@ -61,8 +61,8 @@ ROWS = """\
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from _cookbook_loop import engine, row_tokens
-from finetune_gateway.checks.screening import Screen
-from finetune_gateway.tokens import HostedCounter
+from finetune_gateway.validation.fast_path import Screen
+from finetune_gateway.tokens.counter import HostedCounter
 counter, screen, encode = HostedCounter(None), Screen("sft"), engine()[1]
 counter.text.hurry(1 << 40)
 differ = read = 0

@@ -16,13 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune_gateway.backends.base import Backend, Capabilities
-    from finetune_gateway.backends.fake import FakeBackend
-    from finetune_gateway.backends.local.backend import LocalBackend
-    from finetune_gateway.backends.openai import OpenAIBackend
-    from finetune_gateway.checks.findings import Finding, Report
-    from finetune_gateway.dataset import Dataset
-    from finetune_gateway.default import (
+    from finetune_gateway.api import (
+        Dataset,
         budget,
         costs,
         estimate,
@@ -32,6 +27,10 @@ if TYPE_CHECKING:
         submit,
         validate,
     )
+    from finetune_gateway.backend import Backend, Capabilities, ChatReply
+    from finetune_gateway.backends.fake import FakeBackend
+    from finetune_gateway.backends.local.backend import LocalBackend
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
     from finetune_gateway.errors import (
         AuthenticationError,
         BackendError,
@@ -47,26 +46,27 @@ if TYPE_CHECKING:
         StoreError,
         UnsupportedError,
     )
+    from finetune_gateway.estimation.estimate import Estimate
     from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Snapshot
+    from finetune_gateway.findings import Finding, Report
     from finetune_gateway.gateway import Gateway
-    from finetune_gateway.handle import ChatReply, ModelHandle
-    from finetune_gateway.job import Job
-    from finetune_gateway.ledger import Ledger
-    from finetune_gateway.masks import Preview, Sequence, Token
-    from finetune_gateway.planning import Option, Plan
-    from finetune_gateway.pricing import Estimate
+    from finetune_gateway.jobs.budget import Actual, Budget
+    from finetune_gateway.jobs.handle import ModelHandle
+    from finetune_gateway.jobs.job import Job
+    from finetune_gateway.jobs.ledger import Ledger
+    from finetune_gateway.jobs.planning import Option, Plan
     from finetune_gateway.spec import TrainingSpec
-    from finetune_gateway.spending import Actual, Budget
+    from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "backends.base": ["Backend", "Capabilities"],
+    "backend": ["Backend", "Capabilities", "ChatReply"],
     "backends.fake": ["FakeBackend"],
     "backends.local.backend": ["LocalBackend"],
-    "backends.openai": ["OpenAIBackend"],
-    "dataset": ["Dataset"],
-    "default": [
+    "backends.openai.backend": ["OpenAIBackend"],
+    "api": [
+        "Dataset",
         "budget",
         "costs",
         "estimate",
@@ -92,16 +92,16 @@ _MODULES = {
         "UnsupportedError",
     ],
     "events": ["Checkpoint", "Event", "JobStatus", "Metric", "Snapshot"],
-    "checks.findings": ["Finding", "Report"],
+    "findings": ["Finding", "Report"],
     "gateway": ["Gateway"],
-    "handle": ["ChatReply", "ModelHandle"],
-    "job": ["Job"],
-    "masks": ["Preview", "Sequence", "Token"],
-    "planning": ["Option", "Plan"],
-    "pricing": ["Estimate"],
-    "ledger": ["Ledger"],
+    "jobs.handle": ["ModelHandle"],
+    "jobs.job": ["Job"],
+    "tokens.masks.preview": ["Preview", "Sequence", "Token"],
+    "jobs.planning": ["Option", "Plan"],
+    "estimation.estimate": ["Estimate"],
+    "jobs.ledger": ["Ledger"],
     "spec": ["TrainingSpec"],
-    "spending": ["Actual", "Budget"],
+    "jobs.budget": ["Actual", "Budget"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -21,10 +21,19 @@ message and what to do next in ``hint``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from finetune_gateway.checks.gate import Report
+
+class FindingsReport(Protocol):
+    """What a DataError carries: the report of ``findings``, of which this module knows no more."""
+
+    @property
+    def findings(self) -> list[Any]: ...
+
+    @property
+    def errors(self) -> list[Any]: ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 class GatewayError(Exception):
@@ -46,7 +55,9 @@ class DataError(GatewayError, ValueError):
 
     exit_code = 3
 
-    def __init__(self, message: str, *, hint: str = "", report: Report | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", report: FindingsReport | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.report = report
 
@@ -102,7 +113,7 @@ class BackendError(GatewayError, RuntimeError):
 
     ``maybe_applied`` is True when the request may have taken effect although no
     answer came back (time-out, reset, 5xx): such a request is never simply sent
-    again, see ``sending.Sender``.
+    again, see ``jobs.submission``.
     """
 
     def __init__(

@@ -16,36 +16,33 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from finetune_gateway import (
-    backends,
-    config,
-    formats,
-    guards,
-    judging,
-    ledger,
-    planning,
-    pricetable,
-)
-from finetune_gateway.backends.base import Backend
-from finetune_gateway.checks.findings import Report, ignorable
-from finetune_gateway.dataset import Dataset, Rows
+from finetune_gateway import registry
+from finetune_gateway.backend import Backend
+from finetune_gateway.data import formats
+from finetune_gateway.data.dataset import Dataset, Rows
+from finetune_gateway.data.sharegpt import Unfit
 from finetune_gateway.errors import BudgetError, DataError, SpecError
+from finetune_gateway.estimation import price_table
+from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
-from finetune_gateway.job import Job
-from finetune_gateway.ledger import Ledger
-from finetune_gateway.planning import Files, Names, Option, Plan, Several
-from finetune_gateway.pricing import Estimate
-from finetune_gateway.quality import survey
-from finetune_gateway.records import JobRecord, StoredFile, new_job_id
-from finetune_gateway.sending import Sender
-from finetune_gateway.settings import Settings
-from finetune_gateway.sharegpt import Unfit
+from finetune_gateway.findings import Report
+from finetune_gateway.jobs import guards, ledger, planning
+from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.ledger import Ledger
+from finetune_gateway.jobs.planning import Files, Names, Option, Plan, Several
+from finetune_gateway.jobs.records import JobRecord, StoredFile, new_job_id
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.jobs.submission import Sender
+from finetune_gateway.settings import config
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.spending import Budget
-from finetune_gateway.store import Store
+from finetune_gateway.validation import pipeline
+from finetune_gateway.validation.collector import ignorable
+from finetune_gateway.validation.dataset import analysis
 
 if TYPE_CHECKING:
-    from finetune_gateway.masks import Preview
+    from finetune_gateway.tokens.masks.preview import Preview
 
 Source = str | os.PathLike[str] | Rows | Dataset
 
@@ -106,12 +103,12 @@ class Gateway:
         ``backend`` does not have.
         """
         ignored = ignorable(ignore)
-        return judging.validate(
+        return pipeline.validate(
             self.open(data),
             model=model,
             runner=None if backend is None else self.backend(backend),
             method=method,
-            asked=survey.Asked(
+            asked=analysis.Asked(
                 quality=quality,
                 against=None if against is None else self.open(against),
                 like=None if like is None else self.open(like),
@@ -143,11 +140,14 @@ class Gateway:
                 hint="A preview takes train_on, max_length and chat_template.",
             )
         # Imported here: only previews need templates, and jinja2 with them.
-        from finetune_gateway.masks import picking
+        from finetune_gateway.validation import select
 
-        runner = self.backend(backend or backends.usual(model))
+        runner = self.backend(backend or registry.usual(model))
         spec = TrainingSpec.build(model=model, **options)
-        return picking.previews(self.open(data), runner.masker(spec), runner.name, rows)
+        renderer = runner.preview_renderer(spec) or select.hosted_renderer(
+            spec, runner.capabilities(model)
+        )
+        return select.previews(self.open(data), renderer, runner.name, rows)
 
     @overload
     def estimate(
@@ -348,7 +348,7 @@ class Gateway:
     @property
     def _sender(self) -> Sender:
         def load(record: JobRecord) -> Backend:
-            return self.backend(backends.load(record.backend, record.backend_options))
+            return self.backend(registry.load(record.backend, record.backend_options))
 
         return Sender(self.store, lambda: self.monthly_usd, load)
 
@@ -356,7 +356,7 @@ class Gateway:
         def load() -> Backend:
             if backend is not None:
                 return backend
-            return self.backend(backends.load(record.backend, record.backend_options))
+            return self.backend(registry.load(record.backend, record.backend_options))
 
         return Job(record, self.store, load, self._sender.resume)
 
@@ -369,7 +369,7 @@ class Gateway:
     def backend(self, backend: str | Backend) -> Backend:
         """A backend by name, or the one you built. A local one works in this home folder."""
         if isinstance(backend, str):
-            backend = backends.load(backend)
+            backend = registry.load(backend)
         backend.use(self.settings)
         return backend
 
@@ -397,4 +397,4 @@ class Gateway:
 
 
 def _usd(train_price: Decimal | float | str | None) -> Decimal | None:
-    return None if train_price is None else pricetable.given("train_price", train_price)
+    return None if train_price is None else price_table.given("train_price", train_price)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from support.paths import SHARED
+from support.rows import chat_rows
 
 # Before any library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,8 +23,9 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("deep", deadline=None, max_examples=10_000, print_blob=True)
 settings.load_profile("default")
 
+pytest_plugins = ("support.cli", "support.disks")
+
 PROVIDER_VARIABLES = ("OPENAI_", "AZURE_OPENAI_", "NEBIUS_", "AWS_BEARER_", "FTG_")
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 SMALL = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -92,16 +95,3 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         LlamaForCausalLM(LlamaConfig(**{**builtin.CONFIG, **SMALL})).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps(builtin.GENERATION_CONFIG))
     return folder
-
-
-def chat_rows(count: int) -> list[dict[str, Any]]:
-    """Different rows of one question and one answer each."""
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": f"Where is parcel number {number}?"},
-                {"role": "assistant", "content": f"Parcel {number} comes on day {number % 7}."},
-            ]
-        }
-        for number in range(count)
-    ]

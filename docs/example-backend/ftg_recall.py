@@ -13,15 +13,25 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backends.base import Backend, Capabilities, DataFile
-from finetune_gateway.dataset import Dataset
-from finetune_gateway.errors import NotFoundError
-from finetune_gateway.events import Event, JobStatus, Result, Snapshot
-from finetune_gateway.handle import ChatReply, ModelHandle
-from finetune_gateway.pricing import Estimate, Range
-from finetune_gateway.settings import Settings
-from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens import HostedCounter, TokenStats
+from finetune_gateway.backend import (
+    Backend,
+    Capabilities,
+    ChatReply,
+    DataFile,
+    Dataset,
+    Estimate,
+    Event,
+    HandleData,
+    HostedCounter,
+    JobStatus,
+    NotFoundError,
+    Range,
+    Result,
+    Settings,
+    Snapshot,
+    TokenStats,
+    TrainingSpec,
+)
 
 FREE = Decimal(0)
 
@@ -101,7 +111,7 @@ class RecallBackend(Backend):
 
     # -- the model ----------------------------------------------------------------------
 
-    def open(self, handle: ModelHandle) -> Recall:
+    def open(self, handle: HandleData) -> Recall:
         path = Path(handle.model) / "pairs.json"
         if not path.exists():
             raise NotFoundError(f"There is no {path}.", hint="Submit the job again.")

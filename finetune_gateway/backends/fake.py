@@ -10,23 +10,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from finetune_gateway.backends.base import NEUTRAL, Backend, Capabilities, DataFile
+from finetune_gateway import methods
+from finetune_gateway.backend import (
+    NEUTRAL,
+    Backend,
+    Capabilities,
+    ChatReply,
+    DataFile,
+    HandleData,
+    Usage,
+)
 from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.estimation.estimate import Estimate, Range, epochs_of
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
-from finetune_gateway.handle import ChatReply, Usage
-from finetune_gateway.pricing import Estimate, Range, epochs_of
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens import HostedCounter
+from finetune_gateway.tokens.counter import HostedCounter
 
 if TYPE_CHECKING:
-    from finetune_gateway.handle import ModelHandle
-    from finetune_gateway.tokens import TokenStats
+    from finetune_gateway.tokens.counter import TokenStats
 
 PREFIX = "fake-"
 FREE = Decimal(0)
 STEPS = 5
 BORN = 1_700_000_000.0  # time of the first scripted event: a script says the same every time
-METHODS = frozenset({"sft", "dpo", "orpo", "kto", "pretrain"})
+METHODS = frozenset(methods.METHODS) - {"reinforcement"}
 TRAINING_TYPES = frozenset({"lora", "qlora", "full"})
 
 
@@ -144,7 +151,7 @@ class FakeBackend(Backend):
         self._fail("cancel")
         self._cancelled.add(provider_id)
 
-    def open(self, handle: ModelHandle) -> FakeChat:
+    def open(self, handle: HandleData) -> FakeChat:
         """A model that echoes, or says ``answer``."""
         self._fail("open")
         return FakeChat(handle.model, self.answer)

@@ -1,5 +1,5 @@
-"""The command line ``ftg``. Its table of commands and the root help are here and import nothing,
-so that ``ftg --help`` costs a bare Python; the module of a command is imported when it is named.
+"""The command line ``ftg`` and its root help. ``ftg --help`` costs no more than a bare Python: the
+module of a command is imported when it is named.
 """
 
 from __future__ import annotations
@@ -7,61 +7,13 @@ from __future__ import annotations
 import os
 import sys
 
-# name -> (module:function below this package, one line of help, group)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "demo": ("demo:demo", "Train a tiny model here and chat with it: no key, no GPU", "Start"),
-    "doctor": ("doctor:doctor", "Check this machine: home, packages, GPU, keys, dates", "Start"),
-    "backends": ("about:backends", "Where a job can run, and what each place can do", "Start"),
-    "models": ("about:models", "Models that can be trained, and until when", "Start"),
-    "prices": ("prices:prices", "What things cost, by whom and when; your own rows", "Start"),
-    "config": ("config:config", "Your limits: a budget for the month, for a job", "Start"),
-    "validate": ("validate:validate", "Check a dataset; needs no key and no network", "Before"),
-    "rules": ("rules:rules", "What validate looks for, and why; 'rules CODE' for one", "Before"),
-    "convert": ("convert:convert", "Write a dataset in another format, without loss", "Before"),
-    "split": ("split:split", "Cut a dataset into train and validation", "Before"),
-    "preview": ("preview:preview", "Rows as the model sees them, trained tokens marked", "Before"),
-    "estimate": ("estimate:estimate", "Price, time and memory of each option, offline", "Before"),
-    "submit": ("submit:submit", "Check, price, confirm, then start a job", "Jobs"),
-    "list": ("jobs:list_jobs", "Jobs, newest first", "Jobs"),
-    "status": ("jobs:status", "One job: where it stands and what came of it", "Jobs"),
-    "watch": ("watch:watch", "Live screen of a job; Ctrl-C leaves it running", "Jobs"),
-    "wait": ("watch:wait", "Block until jobs end; the exit code says how", "Jobs"),
-    "logs": ("reports:logs", "The raw log of a job, or its events", "Jobs"),
-    "events": ("reports:events", "What a job has said", "Jobs"),
-    "metrics": ("reports:metrics", "Losses and rates by step", "Jobs"),
-    "checkpoints": ("reports:checkpoints", "Models saved during training", "Jobs"),
-    "report": ("report:report", "What jobs cost, beside what was estimated", "Jobs"),
-    "cancel": ("jobs:cancel", "Stop a job", "Jobs"),
-    "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
-}
-COUNTING = frozenset(("validate", "estimate", "submit"))  # what begins with a count of tokens
-ALIASES = {
-    "ls": "list",
-    "ps": "list",
-    "get": "status",
-    "retrieve": "status",
-    "create": "submit",
-    "train": "submit",
-}
-GROUPS = {
-    "Start": "Get started",
-    "Before": "Before you pay",
-    "Jobs": "Jobs (JOB: an id, its beginning, or 'latest')",
-    "Models": "Trained models",
-}
-EXAMPLES = (
-    ("ftg demo", "the whole way in a minute"),
-    ("ftg validate train.jsonl", "what is wrong, line by line"),
-    ("ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14", ""),
-    ("ftg submit train.jsonl --model builtin/tiny --backend local", ""),
-    ("ftg watch latest", ""),
-)
-EVERYWHERE = "Everywhere: --home DIR  --no-color  --debug  -h, --help"
+from finetune_gateway.cli.commands import ALIASES, COMMANDS, COUNTING, EVERYWHERE, EXAMPLES, GROUPS
+from finetune_gateway.cli.streams import silence, tolerate
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    _tolerant_streams()
+    tolerate()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:  # while modules are imported; a command handles its own
@@ -83,9 +35,9 @@ def _run(argv: list[str]) -> int:
     if not words or words[0] in ("-h", "--help") or words == ["help"]:
         return _print(root_help())
     if words[0] in ("--version", "-V"):
-        from finetune_gateway import __version__
+        from importlib.metadata import version
 
-        return _print(f"finetune-gateway {__version__}")
+        return _print(f"finetune-gateway {version('finetune-gateway')}")
     return _command(words, debug)
 
 
@@ -113,7 +65,7 @@ def _begin_counting(args: list[str]) -> None:
     """Load the tables that tokens are counted with beside the imports: 0.2 s of 0.6 (measured
     on 1,000 rows with two processors)."""
     # Imported here: other commands count nothing.
-    from finetune_gateway.encodings import USUAL, begin, encoding_for
+    from finetune_gateway.tokens.encodings import USUAL, begin, encoding_for
 
     named = [
         encoding for word in args if (encoding := encoding_for(word.partition("=")[2] or word))
@@ -180,7 +132,7 @@ def _did_you_mean(name: str) -> str:
 
 
 def _usage(message: str, hint: str, json_wanted: bool) -> int:
-    from finetune_gateway.cli.output import error
+    from finetune_gateway.reports.output import error
 
     error("UsageError", message, hint, 2, json_wanted=json_wanted)
     return 2
@@ -192,15 +144,3 @@ def _print(text: str) -> int:
     except BrokenPipeError:
         silence()
     return 0
-
-
-def silence() -> None:
-    """The reader of our stdout is gone (``ftg list | head -1``): write into nothing."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _tolerant_streams() -> None:
-    """A character the terminal cannot show is escaped rather than a crash."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway.backends.base import Backend
+from finetune_gateway.backend import Backend
 from finetune_gateway.backends.local.backend import LocalBackend
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Json
-from finetune_gateway.cli.output import clean, say, show
 from finetune_gateway.errors import GatewayError, JobNotFinished, NotFoundError, SpecError
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.handle import FILE_NAME, ModelHandle
-from finetune_gateway.tokens import base_model
+from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import clean, say, show
+from finetune_gateway.tokens.counter import base_model
 
 Messages = list[dict[str, Any]]
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway import config as stored
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Json, Quiet
-from finetune_gateway.cli.output import say, show, table, wrapped
 from finetune_gateway.errors import SpecError
-from finetune_gateway.settings import Settings
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import say, show, table, wrapped
+from finetune_gateway.settings import config as stored
+from finetune_gateway.settings.home import Settings
 
 TAKES = {"list": 0, "path": 0, "get": 1, "unset": 1, "set": 2}  # words after the action
 

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Data, Json, Quiet
-from finetune_gateway.cli.output import say, show
 from finetune_gateway.cli.progress import bar
-from finetune_gateway.containers import NAMES
+from finetune_gateway.data.containers import NAMES
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.writing import TARGETS
+from finetune_gateway.preparation import convert as converting
+from finetune_gateway.preparation.convert import TARGETS
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import say, show
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="OUT", help="File to write.", show_default=False)
@@ -49,7 +50,7 @@ def convert(
     """
     dataset = Gateway().open(data)
     with bar(quiet=quiet) as dataset.watch:
-        done = dataset.convert(to, out, force=force, drop=drop or ())
+        done = converting.convert(dataset, to, out, force=force, drop=drop or ())
     if json:
         told = {"out": str(out), "to": to, "rows": done.rows, "container": dataset.container}
         output.emit({**told, "formats": list(done.formats), "notes": list(done.notes)})

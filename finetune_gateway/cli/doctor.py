@@ -18,14 +18,18 @@ from typing import Annotated, Literal
 import psutil
 import typer
 
-from finetune_gateway import backends, clock, config, hardware, pricetable, profiles
+from finetune_gateway import registry
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
-from finetune_gateway.cli import calibrating, output
+from finetune_gateway.cli import calibrate as calibration
 from finetune_gateway.cli.options import BaseUrl, Json, KeyName, chosen_backend
-from finetune_gateway.cli.output import paint, show, size, wrapped
 from finetune_gateway.errors import GatewayError, SpecError
-from finetune_gateway.settings import Settings
+from finetune_gateway.estimation import local as local_estimation
+from finetune_gateway.estimation import price_table, profiles
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import paint, show, size, wrapped
+from finetune_gateway.settings import clock, config
+from finetune_gateway.settings.home import Settings
 
 State = Literal["ok", "warning", "error"]
 CORE = ("finetune-gateway", "openai", "huggingface-hub", "pydantic", "tiktoken", "typer")
@@ -69,11 +73,11 @@ def doctor(
       ftg doctor --json
     """
     if calibrate:
-        found = calibrating.calibrate(Settings.load(), quiet=json)
+        found = calibration.calibrate(Settings.load(), quiet=json)
         if json:
-            output.emit(calibrating.document(found))
+            output.emit(calibration.document(found))
         else:
-            show(calibrating.screen(found))
+            show(calibration.screen(found))
         return 0
     home = Settings.load()
     checks = [*_machine(), *_home(home), *_files(home), *_stack(backend), *_keys(), *_dates()]
@@ -102,7 +106,7 @@ def _machine() -> Iterator[Check]:
     yield Check("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in CORE))
     memory = psutil.virtual_memory()
     ram = f"{size(memory.total)} of memory, {size(memory.available)} free"
-    yield Check("machine", "ok", f"{hardware.cores()} cores, {ram}")
+    yield Check("machine", "ok", f"{local_estimation.cores()} cores, {ram}")
     gpus = gpu_names()
     yield Check("gpu", "ok", "; ".join(gpus) or "none found by nvidia-smi; training uses the CPU")
 
@@ -154,7 +158,7 @@ def _files(settings: Settings) -> Iterator[Check]:
     except SpecError as exc:
         yield Check("config", "error", exc.message, exc.hint)
     try:
-        rows = len(pricetable.of_file(settings.prices))
+        rows = len(price_table.of_file(settings.prices))
         yield Check("prices", "ok", f"{rows} row{'' if rows == 1 else 's'} of your own")
     except SpecError as exc:
         fix = f"Mend it in an editor, and look: ftg prices check. {exc.hint}"
@@ -278,18 +282,18 @@ def _age(old: list[profiles.LifeCycle], today: date) -> str:
 def _backend(name: str, base_url: str | None, api_key_env: str | None) -> Check:
     try:
         chosen = chosen_backend(name, base_url, api_key_env, None)
-        found = backends.load(chosen) if isinstance(chosen, str) else chosen
-        if name == "openai" or name in backends.HOSTS:
+        found = registry.load(chosen) if isinstance(chosen, str) else chosen
+        if name == "openai" or name in registry.HOSTS:
             return _endpoint(name, found)
     except GatewayError as exc:
         return Check(name, "error", exc.message, exc.hint)
-    return Check(name, "ok", f"can be loaded ({backends.origin(name)})")
+    return Check(name, "ok", f"can be loaded ({registry.origin(name)})")
 
 
 def _endpoint(name: str, backend: object) -> Check:
     """Ask the host for its models: tells whether it answers and takes the key."""
     # Imported here: the SDK takes a second, and only this check needs it.
-    from finetune_gateway.backends.openai import OpenAIBackend
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
 
     assert isinstance(backend, OpenAIBackend)
     with backend.calling("list the models") as (client, _):

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway.backends.base import Backend
-from finetune_gateway.cli import fit, output, progress, serving
-from finetune_gateway.cli.estimate_text import one, several
+from finetune_gateway.backend import Backend
+from finetune_gateway.cli import progress
 from finetune_gateway.cli.options import (
     BaseUrl,
     Data,
@@ -28,11 +27,13 @@ from finetune_gateway.cli.options import (
     number,
     spec_options,
 )
-from finetune_gateway.cli.output import say, show
 from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.serving import USUAL_GPU, ServingCosts
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.planning import Option
-from finetune_gateway.serving import USUAL_GPU, ServingCosts
+from finetune_gateway.jobs.planning import Option
+from finetune_gateway.reports import output, placement, serving_text
+from finetune_gateway.reports.estimate_text import one, several
+from finetune_gateway.reports.output import say, show
 
 
 def estimate(
@@ -115,7 +116,7 @@ def estimate(
           --monthly-requests 100000 --html costs.html
     """
     chosen = spec_options(settings, method=method, n_epochs=n_epochs, training_type=training_type)
-    serve = serving.Asked(
+    serve = serving_text.Asked(
         requests=monthly_requests,
         tokens_in=tokens_in,
         tokens_out=tokens_out,
@@ -133,7 +134,7 @@ def estimate(
         chosen["train_price"] = money("train-price", train_price)
     gateway = Gateway()
     hour = money("usd-per-gpu-hour", usd_per_gpu_hour)
-    places = fit.Places(gpu, hour, base_url, profile)
+    places = placement.Places(gpu, hour, base_url, profile)
     asked = places.placed(pairs(model, backend or []))
     with progress.bar(quiet=quiet) as moved:
         options = _options(gateway, data, asked, on_progress=moved, **chosen)
@@ -179,12 +180,12 @@ class Told:
         """As text."""
         single = self.options[0].estimate if len(self.options) == 1 else None
         text = one(single, self.options[0].backend) if single else several(self.options)
-        return f"{text}\n\n{serving.screen(self.costs)}" if self.costs else text
+        return f"{text}\n\n{serving_text.screen(self.costs)}" if self.costs else text
 
     def page(self) -> str:
         """As one HTML file."""
         # Imported here: only pages need it.
-        from finetune_gateway.cli.estimate_page import page
+        from finetune_gateway.reports.estimate_page import page
 
         return page(self.name, self.options, self.costs)
 

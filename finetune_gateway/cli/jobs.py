@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway import spending
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import JobName, Json, Quiet, looked_at, proceed, refresh
-from finetune_gateway.cli.output import ago, clock, say, show, span, table, usd, warn, wrapped
 from finetune_gateway.errors import BudgetError, GatewayError, SpecError
 from finetune_gateway.events import JobStatus, Metric
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.job import Job
-from finetune_gateway.records import JobRecord
-from finetune_gateway.spending import Actual, Quote
+from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs.budget import Actual, Quote
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import ago, clock, say, show, span, table, usd, warn, wrapped
 
 NEWEST = 20  # jobs listed unless -a or --limit
 
@@ -123,7 +123,7 @@ def _job_row(one: JobRecord, model: int, data: int) -> tuple[str, ...]:
 
 
 def _cost_row(one: JobRecord, model: int, _: int) -> tuple[str, ...]:
-    said, found = spending.Quote.of(one).cost_usd, spending.actual(one)
+    said, found = budgets.Quote.of(one).cost_usd, budgets.actual(one)
     expected, most = (usd(said.expected), usd(said.high)) if said else ("?", "?")
     cost = "-" if found is None else "?" if found.cost_usd is None else usd(found.cost_usd)
     return one.id, one.status, _short(one.spec.model, model), expected, most, cost
@@ -235,7 +235,7 @@ def _cost(found: Actual | None) -> str:
 def record_document(record: JobRecord) -> dict[str, Any]:
     """A job as JSON: what the store knows, without its bookkeeping."""
     plain = record.model_dump(mode="json", exclude=BOOKKEEPING)
-    found = spending.actual(record)
+    found = budgets.actual(record)
     actual = found.model_dump(mode="json") if found else None
     return {**plain, "called": record.called, "final": record.status.final, "actual": actual}
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune_gateway import backends
-from finetune_gateway.cli.output import say, warn
+from finetune_gateway import registry
 from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.reports.output import say, warn
 
 if TYPE_CHECKING:
-    from finetune_gateway.backends.base import Backend
-    from finetune_gateway.job import Job
+    from finetune_gateway.backend import Backend
+    from finetune_gateway.jobs.job import Job
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL file.", show_default=False)]
 JobName = Annotated[
@@ -56,7 +56,7 @@ Profile = Annotated[
 
 def backend_for(model: str) -> str:
     """Where a model is trained when nobody says."""
-    return backends.usual(model)
+    return registry.usual(model)
 
 
 def chosen_backend(
@@ -66,7 +66,7 @@ def chosen_backend(
     of them."""
     options = {"base_url": base_url, "api_key_env": api_key_env, "profile": profile}
     given = {key: value for key, value in options.items() if value is not None}
-    return backends.load(name, given) if given else name
+    return registry.load(name, given) if given else name
 
 
 def spec_options(settings: list[str] | None, **named: Any) -> dict[str, Any]:

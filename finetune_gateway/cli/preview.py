@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich.cells import cell_len
 
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Data, Json, Quiet, backend_for, spec_options
-from finetune_gateway.cli.output import paint, say, show, wrapped
-from finetune_gateway.cli.preview_page import counts, page
-from finetune_gateway.cli.validate_text import findings_text
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.masks import Preview, Sequence, Token
-from finetune_gateway.masks.glyphs import visible
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import paint, say, show, wrapped
+from finetune_gateway.reports.preview_page import counts, page
+from finetune_gateway.reports.validation_text import findings_text
+from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
+from finetune_gateway.tokens.token_text import visible
 
 HEAD, TAIL = 800, 400  # tokens of a sequence on the screen, from its beginning and its end
 LISTED = 10_000  # tokens of a sequence that --tokens lists

@@ -12,15 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway import clock, pricetable
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Json, Quiet
-from finetune_gateway.cli.output import paint, say, show, table, wrapped
 from finetune_gateway.errors import NotFoundError, SpecError
-from finetune_gateway.pricetable import MARKETS, UNITS, Doubt, Price
-from finetune_gateway.profiles import load_profile, profile_names
-from finetune_gateway.settings import Settings
-from finetune_gateway.tokens import base_model
+from finetune_gateway.estimation import price_table
+from finetune_gateway.estimation.price_table import MARKETS, UNITS, Doubt, Price
+from finetune_gateway.estimation.profiles import load_profile, profile_names
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import paint, say, show, table, wrapped
+from finetune_gateway.settings import clock
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.tokens.counter import base_model
 
 TOKEN_COLUMNS = {
     "TRAIN": "train_mtok",
@@ -113,7 +114,7 @@ def _show(
     if not rows:
         named = ", ".join(f"{key} {value}" for key, value in wanted.items() if value)
         raise NotFoundError(f"No price is known for {named}.", hint="Add it: ftg prices set --help")
-    mine = {row.key for row in pricetable.of_file(own)}
+    mine = {row.key for row in price_table.of_file(own)}
     if json:
         output.emit([_document(row, mine, own, today) for row in shown])
         return 0
@@ -131,14 +132,14 @@ def _known(name: str, value: str | None, names: Sequence[str]) -> None:
 
 def _all_rows(own: Path, model: str | None) -> list[Price]:
     """The table; of a model that is asked for also what genai-prices knows of it."""
-    rows = pricetable.prices(own)
+    rows = price_table.prices(own)
     if model is None:
         return rows
-    mine = {row.key for row in pricetable.of_file(own)}
+    mine = {row.key for row in price_table.of_file(own)}
     found = {
         row.key: row
         for host in profile_names()
-        for row in pricetable.catalogued(host, _full(host, model))
+        for row in price_table.catalogued(host, _full(host, model))
     }
     return list(
         (
@@ -164,14 +165,14 @@ def _full(backend: str, model: str) -> str:
 
 
 def _closed(row: Price, today: date) -> bool:
-    return pricetable.closed(row, today) is not None
+    return price_table.closed(row, today) is not None
 
 
 def _document(row: Price, mine: set[Any], own: Path, today: date) -> dict[str, Any]:
     origin = str(own) if row.key in mine else "package"
     if row.source.startswith("genai-prices "):
         origin = "genai-prices"
-    closed = pricetable.closed(row, today)
+    closed = price_table.closed(row, today)
     return {**row.model_dump(mode="json"), "origin": origin, "closed_on": closed}
 
 
@@ -252,7 +253,7 @@ def _detail(rows: list[Price], mine: set[Any]) -> str:
 
 
 def _path(own: Path, json: bool) -> int:
-    packaged = Path(pricetable.__file__).with_name("prices.toml")
+    packaged = Path(price_table.__file__).with_name("prices.toml")
     if json:
         output.emit({"user": str(own), "exists": own.exists(), "package": str(packaged)})
         return 0
@@ -262,7 +263,7 @@ def _path(own: Path, json: bool) -> int:
 
 
 def _check(own: Path, json: bool) -> int:
-    found = pricetable.doubts(own, clock.today())
+    found = price_table.doubts(own, clock.today())
     broken = any(doubt.severity == "error" for doubt in found)
     if json:
         output.emit({"ok": not broken, "findings": [asdict(doubt) for doubt in found]})
@@ -297,8 +298,8 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     if fields["unit"] == "gpu_hour" and fields["market"] is None:
         fields["market"] = "on-demand"
     given = {name: value for name, value in fields.items() if value is not None}
-    row = pricetable.priced(**{"as_of": clock.today(), **given})
-    replaced = pricetable.write_price(own, row)
+    row = price_table.priced(**{"as_of": clock.today(), **given})
+    replaced = price_table.write_price(own, row)
     if json:
         output.emit({"path": str(own), "replaced": replaced, "row": row.model_dump(mode="json")})
         return 0
@@ -316,12 +317,12 @@ def _update(own: Path, wanted: dict[str, str | None], json: bool, quiet: bool) -
             f"update takes no --{stray[0]}.", hint="It asks for GPU hours of Hugging Face Jobs."
         )
     # Imported here: only this asks anybody.
-    from finetune_gateway import hubprices
+    from finetune_gateway.price_updates import hf_jobs
 
-    rows = hubprices.gpu_hours(clock.today())
-    before = {row.key: row.usd for row in pricetable.prices(own)}
+    rows = hf_jobs.gpu_hours(clock.today())
+    before = {row.key: row.usd for row in price_table.prices(own)}
     for row in rows:
-        pricetable.write_price(own, row)
+        price_table.write_price(own, row)
     if json:
         output.emit({"path": str(own), "rows": [row.model_dump(mode="json") for row in rows]})
         return 0

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Json, Quiet
-from finetune_gateway.cli.output import say, show, span, usd, wrapped
 from finetune_gateway.errors import SpecError
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.ledger import Ledger, Line, Totals
+from finetune_gateway.jobs.ledger import Ledger, Line, Totals
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import say, show, span, usd, wrapped
 
 FORMATS = ("table", "csv", "json")
 

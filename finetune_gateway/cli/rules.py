@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_gateway.checks.examples import example, visible
-from finetune_gateway.checks.findings import GROUPS, RULES, known_code
-from finetune_gateway.checks.rules import Rule
-from finetune_gateway.cli import output
 from finetune_gateway.cli.options import Json
-from finetune_gateway.cli.output import paint, show, wrapped
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import paint, show, wrapped
+from finetune_gateway.validation.collector import GROUPS, RULES, known_code
+from finetune_gateway.validation.examples import example, visible
+from finetune_gateway.validation.rules import Rule
 
 _CODE = 27  # columns of a code
 _LABEL = 10

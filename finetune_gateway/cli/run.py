@@ -14,8 +14,10 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from finetune_gateway.cli import ALIASES, COMMANDS, EVERYWHERE, output, silence
+from finetune_gateway.cli.commands import ALIASES, COMMANDS, EVERYWHERE
+from finetune_gateway.cli.streams import silence
 from finetune_gateway.errors import DataError, GatewayError
+from finetune_gateway.reports import output
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, what other tools of a pipeline end with
 CONTEXT = {
@@ -128,7 +130,7 @@ def _gateway_error(exc: GatewayError, json_wanted: bool) -> int:
             more = {"report": exc.report.model_dump(mode="json")}
         else:
             # Imported here: only this error needs that screen.
-            from finetune_gateway.cli.validate_text import findings_text
+            from finetune_gateway.reports.validation_text import findings_text
 
             output.say(findings_text(exc.report.errors))
             message = "The data cannot be used as it is; nothing was sent."

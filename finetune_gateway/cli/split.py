@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli import output
 from finetune_gateway.cli.convert import Force
 from finetune_gateway.cli.options import Data, Json, Quiet
-from finetune_gateway.cli.output import say, show, table, wrapped
 from finetune_gateway.cli.progress import bar, over
 from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.quality import similar
-from finetune_gateway.splitting import Cut, write
+from finetune_gateway.preparation.split import Cut, write
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import say, show, table, wrapped
+from finetune_gateway.validation.dataset import near_duplicates
 
 PARTS = ("train", "validation", "test")
 
@@ -70,7 +70,7 @@ def split(
         why = f"The folder {out} cannot be made: {exc.strerror}."
         raise StoreError(why, hint="Name another with -o.") from None
     with bar(quiet=quiet) as move:
-        dataset.watch = over(move, 3 if near and similar.available() else 2)
+        dataset.watch = over(move, 3 if near and near_duplicates.available() else 2)
         cut = write(dataset, ratios, paths, seed=seed, stratify=stratify, near=near, force=force)
     if json:
         parts = zip(PARTS, paths, cut.rows, strict=False)
@@ -104,8 +104,8 @@ def _told(cut: Cut, near: bool) -> Iterator[str]:
             "Near-duplicates were not looked for, only rows equal but for case and spaces were "
             "kept together. Run: pip install 'finetune-gateway[dedup]'"
         )
-    if cut.joined is not None and sum(cut.rows) > similar.MAX_ROWS:
-        yield f"Near-duplicates were looked for in the first {similar.MAX_ROWS:,} rows."
+    if cut.joined is not None and sum(cut.rows) > near_duplicates.MAX_ROWS:
+        yield f"Near-duplicates were looked for in the first {near_duplicates.MAX_ROWS:,} rows."
 
 
 def _shares(text: str) -> list[float]:

@@ -12,9 +12,6 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway import config
-from finetune_gateway.cli import output
-from finetune_gateway.cli.estimate_text import dates, priced
 from finetune_gateway.cli.jobs import document
 from finetune_gateway.cli.options import (
     BaseUrl,
@@ -34,14 +31,17 @@ from finetune_gateway.cli.options import (
     proceed,
     spec_options,
 )
-from finetune_gateway.cli.output import say, show, size, span, usd, warn, wrapped
 from finetune_gateway.cli.watch import end_code, follow
 from finetune_gateway.errors import BudgetError
+from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.job import Job
-from finetune_gateway.planning import Plan
-from finetune_gateway.pricing import Range
-from finetune_gateway.spending import BILLED, Budget
+from finetune_gateway.jobs.budget import BILLED, Budget
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.planning import Plan
+from finetune_gateway.reports import output
+from finetune_gateway.reports.estimate_text import dates, priced
+from finetune_gateway.reports.output import say, show, size, span, usd, warn, wrapped
+from finetune_gateway.settings import config
 
 
 def submit(

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune_gateway import judging
-from finetune_gateway.checks.findings import Report, ignorable
-from finetune_gateway.cli import output, progress
+from finetune_gateway.cli import progress
 from finetune_gateway.cli.options import Data, Json, Method, Quiet, backend_for
-from finetune_gateway.cli.output import say, show
-from finetune_gateway.cli.validate_text import mended_text, screen
-from finetune_gateway.containers import NAMES
-from finetune_gateway.dataset import Dataset
+from finetune_gateway.data.containers import NAMES
+from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
-from finetune_gateway.quality import survey
-from finetune_gateway.settings import Settings
+from finetune_gateway.findings import Report
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import say, show
+from finetune_gateway.reports.validation_text import mended_text, screen
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.validation import pipeline
+from finetune_gateway.validation.collector import ignorable
+from finetune_gateway.validation.dataset import analysis
 
 if TYPE_CHECKING:
-    from finetune_gateway.backends.base import Backend
-    from finetune_gateway.fixing import FixReport
+    from finetune_gateway.backend import Backend
+    from finetune_gateway.preparation.fix import FixReport
 
 Check = Callable[[Dataset], Report]
 
@@ -34,7 +36,7 @@ def _print_schema(wanted: bool) -> None:
     """--schema needs no DATA, so it answers before arguments are looked for."""
     if wanted:
         # Imported here: only this option needs it.
-        from finetune_gateway.cli.schema import schema
+        from finetune_gateway.reports.validation_schema import schema
 
         output.emit(schema())
         raise typer.Exit
@@ -124,12 +126,12 @@ def validate(
 
     def check(checked: Dataset) -> Report:
         with progress.bar(quiet=quiet) as moved:
-            return judging.validate(
+            return pipeline.validate(
                 checked,
                 model=model,
                 runner=runner,
                 method=method or "sft",
-                asked=survey.Asked(
+                asked=analysis.Asked(
                     quality, opened(against) if against else None, opened(like) if like else None
                 ),
                 ignored=ignored,
@@ -169,13 +171,13 @@ def _runner(name: str) -> Backend:
 
 
 def _free(html: Path, dataset: Dataset, force: bool) -> None:
-    from finetune_gateway import writing
+    from finetune_gateway.preparation import convert as converting
 
-    writing.free(html, dataset, force)
+    converting.free(html, dataset, force)
 
 
 def _fixed(dataset: Dataset, out: Path, force: bool, check: Check, quiet: bool) -> FixReport:
-    from finetune_gateway import fixing
+    from finetune_gateway.preparation import fix as fixing
 
     with ExitStack() as mending:
 

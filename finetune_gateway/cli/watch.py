@@ -10,14 +10,14 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli import output
 from finetune_gateway.cli.jobs import document
 from finetune_gateway.cli.options import JobName, Json, Quiet
-from finetune_gateway.cli.output import clock, say, show
 from finetune_gateway.errors import JobCancelled, JobFailed, JobNotFinished, SpecError
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.job import Job
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.reports import output
+from finetune_gateway.reports.output import clock, say, show
 
 END_CODES = {
     JobStatus.SUCCEEDED: 0,
@@ -43,7 +43,7 @@ def watch(job: JobName, json: Json = False) -> int:
             _stream(found)
         elif sys.stdout.isatty():
             # Imported here: rich takes 0.1 s, and only this screen needs it.
-            from finetune_gateway.cli.live import screen
+            from finetune_gateway.reports.live import screen
 
             screen(found)
         else:

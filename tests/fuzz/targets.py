@@ -18,13 +18,13 @@ from typing import Any
 import msgspec
 from seeds import LINES, WORDS
 
-from finetune_gateway.checks.gate import validate
-from finetune_gateway.checks.parsing import BadLine, decode, escape_defects, parse
-from finetune_gateway.dataset import Dataset
+from finetune_gateway import Dataset
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.fixing import fix
-from finetune_gateway.tokens import HostedCounter
-from finetune_gateway.writing import TARGETS
+from finetune_gateway.preparation.convert import TARGETS
+from finetune_gateway.preparation.fix import fix
+from finetune_gateway.tokens.counter import HostedCounter
+from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
+from finetune_gateway.validation.run import validate
 
 # Lines that are JSON, and refused all the same: RFC 8259 leaves these to the reader.
 OURS = {"json_duplicate_key", "json_number", "weight_value", "json_too_deep"}

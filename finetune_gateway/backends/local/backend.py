@@ -16,24 +16,33 @@ from typing import Any
 
 import psutil
 
-from finetune_gateway import calibration, hardware, profiles
-from finetune_gateway.backends.base import Backend, Capabilities, ChatModel, DataFile
+from finetune_gateway.backend import (
+    Backend,
+    Capabilities,
+    ChatModel,
+    ChatReply,
+    DataFile,
+    HandleData,
+)
 from finetune_gateway.backends.local import fourbit, models
 from finetune_gateway.backends.local.counting import RowCount
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
-from finetune_gateway.dataset import Dataset
+from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError
+from finetune_gateway.estimation import calibration, profiles
+from finetune_gateway.estimation import local as local_estimation
+from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.price_table import given
 from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
-from finetune_gateway.gpus import gpu_name
-from finetune_gateway.handle import ChatReply, ModelHandle
-from finetune_gateway.masks.local import LocalMasker
-from finetune_gateway.pricetable import given
-from finetune_gateway.pricing import Estimate
-from finetune_gateway.settings import Settings
+from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.methods import TRAINERS
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.template import ChatTemplate, row_limit
-from finetune_gateway.tokens import LocalCounter, TokenStats
+from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
+from finetune_gateway.tokens.counter import LocalCounter, TokenStats
+from finetune_gateway.tokens.masks.local import LocalRenderer
 
 # What the worker needs; named one by one so that the message says which is missing.
 STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
@@ -70,7 +79,7 @@ class LocalBackend(Backend):
     def capabilities(self, model: str | None = None) -> Capabilities:
         return Capabilities(
             hosted=False,
-            methods=frozenset({"sft"}),
+            methods=frozenset(TRAINERS),
             training_types=frozenset({"lora", "qlora", "full"}),
             options=OPTIONS,
             stranger=_stranger(model) if model else "",
@@ -104,12 +113,12 @@ class LocalBackend(Backend):
         count = RowCount(folder, spec.chat_template, spec.train_on, limit)
         return LocalCounter(count, render=count.text, max_context=limit)
 
-    def masker(self, spec: TrainingSpec) -> LocalMasker:
+    def preview_renderer(self, spec: TrainingSpec) -> LocalRenderer:
         folder = models.small_files(spec.model, self.settings)
         template = ChatTemplate.load(folder, spec.chat_template)
         template.check()
         limit = self._row_limit(spec, folder)
-        return LocalMasker(template, spec.model, train_on=spec.train_on, limit=limit)
+        return LocalRenderer(template, spec.model, train_on=spec.train_on, limit=limit)
 
     def _row_limit(self, spec: TrainingSpec, folder: Path) -> int:
         return row_limit(spec.max_length, models.config_of(folder).get("max_position_embeddings"))
@@ -118,9 +127,9 @@ class LocalBackend(Backend):
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
         folder = models.small_files(spec.model, self.settings)
-        shape = hardware.shape_of(models.config_of(folder))
+        shape = local_estimation.shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
-        place = hardware.Place(
+        place = local_estimation.Place(
             device="cpu" if on_cpu else "gpu",
             gpu=self.gpu,
             usd_per_gpu_hour=self.usd_per_gpu_hour,
@@ -129,7 +138,9 @@ class LocalBackend(Backend):
             row_limit=self._row_limit(spec, folder),
             price_file=self.settings.prices,
         )
-        return hardware.estimate_local(spec, tokens, shape, validation=validation, place=place)
+        return local_estimation.estimate_local(
+            spec, tokens, shape, validation=validation, place=place
+        )
 
     # -- jobs ----------------------------------------------------------------------------
 
@@ -210,7 +221,7 @@ class LocalBackend(Backend):
 
     # -- after ---------------------------------------------------------------------------
 
-    def open(self, handle: ModelHandle) -> ChatModel:
+    def open(self, handle: HandleData) -> ChatModel:
         return LocalChat(handle, self.settings)
 
     def base(self, model: str) -> ModelHandle:
@@ -227,7 +238,7 @@ class LocalBackend(Backend):
 class LocalChat:
     """Answers in this process; torch is imported and the model loaded at the first question."""
 
-    def __init__(self, handle: ModelHandle, settings: Settings) -> None:
+    def __init__(self, handle: HandleData, settings: Settings) -> None:
         self.handle = handle
         self.settings = settings
 

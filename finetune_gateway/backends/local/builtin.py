@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from finetune_gateway.template import IGNORED, ChatTemplate
+from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +132,7 @@ def demo_path(name: Split) -> Path:
 
 
 def _data(name: str) -> Path:
-    return Path(str(files("finetune_gateway") / "data" / name))
+    return Path(str(files("finetune_gateway") / "resources" / name))
 
 
 def demo_intents() -> list[str]:

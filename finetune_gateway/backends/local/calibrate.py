@@ -21,11 +21,10 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune_gateway import clock
 from finetune_gateway.backends.local import builtin, fourbit
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
-from finetune_gateway.calibration import (
+from finetune_gateway.estimation.calibration import (
     Calibration,
     Load,
     fitted,
@@ -33,14 +32,16 @@ from finetune_gateway.calibration import (
     machine,
     torch_version,
 )
-from finetune_gateway.memory import Setup
-from finetune_gateway.settings import Settings
-from finetune_gateway.shape import shape_of
+from finetune_gateway.estimation.memory import Setup
+from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.methods import load_trainer
+from finetune_gateway.settings import clock
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 WITH_QLORA = fourbit.installed()
 fourbit.keep_out()  # as the worker does: most jobs are without it
-sft = importlib.import_module("finetune_gateway.backends.local.sft")
+sft = load_trainer("sft")
 
 IMPORTED = psutil.Process().memory_info().rss
 IMPORT_CPU = time.process_time()  # since the process began
@@ -215,7 +216,7 @@ def calibrate(scratch: Path) -> Calibration:
 def _quantising() -> float:
     """CPU seconds of turning one weight into 4 bits."""
     fourbit.bring_in()
-    bitsandbytes = importlib.import_module(fourbit.PACKAGE)
+    bitsandbytes = importlib.import_module("bitsandbytes")
     taken, matrix = [], torch.randn(1024, 1024)
     for _ in range(4):  # the first is not counted
         began = time.process_time()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.spec import TrainOn
-from finetune_gateway.template import IGNORED, ChatTemplate, messages_of
+from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, messages_of
 
 
 class RowCount:

@@ -50,7 +50,7 @@ def bring_in() -> None:
     kernels = sys.modules.get("kernels")
     sys.modules["kernels"] = None  # type: ignore[assignment]  # as above, for as long as it takes
     try:
-        importlib.import_module(PACKAGE)
+        importlib.import_module("bitsandbytes")
     finally:
         del sys.modules["kernels"]
         if kernels is not None:

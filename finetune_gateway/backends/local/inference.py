@@ -19,14 +19,15 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from finetune_gateway.backend import ChatReply, HandleData, Usage
 from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.loading import load_model
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.events import Result
-from finetune_gateway.handle import ChatReply, ModelHandle, Usage
-from finetune_gateway.settings import Settings
-from finetune_gateway.template import ChatTemplate, messages_of
+from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.tokens.chat_template import ChatTemplate, messages_of
 
 MAX_TOKENS = 512
 PROBE_TOKENS = 32
@@ -41,7 +42,7 @@ class LocalModel:
         self.template = template
 
     @classmethod
-    def load(cls, handle: ModelHandle, settings: Settings) -> Self:
+    def load(cls, handle: HandleData, settings: Settings) -> Self:
         """Base and adapter of a handle. The base is the one the handle names, never one that
         an adapter's own file asks for; only safetensors are read."""
         folder = Path(handle.model)

@@ -27,9 +27,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.dataset import Dataset
+from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
-from finetune_gateway.template import ChatTemplate, row_limit
+from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 
 # Below this a second thread costs more than it brings: 204 LoRA steps of a 2M model took 26 s
 # with one thread, and 153 s with two on a machine whose cores were busy.

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway import locks
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import BackendError, NotFoundError, SpecError
-from finetune_gateway.settings import Settings
+from finetune_gateway.settings import locks
+from finetune_gateway.settings.home import Settings
 
 SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to estimate
 

@@ -17,12 +17,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_gateway import locks
 from finetune_gateway.errors import BackendError, NotFoundError
 from finetune_gateway.events import JobStatus, Result
-from finetune_gateway.handle import MANIFEST
-from finetune_gateway.settings import Settings
-from finetune_gateway.store import Store
+from finetune_gateway.jobs.handle import MANIFEST
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings import locks
+from finetune_gateway.settings.home import Settings
 
 MAX_ATTEMPTS = 5  # times a job may begin to train before a dying worker is taken as its answer
 MAX_STARTS = 30  # workers in all, with those that died before they began to train

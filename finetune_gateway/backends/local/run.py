@@ -24,10 +24,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.dataset import Dataset, sync
+from finetune_gateway.data.dataset import Dataset, sync
 from finetune_gateway.errors import StoreError
 from finetune_gateway.events import Event
-from finetune_gateway.settings import Settings
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 HEARTBEAT_SECONDS = 5.0

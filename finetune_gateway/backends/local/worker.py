@@ -6,7 +6,6 @@ about 40 MB and no torch.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -20,7 +19,8 @@ from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import JobStatus, Result
-from finetune_gateway.settings import Settings
+from finetune_gateway.methods import load_trainer
+from finetune_gateway.settings.home import Settings
 
 SLOT_SECONDS = 0.3  # between looks for a free slot
 # What Python, safetensors (Rust) and torch's own writer say when a write does not get through.
@@ -102,7 +102,7 @@ def train(run: Run) -> tuple[Result, int | None]:
         fourbit.bring_in()
     else:
         fourbit.keep_out()
-    method = importlib.import_module(f"finetune_gateway.backends.local.{run.spec.method}")
+    method = load_trainer(run.spec.method)
     outcome: tuple[Result, int | None] = method.train(run)
     return outcome
 

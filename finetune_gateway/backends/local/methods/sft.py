@@ -1,0 +1,242 @@
+"""Supervised fine-tuning, from the first line to the last.
+
+The rows are tokenised and their labels marked by us (``ChatTemplate.encode``), because left to the
+trainer ``weight: 0`` is ignored, string tool arguments are encoded twice, and rows without a
+label vanish unsaid. TRL's SFTTrainer does the training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sized
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, TaskType
+from trl import SFTConfig, SFTTrainer, pack_dataset
+
+from finetune_gateway.backends.local import fourbit, models
+from finetune_gateway.backends.local.inference import first_answer
+from finetune_gateway.backends.local.loading import (
+    encode_rows,
+    give_back,
+    load_model,
+    load_tokenizer,
+    max_length_for,
+    newest_checkpoint,
+)
+from finetune_gateway.backends.local.progress import Progress
+from finetune_gateway.backends.local.run import Cancelled, Run
+from finetune_gateway.backends.local.saving import manifest_of, save_whole
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.estimate import auto_epochs
+from finetune_gateway.events import Result
+from finetune_gateway.tokens.chat_template import ChatTemplate
+
+BATCH_SIZE, PACKED_BATCH_SIZE = 8, 1
+# TRL: peft_integration.md; LoRA wants 10x full. QLoRA: as the paper has it for up to 13B.
+LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
+LOGGED_POINTS = 500  # at most so many loss points per job
+SAVES = 10  # checkpoints per job, the last two kept
+
+
+class Trainer(SFTTrainer):
+    """SFTTrainer that counts the tokens whose loss it uses."""
+
+    progress: Progress
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        # The loss is over labels shifted by one: the first column predicts nothing.
+        self.progress.trained_tokens += int((inputs["labels"][:, 1:] != -100).sum())
+        loss: torch.Tensor = super().training_step(model, inputs, *rest)
+        return loss
+
+
+def train(run: Run) -> tuple[Result, int | None]:
+    """Train one run; the result and the number of tokens trained on."""
+    # A worker may have died between saving the model and saying so.
+    if manifest_of(run.model) is None:
+        teach(run)
+        give_back()  # the trained model would stay beside the one that answers
+    return result_of(run)
+
+
+def teach(run: Run) -> None:
+    """From the base to a saved adapter, or a saved model."""
+    spec = run.spec
+    kind = spec.training_type or "lora"
+
+    # -- load: the base, and the template that says what a conversation looks like to it
+    run.phase("loading the model")
+    folder = models.whole(spec.model, run.settings, run.phase)
+    models.config_of(folder)
+    template = ChatTemplate.load(folder, spec.chat_template)
+    template.check()
+    tokenizer = load_tokenizer(folder, template)
+    # QLoRA: the base in 4 bits, frozen; what is trained on top of it is as with LoRA.
+    quantization = fourbit.NF4 if kind == "qlora" else None
+    model = load_model(folder, quantization)
+
+    # -- format: rows -> input_ids (n,) and labels (n,), -100 where nothing is learnt
+    run.phase("reading the data")
+    max_length = max_length_for(run, model)
+    train_rows = encode_rows(run, run.train, template, max_length)
+    held_out = run.validation
+    valid_rows = encode_rows(run, held_out, template, max_length) if held_out else None
+
+    # -- configure: HF's names throughout
+    usual = PACKED_BATCH_SIZE if spec.packing else BATCH_SIZE
+    batch_size = usual if spec.batch_size == "auto" else spec.batch_size
+    rows = len(train_rows.rows) + train_rows.dropped
+    epochs = auto_epochs(rows) if spec.n_epochs == "auto" else spec.n_epochs
+    accumulation = spec.gradient_accumulation_steps
+    # Packed here and not by the trainer: the number of steps is needed before there is one.
+    dataset = pack_dataset(train_rows.rows, max_length) if spec.packing else train_rows.rows
+    batches = -(-len(dataset) // batch_size)  # per epoch; the last may be smaller
+    steps = spec.max_steps or epochs * -(-batches // accumulation)
+    every = max(1, steps // SAVES)
+    on_gpu = torch.cuda.is_available()
+    # Less memory for a third more time; CPUs have memory.
+    checkpointing = on_gpu if spec.gradient_checkpointing == "auto" else spec.gradient_checkpointing
+    config = SFTConfig(
+        output_dir=str(run.checkpoints),
+        num_train_epochs=epochs,
+        max_steps=spec.max_steps or -1,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=spec.learning_rate or LEARNING_RATE[kind],
+        lr_scheduler_type=spec.lr_scheduler_type,
+        warmup_steps=spec.warmup_ratio,  # below 1 it is a share of all steps (transformers 5)
+        weight_decay=spec.weight_decay,
+        max_length=None,  # cut by us, and counted
+        packing=False,
+        padding_free=spec.packing,  # rows of a pack do not see each other
+        use_cpu=not on_gpu,
+        bf16=on_gpu and torch.cuda.is_bf16_supported(),  # TRL's default fails on a CPU
+        activation_checkpointing=checkpointing,
+        logging_steps=max(1, steps // LOGGED_POINTS)
+        if spec.logging_steps == "auto"
+        else spec.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # the filter logs 0.0 for NaN
+        eval_strategy="steps" if valid_rows else "no",
+        eval_steps=every if spec.eval_steps == "auto" else spec.eval_steps,
+        save_strategy="steps",
+        save_steps=every if spec.save_steps == "auto" else spec.save_steps,
+        save_total_limit=2,
+        seed=spec.seed if spec.seed is not None else 42,
+        data_seed=spec.seed if spec.seed is not None else 42,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+    )
+    lora = LoraConfig(
+        r=spec.lora_r,
+        lora_alpha=spec.lora_alpha,
+        lora_dropout=spec.lora_dropout,
+        target_modules=spec.target_modules
+        if isinstance(spec.target_modules, str)
+        else list(spec.target_modules),
+        task_type=TaskType.CAUSAL_LM,
+    )
+    progress = Progress(run)
+    trainer = Trainer(
+        model=model,
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=valid_rows.rows if valid_rows else None,
+        processing_class=tokenizer,
+        peft_config=None if kind == "full" else lora,
+        callbacks=[progress],
+    )
+    trainer.progress = progress
+    # On a quantised base TRL has cast the adapters to bf16, and a checkpoint is read back in
+    # fp32: a run that was continued would be another one. In fp32 both are bit for bit the same.
+    for parameter in model.parameters():  # with the adapters put into it
+        if parameter.requires_grad and quantization:
+            parameter.data = parameter.data.float()
+
+    # TRL drops rows of its own accord; ours have been counted already and must all be there.
+    kept = len(cast(Sized, trainer.train_dataset))
+    if kept != len(dataset):
+        raise GatewayError(f"The trainer kept {kept} of {len(dataset)} rows.")
+
+    # -- train: from the newest whole checkpoint, if an earlier worker left one
+    checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is not None:
+        progress.resume(checkpoint)
+        run.event(f"Going on from {checkpoint.name}.", level="warn")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if run.stop.is_set():
+        raise Cancelled
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise GatewayError(
+            f"Training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}."
+        )
+
+    # -- save: the adapter (or the whole model), its tokenizer and template, or nothing
+    run.phase("saving")
+
+    def write(target: Path) -> None:
+        trainer.save_model(str(target))
+        tokenizer.save_pretrained(target)
+        if kind != "full":
+            pin_base(target / "adapter_config.json", spec.model, folder)
+
+    about = {
+        "job_id": run.id,
+        "kind": "merged" if kind == "full" else "adapter",
+        "base_model": spec.model,
+        "base_revision": models.revision_of(folder),
+        "base_quantization": quantization,
+        "template_sha256": template.sha256,
+        "trained_tokens": progress.trained_tokens,
+        "metrics": last_metrics(trainer.state.log_history),
+    }
+    save_whole(run.model, write, about)
+    run.event(f"Saved {run.model}.")
+
+
+def result_of(run: Run) -> tuple[Result, int | None]:
+    """The saved model as a result, once it has answered through its own template."""
+    manifest = manifest_of(run.model)
+    if manifest is None:
+        raise GatewayError(f"There is no model in {run.model}.")
+    run.phase("asking it a question")
+    result = Result(
+        kind=manifest["kind"],
+        model=str(run.model),
+        base_revision=manifest["base_revision"],
+        base_quantization=manifest.get("base_quantization"),
+        template_hash=manifest["template_sha256"],
+        metrics=manifest["metrics"],
+    )
+    answer = first_answer(run, result)
+    run.event(f"The model answers: {answer[:200]!r}")
+    return result.model_copy(update={"first_answer": answer}), manifest["trained_tokens"]
+
+
+def pin_base(path: Path, model: str, folder: Path) -> None:
+    """Name the base so that the adapter loads from any folder: the hub id, or a whole path.
+    The modules are sorted: PEFT writes them in the order of a set, which changes from run to
+    run."""
+    config = json.loads(path.read_text("utf-8"))
+    on_hub = models.revision_of(folder) is not None
+    config["base_model_name_or_path"] = model if on_hub else str(folder)
+    config["revision"] = models.revision_of(folder)
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
+    """The last training and validation loss."""
+    metrics: dict[str, float] = {}
+    for entry in history:
+        if "loss" in entry:
+            metrics["train_loss"] = entry["loss"]
+        if "eval_loss" in entry:
+            metrics["valid_loss"] = entry["eval_loss"]
+    return metrics

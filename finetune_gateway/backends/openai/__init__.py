@@ -1,0 +1,1 @@
+"""OpenAI's fine-tuning contract, at any host that speaks it."""

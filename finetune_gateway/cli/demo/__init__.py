@@ -1,0 +1,1 @@
+"""``ftg demo``: a tiny model trained here, and what it answers."""

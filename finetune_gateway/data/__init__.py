@@ -1,0 +1,1 @@
+"""Files and rows: reading, formats, strict JSON."""

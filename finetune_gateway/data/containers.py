@@ -1,0 +1,397 @@
+"""What rows come in beside JSON lines: a JSON array, CSV, Parquet, a `datasets` folder, a data
+frame, rows in memory. Each is read as lines of JSON, one row at a time.
+
+Judges nothing. Rows of Arrow lose keys whose value is null: Arrow pads every object with the
+keys of all others, and what was padded cannot be told from what was written.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from finetune_gateway.data import strict_json
+from finetune_gateway.errors import DataError, MissingDependency
+
+Json = dict[str, Any]
+
+CHUNK = 1 << 20  # characters read at a time
+MAX_ROW = 64 << 20  # characters or bytes of one row
+_BLANK = re.compile(r"[ \t\r\n]*")
+_BREAK = re.compile(r"\r?\n[ \t]*|\r")
+# What is always JSON in a cell, and what may as well be a text that looks like it: an answer to
+# be learnt is often JSON itself.
+_LISTS = frozenset({
+    "messages", "tools", "functions", "conversations", "history", "preferred_output",
+    "non_preferred_output",
+})  # fmt: skip
+_EITHER = frozenset({"prompt", "completion", "chosen", "rejected", "input"})
+_QUOTED = re.compile('"[^"]*"')
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+NAMES = {
+    "jsonl": "JSON lines",
+    "json-array": "a JSON array",
+    "csv": "CSV",
+    "text": "plain text, a row a line",
+    "parquet": "Parquet",
+    "datasets-folder": "a folder of the datasets library",
+    "datasets": "a datasets.Dataset",
+    "pandas": "a pandas frame",
+    "rows": "rows in memory",
+}
+
+
+def container_of(path: Path) -> str:
+    """What a file or folder holds rows in, told by its name; one named .json by its first
+    character. A file with any other name is taken for JSON lines. "" for another folder."""
+    if path.is_dir():
+        known = (path / "state.json").exists() or any(path.glob("*.parquet"))
+        return "datasets-folder" if known else ""
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        with path.open("rb") as file:
+            start = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
+        return "json-array" if start.startswith(b"[") else "jsonl"
+    return {".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parquet"}.get(
+        suffix, "jsonl"
+    )
+
+
+def lines(path: Path, container: str) -> Iterator[str]:
+    """The rows of a file or folder as JSON, each on one line. Raises DataError where it cannot
+    be read, MissingDependency for Parquet and folders without pyarrow."""
+    if container == "json-array":
+        return array_lines(path)
+    if container == "csv":
+        return _written(_csv(path), path.name)
+    if container == "text":
+        return _written(_text(path), path.name)
+    if container == "parquet":
+        return _written(_parquet([path]), path.name)
+    return _written(_folder(path), path.name)
+
+
+def container_of_object(source: Any) -> str:
+    """What an object in memory is; told by its shape, so that no library is imported."""
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):
+        return "pandas"
+    return "datasets" if hasattr(source, "features") else "rows"
+
+
+def object_lines(source: Any, container: str) -> Iterator[str]:
+    """The rows of a frame, a ``datasets.Dataset`` or an iterable of dicts as JSON lines.
+
+    Raises DataError for anything else.
+    """
+    if isinstance(source, dict):
+        raise DataError(
+            "A single dict is not a dataset.",
+            hint="Pass a list of rows; of a DatasetDict, one split: data['train'].",
+        )
+    if container == "pandas":
+        frame = source.to_dict(orient="records")
+        return _written(({k: v for k, v in row.items() if not _gap(v)} for row in frame), "frame")
+    if container == "datasets":
+        return _written((_pruned(row) for row in source), "dataset")
+    return _written(source, "rows")
+
+
+def spooled(rows: Iterable[str], folder: Path, stem: str) -> Path:
+    """Write lines to ``folder/<stem>-<hash>.jsonl``, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"rows.tmp.{os.getpid()}.{threading.get_ident()}"
+    digest = hashlib.sha256()
+    try:
+        with temporary.open("wb") as file:
+            for row in rows:
+                raw = row.encode() + b"\n"
+                digest.update(raw)
+                file.write(raw)
+        path = folder / f"{stem}-{digest.hexdigest()[:16]}.jsonl"
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+# -- a JSON array ------------------------------------------------------------------------------
+
+
+def array_lines(path: Path) -> Iterator[str]:
+    """The elements of a JSON array as they are written, each on one line; memory does not grow
+    with the file. Raises DataError where the array is broken."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            yield from _Array(path, file).elements()
+        except UnicodeDecodeError:
+            raise _unreadable(path, _not_utf8(path)) from None
+
+
+class _Array:
+    """A JSON array, read a window at a time."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path, self.file = path, file
+        self.window, self.at = "", 0
+        self.line, self.count = 1, 0
+        self.decoder = json.JSONDecoder()
+
+    def elements(self) -> Iterator[str]:
+        self._expect("[")
+        if self._peek() == "]":
+            self.at += 1
+        else:
+            yield self._element()
+            while self._expect(",]") == ",":
+                yield self._element()
+        if self._peek():
+            raise self._broken("there is more after the array")
+
+    def _peek(self) -> str:
+        """The next character that is not blank; "" at the end."""
+        while True:
+            found = _BLANK.match(self.window, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self.window) or not self._more(CHUNK):
+                return self.window[self.at : self.at + 1]
+
+    def _expect(self, wanted: str) -> str:
+        char = self._peek()
+        if not char or char not in wanted:
+            found = repr(char) if char else "the end of the file"
+            raise self._broken(f"{' or '.join(wanted)} was expected, not {found}")
+        self.at += 1
+        return char
+
+    def _element(self) -> str:
+        self._peek()
+        self.count += 1
+        size = CHUNK
+        while True:
+            fault = self._decoded()
+            if isinstance(fault, int):
+                text = self.window[self.at : fault]
+                self.at = fault
+                return _BREAK.sub(" ", text)
+            if not self._open_ended(fault) or not self._more(size):
+                raise self._broken(str(fault))
+            size *= 2  # the value is tried again from its start: double, to stay linear
+
+    def _decoded(self) -> int | ValueError:
+        """Where the value at this place ends, or what is wrong with it."""
+        try:
+            end = self.decoder.raw_decode(self.window, self.at)[1]
+        except RecursionError:
+            raise self._broken("it is nested too deep") from None
+        except ValueError as exc:
+            return exc
+        # A number may go on in the next window.
+        if end == len(self.window) and self.window[end - 1] not in '}]"':
+            end -= self.at  # reading on moves the window to this place
+            return self._decoded() if self._more(CHUNK) else end
+        return end
+
+    def _open_ended(self, fault: ValueError) -> bool:
+        """Whether more text could make the value whole."""
+        if len(self.window) - self.at > MAX_ROW:
+            return False
+        if not isinstance(fault, json.JSONDecodeError):
+            return "digits" not in str(fault)
+        if fault.msg.startswith("Unterminated"):
+            return True
+        return fault.pos > len(self.window) - 64
+
+    def _more(self, size: int) -> bool:
+        text = self.file.read(size)
+        self.line += self.window.count("\n", 0, self.at)
+        self.window, self.at = self.window[self.at :] + text, 0
+        return bool(text)
+
+    def _broken(self, what: str) -> DataError:
+        line = self.line + self.window.count("\n", 0, self.at)
+        row = f"row {self.count}, which begins in line {line}" if self.count else "the array"
+        return _unreadable(self.path, f"{row}: {what}")
+
+
+# -- CSV, plain text ---------------------------------------------------------------------------
+
+
+def _csv(path: Path) -> Iterator[Json]:
+    limit = csv.field_size_limit(MAX_ROW)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            mark = _mark(file.readline(CHUNK))
+            file.seek(0)
+            reader = csv.reader(file, delimiter=mark, strict=True)
+            names = next(reader, [])
+            for cells in reader:
+                if any(cells):
+                    yield _record(names, cells)
+    except UnicodeDecodeError:
+        raise _unreadable(path, _not_utf8(path)) from None
+    except csv.Error as exc:
+        raise _unreadable(path, f"line {reader.line_num}: {exc}") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _record(names: list[str], cells: list[str]) -> Json:
+    """The cells that hold something, by the names in the head. Raises csv.Error."""
+    row: Json = {}
+    for index, text in enumerate(cells):
+        if text and index >= len(names):
+            raise csv.Error("it has more cells than the head")
+        if text and names[index] in row:
+            raise csv.Error(f"two columns are called {names[index]!r:.60}")
+        if text:
+            row[names[index]] = _cell(names[index], text)
+    return row
+
+
+def _mark(head: str) -> str:
+    """What stands between the cells: the commonest in the head, the rarer one in names first."""
+    plain = _QUOTED.sub("", head)
+    mark = max("\t;,", key=plain.count)
+    return mark if mark in plain else ","
+
+
+def _cell(key: str, text: str) -> Any:
+    if key == "label":
+        return _TRUTH.get(text.strip().lower(), text)
+    if key in _LISTS | _EITHER and text.lstrip()[:1] in ("[", "{"):
+        try:
+            value = strict_json.loads(text)
+        except (ValueError, RecursionError):
+            return text  # a text that begins with a bracket
+        return value if key in _LISTS or _holds_messages(value) else text
+    return text
+
+
+def _holds_messages(value: Any) -> bool:
+    """Whether JSON in a cell is messages, turns, or the input of a pair."""
+    if isinstance(value, dict) and "messages" in value:
+        return True
+    listed = value if isinstance(value, list) else [value]
+    return bool(listed) and all(
+        isinstance(one, dict)
+        and ({"role", "content"} <= one.keys() or {"from", "value"} <= one.keys())
+        for one in listed
+    )
+
+
+def _text(path: Path) -> Iterator[Json]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for line in file:
+                if text := line.rstrip("\r\n"):
+                    yield {"text": text}
+    except UnicodeDecodeError:
+        raise _unreadable(path, _not_utf8(path)) from None
+
+
+# -- Arrow -------------------------------------------------------------------------------------
+
+
+def _parquet(paths: list[Path]) -> Iterator[Json]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise MissingDependency("Reading Parquet", "local") from None
+    for path in paths:
+        try:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=256):
+                    yield from map(_pruned, batch.to_pylist())
+        except (ArrowException, OSError) as exc:
+            raise _unreadable(path, str(exc).partition("\n")[0]) from None
+
+
+def _folder(path: Path) -> Iterator[Json]:
+    """A folder that ``Dataset.save_to_disk`` wrote, or one of Parquet files."""
+    if not (path / "state.json").exists():
+        yield from _parquet(sorted(path.glob("*.parquet")))
+        return
+    try:
+        from pyarrow import ArrowException, ipc, memory_map
+    except ImportError:
+        raise MissingDependency("Reading a datasets folder", "local") from None
+    try:
+        names = json.loads((path / "state.json").read_bytes())["_data_files"]
+        for name in names:
+            with memory_map(str(path / Path(name["filename"]).name)) as source:
+                for batch in ipc.open_stream(source):
+                    yield from map(_pruned, batch.to_pylist())
+    except (ArrowException, OSError, ValueError, KeyError, TypeError) as exc:
+        raise _unreadable(path, str(exc).partition("\n")[0]) from None
+
+
+# -- rows --------------------------------------------------------------------------------------
+
+
+def _pruned(value: Any) -> Any:
+    """Without the null keys of objects, most of which Arrow has put there."""
+    if isinstance(value, dict):
+        return {key: _pruned(inner) for key, inner in value.items() if inner is not None}
+    return [_pruned(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _gap(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _written(rows: Iterable[Any], name: str) -> Iterator[str]:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{name}: row {number} is a {type(row).__name__}, not a dict.",
+                hint="Pass rows such as {'messages': [...]}, or a path.",
+            )
+        try:
+            yield dumped(row, default=_plain)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise DataError(
+                f"{name}: row {number} cannot be written as JSON: {exc}.",
+                hint="Rows may hold dicts, lists, texts, numbers, true, false and null.",
+            ) from None
+
+
+def dumped(row: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """A row as JSON on one line; half a surrogate pair, which UTF-8 cannot hold, as an escape."""
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=default)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row, separators=(",", ":"), default=default)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """What ``json`` does not know: arrays and numbers of NumPy."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is no JSON")
+
+
+def _not_utf8(path: Path) -> str:
+    """Where a file stops being UTF-8."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                raw.decode()
+            except UnicodeDecodeError as exc:
+                byte = raw[exc.start]
+                return f"line {number}, byte {exc.start}: 0x{byte:02X} is not UTF-8"
+    return "it is not UTF-8"
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError(f"{path} cannot be read: {why}.", hint="Correct it, or write it as JSONL.")

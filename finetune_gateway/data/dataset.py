@@ -1,0 +1,269 @@
+"""A training file, read as rows with their line numbers.
+
+Streams: memory does not grow with the file. Knows how to read, tell the kind and fingerprint;
+knows nothing of what makes a row good (``validation``) or of ``tokens``. The public class, with the
+verbs of the gateway, is ``api.Dataset``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from finetune_gateway.data import containers, strict_json
+from finetune_gateway.errors import DataError, NotFoundError, StoreError
+from finetune_gateway.settings.home import Settings
+
+Kind = Literal["chat", "preference", "unpaired_preference", "prompt_completion", "text", "unknown"]
+Rows = Iterable[dict[str, Any]]
+Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
+
+CHUNK = 1 << 20  # bytes read at a time
+MAX_LINE = 64 << 20  # bytes; a longer line is no training example, and would fill the memory
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line as it stands in the file: its number (from 1), offset and bytes, no newline.
+
+    ``cut``: it is longer than 64 MB; ``raw`` is only its beginning.
+    """
+
+    number: int
+    offset: int
+    raw: bytes
+    cut: bool = False
+    end: bytes = b"\n"  # what was taken off its end
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parsed example and the line it came from."""
+
+    line: int
+    data: dict[str, Any]
+
+
+class Dataset:
+    """A JSONL file of examples.
+
+    ``container``: what the rows came in: jsonl, json-array, csv, text, parquet,
+    datasets-folder, datasets, pandas or rows.
+
+    >>> Dataset.open("train.jsonl").fingerprint        # sha256 of the bytes
+    >>> Dataset.open([{"messages": [...]}, ...])       # rows from memory, spooled to a file
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str | None = None,
+        container: str = "jsonl",
+        source: Path | None = None,
+    ) -> None:
+        self.path = path
+        self.name = name or path.name  # what people call it
+        self.container = container
+        self.source = source or (path if container == "jsonl" else None)  # what the user named
+        # Called with (bytes read, bytes in all), now and then, while lines are read.
+        self.watch: Callable[[int, int], None] | None = None
+
+    @classmethod
+    def open(
+        cls, source: str | os.PathLike[str] | Rows | Dataset, *, spool: Path | None = None
+    ) -> Self:
+        """A dataset from a path or from rows in memory: an iterable of dicts, a
+        ``datasets.Dataset``, a pandas frame.
+
+        What is not JSON lines is written as such below ``spool`` (default: the home folder)
+        under its own hash; a line is a row then. Raises NotFoundError when there is no such
+        file, DataError when it cannot be read, MissingDependency for Parquet and folders of
+        the ``datasets`` library when pyarrow is not installed.
+        """
+        if isinstance(source, cls):
+            return source
+        if isinstance(source, Dataset):
+            return cls(source.path, source.name, source.container, source.source)
+        if not isinstance(source, str | os.PathLike):
+            container = containers.container_of_object(source)
+            lines = containers.object_lines(source, container)
+            return cls(containers.spooled(lines, spool or _spool(), "rows"), None, container)
+        path = _existing(Path(source))
+        container = containers.container_of(path)
+        if container == "jsonl":
+            return cls(path)
+        lines = containers.lines(path, container)
+        return cls(
+            containers.spooled(lines, spool or _spool(), path.stem), path.name, container, path
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the file's bytes, hexadecimal."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def lines(self) -> Iterator[Line]:
+        r"""The lines, cut at \n alone: a raw U+2028 inside a string is not a line end
+        (``str.splitlines`` would cut there). A line over 64 MB is the last one given, cut."""
+        offset = number = 0
+        size, said = self.size if self.watch else 0, 0
+        with self.path.open("rb") as file:
+            while raw := file.readline(MAX_LINE + 1):
+                number += 1
+                if len(raw) > MAX_LINE:
+                    yield Line(number, offset, raw[:200], cut=True)
+                    return
+                body = raw.rstrip(b"\r\n")
+                yield Line(number, offset, body, end=raw[len(body) :])
+                offset += len(raw)
+                if self.watch and offset - said >= CHUNK:
+                    said = offset
+                    self.watch(offset, size)
+
+    def rows(self) -> Iterator[Row]:
+        """The examples, blank lines left out. Raises DataError at the first line that is not
+        a JSON object; run ``validate`` first to see all of them."""
+        for number, raw in self.examples():
+            yield Row(number, self.parse(number, raw))
+
+    def examples(self) -> Iterator[tuple[int, bytes]]:
+        """Numbers and bytes of the lines that hold something, a byte order mark left out."""
+        for line in self.lines():
+            if line.cut:
+                raise DataError(
+                    f"{self.path}: line {line.number} is longer than 64 MB.",
+                    hint=f"Run: ftg validate {self.path}",
+                )
+            raw = line.raw.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.raw
+            if raw.strip():
+                yield line.number, raw
+
+    def system_prompt(self) -> str | None:
+        """The system prompt that every row begins with, or None when they differ or have none."""
+        found: str | None = None
+        for row in self.rows():
+            own = _system_of(row.data)
+            if own is None or (found is not None and own != found):
+                return None
+            found = own
+        return found
+
+    def copy_into(self, folder: Path, rewrite: Rewrite | None = None) -> tuple[Path, str]:
+        """Copy to ``folder/<sha256>.jsonl``, each row through ``rewrite`` where one is given;
+        the path and the hash.
+
+        The copy appears whole or not at all. Raises StoreError when it cannot be written.
+        """
+        digest = hashlib.sha256()
+        temporary = folder / f"copy.tmp.{os.getpid()}.{threading.get_ident()}"
+        try:
+            with temporary.open("wb") as target:
+                for chunk in self._chunks() if rewrite is None else self._rewritten(rewrite):
+                    digest.update(chunk)
+                    target.write(chunk)
+                target.flush()
+                os.fsync(target.fileno())
+            path = folder / f"{digest.hexdigest()}.jsonl"
+            os.replace(temporary, path)
+            sync(folder)
+        except OSError as exc:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(
+                f"{self.path} cannot be copied to {folder}: {exc.strerror or exc}.",
+                hint="Free some space there, or set FTG_HOME to a folder on another disk.",
+            ) from None
+        return path, digest.hexdigest()
+
+    def _chunks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+    def _rewritten(self, rewrite: Rewrite) -> Iterator[bytes]:
+        for row in self.rows():
+            yield json.dumps(rewrite(row.data), ensure_ascii=False).encode() + b"\n"
+
+    def parse(self, number: int, raw: bytes) -> dict[str, Any]:
+        """The row of a line. Raises DataError when it is not a JSON object, strictly read."""
+        try:
+            data = strict_json.loads(raw.decode())
+        except (ValueError, RecursionError) as exc:
+            raise DataError(
+                f"{self.path}: line {number} is not valid JSON: {str(exc)[:200]}.",
+                hint=f"Run: ftg validate {self.path}",
+            ) from None
+        if not isinstance(data, dict):
+            raise DataError(
+                f"{self.path}: line {number} is not a JSON object.",
+                hint=f"Run: ftg validate {self.path}",
+            )
+        return data
+
+    def __repr__(self) -> str:
+        return f"Dataset({str(self.path)!r})"
+
+
+def kind_of(row: dict[str, Any]) -> Kind:
+    """Which kind of example a row is, told by its keys."""
+    keys = row.keys()
+    if {"preferred_output", "non_preferred_output"} & keys or {"chosen", "rejected"} & keys:
+        return "preference"
+    if "messages" in keys:
+        return "unpaired_preference" if "label" in keys else "chat"
+    if "prompt" in keys and "completion" in keys:
+        return "unpaired_preference" if "label" in keys else "prompt_completion"
+    return "text" if "text" in keys else "unknown"
+
+
+def _system_of(row: dict[str, Any]) -> str | None:
+    messages = row.get("messages")
+    first = messages[0] if isinstance(messages, list) and messages else None
+    if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
+        return None
+    content = first.get("content")
+    return content if isinstance(content, str) else None
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk: a rename survives a power cut only when
+    its folder is on disk too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _existing(path: Path) -> Path:
+    if path.is_dir() and not containers.container_of(path):
+        raise DataError(
+            f"{str(path)!r} is a folder, not a file.", hint="Name the JSONL file in it."
+        )
+    if not path.exists():
+        raise NotFoundError(
+            f"There is no file {str(path)!r}.", hint=f"You are in {os.getcwd()}; check the path."
+        )
+    if not os.access(path, os.R_OK):
+        raise DataError(
+            f"{str(path)!r} cannot be read: permission denied.", hint=f"Run: chmod u+r {path}"
+        )
+    return path
+
+
+def _spool() -> Path:
+    """Where rows that are not JSON lines are written when nobody says."""
+    return Settings.load().home / "spool"

@@ -1,0 +1,209 @@
+"""ShareGPT turns (``from``/``value``) read as OpenAI messages, and written from them.
+
+Calls are turns of ``function_call`` whose value is JSON with name and arguments, results are
+turns of ``observation``, tools are bare functions in a JSON string, as LLaMA-Factory reads them.
+Turns have no ids: calls are numbered in order, and only another id is written into the call.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_gateway.data import strict_json
+
+Json = dict[str, Any]
+
+# The roles of ShareGPT and what they are called today.
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+}
+_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+_TURN = frozenset({"from", "value", "weight"})
+_CALL = frozenset({"name", "arguments", "id"})
+
+
+class Unfit(ValueError):
+    """A row, or a field of it, has no place in another format."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}" if path else why)
+        self.path = path
+        self.why = why
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads the turns of one row. What has no place in a chat is noted in ``faults``, and read
+    as well as can be."""
+
+    faults: list[Unfit]
+    count: int = 0  # calls so far
+    waiting: list[str] = field(default_factory=list)  # ids of calls without a result
+
+    def messages(self, turns: Any, path: str) -> list[Json]:
+        """One message for each turn."""
+        if not isinstance(turns, list):
+            self.faults.append(Unfit(path, "this is not a list of turns"))
+            return []
+        found = []
+        for index, turn in enumerate(turns):
+            if isinstance(turn, dict):
+                found.append(self.message(turn, f"{path}[{index}]"))
+            else:
+                self.faults.append(Unfit(f"{path}[{index}]", "this is not a turn"))
+        return found
+
+    def message(self, turn: Json, path: str) -> Json:
+        """The message that a turn stands for."""
+        speaker, value = turn.get("from"), turn.get("value")
+        role = ROLES.get(str(speaker))
+        if role is None:
+            self.faults.append(Unfit(f"{path}.from", f"there is no speaker {speaker!r:.60}"))
+        if not isinstance(value, str):
+            self.faults.append(Unfit(f"{path}.value", "this is not a text"))
+        for key in turn.keys() - _TURN:
+            self.faults.append(Unfit(f"{path}.{key}", "a chat message has no place for it"))
+        message = self._said(speaker, role or "user", value, path)
+        if "weight" in turn:
+            message["weight"] = turn["weight"]
+        return message
+
+    def _said(self, speaker: Any, role: str, value: Any, path: str) -> Json:
+        if speaker == "function_call" and isinstance(value, str):
+            return self._called(value, f"{path}.value")
+        message: Json = {"role": role}
+        if role == "tool" and self.waiting:
+            message["tool_call_id"] = self.waiting.pop(0)
+        elif role == "tool":
+            self.faults.append(Unfit(path, "a result without a call before it"))
+        return {**message, "content": value}
+
+    def _called(self, value: str, path: str) -> Json:
+        try:
+            read = strict_json.loads(value)
+        except (ValueError, RecursionError):
+            read = None
+        listed = read if isinstance(read, list) else [read]
+        if not listed or not all(_is_call(call) for call in listed):
+            self.faults.append(Unfit(path, "this is not JSON with name and arguments"))
+            return {"role": "assistant", "content": value}
+        return {"role": "assistant", "tool_calls": [self._call(call) for call in listed]}
+
+    def _call(self, call: Json) -> Json:
+        self.count += 1
+        name = call.get("id", f"call_{self.count}")
+        self.waiting.append(name)
+        function = {"name": call["name"], "arguments": as_string(call["arguments"])}
+        return {"id": name, "type": "function", "function": function}
+
+    def tools(self, value: Any, path: str = "tools") -> list[Json]:
+        """The tools of a row: a list, or one in a JSON string; bare functions are wrapped."""
+        try:
+            read = (
+                strict_json.loads(value)
+                if isinstance(value, str) and value.strip()
+                else value or []
+            )
+        except (ValueError, RecursionError):
+            read = None
+        if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
+            self.faults.append(Unfit(path, "this is not a list of functions"))
+            return []
+        return [
+            tool if "function" in tool else {"type": "function", "function": tool} for tool in read
+        ]
+
+
+def _is_call(call: Any) -> bool:
+    return (
+        isinstance(call, dict)
+        and isinstance(call.get("name"), str)
+        and "arguments" in call
+        and isinstance(call.get("id", ""), str)
+        and not call.keys() - _CALL
+    )
+
+
+def as_string(arguments: Any) -> Any:
+    """Arguments as they are on the wire: JSON in a string."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def turns(messages: list[Json], path: str) -> list[Json]:
+    """The turns of a conversation. Raises Unfit for what a turn cannot hold."""
+    count, found = 0, []
+    for index, message in enumerate(messages):
+        here = f"{path}[{index}]"
+        found.append(_turn(message, here, count))
+        count += len(message.get("tool_calls") or [])
+    return found
+
+
+def _turn(message: Json, path: str, count: int) -> Json:
+    role, calls = message.get("role"), message.get("tool_calls")
+    known = {"role", "content", "weight", "tool_calls" if calls else "", "tool_call_id"}
+    for key, value in message.items():
+        if key not in known and value is not None:
+            raise Unfit(f"{path}.{key}", f"a turn of ShareGPT has no place for {key!r}")
+    if role not in _SPEAKERS:
+        raise Unfit(f"{path}.role", f"ShareGPT has no speaker for the role {role!r:.60}")
+    turn = {"from": _SPEAKERS[role], "value": message.get("content")}
+    if calls:
+        if message.get("content") is not None:
+            raise Unfit(f"{path}.content", "a turn of ShareGPT holds a text or calls, not both")
+        turn = {"from": "function_call", "value": _call_value(calls, path, count)}
+    elif not isinstance(turn["value"], str):
+        raise Unfit(f"{path}.content", "a turn of ShareGPT holds one text")
+    return {**turn, "weight": message["weight"]} if "weight" in message else turn
+
+
+def _call_value(calls: list[Json], path: str, count: int) -> str:
+    items = []
+    for index, call in enumerate(calls):
+        here = f"{path}.tool_calls[{index}]"
+        arguments = as_object(call["function"]["arguments"], f"{here}.function.arguments")
+        item = {"name": call["function"]["name"], "arguments": arguments}
+        own = {} if call.get("id") == f"call_{count + index + 1}" else {"id": call.get("id")}
+        items.append({**own, **item})
+    return json.dumps(items[0] if len(items) == 1 else items, ensure_ascii=False)
+
+
+def as_object(arguments: Any, path: str) -> Any:
+    """Arguments as a template wants them: an object. Raises Unfit when they are none."""
+    try:
+        read = strict_json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise Unfit(path, "the arguments are no JSON object, which this format needs")
+    return read
+
+
+def tools_string(tools: list[Json]) -> str:
+    """Tools as bare functions in a JSON string. Raises Unfit for another kind of tool."""
+    for index, tool in enumerate(tools):
+        if (
+            not isinstance(tool, dict)
+            or tool.keys() != {"type", "function"}
+            or tool["type"] != "function"
+        ):
+            raise Unfit(f"tools[{index}]", "ShareGPT knows tools of the type function alone")
+    return json.dumps([tool["function"] for tool in tools], ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Money, time and memory of a run, before it."""

@@ -1,0 +1,122 @@
+"""What a run would take, as data: an estimate, its ranges, the parts of memory, how many epochs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
+
+from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.profiles import LifeCycle
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.counter import TokenStats
+
+MILLION = 1_000_000
+
+Number = TypeVar("Number", Decimal, int, float)
+
+
+class Range(BaseModel, Generic[Number]):
+    """A figure and how far it may be off: low <= expected <= high."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    low: Number
+    expected: Number
+    high: Number
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.expected <= self.high:
+            raise ValueError("low <= expected <= high does not hold")
+        return self
+
+
+class MemoryParts(BaseModel):
+    """Memory at the peak of a training step by part, in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.model_dump().values())
+
+
+class Estimate(BaseModel):
+    """What a run would take. ``billed_tokens`` are of the whole run, as OpenAI's
+    ``trained_tokens``; ``seconds`` are wall time; ``memory_bytes`` is the peak.
+
+    None means not known, and ``unknown`` says why.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    backend: str
+    model: str
+    method: str
+    training_type: str | None = None
+    n_epochs: int
+    n_epochs_rule: str
+    tokens: TokenStats | None = None
+    billed_tokens: Range[int] | None = None
+    trained_tokens: Range[int] | None = None  # of the whole run, as a local trainer counts them
+    steps: int | None = None
+    validation_tokens: int | None = None  # of the validation file, once; not in billed_tokens
+    cost_usd: Range[Decimal] | None = None
+    seconds: Range[float] | None = None
+    memory_bytes: Range[int] | None = None
+    memory_parts: MemoryParts | None = None  # of the expected figure
+    gpu: str | None = None  # by name, where it would not run on this machine
+    smallest_gpu: str | None = None  # of those known, that holds the high figure
+    largest_batch: int | None = None  # rows a step that fit the GPU, or this machine
+    energy_kwh: Range[float] | None = None
+    memory_available_bytes: int | None = None  # of the machine or GPU it would run on
+    prices: list[Price] = Field(default_factory=list)
+    data_leaves_machine: bool
+    host: str | None = None
+    life_cycle: LifeCycle | None = None  # None: no host can close or retire it
+    assumptions: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    unknown: list[str] = Field(default_factory=list)
+
+    @field_validator("tokens")
+    @classmethod
+    def _kept(cls, tokens: TokenStats | None) -> TokenStats | None:
+        return tokens and tokens.without_lengths()
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
+    @property
+    def fits(self) -> Literal["yes", "maybe", "no"] | None:
+        """Whether the memory is enough: for the high figure, only for the expected one, or not."""
+        need, have = self.memory_bytes, self.memory_available_bytes
+        if need is None or have is None:
+            return None
+        return "yes" if need.high <= have else "maybe" if need.expected <= have else "no"
+
+
+def auto_epochs(rows: int) -> int:
+    """The epochs OpenAI's cookbook expects of n_epochs="auto": 3, more for fewer than 34 rows,
+    fewer above 8,333 (Chat_finetuning_data_prep). The provider decides."""
+    if rows and rows * 3 < 100:
+        return min(25, 100 // rows)
+    if rows * 3 > 25_000:
+        return max(1, 25_000 // rows)
+    return 3
+
+
+def epochs_of(spec: TrainingSpec, rows: int) -> tuple[int, int, int, str]:
+    """Low, expected and high number of epochs, and the rule they come from."""
+    if spec.n_epochs != "auto":
+        return spec.n_epochs, spec.n_epochs, spec.n_epochs, "given"
+    expected = auto_epochs(rows)
+    rule = "auto: the rule of OpenAI's cookbook, one more or less; the provider decides"
+    return max(1, expected - 1), expected, expected + 1, rule

@@ -1,0 +1,202 @@
+"""Money from tokens: dated price rows, and what a hosted job would cost before it is sent.
+
+Knows prices and billing rules; calls no service. A model without a row has no price: there is
+no default and no guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.estimate import MILLION, Estimate, Range, epochs_of
+from finetune_gateway.estimation.price_table import (
+    MOST_USD,
+    Price,
+    Unit,
+    absurd,
+    find_price,
+)
+from finetune_gateway.estimation.profiles import Profile
+from finetune_gateway.settings import clock
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.counter import TokenStats
+
+HOURLY_ROW = "add a row: ftg prices set --unit train_hour"
+NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"
+
+# UTF-8 bytes / 4 against real counts: -54 % (chemical formulas) to +30 % (95th percentile of
+# mixed rows), so the truth lies between these factors times the approximation.
+_APPROXIMATE_LOW, _APPROXIMATE_HIGH = Decimal("0.75"), Decimal("2.2")
+
+
+def estimate_hosted(
+    spec: TrainingSpec,
+    tokens: TokenStats,
+    profile: Profile,
+    *,
+    extra: Path | None = None,
+    host: str | None = None,
+    today: date | None = None,
+) -> Estimate:
+    """What a hosted job would cost. Offline.
+
+    ``extra``: the user's price file; ``host``: where the data goes, by default the profile's own
+    address. Expected = billed tokens x epochs x price. Raises SpecError
+    when ``extra`` is not a price table.
+    """
+    day = today or clock.today()
+    epochs = epochs_of(spec, tokens.rows)
+    billed = _billed_range(tokens, epochs[:3])
+    found = _training_prices(spec, profile, extra)
+    rate = next((price.usd for price in found if price.unit == "train_mtok"), None)
+    hourly = spec.method == "reinforcement"
+    refusal = profile.refusal(spec.model, spec.method, day)
+    return Estimate(
+        backend=profile.name,
+        model=spec.model,
+        method=spec.method,
+        n_epochs=epochs[1],
+        n_epochs_rule=epochs[3],
+        tokens=tokens,
+        billed_tokens=None if hourly else billed,
+        cost_usd=_cost(billed, rate) if rate is not None else None,
+        prices=found,
+        data_leaves_machine=True,
+        host=host or (urlsplit(profile.base_url).netloc if profile.base_url else None),
+        life_cycle=profile.life_cycle(spec.model),
+        assumptions=_assumptions(tokens, profile, found, hourly=hourly),
+        warnings=[
+            *([f"This job cannot be created: {refusal}"] if refusal else []),
+            *profile.warnings(spec.model, day),
+            *stale_prices(found, day),
+            *_truncation(tokens),
+        ],
+        unknown=_unknown(spec, profile, found),
+    )
+
+
+def _billed_range(tokens: TokenStats, epochs: tuple[int, int, int]) -> Range[int]:
+    low, high = Decimal(tokens.billed_low), Decimal(tokens.billed_high)
+    if tokens.approximate:
+        low, high = low * _APPROXIMATE_LOW, high * _APPROXIMATE_HIGH
+    return Range[int](
+        low=int(low * epochs[0]), expected=tokens.billed * epochs[1], high=int(high * epochs[2])
+    )
+
+
+def _cost(billed: Range[int], usd_per_mtok: Decimal) -> Range[Decimal]:
+    low, expected, high = (
+        Decimal(count) * usd_per_mtok / MILLION
+        for count in (billed.low, billed.expected, billed.high)
+    )
+    return Range[Decimal](low=low, expected=expected, high=high)
+
+
+def _training_prices(spec: TrainingSpec, profile: Profile, extra: Path | None) -> list[Price]:
+    hosting = find_price(profile.name, "standard deployment", "hosting_hour", extra=extra)
+    rows = [hosting] if hosting else []
+    unit: Unit = "train_hour" if spec.method == "reinforcement" else "train_mtok"
+    row = profile.model(spec.model)
+    names = dict.fromkeys([spec.model, *([row.model, *row.aliases] if row else [])])
+    found = (find_price(profile.name, name, unit, extra=extra) for name in names)
+    price = next((price for price in found if price), None)
+    return [price, *rows] if price else rows
+
+
+def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) -> Estimate:
+    """The same estimate at a price of the user's own, in USD per million training tokens.
+
+    Raises SpecError when that is no amount of money, or the run is not billed by tokens.
+    """
+    if absurd(usd):
+        raise SpecError(
+            f"A training price cannot be {usd}.",
+            hint=f"Give USD per million tokens, at most {MOST_USD:,}.",
+        )
+    if estimate.billed_tokens is None or estimate.method == "reinforcement":
+        raise SpecError(
+            f"{estimate.method} on {estimate.backend} is not billed by tokens.",
+            hint="Leave the training price out.",
+        )
+    day = today or clock.today()
+    price = Price(
+        backend=estimate.backend,
+        model=estimate.model,
+        unit="train_mtok",
+        usd=usd,
+        as_of=day,
+        source="given on the command line or in the call (--train-price)",
+    )
+    replaced = [old for old in estimate.prices if old.unit == "train_mtok"]
+    return estimate.model_copy(
+        update={
+            "cost_usd": _cost(estimate.billed_tokens, usd),
+            "prices": [price, *(old for old in estimate.prices if old not in replaced)],
+            "warnings": [x for x in estimate.warnings if x not in stale_prices(replaced, day)],
+            "unknown": [x for x in estimate.unknown if NO_PRICE not in x],
+        }
+    )
+
+
+def with_validation(estimate: Estimate, tokens: TokenStats) -> Estimate:
+    """The same estimate of a hosted job that has a validation file too."""
+    free = f"{tokens.billed:,} validation tokens are taken as free: Microsoft's cost page does"
+    said = [
+        *estimate.assumptions,
+        f"{free} not charge them; no OpenAI bill with such a file is known.",
+    ]
+    return estimate.model_copy(update={"validation_tokens": tokens.billed, "assumptions": said})
+
+
+def _assumptions(
+    tokens: TokenStats, profile: Profile, found: list[Price], *, hourly: bool
+) -> list[str]:
+    rule = "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
+    said = [
+        *([] if hourly else [f"{rule}published OpenAI bills to the token."]),
+        "Queueing and failed jobs are taken as free.",
+    ]
+    if tokens.approximate:
+        said.append(f"Tokens are an {tokens.encoding}: the model's encoding is not known.")
+    elif not tokens.exact and not hourly:
+        said.append("How tools, images and answer pairs are billed is not published: a range.")
+    for price in found:
+        if price.unit == "hosting_hour":
+            said.append(f"Not included: hosting the result, {price.usd} USD an hour. {price.note}")
+    if profile.name == "custom":
+        said.append("The bill of this host is taken to follow OpenAI's rule.")
+    return said
+
+
+def stale_prices(found: Sequence[Price], today: date) -> list[str]:
+    """A warning for each row that was read more than 90 days ago."""
+    return [
+        f"The price {price.usd} USD ({price.unit}) is of {price.as_of}, {days} days "
+        f"ago; check {price.source}"
+        for price in found
+        if (days := price.stale(today))
+    ]
+
+
+def _truncation(tokens: TokenStats) -> list[str]:
+    if not tokens.truncated_rows:
+        return []
+    count = tokens.truncated_rows
+    rows = "1 row is" if count == 1 else f"{count} rows are"
+    return [f"{rows} longer than the context: {tokens.truncated_tokens} tokens are cut off."]
+
+
+def _unknown(spec: TrainingSpec, profile: Profile, found: list[Price]) -> list[str]:
+    said = ["How long a hosted job waits and trains."]
+    rate = next((price for price in found if price.unit.startswith("train_")), None)
+    if spec.method == "reinforcement":
+        hour = f"{rate.usd} USD each" if rate else f"at a price that is not known ({HOURLY_ROW})"
+        said.append(f"The cost: reinforcement is billed by the hour of training, {hour}.")
+    elif rate is None:
+        said.append(f"The cost of {spec.model!r} on {profile.name}: {NO_PRICE}.")
+    return said

@@ -1,0 +1,438 @@
+"""What serving the result costs a month: by the token, by the hour, on a GPU of one's own, and
+from which volume on the GPU is cheaper.
+
+Knows price rows and arithmetic; measures nothing. How fast a GPU answers is taken from a public
+measurement that is named, or from the user; without either there is no figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.break_even import BreakEven, Curve, cheaper
+from finetune_gateway.estimation.estimate import MILLION, Range
+from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
+from finetune_gateway.estimation.profiles import load_profile, profile_names
+from finetune_gateway.settings import clock
+from finetune_gateway.tokens.counter import TokenStats, base_model
+
+HOURS = Decimal(730)  # of a month: 8,760 / 12
+# The share of the time paid for in which a GPU works: best, usual, worst. Requests do not come
+# evenly over day and night; assumed, not measured.
+BUSY = (Decimal(1), Decimal("0.5"), Decimal("0.25"))
+
+# A GPU on demand is started once a day for the requests gathered, since its throughput needs many
+# at once; 10 minutes pass each time before the first answer. Assumed, not measured.
+START_HOURS = 30 * Decimal(10) / 60
+
+
+class Throughput(NamedTuple):
+    """Tokens a second, in and out together, of one GPU with many requests at once."""
+
+    tokens: Decimal
+    source: str
+
+
+# 3.8367 requests a second of 256 tokens in and 128 out.
+THROUGHPUTS = {
+    "A10G": Throughput(
+        Decimal(1473),
+        "measured by Neural Magic with Llama-2-7B on vLLM 0.2 "
+        "(https://github.com/neuralmagic/nm-vllm/commit/4c041221fb69670a5aa00d30d1bcf656586b7e3c)",
+    ),
+}
+USUAL_GPU = "A10G"
+
+# What is out of any sense is a slip of the hand: USD for an hour of one GPU, tokens a second of
+# one GPU, requests a month, tokens of a request or an answer.
+USD_PER_HOUR = (Decimal("0.001"), Decimal(10_000))
+TOKENS_PER_SECOND = (Decimal("0.1"), Decimal(10_000_000))
+MOST_REQUESTS = 10**10
+MOST_TOKENS = 10**7
+
+_MICRO = Decimal("0.000001")
+
+Kind = Literal["tokens", "batch", "base", "deployment", "always_on", "on_demand"]
+KINDS: dict[Kind, str] = {
+    "tokens": "by the token",
+    "batch": "batch, within 24 hours",
+    "base": "the base, not tuned, by the token",
+    "deployment": "deployment by the hour",
+    "always_on": "always on",
+    "on_demand": "on demand, once a day",
+}
+
+# Answers within a day stand beside a host's batch price too.
+_RIVALS: dict[Kind, tuple[Kind, ...]] = {
+    "always_on": ("tokens", "deployment"),
+    "on_demand": ("tokens", "deployment", "batch"),
+}
+
+
+class Traffic(BaseModel):
+    """Requests of a month, and how long each is."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    requests: Annotated[int, Field(ge=1)]
+    tokens_in: Annotated[int, Field(ge=0)]
+    tokens_out: Annotated[int, Field(ge=0)]
+    lengths: str = "as given"
+
+    @property
+    def tokens(self) -> Decimal:
+        """Of one request with its answer."""
+        return Decimal(self.tokens_in + self.tokens_out)
+
+    @classmethod
+    def like(
+        cls,
+        tokens: TokenStats,
+        requests: int,
+        *,
+        tokens_in: int | None = None,
+        tokens_out: int | None = None,
+        answers: int = 1,
+    ) -> Traffic:
+        """Requests as long as the rows of a dataset on average, unless lengths are given.
+        ``answers``: how many a row holds (2 for preference rows). Raises SpecError for counts
+        out of bounds."""
+        check_counts(requests, tokens_in, tokens_out)
+        rows = max(1, tokens.rows)
+        asked = round((tokens.total - tokens.trained) / rows)
+        answer = round(tokens.trained / (rows * answers))
+        given = tokens_in is not None and tokens_out is not None
+        return cls(
+            requests=requests,
+            tokens_in=asked if tokens_in is None else tokens_in,
+            tokens_out=answer if tokens_out is None else tokens_out,
+            lengths="as given" if given else "the mean of the dataset's rows",
+        )
+
+
+class Way(BaseModel):
+    """One way to serve the result. ``curves``: low, expected and high; none when a price or a
+    speed is not known, and ``unknown`` says which."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    kind: Kind
+    where: str  # a host, or "own"
+    model: str  # or the GPU
+    monthly_usd: Range[Decimal] | None = None
+    curves: tuple[Curve, Curve, Curve] | None = None
+    machines: int | None = None
+    data_leaves_machine: bool
+    prices: list[Price] = Field(default_factory=list)
+    assumptions: list[str] = Field(default_factory=list)
+    unknown: list[str] = Field(default_factory=list)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
+    @property
+    def title(self) -> str:
+        return f"{self.where} {self.model} ({KINDS[self.kind]})"
+
+
+class ServingCosts(BaseModel):
+    """Every way to serve the result at one volume, and where they meet."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    traffic: Traffic
+    ways: list[Way]
+    break_even: list[BreakEven]
+    warnings: list[str] = Field(default_factory=list)
+
+
+def serving_costs(
+    traffic: Traffic,
+    hosted: Sequence[tuple[str, str]],
+    *,
+    gpu: str = USUAL_GPU,
+    usd_per_hour: Decimal | None = None,
+    tokens_per_second: Decimal | None = None,
+    extra: Path | None = None,
+    today: date | None = None,
+) -> ServingCosts:
+    """The monthly cost of each way to serve. Offline.
+
+    ``hosted``: host and base model, each a name. ``gpu``, ``usd_per_hour``,
+    ``tokens_per_second`` (in and out together): of the GPU of one's own; by default the rows of
+    the price table and the throughput known for that GPU. ``extra``: a price table of the user's.
+    Raises SpecError for figures out of bounds, and when ``extra`` is no price table.
+    """
+    check_gpu(usd_per_hour, tokens_per_second)
+    check_counts(traffic.requests, traffic.tokens_in, traffic.tokens_out)
+    day = today or clock.today()
+    theirs = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
+    own = _own(_called(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
+    met = [
+        meet
+        for way in theirs
+        for mine in own
+        if way.kind in _RIVALS[mine.kind] and (meet := _meet(mine, way))
+    ]
+    return ServingCosts(
+        traffic=traffic,
+        ways=[*theirs, *own],
+        break_even=met,
+        warnings=_warnings([*theirs, *own], hosted, day),
+    )
+
+
+def check_gpu(usd_per_hour: Decimal | None, tokens_per_second: Decimal | None) -> None:
+    """Raise SpecError for a price (USD) or a speed of a GPU that is out of any sense."""
+    for name, amount, (least, most), unit in (
+        ("usd_per_hour", usd_per_hour, USD_PER_HOUR, "USD for an hour"),
+        ("tokens_per_second", tokens_per_second, TOKENS_PER_SECOND, "tokens a second"),
+    ):
+        if amount is not None and not (amount.is_finite() and least <= amount <= most):
+            raise SpecError(
+                f"--serve-{name.replace('_', '-')} {amount} ({name} in Python) makes no sense.",
+                hint=f"Give {least:,} to {most:,} {unit} of one GPU.",
+            )
+
+
+def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -> None:
+    """Raise SpecError for requests a month or tokens of one that are out of any sense."""
+    for flag, number, least, most, unit in (
+        ("--monthly-requests", requests, 1, MOST_REQUESTS, "requests"),
+        ("--tokens-in", tokens_in or 0, 0, MOST_TOKENS, "tokens of a request"),
+        ("--tokens-out", tokens_out or 0, 0, MOST_TOKENS, "tokens of an answer"),
+    ):
+        if not least <= number <= most:
+            raise SpecError(
+                f"{flag} {number} makes no sense.",
+                hint=f"Give {least} to {most:,} {unit}.",
+            )
+
+
+# -- hosted ------------------------------------------------------------------------------
+
+
+def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list[Way]:
+    """By the token where fine-tunes have a price, by the hour where deployments have one."""
+    base = base_model(model)
+    row = load_profile(host).model(base) if host in profile_names() else None
+    base = row.model if row else base
+    tuned = f"ft:{base}"
+    found = {
+        "tokens": _by_token(host, "tokens", tuned, "", traffic, extra),
+        "batch": _by_token(host, "batch", tuned, "batch_", traffic, extra),
+        "base": _by_token(host, "base", base, "", traffic, extra),
+    }
+    hosting = find_price(host, "standard deployment", "hosting_hour", extra=extra)
+    if hosting is not None:
+        return [_deployment(hosting, base, found["base"], traffic), *_known(found["base"])]
+    if found["tokens"].curves is None:
+        return [found["tokens"], *_known(found["base"])]
+    return [found["tokens"], *_known(found["batch"]), *_known(found["base"])]
+
+
+def _known(way: Way) -> list[Way]:
+    return [way] if way.curves else []
+
+
+def _by_token(
+    host: str, kind: Kind, model: str, prefix: Literal["", "batch_"], traffic: Traffic,
+    extra: Path | None,
+) -> Way:  # fmt: skip
+    units: dict[str, Unit] = (
+        {"in": "batch_in_mtok", "out": "batch_out_mtok"}
+        if prefix
+        else {"in": "in_mtok", "out": "out_mtok"}
+    )
+    rows = {side: find_price(host, model, unit, extra=extra) for side, unit in units.items()}
+    asked, answered = rows["in"], rows["out"]
+    if asked is None or answered is None:
+        missing = next(unit for side, unit in units.items() if rows[side] is None)
+        add = f"ftg prices set --backend {host} --model {model} --unit {missing}"
+        said = f"What {model} costs in use on {host}: no price known; add a row ({add} ...)."
+        return Way(kind=kind, where=host, model=model, data_leaves_machine=True, unknown=[said])
+    each = (traffic.tokens_in * asked.usd + traffic.tokens_out * answered.usd) / MILLION
+    return _way(
+        Way(
+            kind=kind,
+            where=host,
+            model=model,
+            data_leaves_machine=True,
+            prices=[asked, answered],
+            assumptions=["No input is taken as cached; a host charges less for what is."],
+        ),
+        (Curve(per_request=each),) * 3,
+        traffic,
+    )
+
+
+def _deployment(hosting: Price, base: str, tokens: Way, traffic: Traffic) -> Way:
+    """An hourly fee, and the base's price for each token."""
+    way = Way(
+        kind="deployment",
+        where=hosting.backend,
+        model=base,
+        data_leaves_machine=True,
+        prices=[hosting, *tokens.prices],
+        assumptions=[f"The fee is paid for {HOURS} hours a month, the tokens as of the base."],
+        unknown=tokens.unknown,
+    )
+    if tokens.curves is None:
+        return way
+    curve = Curve(fixed=HOURS * hosting.usd, per_request=tokens.curves[1].per_request)
+    return _way(way, (curve,) * 3, traffic)
+
+
+# -- a GPU of one's own ------------------------------------------------------------------
+
+
+def _own(
+    gpu: str, usd: Decimal | None, speed: Decimal | None, traffic: Traffic,
+    extra: Path | None, today: date,
+) -> list[Way]:  # fmt: skip
+    rows = _hour(gpu, usd, extra, today)
+    known = THROUGHPUTS.get(gpu)
+    rate = speed if speed is not None else known.tokens if known else None
+    source = "given by the user" if speed is not None else known.source if known else ""
+    unknown = _own_unknown(gpu, rows, rate, traffic)
+    ways = []
+    for kind in _RIVALS:
+        way = Way(
+            kind=kind,
+            where="own",
+            model=gpu,
+            data_leaves_machine=False,
+            prices=list(dict.fromkeys(rows)) if rows else [],
+            assumptions=_own_assumed(gpu, rows, rate, source) if rate else [],
+            unknown=unknown,
+        )
+        if rows and rate and not unknown:
+            way = _way(way, _own_curves(kind, rows, rate, traffic), traffic)
+        ways.append(way)
+    return ways
+
+
+def _own_unknown(gpu: str, rows: Hour | None, rate: Decimal | None, traffic: Traffic) -> list[str]:
+    said = []
+    if not rows:
+        said.append(f"What an hour of {gpu} costs: give --serve-usd-per-hour or add a row.")
+    if rate is None:
+        said.append(
+            f"How fast {gpu} answers: give --serve-tokens-per-second (known: "
+            f"{', '.join(THROUGHPUTS)})."
+        )
+    elif traffic.tokens / rate / BUSY[2] > HOURS * 3600:  # where a machine works the least
+        said.append(f"At {rate:f} tokens a second a request takes longer than a month.")
+    return said
+
+
+def _own_assumed(gpu: str, rows: Hour | None, rate: Decimal, source: str) -> list[str]:
+    return [
+        *_rows_said(gpu, rows),
+        f"{rate:f} tokens a second on one {gpu}, in and out together: {source}.",
+        f"It works {BUSY[1]:.0%} of the time paid for ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
+        "On demand it is started once a day for the requests gathered, 10 minutes each time.",
+        "Whether the model fits the GPU and answers as well is not judged here.",
+    ]
+
+
+def _called(gpu: str) -> str:
+    """Its name in the tables, however it is written; any other machine keeps its own."""
+    try:
+        return gpu_name(gpu)
+    except SpecError:
+        return gpu
+
+
+Hour = tuple[Price, Price, Price]
+Curves = tuple[Curve, Curve, Curve]
+
+
+def _hour(gpu: str, usd: Decimal | None, extra: Path | None, today: date) -> Hour | None:
+    """The cheapest row of any market, the cheapest on demand and the dearest of any, as training
+    takes them."""
+    if usd is not None:
+        given = Price(
+            backend="own",
+            model=gpu,
+            unit="gpu_hour",
+            usd=usd,
+            as_of=today,
+            source="given on the command line or in the call (--serve-usd-per-hour)",
+            market="on-demand",
+        )
+        return given, given, given
+    rows = gpu_prices(gpu, extra=extra)
+    if not rows:
+        return None
+    usual = next((row for row in rows if row.market in (None, "on-demand")), rows[-1])
+    return rows[0], usual, rows[-1]
+
+
+def _rows_said(gpu: str, rows: Hour | None) -> list[str]:
+    if rows is None or rows[0].usd == rows[2].usd:
+        return []
+    low, usual, high = rows
+    plain = usual.market in (None, "on-demand")
+    what = "the cheapest on demand" if plain else "the dearest, since none is on demand"
+    span = f"rows run from ${low.usd:f} to ${high.usd:f}"
+    return [f"An hour of {gpu} is taken as ${usual.usd:f}: {what}; {span}."]
+
+
+def _own_curves(kind: Kind, rows: Hour, rate: Decimal, traffic: Traffic) -> Curves:
+    seconds = traffic.tokens / rate
+    first, second, third = (
+        _own_curve(kind, row.usd, seconds / busy) for row, busy in zip(rows, BUSY, strict=True)
+    )
+    return first, second, third
+
+
+def _own_curve(kind: Kind, usd: Decimal, seconds: Decimal) -> Curve:
+    """``seconds``: of paid GPU time for one request."""
+    if kind == "on_demand":
+        return Curve(fixed=START_HOURS * usd, per_request=seconds * usd / 3600)
+    room = HOURS * 3600 / seconds if seconds else Decimal(MILLION) ** 2
+    capacity = max(1, int(room.to_integral_value(ROUND_FLOOR)))
+    return Curve(fixed=HOURS * usd, capacity=capacity)
+
+
+def _way(way: Way, curves: Curves, traffic: Traffic) -> Way:
+    low, expected, high = (curve.at(traffic.requests).quantize(_MICRO) for curve in curves)
+    return way.model_copy(
+        update={
+            "curves": curves,
+            "monthly_usd": Range[Decimal](low=low, expected=expected, high=high),
+            "machines": curves[1].machines(traffic.requests) if curves[1].capacity else None,
+        }
+    )
+
+
+# -- where they meet ---------------------------------------------------------------------
+
+
+def _meet(own: Way, hosted: Way) -> BreakEven | None:
+    if own.curves is None or hosted.curves is None:
+        return None
+    low, expected, high = (cheaper(curve, hosted.curves[1]) for curve in own.curves)
+    return BreakEven(own=own.title, hosted=hosted.title, low=low, expected=expected, high=high)
+
+
+def _warnings(ways: list[Way], hosted: Sequence[tuple[str, str]], today: date) -> list[str]:
+    said = []
+    for host, model in dict.fromkeys(hosted):
+        if host in profile_names():
+            told = load_profile(host).warnings(model, today)
+            said += [f"{host}: {text}" for text in told if "stops answering" in text]
+    for row in dict.fromkeys(row for way in ways for row in way.prices):
+        if days := row.stale(today):
+            said.append(
+                f"The price {row.usd} USD ({row.backend} {row.unit}) is of {row.as_of}, "
+                f"{days} days ago; check {row.source}"
+            )
+    return said

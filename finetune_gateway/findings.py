@@ -1,0 +1,174 @@
+"""What is said about a dataset, as data: findings, the report they make, and where they are.
+
+The table of rules and the collector that groups findings are in ``validation``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from finetune_gateway.data.dataset import Dataset, Kind, Rows
+from finetune_gateway.errors import DataError
+from finetune_gateway.renderers import renderer
+from finetune_gateway.text.quoting import MASKED, ascii_safe, hidden, json_type, shortened
+
+Severity = Literal["error", "warning", "note"]
+
+RANK: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+_KEY = 15  # characters; nothing that is masked is shorter and begins with a letter
+
+
+class Finding(BaseModel):
+    """One thing said about the data; the same defect in many rows is one finding."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    code: str = Field(description="The rule that was broken: ftg rules CODE says all of it.")
+    severity: Severity = Field(description="The gravest of what the judged backends make of it.")
+    line: int | None = Field(description="The first line, from 1; null: the file as a whole.")
+    path: str = Field(
+        description="Where in the row: messages[2].tool_calls[0].function.arguments; may be empty."
+    )
+    message: str = Field(description="What is wrong, and why it matters. Personal data is masked.")
+    fix: str = Field(description="What to do.")
+    backends: list[str] = Field(description="Those of the judged backends that would refuse it.")
+    count: int = Field(description="How many times it was found.")
+    lines: list[int] = Field(description="The first ten lines it was found in.")
+
+
+class Report(BaseModel):
+    """What ``validate`` found. Its JSON is what ``ftg validate --json`` prints."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    ok: bool = Field(description="Whether there is no error.")
+    format: str = Field(
+        description="openai-chat, openai-preference, prompt-completion, alpaca, text, ... "
+        "or unknown."
+    )
+    kind: Kind = Field(description="What a row is an example of; decides which methods fit.")
+    rows: int = Field(description="Lines that are not blank, those with errors included.")
+    tokens: dict[str, Any] | None = Field(
+        default=None, description="Of the rows without an error; null: not counted."
+    )
+    quality: dict[str, Any] | None = Field(
+        default=None, description="Figures of the dataset as a whole; null: not looked at."
+    )
+    findings: list[Finding] = Field(
+        default_factory=list, description="Errors first, then warnings and notes; each by line."
+    )
+    ignored: dict[str, int] = Field(
+        default_factory=dict,
+        description="Codes that were to be ignored, and how many times each was found.",
+    )
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [found for found in self.findings if found.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [found for found in self.findings if found.severity == "warning"]
+
+    @property
+    def outcome(self) -> Literal["accepted", "warned", "rejected"]:
+        """Rejected by an error, warned of by a warning; notes leave it accepted."""
+        if self.errors:
+            return "rejected"
+        return "warned" if self.warnings else "accepted"
+
+    def with_quality(self, findings: Sequence[Finding], quality: dict[str, Any] | None) -> Report:
+        """Return the report with findings and figures of the dataset as a whole."""
+        both = sorted([*self.findings, *findings], key=position)
+        return self._of(both).model_copy(update={"quality": quality})
+
+    def without(self, codes: Collection[str]) -> Report:
+        """With the findings of these codes counted in ``ignored`` and no longer listed."""
+        counts = {code: 0 for code in sorted(codes)}
+        for found in self.findings:
+            if found.code in counts:
+                counts[found.code] += found.count
+        kept = [found for found in self.findings if found.code not in counts]
+        return self._of(kept).model_copy(update={"ignored": counts})
+
+    def _of(self, findings: list[Finding]) -> Report:
+        ok = all(found.severity != "error" for found in findings)
+        return self.model_copy(update={"findings": findings, "ok": ok})
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        data: str | os.PathLike[str] | Rows | Dataset,
+        *,
+        model: str | None = None,
+        limit: int | None = None,
+        force: bool = False,
+    ) -> None:
+        """Write this report as one HTML page, with the rows of ``data`` that findings name.
+
+        ``limit``: tokens that an example may have, drawn among the lengths. Raises SpecError
+        when the file exists and ``force`` is not set, StoreError when it cannot be written.
+        """
+        write = renderer("Report.to_html")
+        write(self, Path(path), Dataset.open(data), model=model, limit=limit, force=force)
+
+    def raise_for_errors(self) -> None:
+        """Raise DataError, which carries this report, when there is an error."""
+        errors = self.errors
+        if not errors:
+            return
+        first = errors[0]
+        line = f"line {first.line}" if first.line else ""
+        where = "".join(f"{part}: " for part in (line, first.path) if part)
+        more = f" ({len(errors) - 1} more kinds of errors)" if len(errors) > 1 else ""
+        raise DataError(f"{where}{first.message}{more}", hint=first.fix, report=self)
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """A rule that was broken at one place. ``detail`` replaces the rule's title, ``fix`` its
+    advice."""
+
+    code: str
+    path: str = ""
+    detail: str = ""
+    fix: str = ""
+
+
+def position(finding: Finding) -> tuple[int, int, str]:
+    """Return the sort key of a finding: severity, then line, then code."""
+    return RANK[finding.severity], finding.line or 0, finding.code
+
+
+def wrong_type(path: str, value: object, wanted: str, hint: str = "") -> Defect:
+    """Return the defect of a value of the wrong JSON type."""
+    return Defect("type_error", path, f"this must be {wanted}, not {json_type(value)}{hint}")
+
+
+def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key and every leaf of a JSON value, with its path."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            here = child(path, key)
+            yield here, key
+            yield from walk(inner, here)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from walk(inner, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def child(path: str, key: str) -> str:
+    """Return the path of a key: ``a.b``, or ``a["odd key"]``, bounded and printable."""
+    if _PLAIN_KEY.fullmatch(key) and (len(key) < _KEY or hidden(key) == key):
+        return f"{path}.{key}" if path else key
+    return f'{path}["{ascii_safe(shortened(hidden(key[:MASKED]), 40))}"]'

@@ -1,0 +1,249 @@
+"""What a job took, and what the jobs of a month leave of its budget.
+
+Knows stored jobs alone: each keeps its estimate and the price rows of that day, so what an old job
+cost does not change with the price table. Calls no service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_gateway.errors import BudgetError
+from finetune_gateway.estimation.estimate import MILLION, Range
+from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.events import JobStatus
+from finetune_gateway.jobs.records import JobRecord
+
+ZERO = Decimal(0)
+BILLED = ("train_mtok", "train_hour", "gpu_hour")  # units a training bill is made of
+CENT_PARTS = Decimal("0.000001")
+NAMED = 5  # jobs a refusal lists
+
+
+class Quote(BaseModel):
+    """What is read of the estimate a job was stored with."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    cost_usd: Range[Decimal] | None = None
+    billed_tokens: Range[int] | None = None
+    trained_tokens: Range[int] | None = None
+    seconds: Range[float] | None = None
+    prices: tuple[Price, ...] = ()
+
+    @classmethod
+    def of(cls, record: JobRecord) -> Self:
+        return cls.model_validate(record.estimate or {})
+
+    @property
+    def row(self) -> Price | None:
+        """The price row the bill rests on."""
+        return next((price for price in self.prices if price.unit in BILLED), None)
+
+    @property
+    def tokens(self) -> int | None:
+        """What the job was expected to train: as a host bills them, or as a local trainer
+        counts them; both stand beside the job's own ``trained_tokens``."""
+        said = self.billed_tokens or self.trained_tokens
+        return said.expected if said else None
+
+    @property
+    def high(self) -> Decimal:
+        """The most the job was said to cost; 0 where no price is known."""
+        return self.cost_usd.high if self.cost_usd else ZERO
+
+
+class Actual(BaseModel):
+    """What an ended job took. ``seconds``: by the backend's own clock; a hosted one counts its
+    queue too. None means not known; ``basis`` says what the cost rests on, or why there is none."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    trained_tokens: int | None
+    seconds: float | None
+    cost_usd: Decimal | None
+    price: Price | None
+    basis: str
+
+
+def actual(record: JobRecord) -> Actual | None:
+    """What a job took in the end; None while it goes on. Offline."""
+    if not record.status.final:
+        return None
+    quote = Quote.of(record)
+    cost, price, basis = _bill(record, quote)
+    return Actual(
+        trained_tokens=record.trained_tokens,
+        seconds=record.seconds,
+        cost_usd=cost,
+        price=price,
+        basis=basis,
+    )
+
+
+def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None, str]:
+    """The cost, the row it comes from, and that in words."""
+    if never_created(record):
+        return ZERO, None, "nothing was created"
+    row = quote.row
+    if row is None:
+        if quote.cost_usd and quote.cost_usd.high == 0:
+            return ZERO, None, "no charge, and no price for this machine"
+        return None, None, "no price was known when it was submitted"
+    of = f"of {row.as_of}, {row.source}"
+    if row.unit == "train_mtok":
+        if record.trained_tokens is None:
+            return None, row, f"{record.called} has not said how many tokens were trained"
+        cost = row.usd * record.trained_tokens / MILLION
+        return cost, row, f"{record.trained_tokens:,} tokens x ${row.usd} a million, {of}"
+    if record.seconds is None:
+        return None, row, f"{record.called} has not said how long it trained"
+    hours = Decimal(str(record.seconds)) / 3600
+    cost = (hours * row.usd).quantize(CENT_PARTS)
+    return cost, row, f"{hours:.4f} hours x ${row.usd}, {of}"
+
+
+def never_created(record: JobRecord) -> bool:
+    """Is it certain that no backend has this job? The step ``creating`` is a doubt."""
+    return record.provider_id is None and record.step != "creating"
+
+
+# -- the budget of a month ---------------------------------------------------------------
+
+
+class Hold(BaseModel):
+    """What one job takes of a month: its high estimate until its cost is known."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    job_id: str
+    status: JobStatus
+    usd: Decimal
+    spent: bool  # has the job ended?
+
+
+class Budget(BaseModel):
+    """A calendar month, in UTC. ``holds`` has the largest first; jobs that take nothing are not
+    in it. A cap of None is no limit."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    month: str  # 2026-11
+    cap_usd: Decimal | None
+    holds: tuple[Hold, ...]
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """Of jobs that have ended."""
+        return sum((hold.usd for hold in self.holds if hold.spent), ZERO)
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """The high estimates of jobs that go on."""
+        return sum((hold.usd for hold in self.holds if not hold.spent), ZERO)
+
+    @property
+    def left_usd(self) -> Decimal | None:
+        """What a job may still cost."""
+        if self.cap_usd is None:
+            return None
+        return max(ZERO, self.cap_usd - self.spent_usd - self.reserved_usd)
+
+    def summary(self) -> dict[str, str | None]:
+        """The sums as JSON has them; amounts are texts, to the last digit."""
+        sums = {
+            "cap_usd": self.cap_usd,
+            "spent_usd": self.spent_usd,
+            "reserved_usd": self.reserved_usd,
+            "left_usd": self.left_usd,
+        }
+        plain = {name: None if usd is None else f"{usd:f}" for name, usd in sums.items()}
+        return {"month": self.month, **plain}
+
+
+def month_of(moment: float) -> tuple[str, float, float]:
+    """The name of a moment's month in UTC, its first second, and the first of the next."""
+    start = datetime.fromtimestamp(moment, UTC).replace(
+        day=1, hour=0, minute=0, second=0, microsecond=0
+    )
+    following = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
+    return f"{start:%Y-%m}", start.timestamp(), following.timestamp()
+
+
+def held(record: JobRecord, alive: Callable[[str], bool]) -> Decimal:
+    """What a job takes of its month.
+
+    ``alive`` tells whether a process is at work on sending a job. One that nobody sends, that was
+    certainly not created and of which nobody was told takes nothing: its submitter is dead, and
+    who goes on with it asks for its share again.
+    """
+    if record.status.final:
+        found = actual(record)
+        known = found.cost_usd if found else None
+        return Quote.of(record).high if known is None else known
+    told = record.phase != ""  # turned away for now: somebody will look at it again
+    if never_created(record) and not told and not alive(record.id):
+        return ZERO
+    return Quote.of(record).high
+
+
+def budget(
+    records: Iterable[JobRecord],
+    month: str,
+    cap: Decimal | None,
+    alive: Callable[[str], bool],
+) -> Budget:
+    """The month as these jobs, all of it, leave it."""
+    holds = [
+        Hold(job_id=one.id, status=one.status, usd=usd, spent=one.status.final)
+        for one in records
+        if (usd := held(one, alive)) > 0
+    ]
+    return Budget(month=month, cap_usd=cap, holds=tuple(sorted(holds, key=lambda hold: -hold.usd)))
+
+
+def admit(record: JobRecord, others: Budget) -> None:
+    """Raise BudgetError when the job does not fit into what the others leave of the month."""
+    left = others.left_usd
+    quote = Quote.of(record)
+    if left is None:
+        return
+    if quote.cost_usd is None and record.hosted:
+        raise BudgetError(
+            f"No price is known for {record.spec.model!r}, so the budget of {others.month} "
+            "cannot be kept to.",
+            hint="Give --train-price USD, or add a row: ftg prices set --help",
+        )
+    if quote.high <= left:
+        return
+    raise BudgetError(
+        f"The job may cost {dollars(quote.high)} USD, and {dollars(left)} of the "
+        f"{dollars(others.cap_usd or ZERO)} for {others.month} (UTC) are left: "
+        f"{dollars(others.spent_usd)} spent, {dollars(others.reserved_usd)} reserved"
+        f"{_named(others.holds)}.",
+        hint="Wait for a job to end, cancel one, or raise the cap: ftg config set "
+        "budget.monthly_usd USD. All of them: ftg report costs",
+    )
+
+
+def _named(holds: tuple[Hold, ...]) -> str:
+    if not holds:
+        return ""
+    told = [
+        f"{hold.job_id} {dollars(hold.usd)}{'' if hold.spent else ' reserved'}"
+        for hold in holds[:NAMED]
+    ]
+    more = f", {len(holds) - NAMED} more" if len(holds) > NAMED else ""
+    return f" ({', '.join(told)}{more})"
+
+
+def dollars(amount: Decimal) -> str:
+    """An amount for people: cents, or three digits of less than a dollar."""
+    if amount >= 1 or amount == 0:
+        return f"{amount:,.2f}"
+    return f"{amount:.{max(2, 2 - amount.adjusted())}f}"

@@ -1,0 +1,102 @@
+"""The usable result of a job: a small JSON object that any process can load and chat with.
+
+Knows which backend can open it; the chatting itself is the backend's ``open``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import PrivateAttr, ValidationError
+
+from finetune_gateway import registry
+from finetune_gateway.backend import Backend, ChatModel, ChatReply, HandleData
+from finetune_gateway.errors import NotFoundError, SpecError
+
+FILE_NAME = "finetune_gateway.json"
+MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
+
+
+class ModelHandle(HandleData):
+    """A fine-tuned model that answers: where it is, what it came from, how to talk to it."""
+
+    _model: ChatModel | None = PrivateAttr(default=None)
+
+    def chat(
+        self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
+    ) -> ChatReply:
+        """Answer a prompt or a list of messages.
+
+        A plain prompt gets the system prompt of the training data, unless ``system`` names
+        another one ("" for none). ``sampling``: max_tokens, temperature, top_p, seed, stop.
+        """
+        started = time.perf_counter()
+        reply = self._open().chat(self.as_messages(messages, system), **sampling)
+        return reply.model_copy(update={"seconds": time.perf_counter() - started})
+
+    def stream(
+        self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
+    ) -> Iterator[str]:
+        """The same answer, piece by piece."""
+        return self._open().stream(self.as_messages(messages, system), **sampling)
+
+    def as_messages(
+        self, messages: str | list[dict[str, Any]], system: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The list of messages a call of ``chat`` with these arguments sends."""
+        asked = (
+            [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        )
+        has_system = any(message.get("role") in ("system", "developer") for message in asked)
+        chosen = self.system_prompt if system is None else system
+        if has_system or not chosen:
+            return asked
+        return [{"role": "system", "content": chosen}, *asked]
+
+    def attach(self, backend: Backend) -> None:
+        """Answer through this backend object rather than one built from the stored options."""
+        self._model = backend.open(self)
+
+    def _open(self) -> ChatModel:
+        if self._model is None:
+            self._model = registry.load(self.backend, self.backend_options).open(self)
+        return self._model
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the handle as JSON; a folder gets ``finetune_gateway.json`` inside it."""
+        target = Path(path)
+        target = target / FILE_NAME if target.is_dir() else target
+        temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
+        temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a handle from its file, or from the folder that holds it."""
+        source = Path(path)
+        source = source / FILE_NAME if source.is_dir() else source
+        try:
+            handle = cls.model_validate_json(source.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"There is no model handle at {str(path)!r}.", hint="Run: ftg list"
+            ) from None
+        except (ValidationError, UnicodeDecodeError) as exc:
+            raise SpecError(
+                f"{source} is not a model handle: {exc}.", hint="Was it written by ftg?"
+            ) from None
+        # A folder that was moved or copied to another machine speaks for itself.
+        if handle.kind != "hosted" and (source.parent / MANIFEST).exists():
+            handle.model = str(source.parent.absolute())
+        return handle
+
+    def __repr__(self) -> str:
+        state = "ready" if self.ready else "not yet ready"
+        return f"ModelHandle({self.backend} {self.model!r} from {self.base_model!r}, {state})"
+
+    __str__ = __repr__  # pydantic would print every field

@@ -1,0 +1,286 @@
+"""A job: look at it, watch it, wait for it, take its result, stop it.
+
+Waiting is written once, here, over the short calls of any backend. Whatever is learnt is
+stored at once, so another process can go on from the same place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.backend import Backend, ChatReply
+from finetune_gateway.errors import (
+    BackendError,
+    JobCancelled,
+    JobFailed,
+    JobNotFinished,
+    NotFoundError,
+)
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric
+from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs.budget import Actual
+from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+
+Load = Callable[[], Backend]
+Advance = Callable[[JobRecord, Backend], JobRecord]
+
+# OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
+READY_SECONDS = 600.0
+PROBE_TOKENS = 32
+PATIENCE_SECONDS = 600.0  # how long wait() goes on while the provider cannot be reached
+
+
+class Job:
+    """One training run, wherever it runs. Any process can make one from its id.
+
+    >>> job = gateway.submit("train.jsonl", model="gpt-4.1-mini-2025-04-14")
+    >>> job.wait().status
+    >>> job.result().chat("Where is my parcel?").text
+    """
+
+    def __init__(self, record: JobRecord, store: Store, load: Load, advance: Advance) -> None:
+        self.record = record
+        self._store = store
+        self._load = load
+        self._advance = advance
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Loaded when first needed: a job whose plug-in is gone can still be listed."""
+        return self._load()
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def provider_id(self) -> str | None:
+        """The provider's own id; None until the provider has confirmed the job."""
+        return self.record.provider_id
+
+    @property
+    def status(self) -> JobStatus:
+        """The last status that was stored; ``refresh`` asks the backend."""
+        return self.record.status
+
+    @property
+    def phase(self) -> str:
+        return self.record.phase
+
+    @property
+    def error(self) -> str | None:
+        """Why the job failed."""
+        return self.record.error
+
+    @property
+    def actual(self) -> Actual | None:
+        """Tokens, time and cost of a job that has ended, by the price it was submitted at; None
+        while it goes on."""
+        return budgets.actual(self.record)
+
+    # -- one look ------------------------------------------------------------------------
+
+    def refresh(self) -> Job:
+        """Ask the backend once and store what is new. Raises BackendError."""
+        self.record = self._store.get(self.id)
+        if self.record.provider_id is None and not self.status.final:
+            self.record = self._advance(self.record, self.backend)
+        if self.record.provider_id is None or self.status.final:
+            return self
+        cursor = self.record.cursor
+        snapshot = self.backend.poll(self.record.provider_id, cursor)
+        self.record = self._store.apply(self.id, snapshot, cursor)
+        return self
+
+    def events(self, after: int = 0) -> list[Event]:
+        """What the job has said so far, oldest first; those stored after number ``after``."""
+        return [event for _, event in self._store.events(self.id, after)]
+
+    def metrics(self) -> list[Metric]:
+        """The figures by step. A step that was run again after a restart counts once, with its
+        newest values."""
+        by_step: dict[int, dict[str, Any]] = {}
+        for event in self.events():
+            if event.type == "metrics" and isinstance(event.data.get("step"), int):
+                known = {k: v for k, v in event.data.items() if v is not None}
+                by_step.setdefault(event.data["step"], {}).update(known)
+        return [Metric.model_validate(by_step[step]) for step in sorted(by_step)]
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The models saved during training that are still known."""
+        return self._store.checkpoints(self.id)
+
+    def log_path(self) -> Path | None:
+        """The file with the raw log, where the backend keeps one."""
+        return self.backend.log_path(self.provider_id) if self.provider_id else None
+
+    # -- many looks ----------------------------------------------------------------------
+
+    def watch(self, timeout: float | None = None) -> Iterator[Event]:
+        """Events as they come, until the job has ended or ``timeout`` seconds have passed.
+
+        Short failures to reach the provider are waited out (10 minutes).
+        """
+        seen = 0
+        for _ in self._looks(timeout):
+            fresh = self._store.events(self.id, seen)
+            yield from (event for _, event in fresh)
+            seen = fresh[-1][0] if fresh else seen
+
+    def wait(self, timeout: float | None = None) -> Job:
+        """Block until the job has ended, however it ended.
+
+        Raises JobNotFinished after ``timeout`` seconds; the job goes on.
+        """
+        for _ in self._looks(timeout):
+            pass
+        if not self.status.final:
+            raise JobNotFinished(
+                f"Job {self.id} is still {self.status} after {timeout:g} s.",
+                hint=f"It goes on. Run: ftg watch {self.id}",
+                job_id=self.id,
+            )
+        return self
+
+    def _looks(self, timeout: float | None) -> Iterator[None]:
+        """Refresh again and again, each time a little later while nothing changes."""
+        first, longest = self.backend.capabilities().poll_seconds
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause, seen, failing_since = first, None, None
+        while True:
+            try:
+                self.refresh()
+                failing_since = None
+            except BackendError as exc:
+                failing_since = failing_since or time.monotonic()
+                tired = time.monotonic() - failing_since > PATIENCE_SECONDS
+                if tired or not (exc.retryable or exc.maybe_applied):
+                    raise
+            yield
+            if self.status.final or (deadline is not None and time.monotonic() >= deadline):
+                return
+            now = (self.record.cursor, self.status, self.phase)
+            pause = first if now != seen else min(pause * 1.5, longest)
+            seen = now
+            left = pause if deadline is None else deadline - time.monotonic()
+            time.sleep(max(0.0, min(pause, left)))
+
+    # -- the end -------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> ModelHandle:
+        """Wait for the model and hand it over once it has answered a chat.
+
+        Raises JobFailed or JobCancelled when there will be no model, JobNotFinished after
+        ``timeout`` seconds.
+        """
+        if not self.status.final:
+            self.wait(timeout)
+        if self.status is JobStatus.FAILED:
+            raise JobFailed(
+                f"Job {self.id} failed: {self.error or 'no reason was given'}",
+                hint=f"See: ftg logs {self.id}",
+                job_id=self.id,
+            )
+        if self.status is JobStatus.CANCELLED:
+            raise JobCancelled(
+                f"Job {self.id} was cancelled.", hint="Submit it again to train.", job_id=self.id
+            )
+        return self._ready(self._handle())
+
+    def cancel(self) -> Job:
+        """Ask the job to stop. An ended job stays as it is.
+
+        A job that may be with its provider is looked for there first, so that nothing goes on
+        unseen; one that was certainly not created is not sent any more.
+        """
+        self.record = self._store.get(self.id)
+        if not self.status.final and budgets.never_created(self.record):
+            return self._cancel_unsent()
+        self.refresh()
+        if self.status.final:
+            return self
+        if self.record.provider_id is None:
+            return self._cancel_unsent()
+        self.backend.cancel(self.record.provider_id)
+        return self.refresh()
+
+    def _cancel_unsent(self) -> Job:
+        """End a job that no provider has; one that may be with it is left alone."""
+        with self._store.lock(self.id) as mine:
+            self.record = self._store.get(self.id)
+            if mine and self.record.provider_id is None and self.record.step != "creating":
+                self.record = self._store.end(self.id, JobStatus.CANCELLED)
+                return self
+        raise JobNotFinished(
+            f"Job {self.id} may be with {self.backend.name} but is not yet confirmed.",
+            hint="Cancel again in a minute.",
+            job_id=self.id,
+        )
+
+    def _handle(self) -> ModelHandle:
+        record = self.record
+        if record.handle is not None:
+            return ModelHandle.model_validate(record.handle)
+        if record.result is None:
+            raise NotFoundError(
+                f"Job {self.id} succeeded but left no model.", hint="Ask its backend."
+            )
+        result = record.result
+        dates = self.backend.capabilities(record.spec.model).life_cycle
+        return ModelHandle(
+            kind=result.kind,
+            model=result.model,
+            base_model=record.spec.model,
+            base_revision=result.base_revision,
+            base_quantization=result.base_quantization,
+            backend=record.backend,
+            backend_options=record.backend_options,
+            base_url=record.backend_options.get("base_url"),
+            api_key_env=record.backend_options.get("api_key_env"),
+            template_hash=result.template_hash,
+            system_prompt=record.system_prompt,
+            job_id=record.id,
+            dataset_sha256=record.train.sha256,
+            metrics=result.metrics,
+            created_at=record.finished_at or time.time(),
+            first_answer=result.first_answer,
+            ready_at=record.finished_at if result.first_answer is not None else None,
+            retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
+        )
+
+    def _ready(self, handle: ModelHandle) -> ModelHandle:
+        """The handle once it has answered; an answer the backend already has is enough."""
+        handle.attach(self.backend)
+        if not handle.ready:
+            reply = self._first_answer(handle)
+            handle.first_answer, handle.ready_at = reply.text, time.time()
+        if self.record.handle is None:
+            self._store.set_handle(self.id, handle.model_dump(mode="json"))
+            if handle.kind != "hosted":
+                handle.save(handle.model)
+        return handle
+
+    def _first_answer(self, handle: ModelHandle) -> ChatReply:
+        """Chat once, through the system prompt of the training data; wait while the provider
+        is still bringing the model up."""
+        deadline = time.monotonic() + READY_SECONDS
+        first, longest = self.backend.capabilities().poll_seconds
+        pause = first
+        while True:
+            try:
+                return handle.chat("Hello.", max_tokens=PROBE_TOKENS)
+            except BackendError as exc:
+                coming = exc.status_code == 404 or exc.retryable or exc.maybe_applied
+                if not coming or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, longest)
+
+    def __repr__(self) -> str:
+        return f"Job({self.id} {self.record.called} {self.record.spec.model!r}: {self.status})"

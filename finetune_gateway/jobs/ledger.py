@@ -1,0 +1,170 @@
+"""The ledger: one line a job, what it was said to cost and what it did cost.
+
+Knows stored jobs alone; amounts are ``Decimal`` to the last digit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.events import JobStatus
+from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs.records import JobRecord
+
+Day = date
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one (OWASP)
+
+
+class Line(BaseModel):
+    """One job. Estimates are those it was submitted with; what is not known is None.
+
+    ``counted_usd`` is what the budget of its month takes it for.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    date: Day  # UTC
+    job_id: str
+    data: str
+    backend: str
+    model: str
+    status: JobStatus
+    estimated_low_usd: Decimal | None
+    estimated_usd: Decimal | None
+    estimated_high_usd: Decimal | None
+    actual_usd: Decimal | None
+    counted_usd: Decimal
+    estimated_tokens: int | None
+    trained_tokens: int | None
+    estimated_seconds: float | None
+    seconds: float | None
+    price_usd: Decimal | None
+    price_unit: str | None
+    price_as_of: Day | None
+    price_source: str | None
+    basis: str
+
+
+class Totals(BaseModel):
+    """Sums over the lines that know; ``without_actual`` counts ended jobs that do not."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    jobs: int
+    open: int
+    without_estimate: int
+    without_actual: int
+    estimated_low_usd: Decimal
+    estimated_usd: Decimal
+    estimated_high_usd: Decimal
+    actual_usd: Decimal
+    counted_usd: Decimal
+
+
+class Ledger(BaseModel):
+    """The jobs of some days, oldest first, and what they come to."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    since: date | None
+    until: date | None
+    jobs: tuple[Line, ...]
+    totals: Totals
+
+    def to_csv(self) -> str:
+        """One line a job under the names of its fields. Text that a spreadsheet would take for a
+        formula is preceded by an apostrophe."""
+        target = io.StringIO()
+        writer = csv.DictWriter(target, list(Line.model_fields), lineterminator="\n")
+        writer.writeheader()
+        for line in self.jobs:
+            writer.writerow({name: _cell(value) for name, value in line.model_dump().items()})
+        return target.getvalue()
+
+
+def bounds(since: date | None, until: date | None) -> tuple[float, float | None]:
+    """The first second of ``since`` and the one behind ``until``. Raises SpecError when they are
+    no days, or the wrong way round."""
+    for name, day in (("since", since), ("until", until)):
+        if day is not None and not isinstance(day, date):
+            raise SpecError(f"{name} cannot be {day!r}.", hint="Give a datetime.date.")
+    if since and until and since > until:
+        raise SpecError(f"{since} comes after {until}.", hint="Give the earlier day first.")
+    start = _midnight(since).timestamp() if since else 0.0
+    return start, (_midnight(until) + timedelta(days=1)).timestamp() if until else None
+
+
+def of(
+    records: Iterable[JobRecord],
+    since: date | None,
+    until: date | None,
+    alive: Callable[[str], bool],
+) -> Ledger:
+    """The ledger of these jobs. ``alive``: see ``spending.held``."""
+    lines = tuple(_line(record, alive) for record in records)
+    return Ledger(since=since, until=until, jobs=lines, totals=_totals(lines))
+
+
+def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
+    quote = budgets.Quote.of(record)
+    found = budgets.actual(record)
+    cost, row = quote.cost_usd, quote.row
+    return Line(
+        date=datetime.fromtimestamp(record.created_at, UTC).date(),
+        job_id=record.id,
+        data=record.name,
+        backend=record.called,
+        model=record.spec.model,
+        status=record.status,
+        estimated_low_usd=cost.low if cost else None,
+        estimated_usd=cost.expected if cost else None,
+        estimated_high_usd=cost.high if cost else None,
+        actual_usd=found.cost_usd if found else None,
+        counted_usd=budgets.held(record, alive),
+        estimated_tokens=quote.tokens,
+        trained_tokens=record.trained_tokens,
+        estimated_seconds=quote.seconds.expected if quote.seconds else None,
+        seconds=record.seconds,
+        price_usd=row.usd if row else None,
+        price_unit=row.unit if row else None,
+        price_as_of=row.as_of if row else None,
+        price_source=row.source if row else None,
+        basis=found.basis if found else "not ended",
+    )
+
+
+def _totals(lines: tuple[Line, ...]) -> Totals:
+    def total(name: str) -> Decimal:
+        return sum((getattr(line, name) or Decimal(0) for line in lines), Decimal(0))
+
+    return Totals(
+        jobs=len(lines),
+        open=sum(not line.status.final for line in lines),
+        without_estimate=sum(line.estimated_usd is None for line in lines),
+        without_actual=sum(line.status.final and line.actual_usd is None for line in lines),
+        estimated_low_usd=total("estimated_low_usd"),
+        estimated_usd=total("estimated_usd"),
+        estimated_high_usd=total("estimated_high_usd"),
+        actual_usd=total("actual_usd"),
+        counted_usd=total("counted_usd"),
+    )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
+    return value

@@ -1,0 +1,257 @@
+"""What a job would take, before anything is sent: its files checked, counted and priced, for one
+option or for several side by side.
+
+Options that count alike share one pass over a file: OpenAI and Azure on four models are one, a
+local model with its own template is another. Knows backends by their calls; sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError
+from finetune_gateway.estimation import hosted as hosted_estimation
+from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.findings import Report
+from finetune_gateway.jobs import records
+from finetune_gateway.preparation import split as splitting
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.counter import HostedCounter, TokenCounter, TokenStats
+from finetune_gateway.validation import run as validation_run
+from finetune_gateway.validation.dataset import analysis
+from finetune_gateway.validation.dataset.statistics import Placed
+
+Names = list[str] | tuple[str, ...]
+Several = Names | list[Backend] | tuple[Backend, ...] | list[str | Backend]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything known about a job before anything is sent."""
+
+    spec: TrainingSpec
+    backend: Backend
+    train: Dataset
+    validation: Dataset | None
+    reports: tuple[Report, ...]  # of the training file, then of the validation file
+    tokens: TokenStats
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Option:
+    """One model on one backend, side by side with others: what a run would take, or why there
+    can be none. Exactly one of ``estimate`` and ``error`` is there."""
+
+    backend: str
+    model: str
+    estimate: Estimate | None = None
+    error: GatewayError | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON: the estimate's own fields, or ``backend``, ``model`` and ``error``."""
+        if self.estimate is not None:
+            return self.estimate.model_dump(mode="json")
+        assert self.error is not None  # for the type checker: one of the two
+        told = {
+            "type": type(self.error).__name__,
+            "message": self.error.message,
+            "hint": self.error.hint,
+        }
+        return {"backend": self.backend, "model": self.model, "error": told}
+
+
+Moved = Callable[[int, int], None]  # told how many bytes were read, and of how many
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a job is given."""
+
+    train: Dataset
+    held_out: Dataset | None = None
+
+    def split(self, ratio: float | None, seed: int | None, folder: Path) -> Files:
+        """With so large a share of the rows held out, written into ``folder``."""
+        if ratio is None:
+            return self
+        if self.held_out is not None:
+            raise SpecError("validation and validation_split exclude each other.", hint="Drop one.")
+        return Files(*splitting.split(self.train, ratio, seed=seed or 0, folder=folder))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One option before a file is looked at."""
+
+    spec: TrainingSpec
+    backend: Backend
+    limits: Capabilities
+
+    @classmethod
+    def of(cls, spec: TrainingSpec, backend: Backend, *, priced: bool = False) -> Choice:
+        """Raise what needs no file: UnsupportedError for what the backend cannot do,
+        NotFoundError for a model it certainly does not have, unless it was ``priced`` by the
+        user."""
+        limits = backend.capabilities(spec.model)
+        limits.require(backend.called, spec)
+        if limits.stranger and not (priced and limits.hosted):
+            raise NotFoundError(limits.stranger, hint="Those that are known: ftg models --all")
+        return cls(spec, backend, limits)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one pass found, and the limit it was made under."""
+
+    report: Report
+    tokens: TokenStats
+    limit: int | None
+    untouched: bool  # no row came near the limit: a higher one would have changed nothing
+
+    def serves(self, limit: int | None) -> bool:
+        """Whether a pass under this limit would have found the same."""
+        if limit == self.limit:
+            return True
+        higher = self.limit is not None and (limit is None or limit > self.limit)
+        return higher and self.untouched
+
+
+@dataclass
+class Passes:
+    """Passes over files that were made, so that none is made twice. ``several``: options follow
+    that share them, so nothing in a report may be about one model."""
+
+    several: bool = False
+    moved: Moved | None = None
+    _seen: dict[tuple[Path, str, str, str], list[_Seen]] = field(default_factory=dict)
+    _shared: dict[tuple[Path, Path], list[Placed]] = field(default_factory=dict)
+
+    def look(self, choice: Choice, dataset: Dataset, min_rows: int | None) -> _Seen:
+        """Check and count a file as this option would."""
+        counter = choice.backend.counter(choice.spec)
+        if type(counter) is not HostedCounter:
+            return self._read(choice, dataset, min_rows, counter)
+        key = (dataset.path, choice.backend.name, choice.spec.method, counter.text.rules)
+        seen = self._seen.setdefault(key, [])
+        found = next((one for one in seen if one.serves(choice.limits.max_context)), None)
+        if found is None:
+            found = self._read(choice, dataset, min_rows, counter)
+            seen.append(found)
+        tokens = found.tokens.model_copy(update={"encoding": counter.encoding})
+        report = _named(found.report, choice.backend.called)
+        report = report.model_copy(update={"tokens": tokens.summary()})
+        return _Seen(report, tokens, found.limit, found.untouched)
+
+    def with_leaks(self, choice: Choice, report: Report, files: Files) -> Report:
+        """The report on the training data with the rows that are held out too."""
+        if files.held_out is None:
+            return report
+        both = (files.train.path, files.held_out.path)
+        if both not in self._shared:
+            self._shared[both] = analysis.shared(files.train, files.held_out)
+        return analysis.with_leaks(report, self._shared[both], (choice.backend.called,))
+
+    def _read(
+        self, choice: Choice, dataset: Dataset, min_rows: int | None, counter: TokenCounter
+    ) -> _Seen:
+        limit = choice.limits.max_context
+        report = validation_run.validate(
+            dataset,
+            method=choice.spec.method,
+            model=None if self.several else choice.spec.model,
+            backends=(choice.backend.name,),
+            counter=counter,
+            max_context=limit,
+            min_rows=min_rows,
+            on_progress=self.moved,
+        )
+        tokens = counter.stats()
+        too_long = any(found.code == "example_too_long" for found in report.findings)
+        touched = too_long or counter.tally.capped or tokens.truncated_rows > 0
+        return _Seen(report, tokens, limit, not touched)
+
+
+def _named(report: Report, name: str) -> Report:
+    """The report of a pass under one backend's rules, in the name of another that has the same."""
+    found = [
+        one.model_copy(update={"backends": [name] if one.backends else []})
+        for one in report.findings
+    ]
+    return report.model_copy(update={"findings": found})
+
+
+def plan(choice: Choice, files: Files, passes: Passes, train_price: Decimal | None = None) -> Plan:
+    """Check, count and price one option. Raises DataError with a report of lines and fixes, and
+    SpecError."""
+    spec, runner = choice.spec, choice.backend
+    looks = [passes.look(choice, files.train, None)]
+    looks[0].report.raise_for_errors()
+    reports = [looks[0].report]
+    if files.held_out:
+        looks.append(passes.look(choice, files.held_out, 1))
+        looks[1].report.raise_for_errors()
+        reports = [passes.with_leaks(choice, reports[0], files), looks[1].report]
+    held_out = looks[1].tokens if files.held_out else None
+    estimate = runner.estimate(spec, looks[0].tokens, held_out)
+    if train_price is not None:
+        estimate = hosted_estimation.at_train_price(estimate, train_price)
+    tokens = looks[0].tokens
+    return Plan(spec, runner, files.train, files.held_out, tuple(reports), tokens, estimate)
+
+
+def side_by_side(
+    pairs: Sequence[tuple[str | Backend, TrainingSpec]],
+    load: Callable[[str | Backend], Backend],
+    files: Files,
+    *,
+    train_price: Decimal | None = None,
+    moved: Moved | None = None,
+) -> list[Option]:
+    """Every pair of backend and spec, in their order. What is wrong with one is told in its
+    place and hides no other."""
+    passes = Passes(several=len(pairs) > 1, moved=moved)
+    done: dict[int, Option] = {}
+    chosen: dict[int, Choice] = {}
+    for place, (backend, spec) in enumerate(pairs):
+        try:
+            chosen[place] = Choice.of(spec, load(backend), priced=train_price is not None)
+        except Exception as exc:  # kept, whatever it is: the other options still have figures
+            done[place] = Option(_name(backend), spec.model, error=_failure(backend, exc))
+    for place in _smallest_first(chosen):
+        name, spec = pairs[place]
+        by_tokens = not passes.several or chosen[place].limits.hosted
+        try:
+            found = plan(chosen[place], files, passes, train_price if by_tokens else None)
+            done[place] = Option(_name(name), spec.model, estimate=found.estimate)
+        except Exception as exc:  # as above
+            done[place] = Option(_name(name), spec.model, error=_failure(name, exc))
+    return [done[place] for place in range(len(pairs))]
+
+
+def _smallest_first(chosen: dict[int, Choice]) -> Iterable[int]:
+    """By their limits of tokens: a pass under the smallest often serves the others too."""
+    limits = {place: choice.limits.max_context for place, choice in chosen.items()}
+    return sorted(chosen, key=lambda place: (limits[place] is None, limits[place] or 0))
+
+
+def _failure(backend: str | Backend, exc: Exception) -> GatewayError:
+    """The error as one of ours; a plugin may have raised anything."""
+    if isinstance(exc, GatewayError):
+        return exc
+    said = f"Backend {_name(backend)!r} broke: {type(exc).__name__}: {exc}."
+    error = BackendError(said, hint="Report it to its author.", backend=_name(backend))
+    error.__cause__ = exc
+    return error
+
+
+def _name(backend: str | Backend) -> str:
+    if isinstance(backend, str):
+        return backend
+    return records.called(backend.name, backend.options())

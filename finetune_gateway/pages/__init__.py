@@ -1,1 +1,0 @@
-"""HTML pages: one file each that loads nothing from anywhere and runs no script."""

@@ -1,0 +1,1 @@
+"""New files from old ones: convert, fix, split."""

@@ -1,0 +1,1 @@
+"""Asking hosts for their prices of today."""

@@ -1,0 +1,98 @@
+"""What an hour of a GPU costs at Hugging Face Jobs, asked of the hub.
+
+The only price that is asked for; all others are read from tables. Writes nothing. Not by the hub's
+own client, which would tell what is installed here and what runs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import date
+from decimal import Decimal
+from typing import Literal
+
+import httpx
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.price_table import Price
+
+MILLION = 1_000_000
+PER_HOUR = {"minute": 60, "hour": 1}  # units of the hub's prices in an hour
+TIMEOUT = 20.0  # seconds
+
+
+class _Gpu(BaseModel):
+    type: str
+    model: str
+    quantity: str
+    vram: str
+
+
+class _Machine(BaseModel):
+    """One machine, as huggingface_hub 2.4 reads it (``JobHardwareInfo``)."""
+
+    name: str = Field(alias="prettyName")
+    accelerator: _Gpu | None = None
+    micro_usd: int = Field(alias="unitCostMicroUSD", gt=0, le=10**13)
+    unit: Literal["minute", "hour"] = Field(alias="unitLabel")
+
+
+def gpu_hours(today: date) -> list[Price]:
+    """USD an hour of one GPU, a row for each that can be had alone: its cheapest machine.
+
+    Asks the hub (HF_ENDPOINT), without a token. Raises BackendError when it cannot be reached or
+    says something else.
+    """
+    host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    address = f"{host.rstrip('/')}/api/jobs/hardware"
+    try:
+        answer = httpx.get(address, timeout=TIMEOUT).raise_for_status()
+        machines = TypeAdapter(list[_Machine]).validate_json(answer.content)
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise BackendError(
+            f"{address} did not answer: {exc}.",
+            hint="The rows of the package stand: ftg prices --backend huggingface",
+            backend="huggingface",
+            retryable=True,
+        ) from None
+    except ValidationError as exc:
+        raise BackendError(
+            f"{address} told prices in a form that is not known: {exc.errors()[0]['msg']}.",
+            hint="Write rows yourself: ftg prices set --backend huggingface --unit gpu_hour ...",
+            backend="huggingface",
+        ) from None
+    return list(_rows(machines, today, address))
+
+
+def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Price]:
+    cheapest: dict[str, Price] = {}
+    for machine in machines:
+        gpu = machine.accelerator
+        if gpu is None or gpu.type != "gpu" or gpu.quantity != "1":
+            continue
+        row = Price(
+            backend="huggingface",
+            model=_named(gpu.model, gpu.vram),
+            unit="gpu_hour",
+            usd=Decimal(machine.micro_usd * PER_HOUR[machine.unit]) / MILLION,
+            as_of=today,
+            source=source,
+            note=f"Hugging Face Jobs, {machine.name}, billed by the {machine.unit}.",
+            market="on-demand",
+        )
+        if row.model not in cheapest or row.usd < cheapest[row.model].usd:
+            cheapest[row.model] = row
+    return cheapest.values()
+
+
+def _named(model: str, vram: str) -> str:
+    """As GPUs are called here, with the memory where that tells two apart; else the hub's name."""
+    for text in (model, f"{model}-{vram}"):
+        try:
+            return gpu_name(text)
+        except SpecError:
+            continue
+    return model

@@ -1,0 +1,124 @@
+"""Names of backends and where their classes are, as strings: nothing here imports one.
+
+A backend's module, and with it its SDK, is imported when the backend is first asked for.
+Other distributions add theirs through the entry-point group ``finetune_gateway.backends``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_gateway.errors import GatewayError, MissingDependency, NotFoundError, SpecError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from finetune_gateway.backend import Backend
+
+GROUP = "finetune_gateway.backends"
+
+BUILTIN = {
+    "openai": "finetune_gateway.backends.openai.backend:OpenAIBackend",
+    "local": "finetune_gateway.backends.local.backend:LocalBackend",
+    "fake": "finetune_gateway.backends.fake:FakeBackend",
+}
+
+# Hosts of OpenAI's contract that have a name of their own: another name for the backend openai
+# with this profile.
+HOSTS = {"azure": "azure", "nebius": "nebius", "bedrock": "bedrock", "custom": "custom"}
+
+
+def names() -> list[str]:
+    """Every backend that can be asked for, built in or installed. Imports none of them."""
+    return sorted({*BUILTIN, *HOSTS, *_plugins()})
+
+
+def usual(model: str) -> str:
+    """Where a model is trained when nobody says: a builtin, a folder and a Hugging Face id
+    (``owner/name``) here, anything else at OpenAI."""
+    return "local" if "/" in model or Path(model).is_dir() else "openai"
+
+
+def origin(name: str) -> str:
+    """Where a backend comes from: ``built in``, or the distribution that brought it."""
+    if name in BUILTIN or name in HOSTS:
+        return "built in"
+    dist = _plugins()[name].dist
+    return f"{dist.name} {dist.version}" if dist else "unknown"
+
+
+def load_class(name: str) -> type[Backend]:
+    """The class of a backend, imported now.
+
+    Raises NotFoundError for an unknown name, MissingDependency when its extra is missing,
+    GatewayError when a plugin cannot be imported.
+    """
+    target = BUILTIN.get("openai" if name in HOSTS else name)
+    if target is None:
+        return _load_plugin(name)
+    module, _, attribute = target.partition(":")
+    try:
+        loaded: type[Backend] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("finetune_gateway"):
+            raise
+        extra = "local" if name == "local" else ""
+        raise MissingDependency(f"Backend {name!r} (module {exc.name!r})", extra) from exc
+    return loaded
+
+
+def load(name: str, options: dict[str, Any] | None = None) -> Backend:
+    """A backend by name, built with its constructor's options.
+
+    Raises SpecError when an option is not one of that backend's.
+    """
+    backend = load_class(name)
+    given = dict(options or {})
+    if name in HOSTS and given.setdefault("profile", HOSTS[name]) != HOSTS[name]:
+        raise SpecError(
+            f"Backend {name!r} has the profile {HOSTS[name]!r}, not {given['profile']!r}.",
+            hint=f"Drop one: --backend {name} is --backend openai --profile {HOSTS[name]}.",
+        )
+    try:
+        return backend(**given)
+    except TypeError as exc:
+        stray = str(exc).rpartition("unexpected keyword argument ")[2]
+        raise SpecError(f"Backend {name!r} does not take these options: {stray}.") from None
+
+
+def _load_plugin(name: str) -> type[Backend]:
+    plugins = _plugins()
+    if name not in plugins:
+        raise NotFoundError(
+            f"No backend named {name!r}; installed: {', '.join(names())}.", hint="Run: ftg backends"
+        )
+    try:
+        loaded: type[Backend] = plugins[name].load()
+    except (ImportError, AttributeError) as exc:
+        raise GatewayError(
+            f"Backend {name!r} of {origin(name)} cannot be imported: {exc}.",
+            hint="Reinstall that package, or choose another backend.",
+        ) from exc
+    return loaded
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    # Imported here: it takes a tenth of the imports of 'ftg validate', which seldom needs it.
+    from importlib.metadata import entry_points
+
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in BUILTIN or point.name in HOSTS or point.name in found:
+            other = _dist(found[point.name]) if point.name in found else "finetune-gateway"
+            raise GatewayError(
+                f"Two packages offer a backend named {point.name!r}: {other} and {_dist(point)}.",
+                hint="Uninstall one of them.",
+            )
+        found[point.name] = point
+    return found
+
+
+def _dist(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value

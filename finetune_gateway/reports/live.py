@@ -1,0 +1,155 @@
+"""The live screen of ``ftg watch``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from finetune_gateway.events import Event, JobStatus
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.reports.output import clean
+
+BARS = "▁▂▃▄▅▆▇█"
+CURVE = 24  # columns of a sparkline
+COLOURS = {
+    JobStatus.SUCCEEDED: "green",
+    JobStatus.FAILED: "red",
+    JobStatus.CANCELLED: "yellow",
+}
+
+
+def screen(job: Job) -> None:
+    """Follow the job until its end. KeyboardInterrupt passes through."""
+    view = View(job)
+    console = Console(highlight=False)
+    with Live(view, console=console, refresh_per_second=4, transient=False):
+        for event in job.watch():
+            view.add(event)
+
+
+class View:
+    """What is known of the job, drawn anew at each refresh (from a thread: no store here)."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.figures: dict[int, dict[str, float]] = {}
+        self.times: dict[int, float] = {}
+        self.message = ""
+        self.seen_at = time.time()
+
+    def add(self, event: Event) -> None:
+        """Take in what the job said."""
+        step = event.data.get("step")
+        if event.type == "metrics" and isinstance(step, int):
+            known = {k: v for k, v in event.data.items() if isinstance(v, int | float)}
+            self.figures.setdefault(step, {}).update(known)
+            self.times[step] = event.created_at
+        else:
+            self.message = clean(" ".join(event.message.split()))
+
+    def __rich__(self) -> RenderableType:
+        parts = [self._head(), self._progress(), *self._curves()]
+        if worse := overfitting(self.values("valid_loss")):
+            parts.append(Text(f"note: {worse}", "yellow"))
+        if self.message:
+            parts.append(Text(self.message, "dim", no_wrap=True, overflow="ellipsis"))
+        if not self.job.status.final:
+            parts.append(Text("Ctrl-C leaves the job running.", "dim"))
+        return Group(*parts)
+
+    def values(self, name: str) -> list[float]:
+        """A figure by step."""
+        return [self.figures[s][name] for s in sorted(self.figures) if name in self.figures[s]]
+
+    def _head(self) -> Text:
+        record = self.job.record
+        phase = f" ({record.phase})" if record.phase and not record.status.final else ""
+        return Text.assemble(
+            (record.id, "bold"),
+            f"  {record.called}  {record.spec.model}  ",
+            (record.status.value, COLOURS.get(record.status, "cyan")),
+            phase,
+        )
+
+    def _progress(self) -> RenderableType:
+        step, total = self._step()
+        words = [f"elapsed {_clock(self._elapsed())}"]
+        epoch = self.values("epoch")
+        if total:
+            words.insert(0, f"step {step:,}/{total:,}")
+        if epoch:
+            words.insert(0, f"epoch {epoch[-1]:.2f}")
+        left = self._left(step, total)
+        if left is not None:
+            words.append(f"left {_clock(left)}")
+        row = Table.grid(padding=(0, 2))
+        if total:
+            done = f"{100 * step / total:3.0f}%"
+            row.add_row(ProgressBar(total, step, width=16), done, Text("  ".join(words)))
+        else:
+            row.add_row(Text("  ".join(words)))
+        return row
+
+    def _step(self) -> tuple[int, int]:
+        steps = sorted(self.figures)
+        totals = self.values("total_steps")
+        step, total = (steps[-1] if steps else 0), int(totals[-1]) if totals else 0
+        return (total if self.job.status is JobStatus.SUCCEEDED and total else step), total
+
+    def _elapsed(self) -> float:
+        record = self.job.record
+        return (record.finished_at or time.time()) - record.created_at
+
+    def _left(self, step: int, total: int) -> float | None:
+        """Seconds, from the time the steps took until now."""
+        steps = sorted(self.times)
+        if self.job.status.final or not total or len(steps) < 2:
+            return None
+        first = steps[0]
+        each = (self.times[steps[-1]] - self.times[first]) / (steps[-1] - first)
+        since = max(0.0, time.time() - self.times[steps[-1]])
+        return max(0.0, each * (total - step) - since)
+
+    def _curves(self) -> list[Text]:
+        drawn = [curve(name, self.values(name)) for name in ("train_loss", "valid_loss")]
+        return [text for text in drawn if text is not None]
+
+
+def _clock(seconds: float) -> str:
+    """``8:41``, ``1:08:41``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def curve(name: str, values: Sequence[float]) -> Text | None:
+    """``train_loss  █▆▄▂▁  1.92 → 0.61  best 0.60``, or None without figures."""
+    if not values:
+        return None
+    figures = f"{values[0]:.3g} → {values[-1]:.3g}  best {min(values):.3g}"
+    return Text.assemble(f"{name:<11} ", (sparkline(values, CURVE), "cyan"), f"  {figures}")
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """The values as bars from the lowest to the highest; many are averaged into ``columns``."""
+    if len(values) > columns:
+        edges = [round(i * len(values) / columns) for i in range(columns + 1)]
+        values = [
+            sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False) if b > a
+        ]
+    low, high = min(values), max(values)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in values)
+
+
+def overfitting(valid_loss: Sequence[float]) -> str | None:
+    """A note when the last two evaluations are no better than the best before them."""
+    if len(valid_loss) < 3 or min(valid_loss[-2:]) < min(valid_loss[:-2]):
+        return None
+    return "valid_loss has not fallen for 2 evaluations (possible overfitting)"

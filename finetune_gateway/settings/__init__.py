@@ -1,0 +1,1 @@
+"""Home folder, config, locks, and the day it is."""

@@ -1,0 +1,1 @@
+"""For authors of backends: the suite of tests that every backend passes."""

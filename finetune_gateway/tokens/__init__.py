@@ -1,0 +1,1 @@
+"""Counting tokens, chat templates, and which tokens are trained."""

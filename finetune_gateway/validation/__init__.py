@@ -1,0 +1,1 @@
+"""Judging a dataset: every row, then all of them together."""

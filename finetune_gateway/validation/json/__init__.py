@@ -1,0 +1,1 @@
+"""Lines as JSON, and what is wrong with those that are not."""

@@ -1,0 +1,193 @@
+"""Why a line is not JSON, told from where the parser stopped.
+
+Knows the mistakes people and tools make; knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Literal
+
+from finetune_gateway.findings import Defect
+from finetune_gateway.text.quoting import hidden, quoted
+
+_SMART = "“”„‟«»‹›‘’‚‛＂"
+_WORD = re.compile(r"(?:None|True|False|undefined|nan|inf|-?Infinity|NULL|Null|nil|TRUE|FALSE)\b")
+_CUT = re.compile(r"(?:\\|\\?u)[0-9a-fA-F]{0,3}|t(?:r|ru)?|f(?:a|al|als)?|n(?:u|ul)?")
+_KEY = re.compile(r"[A-Za-z_$][\w$]*\s*:")
+_YAML = re.compile(r"---|- |[\w-]+:(\s|$)")
+Unfinished = Literal["", "string", "value"]
+
+_MAX_COUNTED = 100_000  # values counted on one line
+_NEAR = 300  # characters looked through for something private
+
+
+def syntax_defect(text: str, pos: int, message: str) -> tuple[Defect, Unfinished]:
+    """The defect at ``pos``, and what may simply go on in the next line.
+
+    ``message`` is that of ``json.JSONDecodeError``.
+    """
+    if "\0" in text:
+        column = text.index("\0") + 1
+        return Defect("nul_byte", detail=f"{text.count(chr(0))} NUL bytes, column {column}"), ""
+    if message == "Extra data":
+        return _extra(text, pos), ""
+    if message.startswith("Unterminated string"):
+        detail = f"the string that begins in column {pos + 1} is not closed"
+        return Defect("json_truncated", detail=detail), "string"
+    if pos >= len(text.rstrip(" \t\r\n")):
+        detail = f"the line ends in column {pos}, unfinished"
+        return Defect("json_truncated", detail=detail), "value"
+    if _CUT.fullmatch(text.rstrip(" \t\r\n"), pos):
+        return Defect("json_truncated", detail="the line ends in the middle of a word"), ""
+    return _at(text, pos, message), ""
+
+
+def _at(text: str, pos: int, message: str) -> Defect:
+    for look in _LOOKS:
+        if defect := look(text, pos):
+            return defect
+    if message.startswith("Invalid control character"):
+        return _control(text, pos)
+    if message.startswith("Invalid \\"):
+        return _syntax(text, pos, "a backslash escape JSON does not know", "Double the backslash.")
+    return _syntax(text, pos, _plain(text, pos, message))
+
+
+def _smart(text: str, pos: int) -> Defect | None:
+    if text[pos] not in _SMART:
+        return None
+    detail = f"column {pos + 1} holds {text[pos]} ({_named(text[pos])}) instead of a straight quote"
+    return Defect("json_smart_quotes", detail=detail)
+
+
+def _single(text: str, pos: int) -> Defect | None:
+    if text[pos] != "'":
+        return None
+    return Defect("json_single_quotes", detail=f"a single quote in column {pos + 1}")
+
+
+def _word(text: str, pos: int) -> Defect | None:
+    found = _WORD.match(text, pos)
+    if not found or not text.lstrip().startswith(("{", "[")):
+        return None
+    detail = f"{found.group()} in column {pos + 1} is no JSON word"
+    return Defect("json_python_literal", detail=detail)
+
+
+def _comment(text: str, pos: int) -> Defect | None:
+    # Where a value is missing the parser stops before the spaces that lead to the comment.
+    rest = text[pos : pos + 200].lstrip()
+    if not rest.startswith(("//", "/*", "#")):
+        return None
+    return Defect("json_comment", detail=f"a comment in column {pos + 1}: {quoted(rest)}")
+
+
+def _bom(text: str, pos: int) -> Defect | None:
+    if text[pos] != "\ufeff":
+        return None
+    return Defect("bom_inside", detail=f"a byte order mark in column {pos + 1}")
+
+
+def _foreign(text: str, pos: int) -> Defect | None:
+    """The very first character is wrong: this is another format altogether."""
+    return None if text[:pos].strip() else _not_json(text)
+
+
+def _comma(text: str, pos: int) -> Defect | None:
+    before = text[:pos].rstrip()[-1:]
+    if text[pos] in "}]" and before == ",":
+        return _syntax(text, pos, f"a comma before {text[pos]}", "Remove the comma.")
+    if text[pos] == "," and text[pos + 1 :].lstrip()[:1] in ("}", "]"):
+        return _syntax(text, pos, "a comma before the closing bracket", "Remove the comma.")
+    return None
+
+
+def _bare_key(text: str, pos: int) -> Defect | None:
+    if text[:pos].rstrip()[-1:] in "{," and _KEY.match(text, pos):
+        return _syntax(text, pos, "a key without quotes", 'Put keys into double quotes: "key".')
+    return None
+
+
+_LOOKS: tuple[Callable[[str, int], Defect | None], ...] = (
+    _bom, _smart, _single, _comment, _word, _foreign, _comma, _bare_key,
+)  # fmt: skip
+
+
+def _plain(text: str, pos: int, message: str) -> str:
+    char = text[pos]
+    if "delimiter" in message and text[:pos].rstrip()[-1:] == '"':
+        return f"{message}; is a quote inside the text before it not escaped?"
+    if not char.isascii() or not char.isprintable():
+        return f"{message}, found U+{ord(char):04X} ({_named(char)})"
+    return message
+
+
+def _control(text: str, pos: int) -> Defect:
+    names = {"\t": "tab", "\r": "carriage return", "\n": "line break"}
+    name = names.get(text[pos], f"character U+{ord(text[pos]):04X}")
+    return Defect("json_control_char", detail=f"a raw {name} inside a string, column {pos + 1}")
+
+
+def _extra(text: str, pos: int) -> Defect:
+    if "\r" in text[max(0, pos - 4) : pos]:
+        return Defect(
+            "line_terminator", detail=f"CR line endings: {_values(text)} rows in one line"
+        )
+    if defect := _bom(text, pos) or _comment(text, pos):
+        return defect
+    if not text.lstrip().startswith(("{", "[")):
+        return _not_json(text)
+    if text[pos] in "{[":
+        return Defect("json_extra_data", detail=f"{_values(text)} JSON values on one line")
+    if text[pos] == "," and text[pos + 1 :].lstrip()[:1] in ("{", "["):
+        return Defect("json_extra_data", detail="objects with commas between them on one line")
+    if text.startswith("\\n", pos):
+        return Defect("json_extra_data", detail=r"a backslash and an n instead of a line break")
+    return _syntax(text, pos, "something follows the object", "Remove it.")
+
+
+def _values(text: str) -> int:
+    """How many JSON values stand one after the other on the line."""
+    decoder, pos, count = json.JSONDecoder(), 0, 0
+    while pos < len(text) and count < _MAX_COUNTED:
+        try:
+            _, pos = decoder.raw_decode(text, pos)
+        except ValueError:
+            break
+        count += 1
+        while pos < len(text) and text[pos] in " \t\r\n":
+            pos += 1
+    return count
+
+
+def _not_json(text: str) -> Defect:
+    return Defect("not_json", detail=f"the line {_looks_like(text.strip())}: {quoted(text)}")
+
+
+def _looks_like(text: str) -> str:
+    if text.startswith("<"):
+        return "looks like XML or HTML"
+    if _YAML.match(text):
+        return "looks like YAML"
+    for mark, name in ((",", "CSV"), ("\t", "a table (TSV)"), (";", "CSV with semicolons")):
+        # A table has no space after most of its marks, a sentence does.
+        if text.count(mark) > 2 * text.count(mark + " "):
+            return f"looks like {name}"
+    return "is plain text"
+
+
+def _syntax(text: str, pos: int, what: str, fix: str = "") -> Defect:
+    around = text[max(0, pos - _NEAR) : pos + _NEAR]
+    # A part of something private would not be known for it.
+    near = f", near {quoted(text[max(0, pos - 20) : pos + 20])}" if hidden(around) == around else ""
+    return Defect(
+        "json_syntax", detail=f"not valid JSON in column {pos + 1}: {what}{near}", fix=fix
+    )
+
+
+def _named(char: str) -> str:
+    return unicodedata.name(char, "no character").lower()

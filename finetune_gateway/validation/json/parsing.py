@@ -1,0 +1,153 @@
+"""One line of JSONL, parsed strictly (RFC 8259), and a name for what is wrong with it.
+
+Only a line that fails is looked at again, in ``diagnosis``. Knows nothing of files or of what a
+row should hold.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_gateway.data import strict_json
+from finetune_gateway.findings import Defect, child, walk
+from finetune_gateway.text.quoting import quoted
+from finetune_gateway.validation.json.json_errors import Unfinished, syntax_defect
+
+MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
+
+# Strings as one token (an unclosed one reaches to the end), so that the scan stays linear.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+# Escapes that can hide a lone surrogate or a control character; of raw ones JSON allows DEL alone.
+_SUSPECT = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])|\x7f")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class BadLine(ValueError):
+    """The line cannot be used. ``unfinished``: what may go on in the next line."""
+
+    def __init__(self, defect: Defect, unfinished: Unfinished = "") -> None:
+        super().__init__(defect.detail or defect.code)
+        self.defect = defect
+        self.unfinished = unfinished
+
+
+def decode(raw: bytes, offset: int = 0) -> str:
+    """The line as text; ``offset``: bytes before it in the file. Raises BadLine."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as exc:
+        byte = raw[exc.start]
+        guess = bytes([byte]).decode("cp1252", "replace")
+        detail = (
+            f"byte {offset + exc.start} of the file (byte {exc.start} of the line) is "
+            f"0x{byte:02X}, which is not UTF-8; in Windows-1252 it would be {quoted(guess)}"
+        )
+        raise BadLine(Defect("encoding_not_utf8", detail=detail)) from None
+
+
+def parse(text: str) -> Any:
+    """The JSON value of a line. Raises BadLine, and nothing else, for any text."""
+    if text.count("{") + text.count("[") > MAX_DEPTH and depth(text) > MAX_DEPTH:
+        raise BadLine(Defect("json_too_deep"))
+    try:
+        return strict_json.loads(text)
+    except ValueError as exc:
+        error = exc
+    raise _named(text, error)
+
+
+def depth(text: str) -> int:
+    """How deep the brackets outside strings are nested; stops counting above the limit."""
+    level = deepest = 0
+    for token in _TOKEN.finditer(text):
+        char = text[token.start()]
+        if char in "[{":
+            level += 1
+            deepest = max(deepest, level)
+            if level > MAX_DEPTH:
+                break
+        elif char != '"':
+            level -= 1
+    return deepest
+
+
+def balance(text: str) -> int:
+    """Brackets opened and not closed, strings left out."""
+    tokens = (text[token.start()] for token in _TOKEN.finditer(text))
+    return sum(1 if char in "[{" else -1 for char in tokens if char != '"')
+
+
+def escape_defects(text: str, value: Any) -> Iterator[Defect]:
+    """Lone surrogates and control characters that came in as escapes."""
+    if not _SUSPECT.search(text):
+        return
+    for path, leaf in walk(value):
+        if not isinstance(leaf, str):
+            continue
+        if found := _SURROGATE.search(leaf):
+            detail = f"half of a surrogate pair, \\u{ord(found.group()):04x}"
+            yield Defect("lone_surrogate", path, detail)
+        if found := _CONTROL.search(leaf):
+            detail = f"the control character U+{ord(found.group()):04X} in a text"
+            yield Defect("control_char", path, detail)
+
+
+def _named(text: str, error: ValueError) -> BadLine:
+    if isinstance(error, json.JSONDecodeError):
+        return BadLine(*syntax_defect(text, error.pos, error.msg))
+    if isinstance(error, strict_json.Duplicate):
+        return BadLine(_duplicate(text))
+    if isinstance(error, strict_json.NotANumber):
+        return BadLine(Defect("json_nan", _not_finite(text), f"{error} in the JSON"))
+    if isinstance(error, strict_json.Overflow):
+        return BadLine(_overflow(text, str(error)))
+    return BadLine(Defect("json_number", detail="a number of more than 4,300 digits"))
+
+
+def _duplicate(text: str) -> Defect:
+    for path in _duplicate_paths(_loose(text, object_pairs_hook=_Pairs)):
+        return Defect("json_duplicate_key", path, f"the key {path} comes twice in one object")
+    return Defect("json_duplicate_key")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with its duplicate keys kept."""
+
+
+def _duplicate_paths(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, _Pairs):
+        seen = set()
+        for key, inner in value:
+            here = child(path, key)
+            if key in seen:
+                yield here
+            seen.add(key)
+            yield from _duplicate_paths(inner, here)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _duplicate_paths(inner, f"{path}[{index}]")
+
+
+def _overflow(text: str, literal: str) -> Defect:
+    path = _not_finite(text)
+    # A weight of 1e999 is first of all a wrong weight.
+    code = "weight_value" if path.endswith(".weight") else "json_number"
+    return Defect(code, path, f"the number {quoted(literal)} is too large for any reader")
+
+
+def _not_finite(text: str) -> str:
+    leaves = walk(_loose(text))
+    return next((path for path, x in leaves if isinstance(x, float) and not math.isfinite(x)), "")
+
+
+def _loose(text: str, **hooks: Any) -> Any:
+    """The value as ``json`` reads it by default; None where the rest of the line is broken."""
+    try:
+        return json.loads(text, **hooks)
+    except ValueError:
+        return None

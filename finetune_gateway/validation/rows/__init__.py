@@ -1,0 +1,1 @@
+"""Rules about the inside of a row."""

@@ -1,0 +1,271 @@
+"""What is wrong inside one conversation: fields, roles and their order, weights.
+
+Each check yields a ``Defect`` for each fault of a row and never raises, whatever the row
+holds. Tools are looked at in ``tool_checks``, content parts in ``part_checks``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+
+from finetune_gateway.findings import Defect, child, wrong_type
+from finetune_gateway.text.quoting import quoted
+from finetune_gateway.validation.rows.parts import MAX_IMAGES, images_in, part_defects
+from finetune_gateway.validation.rows.tools import call_defects, exchange_defects, tools_defects
+
+Json = dict[str, Any]
+Defects = Iterator[Defect]
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+SYSTEM = ("system", "developer")
+
+_FOREIGN_ROLES = {
+    "human": "user", "customer": "user", "prompter": "user", "client": "user",
+    "bot": "assistant", "gpt": "assistant", "ai": "assistant", "model": "assistant",
+    "agent": "assistant", "chatgpt": "assistant", "observation": "tool", "ipython": "tool",
+}  # fmt: skip
+_ROW_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls", "images", "label"})
+_MESSAGE_KEYS = frozenset(
+    {
+        "role", "content", "name", "weight", "refusal", "audio",
+        "tool_calls", "tool_call_id", "function_call",
+    }
+)  # fmt: skip
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# White space, and what shows nothing: control characters, zero-width characters, soft hyphen,
+# direction controls, Hangul fillers, the empty Braille pattern, variation selectors, tags.
+NOTHING = (
+    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
+)
+_nothing = re.compile(f"[{NOTHING}]*").fullmatch
+_MAX_UNKNOWN = 20  # unknown keys reported for one object
+
+
+def chat_defects(row: Json, *, reinforcement: bool = False) -> Defects:
+    """Everything wrong with a row of ``messages``.
+
+    ``reinforcement``: rows may end with the user and carry any further keys for the grader.
+    """
+    if not reinforcement:
+        yield from unknown_keys(row, _ROW_KEYS, "")
+    yield from image_files(row)
+    messages = row.get("messages")
+    for defect in messages_defects(messages, "messages"):
+        if not (reinforcement and defect.code == "developer_role"):  # its schema has that role
+            yield defect
+    yield from tools_defects(row, "")
+    if is_conversation(messages):
+        yield from order_defects(messages, "messages")
+        yield from exchange_defects(messages, row, "messages")
+        if not reinforcement:
+            yield from ending_defects(messages, "messages")
+
+
+def is_conversation(messages: Any) -> TypeGuard[list[Json]]:
+    """Whether it is a list of objects with a known role each, so that order can be judged."""
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(isinstance(one, dict) and one.get("role") in ROLES for one in messages)
+    )
+
+
+def messages_defects(messages: Any, path: str) -> Defects:
+    """What is wrong with each message by itself."""
+    if not isinstance(messages, list):
+        hint = ""
+        if isinstance(messages, str) and messages.lstrip().startswith("["):
+            hint = " (it holds JSON: the list was encoded twice)"
+        yield wrong_type(path, messages, "a list of messages", hint)
+        return
+    if not messages:
+        yield Defect("empty_messages", path)
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            yield wrong_type(f"{path}[{index}]", message, "an object with role and content")
+        elif not _plain(message):
+            yield from _message_defects(message, f"{path}[{index}]")
+    if (images := sum(map(images_in, messages))) > MAX_IMAGES:
+        yield Defect("image_count", path, f"{images} images in one row")
+
+
+def _plain(message: Json) -> bool:
+    """The usual message, with nothing to look into."""
+    content = message.get("content")
+    return (
+        len(message) == 2
+        and message.get("role") in ("system", "user", "assistant")
+        and isinstance(content, str)
+        and not blank(content)
+    )
+
+
+def _message_defects(message: Json, path: str) -> Defects:
+    yield from unknown_keys(message, _MESSAGE_KEYS, path)
+    role = message.get("role")
+    if "role" not in message:
+        yield Defect("missing_role", f"{path}.role", _role_hint(message))
+    elif not isinstance(role, str):
+        yield wrong_type(f"{path}.role", role, "a string")
+    elif role not in ROLES:
+        yield _unknown_role(role, f"{path}.role")
+    elif role == "developer":
+        yield Defect("developer_role", path)
+    yield from _content_defects(message, path)
+    yield from _field_defects(message, path)
+    yield from _weight_defects(message, path)
+    yield from call_defects(message, path)
+
+
+def _role_hint(message: Json) -> str:
+    for key in message:
+        if key.lower() in ("role", "from"):
+            return f"a message without 'role' (there is {quoted(key)})"
+    return ""
+
+
+def _unknown_role(role: str, path: str) -> Defect:
+    folded = role.strip().lower()
+    if folded in ROLES:
+        meant = folded
+    else:
+        close = difflib.get_close_matches(folded[:40], ROLES, n=1)
+        meant = _FOREIGN_ROLES.get(folded, close[0] if close else "")
+    fix = f'Did you mean "{meant}"?' if meant else ""
+    return Defect("unknown_role", path, f"there is no role {quoted(role)}", fix)
+
+
+def _content_defects(message: Json, path: str) -> Defects:
+    content, role = message.get("content"), message.get("role")
+    here = f"{path}.content"
+    if isinstance(content, str):
+        if blank(content) and not _says_otherwise(message):
+            yield from _blank_text(role, content, here)
+    elif isinstance(content, list):
+        yield from part_defects(content, role, here)
+        if content and not any(map(_shows, content)):
+            yield from _blank_text(role, "", here)
+    elif content is not None:
+        yield wrong_type(here, content, "a string or a list of parts")
+    elif not _says_otherwise(message) and role != "function":
+        yield _no_content(message, here)
+
+
+def _blank_text(role: Any, content: str, path: str) -> Defects:
+    what = "empty" if not content else "only white space or invisible characters"
+    if role == "assistant":
+        yield Defect("empty_assistant", path, f"an assistant message that is {what}")
+    elif role in ("user", *SYSTEM):
+        yield Defect("empty_content", path, f"a {role} message that is {what}")
+
+
+def _shows(part: Any) -> bool:
+    """Whether a part holds anything to see. A malformed one is told of by itself."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(kind) if kind in ("text", "refusal") else None
+    return not isinstance(text, str) or not blank(text)
+
+
+def _no_content(message: Json, path: str) -> Defect:
+    if "content" not in message:
+        return Defect("missing_content", path)
+    if message.get("role") == "assistant":
+        return Defect("empty_assistant", path, "content is null and there are no tool calls")
+    return Defect("missing_content", path, "content is null")
+
+
+def _says_otherwise(message: Json) -> bool:
+    """An assistant may call tools or refuse instead of saying something."""
+    return message.get("role") == "assistant" and any(
+        message.get(key) for key in ("tool_calls", "function_call", "refusal", "audio")
+    )
+
+
+def _field_defects(message: Json, path: str) -> Defects:
+    name, refusal = message.get("name"), message.get("refusal")
+    if isinstance(name, str):
+        if not _NAME.fullmatch(name):
+            yield Defect("name_chars", f"{path}.name", f"the name {quoted(name)}")
+    elif "name" in message:
+        yield _null_or_wrong(name, f"{path}.name", "a string")
+    if refusal is not None and not isinstance(refusal, str):
+        yield wrong_type(f"{path}.refusal", refusal, "a string")
+    elif refusal is not None and message.get("role") in ROLES and message["role"] != "assistant":
+        detail = f"a {message['role']} message refuses nothing"
+        yield Defect("unknown_key", f"{path}.refusal", detail)
+
+
+def _null_or_wrong(value: Any, path: str, wanted: str) -> Defect:
+    return Defect("null_key", path) if value is None else wrong_type(path, value, wanted)
+
+
+def _weight_defects(message: Json, path: str) -> Defects:
+    if "weight" not in message:
+        return
+    weight, here = message["weight"], f"{path}.weight"
+    if message.get("role") != "assistant":
+        yield Defect("weight_role", here)
+    elif isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
+        yield Defect("weight_value", here, f"the weight {quoted(weight)}")
+
+
+def order_defects(messages: list[Json], path: str) -> Defects:
+    """What is wrong with the order of the roles, apart from the end and from tools."""
+    roles = [message["role"] for message in messages]
+    spoken = [(index, role) for index, role in enumerate(roles) if role not in SYSTEM]
+    for index, role in enumerate(roles):
+        if index and role in SYSTEM:
+            yield Defect("system_not_first", f"{path}[{index}]")
+        elif index and role == roles[index - 1] and role in ("user", "assistant"):
+            yield Defect("same_role_twice", f"{path}[{index}]", f"two {role} messages in a row")
+    if "user" not in roles:
+        yield Defect("no_user", path)
+    elif spoken and spoken[0][1] == "assistant":
+        yield Defect("assistant_first", f"{path}[{spoken[0][0]}]")
+
+
+def ending_defects(messages: list[Json], path: str) -> Defects:
+    """Whether there is an answer to learn, and the row ends with it."""
+    answers = [message for message in messages if message["role"] == "assistant"]
+    last = len(messages) - 1
+    if not answers:
+        yield Defect("no_assistant", path)
+    elif messages[last]["role"] != "assistant":
+        detail = f"the last message is from {quoted(messages[last]['role'])}, not the assistant"
+        yield Defect("last_not_assistant", f"{path}[{last}]", detail)
+    if answers and all(_unweighted(message) for message in answers):
+        yield Defect("nothing_to_learn", path)
+
+
+def _unweighted(message: Json) -> bool:
+    weight = message.get("weight", 1)
+    return isinstance(weight, int | float) and not isinstance(weight, bool) and weight == 0
+
+
+def image_files(row: Json) -> Defects:
+    """Images given beside the messages as paths, as LLaMA-Factory and LLaVA do."""
+    for key in ("images", "image"):
+        listed = row.get(key)
+        if isinstance(listed, str):
+            yield Defect("image_path", key, f"the image {quoted(listed)} is given as a path")
+        elif isinstance(listed, list) and listed:
+            detail = f"the image {quoted(listed[0])} is given beside the messages"
+            yield Defect("image_path", f"{key}[0]", detail)
+
+
+def unknown_keys(value: Json, known: frozenset[str], path: str) -> Defects:
+    """Keys that no format has. Bounded, since a row can have any number."""
+    unknown = [key for key in value if key not in known]
+    for key in unknown[:_MAX_UNKNOWN]:
+        close = [one for one in known if one == key.strip().lower()]
+        fix = f"Did you mean {close[0]!r}?" if close else ""
+        yield Defect("unknown_key", child(path, key), f"the key {quoted(key)} is not known", fix)
+
+
+def blank(text: str) -> bool:
+    """Whether a text shows nothing at all."""
+    return text == "" or _nothing(text) is not None

@@ -1,0 +1,334 @@
+"""What is wrong with the tools a row offers, the calls it makes and the results it gives.
+
+Both forms are known: tools / tool_calls / role tool, and the deprecated functions /
+function_call / role function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_gateway.findings import Defect, wrong_type
+from finetune_gateway.text.quoting import json_type, quoted
+from finetune_gateway.validation.json.parsing import BadLine, escape_defects, parse
+from finetune_gateway.validation.rows.arguments import misfit
+from finetune_gateway.validation.rows.schema import faults
+
+Json = dict[str, Any]
+Defects = Iterator[Defect]
+
+MAX_TOOLS = 128  # OpenAI's schema
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_ENCODED = 3  # times that arguments may have been encoded too often
+
+
+def tools_defects(row: Json, prefix: str) -> Defects:
+    """What is wrong with the lists of tools; ``prefix`` is ``input.`` in a preference row."""
+    if "tools" in row:
+        yield from _tools(row["tools"], f"{prefix}tools", may_be_empty=prefix != "")
+    if "functions" in row:
+        yield Defect("deprecated_functions", f"{prefix}functions")
+        yield from _functions(row["functions"], f"{prefix}functions")
+    if row.get("tools") and row.get("functions"):
+        yield Defect("tools_and_functions", f"{prefix}functions")
+    yield from _parallel(row, f"{prefix}parallel_tool_calls", empty=prefix != "")
+
+
+def _parallel(row: Json, path: str, *, empty: bool) -> Defects:
+    """``empty``: whether an empty list of tools will do."""
+    if "parallel_tool_calls" not in row:
+        return
+    if row["parallel_tool_calls"] is None:
+        yield Defect("null_key", path)
+    elif not isinstance(row["parallel_tool_calls"], bool):
+        yield wrong_type(path, row["parallel_tool_calls"], "true or false")
+    elif not row.get("tools") and not (empty and row.get("tools") == []):
+        yield Defect("parallel_without_tools", path)
+
+
+def _tools(tools: Any, path: str, *, may_be_empty: bool) -> Defects:
+    """``may_be_empty``: OpenAI's guide to preferences shows an empty list in a pair's input."""
+    if tools is None:
+        yield Defect("null_key", path)
+    elif not isinstance(tools, list):
+        what = "blank" if isinstance(tools, str) and not tools.strip() else "not a list"
+        yield Defect("tools_json", path, f"'tools' is {what}: {quoted(tools)}")
+    elif not tools:
+        if not may_be_empty:
+            yield Defect("tools_empty", path)
+    else:
+        yield from _listed_tools(tools, path)
+
+
+def _listed_tools(tools: list[Any], path: str) -> Defects:
+    if len(tools) > MAX_TOOLS:
+        yield Defect("tools_too_many", path, f"{len(tools)} tools")
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        here = f"{path}[{index}]"
+        if not isinstance(tool, dict):
+            yield wrong_type(here, tool, "an object")
+            continue
+        if tool.get("type") != "function":
+            yield Defect("tool_type", f"{here}.type")
+        yield from _function(tool.get("function"), f"{here}.function", names)
+
+
+def _functions(functions: Any, path: str) -> Defects:
+    if not isinstance(functions, list) or not functions:
+        yield wrong_type(path, functions, "a list of at least one function")
+        return
+    if len(functions) > MAX_TOOLS:
+        yield Defect("tools_too_many", path, f"{len(functions)} functions")
+    names: set[str] = set()
+    for index, function in enumerate(functions):
+        yield from _function(function, f"{path}[{index}]", names)
+
+
+def _function(function: Any, path: str, names: set[str]) -> Defects:
+    if not isinstance(function, dict):
+        yield wrong_type(path, function, "an object with name and parameters")
+        return
+    yield from _name(function, path)
+    name = function.get("name")
+    if isinstance(name, str):
+        if name in names:
+            yield Defect("tool_duplicate", f"{path}.name", f"the tool {quoted(name)} twice")
+        names.add(name)
+    if not isinstance(function.get("description", ""), str | None):
+        yield wrong_type(f"{path}.description", function["description"], "a string")
+    if not isinstance(function.get("strict"), bool | None):
+        yield wrong_type(f"{path}.strict", function["strict"], "true or false")
+    if "parameters" in function:
+        yield from _parameters(function["parameters"], f"{path}.parameters")
+
+
+def _name(function: Json, path: str) -> Defects:
+    name = function.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        what = f"the name {quoted(name)}" if "name" in function else "no name"
+        yield Defect("tool_name", f"{path}.name", f"a function with {what}")
+
+
+def _parameters(schema: Any, path: str) -> Defects:
+    if not isinstance(schema, dict):
+        yield Defect("tool_schema", path, f"the parameters are {json_type(schema)}, not an object")
+    elif schema.get("type", "object") != "object":
+        detail = f'the type of the parameters must be "object", not {quoted(schema["type"])}'
+        yield Defect("tool_schema", f"{path}.type", detail)
+    else:
+        for fault in faults(schema):
+            yield Defect(fault.code, f"{path}{fault.path}", fault.detail)
+
+
+def call_defects(message: Json, path: str) -> Defects:
+    """What is wrong with the calls of one message, and with the id of a result."""
+    role = message.get("role")
+    if "tool_calls" in message:
+        yield from _tool_calls(message["tool_calls"], role, f"{path}.tool_calls")
+    if message.get("function_call") is not None:
+        yield from _old_call(message["function_call"], role, f"{path}.function_call")
+    if role == "function":
+        yield Defect("deprecated_functions", path)
+        yield from _name(message, path)
+    if role == "tool" and not _is_id(message.get("tool_call_id")):
+        yield Defect("tool_id_missing", f"{path}.tool_call_id", "a tool result without its id")
+    if role in ("system", "user", "assistant") and message.get("tool_call_id") is not None:
+        yield Defect("unknown_key", f"{path}.tool_call_id", f"a {role} message answers no call")
+
+
+def _old_call(call: Any, role: Any, path: str) -> Defects:
+    yield Defect("deprecated_functions", path)
+    if role != "assistant":
+        yield Defect("tool_calls_role", path)
+    if isinstance(call, dict):
+        yield from _called(call, path)
+    else:
+        yield wrong_type(path, call, "an object with name and arguments")
+
+
+def _tool_calls(calls: Any, role: Any, path: str) -> Defects:
+    if calls is None:
+        return  # written by libraries that export every field
+    if role != "assistant":
+        yield Defect("tool_calls_role", path)
+    elif not isinstance(calls, list):
+        yield wrong_type(path, calls, "a list of calls")
+    elif not calls:
+        yield Defect("tool_calls_empty", path)
+    else:
+        yield from _listed_calls(calls, path)
+
+
+def _listed_calls(calls: list[Any], path: str) -> Defects:
+    ids: set[str] = set()
+    for index, call in enumerate(calls):
+        here = f"{path}[{index}]"
+        if not isinstance(call, dict):
+            yield wrong_type(here, call, "an object")
+            continue
+        yield from _call_id(call, here, ids)
+        if call.get("type") != "function":
+            yield Defect("tool_type", f"{here}.type")
+        function = call.get("function")
+        if isinstance(function, dict):
+            yield from _called(function, f"{here}.function")
+        else:
+            yield wrong_type(f"{here}.function", function, "an object with name and arguments")
+
+
+def _call_id(call: Json, path: str, ids: set[str]) -> Defects:
+    own = call.get("id")
+    if not _is_id(own):
+        yield Defect("tool_id_missing", f"{path}.id", "a tool call without its id")
+        return
+    if own in ids:
+        yield Defect("tool_id_duplicate", f"{path}.id", f"the id {quoted(own)} twice in a message")
+    ids.add(str(own))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _called(function: Json, path: str) -> Defects:
+    yield from _name(function, path)
+    arguments, here = function.get("arguments"), f"{path}.arguments"
+    if not isinstance(arguments, str):
+        yield wrong_arguments(arguments, here)
+        return
+    try:
+        value = parse(arguments)
+    except BadLine as exc:
+        yield _broken(arguments, str(exc), here)
+        return
+    if not isinstance(value, dict):
+        yield _not_object(value, here)
+    for defect in escape_defects(arguments, value):
+        if defect.code == "lone_surrogate":
+            yield Defect(defect.code, here, defect.detail)
+
+
+def wrong_arguments(arguments: Any, path: str) -> Defect:
+    """Arguments that are not a string; an object is what Hugging Face templates take."""
+    detail = f"tool arguments must be a string, not {json_type(arguments)}"
+    return Defect("tool_args_type", path, detail)
+
+
+def _broken(arguments: str, why: str, path: str) -> Defect:
+    if not arguments.strip():
+        return Defect("tool_args_json", path, "tool arguments are an empty string", 'Write "{}".')
+    return Defect("tool_args_json", path, f"tool arguments are not JSON: {why}")
+
+
+def _not_object(value: Any, path: str) -> Defect:
+    if isinstance(value, str) and isinstance(_unpacked(value), dict):
+        return Defect("tool_args_double_encoded", path)
+    return Defect("tool_args_object", path, f"the arguments are {quoted(value)}, not an object")
+
+
+def _unpacked(text: str) -> Any:
+    """What a text holds that was encoded again, and perhaps again."""
+    value: Any = text
+    for _ in range(_ENCODED):
+        if not isinstance(value, str):
+            break
+        try:
+            value = parse(value)
+        except BadLine:
+            return None
+    return value
+
+
+def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
+    """Whether calls and results fit each other and the tools that the row offers.
+
+    A row may end with calls: the model learns to make them. Calls followed by anything else
+    must be answered first.
+    """
+    pending: dict[str, str] = {}  # id -> path of the call, in the order of the calls
+    used: set[str] = set()
+    for index, message in enumerate(messages):
+        here = f"{path}[{index}]"
+        if message["role"] == "tool":
+            yield from _result(message, here, pending)
+            continue
+        for own, place in pending.items():
+            detail = f"the call {quoted(own)} is not answered before the conversation goes on"
+            yield Defect("tool_result_missing", place, detail)
+        pending = dict(_ids(message, here))
+        for own, place in pending.items():
+            if own in used:
+                yield Defect("tool_id_reused", place, f"the id {quoted(own)} is used again")
+        used.update(pending)
+    yield from offered_defects(messages, row, path, f"{path.removesuffix('messages')}tools")
+
+
+def _result(message: Json, path: str, pending: dict[str, str]) -> Defects:
+    own = message.get("tool_call_id")
+    if not _is_id(own):
+        return  # reported with the message
+    if own not in pending:
+        detail = f"no open call has the id {quoted(own)}"
+        yield Defect("tool_result_orphan", f"{path}.tool_call_id", detail)
+        return
+    if next(iter(pending)) != own:
+        yield Defect("tool_result_order", f"{path}.tool_call_id")
+    del pending[str(own)]
+
+
+def _ids(message: Json, path: str) -> Iterator[tuple[str, str]]:
+    for index, call in _calls(message):
+        if _is_id(call.get("id")):
+            yield call["id"], f"{path}.tool_calls[{index}].id"
+
+
+def _calls(message: Json) -> list[tuple[int, Json]]:
+    calls = message.get("tool_calls")
+    listed = calls if isinstance(calls, list) and message["role"] == "assistant" else []
+    return [(index, call) for index, call in enumerate(listed) if isinstance(call, dict)]
+
+
+def offered_defects(messages: list[Json], row: Json, path: str, listed: str) -> Defects:
+    """Whether the row offers what is called, with such arguments; ``listed``: where it would."""
+    tools = row.get("tools")
+    if tools and not isinstance(tools, list):
+        return  # reported with the tools
+    offered = dict(_named_functions(tools or []))
+    called = list(_called_functions(messages, path))
+    if called and not tools:
+        yield Defect("tools_missing", listed)
+        return
+    for name, function, place in called:
+        if name not in offered:
+            detail = f"the tool {quoted(name)} is not offered"
+            yield Defect("tool_undeclared", f"{place}.name", detail)
+        elif what := _misfit(function, offered[name]):
+            detail = f"the arguments do not fit the parameters of {quoted(name)}: {what}"
+            yield Defect("tool_args_schema", f"{place}.arguments", detail)
+
+
+def _misfit(called: Json, offered: Json) -> str:
+    """What of the arguments does not fit, where they are an object; how it is written is told
+    with the call."""
+    given = called.get("arguments")
+    value = _unpacked(given) if isinstance(given, str) else given
+    return misfit(value, offered.get("parameters")) if isinstance(value, dict) else ""
+
+
+def _called_functions(messages: list[Json], path: str) -> Iterator[tuple[str, Json, str]]:
+    for at, message in enumerate(messages):
+        for index, call in _calls(message):
+            for name, function in _named_functions([call]):
+                yield name, function, f"{path}[{at}].tool_calls[{index}].function"
+
+
+def _named_functions(listed: list[Any]) -> Iterator[tuple[str, Json]]:
+    """The functions of tools or calls that have a name."""
+    for one in listed:
+        function = one.get("function") if isinstance(one, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(function, dict) and isinstance(name, str):
+            yield name, function

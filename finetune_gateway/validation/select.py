@@ -1,0 +1,142 @@
+"""The rows of a file that are looked at, each judged before it is shown.
+
+Reads no further than the last row asked for; a bad row gives the findings of ``validate``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from itertools import islice
+from pathlib import Path
+
+from finetune_gateway.backend import Capabilities
+from finetune_gateway.data import formats
+from finetune_gateway.data.dataset import Dataset, Line
+from finetune_gateway.data.row_access import Json
+from finetune_gateway.errors import DataError, NotFoundError, SpecError
+from finetune_gateway.findings import Defect, Finding, Report
+from finetune_gateway.methods import usual_method
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.masks.hosted import HostedRenderer
+from finetune_gateway.tokens.masks.preview import Preview, PreviewRenderer
+from finetune_gateway.validation import run as checks
+from finetune_gateway.validation.collector import Findings
+from finetune_gateway.validation.json.file_type import BOM, HEAD, file_defect
+from finetune_gateway.validation.json.parsing import BadLine, decode, parse
+
+FIRST = 3  # rows shown when nobody names one
+
+
+def hosted_renderer(spec: TrainingSpec, limits: Capabilities) -> HostedRenderer:
+    """Return what shows rows by the hosts' documented rule."""
+    limit = spec.max_length or limits.max_context
+    return HostedRenderer(spec.model, limit=limit, train_on=spec.train_on)
+
+
+def previews(
+    dataset: Dataset, renderer: PreviewRenderer, backend: str, wanted: Collection[int] | None = None
+) -> list[Preview]:
+    """The rows in these lines (from 1), or the first three, judged as ``backend`` would.
+
+    Raises DataError when the file is no JSONL at all or is empty, NotFoundError for a line it
+    does not have, SpecError for a number below 1.
+    """
+    _readable(dataset)
+    if wanted is not None and any(line < 1 for line in wanted):
+        raise SpecError("Lines are counted from 1.", hint="The first row is row 1.")
+    lines = _named(dataset, {*wanted}) if wanted is not None else _first(dataset)
+    found = [_preview(line, renderer, backend) for line in lines]
+    if not found:
+        _refuse(Defect("no_examples"))
+    return found
+
+
+def _readable(dataset: Dataset) -> None:
+    with dataset.path.open("rb") as file:
+        defect = file_defect(file.read(HEAD))
+    if defect:
+        _refuse(defect)
+
+
+def _refuse(defect: Defect) -> None:
+    findings = Findings()
+    findings.add(defect)
+    listed = findings.listed()
+    Report(ok=False, format="unknown", kind="unknown", rows=0, findings=listed).raise_for_errors()
+
+
+def _first(dataset: Dataset) -> Iterator[Line]:
+    return islice((line for line in dataset.lines() if _content(line).strip()), FIRST)
+
+
+def _named(dataset: Dataset, wanted: set[int]) -> Iterator[Line]:
+    left, last = set(wanted), 0
+    for line in dataset.lines():
+        last = line.number
+        if last not in left:
+            continue
+        if not _content(line).strip():
+            raise NotFoundError(f"Line {last} of {dataset.name} is blank.", hint="Name another.")
+        yield line
+        left.discard(last)
+        if not left:
+            return
+    if left:
+        raise NotFoundError(
+            f"{dataset.name} has no line {min(left)}; its last is line {last}.",
+            hint="Lines are counted from 1, as validate names them.",
+        )
+
+
+def _content(line: Line) -> bytes:
+    return line.raw.removeprefix(BOM) if line.number == 1 else line.raw
+
+
+def _preview(line: Line, renderer: PreviewRenderer, backend: str) -> Preview:
+    row, report = _judged(line, backend)
+    if row is None or report.errors:
+        return Preview(line.number, report.format, renderer.model, findings=report.findings)
+    try:
+        preview = renderer.preview(row, line.number)
+    except DataError as exc:
+        refusal = Defect("template_refuses", detail=exc.message, fix=exc.hint)
+        found = [*_alone(refusal, line.number, backend), *report.findings]
+        return Preview(line.number, report.format, renderer.model, findings=found)
+    preview.findings = report.findings
+    return preview
+
+
+def _judged(line: Line, backend: str) -> tuple[Json | None, Report]:
+    """The row, and what ``validate`` says of a file that holds this line alone."""
+    raw = _content(line)
+    try:
+        if line.cut:
+            raise BadLine(Defect("line_too_long"))
+        row = parse(decode(raw, line.offset))
+    except BadLine as exc:
+        found = _alone(exc.defect, line.number, backend)
+        return None, Report(ok=False, format="unknown", kind="unknown", rows=1, findings=found)
+    if not isinstance(row, dict):
+        return None, _report(raw, line.number, "sft", backend)
+    form = formats.format_of(row)
+    method = usual_method(form.kind) if form else "sft"
+    return row, _report(raw, line.number, method, backend)
+
+
+def _alone(defect: Defect, line: int, backend: str) -> list[Finding]:
+    findings = Findings((backend,))
+    findings.add(defect, line)
+    return findings.listed()
+
+
+def _report(raw: bytes, number: int, method: str, backend: str) -> Report:
+    with tempfile.TemporaryDirectory(prefix="ftg-") as folder:
+        path = Path(folder) / "row.jsonl"
+        path.write_bytes(raw + b"\n")
+        report = checks.validate(Dataset(path), backends=(backend,), method=method, min_rows=1)
+    placed = [
+        found.model_copy(update={"line": number, "lines": [number]} if found.line else {})
+        for found in report.findings
+    ]
+    return report.model_copy(update={"findings": placed})

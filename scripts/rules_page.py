@@ -1,0 +1,131 @@
+"""The pages in docs/rules/, made from the table of rules.
+
+Run ``python -m scripts.rules_page docs/rules`` after a rule or an example has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from finetune_gateway.cli.rules import group_of
+from finetune_gateway.validation.collector import GROUPS, RULES
+from finetune_gateway.validation.examples import example, visible
+from finetune_gateway.validation.rules import Rule
+
+MADE = "<!-- Made by: python -m scripts.rules_page docs/rules -->"
+
+INTRO = f"""\
+# Rules
+
+{MADE}
+
+What [`ftg validate`](../data.md#checking) looks for. Each rule has a code, which never changes its
+meaning, and a severity for *hosted* backends (OpenAI's contract) and for *local* training; a dash
+where nothing is said. In the terminal: `ftg rules`, and `ftg rules CODE` for one.
+
+An example stands among good rows of its kind. **--fix** marks what `ftg validate FILE --fix OUT`
+mends.
+"""
+
+
+def pages() -> dict[str, str]:
+    """Every page by its name."""
+    return {"index.md": _index(), **{f"{code}.md": page(code) for code in RULES}}
+
+
+def page(code: str) -> str:
+    """The page of one rule."""
+    rule = RULES[code]
+    parts = [f"# {code}", MADE, f"{_sentence(rule.title)} {_escaped(rule.why)}"]
+    parts.append(f"About: [{group_of(code).lower()}](index.md#{_anchor(group_of(code))}).")
+    parts.append(
+        "| hosted backends | local training |\n|---|---|\n"
+        f"| {rule.hosted or 'nothing is said'} | {rule.local or 'nothing is said'} |"
+    )
+    parts.append(f"**What to do.** {_escaped(rule.fix)}")
+    parts.append(f"**--fix.** {_escaped(rule.mends or 'Leaves it; it is listed.')}")
+    parts.append(f"**--ignore.** {_ignoring(code, rule)}")
+    return "\n\n".join([*parts, *_example(code)]) + "\n"
+
+
+def write(folder: Path) -> None:
+    """Write all pages; those of rules that are gone are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = pages()
+    for old in folder.glob("*.md"):
+        if old.name not in made:
+            old.unlink()
+    for name, text in made.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _index() -> str:
+    return "\n".join([INTRO, *(_table(title, group) for title, group in GROUPS.items())])
+
+
+def _table(title: str, group: dict[str, Rule]) -> str:
+    rows = [
+        f"| [`{code}`]({code}.md) | {rule.hosted or '-'} | {rule.local or '-'} | "
+        f"{_escaped(rule.title)} | {'yes' if rule.mends else ''} |"
+        for code, rule in group.items()
+    ]
+    head = ["| code | hosted | local | what | --fix |", "|---|---|---|---|---|"]
+    return "\n".join([f"## {title}", "", *head, *rows, ""])
+
+
+def _ignoring(code: str, rule: Rule) -> str:
+    if rule.unread:
+        return "No: where it is found, rows were not looked at."
+    return (
+        f"`ftg validate FILE --ignore {code}` does not count it, and says how often it was found."
+    )
+
+
+def _example(code: str) -> list[str]:
+    shown = example(code)
+    if shown.without:
+        return ["## Example", _escaped(shown.without)]
+    parts = ["## Breaks it", _block(shown.breaks or "")]
+    for option, rows in (("--against", shown.against), ("--like", shown.like)):
+        if rows is not None:
+            parts += [f"The file of `{option}`:", _block(rows)]
+    parts += ["\n".join(f"- {_escaped(remark)}" for remark in shown.remarks)]
+    if shown.mended is not None:
+        parts += ["## Mended", _block(shown.mended)]
+    return [part for part in parts if part]
+
+
+def _block(lines: str) -> str:
+    text = visible(lines)
+    return f"```{'json' if _is_json(text) else 'text'}\n{text}\n```"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        for line in text.splitlines():
+            json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _sentence(text: str) -> str:
+    return f"{_escaped(text[:1].upper() + text[1:])}."
+
+
+def _escaped(text: str) -> str:
+    """Text in which Markdown sees no marks of its own."""
+    for sign in ("\\", "*", "<", "[", "|", "_"):
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _anchor(title: str) -> str:
+    kept = "".join(char for char in title.lower() if char.isalnum() or char in " -")
+    return kept.replace(" ", "-")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/rules"))

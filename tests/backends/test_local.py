@@ -1,0 +1,338 @@
+"""Local jobs for real: tiny models, TRL, detached worker processes, kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from finetune_gateway import (
+    DataError,
+    Gateway,
+    Job,
+    JobFailed,
+    JobStatus,
+    ModelHandle,
+    NotFoundError,
+    SpecError,
+    UnsupportedError,
+)
+from finetune_gateway.backends.local.backend import LocalBackend
+from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
+from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
+
+SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 1e-3}
+Rows = Callable[[int], list[dict[str, Any]]]
+
+
+def submit(data: Any, folder: Path, **options: Any) -> Job:
+    given = {"max_steps": 4, **SMALL, **options}
+    return Gateway().submit(data, model=str(folder), backend="local", **given)
+
+
+def queue_of(job: Job) -> Queue:
+    assert isinstance(job.backend, LocalBackend)
+    return job.backend.queue
+
+
+def worker_pid(job: Job, seconds: float = 60) -> int:
+    """The worker's process id once it is training for real."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        row = queue_of(job).find(job.id)
+        if row and row.pid and (row.status.final or row.phase == "training"):
+            return row.pid
+        time.sleep(0.02)
+    raise AssertionError(f"{job.id} never began to train: {job.refresh()} {job.phase}")
+
+
+def steps_of(job: Job) -> list[int]:
+    return [metric.step for metric in job.metrics() if metric.train_loss is not None]
+
+
+def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """Losses on both sides, a whole adapter, a handle that has answered and answers again."""
+    data = rows(16)
+    job = submit(data, tiny_folder, validation=rows(20)[16:], max_steps=6, save_steps=2)
+    handle = job.result(timeout=180)
+    assert job.status is JobStatus.SUCCEEDED and steps_of(job) == [1, 2, 3, 4, 5, 6]
+    assert [m.step for m in job.metrics() if m.valid_loss is not None]
+    assert [c.step for c in job.checkpoints()][-1] == 6
+    folder = Path(handle.model)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == {p.name for p in folder.iterdir()} - {
+        "manifest.json",
+        "finetune_gateway.json",
+    }
+    assert (
+        not list(folder.glob("*.bin"))
+        and (folder / "adapter_model.safetensors").stat().st_mode & 0o044
+    )
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_folder)
+    assert handle.ready and handle.template_hash == ChatTemplate.load(tiny_folder).sha256
+    again = ModelHandle.load(folder)
+    answer = again.chat("Where is parcel number 3?", max_tokens=8)
+    assert answer.usage.completion_tokens <= 8 and answer.usage.prompt_tokens > 5
+    streamed = "".join(again.stream("Where is parcel number 3?", max_tokens=8))
+    assert streamed.strip() == answer.text.strip()
+    with pytest.raises(SpecError, match="max_tokens"):
+        again.chat("Hi", max_token=3)
+
+
+def test_the_run_folder_is_enough_to_train_again(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """Spec, data, seed and versions are in it, and the same seed gives the same bytes."""
+    first = submit(rows(12), tiny_folder).wait(180)
+    second = submit(rows(12), tiny_folder).wait(180)
+    assert first.id != second.id and first.status is second.status is JobStatus.SUCCEEDED
+    runs = [home / "runs" / job.id for job in (first, second)]
+    asked = json.loads((runs[0] / "run.json").read_text())
+    assert asked["spec"]["seed"] == 3 and asked["versions"]["trl"] and asked["train_sha256"]
+    assert len((runs[0] / "data" / "train.jsonl").read_text().splitlines()) == 12
+    weights = [(run / "model" / "adapter_model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1]
+
+
+def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """All weights, loadable on their own, no adapter."""
+    handle = submit(rows(12), tiny_folder, training_type="full", learning_rate=1e-4).result(180)
+    assert handle.kind == "merged" and not list(Path(handle.model).glob("adapter*"))
+    assert handle.chat("Hi", max_tokens=4).usage.completion_tokens > 0
+
+
+def test_only_the_counted_tokens_are_trained(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """The trainer's own count is what the labels say; cut and dropped rows are told."""
+    data = rows(12)
+    data[0]["messages"][1]["weight"] = 0
+    data[0]["messages"] += [
+        {"role": "user", "content": "And then?"},
+        {"role": "assistant", "content": "Then nothing."},
+    ]
+    data[1]["messages"][0]["content"] = "word " * 60
+    job = submit(data, tiny_folder, max_steps=None, n_epochs=1, batch_size=4, max_length=48)
+    assert job.wait(180).status is JobStatus.SUCCEEDED, job.error
+    template = ChatTemplate.load(tiny_folder)
+    labels = [template.encode(row, max_length=48).labels for row in data]
+    expected = sum(label != IGNORED for row in labels for label in row[1:])
+    assert job.record.trained_tokens == expected
+    [told] = [event for event in job.events() if "rows" in event.data]
+    assert told.level == "warn" and told.data["dropped_rows"] == 1
+    assert told.data["truncated_rows"] == 1 and told.data["rows"] == 11
+
+
+def test_cancel_while_training_keeps_a_checkpoint(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """Quick, final, and the last checkpoint is whole."""
+    job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
+    worker_pid(job)
+    job.cancel()
+    assert job.wait(60).status is JobStatus.CANCELLED
+    assert job.checkpoints() and not (home / "runs" / job.id / "model").exists()
+    assert job.cancel().status is JobStatus.CANCELLED
+
+
+def test_one_job_at_a_time_and_cancel_while_waiting(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """The second waits for the first, in order; a waiting one can be cancelled."""
+    first = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
+    worker_pid(first)
+    second = submit(rows(12), tiny_folder, max_steps=3)
+    third = submit(rows(12), tiny_folder, max_steps=5)
+    deadline = time.monotonic() + 30
+    while "waiting" not in second.refresh().phase and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert second.status is JobStatus.QUEUED and "waiting" in second.phase
+    third.cancel()
+    assert third.wait(30).status is JobStatus.CANCELLED
+    first.cancel()
+    assert second.wait(120).status is JobStatus.SUCCEEDED
+    assert first.refresh().status is JobStatus.CANCELLED
+
+
+def test_a_killed_worker_is_continued_to_the_same_result(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """kill -9 in the middle: another worker goes on from the last checkpoint, and the adapter
+    is bit for bit that of the unbroken run."""
+    options: dict[str, Any] = {"max_steps": 60, "save_steps": 5}
+    unbroken = submit(rows(12), tiny_folder, **options).wait(180)
+    job = submit(rows(12), tiny_folder, again=True, **options)
+    pid = worker_pid(job)
+    while len(steps_of(job.refresh())) < 8:
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    assert job.wait(180).status is JobStatus.SUCCEEDED, job.error
+    assert any("Going on from checkpoint" in event.message for event in job.events())
+    assert steps_of(job) == list(range(1, 61))
+    assert job.record.trained_tokens == unbroken.record.trained_tokens
+    files = [home / "runs" / j.id / "model" / "adapter_model.safetensors" for j in (unbroken, job)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_worker_that_always_dies_ends_the_job(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """After so many attempts the death is the answer, with the reason and the log's place."""
+    job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=2000)
+    pid = worker_pid(job)
+    queue = queue_of(job)
+    with queue.store.transaction() as db:
+        db.execute("UPDATE runs SET attempts = ? WHERE id = ?", (MAX_ATTEMPTS, job.id))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(JobFailed, match="died 5 times.*worker.log"):
+        job.result(timeout=60)
+
+
+def test_a_kill_inside_a_save_leaves_nothing_half(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """A checkpoint without its last file is dropped and training goes on from the one before."""
+    job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=10)
+    pid = worker_pid(job)
+    while not job.refresh().checkpoints():
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    while queue_of(job).alive(job.id):
+        time.sleep(0.02)
+    checkpoints = home / "runs" / job.id / "checkpoints"
+    half = checkpoints / "checkpoint-9999"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"torn")
+    (home / "runs" / job.id / "model.tmp.1").mkdir()
+    with (home / "runs" / job.id / "events.jsonl").open("a") as events:
+        events.write('{"id": "torn')
+    job.refresh()
+    worker_pid(job)
+    job.cancel()
+    assert job.wait(60).status is JobStatus.CANCELLED
+    assert not half.exists()
+    assert any("Going on from checkpoint" in event.message for event in job.events())
+
+
+def test_what_cannot_be_trained_is_refused_before_a_job_exists(
+    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows
+) -> None:
+    """An unknown model, a folder without a template, a base with code of its own, a method or
+    a setting the backend cannot do: one plain message each."""
+    with pytest.raises(NotFoundError, match="no model folder"):
+        submit(rows(12), tmp_path / "none")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text("{}")
+    with pytest.raises(SpecError, match="no chat template"):
+        submit(rows(12), bare)
+    evil = tmp_path / "evil"
+    shutil.copytree(tiny_folder, evil)
+    config = json.loads((evil / "config.json").read_text())
+    (evil / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
+    with pytest.raises(SpecError, match="auto_map"):
+        submit(rows(12), evil)
+    with pytest.raises(UnsupportedError, match="dpo"):
+        submit(rows(12), tiny_folder, method="dpo")
+    with pytest.raises(UnsupportedError, match="learning_rate_multiplier"):
+        submit(rows(12), tiny_folder, learning_rate=None, learning_rate_multiplier=2.0)
+    assert Gateway().jobs() == []
+
+
+def test_a_row_the_template_refuses_is_named(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """The finding gives the line and the template's own words."""
+    path = tmp_path / "strict.jinja"
+    source = ChatTemplate.load(tiny_folder).source
+    guard = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    path.write_text(guard + source)
+    data = [
+        {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]}
+        for n in range(11)
+    ]
+    data[4]["messages"].insert(0, {"role": "system", "content": "s"})
+    with pytest.raises(DataError) as caught:
+        submit(data, tiny_folder, chat_template=str(path))
+    assert caught.value.report is not None
+    [finding] = caught.value.report.errors
+    assert finding.code == "template_refuses" and finding.line == 5
+    assert "no system" in finding.message
+
+
+def test_training_that_diverges_fails_with_the_reason(
+    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows
+) -> None:
+    """A loss that is not finite stops the job; no adapter of NaNs is handed over."""
+    folder = tmp_path / "poisoned"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    job = submit(rows(12), folder, max_steps=5).wait(180)
+    assert job.status is JobStatus.FAILED and "diverged" in str(job.error), job.error
+    assert not (home / "runs" / job.id / "model").exists()
+
+
+def test_real_data_sets_train_to_a_handle(home: Path, tiny_folder: Path, shared: Path) -> None:
+    """Chat, SQL, tool calls and long turns of other people: all go through."""
+    for name, extra in {
+        "foundry_gsm8k_chat/chat_train.jsonl": {"max_length": 256},
+        "fireworks_text2sql/text2sql_dataset.jsonl": {},
+        "foundry_stock_toolcall/stock_toolcall_training.jsonl": {"max_length": 1024},
+        "together_coqa/small_coqa_10.jsonl": {"max_length": 512},
+    }.items():
+        job = submit(shared / "data" / name, tiny_folder, max_steps=2, batch_size=2, **extra)
+        handle = job.result(timeout=180)
+        assert handle.ready and handle.chat("Hi", max_tokens=3).usage.prompt_tokens, name
+        told = next(event for event in job.events() if "rows" in event.data)
+        rows = sum(1 for line in (shared / "data" / name).read_bytes().splitlines() if line.strip())
+        assert told.data["rows"] + told.data["dropped_rows"] == rows, name
+
+
+def test_the_submitting_process_may_die_at_once(
+    home: Path, tiny_folder: Path, train_file: Path
+) -> None:
+    """The worker is a process of its own: it neither needs nor notices its parent."""
+    script = (
+        "import sys, os, finetune_gateway as g\n"
+        "job = g.submit(sys.argv[1], model=sys.argv[2], backend='local', max_steps=3)\n"
+        "print(job.id, flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    command = [sys.executable, "-c", script, str(train_file), str(tiny_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert Gateway().job(done.stdout.strip()).wait(180).status is JobStatus.SUCCEEDED
+
+
+def test_the_hub_is_told_nothing_but_what_is_fetched(home: Path, train_file: Path) -> None:
+    """Neither versions of libraries nor the name of the program that runs us, from ``ftg`` too."""
+    heard: list[tuple[str, str]] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append((self.path, self.headers.get("User-Agent", "")))
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not on our screen."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        quiet = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE")
+        env = {name: value for name, value in os.environ.items() if name not in quiet}
+        env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home)}
+        command = ["estimate", str(train_file), "--model", "acme/small", "--backend", "local"]
+        done = subprocess.run(
+            [sys.executable, "-m", "finetune_gateway", *command],
+            env=env, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        server.shutdown()
+    assert done.returncode != 0 and "acme/small" in done.stderr
+    assert heard and all("acme/small" in path for path, _ in heard)
+    assert not any("torch/" in agent or "agent/" in agent for _, agent in heard)

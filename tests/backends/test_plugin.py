@@ -1,0 +1,99 @@
+"""The example backend of the docs, found by its entry point as an installed one would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+
+EXAMPLE = ROOT / "docs" / "example-backend"
+
+
+def installed(site: Path, source: Path = EXAMPLE) -> None:
+    """What pip leaves behind: the module and its dist-info."""
+    project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    points = [
+        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in named.items())
+        for group, named in project["entry-points"].items()
+    ]
+    (about / "entry_points.txt").write_text("\n".join(points))
+    for path in source.glob("*.py"):
+        (site / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def ftg(site: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site), "FTG_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_gateway", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def test_an_installed_backend_runs_a_job(tmp_path: Path, home: Path, train_file: Path) -> None:
+    """Submit, wait and chat through a backend that the gateway has never heard of."""
+    site = tmp_path / "site"
+    installed(site)
+    sent = ftg(
+        site, home, "submit", str(train_file), "--model", "any", "--backend", "recall", "--wait",
+        "--json",
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    job = json.loads(sent.stdout)
+    assert (job["status"], job["backend"]) == ("succeeded", "recall")
+    said = ftg(site, home, "chat", job["id"], "where is parcel number 4")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip() == "Parcel 4 comes on day 4."
+    # A second process has the same events, and no more of them.
+    events = ftg(site, home, "events", job["id"], "--json").stdout.splitlines()
+    assert [json.loads(line)["message"] for line in events] == ["Read the rows."]
+
+
+def test_an_installed_backend_is_listed(tmp_path: Path, home: Path) -> None:
+    """With the distribution that brought it."""
+    installed(tmp_path / "site")
+    listed = ftg(tmp_path / "site", home, "backends")
+    assert listed.returncode == 0, listed.stderr
+    assert "recall  (ftg-recall 0.1.0)" in listed.stdout
+
+
+def test_without_it_the_name_is_unknown(tmp_path: Path, home: Path, train_file: Path) -> None:
+    """The message names the backends there are."""
+    sent = ftg(tmp_path, home, "estimate", str(train_file), "--model", "m", "--backend", "recall")
+    assert sent.returncode == 102
+    assert "No backend named 'recall'" in sent.stderr and "fake" in sent.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("recall =", "openai =", "Two packages offer a backend named 'openai'"),
+        ("ftg_recall:", "ftg_gone:", "cannot be imported"),
+    ],
+)
+def test_a_broken_plugin_is_told(
+    old: str, new: str, said: str, tmp_path: Path, home: Path, train_file: Path
+) -> None:
+    """A name that is taken, and a module that is not there: one sentence, no traceback."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    text = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
+    (source / "pyproject.toml").write_text(text.replace(old, new), encoding="utf-8")
+    installed(site, source)
+    sent = ftg(site, home, "submit", str(train_file), "--model", "any", "--backend", "recall")
+    assert sent.returncode == 1
+    assert said in sent.stderr and "Traceback" not in sent.stderr

@@ -1,0 +1,274 @@
+"""ftg demo: one whole run as a user starts it, and the parts that judge and draw."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from finetune_gateway.backends.local import builtin
+from finetune_gateway.cli.demo.answers import Answer, Question, Score, fault, questions, samples
+from finetune_gateway.cli.demo.command import beside, event_line, spoilt
+from finetune_gateway.cli.demo.page import Prices, Summary, chart, loss_ticks, page, series
+from finetune_gateway.events import Event, Metric
+from finetune_gateway.reports.layout import ticks
+
+GOOD = {"intent": "refund", "urgency": "low", "reply": "We paid it back."}
+NASTY = "<script>alert('&')</script>"
+
+
+def ftg(folder: Path, *args: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if k != "FTG_HOME"} | {"COLUMNS": "80"}
+    if home:
+        env["FTG_HOME"] = str(home)
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_gateway", *args],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=590,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_teaches_a_model(tmp_path: Path) -> None:
+    """From nothing: the faults are found, few answers are as taught before and at least 90 %
+    after, the losses fall, and the page and the job are there for other commands."""
+    done = ftg(tmp_path, "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["data"]["ok"] and found["data"]["rows"] == 270
+    assert [(fault["line"], fault["code"]) for fault in found["faults"]] == [
+        (7, "no_assistant"),
+        (12, "json_truncated"),
+    ]
+    assert all(fault["message"] and fault["fix"] for fault in found["faults"])
+    assert found["options"][-1]["model"] == builtin.NAME
+    assert found["before"]["prompts"] == found["after"]["prompts"] == 36
+    assert found["before"]["share"] < 0.1 and found["after"]["share"] >= 0.9
+    assert found["after"]["intents_right"] >= 27
+    assert found["training"]["seconds_per_step"] > 0
+    for name in ("train_loss", "valid_loss"):
+        assert found["training"][name]["last"] < found["training"][name]["first"] / 2
+
+    home = tmp_path / "demo-output" / "home"
+    paths = {name: Path(path) for name, path in found["paths"].items()}
+    assert paths["home"] == home
+    assert (paths["run"] / "events.jsonl").is_file()
+    assert (paths["model"] / "manifest.json").is_file()
+    text = paths["summary"].read_text("utf-8")
+    assert_whole(text)
+    for one in found["answers"]:
+        assert one["before"] != one["after"]
+    # What happens is told beside the document, in 80 columns but for words that are longer.
+    for number in range(1, 7):
+        assert f"[{number}/6]" in done.stderr
+    assert "step  20/204" in done.stderr
+    assert [line for line in done.stderr.splitlines() if len(line) > 80 and "/" not in line] == []
+    listed = json.loads(ftg(tmp_path, "list", "--json", home=home).stdout)
+    assert [(job["id"], job["status"]) for job in listed] == [
+        (found["training"]["job"], "succeeded")
+    ]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path: Path) -> None:
+    """A file is in the way: exit 2, what to do, no traceback."""
+    (tmp_path / "taken").write_text("")
+    done = ftg(tmp_path, "demo", "--out", "taken")
+    assert done.returncode == 2
+    assert "taken" in done.stderr and "--out" in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_answer_as_taught_has_no_fault() -> None:
+    """One object, its three keys in any order, allowed values."""
+    assert fault(json.dumps(GOOD)) == ""
+    assert fault(json.dumps(dict(reversed(GOOD.items())), indent=1)) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "We paid it back.",
+        json.dumps(GOOD) + " Anything else?",
+        json.dumps([GOOD]),
+        json.dumps(GOOD)[:-1],
+        json.dumps({**GOOD, "more": 1}),
+        json.dumps({k: v for k, v in GOOD.items() if k != "reply"}),
+        json.dumps(GOOD)[:-1] + ', "reply": "twice"}',
+        json.dumps({**GOOD, "intent": "weather"}),
+        json.dumps({**GOOD, "intent": ["refund"]}),
+        json.dumps({**GOOD, "urgency": "medium"}),
+        json.dumps({**GOOD, "reply": " "}),
+        json.dumps({**GOOD, "reply": 3}),
+    ],
+)
+def test_any_other_answer_has_a_fault(text: str) -> None:
+    """Prose, text around the object, keys that are missing, more or twice, other values."""
+    assert fault(text)
+
+
+def test_the_held_out_rows_are_as_taught() -> None:
+    """The check agrees with the data, and the intents shown are different ones."""
+    rows = builtin.demo_path("held_out").read_text("utf-8").splitlines()
+    assert [fault(json.loads(row)["messages"][-1]["content"]) for row in rows] == [""] * 36
+    asked = questions()
+    assert len({asked[place].intent for place in samples(asked, 3)}) == 3
+
+
+def test_a_right_answer_needs_the_intent_too() -> None:
+    """As taught, but another intent, is not right; a fault never is."""
+    question = Question("Where is my money?", "refund")
+    assert Answer(question, json.dumps(GOOD), "").right
+    assert not Answer(question, json.dumps({**GOOD, "intent": "invoice"}), "").right
+    assert not Answer(question, "no JSON", "not one JSON object").right
+
+
+def test_two_faults_are_planted() -> None:
+    """Of the broken copy two lines differ: one ends with the customer, one is no JSON."""
+    text = builtin.demo_path("train").read_text("utf-8")
+    pairs = list(zip(text.splitlines(), spoilt(text).splitlines(), strict=True))
+    assert [number for number, (a, b) in enumerate(pairs, 1) if a != b] == [7, 12]
+    assert json.loads(pairs[6][1])["messages"][-1]["role"] == "user"
+    with pytest.raises(ValueError):
+        json.loads(pairs[11][1])
+
+
+def test_answers_stand_side_by_side_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both columns are wrapped, whichever is longer."""
+    monkeypatch.setenv("COLUMNS", "80")
+    question = Question("A question " * 12, "refund")
+    text = beside(Answer(question, "prose " * 30, "x"), Answer(question, json.dumps(GOOD), ""))
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"before +after\n +prose .* {2}\{", text)
+
+
+def test_one_line_for_an_evaluation_none_for_a_step() -> None:
+    """Without a screen, steps are silent; an evaluation brings both losses."""
+    step = {"step": 20, "total_steps": 204}
+    assert event_line(Event(id="a", type="metrics", data={**step, "train_loss": 1.0}), [1.0]) == ""
+    line = event_line(Event(id="b", type="metrics", data={**step, "valid_loss": 0.5}), [2.0, 1.0])
+    assert line.split() == ["step", "20/204", "train_loss", "1.000", "valid_loss", "0.500"]
+    assert event_line(Event(id="c", message="Training begins."), []).strip() == "Training begins."
+
+
+METRICS = [
+    Metric(step=step, train_loss=2 / step, valid_loss=None if step % 4 else 1.5 / step)
+    for step in range(1, 41)
+]
+
+
+@pytest.mark.parametrize(("width", "height"), [(720, 300), (340, 260)])
+def test_both_curves_are_in_the_picture(width: int, height: int) -> None:
+    """Well-formed SVG; every point of both curves is there and inside the frame."""
+    drawn = ET.fromstring(chart(METRICS, width, height, "wide"))
+    for name in ("train_loss", "valid_loss"):
+        line = next(p for p in drawn.iter("path") if p.get("class") == f"curve {name}")
+        pairs = re.findall(r"([\d.]+) ([\d.]+)", line.get("d") or "")
+        places = [(float(x), float(y)) for x, y in pairs]
+        assert len(places) == len(series(METRICS, name))
+        assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
+        assert [x for x, _ in places] == sorted(x for x, _ in places)
+        assert [y for _, y in places] == sorted(y for _, y in places), "a falling loss"
+    words = {text.text for text in drawn.iter("text")}
+    assert {"step", "loss, log scale", "0", "0.1", "1"} <= words
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [Metric(step=1, train_loss=0.5)],
+        [Metric(step=1, train_loss=0.0), Metric(step=2, train_loss=0.0)],
+        [Metric(step=1, valid_loss=1.0), Metric(step=2, valid_loss=1.0)],
+        [Metric(step=1, train_loss=1e-9), Metric(step=900, train_loss=4e3)],
+    ],
+)
+def test_odd_curves_are_drawn_too(metrics: list[Metric]) -> None:
+    """One point, zeros, a flat line, a huge range."""
+    drawn = ET.fromstring(chart(metrics, 340, 260, "narrow"))
+    for line in drawn.iter("path"):
+        assert "nan" not in (line.get("d") or "") and "inf" not in (line.get("d") or "")
+
+
+def test_no_losses_are_a_word() -> None:
+    """A job without figures has no picture."""
+    assert "No losses" in chart([Metric(step=1)], 340, 260, "narrow")
+
+
+def test_ticks_are_round() -> None:
+    """1, 2 and 5; the losses lie between the ends, the last step is not passed."""
+    assert loss_ticks([1.96, 0.07]) == [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
+    assert loss_ticks([1.0]) == [1.0, 2.0]
+    assert ticks(204, 8) == [0, 50, 100, 150, 200]
+    assert ticks(3, 8) == [0, 1, 2, 3]
+
+
+def test_the_page_is_whole_and_escaped() -> None:
+    """A model's words cannot become markup, nothing is fetched, both curves are there."""
+    question = Question(f"Is {NASTY} text?", "refund")
+    pair = (Answer(question, NASTY, "not one JSON object"), Answer(question, json.dumps(GOOD), ""))
+    score = Score(prompts=1, kept=1, intents_right=1, seconds=1.0)
+    text = page(
+        Summary(
+            model=NASTY,
+            before=score,
+            after=score,
+            answers=[pair],
+            shown=[0],
+            metrics=METRICS,
+            data=[(NASTY, NASTY)],
+            run=[("job", NASTY)],
+            prices=Prices((NASTY, "b"), [(NASTY, NASTY)], ["https://prices.example", NASTY]),
+        )
+    )
+    assert "<script" not in text
+    assert_whole(text)
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes, and that what is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def assert_whole(text: str) -> None:
+    """One file that needs no other: no resource, no script; both curves, wide and narrow."""
+    tags = Tags(text)
+    assert tags.open == []
+    names = {tag for tag, _ in tags.seen}
+    assert names & {"script", "link", "img", "iframe", "object", "embed", "base"} == set()
+    for _, attributes in tags.seen:
+        assert attributes.keys() & {"src", "href", "srcset", "action", "data"} == set()
+        assert "http" not in (attributes.get("style") or "")
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style and "@import" not in style and "http" not in style
+    assert "default-src 'none'" in text and "prefers-color-scheme: dark" in style
+    curves = [attributes.get("class") for tag, attributes in tags.seen if tag == "path"]
+    for name in ("train_loss", "valid_loss"):
+        assert curves.count(f"curve {name}") == 3  # legend, wide, narrow

@@ -1,0 +1,382 @@
+"""Claims of estimation.local: published parameter counts and measured peaks and times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.estimate import auto_epochs
+from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.local import (
+    GIB,
+    GPUS,
+    estimate_local,
+    estimate_memory,
+    estimate_seconds,
+    largest_batch,
+    lora_parameters,
+    memory_range,
+    shape_of,
+    training_flops,
+)
+from finetune_gateway.estimation.memory import Setup, saved_bytes, step_memory
+from finetune_gateway.estimation.price_table import gpu_prices
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.counter import TokenStats
+
+TODAY = date(2026, 11, 21)
+
+LLAMA_8B: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+    "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+SMOLLM_135M: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN3_4B: dict[str, Any] = {
+    "model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+    "intermediate_size": 9728, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN3_30B_A3B: dict[str, Any] = {
+    "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+    "intermediate_size": 6144, "moe_intermediate_size": 768, "num_experts": 128,
+    "num_experts_per_tok": 8, "vocab_size": 151936, "tie_word_embeddings": False,
+}  # fmt: skip
+QWEN25_05B: dict[str, Any] = {
+    "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
+    "vocab_size": 50257,
+}  # fmt: skip
+# The model and the rows of the measurements that the constants come from.
+MEASURED: dict[str, Any] = {
+    "model_type": "qwen3", "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "intermediate_size": 1408, "vocab_size": 32_000,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+ROWS = TokenStats(
+    encoding="chat template", exact=True, rows=24, total=7_381, trained=4_788, min=90,
+    median=258, p95=733, max=800,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "published", "tolerance"),
+    [
+        (LLAMA_8B, 8_030_261_248, 0),
+        (SMOLLM_135M, 134_515_008, 0),
+        (QWEN3_4B, 4_022_468_096, 0),
+        (QWEN3_30B_A3B, 30_532_122_624, 0),
+        (QWEN25_05B, 494_032_768, 1e-4),  # has biases
+        (GPT2, 124_439_808, 8e-3),  # has biases and learnt positions
+    ],
+)
+def test_parameters_are_the_published_ones(
+    config: dict[str, Any], published: int, tolerance: float
+) -> None:
+    """The count from config.json alone is the model's published number of parameters."""
+    assert abs(shape_of(config).parameters - published) <= tolerance * published
+
+
+def test_experts_count_once_in_time() -> None:
+    """Of a model with experts, memory holds all, a token passes the active ones."""
+    shape = shape_of(QWEN3_30B_A3B)
+    active = shape.active_block_parameters + shape.embedding_parameters
+    assert 3.2e9 < active < 3.5e9  # "A3B", 3.3 billion by its model card
+
+
+def test_a_text_model_inside_a_multimodal_one_is_found() -> None:
+    """The language part of a nested config counts."""
+    nested = {"model_type": "some_vl", "text_config": QWEN3_4B, "vision_config": {}}
+    assert shape_of(nested) == shape_of(QWEN3_4B)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {**LLAMA_8B, "hidden_size": "big"}, {**LLAMA_8B, "num_hidden_layers": 0},
+     {**LLAMA_8B, "vocab_size": True}],
+)  # fmt: skip
+def test_a_config_without_its_numbers_is_an_error(config: dict[str, Any]) -> None:
+    """What is missing is named; nothing is guessed."""
+    with pytest.raises(SpecError, match="config.json has no usable"):
+        shape_of(config)
+
+
+def test_lora_parameters_are_rank_times_both_sides() -> None:
+    """Published for Llama-3.1-8B, rank 16, all linear maps: 41,943,040."""
+    shape = shape_of(LLAMA_8B)
+    assert lora_parameters(shape, 16) == 41_943_040
+    assert lora_parameters(shape, 8, ("q_proj", "v_proj")) == 3_407_872
+    assert lora_parameters(shape, 8, ("model.layers.q_proj", "v_proj")) == 3_407_872
+    assert lora_parameters(shape, 32) == 2 * lora_parameters(shape, 16)
+
+
+def test_memory_of_the_measured_run_is_in_the_range() -> None:
+    """TRL's defaults in float32 on 24 chats with the 40M model peaked at 8.0 GB of RSS."""
+    found = memory_range(shape_of(MEASURED), TrainingSpec(model="m"), ROWS)
+    assert found.low < 8.0e9 < found.high
+    assert abs(found.expected / 8.0e9 - 1) < 0.25
+
+
+def test_memory_of_single_rows_is_near_the_measured_one() -> None:
+    """The same with one row per step and no checkpointing peaked at 1.8 GB."""
+    found = memory_range(shape_of(MEASURED), TrainingSpec(model="m"), ROWS, rows=1)
+    assert found.low < 1.8e9 < found.high
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "length", "options", "saved"),
+    [  # kB per token and layer that autograd saved for models with random weights
+        ((192, 512, 4, 6, 6, 1_152, "llama"), 1, 1_024, {}, 15.1),
+        ((192, 512, 4, 6, 6, 1_152, "llama"), 8, 111, {}, 15.5),
+        ((192, 512, 4, 6, 6, 1_152, "llama"), 8, 411, {}, 16.7),
+        ((320, 896, 6, 8, 4, 16_000, "llama"), 4, 512, {}, 27.3),
+        ((512, 1_408, 8, 8, 4, 32_000, "qwen3"), 1, 1_000, {}, 40.5),
+        ((512, 1_408, 8, 8, 4, 32_000, "qwen3"), 4, 213, {}, 43.6),
+        ((512, 1_408, 8, 8, 4, 32_000, "qwen3"), 1, 1_024, {"packing": True}, 46.9),
+        ((512, 1_408, 8, 8, 4, 32_000, "qwen3"), 4, 213, {"training_type": "full"}, 50.9),
+        ((640, 1_728, 14, 10, 5, 50_000, "llama"), 2, 128, {}, 49.3),
+    ],
+)
+def test_what_a_layer_saves_is_counted_tensor_by_tensor(
+    shape: tuple[Any, ...], rows: int, length: int, options: dict[str, Any], saved: float
+) -> None:
+    """Within 3 % of the bytes that saved_tensors_hooks counted in one step."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads", "vocab_size", "model_type")  # fmt: skip
+    found = shape_of(dict(zip(names, shape, strict=True)))
+    setup = Setup.of(TrainingSpec(model="m", **options), "cpu")
+    per_token = saved_bytes(found, setup, rows, length) / (rows * length)
+    assert per_token == pytest.approx(saved * 1000, rel=0.03)
+
+
+def test_full_training_needs_sixteen_bytes_per_parameter() -> None:
+    """Weights, gradients and Adam's two moments in float32, as accelerate reckons, once the
+    gradients are there; a step of few tokens peaks at that moment."""
+    shape = shape_of(SMOLLM_135M)
+    spec = TrainingSpec(model="m", training_type="full")
+    parts = estimate_memory(shape, spec, ROWS, rows=1, row_tokens=8)
+    assert parts.weights + parts.gradients + parts.optimizer == 16 * shape.parameters
+    assert parts.adapters == 0
+    gpu = estimate_memory(shape, spec, ROWS, device="gpu", rows=1, row_tokens=8)
+    assert gpu.weights + gpu.gradients + gpu.optimizer == 8 * shape.parameters
+
+
+def test_gradients_are_kept_while_they_are_accumulated() -> None:
+    """With accumulation all gradients are there when the next batch has all its activations."""
+    shape = shape_of(SMOLLM_135M)
+    one, several = (
+        estimate_memory(
+            shape,
+            TrainingSpec(model="m", training_type="full", gradient_accumulation_steps=steps),
+            ROWS,
+        )
+        for steps in (1, 2)
+    )
+    assert several.gradients == 4 * shape.parameters > one.gradients
+    assert several.activations == one.activations
+
+
+@pytest.mark.parametrize(("kind", "gigabytes"), [("full", 60), ("lora", 16), ("qlora", 6)])
+def test_a_7b_model_needs_what_is_published(kind: str, gigabytes: int) -> None:
+    """LLaMA-Factory's table of hardware for 7B, bf16 throughout: 60, 16 and 6 GB."""
+    llama = {**LLAMA_8B, "num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000}
+    spec = TrainingSpec(model="m", training_type=kind, lora_r=8)
+    parts = estimate_memory(shape_of(llama), spec, ROWS, device="gpu", rows=1, row_tokens=512)
+    assert parts.total / 1e9 == pytest.approx(gigabytes, rel=0.2)
+
+
+def test_the_largest_batch_is_the_last_that_fits() -> None:
+    """One row more would need more than four fifths of the memory."""
+    shape, setup = shape_of(QWEN3_4B), Setup.of(TrainingSpec(model="m"), "gpu")
+    usable = GPUS["RTX 4090"].usable_bytes
+    rows = largest_batch(shape, setup, 2048, usable)
+    assert step_memory(shape, setup, rows, 2048).total * 5 // 4 <= usable
+    assert step_memory(shape, setup, rows + 1, 2048).total * 5 // 4 > usable
+    assert largest_batch(shape_of(LLAMA_8B), setup, 2048, 1 << 30) == 0
+
+
+def test_a_gpu_is_named_as_people_write_it() -> None:
+    """Case, spaces and dashes do not count; a part of a name is no name, but those near are
+    told."""
+    assert gpu_name("rtx4090") == "RTX 4090" and gpu_name("h200") == "H200"
+    for wrong, near in (("A100", "A100-80GB"), ("RTX 4080", "RTX 4090"), ("H1000", "H100")):
+        with pytest.raises(SpecError) as caught:
+            gpu_name(wrong)
+        assert near in (caught.value.hint or "")
+
+
+def test_the_smallest_gpu_is_told_and_it_is_the_smallest() -> None:
+    """Every GPU with less memory is too small for the high figure."""
+    found = estimate_local(TrainingSpec(model="m"), ROWS, shape_of(LLAMA_8B), gpu="H200")
+    assert found.smallest_gpu and found.memory_bytes and found.fits == "yes"
+    enough = GPUS[found.smallest_gpu].memory_bytes
+    assert GPUS[found.smallest_gpu].usable_bytes >= found.memory_bytes.high
+    smaller = [gpu for gpu in GPUS.values() if gpu.memory_bytes < enough]
+    assert all(gpu.usable_bytes < found.memory_bytes.high for gpu in smaller)
+
+
+def test_a_priced_gpu_costs_hours_times_its_rows() -> None:
+    """Low at the cheapest market, expected on demand, high at the dearest; each row is told, and
+    energy follows from the board's power."""
+    found = estimate_local(TrainingSpec(model="m"), ROWS, shape_of(LLAMA_8B), gpu="H100")
+    rows = gpu_prices("H100")
+    assert found.prices == rows and found.cost_usd and found.seconds and found.energy_kwh
+    hours = found.seconds.expected / 3600
+    usual = next(row.usd for row in rows if row.market == "on-demand")
+    assert float(found.cost_usd.expected) == pytest.approx(hours * float(usual), abs=1e-5)
+    dearest = float(max(row.usd for row in rows))
+    assert float(found.cost_usd.high) == pytest.approx(
+        found.seconds.high / 3600 * dearest, abs=1e-5
+    )
+    assert found.energy_kwh.high == pytest.approx(0.7 * found.seconds.high / 3600)
+
+
+def test_qlora_holds_less_than_lora_than_full() -> None:
+    """The three training types are ordered in what they hold."""
+    shape = shape_of(QWEN3_4B)
+    totals = [
+        estimate_memory(
+            shape, TrainingSpec(model="m", training_type=kind), ROWS, device="gpu"
+        ).total
+        for kind in ("qlora", "lora", "full")
+    ]
+    assert totals == sorted(totals)
+    assert totals[1] < 24 * GIB  # a LoRA of a 4B model fits a 24 GB card
+
+
+def test_preference_pairs_double_a_step() -> None:
+    """DPO sends both answers through at once."""
+    shape = shape_of(MEASURED)
+    single, double = (
+        estimate_memory(shape, TrainingSpec(model="m", method=method), ROWS, rows=1)
+        for method in ("sft", "dpo")
+    )
+    assert double.activations == pytest.approx(2 * single.activations, abs=2)
+
+
+def test_time_of_the_measured_run() -> None:
+    """The best configuration took 11.8 s on a core of 205 to 220 GFLOP/s in bfloat16."""
+    seconds = estimate_seconds(shape_of(MEASURED), ROWS, 1, 215e9)
+    assert seconds == pytest.approx(11.8, rel=0.15)
+    assert estimate_seconds(shape_of(MEASURED), ROWS, 3, 215e9) == pytest.approx(3 * seconds)
+
+
+def test_work_is_counted_in_multiplications() -> None:
+    """LoRA: 0.70 TFLOP in the blocks and 0.31 in the head for the measured rows."""
+    work = training_flops(shape_of(MEASURED), ROWS, 1, full=False)
+    assert work == pytest.approx(0.70e12 + 0.31e12, rel=0.02)
+    full = training_flops(shape_of(MEASURED), ROWS, 1, full=True)
+    assert full == pytest.approx(1.5 * work)
+
+
+def test_a_local_run_costs_no_hosted_charge() -> None:
+    """On this machine: zero USD, said to be hosted charges only; nothing leaves it."""
+    spec = TrainingSpec(model="Qwen/Qwen3-4B")
+    estimate = estimate_local(spec, ROWS, shape_of(QWEN3_4B), today=TODAY)
+    assert estimate.cost_usd is not None
+    assert (estimate.cost_usd.low, estimate.cost_usd.high) == (0, 0)
+    assert not estimate.data_leaves_machine
+    assert estimate.host is None
+    assert any("no hosted charge" in said for said in estimate.assumptions)
+    assert any("assumed, not measured" in said for said in estimate.assumptions)
+    assert estimate.n_epochs == auto_epochs(ROWS.rows) and "auto" in estimate.n_epochs_rule
+
+
+def test_an_assumed_speed_gives_a_wide_range() -> None:
+    """Unmeasured, high is at least ten times low; measured, the range is narrower."""
+    spec, shape = TrainingSpec(model="m", n_epochs=1), shape_of(MEASURED)
+    guessed = estimate_local(spec, ROWS, shape, today=TODAY).seconds
+    known = estimate_local(spec, ROWS, shape, flops_per_second=200e9, today=TODAY).seconds
+    assert guessed is not None and known is not None
+    assert guessed.high / guessed.low >= 10 > known.high / known.low
+    assert known.low < 67 < known.high  # measured: 7,381 tokens at 105 to 116 tokens a second
+
+
+def test_an_hour_of_a_gpu_is_priced_when_its_price_is_given() -> None:
+    """Cost = hours x price, for low, expected and high; the row says who gave it."""
+    spec = TrainingSpec(model="m", n_epochs=2)
+    estimate = estimate_local(
+        spec, ROWS, shape_of(QWEN3_4B), gpu="H100", usd_per_gpu_hour=Decimal("3.99"), today=TODAY
+    )
+    assert estimate.seconds is not None and estimate.cost_usd is not None
+    for level in ("low", "expected", "high"):
+        hours = getattr(estimate.seconds, level) / 3600
+        assert float(getattr(estimate.cost_usd, level)) == pytest.approx(hours * 3.99, abs=1e-5)
+    assert estimate.prices[0].unit == "gpu_hour"
+    assert estimate.unknown == []
+    json.dumps(estimate.model_dump(mode="json"))
+    with pytest.raises(SpecError, match="cannot cost -1"):
+        estimate_local(spec, ROWS, None, usd_per_gpu_hour=Decimal(-1), today=TODAY)
+
+
+def test_a_gpu_that_is_too_small_is_warned_of() -> None:
+    """An 8B model in 16 bits does not fit a T4; it fits an H100."""
+    spec, shape = TrainingSpec(model="m"), shape_of(LLAMA_8B)
+    small = estimate_local(spec, ROWS, shape, gpu="T4", today=TODAY)
+    assert any("T4 has 16 GiB" in warning for warning in small.warnings)
+    assert estimate_local(spec, ROWS, shape, gpu="H100", today=TODAY).warnings == []
+    with pytest.raises(SpecError, match="No figures are known for GPU 'H1000'") as caught:
+        estimate_local(spec, ROWS, shape, gpu="H1000", today=TODAY)
+    assert "H100" in caught.value.hint
+
+
+def test_an_unnamed_gpu_spans_the_known_ones() -> None:
+    """ "gpu" without a name: a wide range, and what it costs is unknown."""
+    estimate = estimate_local(
+        TrainingSpec(model="m"), ROWS, shape_of(QWEN3_4B), device="gpu", today=TODAY
+    )
+    assert estimate.seconds is not None
+    assert estimate.seconds.high / estimate.seconds.low > 20
+    assert any("unnamed GPU" in said for said in estimate.assumptions)
+    assert any("an hour of the GPU" in said for said in estimate.unknown)
+
+
+def test_max_steps_ends_a_run_early() -> None:
+    """Three steps of eight rows are one pass over 24 rows."""
+    shape = shape_of(MEASURED)
+    stopped = estimate_local(TrainingSpec(model="m", max_steps=3), ROWS, shape, today=TODAY)
+    one = estimate_local(TrainingSpec(model="m", n_epochs=1), ROWS, shape, today=TODAY)
+    assert stopped.seconds == one.seconds
+
+
+def test_without_a_config_nothing_is_guessed() -> None:
+    """No shape: neither memory nor time, and why."""
+    estimate = estimate_local(TrainingSpec(model="m"), ROWS, None, today=TODAY)
+    assert estimate.memory_bytes is None and estimate.seconds is None
+    assert estimate.unknown == [
+        "Memory and time: the model's config.json is not on this machine.",
+        "Energy: no power figure is known for this machine; those of GPUs are (--gpu).",
+    ]
+
+
+def test_no_rows_give_an_estimate() -> None:
+    """An empty file is estimated without an error: only starting takes time."""
+    empty = TokenStats(encoding="x", exact=True)
+    estimate = estimate_local(TrainingSpec(model="m"), empty, shape_of(MEASURED), today=TODAY)
+    assert estimate.seconds is not None and estimate.seconds.high == 60
+
+
+def test_importing_hardware_loads_no_torch() -> None:
+    """Estimating needs none of the heavy packages."""
+    code = (
+        "import sys, finetune_gateway.hardware\n"
+        "print(sorted({'torch', 'transformers', 'trl', 'peft', 'openai'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,274 @@
+"""What a local job takes, foretold and then counted by the job itself."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_gateway import Gateway, LocalBackend, SpecError
+from finetune_gateway.estimation import calibration
+from finetune_gateway.estimation import local as local_estimation
+from finetune_gateway.estimation.batch_plan import feed, packed
+from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fitted
+from finetune_gateway.settings import clock
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.counter import TokenStats
+
+
+def uneven(count: int) -> list[dict[str, Any]]:
+    """Rows of very different lengths; one has nothing to train once it is cut at 64 tokens."""
+    chance = random.Random(3)
+    rows = []
+    for number in range(count):
+        asked = f"Where is parcel {number}? " + "Please! " * chance.randint(0, 12)
+        answer = "It comes tomorrow. " * chance.randint(1, 20)
+        rows.append(
+            {"messages": [{"role": "user", "content": asked if number else asked + "Please! " * 90},
+                          {"role": "assistant", "content": answer}]}
+        )  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_epochs": 2, "batch_size": 4},
+        {"n_epochs": 3, "batch_size": 4, "gradient_accumulation_steps": 3, "max_length": 64},
+        {"n_epochs": 2, "batch_size": 2, "packing": True, "max_length": 128},
+        {"n_epochs": 1, "batch_size": 3, "gradient_checkpointing": True, "train_on": "all"},
+    ],
+    ids=["epochs", "cut and accumulated", "packed", "checkpointed"],
+)
+def test_trained_tokens_are_foretold_exactly(
+    home: Path, tiny_folder: Path, options: dict[str, Any]
+) -> None:
+    """The estimate's tokens and steps are those the trainer counts itself: with a last batch
+    that is not full, cut rows, a row with nothing left to train, and packs."""
+    gateway, rows = Gateway(), uneven(13)
+    asked = {"model": str(tiny_folder), "backend": "local", "lora_r": 4, **options}
+    foretold = gateway.estimate(rows, **asked)
+    job = gateway.submit(rows, **asked).wait(240)
+    assert job.status == "succeeded", job.error
+    assert foretold.trained_tokens and foretold.trained_tokens.low == foretold.trained_tokens.high
+    assert job.record.trained_tokens == foretold.trained_tokens.expected
+    assert job.metrics()[-1].step == foretold.steps
+
+
+def test_a_run_ended_within_an_epoch_is_a_range() -> None:
+    """Which rows come first is left to chance, so whole epochs are certain and the rest is not."""
+    tokens = TokenStats(encoding="x", exact=True, rows=10, total=100, trained=40, max=10,
+                        lengths={10: 10})  # fmt: skip
+    found = feed(TrainingSpec(model="m", max_steps=3, batch_size=5), tokens)
+    assert (found.trained.low, found.trained.expected, found.trained.high) == (40, 60, 80)
+    assert feed(TrainingSpec(model="m", max_steps=4, batch_size=5), tokens).trained.low == 80
+
+
+def test_packs_are_those_of_the_trainer() -> None:
+    """Best fit, the longest first, as trl.pack_dataset lays them."""
+    from datasets import Dataset
+    from trl import pack_dataset
+
+    chance = random.Random(5)
+    lengths = [chance.randint(1, 100) for _ in range(300)]
+    theirs = pack_dataset(Dataset.from_dict({"input_ids": [[1] * n for n in lengths]}), 100)
+    ours = packed(Counter(lengths), 100)
+    assert Counter(map(len, theirs["input_ids"])) == ours
+
+
+def test_padding_is_that_of_random_batches() -> None:
+    """Slots of an epoch agree with a thousand shuffles within 1 %."""
+    chance = random.Random(1)
+    lengths = [chance.randint(10, 400) for _ in range(64)]
+    slots = 0
+    for _ in range(1000):
+        chance.shuffle(lengths)
+        slots += sum(8 * max(lengths[start : start + 8]) for start in range(0, 64, 8))
+    tokens = TokenStats(encoding="x", exact=True, rows=64, total=sum(lengths), max=max(lengths),
+                        lengths=dict(Counter(lengths)))  # fmt: skip
+    found = feed(TrainingSpec(model="m", n_epochs=1), tokens)
+    assert found.slots == pytest.approx(slots / 1000, rel=0.01)
+
+
+def test_rates_are_found_again() -> None:
+    """From the seconds that known rates give, the fit foretells other work."""
+    chance, rates = random.Random(2), [1e-3, 2e-11, 5e-9, 9e-9, 1e-9, 3e-11, 1e-8, 0.05]
+    scale = [8, 1e11, 1e7, 1e7, 1e8, 1e8, 1e6, 1]
+    loads = [
+        Load(tuple(unit * chance.uniform(0.1, 1) for unit in scale), 1_000_000, 0)
+        for _ in range(10)
+    ]
+    seconds = [sum(r * u for r, u in zip(rates, load.units, strict=True)) for load in loads]
+    found = fitted(loads[:9], seconds[:9])
+    told = sum(r * u for r, u in zip(found, loads[9].units, strict=True))
+    assert told == pytest.approx(seconds[9], rel=0.1) and min(found) >= 0
+
+
+def test_calibration_is_measured_kept_and_used(
+    home: Path, tiny_folder: Path, train_file: Path
+) -> None:
+    """``ftg doctor --calibrate`` by the real process; estimates then say so and are narrower."""
+    wide = Gateway().estimate(train_file, model=str(tiny_folder), backend="local")
+    assert any("ftg doctor --calibrate" in said for said in wide.assumptions)
+    command = [sys.executable, "-m", "finetune_gateway", "doctor", "--calibrate", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    kept = calibration.read(home)
+    assert kept is not None and kept.doubts(clock.today()) is None
+    assert told["work"] == list(WORK) and told["torch"] == kept.torch == calibration.torch_version()
+    assert max(map(abs, kept.errors)) < 0.5 and kept.imported_bytes > 200e6
+    found = Gateway().estimate(train_file, model=str(tiny_folder), backend="local")
+    assert any(f"measured on this machine on {clock.today()}" in a for a in found.assumptions)
+    assert wide.seconds and found.seconds
+    # The tiny job is all start; the range of a calibrated one is below threefold unless busy.
+    assert found.seconds.high / found.seconds.low < 2 * kept.stretch
+    assert [path.name for path in home.glob("ftg-calibrate-*")] == []
+
+
+def calibrated() -> Calibration:
+    return Calibration(
+        machine=calibration.machine(), torch=calibration.torch_version(),
+        measured_on=clock.today(), threads=2,
+        rates=(1e-3, 1e-11, 1e-8, 3e-8, 6e-9, 2e-10, 1e-9, 1e-3),
+        stretch=1.0, speedup=1.5, start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
+        imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
+        load_average=0.5,
+    )  # fmt: skip
+
+
+def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
+    """Another machine, another torch, three months: each is said."""
+    found = calibrated()
+    assert found.doubts(clock.today()) is None
+    old = found.model_copy(update={"measured_on": clock.today() - timedelta(days=91)})
+    assert "91 days old" in (old.doubts(clock.today()) or "")
+    for changed in ({"machine": "other"}, {"torch": "1.0"}):
+        assert found.model_copy(update=changed).doubts(clock.today())
+    calibration.write(home, found)
+    assert calibration.read(home) == found
+    told = {**found.model_dump(mode="json"), "rates": [1e-3] * (len(WORK) - 1)}
+    (home / calibration.FILE).write_text(json.dumps(told))  # of a version with other kinds of work
+    assert calibration.read(home) is None
+    (home / calibration.FILE).write_text('{"machine": 3}')
+    assert calibration.read(home) is None
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_validation_takes_time(
+    home: Path, tiny_folder: Path, train_file: Path, tmp_path: Path, measured: bool
+) -> None:
+    """As many passes over the validation rows as the trainer makes, forward alone: less than as
+    many passes of training, and told."""
+    if measured:
+        calibration.write(home, calibrated())
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(train_file.read_text().replace("order", "parcel"))
+    asked: dict[str, Any] = {"model": str(tiny_folder), "backend": "local", "max_steps": 10_000}
+    found = [
+        Gateway().estimate(train_file, **asked, **more)
+        for more in ({}, {"validation": held_out}, {"validation": held_out, "eval_steps": 5000})
+    ]
+    seconds = [one.seconds.expected for one in found if one.seconds]
+    trained, ten, two = seconds[0], seconds[1] - seconds[0], seconds[2] - seconds[0]
+    assert ten == pytest.approx(5 * two, rel=1e-6) and 0 < ten < trained
+    assert found[1].validation_tokens == found[1].tokens.total
+    assert any("gone through 10 times (eval_steps)" in said for said in found[1].assumptions)
+    assert any("gone through 2 times" in said for said in found[2].assumptions)
+    assert not any("validation" in said for said in found[0].assumptions)
+
+
+def test_evaluations_are_those_of_the_trainer(
+    home: Path, tiny_folder: Path, train_file: Path
+) -> None:
+    """At each multiple of eval_steps and at the end, as a real run does it."""
+    for steps, every in ((5, 2), (4, 2), (3, "auto")):
+        asked: dict[str, Any] = {"model": str(tiny_folder), "max_steps": steps, "batch_size": 2}
+        job = Gateway().submit(
+            train_file, backend="local", validation_split=0.2, eval_steps=every, **asked
+        )
+        job.result(timeout=180)
+        spec = TrainingSpec(eval_steps=every, **asked)
+        told = [metric.step for metric in job.metrics() if metric.valid_loss is not None]
+        assert len(told) == local_estimation.evaluations(spec, steps) and told[-1] == steps
+
+
+def test_a_price_of_ones_own_is_any_number_and_no_nonsense(
+    home: Path, tiny_folder: Path, train_file: Path
+) -> None:
+    """What is a number to Python is one here, to its last digit; the rest is said."""
+    for given in (Decimal("3.1"), 3.1, "3.1", "$3.1"):
+        assert LocalBackend(gpu="H200", usd_per_gpu_hour=given).usd_per_gpu_hour == Decimal("3.1")
+        found = Gateway().estimate(train_file, model="gpt-4.1-mini-2025-04-14", train_price=given)
+        assert found.prices[0].usd == Decimal("3.1")
+    for wrong in ("x", float("nan"), -1, True, "1e999", Decimal("Infinity")):
+        with pytest.raises(SpecError, match="usd_per_gpu_hour cannot be"):
+            LocalBackend(gpu="H200", usd_per_gpu_hour=wrong)
+        for model in ("gpt-4.1-mini-2025-04-14", ["gpt-4.1-mini-2025-04-14"]):
+            with pytest.raises(SpecError, match="train_price cannot be"):
+                Gateway().estimate(train_file, model=model, train_price=wrong)
+    with pytest.raises(SpecError, match="No figures are known for GPU ''"):
+        LocalBackend(gpu="")
+    with pytest.raises(SpecError, match="nothing to estimate"):
+        Gateway().estimate(train_file, model=[])
+    with pytest.raises(SpecError, match="since cannot be"):
+        Gateway().costs(since="2026-13-01")  # type: ignore[arg-type]
+
+
+def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_file: Path) -> None:
+    """Precision by the kind of training, a GPU without bfloat16, start-up, energy, markets."""
+    for gpu, kind, expected in (
+        ("T4", "full", ("; bfloat16", "T4 has no bfloat16 of its own")),
+        ("H200", "lora", ("base in bfloat16, adapters in float32", "15 s (5 to 60 s)")),
+        ("H100", "lora", ("expected 80 %", "cheapest on demand, 3.99 USD an hour")),
+    ):
+        found = Gateway().estimate(
+            train_file, model=str(tiny_folder), backend=LocalBackend(gpu=gpu), training_type=kind
+        )
+        said = " ".join(found.assumptions)
+        assert all(words in said for words in expected), said
+        assert ("no bfloat16" in said) is (gpu == "T4")
+
+
+def test_a_named_gpu_is_for_estimates_only(home: Path, tiny_folder: Path, train_file: Path) -> None:
+    """The estimate is the GPU's; submitting there is refused before anything is written."""
+    there = LocalBackend(gpu="h200", usd_per_gpu_hour="2.50")
+    found = Gateway().estimate(train_file, model=str(tiny_folder), backend=there)
+    assert found.gpu == "H200" and found.fits == "yes" and found.memory_parts
+    assert [(row.usd, row.source) for row in found.prices][0][1] == "given by the user"
+    with pytest.raises(SpecError, match="for estimates"):
+        Gateway().submit(train_file, model=str(tiny_folder), backend=there)
+
+
+def test_the_screen_shows_memory_by_part(home: Path, tiny_folder: Path, train_file: Path) -> None:
+    """By the real process in 80 columns: parts, smallest GPU, price rows, energy; --json has the
+    same parts; an unknown GPU names those near it."""
+
+    def ftg(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "finetune_gateway", "estimate", str(train_file)]
+        return subprocess.run(
+            [*command, "--model", str(tiny_folder), *words], capture_output=True, text=True
+        )
+
+    text = ftg("--gpu", "RTX 4090").stdout
+    for said in ("by part", "weights", "optimizer", "smallest GPU", "energy", "trained tokens",
+                 "per GPU hour", "not measured"):  # fmt: skip
+        assert said in text, said
+    assert max(map(len, text.splitlines())) <= 80
+    told = json.loads(ftg("--gpu", "H200", "--usd-per-gpu-hour", "3.10", "--json").stdout)[0]
+    assert sum(told["memory_parts"].values()) == told["memory_bytes"]["expected"]
+    assert told["prices"][0]["usd"] == "3.10" and told["smallest_gpu"] == "T4"
+    wrong = ftg("--gpu", "A100")
+    assert wrong.returncode != 0 and "A100-80GB" in wrong.stderr
+    hosted = subprocess.run(
+        [sys.executable, "-m", "finetune_gateway", "estimate", str(train_file), "--model",
+         "gpt-4.1-mini-2025-04-14", "--gpu", "H200"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert hosted.returncode != 0 and "--backend local" in hosted.stderr

