@@ -26,7 +26,7 @@ test: lint ## lint, format, types, then all tests but the chaos ones
 	@$(BIN)/python -m pytest -q -m "not chaos"
 
 check: lint ## lint, format, types, and the order of imports
-	@$(BIN)/python -m pytest -q tests/test_floors.py tests/test_public_names.py
+	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_public_names.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check -q .

@@ -1,5 +1,5 @@
 """The docs are true: their Python runs, links lead somewhere, commands and options exist, and the
-tree in the README is the tree."""
+tour shows the package as it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from test_rooms import ROOMS
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.commands import ALIASES, COMMANDS
@@ -63,6 +64,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert found.is_relative_to(ROOT), target
         if part:
             assert part in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_to_code_name_what_is_there(page: Path) -> None:
+    """A link such as [`Job.wait`](job.py) leads to the file that defines it."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for name, target in re.findall(r"\[`([\w.]+)`\]\(([^)\s#]+\.py)\)", text):
+        path = page.parent / target
+        if name == path.name:
+            continue
+        source = path.read_text(encoding="utf-8")
+        for part in name.removeprefix(f"{path.stem}.").split("."):
+            defined = rf"^\s*(?:async def|def|class) {part}\b|^{part}\b.* = "
+            assert re.search(defined, source, re.MULTILINE), f"{name} in {target}"
 
 
 def anchors(page: Path) -> set[str]:
@@ -158,3 +173,11 @@ def test_the_tree_in_the_tour_is_the_tree() -> None:
     }
     assert len(listed) == len(set(listed))
     assert sorted(map(str, listed)) == sorted(map(str, there))
+
+
+def test_every_room_is_in_the_tour() -> None:
+    """The table of rooms has a line for each, in reading order."""
+    text = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    table = text.partition("## The rooms")[2].partition("\n## ")[0]
+    described = re.findall(r"^\| `(\w+)` \| [^|]*\w", table, re.MULTILINE)
+    assert described == [room for room in ROOMS if not room.startswith("__")]
