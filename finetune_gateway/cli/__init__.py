@@ -132,9 +132,9 @@ def _did_you_mean(name: str) -> str:
 
 
 def _usage(message: str, hint: str, json_wanted: bool) -> int:
-    from finetune_gateway.reports.output import error
+    from finetune_gateway.reports.output import print_error
 
-    error("UsageError", message, hint, 2, json_wanted=json_wanted)
+    print_error("UsageError", message, hint, 2, json_wanted=json_wanted)
     return 2
 
 

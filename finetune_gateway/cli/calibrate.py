@@ -15,7 +15,7 @@ from finetune_gateway.backends.local.queue import Queue, worker_environment
 from finetune_gateway.errors import BackendError, MissingDependency
 from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation.calibration import WORK, Calibration
-from finetune_gateway.reports.output import say, wrapped
+from finetune_gateway.reports.output import print_message, wrap_text
 from finetune_gateway.settings.home import Settings
 
 
@@ -36,7 +36,7 @@ def calibrate(settings: Settings, *, quiet: bool = False) -> Calibration:
             backend="local",
         )
     try:
-        say("Training small models to measure this machine; about a minute.", quiet=quiet)
+        print_message("Training small models to measure this machine; about a minute.", quiet=quiet)
         found = _measured(settings)
     finally:
         os.close(slot[1])
@@ -81,7 +81,7 @@ def screen(found: Calibration) -> str:
         ("start and end", f"{found.start_cpu:.1f} CPU seconds of a job, whatever it trains"),
         ("fit", f"{len(found.errors)} shapes, off by at most {worst:.0%}"),
     ]
-    return "\n".join(wrapped(f"{name:<15}{text}", " " * 15, "") for name, text in rows)
+    return "\n".join(wrap_text(f"{name:<15}{text}", " " * 15, "") for name, text in rows)
 
 
 def _quantising(found: Calibration) -> str:

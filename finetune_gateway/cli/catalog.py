@@ -14,7 +14,13 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.methods import TRAINERS
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import paint, say, show, table, wrapped
+from finetune_gateway.reports.output import (
+    apply_style,
+    format_table,
+    print_message,
+    print_result,
+    wrap_text,
+)
 from finetune_gateway.settings import clock
 
 Document = dict[str, Any]
@@ -34,9 +40,9 @@ def backends(json: Json = False) -> None:
     """
     found = [_about(name) for name in known.names()]
     if json:
-        output.emit(found)
+        output.print_json(found)
         return
-    show("\n\n".join(_backend_text(one) for one in found))
+    print_result("\n\n".join(_backend_text(one) for one in found))
 
 
 def _about(name: str) -> Document:
@@ -59,15 +65,15 @@ def _about(name: str) -> Document:
 
 
 def _backend_text(about: Document) -> str:
-    head = f"{paint(about['name'], 'bold')}  ({about['origin']})"
+    head = f"{apply_style(about['name'], 'bold')}  ({about['origin']})"
     if not about["usable"]:
-        return f"{head}\n{wrapped('cannot be used: ' + about['error'], '  ')}"
+        return f"{head}\n{wrap_text('cannot be used: ' + about['error'], '  ')}"
     kinds = f", {' or '.join(about['training_types'])}" if about["training_types"] else ""
     where = "hosted: the data leaves this machine" if about["hosted"] else "on this machine"
     lines = [head, f"  {where}", f"  trains: {', '.join(about['methods']) or '-'}{kinds}"]
     if about["no_new_jobs_after"]:
         lines.append(f"  takes new jobs until {about['no_new_jobs_after']}")
-    return "\n".join([*lines, *(wrapped(note, "    ", "  - ") for note in about["notes"])])
+    return "\n".join([*lines, *(wrap_text(note, "    ", "  - ") for note in about["notes"])])
 
 
 def models(
@@ -95,15 +101,17 @@ def models(
         for name, note in here
     ]
     if json:
-        output.emit(found)
+        output.print_json(found)
         return
-    show(_models_text(found))
+    print_result(_models_text(found))
     for host in hosts:
         if host.models:
             for text in _sources(host, today):
-                say(wrapped(f"{host.name}: {text}", "  "))
+                print_message(wrap_text(f"{host.name}: {text}", "  "))
         elif backend is not None or all_:
-            say(wrapped(f"{host.name}: no list of models is known. {host.notes[-1]}", "  "))
+            print_message(
+                wrap_text(f"{host.name}: no list of models is known. {host.notes[-1]}", "  ")
+            )
 
 
 def _rows(host: profiles.Profile, today: date) -> Iterator[Document]:
@@ -154,8 +162,8 @@ def _models_text(found: list[Document]) -> str:
         )
         for one in found
     ]
-    lines = table(("HOST", "MODEL", "METHODS", "NEW JOBS UNTIL", "RETIRED ON"), rows)
-    notes = [wrapped(f"{one['model']}: {one['note']}", "  ") for one in found if one.get("note")]
+    lines = format_table(("HOST", "MODEL", "METHODS", "NEW JOBS UNTIL", "RETIRED ON"), rows)
+    notes = [wrap_text(f"{one['model']}: {one['note']}", "  ") for one in found if one.get("note")]
     return "\n".join([lines, *(["", *notes] if notes else [])])
 
 

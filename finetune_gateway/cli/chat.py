@@ -16,7 +16,7 @@ from finetune_gateway.errors import GatewayError, JobNotFinished, NotFoundError,
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import clean, say, show
+from finetune_gateway.reports.output import print_message, print_result, strip_controls
 from finetune_gateway.tokens.counter import base_model
 
 Messages = list[dict[str, Any]]
@@ -71,9 +71,9 @@ def chat(
         converse(handle, system, sampling)
     elif json:
         reply = handle.chat(prompt, system=system, **sampling)
-        output.emit({"model": handle.model, **reply.model_dump(mode="json")})
+        output.print_json({"model": handle.model, **reply.model_dump(mode="json")})
     else:
-        show(clean(handle.chat(prompt, system=system, **sampling).text))
+        print_result(strip_controls(handle.chat(prompt, system=system, **sampling).text))
 
 
 def opened(name: str) -> ModelHandle:
@@ -101,7 +101,7 @@ def _base(name: str) -> ModelHandle:
     backend: Backend = gateway.backend("local")
     if not isinstance(backend, LocalBackend):
         raise SpecError("The local backend was replaced; base models are not known to it.")
-    say(f"Opening {name}, as it is without training ...")
+    print_message(f"Opening {name}, as it is without training ...")
     return backend.base(name)
 
 
@@ -120,7 +120,7 @@ def _of_job(name: str) -> ModelHandle:
 
 def converse(handle: ModelHandle, system: str | None, sampling: dict[str, Any]) -> None:
     """Questions and answers until the end of input. Ctrl-C stops an answer."""
-    say(f"{handle.model}. Ctrl-D ends, Ctrl-C stops an answer.")
+    print_message(f"{handle.model}. Ctrl-D ends, Ctrl-C stops an answer.")
     said: Messages = []
     for question in _questions():
         said.append({"role": "user", "content": question})
@@ -136,7 +136,7 @@ def _questions() -> Iterator[str]:
         try:
             question = _asked("you> ").strip()
         except EOFError:
-            say("")
+            print_message("")
             return
         if question:
             yield question
@@ -158,11 +158,11 @@ def _streamed(pieces: Iterator[str]) -> str | None:
     try:
         for piece in pieces:
             told.append(piece)
-            print(clean(piece), end="", flush=True)
+            print(strip_controls(piece), end="", flush=True)
     except KeyboardInterrupt:
-        say(" ...")
+        print_message(" ...")
     except GatewayError as exc:
-        output.error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
+        output.print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
         return None
     print()
     return "".join(told) or None

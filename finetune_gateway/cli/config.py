@@ -9,7 +9,7 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import SpecError
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import say, show, table, wrapped
+from finetune_gateway.reports.output import format_table, print_message, print_result, wrap_text
 from finetune_gateway.settings import config as stored
 from finetune_gateway.settings.home import Settings
 
@@ -70,29 +70,29 @@ def _from(value: stored.Value) -> str:
 
 def _get(value: stored.Value, *, json: bool, quiet: bool) -> None:
     if json:
-        output.emit(_document(value))
+        output.print_json(_document(value))
     elif value.usd is not None:
-        show(f"{value.usd:f}")
+        print_result(f"{value.usd:f}")
     else:
-        say(f"{value.key.name} is not set: no limit.", quiet=quiet)
+        print_message(f"{value.key.name} is not set: no limit.", quiet=quiet)
 
 
 def _set(settings: Settings, key: str, text: str, *, json: bool, quiet: bool) -> None:
     written = stored.write(settings, key, text)
     if json:
-        output.emit(_document(written))
+        output.print_json(_document(written))
     else:
-        show(f"{key} = {written.usd:f}")
+        print_result(f"{key} = {written.usd:f}")
     _overruled(settings, key)
-    say(f"In {settings.config}", quiet=quiet)
+    print_message(f"In {settings.config}", quiet=quiet)
 
 
 def _unset(settings: Settings, key: str, *, json: bool, quiet: bool) -> None:
     there = stored.remove(settings, key)
     if json:
-        output.emit({"key": key, "removed": there})
+        output.print_json({"key": key, "removed": there})
     else:
-        show(f"{key} {'removed' if there else 'was not set'}")
+        print_result(f"{key} {'removed' if there else 'was not set'}")
     _overruled(settings, key)
 
 
@@ -100,25 +100,29 @@ def _overruled(settings: Settings, key: str) -> None:
     """Say so where the environment goes before what was just written."""
     now = stored.value(settings, key)
     if now.origin == "environment":
-        output.warn(f"{now.key.variable}={now.usd:f} in the environment goes before the file.")
+        output.print_warning(
+            f"{now.key.variable}={now.usd:f} in the environment goes before the file."
+        )
 
 
 def _path(settings: Settings, *, json: bool) -> None:
     if json:
-        output.emit({"path": str(settings.config), "exists": settings.config.exists()})
+        output.print_json({"path": str(settings.config), "exists": settings.config.exists()})
     else:
-        show(f"{settings.config}{'' if settings.config.exists() else '  (not there yet)'}")
+        print_result(f"{settings.config}{'' if settings.config.exists() else '  (not there yet)'}")
 
 
 def _list(settings: Settings, *, json: bool, quiet: bool) -> None:
     values = [stored.value(settings, name) for name in stored.KEYS]
     if json:
-        output.emit([_document(value) for value in values])
+        output.print_json([_document(value) for value in values])
         return
     rows = [
         (value.key.name, "-" if value.usd is None else f"{value.usd:f}", _from(value))
         for value in values
     ]
-    show(table(("KEY", "VALUE", "FROM"), rows, right="VALUE"))
+    print_result(format_table(("KEY", "VALUE", "FROM"), rows, right="VALUE"))
     for value in values:
-        say(wrapped(f"{value.key.name}: {value.key.about}, in USD.", "  ", ""), quiet=quiet)
+        print_message(
+            wrap_text(f"{value.key.name}: {value.key.about}, in USD.", "  ", ""), quiet=quiet
+        )

@@ -15,7 +15,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.preparation import convert as converting
 from finetune_gateway.preparation.convert import TARGETS
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import say, show
+from finetune_gateway.reports.output import print_message, print_result
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="OUT", help="File to write.", show_default=False)
@@ -53,12 +53,12 @@ def convert(
         done = converting.convert(dataset, to, out, force=force, drop=drop or ())
     if json:
         told = {"out": str(out), "to": to, "rows": done.rows, "container": dataset.container}
-        output.emit({**told, "formats": list(done.formats), "notes": list(done.notes)})
+        output.print_json({**told, "formats": list(done.formats), "notes": list(done.notes)})
         return 0
     rows = "1 row" if done.rows == 1 else f"{done.rows:,} rows"
     read = f"{' and '.join(done.formats)} in {NAMES[dataset.container]}"
-    show(f"{data.name}: {rows} of {read} written as {to} to {out}.")
+    print_result(f"{data.name}: {rows} of {read} written as {to} to {out}.")
     for note in done.notes:
-        say(f"note: {note}", quiet=quiet)
-    say(f"Next: ftg validate {shlex.quote(str(out))}", quiet=quiet)
+        print_message(f"note: {note}", quiet=quiet)
+    print_message(f"Next: ftg validate {shlex.quote(str(out))}", quiet=quiet)
     return 0

@@ -27,7 +27,7 @@ from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import paint, show, size, wrapped
+from finetune_gateway.reports.output import apply_style, format_bytes, print_result, wrap_text
 from finetune_gateway.settings import clock, config
 from finetune_gateway.settings.home import Settings
 
@@ -75,9 +75,9 @@ def doctor(
     if calibrate:
         found = calibration.calibrate(Settings.load(), quiet=json)
         if json:
-            output.emit(calibration.document(found))
+            output.print_json(calibration.document(found))
         else:
-            show(calibration.screen(found))
+            print_result(calibration.screen(found))
         return 0
     home = Settings.load()
     checks = [*_machine(), *_home(home), *_files(home), *_stack(backend), *_keys(), *_dates()]
@@ -85,27 +85,27 @@ def doctor(
         checks.append(_backend(backend, base_url, api_key_env))
     broken = any(check.state == "error" for check in checks)
     if json:
-        output.emit({"ok": not broken, "checks": [asdict(check) for check in checks]})
+        output.print_json({"ok": not broken, "checks": [asdict(check) for check in checks]})
     else:
-        show("\n".join(map(_line, checks)))
-        show("Something needed is broken." if broken else "Ready.")
+        print_result("\n".join(map(_line, checks)))
+        print_result("Something needed is broken." if broken else "Ready.")
     return 1 if broken else 0
 
 
 def _line(check: Check) -> str:
     mark = {"ok": "ok  ", "warning": "note", "error": "FAIL"}[check.state]
     first = f"{mark} {check.name:<10} "
-    text = wrapped(check.found, " " * len(first), first)
+    text = wrap_text(check.found, " " * len(first), first)
     if check.fix:
-        text += "\n" + wrapped(check.fix, " " * (len(first) + 3), f"{' ' * len(first)}-> ")
-    return text.replace(mark, paint(mark, check.state), 1)
+        text += "\n" + wrap_text(check.fix, " " * (len(first) + 3), f"{' ' * len(first)}-> ")
+    return text.replace(mark, apply_style(mark, check.state), 1)
 
 
 def _machine() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield Check("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in CORE))
     memory = psutil.virtual_memory()
-    ram = f"{size(memory.total)} of memory, {size(memory.available)} free"
+    ram = f"{format_bytes(memory.total)} of memory, {format_bytes(memory.available)} free"
     yield Check("machine", "ok", f"{local_estimation.cores()} cores, {ram}")
     gpus = gpu_names()
     yield Check("gpu", "ok", "; ".join(gpus) or "none found by nvidia-smi; training uses the CPU")
@@ -144,7 +144,7 @@ def _home(settings: Settings) -> Iterator[Check]:
         yield Check("home", "ok", f"{home}{made}")
     free = shutil.disk_usage(there).free
     little = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
-    yield Check("disk", "warning" if little else "ok", f"{size(free)} free", little)
+    yield Check("disk", "warning" if little else "ok", f"{format_bytes(free)} free", little)
     yield _store(settings.database)
 
 

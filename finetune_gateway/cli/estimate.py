@@ -33,7 +33,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports import output, placement, serving_text
 from finetune_gateway.reports.estimate_text import one, several
-from finetune_gateway.reports.output import say, show
+from finetune_gateway.reports.output import print_message, print_result
 
 
 def estimate(
@@ -145,9 +145,9 @@ def estimate(
     _show(told, wanted)
     if html is not None:
         html.write_text(told.page(), encoding="utf-8")
-        say(f"Wrote {html}.", quiet=quiet)
+        print_message(f"Wrote {html}.", quiet=quiet)
     if wanted == "human":
-        say("Figures are estimates. Nothing was sent anywhere.", quiet=quiet)
+        print_message("Figures are estimates. Nothing was sent anywhere.", quiet=quiet)
     first = options[0].error
     return first.exit_code if first and not found else 0
 
@@ -201,11 +201,11 @@ def _format(name: str | None, json: bool) -> str:
 
 def _show(told: Told, wanted: str) -> None:
     if wanted == "json":
-        output.emit(told.document())
+        output.print_json(told.document())
     elif wanted == "html":
-        show(told.page())
+        print_result(told.page())
     else:
-        show(told.screen())
+        print_result(told.screen())
 
 
 def pairs(models: list[str], backends: list[str]) -> list[tuple[str, str]]:

@@ -18,7 +18,17 @@ from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import ago, clock, say, show, span, table, usd, warn, wrapped
+from finetune_gateway.reports.output import (
+    format_age,
+    format_duration,
+    format_table,
+    format_timestamp,
+    format_usd,
+    print_message,
+    print_result,
+    print_warning,
+    wrap_text,
+)
 
 NEWEST = 20  # jobs listed unless -a or --limit
 
@@ -56,10 +66,10 @@ def list_jobs(
     chosen = [one for one in records if status in (None, one.status)]
     newest = chosen[: None if all_ and limit is None else limit or NEWEST]
     if json:
-        output.emit([record_document(one) for one in newest])
+        output.print_json([record_document(one) for one in newest])
     elif quiet:
         for one in newest:
-            show(one.id)
+            print_result(one.id)
     else:
         _listed(newest, len(chosen), costs, filtered=status is not None or backend is not None)
 
@@ -71,7 +81,7 @@ def _fresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
     try:
         job = gateway.job(record.id)
     except GatewayError as exc:
-        warn(f"{record.id} is shown as last seen: {exc.message}")
+        print_warning(f"{record.id} is shown as last seen: {exc.message}")
         return record
     refresh(job)
     return job.record
@@ -80,15 +90,15 @@ def _fresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
 def _listed(records: list[JobRecord], count: int, costs: bool, *, filtered: bool) -> None:
     if not records:
         told = "All of them: ftg list -a" if filtered else "Start one: ftg submit train.jsonl"
-        say("No such jobs." if filtered else "No jobs.")
-        say(told if filtered else f"{told} --model builtin/tiny")
+        print_message("No such jobs." if filtered else "No jobs.")
+        print_message(told if filtered else f"{told} --model builtin/tiny")
         return
     if costs:
-        show(_fitting(COSTS, records, _cost_row, right="EXPECTED AT_MOST ACTUAL"))
+        print_result(_fitting(COSTS, records, _cost_row, right="EXPECTED AT_MOST ACTUAL"))
     else:
-        show(_fitting(JOBS, records, _job_row))
+        print_result(_fitting(JOBS, records, _job_row))
     if count > len(records):
-        say(f"{count - len(records)} older jobs: ftg list -a")
+        print_message(f"{count - len(records)} older jobs: ftg list -a")
 
 
 JOBS = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
@@ -107,8 +117,8 @@ def _fitting(
     """The table with names as long as the terminal allows."""
     text = ""
     for room in ROOMS:
-        text = table(head, [row(one, *room) for one in records], right=right)
-        if _wide(text) <= output.width():
+        text = format_table(head, [row(one, *room) for one in records], right=right)
+        if _wide(text) <= output.terminal_width():
             break
     return text
 
@@ -119,13 +129,13 @@ def _wide(text: str) -> int:
 
 def _job_row(one: JobRecord, model: int, data: int) -> tuple[str, ...]:
     names = _short(one.spec.model, model), _short(one.name, data)
-    return one.id, one.status, one.called, *names, ago(one.created_at)
+    return one.id, one.status, one.called, *names, format_age(one.created_at)
 
 
 def _cost_row(one: JobRecord, model: int, _: int) -> tuple[str, ...]:
     said, found = budgets.Quote.of(one).cost_usd, budgets.actual(one)
-    expected, most = (usd(said.expected), usd(said.high)) if said else ("?", "?")
-    cost = "-" if found is None else "?" if found.cost_usd is None else usd(found.cost_usd)
+    expected, most = (format_usd(said.expected), format_usd(said.high)) if said else ("?", "?")
+    cost = "-" if found is None else "?" if found.cost_usd is None else format_usd(found.cost_usd)
     return one.id, one.status, _short(one.spec.model, model), expected, most, cost
 
 
@@ -143,19 +153,19 @@ def status(job: JobName, json: Json = False) -> None:
     """
     found = looked_at(job)
     if json:
-        output.emit(document(found))
+        output.print_json(document(found))
         return
-    show(screen(found))
+    print_result(screen(found))
     if found.status is JobStatus.SUCCEEDED:
-        say(f'Next: ftg chat {found.id} "Hello"')
+        print_message(f'Next: ftg chat {found.id} "Hello"')
     elif not found.status.final:
-        say(f"Next: ftg watch {found.id}")
+        print_message(f"Next: ftg watch {found.id}")
 
 
 def screen(job: Job) -> str:
     """A job for people, one fact a line."""
     facts = {name: text for name, text in _facts(job).items() if text}
-    return "\n".join(wrapped(text, " " * 14, f"{name:<14}") for name, text in facts.items())
+    return "\n".join(wrap_text(text, " " * 14, f"{name:<14}") for name, text in facts.items())
 
 
 def _facts(job: Job) -> dict[str, str]:
@@ -172,7 +182,7 @@ def _facts(job: Job) -> dict[str, str]:
         "provider id": record.provider_id or "",
         "model": f"{record.spec.model}, {record.spec.method}",
         "data": f"{record.name}, {record.train.rows:,} rows",
-        "created": f"{clock(record.created_at)} ({ago(record.created_at)})",
+        "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
         "took" if record.finished_at else "running for": _took(record, quote, ended),
         "last figures": _figures(job.metrics()),
         "trained": _trained(record, quote),
@@ -201,13 +211,13 @@ def _figures(metrics: list[Metric]) -> str:
 
 
 def _took(record: JobRecord, quote: Quote, ended: float) -> str:
-    text = span(ended - record.created_at)
+    text = format_duration(ended - record.created_at)
     said = quote.seconds
     if record.seconds is None or not record.status.final or said is None:
         return text
-    low, high = span(said.low), span(said.high)
-    worked = f"{span(record.seconds)} of work, estimated {span(said.expected)} ({low} to {high})"
-    return f"{text}; {worked}"
+    low, high = format_duration(said.low), format_duration(said.high)
+    worked, expected = format_duration(record.seconds), format_duration(said.expected)
+    return f"{text}; {worked} of work, estimated {expected} ({low} to {high})"
 
 
 def _trained(record: JobRecord, quote: Quote) -> str:
@@ -221,15 +231,15 @@ def _estimate(quote: Quote) -> str:
     cost = quote.cost_usd
     if cost is None:
         return ""
-    low, high = usd(cost.low), usd(cost.high)
-    return usd(cost.expected) + (f" ({low} to {high})" if low != high else "")
+    low, high = format_usd(cost.low), format_usd(cost.high)
+    return format_usd(cost.expected) + (f" ({low} to {high})" if low != high else "")
 
 
 def _cost(found: Actual | None) -> str:
     """What it came to, and by which price; nothing while the job goes on."""
     if found is None:
         return ""
-    return f"{'not known' if found.cost_usd is None else usd(found.cost_usd)}: {found.basis}"
+    return f"{'not known' if found.cost_usd is None else format_usd(found.cost_usd)}: {found.basis}"
 
 
 def record_document(record: JobRecord) -> dict[str, Any]:
@@ -269,13 +279,13 @@ def cancel(
         _ask(found)
     found.cancel()
     if json:
-        output.emit(document(found))
+        output.print_json(document(found))
     else:
-        show(f"{found.id} {found.status}")
+        print_result(f"{found.id} {found.status}")
     if ended:
-        say("It had ended before.", quiet=quiet)
+        print_message("It had ended before.", quiet=quiet)
     elif not found.status.final:
-        say(f"It stops as soon as it can: ftg wait {found.id}", quiet=quiet)
+        print_message(f"It stops as soon as it can: ftg wait {found.id}", quiet=quiet)
 
 
 def _ask(job: Job) -> None:

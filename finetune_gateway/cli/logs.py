@@ -16,7 +16,7 @@ from finetune_gateway.cli.watch import end_code, event_line
 from finetune_gateway.events import Metric
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import say, show, table
+from finetune_gateway.reports.output import format_table, print_message, print_result
 
 FOLLOW_SECONDS = 0.5  # between two looks at a growing log
 FIRST = ("step", "total_steps", "train_loss", "valid_loss", "learning_rate")
@@ -51,7 +51,7 @@ def logs(
 
 
 def _line_writer(json: bool) -> Callable[[str], None]:
-    return (lambda line: output.emit_line({"line": line})) if json else show
+    return (lambda line: output.print_json_line({"line": line})) if json else print_result
 
 
 def _whole(file: BinaryIO) -> Iterator[str]:
@@ -95,11 +95,11 @@ def events(job: JobName, json: Json = False) -> None:
     found = looked_at(job).events()
     for event in found:
         if json:
-            output.emit_line(event.model_dump(mode="json"))
+            output.print_json_line(event.model_dump(mode="json"))
         else:
-            show(event_line(event))
+            print_result(event_line(event))
     if not found:
-        say("No events yet.")
+        print_message("No events yet.")
 
 
 def metrics(
@@ -116,15 +116,15 @@ def metrics(
     found = looked_at(job).metrics()
     rows = [metric.model_dump(mode="json", exclude_none=True) for metric in found]
     if json:
-        output.emit(rows)
+        output.print_json(rows)
     elif as_csv:
         writer = csv.DictWriter(sys.stdout, _columns(rows), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     elif rows:
-        show(_metrics_table(found, rows))
+        print_result(_metrics_table(found, rows))
     else:
-        say("No figures yet.")
+        print_message("No figures yet.")
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
@@ -140,8 +140,8 @@ def _metrics_table(found: list[Metric], rows: list[dict[str, Any]]) -> str:
     columns = [name for name in _columns(rows) if name != "total_steps"]
     cells = [[_figure(row.get(name)) for name in columns] for row in rows]
     while True:
-        text = table(columns, cells, right=" ".join(columns))
-        if len(text.partition("\n")[0]) <= output.width() or len(columns) <= 2:
+        text = format_table(columns, cells, right=" ".join(columns))
+        if len(text.partition("\n")[0]) <= output.terminal_width() or len(columns) <= 2:
             return text
         columns = columns[:-1]
         cells = [row[:-1] for row in cells]
@@ -162,9 +162,9 @@ def checkpoints(job: JobName, json: Json = False) -> None:
     """
     found = looked_at(job).checkpoints()
     if json:
-        output.emit([point.model_dump(mode="json") for point in found])
+        output.print_json([point.model_dump(mode="json") for point in found])
     elif found:
         rows = [(str(point.step), point.id, point.model) for point in found]
-        show(table(("STEP", "CHECKPOINT", "MODEL"), rows, right="STEP"))
+        print_result(format_table(("STEP", "CHECKPOINT", "MODEL"), rows, right="STEP"))
     else:
-        say("No checkpoints yet.")
+        print_message("No checkpoints yet.")

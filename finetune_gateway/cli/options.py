@@ -12,7 +12,7 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.errors import BackendError, SpecError
-from finetune_gateway.reports.output import say, warn
+from finetune_gateway.reports.output import print_message, print_warning
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
@@ -113,7 +113,7 @@ def refresh(job: Job) -> None:
     try:
         job.refresh()
     except BackendError as exc:
-        warn(f"{job.id} is shown as last seen: {exc.message}")
+        print_warning(f"{job.id} is shown as last seen: {exc.message}")
 
 
 def money(name: str, text: str | None) -> Decimal | None:
@@ -140,5 +140,5 @@ def proceed(question: str) -> bool:
     try:
         return input().strip().lower() in ("y", "yes")
     except EOFError:
-        say("")
+        print_message("")
         return False

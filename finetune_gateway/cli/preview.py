@@ -13,7 +13,7 @@ from finetune_gateway.cli.options import Data, Json, Quiet, backend_for, spec_op
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import paint, say, show, wrapped
+from finetune_gateway.reports.output import apply_style, print_message, print_result, wrap_text
 from finetune_gateway.reports.preview_page import counts, page
 from finetune_gateway.reports.validation_text import findings_text
 from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
@@ -76,15 +76,15 @@ def preview(
     rows = Gateway().preview(data, model=model, backend=where, rows=row, **options)
     if html is not None:
         html.write_text(page(data.name, rows), encoding="utf-8")
-        say(f"Wrote {html}.", quiet=quiet)
+        print_message(f"Wrote {html}.", quiet=quiet)
     if json:
         found = [one.as_json() for one in rows]
-        output.emit({"file": str(data), "model": model, "backend": where, "rows": found})
+        output.print_json({"file": str(data), "model": model, "backend": where, "rows": found})
     elif tokens or html is None:
         told: set[str] = set()  # notes are said once
-        show("\n\n".join(screen(data.name, one, told, listed=tokens) for one in rows))
+        print_result("\n\n".join(screen(data.name, one, told, listed=tokens) for one in rows))
         if not tokens and not quiet and any(one.ok for one in rows):
-            say(_legend())
+            print_message(_legend())
     return 0 if all(one.ok for one in rows) else DataError.exit_code
 
 
@@ -98,7 +98,7 @@ def _spare(html: Path | None, data: Path) -> None:
 
 def screen(name: str, row: Preview, told: set[str], *, listed: bool = False) -> str:
     """One row for people; notes already ``told`` are left out."""
-    head = f"{paint(visible(name), 'bold')} line {row.line}  ({row.format})"
+    head = f"{apply_style(visible(name), 'bold')} line {row.line}  ({row.format})"
     if not row.ok:
         return f"{head}\n{findings_text(row.findings)}"
     lines = [head, f"{row.model}, {row.encoding}"]
@@ -107,7 +107,7 @@ def screen(name: str, row: Preview, told: set[str], *, listed: bool = False) -> 
         lines += ["", *block]
     fresh = [note for note in row.notes if note not in told]
     told.update(fresh)
-    lines += ["", *(wrapped(note, "  ", "- ") for note in fresh)] if fresh else []
+    lines += ["", *(wrap_text(note, "  ", "- ") for note in fresh)] if fresh else []
     if serious := [found for found in row.findings if found.severity != "note"]:
         lines += ["", findings_text(serious)]
     return "\n".join(lines)
@@ -115,14 +115,15 @@ def screen(name: str, row: Preview, told: set[str], *, listed: bool = False) -> 
 
 def _legend() -> str:
     if _coloured():
-        marks = f"{paint('underlined', 'trained')}: trained; {paint('struck', 'cut')}: cut off"
+        trained, cut = apply_style("underlined", "trained"), apply_style("struck", "cut")
+        marks = f"{trained}: trained; {cut}: cut off"
     else:
         marks = "^-- under a token: trained; xxx: cut off"
     return f"{marks}. ␣ space, ⏎ newline, <0xE2> a byte, <U+200B> a hidden character."
 
 
 def _coloured() -> bool:
-    return paint("x", "trained") != "x"
+    return apply_style("x", "trained") != "x"
 
 
 # -- as running text -----------------------------------------------------------------------
@@ -131,28 +132,28 @@ def _coloured() -> bool:
 def _blocks(row: Preview) -> Iterator[list[str]]:
     if len(row.sequences) == 1:
         (sequence,) = row.sequences
-        lines = _text(sequence.tokens, output.width(), sequence.left_out)
+        lines = _text(sequence.tokens, output.terminal_width(), sequence.left_out)
         yield [counts(sequence, row.limit), *(line for line, _ in lines)]
         return
     chosen, rejected = row.sequences
     prompt = chosen.tokens[: chosen.prompt]
-    yield ["Both begin with:", *(line for line, _ in _text(prompt, output.width(), 0))]
-    if output.width() >= BESIDE:
+    yield ["Both begin with:", *(line for line, _ in _text(prompt, output.terminal_width(), 0))]
+    if output.terminal_width() >= BESIDE:
         yield _beside(row)
         return
     for sequence in (chosen, rejected):
-        yield [line for line, _ in _answer(sequence, row.limit, output.width())]
+        yield [line for line, _ in _answer(sequence, row.limit, output.terminal_width())]
 
 
 def _answer(sequence: Sequence, limit: int | None, width: int) -> list[Line]:
-    title = wrapped(f"{sequence.name.capitalize()}: {counts(sequence, limit)}")
+    title = wrap_text(f"{sequence.name.capitalize()}: {counts(sequence, limit)}")
     rest = sequence.tokens[sequence.prompt :]
     heads = [(line, cell_len(line)) for line in title.splitlines()]
     return [*heads, *_text(rest, width, sequence.left_out)]
 
 
 def _beside(row: Preview) -> list[str]:
-    half = (output.width() - len(GAP)) // 2
+    half = (output.terminal_width() - len(GAP)) // 2
     left, right = ([*_answer(sequence, row.limit, half)] for sequence in row.sequences)
     size = max(len(left), len(right))
     left += [("", 0)] * (size - len(left))
@@ -219,10 +220,10 @@ def _line(pieces: list[tuple[str, Token, int]]) -> Iterator[Line]:
 
 def _painted(text: str, token: Token, place: int) -> str:
     if token.truncated:
-        return paint(text, "cut")
+        return apply_style(text, "cut")
     if token.trained:
-        return paint(text, "trained too" if place % 2 else "trained")
-    return paint(text, "dim") if token.part == "special" else text
+        return apply_style(text, "trained too" if place % 2 else "trained")
+    return apply_style(text, "dim") if token.part == "special" else text
 
 
 def _mark(token: Token, size: int) -> str:

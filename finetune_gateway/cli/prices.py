@@ -18,7 +18,13 @@ from finetune_gateway.estimation import price_table
 from finetune_gateway.estimation.price_table import MARKETS, UNITS, Doubt, Price
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import paint, say, show, table, wrapped
+from finetune_gateway.reports.output import (
+    apply_style,
+    format_table,
+    print_message,
+    print_result,
+    wrap_text,
+)
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.counter import base_model
@@ -116,12 +122,14 @@ def _show(
         raise NotFoundError(f"No price is known for {named}.", hint="Add it: ftg prices set --help")
     mine = {row.key for row in price_table.of_file(own)}
     if json:
-        output.emit([_document(row, mine, own, today) for row in shown])
+        output.print_json([_document(row, mine, own, today) for row in shown])
         return 0
-    show(_detail(shown, mine) if wanted["model"] else _screen(shown, mine))
+    print_result(_detail(shown, mine) if wanted["model"] else _screen(shown, mine))
     if len(rows) > len(shown):
-        say(f"{len(rows) - len(shown)} rows of models that are shut down: --all", quiet=quiet)
-    say("With notes: ftg prices --model NAME. Old rows: ftg prices check", quiet=quiet)
+        print_message(
+            f"{len(rows) - len(shown)} rows of models that are shut down: --all", quiet=quiet
+        )
+    print_message("With notes: ftg prices --model NAME. Old rows: ftg prices check", quiet=quiet)
     return 0
 
 
@@ -202,8 +210,8 @@ def _token_table(backend: str, rows: list[Price], mine: set[Any]) -> str:
         batch = " / ".join(_cell(units.get(unit), mine) for unit in BATCH)
         lines.append((model, *cells, "" if batch == "- / - / -" else batch))
     head = ("MODEL", *TOKEN_COLUMNS, "BATCH IN / CACHED / OUT")
-    title = f"{paint(backend, 'bold')}: a million tokens, USD; ft: is the use of a fine-tune"
-    return "\n".join([title, table(head, lines, " ".join(TOKEN_COLUMNS)), *_sources(rows)])
+    title = f"{apply_style(backend, 'bold')}: a million tokens, USD; ft: is the use of a fine-tune"
+    return "\n".join([title, format_table(head, lines, " ".join(TOKEN_COLUMNS)), *_sources(rows)])
 
 
 def _cell(row: Price | None, mine: set[Any]) -> str:
@@ -214,8 +222,8 @@ def _hour_table(title: str, rows: list[Price], mine: set[Any], what: dict[str, s
     lines = [
         (f"{row.backend} {row.model}", what[row.unit], _cell(row, mine), _day(row)) for row in rows
     ]
-    text = table(("WHERE", "WHAT", "USD", "AS OF"), lines, "USD")
-    return "\n".join([paint(title, "bold"), text, *_sources(rows)])
+    text = format_table(("WHERE", "WHAT", "USD", "AS OF"), lines, "USD")
+    return "\n".join([apply_style(title, "bold"), text, *_sources(rows)])
 
 
 def _gpu_table(rows: list[Price], mine: set[Any]) -> str:
@@ -223,8 +231,8 @@ def _gpu_table(rows: list[Price], mine: set[Any]) -> str:
     lines = [
         (row.model, row.backend, row.market or "-", _cell(row, mine), _day(row)) for row in order
     ]
-    text = table(("GPU", "VENDOR", "MARKET", "USD", "AS OF"), lines, "USD")
-    return "\n".join([paint("An hour of one GPU, USD", "bold"), text, *_sources(rows)])
+    text = format_table(("GPU", "VENDOR", "MARKET", "USD", "AS OF"), lines, "USD")
+    return "\n".join([apply_style("An hour of one GPU, USD", "bold"), text, *_sources(rows)])
 
 
 def _sources(rows: list[Price]) -> list[str]:
@@ -245,7 +253,7 @@ def _detail(rows: list[Price], mine: set[Any]) -> str:
         what = " ".join(filter(None, (row.backend, row.model, row.unit, row.market)))
         lines.append(f"{f'${row.usd}':>8}  {what}")
         said = [f"{_day(row)}, {row.source}", row.note, _YOURS if row.key in mine else ""]
-        lines.append(wrapped("; ".join(filter(None, said)), " " * 10))
+        lines.append(wrap_text("; ".join(filter(None, said)), " " * 10))
     return "\n".join(lines)
 
 
@@ -255,10 +263,10 @@ def _detail(rows: list[Price], mine: set[Any]) -> str:
 def _path(own: Path, json: bool) -> int:
     packaged = Path(price_table.__file__).with_name("prices.toml")
     if json:
-        output.emit({"user": str(own), "exists": own.exists(), "package": str(packaged)})
+        output.print_json({"user": str(own), "exists": own.exists(), "package": str(packaged)})
         return 0
-    show(f"yours    {own}{'' if own.exists() else '  (not there yet)'}")
-    show(f"package  {packaged}")
+    print_result(f"yours    {own}{'' if own.exists() else '  (not there yet)'}")
+    print_result(f"package  {packaged}")
     return 0
 
 
@@ -266,16 +274,16 @@ def _check(own: Path, json: bool) -> int:
     found = price_table.doubts(own, clock.today())
     broken = any(doubt.severity == "error" for doubt in found)
     if json:
-        output.emit({"ok": not broken, "findings": [asdict(doubt) for doubt in found]})
+        output.print_json({"ok": not broken, "findings": [asdict(doubt) for doubt in found]})
     else:
-        show("\n".join([*map(_doubt, found), _verdict(found)]))
+        print_result("\n".join([*map(_doubt, found), _verdict(found)]))
     return 3 if broken else 0
 
 
 def _doubt(doubt: Doubt) -> str:
     style = "dim" if doubt.severity == "note" else doubt.severity
-    text = wrapped(f"{doubt.severity}: {doubt.where}: {doubt.message}", "    ")
-    return text.strip().replace(doubt.severity, paint(doubt.severity, style), 1)
+    text = wrap_text(f"{doubt.severity}: {doubt.where}: {doubt.message}", "    ")
+    return text.strip().replace(doubt.severity, apply_style(doubt.severity, style), 1)
 
 
 def _verdict(found: list[Doubt]) -> str:
@@ -301,10 +309,12 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     row = price_table.priced(**{"as_of": clock.today(), **given})
     replaced = price_table.write_price(own, row)
     if json:
-        output.emit({"path": str(own), "replaced": replaced, "row": row.model_dump(mode="json")})
+        output.print_json(
+            {"path": str(own), "replaced": replaced, "row": row.model_dump(mode="json")}
+        )
         return 0
-    show(f"{'replaced' if replaced else 'added'}  {_detail([row], set())}")
-    say(f"In {own}", quiet=quiet)
+    print_result(f"{'replaced' if replaced else 'added'}  {_detail([row], set())}")
+    print_message(f"In {own}", quiet=quiet)
     return 0
 
 
@@ -324,11 +334,11 @@ def _update(own: Path, wanted: dict[str, str | None], json: bool, quiet: bool) -
     for row in rows:
         price_table.write_price(own, row)
     if json:
-        output.emit({"path": str(own), "rows": [row.model_dump(mode="json") for row in rows]})
+        output.print_json({"path": str(own), "rows": [row.model_dump(mode="json") for row in rows]})
         return 0
     for row in rows:
-        show(f"{row.model:<16}${row.usd}{_change(before.get(row.key), row)}")
-    say(f"{len(rows)} prices of an hour, in {own}", quiet=quiet)
+        print_result(f"{row.model:<16}${row.usd}{_change(before.get(row.key), row)}")
+    print_message(f"{len(rows)} prices of an hour, in {own}", quiet=quiet)
     return 0
 
 

@@ -13,7 +13,13 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.ledger import Ledger, Line, Totals
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import say, show, span, usd, wrapped
+from finetune_gateway.reports.output import (
+    format_duration,
+    format_usd,
+    print_message,
+    print_result,
+    wrap_text,
+)
 
 FORMATS = ("table", "csv", "json")
 
@@ -51,10 +57,10 @@ def report(
     first = _day("since", since) or datetime.now(UTC).date().replace(day=1)
     ledger = Gateway().costs(first, _day("until", until))
     if json or form == "json":
-        output.emit(ledger.model_dump(mode="json"))
+        output.print_json(ledger.model_dump(mode="json"))
     elif form == "csv":
         sys.stdout.write(ledger.to_csv())
-        say(_sums(ledger.totals), quiet=quiet)
+        print_message(_sums(ledger.totals), quiet=quiet)
     else:
         _table(ledger, quiet)
 
@@ -68,12 +74,12 @@ def _day(name: str, text: str | None) -> date | None:
 
 def _table(ledger: Ledger, quiet: bool) -> None:
     if not ledger.jobs:
-        say(f"No jobs since {ledger.since}.")
+        print_message(f"No jobs since {ledger.since}.")
         return
-    show("\n".join(_job(line) for line in ledger.jobs))
-    show()
-    show(_sums(ledger.totals))
-    say("For a spreadsheet: --format csv", quiet=quiet)
+    print_result("\n".join(_job(line) for line in ledger.jobs))
+    print_result()
+    print_result(_sums(ledger.totals))
+    print_message("For a spreadsheet: --format csv", quiet=quiet)
 
 
 def _job(line: Line) -> str:
@@ -82,33 +88,33 @@ def _job(line: Line) -> str:
     head = f"{line.date}  {line.job_id}  {line.status:<9}  {line.backend} / {line.model}"
     actual = _money(line.actual_usd) if line.status.final else "not yet known"
     costs = f"actual {actual}, estimated {_range(line)}"
-    took = f"; took {span(line.seconds)}" if line.seconds else ""
+    took = f"; took {format_duration(line.seconds)}" if line.seconds else ""
     price = ""
     if line.actual_usd is None and line.price_usd is not None:
         price = f"; ${line.price_usd} {line.price_unit} of {line.price_as_of}, {line.price_source}"
-    rest = wrapped(f"{line.basis}{took}{price}", indent)
+    rest = wrap_text(f"{line.basis}{took}{price}", indent)
     return "\n".join([head, f"{indent}{costs}", rest])
 
 
 def _money(amount: object) -> str:
-    return "not known" if amount is None else usd(amount)
+    return "not known" if amount is None else format_usd(amount)
 
 
 def _range(line: Line) -> str:
     if line.estimated_low_usd == line.estimated_high_usd:
         return _money(line.estimated_usd)
-    low, high = usd(line.estimated_low_usd), usd(line.estimated_high_usd)
+    low, high = format_usd(line.estimated_low_usd), format_usd(line.estimated_high_usd)
     return f"{_money(line.estimated_usd)} ({low} to {high})"
 
 
 def _sums(totals: Totals) -> str:
     open_, unknown = totals.open, totals.without_actual
-    low, high = usd(totals.estimated_low_usd), usd(totals.estimated_high_usd)
+    low, high = format_usd(totals.estimated_low_usd), format_usd(totals.estimated_high_usd)
     lines = [
         f"{totals.jobs} job{'' if totals.jobs == 1 else 's'}{f', {open_} going on' * bool(open_)}",
-        f"estimated  {usd(totals.estimated_usd)} ({low} to {high})"
+        f"estimated  {format_usd(totals.estimated_usd)} ({low} to {high})"
         + f", {totals.without_estimate} without a price" * bool(totals.without_estimate),
-        f"actual     {usd(totals.actual_usd)}" + f", {unknown} not known" * bool(unknown),
-        f"budget     {usd(totals.counted_usd)} counted: actual, else the high estimate",
+        f"actual     {format_usd(totals.actual_usd)}" + f", {unknown} not known" * bool(unknown),
+        f"budget     {format_usd(totals.counted_usd)} counted: actual, else the high estimate",
     ]
     return "\n".join(lines)

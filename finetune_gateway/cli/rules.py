@@ -8,7 +8,7 @@ import typer
 
 from finetune_gateway.cli.options import Json
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import paint, show, wrapped
+from finetune_gateway.reports.output import apply_style, print_result, wrap_text
 from finetune_gateway.validation.collector import GROUPS, RULES, known_code
 from finetune_gateway.validation.examples import example, visible
 from finetune_gateway.validation.rules import Rule
@@ -36,13 +36,13 @@ def rules(
     if code is not None:
         code = known_code(code)
         if json:
-            output.emit(told(code))
+            output.print_json(told(code))
         else:
-            show(rule_text(code))
+            print_result(rule_text(code))
     elif json:
-        output.emit({"rules": [told(known) for known in RULES]})
+        output.print_json({"rules": [told(known) for known in RULES]})
     else:
-        show("\n\n".join(_group(title, group) for title, group in GROUPS.items()))
+        print_result("\n\n".join(_group(title, group) for title, group in GROUPS.items()))
     return 0
 
 
@@ -79,7 +79,7 @@ def group_of(code: str) -> str:
 def rule_text(code: str) -> str:
     """One rule for people."""
     rule, shown = RULES[code], example(code)
-    lines = [f"{paint(code, 'bold')}  {rule.title}", ""]
+    lines = [f"{apply_style(code, 'bold')}  {rule.title}", ""]
     lines += [_said("hosted", rule.hosted or "nothing is said")]
     lines += [_said("local", rule.local or "nothing is said")]
     lines += [_said("why", rule.why), _said("do", rule.fix)]
@@ -92,12 +92,12 @@ def rule_text(code: str) -> str:
     for option, rows in (("--against", shown.against), ("--like", shown.like)):
         if rows is not None:
             lines += [f"The file of {option}:", *_rows(rows)]
-    lines += [wrapped(remark) for remark in shown.remarks]
+    lines += [wrap_text(remark) for remark in shown.remarks]
     return "\n".join(lines)
 
 
 def _said(label: str, text: str) -> str:
-    return wrapped(text, " " * (_LABEL + 2), f"  {label:<{_LABEL}}")
+    return wrap_text(text, " " * (_LABEL + 2), f"  {label:<{_LABEL}}")
 
 
 def _rows(lines: str | None) -> list[str]:
@@ -107,9 +107,9 @@ def _rows(lines: str | None) -> list[str]:
 
 def _group(title: str, group: dict[str, Rule]) -> str:
     head = f"{title:<{_CODE + 2}}{'hosted':<9}{'local':<9}"
-    return "\n".join([paint(head.rstrip(), "bold"), *(_row(*item) for item in group.items())])
+    return "\n".join([apply_style(head.rstrip(), "bold"), *(_row(*item) for item in group.items())])
 
 
 def _row(code: str, rule: Rule) -> str:
     severities = f"{rule.hosted or '-':<9}{rule.local or '-':<9}"
-    return wrapped(rule.title, " " * (_CODE + 20), f"  {code:<{_CODE}}{severities}")
+    return wrap_text(rule.title, " " * (_CODE + 20), f"  {code:<{_CODE}}{severities}")

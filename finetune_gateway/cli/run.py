@@ -132,10 +132,10 @@ def _gateway_error(exc: GatewayError, json_wanted: bool) -> int:
             # Imported here: only this error needs that screen.
             from finetune_gateway.reports.validation_text import findings_text
 
-            output.say(findings_text(exc.report.errors))
+            output.print_message(findings_text(exc.report.errors))
             message = "The data cannot be used as it is; nothing was sent."
             hint = "Mend these lines. All there is to say: ftg validate FILE"
-    output.error(kind, message, hint, exc.exit_code, json_wanted=json_wanted, **more)
+    output.print_error(kind, message, hint, exc.exit_code, json_wanted=json_wanted, **more)
     return exc.exit_code
 
 
@@ -143,5 +143,5 @@ def _told(
     exc: BaseException, message: str, hint: str, code: int, json_wanted: bool, kind: str = ""
 ) -> int:
     kind = kind or type(exc).__name__
-    output.error(kind, message, hint, code, json_wanted=json_wanted)
+    output.print_error(kind, message, hint, code, json_wanted=json_wanted)
     return code

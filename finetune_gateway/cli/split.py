@@ -16,7 +16,7 @@ from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.preparation.split import Cut, write
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import say, show, table, wrapped
+from finetune_gateway.reports.output import format_table, print_message, print_result, wrap_text
 from finetune_gateway.validation.dataset import near_duplicates
 
 PARTS = ("train", "validation", "test")
@@ -76,17 +76,17 @@ def split(
         parts = zip(PARTS, paths, cut.rows, strict=False)
         told = [{"part": part, "path": str(path), "rows": count} for part, path, count in parts]
         joined = {"near_duplicates": cut.joined, "loosened": cut.loosened}
-        output.emit({"seed": seed, "stratified": stratify, **joined, "parts": told})
+        output.print_json({"seed": seed, "stratified": stratify, **joined, "parts": told})
         return 0
     total = sum(cut.rows)
     lines = [
         (str(path), f"{count:,}", f"{count / total:.1%}")
         for path, count in zip(paths, cut.rows, strict=True)
     ]
-    show(table(("file", "rows", "share"), lines, right="rows share"))
+    print_result(format_table(("file", "rows", "share"), lines, right="rows share"))
     for line in _told(cut, near):
-        say(wrapped(line), quiet=quiet)
-    say(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)
+        print_message(wrap_text(line), quiet=quiet)
+    print_message(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)
     return 0
 
 

@@ -40,7 +40,15 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.reports import output
 from finetune_gateway.reports.estimate_text import dates, priced
-from finetune_gateway.reports.output import say, show, size, span, usd, warn, wrapped
+from finetune_gateway.reports.output import (
+    format_bytes,
+    format_duration,
+    format_usd,
+    print_message,
+    print_result,
+    print_warning,
+    wrap_text,
+)
 from finetune_gateway.settings import config
 
 
@@ -155,13 +163,13 @@ class Gate:
         if self.dry_run and self.json:
             told = budget.summary() if budget else None
             found = plan.estimate.model_dump(mode="json")
-            output.emit({"dry_run": True, "estimate": found, "budget": told})
+            output.print_json({"dry_run": True, "estimate": found, "budget": told})
         if not self.quiet or (hosted and not self.yes):
-            say(plan_text(plan, self.limit, budget))
+            print_message(plan_text(plan, self.limit, budget))
         for text in plan.estimate.warnings:
-            warn(text)
+            print_warning(text)
         if self.dry_run:
-            say("Dry run: nothing was written down or sent.")
+            print_message("Dry run: nothing was written down or sent.")
             raise typer.Exit(0)
         if self.yes or not hosted:
             return True
@@ -185,19 +193,20 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
         sent = " and ".join(_leaving(plan))
         lines.append(f"Estimated cost: {_prices(found.cost_usd)}{kept}")
         rows = [row for row in found.prices if row.unit in BILLED]
-        lines += [wrapped(f"At {priced(row)}.") for row in rows]
+        lines += [wrap_text(f"At {priced(row)}.") for row in rows]
         if budget is not None:
-            lines.append(wrapped(_left(found.cost_usd, budget)))
+            lines.append(wrap_text(_left(found.cost_usd, budget)))
         host = found.host or getattr(plan.backend, "host", plan.backend.name)
-        lines.append(wrapped(f"{sent} will be uploaded to {host}."))
-        lines += [wrapped(f"{told}.")] if (told := dates(found)) else []
+        lines.append(wrap_text(f"{sent} will be uploaded to {host}."))
+        lines += [wrap_text(f"{told}.")] if (told := dates(found)) else []
     else:
         if found.seconds is not None:
-            low, high = span(found.seconds.low), span(found.seconds.high)
-            lines.append(f"About {span(found.seconds.expected)} ({low} to {high}) on this machine.")
+            low, high = format_duration(found.seconds.low), format_duration(found.seconds.high)
+            expected = format_duration(found.seconds.expected)
+            lines.append(f"About {expected} ({low} to {high}) on this machine.")
             if found.cost_usd is not None and found.cost_usd.high:
                 lines.append(f"Estimated cost: {_prices(found.cost_usd)}")
-                lines += [wrapped(_left(found.cost_usd, budget))] if budget else []
+                lines += [wrap_text(_left(found.cost_usd, budget))] if budget else []
         lines.append("Nothing leaves this machine.")
     warned = [w for report in plan.reports for w in report.warnings]
     if warned:
@@ -211,8 +220,8 @@ def _prices(cost: Range[Decimal] | None) -> str:
     if cost is None:
         return "not known"
     if cost.low == cost.high:
-        return usd(cost.expected)
-    return f"{usd(cost.expected)} (low {usd(cost.low)}, high {usd(cost.high)})"
+        return format_usd(cost.expected)
+    return f"{format_usd(cost.expected)} (low {format_usd(cost.low)}, high {format_usd(cost.high)})"
 
 
 def _exact(amount: Decimal) -> str:
@@ -225,40 +234,41 @@ def _leaving(plan: Plan) -> Iterator[str]:
     files = [plan.train, *([plan.validation] if plan.validation else [])]
     for file, report in zip(files, plan.reports, strict=True):
         about = "" if report.format.startswith("openai-") else "rewritten as chat rows, about "
-        yield f"{file.name} ({about}{size(file.size)}: {file.size:,} bytes)"
+        yield f"{file.name} ({about}{format_bytes(file.size)}: {file.size:,} bytes)"
 
 
 def _left(cost: Range[Decimal] | None, budget: Budget) -> str:
     """What the month still allows, and whether this job fits."""
     left, needed = budget.left_usd or Decimal(0), cost.high if cost else Decimal(0)
-    fits = f"this job reserves {usd(needed)}" if needed <= left else "this job does not fit"
-    return (
-        f"Budget of {budget.month}: {usd(left)} of {usd(budget.cap_usd)} left "
-        f"({usd(budget.spent_usd)} spent, {usd(budget.reserved_usd)} reserved); {fits}."
-    )
+    fits = f"this job reserves {format_usd(needed)}" if needed <= left else "this job does not fit"
+    used = f"{format_usd(budget.spent_usd)} spent, {format_usd(budget.reserved_usd)} reserved"
+    of = f"{format_usd(left)} of {format_usd(budget.cap_usd)} left"
+    return f"Budget of {budget.month}: {of} ({used}); {fits}."
 
 
 def _told(job: Job, found: bool, *, quiet: bool) -> None:
     provider = f" ({job.provider_id})" if job.provider_id not in (None, job.id) else ""
     if found:
-        say(f"The same job is already there: {job.id}{provider}, {job.status}.")
+        print_message(f"The same job is already there: {job.id}{provider}, {job.status}.")
     elif job.provider_id or job.status.final:
-        say(f"Submitted {job.id}{provider}.", quiet=quiet)
+        print_message(f"Submitted {job.id}{provider}.", quiet=quiet)
     if job.provider_id is None and not job.status.final:
         why = job.phase.removeprefix("not confirmed: ")
-        say(f"{job.id} is written down; {job.backend.name} has not confirmed it: {why}")
-        say(f"The next look at it settles that, and never buys twice: ftg status {job.id}")
+        print_message(f"{job.id} is written down; {job.backend.name} has not confirmed it: {why}")
+        print_message(
+            f"The next look at it settles that, and never buys twice: ftg status {job.id}"
+        )
 
 
 def _result(job: Job, found: bool, *, waited: bool, json: bool, quiet: bool) -> int:
     if not waited:
         _told(job, found, quiet=quiet)
     if json:
-        output.emit(document(job))
+        output.print_json(document(job))
     else:
-        show(f"{job.id}")
+        print_result(f"{job.id}")
     if waited:
-        say(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
+        print_message(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
         return end_code(job)
-    say(f"Next: ftg watch {job.id}", quiet=quiet)
+    print_message(f"Next: ftg watch {job.id}", quiet=quiet)
     return 0

@@ -18,7 +18,7 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import say, show
+from finetune_gateway.reports.output import print_message, print_result
 from finetune_gateway.reports.validation_text import mended_text, screen
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.validation import pipeline
@@ -38,7 +38,7 @@ def _print_schema(wanted: bool) -> None:
         # Imported here: only this option needs it.
         from finetune_gateway.reports.validation_schema import schema
 
-        output.emit(schema())
+        output.print_json(schema())
         raise typer.Exit
 
 
@@ -144,18 +144,20 @@ def validate(
         checked = opened(fix) if fix else dataset
         limit = _limit(model, runner)
         report.to_html(html, checked, model=model, limit=limit, force=force)
-        say(f"Wrote {html}.", quiet=quiet)
+        print_message(f"Wrote {html}.", quiet=quiet)
     if json:
-        output.emit(_document(report, mended))
+        output.print_json(_document(report, mended))
     else:
         if mended:
-            show(mended_text(mended))
-        show(screen(fix or data, report))
+            print_result(mended_text(mended))
+        print_result(screen(fix or data, report))
         if not mended and dataset.container != "jsonl":
-            say(f"Read from {NAMES[dataset.container]}: a line above is a row.", quiet=quiet)
+            print_message(
+                f"Read from {NAMES[dataset.container]}: a line above is a row.", quiet=quiet
+            )
         if report.ok and not quiet:
             name = model or "gpt-4.1-mini-2025-04-14"
-            say(f"Next: ftg estimate {shlex.quote(str(fix or data))} --model {name}")
+            print_message(f"Next: ftg estimate {shlex.quote(str(fix or data))} --model {name}")
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0
 

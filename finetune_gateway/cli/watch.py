@@ -17,7 +17,7 @@ from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import clock, say, show
+from finetune_gateway.reports.output import format_timestamp, print_message, print_result
 
 END_CODES = {
     JobStatus.SUCCEEDED: 0,
@@ -49,7 +49,7 @@ def watch(job: JobName, json: Json = False) -> int:
         else:
             _lines(found)
     except KeyboardInterrupt:
-        say(f"\nJob {found.id} goes on. Back to it: ftg watch {found.id}")
+        print_message(f"\nJob {found.id} goes on. Back to it: ftg watch {found.id}")
         return 0
     _said_end(found)
     return end_code(found)
@@ -57,27 +57,27 @@ def watch(job: JobName, json: Json = False) -> int:
 
 def _stream(job: Job) -> None:
     for event in job.watch():
-        output.emit_line(event.model_dump(mode="json"))
+        output.print_json_line(event.model_dump(mode="json"))
 
 
 def _lines(job: Job) -> None:
     for event in job.watch():
-        show(event_line(event))
+        print_result(event_line(event))
         sys.stdout.flush()
 
 
 def event_line(event: Event) -> str:
     """Time, level where it matters, message."""
     level = "" if event.level == "info" else f"{event.level}: "
-    return f"{clock(event.created_at)}  {level}{' '.join(event.message.split())}"
+    return f"{format_timestamp(event.created_at)}  {level}{' '.join(event.message.split())}"
 
 
 def _said_end(job: Job) -> None:
-    say(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
+    print_message(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
     if job.status is JobStatus.SUCCEEDED:
-        say(f'Next: ftg chat {job.id} "Hello"')
+        print_message(f'Next: ftg chat {job.id} "Hello"')
     elif job.status is JobStatus.FAILED:
-        say(f"Next: ftg logs {job.id}")
+        print_message(f"Next: ftg logs {job.id}")
 
 
 def end_code(job: Job) -> int:
@@ -89,9 +89,9 @@ def follow(job: Job, timeout: float | None = None, *, quiet: bool = False) -> No
     """Wait for the end, with the events on stderr."""
     try:
         for event in job.watch(timeout):
-            say(f"{job.id}  {event_line(event)}", quiet=quiet)
+            print_message(f"{job.id}  {event_line(event)}", quiet=quiet)
     except KeyboardInterrupt:
-        say(f"\nJob {job.id} goes on. Back to it: ftg watch {job.id}")
+        print_message(f"\nJob {job.id} goes on. Back to it: ftg watch {job.id}")
         raise
 
 
@@ -122,9 +122,9 @@ def wait(
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         follow(job, left, quiet=quiet)
         if not json:
-            show(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
+            print_result(f"{job.id} {job.status}{': ' + job.error if job.error else ''}")
     if json:
-        output.emit([document(job) for job in found])
+        output.print_json([document(job) for job in found])
     return worst([end_code(job) for job in found])
 
 

@@ -15,7 +15,13 @@ from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports import output, placement
-from finetune_gateway.reports.output import paint, size, span, usd, wrapped
+from finetune_gateway.reports.output import (
+    apply_style,
+    format_bytes,
+    format_duration,
+    format_usd,
+    wrap_text,
+)
 from finetune_gateway.settings import clock
 
 UNITS = {
@@ -34,12 +40,12 @@ GAP = 2
 
 def cost(estimate: Estimate) -> str:
     """``$5.74 ($3.83 to $7.65)``."""
-    return _ranged(estimate.cost_usd, usd)
+    return _ranged(estimate.cost_usd, format_usd)
 
 
 def time(estimate: Estimate) -> str:
     """``8 min 41 s (6 min 2 s to 15 min)``."""
-    return _ranged(estimate.seconds, span)
+    return _ranged(estimate.seconds, format_duration)
 
 
 def memory(estimate: Estimate) -> str:
@@ -47,7 +53,7 @@ def memory(estimate: Estimate) -> str:
     if estimate.memory_bytes is None:
         return "-" if estimate.data_leaves_machine else "not known"
     word = fits(estimate)
-    return f"{size(estimate.memory_bytes.expected)}{', ' if word else ''}{word}"
+    return f"{format_bytes(estimate.memory_bytes.expected)}{', ' if word else ''}{word}"
 
 
 def fits(estimate: Estimate) -> str:
@@ -62,10 +68,14 @@ def fits(estimate: Estimate) -> str:
 def _memory(found: Estimate) -> str:
     """``571.1 MiB (556.9 MiB to 713.9 MiB): fits in 23.5 GiB``."""
     if found.memory_bytes is None or not fits(found):
-        return memory(found) if found.memory_bytes is None else _ranged(found.memory_bytes, size)
+        return (
+            memory(found)
+            if found.memory_bytes is None
+            else _ranged(found.memory_bytes, format_bytes)
+        )
     have = found.memory_available_bytes
-    into = f" in {size(have)}" if have else ""
-    return f"{_ranged(found.memory_bytes, size)}: {fits(found)}{into}"
+    into = f" in {format_bytes(have)}" if have else ""
+    return f"{_ranged(found.memory_bytes, format_bytes)}: {fits(found)}{into}"
 
 
 def jobs_until(estimate: Estimate, today: date | None = None) -> str:
@@ -212,8 +222,8 @@ def one(found: Estimate, backend: str) -> str:
         ("takes jobs until", jobs_until(found)),
         ("retired on", retired_on(found)),
     ]
-    lines = [paint(f"{backend} / {found.model}", "bold")]
-    lines += [wrapped(f"{name:<{LABEL}}{text}", " " * LABEL, "") for name, text in rows if text]
+    lines = [apply_style(f"{backend} / {found.model}", "bold")]
+    lines += [wrap_text(f"{name:<{LABEL}}{text}", " " * LABEL, "") for name, text in rows if text]
     lines.append("")
     lines += [_note(kind, text, "  ") for kind, text in grounds(found)]
     return "\n".join(lines)
@@ -221,8 +231,8 @@ def one(found: Estimate, backend: str) -> str:
 
 def _note(kind: str, text: str, mark: str) -> str:
     style = "warning" if kind == "warning" else "dim"
-    filled = wrapped(f"{kind}: {text}", " " * max(4, len(mark)), mark)
-    return filled.replace(f"{kind}:", f"{paint(kind, style)}:", 1)
+    filled = wrap_text(f"{kind}: {text}", " " * max(4, len(mark)), mark)
+    return filled.replace(f"{kind}:", f"{apply_style(kind, style)}:", 1)
 
 
 # -- several -----------------------------------------------------------------------------
@@ -296,9 +306,9 @@ def lines_of(options: Sequence[Option], notes: Notes) -> list[Line]:
             Line(
                 named
                 | {
-                    "cost": _expected(told.cost_usd, usd),
-                    "range": _span_of(told.cost_usd, usd),
-                    "time": _expected(told.seconds, span),
+                    "cost": _expected(told.cost_usd, format_usd),
+                    "range": _span_of(told.cost_usd, format_usd),
+                    "time": _expected(told.seconds, format_duration),
                     "memory": "" if told.data_leaves_machine else memory(told),
                     "leaves": leaves(told),
                     "until": jobs_until(told),
@@ -321,12 +331,12 @@ def several(options: Sequence[Option]) -> str:
     notes = Notes(options)
     lines = lines_of(options, notes)
     heads = Line(HEADS)
-    room = output.width()
+    room = output.terminal_width()
     fitting = (layout for layout in LAYOUTS if _fits(layout, [heads, *lines], room))
     layout = next(fitting, LAYOUTS[-1])
     widths = _widths(layout, [heads, *lines], room)
     gap = [""] if max(map(len, layout)) > 1 else []
-    shown = [paint(row, "dim") for row in _drawn(heads, layout, widths, room)]
+    shown = [apply_style(row, "dim") for row in _drawn(heads, layout, widths, room)]
     for line in lines:
         shown += [*gap, *_drawn(line, layout, widths, room)]
     shown.append("")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.reports.output import clean
+from finetune_gateway.reports.output import strip_controls
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVE = 24  # columns of a sparkline
@@ -51,7 +51,7 @@ class View:
             self.figures.setdefault(step, {}).update(known)
             self.times[step] = event.created_at
         else:
-            self.message = clean(" ".join(event.message.split()))
+            self.message = strip_controls(" ".join(event.message.split()))
 
     def __rich__(self) -> RenderableType:
         parts = [self._head(), self._progress(), *self._curves()]

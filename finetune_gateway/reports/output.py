@@ -1,4 +1,4 @@
-"""What every command prints: results on stdout, all other words on stderr."""
+"""Printing and formatting shared by all text reports: results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -20,64 +20,69 @@ STYLES = {
     "ok": "32",
     "bold": "1",
     "dim": "2",
-    "trained": "4;32",  # underlined too: it is read without colours
-    "trained too": "4;92",  # every other token, so that one sees where they end
+    "trained": "4;32",  # underlined too, to be readable without colours
+    "trained too": "4;92",  # every other token, to show where one ends
     "cut": "9;2",
 }
-_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def show(text: str = "") -> None:
-    """A line of the result."""
-    print(clean(text) if sys.stdout.isatty() else text)
+# -- printing ------------------------------------------------------------------------------
 
 
-def say(text: str, *, quiet: bool = False) -> None:
-    """A line beside the result: progress, a hint."""
+def print_result(text: str = "") -> None:
+    """Print a part of the result on stdout."""
+    print(strip_controls(text) if sys.stdout.isatty() else text)
+
+
+def print_message(text: str, *, quiet: bool = False) -> None:
+    """Print progress or a hint on stderr, unless ``quiet``."""
     if not quiet:
-        print(clean(text), file=sys.stderr, flush=True)
+        print(strip_controls(text), file=sys.stderr, flush=True)
 
 
-def warn(text: str) -> None:
-    say(f"{paint('warning:', 'warning', sys.stderr)} {text}")
+def print_warning(text: str) -> None:
+    """Print a warning on stderr."""
+    print_message(f"{apply_style('warning:', 'warning', sys.stderr)} {text}")
 
 
-def emit(document: Any) -> None:
-    """One JSON document, indented when it is the whole result."""
-    print(json.dumps(finite(document), indent=2, default=str))
+def print_json(document: Any) -> None:
+    """Print the whole result as one indented JSON document."""
+    print(json.dumps(replace_non_finite(document), indent=2, default=str))
 
 
-def emit_line(document: Any) -> None:
-    """One JSON document of a stream."""
-    print(json.dumps(finite(document), default=str), flush=True)
+def print_json_line(document: Any) -> None:
+    """Print one JSON document of a stream."""
+    print(json.dumps(replace_non_finite(document), default=str), flush=True)
 
 
-def error(
+def print_error(
     kind: str, message: str, hint: str, code: int, *, json_wanted: bool = False, **more: Any
 ) -> None:
-    """Say what went wrong and what to do next: on stderr, or as one line of JSON on stdout, which
-    may be the last of a stream."""
+    """Print an error and a hint on stderr, or as one line of JSON on stdout."""
     if json_wanted:
-        told = {"type": kind, "message": message, "hint": hint, "code": code}
-        emit_line({"error": told, **more})
+        error = {"type": kind, "message": message, "hint": hint, "code": code}
+        print_json_line({"error": error, **more})
         return
-    say(f"{paint('error:', 'error', sys.stderr)} {message}")
+    print_message(f"{apply_style('error:', 'error', sys.stderr)} {message}")
     if hint:
-        say(f"{paint('hint:', 'dim', sys.stderr)}  {hint}")
+        print_message(f"{apply_style('hint:', 'dim', sys.stderr)}  {hint}")
 
 
-def finite(value: Any) -> Any:
-    """The same, with NaN and infinity as null: JSON has no word for them."""
+def replace_non_finite(value: Any) -> Any:
+    """Return the value with None for NaN and infinity, which JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {key: replace_non_finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
+        return [replace_non_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def clean(text: str) -> str:
-    """Without the control characters of others: a log line or a model's answer must not steer
-    the terminal. Our own colours pass."""
+def strip_controls(text: str) -> str:
+    """Return the text without control characters, except our own colours.
+
+    A log line or a model's answer must not steer the terminal.
+    """
     own = {f"\x1b[{code}m": f"\0{i}\0" for i, code in enumerate([*STYLES.values(), "0"])}
     text = text.replace("\0", "")
     for code, mark in own.items():
@@ -88,23 +93,29 @@ def clean(text: str) -> str:
     return text
 
 
-def paint(text: str, style: str, stream: TextIO | None = None) -> str:
-    """Coloured on a terminal, unless NO_COLOR is set."""
+# -- layout --------------------------------------------------------------------------------
+
+
+def apply_style(text: str, style: str, stream: TextIO | None = None) -> str:
+    """Return the text in colour, or as it is without a terminal or with NO_COLOR."""
     stream = stream or sys.stdout
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
     return text if plain else f"\x1b[{STYLES[style]}m{text}\x1b[0m"
 
 
-def width() -> int:
-    """Columns of the terminal; 80 where there is none."""
+def terminal_width() -> int:
+    """Return the columns of the terminal: at least 40, and 80 without one."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
-def wrapped(text: str, indent: str = "", first: str | None = None) -> str:
-    """Text broken at the terminal's width, with an indent."""
+def wrap_text(text: str, indent: str = "", first: str | None = None) -> str:
+    """Return the text wrapped at the terminal's width.
+
+    ``indent`` starts every line; ``first``, if given, starts the first line instead.
+    """
     return textwrap.fill(
         text,
-        width(),
+        terminal_width(),
         initial_indent=indent if first is None else first,
         subsequent_indent=indent,
         break_on_hyphens=False,
@@ -112,44 +123,52 @@ def wrapped(text: str, indent: str = "", first: str | None = None) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
-    """Rows in aligned columns; those whose heads are in ``right`` are aligned right."""
+def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
+    """Return rows in aligned columns; those whose heads are in ``right`` align right."""
     lines = [[*head], *([*row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     sides = [">" if name in right.split() else "<" for name in head]
     return "\n".join(
         "  ".join(
-            f"{cell:{side}{size}}" for cell, side, size in zip(line, sides, widths, strict=True)
+            f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)
         ).rstrip()
         for line in lines
     )
 
 
-def span(seconds: float) -> str:
-    """A duration in its two largest units: ``8 min 41 s``."""
+# -- figures -------------------------------------------------------------------------------
+
+
+def format_count(count: int, word: str) -> str:
+    """Return ``1 row`` or ``2,000 rows``."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units: ``8 min 41 s``."""
     left = max(0, round(seconds))
     parts: list[str] = []
-    for unit, size in _UNITS:
-        if left >= size or (unit == "s" and not parts):
-            parts.append(f"{left // size} {unit}")
-            left %= size
+    for unit, length in _DURATIONS:
+        if left >= length or (unit == "s" and not parts):
+            parts.append(f"{left // length} {unit}")
+            left %= length
         elif parts:
             break
     return " ".join(parts[:2])
 
 
-def ago(moment: float) -> str:
-    """How long ago, in one unit."""
-    return f"{' '.join(span(time.time() - moment).split()[:2])} ago"
+def format_age(moment: float) -> str:
+    """Return how long ago a time was, in one unit: ``5 min ago``."""
+    return f"{' '.join(format_duration(time.time() - moment).split()[:2])} ago"
 
 
-def clock(moment: float) -> str:
-    """Local date and time."""
+def format_timestamp(moment: float) -> str:
+    """Return the local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
-def size(count: float) -> str:
-    """Bytes in the largest unit of 1024 that fits."""
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in the largest unit that fits: ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -157,9 +176,9 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def usd(amount: Any) -> str:
-    """Money: two decimals, or three digits of a small sum; never by way of a float."""
-    value = Decimal(str(amount))
+def format_usd(amount: Any) -> str:
+    """Return an amount with two decimals, or three digits of a small one: ``$0.00123``."""
+    value = Decimal(str(amount))  # never by way of a float
     digits = 2 if value >= 1 or not value else 2 - value.adjusted()
     shown = f"{value:,.{digits}f}"
     while digits > 2 and shown.endswith("0"):

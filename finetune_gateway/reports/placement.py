@@ -14,7 +14,7 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.local import MOST_ROWS
 from finetune_gateway.estimation.profiles import load_profile
 from finetune_gateway.jobs.planning import Option
-from finetune_gateway.reports.output import size
+from finetune_gateway.reports.output import format_bytes
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def rows(found: Estimate) -> Iterator[tuple[str, str]]:
     """Names and figures below the memory; none of a hosted option."""
     if found.memory_parts is not None:
         parts = found.memory_parts.model_dump()
-        told = (f"{name} {size(count)}" for name, count in parts.items() if count)
+        told = (f"{name} {format_bytes(count)}" for name, count in parts.items() if count)
         yield "  by part", ", ".join(told)
     if found.largest_batch is not None:
         where = found.gpu or "this machine"

@@ -21,7 +21,7 @@ from finetune_gateway.estimation.serving import (
 )
 from finetune_gateway.methods import METHODS
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import paint, usd, wrapped
+from finetune_gateway.reports.output import apply_style, format_usd, wrap_text
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ class Asked:
 
 def screen(costs: ServingCosts) -> str:
     """The table, where the lines meet, and what the figures rest on."""
-    lines = [paint(wrapped(headline(costs.traffic)), "bold")]
+    lines = [apply_style(wrap_text(headline(costs.traffic)), "bold")]
     last = max(13, 2 + max((len(each(way, costs.traffic)) for way in costs.ways), default=0))
-    edge = output.width() - last
+    edge = output.terminal_width() - last
     lines.append(f"{'a month':>{edge}}{'for 1,000':>{last}}")
     for place, ways in grouped(costs.ways).items():
         lines.append(place)
         for way in ways:
             lines += _row(way, edge, f"{each(way, costs.traffic):>{last}}")
-    lines += [wrapped(meet.text, "  ", "") for meet in costs.break_even]
+    lines += [wrap_text(meet.text, "  ", "") for meet in costs.break_even]
     return "\n".join([*lines, *_grounds(costs)])
 
 
@@ -113,7 +113,9 @@ def amount(found: Range[Decimal] | None, share: Decimal = Decimal(1)) -> str:
     """``$5.74`` or ``$5.74 ($3.83 to $7.65)``."""
     if found is None:
         return "not known"
-    low, expected, high = (usd(value * share) for value in (found.low, found.expected, found.high))
+    low, expected, high = (
+        format_usd(value * share) for value in (found.low, found.expected, found.high)
+    )
     return expected if low == high else f"{expected} ({low} to {high})"
 
 
@@ -121,7 +123,7 @@ def each(way: Way, traffic: Traffic) -> str:
     """USD for 1,000 requests."""
     if way.monthly_usd is None:
         return "-"
-    return usd(way.monthly_usd.expected * 1000 / traffic.requests)
+    return format_usd(way.monthly_usd.expected * 1000 / traffic.requests)
 
 
 def _row(way: Way, edge: int, last: str) -> list[str]:
@@ -139,12 +141,12 @@ def _row(way: Way, edge: int, last: str) -> list[str]:
 
 
 def _grounds(costs: ServingCosts) -> Iterator[str]:
-    yield from (wrapped(text, "    ", "  ") for text in sources(costs))
+    yield from (wrap_text(text, "    ", "  ") for text in sources(costs))
     for kind, texts in grounds(costs):
         style = "warning" if kind == "warning" else "dim"
         for text in texts:
-            yield wrapped(f"{kind}: {text}", "    ", "  ").replace(
-                f"{kind}:", f"{paint(kind, style)}:", 1
+            yield wrap_text(f"{kind}: {text}", "    ", "  ").replace(
+                f"{kind}:", f"{apply_style(kind, style)}:", 1
             )
 
 

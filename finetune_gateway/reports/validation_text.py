@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.findings import Finding, Report
 from finetune_gateway.reports import output
-from finetune_gateway.reports.output import paint, wrapped
+from finetune_gateway.reports.output import apply_style, wrap_text
 
 if TYPE_CHECKING:
     from finetune_gateway.preparation.fix import FixReport
@@ -23,7 +23,7 @@ NAMED = 5  # classes, languages and files that are named
 def screen(data: Path, report: Report) -> str:
     """The report for people."""
     rows = _counted(report.rows, "row") or "0 rows"
-    parts = [f"{paint(data.name, 'bold')}  {rows}  ({report.format})"]
+    parts = [f"{apply_style(data.name, 'bold')}  {rows}  ({report.format})"]
     if report.findings:
         parts.append(findings_text(report.findings[:SHOWN]))
     if len(report.findings) > SHOWN:
@@ -44,7 +44,7 @@ def mended_text(done: FixReport) -> str:
     changes = "1 change" if done.changed == 1 else f"{done.changed:,} changes"
     parts = [f"{changes} in {done.out}; each is in {done.log}"]
     if rows:
-        parts.append(output.table(("what", "changes"), rows, right="changes"))
+        parts.append(output.format_table(("what", "changes"), rows, right="changes"))
     for one in done.unsafe:
         if one.lines != one.finding.lines:
             lines = ", ".join(map(str, one.lines))
@@ -55,7 +55,7 @@ def mended_text(done: FixReport) -> str:
 def ignored_text(ignored: dict[str, int]) -> str:
     """What was not counted, and how often it was found."""
     told = [f"{code} ({_counted(count, 'time') or 'not found'})" for code, count in ignored.items()]
-    return wrapped(f"Ignored: {', '.join(told)}.", "         ", "")
+    return wrap_text(f"Ignored: {', '.join(told)}.", "         ", "")
 
 
 # -- findings --------------------------------------------------------------------------------
@@ -69,16 +69,16 @@ def findings_text(findings: Sequence[Finding]) -> str:
 def _finding(found: Finding) -> str:
     label = f"{found.severity:<8}"
     where = _where(found)
-    head = f"  {paint(label, found.severity)} {where}"
-    gap = max(2, output.width() - 11 - len(where) - len(found.code) - 2)
-    lines = [f"{head}{' ' * gap}{paint(f'[{found.code}]', 'dim')}"]
+    head = f"  {apply_style(label, found.severity)} {where}"
+    gap = max(2, output.terminal_width() - 11 - len(where) - len(found.code) - 2)
+    lines = [f"{head}{' ' * gap}{apply_style(f'[{found.code}]', 'dim')}"]
     named = not found.path or found.path in found.message
     path = "" if named else f"{found.path}: "
-    lines.append(wrapped(f"{path}{found.message}", " " * 11))
+    lines.append(wrap_text(f"{path}{found.message}", " " * 11))
     if found.fix:
-        lines.append(wrapped(f"Fix: {found.fix}", " " * 11))
+        lines.append(wrap_text(f"Fix: {found.fix}", " " * 11))
     if found.backends:
-        lines.append(wrapped(f"Refused by: {', '.join(found.backends)}", " " * 11))
+        lines.append(wrap_text(f"Refused by: {', '.join(found.backends)}", " " * 11))
     return "\n".join(lines)
 
 
@@ -206,7 +206,7 @@ def _table(title: str, lines: Lines) -> str:
     parts = []
     for about, said in lines:
         title, head = "", f"{title:<9}{about:<15} "
-        parts.append(wrapped(said, " " * 25, head))
+        parts.append(wrap_text(said, " " * 25, head))
     return "\n".join(parts)
 
 
@@ -218,7 +218,7 @@ def _summary(report: Report) -> str:
     ]
     said = ", ".join(count for count in counts if count)
     style = {"accepted": "ok", "warned": "warning", "rejected": "error"}[report.outcome]
-    return f"{paint(report.outcome.capitalize(), style)}{': ' + said if said else ''}."
+    return f"{apply_style(report.outcome.capitalize(), style)}{': ' + said if said else ''}."
 
 
 def _counted(count: int, word: str) -> str:

@@ -41,7 +41,14 @@ from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports import output, validation_text
-from finetune_gateway.reports.output import paint, say, show, span, table, wrapped
+from finetune_gateway.reports.output import (
+    apply_style,
+    format_duration,
+    format_table,
+    print_message,
+    print_result,
+    wrap_text,
+)
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec
 
@@ -67,15 +74,15 @@ class Voice:
         if self.quiet:
             return
         if self.json:
-            say(text)
+            print_message(text)
         else:
-            show(text)
+            print_result(text)
             sys.stdout.flush()  # through a pipe too it is a report of what happens now
 
     def step(self, number: int) -> None:
         """The heading of a step, counted from 1."""
         gap = "" if number == 1 else "\n"
-        self.tell(f"{gap}{paint(f'[{number}/{len(STEPS)}] {STEPS[number - 1]}', 'bold')}")
+        self.tell(f"{gap}{apply_style(f'[{number}/{len(STEPS)}] {STEPS[number - 1]}', 'bold')}")
 
     @property
     def live(self) -> bool:
@@ -105,7 +112,7 @@ def demo(
     found = run(Gateway(place.home), place, voice)
     place.summary.write_text(page(summary(found)), encoding="utf-8")
     if json:
-        output.emit(document(found, place))
+        output.print_json(document(found, place))
     voice.step(len(STEPS))
     _ending(found, place, voice)
     return 0 if found.ok else 1
@@ -176,9 +183,9 @@ def _priced(gateway: Gateway, voice: Voice) -> list[Option]:
     data = builtin.demo_path("train")
     options = gateway.options(data, wanted, **chosen)
     prices = price_table(options)
-    voice.tell(table(prices.head, prices.rows))
+    voice.tell(format_table(prices.head, prices.rows))
     for note in prices.notes:
-        voice.tell(wrapped(note))
+        voice.tell(wrap_text(note))
     return options
 
 
@@ -195,7 +202,9 @@ def _opened(local: LocalBackend, voice: Voice) -> tuple[ModelHandle, float | Non
     handle = local.base(MODEL)
     handle.attach(local)
     built = None if there else time.perf_counter() - started
-    voice.tell(f"{MODEL} was there already." if there else f"Made in {span(built or 0)}.")
+    voice.tell(
+        f"{MODEL} was there already." if there else f"Made in {format_duration(built or 0)}."
+    )
     return handle, built
 
 
@@ -208,7 +217,7 @@ def _asked(
         f"{score.kept} of {score.prompts} answers are as taught (one JSON object, its three keys, "
         f"allowed values), {score.intents_right} with the right intent."
     )
-    voice.tell(wrapped(f"{told} {span(score.seconds)}."))
+    voice.tell(wrap_text(f"{told} {format_duration(score.seconds)}."))
     return answers, score
 
 
@@ -227,12 +236,16 @@ def _trained(gateway: Gateway, place: Place, voice: Voice) -> Trained:
     try:
         _follow(job, voice)
     except KeyboardInterrupt:
-        say(f"\nJob {job.id} goes on. To stop it: {_prefix(place)}ftg cancel {job.id} --yes")
+        print_message(
+            f"\nJob {job.id} goes on. To stop it: {_prefix(place)}ftg cancel {job.id} --yes"
+        )
         raise
     handle = job.result()
     seconds = time.perf_counter() - started
     each = _step_seconds(job.events())
-    voice.tell(f"Trained in {span(seconds)}, {each:.2g} s a step; the model has answered once.")
+    voice.tell(
+        f"Trained in {format_duration(seconds)}, {each:.2g} s a step; the model has answered once."
+    )
     return Trained(job, handle, seconds, each)
 
 
@@ -264,7 +277,7 @@ def event_line(event: Event, train_loss: Sequence[float]) -> str:
         return f"  step {step:>3}/{total}  {figures}"
     if event.type == "checkpoint":
         return ""
-    return wrapped(" ".join(event.message.split()), "    ", "  ")
+    return wrap_text(" ".join(event.message.split()), "    ", "  ")
 
 
 def _step_seconds(events: Sequence[Event]) -> float:
@@ -281,13 +294,13 @@ def _ending(found: Outcome, place: Place, voice: Voice) -> None:
     job, before, after = found.trained.job, found.before, found.after
     result = f"{before.kept} of {before.prompts} before, {after.kept} of {after.prompts} after"
     words = (
-        paint(f"It learned: {result}.", "ok")
+        apply_style(f"It learned: {result}.", "ok")
         if found.ok
-        else f"{paint('It did not learn what it should:', 'error')} {result}; "
+        else f"{apply_style('It did not learn what it should:', 'error')} {result}; "
         f"{GOAL:.0%} after, and few before, were expected."
     )
     run_folder = place.home / "runs" / job.id
-    voice.tell(f"{words} {span(found.seconds)} in all.\n")
+    voice.tell(f"{words} {format_duration(found.seconds)} in all.\n")
     voice.tell(f"summary     {_near(place.summary)}")
     voice.tell(f"run folder  {_near(run_folder)}")
     voice.tell("\nGo on with:")
@@ -298,9 +311,9 @@ def _ending(found: Outcome, place: Place, voice: Voice) -> None:
     for call in (f"watch {job.id}", f"metrics {job.id} --csv", "list"):
         voice.tell(f"  ftg {call}")
     if voice.quiet and not voice.json:
-        show(f"{result}\n{place.summary}\n{run_folder}")
+        print_result(f"{result}\n{place.summary}\n{run_folder}")
     if not found.ok and voice.quiet:
-        say(words)
+        print_message(words)
 
 
 def _near(path: Path) -> str:
@@ -314,15 +327,15 @@ def _prefix(place: Place) -> str:
 
 
 def _labelled(label: str, text: str) -> str:
-    return wrapped(text, " " * 10, f"  {label:<8}")
+    return wrap_text(text, " " * 10, f"  {label:<8}")
 
 
 def beside(before: Answer, after: Answer) -> str:
     """A question, and under it both answers side by side."""
-    room = (output.width() - 4) // 2
+    room = (output.terminal_width() - 4) // 2
     columns = [
         [name, *wrap(one.text, room)] for name, one in (("before", before), ("after", after))
     ]
     lines = [f"  {left:<{room}}  {right}" for left, right in zip_longest(*columns, fillvalue="")]
-    lines[0] = paint(lines[0], "dim")
+    lines[0] = apply_style(lines[0], "dim")
     return "\n".join([_labelled("asked", before.question.prompt), *lines])

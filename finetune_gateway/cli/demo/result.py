@@ -18,7 +18,7 @@ from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_text import cost, jobs_until, time
-from finetune_gateway.reports.output import span
+from finetune_gateway.reports.output import format_duration
 from finetune_gateway.settings import clock
 
 MODEL = builtin.NAME
@@ -167,7 +167,7 @@ def summary(found: Outcome) -> Summary:
     report, trained = found.report, found.trained
     tokens = report.tokens or {}
     settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
-    made = "was there already" if found.built is None else f"made in {span(found.built)}"
+    made = "was there already" if found.built is None else f"made in {format_duration(found.built)}"
     faults = [f"Line {one.line}: {one.message}" for one in found.faults.errors]
     return Summary(
         model=MODEL,
@@ -186,8 +186,11 @@ def summary(found: Outcome) -> Summary:
             ("job", trained.job.id),
             ("base model", f"{MODEL}, {made}"),
             ("settings", settings),
-            ("time", f"{span(trained.seconds)}, {trained.seconds_per_step:.2g} s a step"),
-            ("demo", f"{span(found.seconds)} in all"),
+            (
+                "time",
+                f"{format_duration(trained.seconds)}, {trained.seconds_per_step:.2g} s a step",
+            ),
+            ("demo", f"{format_duration(found.seconds)} in all"),
         ],
         prices=price_table(found.options),
     )
