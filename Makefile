@@ -46,7 +46,7 @@ chaos: $(VENV)/.dev ## the tests that kill processes many times
 fuzz: $(VENV)/.fuzz ## look for bad ends: the parser and the gate FUZZ_SECONDS each (600), 10,000 rows a converter
 	@$(BIN)/python tests/fuzz/rows.py parser $(FUZZ_SECONDS)
 	@$(BIN)/python tests/fuzz/rows.py gate $(FUZZ_SECONDS)
-	@$(BIN)/python -m pytest -q tests/test_round_trips.py --hypothesis-profile=deep --timeout 7200
+	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py --hypothesis-profile=deep --timeout 7200
 
 clean: ## remove caches and builds; the environment stays (rm -rf .venv removes it)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output *.egg-info

@@ -46,7 +46,7 @@ def test_help_time_prints_its_figures() -> None:
 
 def test_help_time_would_see_a_heavy_module(bench_folder: None) -> None:
     """The list of imports is real: a module that is imported is on it."""
-    import help_time  # type: ignore[import-not-found]
+    import help_time
 
     assert "pydantic" in help_time.loaded(["-c", "import pydantic"]) & help_time.HEAVY
 
@@ -89,7 +89,7 @@ def test_overhead_trains_the_same_on_both_sides(tiny_folder: Path) -> None:
 
 def test_cpu_of_a_moment_between_two_looks(bench_folder: None) -> None:
     """Looks after the moment do not count: saving begins there."""
-    import overhead  # type: ignore[import-not-found]
+    import overhead
 
     samples = [overhead.Sample(at, cpu) for at, cpu in ((0, 0), (1, 0.5), (2, 1.5), (3, 9.0))]
     assert overhead.cpu_at(samples, 2.5) == pytest.approx(2.0)

@@ -2,7 +2,7 @@
 
 Takes only what is certainly clean: plain chat, known keys, an order without a finding, no text
 that any look of ``quality`` could stop at. Whatever it does not take goes the long way, so it
-decides speed and never a finding (held by tests/test_speed_paths.py).
+decides speed and never a finding (held by tests/validation/test_speed_paths.py).
 """
 
 from __future__ import annotations

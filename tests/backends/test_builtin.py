@@ -95,7 +95,7 @@ def test_the_prompt_is_the_beginning_of_what_is_trained(
     """In transformers and in our own renderer, at every assistant turn; both give one text."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # its types know no list of dicts
     ours = ChatTemplate.load(folder)
     answer = {"role": "assistant", "content": "It is on its way."}
     chat = [*system, QUESTION, CALL, {"role": "tool", "content": "on its way"}, answer]
@@ -129,15 +129,17 @@ def test_the_marks_stand_around_the_answer_and_its_end(folder: Path) -> None:
 def test_the_model_loads_and_answers_like_any_other(model_folder: Path) -> None:
     """AutoModelForCausalLM reads the folder whole and generates."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         model_folder, output_loading_info=True, use_safetensors=True
     )
+    model, report = loaded
     assert not report["missing_keys"] and not report["unexpected_keys"]
     prompt = AutoTokenizer.from_pretrained(model_folder).apply_chat_template(
         [QUESTION], add_generation_prompt=True, return_tensors="pt"
     )
+    assert isinstance(prompt, BatchEncoding)
     with torch.no_grad():
         answer = model.generate(**prompt, max_new_tokens=4)
     assert answer.shape[1] > prompt["input_ids"].shape[1]

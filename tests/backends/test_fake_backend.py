@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_another_process_goes_on() -> None:
 
 def test_a_script_of_ones_own_survives_options() -> None:
     """options() is plain JSON and builds the same backend again."""
-    script = [
+    script: list[Snapshot | dict[str, Any]] = [
         Snapshot(status=JobStatus.RUNNING, raw_status="busy"),
         {"status": "failed", "error": "out of luck"},
     ]

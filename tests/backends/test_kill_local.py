@@ -173,11 +173,12 @@ def test_a_worker_that_was_replaced_writes_nothing(home: Path, folder: Path) -> 
     new = Run(Settings(home), folder.name, runs._next_fence(folder.name))
     new.claim(phase="loading the model")
     before = (runs.get(folder.name), (folder / "events.jsonl").read_bytes())
-    for write in (
+    writes: list[Callable[[], object]] = [
         lambda: old.claim(status=JobStatus.SUCCEEDED),
         lambda: old.phase("saving"),
         lambda: old.event("late"),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(Fenced):
             write()
     old._beat()

@@ -318,7 +318,7 @@ def test_a_provider_outlives_its_process(tmp_path: Path, file: DataFile) -> None
     def run(port: int = 0) -> tuple[subprocess.Popen[bytes], OpenAIBackend]:
         port_file.unlink(missing_ok=True)
         script = ["-m", "support.provider"]
-        arguments = ["--port-file", port_file, "--state-file", state, "--port", str(port)]
+        arguments = ["--port-file", str(port_file), "--state-file", str(state), "--port", str(port)]
         process = subprocess.Popen(
             [sys.executable, *script, *arguments], env={**os.environ, "PYTHONPATH": TEST_PATH}
         )

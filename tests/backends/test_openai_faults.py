@@ -277,7 +277,10 @@ def test_a_malformed_key_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch, k
 def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handle that names a stranger's host does not get OPENAI_API_KEY sent there."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-real-123456")
-    options = {"base_url": "https://evil.example/v1", "api_key_env": "OPENAI_API_KEY"}
+    options: dict[str, Any] = {
+        "base_url": "https://evil.example/v1",
+        "api_key_env": "OPENAI_API_KEY",
+    }
     with pytest.raises(AuthenticationError, match="is not sent to evil.example"):
         OpenAIBackend(**options).check(SPEC)
     OpenAIBackend(base_url="https://eu.api.openai.com/v1")._key()

@@ -6,7 +6,7 @@ import csv
 import json
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +24,7 @@ Json = dict[str, Any]
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 GPT = {"from": "gpt", "value": "Hello"}
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
-CALLS = {
+CALLS: Json = {
     "messages": [
         USER,
         {
@@ -45,13 +45,13 @@ CALLS = {
     "tools": [TOOL],
     "parallel_tool_calls": True,
 }
-PAIR = {
+PAIR: Json = {
     "input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": False},
     "preferred_output": [ANSWER],
     "non_preferred_output": [{"role": "assistant", "content": "Go away"}],
 }
 
-IN = {
+IN: dict[str, tuple[Json, Json]] = {
     "prompt-completion": ({"prompt": "Hi", "completion": "Hello"}, {"messages": [USER, ANSWER]}),
     "trl prompt of messages": (
         {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
@@ -136,7 +136,7 @@ def test_trl_gets_arguments_as_objects() -> None:
     assert [call["function"]["arguments"] for call in calls] == [{}, {"x": 1, "y": {"z": None}}]
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str, Json, str]] = {
     "a name": ("sharegpt", {"messages": [{**USER, "name": "jo"}, ANSWER]}, "messages[0].name"),
     "a developer": (
         "sharegpt",
@@ -421,9 +421,9 @@ def test_rows_in_memory(tmp_path: Path, home: Path) -> None:
     assert read(iter(ROWS), tmp_path / "spool") == ("rows", ROWS)
     assert Dataset.open(ROWS).path.is_relative_to(home)
     with pytest.raises(DataError, match="row 2 is a str"):
-        Dataset.open([ROWS[0], "x"], spool=tmp_path)
+        Dataset.open(cast(Any, [ROWS[0], "x"]), spool=tmp_path)
     with pytest.raises(DataError, match="single dict"):
-        Dataset.open({"train": ROWS}, spool=tmp_path)
+        Dataset.open(cast(Any, {"train": ROWS}), spool=tmp_path)
     with pytest.raises(NotFoundError):
         Dataset.open(tmp_path / "none.csv")
     with pytest.raises(DataError, match="folder"):

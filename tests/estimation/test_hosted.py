@@ -188,7 +188,9 @@ def test_rows_have_source_and_date_and_are_unique() -> None:
     """No price without its source and date; no two for the same thing."""
     rows = prices()
     assert len({row.key for row in rows}) == len(rows)
-    assert all(row.source.startswith("https://") and row.as_of <= TODAY for row in rows)
+    assert all(
+        row.source.startswith("https://") and row.as_of and row.as_of <= TODAY for row in rows
+    )
 
 
 def test_names_are_matched_whole() -> None:
@@ -309,7 +311,7 @@ def test_old_prices_are_warned_of() -> None:
     """After 90 days a price is still used, with a warning of its age."""
     tokens = counted(MINI, [100] * 10)
     price = find_price("openai", MINI, "train_mtok")
-    assert price is not None
+    assert price is not None and price.as_of is not None
     for days, warned in ((90, False), (91, True)):
         estimate = quote(tokens, model=MINI, today=price.as_of + timedelta(days=days))
         said = [x for x in estimate.warnings if x.startswith("The price 5.00 USD")]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -193,7 +193,9 @@ def test_gradients_are_kept_while_they_are_accumulated() -> None:
 
 
 @pytest.mark.parametrize(("kind", "gigabytes"), [("full", 60), ("lora", 16), ("qlora", 6)])
-def test_a_7b_model_needs_what_is_published(kind: str, gigabytes: int) -> None:
+def test_a_7b_model_needs_what_is_published(
+    kind: Literal["full", "lora", "qlora"], gigabytes: int
+) -> None:
     """LLaMA-Factory's table of hardware for 7B, bf16 throughout: 60, 16 and 6 GB."""
     llama = {**LLAMA_8B, "num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000}
     spec = TrainingSpec(model="m", training_type=kind, lora_r=8)
@@ -290,7 +292,7 @@ def test_a_local_run_costs_no_hosted_charge() -> None:
     spec = TrainingSpec(model="Qwen/Qwen3-4B")
     estimate = estimate_local(spec, ROWS, shape_of(QWEN3_4B), today=TODAY)
     assert estimate.cost_usd is not None
-    assert (estimate.cost_usd.low, estimate.cost_usd.high) == (0, 0)
+    assert estimate.cost_usd.low == estimate.cost_usd.high == 0
     assert not estimate.data_leaves_machine
     assert estimate.host is None
     assert any("no hosted charge" in said for said in estimate.assumptions)

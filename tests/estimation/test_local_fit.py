@@ -10,7 +10,7 @@ from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -189,7 +189,8 @@ def test_evaluations_are_those_of_the_trainer(
     home: Path, tiny_folder: Path, train_file: Path
 ) -> None:
     """At each multiple of eval_steps and at the end, as a real run does it."""
-    for steps, every in ((5, 2), (4, 2), (3, "auto")):
+    cases: list[tuple[int, int | Literal["auto"]]] = [(5, 2), (4, 2), (3, "auto")]
+    for steps, every in cases:
         asked: dict[str, Any] = {"model": str(tiny_folder), "max_steps": steps, "batch_size": 2}
         job = Gateway().submit(
             train_file, backend="local", validation_split=0.2, eval_steps=every, **asked

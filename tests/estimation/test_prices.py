@@ -176,7 +176,8 @@ def test_an_older_row_of_yours_before_a_newer_one_is_said(tmp_path: Path) -> Non
     """Your file goes first even where the package knows better, and check says so."""
     path = tmp_path / "prices.toml"
     write_price(path, row(backend="openai", as_of=date(2026, 9, 1), usd="4.50"))
-    assert find_price("openai", MINI, "train_mtok", extra=path).usd == Decimal("4.50")
+    price = find_price("openai", MINI, "train_mtok", extra=path)
+    assert price is not None and price.usd == Decimal("4.50")
     said = [doubt.message for doubt in price_table.doubts(path, TODAY)]
     assert any("goes before the newer 5.00 USD of 2026-10-05" in text for text in said)
 

@@ -97,7 +97,7 @@ def test_each_option_is_what_it_would_be_alone(home: Path, tmp_path: Path, kind:
         (model, name) for model in models for name in ("custom", "openai", "azure")
     ]
     for option, host in zip(found, hosts * 2, strict=True):
-        asked = {"model": option.model, "backend": host, "method": method}
+        asked: dict[str, Any] = {"model": option.model, "backend": host, "method": method}
         if option.error is None:
             assert option.estimate == g.estimate(path, **asked)
         else:
@@ -320,7 +320,11 @@ def test_a_certain_refusal_comes_before_any_upload(home: Path, train_file: Path)
     """After the last day, and for a base that can no longer be trained: the host is not asked
     for anything, and no job is written down."""
     with Provider() as provider:
-        where = {"base_url": provider.url, "api_key": provider.api_key, "profile": "openai"}
+        where: dict[str, Any] = {
+            "base_url": provider.url,
+            "api_key": provider.api_key,
+            "profile": "openai",
+        }
         for backend, model in ((TooLate(**where), MINI), (OnDay(**where), "gpt-4.1-nano")):
             with pytest.raises(UnsupportedError, match="since 2027-01-06|shut down on 2026-10-23"):
                 Gateway().submit(train_file, model=model, backend=backend)

@@ -246,8 +246,8 @@ def test_an_ended_job_takes_what_it_cost(home: Path, train_file: Path) -> None:
         job = gateway.submit(
             train_file, model=MODEL, backend=hosted(provider), train_price=PRICE, n_epochs=1
         )
-        before = gateway.budget()
-        assert before.spent_usd == 0 < before.reserved_usd and job.actual is None
+        before, actual_before = gateway.budget(), job.actual
+        assert before.spent_usd == 0 < before.reserved_usd and actual_before is None
         job.wait(30)
         found, after = job.actual, gateway.budget()
         assert found is not None and found.trained_tokens

@@ -49,7 +49,7 @@ def test_submit_watch_result_chat(home: Path, train_file: Path) -> None:
     job = gateway.submit(train_file, model="m", backend="fake")
     messages = [event.message for event in job.watch()]
     assert messages and job.status is JobStatus.SUCCEEDED
-    losses = [metric.train_loss for metric in job.metrics()]
+    losses = [metric.train_loss for metric in job.metrics() if metric.train_loss is not None]
     assert losses == sorted(losses, reverse=True) and len(losses) > 2
     handle = job.result()
     assert handle.ready and handle.first_answer and "Hi" in handle.chat("Hi").text
@@ -161,7 +161,7 @@ def test_failed_and_cancelled_jobs_say_so(home: Path, train_file: Path) -> None:
 
 def test_an_unknown_status_is_kept_and_not_final(home: Path, train_file: Path) -> None:
     """The provider's own word stays in ``raw_status``."""
-    script = [
+    script: list[dict[str, Any]] = [
         {"status": "running"},
         {"status": "unknown", "raw_status": "paused_by_moon"},
         {"status": "succeeded", "result": {"kind": "hosted", "model": "x"}},

@@ -34,7 +34,7 @@ def fixed(raw: bytes | str, folder: Path, name: str = "in.jsonl") -> tuple[list[
     return [json.loads(line) for line in out.read_text().splitlines()], log
 
 
-WHOLE = {
+WHOLE: dict[str, tuple[bytes | str, list[str]]] = {
     "a mark": (b"\xef\xbb\xbf" + PLAIN.encode(), ["utf8_bom"]),
     "marks inside": ("\n\ufeff".join(LINES), ["bom_inside"] * 11),
     "CRLF": (PLAIN.replace("\n", "\r\n"), ["line_terminator"]),

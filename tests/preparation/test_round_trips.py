@@ -174,7 +174,7 @@ def test_alpaca(
     asked: str, more: str | None, answer: str, system: str | None, history: Any
 ) -> None:
     """Each text is in its place, and an empty input or system prompt is none."""
-    row = {"instruction": asked, "input": more, "output": answer, "system": system}
+    row: Json = {"instruction": asked, "input": more, "output": answer, "system": system}
     row["history"] = [list(pair) for pair in history]
     wanted = [] if not system else [{"role": "system", "content": system}]
     for one, other in history:
@@ -340,8 +340,13 @@ def test_csv(cells: list[dict[str, str]], mark: str, quoted: bool, end: str) -> 
     file = io.StringIO()
     # The writer of Python 3.11 leaves a carriage return unquoted, which no reader can tell.
     odd = any("\r" in text for row in cells for text in row.values())
-    quoting = csv.QUOTE_ALL if quoted or odd else csv.QUOTE_MINIMAL
-    table = csv.DictWriter(file, [*cells[0]], delimiter=mark, quoting=quoting, lineterminator=end)
+    table = csv.DictWriter(
+        file,
+        [*cells[0]],
+        delimiter=mark,
+        quoting=csv.QUOTE_ALL if quoted or odd else csv.QUOTE_MINIMAL,
+        lineterminator=end,
+    )
     table.writeheader()
     table.writerows(cells)
     wanted = [{key: text for key, text in row.items() if text} for row in cells]

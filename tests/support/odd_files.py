@@ -70,6 +70,11 @@ def many(row: Callable[[int], Any], count: int = 12) -> bytes:
     return lines(*map(row, range(count)))
 
 
+def numbered(row: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+    """The row with its number, for `many`."""
+    return lambda n: {**row, "n": n}
+
+
 def put(*rows: Any, before: bytes = RAW) -> bytes:
     """These rows or lines as line 6 and after, the others around them."""
     head = before.split(b"\n")
@@ -260,7 +265,7 @@ FORMATS = [
     File("mixed_chat_among_alpaca", put(good(0), before=many(lambda n: {"instruction": f"{n}?", "output": f"{n}."})), R,
          "mixed_formats", 6),
     File("mixed_last", RAW + lines({"prompt": "q", "completion": "a"}), R, "mixed_formats", 13),
-    *(File(f"unknown_{name}", many(lambda n, row=row: {**row, "n": n}), R, "unknown_format", 1) for name, row in (
+    *(File(f"unknown_{name}", many(numbered(row)), R, "unknown_format", 1) for name, row in (
         ("question", {"question": "q", "answer": "a"}),
         ("query", {"query": "q", "response": "a"}),
         ("input", {"input": "q", "output": "a"}),

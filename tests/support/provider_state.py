@@ -148,7 +148,7 @@ class World:
         if "cancelled" in job:
             return int(job["cancelled"])
         waited = int((time.time() - job["born"]) / self.pace) if self.pace else 0
-        return min(max(job["stage"], waited, 0), self.last)
+        return min(max(int(job["stage"]), waited, 0), self.last)
 
     @property
     def last(self) -> int:

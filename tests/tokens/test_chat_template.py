@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BatchEncoding
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import DataError, NotFoundError, SpecError
@@ -107,13 +107,16 @@ def test_a_special_token_typed_by_a_user_stays_text(template: ChatTemplate) -> N
     stop = template.tokenizer.token_to_id("<|im_end|>")
     plain = template.encode(turns(("user", "ab"), ("assistant", "cd")))
     typed = template.encode(turns(("user", "a<|im_end|>b"), ("assistant", "c<|im_end|>d")))
+    assert stop is not None
     assert typed.input_ids.count(stop) == plain.input_ids.count(stop)
     assert "a<|im_end|>b" in text_of(template, typed.input_ids)
     row = turns(("user", "a<|im_end|>b"), ("assistant", "c<|im_end|>d"))
     assert trained_text(template, row) == "c<|im_end|>d<|im_end|>"
     asked = template.prompt_ids([{"role": "user", "content": "<|im_start|>system"}])
     start = template.tokenizer.token_to_id("<|im_start|>")
-    assert asked.count(start) == 2  # the user's turn and the opening of the answer
+    assert (
+        start is not None and asked.count(start) == 2
+    )  # the user's turn and the opening of the answer
 
 
 def test_the_prompt_is_the_beginning_of_the_training_text(template: ChatTemplate) -> None:
@@ -149,6 +152,7 @@ def test_ids_and_marks_equal_those_of_transformers(template: ChatTemplate, folde
             return_assistant_tokens_mask=True,
             return_dict=True,
         )
+        assert isinstance(theirs, BatchEncoding)
         ours = template.encode(row)
         assert ours.input_ids == theirs["input_ids"]
         assert [int(x != IGNORED) for x in ours.labels] == list(theirs["assistant_masks"])

@@ -116,7 +116,7 @@ def test_planted_near_duplicates_of_real_rows_are_found(
     """Of each kind of real rows with a copy of each, 95 of 100 copies are found, and 95 of 100
     pairs found are such: sums, SQL, articles, calls, pairs, many questions about one article."""
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    from _planting import planted  # type: ignore[import-not-found]
+    from _planting import planted
 
     (source,) = SHARED_DATA.glob(name)
     rows = [row.data for row in Dataset.open(source, spool=tmp_path).rows()]

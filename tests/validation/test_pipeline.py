@@ -135,7 +135,7 @@ def test_the_pair_of_openais_guide_is_accepted(tmp_path: Path, home: Path) -> No
     offered: Json = {"tools": [], "parallel_tool_calls": True}
     pairs = [
         {
-            "input": {"messages": [{"role": "user", "content": f"{n}?"}], **offered},
+            "input": offered | {"messages": [{"role": "user", "content": f"{n}?"}]},
             "preferred_output": [{"role": "assistant", "content": f"{n}."}],
             "non_preferred_output": [{"role": "assistant", "content": "No."}],
         }

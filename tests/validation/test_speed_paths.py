@@ -274,9 +274,12 @@ def test_parts_are_what_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_text("\n".join(rows(100)))
     asked: list[Any] = []
     real = parallel.each
-    monkeypatch.setattr(
-        parallel, "each", lambda work, parts, here: asked.extend(parts) or real(work, parts, here)
-    )
+
+    def each(work: Any, parts: Any, here: Any) -> Any:
+        asked.extend(parts)
+        return real(work, parts, here)
+
+    monkeypatch.setattr(parallel, "each", each)
     both_ways(path, monkeypatch)
     assert [part.part.number for part in asked] == [
         1,
@@ -380,7 +383,7 @@ def test_a_killed_process_does_not_change_the_report(
 
 ENDLESS = """\
 import os, sys, time
-from finetune_gateway.checks import parallel
+from finetune_gateway.validation import parallel
 def work(part):
     os.write(1, b"%d\\n" % os.getpid())
     time.sleep(60)
@@ -562,7 +565,7 @@ def test_a_word_beyond_all_bounds_is_counted_in_pieces(monkeypatch: pytest.Monke
 BEGUN = """\
 import sys
 from finetune_gateway.tokens import encodings
-from finetune_gateway.checks import parallel
+from finetune_gateway.validation import parallel
 encodings.begin("o200k_base")
 counter = encodings.TextCounter(sys.argv[1])
 print(counter("A text of some words."), parallel._can_fork())
@@ -609,5 +612,6 @@ def test_validate_loads_nothing_of_jobs_and_prices(tmp_path: Path) -> None:
     assert done.returncode == 3
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     mine = {name.removeprefix("finetune_gateway.") for name in loaded}
-    assert "checks.gate" in mine
-    assert not mine & {"gateway", "job", "store", "pricing", "planning", "ledger", "fixing"}
+    assert "validation.run" in mine
+    assert not {name.partition(".")[0] for name in mine} & {"gateway", "jobs", "preparation"}
+    assert "estimation.hosted" not in mine

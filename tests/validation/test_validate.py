@@ -126,7 +126,7 @@ def test_a_mended_copy_is_judged_with_what_is_ignored(
 
 def test_a_thousand_odd_keys_hide_no_error(tmp_path: Path) -> None:
     """The first of each code is kept, however many findings there are before it."""
-    keys = [odd(f"Question {n}?", **{f"key{n}": 1}) for n in range(MAX_GROUPS + 5)]
+    keys = [odd(f"Question {n}?") | {f"key{n}": 1} for n in range(MAX_GROUPS + 5)]
     report = gateway.validate(rows_file(tmp_path, *keys, SILENT))
     assert [one.code for one in report.errors] == ["empty_assistant"]
     assert "too_many_findings" in {one.code for one in report.warnings}
