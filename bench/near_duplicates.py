@@ -1,9 +1,10 @@
 """How many planted near-duplicates are found, how many found are right, how fast, in what memory.
 
 1,000 rows are copied with one to three words replaced, added or left out, and shuffled among all
-rows. Ours: ``finetune_gateway.validation.dataset.near_duplicates``, needs the extra [dedup]. The other side of speed
-and memory: the hash of each row but for case and spaces, which finds none of them. ``--file`` takes
-the rows of a JSONL file; ``--planted 0.5`` copies a share of the rows in place of 1,000.
+rows. Ours: ``finetune_gateway.validation.dataset.near_duplicates``, needs the extra [dedup]. The
+other side of speed and memory: the hash of each row but for case and spaces, which finds none of
+them. ``--file`` takes the rows of a JSONL file; ``--planted 0.5`` copies a share of the rows in
+place of 1,000.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import IO, Any, Protocol, TypeVar
 Part = TypeVar("Part")
 Done = TypeVar("Done")
 
-_CHILD = "from finetune_gateway.checks import parallel; parallel.serve()"
+_CHILD = f"from {__name__} import serve; serve()"
 
 
 class WorkerDied(RuntimeError):
