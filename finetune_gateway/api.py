@@ -17,7 +17,7 @@ from finetune_gateway.gateway import Gateway, Source
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
-from finetune_gateway.jobs.planning import Names, Option, Several
+from finetune_gateway.jobs.planning import Backends, ModelNames, Option
 from finetune_gateway.preparation import convert as converting
 from finetune_gateway.preparation import fix as fixing
 from finetune_gateway.preparation import split as splitting
@@ -74,19 +74,19 @@ def estimate(
 
 @overload
 def estimate(
-    data: Source, *, model: Names, backend: str | Backend | Several = "openai", **options: Any
+    data: Source, *, model: ModelNames, backend: str | Backend | Backends = "openai", **options: Any
 ) -> list[Option]: ...
 
 
 @overload
-def estimate(data: Source, *, model: str, backend: Several, **options: Any) -> list[Option]: ...
+def estimate(data: Source, *, model: str, backend: Backends, **options: Any) -> list[Option]: ...
 
 
 def estimate(
     data: Source,
     *,
-    model: str | Names,
-    backend: str | Backend | Several = "openai",
+    model: str | ModelNames,
+    backend: str | Backend | Backends = "openai",
     **options: Any,
 ) -> Estimate | list[Option]:
     """``Gateway.estimate`` on the default gateway; lists of models or backends give a list."""

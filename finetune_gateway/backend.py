@@ -60,7 +60,7 @@ class Capabilities:
     max_context: int | None = None  # tokens per example; longer ones are cut at the end
     no_new_jobs_after: date | None = None
     life_cycle: LifeCycle | None = None  # the dates of the model that was asked for
-    stranger: str = ""  # why the model that was asked for is certainly none of this backend's
+    unknown_model_reason: str = ""  # why this backend certainly lacks the model; "" if it may not
     notes: tuple[str, ...] = ()
     poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest pause between polls
     settle_seconds: float = 0.0  # how long a sent create may still take effect, see Gateway
@@ -174,7 +174,7 @@ class Backend(ABC):
     name: ClassVar[str]
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """Its name in what people read; a host of another backend's has its own."""
         return self.name
 
@@ -191,7 +191,7 @@ class Backend(ABC):
         to a repeated submit and to the files already sent."""
         return self.options()
 
-    def use(self, settings: Settings) -> None:
+    def bind(self, settings: Settings) -> None:
         """Called by the gateway with its home folder. A backend without files ignores it."""
         return None
 

@@ -30,10 +30,10 @@ from finetune_gateway.jobs import guards, ledger, planning
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
-from finetune_gateway.jobs.planning import Files, Names, Option, Plan, Several
+from finetune_gateway.jobs.planning import Backends, Files, ModelNames, Option, Plan
 from finetune_gateway.jobs.records import JobRecord, StoredFile, new_job_id
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.jobs.submission import Sender
+from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -156,21 +156,21 @@ class Gateway:
 
     @overload
     def estimate(
-        self, data: Source, *, model: Names, backend: str | Backend | Several = "openai",
+        self, data: Source, *, model: ModelNames, backend: str | Backend | Backends = "openai",
         **options: Any,
     ) -> list[Option]: ...  # fmt: skip
 
     @overload
     def estimate(
-        self, data: Source, *, model: str, backend: Several, **options: Any
+        self, data: Source, *, model: str, backend: Backends, **options: Any
     ) -> list[Option]: ...
 
     def estimate(
         self,
         data: Source,
         *,
-        model: str | Names,
-        backend: str | Backend | Several = "openai",
+        model: str | ModelNames,
+        backend: str | Backend | Backends = "openai",
         **options: Any,
     ) -> Estimate | list[Option]:
         """What a run would cost, how long it would take and whether it fits. Offline.
@@ -207,7 +207,7 @@ class Gateway:
         seed = specs[0][1].seed if specs else None
         files = self._files(data, validation, validation_split, seed)
         return planning.side_by_side(
-            specs, self.backend, files, train_price=_usd(train_price), moved=on_progress
+            specs, self.backend, files, train_price=_usd(train_price), on_progress=on_progress
         )
 
     def plan(
@@ -227,9 +227,11 @@ class Gateway:
         Raises SpecError, UnsupportedError, DataError with a report of lines and fixes.
         """
         spec = TrainingSpec.build(model=model, **options)
-        choice = planning.Choice.of(spec, self.backend(backend), priced=train_price is not None)
+        candidate = planning.Candidate.of(
+            spec, self.backend(backend), priced=train_price is not None
+        )
         files = self._files(data, validation, validation_split, spec.seed)
-        return planning.plan(choice, files, planning.Passes(), _usd(train_price))
+        return planning.plan(candidate, files, planning.FileChecks(), _usd(train_price))
 
     # -- submit --------------------------------------------------------------------------
 
@@ -276,7 +278,7 @@ class Gateway:
         guards.within(plan.estimate, limit)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
-        record = self._sender.submit(self._intent(plan, again), plan.backend)
+        record = self._submitter.submit(self._intent(plan, again), plan.backend)
         return self._job(record, plan.backend)
 
     def _intent(self, plan: Plan, again: bool) -> JobRecord:
@@ -331,7 +333,7 @@ class Gateway:
 
     def budget(self) -> Budget:
         """This calendar month (UTC): its cap, what was spent, what running jobs have reserved."""
-        return self._sender.budget(time.time())
+        return self._submitter.budget(time.time())
 
     def costs(self, since: date | None = None, until: date | None = None) -> Ledger:
         """What each job was said to cost and what it did, from the first day to the last, both
@@ -346,11 +348,11 @@ class Gateway:
         return config.value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
 
     @property
-    def _sender(self) -> Sender:
+    def _submitter(self) -> Submitter:
         def load(record: JobRecord) -> Backend:
             return self.backend(registry.load(record.backend, record.backend_options))
 
-        return Sender(self.store, lambda: self.monthly_usd, load)
+        return Submitter(self.store, lambda: self.monthly_usd, load)
 
     def _job(self, record: JobRecord, backend: Backend | None = None) -> Job:
         def load() -> Backend:
@@ -358,7 +360,7 @@ class Gateway:
                 return backend
             return self.backend(registry.load(record.backend, record.backend_options))
 
-        return Job(record, self.store, load, self._sender.resume)
+        return Job(record, self.store, load, self._submitter.resume)
 
     # -- data and backends ---------------------------------------------------------------
 
@@ -370,7 +372,7 @@ class Gateway:
         """A backend by name, or the one you built. A local one works in this home folder."""
         if isinstance(backend, str):
             backend = registry.load(backend)
-        backend.use(self.settings)
+        backend.bind(self.settings)
         return backend
 
     def _files(

@@ -44,7 +44,7 @@ class RecallBackend(Backend):
     def __init__(self) -> None:
         self.folder = Settings.load().home / "recall"
 
-    def use(self, settings: Settings) -> None:
+    def bind(self, settings: Settings) -> None:
         self.folder = settings.home / "recall"
 
     # -- before anything is sent: no key, no network ------------------------------------

@@ -129,7 +129,7 @@ def _wide(text: str) -> int:
 
 def _job_row(one: JobRecord, model: int, data: int) -> tuple[str, ...]:
     names = _short(one.spec.model, model), _short(one.name, data)
-    return one.id, one.status, one.called, *names, format_age(one.created_at)
+    return one.id, one.status, one.display_name, *names, format_age(one.created_at)
 
 
 def _cost_row(one: JobRecord, model: int, _: int) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ def _facts(job: Job) -> dict[str, str]:
 
 def _where(record: JobRecord) -> str:
     host = record.backend_options.get("base_url")
-    return f"{record.called}{f' at {host}' if host else ''}"
+    return f"{record.display_name}{f' at {host}' if host else ''}"
 
 
 def _figures(metrics: list[Metric]) -> str:
@@ -247,7 +247,7 @@ def record_document(record: JobRecord) -> dict[str, Any]:
     plain = record.model_dump(mode="json", exclude=BOOKKEEPING)
     found = budgets.actual(record)
     actual = found.model_dump(mode="json") if found else None
-    return {**plain, "called": record.called, "final": record.status.final, "actual": actual}
+    return {**plain, "called": record.display_name, "final": record.status.final, "actual": actual}
 
 
 BOOKKEEPING = {"submit_key", "step_at", "tries", "cursor", "system_prompt"}
@@ -293,5 +293,5 @@ def _ask(job: Job) -> None:
         raise BudgetError(
             f"Job {job.id} goes on: there is no terminal to confirm at.", hint="Pass --yes."
         )
-    if not proceed(f"Stop {job.id} ({job.record.called}, {job.record.spec.model})?"):
+    if not proceed(f"Stop {job.id} ({job.record.display_name}, {job.record.spec.model})?"):
         raise BudgetError(f"Job {job.id} goes on: the answer was not yes.")

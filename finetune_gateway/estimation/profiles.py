@@ -219,7 +219,7 @@ class Profile(BaseModel):
             said.append(f"What is known of {self.title} is of {self.as_of}; check {self.source}")
         return [warning for warning in said if warning]
 
-    def stranger(self, model: str) -> str:
+    def unknown_model_reason(self, model: str) -> str:
         """Why this is certainly no model of this service; empty when it may be one: a list may
         have grown, but a folder or an ``owner/name`` of a hub is none of its names."""
         foreign = "/" in model and self.models and self.model(model) is None

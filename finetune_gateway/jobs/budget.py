@@ -98,11 +98,11 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
     of = f"of {row.as_of}, {row.source}"
     if row.unit == "train_mtok":
         if record.trained_tokens is None:
-            return None, row, f"{record.called} has not said how many tokens were trained"
+            return None, row, f"{record.display_name} has not said how many tokens were trained"
         cost = row.usd * record.trained_tokens / MILLION
         return cost, row, f"{record.trained_tokens:,} tokens x ${row.usd} a million, {of}"
     if record.seconds is None:
-        return None, row, f"{record.called} has not said how long it trained"
+        return None, row, f"{record.display_name} has not said how long it trained"
     hours = Decimal(str(record.seconds)) / 3600
     cost = (hours * row.usd).quantize(CENT_PARTS)
     return cost, row, f"{hours:.4f} hours x ${row.usd}, {of}"

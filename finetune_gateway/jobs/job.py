@@ -283,4 +283,5 @@ class Job:
             pause = min(pause * 1.5, longest)
 
     def __repr__(self) -> str:
-        return f"Job({self.id} {self.record.called} {self.record.spec.model!r}: {self.status})"
+        record = self.record
+        return f"Job({self.id} {record.display_name} {record.spec.model!r}: {self.status})"

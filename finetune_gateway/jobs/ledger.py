@@ -121,7 +121,7 @@ def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
         date=datetime.fromtimestamp(record.created_at, UTC).date(),
         job_id=record.id,
         data=record.name,
-        backend=record.called,
+        backend=record.display_name,
         model=record.spec.model,
         status=record.status,
         estimated_low_usd=cost.low if cost else None,

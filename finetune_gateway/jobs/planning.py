@@ -27,8 +27,8 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.dataset import analysis
 from finetune_gateway.validation.dataset.statistics import Placed
 
-Names = list[str] | tuple[str, ...]
-Several = Names | list[Backend] | tuple[Backend, ...] | list[str | Backend]
+ModelNames = list[str] | tuple[str, ...]
+Backends = ModelNames | list[Backend] | tuple[Backend, ...] | list[str | Backend]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Option:
         return {"backend": self.backend, "model": self.model, "error": told}
 
 
-Moved = Callable[[int, int], None]  # told how many bytes were read, and of how many
+OnProgress = Callable[[int, int], None]  # told how many bytes were read, and of how many
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
     """One option before a file is looked at."""
 
     spec: TrainingSpec
@@ -95,19 +95,19 @@ class Choice:
     limits: Capabilities
 
     @classmethod
-    def of(cls, spec: TrainingSpec, backend: Backend, *, priced: bool = False) -> Choice:
+    def of(cls, spec: TrainingSpec, backend: Backend, *, priced: bool = False) -> Candidate:
         """Raise what needs no file: UnsupportedError for what the backend cannot do,
         NotFoundError for a model it certainly does not have, unless it was ``priced`` by the
         user."""
         limits = backend.capabilities(spec.model)
-        limits.require(backend.called, spec)
-        if limits.stranger and not (priced and limits.hosted):
-            raise NotFoundError(limits.stranger, hint="Those that are known: ftg models --all")
+        limits.require(backend.display_name, spec)
+        if limits.unknown_model_reason and not (priced and limits.hosted):
+            raise NotFoundError(limits.unknown_model_reason, hint="See: ftg models --all")
         return cls(spec, backend, limits)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class FileCheck:
     """What one pass found, and the limit it was made under."""
 
     report: Report
@@ -124,58 +124,58 @@ class _Seen:
 
 
 @dataclass
-class Passes:
-    """Passes over files that were made, so that none is made twice. ``several``: options follow
+class FileChecks:
+    """Checks of files that were made, so that none is made twice. ``several``: options follow
     that share them, so nothing in a report may be about one model."""
 
     several: bool = False
-    moved: Moved | None = None
-    _seen: dict[tuple[Path, str, str, str], list[_Seen]] = field(default_factory=dict)
+    on_progress: OnProgress | None = None
+    _seen: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
     _shared: dict[tuple[Path, Path], list[Placed]] = field(default_factory=dict)
 
-    def look(self, choice: Choice, dataset: Dataset, min_rows: int | None) -> _Seen:
+    def look(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
         """Check and count a file as this option would."""
-        counter = choice.backend.counter(choice.spec)
+        counter = candidate.backend.counter(candidate.spec)
         if type(counter) is not HostedCounter:
-            return self._read(choice, dataset, min_rows, counter)
-        key = (dataset.path, choice.backend.name, choice.spec.method, counter.text.rules)
+            return self._read(candidate, dataset, min_rows, counter)
+        key = (dataset.path, candidate.backend.name, candidate.spec.method, counter.text.rules)
         seen = self._seen.setdefault(key, [])
-        found = next((one for one in seen if one.serves(choice.limits.max_context)), None)
+        found = next((one for one in seen if one.serves(candidate.limits.max_context)), None)
         if found is None:
-            found = self._read(choice, dataset, min_rows, counter)
+            found = self._read(candidate, dataset, min_rows, counter)
             seen.append(found)
         tokens = found.tokens.model_copy(update={"encoding": counter.encoding})
-        report = _named(found.report, choice.backend.called)
+        report = _named(found.report, candidate.backend.display_name)
         report = report.model_copy(update={"tokens": tokens.summary()})
-        return _Seen(report, tokens, found.limit, found.untouched)
+        return FileCheck(report, tokens, found.limit, found.untouched)
 
-    def with_leaks(self, choice: Choice, report: Report, files: Files) -> Report:
+    def with_leaks(self, candidate: Candidate, report: Report, files: Files) -> Report:
         """The report on the training data with the rows that are held out too."""
         if files.held_out is None:
             return report
         both = (files.train.path, files.held_out.path)
         if both not in self._shared:
             self._shared[both] = analysis.shared(files.train, files.held_out)
-        return analysis.with_leaks(report, self._shared[both], (choice.backend.called,))
+        return analysis.with_leaks(report, self._shared[both], (candidate.backend.display_name,))
 
     def _read(
-        self, choice: Choice, dataset: Dataset, min_rows: int | None, counter: TokenCounter
-    ) -> _Seen:
-        limit = choice.limits.max_context
+        self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter
+    ) -> FileCheck:
+        limit = candidate.limits.max_context
         report = validation_run.validate(
             dataset,
-            method=choice.spec.method,
-            model=None if self.several else choice.spec.model,
-            backends=(choice.backend.name,),
+            method=candidate.spec.method,
+            model=None if self.several else candidate.spec.model,
+            backends=(candidate.backend.name,),
             counter=counter,
             max_context=limit,
             min_rows=min_rows,
-            on_progress=self.moved,
+            on_progress=self.on_progress,
         )
         tokens = counter.stats()
         too_long = any(found.code == "example_too_long" for found in report.findings)
         touched = too_long or counter.tally.capped or tokens.truncated_rows > 0
-        return _Seen(report, tokens, limit, not touched)
+        return FileCheck(report, tokens, limit, not touched)
 
 
 def _named(report: Report, name: str) -> Report:
@@ -187,17 +187,19 @@ def _named(report: Report, name: str) -> Report:
     return report.model_copy(update={"findings": found})
 
 
-def plan(choice: Choice, files: Files, passes: Passes, train_price: Decimal | None = None) -> Plan:
+def plan(
+    candidate: Candidate, files: Files, checks: FileChecks, train_price: Decimal | None = None
+) -> Plan:
     """Check, count and price one option. Raises DataError with a report of lines and fixes, and
     SpecError."""
-    spec, runner = choice.spec, choice.backend
-    looks = [passes.look(choice, files.train, None)]
+    spec, runner = candidate.spec, candidate.backend
+    looks = [checks.look(candidate, files.train, None)]
     looks[0].report.raise_for_errors()
     reports = [looks[0].report]
     if files.held_out:
-        looks.append(passes.look(choice, files.held_out, 1))
+        looks.append(checks.look(candidate, files.held_out, 1))
         looks[1].report.raise_for_errors()
-        reports = [passes.with_leaks(choice, reports[0], files), looks[1].report]
+        reports = [checks.with_leaks(candidate, reports[0], files), looks[1].report]
     held_out = looks[1].tokens if files.held_out else None
     estimate = runner.estimate(spec, looks[0].tokens, held_out)
     if train_price is not None:
@@ -212,32 +214,32 @@ def side_by_side(
     files: Files,
     *,
     train_price: Decimal | None = None,
-    moved: Moved | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Option]:
     """Every pair of backend and spec, in their order. What is wrong with one is told in its
     place and hides no other."""
-    passes = Passes(several=len(pairs) > 1, moved=moved)
+    checks = FileChecks(several=len(pairs) > 1, on_progress=on_progress)
     done: dict[int, Option] = {}
-    chosen: dict[int, Choice] = {}
+    chosen: dict[int, Candidate] = {}
     for place, (backend, spec) in enumerate(pairs):
         try:
-            chosen[place] = Choice.of(spec, load(backend), priced=train_price is not None)
+            chosen[place] = Candidate.of(spec, load(backend), priced=train_price is not None)
         except Exception as exc:  # kept, whatever it is: the other options still have figures
             done[place] = Option(_name(backend), spec.model, error=_failure(backend, exc))
     for place in _smallest_first(chosen):
         name, spec = pairs[place]
-        by_tokens = not passes.several or chosen[place].limits.hosted
+        by_tokens = not checks.several or chosen[place].limits.hosted
         try:
-            found = plan(chosen[place], files, passes, train_price if by_tokens else None)
+            found = plan(chosen[place], files, checks, train_price if by_tokens else None)
             done[place] = Option(_name(name), spec.model, estimate=found.estimate)
         except Exception as exc:  # as above
             done[place] = Option(_name(name), spec.model, error=_failure(name, exc))
     return [done[place] for place in range(len(pairs))]
 
 
-def _smallest_first(chosen: dict[int, Choice]) -> Iterable[int]:
+def _smallest_first(chosen: dict[int, Candidate]) -> Iterable[int]:
     """By their limits of tokens: a pass under the smallest often serves the others too."""
-    limits = {place: choice.limits.max_context for place, choice in chosen.items()}
+    limits = {place: candidate.limits.max_context for place, candidate in chosen.items()}
     return sorted(chosen, key=lambda place: (limits[place] is None, limits[place] or 0))
 
 
@@ -254,4 +256,4 @@ def _failure(backend: str | Backend, exc: Exception) -> GatewayError:
 def _name(backend: str | Backend) -> str:
     if isinstance(backend, str):
         return backend
-    return records.called(backend.name, backend.options())
+    return records.display_name(backend.name, backend.options())

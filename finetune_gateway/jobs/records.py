@@ -62,12 +62,12 @@ class JobRecord(BaseModel):
     handle: dict[str, Any] | None = None
 
     @property
-    def called(self) -> str:
-        """What people call its backend: see ``called``."""
-        return called(self.backend, self.backend_options)
+    def display_name(self) -> str:
+        """What people call its backend: see ``display_name``."""
+        return display_name(self.backend, self.backend_options)
 
 
-def called(backend: str, options: dict[str, Any]) -> str:
+def display_name(backend: str, options: dict[str, Any]) -> str:
     """What people call a backend that was built with these options: ``azure`` rather than the
     contract it speaks."""
     profile = options.get("profile") if backend == "openai" else None

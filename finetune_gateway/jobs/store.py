@@ -170,7 +170,7 @@ class Store:
     def jobs(
         self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
     ) -> list[JobRecord]:
-        """Jobs, newest first. ``backend``: as it is called (``JobRecord.called``), or was at
+        """Jobs, newest first. ``backend``: as it is called (``JobRecord.display_name``), or was at
         submit: hosts without a name of their own (``custom``) are found as ``openai`` too."""
         rows = self.query(
             f"SELECT * FROM jobs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL"

@@ -22,7 +22,7 @@ from finetune_gateway.jobs.store import Store
 MAX_TRIES = 10  # requests that may change something, per job, before we give up
 
 
-class Sender:
+class Submitter:
     """Sends jobs of one store, each once. ``cap``: what all jobs of a month may cost, in USD."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Sender:
         same key is returned instead, if there is one. Raises BudgetError, BackendError."""
         # Held from before the intent is there: only a dead submitter leaves its job unlocked.
         with self.store.lock(intent.id):
-            record, added = self._admitted(intent, backend)
+            record, added = self._insert_within_budget(intent, backend)
             if added:
                 return self._send(record, backend, first=True)
         if record.step == "intent":  # its submitter may have died before it sent anything
@@ -70,30 +70,30 @@ class Sender:
         records = (one for one in self.store.created(start, end) if one.id != without)
         return budgets.budget(records, month, self._cap(), self.store.is_being_sent)
 
-    def _admitted(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
+    def _insert_within_budget(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
         """Commit the intent if its month has room for it, both in one transaction."""
         added = False
         try:
-            record, added = self._added(intent, backend)
+            record, added = self._insert(intent, backend)
         finally:
             if not added:
                 self.store.drop_lock(intent.id)
         return record, added
 
-    def _added(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
+    def _insert(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
         try:
-            return self.store.add(intent, lambda: self._admit(intent))
+            return self.store.add(intent, lambda: self._reserve(intent))
         except BudgetError:
-            if not self._settle(intent, backend):
+            if not self._reconcile_orphans(intent, backend):
                 raise
-        return self.store.add(intent, lambda: self._admit(intent))
+        return self.store.add(intent, lambda: self._reserve(intent))
 
-    def _admit(self, record: JobRecord) -> None:
+    def _reserve(self, record: JobRecord) -> None:
         """Raises BudgetError. Inside a transaction nobody else can take the same room."""
         if self._cap() is not None:
             budgets.admit(record, self.budget(record.created_at, without=record.id))
 
-    def _settle(self, intent: JobRecord, backend: Backend) -> bool:
+    def _reconcile_orphans(self, intent: JobRecord, backend: Backend) -> bool:
         """Look up jobs of the month whose submitters died while they created them; True when one
         was not there and has given its share back."""
         _, start, end = budgets.month_of(intent.created_at)
@@ -102,9 +102,9 @@ class Sender:
             for one in self.store.created(start, end)
             if one.step == "creating" and one.provider_id is None and not one.status.final
         ]
-        return any([self._settled(one, backend) for one in doubtful])
+        return any([self._reconcile(one, backend) for one in doubtful])
 
-    def _settled(self, record: JobRecord, backend: Backend) -> bool:
+    def _reconcile(self, record: JobRecord, backend: Backend) -> bool:
         with self.store.lock(record.id) as mine:
             record = self.store.get(record.id)
             if not mine or record.step != "creating" or record.provider_id is not None:
@@ -139,11 +139,11 @@ class Sender:
         if record.step in ("uploading", "creating") and left > 0:
             phase = f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
             return self.store.set_phase(record.id, phase)
-        with self._doubts(record, backend, first):
+        with self._classify_failure(record, backend, first):
             # Before a file may be sent again: that would overwrite the doubt about the job.
             found = backend.find(record.id) if record.step == "creating" else None
             if found is None and not first:
-                self._readmit(record)
+                self._reserve_again(record)
             self.store.set_sent(record.id, found or self._created(record, backend))
         return self.store.get(record.id)
 
@@ -151,12 +151,12 @@ class Sender:
         """Until a request that was sent in the job's step can no longer take effect."""
         return record.step_at + backend.capabilities().settle_seconds - time.time()
 
-    def _readmit(self, record: JobRecord) -> None:
+    def _reserve_again(self, record: JobRecord) -> None:
         """A job whose submitter died held nothing in the meantime: others may have taken its
         room. Then it ends here. Raises BudgetError."""
         try:
             with self.store.transaction():
-                self._admit(record)
+                self._reserve(record)
         except BudgetError as exc:
             self.store.fail(record.id, f"Not sent: {exc.message}", created=False)
             raise
@@ -186,7 +186,7 @@ class Sender:
         return DataFile(data.path, data.sha256, data.rows, data.bytes, remote)
 
     @contextmanager
-    def _doubts(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:
+    def _classify_failure(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:
         """Sort out a failed request: it may have been applied (stay in that step), it was
         turned away for now (go back to the intent), or it was refused (the job has failed)."""
         try:

@@ -72,7 +72,7 @@ class View:
         phase = f" ({record.phase})" if record.phase and not record.status.final else ""
         return Text.assemble(
             (record.id, "bold"),
-            f"  {record.called}  {record.spec.model}  ",
+            f"  {record.display_name}  {record.spec.model}  ",
             (record.status.value, COLOURS.get(record.status, "cyan")),
             phase,
         )

@@ -40,7 +40,7 @@ def validate(
     there is not, UnsupportedError for one that the hosted backend does not have.
     """
     spec = TrainingSpec.build(model=model or "unnamed", method=method)
-    judged = (runner.called,) if runner else None
+    judged = (runner.display_name,) if runner else None
     if runner:
         _require(runner, spec)
     limit = runner.capabilities(model).max_context if runner else None
@@ -84,9 +84,9 @@ def _require(runner: Backend, spec: TrainingSpec) -> None:
     if not able.hosted or not methods or spec.method in methods:
         return
     raise UnsupportedError(
-        f"{runner.called} has no method {spec.method!r}; it has {', '.join(methods)}.",
+        f"{runner.display_name} has no method {spec.method!r}; it has {', '.join(methods)}.",
         hint="Judge the rows for your own machine (--backend local), or convert them.",
-        backend=runner.called,
+        backend=runner.display_name,
         option="method",
     )
 

@@ -69,7 +69,7 @@ class LocalBackend(Backend):
             None if usd_per_gpu_hour is None else given("usd_per_gpu_hour", usd_per_gpu_hour)
         )
 
-    def use(self, settings: Settings) -> None:
+    def bind(self, settings: Settings) -> None:
         self.settings = settings
 
     @cached_property
@@ -82,7 +82,7 @@ class LocalBackend(Backend):
             methods=frozenset(TRAINERS),
             training_types=frozenset({"lora", "qlora", "full"}),
             options=OPTIONS,
-            stranger=_stranger(model) if model else "",
+            unknown_model_reason=_unknown_model_reason(model) if model else "",
             notes=("Nothing leaves this machine.", *(() if fourbit.installed() else (NO_QLORA,))),
             poll_seconds=(0.5, 2.0),
         )
@@ -258,7 +258,7 @@ class LocalChat:
         return self._model.stream(messages, **sampling)
 
 
-def _stranger(model: str) -> str:
+def _unknown_model_reason(model: str) -> str:
     """A name that a host lists and no folder has is no model for this machine."""
     hosts = profiles.hosts_of(model)
     if not hosts or Path(model).is_dir():

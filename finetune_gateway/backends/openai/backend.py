@@ -99,7 +99,7 @@ class OpenAIBackend(Backend):
         self._client: openai.OpenAI | None = None
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """``azure`` with that profile; ``openai`` for OpenAI and for hosts without a name."""
         return self.name if self.profile_name == "custom" else self.profile_name
 
@@ -137,7 +137,7 @@ class OpenAIBackend(Backend):
     def __repr__(self) -> str:
         return f"OpenAIBackend(base_url={self._base_url!r}, profile={self.profile_name!r})"
 
-    def use(self, settings: Settings) -> None:
+    def bind(self, settings: Settings) -> None:
         """Price with the user's own rows first."""
         self._prices = settings.prices
 
@@ -161,7 +161,7 @@ class OpenAIBackend(Backend):
             max_context=self.profile.context(model) if model else self.profile.max_context,
             no_new_jobs_after=self.profile.no_new_jobs_after,
             life_cycle=self.profile.life_cycle(model) if model else None,
-            stranger=self.profile.stranger(model) if model else "",
+            unknown_model_reason=self.profile.unknown_model_reason(model) if model else "",
             notes=(*self.profile.notes, *warnings),
             poll_seconds=(self.poll_seconds, 15 * self.poll_seconds),
             settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
@@ -421,7 +421,7 @@ class OpenAIBackend(Backend):
                 hint="Copy it again.",
                 backend=self.name,
             )
-        if self._api_key is None and not endpoint.may_see(self.base_url, self.api_key_env):
+        if self._api_key is None and not endpoint.key_allowed_for(self.base_url, self.api_key_env):
             raise AuthenticationError(
                 f"{self.api_key_env} is not sent to {self.host}: it may belong to another host.",
                 hint=f"Set OPENAI_BASE_URL={self.base_url} beside it, or name another variable "

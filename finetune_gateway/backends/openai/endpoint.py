@@ -43,7 +43,7 @@ def is_openai(url: str) -> bool:
     return host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")
 
 
-def may_see(url: str, variable: str) -> bool:
+def key_allowed_for(url: str, variable: str) -> bool:
     """May this host see the key in that variable?
 
     A handle or a stored job names a host; were that enough, a file from a stranger could send

@@ -123,7 +123,7 @@ def run(gateway: Gateway, place: Place, voice: Voice) -> Outcome:
     there, JobFailed."""
     started = time.perf_counter()
     local = LocalBackend()
-    local.use(gateway.settings)
+    local.bind(gateway.settings)
     local.check(TrainingSpec.build(model=MODEL, **SETTINGS))
     voice.step(1)
     report, faults = _checked(gateway, place, voice)
