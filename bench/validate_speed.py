@@ -33,8 +33,8 @@ write(Path(sys.argv[2]), chat_rows(int(sys.argv[3]), tools=float(sys.argv[4])))
 # made, as those of the cookbook's engine are before its clock begins.
 OURS = """\
 import json, resource, sys, time
-from finetune_gateway.tokens.encodings import USUAL, begin
-begin(USUAL)  # as the command line does
+from finetune_gateway.tokens.encodings import DEFAULT_ENCODING, preload
+preload(DEFAULT_ENCODING)  # as the command line does
 from pathlib import Path
 from finetune_gateway.checks import gate, parallel
 from finetune_gateway import Dataset
@@ -46,7 +46,7 @@ def check(path):
     report = gate.validate(Dataset(path), counter=counter, workers=workers, near_duplicates=near)
     return report, time.perf_counter() - began
 if sys.argv[5] == "ready":
-    HostedCounter(None).text.has_read(64_000_000)
+    HostedCounter(None).text.note_bytes_read(64_000_000)
     check(few)
 report, seconds = check(data)
 own, child = (resource.getrusage(who).ru_maxrss for who in
@@ -64,7 +64,7 @@ from _cookbook_loop import engine, row_tokens
 from finetune_gateway.validation.fast_path import Screen
 from finetune_gateway.tokens.counter import HostedCounter
 counter, screen, encode = HostedCounter(None), Screen("sft"), engine()[1]
-counter.text.hurry(1 << 40)
+counter.text.choose_engine(1 << 40)
 differ = read = 0
 for line in open(sys.argv[2], "rb"):
     before, row = counter.stats().total, json.loads(line)

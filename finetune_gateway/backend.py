@@ -29,7 +29,8 @@ from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import HostedCounter, TokenCounter, TokenStats
+from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
+from finetune_gateway.tokens.stats import TokenStats
 
 if TYPE_CHECKING:
     # The type checker alone: previews bring jinja2.

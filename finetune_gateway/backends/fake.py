@@ -27,7 +27,7 @@ from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter
 
 if TYPE_CHECKING:
-    from finetune_gateway.tokens.counter import TokenStats
+    from finetune_gateway.tokens.stats import TokenStats
 
 PREFIX = "fake-"
 FREE = Decimal(0)

@@ -17,7 +17,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
 from finetune_gateway.reports import output
 from finetune_gateway.reports.output import print_message, print_result, strip_controls
-from finetune_gateway.tokens.counter import base_model
+from finetune_gateway.tokens.encodings import base_model
 
 Messages = list[dict[str, Any]]
 

@@ -27,7 +27,7 @@ from finetune_gateway.reports.output import (
 )
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.tokens.counter import base_model
+from finetune_gateway.tokens.encodings import base_model
 
 TOKEN_COLUMNS = {
     "TRAIN": "train_mtok",

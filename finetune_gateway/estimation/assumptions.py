@@ -20,7 +20,7 @@ from finetune_gateway.estimation.memory import Device, Setup
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 # Importing torch and TRL, loading and saving: 10 s measured, more on a busy machine.
 START_SECONDS = (5.0, 15.0, 60.0)

@@ -16,7 +16,7 @@ from math import ceil
 
 from finetune_gateway.estimation.estimate import Range, auto_epochs
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 BATCH_SIZE, PACKED_BATCH_SIZE = 8, 1  # "auto" of the local backend
 
@@ -78,7 +78,7 @@ def _cut(tokens: TokenStats, limit: int) -> Counter[int]:
     """Lengths of the rows that are trained on: those with nothing to train are left out."""
     found: Counter[int] = Counter()
     for length, rows in (tokens.lengths or _by_quantiles(tokens)).items():
-        found[min(length, limit)] += rows - tokens.idle.get(length, 0)
+        found[min(length, limit)] += rows - tokens.untrained_lengths.get(length, 0)
     return +found
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validat
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 MILLION = 1_000_000
 

@@ -24,7 +24,7 @@ from finetune_gateway.estimation.price_table import (
 from finetune_gateway.estimation.profiles import Profile
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 HOURLY_ROW = "add a row: ftg prices set --unit train_hour"
 NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"

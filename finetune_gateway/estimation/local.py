@@ -30,7 +30,7 @@ from finetune_gateway.estimation.model_shape import ModelShape, lora_parameters,
 from finetune_gateway.estimation.price_table import MOST_USD, Price, absurd, gpu_prices
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 __all__ = [
     "GIB", "GPUS", "MOST_ROWS", "Device", "Gpu", "MemoryParts", "ModelShape", "Place", "cores",

@@ -27,7 +27,7 @@ from finetune_gateway.errors import SpecError, toml_said
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.settings import clock
-from finetune_gateway.tokens.counter import base_model
+from finetune_gateway.tokens.encodings import base_model
 
 Unit = Literal[
     "train_mtok",

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_gateway.errors import NotFoundError
 from finetune_gateway.spec import Method
-from finetune_gateway.tokens.counter import base_model
+from finetune_gateway.tokens.encodings import base_model
 
 STALE_DAYS = 90
 DAY = timedelta(days=1)

@@ -22,7 +22,8 @@ from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.settings import clock
-from finetune_gateway.tokens.counter import TokenStats, base_model
+from finetune_gateway.tokens.encodings import base_model
+from finetune_gateway.tokens.stats import TokenStats
 
 HOURS = Decimal(730)  # of a month: 8,760 / 12
 # The share of the time paid for in which a GPU works: best, usual, worst. Requests do not come

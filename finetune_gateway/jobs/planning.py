@@ -22,7 +22,8 @@ from finetune_gateway.findings import Report
 from finetune_gateway.jobs import records
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import HostedCounter, TokenCounter, TokenStats
+from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
+from finetune_gateway.tokens.stats import TokenStats
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.dataset import analysis
 from finetune_gateway.validation.dataset.statistics import Placed
@@ -138,7 +139,7 @@ class FileChecks:
         counter = candidate.backend.counter(candidate.spec)
         if type(counter) is not HostedCounter:
             return self._read(candidate, dataset, min_rows, counter)
-        key = (dataset.path, candidate.backend.name, candidate.spec.method, counter.text.rules)
+        key = (dataset.path, candidate.backend.name, candidate.spec.method, counter.text.family)
         seen = self._seen.setdefault(key, [])
         found = next((one for one in seen if one.serves(candidate.limits.max_context)), None)
         if found is None:
@@ -174,7 +175,7 @@ class FileChecks:
         )
         tokens = counter.stats()
         too_long = any(found.code == "example_too_long" for found in report.findings)
-        touched = too_long or counter.tally.capped or tokens.truncated_rows > 0
+        touched = too_long or counter.totals().truncated or tokens.truncated_rows > 0
         return FileCheck(report, tokens, limit, not touched)
 
 

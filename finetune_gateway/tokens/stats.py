@@ -1,6 +1,6 @@
-"""What was counted: the tokens of a row, of all rows, and how they are spread.
+"""Token counts as data: of one row, of all rows, and their distribution.
 
-Knows sums; which rule they follow is said in ``tokens``.
+``counter`` fills them by one rule or another.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from finetune_gateway.tokens.encodings import APPROXIMATE
 SUMS = ("total", "trained", "billed", "billed_low", "billed_high")
 
 
-class Said(NamedTuple):
-    """What one role has said: its messages, and the tokens of their content."""
+class RoleCount(NamedTuple):
+    """The messages of one role, and the tokens of their content."""
 
     messages: int
     tokens: int
@@ -39,20 +39,20 @@ class RowTokens:
     billed: int = 0
     billed_low: int = 0
     billed_high: int = 0
-    longest: int = 0  # billed tokens of the longest sequence in it; a DPO row holds two
+    longest: int = 0  # billed tokens of its longest sequence; a DPO row has two
     sequences: int = 1
-    roles: Mapping[str, Said] = field(default_factory=dict)
+    roles: Mapping[str, RoleCount] = field(default_factory=dict)
 
-    def cut(self, max_context: int | None) -> RowTokens:
-        """The same row, billed only as far as ``max_context`` tokens per sequence."""
+    def truncated(self, max_context: int | None) -> RowTokens:
+        """Return the row as it is billed: at most ``max_context`` tokens per sequence."""
         if max_context is None:
             return self
-        cap = max_context * self.sequences
+        most = max_context * self.sequences
         return replace(
             self,
-            billed=min(self.billed, cap),
-            billed_low=min(self.billed_low, cap),
-            billed_high=min(self.billed_high, cap),
+            billed=min(self.billed, most),
+            billed_low=min(self.billed_low, most),
+            billed_high=min(self.billed_high, most),
         )
 
 
@@ -73,39 +73,31 @@ class TokenStats(BaseModel):
     median: int = 0
     p95: int = 0
     max: int = 0
-    truncated_rows: int = 0  # longer than the model's context; cut at the end by the provider
+    truncated_rows: int = 0  # longer than the model's context; the provider cuts them at the end
     truncated_tokens: int = 0
-    roles: dict[str, Said] = Field(default_factory=dict)
+    roles: dict[str, RoleCount] = Field(default_factory=dict)
     histogram: list[tuple[int, int, int]] = Field(default_factory=list)  # from, to, rows
-    # Rows of each length, and those of them in which nothing is trained; not in any output.
+    # Length -> rows of that length; and -> those of them in which nothing is trained. Not output.
     lengths: dict[int, int] = Field(default_factory=dict, exclude=True, repr=False)
-    idle: dict[int, int] = Field(default_factory=dict, exclude=True, repr=False)
+    untrained_lengths: dict[int, int] = Field(default_factory=dict, exclude=True, repr=False)
 
     @property
     def approximate(self) -> bool:
-        """True when the encoding is unknown and bytes were counted instead."""
+        """True if the encoding is unknown and bytes were counted instead."""
         return self.encoding == APPROXIMATE
 
     def without_lengths(self) -> TokenStats:
-        """As it is kept: without the rows of each length."""
-        return self.model_copy(update={"lengths": {}, "idle": {}})
+        """Return a copy without the rows of each length, as it is stored."""
+        return self.model_copy(update={"lengths": {}, "untrained_lengths": {}})
 
     def summary(self) -> Json:
-        """The ``tokens`` part of a validation report."""
-        fields = ("encoding", "exact", "total", "trained", "min", "median", "p95", "max")
-        roles = {role: said._asdict() for role, said in self.roles.items()}
-        return {name: getattr(self, name) for name in fields} | {
+        """Return the ``tokens`` part of a validation report."""
+        names = ("encoding", "exact", "total", "trained", "min", "median", "p95", "max")
+        roles = {role: count._asdict() for role, count in self.roles.items()}
+        return {name: getattr(self, name) for name in names} | {
             "roles": roles,
-            "histogram": [list(found) for found in self.histogram],
+            "histogram": [list(row) for row in self.histogram],
         }
-
-
-def _edges(low: int, high: int, steps: int) -> list[int]:
-    """Whole numbers from ``low`` to above ``high``, in ``steps`` steps to a doubling."""
-    edges = [low]
-    while edges[-1] <= high:
-        edges.append(max(edges[-1] + 1, ceil(max(low, 1) * 2 ** (len(edges) / steps))))
-    return edges
 
 
 class Histogram:
@@ -119,9 +111,13 @@ class Histogram:
         self.counts[value] += times
         self.size += times
 
+    def extend(self, other: Histogram) -> None:
+        self.counts.update(other.counts)
+        self.size += other.size
+
     def bins(self) -> list[tuple[int, int, int]]:
-        """(from, to, how many), both ends included: steps of equal ratio, for lengths spread over
-        several powers of ten, as fine as at most 30 bins allow."""
+        """Return (from, to, count) with both ends included: at most 30 bins of equal ratio, as
+        narrow as that allows, for lengths spread over several powers of ten."""
         values = sorted(self.counts)
         if not values:
             return []
@@ -129,57 +125,66 @@ class Histogram:
             edges = _edges(values[0], values[-1], steps)
             if len(edges) <= 31:
                 break
-        found = [[start, end - 1, 0] for start, end in pairwise(edges)]
+        counts = [0] * (len(edges) - 1)
         for value in values:
-            found[bisect_right(edges, value) - 1][2] += self.counts[value]
-        return [(start, end, count) for start, end, count in found]
+            counts[bisect_right(edges, value) - 1] += self.counts[value]
+        return [
+            (start, end - 1, count)
+            for (start, end), count in zip(pairwise(edges), counts, strict=True)
+        ]
 
     def quantile(self, q: float) -> int:
-        """The q-th quantile between neighbours, as numpy's default, rounded; 0 when empty."""
+        """Return the q-th quantile, interpolated as numpy does by default and rounded; 0 if
+        empty."""
         if not self.size:
             return 0
-        place = q * (self.size - 1)
-        below, above = self._at(int(place)), self._at(min(int(place) + 1, self.size - 1))
-        return round(below + (above - below) * (place - int(place)))
+        index = q * (self.size - 1)
+        below, above = self._at(int(index)), self._at(min(int(index) + 1, self.size - 1))
+        return round(below + (above - below) * (index - int(index)))
 
     def _at(self, index: int) -> int:
-        seen = 0
+        passed = 0
         for value in sorted(self.counts):
-            seen += self.counts[value]
-            if seen > index:
+            passed += self.counts[value]
+            if passed > index:
                 return value
         raise IndexError(index)
 
 
+def _edges(low: int, high: int, steps: int) -> list[int]:
+    """Return whole numbers from ``low`` to above ``high``, in ``steps`` steps per doubling."""
+    edges = [low]
+    while edges[-1] <= high:
+        edges.append(max(edges[-1] + 1, ceil(max(low, 1) * 2 ** (len(edges) / steps))))
+    return edges
+
+
 @dataclass(slots=True)
-class Tally:
-    """What was counted so far, of a whole file or of a part of it."""
+class TokenTotals:
+    """The sums of a whole file, or of the part of it that one process counts."""
 
     lengths: Histogram = field(default_factory=Histogram)
-    idle: Histogram = field(default_factory=Histogram)  # lengths of rows with nothing to train
-    roles: dict[str, Said] = field(default_factory=dict)
+    untrained_lengths: Histogram = field(default_factory=Histogram)  # rows with nothing to train
+    roles: dict[str, RoleCount] = field(default_factory=dict)
     exact: bool = True
-    capped: bool = False  # a row was billed only as far as the context
+    truncated: bool = False  # a row is billed only as far as the context
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMS, 0))
-    cut_rows: int = 0
-    cut_tokens: int = 0
+    truncated_rows: int = 0
+    truncated_tokens: int = 0
 
-    def say(self, role: str, messages: int, tokens: int) -> None:
-        """Add what one role has said."""
-        before = self.roles.get(role, Said(0, 0))
-        self.roles[role] = Said(before.messages + messages, before.tokens + tokens)
+    def add_role(self, role: str, messages: int, tokens: int) -> None:
+        before = self.roles.get(role, RoleCount(0, 0))
+        self.roles[role] = RoleCount(before.messages + messages, before.tokens + tokens)
 
-    def extend(self, other: Tally) -> None:
-        """Add what was counted elsewhere."""
-        for length, rows in other.lengths.counts.items():
-            self.lengths.add(length, rows)
-        for length, rows in other.idle.counts.items():
-            self.idle.add(length, rows)
-        for role, said in other.roles.items():
-            self.say(role, *said)
+    def extend(self, other: TokenTotals) -> None:
+        """Add the sums of another part."""
+        self.lengths.extend(other.lengths)
+        self.untrained_lengths.extend(other.untrained_lengths)
+        for role, count in other.roles.items():
+            self.add_role(role, *count)
         self.exact = self.exact and other.exact
-        self.capped = self.capped or other.capped
+        self.truncated = self.truncated or other.truncated
         for name, value in other.sums.items():
             self.sums[name] += value
-        self.cut_rows += other.cut_rows
-        self.cut_tokens += other.cut_tokens
+        self.truncated_rows += other.truncated_rows
+        self.truncated_tokens += other.truncated_tokens

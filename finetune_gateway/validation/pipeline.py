@@ -13,7 +13,8 @@ from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.quoting import quoted
-from finetune_gateway.tokens.counter import HostedCounter, LocalCounter, RowCounter
+from finetune_gateway.tokens.counter import HostedCounter, RowCounter
+from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import analysis, row_text

@@ -15,7 +15,9 @@ from itertools import islice
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, Report
-from finetune_gateway.tokens.counter import HostedCounter, LocalCounter, Tally, TokenCounter
+from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
+from finetune_gateway.tokens.local_counter import LocalCounter
+from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
 from finetune_gateway.validation.chunks import Lines, Range, cut
 from finetune_gateway.validation.fast_path import Screen
@@ -67,13 +69,13 @@ def validate(
         check = Scan(task, counter, on_row, _share(task, 1, on_progress))
         check.read()
     if isinstance(counter, HostedCounter):
-        counter.text.has_read(task.path.stat().st_size)
+        counter.text.note_bytes_read(task.path.stat().st_size)
     return check.report(MIN_ROWS if min_rows is None else min_rows)
 
 
 def _make_ready(task: Task, counter: RowCounter | None) -> None:
     if isinstance(counter, HostedCounter):
-        counter.text.hurry(task.path.stat().st_size)
+        counter.text.choose_engine(task.path.stat().st_size)
 
 
 def _share(
@@ -113,7 +115,7 @@ def _in_parallel(
         check.counter = counter
         for tally in tallies:
             if counter:
-                counter.tally.extend(tally)
+                counter.totals().extend(tally)
         check.ended()
     return check
 
@@ -125,7 +127,9 @@ def _begins_plainly(task: Task) -> bool:
     return first is not None and bool(Screen(task.method).clean([first.raw]).roles)
 
 
-def _check_part(task: Task, on_read: Callable[[int], None] | None = None) -> tuple[Scan, Tally]:
+def _check_part(
+    task: Task, on_read: Callable[[int], None] | None = None
+) -> tuple[Scan, TokenTotals]:
     """What one process does. What it gives back can be pickled."""
     counter = task.counter
     _make_ready(task, counter)
@@ -133,10 +137,10 @@ def _check_part(task: Task, on_read: Callable[[int], None] | None = None) -> tup
     check.read()
     check.counter = check.screen = check.on_read = None
     check.task = replace(task, counter=None)
-    return check, counter.summed() if counter else Tally()
+    return check, counter.totals() if counter else TokenTotals()
 
 
-def _joined(parts: list[tuple[Scan, Tally]]) -> tuple[Scan, list[Tally]]:
+def _joined(parts: list[tuple[Scan, TokenTotals]]) -> tuple[Scan, list[TokenTotals]]:
     whole, tallies = parts[0][0], [parts[0][1]]
     for later, tally in parts[1:]:
         if whole.stopped:

@@ -15,7 +15,7 @@ from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.events import JobStatus, Snapshot
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 SPEC = TrainingSpec(model="any-model", lora_r=8, training_type="lora")
 FILE = DataFile(Path("train.jsonl"), "0" * 64, 10, 100)

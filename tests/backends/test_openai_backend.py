@@ -35,7 +35,7 @@ from finetune_gateway.errors import BackendError, NotFoundError, SpecError, Unsu
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 
 @pytest.fixture(autouse=True)

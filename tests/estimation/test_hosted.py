@@ -16,7 +16,8 @@ from finetune_gateway.estimation.hosted import at_train_price, estimate_hosted, 
 from finetune_gateway.estimation.price_table import Price, find_price, prices
 from finetune_gateway.estimation.profiles import load_profile
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import HostedCounter, TokenStats
+from finetune_gateway.tokens.counter import HostedCounter
+from finetune_gateway.tokens.stats import TokenStats
 
 TODAY = date(2026, 11, 21)
 MINI = "gpt-4.1-mini-2025-04-14"
@@ -100,7 +101,7 @@ def test_the_cookbooks_own_file_gives_its_bill(shared: Path) -> None:
     stats = counter.stats()
     assert cookbook_bill(counter) == (TOY_EPOCHS, TOY_BILL)
     assert Decimal(stats.total) / stats.rows == Decimal("1648.4")
-    lengths = counter.tally.lengths
+    lengths = counter.totals().lengths
     assert (lengths.quantile(0.1), lengths.quantile(0.9)) == (round(26.8), round(4863.6))
 
 

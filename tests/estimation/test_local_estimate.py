@@ -29,7 +29,7 @@ from finetune_gateway.estimation.local import (
 from finetune_gateway.estimation.memory import Setup, saved_bytes, step_memory
 from finetune_gateway.estimation.price_table import gpu_prices
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 TODAY = date(2026, 11, 21)
 

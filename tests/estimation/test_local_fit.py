@@ -21,7 +21,7 @@ from finetune_gateway.estimation.batch_plan import feed, packed
 from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fitted
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 
 def uneven(count: int) -> list[dict[str, Any]]:

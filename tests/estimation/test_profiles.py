@@ -9,7 +9,7 @@ import pytest
 from finetune_gateway.errors import NotFoundError
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import encoding_for
+from finetune_gateway.tokens.encodings import encoding_for
 
 TODAY = date(2026, 11, 21)
 MINI = "gpt-4.1-mini-2025-04-14"

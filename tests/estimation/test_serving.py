@@ -24,7 +24,7 @@ from finetune_gateway.estimation.local import GPUS, Place, estimate_local, shape
 from finetune_gateway.estimation.price_table import priced, prices, write_price
 from finetune_gateway.estimation.serving import ServingCosts, Traffic, Way, serving_costs
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import TokenStats
+from finetune_gateway.tokens.stats import TokenStats
 
 MINI = "gpt-4.1-mini-2025-04-14"
 TODAY = date(2026, 11, 21)

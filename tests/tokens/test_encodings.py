@@ -20,8 +20,7 @@ from support.paths import SHARED
 
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens import encodings
-from finetune_gateway.tokens.counter import TextCounter, base_model, encoding_for
-from finetune_gateway.tokens.encodings import NEW_LETTERS
+from finetune_gateway.tokens.encodings import NEW_LETTERS, TextCounter, base_model, encoding_for
 from finetune_gateway.validation.detectors import _ESCAPED
 
 TABLES = SHARED / "tiktoken_cache"
@@ -201,21 +200,25 @@ def test_the_counter_for_large_files_counts_alike(encoding: str, texts: list[lis
     joined = ["".join(pieces) for pieces in texts]
     plain = [text for text in joined if text and "<|" not in text and not newer(text)]
     slow, fast = TextCounter(encoding), TextCounter(encoding)
-    fast.hurry(1 << 40)
-    assert fast._many is not None
-    assert fast.each(plain) == slow.each(plain) == [TextCounter(encoding)(text) for text in plain]
+    fast.choose_engine(1 << 40)
+    assert fast._count_batch is not None
+    assert (
+        fast.count_each(plain)
+        == slow.count_each(plain)
+        == [TextCounter(encoding)(text) for text in plain]
+    )
 
 
 def test_every_letter_on_which_the_counters_differ_is_new() -> None:
     """Of all characters, the two split only those otherwise that NEW_LETTERS has."""
     newer, count = searcher(NEW_LETTERS), TextCounter("o200k_base")
-    count.hurry(1 << 40)
-    assert count._many is not None and count._engine is not None
+    count.choose_engine(1 << 40)
+    assert count._count_batch is not None and count._engine is not None
     chars = [chr(code) for code in range(0x80, 0x20000) if not 0xD800 <= code <= 0xDFFF]
     texts = [f"{char}_C" for char in chars]
     differ = [
         char
-        for char, text, many in zip(chars, texts, count._many(texts), strict=True)
+        for char, text, many in zip(chars, texts, count._count_batch(texts), strict=True)
         if len(count._engine.encode_ordinary(text)) != many
     ]
     assert differ and all(map(newer, differ))
@@ -225,12 +228,12 @@ def test_every_letter_on_which_the_counters_differ_is_new() -> None:
 
 def test_a_counter_that_is_missing_or_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the usual one counts on."""
-    expected = TextCounter("o200k_base").each(["a text", "b"])
+    expected = TextCounter("o200k_base").count_each(["a text", "b"])
     for module in (None, SimpleNamespace(batch_count=lambda texts, **_: [1] * len(texts))):
         monkeypatch.setitem(sys.modules, "toktok", module)
-        encodings._together.cache_clear()
+        encodings._load_batch_counter.cache_clear()
         count = TextCounter("o200k_base")
-        count.hurry(1 << 40)
-        assert count._many is None
-        assert count.each(["a text", "b"]) == expected
-    encodings._together.cache_clear()
+        count.choose_engine(1 << 40)
+        assert count._count_batch is None
+        assert count.count_each(["a text", "b"]) == expected
+    encodings._load_batch_counter.cache_clear()

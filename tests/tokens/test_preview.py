@@ -21,7 +21,7 @@ import finetune_gateway as gateway
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import DataError, NotFoundError, SpecError, UnsupportedError
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
-from finetune_gateway.tokens.counter import TextCounter, encoding_for
+from finetune_gateway.tokens.encodings import TextCounter, encoding_for
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.masks.preview import MAX_TOKENS, Preview, Sequence
 from finetune_gateway.tokens.token_text import reader, text_of, visible

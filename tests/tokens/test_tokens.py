@@ -14,14 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import SHARED
 
-from finetune_gateway.tokens.counter import (
-    APPROXIMATE,
-    Histogram,
-    HostedCounter,
-    LocalCounter,
-    TokenStats,
-    approximate_tokens,
-)
+from finetune_gateway.tokens.counter import HostedCounter
+from finetune_gateway.tokens.encodings import APPROXIMATE, approximate_tokens
+from finetune_gateway.tokens.local_counter import LocalCounter
+from finetune_gateway.tokens.stats import Histogram, TokenStats
 
 # The example conversation of openai-cookbook, How_to_count_tokens_with_tiktoken (MIT).
 JARGON: list[dict[str, Any]] = [

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from finetune_gateway import Dataset, Gateway, TrainingSpec, cli
 from finetune_gateway.findings import Report
 from finetune_gateway.tokens import encodings
-from finetune_gateway.tokens.counter import HostedCounter, LocalCounter
+from finetune_gateway.tokens.counter import HostedCounter
 from finetune_gateway.tokens.encodings import TextCounter
+from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import detectors, parallel, scan
 from finetune_gateway.validation import run as checks
 from finetune_gateway.validation.chunks import Lines, Range, cut
@@ -501,10 +502,10 @@ def test_a_row_written_otherwise_repeats_the_first(value: Any, chance: random.Ra
     assert [one[1:] for one in repeats.found(read.__getitem__)] == [(2, 1)]
 
 
-@pytest.mark.parametrize("hurry", [False, True])
+@pytest.mark.parametrize("large", [False, True])
 @settings(max_examples=100, deadline=None)
 @given(st.lists(PLAIN | st.lists(MESSAGE, max_size=4), max_size=20), st.integers(8, 60))
-def test_plain_rows_add_up_as_one_by_one(hurry: bool, rows: list[list[Json]], limit: int) -> None:
+def test_plain_rows_add_up_as_one_by_one(large: bool, rows: list[list[Json]], limit: int) -> None:
     """Sums, lengths, roles: those of ``add`` for each row; rows from the first one on that is
     too long are left."""
     plain = [
@@ -520,8 +521,8 @@ def test_plain_rows_add_up_as_one_by_one(hurry: bool, rows: list[list[Json]], li
     plain = [[{k: one[k] for k in ("role", "content")} for one in row] for row in plain if row]
     plain = [row for row in plain if all(one["role"] != "system" for one in row[1:])]
     fast, slow = HostedCounter(None), HostedCounter(None)
-    if hurry:
-        fast.text.hurry(1 << 40)
+    if large:
+        fast.text.choose_engine(1 << 40)
     taken = fast.add_plain(
         [tuple(one["role"] for one in row) for row in plain],
         [one["content"] for row in plain for one in row],
@@ -566,7 +567,7 @@ BEGUN = """\
 import sys
 from finetune_gateway.tokens import encodings
 from finetune_gateway.validation import parallel
-encodings.begin("o200k_base")
+encodings.preload("o200k_base")
 counter = encodings.TextCounter(sys.argv[1])
 print(counter("A text of some words."), parallel._can_fork())
 """
@@ -596,7 +597,7 @@ def test_a_command_that_counts_begins_with_the_encoding_of_its_model(
     args: list[str], begun: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(encodings, "begin", seen.append)
+    monkeypatch.setattr(encodings, "preload", seen.append)
     cli.main(["validate", *args])
     cli.main(["list", *args])
     assert seen == begun

@@ -41,8 +41,9 @@ from finetune_gateway.methods import TRAINERS
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
-from finetune_gateway.tokens.counter import LocalCounter, TokenStats
+from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.masks.local import LocalRenderer
+from finetune_gateway.tokens.stats import TokenStats
 
 # What the worker needs; named one by one so that the message says which is missing.
 STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from finetune_gateway.estimation.estimate import Estimate
     from finetune_gateway.settings.home import Settings
     from finetune_gateway.spec import TrainingSpec
-    from finetune_gateway.tokens.counter import TokenStats
+    from finetune_gateway.tokens.stats import TokenStats
 
 METADATA_KEY = "ftg_job_id"
 BOM = b"\xef\xbb\xbf"
