@@ -132,7 +132,7 @@ def test_make_targets_exist(page: Path) -> None:
 def test_codes_exist() -> None:
     """Every code named in the table of docs/data.md is one a finding can carry."""
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    table = text.partition("## What is looked at")[2].partition("\n## ")[0]
+    table = text.partition("## What is checked")[2].partition("\n## ")[0]
     codes = set(re.findall(r"`([a-z_0-9]+)`", table))
     assert codes and codes <= RULES.keys()
 
