@@ -197,9 +197,10 @@ def test_a_lease_is_seen_and_a_wish_to_stop_heard(home: Path, folder: Path) -> N
     """The heartbeat is in the row; the flag in the row stops the run."""
     runs = Queue(Settings(home))
     run = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    began = time.time()
     with run.heartbeat():
         first = runs.get(folder.name).heartbeat_at
-        assert first is not None and time.time() - first < 5
+        assert first is not None and first >= began
     with runs.store.transaction() as db:
         db.execute("UPDATE runs SET cancel_at = 1.0 WHERE id = ?", (folder.name,))
     run._beat()

@@ -120,6 +120,12 @@ def storm(
 SETTLE = 4
 
 
+def let_settle(home: Path) -> None:
+    """Let the time pass after which a request can no longer take effect."""
+    with Gateway(home).store.transaction() as db:
+        db.execute("UPDATE jobs SET step_at = step_at - ?", (SETTLE,))
+
+
 def one_job(home: Path, folder: Path) -> Decimal:
     """The most that a job of these tests costs."""
     folder.mkdir()
@@ -170,7 +176,8 @@ def repetition(
             bought = provider.bought()
             assert max(bought.values(), default=0) <= 1 and len(bought) <= ROOM
             assert kills or first["admitted"] == len(bought) == ROOM
-            time.sleep(SETTLE + 0.1)  # what was sent can no longer take effect
+            until(provider.idle)  # what was sent can no longer take effect
+            let_settle(home)
             second = storm(provider, tmp_path / "second", 12, seed=seed)
         assert max(seen) <= cap and len(seen) > 10
         bought = provider.bought()
@@ -204,7 +211,7 @@ def test_twenty_times(
 
 
 def hosted(provider: Provider, **options: Any) -> OpenAIBackend:
-    given = {"request_timeout": 1.0, "settle_seconds": 0.2, "poll_seconds": 0.05}
+    given = {"request_timeout": 1.0, "settle_seconds": SETTLE, "poll_seconds": 0.05}
     return OpenAIBackend(
         base_url=provider.url, profile="custom", api_key=provider.api_key, **given | options
     )
@@ -296,7 +303,7 @@ def test_a_doubt_is_held_until_it_is_settled(home: Path, tmp_path: Path) -> None
         assert doubtful.record.step == "creating"
         with pytest.raises(BudgetError, match=f"{doubtful.id} .* reserved"):
             submit(2)
-        time.sleep(0.3)
+        let_settle(home)
         admitted = submit(2)
         assert admitted.provider_id == provider.jobs[0]["id"]
         doubtful.refresh()
@@ -313,7 +320,7 @@ def test_a_doubt_that_was_created_is_honoured(home: Path, tmp_path: Path) -> Non
         provider.fault(CREATE, "reset_after")
         doubtful = gateway.submit(data_file(tmp_path, 1), backend=backend, **options)
         assert doubtful.provider_id is None
-        time.sleep(0.3)
+        let_settle(home)
         with pytest.raises(BudgetError):
             gateway.submit(data_file(tmp_path, 2), backend=backend, **options)
         assert gateway.job(doubtful.id).provider_id == provider.jobs[0]["id"]
@@ -341,7 +348,7 @@ def test_a_dead_submitters_room_comes_back(
         backend = OpenAIBackend(base_url=provider.url, api_key=KEY, profile="custom")
         other = gateway.submit(data_file(tmp_path, 2), model=MODEL, backend=backend)
         assert other.provider_id
-        time.sleep(1.1)
+        let_settle(home)
         late = gateway.job(dead.id).refresh()
         assert late.status == "failed" and other.id in str(late.error)
         assert provider.bought() == {other.id: 1}

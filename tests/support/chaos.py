@@ -175,6 +175,10 @@ class ProviderProcess:
         """How many POSTs this path has received."""
         return int(self.report()["posts"].get(path, 0))
 
+    def idle(self) -> bool:
+        """Return whether no request is under way, so that nothing sent before takes effect."""
+        return bool(self.report()["connections"] == 1)
+
     def bought(self) -> Counter[str]:
         """How many jobs there are for each of our ids."""
         return Counter(job["request"]["metadata"]["ftg_job_id"] for job in self.report()["jobs"])

@@ -6,7 +6,7 @@ so that create-then-crash, look-up and chat can be proven end to end.
     with Provider() as provider:                  # .url .api_key .posts .jobs .requests
         provider.fault("POST /fine_tuning/jobs", "reset_after")
 
-    python tests/provider.py --port-file F --state-file S      # as a process; GET /_provider
+    python -m support.provider --port-file F --state-file S    # as a process; GET /_provider
 """
 
 from __future__ import annotations
@@ -122,7 +122,12 @@ class Provider:
 
     def report(self) -> JSON:
         """What ``GET /_provider`` answers to a test in another process."""
-        return {"posts": dict(self.posts), "jobs": self.jobs, "files": len(self.world.files)}
+        return {
+            "posts": dict(self.posts),
+            "jobs": self.jobs,
+            "files": len(self.world.files),
+            "connections": len(self.server.open_sockets),  # this one included
+        }
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -170,6 +175,18 @@ class Recorder:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.open_sockets: set[int] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open_sockets.add(id(request))
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.open_sockets.discard(id(request))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is what these tests are about; anything else is printed."""
