@@ -181,3 +181,21 @@ def test_every_room_is_in_the_tour() -> None:
     table = text.partition("## The rooms")[2].partition("\n## ")[0]
     described = re.findall(r"^\| `(\w+)` \| [^|]*\w", table, re.MULTILINE)
     assert described == [room for room in ROOMS if not room.startswith("__")]
+
+
+# Words and turns of phrase that a reader of English stumbles over.
+ODD_WORDS = re.compile(
+    r"\b(?:(?:is|are|was) told\b(?! apart)|reckon\w*|mend(?:s|ed|ing)?|foretold|unasked|in all,"
+    r"|by and by|of its own accord|but for)\b",
+    re.IGNORECASE,
+)
+GENERATED = re.compile(r"docs/(?:rules/|cli\.md)")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if not GENERATED.match(named(page))], ids=named
+)
+def test_pages_are_in_plain_english(page: Path) -> None:
+    """No page outside its examples has a word that was swept out of the docs."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    assert ODD_WORDS.findall(text) == []
