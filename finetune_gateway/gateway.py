@@ -26,8 +26,8 @@ from finetune_gateway.estimation import price_table
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import guards, ledger, planning
-from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs import ledger, planning
+from finetune_gateway.jobs.budget import Budget, require_within
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.planning import Backends, Files, ModelNames, Option, Plan
@@ -273,9 +273,10 @@ class Gateway:
             **options,
         )
         plan.backend.check(plan.spec)
-        guards.private(plan.reports, plan.estimate, allow_pii)
+        if not allow_pii:
+            plan.require_no_private_data()
         limit = config.value(self.settings, "budget.job_usd", max_cost_usd).usd
-        guards.within(plan.estimate, limit)
+        require_within(plan.estimate, limit)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
         record = self._submitter.submit(self._intent(plan, again), plan.backend)

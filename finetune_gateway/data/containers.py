@@ -8,18 +8,16 @@ keys of all others, and what was padded cannot be told from what was written.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
-import os
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from finetune_gateway.data import strict_json
 from finetune_gateway.errors import DataError, MissingDependency
+from finetune_gateway.settings import files
 
 Json = dict[str, Any]
 
@@ -108,18 +106,11 @@ def object_lines(source: Any, container: str) -> Iterator[str]:
 def spooled(rows: Iterable[str], folder: Path, stem: str) -> Path:
     """Write lines to ``folder/<stem>-<hash>.jsonl``, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"rows.tmp.{os.getpid()}.{threading.get_ident()}"
-    digest = hashlib.sha256()
-    try:
-        with temporary.open("wb") as file:
-            for row in rows:
-                raw = row.encode() + b"\n"
-                digest.update(raw)
-                file.write(raw)
-        path = folder / f"{stem}-{digest.hexdigest()[:16]}.jsonl"
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    lines = (row.encode() + b"\n" for row in rows)
+    # Not synced: it is written again for whoever needs it.
+    path, _ = files.write_by_content(
+        folder, lines, lambda digest: f"{stem}-{digest[:16]}.jsonl", fsync=False
+    )
     return path
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Literal, Self
 
 from finetune_gateway.data import containers, strict_json
 from finetune_gateway.errors import DataError, NotFoundError, StoreError
+from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 
 Kind = Literal["chat", "preference", "unpaired_preference", "prompt_completion", "text", "unknown"]
@@ -168,25 +168,14 @@ class Dataset:
 
         The copy appears whole or not at all. Raises StoreError when it cannot be written.
         """
-        digest = hashlib.sha256()
-        temporary = folder / f"copy.tmp.{os.getpid()}.{threading.get_ident()}"
+        chunks = self._chunks() if rewrite is None else self._rewritten(rewrite)
         try:
-            with temporary.open("wb") as target:
-                for chunk in self._chunks() if rewrite is None else self._rewritten(rewrite):
-                    digest.update(chunk)
-                    target.write(chunk)
-                target.flush()
-                os.fsync(target.fileno())
-            path = folder / f"{digest.hexdigest()}.jsonl"
-            os.replace(temporary, path)
-            sync(folder)
+            return files.write_by_content(folder, chunks, lambda digest: f"{digest}.jsonl")
         except OSError as exc:
-            temporary.unlink(missing_ok=True)
             raise StoreError(
                 f"{self.path} cannot be copied to {folder}: {exc.strerror or exc}.",
                 hint="Free some space there, or set FTG_HOME to a folder on another disk.",
             ) from None
-        return path, digest.hexdigest()
 
     def _chunks(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
@@ -236,16 +225,6 @@ def _system_of(row: dict[str, Any]) -> str | None:
         return None
     content = first.get("content")
     return content if isinstance(content, str) else None
-
-
-def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk: a rename survives a power cut only when
-    its folder is on disk too."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _existing(path: Path) -> Path:

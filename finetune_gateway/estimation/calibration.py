@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from finetune_gateway.estimation.memory import TILE_VOCABULARY, Setup
 from finetune_gateway.estimation.model_shape import ModelShape, lora_parameters
+from finetune_gateway.settings.files import write_atomic
 
 FILE = "calibration.json"
 # QLoRA: turning its matrices back costs 5 % of a step on one row of 512 tokens, 8 % on 128, 11 %
@@ -219,9 +220,7 @@ def write(home: Path, found: Calibration) -> Path:
     """Keep the figures: a whole file or the old one."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = home / FILE
-    beside = path.with_name(f"{FILE}.tmp.{os.getpid()}")
-    beside.write_text(json.dumps(found.model_dump(mode="json"), indent=2) + "\n", "utf-8")
-    os.replace(beside, path)
+    write_atomic(path, json.dumps(found.model_dump(mode="json"), indent=2) + "\n")
     return path
 
 

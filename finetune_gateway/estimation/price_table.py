@@ -7,7 +7,6 @@ billing rule and calls no service.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections import Counter
@@ -18,7 +17,6 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +25,7 @@ from finetune_gateway.errors import SpecError, toml_said
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.settings import clock
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.tokens.encodings import base_model
 
 Unit = Literal[
@@ -287,7 +286,8 @@ def write_price(path: Path, row: Price) -> bool:
     text = tomlkit.dumps(document)
     list(_rows(tomllib.loads(text)))  # never in place of a file that could be read
     try:
-        _replace(path, text)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, text)
     except OSError as exc:
         raise SpecError(f"{path} cannot be written: {exc.strerror or exc}.") from None
     return replaced
@@ -306,16 +306,6 @@ def _table(row: Price) -> dict[str, Any]:
         fields["market"] = row.market
     fields |= {"as_of": row.as_of, "source": row.source}
     return fields | ({"note": row.note} if row.note else {})
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = path.resolve()  # a link stays a link
-    with NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as beside:
-        beside.write(text)
-        beside.flush()
-        os.fsync(beside.fileno())
-    os.replace(beside.name, target)
 
 
 def closed(row: Price, today: date) -> date | None:

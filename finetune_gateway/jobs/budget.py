@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.errors import BudgetError
-from finetune_gateway.estimation.estimate import MILLION, Range
+from finetune_gateway.estimation.estimate import MILLION, Estimate, Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.records import JobRecord
@@ -111,6 +111,33 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
 def never_created(record: JobRecord) -> bool:
     """Is it certain that no backend has this job? The step ``creating`` is a doubt."""
     return record.provider_id is None and record.step != "creating"
+
+
+# -- the limit of one job ------------------------------------------------------------------
+
+
+def require_within(estimate: Estimate, limit: Decimal | None) -> None:
+    """Raise BudgetError when the high estimate is above the limit in USD, or when no price is
+    known for a job that somebody else bills. No limit allows everything."""
+    if limit is None:
+        return
+    if estimate.cost_usd is None:
+        if not estimate.data_leaves_machine:
+            return
+        raise BudgetError(
+            f"No price is known for {estimate.model!r}, so a limit of {dollars(limit)} USD "
+            "cannot be checked.",
+            hint="Give --train-price USD, add a row (ftg prices set), or submit without a limit.",
+        )
+    high = estimate.cost_usd.high
+    if high > limit:
+        cost, most = dollars(high), dollars(limit)
+        if cost == most:  # equal in cents: show every digit
+            cost, most = f"{high:f}", f"{limit:f}"
+        raise BudgetError(
+            f"The job may cost {cost} USD, over the limit of {most}.",
+            hint="Raise --max-cost, use fewer epochs or rows, or a cheaper model.",
+        )
 
 
 # -- the budget of a month ---------------------------------------------------------------

@@ -16,6 +16,7 @@ from pydantic import PrivateAttr, ValidationError
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, ChatModel, ChatReply, HandleData
 from finetune_gateway.errors import NotFoundError, SpecError
+from finetune_gateway.settings.files import write_atomic
 
 FILE_NAME = "finetune_gateway.json"
 MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
@@ -70,9 +71,7 @@ class ModelHandle(HandleData):
         """Write the handle as JSON; a folder gets ``finetune_gateway.json`` inside it."""
         target = Path(path)
         target = target / FILE_NAME if target.is_dir() else target
-        temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
-        temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, target)
+        write_atomic(target, self.model_dump_json(indent=2) + "\n")
         return target
 
     @classmethod

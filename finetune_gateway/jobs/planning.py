@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_gateway.backend import Backend, Capabilities
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError
+from finetune_gateway.errors import BackendError, DataError, GatewayError, NotFoundError, SpecError
 from finetune_gateway.estimation import hosted as hosted_estimation
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.findings import Report
@@ -43,6 +43,21 @@ class Plan:
     reports: tuple[Report, ...]  # of the training file, then of the validation file
     tokens: TokenStats
     estimate: Estimate
+
+    def require_no_private_data(self) -> None:
+        """Raise DataError when personal data or secrets would leave this machine."""
+        if not self.estimate.data_leaves_machine:
+            return
+        host = self.estimate.host or self.estimate.backend
+        for report in self.reports:
+            private = [found for found in report.findings if found.code in ("pii", "secret")]
+            if private:
+                raise DataError(
+                    f"Data that should stay here would be sent to {host}, "
+                    f"line {private[0].line}: {private[0].message}",
+                    hint="Remove it, train with --backend local, or pass --allow-pii.",
+                    report=report,
+                )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ cannot hold a field refuses the row with its line, and nothing is dropped silent
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import canonical, format_of
 from finetune_gateway.data.sharegpt import Unfit, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
+from finetune_gateway.settings.files import atomic_file
 from finetune_gateway.text.quoting import hidden, quoted, shortened
 from finetune_gateway.validation.json.file_type import BOM
 
@@ -331,15 +331,11 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises StoreError when it cannot be written there.
     """
-    temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}.{threading.get_ident()}")
     try:
-        with temporary.open("wb") as file:
+        with atomic_file(path) as file:
             yield file
-        os.replace(temporary, path)
     except OSError as exc:
         raise StoreError(
             f"{path} cannot be written: {exc.strerror or exc}.",
             hint="Name a file in a folder that exists, on a disk with space.",
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

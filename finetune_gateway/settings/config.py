@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 from finetune_gateway.errors import SpecError, toml_said
 from finetune_gateway.settings import locks
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 
 Origin = Literal["argument", "environment", "file", "default"]
@@ -169,15 +169,6 @@ def _edit(settings: Settings, key: Key, usd: Decimal | None) -> None:
             # As it was typed: a float would round 0.10.
             document[table][name] = tomlkit.value(f"{usd:f}")
         try:
-            _replace(path, tomlkit.dumps(document))
+            write_atomic(path, tomlkit.dumps(document))
         except OSError as exc:
             raise SpecError(f"{path} cannot be written: {exc.strerror or exc}.") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    target = path.resolve()  # a link stays a link
-    with NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as beside:
-        beside.write(text)
-        beside.flush()
-        os.fsync(beside.fileno())
-    os.replace(beside.name, target)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
 if TYPE_CHECKING:
@@ -270,17 +270,11 @@ def ensure_tokenizer(folder: Path) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():
-        _write(folder / "tokenizer.json", build_tokenizer().to_str(pretty=True))
-    _write(folder / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2))
-    _write(folder / "config.json", json.dumps(CONFIG, indent=2))
-    _write(folder / "generation_config.json", json.dumps(GENERATION_CONFIG, indent=2))
+        write_atomic(folder / "tokenizer.json", build_tokenizer().to_str(pretty=True))
+    write_atomic(folder / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2))
+    write_atomic(folder / "config.json", json.dumps(CONFIG, indent=2))
+    write_atomic(folder / "generation_config.json", json.dumps(GENERATION_CONFIG, indent=2))
     return folder
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)  # a reader sees the old file or the new one, never half of it
 
 
 def folder_name() -> str:
@@ -407,8 +401,6 @@ def _encoded(template: ChatTemplate, row: Row) -> tuple[list[int], list[int]]:
 
 
 def _save(weights: dict[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(weights, part, metadata={"format": "pt"})  # transformers asks for the format
-    os.replace(part, path)
+    write_atomic(path, save(weights, metadata={"format": "pt"}))  # transformers asks for the format

@@ -24,9 +24,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.data.dataset import Dataset, sync
+from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import StoreError
 from finetune_gateway.events import Event
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -218,10 +219,4 @@ def _drop_torn_line(path: Path) -> None:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
+    write_atomic(path, json.dumps(data, indent=2, ensure_ascii=False))

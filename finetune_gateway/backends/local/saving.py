@@ -18,9 +18,9 @@ import torch
 from safetensors import safe_open
 
 from finetune_gateway.backends.local.run import write_json
-from finetune_gateway.data.dataset import sync
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import MANIFEST
+from finetune_gateway.settings.files import sync
 
 
 def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from finetune_gateway.backends.local.saving import manifest_of, save_whole
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.estimate import auto_epochs
 from finetune_gateway.events import Result
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.tokens.chat_template import ChatTemplate
 
 BATCH_SIZE, PACKED_BATCH_SIZE = 8, 1
@@ -228,7 +229,7 @@ def pin_base(path: Path, model: str, folder: Path) -> None:
     config["revision"] = models.revision_of(folder)
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,0 +1,94 @@
+"""Whole files: a reader sees the old content or the new one, whatever ends the writer."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_gateway.settings.files import atomic_file, write_atomic, write_by_content
+
+# arguments: a file. Writes 1 MB of "a", then of "b", again and again, until it is killed.
+WRITER = """
+import sys
+from pathlib import Path
+from finetune_gateway.settings.files import write_atomic
+path = Path(sys.argv[1])
+while True:
+    for letter in "ab":
+        write_atomic(path, letter * 1_000_000)
+        print(letter, flush=True)
+"""
+
+# arguments: a file. Writes 1 MB where no file may be longer than 100 kB.
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from finetune_gateway.settings.files import write_atomic
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_atomic(Path(sys.argv[1]), "b" * 1_000_000)
+except OSError as exc:
+    print(exc.errno)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    """Killed with -9 at any moment, never half a file."""
+    path = tmp_path / "whole.txt"
+    moments = random.Random(0)
+    for _ in range(5):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()  # it has begun
+            time.sleep(moments.uniform(0, 0.02))
+            writer.kill()
+        assert path.read_bytes() in (b"a" * 1_000_000, b"b" * 1_000_000)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    """The error is an OSError, and the temporary file is gone."""
+    path = tmp_path / "whole.txt"
+    write_atomic(path, "old")
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "27"  # EFBIG
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_in_the_block_changes_nothing(tmp_path: Path) -> None:
+    """Also when the file is new."""
+    path = tmp_path / "whole.txt"
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mode_and_link_are_kept(tmp_path: Path) -> None:
+    """A private file stays private, and a link still leads to the file."""
+    path, link = tmp_path / "whole.txt", tmp_path / "link.txt"
+    path.write_text("old")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    write_atomic(link, "new", fsync=False)
+    assert link.is_symlink() and path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_named_by_its_content(tmp_path: Path) -> None:
+    """The same chunks give the same file; an error on the way leaves none."""
+    path, digest = write_by_content(tmp_path, [b"a", b"b"], lambda digest: f"{digest}.txt")
+    assert path.name == f"{digest}.txt" and path.read_bytes() == b"ab"
+    assert write_by_content(tmp_path, [b"ab"], lambda digest: f"{digest}.txt")[0] == path
+    with pytest.raises(ZeroDivisionError):
+        write_by_content(tmp_path, (b"%d" % (1 // n) for n in (1, 0)), str)
+    assert list(tmp_path.iterdir()) == [path]
