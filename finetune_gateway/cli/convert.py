@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from finetune_gateway.cli.options import Data, Json, Quiet
-from finetune_gateway.cli.progress import bar
+from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.preparation import convert as converting
@@ -49,7 +49,7 @@ def convert(
       ftg convert chats.json --to together --drop id -o train.jsonl
     """
     dataset = Gateway().open(data)
-    with bar(quiet=quiet) as dataset.watch:
+    with progress_bar(quiet=quiet) as dataset.watch:
         done = converting.convert(dataset, to, out, force=force, drop=drop or ())
     if json:
         told = {"out": str(out), "to": to, "rows": done.rows, "container": dataset.container}

@@ -22,7 +22,7 @@ from finetune_gateway import registry
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.cli import calibrate as calibration
-from finetune_gateway.cli.options import BaseUrl, Json, KeyName, chosen_backend
+from finetune_gateway.cli.options import BaseUrl, Json, KeyName, build_backend
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation import price_table, profiles
@@ -281,7 +281,7 @@ def _age(old: list[profiles.LifeCycle], today: date) -> str:
 
 def _backend(name: str, base_url: str | None, api_key_env: str | None) -> Check:
     try:
-        chosen = chosen_backend(name, base_url, api_key_env, None)
+        chosen = build_backend(name, base_url, api_key_env, None)
         found = registry.load(chosen) if isinstance(chosen, str) else chosen
         if name == "openai" or name in registry.HOSTS:
             return _endpoint(name, found)

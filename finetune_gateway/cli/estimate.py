@@ -1,16 +1,14 @@
-"""``ftg estimate``: options side by side."""
+"""``ftg estimate``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from finetune_gateway.backend import Backend
-from finetune_gateway.cli import progress
 from finetune_gateway.cli.options import (
     BaseUrl,
     Data,
@@ -22,18 +20,20 @@ from finetune_gateway.cli.options import (
     Settings,
     TrainingType,
     TrainPrice,
-    backend_for,
-    money,
-    number,
-    spec_options,
+    default_backend,
+    parse_number,
+    parse_settings,
+    parse_usd,
 )
+from finetune_gateway.cli.placement import Placement
+from finetune_gateway.cli.progress import progress_bar
+from finetune_gateway.cli.serving_options import ServingOptions
 from finetune_gateway.errors import SpecError
-from finetune_gateway.estimation.serving import USUAL_GPU, ServingCosts
+from finetune_gateway.estimation.serving import USUAL_GPU
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option
-from finetune_gateway.reports import output, placement, serving_text
-from finetune_gateway.reports.estimate_text import one, several
-from finetune_gateway.reports.output import print_message, print_result
+from finetune_gateway.reports.estimate_view import EstimateView
+from finetune_gateway.reports.output import print_json, print_message, print_result
 
 
 def estimate(
@@ -45,7 +45,7 @@ def estimate(
         list[str] | None, typer.Option(metavar="NAME", help="openai, local, ...; repeatable.")
     ] = None,
     validation_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Held-out rows; their tokens are told.")
+        Path | None, typer.Option(metavar="FILE", help="Held-out rows; their tokens are counted.")
     ] = None,
     method: Method = None,
     n_epochs: Epochs = None,
@@ -56,51 +56,54 @@ def estimate(
     profile: Profile = None,
     gpu: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Local training on this GPU: H200, 'RTX 4090', ..."),
+        typer.Option(metavar="NAME", help="Train locally on this GPU: H200, 'RTX 4090', ..."),
     ] = None,
     usd_per_gpu_hour: Annotated[
-        str | None, typer.Option(metavar="USD", help="What an hour of it costs you.")
+        str | None, typer.Option(metavar="USD", help="Price of an hour on that GPU.")
     ] = None,
     monthly_requests: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Price serving the result too, at N a month."),
+        typer.Option(metavar="N", min=1, help="Estimate serving too, at N requests a month."),
     ] = None,
     tokens_in: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Of a request (mean of the data).")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Tokens per request (mean of the data)."),
     ] = None,
     tokens_out: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Of an answer (mean of the data).")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Tokens per answer (mean of the data)."),
     ] = None,
     serve_gpu: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"A GPU of your own ({USUAL_GPU}).")
+        str | None, typer.Option(metavar="NAME", help=f"Your own GPU to serve on ({USUAL_GPU}).")
     ] = None,
     serve_usd_per_hour: Annotated[
-        str | None, typer.Option(metavar="USD", help="What that GPU costs you an hour.")
+        str | None, typer.Option(metavar="USD", help="Price of an hour on your GPU.")
     ] = None,
     serve_tokens_per_second: Annotated[
-        str | None, typer.Option(metavar="N", help="What it reaches, in and out together.")
+        str | None, typer.Option(metavar="N", help="Its throughput, in and out together.")
     ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help="human (default), json or html.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="OUT", help="All of it as one page, in this file.")
+        Path | None,
+        typer.Option(metavar="OUT", help="Write one HTML page."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """What a run would cost, how long it takes and whether it fits, for several options side by
-    side. Offline: no key, no network, nothing is sent.
+    """Estimate cost, time and memory of a run, and if it fits, for several options side by side.
+    Offline: no key, no network, nothing is sent.
 
-    Every model is priced on every backend that --backend lists with commas. A --backend for each
-    --model pairs them in order. Without --backend: 'owner/name', builtin models and folders are
-    local, others are OpenAI's. What cannot be done is a row that says why.
+    With commas in --backend, every model is estimated on every backend. With one --backend per
+    --model, they pair up in order. Without --backend, 'owner/name', builtin models and folders
+    are local, other models are OpenAI's. An option that is not possible says why.
 
-    With --base-url another host of OpenAI's contract is priced, as submit would send to it: the
-    one of --backend that has no address of its own.
+    --base-url sets the address of another host with OpenAI's API: of the one backend that has
+    no address of its own.
 
-    With --monthly-requests also what serving the result costs a month: by the token, by the
-    hour, on a GPU of your own, and from which volume on that GPU is cheaper.
+    With --monthly-requests, also estimates what serving the trained model costs per month: by
+    the token, by the hour and on your own GPU, and from which volume your GPU is cheaper.
 
     Examples:
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14
@@ -115,105 +118,77 @@ def estimate(
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 \\
           --monthly-requests 100000 --html costs.html
     """
-    chosen = spec_options(settings, method=method, n_epochs=n_epochs, training_type=training_type)
-    serve = serving_text.Asked(
+    fields = parse_settings(settings, method=method, n_epochs=n_epochs, training_type=training_type)
+    serving = ServingOptions(
         requests=monthly_requests,
         tokens_in=tokens_in,
         tokens_out=tokens_out,
         gpu=serve_gpu,
-        usd_per_hour=money("serve-usd-per-hour", serve_usd_per_hour),
-        tokens_per_second=number("serve-tokens-per-second", serve_tokens_per_second),
+        usd_per_hour=parse_usd("serve-usd-per-hour", serve_usd_per_hour),
+        tokens_per_second=parse_number("serve-tokens-per-second", serve_tokens_per_second),
     )
-    serve.check()
-    wanted = _format(format_, json)
+    serving.check()
+    output_format = _choose_format(format_, json)
     if html and html.exists() and data.exists() and html.samefile(data):
-        raise SpecError(f"--html {html} is the data itself.", hint="Give another name.")
+        raise SpecError(f"--html {html} is the data file.", hint="Choose another name.")
     if validation_file is not None:
-        chosen["validation"] = validation_file
+        fields["validation"] = validation_file
     if train_price is not None:
-        chosen["train_price"] = money("train-price", train_price)
+        fields["train_price"] = parse_usd("train-price", train_price)
     gateway = Gateway()
-    hour = money("usd-per-gpu-hour", usd_per_gpu_hour)
-    places = placement.Places(gpu, hour, base_url, profile)
-    asked = places.placed(pairs(model, backend or []))
-    with progress.bar(quiet=quiet) as moved:
-        options = _options(gateway, data, asked, on_progress=moved, **chosen)
-    found = [option.estimate for option in options if option.estimate]
+    hour = parse_usd("usd-per-gpu-hour", usd_per_gpu_hour)
+    placed = Placement(gpu, hour, base_url, profile).place(pair_up(model, backend or []))
+    with progress_bar(quiet=quiet) as on_progress:
+        options = _estimate(gateway, data, placed, on_progress=on_progress, **fields)
+    estimates = [option.estimate for option in options if option.estimate]
     if len(options) == 1 and options[0].error:
         raise options[0].error
-    told = Told(data.name, options, serve.costs(found, gateway.settings.prices))
-    _show(told, wanted)
+    costs = serving.costs(estimates, gateway.settings.prices)
+    view = EstimateView(data.name, options, costs)
+    _print_view(view, output_format)
     if html is not None:
-        html.write_text(told.page(), encoding="utf-8")
+        html.write_text(view.page(), encoding="utf-8")
         print_message(f"Wrote {html}.", quiet=quiet)
-    if wanted == "human":
-        print_message("Figures are estimates. Nothing was sent anywhere.", quiet=quiet)
-    first = options[0].error
-    return first.exit_code if first and not found else 0
+    if output_format == "human":
+        print_message("All figures are estimates. Nothing was sent anywhere.", quiet=quiet)
+    first_error = options[0].error
+    return first_error.exit_code if first_error and not estimates else 0
 
 
-def _options(
-    gateway: Gateway, data: Path, asked: Sequence[tuple[str, str | Backend] | Option], **more: Any
+def _estimate(
+    gateway: Gateway, data: Path, placed: Sequence[tuple[str, str | Backend] | Option], **more: Any
 ) -> list[Option]:
-    """Each option in its place, those that are refused already too."""
-    open_ = [one for one in asked if not isinstance(one, Option)]
-    found = iter(gateway.options(data, open_, **more))
-    return [one if isinstance(one, Option) else next(found) for one in asked]
+    """Return an Option for each, those that were refused before in their place."""
+    pairs = [pair for pair in placed if not isinstance(pair, Option)]
+    options = iter(gateway.options(data, pairs, **more))
+    return [one if isinstance(one, Option) else next(options) for one in placed]
 
 
-@dataclass(frozen=True)
-class Told:
-    """Everything that is shown."""
-
-    name: str
-    options: Sequence[Option]
-    costs: ServingCosts | None
-
-    def document(self) -> Any:
-        """As JSON."""
-        told = [option.document() for option in self.options]
-        if self.costs is None:
-            return told
-        return {"estimates": told, "serving": self.costs.model_dump(mode="json")}
-
-    def screen(self) -> str:
-        """As text."""
-        single = self.options[0].estimate if len(self.options) == 1 else None
-        text = one(single, self.options[0].backend) if single else several(self.options)
-        return f"{text}\n\n{serving_text.screen(self.costs)}" if self.costs else text
-
-    def page(self) -> str:
-        """As one HTML file."""
-        # Imported here: only pages need it.
-        from finetune_gateway.reports.estimate_page import page
-
-        return page(self.name, self.options, self.costs)
-
-
-def _format(name: str | None, json: bool) -> str:
+def _choose_format(name: str | None, json: bool) -> str:
     if name is None:
         return "json" if json else "human"
-    if name not in ("human", "json", "html") or (json and name != "json"):
-        more = " beside --json" if json else ""
-        raise SpecError(f"--format {name!r} is none{more}.", hint="Use human, json or html.")
+    if name not in ("human", "json", "html"):
+        raise SpecError(f"There is no format {name!r}.", hint="Use human, json or html.")
+    if json and name != "json":
+        raise SpecError(f"--format {name} contradicts --json.", hint="Drop one of them.")
     return name
 
 
-def _show(told: Told, wanted: str) -> None:
-    if wanted == "json":
-        output.print_json(told.document())
-    elif wanted == "html":
-        print_result(told.page())
+def _print_view(view: EstimateView, output_format: str) -> None:
+    if output_format == "json":
+        print_json(view.document())
+    elif output_format == "html":
+        print_result(view.page())
     else:
-        print_result(told.screen())
+        print_result(view.text())
 
 
-def pairs(models: list[str], backends: list[str]) -> list[tuple[str, str]]:
-    """Which model on which backend. Raises SpecError when that is not clear."""
+def pair_up(models: list[str], backends: list[str]) -> list[tuple[str, str]]:
+    """Return (model, backend name) pairs. Raises SpecError when they are ambiguous."""
     lists = [[name.strip() for name in given.split(",") if name.strip()] for given in backends]
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     if not names:
-        return [(model, backend_for(model)) for model in models]
+        return [(model, default_backend(model)) for model in models]
     plain = all(len(listed) == 1 for listed in lists)
     if plain and len(models) > 1 and len(lists) == len(models):
         return [(model, listed[0]) for model, listed in zip(models, lists, strict=True)]

@@ -2,69 +2,79 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
-from finetune_gateway.cli.options import JobName, Json, looked_at, refresh
-from finetune_gateway.cli.watch import end_code, event_line
-from finetune_gateway.events import Metric
+from finetune_gateway.cli.options import JobName, Json, open_job, refresh_or_warn
+from finetune_gateway.cli.watch import exit_code
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.reports import output
-from finetune_gateway.reports.output import format_table, print_message, print_result
+from finetune_gateway.reports.job_history_text import (
+    checkpoints_text,
+    event_line,
+    metrics_csv,
+    metrics_document,
+    metrics_text,
+)
+from finetune_gateway.reports.output import (
+    print_json,
+    print_json_line,
+    print_message,
+    print_result,
+)
 
-FOLLOW_SECONDS = 0.5  # between two looks at a growing log
-FIRST = ("step", "total_steps", "train_loss", "valid_loss", "learning_rate")
+FOLLOW_SECONDS = 0.5  # between two reads of a growing log
 
 
 def logs(
     job: JobName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until its end.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")
+    ] = False,
     lines: Annotated[
         int, typer.Option("--lines", "-n", metavar="N", min=0, help="The last N lines.")
     ] = 100,
     json: Json = False,
 ) -> int:
-    """The raw log of a local job; of a hosted one, its events. With -f the exit code tells how
-    the job ended, as 'ftg wait' does.
+    """Print the raw log of a local job, or the events of a hosted one. With -f, the exit code
+    says how the job ended, as for 'ftg wait'.
 
     Examples:
       ftg logs latest
       ftg logs ftg-7kq3 -f -n 20
     """
-    found = looked_at(job)
-    path = found.log_path()
+    opened = open_job(job)
+    path = opened.log_path()
     write = _line_writer(json)
     if path is None or not path.exists():
-        return _event_log(found, follow, lines, write)
+        return _print_events(opened, follow, lines, write)
     with path.open("rb") as file:
-        for line in deque(_whole(file), maxlen=lines):
+        for line in deque(_read_lines(file), maxlen=lines):
             write(line)
         if follow:
-            _follow(found, file, write)
-    return end_code(found) if follow else 0
+            _follow(opened, file, write)
+    return exit_code(opened) if follow else 0
 
 
 def _line_writer(json: bool) -> Callable[[str], None]:
-    return (lambda line: output.print_json_line({"line": line})) if json else print_result
+    return (lambda line: print_json_line({"line": line})) if json else print_result
 
 
-def _whole(file: BinaryIO) -> Iterator[str]:
-    """The lines from here on, as text."""
+def _read_lines(file: BinaryIO) -> Iterator[str]:
+    """Yield the lines from here on, as text."""
     for raw in file:
         yield raw.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
 
 
 def _follow(job: Job, file: BinaryIO, write: Callable[[str], None]) -> None:
     while True:
-        refresh(job)
+        refresh_or_warn(job)
         final = job.status.final  # read before the last lines, so that none is missed
-        for line in _whole(file):
+        for line in _read_lines(file):
             write(line)
         sys.stdout.flush()
         if final:
@@ -72,7 +82,7 @@ def _follow(job: Job, file: BinaryIO, write: Callable[[str], None]) -> None:
         time.sleep(FOLLOW_SECONDS)
 
 
-def _event_log(job: Job, follow: bool, lines: int, write: Callable[[str], None]) -> int:
+def _print_events(job: Job, follow: bool, lines: int, write: Callable[[str], None]) -> int:
     known = job.events()
     for event in known[max(0, len(known) - lines) :]:
         write(event_line(event))
@@ -82,89 +92,60 @@ def _event_log(job: Job, follow: bool, lines: int, write: Callable[[str], None])
         if event not in known:
             write(event_line(event))
             sys.stdout.flush()
-    return end_code(job)
+    return exit_code(job)
 
 
 def events(job: JobName, json: Json = False) -> None:
-    """What a job has said, oldest first.
+    """Print the events of a job, oldest first.
 
     Examples:
       ftg events latest
       ftg events ftg-7kq3 --json | jq .message
     """
-    found = looked_at(job).events()
-    for event in found:
+    events = open_job(job).events()
+    for event in events:
         if json:
-            output.print_json_line(event.model_dump(mode="json"))
+            print_json_line(event.model_dump(mode="json"))
         else:
             print_result(event_line(event))
-    if not found:
+    if not events:
         print_message("No events yet.")
 
 
 def metrics(
     job: JobName,
-    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Json = False,
 ) -> None:
-    """Losses and rates by step. A step that was run again after a restart counts once.
+    """Print losses and learning rates by step. A step that was repeated after a restart is
+    listed once.
 
     Examples:
       ftg metrics latest
       ftg metrics ftg-7kq3 --csv > curve.csv
     """
-    found = looked_at(job).metrics()
-    rows = [metric.model_dump(mode="json", exclude_none=True) for metric in found]
+    metrics = open_job(job).metrics()
     if json:
-        output.print_json(rows)
+        print_json(metrics_document(metrics))
     elif as_csv:
-        writer = csv.DictWriter(sys.stdout, _columns(rows), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    elif rows:
-        print_result(_metrics_table(found, rows))
+        sys.stdout.write(metrics_csv(metrics))
+    elif metrics:
+        print_result(metrics_text(metrics))
     else:
-        print_message("No figures yet.")
-
-
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    """Every name that occurs, the usual ones first."""
-    seen = {name: None for row in rows for name in row}
-    return [name for name in FIRST if name in seen or name == "step"] + [
-        name for name in seen if name not in FIRST
-    ]
-
-
-def _metrics_table(found: list[Metric], rows: list[dict[str, Any]]) -> str:
-    """The usual columns, then as many others as the terminal is wide for."""
-    columns = [name for name in _columns(rows) if name != "total_steps"]
-    cells = [[_figure(row.get(name)) for name in columns] for row in rows]
-    while True:
-        text = format_table(columns, cells, right=" ".join(columns))
-        if len(text.partition("\n")[0]) <= output.terminal_width() or len(columns) <= 2:
-            return text
-        columns = columns[:-1]
-        cells = [row[:-1] for row in cells]
-
-
-def _figure(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        print_message("No metrics yet.")
 
 
 def checkpoints(job: JobName, json: Json = False) -> None:
-    """Models saved during training: the path of a local one, the id of a hosted one.
+    """List models saved during training: the path of a local one, the id of a hosted one.
 
     Examples:
       ftg checkpoints latest
       ftg checkpoints ftg-7kq3 --json
     """
-    found = looked_at(job).checkpoints()
+    checkpoints = open_job(job).checkpoints()
     if json:
-        output.print_json([point.model_dump(mode="json") for point in found])
-    elif found:
-        rows = [(str(point.step), point.id, point.model) for point in found]
-        print_result(format_table(("STEP", "CHECKPOINT", "MODEL"), rows, right="STEP"))
+        print_json([point.model_dump(mode="json") for point in checkpoints])
+    elif checkpoints:
+        print_result(checkpoints_text(checkpoints))
     else:
         print_message("No checkpoints yet.")

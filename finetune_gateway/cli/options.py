@@ -1,4 +1,4 @@
-"""Options that several commands share, and what becomes of them."""
+"""Options shared by several commands, and the values they stand for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="Id, its beginning, or 'latest'.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result, no hints.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result, no hints.")]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -40,54 +40,54 @@ Settings = Annotated[
 ]
 TrainPrice = Annotated[
     str | None,
-    typer.Option(metavar="USD", help="Your own price of a million training tokens."),
+    typer.Option(metavar="USD", help="Your own price per million training tokens."),
 ]
-BaseUrl = Annotated[
-    str | None, typer.Option(metavar="URL", help="Another host of OpenAI's contract.")
-]
+BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="Another host with OpenAI's API.")]
 KeyName = Annotated[
     str | None,
-    typer.Option("--api-key-env", metavar="NAME", help="Variable that holds the key."),
+    typer.Option("--api-key-env", metavar="NAME", help="Environment variable that holds the key."),
 ]
 Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help="openai, azure, nebius, bedrock or custom.")
 ]
 
 
-def backend_for(model: str) -> str:
-    """Where a model is trained when nobody says."""
+def default_backend(model: str) -> str:
+    """Return the backend of a model when none is given."""
     return registry.usual(model)
 
 
-def chosen_backend(
+def build_backend(
     name: str, base_url: str | None, api_key_env: str | None, profile: str | None
 ) -> str | Backend:
-    """The backend, built with the options that were given. Raises SpecError when it takes none
-    of them."""
+    """Return the name, or a backend built with the options that were given.
+
+    Raises SpecError when the backend takes none of them.
+    """
     options = {"base_url": base_url, "api_key_env": api_key_env, "profile": profile}
     given = {key: value for key, value in options.items() if value is not None}
     return registry.load(name, given) if given else name
 
 
-def spec_options(settings: list[str] | None, **named: Any) -> dict[str, Any]:
-    """Fields of TrainingSpec: the named ones that were given, then each KEY=VALUE.
+def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Return fields of TrainingSpec: the named ones that were given, then each KEY=VALUE.
 
-    Raises SpecError for one without ``=``; names and values are the spec's to judge.
+    Names and values are checked by the spec. Raises SpecError for one without ``=``.
     """
-    found = {name: value for name, value in named.items() if value is not None}
+    fields = {name: value for name, value in named.items() if value is not None}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not equals:
             raise SpecError(f"--set {setting!r} is not KEY=VALUE.", hint="Like: --set lora_r=8")
         key = key.strip().replace("-", "_")
-        if key in found or key == "model":
+        if key in fields or key == "model":
             raise SpecError(f"{key!r} is given twice.", hint=f"Drop --set {setting}.")
-        found[key] = _typed(key, value.strip())
-    return found
+        fields[key] = _parse_value(key, value.strip())
+    return fields
 
 
-def _typed(key: str, value: str) -> Any:
-    """A list where one is meant; the spec reads numbers from text."""
+def _parse_value(key: str, value: str) -> Any:
+    """Return a list if the text is one, else the text: the spec reads numbers itself."""
     if value.startswith("["):
         try:
             return json.loads(value)
@@ -98,17 +98,17 @@ def _typed(key: str, value: str) -> Any:
     return value
 
 
-def looked_at(name: str) -> Job:
-    """A job, refreshed; when its backend cannot be asked, as it was last seen, with a warning."""
+def open_job(name: str) -> Job:
+    """Return a job, refreshed; if its backend cannot be asked, as last seen, with a warning."""
     # Imported here: 'ftg validate' needs these options, but no jobs.
     from finetune_gateway.gateway import Gateway
 
     job = Gateway().job(name)
-    refresh(job)
+    refresh_or_warn(job)
     return job
 
 
-def refresh(job: Job) -> None:
+def refresh_or_warn(job: Job) -> None:
     """Ask the backend once; a failure is a warning."""
     try:
         job.refresh()
@@ -116,13 +116,14 @@ def refresh(job: Job) -> None:
         print_warning(f"{job.id} is shown as last seen: {exc.message}")
 
 
-def money(name: str, text: str | None) -> Decimal | None:
-    """An amount that was typed, to the last digit. Raises SpecError when it is none."""
-    return number(name, text and text.strip().removeprefix("$"), "an amount of money, like 4.40")
+def parse_usd(name: str, text: str | None) -> Decimal | None:
+    """Return an amount of money with all its digits. Raises SpecError."""
+    amount = text and text.strip().removeprefix("$")
+    return parse_number(name, amount, "an amount of money, like 4.40")
 
 
-def number(name: str, text: str | None, what: str = "a number") -> Decimal | None:
-    """A number that was typed, from 0 up. Raises SpecError when it is none."""
+def parse_number(name: str, text: str | None, what: str = "a number") -> Decimal | None:
+    """Return a number from 0 up. Raises SpecError."""
     if text is None:
         return None
     try:
@@ -134,8 +135,8 @@ def number(name: str, text: str | None, what: str = "a number") -> Decimal | Non
     return amount
 
 
-def proceed(question: str) -> bool:
-    """A yes at the prompt (on stderr); anything else, and an end of input, is a no."""
+def confirm(question: str) -> bool:
+    """Ask on stderr; True for a yes, False for anything else and for end of input."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     try:
         return input().strip().lower() in ("y", "yes")

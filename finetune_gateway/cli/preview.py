@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.cells import cell_len
 
-from finetune_gateway.cli.options import Data, Json, Quiet, backend_for, spec_options
+from finetune_gateway.cli.options import Data, Json, Quiet, default_backend, parse_settings
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports import output
@@ -71,8 +71,8 @@ def preview(
       ftg preview pairs.jsonl --model gpt-4.1-mini-2025-04-14 --html pairs.html
     """
     _spare(html, data)
-    options = spec_options(settings)
-    where = backend or backend_for(model)
+    options = parse_settings(settings)
+    where = backend or default_backend(model)
     rows = Gateway().preview(data, model=model, backend=where, rows=row, **options)
     if html is not None:
         html.write_text(page(data.name, rows), encoding="utf-8")

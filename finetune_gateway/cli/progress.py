@@ -1,4 +1,4 @@
-"""A bar for a file that takes more than a second to check; on a terminal only."""
+"""A progress bar for files that take more than a second, on a terminal only."""
 
 from __future__ import annotations
 
@@ -11,68 +11,70 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-PATIENCE = 1.0  # seconds before there is a bar
+OnProgress = Callable[[int, int], None]  # called with bytes done and bytes in total
+PATIENCE = 1.0  # seconds before the bar appears
 
 
 @contextmanager
-def bar(*, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """What to call with (bytes done, bytes in all), now and then; None where nobody would see.
+def progress_bar(*, quiet: bool = False) -> Iterator[OnProgress | None]:
+    """Yield a callback that moves the bar; None without a terminal.
 
-    The bar is on stderr and is gone at the end, so that the result stands alone.
+    The bar is on stderr and disappears at the end.
     """
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    shown = _Bar()
+    bar = _Bar()
     try:
-        yield shown.move
+        yield bar.move
     finally:
-        shown.end()
+        bar.stop()
 
 
-def over(move: Callable[[int, int], None] | None, passes: int) -> Callable[[int, int], None] | None:
-    """The same for a file that is read several times."""
+def spread_over(on_progress: OnProgress | None, passes: int) -> OnProgress | None:
+    """Scale the progress of one pass to a file that is read several times."""
+    if on_progress is None:
+        return None
     before, last = 0, 0
 
-    def moved(done: int, total: int) -> None:
+    def move(done: int, total: int) -> None:
         nonlocal before, last
         if done < last and before < passes - 1:
             before += 1
         last = done
-        if move is not None:
-            move(before * total + done, passes * total)
+        on_progress(before * total + done, passes * total)
 
-    return moved if move is not None else None
+    return move
 
 
 class _Bar:
     def __init__(self) -> None:
-        self.since = time.monotonic()
+        self.started = time.monotonic()
         self.progress: Progress | None = None
 
     def move(self, done: int, total: int) -> None:
-        """Draw it, if the file takes long enough."""
+        """Draw the bar, if the file takes long enough."""
         if self.progress is None:
-            if time.monotonic() - self.since < PATIENCE:
+            if time.monotonic() - self.started < PATIENCE:
                 return
-            self.progress = _begun(total)
+            self.progress = _start(total)
         if done < total:
-            # Drawn each time, some 500 times for 1 GB: else a quick pass would show nothing.
+            # Drawn each time, about 500 times for 1 GB: else a quick pass would show nothing.
             self.progress.update(self.progress.task_ids[0], completed=done, refresh=True)
         else:
-            _compare(self.progress)
+            _show_comparing(self.progress)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         if self.progress is not None:
             self.progress.stop()
 
 
-def _begun(total: int) -> Progress:
+def _start(total: int) -> Progress:
     # Imported here: rich takes 50 ms, and most files are checked before a bar is worth it.
     from rich import progress
     from rich.console import Console
 
-    begun = progress.Progress(
+    bar = progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(bar_width=20),
         progress.TaskProgressColumn(),
@@ -81,14 +83,14 @@ def _begun(total: int) -> Progress:
         console=Console(stderr=True, highlight=False),
         transient=True,
     )
-    begun.add_task("Reading", total=total)
-    begun.start()
-    return begun
+    bar.add_task("Reading", total=total)
+    bar.start()
+    return bar
 
 
-def _compare(begun: Progress) -> None:
-    """All is read; repeated rows and what only the whole shows come next, which have no measure."""
+def _show_comparing(bar: Progress) -> None:
+    """Replace the bar: the file is read, and comparing rows has no known length."""
     from rich.progress import TimeElapsedColumn
 
-    begun.columns = (*begun.columns[:2], TimeElapsedColumn())
-    begun.update(begun.task_ids[0], total=None, description="Comparing rows")
+    bar.columns = (*bar.columns[:2], TimeElapsedColumn())
+    bar.update(bar.task_ids[0], total=None, description="Comparing rows")

@@ -11,7 +11,7 @@ import typer
 
 from finetune_gateway.cli.convert import Force
 from finetune_gateway.cli.options import Data, Json, Quiet
-from finetune_gateway.cli.progress import bar, over
+from finetune_gateway.cli.progress import progress_bar, spread_over
 from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.preparation.split import Cut, write
@@ -69,8 +69,8 @@ def split(
     except OSError as exc:
         why = f"The folder {out} cannot be made: {exc.strerror}."
         raise StoreError(why, hint="Name another with -o.") from None
-    with bar(quiet=quiet) as move:
-        dataset.watch = over(move, 3 if near and near_duplicates.available() else 2)
+    with progress_bar(quiet=quiet) as move:
+        dataset.watch = spread_over(move, 3 if near and near_duplicates.available() else 2)
         cut = write(dataset, ratios, paths, seed=seed, stratify=stratify, near=near, force=force)
     if json:
         parts = zip(PARTS, paths, cut.rows, strict=False)

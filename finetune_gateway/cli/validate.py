@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_gateway.cli import progress
-from finetune_gateway.cli.options import Data, Json, Method, Quiet, backend_for
+from finetune_gateway.cli.options import Data, Json, Method, Quiet, default_backend
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
@@ -125,7 +125,7 @@ def validate(
     runner = _runner(backend) if backend else None
 
     def check(checked: Dataset) -> Report:
-        with progress.bar(quiet=quiet) as moved:
+        with progress.progress_bar(quiet=quiet) as moved:
             return pipeline.validate(
                 checked,
                 model=model,
@@ -187,7 +187,7 @@ def _fixed(dataset: Dataset, out: Path, force: bool, check: Check, quiet: bool) 
             mending.close()  # one bar at a time
             return check(checked)
 
-        dataset.watch = mending.enter_context(progress.bar(quiet=quiet))
+        dataset.watch = mending.enter_context(progress.progress_bar(quiet=quiet))
         return fixing.fix(dataset, out, force=force, check=after)
 
 
@@ -195,7 +195,7 @@ def _limit(model: str | None, runner: Backend | None) -> int | None:
     """Tokens that an example may have, where it is known for whom."""
     if model is None:
         return None
-    runner = runner or _runner(backend_for(model))
+    runner = runner or _runner(default_backend(model))
     return runner.capabilities(model).max_context
 
 

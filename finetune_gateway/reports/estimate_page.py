@@ -11,7 +11,8 @@ from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.serving import ServingCosts
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports import serving_page
-from finetune_gateway.reports.estimate_text import Line, Notes, lines_of, time
+from finetune_gateway.reports.estimate_figures import time_text
+from finetune_gateway.reports.estimate_text import NumberedNotes, OptionCells, option_cells
 from finetune_gateway.reports.layout import document
 
 STYLE = """
@@ -43,8 +44,8 @@ HEAD = (
 
 def page(name: str, options: Sequence[Option], costs: ServingCosts | None) -> str:
     """The whole file."""
-    notes = Notes(options)
-    lines = lines_of(options, notes)
+    notes = NumberedNotes(options)
+    lines = option_cells(options, notes)
     top = max((o.estimate.cost_usd.high for o in options if o.estimate and o.estimate.cost_usd),
               default=Decimal(0))  # fmt: skip
     rows = [_row(line, option, notes, top) for line, option in zip(lines, options, strict=True)]
@@ -67,15 +68,15 @@ def _table(rows: Sequence[str]) -> str:
     return f'<table class="options stack">{top}<tbody>{"".join(rows)}</tbody></table>'
 
 
-def _row(line: Line, option: Option, notes: Notes, top: Decimal) -> str:
+def _row(line: OptionCells, option: Option, notes: NumberedNotes, top: Decimal) -> str:
     named = [escape(line.cells[name]) for name in ("number", "backend", "model")]
     found = option.estimate
     if found is None:
-        why = f'<td class="why" colspan="{len(HEAD) - 3}">cannot: {escape(line.refusal)}</td>'
+        why = f'<td class="why" colspan="{len(HEAD) - 3}">not possible: {escape(line.refusal)}</td>'
         return f"<tr>{_cells(named)}{why}</tr>"
     figures = [
         _cost(found.cost_usd, line, top),
-        escape(time(found)),
+        escape(time_text(found)),
         *(escape(line.cells[name] or "-") for name in ("memory", "leaves", "until", "retired")),
         _marks(found, notes),
     ]
@@ -89,7 +90,7 @@ def _cells(cells: Sequence[str]) -> str:
     return "".join(filled)
 
 
-def _cost(cost: Range[Decimal] | None, line: Line, top: Decimal) -> str:
+def _cost(cost: Range[Decimal] | None, line: OptionCells, top: Decimal) -> str:
     shown = f"<b>{escape(line.cells['cost'])}</b>"
     if cost is None or not top:
         return shown
@@ -105,17 +106,17 @@ def _cost(cost: Range[Decimal] | None, line: Line, top: Decimal) -> str:
     return f'{shown}{picture}<span class="soft">{escape(told)}</span>' if told else shown
 
 
-def _marks(found: Estimate, notes: Notes) -> str:
+def _marks(found: Estimate, notes: NumberedNotes) -> str:
     """Links to its notes, the warnings first."""
     groups = []
     for warnings, kind in ((True, "marks warn"), (False, "marks soft")):
-        links = [f'<a href="#n{n}">{n}</a>' for n in notes.listed(found, warnings=warnings)]
+        links = [f'<a href="#n{n}">{n}</a>' for n in notes.numbers_of(found, warnings=warnings)]
         if links:
             groups.append(f'<span class="{kind}">{" ".join(links)}</span>')
     return " ".join(groups)
 
 
-def _notes(notes: Notes) -> list[str]:
+def _notes(notes: NumberedNotes) -> list[str]:
     parts = []
     for title, style in (("Warnings", "notes warn"), ("What the figures rest on", "notes")):
         items = "".join(

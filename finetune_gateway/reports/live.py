@@ -24,7 +24,7 @@ COLOURS = {
 }
 
 
-def screen(job: Job) -> None:
+def follow_on_screen(job: Job) -> None:
     """Follow the job until its end. KeyboardInterrupt passes through."""
     view = View(job)
     console = Console(highlight=False)

@@ -11,7 +11,14 @@ from typing import NamedTuple
 from finetune_gateway.estimation.break_even import BreakEven, Curve
 from finetune_gateway.estimation.serving import ServingCosts, Way
 from finetune_gateway.reports.layout import table
-from finetune_gateway.reports.serving_text import amount, each, grounds, headline, named, sources
+from finetune_gateway.reports.serving_text import (
+    amount_text,
+    per_thousand_text,
+    price_sources,
+    serving_grounds,
+    traffic_text,
+    way_name,
+)
 
 STYLE = """
 :root { --c0: #1f5fbf; --c1: #16734a; --c2: #a3541b; --c3: #7a3fb0; --c4: #0f7285; --c5: #a02c5d;
@@ -57,7 +64,7 @@ class Frame(NamedTuple):
 def body(costs: ServingCosts) -> str:
     """The part of a page on serving."""
     ways = [way for way in costs.ways if way.curves]
-    body = [f"<h2>{escape(headline(costs.traffic))}</h2>"]
+    body = [f"<h2>{escape(traffic_text(costs.traffic))}</h2>"]
     if ways:
         body += [_keys(ways), _picture(costs, ways, 900, 420, "wide")]
         body += [_picture(costs, ways, 420, 420, "narrow")]
@@ -65,10 +72,10 @@ def body(costs: ServingCosts) -> str:
     body += ["<h3>A month</h3>", _table(costs)]
     if costs.break_even:
         body += ["<h3>Break-even</h3>", _list([meet.text for meet in costs.break_even])]
-    body += ["<h3>What serving figures rest on</h3>", _list(sources(costs))]
+    body += ["<h3>What serving figures rest on</h3>", _list(price_sources(costs))]
     body += [
         f"<h4>{escape(kind.capitalize())}</h4>{_list(texts)}"
-        for kind, texts in grounds(costs)
+        for kind, texts in serving_grounds(costs)
         if texts
     ]
     return "\n".join(body)
@@ -94,9 +101,9 @@ def _table(costs: ServingCosts) -> str:
     rows = [
         (
             escape(f"{way.where} {way.model}"),
-            escape(named(way)),
-            escape(amount(way.monthly_usd)),
-            escape(each(way, costs.traffic)),
+            escape(way_name(way)),
+            escape(amount_text(way.monthly_usd)),
+            escape(per_thousand_text(way, costs.traffic)),
             "yes" if way.data_leaves_machine else "no",
         )
         for way in costs.ways

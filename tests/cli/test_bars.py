@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.rows import chat_rows
 
-from finetune_gateway.cli.progress import over
+from finetune_gateway.cli.progress import spread_over
 
 # The command in a process of its own, with no second of patience before there is a bar.
 COMMAND = (
@@ -67,9 +67,9 @@ def test_split_convert_and_fix_show_how_far_they_are(large: Path, tmp_path: Path
 def test_several_passes_are_one_bar() -> None:
     """A file that is read three times is a third done after the first."""
     told: list[tuple[int, int]] = []
-    move = over(lambda done, total: told.append((done, total)), 3)
+    move = spread_over(lambda done, total: told.append((done, total)), 3)
     assert move is not None
     for done in (50, 100, 50, 100, 50, 100):
         move(done, 100)
     assert told == [(50, 300), (100, 300), (150, 300), (200, 300), (250, 300), (300, 300)]
-    assert over(None, 3) is None
+    assert spread_over(None, 3) is None

@@ -292,7 +292,7 @@ def test_estimate_shows_options_side_by_side(ftg: Ftg) -> None:
     args = ("estimate", str(DATA), "--model", HOSTED, "--n_epochs", "2")
     done = ftg(*args, "--backend", "openai,fake", "--backend", "frob")
     assert done.returncode == 0, done.stderr
-    for text in ("1  openai", "2  fake", "cannot:", "api.openai.com", "as of", "(2 epochs)"):
+    for text in ("1  openai", "2  fake", "not possible:", "api.openai.com", "as of", "(2 epochs)"):
         assert text in done.stdout
     assert max(len(line) for line in done.stdout.splitlines() if "http" not in line) <= 80
     told = json.loads(ftg(*args, "--backend", "openai,frob", "--json").stdout)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.paths import DEMO_TRAIN
 
-from finetune_gateway.cli.watch import seconds, worst
+from finetune_gateway.cli.watch import combine_exit_codes, parse_seconds
 from finetune_gateway.errors import SpecError
 from finetune_gateway.reports.live import overfitting, sparkline
 
@@ -200,7 +200,7 @@ def test_streams_are_one_json_a_line(env: dict[str, str]) -> None:
 
 def test_seconds_reads_what_people_write() -> None:
     """90, 90s, 10m, 2h, 1h30m; anything else is a SpecError."""
-    assert [seconds(text) for text in ("90", "90s", "10m", "2h", "1h30m", "0.5m")] == [
+    assert [parse_seconds(text) for text in ("90", "90s", "10m", "2h", "1h30m", "0.5m")] == [
         90,
         90,
         600,
@@ -210,15 +210,15 @@ def test_seconds_reads_what_people_write() -> None:
     ]
     for text in ("", "soon", "2x", "-5", "1 h"):
         with pytest.raises(SpecError):
-            seconds(text)
+            parse_seconds(text)
 
 
 def test_one_code_for_several_ends() -> None:
     """A failure goes before an unfinished job, that before a cancelled one."""
-    assert worst([0, 103, 101, 100]) == 100
-    assert worst([0, 103, 101]) == 101
-    assert worst([0, 103]) == 103
-    assert worst([0, 0]) == worst([]) == 0
+    assert combine_exit_codes([0, 103, 101, 100]) == 100
+    assert combine_exit_codes([0, 103, 101]) == 101
+    assert combine_exit_codes([0, 103]) == 103
+    assert combine_exit_codes([0, 0]) == combine_exit_codes([]) == 0
 
 
 def test_sparkline_keeps_the_shape() -> None:

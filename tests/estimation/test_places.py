@@ -17,8 +17,8 @@ from support.provider import Provider
 
 import finetune_gateway as gateway
 from finetune_gateway import Gateway, OpenAIBackend
+from finetune_gateway.cli.placement import Placement
 from finetune_gateway.errors import SpecError
-from finetune_gateway.reports import placement
 
 HOST = "https://gpu.example.com/v1"
 BOTH = ("estimate", str(DATA), "--backend", "openai,local", "--model", MINI, "--model", TINY)
@@ -36,7 +36,7 @@ def test_a_gpu_nobody_knows_refuses_local_options_alone(ftg: Ftg) -> None:
     the error itself."""
     done = ftg(*BOTH, "--gpu", "H1000")
     assert done.returncode == 0
-    assert words(done.stdout).count("cannot: No figures are known for GPU 'H1000'. Near") == 2
+    assert words(done.stdout).count("not possible: No figures are known for GPU 'H1000'. Near") == 2
     assert "https://developers.openai.com/api/docs/pricing" in done.stdout
     told = json.loads(ftg(*BOTH, "--gpu", "H1000", "--json").stdout)
     assert "H100" in told[1]["error"]["hint"] and told[0]["cost_usd"]
@@ -55,7 +55,7 @@ def test_parts_of_memory_are_told_of_several_options_too(ftg: Ftg, tmp_path: Pat
     assert ftg(*asked, "--html", str(page)).returncode == 0
     for text in (words(done.stdout), words(page.read_text(encoding="utf-8"))):
         for said in ("memory by part: weights", "activations", "logits", "overhead", "optimizer",
-                     "largest batch: ", "smallest GPU: T4 (asked: H100)", "of H100", " kWh (",
+                     "largest batch: ", "smallest GPU: T4 (requested: H100)", "of H100", " kWh (",
                      "of the 700 W of the board, by NVIDIA&#x27;s datasheet of H100"):  # fmt: skip
             assert said in text or said.replace("&#x27;", "'") in text, said
         assert "e-0" not in text
@@ -108,7 +108,7 @@ def test_an_address_is_for_the_host_that_has_none() -> None:
     error says so."""
 
     def addresses(*names: str) -> list[Any]:
-        placed = placement.Places(base_url=HOST).placed([("m", name) for name in names])
+        placed = Placement(base_url=HOST).place([("m", name) for name in names])
         return [one[1] for one in placed if isinstance(one, tuple)]
 
     first, second, third = addresses("openai", "custom", "local")
@@ -128,7 +128,9 @@ def test_an_address_that_is_none_refuses_its_options_alone(ftg: Ftg) -> None:
     """The others keep their figures."""
     wrong = ("--backend", "custom,local", "--model", TINY, "--base-url", "gpu")
     done = ftg("estimate", str(DATA), *wrong)
-    assert done.returncode == 0 and "cannot: base_url 'gpu' is no address." in words(done.stdout)
+    assert done.returncode == 0 and "not possible: base_url 'gpu' is no address." in words(
+        done.stdout
+    )
     local = ftg("estimate", str(DATA), "--model", TINY, "--base-url", HOST)
     assert local.returncode == 2 and "does not take these options: 'base_url'." in local.stderr
 
@@ -208,7 +210,7 @@ def test_jobs_are_listed_under_the_names_of_their_hosts(
     assert "azure at http://" in ftg("status", azure).stdout
     ledger = json.loads(ftg("report", "costs", "--json").stdout)["jobs"]
     assert [line["backend"] for line in ledger] == ["azure", "custom", "fake"]
-    assert "No such jobs." in ftg("list", "--backend", "nebius").stderr
+    assert "No matching jobs." in ftg("list", "--backend", "nebius").stderr
 
 
 # -- prices that are asked for -----------------------------------------------------------

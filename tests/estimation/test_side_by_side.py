@@ -29,7 +29,7 @@ from finetune_gateway import (
     registry,
 )
 from finetune_gateway.backend import Backend
-from finetune_gateway.cli.estimate import pairs
+from finetune_gateway.cli.estimate import pair_up
 from finetune_gateway.estimation.profiles import load_profile
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter
@@ -237,12 +237,12 @@ ASKED = ("estimate", str(DATA), "--backend", "openai,azure,local",
 
 def test_names_are_crossed_or_paired() -> None:
     """Names with commas meet every model; a --backend for each --model pairs them."""
-    assert pairs(["a", "b"], ["x,y"]) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
-    assert pairs(["a", "b"], ["x", "y"]) == [("a", "x"), ("b", "y")]
-    assert pairs(["a"], ["x", "y,x"]) == [("a", "x"), ("a", "y")]
-    assert pairs(["a", "b/c"], []) == [("a", "openai"), ("b/c", "local")]
+    assert pair_up(["a", "b"], ["x,y"]) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+    assert pair_up(["a", "b"], ["x", "y"]) == [("a", "x"), ("b", "y")]
+    assert pair_up(["a"], ["x", "y,x"]) == [("a", "x"), ("a", "y")]
+    assert pair_up(["a", "b/c"], []) == [("a", "openai"), ("b/c", "local")]
     with pytest.raises(SpecError, match="pair"):
-        pairs(["a", "b"], ["x", "y", "z"])
+        pair_up(["a", "b"], ["x", "y", "z"])
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
@@ -261,7 +261,7 @@ def test_the_table_fits_its_terminal(
         assert f"\n{number}  {backend}" in table
     words = " ".join(done.stdout.split())
     for text in ("NEW JOBS UNTIL", "RETIRED ON", "LOW TO HIGH", "2027-01-05", "2027-01-14",
-                 "cannot: 'builtin/tiny' is none of the 10", "fits"):  # fmt: skip
+                 "not possible: 'builtin/tiny' is none of the 10", "fits"):  # fmt: skip
         assert text in words, text
     assert words.count("reproduces two published OpenAI bills") == 1
     assert "Nothing was sent anywhere." in done.stderr
@@ -271,7 +271,7 @@ def test_all_refused_still_shows_every_reason(ftg: Ftg) -> None:
     """Nothing can be done: the table says why, and the exit code is that of the first."""
     done = ftg("estimate", str(DATA), "--backend", "frob,openai", "--model", TINY)
     assert done.returncode == 102
-    assert done.stdout.count("cannot:") == 2
+    assert done.stdout.count("not possible:") == 2
 
 
 def test_json_has_what_the_table_has(ftg: Ftg) -> None:
@@ -334,13 +334,13 @@ def test_a_certain_refusal_comes_before_any_upload(home: Path, train_file: Path)
 
 def test_a_refusal_is_told_in_the_estimate(home: Path, train_file: Path) -> None:
     """The figures stand, with the refusal first; the table says closed."""
-    from finetune_gateway.reports.estimate_text import jobs_until
+    from finetune_gateway.reports.estimate_figures import new_jobs_until_text
 
     late = Gateway().estimate(train_file, model=MINI, backend=TooLate())
     assert late.warnings[0].startswith("This job cannot be created: OpenAI takes no new")
-    assert jobs_until(late, date(2027, 1, 7)) == "closed 2027-01-06"
-    assert jobs_until(late, date(2027, 1, 6)) == "closed 2027-01-06"
-    assert jobs_until(late, date(2027, 1, 5)) == "2027-01-05"
+    assert new_jobs_until_text(late, date(2027, 1, 7)) == "closed 2027-01-06"
+    assert new_jobs_until_text(late, date(2027, 1, 6)) == "closed 2027-01-06"
+    assert new_jobs_until_text(late, date(2027, 1, 5)) == "2027-01-05"
 
 
 def test_a_base_that_is_shut_down_takes_no_jobs(
@@ -352,7 +352,7 @@ def test_a_base_that_is_shut_down_takes_no_jobs(
         monkeypatch.setenv("FTG_TODAY", day)
         said = " ".join(ftg(*asked).stdout.split())
         over = day == "2027-10-14"
-        assert f"takes jobs until {until}" in said
+        assert f"new jobs until {until}" in said
         assert ("was shut down on 2027-10-14" in said) == over
         assert (
             ("New jobs may have ended since" in said) == ("can create jobs" in said) == (not over)

@@ -211,7 +211,7 @@ def test_the_ledger_of_the_command_line(ftg: Ftg, home: Path, train_file: Path) 
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0 and [row["job_id"] for row in rows] == [*lines]
     assert Decimal(rows[0]["actual_usd"]) == cost and rows[2]["actual_usd"] == ""
-    assert "3 jobs, 1 going on" in err
+    assert "3 jobs, 1 not finished" in err
     table = ftg("report", "costs")[1]
     assert all(len(line) <= 80 for line in table.splitlines()), table
     assert all(job in table for job in lines) and "1 not known" in table

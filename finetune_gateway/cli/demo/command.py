@@ -254,7 +254,7 @@ def _follow(job: Job, voice: Voice) -> None:
     from finetune_gateway.reports import live
 
     if voice.live:
-        live.screen(job)
+        live.follow_on_screen(job)
         return
     view = live.View(job)
     for event in job.watch():

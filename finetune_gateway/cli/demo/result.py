@@ -17,7 +17,7 @@ from finetune_gateway.findings import Report
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
-from finetune_gateway.reports.estimate_text import cost, jobs_until, time
+from finetune_gateway.reports.estimate_figures import cost_text, new_jobs_until_text, time_text
 from finetune_gateway.reports.output import format_duration
 from finetune_gateway.settings import clock
 
@@ -93,7 +93,7 @@ class Outcome:
 def price_table(options: Sequence[Option]) -> Prices:
     """Every option in a line of 80 columns, and what the figures rest on."""
     rows = [
-        (f"{o.backend} / {o.model}", cost(o.estimate), jobs_until(o.estimate))
+        (f"{o.backend} / {o.model}", cost_text(o.estimate), new_jobs_until_text(o.estimate))
         if o.estimate
         else (f"{o.backend} / {o.model}", "cannot", "-")
         for o in options
@@ -112,7 +112,7 @@ def _notes(options: Sequence[Option]) -> Iterator[str]:
         yield f"{epochs} epochs, at prices {dated}: {source}"
     for one in found:
         if not one.data_leaves_machine:
-            yield f"{one.model} is trained here: {time(one)}, and nothing is sent anywhere."
+            yield f"{one.model} is trained here: {time_text(one)}, and nothing is sent anywhere."
     closed = profiles.load_profile("openai").no_new_jobs_from
     if closed and clock.today() >= closed:
         yield f"OpenAI takes no new jobs since {closed}."

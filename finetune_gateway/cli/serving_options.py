@@ -1,0 +1,71 @@
+"""The options of ``ftg estimate`` about serving the trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.serving import (
+    USUAL_GPU,
+    ServingCosts,
+    Traffic,
+    check_counts,
+    check_gpu,
+    serving_costs,
+)
+from finetune_gateway.methods import METHODS
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """The volume to serve, and a GPU of one's own; None where nothing was given."""
+
+    requests: int | None
+    tokens_in: int | None
+    tokens_out: int | None
+    gpu: str | None
+    usd_per_hour: Decimal | None
+    tokens_per_second: Decimal | None
+
+    def check(self) -> None:
+        """Raise SpecError for an option that has no effect or an impossible value."""
+        if self.requests is None and (names := [*self._given()]):
+            raise SpecError(
+                f"{names[0]} has no effect without --monthly-requests.",
+                hint="Add --monthly-requests N.",
+            )
+        check_gpu(self.usd_per_hour, self.tokens_per_second)
+        check_counts(self.requests or 1, self.tokens_in, self.tokens_out)
+
+    def _given(self) -> Iterator[str]:
+        names = ("tokens_in", "tokens_out", "gpu", "usd_per_hour", "tokens_per_second")
+        for name in names:
+            if getattr(self, name) is not None:
+                prefix = "serve-" if name in ("gpu", "usd_per_hour", "tokens_per_second") else ""
+                yield f"--{prefix}{name.replace('_', '-')}"
+
+    def costs(self, estimates: Sequence[Estimate], prices: Path) -> ServingCosts | None:
+        """Return what serving costs; None without a volume or without a model to serve."""
+        first = next((estimate for estimate in estimates if estimate.tokens), None)
+        if self.requests is None or first is None or first.tokens is None:
+            return None
+        traffic = Traffic.like(
+            first.tokens,
+            self.requests,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            answers=METHODS[first.method].sequences,
+        )
+        hosted = [(one.backend, one.model) for one in estimates if one.data_leaves_machine]
+        return serving_costs(
+            traffic,
+            list(dict.fromkeys(hosted)),
+            gpu=self.gpu or USUAL_GPU,
+            usd_per_hour=self.usd_per_hour,
+            tokens_per_second=self.tokens_per_second,
+            extra=prices,
+        )

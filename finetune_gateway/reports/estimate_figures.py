@@ -1,0 +1,194 @@
+"""The figures of an estimate in words, as every screen and page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.local import MOST_ROWS
+from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.profiles import LifeCycle
+from finetune_gateway.reports.output import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_usd,
+)
+from finetune_gateway.settings import clock
+
+UNITS = {
+    "train_mtok": "per million training tokens",
+    "train_hour": "per hour of training",
+    "gpu_hour": "per GPU hour",
+    "hosting_hour": "per hour of hosting",
+}
+
+
+# -- single figures ------------------------------------------------------------------------
+
+
+def cost_text(estimate: Estimate) -> str:
+    """Return ``$5.74 ($3.83 to $7.65)``."""
+    return format_range(estimate.cost_usd, format_usd)
+
+
+def time_text(estimate: Estimate) -> str:
+    """Return ``8 min 41 s (6 min 2 s to 15 min)``."""
+    return format_range(estimate.seconds, format_duration)
+
+
+def memory_text(estimate: Estimate) -> str:
+    """Return ``3.1 GiB, fits``; ``-`` where a host takes care of it."""
+    if estimate.memory_bytes is None:
+        return "-" if estimate.data_leaves_machine else "not known"
+    fit = fit_text(estimate)
+    return f"{format_bytes(estimate.memory_bytes.expected)}{', ' if fit else ''}{fit}"
+
+
+def memory_range_text(estimate: Estimate) -> str:
+    """Return ``571.1 MiB (556.9 MiB to 713.9 MiB): fits in 23.5 GiB``."""
+    if estimate.memory_bytes is None:
+        return memory_text(estimate)
+    needed = format_range(estimate.memory_bytes, format_bytes)
+    fit, available = fit_text(estimate), estimate.memory_available_bytes
+    if not fit:
+        return needed
+    return f"{needed}: {fit}{f' in {format_bytes(available)}' if available else ''}"
+
+
+def fit_text(estimate: Estimate) -> str:
+    """Return ``fits``, ``may not fit``, ``does not fit``, or an empty string if not known."""
+    return {"yes": "fits", "maybe": "may not fit", "no": "does not fit", None: ""}[estimate.fits]
+
+
+def new_jobs_until_text(estimate: Estimate, today: date | None = None) -> str:
+    """Return the last day on which a job can be created, or since when none can.
+
+    ``-`` means that no host can end it.
+    """
+    life = estimate.life_cycle
+    if life is None:
+        return "-"
+    if closed := life.closed_on(today or clock.today()):
+        return f"closed {closed}"
+    if life.new_jobs_until:
+        return str(life.new_jobs_until)
+    earliest = life.new_jobs_at_least_until
+    return f"{earliest} or later" if earliest else "not known"
+
+
+def retires_on_text(estimate: Estimate) -> str:
+    """Return the day from which the fine-tuned model does not answer."""
+    life = estimate.life_cycle
+    if life is None:
+        return "-"
+    return str(life.retires_on) if life.retires_on else "not known"
+
+
+def leaves_machine_text(estimate: Estimate) -> str:
+    """Return ``yes`` or ``no``."""
+    return "yes" if estimate.data_leaves_machine else "no"
+
+
+def tokens_text(estimate: Estimate) -> str:
+    """Return ``37,000 (2 epochs)``."""
+    counted = estimate.tokens.total * estimate.n_epochs if estimate.tokens else 0
+    billed = estimate.billed_tokens
+    epochs = format_count(estimate.n_epochs, "epoch")
+    return f"{billed.expected if billed else counted:,} ({epochs})"
+
+
+def price_text(price: Price) -> str:
+    """Return ``$5.00 per million training tokens, as of 2026-10-05, https://...``."""
+    of = f" ({price.backend}, {price.market})" if price.market else ""
+    unit = UNITS.get(price.unit, price.unit)
+    return f"${price.usd} {unit}{of}, {price.dated}, {price.source}"
+
+
+def dates_text(estimate: Estimate) -> str:
+    """Return until when jobs are taken and when the model retires, with the source.
+
+    Empty where no date is known.
+    """
+    life = estimate.life_cycle
+    if life is None or not life.known:
+        return ""
+    until, retires = new_jobs_until_text(estimate), retires_on_text(estimate)
+    return f"New jobs until {until}; retired on {retires} ({_source(life)})"
+
+
+def format_range(figure: Any, form: Callable[[Any], str]) -> str:
+    """Return ``8 (6 to 15)`` for a Range, with each number formatted by ``form``."""
+    if figure is None:
+        return "not known"
+    if figure.low == figure.high:
+        return form(figure.expected)
+    return f"{form(figure.expected)} ({form(figure.low)} to {form(figure.high)})"
+
+
+def _source(life: LifeCycle) -> str:
+    return f"as of {life.as_of}, {life.source}"
+
+
+# -- all that is known of an estimate ------------------------------------------------------
+
+
+def local_figures(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """Yield what a local run needs, as (name, text); nothing for a hosted option."""
+    if estimate.memory_parts is not None:
+        parts = estimate.memory_parts.model_dump().items()
+        yield "  by part", ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size)
+    if estimate.largest_batch is not None:
+        yield "  largest batch", _largest_batch(estimate.largest_batch, estimate.gpu)
+    if estimate.smallest_gpu is not None:
+        requested = f" (requested: {estimate.gpu})" if estimate.gpu else ""
+        yield "  smallest GPU", f"{estimate.smallest_gpu}{requested}"
+    elif estimate.memory_parts is not None:
+        yield "  smallest GPU", "none of the known GPUs has enough memory"
+    if estimate.trained_tokens is not None and estimate.steps is not None:
+        low, high = estimate.trained_tokens.low, estimate.trained_tokens.high
+        count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        yield "trained tokens", f"{count} in {format_count(estimate.steps, 'step')}"
+    if estimate.energy_kwh is not None:
+        low_kwh, high_kwh = _plain(estimate.energy_kwh.low), _plain(estimate.energy_kwh.high)
+        yield "energy", f"{_plain(estimate.energy_kwh.expected)} kWh ({low_kwh} to {high_kwh})"
+    elif not estimate.data_leaves_machine and estimate.backend == "local":
+        yield "energy", "not known"
+
+
+def _largest_batch(most: int, gpu: str | None) -> str:
+    rows = f"{most:,} or more" if most >= MOST_ROWS else f"{most:,}" if most else "none"
+    return f"{rows} on {gpu or 'this machine'}"
+
+
+def _plain(figure: float) -> str:
+    """Return three digits, never as 5.07e-05."""
+    return f"{Decimal(f'{figure:.3g}'):f}"
+
+
+def grounds(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """Yield what the figures rest on, as (kind, text), warnings first."""
+    yield from (("warning", text) for text in estimate.warnings)
+    yield from (("price", f"{price_text(price)} {price.note}".strip()) for price in estimate.prices)
+    if (rule := estimate.n_epochs_rule) != "given":
+        yield "epochs", f"{estimate.n_epochs}, {rule}"
+    if estimate.life_cycle is not None and estimate.life_cycle.known:
+        yield "dates", _source(estimate.life_cycle)
+    yield from (("assumed", text) for text in estimate.assumptions)
+    yield from (("not known", text) for text in estimate.unknown)
+
+
+def details(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """Yield the figures that have no column in the table, as (kind, text)."""
+    yield "tokens", f"{tokens_text(estimate)} to train"
+    if estimate.host:
+        yield "sent", f"to {estimate.host}"
+    if estimate.memory_bytes is not None:
+        of = f" of {estimate.gpu}" if estimate.gpu else " of this machine"
+        available = of if estimate.memory_available_bytes else ""
+        yield "memory", f"{memory_range_text(estimate)}{available}"
+    for name, text in local_figures(estimate):
+        yield f"memory {name.strip()}" if name.strip() == "by part" else name.strip(), text

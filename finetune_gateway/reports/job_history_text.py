@@ -1,0 +1,66 @@
+"""What a job has reported: events, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_gateway.events import Checkpoint, Event, Metric
+from finetune_gateway.reports.output import format_table, format_timestamp, terminal_width
+
+FIRST_COLUMNS = ("step", "total_steps", "train_loss", "valid_loss", "learning_rate")
+
+
+def event_line(event: Event) -> str:
+    """Return an event on one line: its time, its level unless it is info, its message."""
+    level = "" if event.level == "info" else f"{event.level}: "
+    return f"{format_timestamp(event.created_at)}  {level}{' '.join(event.message.split())}"
+
+
+def metrics_document(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Return the metrics as JSON, one object per step."""
+    return [metric.model_dump(mode="json", exclude_none=True) for metric in metrics]
+
+
+def metrics_csv(metrics: Sequence[Metric]) -> str:
+    """Return the metrics as CSV, one line per step."""
+    rows = metrics_document(metrics)
+    target = io.StringIO()
+    writer = csv.DictWriter(target, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return target.getvalue()
+
+
+def metrics_text(metrics: Sequence[Metric]) -> str:
+    """Return a table of the usual columns, then as many others as fit the terminal."""
+    rows = metrics_document(metrics)
+    columns = [name for name in _columns(rows) if name != "total_steps"]
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    while True:
+        text = format_table(columns, cells, right=" ".join(columns))
+        if len(text.partition("\n")[0]) <= terminal_width() or len(columns) <= 2:
+            return text
+        columns = columns[:-1]
+        cells = [row[:-1] for row in cells]
+
+
+def checkpoints_text(checkpoints: Sequence[Checkpoint]) -> str:
+    """Return a table of checkpoints."""
+    rows = [(str(point.step), point.id, point.model) for point in checkpoints]
+    return format_table(("STEP", "CHECKPOINT", "MODEL"), rows, right="STEP")
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """Return every name that occurs, the usual ones first."""
+    names = {name: None for row in rows for name in row}
+    first = [name for name in FIRST_COLUMNS if name in names or name == "step"]
+    return [*first, *(name for name in names if name not in FIRST_COLUMNS)]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

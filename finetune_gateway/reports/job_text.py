@@ -1,0 +1,195 @@
+"""Jobs as people and programs see them: one job, a list, and what each cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from finetune_gateway.events import JobStatus, Metric
+from finetune_gateway.jobs import budget
+from finetune_gateway.jobs.budget import Actual, Quote
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.reports.output import (
+    format_age,
+    format_count,
+    format_duration,
+    format_table,
+    format_timestamp,
+    format_usd,
+    terminal_width,
+    wrap_text,
+)
+
+LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
+COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
+NAME_LENGTHS = ((60, 40), (22, 16), (16, 12), (12, 8))  # of a model's name and of a file's
+INTERNAL_FIELDS = {"submit_key", "step_at", "tries", "cursor", "system_prompt"}
+
+
+# -- JSON ----------------------------------------------------------------------------------
+
+
+def record_document(record: JobRecord) -> dict[str, Any]:
+    """Return a stored job as JSON, without the fields that only the store uses."""
+    fields = record.model_dump(mode="json", exclude=INTERNAL_FIELDS)
+    actual = budget.actual(record)
+    return {
+        **fields,
+        "called": record.display_name,
+        "final": record.status.final,
+        "actual": actual.model_dump(mode="json") if actual else None,
+    }
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """Return a job as JSON, with its last metrics."""
+    metrics = job.metrics()
+    last = metrics[-1].model_dump(mode="json") if metrics else None
+    return {**record_document(job.record), "last_metrics": last}
+
+
+# -- one job -------------------------------------------------------------------------------
+
+
+def job_text(job: Job) -> str:
+    """Return a job as text, one fact per line."""
+    facts = {name: text for name, text in _job_facts(job).items() if text}
+    return "\n".join(wrap_text(text, " " * 14, f"{name:<14}") for name, text in facts.items())
+
+
+def status_line(job: Job) -> str:
+    """Return ``ftg-7kq3 failed: the reason``."""
+    return f"{job.id} {job.status}{': ' + job.error if job.error else ''}"
+
+
+def next_step(job: Job) -> str:
+    """Return a command to run next, or an empty string if there is none."""
+    if job.status is JobStatus.SUCCEEDED:
+        return f'Next: ftg chat {job.id} "Hello"'
+    if job.status is JobStatus.FAILED:
+        return f"Next: ftg logs {job.id}"
+    return "" if job.status.final else f"Next: ftg watch {job.id}"
+
+
+def _job_facts(job: Job) -> dict[str, str]:
+    record, quote = job.record, Quote.of(job.record)
+    unusual = record.raw_status not in ("", record.status)
+    raw = f" (provider's status: {record.raw_status})" if unusual else ""
+    ended = record.finished_at or time.time()
+    return {
+        "job": record.id,
+        "status": f"{record.status}{raw}{', ' + record.phase if record.phase else ''}",
+        "error": record.error or "",
+        "backend": _backend(record),
+        "provider id": record.provider_id or "",
+        "model": f"{record.spec.model}, {record.spec.method}",
+        "data": f"{record.name}, {format_count(record.train.rows, 'row')}",
+        "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
+        "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
+        "last metrics": _last_metrics(job.metrics()),
+        "trained": _trained_tokens(record, quote),
+        "estimate": _estimate(quote),
+        "cost": _cost(job.actual),
+        "result": record.result.model if record.result else "",
+    }
+
+
+def _backend(record: JobRecord) -> str:
+    host = record.backend_options.get("base_url")
+    return f"{record.display_name}{f' at {host}' if host else ''}"
+
+
+def _last_metrics(metrics: list[Metric]) -> str:
+    if not metrics:
+        return ""
+    last = metrics[-1]
+    of = f"/{last.total_steps}" if last.total_steps else ""
+    losses = [
+        f"{name} {values[-1]:.4g}"
+        for name in ("train_loss", "valid_loss")
+        if (values := [value for m in metrics if (value := getattr(m, name)) is not None])
+    ]
+    return ", ".join([f"step {last.step}{of}", *losses])
+
+
+def _time_taken(record: JobRecord, quote: Quote, ended: float) -> str:
+    taken = format_duration(ended - record.created_at)
+    estimated = quote.seconds
+    if record.seconds is None or not record.status.final or estimated is None:
+        return taken
+    low, high = format_duration(estimated.low), format_duration(estimated.high)
+    expected = f"{format_duration(estimated.expected)} ({low} to {high})"
+    return f"{taken}; {format_duration(record.seconds)} of training, estimated {expected}"
+
+
+def _trained_tokens(record: JobRecord, quote: Quote) -> str:
+    if not record.trained_tokens:
+        return ""
+    estimated = "" if quote.tokens is None else f", estimated {quote.tokens:,}"
+    return f"{record.trained_tokens:,} tokens{estimated}"
+
+
+def _estimate(quote: Quote) -> str:
+    cost = quote.cost_usd
+    if cost is None:
+        return ""
+    low, high = format_usd(cost.low), format_usd(cost.high)
+    return format_usd(cost.expected) + (f" ({low} to {high})" if low != high else "")
+
+
+def _cost(actual: Actual | None) -> str:
+    """Return the actual cost and the price it rests on; empty while the job runs."""
+    if actual is None:
+        return ""
+    cost = "not known" if actual.cost_usd is None else format_usd(actual.cost_usd)
+    return f"{cost}: {actual.basis}"
+
+
+# -- several jobs --------------------------------------------------------------------------
+
+
+def job_list_text(records: Sequence[JobRecord]) -> str:
+    """Return a table of jobs that fits the terminal."""
+    return _fit_table(LIST_HEAD, records, _list_row)
+
+
+def job_costs_text(records: Sequence[JobRecord]) -> str:
+    """Return a table of what jobs were estimated to cost, and what they did cost."""
+    return _fit_table(COST_HEAD, records, _cost_row, right="EXPECTED AT_MOST ACTUAL")
+
+
+def _fit_table(
+    head: tuple[str, ...],
+    records: Sequence[JobRecord],
+    row: Callable[[JobRecord, int, int], tuple[str, ...]],
+    right: str = "",
+) -> str:
+    """Return the table with names as long as the terminal allows."""
+    text = ""
+    for lengths in NAME_LENGTHS:
+        text = format_table(head, [row(record, *lengths) for record in records], right=right)
+        if max(map(len, text.splitlines())) <= terminal_width():
+            break
+    return text
+
+
+def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
+    names = _shorten(record.spec.model, model), _shorten(record.name, data)
+    return record.id, record.status, record.display_name, *names, format_age(record.created_at)
+
+
+def _cost_row(record: JobRecord, model: int, _: int) -> tuple[str, ...]:
+    estimated, actual = Quote.of(record).cost_usd, budget.actual(record)
+    expected = format_usd(estimated.expected) if estimated else "?"
+    most = format_usd(estimated.high) if estimated else "?"
+    if actual is None:
+        cost = "-"
+    else:
+        cost = "?" if actual.cost_usd is None else format_usd(actual.cost_usd)
+    return record.id, record.status, _shorten(record.spec.model, model), expected, most, cost
+
+
+def _shorten(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 2]}.."

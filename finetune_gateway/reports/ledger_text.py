@@ -1,0 +1,58 @@
+"""What ``ftg report costs`` shows: estimated and actual cost of each job."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from finetune_gateway.jobs.ledger import Ledger, Line, Totals
+from finetune_gateway.reports.output import format_count, format_duration, format_usd, wrap_text
+
+
+def ledger_document(ledger: Ledger) -> dict[str, Any]:
+    """Return the ledger as JSON."""
+    return ledger.model_dump(mode="json")
+
+
+def ledger_text(ledger: Ledger) -> str:
+    """Return every job, then the totals."""
+    return "\n".join([*map(_job_text, ledger.jobs), "", totals_text(ledger.totals)])
+
+
+def totals_text(totals: Totals) -> str:
+    """Return the totals, one per line."""
+    low, high = format_usd(totals.estimated_low_usd), format_usd(totals.estimated_high_usd)
+    count = format_count(totals.jobs, "job")
+    lines = [
+        f"{count}, {totals.open} not finished" if totals.open else count,
+        f"estimated  {format_usd(totals.estimated_usd)} ({low} to {high})"
+        + f", {totals.without_estimate} without a price" * bool(totals.without_estimate),
+        f"actual     {format_usd(totals.actual_usd)}"
+        + f", {totals.without_actual} not known" * bool(totals.without_actual),
+        f"budget     {format_usd(totals.counted_usd)} counted: actual, else the high estimate",
+    ]
+    return "\n".join(lines)
+
+
+def _job_text(line: Line) -> str:
+    """Return a job on three lines: what it is, its cost, and what the cost rests on."""
+    indent = " " * 12
+    head = f"{line.date}  {line.job_id}  {line.status:<9}  {line.backend} / {line.model}"
+    actual = _usd(line.actual_usd) if line.status.final else "not yet known"
+    costs = f"actual {actual}, estimated {_estimate(line)}"
+    took = f"; took {format_duration(line.seconds)}" if line.seconds else ""
+    price = ""
+    if line.actual_usd is None and line.price_usd is not None:
+        price = f"; ${line.price_usd} {line.price_unit} of {line.price_as_of}, {line.price_source}"
+    return "\n".join([head, f"{indent}{costs}", wrap_text(f"{line.basis}{took}{price}", indent)])
+
+
+def _usd(amount: Decimal | None) -> str:
+    return "not known" if amount is None else format_usd(amount)
+
+
+def _estimate(line: Line) -> str:
+    if line.estimated_low_usd == line.estimated_high_usd:
+        return _usd(line.estimated_usd)
+    low, high = format_usd(line.estimated_low_usd), format_usd(line.estimated_high_usd)
+    return f"{_usd(line.estimated_usd)} ({low} to {high})"

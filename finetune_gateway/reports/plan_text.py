@@ -1,0 +1,126 @@
+"""What ``ftg submit`` shows: the plan before the question, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.jobs.budget import BILLED, Budget
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.planning import Plan
+from finetune_gateway.reports.estimate_figures import dates_text, price_text
+from finetune_gateway.reports.output import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_usd,
+    wrap_text,
+)
+
+
+def plan_document(plan: Plan, budget: Budget | None) -> dict[str, Any]:
+    """Return a dry run as JSON."""
+    return {
+        "dry_run": True,
+        "estimate": plan.estimate.model_dump(mode="json"),
+        "budget": budget.summary() if budget else None,
+    }
+
+
+def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
+    """Return what is about to happen: cost, time, what is sent where, what is left of the month."""
+    estimate = plan.estimate
+    rows = format_count(plan.reports[0].rows, "row")
+    lines = [f"{estimate.backend} / {plan.spec.model}: {plan.spec.method} on {rows}"]
+    if estimate.data_leaves_machine:
+        lines += _hosted_lines(plan, limit, budget)
+    else:
+        lines += _local_lines(estimate, budget)
+    kinds = sum(len(report.warnings) for report in plan.reports)
+    if kinds:
+        lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {plan.train.name}")
+    return "\n".join(lines)
+
+
+def _kinds_of_warnings(count: int) -> str:
+    return "1 kind of warning" if count == 1 else f"{count} kinds of warnings"
+
+
+def _hosted_lines(plan: Plan, limit: Decimal | None, budget: Budget | None) -> Iterator[str]:
+    estimate = plan.estimate
+    limited = f"; limit {_exact_usd(limit)}" if limit is not None else ""
+    yield f"Estimated cost: {_cost(estimate.cost_usd)}{limited}"
+    for price in estimate.prices:
+        if price.unit in BILLED:
+            yield wrap_text(f"At {price_text(price)}.")
+    if budget is not None:
+        yield wrap_text(_budget_left(estimate.cost_usd, budget))
+    host = estimate.host or getattr(plan.backend, "host", plan.backend.name)
+    yield wrap_text(f"{' and '.join(_uploads(plan))} will be uploaded to {host}.")
+    if dates := dates_text(estimate):
+        yield wrap_text(f"{dates}.")
+
+
+def _local_lines(estimate: Estimate, budget: Budget | None) -> Iterator[str]:
+    if estimate.seconds is not None:
+        low, high = format_duration(estimate.seconds.low), format_duration(estimate.seconds.high)
+        expected = format_duration(estimate.seconds.expected)
+        yield f"About {expected} ({low} to {high}) on this machine."
+        if estimate.cost_usd is not None and estimate.cost_usd.high:
+            yield f"Estimated cost: {_cost(estimate.cost_usd)}"
+            if budget is not None:
+                yield wrap_text(_budget_left(estimate.cost_usd, budget))
+    yield "Nothing leaves this machine."
+
+
+def _cost(cost: Range[Decimal] | None) -> str:
+    if cost is None:
+        return "not known"
+    if cost.low == cost.high:
+        return format_usd(cost.expected)
+    return f"{format_usd(cost.expected)} (low {format_usd(cost.low)}, high {format_usd(cost.high)})"
+
+
+def _exact_usd(amount: Decimal) -> str:
+    """Return ``$20.00`` or ``$0.0234``: cents, or every digit that was given."""
+    return f"${amount:,.2f}" if amount == round(amount, 2) else f"${amount:,f}"
+
+
+def _uploads(plan: Plan) -> Iterator[str]:
+    """Yield each file that will be sent, with its size."""
+    files = [plan.train, *([plan.validation] if plan.validation else [])]
+    for file, report in zip(files, plan.reports, strict=True):
+        # Rows of another format are rewritten first, so that their size changes.
+        note = "" if report.format.startswith("openai-") else "rewritten as chat rows, about "
+        yield f"{file.name} ({note}{format_bytes(file.size)}: {file.size:,} bytes)"
+
+
+def _budget_left(cost: Range[Decimal] | None, budget: Budget) -> str:
+    """Return what is left of the month's budget, and if this job fits."""
+    left, needed = budget.left_usd or Decimal(0), cost.high if cost else Decimal(0)
+    fits = f"this job reserves {format_usd(needed)}" if needed <= left else "this job does not fit"
+    used = f"{format_usd(budget.spent_usd)} spent, {format_usd(budget.reserved_usd)} reserved"
+    of = f"{format_usd(left)} of {format_usd(budget.cap_usd)} left"
+    return f"Budget of {budget.month}: {of} ({used}); {fits}."
+
+
+def submitted_text(job: Job) -> str:
+    """Return what came of a submit: confirmed by the provider, or only stored."""
+    if job.provider_id is None and not job.status.final:
+        reason = job.phase.removeprefix("not confirmed: ")
+        return (
+            f"{job.id} is stored, but {job.backend.name} has not confirmed it: {reason}\n"
+            f"Run ftg status {job.id} to find out; it never submits a second job."
+        )
+    return f"Submitted {job.id}{_provider(job)}." if job.provider_id or job.status.final else ""
+
+
+def existing_job_text(job: Job) -> str:
+    """Return that the same job is there already."""
+    return f"This job is already there: {job.id}{_provider(job)}, {job.status}."
+
+
+def _provider(job: Job) -> str:
+    return f" ({job.provider_id})" if job.provider_id not in (None, job.id) else ""
