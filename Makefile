@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench chaos fuzz clean
+.PHONY: help demo test check lint cover bench chaos fuzz clean
 
 help: ## what can be made
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -33,6 +33,14 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy --no-error-summary
 
+# A process that was killed leaves data that cannot be read: coverage warns, and they are removed.
+cover: $(VENV)/.dev ## the lines that the tests run, room by room; their processes count
+	@$(BIN)/coverage erase
+	-@$(BIN)/coverage run -m pytest -q -m "not chaos"
+	@$(BIN)/coverage combine -q
+	@rm -f .coverage.*
+	@$(BIN)/python -m scripts.coverage_rooms
+
 bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of them without NAME
 	@files="$(if $(NAME),bench/$(NAME).py,$(filter-out bench/_%,$(wildcard bench/*.py)))"; \
 	for file in $$files; do \
@@ -49,7 +57,7 @@ fuzz: $(VENV)/.fuzz ## look for bad ends: the parser and the gate FUZZ_SECONDS e
 	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py --hypothesis-profile=deep --timeout 7200
 
 clean: ## remove caches and builds; the environment stays (rm -rf .venv removes it)
-	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output *.egg-info
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* demo-output *.egg-info
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # Stamps: a set-up that was broken off leaves none, and begins again.

@@ -316,9 +316,8 @@ def test_nothing_heavy_is_loaded(entry: str) -> None:
 
 def test_help_loads_next_to_nothing() -> None:
     """The root help does without typer, pydantic and rich."""
-    assert (
-        loaded(ENTRIES["ftg --help"]) & {"typer", "click", "pydantic", "rich", "sqlite3"} == set()
-    )
+    modules = loaded(ENTRIES["ftg --help"]) - loaded("")  # measuring coverage loads sqlite3
+    assert modules & {"typer", "click", "pydantic", "rich", "sqlite3"} == set()
 
 
 def test_the_module_runs_as_the_command() -> None:
