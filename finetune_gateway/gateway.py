@@ -22,7 +22,6 @@ from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, Rows
 from finetune_gateway.data.sharegpt import Unfit
 from finetune_gateway.errors import BudgetError, DataError, SpecError
-from finetune_gateway.estimation import price_table
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
@@ -36,6 +35,7 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.validation import pipeline
 from finetune_gateway.validation.collector import ignorable
@@ -400,4 +400,4 @@ class Gateway:
 
 
 def _usd(train_price: Decimal | float | str | None) -> Decimal | None:
-    return None if train_price is None else price_table.given("train_price", train_price)
+    return None if train_price is None else parse_usd(train_price, "train_price")

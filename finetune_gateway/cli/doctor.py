@@ -158,7 +158,7 @@ def _files(settings: Settings) -> Iterator[Check]:
     except SpecError as exc:
         yield Check("config", "error", exc.message, exc.hint)
     try:
-        rows = len(price_table.of_file(settings.prices))
+        rows = len(price_table.read_prices(settings.prices))
         yield Check("prices", "ok", f"{rows} row{'' if rows == 1 else 's'} of your own")
     except SpecError as exc:
         fix = f"Mend it in an editor, and look: ftg prices check. {exc.hint}"

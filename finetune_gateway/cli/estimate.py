@@ -21,9 +21,9 @@ from finetune_gateway.cli.options import (
     TrainingType,
     TrainPrice,
     default_backend,
+    parse_amount,
     parse_number,
     parse_settings,
-    parse_usd,
 )
 from finetune_gateway.cli.placement import Placement
 from finetune_gateway.cli.progress import progress_bar
@@ -124,7 +124,7 @@ def estimate(
         tokens_in=tokens_in,
         tokens_out=tokens_out,
         gpu=serve_gpu,
-        usd_per_hour=parse_usd("serve-usd-per-hour", serve_usd_per_hour),
+        usd_per_hour=parse_amount("serve-usd-per-hour", serve_usd_per_hour),
         tokens_per_second=parse_number("serve-tokens-per-second", serve_tokens_per_second),
     )
     serving.check()
@@ -134,9 +134,9 @@ def estimate(
     if validation_file is not None:
         fields["validation"] = validation_file
     if train_price is not None:
-        fields["train_price"] = parse_usd("train-price", train_price)
+        fields["train_price"] = parse_amount("train-price", train_price)
     gateway = Gateway()
-    hour = parse_usd("usd-per-gpu-hour", usd_per_gpu_hour)
+    hour = parse_amount("usd-per-gpu-hour", usd_per_gpu_hour)
     placed = Placement(gpu, hour, base_url, profile).place(pair_up(model, backend or []))
     with progress_bar(quiet=quiet) as on_progress:
         options = _estimate(gateway, data, placed, on_progress=on_progress, **fields)

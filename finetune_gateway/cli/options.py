@@ -13,6 +13,7 @@ import typer
 from finetune_gateway import registry
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.reports.output import print_message, print_warning
+from finetune_gateway.settings.money import parse_usd
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
@@ -116,23 +117,23 @@ def refresh_or_warn(job: Job) -> None:
         print_warning(f"{job.id} is shown as last seen: {exc.message}")
 
 
-def parse_usd(name: str, text: str | None) -> Decimal | None:
-    """Return an amount of money with all its digits. Raises SpecError."""
-    amount = text and text.strip().removeprefix("$")
-    return parse_number(name, amount, "an amount of money, like 4.40")
+def parse_amount(name: str, text: str | None) -> Decimal | None:
+    """Return the amount of USD typed for ``--name``; None if it was not given. Raises SpecError."""
+    return None if text is None else parse_usd(text, f"--{name}")
 
 
-def parse_number(name: str, text: str | None, what: str = "a number") -> Decimal | None:
-    """Return a number from 0 up. Raises SpecError."""
+def parse_number(name: str, text: str | None) -> Decimal | None:
+    """Return the number from 0 up typed for ``--name``; None if it was not given. Raises
+    SpecError."""
     if text is None:
         return None
     try:
-        amount = Decimal(text)
+        number = Decimal(text)
     except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise SpecError(f"--{name} {text!r} is not {what}.")
-    return amount
+        number = Decimal("NaN")
+    if not number.is_finite() or number < 0:
+        raise SpecError(f"--{name} {text!r} is not a number from 0 up.")
+    return number
 
 
 def confirm(question: str) -> bool:

@@ -15,7 +15,7 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import NotFoundError, SpecError
 from finetune_gateway.estimation import price_table
-from finetune_gateway.estimation.price_table import MARKETS, UNITS, Doubt, Price
+from finetune_gateway.estimation.price_table import MARKETS, UNITS, Issue, Price
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.reports import output
 from finetune_gateway.reports.output import (
@@ -120,7 +120,7 @@ def _show(
     if not rows:
         named = ", ".join(f"{key} {value}" for key, value in wanted.items() if value)
         raise NotFoundError(f"No price is known for {named}.", hint="Add it: ftg prices set --help")
-    mine = {row.key for row in price_table.of_file(own)}
+    mine = {row.key for row in price_table.read_prices(own)}
     if json:
         output.print_json([_document(row, mine, own, today) for row in shown])
         return 0
@@ -143,11 +143,11 @@ def _all_rows(own: Path, model: str | None) -> list[Price]:
     rows = price_table.prices(own)
     if model is None:
         return rows
-    mine = {row.key for row in price_table.of_file(own)}
+    mine = {row.key for row in price_table.read_prices(own)}
     found = {
         row.key: row
         for host in profile_names()
-        for row in price_table.catalogued(host, _full(host, model))
+        for row in price_table.catalog_prices(host, _full(host, model))
     }
     return list(
         (
@@ -173,14 +173,14 @@ def _full(backend: str, model: str) -> str:
 
 
 def _closed(row: Price, today: date) -> bool:
-    return price_table.closed(row, today) is not None
+    return price_table.shut_down_on(row, today) is not None
 
 
 def _document(row: Price, mine: set[Any], own: Path, today: date) -> dict[str, Any]:
     origin = str(own) if row.key in mine else "package"
     if row.source.startswith("genai-prices "):
         origin = "genai-prices"
-    closed = price_table.closed(row, today)
+    closed = price_table.shut_down_on(row, today)
     return {**row.model_dump(mode="json"), "origin": origin, "closed_on": closed}
 
 
@@ -271,23 +271,23 @@ def _path(own: Path, json: bool) -> int:
 
 
 def _check(own: Path, json: bool) -> int:
-    found = price_table.doubts(own, clock.today())
-    broken = any(doubt.severity == "error" for doubt in found)
+    found = price_table.check_prices(own, clock.today())
+    broken = any(issue.severity == "error" for issue in found)
     if json:
-        output.print_json({"ok": not broken, "findings": [asdict(doubt) for doubt in found]})
+        output.print_json({"ok": not broken, "findings": [asdict(issue) for issue in found]})
     else:
-        print_result("\n".join([*map(_doubt, found), _verdict(found)]))
+        print_result("\n".join([*map(_issue_line, found), _verdict(found)]))
     return 3 if broken else 0
 
 
-def _doubt(doubt: Doubt) -> str:
-    style = "dim" if doubt.severity == "note" else doubt.severity
-    text = wrap_text(f"{doubt.severity}: {doubt.where}: {doubt.message}", "    ")
-    return text.strip().replace(doubt.severity, apply_style(doubt.severity, style), 1)
+def _issue_line(issue: Issue) -> str:
+    style = "dim" if issue.severity == "note" else issue.severity
+    text = wrap_text(f"{issue.severity}: {issue.where}: {issue.message}", "    ")
+    return text.strip().replace(issue.severity, apply_style(issue.severity, style), 1)
 
 
-def _verdict(found: list[Doubt]) -> str:
-    kinds = Counter(doubt.severity for doubt in found)
+def _verdict(found: list[Issue]) -> str:
+    kinds = Counter(issue.severity for issue in found)
     if kinds["error"]:
         return "Your price file cannot be used."
     if kinds["warning"]:
@@ -306,7 +306,7 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     if fields["unit"] == "gpu_hour" and fields["market"] is None:
         fields["market"] = "on-demand"
     given = {name: value for name, value in fields.items() if value is not None}
-    row = price_table.priced(**{"as_of": clock.today(), **given})
+    row = price_table.new_price(**{"as_of": clock.today(), **given})
     replaced = price_table.write_price(own, row)
     if json:
         output.print_json(

@@ -26,8 +26,8 @@ from finetune_gateway.cli.options import (
     build_backend,
     confirm,
     default_backend,
+    parse_amount,
     parse_settings,
-    parse_usd,
 )
 from finetune_gateway.cli.watch import exit_code, follow
 from finetune_gateway.errors import BudgetError
@@ -47,7 +47,6 @@ from finetune_gateway.reports.plan_text import (
     plan_text,
     submitted_text,
 )
-from finetune_gateway.settings import config
 
 
 def submit(
@@ -118,7 +117,7 @@ def submit(
         suffix=suffix,
         seed=seed,
     )
-    limit = None if max_cost is None else config.amount("--max-cost", max_cost)
+    limit = parse_amount("max-cost", max_cost)
     started = time.time()
     gateway = Gateway()
     question = Confirmation(gateway, yes=yes, dry_run=dry_run, limit=limit, json=json, quiet=quiet)
@@ -128,7 +127,7 @@ def submit(
         backend=build_backend(backend or default_backend(model), base_url, api_key_env, profile),
         validation=validation_file,
         validation_split=validation_split,
-        train_price=parse_usd("train-price", train_price),
+        train_price=parse_amount("train-price", train_price),
         max_cost_usd=limit,
         confirm=question.ask,
         allow_pii=allow_pii,

@@ -163,7 +163,7 @@ def warnings(
         said.append(f"About {need:.1f} GiB are needed; {place.gpu} has {have:.0f} GiB.")
     if tokens.truncated_rows:
         said.append(f"{tokens.truncated_rows} rows are longer than the limit and are cut.")
-    if calibrated and (doubt := calibrated.doubts(today)):
+    if calibrated and (doubt := calibrated.stale_reason(today)):
         said.append(f"The speed may not hold: {doubt}. Run: ftg doctor --calibrate")
     return said
 

@@ -173,7 +173,7 @@ class Calibration(BaseModel):
         faster = self.speedup if load.parameters >= SMALL_MODEL else 1.0
         return self.stretch * (around + work / faster)
 
-    def doubts(self, today: date) -> str | None:
+    def stale_reason(self, today: date) -> str | None:
         """Why the figures may not hold any more, or None."""
         if self.machine != machine():
             return f"it was measured on another machine ({self.machine})"

@@ -14,15 +14,10 @@ from urllib.parse import urlsplit
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import MILLION, Estimate, Range, epochs_of
-from finetune_gateway.estimation.price_table import (
-    MOST_USD,
-    Price,
-    Unit,
-    absurd,
-    find_price,
-)
+from finetune_gateway.estimation.price_table import Price, Unit, find_price
 from finetune_gateway.estimation.profiles import Profile
 from finetune_gateway.settings import clock
+from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -113,11 +108,7 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
 
     Raises SpecError when that is no amount of money, or the run is not billed by tokens.
     """
-    if absurd(usd):
-        raise SpecError(
-            f"A training price cannot be {usd}.",
-            hint=f"Give USD per million tokens, at most {MOST_USD:,}.",
-        )
+    usd = parse_usd(usd, "train_price")
     if estimate.billed_tokens is None or estimate.method == "reinforcement":
         raise SpecError(
             f"{estimate.method} on {estimate.backend} is not billed by tokens.",

@@ -11,7 +11,6 @@ from datetime import date
 from decimal import Decimal
 from math import ceil
 
-from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation import assumptions
 from finetune_gateway.estimation.assumptions import START_SECONDS, Place, cores, usual_price
 from finetune_gateway.estimation.batch_plan import Feed, feed, usual_batch
@@ -27,8 +26,9 @@ from finetune_gateway.estimation.gpus import GIB, GPUS, Gpu, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
 from finetune_gateway.estimation.memory import Device, Setup, step_memory
 from finetune_gateway.estimation.model_shape import ModelShape, lora_parameters, shape_of
-from finetune_gateway.estimation.price_table import MOST_USD, Price, absurd, gpu_prices
+from finetune_gateway.estimation.price_table import Price, gpu_prices
 from finetune_gateway.settings import clock
+from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -319,15 +319,12 @@ def _gpu_prices(place: Place, today: date) -> list[Price]:
     usd = place.usd_per_gpu_hour
     if usd is None:
         return gpu_prices(place.gpu, extra=place.price_file) if place.gpu else []
-    if absurd(usd):
-        hint = f"Give USD per hour, at most {MOST_USD:,}."
-        raise SpecError(f"A GPU hour cannot cost {usd}.", hint=hint)
     return [
         Price(
             backend="local",
             model=place.gpu or "this machine",
             unit="gpu_hour",
-            usd=usd,
+            usd=parse_usd(usd, "usd_per_gpu_hour"),
             as_of=today,
             source="given by the user",
         )

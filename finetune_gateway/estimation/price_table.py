@@ -1,8 +1,7 @@
-"""Dated price rows: read, found by their whole name, written and checked.
+"""Price rows with source and date: read, looked up by their exact name, written and checked.
 
-A row says what one unit costs, who says so and when. Rows come from the package, from the user's
-file, which goes first, and for base models from genai-prices where it is installed. Knows no
-billing rule and calls no service.
+Rows come from the user's file first, then for base models from genai-prices if it is installed,
+then from the package. ``hosted`` and ``local`` turn them into costs.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -26,6 +25,7 @@ from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings.money import MOST_USD, parse_usd
 from finetune_gateway.tokens.encodings import base_model
 
 Unit = Literal[
@@ -43,7 +43,6 @@ Unit = Literal[
 Market = Literal["on-demand", "spot", "community"]
 UNITS: tuple[str, ...] = get_args(Unit)
 MARKETS: tuple[str, ...] = get_args(Market)
-MOST_USD = Decimal(10**9)  # of any one unit; the dearest thing known costs 100 USD an hour
 FORM = (
     'Each row: [[price]] backend = "openai", model = "...", usd = { train_mtok = "5.00" }, '
     'as_of = 2026-11-21, source = "...".'
@@ -51,7 +50,7 @@ FORM = (
 
 
 class Price(BaseModel):
-    """What one unit costs, who says so, and when."""
+    """What one unit costs, with source and date."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
@@ -59,7 +58,7 @@ class Price(BaseModel):
     model: str = Field(min_length=1)
     unit: Unit
     usd: Decimal = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
-    as_of: date | None  # the day it was read; None: its source does not say
+    as_of: date | None  # the day it was read; None: not known
     source: str = Field(min_length=1)
     note: str = ""
     market: Market | None = None  # of a GPU hour
@@ -70,19 +69,18 @@ class Price(BaseModel):
 
     @property
     def dated(self) -> str:
-        """``as of 2026-10-05``, or ``date not known``."""
+        """Return ``as of 2026-10-05``, or ``date not known``."""
         return f"as of {self.as_of}" if self.as_of else "date not known"
 
     def stale(self, today: date) -> int:
-        """Days since it was read, where these are more than 90; else, and where the day is not
-        known, 0."""
+        """Return the days since it was read if more than 90, else 0; 0 if the day is not known."""
         days = (today - self.as_of).days if self.as_of else 0
         return days if days > STALE_DAYS else 0
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Something about a price table that a person should look at. An error makes it unusable."""
+class Issue:
+    """Something in a price table that a person should look at. An error makes it unusable."""
 
     severity: Literal["error", "warning", "note"]
     where: str  # the file, or "the package"
@@ -90,42 +88,42 @@ class Doubt:
 
 
 def prices(extra: Path | None = None) -> list[Price]:
-    """Every price row of the package; rows of the user's file ``extra`` replace those with the
-    same backend, model, unit and market. Raises SpecError when that file is not such a table."""
-    rows = {price.key: price for price in packaged()}
-    return list((rows | {price.key: price for price in of_file(extra)}).values())
+    """Return the package's price rows, with those of the user's file ``extra`` in place of rows for
+    the same backend, model, unit and market. Raises SpecError if it is not a price table."""
+    rows = {price.key: price for price in packaged_prices()}
+    return list((rows | {price.key: price for price in read_prices(extra)}).values())
 
 
 def find_price(profile: str, model: str, unit: Unit, *, extra: Path | None = None) -> Price | None:
-    """The row of exactly this backend, model and unit, or None.
+    """Return the row of exactly this backend, model and unit, or None.
 
     A fine-tune's id finds the row of its base: ``ft:gpt-4o-...:org::id`` is looked up as
-    ``ft:gpt-4o-...`` for inference, and as the base for training. Inference of a base comes
-    from genai-prices where that is installed, unless the user's file has it.
+    ``ft:gpt-4o-...`` for inference, and as the base for training. Inference of a base is priced
+    by genai-prices if it is installed, unless the user's file has a row.
     """
     name = _price_name(model, unit)
-    wanted = (profile, name, unit, None)
-    own = {price.key: price for price in of_file(extra)}
-    if wanted in own:
-        return own[wanted]
-    return _catalogued(profile, name, unit) or next(
-        (price for price in packaged() if price.key == wanted), None
+    key = (profile, name, unit, None)
+    own = {price.key: price for price in read_prices(extra)}
+    if key in own:
+        return own[key]
+    return _catalog_price(profile, name, unit) or next(
+        (price for price in packaged_prices() if price.key == key), None
     )
 
 
 def gpu_prices(gpu: str, *, extra: Path | None = None) -> list[Price]:
-    """What an hour of exactly this GPU costs, cheapest first, in every market."""
+    """Return the hourly prices of exactly this GPU in every market, cheapest first."""
     rows = (row for row in prices(extra) if row.unit == "gpu_hour" and row.model == gpu)
     return sorted(rows, key=lambda row: row.usd)
 
 
-def catalogued(backend: str, model: str) -> list[Price]:
-    """What genai-prices knows of exactly this model; nothing where it is not installed."""
-    found = (_catalogued(backend, model, unit) for unit in get_args(Unit))
-    return [price for price in found if price]
+def catalog_prices(backend: str, model: str) -> list[Price]:
+    """Return the prices of exactly this model in genai-prices; none if it is not installed."""
+    rows = (_catalog_price(backend, model, unit) for unit in get_args(Unit))
+    return [price for price in rows if price]
 
 
-def _catalogued(backend: str, name: str, unit: Unit) -> Price | None:
+def _catalog_price(backend: str, name: str, unit: Unit) -> Price | None:
     if name.startswith("ft:") or unit not in genai_prices.FIELDS:
         return None
     entry = genai_prices.find(backend, name)
@@ -149,47 +147,45 @@ def _price_name(model: str, unit: Unit) -> str:
 
 
 @cache
-def packaged() -> tuple[Price, ...]:
-    """The rows that come with the package."""
+def packaged_prices() -> tuple[Price, ...]:
+    """Return the rows that come with the package."""
     text = resources.files("finetune_gateway.estimation").joinpath("prices.toml").read_text("utf-8")
-    return tuple(_rows(tomllib.loads(text)))
+    return tuple(_parse_rows(tomllib.loads(text)))
 
 
 _BAD_TABLE = (
-    OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError,
-    InvalidOperation,
+    OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError, SpecError,
 )  # fmt: skip
 
 
-def of_file(path: Path | None) -> list[Price]:
-    """The rows of the user's file, none when there is no such file. Raises SpecError when it is
+def read_prices(path: Path | None) -> list[Price]:
+    """Return the rows of the user's file; none if there is no such file. Raises SpecError if it is
     not a price table."""
     if path is None:
         return []
     text = ""
     try:
         text = path.read_text("utf-8")
-        return list(_rows(tomllib.loads(text)))
+        return list(_parse_rows(tomllib.loads(text)))
     except FileNotFoundError:
         return []
     except _BAD_TABLE as exc:
-        said = f"{path} is not a price table: {_said(exc, text)}{_place(text)}"
-        raise SpecError(said, hint=FORM) from None
+        message = f"{path} is not a price table: {_explain(exc, text)}{_locate(text)}"
+        raise SpecError(message, hint=FORM) from None
 
 
-def _said(exc: Exception, text: str = "") -> str:
+def _explain(exc: Exception, text: str = "") -> str:
+    if isinstance(exc, SpecError):
+        return exc.message
     if not isinstance(exc, ValidationError):
-        said = "an amount is no number" if isinstance(exc, InvalidOperation) else exc
-        return f"{toml_said(said, text)}."
+        return f"{toml_said(exc, text)}."
     first = exc.errors()[0]
     field = ".".join(map(str, first["loc"])) or "row"
-    if first["type"] == "less_than_equal":
-        return f"{field}: {first['input']} is above {MOST_USD:,} USD for one unit."
     return f"{field}: {first['msg']}, not {first['input']!r}."
 
 
-def _place(text: str) -> str:
-    """``(row 2, from line 9)``: the first row that is wrong; empty where the text is no TOML."""
+def _locate(text: str) -> str:
+    """Return `` (row 2, from line 9)`` of the first invalid row; empty if the text is not TOML."""
     try:
         tables = tomllib.loads(text).get("price", [])
     except tomllib.TOMLDecodeError:
@@ -197,20 +193,20 @@ def _place(text: str) -> str:
     heads = [n for n, line in enumerate(text.splitlines(), 1) if _HEADER.match(line)]
     for number, table in enumerate(tables if isinstance(tables, list) else [], 1):
         try:
-            list(_rows({"price": [table]}))
+            list(_parse_rows({"price": [table]}))
         except _BAD_TABLE:
-            from_ = f", from line {heads[number - 1]}" if len(heads) == len(tables) else ""
-            return f" (row {number}{from_})"
+            line = f", from line {heads[number - 1]}" if len(heads) == len(tables) else ""
+            return f" (row {number}{line})"
     return ""
 
 
 _HEADER = re.compile(r"\s*\[\[\s*price\s*\]\]")
 
 
-def _rows(document: dict[str, Any]) -> Iterator[Price]:
+def _parse_rows(document: dict[str, Any]) -> Iterator[Price]:
     unknown = sorted(document.keys() - {"price"})
     if unknown or not isinstance(document.get("price", []), list):
-        raise TypeError(f"only [[price]] rows are understood, not {', '.join(unknown) or 'price'}")
+        raise TypeError(f"only [[price]] rows are allowed, not {', '.join(unknown) or 'price'}")
     for table in document.get("price", []):
         if not isinstance(table, dict):
             raise TypeError(f"a price row is a table, not {table!r}")
@@ -219,72 +215,52 @@ def _rows(document: dict[str, Any]) -> Iterator[Price]:
         if not isinstance(amounts, dict):
             raise TypeError(f"usd of {table.get('model')!r} must map units to amounts")
         for unit, usd in amounts.items():
-            yield Price(unit=unit, usd=Decimal(str(usd)), **shared)
+            yield Price(unit=unit, usd=parse_usd(usd, "usd"), **shared)
 
 
-def priced(**fields: Any) -> Price:
-    """A row from what a person typed. Raises SpecError that names the wrong field."""
+def new_price(usd: object, **fields: Any) -> Price:
+    """Return a row from what a person typed. Raises SpecError that names the wrong field."""
     try:
-        row = Price(**fields)
+        row = Price(usd=parse_usd(usd, "usd"), **fields)
     except ValidationError as exc:
         hint = f"Units: {', '.join(UNITS)}."
-        raise SpecError(f"This is no price row: {_said(exc)}", hint=hint) from None
+        raise SpecError(f"This is not a price row: {_explain(exc)}", hint=hint) from None
     if (row.market is not None) != (row.unit == "gpu_hour"):
         raise SpecError(
-            f"market belongs to gpu_hour rows, and to them alone; this is {row.unit}.",
+            f"market belongs to gpu_hour rows only; this is {row.unit}.",
             hint=f"Markets: {', '.join(MARKETS)}.",
         )
     if row.as_of is not None and row.as_of > clock.today():
-        raise SpecError(f"as_of {row.as_of} has not come yet.", hint="Give the day it was read.")
+        raise SpecError(f"as_of {row.as_of} is in the future.", hint="Give the day it was read.")
     return row
 
 
-def absurd(usd: Decimal) -> bool:
-    """Whether this is no price of any unit: not finite, below 0, or above ``MOST_USD``."""
-    return not usd.is_finite() or not 0 <= usd <= MOST_USD
-
-
-def given(name: str, value: object) -> Decimal:
-    """A price of one unit as it was given in a call. Raises SpecError, which names the argument,
-    for what is none."""
-    try:
-        usd = Decimal("NaN" if isinstance(value, bool) else str(value).strip().removeprefix("$"))
-    except InvalidOperation:
-        usd = Decimal("NaN")
-    if absurd(usd):
-        raise SpecError(
-            f"{name} cannot be {str(value)!r}.", hint=f"Give USD, at most {MOST_USD:,}."
-        )
-    return usd
-
-
 def write_price(path: Path, row: Price) -> bool:
-    """Put a row into the user's file, in place of one for the same thing; comments and other
-    rows stay as they are. True when a row was replaced.
+    """Put a row into the user's file and return True if it replaced one with the same key.
 
-    Written beside the file and renamed over it. Raises SpecError when the file is no price table
-    or cannot be written.
+    Comments and other rows stay as they are. Raises SpecError if the file is not a price table or
+    cannot be written.
     """
     # Imported here: only this writes.
     import tomlkit
 
-    replaced = any(old.key == row.key for old in of_file(path))
+    replaced = any(old.key == row.key for old in read_prices(path))
     document = tomlkit.parse(path.read_text("utf-8") if path.exists() else _HEAD)
     tables = document.get("price")
     if tables is None:
         tables = document["price"] = tomlkit.aot()
     for table in list(tables):
-        named = (table["backend"], table["model"], table.get("market"))
-        if named == (row.backend, row.model, row.market) and row.unit in table["usd"]:
+        key = (table["backend"], table["model"], table.get("market"))
+        if key == (row.backend, row.model, row.market) and row.unit in table["usd"]:
             del table["usd"][row.unit]
             if not table["usd"]:
                 tables.remove(table)
     # A file may also hold price = [{...}, ...].
-    fresh = tomlkit.table() if isinstance(tables, tomlkit.items.AoT) else tomlkit.inline_table()
-    fresh.update(_table(row))
-    tables.append(fresh)
+    table = tomlkit.table() if isinstance(tables, tomlkit.items.AoT) else tomlkit.inline_table()
+    table.update(_to_toml(row))
+    tables.append(table)
     text = tomlkit.dumps(document)
-    list(_rows(tomllib.loads(text)))  # never in place of a file that could be read
+    list(_parse_rows(tomllib.loads(text)))  # never replace a valid file by an invalid one
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, text)
@@ -293,10 +269,10 @@ def write_price(path: Path, row: Price) -> bool:
     return replaced
 
 
-_HEAD = "# Your own prices: they go before those of the package. See: ftg prices --help\n\n"
+_HEAD = "# Your own prices; they override the package's. See: ftg prices --help\n\n"
 
 
-def _table(row: Price) -> dict[str, Any]:
+def _to_toml(row: Price) -> dict[str, Any]:
     import tomlkit
 
     amounts = tomlkit.inline_table()
@@ -308,62 +284,66 @@ def _table(row: Price) -> dict[str, Any]:
     return fields | ({"note": row.note} if row.note else {})
 
 
-def closed(row: Price, today: date) -> date | None:
-    """The day on which the model of a row was shut down, when that day has come."""
+def shut_down_on(row: Price, today: date) -> date | None:
+    """Return the day on which the model of a row was shut down, if that day has come."""
     if row.backend not in profile_names():
         return None
-    known = load_profile(row.backend).model(row.model)
-    gone = known is not None and known.retires_on is not None and known.retires_on <= today
-    return known.retires_on if known and gone else None
+    model = load_profile(row.backend).model(row.model)
+    retires_on = model and model.retires_on
+    return retires_on if retires_on and retires_on <= today else None
 
 
-def doubts(extra: Path | None, today: date) -> list[Doubt]:
-    """What is wrong, old or strange in the package's table and in the user's."""
-    found = list(_table_doubts("the package", list(packaged()), today))
+def check_prices(extra: Path | None, today: date) -> list[Issue]:
+    """Return what is wrong, old or doubtful in the package's table and in the user's."""
+    issues = list(_check_table("the package", list(packaged_prices()), today))
     try:
-        own = of_file(extra)
+        own = read_prices(extra)
     except SpecError as exc:
-        return [*found, Doubt("error", str(extra), exc.message)]
-    found += _table_doubts(str(extra), own, today)
-    there = {price.key: price for price in packaged()}
+        return [*issues, Issue("error", str(extra), exc.message)]
+    issues += _check_table(str(extra), own, today)
+    package = {price.key: price for price in packaged_prices()}
     for price in own:
-        old = there.get(price.key)
-        if old and old.as_of and price.as_of and old.as_of > price.as_of:
-            text = f"{_name(price)} of {price.as_of} goes before the newer {old.usd} USD of "
-            found.append(Doubt("warning", str(extra), f"{text}{old.as_of} in the package."))
-    return found
+        newer = package.get(price.key)
+        if newer and newer.as_of and price.as_of and newer.as_of > price.as_of:
+            text = f"{_name(price)} of {price.as_of} overrides the newer {newer.usd} USD of "
+            issues.append(Issue("warning", str(extra), f"{text}{newer.as_of} in the package."))
+    return issues
 
 
-def _table_doubts(where: str, rows: list[Price], today: date) -> Iterator[Doubt]:
-    seen: dict[tuple[str, str, str, str | None], Price] = {}
+def _check_table(where: str, rows: list[Price], today: date) -> Iterator[Issue]:
+    earlier: dict[tuple[str, str, str, str | None], Price] = {}
     for row in rows:
-        if row.key in seen:
-            text = f"{_name(row)} is there twice ({seen[row.key].usd} and {row.usd} USD); the last"
-            yield Doubt("warning", where, f"{text} one is used.")
-        seen[row.key] = row
+        if row.key in earlier:
+            both = f"{earlier[row.key].usd} and {row.usd} USD"
+            yield Issue(
+                "warning", where, f"{_name(row)} is there twice ({both}); the last is used."
+            )
+        earlier[row.key] = row
         if row.as_of and row.as_of > today:
-            yield Doubt("warning", where, f"{_name(row)}: {row.as_of} has not come yet.")
+            yield Issue("warning", where, f"{_name(row)}: {row.as_of} is in the future.")
         if row.unit == "gpu_hour" and row.market is None:
-            yield Doubt("warning", where, f"{_name(row)} has no market ({', '.join(MARKETS)}).")
-    yield from _groups(where, rows, today)
+            yield Issue("warning", where, f"{_name(row)} has no market ({', '.join(MARKETS)}).")
+    yield from _check_groups(where, rows, today)
 
 
-def _groups(where: str, rows: list[Price], today: date) -> Iterator[Doubt]:
-    """One doubt for all units of a model, and one for all old rows of a source."""
+def _check_groups(where: str, rows: list[Price], today: date) -> Iterator[Issue]:
+    """Yield one issue for all units of a model, and one for all old rows of a source."""
     shut = {
-        (day, row.backend, base_model(row.model)) for row in rows if (day := closed(row, today))
+        (day, row.backend, base_model(row.model))
+        for row in rows
+        if (day := shut_down_on(row, today))
     }
     for day, backend in sorted({pair[:2] for pair in shut}):
         models = ", ".join(sorted(model for *pair, model in shut if pair == [day, backend]))
-        yield Doubt("note", where, f"Shut down on {day} at {backend}: {models}.")
+        yield Issue("note", where, f"Shut down on {day} at {backend}: {models}.")
     old = Counter(
         (row.as_of, row.stale(today), row.source)
         for row in rows
-        if row.as_of and row.stale(today) and not closed(row, today)
+        if row.as_of and row.stale(today) and not shut_down_on(row, today)
     )
     for (day, age, source), count in sorted(old.items()):
-        what = "1 row is" if count == 1 else f"{count} rows are"
-        yield Doubt("warning", where, f"{what} of {day}, {age} days ago; check {source}")
+        rows_are = "1 row is" if count == 1 else f"{count} rows are"
+        yield Issue("warning", where, f"{rows_are} from {day}, {age} days ago; check {source}")
 
 
 def _name(row: Price) -> str:

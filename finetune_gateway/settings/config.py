@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from finetune_gateway.errors import SpecError, toml_said
 from finetune_gateway.settings import locks
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.money import parse_usd
 
 Origin = Literal["argument", "environment", "file", "default"]
 
@@ -50,7 +51,6 @@ KEYS = {
         ),
     )
 }
-DIGITS = 12  # before or after the point; more is no money
 _HEAD = "# Settings of finetune-gateway. See: ftg config --help\n\n"
 
 
@@ -75,24 +75,13 @@ def named(name: str) -> Key:
     )
 
 
-def amount(name: str, value: object) -> Decimal:
-    """A value as an amount of USD. Raises SpecError when it is none."""
-    try:
-        found = None if isinstance(value, bool) else Decimal(str(value).strip().removeprefix("$"))
-    except InvalidOperation:
-        found = None
-    if found is None or not found.is_finite() or found < 0 or abs(found.adjusted()) > DIGITS:
-        raise SpecError(f"{name} cannot be {value!r}.", hint="Give USD, like 50 or 12.50.")
-    return found
-
-
 def value(settings: Settings, name: str, argument: object = None) -> Value:
     """What a setting is now. Raises SpecError for a value that is none, wherever it stands."""
     key = named(name)
     if argument is not None:
-        return Value(key, amount(key.argument, argument), "argument")
+        return Value(key, parse_usd(argument, key.argument), "argument")
     if said := os.environ.get(key.variable):
-        return Value(key, amount(key.variable, said), "environment")
+        return Value(key, parse_usd(said, key.variable), "environment")
     own = of_file(settings.config)
     return Value(key, own.get(key.name), "file" if key.name in own else "default")
 
@@ -112,7 +101,7 @@ def of_file(path: Path) -> dict[str, Decimal]:
     found = {}
     for name, value in _flat(tables):
         try:
-            found[named(name).name] = amount(name, value)
+            found[named(name).name] = parse_usd(value, name)
         except SpecError as exc:
             raise SpecError(f"{path}{_line(name, text)}: {exc.message}", hint=exc.hint) from None
     return found
@@ -138,7 +127,7 @@ def _flat(tables: dict[str, Any]) -> list[tuple[str, Any]]:
 def write(settings: Settings, name: str, text: str) -> Value:
     """Set one key in the file; comments and other keys stay. Raises SpecError."""
     key = named(name)
-    usd = amount(key.name, text)
+    usd = parse_usd(text, key.name)
     _edit(settings, key, usd)
     return Value(key, usd, "file")
 

@@ -122,7 +122,7 @@ def test_calibration_is_measured_kept_and_used(
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     kept = calibration.read(home)
-    assert kept is not None and kept.doubts(clock.today()) is None
+    assert kept is not None and kept.stale_reason(clock.today()) is None
     assert told["work"] == list(WORK) and told["torch"] == kept.torch == calibration.torch_version()
     assert max(map(abs, kept.errors)) < 0.5 and kept.imported_bytes > 200e6
     found = Gateway().estimate(train_file, model=str(tiny_folder), backend="local")
@@ -147,11 +147,11 @@ def calibrated() -> Calibration:
 def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
     """Another machine, another torch, three months: each is said."""
     found = calibrated()
-    assert found.doubts(clock.today()) is None
+    assert found.stale_reason(clock.today()) is None
     old = found.model_copy(update={"measured_on": clock.today() - timedelta(days=91)})
-    assert "91 days old" in (old.doubts(clock.today()) or "")
+    assert "91 days old" in (old.stale_reason(clock.today()) or "")
     for changed in ({"machine": "other"}, {"torch": "1.0"}):
-        assert found.model_copy(update=changed).doubts(clock.today())
+        assert found.model_copy(update=changed).stale_reason(clock.today())
     calibration.write(home, found)
     assert calibration.read(home) == found
     told = {**found.model_dump(mode="json"), "rates": [1e-3] * (len(WORK) - 1)}

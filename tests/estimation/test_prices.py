@@ -25,7 +25,7 @@ from finetune_gateway.estimation.price_table import (
     Price,
     find_price,
     gpu_prices,
-    priced,
+    new_price,
     write_price,
 )
 from finetune_gateway.settings import clock
@@ -56,7 +56,7 @@ def row(**changes: Any) -> Price:
     """A row of one's own."""
     fields = {"backend": "azure", "model": MINI, "unit": "train_mtok", "usd": "4.00",
               "as_of": TODAY, "source": "our contract, page 3"}  # fmt: skip
-    return priced(**(fields | changes))
+    return new_price(**(fields | changes))
 
 
 # -- rows --------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def row(**changes: Any) -> Price:
 
 def test_gpu_hours_have_a_market_and_no_other_row_has() -> None:
     """All three markets are there, and most GPUs that memory and time are known for."""
-    rows = price_table.packaged()
+    rows = price_table.packaged_prices()
     assert {r.market for r in rows if r.unit == "gpu_hour"} == {"on-demand", "spot", "community"}
     assert {r.market for r in rows if r.unit != "gpu_hour"} == {None}
     assert {r.model for r in rows} >= GPUS.keys() - {"RTX 3090", "RTX 5090"}  # of desktops
@@ -81,15 +81,15 @@ def test_a_gpu_is_found_by_its_whole_name_cheapest_first() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"usd": "cheap"}, "usd: "),
-        ({"usd": "-1"}, "usd: "),
-        ({"usd": "NaN"}, "usd: "),
-        ({"usd": "1e999"}, "usd: 1e999 is above 1,000,000,000 USD for one unit"),
+        ({"usd": "cheap"}, "usd cannot be 'cheap': it is not a number"),
+        ({"usd": "-1"}, "usd cannot be '-1': it is less than 0"),
+        ({"usd": "NaN"}, "usd cannot be 'NaN': it is not a number"),
+        ({"usd": "1e999"}, "usd cannot be '1e999': it is above 1,000,000,000 USD"),
         ({"usd": "1000000000.01"}, "above 1,000,000,000 USD"),
         ({"unit": "per_token"}, "unit: "),
         ({"source": ""}, "source: "),
         ({"as_of": "yesterday"}, "as_of: "),
-        ({"as_of": clock.today() + timedelta(days=2)}, "has not come yet"),
+        ({"as_of": clock.today() + timedelta(days=2)}, "is in the future"),
         ({"market": "spot"}, "market belongs to gpu_hour"),
         ({"unit": "gpu_hour"}, "market belongs to gpu_hour"),
         ({"unit": "gpu_hour", "market": "moon"}, "market: "),
@@ -111,7 +111,7 @@ def test_a_row_is_written_beside_what_is_there(tmp_path: Path) -> None:
     text = path.read_text()
     for line in ("# Ours, from the contract of May.", "# Sweden", "# The machine in the cellar."):
         assert line in text
-    amounts = {(p.model, p.unit): (p.usd, p.source) for p in price_table.of_file(path)}
+    amounts = {(p.model, p.unit): (p.usd, p.source) for p in price_table.read_prices(path)}
     assert amounts == {
         (MINI, "train_mtok"): (Decimal("4.00"), "our contract, page 3"),
         (MINI, "in_mtok"): (Decimal("0.44"), "our contract"),
@@ -137,7 +137,7 @@ def test_a_table_in_any_form_of_toml_takes_a_row(tmp_path: Path, text: str) -> N
     path = tmp_path / "prices.toml"
     path.write_text(text)
     replaced = write_price(path, row())
-    amounts = {p.unit: p.usd for p in price_table.of_file(path)}
+    amounts = {p.unit: p.usd for p in price_table.read_prices(path)}
     others = {"in_mtok": Decimal(2)} if "in_mtok" in text else {}
     assert amounts == {"train_mtok": Decimal("4.00"), **others}
     assert replaced == bool(others)
@@ -159,16 +159,16 @@ def test_doubts_are_age_repeats_dates_and_closed_models(tmp_path: Path) -> None:
     again = OWN.replace("[[price]]", "[[price]]  # again", 1).replace("4.40", "4.60")
     ahead = OWN[OWN.index("# The machine") :].replace("2026-11-01", "2027-01-01")
     path.write_text(OWN + again[: again.index("# The machine")] + ahead.replace("own", "their"))
-    found = price_table.doubts(path, TODAY)
-    mine = [doubt.message for doubt in found if doubt.where == str(path)]
+    found = price_table.check_prices(path, TODAY)
+    mine = [issue.message for issue in found if issue.where == str(path)]
     assert len(mine) == 4, mine
     assert any("train_mtok is there twice (4.40 and 4.60 USD)" in said for said in mine)
     assert any("in_mtok is there twice" in said for said in mine)
-    assert any("2027-01-01 has not come yet" in said for said in mine)
-    assert any("4 rows are of 2026-05-01, 204 days ago; check our contract" in x for x in mine)
-    others = [doubt for doubt in found if doubt.where == "the package"]
+    assert any("2027-01-01 is in the future" in said for said in mine)
+    assert any("4 rows are from 2026-05-01, 204 days ago; check our contract" in x for x in mine)
+    others = [issue for issue in found if issue.where == "the package"]
     assert any("Shut down on 2026-10-23 at openai: babbage-002" in x.message for x in others)
-    late = [doubt.message for doubt in price_table.doubts(None, date(2027, 1, 8))]
+    late = [issue.message for issue in price_table.check_prices(None, date(2027, 1, 8))]
     assert any("2026-10-05, 95 days ago; check https://developers.openai.com" in x for x in late)
 
 
@@ -178,8 +178,8 @@ def test_an_older_row_of_yours_before_a_newer_one_is_said(tmp_path: Path) -> Non
     write_price(path, row(backend="openai", as_of=date(2026, 9, 1), usd="4.50"))
     price = find_price("openai", MINI, "train_mtok", extra=path)
     assert price is not None and price.usd == Decimal("4.50")
-    said = [doubt.message for doubt in price_table.doubts(path, TODAY)]
-    assert any("goes before the newer 5.00 USD of 2026-10-05" in text for text in said)
+    said = [issue.message for issue in price_table.check_prices(path, TODAY)]
+    assert any("overrides the newer 5.00 USD of 2026-10-05" in text for text in said)
 
 
 # -- genai-prices ------------------------------------------------------------------------
@@ -384,7 +384,7 @@ def test_an_absurd_price_is_refused_wherever_it_comes_from(
     made = ("prices", "set", "--backend", "openai", "--model", "gpt-9", "--unit", "train_mtok",
             "--source", "a slip", "--usd")  # fmt: skip
     code, _, err = ftg(*made, "1e999")
-    assert code == 2 and "1e999 is above 1,000,000,000 USD for one unit" in err
+    assert code == 2 and "'1e999': it is above 1,000,000,000 USD" in err
     assert not (home / "prices.toml").exists()
     assert ftg(*made, "1000000000")[0] == 0
     asked = ("estimate", str(train_file), "--n-epochs", "1", "--model")
@@ -395,7 +395,7 @@ def test_an_absurd_price_is_refused_wherever_it_comes_from(
     (home / "prices.toml").write_text(OWN.replace('"0.44"', '"1e999"'))
     code, out, _ = ftg("prices", "check")
     text = " ".join(out.split())
-    assert code == 3 and "usd: 1E+999 is above 1,000,000,000 USD for one unit. (row 1" in text
+    assert code == 3 and "usd cannot be '1e999': it is above 1,000,000,000 USD. (row 1" in text
     code, _, err = ftg(*asked, "gpt-9")
     assert code == 2 and "not a price table" in err
 

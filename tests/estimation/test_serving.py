@@ -21,7 +21,7 @@ from finetune_gateway.cli import main
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.break_even import Cheaper, Curve, cheaper
 from finetune_gateway.estimation.local import GPUS, Place, estimate_local, shape_of
-from finetune_gateway.estimation.price_table import priced, prices, write_price
+from finetune_gateway.estimation.price_table import new_price, prices, write_price
 from finetune_gateway.estimation.serving import ServingCosts, Traffic, Way, serving_costs
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
@@ -105,7 +105,7 @@ def test_a_deployment_by_the_hour_adds_the_bases_tokens(tmp_path: Path) -> None:
     the first request."""
     own = tmp_path / "prices.toml"
     for unit, usd in (("in_mtok", "0.40"), ("out_mtok", "1.60")):
-        write_price(own, priced(backend="azure", model=MINI, unit=unit, usd=usd,
+        write_price(own, new_price(backend="azure", model=MINI, unit=unit, usd=usd,
                                 as_of=TODAY, source="our contract"))  # fmt: skip
     found = costs(hosted=[("azure", "gpt-4.1-mini")], extra=own)
     assert expected(found, "deployment") == D("1433.00")

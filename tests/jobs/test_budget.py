@@ -29,7 +29,7 @@ from support.chaos import (
 from support.provider import CREATE, Provider
 
 from finetune_gateway import BackendError, BudgetError, Gateway, OpenAIBackend, SpecError
-from finetune_gateway.estimation.price_table import priced, write_price
+from finetune_gateway.estimation.price_table import new_price, write_price
 from finetune_gateway.jobs.budget import dollars, month_of
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -333,7 +333,7 @@ def test_a_dead_submitters_room_comes_back(
     """Killed while its file was being sent: nothing can have been created, so the room is free at
     once; what is left of the job ends with the reason when somebody looks."""
     row = {"backend": "custom", "model": MODEL, "unit": "train_mtok", "source": "a test"}
-    write_price(home / "prices.toml", priced(**row, usd=PRICE, as_of="2026-11-01"))
+    write_price(home / "prices.toml", new_price(**row, usd=PRICE, as_of="2026-11-01"))
     with ProviderProcess(tmp_path, "--pace", 3600) as provider:
         monkeypatch.setenv("CHAOS_KEY", KEY)
         provider.fault("POST /files", "slow", seconds=0.5)

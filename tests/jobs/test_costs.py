@@ -19,7 +19,7 @@ from support.records import record
 
 from finetune_gateway import Gateway, JobStatus, OpenAIBackend, Snapshot
 from finetune_gateway.cli import main
-from finetune_gateway.estimation.price_table import Price, priced, write_price
+from finetune_gateway.estimation.price_table import Price, new_price, write_price
 from finetune_gateway.jobs import budget as budgets
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -52,7 +52,7 @@ def hosted_job(home: Path, file: Path, usd: str = "5.00") -> str:
 
 def own(home: Path, usd: str) -> None:
     row = {"backend": "custom", "model": MODEL, "unit": "train_mtok", "source": "our contract"}
-    write_price(home / "prices.toml", priced(**row, usd=usd, as_of="2026-11-01"))
+    write_price(home / "prices.toml", new_price(**row, usd=usd, as_of="2026-11-01"))
 
 
 def stored(home: Path, **changes: Any) -> str:

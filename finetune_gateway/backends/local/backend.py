@@ -34,11 +34,11 @@ from finetune_gateway.estimation import calibration, profiles
 from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.gpus import gpu_name
-from finetune_gateway.estimation.price_table import given
 from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.methods import TRAINERS
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 from finetune_gateway.tokens.local_counter import LocalCounter
@@ -67,7 +67,7 @@ class LocalBackend(Backend):
         self.settings = Settings.load()
         self.gpu = None if gpu is None else gpu_name(gpu)
         self.usd_per_gpu_hour = (
-            None if usd_per_gpu_hour is None else given("usd_per_gpu_hour", usd_per_gpu_hour)
+            None if usd_per_gpu_hour is None else parse_usd(usd_per_gpu_hour, "usd_per_gpu_hour")
         )
 
     def bind(self, settings: Settings) -> None:

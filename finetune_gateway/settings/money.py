@@ -1,0 +1,38 @@
+"""Reads amounts of US dollars, wherever a person gives one: a call, an option, a file."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+from finetune_gateway.errors import SpecError
+
+MOST_USD = Decimal(10**9)  # the dearest unit known costs 100 USD; more is a slip of the hand
+LEAST_USD = Decimal("1e-12")  # of amounts other than 0
+
+
+def parse_usd(value: object, name: str) -> Decimal:
+    """Return an amount of USD to its last digit, from a number or text such as "12.50" or "$12.50".
+
+    Raises SpecError, with ``name`` in front, for anything else, for less than 0 and for amounts
+    that only a typing error explains.
+    """
+    problem = None
+    try:
+        usd = Decimal("NaN" if isinstance(value, bool) else str(value).strip().removeprefix("$"))
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if usd.is_nan():
+        problem = "it is not a number"
+    elif usd < 0:
+        problem = "it is less than 0"
+    elif usd > MOST_USD:
+        problem = f"it is above {MOST_USD:,} USD"
+    elif 0 < usd < LEAST_USD:
+        problem = f"it has more than {-LEAST_USD.adjusted()} digits after the point"
+    if problem:
+        shown = str(value) if isinstance(value, Decimal) else repr(value)
+        raise SpecError(
+            f"{name} cannot be {shown}: {problem}.",
+            hint=f"Give USD as a plain number such as 50 or 12.50, at most {MOST_USD:,}.",
+        )
+    return usd
