@@ -1,168 +1,345 @@
-"""Pictures of figures as SVG in the page: columns, and bars in a table.
+"""Charts: lines, bands, bars and dots, on linear, logarithmic or binned axes.
 
-Knows figures; knows nothing of data or findings.
+Computes shapes; the template ``parts.html`` writes them as SVG.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import ClassVar
 
-from finetune_gateway.reports.layout import table, ticks
+COLORS = 8
+RIGHT, BOTTOM = 22, 40  # pixels beside and below the plot
+ROW = 16  # pixels for the name of a marker
+X_APART, Y_APART = 46, 24  # pixels from a figure on an axis to the next, at least
 
-LEFT, RIGHT, BOTTOM = 52, 22, 40  # pixels around the picture, for the axes
-ROW = 16  # pixels for the name of a line
+Bin = tuple[int, int, int]  # first, last (inclusive), how many
+Point = tuple[float, float]
+Tick = tuple[float, str]  # where on the axis, from 0 to 1, and its figure
 
-STYLE = """
-:root { --bar: #4a7fc1 } @media (prefers-color-scheme: dark) { :root { --bar: #6f9fdb } }
-.bar { fill: var(--bar) } .middle { stroke: var(--text); stroke-dasharray: 5 3 }
-.limit { stroke: var(--bad); stroke-width: 2 }
-svg text.limit, svg text.middle { stroke: var(--ground); stroke-width: 4; stroke-dasharray: none;
-  paint-order: stroke; fill: var(--text) } svg text.limit { fill: var(--bad) }
-.bars svg { height: .9rem; margin-top: .3rem } .bars rect + rect { fill: none;
-  stroke: var(--line) } .bars td:last-child { width: 35% }
-.bars th:nth-child(n + 2):not(:last-child), .bars td:nth-child(n + 2):not(:last-child) {
-  text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
-"""
 
-Bin = tuple[int, int, int]  # from, to (which belongs to it), how many
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One element of an SVG; ``title`` shows when it is pointed at."""
+
+    tag: str
+    attributes: dict[str, str]
+    text: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An SVG of ``width`` by ``height`` pixels. Without a ``label`` to read aloud it is hidden
+    from screen readers and stretched to its place."""
+
+    kind: str  # wide or narrow: the screens that show it; inline: both
+    width: int
+    height: int
+    shapes: list[Shape]
+    label: str = ""
+
+
+# -- axes ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """From ``low`` to ``high``, evenly or by powers of ten; ``unit`` stands before each figure."""
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+    unit: str = ""
+
+    def share(self, value: float) -> float:
+        """Return where a value lies, from 0 at the low end to 1."""
+        if self.log:
+            return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self, most: int) -> list[Tick]:
+        """Return round values with their figures, about ``most`` of them or fewer."""
+        find = log_ticks if self.log else linear_ticks
+        values = find(self.low, self.high, most)
+        return [(self.share(value), f"{self.unit}{short(value)}") for value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """An axis of equally wide columns, whatever they span."""
+
+    name: str
+    bins: Sequence[Bin]
+    log: ClassVar[bool] = False
+
+    def share(self, value: float) -> float:
+        """Return where a value lies, from 0 at the low end to 1."""
+        place = next(
+            (at for at, (_, high, _) in enumerate(self.bins) if value <= high), len(self.bins) - 1
+        )
+        low, high, _ = self.bins[place]
+        inside = (value - low + 0.5) / (high - low + 1)
+        return (place + min(1.0, max(0.0, inside))) / len(self.bins)
+
+    def ticks(self, most: int) -> list[Tick]:
+        """Return edges of columns with their figures, at most ``most``."""
+        edges = [low for low, _, _ in self.bins] + [self.bins[-1][1]]
+        step = max(1, -(-len(edges) // most))
+        return [
+            (place / len(self.bins), short(edges[place])) for place in range(0, len(edges), step)
+        ]
+
+
+def log_axis(name: str, values: Sequence[float], *, least: float) -> Axis:
+    """Return an axis between 1, 2 or 5 times powers of ten around the values; those below
+    ``least`` are drawn there, since 0 has no logarithm."""
+    low, high = max(min(values), least), max(*values, 2 * least)
+    known = [value for power in _powers(low, high) for value in _steps(power, (1, 2, 5))]
+    first = max(at for at, value in enumerate(known) if value <= low)
+    last = min(at for at, value in enumerate(known) if value >= high)
+    return Axis(name, known[first], known[max(last, first + 1)], log=True)
+
+
+def linear_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of ten, about half of ``most``."""
+    rough = max(1.0, (high - low) / max(1, (most + 1) // 2))
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten; powers alone beyond three decades."""
+    powers = _powers(low, high)
+    for factors in ((1, 2, 5), (1,)):
+        every = [value for power in powers for value in _steps(power, factors)]
+        inside = [value for value in every if low <= value <= high]
+        if len(inside) <= most and (factors == (1,) or high / low <= 1000):
+            return inside
+    return inside[:: -(-len(inside) // max(1, most))]
+
+
+def _powers(low: float, high: float) -> range:
+    return range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+
+
+def _steps(power: int, factors: tuple[int, ...]) -> list[float]:
+    return [round(factor * 10.0**power, 9) for factor in factors]
+
+
+def short(value: float) -> str:
+    """Return a figure in few letters: 950, 1.2k, 65.5k, 2M."""
+    rounded = float(f"{value:.3g}")
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:.3g}{unit}"
+    return f"{value:g}"
+
+
+# -- charts --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A figure that is drawn across the columns."""
+    """A line through points, perhaps with a band from its low to its high values."""
 
-    value: float
     name: str
-    kind: str = "middle"  # or limit
+    points: Sequence[Point]
+    color: int = 0
+    dashed: bool = False
+    band: tuple[Sequence[Point], Sequence[Point]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
-    """Where things stand in a picture of ``width`` by ``height`` pixels."""
+class Dot:
+    """A point of its own; without a color it is as dark as text."""
 
-    width: int
-    height: int
-    top: int
-    bins: Sequence[Bin]
-
-    @property
-    def step(self) -> float:
-        return (self.width - LEFT - RIGHT) / len(self.bins)
-
-    @property
-    def foot(self) -> int:
-        return self.height - BOTTOM
-
-    def x(self, value: float) -> float:
-        """Columns are equally wide, whatever they span."""
-        for place, (low, high, _) in enumerate(self.bins):
-            if value <= high or place == len(self.bins) - 1:
-                share = (value - low + 0.5) / (high - low + 1)
-                return LEFT + self.step * (place + min(1.0, max(0.0, share)))
-        return LEFT
-
-    def y(self, count: float, highest: int) -> float:
-        return self.foot - (self.foot - self.top) * count / highest
+    x: float
+    y: float
+    title: str
+    color: int | None = None
+    kind: str = ""
 
 
-def columns(bins: Sequence[Bin], lines: Sequence[Line], *, across: str, up: str, label: str) -> str:
-    """How many of what lie where, drawn twice: wide, and narrow with letters just as large."""
-    if not bins:
-        return ""
-    return "\n".join(
-        [
-            _picture(
-                _Frame(720, 300, 12 + ROW * len(lines), bins), lines, across, up, label, "wide"
-            ),
-            _picture(
-                _Frame(340, 260, 12 + ROW * len(lines), bins), lines, across, up, label, "narrow"
-            ),
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """An upright line across the plot, named at its top."""
+
+    value: float
+    name: str = ""
+    kind: str = "middle"  # or limit, volume
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What is drawn on two axes; on ``Bins`` a column for each. ``label`` is read aloud."""
+
+    x: Axis | Bins
+    y: Axis
+    label: str
+    lines: Sequence[Line] = ()
+    dots: Sequence[Dot] = ()
+    markers: Sequence[Marker] = ()
+    wide: tuple[int, int] = (720, 300)
+    narrow: tuple[int, int] = (340, 260)
+
+    def pictures(self) -> list[Picture]:
+        """Return the chart for wide screens and for narrow ones, with letters just as large."""
+        return [
+            Picture(kind, *size, [*_Plot(self, *size).shapes()], self.label)
+            for kind, size in (("wide", self.wide), ("narrow", self.narrow))
         ]
+
+
+class _Plot:
+    """A chart in a picture of ``width`` by ``height`` pixels."""
+
+    def __init__(self, chart: Chart, width: int, height: int) -> None:
+        self.chart = chart
+        self.width, self.height = width, height
+        self.top = 12 + ROW * sum(bool(marker.name) for marker in chart.markers)
+        self.foot = height - BOTTOM
+        self.up = chart.y.ticks((self.foot - self.top) // Y_APART)
+        self.left = 26 + 7 * max(len(figure) for _, figure in self.up)
+        self.right = width - RIGHT
+
+    def shapes(self) -> Iterator[Shape]:
+        """Yield everything, what lies below first."""
+        yield from self._y_axis()
+        yield from self._x_axis()
+        if isinstance(self.chart.x, Bins):
+            yield from self._columns(self.chart.x.bins)
+        for line in self.chart.lines:
+            yield from self._line(line)
+        yield from self._markers()
+        yield from map(self._dot, self.chart.dots)
+
+    def x(self, share: float) -> float:
+        return self.left + (self.right - self.left) * share
+
+    def y(self, share: float) -> float:
+        return self.foot - (self.foot - self.top) * share
+
+    def at(self, point: Point) -> tuple[float, float]:
+        """Return the pixels of a point."""
+        return self.x(self.chart.x.share(point[0])), self.y(self.chart.y.share(point[1]))
+
+    def _y_axis(self) -> Iterator[Shape]:
+        for share, figure in self.up:
+            y = self.y(share)
+            yield _path("grid", f"M{self.left} {y:.1f}H{self.right}")
+            yield _text(figure, self.left - 6, y + 4, "end")
+        middle = f"translate(11 {(self.foot + self.top) / 2:.0f}) rotate(-90)"
+        yield Shape("text", {"transform": middle, "text-anchor": "middle"}, self.chart.y.name)
+
+    def _x_axis(self) -> Iterator[Shape]:
+        end = f"V{self.top}" if self.chart.x.log else "v4"
+        for share, figure in self.chart.x.ticks((self.right - self.left) // X_APART):
+            x = self.x(share)
+            yield _path("grid", f"M{x:.1f} {self.foot}{end}")
+            yield _text(figure, x, self.foot + 17, "middle")
+        yield _text(self.chart.x.name, (self.left + self.right) / 2, self.height - 6, "middle")
+
+    def _columns(self, bins: Sequence[Bin]) -> Iterator[Shape]:
+        step = (self.right - self.left) / len(bins)
+        for place, (low, high, count) in enumerate(bins):
+            if count:
+                # A single row among a million can still be seen.
+                height = max(1.5, self.foot - self.y(self.chart.y.share(count)))
+                size = {"width": max(1.0, step - 1), "height": height}
+                corner = {"x": self.left + step * place + 0.5, "y": self.foot - height}
+                span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+                yield _rect("bar", **corner, **size, title=f"{span}: {count:,}")
+
+    def _line(self, line: Line) -> Iterator[Shape]:
+        series = f"series-{line.color}"
+        if line.band:
+            low, high = line.band
+            area = {"class": f"band {series}", "points": self._points([*low, *reversed(high)])}
+            yield Shape("polygon", area)
+        kind = f"line {series}{' dashed' if line.dashed else ''}"
+        yield Shape(
+            "polyline", {"class": kind, "points": self._points(line.points)}, title=line.name
+        )
+
+    def _points(self, points: Sequence[Point]) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in map(self.at, points))
+
+    def _markers(self) -> Iterator[Shape]:
+        """Yield the upright lines, then their names over them."""
+        names: list[Shape] = []
+        for marker in self.chart.markers:
+            x, y = self.x(self.chart.x.share(marker.value)), 12 + ROW * len(names)
+            yield _path(marker.kind, f"M{x:.1f} {y - 8 if marker.name else self.top}V{self.foot}")
+            if marker.name:
+                shift, anchor = (-5, "end") if x > self.width / 2 else (5, "start")
+                names.append(_text(marker.name, x + shift, y, anchor, marker.kind))
+        yield from names
+
+    def _dot(self, dot: Dot) -> Shape:
+        x, y = self.at((dot.x, dot.y))
+        kind = f"dot {f'series-{dot.color}' if dot.color is not None else ''} {dot.kind}"
+        size = {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "3" if dot.color is not None else "5"}
+        return Shape("circle", {"class": " ".join(kind.split()), **size}, title=dot.title)
+
+
+def _path(kind: str, line: str) -> Shape:
+    return Shape("path", {"class": kind, "d": line})
+
+
+def _text(text: str, x: float, y: float, anchor: str, kind: str = "") -> Shape:
+    at = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}
+    return Shape("text", at | ({"class": kind} if kind else {}), text)
+
+
+def _rect(kind: str, *, title: str = "", **sizes: float) -> Shape:
+    return Shape("rect", {"class": kind} | {k: f"{v:.2f}" for k, v in sizes.items()}, title=title)
+
+
+# -- bars in tables ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BarRow:
+    """Named figures, the last with its share of a whole."""
+
+    name: str
+    figures: tuple[int, ...]
+    share: float
+
+    @property
+    def picture(self) -> Picture:
+        """The share as a bar in a frame."""
+        filled = _rect("bar", width=self.share * 100, height=8)
+        return Picture("inline", 100, 8, [filled, _rect("whole", width=100, height=8)])
+
+
+@dataclass(frozen=True, slots=True)
+class BarTable:
+    """A table with a bar in each row."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: list[BarRow]
+
+
+def bar_table(
+    caption: str, head: tuple[str, ...], rows: Sequence[tuple[str, tuple[int, ...]]], whole: int
+) -> BarTable:
+    """Return named figures as a table; the last figure of each is drawn as a share of ``whole``."""
+    shares = [min(1.0, figures[-1] / whole) if whole else 0.0 for _, figures in rows]
+    drawn = [BarRow(*row, share) for row, share in zip(rows, shares, strict=True)]
+    return BarTable(caption, (*head, "share", ""), drawn)
+
+
+def range_bar(low: float, expected: float, high: float, top: float) -> Picture:
+    """Return a bar from low to high with a tick at the expected value, on a scale up to ``top``."""
+    low, expected, high = (100 * value / top for value in (low, expected, high))
+    bar = _rect("range", x=low, width=max(0.8, high - low), height=8)
+    return Picture(
+        "inline", 100, 8, [bar, _rect("expected", x=max(0.0, expected - 1), width=2, height=8)]
     )
-
-
-def _picture(
-    frame: _Frame, lines: Sequence[Line], across: str, up: str, label: str, kind: str
-) -> str:
-    highest = max(1, *(count for _, _, count in frame.bins))
-    drawn = [
-        *_grid(frame, highest, across, up),
-        *_bars(frame, highest),
-        *_lines(frame, lines),
-    ]
-    return (
-        f'<svg class="{kind}" viewBox="0 0 {frame.width} {frame.height}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(drawn)}</svg>'
-    )
-
-
-def _grid(frame: _Frame, highest: int, across: str, up: str) -> Iterator[str]:
-    for count in ticks(highest, 4):
-        y = frame.y(count, highest)
-        yield f'<path class="grid" d="M{LEFT} {y:.1f}H{frame.width - RIGHT}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(count)}</text>'
-    edges = [low for low, _, _ in frame.bins] + [frame.bins[-1][1]]
-    apart = max(1, -(-len(edges) * 46 // (frame.width - LEFT - RIGHT)))
-    for place in range(0, len(edges), apart):
-        x = LEFT + frame.step * place
-        yield f'<path class="grid" d="M{x:.1f} {frame.foot}v4"/>'
-        yield (
-            f'<text x="{x:.1f}" y="{frame.foot + 17}" text-anchor="middle">'
-            f"{short(edges[place])}</text>"
-        )
-    below = f'x="{(LEFT + frame.width - RIGHT) / 2:.0f}" y="{frame.height - 6}"'
-    yield f'<text {below} text-anchor="middle">{escape(across)}</text>'
-    turned = f"translate(11 {(frame.foot + frame.top) / 2:.0f}) rotate(-90)"
-    yield f'<text transform="{turned}" text-anchor="middle">{escape(up)}</text>'
-
-
-def _bars(frame: _Frame, highest: int) -> Iterator[str]:
-    for place, (low, high, count) in enumerate(frame.bins):
-        if count:
-            # A single row among a million is still to be seen.
-            height = max(1.5, frame.foot - frame.y(count, highest))
-            span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            yield (
-                f'<rect class="bar" x="{LEFT + frame.step * place + 0.5:.1f}" '
-                f'y="{frame.foot - height:.1f}" width="{max(1.0, frame.step - 1):.1f}" '
-                f'height="{height:.1f}"><title>{span}: {count:,}</title></rect>'
-            )
-
-
-def _lines(frame: _Frame, lines: Sequence[Line]) -> Iterator[str]:
-    """The lines, then their names over them."""
-    places = [(line, frame.x(line.value), 12 + ROW * at) for at, line in enumerate(lines)]
-    for line, x, y in places:
-        yield f'<path class="{line.kind}" d="M{x:.1f} {y - 8}V{frame.foot}"/>'
-    for line, x, y in places:
-        right = x > frame.width / 2
-        yield (
-            f'<text class="{line.kind}" x="{x + (-5 if right else 5):.1f}" y="{y}" '
-            f'text-anchor="{"end" if right else "start"}">{escape(line.name)}</text>'
-        )
-
-
-def bars(
-    head: tuple[str, ...], rows: Sequence[tuple[str, tuple[int, ...]]], whole: int, caption: str
-) -> str:
-    """Named figures in a table; the last of each is drawn as a share of ``whole``."""
-    cells = []
-    for name, figures in rows:
-        share = min(1.0, figures[-1] / whole) if whole else 0.0
-        drawn = (
-            '<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-            f'<rect class="bar" width="{share * 100:.2f}" height="8"/>'
-            '<rect width="100" height="8"/></svg>'
-        )
-        cells.append([escape(name), *(f"{figure:,}" for figure in figures), f"{share:.1%}", drawn])
-    return table("bars", (*head, "share", ""), cells, caption)
-
-
-def short(value: float) -> str:
-    """A figure in few letters: 950, 1.2k, 65.5k, 2M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"

@@ -1,6 +1,6 @@
-"""Texts of the data as HTML: escaped, bounded, personal data and keys masked, nothing hidden.
+"""Texts of the data for pages: bounded, personal data and keys masked, nothing hidden.
 
-Knows texts; knows nothing of rows.
+Knows texts; knows nothing of rows. The template ``text.html`` draws the pieces.
 """
 
 from __future__ import annotations
@@ -8,22 +8,31 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from html import escape
 from itertools import groupby
+from typing import NamedTuple
 
 from finetune_gateway.text import pii
 
-# Characters looked at beyond those shown: the longest key that is known is cut by no border.
+# Characters read beyond those shown, so that no cut hides a key from its pattern.
 MARGIN = 10_000
 
 Span = tuple[int, int, str]  # from, to, what is shown instead
+
+
+class Piece(NamedTuple):
+    """A part of a text that is drawn in one way; ``here`` is the place a finding is about."""
+
+    text: str
+    kind: str = ""  # masked, odd (characters that do not print), cut
+    here: bool = False
+
 
 # In JSON as written a line break before a number is a letter; two spaces take as much room.
 _ESCAPES = re.compile(r"\\[nrtbf]")
 _KEY_BLOCK = re.compile(
     r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?)-----.*?(?:-----END \1-----|\Z)", re.DOTALL
 )
-# What does not print. The joiners of scripts and emoji stay between characters beyond ASCII.
+# What does not print. Joiners in scripts and emoji stay between characters beyond ASCII.
 _ODD = re.compile(
     r"(?:(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
     "|[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
@@ -32,109 +41,102 @@ _ODD = re.compile(
 )
 
 
-def shown(text: str, limit: int, at: int | None = None) -> str:
-    """The beginning of a text as HTML; with ``at``, the part around that place, which is
-    marked."""
+def excerpt(text: str, limit: int, at: int | None = None) -> list[Piece]:
+    """Return the beginning of a text; with ``at``, the part around that place, which is marked."""
     start = 0 if at is None else max(0, at - limit // 3)
     stop = min(len(text), start + limit)
-    parts = [_left_out(start)] if start else []
-    parts += _pieces(text, start, stop, at)
-    if stop < len(text):
-        parts.append(_left_out(len(text) - stop))
-    return "".join(parts)
+    pieces = [_omission(start)] if start else []
+    pieces += _pieces(text, start, stop, at)
+    return [*pieces, _omission(len(text) - stop)] if stop < len(text) else pieces
+
+
+def short_text(text: str, limit: int = 400) -> list[Piece]:
+    """Return a short text, such as a message, cut at ``limit`` without a word on it."""
+    return [*_plain(masked(text[: limit + MARGIN])[:limit])]
 
 
 def masked(text: str) -> str:
-    """A short text with personal data and keys masked; no HTML yet."""
+    """Return a short text with personal data and keys masked."""
     parts, done = [], 0
-    for start, end, instead in spans(text):
-        parts += [text[done:start], instead]
+    for start, end, mask in sensitive_spans(text):
+        parts += [text[done:start], mask]
         done = end
     return "".join([*parts, text[done:]])
 
 
-def line(text: str, limit: int = 400) -> str:
-    """A short text, as of a message, as HTML."""
-    return _plain(masked(text[: limit + MARGIN])[:limit])
-
-
-def spans(text: str) -> list[Span]:
-    """Where personal data and keys are, in order, none in another."""
-    found = [(*m.span(), f"-----BEGIN {m[1]}----- (a key)") for m in _KEY_BLOCK.finditer(text)]
+def sensitive_spans(text: str) -> list[Span]:
+    """Return where personal data and keys are, in order, without overlaps."""
+    spans = [(*m.span(), f"-----BEGIN {m[1]}----- (a key)") for m in _KEY_BLOCK.finditer(text)]
     spaced = _ESCAPES.sub("  ", text)
-    for one in {text, spaced}:
-        for _, piece in pii.found(one):
-            found += [(at, at + len(piece), pii.masked(piece)) for at in _places(one, piece)]
-    return list(_apart(sorted(found, key=lambda span: (span[0], -span[1]))))
+    for variant in {text, spaced}:
+        for _, value in pii.found(variant):
+            mask = pii.masked(value)
+            spans += [(at, at + len(value), mask) for at in _occurrences(variant, value)]
+    return list(_without_overlaps(sorted(spans, key=lambda span: (span[0], -span[1]))))
 
 
-def _places(text: str, piece: str) -> Iterator[int]:
-    at = text.find(piece)
+def _occurrences(text: str, value: str) -> Iterator[int]:
+    at = text.find(value)
     while at >= 0:
         yield at
-        at = text.find(piece, at + len(piece))
+        at = text.find(value, at + len(value))
 
 
-def _apart(found: list[Span]) -> Iterator[Span]:
-    end = 0
-    for span in found:
-        if span[1] > end:
-            yield max(span[0], end), span[1], span[2]
-            end = span[1]
+def _without_overlaps(spans: list[Span]) -> Iterator[Span]:
+    done = 0
+    for start, end, mask in spans:
+        if end > done:
+            yield max(start, done), end, mask
+            done = end
 
 
-def _pieces(text: str, start: int, stop: int, at: int | None) -> Iterator[str]:
+def _pieces(text: str, start: int, stop: int, at: int | None) -> Iterator[Piece]:
     first = max(0, start - MARGIN)
-    window = text[first : stop + MARGIN]
     done = start
-    for begin, end, instead in spans(window):
+    for begin, end, mask in sensitive_spans(text[first : stop + MARGIN]):
         begin, end = begin + first, end + first
         if end <= start or begin >= stop:
             continue
-        yield _marked(text, done, begin, at)
-        pointed = at is not None and begin <= at < end
-        kind = "masked here" if pointed else "masked"
-        yield f'<span class="{kind}" title="masked">{escape(instead)}</span>'
+        yield from _marked(text, done, begin, at)
+        yield Piece(mask, "masked", here=at is not None and begin <= at < end)
         done = end
-    yield _marked(text, done, stop, at)
+    yield from _marked(text, done, stop, at)
 
 
-def _marked(text: str, start: int, stop: int, at: int | None) -> str:
+def _marked(text: str, start: int, stop: int, at: int | None) -> Iterator[Piece]:
     if at is None or not start <= at < stop:
-        return _plain(text[start:stop])
-    before, char, after = text[start:at], text[at], text[at + 1 : stop]
-    return f'{_plain(before)}<mark class="here">{_plain(char)}</mark>{_plain(after)}'
+        yield from _plain(text[start:stop])
+        return
+    yield from _plain(text[start:at])
+    yield from (piece._replace(here=True) for piece in _plain(text[at]))
+    yield from _plain(text[at + 1 : stop])
 
 
-def _plain(text: str) -> str:
-    return "".join(_escaped(text))
-
-
-def _escaped(text: str) -> Iterator[str]:
+def _plain(text: str) -> Iterator[Piece]:
+    """Split a text at runs of characters that do not print; those are named."""
     done = 0
     for match in _ODD.finditer(text):
-        yield _text(text[done : match.start()])
-        yield f'<span class="odd">{"".join(map(_named, _runs(match[0])))}</span>'
+        yield from _printable(text[done : match.start()])
+        yield Piece(
+            "".join(_name(character, [*run]) for character, run in groupby(match[0])), "odd"
+        )
         done = match.end()
-    yield _text(text[done:])
+    yield from _printable(text[done:])
 
 
-def _runs(text: str) -> Iterator[str]:
-    """The same characters together."""
-    yield from ("".join(run) for _, run in groupby(text))
-
-
-def _named(run: str) -> str:
+def _name(character: str, run: list[str]) -> str:
+    """``<U+200B x2>``."""
     times = f" x{len(run)}" if len(run) > 1 else ""
-    return f"&lt;U+{ord(run[0]):04X}{times}&gt;"
+    return f"<U+{ord(character):04X}{times}>"
 
 
-def _text(text: str) -> str:
-    """Escaped; a combining mark at the beginning stands on a circle."""
-    alone = text and unicodedata.category(text[0]).startswith("M")
-    return escape(f"\u25cc{text}" if alone else text, quote=False)
+def _printable(text: str) -> Iterator[Piece]:
+    """Yield a text unless it is empty; a combining mark at its beginning gets a circle."""
+    if text:
+        alone = unicodedata.category(text[0]).startswith("M")
+        yield Piece(f"\u25cc{text}" if alone else text)
 
 
-def _left_out(count: int) -> str:
+def _omission(count: int) -> Piece:
     more = "1 character" if count == 1 else f"{count:,} characters"
-    return f'<span class="cut">[... {more} ...]</span>'
+    return Piece(f"[... {more} ...]", "cut")

@@ -1,111 +1,286 @@
-"""A row as HTML: its messages as a conversation, other keys below their names, broken JSON as
-it stands with the place where it breaks."""
+"""The rows that findings name: messages as a conversation, other keys below their names, broken
+JSON as it stands. What is shown of a row is bounded and masked; ``row.html`` draws it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data import formats
-from finetune_gateway.findings import child, walk
-from finetune_gateway.reports import html_text
-from finetune_gateway.reports.places import read
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.findings import Finding, child, walk
+from finetune_gateway.reports.finding_paths import FindingPath, finding_paths
+from finetune_gateway.reports.html_text import Piece, excerpt, short_text
+from finetune_gateway.validation.json.file_type import BOM
+from finetune_gateway.validation.json.parsing import MAX_DEPTH, depth
 
 Json = dict[str, Any]
+Named = Sequence[tuple[str, Finding]]  # findings that name a row, each with its anchor
 
+FOLLOWING = 3  # lines shown below one that goes on in the next
 ROW_CHARS = 3000  # shown of a row
 FIELD_CHARS = 900  # of a field
-SOME_CHARS = 240  # of a marked field when those of the row are used up
+MARKED_CHARS = 240  # of a marked field when those of the row are used up
 RAW_CHARS = 900  # of a line that is no JSON
 TURNS, KEYS = 12, 20  # messages of a conversation, keys of an object
 MAX_PARSED = 2 << 20  # bytes; of a longer row the beginning is shown as it stands
 
+_GOES_ON = frozenset({"pretty_printed", "json_control_char", "json_truncated"})
 _ROLES = {"developer": "system", **formats.SHAREGPT_ROLES}  # words for a role -> the role
-_TALK = {"role", "content", "from", "value"}
+_MESSAGE_KEYS = {"role", "content", "from", "value"}
 
 
-def drawn(raw: bytes, marks: Sequence[str]) -> str:
-    """A row, with the fields at these paths marked."""
+# -- what the template draws ---------------------------------------------------------------
+
+
+class Node:
+    """A part of a row; the template branches by ``kind``."""
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
+@dataclass(frozen=True)
+class Raw(Node):
+    """A line as it stands; ``end``: it ends too soon, ``cut``: its beginning is left out."""
+
+    pieces: list[Piece]
+    cut: bool = False
+    end: bool = False
+
+
+@dataclass(frozen=True)
+class Label(Node):
+    """The name of what comes below."""
+
+    name: list[Piece]
+
+
+@dataclass(frozen=True)
+class Value(Node):
+    """A value; ``note`` is a word on one that is empty."""
+
+    pieces: list[Piece]
+    note: str = ""
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Pair(Node):
+    """A key and its value in a line."""
+
+    name: list[Piece]
+    value: Value
+
+
+@dataclass(frozen=True)
+class Gap(Node):
+    """What is left out: ``5 messages``."""
+
+    count: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Missing(Node):
+    """Paths that findings name and that are not drawn, each with the reason."""
+
+    paths: list[tuple[list[Piece], str]]
+
+
+@dataclass(frozen=True)
+class Box(Node):
+    """Parts in a frame, since a finding names all of them."""
+
+    nodes: list[Node]
+
+
+@dataclass(frozen=True)
+class Turn(Node):
+    """One message; a ``role`` of None: it has none, "": it is no object."""
+
+    speaker: str  # the class of its role, "" for an unknown one
+    role: Value | None
+    body: list[Node]
+    is_object: bool = True
+
+
+@dataclass(frozen=True)
+class Call(Node):
+    """A call of a tool; without a name it has no function."""
+
+    name: Value | None
+    others: list[Pair]
+    body: list[Node]
+    framed: bool = False
+
+
+@dataclass(frozen=True)
+class Tools(Node):
+    """The tools on offer: closed, unless a finding is in them."""
+
+    path: list[Piece]
+    count: int
+    names: list[list[Piece]]
+    marked: bool
+    is_open: bool
+    body: list[Node]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A link back to a finding, with the first paths it has in a row."""
+
+    anchor: str
+    finding: Finding
+    paths: list[list[Piece]]
+    more: int
+
+
+@dataclass
+class RowView:
+    """A row, and the lines after it where it goes on."""
+
+    number: int
+    title: str
+    size: int | None  # bytes of a row that is cut
+    tags: list[Tag]
+    nodes: list[Node]
+    following: list[tuple[int, list[Piece]]] = field(default_factory=list)
+
+
+# -- rows of a dataset ---------------------------------------------------------------------
+
+
+def row_views(dataset: Dataset, wanted: Mapping[int, Named]) -> dict[int, RowView]:
+    """Return the rows of these lines, read in one pass; one that is not there is left out."""
+    views: dict[int, RowView] = {}
+    word = "Line" if dataset.container == "jsonl" else "Row"
+    last, until = max(wanted, default=0), 0
+    for line in dataset.lines():
+        if line.number in wanted:
+            raw = line.raw.removeprefix(BOM) if line.number == 1 else line.raw
+            named = wanted[line.number]
+            views[line.number] = _row_view(f"{word} {line.number:,}", line.number, raw, named)
+            goes_on = any(finding.code in _GOES_ON for _, finding in named)
+            until = line.number + FOLLOWING if goes_on else 0
+        elif line.number <= until:
+            text = line.raw[: 2 * RAW_CHARS].decode("utf-8", "replace")
+            views[until - FOLLOWING].following.append((line.number, excerpt(text, 300)))
+        if line.number >= max(last, until):
+            break
+    return views
+
+
+def _row_view(title: str, number: int, raw: bytes, named: Named) -> RowView:
+    paths = finding_paths(raw, number, [finding for _, finding in named])
+    tags = [_tag(anchor, finding, paths) for anchor, finding in named]
+    size = len(raw) if len(raw) > MAX_PARSED else None
+    nodes = row_nodes(raw, [one.path for one in paths if one.path])
+    return RowView(number, title, size, tags, nodes)
+
+
+def _tag(anchor: str, finding: Finding, paths: Sequence[FindingPath]) -> Tag:
+    own = [short_text(one.path) for one in paths if one.finding is finding and one.path]
+    return Tag(anchor, finding, own[:3], len(own) - 3)
+
+
+# -- one row -------------------------------------------------------------------------------
+
+
+def row_nodes(raw: bytes, marks: Sequence[str]) -> list[Node]:
+    """Return a row as nodes, with the values at these paths marked."""
     if len(raw) > MAX_PARSED:
-        return _raw(raw[: 8 * RAW_CHARS].decode("utf-8", "replace"), None)
+        return [_raw(raw[: 8 * RAW_CHARS].decode("utf-8", "replace"), None)]
     try:
-        row = read(raw)
+        row = _parsed(raw)
     except UnicodeDecodeError as exc:
         text = exc.object.decode("utf-8", "replace")
-        return _raw(text, len(exc.object[: exc.start].decode()))
+        return [_raw(text, len(exc.object[: exc.start].decode()))]
     except json.JSONDecodeError as exc:
-        return _raw(exc.doc, exc.pos)
+        return [_raw(exc.doc, exc.pos)]
     except (ValueError, RecursionError):
-        return _raw(raw.decode("utf-8", "replace"), None)
+        return [_raw(raw.decode("utf-8", "replace"), None)]
     if not isinstance(row, dict):
-        return _raw(raw.decode("utf-8", "replace"), None)
-    return _Drawing(row, marks).drawn()
+        return [_raw(raw.decode("utf-8", "replace"), None)]
+    return _Drawing(row, marks).nodes()
 
 
-def _raw(text: str, at: int | None) -> str:
-    if not text.strip():
-        return '<p class="extra"><i class="soft">an empty line</i></p>'
-    if at is not None and at >= len(text):  # it ends too soon
-        end = '<mark class="here">ends here</mark>'
+def _parsed(raw: bytes) -> Any:
+    """Return the value of a line of JSON, read leniently. Raises ValueError when it is none, or
+    when an object would not show all of it."""
+    text = raw.decode()
+    if depth(text) > MAX_DEPTH:
+        raise ValueError("too deep to show")
+    return json.loads(text, object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key comes twice")
+    return value
+
+
+def _raw(text: str, at: int | None) -> Raw:
+    if at is not None and text.strip() and at >= len(text):
         tail = text[-RAW_CHARS:]
-        before = "[...] " if len(tail) < len(text) else ""
-        return f'<pre class="raw" dir="ltr">{before}{html_text.shown(tail, RAW_CHARS)}{end}</pre>'
-    return f'<pre class="raw" dir="ltr">{html_text.shown(text, RAW_CHARS, at)}</pre>'
+        return Raw(excerpt(tail, RAW_CHARS), cut=len(tail) < len(text), end=True)
+    return Raw(excerpt(text, RAW_CHARS, at) if text.strip() else [])
 
 
 class _Drawing:
-    """One row. ``left``: characters that may still be shown of it."""
+    """One row; counts what is drawn of it."""
 
     def __init__(self, row: Json, marks: Sequence[str]) -> None:
-        self.data = row
+        self.row = row
         self.marks = marks
-        self.met: set[str] = set()  # marks that were drawn
-        self.left = ROW_CHARS
+        self.drawn: set[str] = set()  # marks
+        self.room = ROW_CHARS  # characters that may still be shown
 
-    def drawn(self) -> str:
-        """All of it."""
-        body = "".join(self._object(self.data, ""))
-        return f'<div class="fields">{body}{self._missing("")}</div>'
+    def nodes(self) -> list[Node]:
+        return [*self._object(self.row, ""), *self._missing("")]
 
-    def _object(self, value: Json, path: str) -> Iterator[str]:
-        """Keys and values; a list of messages as a conversation."""
-        wanted = self._chosen([child(path, key) for key in value], KEYS)
+    def _object(self, value: Json, path: str) -> Iterator[Node]:
+        """Yield keys and values; a list of messages as a conversation."""
+        chosen = self._choose([child(path, key) for key in value], KEYS)
         for place, (key, inner) in enumerate(value.items()):
-            if place not in wanted:
+            if place not in chosen:
                 continue
             here = child(path, key)
-            if _is_talk(inner):
-                yield self._talk(inner, here)
+            if _is_conversation(inner):
+                yield from self._conversation(inner, here)
             elif key in ("tools", "functions") and isinstance(inner, list):
                 yield self._tools(inner, here)
-            elif isinstance(inner, dict) and _is_talk(inner.get("messages")):
+            elif isinstance(inner, dict) and _is_conversation(inner.get("messages")):
                 yield from self._object(inner, here)
             else:
-                yield f"{_label(here)}{self._field(inner, here)}"
-        if len(wanted) < len(value):
-            yield _hidden(len(value) - len(wanted), "key")
+                yield Label(short_text(here, 80))
+                yield self._field(inner, here)
+        if len(chosen) < len(value):
+            yield Gap(len(value) - len(chosen), "key")
 
-    def _talk(self, turns: list[Any], path: str) -> str:
-        wanted = self._chosen([f"{path}[{place}]" for place in range(len(turns))], TURNS)
-        parts = [] if path == "messages" else [_label(path)]
-        skipped = 0
-        for place, turn in enumerate(turns):
-            if place not in wanted:
-                skipped += 1
-                continue
-            parts += [_hidden(skipped, "message")] if skipped else []
-            parts.append(self._turn(turn, f"{path}[{place}]"))
-            skipped = 0
-        parts += [_hidden(skipped, "message")] if skipped else []
-        return self._around("".join(parts), path)
+    def _conversation(self, turns: list[Any], path: str) -> list[Node]:
+        paths = [f"{path}[{place}]" for place in range(len(turns))]
+        nodes: list[Node] = [] if path == "messages" else [Label(short_text(path, 80))]
+        previous = -1
+        for place in sorted(self._choose(paths, TURNS)):
+            if skipped := place - previous - 1:
+                nodes.append(Gap(skipped, "message"))
+            nodes.append(self._turn(turns[place], paths[place]))
+            previous = place
+        return self._framed(nodes, path)
 
-    def _chosen(self, paths: list[str], limit: int) -> set[int]:
-        """Places of those that are shown: the first, those that are marked with what is before
+    def _choose(self, paths: list[str], limit: int) -> set[int]:
+        """Return the places that are shown: the first, those that are marked with what is before
         them, the last."""
         if len(paths) <= limit:
             return set(range(len(paths)))
-        marked = [at for at, path in enumerate(paths) if self._holds(path)][: limit // 3]
+        marked = [at for at, path in enumerate(paths) if self._holds_mark(path)][: limit // 3]
         chosen = {0, 1, len(paths) - 1, *marked, *(max(0, at - 1) for at in marked)}
         for place in range(len(paths)):
             if len(chosen) >= limit:
@@ -113,163 +288,139 @@ class _Drawing:
             chosen.add(place)
         return chosen
 
-    def _turn(self, turn: Any, path: str) -> str:
+    def _turn(self, turn: Any, path: str) -> Turn:
         if not isinstance(turn, dict):
-            return f'<div class="turn"><div></div><div>{self._field(turn, path)}</div></div>'
-        role_key = "from" if "from" in turn and "role" not in turn else "role"
-        role = turn.get(role_key)
-        kind = _ROLES.get(role, "") if isinstance(role, str) else ""
-        name = "no role"
-        if role_key in turn:
-            name = self._short(role, f"{path}.{role_key}", plain=bool(kind))
-        rest = "".join(self._inside(turn, path, role_key))
-        body = self._around(f"{rest}{self._missing(path)}", path)
-        return (
-            f'<div class="turn {kind}"><div class="role">{name}</div>'
-            f'<div class="body">{body}</div></div>'
-        )
+            return Turn("", None, [self._field(turn, path)], is_object=False)
+        key = "from" if "from" in turn and "role" not in turn else "role"
+        role = turn.get(key)
+        speaker = _ROLES.get(role, "") if isinstance(role, str) else ""
+        name = self._inline(role, f"{path}.{key}", plain=bool(speaker)) if key in turn else None
+        body = [*self._message(turn, path, key)]
+        return Turn(speaker, name, self._framed([*body, *self._missing(path)], path))
 
-    def _inside(self, turn: Json, path: str, role_key: str) -> Iterator[str]:
+    def _message(self, turn: Json, path: str, role_key: str) -> Iterator[Node]:
         for place, (key, value) in enumerate(turn.items()):
             here = child(path, key)
-            if key == role_key or (place >= KEYS and not self._holds(here)):
+            if key == role_key or (place >= KEYS and not self._holds_mark(here)):
                 continue
-            if key in ("content", "value"):
-                yield self._content(value, here)
+            if key in ("content", "value") and isinstance(value, list):
+                yield from self._parts(value, here)
+            elif key in ("content", "value"):
+                yield self._field(value, here)
             elif key == "tool_calls" and isinstance(value, list):
-                yield self._calls(value, here)
+                yield from self._calls(value, here)
             else:
-                yield f'<p class="extra">{_label(key, "span")} {self._short(value, here)}</p>'
+                yield self._pair(key, value, here)
 
-    def _content(self, value: Any, path: str) -> str:
-        if not isinstance(value, list):
-            return self._field(value, path)
-        wanted = self._chosen([f"{path}[{place}]" for place in range(len(value))], KEYS)
-        parts = []
-        for place in sorted(wanted):
-            part = value[place]
+    def _parts(self, parts: list[Any], path: str) -> list[Node]:
+        paths = [f"{path}[{place}]" for place in range(len(parts))]
+        nodes: list[Node] = []
+        for place in sorted(self._choose(paths, KEYS)):
+            part = parts[place]
             text = part.get("text") if isinstance(part, dict) and len(part) <= 2 else None
-            parts.append(self._field(text if isinstance(text, str) else part, f"{path}[{place}]"))
-        more = _hidden(len(value) - len(wanted), "part") if len(wanted) < len(value) else ""
-        return self._around(f"{''.join(parts)}{more}", path)
+            nodes.append(self._field(text if isinstance(text, str) else part, paths[place]))
+        if hidden := len(parts) - len(nodes):
+            nodes.append(Gap(hidden, "part"))
+        return self._framed(nodes, path)
 
-    def _calls(self, calls: list[Any], path: str) -> str:
-        wanted = self._chosen([f"{path}[{place}]" for place in range(len(calls))], KEYS)
-        drawn = [self._call(calls[place], f"{path}[{place}]") for place in sorted(wanted)]
-        return self._around("".join(drawn), path)
+    def _calls(self, calls: list[Any], path: str) -> list[Node]:
+        paths = [f"{path}[{place}]" for place in range(len(calls))]
+        chosen = sorted(self._choose(paths, KEYS))
+        return self._framed([self._call(calls[at], paths[at]) for at in chosen], path)
 
-    def _call(self, call: Any, path: str) -> str:
+    def _call(self, call: Any, path: str) -> Call:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict):
-            return f'<div class="call">{self._field(call, path)}</div>'
+            return Call(None, [], [self._field(call, path)])
         inner = f"{path}.function"
-        name = self._short(function.get("name"), f"{inner}.name", plain=True)
+        name = self._inline(function.get("name"), f"{inner}.name", plain=True)
         others = [(key, value) for key, value in call.items() if key != "function"][:KEYS]
-        small = "".join(
-            f"{_label(key, 'span')} {self._short(value, child(path, key))} "
-            for key, value in others
-        )
+        pairs = [self._pair(key, value, child(path, key)) for key, value in others]
         arguments = self._field(function.get("arguments"), f"{inner}.arguments")
-        body = f'<p class="extra">calls <b>{name}</b> {small}</p>{arguments}{self._missing(path)}'
-        return f'<div class="call">{self._around(body, path)}</div>'
+        body = [arguments, *self._missing(path)]
+        self.drawn.update({path} & {*self.marks})
+        return Call(name, pairs, body, framed=path in self.marks)
 
-    def _tools(self, tools: list[Any], path: str) -> str:
-        """Closed, unless a finding is in them."""
-        head = f"<code>{html_text.line(path)}</code> ({len(tools):,}): "
-        head += ", ".join(
-            html_text.line(name, 40) for name in map(_tool_name, tools[:KEYS]) if name
-        )
-        head = _mark(head) if path in self.marks else head
-        marked = self._holds(path)
-        left, self.left = self.left, self.left if marked else FIELD_CHARS
-        wanted = self._chosen([f"{path}[{place}]" for place in range(len(tools))], KEYS)
-        body = "".join(self._field(tools[at], f"{path}[{at}]") for at in sorted(wanted))
-        self.left = self.left if marked else left
-        self.met.update({path} & {*self.marks})
-        return f"<details{' open' if marked else ''}><summary>{head}</summary>{body}</details>"
+    def _tools(self, tools: list[Any], path: str) -> Tools:
+        names = [short_text(name, 40) for name in map(_tool_name, tools[:KEYS]) if name]
+        holds_mark = self._holds_mark(path)
+        room, self.room = self.room, self.room if holds_mark else FIELD_CHARS
+        paths = [f"{path}[{place}]" for place in range(len(tools))]
+        chosen = sorted(self._choose(paths, KEYS))
+        body: list[Node] = [self._field(tools[at], paths[at]) for at in chosen]
+        self.room = self.room if holds_mark else room
+        self.drawn.update({path} & {*self.marks})
+        marked = path in self.marks
+        return Tools(short_text(path), len(tools), names, marked, holds_mark, body)
 
     # -- values ----------------------------------------------------------------------------
 
-    def _field(self, value: Any, path: str) -> str:
-        """A value as a block of its own."""
-        text, word = _as_text(value)
-        marked = self._hit(path)
-        limit = min(FIELD_CHARS, max(self.left, SOME_CHARS if marked else 0))
-        self.left -= min(limit, len(text))
-        shown = f'{word}<span dir="auto">{html_text.shown(text, limit)}</span>' if text else word
-        return f'<div class="text">{_mark(shown) if marked else shown}</div>'
+    def _field(self, value: Any, path: str) -> Value:
+        """Return a value that is a block of its own."""
+        text, note = _as_text(value)
+        marked = self._marks(path)
+        limit = min(FIELD_CHARS, max(self.room, MARKED_CHARS if marked else 0))
+        self.room -= min(limit, len(text))
+        return Value(excerpt(text, limit) if text else [], note, marked)
 
-    def _short(self, value: Any, path: str, *, plain: bool = False) -> str:
-        """A value in a line of text, as in JSON or ``plain``."""
+    def _inline(self, value: Any, path: str, *, plain: bool = False) -> Value:
+        """Return a value within a line, as JSON or ``plain``."""
         text = value if plain and isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        self.left -= min(len(text), 120)
-        inner = f"<bdi>{html_text.shown(text, 120)}</bdi>"
-        return _mark(inner) if self._hit(path) else inner
+        self.room -= min(len(text), 120)
+        return Value(excerpt(text, 120), marked=self._marks(path))
 
-    def _around(self, html: str, path: str) -> str:
-        """Something that holds others, marked when a finding names it itself."""
+    def _pair(self, key: str, value: Any, path: str) -> Pair:
+        return Pair(short_text(key, 80), self._inline(value, path))
+
+    def _framed(self, nodes: list[Node], path: str) -> list[Node]:
+        """Return what holds others, in a frame when a finding names it itself."""
         if path not in self.marks:
-            return html
-        self.met.add(path)
-        return f'<div class="around">{html}</div>'
+            return nodes
+        self.drawn.add(path)
+        return [Box(nodes)]
 
-    def _hit(self, path: str) -> bool:
-        """Whether a finding names this value or something in it."""
-        within = [mark for mark in self.marks if _under(mark, path)]
-        self.met.update(within)
+    def _marks(self, path: str) -> bool:
+        """True if a finding names this value or something in it; those are drawn with it."""
+        within = [mark for mark in self.marks if _leads_into(mark, path)]
+        self.drawn.update(within)
         return bool(within)
 
-    def _holds(self, path: str) -> bool:
-        """Whether a finding is here, drawn or not."""
-        return any(_under(mark, path) for mark in self.marks)
+    def _holds_mark(self, path: str) -> bool:
+        """True if a finding is here, drawn or not."""
+        return any(_leads_into(mark, path) for mark in self.marks)
 
-    def _missing(self, path: str) -> str:
-        """What findings name below this path and was not drawn: most of it is not there."""
-        gone = [mark for mark in self.marks if mark not in self.met and _under(mark, path)]
-        self.met.update(gone)
-        named = [mark for mark in gone if mark != path]
-        if not named:
-            return ""
-        there = [at for at, _ in walk(self.data)]
-        parts = []
-        for mark in named:
-            word = "not shown" if any(_under(at, mark) for at in there) else "not there"
-            parts.append(f"{_mark(f'<code>{html_text.line(mark)}</code>')} is {word}")
-        return f'<p class="extra">{", ".join(parts)}</p>'
+    def _missing(self, path: str) -> list[Node]:
+        """Return what findings name below this path and is not drawn: most of it is not there."""
+        missing = [m for m in self.marks if m not in self.drawn and _leads_into(m, path)]
+        self.drawn.update(missing)
+        below = [mark for mark in missing if mark != path]
+        if not below:
+            return []
+        there = [at for at, _ in walk(self.row)]
+        words = [any(_leads_into(at, mark) for at in there) for mark in below]
+        pairs = zip(below, words, strict=True)
+        return [Missing([(short_text(m), "not shown" if w else "not there") for m, w in pairs])]
 
 
-def _is_talk(value: Any) -> bool:
+def _is_conversation(value: Any) -> bool:
     return isinstance(value, list) and any(
-        isinstance(one, dict) and not _TALK.isdisjoint(one) for one in value[:TURNS]
+        isinstance(one, dict) and not _MESSAGE_KEYS.isdisjoint(one) for one in value[:TURNS]
     )
 
 
-def _under(path: str, other: str) -> bool:
-    """Whether a path is another one or leads into it."""
+def _leads_into(path: str, other: str) -> bool:
+    """True if a path is another one or leads into it."""
     return not other or path == other or path.startswith((f"{other}.", f"{other}["))
 
 
 def _as_text(value: Any) -> tuple[str, str]:
-    """A value as text, and a word on it where it is no text or an empty one."""
-    if isinstance(value, str):
-        word = "" if value.strip() else "empty text" if not value else "only spaces"
-        return value, f'<i class="soft">{word}</i>' if word else ""
-    return json.dumps(value, ensure_ascii=False), ""
+    """Return a value as text, and a word on a text that is empty."""
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False), ""
+    return value, "" if value.strip() else "only spaces" if value else "empty text"
 
 
 def _tool_name(tool: Any) -> str:
     function = tool.get("function", tool) if isinstance(tool, dict) else {}
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else ""
-
-
-def _label(name: str, tag: str = "p") -> str:
-    return f'<{tag} class="key">{html_text.line(name, 80)}</{tag}>'
-
-
-def _mark(html: str) -> str:
-    return f"<mark>{html}</mark>"
-
-
-def _hidden(count: int, what: str) -> str:
-    return f'<p class="cut">[... {count:,} {what}{"" if count == 1 else "s"} more ...]</p>'

@@ -1,30 +1,46 @@
-"""The page of ``ftg validate --html``: verdict, findings, pictures of the figures, and the rows
-that findings name."""
+"""The page of ``ftg validate --html``: verdict, findings, charts of the figures, and the rows that
+findings name."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from html import escape
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, Report, Severity
 from finetune_gateway.preparation.convert import free, whole_file
 from finetune_gateway.reports import html_text
-from finetune_gateway.reports.layout import document, facts, table, tiles
-from finetune_gateway.reports.pictures import pictures
-from finetune_gateway.reports.rows import articles
-from finetune_gateway.reports.style import STYLE
+from finetune_gateway.reports.charts import (
+    Axis,
+    BarTable,
+    Bin,
+    Bins,
+    Chart,
+    Marker,
+    bar_table,
+    short,
+)
+from finetune_gateway.reports.html_text import Piece, short_text
+from finetune_gateway.reports.layout import fragment, render
+from finetune_gateway.reports.row_view import row_views
 from finetune_gateway.tokens.token_text import visible
 from finetune_gateway.validation.collector import RULES
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+Json = dict[str, Any]
+Pairs = list[tuple[str, str]]
 
 FINDINGS = 300  # kinds on the page; the JSON report has all
 ROWS = 500
 ROW_BYTES = 3_500_000  # of HTML, all rows together
+BARS = 24  # roles, languages and other files that get a bar of their own
 
 _GROUPS: tuple[tuple[Severity, str], ...] = (
     ("error", "Errors"),
@@ -33,9 +49,73 @@ _GROUPS: tuple[tuple[Severity, str], ...] = (
 )
 _VERDICTS = {
     "accepted": ("\u2713", "Accepted", "Nothing stands in the way of training."),
-    "warned": ("!", "Accepted, with warnings", "Training would go; look at these first."),
+    "warned": ("!", "Accepted, with warnings", "Training would run; look at these first."),
     "rejected": ("\u2717", "Rejected", "Training would fail or go wrong."),
 }
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """A finding with its texts masked, and its lines with whether they are on the page."""
+
+    place: int
+    finding: Finding
+    path: list[Piece]
+    message: list[Piece]
+    fix: list[Piece]
+    lines: list[tuple[int, bool]]
+
+    @property
+    def has_more(self) -> bool:
+        """True if there are more lines than are listed."""
+        return self.finding.count > len(self.lines) > 1
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the report: words, a chart, tables, as far as it has them."""
+
+    title: str
+    words: str = ""
+    chart: Chart | None = None
+    bars: BarTable | None = None
+    folded: BarTable | None = None  # the chart as a table
+    facts: Pairs | None = None
+
+
+@dataclass(frozen=True)
+class RuleView:
+    """What a rule says, and how severe it is."""
+
+    code: str
+    text: str
+    hosted: str
+    local: str
+
+
+@dataclass(frozen=True)
+class ValidationPage:
+    """Everything the page shows."""
+
+    name: str
+    outcome: str
+    tiles: Pairs
+    facts: Pairs
+    groups: list[tuple[Severity, str, list[FindingView]]]
+    hidden: int  # kinds of findings that are not on the page
+    figures: list[Figure]
+    analyzed: bool  # the data as a whole
+    rows: list[Markup]
+    rules: list[RuleView]
+
+    @property
+    def verdict(self) -> tuple[str, str, str]:
+        """The sign, the word, and what it means."""
+        return _VERDICTS[self.outcome]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}: {self.verdict[1]}"
 
 
 def write(
@@ -57,161 +137,229 @@ def write(
 def page(
     report: Report, dataset: Dataset, *, model: str | None = None, limit: int | None = None
 ) -> str:
-    """The whole file, of a few megabytes at most. ``limit``: tokens an example may have."""
+    """Return the whole page, of a few megabytes at most. ``limit``: tokens an example may have."""
     listed = list(enumerate(report.findings[:FINDINGS], 1))
     rows = _rows(dataset, listed)
-    name = visible(dataset.name)
-    body = [
-        _head(report, name),
-        _facts(report, dataset, model),
-        _contents(report, rows),
-        _findings(report, listed, rows),
-        f'<section id="figures"><h2>Figures</h2>{pictures(report, limit, model)}</section>',
-        _shown(rows),
-        _rules([finding for _, finding in listed]),
+    groups = [
+        (
+            severity,
+            title,
+            [_finding(place, one, rows) for place, one in listed if one.severity == severity],
+        )
+        for severity, title in _GROUPS
     ]
-    return document(f"{name}: {_VERDICTS[report.outcome][1]}", STYLE, "\n".join(body))
+    view = ValidationPage(
+        name=visible(dataset.name),
+        outcome=report.outcome,
+        tiles=[*_tiles(report)],
+        facts=[*_facts(report, dataset, model)],
+        groups=[group for group in groups if group[2]],
+        hidden=len(report.findings) - len(listed),
+        figures=[*_figures(report, limit, model)],
+        analyzed=report.quality is not None,
+        rows=[*rows.values()],
+        rules=[_rule(code) for code in sorted({finding.code for _, finding in listed})],
+    )
+    return render("validation.html", view)
 
 
 # -- the head ------------------------------------------------------------------------------
 
 
-def _head(report: Report, name: str) -> str:
-    sign, word, meaning = _VERDICTS[report.outcome]
-    figures = [(f"{report.rows:,}", "row" if report.rows == 1 else "rows")]
+def _tiles(report: Report) -> Iterator[tuple[str, str]]:
+    yield f"{report.rows:,}", "row" if report.rows == 1 else "rows"
     for severity, title in _GROUPS:
         counts = [one.count for one in report.findings if one.severity == severity]
         if counts:
             kinds = "1 kind" if len(counts) == 1 else f"{len(counts):,} kinds"
-            figures.append((f"{sum(counts):,}", f"{title.lower()} of {kinds}"))
+            yield f"{sum(counts):,}", f"{title.lower()} of {kinds}"
     if report.tokens:
-        figures.append((f"{report.tokens['total']:,}", "tokens in all"))
-        figures.append((f"{report.tokens['trained']:,}", "of them trained"))
-    return (
-        f'<header><h1 dir="auto">{escape(name)}</h1>'
-        f'<p class="verdict {report.outcome}"><span class="sign" aria-hidden="true">{sign}</span> '
-        f"<b>{word}.</b> {meaning}</p></header>{tiles(figures)}"
-    )
+        yield f"{report.tokens['total']:,}", "tokens"
+        yield f"{report.tokens['trained']:,}", "trained tokens"
 
 
-def _facts(report: Report, dataset: Dataset, model: str | None) -> str:
-    version = metadata.version("finetune-gateway")
-    known = [("Format", report.format)]
+def _facts(report: Report, dataset: Dataset, model: str | None) -> Iterator[tuple[str, str]]:
+    yield "Format", report.format
     if dataset.container != "jsonl":
-        known.append(("Read from", f"{NAMES[dataset.container]}; a row is numbered as it comes"))
+        yield "Read from", f"{NAMES[dataset.container]}; rows are numbered in their order"
     if report.tokens:
         how = "exact" if report.tokens.get("exact") else "not exact"
-        known.append(("Counted with", f"{report.tokens['encoding']}, {how}"))
+        yield "Counted with", f"{report.tokens['encoding']}, {how}"
     if model:
-        known.append(("Model", visible(model)))
+        yield "Model", visible(model)
     if report.ignored:
-        told = ", ".join(f"{code} ({count:,} times)" for code, count in report.ignored.items())
-        known.append(("Ignored", told))
-    known.append(("Checked", time.strftime("%Y-%m-%d %H:%M %z")))
-    known.append(("By", f"finetune-gateway {version}, on this machine; nothing was sent anywhere"))
-    return facts(known)
+        times = (f"{code} ({count:,} times)" for code, count in report.ignored.items())
+        yield "Ignored", ", ".join(times)
+    yield "Checked", time.strftime("%Y-%m-%d %H:%M %z")
+    version = metadata.version("finetune-gateway")
+    yield "By", f"finetune-gateway {version}, on this machine; nothing was sent anywhere"
 
 
-def _contents(report: Report, rows: dict[int, str]) -> str:
-    links = [
-        f'<a href="#{severity}s">{title}</a>'
-        for severity, title in _GROUPS
-        if any(one.severity == severity for one in report.findings)
-    ]
-    links.append('<a href="#figures">Figures</a>')
-    links += ['<a href="#rows">Rows</a>'] if rows else []
-    links += ['<a href="#rules">Rules</a>'] if report.findings else []
-    return f'<nav aria-label="On this page">{" ".join(links)}</nav>'
+# -- findings, rows, rules -----------------------------------------------------------------
 
 
-# -- findings ------------------------------------------------------------------------------
-
-
-def _findings(report: Report, listed: list[tuple[int, Finding]], rows: dict[int, str]) -> str:
-    if not report.findings:
-        return "<p>No findings.</p>"
-    parts = []
-    for severity, title in _GROUPS:
-        group = [(place, one) for place, one in listed if one.severity == severity]
-        if group:
-            inner = "".join(_finding(place, one, rows) for place, one in group)
-            parts.append(f'<section id="{severity}s"><h2>{title}</h2>{inner}</section>')
-    if len(report.findings) > len(listed):
-        more = len(report.findings) - len(listed)
-        parts.append(f"<p>{more:,} more kinds of findings are in the JSON report.</p>")
-    return "".join(parts)
-
-
-def _finding(place: int, finding: Finding, rows: dict[int, str]) -> str:
-    told = [f"<p>{html_text.line(finding.message, 800)}</p>"]
-    if finding.fix:
-        told.append(f"<p><b>Fix:</b> {html_text.line(finding.fix, 800)}</p>")
-    path = f" <code>{html_text.line(finding.path)}</code>" if finding.path else ""
-    count = f'<span class="soft">{finding.count:,} times</span>' if finding.count > 1 else ""
-    return (
-        f'<article class="finding {finding.severity}" id="finding-{place}">'
-        f'<h3><a href="#rule-{finding.code}">{finding.code}</a>{path} {count}</h3>'
-        f"{''.join(told)}{_lines(finding, rows)}</article>"
+def _finding(place: int, finding: Finding, rows: dict[int, Markup]) -> FindingView:
+    return FindingView(
+        place,
+        finding,
+        path=short_text(finding.path),
+        message=short_text(finding.message, 800),
+        fix=short_text(finding.fix, 800),
+        lines=[(line, line in rows) for line in finding.lines],
     )
 
 
-def _lines(finding: Finding, rows: dict[int, str]) -> str:
-    refused = f"Refused by {escape(', '.join(finding.backends))}." if finding.backends else ""
-    links = [
-        f'<a href="#row-{line}">{line:,}</a>' if line in rows else f"{line:,}"
-        for line in finding.lines
-    ]
-    word = "Line" if len(links) == 1 else "Lines"
-    more = " and more" if finding.count > len(links) > 1 else ""
-    where = f"{word} {' '.join(links)}{more}" if links else ""
-    said = f'<span class="soft">{refused}</span>' if refused else ""
-    return f'<p class="lines">{" ".join(part for part in (where, said) if part)}</p>'
-
-
-# -- rows and rules ------------------------------------------------------------------------
-
-
-def _rows(dataset: Dataset, listed: Sequence[tuple[int, Finding]]) -> dict[int, str]:
-    """The rows that findings name, by line; those of the gravest as far as there is room."""
+def _rows(dataset: Dataset, listed: Sequence[tuple[int, Finding]]) -> dict[int, Markup]:
+    """Return the rows that findings name, by line; those of the most severe as far as there is
+    room."""
     named: dict[int, list[tuple[str, Finding]]] = {}
     for place, finding in listed:
         for line in finding.lines:
             if line in named or len(named) < ROWS:
                 named.setdefault(line, []).append((f"finding-{place}", finding))
-    drawn, size = articles(dataset, named), 0
-    kept: dict[int, str] = {}
-    for line in named:  # the listed ones are in the order of their gravity
-        size += len(drawn.get(line, "").encode())
-        if line in drawn and size <= ROW_BYTES:
-            kept[line] = drawn[line]
-    return dict(sorted(kept.items()))
+    views, size = row_views(dataset, named), 0
+    rows: dict[int, Markup] = {}
+    for line in (line for line in named if line in views):  # the most severe come first
+        html = fragment("row.html", "row", views[line])
+        size += len(html.encode())
+        if size > ROW_BYTES:
+            break
+        rows[line] = html
+    return dict(sorted(rows.items()))
 
 
-def _shown(rows: dict[int, str]) -> str:
-    if not rows:
-        return ""
-    return (
-        '<section id="rows"><h2>Rows</h2><p class="soft">Those that findings name, shortened. '
-        "What a finding is about is framed. Personal data and keys are masked.</p>"
-        f"{''.join(rows.values())}</section>"
+def _rule(code: str) -> RuleView:
+    rule = RULES[code]
+    text = f"{rule.title[:1].upper()}{rule.title[1:]}. {rule.why} {rule.fix}"
+    return RuleView(code, text, rule.hosted or "-", rule.local or "-")
+
+
+# -- figures -------------------------------------------------------------------------------
+
+
+def _figures(report: Report, limit: int | None, model: str | None) -> Iterator[Figure]:
+    tokens, quality = report.tokens or {}, report.quality or {}
+    if tokens and tokens["total"]:
+        yield _lengths(tokens, limit, model)
+    if tokens.get("roles"):
+        yield _roles(tokens["roles"])
+    if report.rows:
+        yield _repeats(report)
+    if quality.get("classes"):
+        yield _classes(quality["classes"])
+    if quality.get("languages"):
+        yield _languages(quality["languages"])
+    if facts := [*_whole(quality)]:
+        yield Figure("The data as a whole", facts=facts)
+
+
+def _lengths(tokens: Json, limit: int | None, model: str | None) -> Figure:
+    spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("min", "median", "p95", "max"))
+    words = f"Tokens per row: {spread}."
+    if limit is not None:
+        whose = f"The limit of {visible(model)}" if model else "The limit"
+        over = "longer rows are cut or refused" if tokens["max"] > limit else "no row is longer"
+        words += f" {whose} is {limit:,}; {over}."
+    bins: list[Bin] = [(low, high, rows) for low, high, rows in tokens.get("histogram") or []]
+    if not bins:
+        return Figure("Lengths", words)
+    markers = [
+        Marker(tokens["median"], f"median {tokens['median']:,}"),
+        Marker(tokens["p95"], f"95 % up to {tokens['p95']:,}"),
+    ]
+    if limit is not None and limit <= bins[-1][1]:
+        markers.append(Marker(limit, f"limit {limit:,}", "limit"))
+    rows = [(f"{low:,} to {high:,}", (count,)) for low, high, count in bins if count]
+    table = bar_table("Rows by length", ("tokens", "rows"), rows, sum(one[2] for one in bins))
+    chart = _columns(bins, "tokens per row", words, markers)
+    return Figure("Lengths", words, chart, folded=table)
+
+
+def _columns(bins: Sequence[Bin], name: str, label: str, markers: Sequence[Marker] = ()) -> Chart:
+    highest = max(1, *(count for _, _, count in bins))
+    return Chart(Bins(name, bins), Axis("rows", 0, highest), label, markers=markers)
+
+
+def _roles(roles: dict[str, Json]) -> Figure:
+    largest = sorted(roles.items(), key=lambda item: -item[1]["tokens"])[:BARS]
+    rows = [(_role_name(role), (of["messages"], of["tokens"])) for role, of in largest]
+    whole = sum(counts["tokens"] for counts in roles.values())
+    caption = "Messages and tokens by role, and the share of the tokens"
+    return Figure("Roles", bars=bar_table(caption, ("role", "messages", "tokens"), rows, whole))
+
+
+def _role_name(role: str) -> str:
+    """Return a role as it is written in the data, which may be anything."""
+    return visible(html_text.masked(role[:1000])[:80])
+
+
+def _repeats(report: Report) -> Figure:
+    """Return how many rows are there twice, here or in another file."""
+    counts = {
+        code: report.ignored.get(code, 0)
+        + sum(one.count for one in report.findings if one.code == code)
+        for code in ("duplicates", "near_duplicates")
+    }
+    quality = report.quality or {}
+    rows = [
+        ("equal to an earlier row", (counts["duplicates"],)),
+        ("equal but for case and spaces", (counts["near_duplicates"],)),
+    ]
+    if "similar_rows" in quality:
+        rows.append(("nearly equal: a few words differ", (quality["similar_rows"],)))
+    for name, leaks in [*(quality.get("leaks") or {}).items()][:BARS]:
+        rows.append((f"also in {visible(name)}", (leaks["exact"],)))
+        rows.append((f"nearly in {visible(name)}", (leaks["near"],)))
+    caption = "Rows that repeat others, and their share of all rows"
+    return Figure("Repeats", bars=bar_table(caption, ("what", "rows"), rows, report.rows))
+
+
+def _classes(classes: list[int]) -> Figure:
+    words = (
+        f"{len(classes)} short answers repeat like classes: the most common in {classes[0]:,} "
+        f"rows, the rarest in {classes[-1]:,}."
     )
+    bins: list[Bin] = [(place, place, count) for place, count in enumerate(classes, 1)]
+    return Figure("Classes", words, _columns(bins, "answers, the most common first", words))
 
 
-def _rules(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return ""
-    codes = sorted({finding.code for finding in findings})
-    rows = [[*_rule(code)] for code in codes]
-    head = ("code", "what it says", "hosted", "local")
-    listed = table(
-        "rules stack", head, rows, "Those that have a finding here. More about one: ftg rules CODE"
-    )
-    return f'<section id="rules"><h2>Rules</h2>{listed}</section>'
+def _languages(languages: dict[str, int]) -> Figure:
+    rows = [(visible(name), (count,)) for name, count in [*languages.items()][:BARS]]
+    caption, total = "Languages of the answers, in a sample", sum(languages.values())
+    return Figure("Languages", bars=bar_table(caption, ("language", "answers"), rows, total))
 
 
-def _rule(code: str) -> Iterator[str]:
-    rule: Any = RULES[code]
-    yield f'<code id="rule-{code}">{code}</code>'
-    yield escape(f"{rule.title[:1].upper()}{rule.title[1:]}. {rule.why} {rule.fix}", quote=False)
-    yield rule.hosted or "-"
-    yield rule.local or "-"
+def _whole(quality: Json) -> Iterator[tuple[str, str]]:
+    if systems := quality.get("system_prompts"):
+        yield "System prompts", _system_prompts(systems)
+    if last := quality.get("last_turns"):
+        roles = ", ".join(f"{_role_name(role)} {rows:,}" for role, rows in [*last.items()][:BARS])
+        yield (
+            "Rows by their last turn",
+            f"{roles}; {quality.get('single_turn', 0):,} with one answer",
+        )
+    if calls := (quality.get("tool_calls") or {}).get("calls"):
+        unanswered = quality["tool_calls"]["unanswered"]
+        yield "Tool calls", f"{calls:,}, {unanswered:,} of them without a result"
+    if size := quality.get("characters"):
+        spread = ", ".join(f"{name} {short(size[name])}" for name in size)
+        yield "Characters per row", f"{spread}, without system prompts"
+    if drift := quality.get("drift"):
+        yield (
+            "Production prompts",
+            f"{drift['without_neighbour']:.0%} of {drift['prompts']:,} are like no prompt of the "
+            f"data; about 10 % would be expected. Median words: {drift['median_words']:g}, in the "
+            f"data {drift['own_median_words']:g}",
+        )
+
+
+def _system_prompts(prompts: Json) -> str:
+    distinct, without = prompts["distinct"], prompts["without"]
+    if distinct == 0:
+        return "none"
+    if distinct == 1 and not without:
+        return "the same in all rows"
+    many = "more than 1,000" if distinct is None else f"{distinct:,}"
+    share = f"{prompts['commonest_share']:.0%} of the rows with one"
+    words = f"{many} different; the most common in {share}"
+    return f"{words}; {without:,} rows without" if without else words

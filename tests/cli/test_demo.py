@@ -16,9 +16,9 @@ import pytest
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.demo.answers import Answer, Question, Score, fault, questions, samples
 from finetune_gateway.cli.demo.command import beside, event_line, spoilt
-from finetune_gateway.cli.demo.page import Prices, Summary, chart, loss_ticks, page, series
+from finetune_gateway.cli.demo.page import Prices, Summary, loss_chart, page, series
 from finetune_gateway.events import Event, Metric
-from finetune_gateway.reports.layout import ticks
+from finetune_gateway.reports.layout import fragment
 
 GOOD = {"intent": "refund", "urgency": "low", "reply": "We paid it back."}
 NASTY = "<script>alert('&')</script>"
@@ -169,18 +169,28 @@ METRICS = [
 ]
 
 
-@pytest.mark.parametrize(("width", "height"), [(720, 300), (340, 260)])
-def test_both_curves_are_in_the_picture(width: int, height: int) -> None:
+def drawings(metrics: list[Metric]) -> dict[str, ET.Element]:
+    """The chart of the losses as parsed SVG, for wide screens and narrow ones."""
+    chart = loss_chart(metrics)
+    assert chart is not None
+    pictures = chart.pictures()
+    return {one.kind: ET.fromstring(fragment("parts.html", "picture", one)) for one in pictures}
+
+
+@pytest.mark.parametrize("kind", ["wide", "narrow"])
+def test_both_curves_are_in_the_picture(kind: str) -> None:
     """Well-formed SVG; every point of both curves is there and inside the frame."""
-    drawn = ET.fromstring(chart(METRICS, width, height, "wide"))
-    for name in ("train_loss", "valid_loss"):
-        line = next(p for p in drawn.iter("path") if p.get("class") == f"curve {name}")
-        pairs = re.findall(r"([\d.]+) ([\d.]+)", line.get("d") or "")
+    drawn = drawings(METRICS)[kind]
+    width, height = map(float, drawn.attrib["viewBox"].split()[2:])
+    lines = [*drawn.iter("polyline")]
+    for name, line in zip(("train_loss", "valid_loss"), lines, strict=True):
+        pairs = [point.split(",") for point in line.attrib["points"].split()]
         places = [(float(x), float(y)) for x, y in pairs]
         assert len(places) == len(series(METRICS, name))
         assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
         assert [x for x, _ in places] == sorted(x for x, _ in places)
         assert [y for _, y in places] == sorted(y for _, y in places), "a falling loss"
+    assert len([*drawn.iter("circle")]) == 10  # the validation losses
     words = {text.text for text in drawn.iter("text")}
     assert {"step", "loss, log scale", "0", "0.1", "1"} <= words
 
@@ -196,42 +206,40 @@ def test_both_curves_are_in_the_picture(width: int, height: int) -> None:
 )
 def test_odd_curves_are_drawn_too(metrics: list[Metric]) -> None:
     """One point, zeros, a flat line, a huge range."""
-    drawn = ET.fromstring(chart(metrics, 340, 260, "narrow"))
-    for line in drawn.iter("path"):
-        assert "nan" not in (line.get("d") or "") and "inf" not in (line.get("d") or "")
+    for drawn in drawings(metrics).values():
+        for line in drawn.iter():
+            figures = f"{line.get('d')} {line.get('points')}"
+            assert "nan" not in figures and "inf" not in figures
 
 
 def test_no_losses_are_a_word() -> None:
-    """A job without figures has no picture."""
-    assert "No losses" in chart([Metric(step=1)], 340, 260, "narrow")
+    """A job without figures has no chart, and the page says so."""
+    assert loss_chart([Metric(step=1)]) is None
+    assert "No losses were reported" in page(summary_of([Metric(step=1)]))
+    assert "No losses" not in page(summary_of(METRICS))
 
 
-def test_ticks_are_round() -> None:
-    """1, 2 and 5; the losses lie between the ends, the last step is not passed."""
-    assert loss_ticks([1.96, 0.07]) == [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
-    assert loss_ticks([1.0]) == [1.0, 2.0]
-    assert ticks(204, 8) == [0, 50, 100, 150, 200]
-    assert ticks(3, 8) == [0, 1, 2, 3]
+def summary_of(metrics: list[Metric]) -> Summary:
+    """A summary in which every text is markup."""
+    question = Question(f"Is {NASTY} text?", "refund")
+    pair = (Answer(question, NASTY, "not one JSON object"), Answer(question, json.dumps(GOOD), ""))
+    score = Score(prompts=1, kept=1, intents_right=1, seconds=1.0)
+    return Summary(
+        model=NASTY,
+        before=score,
+        after=score,
+        answers=[pair],
+        shown=[0],
+        metrics=metrics,
+        data=[(NASTY, NASTY)],
+        run=[("job", NASTY)],
+        prices=Prices((NASTY, "b"), [(NASTY, NASTY)], ["https://prices.example", NASTY]),
+    )
 
 
 def test_the_page_is_whole_and_escaped() -> None:
     """A model's words cannot become markup, nothing is fetched, both curves are there."""
-    question = Question(f"Is {NASTY} text?", "refund")
-    pair = (Answer(question, NASTY, "not one JSON object"), Answer(question, json.dumps(GOOD), ""))
-    score = Score(prompts=1, kept=1, intents_right=1, seconds=1.0)
-    text = page(
-        Summary(
-            model=NASTY,
-            before=score,
-            after=score,
-            answers=[pair],
-            shown=[0],
-            metrics=METRICS,
-            data=[(NASTY, NASTY)],
-            run=[("job", NASTY)],
-            prices=Prices((NASTY, "b"), [(NASTY, NASTY)], ["https://prices.example", NASTY]),
-        )
-    )
+    text = page(summary_of(METRICS))
     assert "<script" not in text
     assert_whole(text)
 
@@ -269,6 +277,7 @@ def assert_whole(text: str) -> None:
     style = text.partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style and "@import" not in style and "http" not in style
     assert "default-src 'none'" in text and "prefers-color-scheme: dark" in style
-    curves = [attributes.get("class") for tag, attributes in tags.seen if tag == "path"]
-    for name in ("train_loss", "valid_loss"):
-        assert curves.count(f"curve {name}") == 3  # legend, wide, narrow
+    classes = [(tag, attributes.get("class")) for tag, attributes in tags.seen]
+    for color in ("series-0", "series-2"):
+        assert classes.count(("i", color)) == 1  # in the legend
+        assert classes.count(("polyline", f"line {color}")) == 2  # wide, narrow

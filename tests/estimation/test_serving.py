@@ -426,8 +426,8 @@ def test_the_lines_of_gpus_have_upright_steps(ftg: Run, train_file: Path, tmp_pa
     steps = [a[1] - b[1] for a, b in zip(points, points[1:], strict=False) if a[1] != b[1]]
     assert len(rises) >= 20 and rises[0] == max(steps)
     assert rises[0] / rises[1] == pytest.approx(1 / 0.585, rel=0.02)  # log 2 to log 1.5
-    dots = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', wide)]
-    assert "$1 M<" in wide
+    dots = [float(x) for x in re.findall(r'<circle class="dot break-even" cx="([\d.]+)"', wide)]
+    assert "$1M<" in wide
     assert len(dots) == 3 + 1 and max(dots) <= 900  # on demand crosses once
 
 

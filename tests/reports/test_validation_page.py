@@ -19,10 +19,9 @@ import finetune_gateway as gateway
 from finetune_gateway import Dataset
 from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.findings import Finding, Report
-from finetune_gateway.reports import html_text
 from finetune_gateway.reports import validation_page as report_page
-from finetune_gateway.reports.charts import Line, columns, short
-from finetune_gateway.reports.layout import ticks
+from finetune_gateway.reports.html_text import Piece, excerpt
+from finetune_gateway.reports.layout import fragment
 from finetune_gateway.reports.validation_page import page
 
 HOSTED = "gpt-4.1-mini-2025-04-14"
@@ -222,20 +221,32 @@ def test_personal_data_and_keys_are_masked(tmp_path: Path) -> None:
     assert "j...g (20 characters)" in html and "(a key)" in html
 
 
+def drawn(text: str, limit: int, at: int | None = None) -> str:
+    """A text of the data as HTML."""
+    return str(fragment("text.html", "text", excerpt(text, limit, at)))
+
+
 def test_nothing_hides_in_a_text() -> None:
     """What does not print is named; joiners inside words of other scripts and emoji stay."""
-    assert html_text.shown("a\u202eb\u200b\u200bc", 99).count('class="odd"') == 2
-    assert text_of(html_text.shown("a\u202eb\u200b\u200bc", 99)) == "a<U+202E>b<U+200B x2>c"
+    assert drawn("a\u202eb\u200b\u200bc", 99).count('class="odd"') == 2
+    assert text_of(drawn("a\u202eb\u200b\u200bc", 99)) == "a<U+202E>b<U+200B x2>c"
     for fine in ("naïve café", "👩\u200d👧", "می\u200cخواهم", "日本語\u3000", "❤\ufe0f"):
-        assert html_text.shown(fine, 99) == fine
-    assert text_of(html_text.shown("\ud800", 9)) == "<U+D800>"
-    assert html_text.shown("\u0301x", 9).startswith("\u25cc")
+        assert excerpt(fine, 99) == [Piece(fine)] and drawn(fine, 99) == fine
+    assert text_of(drawn("\ud800", 9)) == "<U+D800>"
+    assert drawn("\u0301x", 9).startswith("\u25cc")
+
+
+def test_texts_keep_their_spaces() -> None:
+    """The template adds none and takes none away: a text is shown with its spaces."""
+    for text in ("  a\n\n b  ", "\n", " a\u202e ", f" {MAIL} ", " ! "):
+        assert text_of(drawn(text, 99, 1)) == text_of(drawn(text, 99))
+    assert text_of(drawn("  a\n\n b  ", 99, 2)) == "  a\n\n b  "
 
 
 def test_a_place_in_a_long_text() -> None:
     """What is around a place is shown, the place is marked, the rest is counted."""
     text = "a" * 5000 + "!" + "b" * 5000
-    html = html_text.shown(text, 90, 5000)
+    html = drawn(text, 90, 5000)
     assert marked(html) == ["!"] and len(text_of(html)) < 200
     assert "[... 4,970 characters ...]" in html and "[... 4,941 characters ...]" in html
 
@@ -317,26 +328,11 @@ def test_repeats_classes_and_leaks_are_told(home: Path, tmp_path: Path) -> None:
     report = gateway.validate(dataset, quality=True, against=held)
     seen = text_of(page(report, dataset))
     assert "equal to an earlier row2" in seen.replace("\n", "")
-    assert "also in held" in seen and "2 short answers are given like classes" in seen
+    assert "also in held" in seen and "2 short answers repeat like classes" in seen
     assert report.quality and report.quality["leaks"]["held <out>.jsonl"]["exact"] == 5
     assert "assistant 42; 42 with one answer" in seen
     short_look = text_of(page(gateway.validate(dataset, quality=False), dataset))
-    assert "Not looked at" in short_look
-
-
-def test_columns_and_ticks() -> None:
-    """Lines stand in their bin; figures are short; an empty picture is none."""
-    drawn = columns([(1, 1, 5), (2, 9, 1)], [Line(9, "high")], across="a", up="b", label="c<")
-    assert drawn.count("<svg") == 2 and "c&lt;" in drawn
-    assert columns([], [], across="a", up="b", label="c") == ""
-    assert [short(value) for value in (7, 950, 1200, 65536, 2e6)] == [
-        "7",
-        "950",
-        "1.2k",
-        "65.5k",
-        "2M",
-    ]
-    assert ticks(1, 4) == [0, 1] and ticks(0, 4) == [0]
+    assert "Not analyzed" in short_look
 
 
 # -- in a browser --------------------------------------------------------------------------
