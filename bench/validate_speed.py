@@ -36,14 +36,14 @@ import json, resource, sys, time
 from finetune_gateway.tokens.encodings import DEFAULT_ENCODING, preload
 preload(DEFAULT_ENCODING)  # as the command line does
 from pathlib import Path
-from finetune_gateway.checks import gate, parallel
+from finetune_gateway.validation import parallel, run
 from finetune_gateway import Dataset
 from finetune_gateway.tokens.counter import HostedCounter
 data, few = Path(sys.argv[1]), Path(sys.argv[2])
 workers, near = int(sys.argv[3]) or None, sys.argv[4] == "near"
 def check(path):
     began, counter = time.perf_counter(), HostedCounter(None)
-    report = gate.validate(Dataset(path), counter=counter, workers=workers, near_duplicates=near)
+    report = run.validate(Dataset(path), counter=counter, workers=workers, near_duplicates=near)
     return report, time.perf_counter() - began
 if sys.argv[5] == "ready":
     HostedCounter(None).text.note_bytes_read(64_000_000)
@@ -51,7 +51,7 @@ if sys.argv[5] == "ready":
 report, seconds = check(data)
 own, child = (resource.getrusage(who).ru_maxrss for who in
               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-others = (workers or min(parallel.processors(), gate.MAX_WORKERS)) - 1
+others = (workers or min(parallel.processors(), run.MAX_WORKERS)) - 1
 found = {"ok": report.ok, "rows": report.rows, **report.tokens, "peak": own + others * child}
 found["seconds"] = seconds
 print(json.dumps({**found, "findings": sorted({f.code for f in report.findings})}))

@@ -377,7 +377,7 @@ def test_no_rows_give_an_estimate() -> None:
 def test_importing_hardware_loads_no_torch() -> None:
     """Estimating needs none of the heavy packages."""
     code = (
-        "import sys, finetune_gateway.hardware\n"
+        "import sys, finetune_gateway.estimation.local\n"
         "print(sorted({'torch', 'transformers', 'trl', 'peft', 'openai'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

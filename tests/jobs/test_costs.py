@@ -265,7 +265,7 @@ def test_the_confirmation_shows_price_bytes_host_and_budget(
     nothing is sent without an answer."""
     ftg("config", "set", "budget.monthly_usd", "5")
     own(home, "5.00")
-    with Provider() as provider:
+    with Provider(pace=0.01) as provider:  # ended by the first look, 2 s later
         monkeypatch.setenv("A_KEY", provider.api_key)
         words = ["submit", str(train_file), "--model", MODEL, "--backend", "openai"]
         words += ["--base-url", provider.url, "--profile", "custom", "--api-key-env", "A_KEY"]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import finetune_gateway
 from finetune_gateway import Dataset
 from finetune_gateway.data import dataset as dataset_module
 from finetune_gateway.errors import DataError
@@ -25,7 +26,7 @@ from finetune_gateway.validation.run import validate
 
 Json = dict[str, Any]
 
-PACKAGE = Path(dataset_module.__file__).parent
+PACKAGE = Path(finetune_gateway.__file__).parent
 PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
 
 
