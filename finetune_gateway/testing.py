@@ -1,1 +1,406 @@
-"""For authors of backends: the suite of tests that every backend passes."""
+"""For authors of backends: the tests that every backend passes.
+
+Needs pytest; nothing else in the package imports this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from finetune_gateway.backend import (
+    Backend,
+    BackendError,
+    ChatReply,
+    DataFile,
+    Dataset,
+    Estimate,
+    HandleData,
+    JobStatus,
+    Result,
+    Settings,
+    Snapshot,
+    SpecError,
+    TrainingSpec,
+    UnsupportedError,
+)
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.events import later
+from finetune_gateway.methods import METHODS
+
+QUESTION = [{"role": "user", "content": "Where is parcel number 3?"}]
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A job that was followed to its end: each poll with the cursor it was asked with."""
+
+    job_id: str
+    provider_id: str
+    polls: list[tuple[str | None, Snapshot]]
+
+    @property
+    def last(self) -> Snapshot:
+        return self.polls[-1][1]
+
+    @property
+    def event_ids(self) -> list[str]:
+        return [event.id for _, snapshot in self.polls for event in snapshot.events]
+
+
+class BackendContract:
+    """The contract of ``Backend`` as tests. Subclass it and say how the backend is made::
+
+        from finetune_gateway.testing import BackendContract
+
+        class TestAcme(BackendContract):
+            @pytest.fixture(scope="class")
+            @classmethod
+            def backend(cls, settings):
+                backend = AcmeBackend(region="eu")
+                backend.bind(settings)
+                return backend
+
+    Fixtures to override (all of class scope, so that one job serves most tests):
+
+    ==================  ====================================================================
+    ``backend``         required: a backend that can run a job, bound to ``settings``
+    ``keyless``         the same backend where no key is set (default: ``backend``)
+    ``spec``            what to train (default: the model ``any-model``)
+    ``refused_spec``    a spec that ``check`` refuses (default: none, the test is skipped)
+    ``rows``            rows of the training file (default: 12 chat rows)
+    ``secret``          the key in use, which must appear nowhere (default: none)
+    ==================  ====================================================================
+
+    ``ends_at_once``: set it to True if a job has ended when ``start`` returns, so that none can be
+    cancelled. ``seconds``: the longest a job may take. ``advance`` is called between polls; it
+    waits a moment, and may do what brings a test server forward.
+    """
+
+    ends_at_once = False
+    seconds = 120.0
+
+    # -- what a subclass overrides -------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, settings: Settings) -> Backend:
+        """Return a backend that can run a job."""
+        raise NotImplementedError("Override the fixture 'backend'.")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def keyless(cls, backend: Backend) -> Backend:
+        """Return the backend as it is where no key is set."""
+        return backend
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls) -> TrainingSpec:
+        """Return a spec that the backend can run."""
+        return TrainingSpec(model="any-model")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def refused_spec(cls) -> TrainingSpec | None:
+        """Return a spec that ``check`` refuses, or None if it refuses nothing."""
+        return None
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def rows(cls) -> list[dict[str, Any]]:
+        """Return the rows of the training file."""
+        return [
+            {
+                "messages": [
+                    {"role": "user", "content": f"Where is parcel number {number}?"},
+                    {"role": "assistant", "content": f"Parcel {number} comes on day {number % 7}."},
+                ]
+            }
+            for number in range(12)
+        ]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def secret(cls) -> str:
+        """Return the key that the backend uses; empty if it needs none."""
+        return ""
+
+    @classmethod
+    def advance(cls, backend: Backend) -> None:
+        """Wait between two polls."""
+        time.sleep(min(0.2, backend.capabilities().poll_seconds[0]))
+
+    # -- what the tests share ------------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+        """Return a home folder of its own."""
+        return Settings(home=tmp_path_factory.mktemp("home")).create()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def train(
+        cls, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    ) -> DataFile:
+        """Return the training file."""
+        path = tmp_path_factory.mktemp("data") / "train.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return _data_file(path, len(rows))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def finished(cls, backend: Backend, spec: TrainingSpec, train: DataFile) -> FinishedJob:
+        """Run one job to its end and return what its polls said."""
+        job_id = "ftg-contract1"
+        return cls._follow(backend, job_id, cls._start(backend, job_id, spec, train))
+
+    @pytest.fixture
+    def offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let every connection fail."""
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            pytest.fail("This call must work without a network.")
+
+        for name in ("connect", "connect_ex"):
+            monkeypatch.setattr(socket.socket, name, refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+    @classmethod
+    def _start(cls, backend: Backend, job_id: str, spec: TrainingSpec, train: DataFile) -> str:
+        sent = dataclasses.replace(train, remote_id=backend.upload(train))
+        return backend.start(job_id, spec, sent, None)
+
+    @classmethod
+    def _follow(cls, backend: Backend, job_id: str, provider_id: str) -> FinishedJob:
+        """Poll until the job has ended, each time from where the last poll stopped."""
+        polls: list[tuple[str | None, Snapshot]] = []
+        cursor: str | None = None
+        deadline = time.monotonic() + cls.seconds
+        while not polls or not polls[-1][1].status.final:
+            assert time.monotonic() < deadline, f"Not ended after {cls.seconds:g} s: {polls[-1:]}"
+            if polls:
+                cls.advance(backend)
+            polls.append((cursor, backend.poll(provider_id, cursor)))
+            cursor = polls[-1][1].cursor
+        return FinishedJob(job_id, provider_id, polls)
+
+    def _rebuild(self, backend: Backend, settings: Settings) -> Backend:
+        """Return the backend as another process builds it from the stored options."""
+        rebuilt = type(backend)(**json.loads(json.dumps(backend.options())))
+        rebuilt.bind(settings)
+        return rebuilt
+
+    def _handle(self, backend: Backend, spec: TrainingSpec, result: Result) -> HandleData:
+        return HandleData(
+            kind=result.kind,
+            model=result.model,
+            base_model=spec.model,
+            base_revision=result.base_revision,
+            base_quantization=result.base_quantization,
+            backend=backend.name,
+            backend_options=backend.options(),
+            template_hash=result.template_hash,
+        )
+
+    # -- before anything is sent ---------------------------------------------------------
+
+    @pytest.mark.usefixtures("offline")
+    def test_capabilities_need_no_key_and_no_network(
+        self, keyless: Backend, spec: TrainingSpec
+    ) -> None:
+        """They are the same each time, and allow the spec."""
+        assert keyless.name and keyless.display_name
+        assert keyless.capabilities() == keyless.capabilities()
+        capabilities = keyless.capabilities(spec.model)
+        capabilities.require(keyless.name, spec)
+        first, longest = capabilities.poll_seconds
+        assert 0 < first <= longest
+        assert capabilities.settle_seconds >= 0
+
+    def test_a_method_it_lacks_is_refused(self, backend: Backend, spec: TrainingSpec) -> None:
+        """The error names the backend and the setting."""
+        capabilities = backend.capabilities()
+        lacking = sorted(METHODS.keys() - capabilities.methods - capabilities.priced)
+        if not lacking:
+            pytest.skip("it has every method")
+        other = TrainingSpec.build(model=spec.model, method=lacking[0])
+        with pytest.raises(UnsupportedError, match=backend.name) as error:
+            capabilities.require(backend.name, other)
+        assert error.value.option == "method"
+
+    @pytest.mark.usefixtures("offline")
+    def test_counter_counts_offline(
+        self, keyless: Backend, spec: TrainingSpec, train: DataFile, rows: list[dict[str, Any]]
+    ) -> None:
+        """Every row has tokens, and some of them are trained."""
+        counter = keyless.counter(spec)
+        for row in rows:
+            counter.add(row)
+        stats = counter.stats()
+        assert stats.rows == len(rows)
+        assert 0 < stats.trained <= stats.total
+        assert counter.fresh().stats().rows == 0
+
+    @pytest.mark.usefixtures("offline")
+    def test_estimate_is_offline_and_json(
+        self, keyless: Backend, spec: TrainingSpec, train: DataFile
+    ) -> None:
+        """It survives JSON, and says whether the data leave this machine."""
+        counter = keyless.counter(spec)
+        for row in Dataset(train.path).rows():
+            counter.add(row.data)
+        estimate = keyless.estimate(spec, counter.stats())
+        document = estimate.model_dump_json()
+        assert Estimate.model_validate_json(document).model_dump_json() == document
+        assert estimate.model == spec.model
+        assert estimate.data_leaves_machine == keyless.capabilities().hosted
+        if cost := estimate.cost_usd:
+            assert 0 <= cost.low <= cost.expected <= cost.high
+
+    def test_check_accepts_the_spec(self, backend: Backend, spec: TrainingSpec) -> None:
+        """What is run below is allowed."""
+        backend.check(spec)
+
+    def test_check_refuses_in_words(
+        self, backend: Backend, refused_spec: TrainingSpec | None
+    ) -> None:
+        """The error is one of ours, and its message a sentence."""
+        if refused_spec is None:
+            pytest.skip("it refuses nothing")
+        with pytest.raises(GatewayError) as error:
+            backend.check(refused_spec)
+        assert " " in error.value.message
+
+    # -- options -------------------------------------------------------------------------
+
+    def test_options_build_an_equal_backend(self, backend: Backend, settings: Settings) -> None:
+        """They are plain JSON, enough for another process."""
+        rebuilt = self._rebuild(backend, settings)
+        assert rebuilt.options() == backend.options()
+        assert rebuilt.identity() == backend.identity()
+        assert rebuilt.display_name == backend.display_name
+
+    def test_options_hold_no_secret(self, backend: Backend, secret: str) -> None:
+        """Neither do the identity and the repr: all of them are stored or shown."""
+        if not secret:
+            pytest.skip("it needs no key")
+        shown = json.dumps([backend.options(), backend.identity()]) + repr(backend)
+        assert secret not in shown
+
+    def test_an_unknown_option_is_refused(self, backend: Backend) -> None:
+        """A misspelt option is an error, never ignored."""
+        unknown: dict[str, Any] = {"no_such_option": 1}
+        with pytest.raises((TypeError, SpecError)):
+            type(backend)(**unknown)
+
+    # -- files ---------------------------------------------------------------------------
+
+    def test_an_upload_is_found_by_its_content(
+        self, backend: Backend, train: DataFile, tmp_path: Path
+    ) -> None:
+        """Another content is not found. A backend that takes no files finds none."""
+        other = tmp_path / "other.jsonl"
+        other.write_text('{"messages": []}\n', encoding="utf-8")
+        assert backend.find_upload(_data_file(other, 1)) is None
+        remote_id = backend.upload(train)
+        copy = tmp_path / "copy.jsonl"
+        copy.write_bytes(train.path.read_bytes())
+        assert (backend.find_upload(_data_file(copy, train.rows)) is None) == (remote_id is None)
+
+    # -- the job -------------------------------------------------------------------------
+
+    def test_a_job_is_found_by_our_id(self, backend: Backend, finished: FinishedJob) -> None:
+        """``find`` gives the id that ``start`` gave."""
+        assert finished.provider_id
+        assert backend.find(finished.job_id) == finished.provider_id
+
+    def test_an_unknown_job_is_not_found(self, backend: Backend) -> None:
+        """None, or an error where the backend cannot know; never another job."""
+        try:
+            assert backend.find("ftg-never-sent") is None
+        except BackendError as exc:
+            assert exc.message
+
+    def test_a_job_ends_with_a_result(self, finished: FinishedJob) -> None:
+        """On the way its status is always known, and never goes backwards."""
+        assert finished.last.status is JobStatus.SUCCEEDED, finished.last.error
+        result = finished.last.result
+        assert result is not None and result.model
+        assert Result.model_validate_json(result.model_dump_json()) == result
+        statuses = [snapshot.status for _, snapshot in finished.polls]
+        assert JobStatus.UNKNOWN not in statuses
+        for before, after in zip(statuses, statuses[1:], strict=False):
+            assert later(before, after) is after
+
+    def test_events_have_ids_of_their_own(self, finished: FinishedJob) -> None:
+        """No poll from a later cursor says an event again."""
+        assert len(set(finished.event_ids)) == len(finished.event_ids)
+
+    def test_a_poll_is_repeatable(self, backend: Backend, finished: FinishedJob) -> None:
+        """The same cursor gives the same events, or the same and more."""
+        for cursor, snapshot in finished.polls:
+            again = backend.poll(finished.provider_id, cursor)
+            ids = [event.id for event in snapshot.events]
+            assert [event.id for event in again.events][: len(ids)] == ids
+            assert later(snapshot.status, again.status) is again.status
+        assert again.status is JobStatus.SUCCEEDED
+        assert again.result == finished.last.result
+
+    def test_another_process_goes_on(
+        self, backend: Backend, settings: Settings, finished: FinishedJob
+    ) -> None:
+        """A backend built from the options polls from the stored cursor."""
+        rebuilt = self._rebuild(backend, settings)
+        snapshot = rebuilt.poll(finished.provider_id, finished.last.cursor)
+        assert snapshot.status is JobStatus.SUCCEEDED
+        assert snapshot.result == finished.last.result
+        assert not {event.id for event in snapshot.events} - set(finished.event_ids)
+
+    def test_cancel_leaves_an_ended_job(self, backend: Backend, finished: FinishedJob) -> None:
+        """Its status stays, and nothing is raised."""
+        backend.cancel(finished.provider_id)
+        snapshot = backend.poll(finished.provider_id, finished.last.cursor)
+        assert snapshot.status is JobStatus.SUCCEEDED
+
+    def test_cancel_ends_a_running_job(
+        self, backend: Backend, spec: TrainingSpec, train: DataFile
+    ) -> None:
+        """After some polls it is cancelled. Cancelling twice is the same."""
+        if self.ends_at_once:
+            pytest.skip("its jobs have ended when start returns")
+        job_id = "ftg-contract2"
+        provider_id = self._start(backend, job_id, spec, train)
+        backend.cancel(provider_id)
+        backend.cancel(provider_id)
+        cancelled = self._follow(backend, job_id, provider_id)
+        assert cancelled.last.status is JobStatus.CANCELLED
+
+    # -- the model -----------------------------------------------------------------------
+
+    def test_the_model_answers(
+        self, backend: Backend, spec: TrainingSpec, finished: FinishedJob
+    ) -> None:
+        """A whole reply, and one in pieces."""
+        assert finished.last.result is not None
+        model = backend.open(self._handle(backend, spec, finished.last.result))
+        reply = model.chat(QUESTION, max_tokens=8)
+        assert isinstance(reply, ChatReply) and reply.text
+        stream = model.stream(QUESTION, max_tokens=8)
+        assert isinstance(stream, Iterator)
+        assert "".join(stream)
+
+
+def _data_file(path: Path, rows: int) -> DataFile:
+    raw = path.read_bytes()
+    return DataFile(path, hashlib.sha256(raw).hexdigest(), rows, len(raw))

@@ -1,7 +1,7 @@
-"""A backend in one file: its "model" gives the answer of the most similar question it has seen.
+"""A backend in one file: its "model" gives the answer to the most similar question it has seen.
 
-Small enough to read at once, and honest: it keeps the rows of a job in a folder and looks the
-answer up. What a real backend would do elsewhere is said where it would do it.
+It keeps the rows of a job in a folder and looks the answer up. Comments say what a real backend
+would do instead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RecallBackend(Backend):
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         return Capabilities(
-            hosted=False,  # True: the data leaves the machine, so a yes is asked for
+            hosted=False,  # True: the data leaves the machine, so the user has to confirm
             methods=frozenset({"sft"}),
             notes=("Trains nothing: it looks the answer up.",),
             poll_seconds=(0.05, 0.2),
@@ -80,8 +80,8 @@ class RecallBackend(Backend):
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
     ) -> str:
-        # A real one would send a request here, once, tagged with job_id, and on a time-out
-        # raise BackendError(..., maybe_applied=True).
+        # A real backend sends one request here, tagged with job_id, and raises
+        # BackendError(..., maybe_applied=True) on a time-out.
         rows = [row.data["messages"] for row in Dataset(train.path).rows()]
         pairs = [[row[-2]["content"], row[-1]["content"]] for row in rows]
         folder = self.folder / job_id
@@ -96,18 +96,18 @@ class RecallBackend(Backend):
         folder = self.folder / provider_id
         if not (folder / "pairs.json").exists():
             return Snapshot(status=JobStatus.FAILED, error=f"{folder} is gone.")
-        # The id is made of the job's, so that a repeated poll says the same event, not another.
-        said = Event(id=f"{provider_id}-read", message="Read the rows.")
+        # The id is made from the job's: a repeated poll reports the same event, not another one.
+        event = Event(id=f"{provider_id}-read", message="Read the rows.")
         return Snapshot(
             status=JobStatus.SUCCEEDED,
             raw_status="done",
-            events=[] if cursor else [said],
+            events=[] if cursor else [event],
             cursor="1",
             result=Result(kind="merged", model=str(folder)),
         )
 
     def cancel(self, provider_id: str) -> None:
-        """Nothing to stop: a job has ended when start returns."""
+        """Do nothing: a job has ended when start returns."""
 
     # -- the model ----------------------------------------------------------------------
 
@@ -119,14 +119,14 @@ class RecallBackend(Backend):
 
 
 class Recall:
-    """Answers with what was said to the most similar question."""
+    """Gives the answer to the most similar question."""
 
     def __init__(self, pairs: list[list[str]]) -> None:
         self.pairs = pairs
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
-        asked = str(messages[-1].get("content") or "")
-        nearest = max(self.pairs, key=lambda pair: SequenceMatcher(None, asked, pair[0]).ratio())
+        question = str(messages[-1].get("content") or "")
+        nearest = max(self.pairs, key=lambda pair: SequenceMatcher(None, question, pair[0]).ratio())
         return ChatReply(text=nearest[1], finish_reason="stop")
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:

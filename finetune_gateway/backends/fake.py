@@ -139,15 +139,15 @@ class FakeBackend(Backend):
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         """The snapshot number ``cursor`` of the script; beyond its end the last one."""
         self._fail("poll")
-        if provider_id in self._cancelled:
-            return Snapshot(status=JobStatus.CANCELLED, raw_status="cancelled", cursor=cursor)
         script = _default_script(provider_id) if self.script is None else self.script
         last = len(script) - 1
         step = min(int(cursor or 0), last)
+        if provider_id in self._cancelled and not script[step].status.final:
+            return Snapshot(status=JobStatus.CANCELLED, raw_status="cancelled", cursor=cursor)
         return script[step].model_copy(update={"cursor": str(min(step + 1, last))})
 
     def cancel(self, provider_id: str) -> None:
-        """Polls of this object say ``cancelled`` from now on."""
+        """Let polls of this object say ``cancelled`` from now on, unless the script has ended."""
         self._fail("cancel")
         self._cancelled.add(provider_id)
 

@@ -1,0 +1,143 @@
+"""The contract of backends, run by each of ours and by the example of the docs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.chaos import end_workers
+from support.hosted import MODEL
+from support.paths import ROOT
+from support.provider import Provider
+
+from finetune_gateway.backend import Backend, Settings, TrainingSpec
+from finetune_gateway.backends.fake import FakeBackend
+from finetune_gateway.backends.local.backend import LocalBackend
+from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.events import Event, JobStatus, Snapshot
+from finetune_gateway.testing import BackendContract, FinishedJob
+
+KEY_VARIABLE = "CONTRACT_KEY"
+
+
+class TestFake(BackendContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, settings: Settings) -> Backend:
+        backend = FakeBackend()
+        backend.bind(settings)
+        return backend
+
+
+class TestRecall(BackendContract):
+    """The example of docs/writing-a-backend.md."""
+
+    ends_at_once = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, settings: Settings) -> Backend:
+        path = ROOT / "docs" / "example-backend" / "ftg_recall.py"
+        spec = importlib.util.spec_from_file_location("ftg_recall", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        backend: Backend = module.RecallBackend()
+        backend.bind(settings)
+        return backend
+
+
+class TestOpenAI(BackendContract):
+    """Against a server that speaks the wire contract; each poll takes a job one stage further."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def provider(cls) -> Iterator[Provider]:
+        with Provider() as provider:
+            yield provider
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def secret(cls, provider: Provider) -> Iterator[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(KEY_VARIABLE, provider.api_key)
+            yield provider.api_key
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, provider: Provider, secret: str, settings: Settings) -> Backend:
+        backend = OpenAIBackend(
+            base_url=provider.url, api_key_env=KEY_VARIABLE, poll_seconds=0.01, request_timeout=5.0
+        )
+        backend.bind(settings)
+        return backend
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def keyless(cls, provider: Provider) -> Backend:
+        return OpenAIBackend(base_url=provider.url, api_key_env="NO_SUCH_KEY")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls) -> TrainingSpec:
+        return TrainingSpec(model=MODEL)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def refused_spec(cls) -> TrainingSpec:
+        return TrainingSpec(model=MODEL, method="reinforcement")
+
+
+class TestLocal(BackendContract):
+    """Trains a small model, in a process of its own."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, settings: Settings) -> Iterator[Backend]:
+        backend = LocalBackend()
+        backend.bind(settings)
+        yield backend
+        end_workers(settings.home)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls, tiny_folder: Path) -> TrainingSpec:
+        return TrainingSpec(model=str(tiny_folder), max_steps=2, batch_size=2, lora_r=4)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def refused_spec(cls, tmp_path_factory: pytest.TempPathFactory) -> TrainingSpec:
+        return TrainingSpec(model=str(tmp_path_factory.mktemp("not-a-model")))
+
+
+class Forgetful(FakeBackend):
+    """Ends a job that has ended a second time, and says other events on each poll."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled = False
+        self.polls = 0
+
+    def cancel(self, provider_id: str) -> None:
+        self.cancelled = True
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        self.polls += 1
+        status = JobStatus.CANCELLED if self.cancelled else JobStatus.SUCCEEDED
+        event = Event(id=f"event-{self.polls}", message="Done.")
+        return Snapshot(status=status, events=[event], cursor="1")
+
+
+def test_the_contract_catches_what_breaks_it() -> None:
+    """Events with other ids on a second poll, and an ended job that is cancelled."""
+    backend = Forgetful()
+    job = FinishedJob("ftg-1", "fake-ftg-1", [(None, backend.poll("fake-ftg-1", None))])
+    with pytest.raises(AssertionError):
+        BackendContract().test_a_poll_is_repeatable(backend, job)
+    with pytest.raises(AssertionError):
+        BackendContract().test_cancel_leaves_an_ended_job(backend, job)
+    twice = FinishedJob("ftg-1", "fake-ftg-1", job.polls * 2)
+    with pytest.raises(AssertionError):
+        BackendContract().test_events_have_ids_of_their_own(twice)
