@@ -54,13 +54,13 @@ EXACT = """\
 import json, resource, sys, time
 from pathlib import Path
 from finetune_gateway import Dataset
-from finetune_gateway.validation.dataset.row_text import gists, key
+from finetune_gateway.validation.dataset.row_text import content_hash, iter_row_texts
 before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 seen, found = {}, []
-for gist in gists(Dataset(Path(sys.argv[1]))):
-    earlier = seen.setdefault(key(gist.said), gist.line)
-    if earlier != gist.line:
-        found.append((gist.line, earlier))
+for row in iter_row_texts(Dataset(Path(sys.argv[1]))):
+    earlier = seen.setdefault(content_hash(row.conversation), row.line)
+    if earlier != row.line:
+        found.append((row.line, earlier))
 after = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps([found, after[0] - before[0], after[1] - before[1]]))
 """

@@ -51,7 +51,7 @@ if sys.argv[5] == "ready":
 report, seconds = check(data)
 own, child = (resource.getrusage(who).ru_maxrss for who in
               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-others = (workers or min(parallel.processors(), run.MAX_WORKERS)) - 1
+others = (workers or min(parallel.count_processors(), run.MAX_WORKERS)) - 1
 found = {"ok": report.ok, "rows": report.rows, **report.tokens, "peak": own + others * child}
 found["seconds"] = seconds
 print(json.dumps({**found, "findings": sorted({f.code for f in report.findings})}))
@@ -61,14 +61,14 @@ ROWS = """\
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from _cookbook_loop import engine, row_tokens
-from finetune_gateway.validation.fast_path import Screen
+from finetune_gateway.validation.fast_path import FastPath
 from finetune_gateway.tokens.counter import HostedCounter
-counter, screen, encode = HostedCounter(None), Screen("sft"), engine()[1]
+counter, fast_path, encode = HostedCounter(None), FastPath("sft"), engine()[1]
 counter.text.choose_engine(1 << 40)
 differ = read = 0
 for line in open(sys.argv[2], "rb"):
     before, row = counter.stats().total, json.loads(line)
-    batch = screen.clean([line])
+    batch = fast_path.take([line])
     counter.add_plain(batch.roles, batch.texts) if batch.roles else counter.add(row)
     differ += counter.stats().total - before != row_tokens(row["messages"], encode)[0]
     read += 1

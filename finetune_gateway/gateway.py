@@ -108,7 +108,7 @@ class Gateway:
             model=model,
             runner=None if backend is None else self.backend(backend),
             method=method,
-            asked=analysis.Asked(
+            options=analysis.AnalysisOptions(
                 quality=quality,
                 against=None if against is None else self.open(against),
                 like=None if like is None else self.open(like),

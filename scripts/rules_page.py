@@ -1,6 +1,6 @@
-"""The pages in docs/rules/, made from the table of rules.
+"""Generate the pages in docs/rules/ from the table of rules.
 
-Run ``python -m scripts.rules_page docs/rules`` after a rule or an example has changed.
+Run ``python -m scripts.rules_page docs/rules`` after changing a rule or an example.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ INTRO = f"""\
 
 {MADE}
 
-What [`ftg validate`](../data.md#checking) looks for. Each rule has a code, which never changes its
+What [`ftg validate`](../data.md#checking) checks. Each rule has a code, which never changes its
 meaning, and a severity for *hosted* backends (OpenAI's contract) and for *local* training; a dash
-where nothing is said. In the terminal: `ftg rules`, and `ftg rules CODE` for one.
+means that it does not count there. In the terminal: `ftg rules`, and `ftg rules CODE` for one.
 
-An example stands among good rows of its kind. **--fix** marks what `ftg validate FILE --fix OUT`
-mends.
+Each example is placed among good rows of its kind. **--fix** marks the rules that
+`ftg validate FILE --fix OUT` fixes.
 """
 
 
 def pages() -> dict[str, str]:
-    """Every page by its name."""
+    """Return all pages by file name."""
     return {"index.md": _index(), **{f"{code}.md": page(code) for code in RULES}}
 
 
 def page(code: str) -> str:
-    """The page of one rule."""
+    """Return the page of one rule."""
     rule = RULES[code]
     parts = [f"# {code}", MADE, f"{_sentence(rule.title)} {_escaped(rule.why)}"]
     parts.append(f"About: [{group_of(code).lower()}](index.md#{_anchor(group_of(code))}).")
     parts.append(
         "| hosted backends | local training |\n|---|---|\n"
-        f"| {rule.hosted or 'nothing is said'} | {rule.local or 'nothing is said'} |"
+        f"| {rule.hosted or 'does not count'} | {rule.local or 'does not count'} |"
     )
     parts.append(f"**What to do.** {_escaped(rule.fix)}")
-    parts.append(f"**--fix.** {_escaped(rule.mends or 'Leaves it; it is listed.')}")
+    parts.append(f"**--fix.** {_escaped(rule.autofix or 'Leaves it and lists it.')}")
     parts.append(f"**--ignore.** {_ignoring(code, rule)}")
     return "\n\n".join([*parts, *_example(code)]) + "\n"
 
 
 def write(folder: Path) -> None:
-    """Write all pages; those of rules that are gone are removed."""
+    """Write all pages and remove those of deleted rules."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = pages()
+    current = pages()
     for old in folder.glob("*.md"):
-        if old.name not in made:
+        if old.name not in current:
             old.unlink()
-    for name, text in made.items():
+    for name, text in current.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
@@ -68,7 +68,7 @@ def _index() -> str:
 def _table(title: str, group: dict[str, Rule]) -> str:
     rows = [
         f"| [`{code}`]({code}.md) | {rule.hosted or '-'} | {rule.local or '-'} | "
-        f"{_escaped(rule.title)} | {'yes' if rule.mends else ''} |"
+        f"{_escaped(rule.title)} | {'yes' if rule.autofix else ''} |"
         for code, rule in group.items()
     ]
     head = ["| code | hosted | local | what | --fix |", "|---|---|---|---|---|"]
@@ -77,10 +77,8 @@ def _table(title: str, group: dict[str, Rule]) -> str:
 
 def _ignoring(code: str, rule: Rule) -> str:
     if rule.unread:
-        return "No: where it is found, rows were not looked at."
-    return (
-        f"`ftg validate FILE --ignore {code}` does not count it, and says how often it was found."
-    )
+        return "No: it means that rows were not checked."
+    return f"`ftg validate FILE --ignore {code}` leaves it out and reports how often it occurred."
 
 
 def _example(code: str) -> list[str]:
@@ -92,8 +90,8 @@ def _example(code: str) -> list[str]:
         if rows is not None:
             parts += [f"The file of `{option}`:", _block(rows)]
     parts += ["\n".join(f"- {_escaped(remark)}" for remark in shown.remarks)]
-    if shown.mended is not None:
-        parts += ["## Mended", _block(shown.mended)]
+    if shown.fixed is not None:
+        parts += ["## Fixed", _block(shown.fixed)]
     return [part for part in parts if part]
 
 
@@ -116,7 +114,7 @@ def _sentence(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text in which Markdown sees no marks of its own."""
+    """Return the text with Markdown characters escaped."""
     for sign in ("\\", "*", "<", "[", "|", "_"):
         text = text.replace(sign, f"\\{sign}")
     return text

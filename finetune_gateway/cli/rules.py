@@ -57,13 +57,13 @@ def told(code: str) -> dict[str, Any]:
         "local": rule.local,
         "why": rule.why,
         "fix": rule.fix,
-        "mends": rule.mends or None,
+        "mends": rule.autofix or None,
         "ignorable": not rule.unread,
         "example": None
         if shown.without
         else {
             "breaks": shown.breaks,
-            "mended": shown.mended,
+            "mended": shown.fixed,
             "against": shown.against,
             "like": shown.like,
             "remarks": shown.remarks,
@@ -80,15 +80,15 @@ def rule_text(code: str) -> str:
     """One rule for people."""
     rule, shown = RULES[code], example(code)
     lines = [f"{apply_style(code, 'bold')}  {rule.title}", ""]
-    lines += [_said("hosted", rule.hosted or "nothing is said")]
-    lines += [_said("local", rule.local or "nothing is said")]
+    lines += [_said("hosted", rule.hosted or "does not count")]
+    lines += [_said("local", rule.local or "does not count")]
     lines += [_said("why", rule.why), _said("do", rule.fix)]
-    lines += [_said("--fix", rule.mends or "Leaves it; it is listed.")]
+    lines += [_said("--fix", rule.autofix or "Leaves it and lists it.")]
     if rule.unread:
-        lines.append(_said("--ignore", "No: where it is found, rows were not looked at."))
+        lines.append(_said("--ignore", "No: it means that rows were not checked."))
     lines += ["", shown.without or "Breaks it:", *_rows(shown.breaks)]
-    if shown.mended is not None:
-        lines += ["Mended:", *_rows(shown.mended)]
+    if shown.fixed is not None:
+        lines += ["Fixed:", *_rows(shown.fixed)]
     for option, rows in (("--against", shown.against), ("--like", shown.like)):
         if rows is not None:
             lines += [f"The file of {option}:", *_rows(rows)]

@@ -131,7 +131,7 @@ def validate(
                 model=model,
                 runner=runner,
                 method=method or "sft",
-                asked=analysis.Asked(
+                options=analysis.AnalysisOptions(
                     quality, opened(against) if against else None, opened(like) if like else None
                 ),
                 ignored=ignored,

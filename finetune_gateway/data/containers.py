@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetune_gateway.data import strict_json
+from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.errors import DataError, MissingDependency
 from finetune_gateway.settings import files
 
@@ -46,22 +46,6 @@ NAMES = {
     "pandas": "a pandas frame",
     "rows": "rows in memory",
 }
-
-
-def container_of(path: Path) -> str:
-    """What a file or folder holds rows in, told by its name; one named .json by its first
-    character. A file with any other name is taken for JSON lines. "" for another folder."""
-    if path.is_dir():
-        known = (path / "state.json").exists() or any(path.glob("*.parquet"))
-        return "datasets-folder" if known else ""
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        with path.open("rb") as file:
-            start = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
-        return "json-array" if start.startswith(b"[") else "jsonl"
-    return {".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parquet"}.get(
-        suffix, "jsonl"
-    )
 
 
 def lines(path: Path, container: str) -> Iterator[str]:
@@ -260,7 +244,7 @@ def _cell(key: str, text: str) -> Any:
         return _TRUTH.get(text.strip().lower(), text)
     if key in _LISTS | _EITHER and text.lstrip()[:1] in ("[", "{"):
         try:
-            value = strict_json.loads(text)
+            value = loads_strict(text)
         except (ValueError, RecursionError):
             return text  # a text that begins with a bracket
         return value if key in _LISTS or _holds_messages(value) else text

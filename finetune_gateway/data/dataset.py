@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from finetune_gateway.data import containers, strict_json
+from finetune_gateway.data import containers
+from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.errors import DataError, NotFoundError, StoreError
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
@@ -25,6 +26,7 @@ Rows = Iterable[dict[str, Any]]
 Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
 CHUNK = 1 << 20  # bytes read at a time
+_CONTAINERS = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parquet"}
 MAX_LINE = 64 << 20  # bytes; a longer line is no training example, and would fill the memory
 
 
@@ -95,7 +97,7 @@ class Dataset:
             lines = containers.object_lines(source, container)
             return cls(containers.spooled(lines, spool or _spool(), "rows"), None, container)
         path = _existing(Path(source))
-        container = containers.container_of(path)
+        container = container_of(path)
         if container == "jsonl":
             return cls(path)
         lines = containers.lines(path, container)
@@ -189,7 +191,7 @@ class Dataset:
     def parse(self, number: int, raw: bytes) -> dict[str, Any]:
         """The row of a line. Raises DataError when it is not a JSON object, strictly read."""
         try:
-            data = strict_json.loads(raw.decode())
+            data = loads_strict(raw.decode())
         except (ValueError, RecursionError) as exc:
             raise DataError(
                 f"{self.path}: line {number} is not valid JSON: {str(exc)[:200]}.",
@@ -204,6 +206,22 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({str(self.path)!r})"
+
+
+def container_of(path: Path) -> str:
+    """Return the container of a file or folder by its name; "" for an unknown folder.
+
+    A .json file is read as far as its first character; any other name means JSON lines.
+    """
+    if path.is_dir():
+        known = (path / "state.json").exists() or any(path.glob("*.parquet"))
+        return "datasets-folder" if known else ""
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        with path.open("rb") as file:
+            start = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
+        return "json-array" if start.startswith(b"[") else "jsonl"
+    return _CONTAINERS.get(suffix, "jsonl")
 
 
 def kind_of(row: dict[str, Any]) -> Kind:
@@ -228,7 +246,7 @@ def _system_of(row: dict[str, Any]) -> str | None:
 
 
 def _existing(path: Path) -> Path:
-    if path.is_dir() and not containers.container_of(path):
+    if path.is_dir() and not container_of(path):
         raise DataError(
             f"{str(path)!r} is a folder, not a file.", hint="Name the JSONL file in it."
         )

@@ -1,35 +1,79 @@
-"""What is inside a row: its messages, texts, calls and tools, however badly it is formed.
+"""Rows: strict JSON, and the messages, texts, calls and tools of a row, however malformed.
 
-Knows the shapes of OpenAI's and TRL's rows; judges nothing (``checks`` does). A field of the
-wrong type reads as absent, so that a bad row can still be looked at.
+Knows the shapes of OpenAI's and TRL's rows; judges nothing. A field of the wrong type reads as
+absent, so that a malformed row can still be shown.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 Json = dict[str, Any]
 
 
+class DuplicateKey(ValueError):
+    """An object has the same key twice."""
+
+
+class NotANumber(ValueError):
+    """The text has NaN or Infinity in it."""
+
+
+class Overflow(ValueError):
+    """A number is larger than a double."""
+
+
+def loads_strict(text: str) -> Any:
+    """Return the value of a JSON text as RFC 8259 defines it.
+
+    ``json`` accepts NaN, keeps the last of two equal keys and turns 1e999 into infinity; rows that
+    are read to be written again must not change silently. Raises ValueError, and RecursionError
+    near 1,000 levels.
+    """
+    return _DECODER.decode(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Json:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise DuplicateKey("an object has the same key twice")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise NotANumber(name)
+
+
+def _float(literal: str) -> float:
+    value = float(literal)
+    if math.isinf(value):
+        raise Overflow(literal)
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+
+
 def as_dict(value: Any) -> Json:
-    """The value if it is a JSON object, else an empty one."""
+    """Return the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value if it is a JSON array, else an empty one."""
+    """Return the value if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 
 def first(row: Json, *keys: str) -> Any:
-    """The first of these keys that holds something, or None."""
+    """Return the value of the first of these keys that is not null, or None."""
     return next((row[key] for key in keys if row.get(key) is not None), None)
 
 
 def messages_of(value: Any, role: str = "user") -> list[Json]:
-    """The messages in a list, in one message, or in a plain string said by ``role``."""
+    """Return the messages of a list, of one message, or of a plain string by ``role``."""
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     listed = value if isinstance(value, list) else [value]
@@ -37,17 +81,17 @@ def messages_of(value: Any, role: str = "user") -> list[Json]:
 
 
 def parts_of(content: Any) -> list[Json]:
-    """The parts of a multimodal content; none for a plain string."""
+    """Return the parts of a multimodal content; empty for a plain string."""
     return [part for part in as_list(content) if isinstance(part, dict)]
 
 
 def is_image(part: Json) -> bool:
-    """Whether a content part is an image."""
+    """Return True if a content part is an image."""
     return part.get("type") == "image_url" or "image_url" in part
 
 
 def texts_of(message: Json) -> Iterator[str]:
-    """Every text in a message: content, parts, refusal, names and arguments of calls."""
+    """Yield every text of a message: content, parts, refusal, names and arguments of calls."""
     for text in (message.get("content"), message.get("refusal")):
         if isinstance(text, str):
             yield text
@@ -62,7 +106,7 @@ def texts_of(message: Json) -> Iterator[str]:
 
 
 def calls_of(message: Json) -> list[Json]:
-    """The functions a message calls, in today's form and in the deprecated one."""
+    """Return the functions a message calls, ``tool_calls`` and the old ``function_call``."""
     listed = as_list(message.get("tool_calls"))
     calls = [as_dict(as_dict(call).get("function")) for call in listed]
     old = as_dict(message.get("function_call"))
@@ -70,6 +114,6 @@ def calls_of(message: Json) -> list[Json]:
 
 
 def tools_of(row: Json) -> list[Json]:
-    """The functions a row offers, in today's form and in the deprecated one."""
+    """Return the functions a row offers, in ``tools`` and in the old ``functions``."""
     tools = [as_dict(as_dict(tool).get("function")) for tool in as_list(row.get("tools"))]
     return tools + [as_dict(function) for function in as_list(row.get("functions"))]

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_gateway.data import strict_json
+from finetune_gateway.data.row_access import loads_strict
 
 Json = dict[str, Any]
 
@@ -95,7 +95,7 @@ class Reader:
 
     def _called(self, value: str, path: str) -> Json:
         try:
-            read = strict_json.loads(value)
+            read = loads_strict(value)
         except (ValueError, RecursionError):
             read = None
         listed = read if isinstance(read, list) else [read]
@@ -114,11 +114,7 @@ class Reader:
     def tools(self, value: Any, path: str = "tools") -> list[Json]:
         """The tools of a row: a list, or one in a JSON string; bare functions are wrapped."""
         try:
-            read = (
-                strict_json.loads(value)
-                if isinstance(value, str) and value.strip()
-                else value or []
-            )
+            read = loads_strict(value) if isinstance(value, str) and value.strip() else value or []
         except (ValueError, RecursionError):
             read = None
         if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
@@ -189,7 +185,7 @@ def _call_value(calls: list[Json], path: str, count: int) -> str:
 def as_object(arguments: Any, path: str) -> Any:
     """Arguments as a template wants them: an object. Raises Unfit when they are none."""
     try:
-        read = strict_json.loads(arguments) if isinstance(arguments, str) else arguments
+        read = loads_strict(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         read = None
     if not isinstance(read, dict):

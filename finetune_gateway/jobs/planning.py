@@ -26,7 +26,7 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import TokenStats
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.dataset import analysis
-from finetune_gateway.validation.dataset.statistics import Placed
+from finetune_gateway.validation.dataset.statistics import CountedDefect
 
 ModelNames = list[str] | tuple[str, ...]
 Backends = ModelNames | list[Backend] | tuple[Backend, ...] | list[str | Backend]
@@ -147,7 +147,7 @@ class FileChecks:
     several: bool = False
     on_progress: OnProgress | None = None
     _seen: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
-    _shared: dict[tuple[Path, Path], list[Placed]] = field(default_factory=dict)
+    _shared: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
 
     def look(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
         """Check and count a file as this option would."""
@@ -171,7 +171,7 @@ class FileChecks:
             return report
         both = (files.train.path, files.held_out.path)
         if both not in self._shared:
-            self._shared[both] = analysis.shared(files.train, files.held_out)
+            self._shared[both] = analysis.find_leaks(files.train, files.held_out)
         return analysis.with_leaks(report, self._shared[both], (candidate.backend.display_name,))
 
     def _read(

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from finetune_gateway.data import sharegpt, strict_json
+from finetune_gateway.data import sharegpt
 from finetune_gateway.data.containers import dumped
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import canonical, format_of
+from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.data.sharegpt import Unfit, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.settings.files import atomic_file
@@ -286,7 +287,7 @@ def _meaning(value: Any, key: str = "") -> Any:
     true told from 1."""
     if key == "arguments" and isinstance(value, str | dict):
         try:
-            return "arguments", _meaning(strict_json.loads(as_string(value)))
+            return "arguments", _meaning(loads_strict(as_string(value)))
         except (ValueError, RecursionError):
             return "text", value
     if isinstance(value, dict):

@@ -30,8 +30,8 @@ from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.preparation.convert import free, whole_file
 from finetune_gateway.validation.dataset import near_duplicates
-from finetune_gateway.validation.dataset.row_text import gists, key
-from finetune_gateway.validation.detectors import folded
+from finetune_gateway.validation.dataset.row_text import content_hash, iter_row_texts
+from finetune_gateway.validation.duplicates import folded
 
 SHORT = 40  # characters of a final answer that is a class rather than a text
 _BACK = 2.0  # the place of rows that are kept for the first part: beyond every limit
@@ -141,13 +141,12 @@ def assigned(
 def _same_questions(dataset: Dataset) -> Iterator[tuple[int, int]]:
     """Rows with one prompt and another answer: on the other side they would be a leak, as
     ``validate --against`` says it of prompts of more than five words."""
-    first: dict[int, int] = {}
-    for gist in gists(dataset):
-        if (
-            len(gist.prompt.split()) > 5
-            and (seen := first.setdefault(key(gist.prompt), gist.line)) != gist.line
-        ):
-            yield seen, gist.line
+    first_lines: dict[int, int] = {}
+    for row in iter_row_texts(dataset):
+        if len(row.prompt.split()) > 5:
+            first = first_lines.setdefault(content_hash(row.prompt), row.line)
+            if first != row.line:
+                yield first, row.line
 
 
 def _moves(links: Iterable[tuple[float, float]]) -> dict[float, float]:

@@ -11,7 +11,8 @@ from finetune_gateway.findings import Defect, Finding
 from finetune_gateway.text.quoting import MAX_PATH, shortened
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.json.parsing import BadLine, escape_defects, parse
-from finetune_gateway.validation.rows.row import row_defects
+from finetune_gateway.validation.rows.chat import chat_defects
+from finetune_gateway.validation.rows.formats import format_defects
 
 MAX_CHECKED = 256 << 10  # bytes; in a longer row only the path that a finding names is known
 PER_FINDING = 10  # paths
@@ -61,6 +62,8 @@ def _defects(raw: bytes) -> Iterator[Defect]:
         return
     yield from escape_defects(text, row)
     format = formats.format_of(row)
-    if format is not None:
-        yield from row_defects(row, format, "sft")
+    if format is formats.CHAT:
+        yield from chat_defects(row)
+    elif format is not None:
+        yield from format_defects(row, format)
     yield from text_defects(text, row)

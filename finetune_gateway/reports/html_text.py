@@ -69,7 +69,7 @@ def sensitive_spans(text: str) -> list[Span]:
     spans = [(*m.span(), f"-----BEGIN {m[1]}----- (a key)") for m in _KEY_BLOCK.finditer(text)]
     spaced = _ESCAPES.sub("  ", text)
     for variant in {text, spaced}:
-        for _, value in pii.found(variant):
+        for _, value in pii.find_pii(variant):
             mask = pii.masked(value)
             spans += [(at, at + len(value), mask) for at in _occurrences(variant, value)]
     return list(_without_overlaps(sorted(spans, key=lambda span: (span[0], -span[1]))))

@@ -28,9 +28,9 @@ def quoted(value: object) -> str:
 @lru_cache(maxsize=1024)  # the same few words in thousands of rows
 def hidden(text: str) -> str:
     """Return the text with personal data and keys masked."""
-    for name, piece in pii.found(text):
-        if name != "a private key":  # its first line gives nothing of the key away
-            text = text.replace(piece, pii.masked(piece))
+    for name, match in pii.find_pii(text):
+        if name != "a private key":  # its first line reveals nothing of the key
+            text = text.replace(match, pii.masked(match))
     return text
 
 

@@ -1,4 +1,4 @@
-"""Fast searches in texts, with the engine that pydantic carries."""
+"""Fast searches in texts, with the regex engine of pydantic."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pydantic_core import SchemaValidator, core_schema
 
 @cache
 def searcher(*patterns: str) -> Callable[[str | bytes], bool]:
-    """Whether a text holds one of the patterns, which look neither ahead nor back.
+    """Return a function that is True for texts in which one of the patterns matches.
 
-    One automaton for all of them: it reads 560 MB/s, an alternation in ``re`` 31 (measured).
+    The patterns have no lookaround. One automaton searches for all of them at 560 MB/s; an
+    alternation in ``re`` reaches 31 MB/s (measured).
     """
     schema = core_schema.str_schema(pattern="|".join(patterns), regex_engine="rust-regex")
-    found: Callable[[str | bytes], bool] = SchemaValidator(schema).isinstance_python
-    return found
+    matches: Callable[[str | bytes], bool] = SchemaValidator(schema).isinstance_python
+    return matches

@@ -1,6 +1,6 @@
-"""Parts of a file, cut at line ends, and their lines a chunk at a time.
+"""Parts of a file, cut at line ends, and their lines, read a chunk at a time.
 
-``pread`` rather than a shared position, so that several processes may read one file.
+Uses ``pread`` instead of a shared position, so that several processes can read one file.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from finetune_gateway.data import dataset
 from finetune_gateway.data.dataset import CHUNK, Line
 
+OnProgress = Callable[[int, int], None]  # called with the bytes done and the bytes in total
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The bytes from ``start`` to ``stop``, which begin with the line ``number``."""
+    """The bytes from ``start`` to ``stop``; the first line has this ``number``."""
 
     start: int
     stop: int
@@ -25,18 +27,16 @@ class Range:
 class Lines(Iterator[Line]):
     """The lines of a range.
 
-    ``chunk`` are lines as they stand but for the line feed; those from ``at`` on are still to be
-    given. ``number`` and ``offset`` are those of the next. Whoever takes lines from the chunk
-    calls ``skip``. The last line of a file without a line feed, and one that is too long, are
-    never in it.
+    ``chunk``: lines without their line feed, of which those from ``at`` on are still to come;
+    ``number`` and ``offset`` are those of the next one. A caller that takes lines from the chunk
+    calls ``skip``. The last line of a file without a line feed, and a line that is too long, are
+    never in the chunk.
     """
 
-    def __init__(
-        self, file: int, part: Range, on_read: Callable[[int], None] | None = None
-    ) -> None:
-        """``on_read`` is told each time how many bytes of the range were read."""
-        self._file, self._on_read = file, on_read
+    def __init__(self, file: int, part: Range, on_progress: OnProgress | None = None) -> None:
+        self._file, self._on_progress = file, on_progress
         self._start = part.start
+        self._size = min(part.stop, os.fstat(file).st_size) - part.start
         self._next, self._stop = part.start, part.stop
         self._rest = b""
         self.chunk: list[bytes] = []
@@ -44,38 +44,38 @@ class Lines(Iterator[Line]):
         self.offset, self.number = part.start, part.number
 
     def more(self) -> bool:
-        """Whether the chunk has a line to give; reads on when it has none."""
+        """Return True if the chunk has a line; reads the next chunk if it is used up."""
         if self.at >= len(self.chunk):
             self._fill()
         return self.at < len(self.chunk)
 
     def skip(self, lines: int, size: int) -> None:
-        """Leave out lines of the chunk with ``size`` bytes, line feeds included."""
+        """Skip lines of the chunk with ``size`` bytes, line feeds included."""
         self.at += lines
         self.number += lines
         self.offset += size
 
     def __next__(self) -> Line:
         if self.more():
-            return self._given(self.chunk[self.at], b"\n")
+            return self._take(self.chunk[self.at], b"\n")
         if not self._rest:
             raise StopIteration
         raw, self._rest = self._rest, b""
         if len(raw) >= dataset.MAX_LINE:
             self._next = self._stop
             return Line(self.number, self.offset, raw[:200], cut=True)
-        line = self._given(raw, b"")
+        line = self._take(raw, b"")
         self.number += 1
         return line
 
-    def _given(self, raw: bytes, end: bytes) -> Line:
+    def _take(self, raw: bytes, end: bytes) -> Line:
         body = raw.rstrip(b"\r\n")
         line = Line(self.number, self.offset, body, end=raw[len(body) :] + end)
         self.skip(1 if end else 0, len(raw) + len(end))
         return line
 
     def _fill(self) -> None:
-        """Read on to the next line end, at most one line over the limit."""
+        """Read up to the next line end, at most one line over the limit."""
         pieces = [self._rest]
         size = len(self._rest)
         self.chunk, self.at = [], 0
@@ -84,8 +84,8 @@ class Lines(Iterator[Line]):
             if not read:
                 break
             self._next += len(read)
-            if self._on_read:
-                self._on_read(self._next - self._start)
+            if self._on_progress:
+                self._on_progress(self._next - self._start, self._size)
             size += len(read)
             pieces.append(read)
             if b"\n" in read:
@@ -96,39 +96,39 @@ class Lines(Iterator[Line]):
 
 
 def read_line(file: int, offset: int) -> bytes:
-    """The line that begins at an offset, without its end."""
-    found, size = b"", 4096
-    while b"\n" not in found and (read := os.pread(file, size, offset + len(found))):
-        found, size = found + read, CHUNK
-    return found.partition(b"\n")[0].rstrip(b"\r")
+    """Return the line at an offset, without its line end."""
+    line, size = b"", 4096
+    while b"\n" not in line and (read := os.pread(file, size, offset + len(line))):
+        line, size = line + read, CHUNK
+    return line.partition(b"\n")[0].rstrip(b"\r")
 
 
 def cut(file: int, size: int, parts: int) -> list[Range]:
-    """About equal ranges, each at a line's begin; fewer where a line is longer than one."""
+    """Return ranges of about equal size that start at lines; fewer if a line is longer than one."""
     starts = [0]
-    for place in range(1, parts):
-        start = _after_line(file, size * place // parts)
+    for part in range(1, parts):
+        start = _after_line(file, size * part // parts)
         if starts[-1] < start < size:
             starts.append(start)
     number, ranges = 1, list[Range]()
     for start, stop in zip(starts, [*starts[1:], size], strict=True):
         ranges.append(Range(start, stop, number))
         if stop < size:
-            number += _line_feeds(file, start, stop)
+            number += _count_lines(file, start, stop)
     return ranges
 
 
 def _after_line(file: int, offset: int) -> int:
     end = offset + dataset.MAX_LINE
     while offset < end and (read := os.pread(file, CHUNK, offset)):
-        found = read.find(b"\n")
-        if found >= 0:
-            return offset + found + 1
+        end_of_line = read.find(b"\n")
+        if end_of_line >= 0:
+            return offset + end_of_line + 1
         offset += len(read)
     return 0
 
 
-def _line_feeds(file: int, start: int, stop: int) -> int:
+def _count_lines(file: int, start: int, stop: int) -> int:
     count = 0
     while start < stop:
         read = os.pread(file, min(CHUNK, stop - start), start)

@@ -1,4 +1,4 @@
-"""Collects defects, judges them by the table of rules, and groups them into findings.
+"""Turn defects into findings: severity and advice from the table of rules, equal ones grouped.
 
 Knows nothing of files or formats.
 """
@@ -16,15 +16,15 @@ from finetune_gateway.text.quoting import MAX_PATH, quoted, shortened
 from finetune_gateway.validation.file_rules import FILE_GROUPS
 from finetune_gateway.validation.rules import ROW_GROUPS, Family, Rule
 
-GROUPS: dict[str, dict[str, Rule]] = {**FILE_GROUPS, **ROW_GROUPS}  # what they are about -> rules
+GROUPS: dict[str, dict[str, Rule]] = {**FILE_GROUPS, **ROW_GROUPS}  # topic -> rules
 RULES: dict[str, Rule] = {code: rule for group in GROUPS.values() for code, rule in group.items()}
 
-BACKENDS = ("openai", "azure", "local")  # judged when nobody names one
+BACKENDS = ("openai", "azure", "local")  # the default: their rules count
 
-# Everything else speaks OpenAI's wire contract and is judged by its rules.
+# All other backends follow OpenAI's API, so its rules count for them.
 _LOCAL = frozenset({"local", "ray", "fake"})
 
-MAX_GROUPS = 1000  # distinct findings kept; memory and output stay bounded
+MAX_GROUPS = 1000  # distinct findings kept, to bound memory and output
 MAX_LINES = 10  # line numbers kept for one finding
 _INDEX = re.compile(r"\[\d+\]")
 
@@ -37,7 +37,7 @@ class _Group:
 
 
 class Findings:
-    """Collects defects and groups those of one code at one kind of place (``messages[*]``)."""
+    """Collects defects and groups those with one code and one kind of path (``messages[*]``)."""
 
     def __init__(self, backends: Sequence[str] | None = None) -> None:
         self.backends = tuple(backends or BACKENDS)
@@ -47,13 +47,13 @@ class Findings:
         self._dropped = 0
 
     def add(self, defect: Defect, line: int | None = None, count: int = 1) -> bool:
-        """Note a defect; True when it is an error for a judged backend."""
+        """Add a defect; return True if it is an error for one of the backends."""
         severity = self.severity(defect.code)
         if severity is None:
             return False
         key = (defect.code, _INDEX.sub("[*]", defect.path))
         group = self._groups.get(key)
-        # The first of a code is always kept: a thousand odd keys must not hide an error.
+        # The first of each code is always kept: a thousand odd keys must not hide an error.
         if group is None and len(self._groups) >= MAX_GROUPS and defect.code in self._codes:
             self._dropped += 1
         else:
@@ -66,27 +66,26 @@ class Findings:
         return severity == "error"
 
     def extend(self, later: Findings) -> bool:
-        """Add what was found further on in the file; False when there is too much to know what
-        one pass would have kept."""
-        for key, found in later._groups.items():
-            group = self._groups.setdefault(key, _Group(found.defect))
-            self._codes.add(found.defect.code)
-            group.count += found.count
-            group.lines += found.lines[: MAX_LINES - len(group.lines)]
+        """Add the findings of a later part of the file; return False if there are too many to
+        know which of them one pass would have kept."""
+        for key, other in later._groups.items():
+            group = self._groups.setdefault(key, _Group(other.defect))
+            self._codes.add(other.defect.code)
+            group.count += other.count
+            group.lines += other.lines[: MAX_LINES - len(group.lines)]
         return not later._dropped and not self._dropped and len(self._groups) <= MAX_GROUPS
 
     def severity(self, code: str) -> Severity | None:
-        """The gravest of what the judged backends make of this rule; None: nothing."""
-        judged = {RULES[code].severity(family) for family in self.families}
-        return next((severity for severity in RANK if severity in judged), None)
+        """Return the highest severity of a rule for any of the backends; None: no severity."""
+        severities = {RULES[code].severity(family) for family in self.families}
+        return next((severity for severity in RANK if severity in severities), None)
 
     def listed(self) -> list[Finding]:
-        """The findings: errors first, then by line."""
+        """Return the findings: errors first, then by line."""
         groups = [*self._groups.values()]
         if self._dropped:
             groups.append(_Group(Defect("too_many_findings"), self._dropped))
-        found = [self._finding(group) for group in groups]
-        return sorted(found, key=position)
+        return sorted(map(self._finding, groups), key=position)
 
     def _finding(self, group: _Group) -> Finding:
         defect, rule = group.defect, RULES[group.defect.code]
@@ -104,10 +103,10 @@ class Findings:
 
 
 def ignorable(codes: str | Iterable[str]) -> frozenset[str]:
-    """The codes of rules that may be ignored, from a list or a text with commas.
+    """Return codes to ignore, from a list or a text with commas.
 
-    Raises SpecError for a code that no rule has, and for one that says that (a part of) the file
-    was not read: without it the report would say that all is well.
+    Raises SpecError for an unknown code, and for a rule that means that part of the file was not
+    read: without it the report would call the file good.
     """
     listed = [codes] if isinstance(codes, str) else codes
     names = [name.strip() for text in listed for name in text.split(",") if name.strip()]
@@ -115,7 +114,8 @@ def ignorable(codes: str | Iterable[str]) -> frozenset[str]:
 
 
 def known_code(name: str) -> str:
-    """The code of a rule, as it is written in the table. Raises SpecError with those near it."""
+    """Return the code of a rule as the table spells it. Raises SpecError that suggests similar
+    ones."""
     code = name.strip().lower().replace("-", "_")
     if code in RULES:
         return code
@@ -128,14 +128,14 @@ def _ignorable(name: str) -> str:
     code = known_code(name)
     if RULES[code].unread:
         raise SpecError(
-            f"{code} cannot be ignored: where it is found, rows were not looked at.",
+            f"{code} cannot be ignored: it means that rows were not checked.",
             hint=f"What to do about it: ftg rules {code}",
         )
     return code
 
 
 def family_of(backend: str) -> Family:
-    """Whose rules a backend is judged by."""
+    """Return the family of rules that counts for a backend."""
     return "local" if backend in _LOCAL else "hosted"
 
 

@@ -1,25 +1,25 @@
-"""Rows that repeat an earlier one, as they stand or but for case, spaces and the order of keys.
+"""Rows that repeat an earlier one, exactly or apart from case, spaces and the order of keys.
 
-Keeps 20 bytes a row. The sums that are kept of each row are the same for two rows that are equal
-but for these; the few rows with equal sums are read again to be sure.
+Keeps 20 bytes a row: checksums that ignore case, spaces and order. The few rows with equal
+checksums are read again and compared.
 """
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
-from unicodedata import is_normalized
+from typing import Any, NamedTuple
 from zlib import adler32, crc32
 
 from finetune_gateway.text.regex import searcher
-from finetune_gateway.validation.detectors import folded, folded_row
 
 _SLOTS = 256
-# What folding may remove, and half of the escapes that it reads as a space.
+# Bytes that folding may remove, and the letters of the escapes that it reads as a space.
 _DROPPED = b"\\ntrNTR \t\r\v\f\x1c\x1d\x1e\x1f"
-# Characters beyond ASCII that fold to ASCII ones; the others add nothing to the sums.
+# Non-ASCII characters that fold to ASCII ones; all others have weight 0.
 _FOLDING = "[\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06]"
 
 
@@ -27,8 +27,11 @@ _folds_to_ascii = searcher(_FOLDING)
 
 
 def _weights(name: str) -> bytes:
-    """A weight for each byte, the same for both cases; 0 for what may be dropped. They look
-    random: rows that differ in their digits alone would meet if digits had weights in a line."""
+    """Return a weight for each byte, equal for both cases, 0 for bytes that folding may drop.
+
+    The weights are pseudo-random: with consecutive weights for digits, rows that differ only in
+    digits would collide.
+    """
     random = b"".join(blake2b(f"{name} {part}".encode()).digest() for part in range(4))
     return bytes(
         0 if byte > 127 or byte in _DROPPED else max(1, random[ord(chr(byte).lower())])
@@ -36,31 +39,34 @@ def _weights(name: str) -> bytes:
     )
 
 
-_ONE, _OTHER = _weights("one"), _weights("other")
+_FIRST, _SECOND = _weights("one"), _weights("other")
 
 
-class Repeat(NamedTuple):
-    """A row that repeats an earlier one; ``exact``: as it stands."""
+class Duplicate(NamedTuple):
+    """A row that repeats an earlier one; ``exact``: byte for byte, outer spaces aside."""
 
     exact: bool
     line: int
     earlier: int
 
 
-class Repeats:
-    """The rows of one file, or of a part of it. ``near``: also those that are equal but for
-    case, spaces and the order of keys, which takes five times as long."""
+class DuplicateFinder:
+    """Finds repeated rows of a file, or of a part of it.
+
+    ``near``: also rows that differ only in case, spaces and the order of keys, which takes five
+    times as long.
+    """
 
     def __init__(self, near: bool = True) -> None:
         self.near = near
-        # By the last byte of the sums: the sums and a checksum; the lines; the offsets.
+        # One array per last byte of the checksums: checksums with a CRC; lines; offsets.
         self._keys = [array("Q") for _ in range(_SLOTS)]
         self._lines = [array("I") for _ in range(_SLOTS)]
         self._offsets = [array("Q") for _ in range(_SLOTS)]
 
     def add(self, raws: Sequence[bytes], line: int, offset: int) -> int:
-        """Remember rows that follow one another: their bytes without line feeds, the line of the
-        first, and where its bytes begin. Returns where the next row begins."""
+        """Add consecutive rows: their bytes without line feeds, line and offset of the first.
+        Return the offset of the next row."""
         near, keys, lines, offsets = self.near, self._keys, self._lines, self._offsets
         for number, raw in enumerate(raws, line):
             bare = raw.strip()
@@ -72,7 +78,7 @@ class Repeats:
             offset += len(raw) + 1
         return offset
 
-    def extend(self, later: Repeats) -> None:
+    def extend(self, later: DuplicateFinder) -> None:
         """Add the rows of the part that follows."""
         for own, other in (
             (self._keys, later._keys),
@@ -82,13 +88,13 @@ class Repeats:
             for mine, more in zip(own, other, strict=True):
                 mine.extend(more)
 
-    def found(self, read: Callable[[int], bytes]) -> Iterator[Repeat]:
-        """Every row that repeats an earlier one, in no order; ``read`` gives the row that begins
-        at an offset."""
+    def iter_duplicates(self, read: Callable[[int], bytes]) -> Iterator[Duplicate]:
+        """Yield every row that repeats an earlier one, in no order; ``read`` returns the row at an
+        offset."""
         for slot in range(_SLOTS):
-            yield from self._slot(slot, read)
+            yield from self._iter_slot(slot, read)
 
-    def _slot(self, slot: int, read: Callable[[int], bytes]) -> Iterator[Repeat]:
+    def _iter_slot(self, slot: int, read: Callable[[int], bytes]) -> Iterator[Duplicate]:
         keys, lines = self._keys[slot], self._lines[slot]
         sums = [key >> 32 for key in keys]
         if len(set(sums)) == len(sums):
@@ -98,38 +104,68 @@ class Repeats:
             groups.setdefault(own, []).append(index)
         for group in groups.values():
             if len(group) > 1:
-                yield from self._group([(keys[i], lines[i], i) for i in group], slot, read)
+                yield from self._iter_group([(keys[i], lines[i], i) for i in group], slot, read)
 
-    def _group(
+    def _iter_group(
         self, rows: list[tuple[int, int, int]], slot: int, read: Callable[[int], bytes]
-    ) -> Iterator[Repeat]:
-        alike = len({key for key, _, _ in rows}) == 1
-        seen: dict[int, int] = {}  # by the row as it stands
-        first: dict[bytes, int] = {}  # by the folded row
+    ) -> Iterator[Duplicate]:
+        all_exact = len({key for key, _, _ in rows}) == 1
+        exact_lines: dict[int, int] = {}  # first line by key
+        folded_lines: dict[bytes, int] = {}  # first line by the hash of the folded row
         for key, line, index in rows:
-            if key in seen:
-                yield Repeat(True, line, seen[key])
+            if key in exact_lines:
+                yield Duplicate(True, line, exact_lines[key])
                 continue
-            seen[key] = line
-            if alike or not self.near:
+            exact_lines[key] = line
+            if all_exact or not self.near:
                 continue
-            fold = _digest(read(self._offsets[slot][index]))
-            if fold in first:
-                yield Repeat(False, line, first[fold])
-            first.setdefault(fold, line)
+            digest = _folded_digest(read(self._offsets[slot][index]))
+            if digest in folded_lines:
+                yield Duplicate(False, line, folded_lines[digest])
+            folded_lines.setdefault(digest, line)
 
 
 def _sums(raw: bytes) -> int:
-    """32 bits that are equal for rows with equal folded text, in whatever order its pieces stand:
+    """Return a 32-bit checksum that rows with equal folded text share, in any order of its pieces:
     two sums of weighted bytes."""
     if not raw.isascii():
         text = raw.decode("utf-8", "replace")
-        if _folds_to_ascii(text) or not is_normalized("NFC", text):
-            raw = folded(text).encode()  # its ASCII characters are others than those of the row
-    low = adler32(raw.translate(_OTHER)) & 0xFFFF
-    return (adler32(raw.translate(_ONE)) & 0xFFFF) << 16 | low
+        if _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text):
+            raw = folded(text).encode()  # its ASCII characters differ from those of the row
+    low = adler32(raw.translate(_SECOND)) & 0xFFFF
+    return (adler32(raw.translate(_FIRST)) & 0xFFFF) << 16 | low
 
 
-def _digest(raw: bytes) -> bytes:
-    fold = folded_row(raw.decode("utf-8", "replace"))
-    return blake2b(fold.encode("utf-8", "replace"), digest_size=16).digest()
+def _folded_digest(raw: bytes) -> bytes:
+    text = folded_row(raw.decode("utf-8", "replace"))
+    return blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+
+
+_LONG = 1 << 20  # characters; splitting a longer row into words would take 30 bytes for each
+
+
+def folded(text: str) -> str:
+    """Return the text of a row with case and spaces folded, so that near copies are equal."""
+    if len(text) > _LONG:
+        return text
+    plain = text.replace("\\n", " ").replace("\\t", " ").replace("\\r", " ")
+    plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
+    spaced = " ".join(plain.casefold().split())
+    return spaced.replace('" ', '"').replace(' "', '"')  # also at the ends of strings
+
+
+def folded_row(text: str) -> str:
+    """Return the folded text of a row after sorting its keys and removing spaces between tokens.
+    A text that is not an object is only folded."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        row = None
+    return folded(json.dumps(_ordered(row), ensure_ascii=False) if isinstance(row, dict) else text)
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (folded(key), key))
+        return {key: _ordered(value[key]) for key in keys}
+    return [_ordered(one) for one in value] if isinstance(value, list) else value

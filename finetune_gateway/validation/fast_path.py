@@ -1,8 +1,8 @@
-"""The short way for a row with nothing to say about it.
+"""A fast check for rows that certainly have no defect.
 
-Takes only what is certainly clean: plain chat, known keys, an order without a finding, no text
-that any look of ``quality`` could stop at. Whatever it does not take goes the long way, so it
-decides speed and never a finding (held by tests/validation/test_speed_paths.py).
+Takes plain chat rows only: known keys, a correct order of roles, no text that a detector could
+match. All other rows get the full check, so the fast path changes speed and never a finding (held
+by tests/validation/test_speed_paths.py).
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ from typing import Literal
 
 import msgspec
 
-from finetune_gateway.data import formats
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.encodings import NEW_LETTERS
-from finetune_gateway.validation.detectors import suspects
-from finetune_gateway.validation.rows.chat import NOTHING
-from finetune_gateway.validation.rows.row import row_defects
+from finetune_gateway.validation.detectors import prefilter_patterns
+from finetune_gateway.validation.rows.chat import NOTHING, chat_defects
 
-_AT_ONCE = 16  # rows searched as one text
+_GROUP = 16  # rows searched as one text
 _ENDS, _BRACES = itemgetter(0, -1), {(ord("{"), ord("}"))}
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
-MAX_ROW = 1 << 20  # bytes; longer rows are too few to be worth it, and copies of them are not
+MAX_ROW = 1 << 20  # bytes; longer rows are too rare to be worth copying
 
-# A message with a third member, a row with a second: msgspec takes a key twice without a word.
-_TWICE = (
+# A message with a third member, a row with a second: msgspec accepts duplicate keys silently.
+_DUPLICATE_KEY = (
     r'"[ \t\r]*,[ \t\r]*"(?:role|content)"[ \t\r]*:[ \t\r]*"(?:[^"\\]|\\.)*"[ \t\r]*,'
     r'|\][ \t\r]*,[ \t\r]*"'
 )
-# A text that shows nothing, however it is written: the characters of NOTHING and their escapes.
+# A text with nothing visible, in any notation: the characters of NOTHING and their escapes.
 _BLANK = (
     rf':[ \t\r]*"(?:[{NOTHING}]|\\[bfnrt]'
     r"|\\u(?:00(?:[0189][0-9a-fA-F]|20|7[fF]|[aA][0dD])|034[fF]|061[cC]|11(?:5[fF]|60)|1680"
@@ -45,7 +43,7 @@ Roles = tuple[str, ...]
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A message as most are."""
+    """A plain message."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -56,60 +54,62 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 @dataclass(slots=True)
-class Batch:
-    """Rows with nothing to say about them: the roles of each, and the texts of all, one after
-    another. No text has a special token in it, or a letter of NEW_LETTERS."""
+class PlainRows:
+    """Rows without defects: the roles of each, and the texts of all of them in order.
+
+    No text has a special token or a letter of NEW_LETTERS.
+    """
 
     roles: list[Roles] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
 
-class Screen:
-    """Takes rows whose method and order are known to be fine; knows nothing of files.
+class FastPath:
+    """Takes rows that have no defect under a method.
 
-    Several rows at once: one search through 16 kB takes half the time of many short ones, and
-    reading them together three quarters.
+    Reads several rows at once: one search through 16 kB takes half the time of many short ones,
+    and decoding them together three quarters.
     """
 
     def __init__(self, method: str) -> None:
         self._method = method
         decoder = msgspec.json.Decoder(_Row)
         self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
-        self._suspect = searcher(_TWICE, _BLANK, NEW_LETTERS, *suspects())
+        self._may_match = searcher(_DUPLICATE_KEY, _BLANK, NEW_LETTERS, *prefilter_patterns())
         self._orders: dict[Roles, bool] = {}
 
-    def clean(self, raws: Sequence[bytes]) -> Batch:
-        """The first of these rows, as many as are certainly clean one after another."""
-        whole = Batch()
-        for start in range(0, len(raws), _AT_ONCE):
-            few = raws[start : start + _AT_ONCE]
-            found = self._together(few) or self._one_by_one(few)
-            whole.roles += found.roles
-            whole.texts += found.texts
-            if len(found.roles) < len(few):
+    def take(self, raws: Sequence[bytes]) -> PlainRows:
+        """Return the first of these rows, up to one that may have a defect."""
+        rows = PlainRows()
+        for start in range(0, len(raws), _GROUP):
+            group = raws[start : start + _GROUP]
+            taken = self._take_together(group) or self._take_singly(group)
+            rows.roles += taken.roles
+            rows.texts += taken.texts
+            if len(taken.roles) < len(group):
                 break
-        return whole
+        return rows
 
-    def _together(self, raws: Sequence[bytes]) -> Batch | None:
-        """All of them, or None when one may not be clean."""
+    def _take_together(self, raws: Sequence[bytes]) -> PlainRows | None:
+        """Return all of the rows, or None if one may have a defect."""
         if len(raws) < 2 or max(map(len, raws)) > MAX_ROW:
             return None
         if raws[0].endswith(b"\r"):
             raws = [raw.removesuffix(b"\r") for raw in raws]
         joined = b"\n".join(raws)
-        rows = self._rows(raws, joined)
-        if rows is None or self._suspect(joined):
+        rows = self._decode_together(raws, joined)
+        if rows is None or self._may_match(joined):
             return None
         roles: list[Roles] = [tuple([message.role for message in row.messages]) for row in rows]
-        if not all(map(self._orders.get, roles)) and not all(map(self._fine, roles)):
+        if not all(map(self._orders.get, roles)) and not all(map(self._is_ordered, roles)):
             return None
-        return Batch(roles, [message.content for row in rows for message in row.messages])
+        return PlainRows(roles, [message.content for row in rows for message in row.messages])
 
-    def _rows(self, raws: Sequence[bytes], joined: bytes) -> list[_Row] | None:
-        """All rows read as one text; None when one of the lines is no such row.
+    def _decode_together(self, raws: Sequence[bytes], joined: bytes) -> list[_Row] | None:
+        """Decode all rows as one text; None if a line is not a plain row.
 
-        A line feed between } and { is in no value, and none is in a text: so each line is one or
-        more whole values, and as many values as lines are one in each.
+        A line feed between } and { is not inside a value or a text, so each line is one or more
+        whole values; if there are as many values as lines, each line is one.
         """
         with contextlib.suppress(*_UNREADABLE, IndexError):  # an empty line has no ends
             if set(map(_ENDS, raws)) == _BRACES:
@@ -117,29 +117,29 @@ class Screen:
                 return rows if len(rows) == len(raws) else None
         return None
 
-    def _one_by_one(self, raws: Sequence[bytes]) -> Batch:
-        found = Batch()
-        # What is no such row at all is for the long way to say.
+    def _take_singly(self, raws: Sequence[bytes]) -> PlainRows:
+        rows = PlainRows()
+        # The full check reports what cannot be decoded.
         with contextlib.suppress(*_UNREADABLE):
             for raw in raws:
                 if len(raw) > MAX_ROW:
                     break
                 messages = self._decode(raw).messages
                 roles = tuple([message.role for message in messages])
-                if not self._fine(roles) or self._suspect(raw):
+                if not self._is_ordered(roles) or self._may_match(raw):
                     break
-                found.roles.append(roles)
-                found.texts += [message.content for message in messages]
-        return found
+                rows.roles.append(roles)
+                rows.texts += [message.content for message in messages]
+        return rows
 
-    def _fine(self, roles: Roles) -> bool:
+    def _is_ordered(self, roles: Roles) -> bool:
         if roles not in self._orders:
             if len(self._orders) > 1000:  # conversations of very many lengths
                 self._orders.clear()
-            self._orders[roles] = _in_order(roles, self._method)
+            self._orders[roles] = _has_no_defect(roles, self._method)
         return self._orders[roles]
 
 
-def _in_order(roles: Roles, method: str) -> bool:
+def _has_no_defect(roles: Roles, method: str) -> bool:
     row = {"messages": [{"role": role, "content": "a"} for role in roles]}
-    return not any(True for _ in row_defects(row, formats.CHAT, method))
+    return not any(True for _ in chat_defects(row, reinforcement=method == "reinforcement"))

@@ -9,37 +9,37 @@ _BYTES = {
         W, W, "the file begins with a UTF-8 byte order mark",
         "Most JSON readers take it for a character of line 1; Azure alone asks for it.",
         "Nothing to do: it is left out when rows are read. Save as UTF-8 without BOM to end this.",
-        mends="Leaves the mark out.",
+        autofix="Leaves the mark out.",
     ),
     "bom_inside": Rule(
         E, E, "a byte order mark stands inside the file",
         "Files were joined without taking their marks off, and JSON does not allow it there.",
         "Remove the three bytes EF BB BF at that place.",
-        mends="Leaves the mark out.",
+        autofix="Leaves the mark out.",
     ),
     "line_terminator": Rule(
         E, E, "the lines end in CR (old Mac) instead of LF",
         "JSONL is cut at LF, so all rows look like one line.",
         r"Convert the line endings: tr '\r' '\n' < old.jsonl > new.jsonl",
-        mends="Writes LF.",
+        autofix="Writes LF.",
         unread=True,
     ),
     "mixed_line_endings": Rule(
         N, N, "some lines end in CRLF and some in LF",
         "Both are read; the mix hints at files joined from two systems.",
         "Nothing to do.",
-        mends="Writes LF.",
+        autofix="Writes LF.",
     ),
     "encoding_utf16": Rule(
         E, E, "the file is UTF-16, not UTF-8", "JSONL for training must be UTF-8.",
         "Convert it: iconv -f UTF-16 -t UTF-8 old.jsonl > new.jsonl",
-        mends="Writes UTF-8.",
+        autofix="Writes UTF-8.",
         unread=True,
     ),
     "encoding_utf32": Rule(
         E, E, "the file is UTF-32, not UTF-8", "JSONL for training must be UTF-8.",
         "Convert it: iconv -f UTF-32 -t UTF-8 old.jsonl > new.jsonl",
-        mends="Writes UTF-8.",
+        autofix="Writes UTF-8.",
         unread=True,
     ),
     "encoding_not_utf8": Rule(
@@ -70,11 +70,11 @@ _BYTES = {
         W, W, "blank lines between the rows",
         "They are skipped here; other readers stop or report an error at them.",
         "Remove them: grep -v '^[[:space:]]*$' old.jsonl > new.jsonl",
-        mends="Leaves them out.",
+        autofix="Leaves them out.",
     ),
     "trailing_blank_line": Rule(
         N, N, "blank lines at the end of the file", "They are skipped.", "Nothing to do.",
-        mends="Leaves them out.",
+        autofix="Leaves them out.",
     ),
     "nul_byte": Rule(
         E, E, "NUL bytes in the line",
@@ -94,20 +94,20 @@ _JSON = {
         E, E, "the file is one JSON array, not JSON lines",
         "Each line must be one object of its own.",
         "Convert it: ftg validate old.jsonl --fix new.jsonl",
-        mends="Writes one row a line.",
+        autofix="Writes one row a line.",
         unread=True,
     ),
     "pretty_printed": Rule(
         E, E, "an object is spread over several lines", "Each line must be one whole object.",
         "Convert it: ftg validate old.jsonl --fix new.jsonl",
-        mends="Writes one row a line.",
+        autofix="Writes one row a line.",
         unread=True,
     ),
     "json_extra_data": Rule(
         E, E, "more than one JSON value on the line",
         "Newlines between the objects are missing, so all but the first would be lost.",
         "Put each object on a line of its own: jq -c . old.jsonl > new.jsonl",
-        mends="Writes one row a line.",
+        autofix="Writes one row a line.",
         unread=True,
     ),
     "json_syntax": Rule(
@@ -188,16 +188,16 @@ _FORMATS = {
     "format_prompt_completion": Rule(
         N, N, "prompt/completion rows",
         "They are read as one user turn and one answer.", "Nothing to do.",
-        mends="Writes chat rows.",
+        autofix="Writes chat rows.",
     ),
     "format_alpaca": Rule(
         N, N, "Alpaca rows", "They are read as one user turn and one answer.", "Nothing to do.",
-        mends="Writes chat rows.",
+        autofix="Writes chat rows.",
     ),
     "format_sharegpt": Rule(
         N, N, "ShareGPT rows", "They are read as a chat: human is user, gpt is assistant.",
         "Nothing to do.",
-        mends="Writes chat rows.",
+        autofix="Writes chat rows.",
     ),
     "format_text": Rule(
         N, N, "plain text rows", "The model learns to go on with the text.", "Nothing to do.",
@@ -209,7 +209,7 @@ _FORMATS = {
     "format_trl_preference": Rule(
         N, N, "preference pairs as chosen/rejected",
         "They are read as preferred_output and non_preferred_output.", "Nothing to do.",
-        mends="Writes OpenAI's form.",
+        autofix="Writes OpenAI's form.",
     ),
     "format_unpaired_preference": Rule(
         N, N, "answers with a label (KTO)", "label says whether the answer is a good one.",
@@ -218,7 +218,7 @@ _FORMATS = {
     "mixed_formats": Rule(
         E, E, "rows of different formats in one file", "A job reads one format.",
         "Convert the rows, or split the file by format.",
-        mends="Writes all rows as chat, where they can be.",
+        autofix="Writes all rows as chat, where they can be.",
     ),
     "unknown_format": Rule(
         E, E, "no known training format",
@@ -261,7 +261,7 @@ _DATASET = {
     "duplicates": Rule(
         W, W, "rows that repeat an earlier row", "They count double in training.",
         "Keep one of each.",
-        mends="Keeps the first of each.",
+        autofix="Keeps the first of each.",
     ),
     "near_duplicates": Rule(
         W, W, "rows that differ from an earlier one only in case, spaces or the order of keys",

@@ -1,7 +1,7 @@
-"""One function for several parts, each in a process of its own.
+"""Run one function for several parts, each in its own process.
 
-Forked where that is safe (Linux, one thread); elsewhere a fresh interpreter that gets its task
-through a pipe: ``multiprocessing`` would run the caller's script again there.
+The process is forked if that is safe (Linux, one thread), else a new interpreter that gets its
+task through a pipe: ``multiprocessing`` would run the caller's script again.
 """
 
 from __future__ import annotations
@@ -18,73 +18,73 @@ from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any, Protocol, TypeVar
 
 Part = TypeVar("Part")
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 _CHILD = f"from {__name__} import serve; serve()"
 
 
 class WorkerDied(RuntimeError):
-    """A process ended without an answer: out of memory, or killed."""
+    """A process ended without a result: out of memory, or killed."""
 
 
 class _Worker(Protocol):
-    def answer(self) -> Any: ...
+    def result(self) -> Any: ...
 
     def end(self) -> None: ...
 
 
-def processors() -> int:
-    """Processors this process may use."""
+def count_processors() -> int:
+    """Return the number of processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def each(
-    work: Callable[[Part], Done],
+    work: Callable[[Part], Result],
     parts: Sequence[Part],
-    here: Callable[[Part], Done] | None = None,
-) -> Generator[Done]:
-    """``work`` for each part, in order: the first here, by ``here`` if given, the others in
-    processes that end with this call, however it ends.
+    here: Callable[[Part], Result] | None = None,
+) -> Generator[Result]:
+    """Yield ``work(part)`` for each part, in order.
 
-    Raises what ``work`` raises, WorkerDied when a process dies. ``work`` and what it gives can
-    be pickled.
+    The first runs in this process, with ``here`` if given; the others in processes that never
+    outlive this call. ``work`` and its results must be picklable. Raises what ``work`` raises,
+    and WorkerDied if a process dies.
     """
     workers: list[_Worker] = []
     try:
         for part in parts[1:]:
-            workers.append(_Forked(work, part) if _can_fork() else _Fresh(work, part))
+            workers.append(_Fork(work, part) if _can_fork() else _Interpreter(work, part))
         yield (here or work)(parts[0])
         for worker in workers:
-            yield worker.answer()
+            yield worker.result()
     finally:
         for worker in workers:
             worker.end()
 
 
 def _can_fork() -> bool:
-    """Whether no other thread could hold a lock that the copy would wait for."""
+    """Return True if no other thread could hold a lock that the child would wait for."""
     if threading.active_count() > 1:
         return False
-    # Threads that Python does not know; one that was joined a moment ago may still be listed.
+    # Threads started outside Python; one that was just joined may still be listed.
     for _ in range(5):
-        if _threads() == 1:
+        if _count_threads() == 1:
             return True
         time.sleep(0.002)
     return False
 
 
-def _threads() -> int:
-    """Threads of this process; 0 where the system does not tell."""
+def _count_threads() -> int:
+    """Return the threads of this process; 0 if the system does not list them."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return 0
 
 
-class _Forked:
-    """A copy of this process."""
+class _Fork:
+    """A fork of this process."""
 
     def __init__(self, work: Callable[[Any], Any], part: Any) -> None:
         end, start = os.pipe()
@@ -95,8 +95,8 @@ class _Forked:
         os.close(start)
         self._pipe: IO[bytes] = os.fdopen(end, "rb")
 
-    def answer(self) -> Any:
-        return _answer(self._pipe)
+    def result(self) -> Any:
+        return _receive(self._pipe)
 
     def end(self) -> None:
         self._pipe.close()
@@ -107,22 +107,22 @@ class _Forked:
 
 
 def _child(pipe: int, work: Callable[[Any], Any], part: Any) -> None:
-    """Answer and leave at once: what the parent would do at its end is not ours to do."""
+    """Send the result and exit at once, without the parent's exit handlers."""
     status = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
-        with os.fdopen(pipe, "wb") as answer:
-            _tell(answer, work, part)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this one
+        with os.fdopen(pipe, "wb") as stream:
+            _send(stream, work, part)
         status = 0
     finally:
         os._exit(status)
 
 
-class _Fresh:
+class _Interpreter:
     """A new interpreter."""
 
     def __init__(self, work: Callable[[Any], Any], part: Any) -> None:
-        task = pickle.dumps((work, part))  # first: what cannot be pickled starts no process
+        task = pickle.dumps((work, part))  # before the process starts: it may fail
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -130,9 +130,9 @@ class _Fresh:
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
             pickle.dump((sys.path, task), pipe)
 
-    def answer(self) -> Any:
+    def result(self) -> Any:
         assert self._process.stdout is not None  # as above
-        return _answer(self._process.stdout)
+        return _receive(self._process.stdout)
 
     def end(self) -> None:
         self._process.kill()
@@ -142,25 +142,25 @@ class _Fresh:
 
 
 def serve() -> None:
-    """What a fresh interpreter does: the task from stdin, the answer to stdout."""
+    """Run in a new interpreter: read the task from stdin, write the result to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.path[:], task = pickle.load(sys.stdin.buffer)  # the path first: it finds the rest
-    _tell(sys.stdout.buffer, *pickle.loads(task))
+    sys.path[:], task = pickle.load(sys.stdin.buffer)  # first: unpickling imports modules
+    _send(sys.stdout.buffer, *pickle.loads(task))
 
 
-def _tell(pipe: IO[bytes], work: Callable[[Any], Any], part: Any) -> None:
+def _send(pipe: IO[bytes], work: Callable[[Any], Any], part: Any) -> None:
     try:
-        said: tuple[bool, Any] = (True, work(part))
-    except Exception as exc:  # given on to the caller, which raises it
-        said = (False, exc)
-    pickle.dump(said, pipe)
+        outcome: tuple[bool, Any] = (True, work(part))
+    except Exception as exc:  # raised again in the parent
+        outcome = (False, exc)
+    pickle.dump(outcome, pipe)
 
 
-def _answer(pipe: IO[bytes]) -> Any:
+def _receive(pipe: IO[bytes]) -> Any:
     try:
-        done, value = pickle.load(pipe)
+        succeeded, value = pickle.load(pipe)
     except EOFError:
         raise WorkerDied("A process that checked a part of the file ended early.") from None
-    if done:
+    if succeeded:
         return value
     raise value

@@ -1,6 +1,6 @@
-"""The whole judgement of a dataset: every row by the rules, then all of them together.
+"""Validate a dataset: every row by the rules, then the dataset as a whole.
 
-Apart from ``gateway``, so that ``ftg validate`` loads nothing of jobs and prices.
+Separate from ``gateway``, so that ``ftg validate`` imports nothing of jobs and prices.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.findings import Defect, Report
+from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.counter import HostedCounter, RowCounter
@@ -18,6 +19,7 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import analysis, row_text
+from finetune_gateway.validation.dataset.analysis import AnalysisOptions
 from finetune_gateway.validation.json.file_type import BOM
 
 if TYPE_CHECKING:
@@ -30,97 +32,106 @@ def validate(
     model: str | None = None,
     runner: Backend | None = None,
     method: str = "sft",
-    asked: analysis.Asked | None = None,
+    options: AnalysisOptions | None = None,
     ignored: frozenset[str] = frozenset(),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """A report on a dataset for one backend, or for all that are known.
+    """Return the report on a dataset for one backend, or for all known ones.
 
-    ``asked``: what of a survey is wanted; ``ignored``: codes of rules that do not count;
-    ``on_progress`` is told the bytes read and all there are. Raises SpecError for a method that
-    there is not, UnsupportedError for one that the hosted backend does not have.
+    ``options``: what to analyze of the dataset as a whole. ``ignored``: codes of rules that do
+    not count. ``on_progress`` is called with the bytes read and the size of the file. Raises
+    SpecError for an unknown method, UnsupportedError for one that the hosted backend lacks.
     """
-    spec = TrainingSpec.build(model=model or "unnamed", method=method)
-    judged = (runner.display_name,) if runner else None
+    method = _canonical_method(method)
+    backends = (runner.display_name,) if runner else None
     if runner:
-        _require(runner, spec)
+        _require_method(runner, method)
     limit = runner.capabilities(model).max_context if runner else None
-    counter = _counter(runner, spec, model, limit)
+    counter = _counter(runner, model, method, limit)
     report = validation_run.validate(
         dataset,
-        method=spec.method,
+        method=method,
         model=model,
-        backends=judged,
+        backends=backends,
         counter=counter,
         max_context=limit,
         on_progress=on_progress,
     )
-    asked = asked or analysis.Asked()
-    whole = analysis.with_quality(
+    options = options or AnalysisOptions()
+    report = analysis.with_quality(
         report,
         dataset,
-        asked,
-        backends=judged,
-        method=spec.method,
+        options,
+        backends=backends,
+        method=method,
         render=counter.render if isinstance(counter, LocalCounter) else None,
     )
-    if asked.against:
-        whole = _compared(whole, asked.against, judged)
-    return whole.without(ignored)
+    if options.against:
+        report = _with_unread_lines(report, options.against, backends)
+    return report.without(ignored)
+
+
+def _canonical_method(method: str) -> str:
+    """Return the method's name in METHODS. Raises SpecError for an unknown one."""
+    if method in METHODS:
+        return method
+    return TrainingSpec.build(model="unnamed", method=method).method
 
 
 def _counter(
-    runner: Backend | None, spec: TrainingSpec, model: str | None, limit: int | None
+    runner: Backend | None, model: str | None, method: str, limit: int | None
 ) -> RowCounter:
     if runner is None or model is None:  # without a model there is no template to look for
         return HostedCounter(model, limit)
-    return runner.counter(spec)
+    return runner.counter(TrainingSpec.build(model=model or "unnamed", method=method))
 
 
-def _require(runner: Backend, spec: TrainingSpec) -> None:
-    """Refuse a method that a host has for no model. What it does not train it does not take; here,
-    data can be looked at before they are converted."""
-    able = runner.capabilities()
-    methods = sorted(able.methods | able.priced)
-    if not able.hosted or not methods or spec.method in methods:
+def _require_method(runner: Backend, method: str) -> None:
+    """Raise UnsupportedError if a host has the method for no model.
+
+    A local backend is not asked: rows may be validated before they are converted.
+    """
+    limits = runner.capabilities()
+    methods = sorted(limits.methods | limits.priced)
+    if not limits.hosted or not methods or method in methods:
         return
     raise UnsupportedError(
-        f"{runner.display_name} has no method {spec.method!r}; it has {', '.join(methods)}.",
-        hint="Judge the rows for your own machine (--backend local), or convert them.",
+        f"{runner.display_name} has no method {method!r}; it has {', '.join(methods)}.",
+        hint="Validate the rows for local training (--backend local), or convert them.",
         backend=runner.display_name,
         option="method",
     )
 
 
-def _compared(report: Report, other: Dataset, judged: Sequence[str] | None) -> Report:
-    """With what of ``other`` could not be compared, where a comparison was made."""
+def _with_unread_lines(report: Report, other: Dataset, backends: Sequence[str] | None) -> Report:
+    """Return the report with the lines of ``other`` that could not be compared, if any."""
     leaks = (report.quality or {}).get("leaks")
     if not leaks:
         return report
-    unread, rows = _unread(other)
+    unread, rows = _unread_lines(other)
     if rows and not unread:
         return report
-    findings = Findings(judged)
-    findings.add(Defect("against_unread", detail=_told(other.name, unread, rows)))
+    findings = Findings(backends)
+    findings.add(Defect("against_unread", detail=_unread_detail(other.name, unread, rows)))
     quality = dict(report.quality or {})
     if not rows:
-        del quality["leaks"]  # no figure rather than one of nothing
+        del quality["leaks"]  # rather no figure than a misleading zero
     return report.with_quality(findings.listed(), quality)
 
 
-def _unread(other: Dataset) -> tuple[list[int], int]:
-    """The lines of a file that no comparison could read, and how many it could."""
+def _unread_lines(other: Dataset) -> tuple[list[int], int]:
+    """Return the lines that could not be read as rows, and the number of rows that could."""
     unread, rows = [], 0
     for line in other.lines():
-        row = None if line.cut else row_text.parsed(line.raw)
-        if row and row_text.gist_of(row):
+        row = None if line.cut else row_text.parse_leniently(line.raw)
+        if row and row_text.extract_row_text(row):
             rows += 1
         elif line.raw.removeprefix(BOM).strip():
             unread.append(line.number)
     return unread, rows
 
 
-def _told(name: str, unread: list[int], rows: int) -> str:
+def _unread_detail(name: str, unread: list[int], rows: int) -> str:
     if not unread:
         return f"{quoted(name)} holds no rows, so nothing was compared"
     lines = ", ".join(str(line) for line in unread[:10]) + (", ..." if len(unread) > 10 else "")

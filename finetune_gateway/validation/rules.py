@@ -34,7 +34,7 @@ class Rule:
     title: str
     why: str
     fix: str
-    mends: str = ""
+    autofix: str = ""
     unread: bool = False
 
     def severity(self, family: Family) -> Severity | None:
@@ -79,7 +79,7 @@ _SCHEMA = {
     "null_key": Rule(
         W, N, "a key that is null", "Some validators take null for a value of the wrong type.",
         "Leave the key out.",
-        mends="Leaves the key out.",
+        autofix="Leaves the key out.",
     ),
 }  # fmt: skip
 
@@ -88,7 +88,7 @@ _ROLES = {
         E, E, "a role that does not exist",
         "Roles are system, developer, user, assistant, tool (and the old function).",
         "Correct the role.",
-        mends="Writes user for human, assistant for gpt, bot, chatgpt, ai and model, and "
+        autofix="Writes user for human, assistant for gpt, bot, chatgpt, ai and model, and "
         "mends case and spaces; another word is not guessed.",
     ),
     "developer_role": Rule(
@@ -206,12 +206,12 @@ _TOOLS = {
         E, W, "tool arguments are not a string",
         "On OpenAI's wire they are JSON in a string, in Hugging Face templates an object.",
         "Write them with json.dumps(arguments).",
-        mends="Writes an object as JSON in a string.",
+        autofix="Writes an object as JSON in a string.",
     ),
     "tool_args_json": Rule(
         E, E, "tool arguments are not valid JSON", "The model would learn to write broken calls.",
         'Write a JSON object in a string; "{}" for no arguments.',
-        mends="Writes {} for an empty text; anything else is not guessed.",
+        autofix="Writes {} for an empty text; anything else is not guessed.",
     ),
     "tool_args_object": Rule(
         E, E, "tool arguments are JSON, but not an object",
@@ -221,7 +221,7 @@ _TOOLS = {
         W, W, "tool arguments are encoded twice",
         "The model would learn to write a string of JSON instead of JSON.",
         "Call json.dumps once.",
-        mends="Takes the second encoding off.",
+        autofix="Takes the second encoding off.",
     ),
     "tool_args_schema": Rule(
         W, W, "tool arguments that do not fit the tool's parameters",
@@ -345,7 +345,7 @@ _PREFERENCE = {
     "preference_key": Rule(
         E, E, "an outdated key", "The service reads preferred_output and non_preferred_output.",
         "Rename preferred_completion to preferred_output, likewise the other.",
-        mends="Renames the keys.",
+        autofix="Renames the keys.",
     ),
     "preference_role": Rule(
         E, E, "an answer of a pair that is not the assistant's",

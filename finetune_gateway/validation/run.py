@@ -1,7 +1,7 @@
-"""``validate``: every rule against every row of a dataset, in one pass.
+"""Check a dataset with all rules about files and rows, in one pass and by several processes.
 
-Streams: what it keeps does not grow with the rows, but for 20 bytes each to find repeated
-ones. Never raises for what a file holds; everything said is a ``Finding`` in the ``Report``.
+Streams: memory does not grow with the file, except for 20 bytes a row to find repeated rows.
+Never raises for what a file holds: everything wrong with it is a ``Finding`` in the ``Report``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
-from finetune_gateway.validation.chunks import Lines, Range, cut
-from finetune_gateway.validation.fast_path import Screen
-from finetune_gateway.validation.scan import Alone, Json, RowCounter, Scan, Task
+from finetune_gateway.validation.chunks import Lines, OnProgress, Range, cut
+from finetune_gateway.validation.fast_path import FastPath
+from finetune_gateway.validation.scan import Json, NotSplittable, RowCounter, Scan, Task
 
 __all__ = ["Finding", "Report", "RowCounter", "validate"]
 
 
 MIN_ROWS = 10  # OpenAI's guide on supervised fine-tuning
-_ALONE = 20_000_000  # bytes; below, another process costs more than it saves
-_ALONE_LOCAL = 1_000_000  # the same with a local template, which takes 30 times as long
-MAX_WORKERS = 4  # each takes some 60 MB
+_PARALLEL_BYTES = 20_000_000  # for smaller files another process costs more than it saves
+_PARALLEL_BYTES_LOCAL = 1_000_000  # the same with a local template, which takes 30 times as long
+MAX_WORKERS = 4  # each takes about 60 MB
 
 
 def validate(
@@ -44,60 +44,57 @@ def validate(
     on_row: Callable[[Json, int], None] | None = None,
     near_duplicates: bool = True,
     workers: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Report:
-    """Check a dataset and report what is wrong, where, why, and what to do.
+    """Return a report on a dataset: what is wrong, where, why, and what to do.
 
     ``backends``: whose rules count (default: openai, azure and local). ``counter`` and
-    ``on_row`` are given each row that has no error, ``on_row`` with its line.
-    ``max_context``: tokens an example may have; needs a ``counter``. ``min_rows``: examples a
-    job needs (default 10). ``near_duplicates``: look for rows that are equal but for case and
-    spaces, not only for equal ones. ``workers``: processes for a large file (default: as many as
-    there are processors, at most 4); what they find is what one finds. ``on_progress`` is told now
-    and then how many bytes were read and how many there are; with several processes the first is
-    taken for all.
+    ``on_row`` get each row without errors, ``on_row`` with its line. ``max_context``: tokens an
+    example may have; needs a ``counter``. ``min_rows``: examples a job needs (default 10).
+    ``near_duplicates``: also find rows that differ only in case and white space. ``workers``:
+    processes for a large file (default: one per processor, at most 4); their number does not
+    change the report. ``on_progress`` is called with the bytes read and the size of the file;
+    with several processes, from the progress of the first.
     """
-    words = f"{model} takes" if model else "the limit is"
-    task = Task(dataset.path, method, tuple(backends or ()), max_context, words)
-    task = replace(task, near_duplicates=near_duplicates)
-    _make_ready(task, counter)
-    check = None
+    task = Task(
+        dataset.path,
+        method,
+        tuple(backends or ()),
+        max_context,
+        limit_words=f"{model} takes" if model else "the limit is",
+        near_duplicates=near_duplicates,
+    )
+    _choose_engine(task, counter)
+    scan = None
     if on_row is None and (counter is None or isinstance(counter, TokenCounter)):
-        count = min(parallel.processors(), MAX_WORKERS) if workers is None else workers
-        check = _in_parallel(task, counter, count, on_progress)
-    if check is None:
-        check = Scan(task, counter, on_row, _share(task, 1, on_progress))
-        check.read()
+        scan = _scan_in_parallel(task, counter, workers, on_progress)
+    if scan is None:
+        scan = Scan(task, counter, on_row, on_progress)
+        scan.read()
     if isinstance(counter, HostedCounter):
         counter.text.note_bytes_read(task.path.stat().st_size)
-    return check.report(MIN_ROWS if min_rows is None else min_rows)
+    return scan.report(MIN_ROWS if min_rows is None else min_rows)
 
 
-def _make_ready(task: Task, counter: RowCounter | None) -> None:
+def _choose_engine(task: Task, counter: RowCounter | None) -> None:
     if isinstance(counter, HostedCounter):
         counter.text.choose_engine(task.path.stat().st_size)
 
 
-def _share(
-    task: Task, parts: int, on_progress: Callable[[int, int], None] | None
-) -> Callable[[int], None] | None:
-    """Tells the progress of one of several equal parts as that of the whole."""
-    if on_progress is None:
-        return None
-    size = task.path.stat().st_size
-    return lambda read: on_progress(min(read * parts, size), size)
-
-
-def _in_parallel(
+def _scan_in_parallel(
     task: Task,
     counter: TokenCounter | None,
-    workers: int,
-    on_progress: Callable[[int, int], None] | None,
+    workers: int | None,
+    on_progress: OnProgress | None,
 ) -> Scan | None:
-    """The file checked in parts, by several processes; None where one has to do it."""
+    """Scan the parts of a file in several processes; None if one process has to do it."""
     size = task.path.stat().st_size
-    worth = _ALONE_LOCAL if isinstance(counter, LocalCounter) else _ALONE
-    if workers < 2 or size < worth or not _begins_plainly(task):
+    minimum = _PARALLEL_BYTES_LOCAL if isinstance(counter, LocalCounter) else _PARALLEL_BYTES
+    if size < minimum:
+        return None
+    if workers is None:
+        workers = min(parallel.count_processors(), MAX_WORKERS)
+    if workers < 2 or not _starts_with_plain_row(task):
         return None
     with task.path.open("rb") as file:
         parts = cut(file.fileno(), size, workers)
@@ -105,46 +102,51 @@ def _in_parallel(
         replace(task, counter=counter and counter.fresh(), part=part, last=part is parts[-1])
         for part in parts
     ]
-    here = partial(_check_part, on_read=_share(task, len(parts), on_progress))
-    with closing(parallel.each(_check_part, tasks, here)) as done:
+    here = partial(_scan_part, on_progress=_scaled(on_progress, size, len(parts)))
+    with closing(parallel.each(_scan_part, tasks, here)) as results:
         try:
-            # Not one more is asked for: the processes are waited for when all else is done.
-            check, tallies = _joined(list(islice(done, len(tasks))))
-        except (Alone, parallel.WorkerDied):
+            # islice: asking for one more would wait until the processes have ended.
+            scan, totals = _join(list(islice(results, len(tasks))))
+        except (NotSplittable, parallel.WorkerDied):
             return None
-        check.counter = counter
-        for tally in tallies:
+        scan.counter = counter
+        for part_totals in totals:
             if counter:
-                counter.totals().extend(tally)
-        check.ended()
-    return check
+                counter.totals().extend(part_totals)
+        scan.finish()
+    return scan
 
 
-def _begins_plainly(task: Task) -> bool:
-    """Whether the first row is a usual one, so that the format is known in every part."""
+def _scaled(on_progress: OnProgress | None, size: int, parts: int) -> OnProgress | None:
+    """Scale one worker's progress to the whole file."""
+    if on_progress is None:
+        return None
+    return lambda done, _: on_progress(min(done * parts, size), size)
+
+
+def _starts_with_plain_row(task: Task) -> bool:
+    """Return True if the first row is plain chat: every part then has a known format."""
     with task.path.open("rb") as file:
         first = next(Lines(file.fileno(), Range(0, sys.maxsize)), None)
-    return first is not None and bool(Screen(task.method).clean([first.raw]).roles)
+    return first is not None and bool(FastPath(task.method).take([first.raw]).roles)
 
 
-def _check_part(
-    task: Task, on_read: Callable[[int], None] | None = None
-) -> tuple[Scan, TokenTotals]:
-    """What one process does. What it gives back can be pickled."""
+def _scan_part(task: Task, on_progress: OnProgress | None = None) -> tuple[Scan, TokenTotals]:
+    """Scan one part in a process of its own. The result can be pickled."""
     counter = task.counter
-    _make_ready(task, counter)
-    check = Scan(task, counter, None, on_read)
-    check.read()
-    check.counter = check.screen = check.on_read = None
-    check.task = replace(task, counter=None)
-    return check, counter.totals() if counter else TokenTotals()
+    _choose_engine(task, counter)
+    scan = Scan(task, counter, None, on_progress)
+    scan.read()
+    scan.counter = scan.fast_path = scan.on_progress = None
+    scan.task = replace(task, counter=None)
+    return scan, counter.totals() if counter else TokenTotals()
 
 
-def _joined(parts: list[tuple[Scan, TokenTotals]]) -> tuple[Scan, list[TokenTotals]]:
-    whole, tallies = parts[0][0], [parts[0][1]]
-    for later, tally in parts[1:]:
+def _join(parts: list[tuple[Scan, TokenTotals]]) -> tuple[Scan, list[TokenTotals]]:
+    whole, totals = parts[0][0], [parts[0][1]]
+    for later, later_totals in parts[1:]:
         if whole.stopped:
             break
         whole.join(later)
-        tallies.append(tally)
-    return whole, tallies
+        totals.append(later_totals)
+    return whole, totals

@@ -1,6 +1,6 @@
-"""One pass over a file, or over a part of it: every rule against every row.
+"""One pass over a file, or a part of it, with all rules about files and rows.
 
-Streams: what it keeps does not grow with the rows, but for 20 bytes each to find repeated ones.
+Streams: memory does not grow with the file, except for 20 bytes a row to find repeated rows.
 """
 
 from __future__ import annotations
@@ -21,109 +21,110 @@ from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import METHODS
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.tokens.counter import TokenCounter
-from finetune_gateway.validation.chunks import Lines, Range, read_line
+from finetune_gateway.validation.chunks import Lines, OnProgress, Range, read_line
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
-from finetune_gateway.validation.duplicates import Repeats
-from finetune_gateway.validation.fast_path import Batch, Screen
+from finetune_gateway.validation.duplicates import DuplicateFinder
+from finetune_gateway.validation.fast_path import FastPath, PlainRows
 from finetune_gateway.validation.json import multiline
 from finetune_gateway.validation.json.file_type import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
-from finetune_gateway.validation.rows.row import row_defects
+from finetune_gateway.validation.rows.chat import chat_defects
+from finetune_gateway.validation.rows.formats import format_defects
 
 Json = dict[str, Any]
 
 MAX_FILE = 512 << 20  # bytes; OpenAI's limit for a training file
-_BATCH = 1024  # rows taken the short way at once: each step with its tables in the cache
-_CR, _LAST = 13, itemgetter(-1)  # a byte, and what gives the last one of a line
-_SPACE = b" \t\r\n"  # of JSON; a form feed is none
-_KEPT = 10  # blank lines and repeated rows whose numbers are kept
+_BATCH = 1024  # rows offered to the fast path at once: each step finds its tables in the cache
+_CR, _last_byte = 13, itemgetter(-1)
+_SPACE = b" \t\r\n"  # white space of JSON, so no form feed
+_KEPT = 10  # line numbers kept of blank lines and of repeated rows
 
 
-class Counted(Protocol):
+class CountedRow(Protocol):
     """The tokens of one row."""
 
     @property
     def total(self) -> int: ...
 
 
-class Summed(Protocol):
+class TokenSummary(Protocol):
     """The tokens of all rows."""
 
     def summary(self) -> Json: ...
 
 
 class RowCounter(Protocol):
-    """Counts rows as they are checked, so that no second pass is needed (``TokenCounter``)."""
+    """Counts rows while they are checked, which saves a second pass (``TokenCounter``)."""
 
-    def add(self, row: Json) -> Counted: ...
+    def add(self, row: Json) -> CountedRow: ...
 
-    def stats(self) -> Summed: ...
+    def stats(self) -> TokenSummary: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to check a file, or a part of it, for."""
+    """A file, or a part of it, and what to check it for."""
 
     path: Path
     method: str
     backends: tuple[str, ...]
     max_context: int | None
-    words: str  # what the limit is called
-    counter: TokenCounter | None = None  # a fresh one, for a process of its own
+    limit_words: str  # the words before the limit in a finding: "gpt-4.1 takes"
+    counter: TokenCounter | None = None  # an empty one, for a process of its own
     near_duplicates: bool = True
     part: Range = Range(0, sys.maxsize)
     last: bool = True
 
 
-class Alone(Exception):
-    """The parts cannot be judged apart: a value, or the limit of something, spans them."""
+class NotSplittable(Exception):
+    """The parts cannot be checked separately: a value or a limit spans them."""
 
 
 class Scan:
-    """One pass over one file, or over a part of it."""
+    """One pass over a file, or over a part of it."""
 
     def __init__(
         self,
         task: Task,
         counter: RowCounter | None,
         on_row: Callable[[Json, int], None] | None,
-        on_read: Callable[[int], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.task = task
-        self.on_read = on_read
+        self.on_progress = on_progress
         self.findings = Findings(task.backends)
         self.counter = counter
         self.on_row = on_row
         plain = on_row is None and (counter is None or isinstance(counter, TokenCounter))
-        self.screen = Screen(task.method) if plain else None
+        self.fast_path = FastPath(task.method) if plain else None
         self.format: Format | None = None
         self.format_line = 0
         self.rows = self.objects = self.lookaheads = 0
         self.ends: set[bytes] = set()
         self.blanks: list[int] = []
         self.blank_count = 0
-        self.ahead: deque[Line] = deque()
-        self.repeats = Repeats(task.near_duplicates)
-        self.batch = 1  # rows to try the short way at once: few where the last ones were not clean
-        self.stopped = self.looking = False
-        self.earlier = 0  # rows before this part, as far as they matter: none or some
+        self.pushed_back: deque[Line] = deque()  # lines read ahead, to be read again
+        self.duplicates = DuplicateFinder(task.near_duplicates)
+        self.batch = 1  # rows offered to the fast path; doubles as long as it takes all of them
+        self.stopped = self.looking_ahead = False
+        self.rows_before = 0  # 1: there are rows before this part
         if task.part.start:
-            self.format, self.format_line, self.earlier = formats.CHAT, 1, 1
+            self.format, self.format_line, self.rows_before = formats.CHAT, 1, 1
 
     # -- the file --------------------------------------------------------------------------
 
     def read(self) -> None:
-        """Look at the file as a whole, then at each line."""
+        """Check the beginning of the file, then each line."""
         with self.task.path.open("rb") as file:
-            if self.task.part.start == 0 and not self._head(file.read(HEAD)):
+            if self.task.part.start == 0 and not self._check_head(file.read(HEAD)):
                 self.stopped = True
                 return
-            self._lines(Lines(file.fileno(), self.task.part, self.on_read))
+            self._check_lines(Lines(file.fileno(), self.task.part, self.on_progress))
         if self.task.part.stop == sys.maxsize:
-            self.ended()
+            self.finish()
 
-    def _head(self, head: bytes) -> bool:
+    def _check_head(self, head: bytes) -> bool:
         if defect := file_defect(head):
             self.findings.add(defect)
             return False
@@ -132,86 +133,86 @@ class Scan:
             self.findings.add(Defect("file_too_large", detail=f"the file has {size} bytes"))
         return True
 
-    def _lines(self, source: Lines) -> None:
+    def _check_lines(self, source: Lines) -> None:
         while not self.stopped:
-            self._skim(source)
-            line = self._next(source)
+            self._take_plain_rows(source)
+            line = self._next_line(source)
             if line is None:
                 return
             if line.cut:
                 self.findings.add(Defect("line_too_long"), line.number)
                 self.rows += 1
                 self.stopped = True
-            elif not self._line(line, source):
+            elif not self._check_line(line, source):
                 self.stopped = True
 
-    def _skim(self, source: Lines) -> None:
-        """Take rows the short way, as long as there is nothing to say about them."""
-        if self.screen is None or self.format is not formats.CHAT or self.ahead:
+    def _take_plain_rows(self, source: Lines) -> None:
+        """Take rows by the fast path, up to the first that needs the full check."""
+        if self.fast_path is None or self.format is not formats.CHAT or self.pushed_back:
             return
         while source.more() and source.chunk[source.at]:
-            taken, size = self._clean(source, self.screen)
+            taken, size = self._take_from_chunk(source, self.fast_path)
             source.skip(taken, size)
             if source.at < len(source.chunk):
                 return
 
-    def _clean(self, source: Lines, screen: Screen) -> tuple[int, int]:
-        """How many lines, from the next on, are clean rows; their bytes."""
+    def _take_from_chunk(self, source: Lines, fast_path: FastPath) -> tuple[int, int]:
+        """Return the number of lines that the fast path took, and their bytes."""
         lines = size = 0
         while raws := source.chunk[source.at + lines : source.at + lines + self.batch]:
-            batch = screen.clean(raws)
-            count = self._counted(batch)
+            rows = fast_path.take(raws)
+            count = self._count_plain(rows)
             taken = raws[:count]
-            begun = source.offset + size
-            size += self.repeats.add(taken, source.number + lines, begun) - begun
+            start = source.offset + size
+            size += self.duplicates.add(taken, source.number + lines, start) - start
             lines += count
-            self._taken(taken)
+            self._note_taken(taken)
             if count < len(raws):
                 self.batch = 1
                 break
             self.batch = min(2 * self.batch, _BATCH)
         return lines, size
 
-    def _counted(self, batch: Batch) -> int:
+    def _count_plain(self, rows: PlainRows) -> int:
+        """Count tokens; return the number of rows before the first that is too long."""
         if not isinstance(self.counter, TokenCounter):
-            return len(batch.roles)
+            return len(rows.roles)
         limit = self.task.max_context
-        return self.counter.add_plain(batch.roles, batch.texts, limit)
+        return self.counter.add_plain(rows.roles, rows.texts, limit)
 
-    def _taken(self, raws: Sequence[bytes]) -> None:
-        """Note rows that were taken the short way."""
+    def _note_taken(self, raws: Sequence[bytes]) -> None:
         if not raws:
             return
         if self.blank_count:
-            self._blanks_inside()
-        for last in set(map(_LAST, raws)):
+            self._report_blanks_before_row()
+        for last in set(map(_last_byte, raws)):
             self.ends.add(b"\r\n" if last == _CR else b"\n")
         self.rows += len(raws)
         self.objects += len(raws)
 
-    def _next(self, source: Iterator[Line]) -> Line | None:
-        line = self.ahead.popleft() if self.ahead else next(source, None)
-        if line is None and self.looking and not self.task.last:
-            raise Alone  # the value may go on in the next part
+    def _next_line(self, source: Iterator[Line]) -> Line | None:
+        line = self.pushed_back.popleft() if self.pushed_back else next(source, None)
+        if line is None and self.looking_ahead and not self.task.last:
+            raise NotSplittable  # the value may go on in the next part
         return line
 
-    def _line(self, line: Line, source: Iterator[Line]) -> bool:
-        """Check one line; False when reading on makes no sense."""
+    def _check_line(self, line: Line, source: Iterator[Line]) -> bool:
+        """Check one line; return False if the rest of the file cannot be read."""
         self.ends.add(line.end)
         raw = self._without_bom(line)
         if not raw.strip(_SPACE):
-            self._blank(line.number)
+            self._note_blank(line.number)
             return True
-        self._blanks_inside()
+        self._report_blanks_before_row()
         self.rows += 1
         try:
             text = decode(raw, line.offset + len(line.raw) - len(raw))
             value = parse(text)
         except BadLine as exc:
-            return self._bad(exc, line, raw, source)
+            return self._report_bad_line(exc, line, raw, source)
         if isinstance(value, dict):
-            self.repeats.add([raw], line.number, line.offset + len(line.raw) - len(raw))
-        self._value(value, text, line.number)
+            self.duplicates.add([raw], line.number, line.offset + len(line.raw) - len(raw))
+        self._check_value(value, text, line.number)
         return True
 
     def _without_bom(self, line: Line) -> bytes:
@@ -220,151 +221,160 @@ class Scan:
         self.findings.add(Defect("utf8_bom", detail="byte 0: a UTF-8 byte order mark"), 1)
         return line.raw[len(BOM) :]
 
-    def _blank(self, number: int) -> None:
+    def _note_blank(self, number: int) -> None:
         self.blank_count += 1
         if len(self.blanks) < _KEPT:
             self.blanks.append(number)
 
-    def _blanks_inside(self) -> None:
-        if self.blank_count and self.rows + self.earlier:
-            self._note_blanks("blank_line")
+    def _report_blanks_before_row(self) -> None:
+        if self.blank_count and self.rows + self.rows_before:
+            self._report_blanks("blank_line")
         elif self.blank_count:
-            self._note_blanks("blank_line", "blank lines before the first row")
+            self._report_blanks("blank_line", "blank lines before the first row")
 
-    def _note_blanks(self, code: str, detail: str = "") -> None:
+    def _report_blanks(self, code: str, detail: str = "") -> None:
         for number in self.blanks:
             self.findings.add(Defect(code, detail=detail), number)
         if self.blank_count > len(self.blanks):
             self.findings.add(Defect(code), count=self.blank_count - len(self.blanks))
         self.blanks, self.blank_count = [], 0
 
-    def _bad(self, exc: BadLine, line: Line, raw: bytes, source: Iterator[Line]) -> bool:
-        """A line that is no JSON: it may be a piece of a value that spans several lines."""
+    def _report_bad_line(
+        self, exc: BadLine, line: Line, raw: bytes, source: Iterator[Line]
+    ) -> bool:
+        """Report a line that is not JSON, or the value of several lines that it begins."""
         if not exc.unfinished or self.lookaheads >= multiline.MAX_TRIES:
             self.findings.add(exc.defect, line.number)
             return True
-        array = self.rows + self.earlier == 1 and raw.lstrip().startswith(b"[")
+        array = self.rows + self.rows_before == 1 and raw.lstrip().startswith(b"[")
         in_string = exc.unfinished == "string"
-        self.looking = True
+        self.looking_ahead = True
         span = multiline.look_ahead(
-            line, raw, lambda: self._next(source), array=array, in_string=in_string
+            line, raw, lambda: self._next_line(source), array=array, in_string=in_string
         )
-        self.looking = False
+        self.looking_ahead = False
         if span.defect is None:
             self.lookaheads += 1
-            self.ahead.extendleft(reversed(span.read))
+            self.pushed_back.extendleft(reversed(span.lines))
         self.findings.add(span.defect or exc.defect, line.number)
         return not array
 
     def join(self, later: Scan) -> None:
-        """Add what was found in the part that follows. Raises Alone."""
+        """Add the results of the part that follows. Raises NotSplittable."""
         if self.blank_count and later.rows:
-            self._note_blanks("blank_line")
+            self._report_blanks("blank_line")
         self.lookaheads += later.lookaheads
         if self.lookaheads > multiline.MAX_TRIES or not self.findings.extend(later.findings):
-            raise Alone
+            raise NotSplittable
         self.blanks = (self.blanks + later.blanks)[:_KEPT]
         self.blank_count += later.blank_count
         self.rows += later.rows
         self.objects += later.objects
         self.ends |= later.ends
-        self.repeats.extend(later.repeats)
+        self.duplicates.extend(later.duplicates)
         self.stopped = later.stopped
 
-    def ended(self) -> None:
-        """Say what can be said at the end only."""
+    def finish(self) -> None:
+        """Report what only the end of the file shows."""
         if self.stopped and not self.rows:
             return
         if not self.rows:
             self.findings.add(Defect("no_examples"))
         elif self.blank_count:
-            self._note_blanks("trailing_blank_line")
+            self._report_blanks("trailing_blank_line")
         if {b"\n", b"\r\n"} <= self.ends:
             self.findings.add(Defect("mixed_line_endings"))
-        self._repeated()
+        self._report_duplicates()
 
-    def _repeated(self) -> None:
+    def _report_duplicates(self) -> None:
         with self.task.path.open("rb") as file:
-            found = list(_first_repeated(self.repeats, file.fileno()))
-        for exact, count, first in found:
+            groups = list(_first_duplicates(self.duplicates, file.fileno()))
+        for exact, count, first in groups:
             code = "duplicates" if exact else "near_duplicates"
             rows = "1 row repeats" if count == 1 else f"{count} rows repeat"
-            but = "" if exact else " but for case, spaces or the order of keys"
+            apart = "" if exact else ", apart from case, spaces or the order of keys"
             for line, earlier in first:
-                detail = f"{rows} an earlier one{but}; line {line} repeats line {earlier}"
+                detail = f"{rows} an earlier one{apart}; line {line} repeats line {earlier}"
                 self.findings.add(Defect(code, detail=detail), line)
             if count > len(first):
                 self.findings.add(Defect(code), count=count - len(first))
 
     # -- a row -----------------------------------------------------------------------------
 
-    def _value(self, value: Any, text: str, line: int) -> None:
+    def _check_value(self, value: Any, text: str, line: int) -> None:
         if not isinstance(value, dict):
             self.findings.add(_not_object(value), line)
             return
         self.objects += 1
-        # A list, not a generator in any(): every defect is to be noted, not only the first.
+        # A list, since any() of a generator would stop at the first error.
         errors = [self.findings.add(defect, line) for defect in self._defects(value, text, line)]
         if not any(errors):
-            self._good(value, line)
+            self._count_row(value, line)
 
     def _defects(self, row: Json, text: str, line: int) -> Iterator[Defect]:
         yield from escape_defects(text, row)
-        found = formats.format_of(row)
-        if found is None:
-            yield _unknown(row, self.format)
+        row_format = formats.format_of(row)
+        if row_format is None:
+            yield _unknown_format(row, self.format)
         else:
-            yield from self._known(row, found, line)
+            yield from self._defects_by_format(row, row_format, line)
         yield from text_defects(text, row)
 
-    def _known(self, row: Json, found: Format, line: int) -> Iterator[Defect]:
+    def _defects_by_format(self, row: Json, row_format: Format, line: int) -> Iterator[Defect]:
         if self.format is None:
-            self.format, self.format_line = found, line
-            yield from self._first(found, line)
-        if found is self.format:
-            yield from row_defects(row, found, self.task.method)
+            self.format, self.format_line = row_format, line
+            yield from self._first_row_defects(row_format)
+        if row_format is self.format:
+            yield from self._row_defects(row, row_format)
             return
         detail = (
-            f"line {line} is in the format {found.name}, but line {self.format_line} in "
+            f"line {line} is in the format {row_format.name}, but line {self.format_line} in "
             f"{self.format.name}"
         )
         yield Defect("mixed_formats", detail=detail)
 
-    def _first(self, found: Format, line: int) -> Iterator[Defect]:
-        if found.note:
-            yield Defect(found.note)
-        if self.task.method not in found.methods:
-            fits = _fitting(found.methods)
-            detail = (
-                f"the rows are in the format {found.name}, but the method is {self.task.method}"
-            )
-            yield Defect("method_mismatch", detail=detail, fix=f"Use the method {fits}.")
+    def _row_defects(self, row: Json, row_format: Format) -> Iterator[Defect]:
+        if row_format is formats.CHAT:
+            return chat_defects(row, reinforcement=self.task.method == "reinforcement")
+        return format_defects(row, row_format)
 
-    def _good(self, row: Json, line: int) -> None:
+    def _first_row_defects(self, row_format: Format) -> Iterator[Defect]:
+        if row_format.note:
+            yield Defect(row_format.note)
+        if self.task.method not in row_format.methods:
+            detail = (
+                f"the rows are in the format {row_format.name}, but the method is "
+                f"{self.task.method}"
+            )
+            fix = f"Use the method {_methods_for(row_format)}."
+            yield Defect("method_mismatch", detail=detail, fix=fix)
+
+    def _count_row(self, row: Json, line: int) -> None:
         if self.on_row:
             self.on_row(row, line)
         if not self.counter:
             return
         try:
             total = self.counter.add(formats.as_chat(row)).total
-        except DataError as exc:  # a local model's own template does not take this row
+        except DataError as exc:  # a local model's template refuses the row
             self.findings.add(Defect("template_refuses", detail=exc.message, fix=exc.hint), line)
             return
         if self.task.max_context is not None and total > self.task.max_context:
             detail = (
-                f"an example of {total:,} tokens, but {self.task.words} {self.task.max_context:,}"
+                f"an example of {total:,} tokens, but {self.task.limit_words} "
+                f"{self.task.max_context:,}"
             )
             self.findings.add(Defect("example_too_long", detail=detail), line)
 
     def report(self, min_rows: int) -> Report:
-        """What was found."""
+        """Return the report; a job needs ``min_rows`` rows."""
         if self.objects and self.rows < min_rows:
             count = "1 row" if self.rows == 1 else f"{self.rows} rows"
             detail = f"{count}; a job needs at least {min_rows}"
             self.findings.add(Defect("too_few_examples", detail=detail))
         listed = self.findings.listed()
         return Report(
-            ok=all(found.severity != "error" for found in listed),
+            ok=all(finding.severity != "error" for finding in listed),
             format=self.format.name if self.format else "unknown",
             kind=self.format.kind if self.format else "unknown",
             rows=self.rows,
@@ -381,7 +391,7 @@ def _not_object(value: Any) -> Defect:
     return Defect("json_array_not_jsonl", detail=f"the line is an array of {len(value)} objects")
 
 
-def _unknown(row: Json, expected: Format | None) -> Defect:
+def _unknown_format(row: Json, expected: Format | None) -> Defect:
     keys = formats.keys_seen(row)
     for key in row:
         if key.strip().lower() == "messages":
@@ -394,24 +404,25 @@ def _unknown(row: Json, expected: Format | None) -> Defect:
     return Defect("unknown_format", detail=f"no known training format has the keys {keys}")
 
 
-def _first_repeated(
-    repeats: Repeats, file: int
+def _first_duplicates(
+    duplicates: DuplicateFinder, file: int
 ) -> Iterator[tuple[bool, int, list[tuple[int, int]]]]:
-    """How many rows repeat an earlier one, exactly and nearly, and the first of them with the
-    earlier line."""
+    """Yield exact and near duplicates: exact or not, how many rows, and the first of them, each
+    with the earlier line it repeats."""
     counts = {True: 0, False: 0}
     kept: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    for found in repeats.found(lambda offset: read_line(file, offset)):
-        counts[found.exact] += 1
-        first = kept[found.exact]
-        first.append((found.line, found.earlier))
-        if len(first) > 1000:  # sorted now and then: the rows come in no order
-            kept[found.exact] = sorted(first)[:_KEPT]
+    for duplicate in duplicates.iter_duplicates(lambda offset: read_line(file, offset)):
+        counts[duplicate.exact] += 1
+        first = kept[duplicate.exact]
+        first.append((duplicate.line, duplicate.earlier))
+        if len(first) > 1000:  # they come in no order, so all must be sorted
+            kept[duplicate.exact] = sorted(first)[:_KEPT]
     for exact in (True, False):
         if counts[exact]:
             yield exact, counts[exact], sorted(kept[exact])[:_KEPT]
 
 
-def _fitting(methods: frozenset[str]) -> str:
-    usual, *others = [name for name in METHODS if name in methods and name != "reinforcement"]
+def _methods_for(row_format: Format) -> str:
+    names = [name for name in METHODS if name in row_format.methods]
+    usual, *others = [name for name in names if name != "reinforcement"]
     return f"{usual} (or {', '.join(others)})" if others else usual

@@ -1,6 +1,6 @@
-"""The rows of a file that are looked at, each judged before it is shown.
+"""Preview selected rows of a file, each validated first.
 
-Reads no further than the last row asked for; a bad row gives the findings of ``validate``.
+Reads no further than the last row requested; a bad row has the findings of ``validate``.
 """
 
 from __future__ import annotations
@@ -20,46 +20,50 @@ from finetune_gateway.methods import usual_method
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.masks.hosted import HostedRenderer
 from finetune_gateway.tokens.masks.preview import Preview, PreviewRenderer
-from finetune_gateway.validation import run as checks
+from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.json.file_type import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 
-FIRST = 3  # rows shown when nobody names one
+FIRST = 3  # rows shown by default
 
 
 def hosted_renderer(spec: TrainingSpec, limits: Capabilities) -> HostedRenderer:
-    """Return what shows rows by the hosts' documented rule."""
+    """Return the renderer for rows by the hosts' documented rule."""
     limit = spec.max_length or limits.max_context
     return HostedRenderer(spec.model, limit=limit, train_on=spec.train_on)
 
 
 def previews(
-    dataset: Dataset, renderer: PreviewRenderer, backend: str, wanted: Collection[int] | None = None
+    dataset: Dataset,
+    renderer: PreviewRenderer,
+    backend: str,
+    numbers: Collection[int] | None = None,
 ) -> list[Preview]:
-    """The rows in these lines (from 1), or the first three, judged as ``backend`` would.
+    """Return the previews of the rows in these lines (from 1), by default the first three,
+    validated for ``backend``.
 
-    Raises DataError when the file is no JSONL at all or is empty, NotFoundError for a line it
-    does not have, SpecError for a number below 1.
+    Raises DataError if the file is not JSONL or is empty, NotFoundError for a line it does not
+    have, SpecError for a number below 1.
     """
-    _readable(dataset)
-    if wanted is not None and any(line < 1 for line in wanted):
+    _raise_if_not_text(dataset)
+    if numbers is not None and any(number < 1 for number in numbers):
         raise SpecError("Lines are counted from 1.", hint="The first row is row 1.")
-    lines = _named(dataset, {*wanted}) if wanted is not None else _first(dataset)
-    found = [_preview(line, renderer, backend) for line in lines]
-    if not found:
-        _refuse(Defect("no_examples"))
-    return found
+    lines = _first(dataset) if numbers is None else _select(dataset, {*numbers})
+    rows = [_preview(line, renderer, backend) for line in lines]
+    if not rows:
+        _raise(Defect("no_examples"))
+    return rows
 
 
-def _readable(dataset: Dataset) -> None:
+def _raise_if_not_text(dataset: Dataset) -> None:
     with dataset.path.open("rb") as file:
         defect = file_defect(file.read(HEAD))
     if defect:
-        _refuse(defect)
+        _raise(defect)
 
 
-def _refuse(defect: Defect) -> None:
+def _raise(defect: Defect) -> None:
     findings = Findings()
     findings.add(defect)
     listed = findings.listed()
@@ -70,8 +74,8 @@ def _first(dataset: Dataset) -> Iterator[Line]:
     return islice((line for line in dataset.lines() if _content(line).strip()), FIRST)
 
 
-def _named(dataset: Dataset, wanted: set[int]) -> Iterator[Line]:
-    left, last = set(wanted), 0
+def _select(dataset: Dataset, numbers: set[int]) -> Iterator[Line]:
+    left, last = set(numbers), 0
     for line in dataset.lines():
         last = line.number
         if last not in left:
@@ -85,7 +89,7 @@ def _named(dataset: Dataset, wanted: set[int]) -> Iterator[Line]:
     if left:
         raise NotFoundError(
             f"{dataset.name} has no line {min(left)}; its last is line {last}.",
-            hint="Lines are counted from 1, as validate names them.",
+            hint="Lines are counted from 1, as in the findings of validate.",
         )
 
 
@@ -94,37 +98,37 @@ def _content(line: Line) -> bytes:
 
 
 def _preview(line: Line, renderer: PreviewRenderer, backend: str) -> Preview:
-    row, report = _judged(line, backend)
+    row, report = _validate_line(line, backend)
     if row is None or report.errors:
         return Preview(line.number, report.format, renderer.model, findings=report.findings)
     try:
         preview = renderer.preview(row, line.number)
     except DataError as exc:
         refusal = Defect("template_refuses", detail=exc.message, fix=exc.hint)
-        found = [*_alone(refusal, line.number, backend), *report.findings]
-        return Preview(line.number, report.format, renderer.model, findings=found)
+        findings = [*_findings(refusal, line.number, backend), *report.findings]
+        return Preview(line.number, report.format, renderer.model, findings=findings)
     preview.findings = report.findings
     return preview
 
 
-def _judged(line: Line, backend: str) -> tuple[Json | None, Report]:
-    """The row, and what ``validate`` says of a file that holds this line alone."""
+def _validate_line(line: Line, backend: str) -> tuple[Json | None, Report]:
+    """Return the row, and the report on a file of this line alone."""
     raw = _content(line)
     try:
         if line.cut:
             raise BadLine(Defect("line_too_long"))
         row = parse(decode(raw, line.offset))
     except BadLine as exc:
-        found = _alone(exc.defect, line.number, backend)
-        return None, Report(ok=False, format="unknown", kind="unknown", rows=1, findings=found)
+        findings = _findings(exc.defect, line.number, backend)
+        return None, Report(ok=False, format="unknown", kind="unknown", rows=1, findings=findings)
     if not isinstance(row, dict):
         return None, _report(raw, line.number, "sft", backend)
-    form = formats.format_of(row)
-    method = usual_method(form.kind) if form else "sft"
+    row_format = formats.format_of(row)
+    method = usual_method(row_format.kind) if row_format else "sft"
     return row, _report(raw, line.number, method, backend)
 
 
-def _alone(defect: Defect, line: int, backend: str) -> list[Finding]:
+def _findings(defect: Defect, line: int, backend: str) -> list[Finding]:
     findings = Findings((backend,))
     findings.add(defect, line)
     return findings.listed()
@@ -134,9 +138,11 @@ def _report(raw: bytes, number: int, method: str, backend: str) -> Report:
     with tempfile.TemporaryDirectory(prefix="ftg-") as folder:
         path = Path(folder) / "row.jsonl"
         path.write_bytes(raw + b"\n")
-        report = checks.validate(Dataset(path), backends=(backend,), method=method, min_rows=1)
-    placed = [
-        found.model_copy(update={"line": number, "lines": [number]} if found.line else {})
-        for found in report.findings
+        report = validation_run.validate(
+            Dataset(path), backends=(backend,), method=method, min_rows=1
+        )
+    findings = [
+        finding.model_copy(update={"line": number, "lines": [number]} if finding.line else {})
+        for finding in report.findings
     ]
-    return report.model_copy(update={"findings": placed})
+    return report.model_copy(update={"findings": findings})

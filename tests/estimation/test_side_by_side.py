@@ -116,9 +116,9 @@ def test_many_options_read_the_file_as_often_as_validate(
 ) -> None:
     """Ten hosted options cost what one validation does; a local model, which counts with a
     template of its own, one pass more. The same when several processes share the file."""
-    for limit in ("_ALONE", "_ALONE_LOCAL"):
+    for limit in ("_PARALLEL_BYTES", "_PARALLEL_BYTES_LOCAL"):
         monkeypatch.setattr(validation_run, limit, 1_000_000 if processes > 1 else 1 << 40)
-    if processes > parallel.processors():
+    if processes > parallel.count_processors():
         pytest.skip("needs two processors")
     pick = random.Random(0)
     words = ["where", "is", "my", "parcel", "it", "should", "have", "come", "says", "the", "letter"]

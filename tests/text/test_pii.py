@@ -9,7 +9,7 @@ import string
 import pytest
 from support.paths import DATA, SHARED_DATA
 
-from finetune_gateway.text.pii import LOOKS, found, masked
+from finetune_gateway.text.pii import PII_DETECTORS, find_pii, masked
 from finetune_gateway.validation.detectors import text_defects
 
 # Made by the package faker in 13 locales, not from our patterns: kind and value.
@@ -30,7 +30,7 @@ def recall(kind: str) -> float:
     hits = 0
     for number, value in enumerate(values):
         text = sentences[number % len(sentences)].format(value)
-        hits += any(value in piece or piece in value for _, piece in found(text))
+        hits += any(value in piece or piece in value for _, piece in find_pii(text))
     assert len(values) >= 15
     return hits / len(values)
 
@@ -79,7 +79,7 @@ def test_planted_keys_are_found(service: str) -> None:
         for i, key in enumerate(keys)
     ]
     hits = sum(
-        any(piece == key.removeprefix("secret_access_key=") for _, piece in found(text))
+        any(piece == key.removeprefix("secret_access_key=") for _, piece in find_pii(text))
         for text, key in zip(texts, keys, strict=True)
     )
     assert hits >= 48
@@ -139,7 +139,7 @@ def test_a_password_is_found_where_it_is_set(text: str) -> None:
 )
 def test_look_alikes_are_left_alone(text: str) -> None:
     """Orders, dates, prices, sums, versions, placeholders."""
-    assert list(found(text)) == []
+    assert list(find_pii(text)) == []
 
 
 @pytest.mark.parametrize("kind", ["email", "phone", "card", "iban"])
@@ -155,7 +155,7 @@ def test_nothing_is_shown_unmasked(kind: str) -> None:
 def test_words_in_capitals_may_follow_an_iban() -> None:
     """It is cut at its own country's length."""
     text = "AT61 1904 3002 3457 3201 NEXT WEEK"
-    assert list(found(text)) == [("an IBAN", "AT61 1904 3002 3457 3201")]
+    assert list(find_pii(text)) == [("an IBAN", "AT61 1904 3002 3457 3201")]
 
 
 @pytest.mark.timeout(20)
@@ -179,8 +179,8 @@ def test_a_long_text_takes_no_time() -> None:
         "0 ",
     ):
         text = piece * (200_000 // len(piece))
-        for look in LOOKS:
-            list(look.find(text))
+        for detector in PII_DETECTORS:
+            list(detector.find(text))
 
 
 @pytest.mark.shared

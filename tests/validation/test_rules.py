@@ -34,7 +34,7 @@ def judged(path: Path, one: Example, *, quality: bool) -> Report:
             beside[name].write_text(rows + "\n")
     return gateway.validate(
         path,
-        method=one.trained_by,
+        method=one.row_method,
         backend=one.backend,
         model=one.model,
         quality=quality or bool(beside),
@@ -42,10 +42,10 @@ def judged(path: Path, one: Example, *, quality: bool) -> Report:
     )
 
 
-def on_example(code: str, folder: Path, *, mended: bool = False) -> Report:
+def on_example(code: str, folder: Path, *, fixed: bool = False) -> Report:
     """The report on the example of a rule."""
     path = folder / "rows.jsonl"
-    path.write_bytes(example(code).file(mended=mended))
+    path.write_bytes(example(code).file(fixed=fixed))
     return judged(path, example(code), quality=code in AS_A_WHOLE)
 
 
@@ -62,27 +62,27 @@ def test_the_example_breaks_this_rule_alone(code: str, tmp_path: Path) -> None:
     assert graver - {code} == set(example(code).also)
 
 
-@pytest.mark.parametrize("code", [code for code in WITH if example(code).can_be_mended])
+@pytest.mark.parametrize("code", [code for code in WITH if example(code).has_fix])
 def test_the_mended_example_is_good(code: str, tmp_path: Path) -> None:
     """Neither the rule nor any other error or warning is found, but what the file's size brings."""
-    report = on_example(code, tmp_path, mended=True)
+    report = on_example(code, tmp_path, fixed=True)
     assert code not in {one.code for one in report.findings}
     assert {one.code for one in (*report.errors, *report.warnings)} <= {"too_few_examples"}
 
 
 @pytest.mark.parametrize("code", WITH)
 def test_what_the_table_says_of_fix_is_so(code: str, tmp_path: Path) -> None:
-    """--fix mends the example of a rule that says so, and of no other."""
+    """--fix fixes the example of a rule that says so, and of no other."""
     one = example(code)
     source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(one.file())
     try:
-        Dataset.open(source).fix(out, method=one.trained_by)
+        Dataset.open(source).fix(out, method=one.row_method)
     except DataError:
-        assert not RULES[code].mends
+        assert not RULES[code].autofix
         return
     left = {found.code for found in judged(out, one, quality=code in AS_A_WHOLE).findings}
-    assert (code not in left) == bool(RULES[code].mends)
+    assert (code not in left) == bool(RULES[code].autofix)
 
 
 def test_few_rules_have_no_example() -> None:
@@ -121,8 +121,8 @@ def test_the_command_lists_and_explains(capsys: pytest.CaptureFixture[str]) -> N
     assert max(map(len, listed.splitlines())) <= 80
     assert main(["rules", "unknown-role"]) == 0
     told = capsys.readouterr().out
-    assert RULES["unknown_role"].mends.split(",")[0] in told
-    assert (example("unknown_role").mended or "-") in told
+    assert RULES["unknown_role"].autofix.split(",")[0] in told
+    assert (example("unknown_role").fixed or "-") in told
     assert main(["rules", "--json"]) == 0
     rules = json.loads(capsys.readouterr().out)["rules"]
     assert [rule["code"] for rule in rules] == list(RULES)

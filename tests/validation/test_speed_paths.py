@@ -25,9 +25,8 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import detectors, parallel, scan
 from finetune_gateway.validation import run as checks
 from finetune_gateway.validation.chunks import Lines, Range, cut
-from finetune_gateway.validation.detectors import folded
-from finetune_gateway.validation.duplicates import Repeats
-from finetune_gateway.validation.fast_path import Batch, Screen
+from finetune_gateway.validation.duplicates import DuplicateFinder, folded
+from finetune_gateway.validation.fast_path import FastPath, PlainRows
 from finetune_gateway.validation.rows.chat import blank
 
 Json = dict[str, Any]
@@ -111,13 +110,13 @@ def report_on(path: Path, **options: Any) -> Report:
     return checks.validate(Dataset(path), **options)
 
 
-def without_screen(path: Path, **options: Any) -> Report:
+def without_fast_path(path: Path, **options: Any) -> Report:
     """The report of the long way alone."""
     options["workers"] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Screen, "clean", lambda self, raws: Batch())
-        patch.setattr(detectors, "suspects", lambda: ("(?s).",))
-        patch.setattr(detectors, "_needed", lambda: ("(?s).",))
+        patch.setattr(FastPath, "take", lambda self, raws: PlainRows())
+        patch.setattr(detectors, "prefilter_patterns", lambda: ("(?s).",))
+        patch.setattr(detectors, "_hint_patterns", lambda: ("(?s).",))
         return report_on(path, **options)
 
 
@@ -143,11 +142,11 @@ def without_screen(path: Path, **options: Any) -> Report:
 def test_the_short_way_finds_what_the_long_way_finds(
     tmp_path: Path, given_lines: list[bytes]
 ) -> None:
-    """The same report, counts and repeated rows included, with and without the screen."""
+    """The same report, counts and repeated rows included, with and without the fast path."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join([FIRST, *given_lines, FIRST]) + b"\n")
     for method in ("sft", "reinforcement"):
-        assert report_on(path, workers=1, method=method) == without_screen(path, method=method)
+        assert report_on(path, workers=1, method=method) == without_fast_path(path, method=method)
 
 
 HALF = b'{"messages": [{"role": "user", "content": "q"}'
@@ -172,27 +171,27 @@ REST = b'{"role": "assistant", "content": "a"}]}'
 def test_a_line_is_one_row(rows: tuple[bytes, ...]) -> None:
     """As many rows as lines are not enough: each line is one whole row."""
     for before in ([], [FIRST], [FIRST] * 20, [FIRST + b"\r"], [FIRST + b"\r"] * 20):
-        assert len(Screen("sft").clean([*before, *rows, FIRST]).roles) == len(before)
+        assert len(FastPath("sft").take([*before, *rows, FIRST]).roles) == len(before)
 
 
 def test_no_blank_text_goes_the_short_way() -> None:
     """Whatever shows nothing is seen in the bytes, however it is written."""
-    screen = Screen("sft")
+    fast_path = FastPath("sft")
     for text in filter(blank, map(chr, range(sys.maxunicode + 1))):
         for shown in (text, f"{text}\n", f" {text}{text}"):
             for ascii_only in (True, False):
                 content = json.dumps(shown, ensure_ascii=ascii_only)
                 raw = FIRST.replace(b'"a"', content.encode("utf-8", "surrogatepass"))
-                assert not screen.clean([raw]).roles, raw
+                assert not fast_path.take([raw]).roles, raw
                 upper = content.upper().replace("\\U", "\\u").replace("\\N", "\\n")
-                assert not screen.clean(
+                assert not fast_path.take(
                     [FIRST.replace(b'"a"', upper.encode("utf-8", "replace"))]
                 ).roles
 
 
 def test_most_rows_go_the_short_way() -> None:
     """Plain rows are taken, in any language and however they are written."""
-    screen = Screen("sft")
+    fast_path = FastPath("sft")
     for text in (
         "How?",
         "Wie heißt du? 你好 “ok” 😀",
@@ -213,7 +212,7 @@ def test_most_rows_go_the_short_way() -> None:
                 ]
             }
             raw = json.dumps(row, ensure_ascii=ascii_only)
-            assert bool(screen.clean([raw.encode()]).roles) is ("\\ud83d" not in raw), raw
+            assert bool(fast_path.take([raw.encode()]).roles) is ("\\ud83d" not in raw), raw
 
 
 # -- files in parts ---------------------------------------------------------------------------
@@ -236,8 +235,8 @@ def rows(count: int, seed: int = 0) -> list[str]:
 
 def both_ways(path: Path, patch: pytest.MonkeyPatch, **options: Any) -> tuple[Report, Report]:
     """The reports of three processes and of one."""
-    patch.setattr(checks, "_ALONE", 1)
-    patch.setattr(checks, "_ALONE_LOCAL", 1)
+    patch.setattr(checks, "_PARALLEL_BYTES", 1)
+    patch.setattr(checks, "_PARALLEL_BYTES_LOCAL", 1)
     reports = [report_on(path, workers=workers, **options) for workers in (3, 1)]
     return reports[0], reports[1]
 
@@ -316,9 +315,9 @@ def test_a_local_template_counts_alike_in_parts_and_the_short_way(
     assert isinstance(rule, LocalCounter)
     monkeypatch.setattr(parallel, "_can_fork", lambda: fork)
     found = []
-    for way, workers in ((report_on, 1), (report_on, 3), (without_screen, 1)):
+    for way, workers in ((report_on, 1), (report_on, 3), (without_fast_path, 1)):
         counter = rule.fresh()
-        monkeypatch.setattr(checks, "_ALONE_LOCAL", 1 if workers > 1 else 1 << 40)
+        monkeypatch.setattr(checks, "_PARALLEL_BYTES_LOCAL", 1 if workers > 1 else 1 << 40)
         report = way(path, counter=counter, max_context=500, backends=("local",))
         found.append((report, counter.stats()))
     assert found[0] == found[1] == found[2]
@@ -359,10 +358,10 @@ def test_an_error_in_a_process_is_an_ordinary_error(
         list(parallel.each(die_at, [1, 2, 3]))
 
 
-CHECK_PART = checks._check_part
+CHECK_PART = checks._scan_part
 
 
-def dies_elsewhere(task: scan.Task, on_read: Any = None) -> Any:
+def dies_elsewhere(task: scan.Task, on_progress: Any = None) -> Any:
     """The real work in the first process; any other one is killed."""
     if os.getpid() != int(os.environ["FIRST_PROCESS"]):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -377,7 +376,7 @@ def test_a_killed_process_does_not_change_the_report(
     path.write_text("\n".join(rows(60)))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setenv("FIRST_PROCESS", str(os.getpid()))
-    monkeypatch.setattr(checks, "_check_part", dies_elsewhere)
+    monkeypatch.setattr(checks, "_scan_part", dies_elsewhere)
     several, one = both_ways(path, monkeypatch)
     assert several == one
 
@@ -450,10 +449,10 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
     def read(offset: int) -> bytes:
         return whole[offset:].partition(b"\n")[0]
 
-    repeats, exact = Repeats(), Repeats(near=False)
+    repeats, exact = DuplicateFinder(), DuplicateFinder(near=False)
     for rows in (repeats, exact):  # in two steps, as the rows of a file come in batches
         assert rows.add(written[2:], 3, rows.add(written[:2], 1, 0)) == len(whole)
-    found = {one.line: (one.exact, one.earlier) for one in repeats.found(read)}
+    found = {one.line: (one.exact, one.earlier) for one in repeats.iter_duplicates(read)}
     first: dict[str, int] = {}
     seen: dict[bytes, int] = {}
     expected = {}
@@ -466,7 +465,7 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
         seen.setdefault(raw, line)
         first.setdefault(fold, line)
     assert found == expected
-    assert {one.line: one.earlier for one in exact.found(read)} == {
+    assert {one.line: one.earlier for one in exact.iter_duplicates(read)} == {
         line: earlier for line, (same, earlier) in expected.items() if same
     }
 
@@ -496,10 +495,10 @@ def test_a_row_written_otherwise_repeats_the_first(value: Any, chance: random.Ra
         json.dumps(shuffled(row), separators=(" ,", "  : ")).encode(),
         json.dumps({**row, "tools": []}).encode(),
     ]
-    repeats = Repeats()
+    repeats = DuplicateFinder()
     repeats.add(raws, 1, 0)
     read = {sum(len(one) + 1 for one in raws[:at]): raw for at, raw in enumerate(raws)}
-    assert [one[1:] for one in repeats.found(read.__getitem__)] == [(2, 1)]
+    assert [one[1:] for one in repeats.iter_duplicates(read.__getitem__)] == [(2, 1)]
 
 
 @pytest.mark.parametrize("large", [False, True])

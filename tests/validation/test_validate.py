@@ -200,7 +200,7 @@ def test_output_on_every_kind_of_file_keeps_the_schema(
     """Chats, pairs, texts, classes, and files that are none of these."""
     path, one = tmp_path / "rows.jsonl", example(code)
     path.write_bytes(one.file())
-    main(["validate", str(path), "--json", "--quality", "--method", one.trained_by])
+    main(["validate", str(path), "--json", "--quality", "--method", one.row_method])
     Draft202012Validator(closed(schema())).validate(json.loads(capsys.readouterr().out))
 
 

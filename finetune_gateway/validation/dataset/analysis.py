@@ -1,9 +1,9 @@
-"""A dataset as a whole: what no single row shows.
+"""Rules about a dataset as a whole, which no single row can break.
 
-Contradictions, answers that repeat, system prompts, lengths, classes, languages, near-duplicates,
-leaks into other files, what a model's template loses, and how far it is from production. A second
-look after ``checks``, which judges rows. Memory: about 30 bytes a row, 230 with near-duplicates;
-200 more for each row of a file it is compared with.
+Contradictions, repeated answers, system prompts, lengths, classes, languages, near-duplicates,
+leaks into other files, texts lost by a model's template, and drift from production. Runs after
+the rules about rows. Memory: about 30 bytes a row, 230 with near-duplicates; 200 more for each
+row of a file it is compared with.
 """
 
 from __future__ import annotations
@@ -19,40 +19,49 @@ from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import drift, near_duplicates, template_loss
-from finetune_gateway.validation.dataset.languages import Languages
-from finetune_gateway.validation.dataset.makeup import Makeup
-from finetune_gateway.validation.dataset.row_text import Gist, gists, key
-from finetune_gateway.validation.dataset.statistics import Answers, Lengths, Placed, Systems
+from finetune_gateway.validation.dataset.row_text import RowText, content_hash, iter_row_texts
+from finetune_gateway.validation.dataset.statistics import (
+    AnswerStats,
+    CountedDefect,
+    LanguageStats,
+    LengthStats,
+    RoleStats,
+    SystemPromptStats,
+)
 
 Json = dict[str, Any]
 
-AUTO_BYTES = 4 << 20  # files up to this size are surveyed unasked, which takes half a second
-NEAR_BYTES = 256 << 10  # and these for near-duplicates as well
-SHOWN = 10  # lines named for one finding
-PARITY_ROWS = 200  # rows rendered through a model's template
+AUTO_BYTES = 4 << 20  # larger files are analyzed on request only; this size takes half a second
+NEAR_BYTES = 256 << 10  # the same for near-duplicates
+SHOWN = 10  # lines named in one finding
+TEMPLATE_ROWS = 200  # rows rendered through a model's template
 
-# rows from which OpenAI's guide on supervised fine-tuning sees first gains (50 to 100)
+# OpenAI's guide on supervised fine-tuning sees first gains from 50 to 100 rows.
 FIRST_GAINS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """What was found, and the figures behind it (``quality`` of a report)."""
+class Analysis:
+    """Findings about a dataset as a whole, and the figures behind them (``Report.quality``)."""
 
     findings: list[Finding]
     figures: Json
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What of a survey was asked for. ``quality`` None: a survey when the file is small."""
+class AnalysisOptions:
+    """What to analyze.
+
+    ``quality``: None analyzes small files only. ``against``: validation or test data that should
+    share no row. ``like``: a sample of production prompts.
+    """
 
     quality: bool | None = None
     against: Dataset | None = None
     like: Dataset | None = None
 
-    def wanted(self, dataset: Dataset) -> bool:
-        """Whether to look at all."""
+    def enabled_for(self, dataset: Dataset) -> bool:
+        """Return True if this dataset is to be analyzed."""
         if self.quality is None:
             return bool(self.against or self.like) or dataset.size <= AUTO_BYTES
         return self.quality or bool(self.against or self.like)
@@ -61,37 +70,37 @@ class Asked:
 def with_quality(
     report: Report,
     dataset: Dataset,
-    asked: Asked,
+    options: AnalysisOptions,
     *,
     backends: Sequence[str] | None = None,
     method: str = "sft",
     render: Callable[[Json], str] | None = None,
 ) -> Report:
-    """A report with what a survey adds to it. Nothing where no row could be read."""
-    if report.format == "unknown" or not asked.wanted(dataset):
+    """Return the report with the analysis added; unchanged if no row could be read."""
+    if report.format == "unknown" or not options.enabled_for(dataset):
         return report
-    found = survey(
+    analysis = analyze(
         dataset,
         backends=backends,
         method=method,
-        against=[asked.against] if asked.against else [],
-        like=asked.like,
+        against=[options.against] if options.against else [],
+        like=options.like,
         render=render,
-        thorough=bool(asked.quality),
+        thorough=bool(options.quality),
     )
-    return report.with_quality(found.findings, found.figures)
+    return report.with_quality(analysis.findings, analysis.figures)
 
 
-def shared(train: Dataset, held_out: Dataset) -> list[Placed]:
-    """The rows that training data shares with validation data; none where looking would take
-    seconds."""
+def find_leaks(train: Dataset, held_out: Dataset) -> list[CountedDefect]:
+    """Return the rows that training data shares with validation data; empty for large files,
+    where the search would take seconds."""
     if train.size + held_out.size > AUTO_BYTES:
         return []
     return _leaks(train, [held_out], {})
 
 
-def with_leaks(report: Report, leaks: Sequence[Placed], backends: Sequence[str]) -> Report:
-    """A report on training data with what ``shared`` found."""
+def with_leaks(report: Report, leaks: Sequence[CountedDefect], backends: Sequence[str]) -> Report:
+    """Return the report on training data with the leaks that ``find_leaks`` returned."""
     if not leaks:
         return report
     findings = Findings(backends)
@@ -100,7 +109,7 @@ def with_leaks(report: Report, leaks: Sequence[Placed], backends: Sequence[str])
     return report.with_quality(findings.listed(), report.quality)
 
 
-def survey(
+def analyze(
     dataset: Dataset,
     *,
     backends: Sequence[str] | None = None,
@@ -109,62 +118,63 @@ def survey(
     like: Dataset | None = None,
     render: Callable[[Json], str] | None = None,
     thorough: bool = True,
-) -> Survey:
-    """Look at a dataset as a whole.
+) -> Analysis:
+    """Return findings and figures of a dataset as a whole.
 
     ``against``: other parts of the data (validation, test) that should share no row with it.
     ``like``: a sample of production prompts it should resemble. ``render``: a local model's
-    template. ``thorough``: with languages and, in large files too, near-duplicates.
+    template. ``thorough``: detect languages and, in large files too, near-duplicates.
     """
-    look = _Look(method, thorough)
-    for gist in gists(dataset):
-        look.add(gist)
-    placed = [*look.defects()]
+    statistics = _Statistics(method, thorough)
+    for row in iter_row_texts(dataset):
+        statistics.add(row)
+    defects = [*statistics.defects()]
     if thorough or (near_duplicates.available() and dataset.size <= NEAR_BYTES):
-        placed += _near(dataset, look.figures)
-    placed += _leaks(dataset, against, look.figures)
+        defects += _similar_rows(dataset, statistics.figures)
+    defects += _leaks(dataset, against, statistics.figures)
     if render is not None:
-        placed += template_loss.defects(dataset, render, PARITY_ROWS)
+        defects += template_loss.defects(dataset, render, TEMPLATE_ROWS)
     if like is not None:
-        placed += drift.defects(dataset, like, look.figures)
+        defects += drift.defects(dataset, like, statistics.figures)
     findings = Findings(backends)
-    for defect, line, count in placed:
+    for defect, line, count in defects:
         findings.add(defect, line, count)
-    return Survey(findings.listed(), look.figures)
+    return Analysis(findings.listed(), statistics.figures)
 
 
-class _Look:
-    """One pass over the rows."""
+class _Statistics:
+    """All statistics of one pass over the rows."""
 
     def __init__(self, method: str, thorough: bool) -> None:
         self.method = method
         self.rows = 0
         self.figures: Json = {}
         self.contradictions = Contradictions()
-        self.systems, self.answers, self.lengths = Systems(), Answers(), Lengths()
-        self.languages = Languages(looking=thorough)
+        self.systems, self.answers = SystemPromptStats(), AnswerStats()
+        self.lengths = LengthStats()
+        self.languages = LanguageStats(enabled=thorough)
         self.labels: set[bool] = set()
-        self.makeup = Makeup()
+        self.roles = RoleStats()
 
-    def add(self, gist: Gist) -> None:
+    def add(self, row: RowText) -> None:
         self.rows += 1
-        self.contradictions.add(gist)
-        self.systems.add(gist)
-        self.answers.add(gist)
-        self.lengths.add(gist)
-        self.languages.add(gist)
-        if gist.label is not None:
-            self.labels.add(gist.label)
-        self.makeup.add(gist)
+        self.contradictions.add(row)
+        self.systems.add(row)
+        self.answers.add(row)
+        self.lengths.add(row)
+        self.languages.add(row)
+        if row.label is not None:
+            self.labels.add(row.label)
+        self.roles.add(row)
 
-    def defects(self) -> Iterator[Placed]:
-        """What the pass has shown; fills in the figures."""
+    def defects(self) -> Iterator[CountedDefect]:
+        """Yield the defects after the pass, and fill in the figures."""
         self.figures["rows"] = self.rows
         yield from self.contradictions.defects()
         for part in (self.systems, self.answers, self.lengths, self.languages):
             yield from part.defects()
             self.figures.update(part.figures())
-        self.figures.update(self.makeup.figures())
+        self.figures.update(self.roles.figures())
         if self.method == "kto" and self.rows >= 10 and len(self.labels) == 1:
             detail = f"the label of all {self.rows} rows is {str(*self.labels).lower()}"
             yield Defect("label_one_sided", detail=detail), None, 1
@@ -174,44 +184,46 @@ class _Look:
 
 
 class Contradictions:
-    """Rows that ask the same and answer otherwise; in KTO rows, one answer both good and bad.
+    """Rows with the same prompt and different answers; in KTO rows, one answer labelled both
+    good and bad.
 
-    Keeps 20 bytes a row. Pairs and plain texts are left out: many pairs share a prompt.
+    Keeps 20 bytes a row. Pairs and plain texts are skipped: many pairs share a prompt.
     """
 
     def __init__(self) -> None:
         self.prompts, self.answers, self.lines = array("Q"), array("Q"), array("I")
-        self.what = "answer"
+        self.differing = "answer"
 
-    def add(self, gist: Gist) -> None:
-        if not gist.prompt.strip() or gist.kind in ("preference", "text"):
+    def add(self, row: RowText) -> None:
+        if not row.prompt.strip() or row.kind in ("preference", "text"):
             return
-        asked, answer = [gist.system or "", gist.tools, gist.prompt], gist.answer
-        if gist.label is not None:
-            asked, answer, self.what = [*asked, gist.answer], str(gist.label), "label"
-        self.prompts.append(key(*asked))
-        self.answers.append(key(answer))
-        self.lines.append(gist.line)
+        prompt, answer = [row.system or "", row.tools, row.prompt], row.answer
+        if row.label is not None:
+            prompt, answer = [*prompt, row.answer], str(row.label)
+            self.differing = "label"
+        self.prompts.append(content_hash(*prompt))
+        self.answers.append(content_hash(answer))
+        self.lines.append(row.line)
 
-    def defects(self) -> Iterator[Placed]:
-        """The first lines, each with the earlier one it contradicts; then how many more."""
+    def defects(self) -> Iterator[CountedDefect]:
+        """Yield the first lines, each with the earlier one it contradicts; then the rest."""
         rows = sorted(range(len(self.prompts)), key=self.prompts.__getitem__)
-        found = [
+        pairs = [
             (self.lines[late], self.lines[early])
             for early, late in zip(rows, rows[1:], strict=False)
             if self.prompts[early] == self.prompts[late]
             and self.answers[early] != self.answers[late]
         ]
-        if found:
-            line, earlier = min(found)
+        if pairs:
+            line, earlier = min(pairs)
             detail = (
-                f"{_rows(len(found))} the prompt of an earlier row and another {self.what}; "
-                f"line {line} contradicts line {earlier}"
+                f"{_rows_have(len(pairs))} the prompt of an earlier row and another "
+                f"{self.differing}; line {line} contradicts line {earlier}"
             )
-            yield from _placed("contradictions", detail, found)
+            yield from _numbered("contradictions", detail, pairs)
 
 
-def _near(dataset: Dataset, figures: Json) -> list[Placed]:
+def _similar_rows(dataset: Dataset, figures: Json) -> list[CountedDefect]:
     if not near_duplicates.available():
         return [(Defect("near_duplicates_unseen"), None, 1)]
     pairs = [pair for pair in near_duplicates.pairs([dataset]) if not pair.same]
@@ -220,17 +232,17 @@ def _near(dataset: Dataset, figures: Json) -> list[Placed]:
         return []
     first = pairs[0]
     detail = (
-        f"{_rows(len(pairs))} most of the words of an earlier row; line {first.line} is nearly "
-        f"line {first.earlier}"
+        f"{_rows_have(len(pairs))} most of the words of an earlier row; line {first.line} is "
+        f"nearly line {first.earlier}"
     )
-    return list(_placed("similar_rows", detail, [(one.line, one.earlier) for one in pairs]))
+    return list(_numbered("similar_rows", detail, [(pair.line, pair.earlier) for pair in pairs]))
 
 
-def _leaks(dataset: Dataset, against: Sequence[Dataset], figures: Json) -> list[Placed]:
-    placed: list[Placed] = []
+def _leaks(dataset: Dataset, against: Sequence[Dataset], figures: Json) -> list[CountedDefect]:
+    defects: list[CountedDefect] = []
     for other in against:
-        exact = _shared(dataset, other)
-        placed += _leaked("leak", "repeats", exact, other)
+        exact = _shared_lines(dataset, other)
+        defects += _leak_defects("leak", "repeats", exact, other)
         near: list[tuple[int, int]] = []
         if near_duplicates.available():
             known = {line for line, _ in exact}
@@ -239,50 +251,55 @@ def _leaks(dataset: Dataset, against: Sequence[Dataset], figures: Json) -> list[
                 for pair in near_duplicates.pairs([other, dataset], across=True)
                 if pair.line not in known
             ]
-        placed += _leaked("near_leak", "is nearly", near, other)
+        defects += _leak_defects("near_leak", "is nearly", near, other)
         figures.setdefault("leaks", {})[other.name] = {"exact": len(exact), "near": len(near)}
-    return placed
+    return defects
 
 
-def _shared(dataset: Dataset, other: Dataset) -> list[tuple[int, int]]:
-    """Lines of a dataset that say or ask what a line of another one does."""
-    there: dict[int, int] = {}
-    for gist in gists(other):
-        for one in _keys(gist):
-            there.setdefault(one, gist.line)
-    found = []
-    for gist in gists(dataset):
-        line = next((there[one] for one in _keys(gist) if one in there), None)
+def _shared_lines(dataset: Dataset, other: Dataset) -> list[tuple[int, int]]:
+    """Return lines of a dataset that leak, each with the line of the other file."""
+    other_lines: dict[int, int] = {}
+    for row in iter_row_texts(other):
+        for row_hash in _leak_hashes(row):
+            other_lines.setdefault(row_hash, row.line)
+    shared = []
+    for row in iter_row_texts(dataset):
+        hashes = _leak_hashes(row)
+        line = next((other_lines[one] for one in hashes if one in other_lines), None)
         if line is not None:
-            found.append((gist.line, line))
-    return found
+            shared.append((row.line, line))
+    return shared
 
 
-def _keys(gist: Gist) -> list[int]:
-    """A row leaks when it is there as a whole, or when its question is: the answer to it was
-    seen. A question of a few words may well be asked twice."""
-    whole = key("row", gist.said)
-    return [whole, key("asked", gist.prompt)] if len(gist.prompt.split()) > 5 else [whole]
+def _leak_hashes(row: RowText) -> list[int]:
+    """Return the hashes of the whole row and of its question: a row leaks if either is in the
+    other file. A question of a few words may well be asked twice, so it is left out."""
+    whole = content_hash("row", row.conversation)
+    if len(row.prompt.split()) <= 5:
+        return [whole]
+    return [whole, content_hash("asked", row.prompt)]
 
 
-def _leaked(code: str, verb: str, found: list[tuple[int, int]], other: Dataset) -> list[Placed]:
-    if not found:
+def _leak_defects(
+    code: str, verb: str, shared: list[tuple[int, int]], other: Dataset
+) -> list[CountedDefect]:
+    if not shared:
         return []
-    line, there = found[0]
-    rows = "1 row is" if len(found) == 1 else f"{len(found):,} rows are"
+    line, other_line = shared[0]
+    rows = "1 row is" if len(shared) == 1 else f"{len(shared):,} rows are"
     also = "also" if code == "leak" else "nearly"
-    detail = f"{rows} {also} in {quoted(other.name)}; line {line} {verb} its line {there}"
-    return list(_placed(code, detail, found))
+    detail = f"{rows} {also} in {quoted(other.name)}; line {line} {verb} its line {other_line}"
+    return list(_numbered(code, detail, shared))
 
 
-def _placed(code: str, detail: str, found: list[tuple[int, int]]) -> Iterator[Placed]:
-    """One finding: the first lines are named, the others counted."""
-    lines = heapq.nsmallest(SHOWN, (line for line, _ in found))
-    for line in lines:
+def _numbered(code: str, detail: str, lines: list[tuple[int, int]]) -> Iterator[CountedDefect]:
+    """Yield one defect for each of the first lines, and one that counts the others."""
+    first = heapq.nsmallest(SHOWN, (line for line, _ in lines))
+    for line in first:
         yield Defect(code, detail=detail), line, 1
-    if len(found) > len(lines):
-        yield Defect(code, detail=detail), None, len(found) - len(lines)
+    if len(lines) > len(first):
+        yield Defect(code, detail=detail), None, len(lines) - len(first)
 
 
-def _rows(count: int) -> str:
+def _rows_have(count: int) -> str:
     return "1 row has" if count == 1 else f"{count:,} rows have"

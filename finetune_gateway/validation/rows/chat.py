@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
-from finetune_gateway.validation.rows.parts import MAX_IMAGES, images_in, part_defects
+from finetune_gateway.validation.rows.parts import part_defects
 from finetune_gateway.validation.rows.tools import call_defects, exchange_defects, tools_defects
 
 Json = dict[str, Any]
@@ -21,6 +21,7 @@ Defects = Iterator[Defect]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 SYSTEM = ("system", "developer")
+MAX_IMAGES = 10  # per row; OpenAI's vision fine-tuning guide
 
 _FOREIGN_ROLES = {
     "human": "user", "customer": "user", "prompter": "user", "client": "user",
@@ -28,6 +29,8 @@ _FOREIGN_ROLES = {
     "agent": "assistant", "chatgpt": "assistant", "observation": "tool", "ipython": "tool",
 }  # fmt: skip
 _ROW_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls", "images", "label"})
+_TOOL_KEYS = frozenset({"tools", "functions", "parallel_tool_calls"})
+_MEDIA = ("videos", "video", "audios", "audio")  # as LLaMA-Factory and TRL list them
 _MESSAGE_KEYS = frozenset(
     {
         "role", "content", "name", "weight", "refusal", "audio",
@@ -46,10 +49,29 @@ _MAX_UNKNOWN = 20  # unknown keys reported for one object
 
 
 def chat_defects(row: Json, *, reinforcement: bool = False) -> Defects:
-    """Everything wrong with a row of ``messages``.
+    """Yield all defects of a chat row.
 
-    ``reinforcement``: rows may end with the user and carry any further keys for the grader.
+    ``reinforcement``: rows may end with the user and have further keys for the grader.
     """
+    media = media_keys(row)
+    yield from media_defects(media)
+    if media:
+        row = {key: value for key, value in row.items() if key not in media}
+    yield from conversation_defects(row, reinforcement=reinforcement)
+
+
+def media_keys(row: Json) -> list[str]:
+    """Return the keys that hold paths of sound or video files."""
+    return [key for key in _MEDIA if row.get(key) and isinstance(row[key], str | list)]
+
+
+def media_defects(keys: list[str]) -> Defects:
+    for key in keys:
+        yield Defect("media_beside", key, f"{key!r} stands beside the text")
+
+
+def conversation_defects(row: Json, *, reinforcement: bool = False) -> Defects:
+    """Yield all defects of the messages and tools of a row."""
     if not reinforcement:
         yield from unknown_keys(row, _ROW_KEYS, "")
     yield from image_files(row)
@@ -57,10 +79,12 @@ def chat_defects(row: Json, *, reinforcement: bool = False) -> Defects:
     for defect in messages_defects(messages, "messages"):
         if not (reinforcement and defect.code == "developer_role"):  # its schema has that role
             yield defect
-    yield from tools_defects(row, "")
+    if not _TOOL_KEYS.isdisjoint(row):
+        yield from tools_defects(row, "")
     if is_conversation(messages):
         yield from order_defects(messages, "messages")
-        yield from exchange_defects(messages, row, "messages")
+        if any(one["role"] == "tool" or one.get("tool_calls") for one in messages):
+            yield from exchange_defects(messages, row, "messages")
         if not reinforcement:
             yield from ending_defects(messages, "messages")
 
@@ -89,7 +113,7 @@ def messages_defects(messages: Any, path: str) -> Defects:
             yield wrong_type(f"{path}[{index}]", message, "an object with role and content")
         elif not _plain(message):
             yield from _message_defects(message, f"{path}[{index}]")
-    if (images := sum(map(images_in, messages))) > MAX_IMAGES:
+    if (images := sum(map(_count_images, messages))) > MAX_IMAGES:
         yield Defect("image_count", path, f"{images} images in one row")
 
 
@@ -102,6 +126,13 @@ def _plain(message: Json) -> bool:
         and isinstance(content, str)
         and not blank(content)
     )
+
+
+def _count_images(message: Any) -> int:
+    """Return the number of images in a message."""
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else []
+    return sum(1 for part in parts if isinstance(part, dict) and "image_url" in part)
 
 
 def _message_defects(message: Json, path: str) -> Defects:

@@ -17,8 +17,7 @@ from finetune_gateway.text.quoting import json_type, quoted
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
-MAX_IMAGES = 10  # per row; OpenAI's vision fine-tuning guide
-MAX_IMAGE = 10 << 20  # bytes; same source
+MAX_IMAGE = 10 << 20  # bytes; OpenAI's vision fine-tuning guide
 
 _DATA = re.compile(r"data:(?P<mime>[^;,]*)(?P<base64>;base64)?,", re.IGNORECASE)
 _MIMES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
@@ -50,13 +49,6 @@ def part_defects(content: list[Any], role: Any, path: str) -> Defects:
             yield from _part(part, role, here)
         else:
             yield wrong_type(here, part, "an object with a type")
-
-
-def images_in(message: Any) -> int:
-    """How many images a message shows."""
-    content = message.get("content") if isinstance(message, dict) else None
-    parts = content if isinstance(content, list) else []
-    return sum(1 for part in parts if isinstance(part, dict) and "image_url" in part)
 
 
 def _part(part: Json, role: Any, path: str) -> Defects:

@@ -1,4 +1,4 @@
-"""What is wrong with a row, by its format. Chat itself is in ``chat_checks``."""
+"""Defects of rows in other formats than chat: pairs, prompt/completion, Alpaca, ShareGPT, text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from finetune_gateway.findings import Defect, wrong_type
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.validation.rows.chat import (
     blank,
-    chat_defects,
+    conversation_defects,
     ending_defects,
     image_files,
     is_conversation,
+    media_defects,
+    media_keys,
     messages_defects,
     order_defects,
     unknown_keys,
@@ -25,8 +27,6 @@ from finetune_gateway.validation.rows.tools import exchange_defects, offered_def
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
-_MEDIA = ("videos", "video", "audios", "audio")  # as LLaMA-Factory and TRL list them
-_WITH_MEDIA = ("openai-chat", "alpaca", "sharegpt")
 _PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 _SIDES = {
     "preferred_output": "missing_preferred",
@@ -36,22 +36,9 @@ _SIDES = {
 }
 
 
-def row_defects(row: Json, found: Format, method: str) -> Defects:
-    """Everything wrong with a row of this format."""
-    media = _media(row) if found.name in _WITH_MEDIA else []
-    for key in media:
-        yield Defect("media_beside", key, f"{key!r} stands beside the text")
-    if media:  # and is no unknown key besides
-        row = {key: value for key, value in row.items() if key not in media}
-    if found is formats.CHAT:
-        yield from chat_defects(row, reinforcement=method == "reinforcement")
-    else:
-        yield from _CHECKS[found.name](row)
-
-
-def _media(row: Json) -> list[str]:
-    """Keys under which sound or video is given as files."""
-    return [key for key in _MEDIA if row.get(key) and isinstance(row[key], str | list)]
+def format_defects(row: Json, row_format: Format) -> Defects:
+    """Yield all defects of a row in a format other than chat."""
+    return _CHECKS[row_format.name](row)
 
 
 def _prompt_completion(row: Json) -> Defects:
@@ -75,6 +62,7 @@ def _answer(text: Any, path: str) -> Defects:
 
 
 def _alpaca(row: Json) -> Defects:
+    yield from media_defects(media_keys(row))
     for key in ("instruction", "input", "output"):
         value = row.get(key)
         if value is not None and not isinstance(value, str):
@@ -103,6 +91,7 @@ def _text(row: Json) -> Defects:
 
 
 def _sharegpt(row: Json) -> Defects:
+    yield from media_defects(media_keys(row))
     turns = row["conversations"]
     if not turns:
         yield Defect("empty_messages", "conversations", "'conversations' is empty")
@@ -298,7 +287,7 @@ def _unpaired(row: Json) -> Defects:
     if not isinstance(row.get("label"), bool):
         yield Defect("label", "label", f"the label is {quoted(row.get('label'))}")
     if "messages" in row:
-        yield from chat_defects(row)
+        yield from conversation_defects(row)
     else:
         yield from _prompt_completion(row)
 
