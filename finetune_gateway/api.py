@@ -7,116 +7,128 @@ from collections.abc import Collection
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset as _Dataset
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.findings import Report
-from finetune_gateway.gateway import Gateway, Source
+from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.planning import Backends, ModelNames, Option
+from finetune_gateway.keywords import (
+    PlanOptions,
+    PreviewOptions,
+    Source,
+    SubmitOptions,
+    ValidateOptions,
+    like,
+)
 from finetune_gateway.preparation import convert as converting
 from finetune_gateway.preparation import fix as fixing
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.preparation.convert import Conversion
 from finetune_gateway.preparation.fix import FixReport
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import AnyMethod
 
 if TYPE_CHECKING:
     from finetune_gateway.tokens.masks.preview import Preview
 
 
-def validate(
-    data: Source,
-    *,
-    model: str | None = None,
-    backend: str | Backend | None = None,
-    method: str = "sft",
-    **options: Any,
-) -> Report:
-    """``Gateway.validate`` on the default gateway, with all its options."""
-    return _default().validate(data, model=model, backend=backend, method=method, **options)
+@like(Gateway.validate)
+def validate(data: Source, **options: Unpack[ValidateOptions]) -> Report:
+    """Check a dataset and return the report. Offline; no key is needed."""
+    return _default().validate(data, **options)
 
 
 @overload
-def preview(
-    data: dict[str, Any], *, model: str, backend: str | Backend | None = None, **options: Any
-) -> Preview: ...
+def preview(data: dict[str, Any], *, model: str, **options: Unpack[PreviewOptions]) -> Preview: ...
 
 
 @overload
-def preview(
-    data: Source, *, model: str, backend: str | Backend | None = None, **options: Any
-) -> list[Preview]: ...
+def preview(data: Source, *, model: str, **options: Unpack[PreviewOptions]) -> list[Preview]: ...
 
 
+@like(Gateway.preview)
 def preview(
-    data: Source | dict[str, Any],
-    *,
-    model: str,
-    backend: str | Backend | None = None,
-    **options: Any,
+    data: Source | dict[str, Any], *, model: str, **options: Unpack[PreviewOptions]
 ) -> Preview | list[Preview]:
-    """``Gateway.preview`` on the default gateway; one row gives one preview."""
-    if isinstance(data, dict):
-        return _default().preview([data], model=model, backend=backend, **options)[0]
-    return _default().preview(data, model=model, backend=backend, **options)
+    """Return rows as the model will see them: token by token, with what is trained. Offline."""
+    if isinstance(data, dict):  # one row
+        return _default().preview([data], model=model, **options)[0]
+    return _default().preview(data, model=model, **options)
 
 
 @overload
 def estimate(
-    data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
+    data: Source,
+    *,
+    model: str,
+    backend: str | Backend | None = None,
+    **options: Unpack[PlanOptions],
 ) -> Estimate: ...
 
 
 @overload
 def estimate(
-    data: Source, *, model: ModelNames, backend: str | Backend | Backends = "openai", **options: Any
+    data: Source,
+    *,
+    model: ModelNames,
+    backend: str | Backend | Backends | None = None,
+    **options: Unpack[PlanOptions],
 ) -> list[Option]: ...
 
 
 @overload
-def estimate(data: Source, *, model: str, backend: Backends, **options: Any) -> list[Option]: ...
+def estimate(
+    data: Source, *, model: str, backend: Backends, **options: Unpack[PlanOptions]
+) -> list[Option]: ...
 
 
+@like(Gateway.estimate)
 def estimate(
     data: Source,
     *,
     model: str | ModelNames,
-    backend: str | Backend | Backends = "openai",
-    **options: Any,
+    backend: str | Backend | Backends | None = None,
+    **options: Unpack[PlanOptions],
 ) -> Estimate | list[Option]:
-    """``Gateway.estimate`` on the default gateway; lists of models or backends give a list."""
+    """Return what a run would cost, how long it would take and whether it fits. Offline."""
     return _default().estimate(data, model=model, backend=backend, **options)
 
 
-def submit(data: Source, *, model: str, backend: str | Backend = "openai", **options: Any) -> Job:
-    """``Gateway.submit`` on the default gateway, with all its options."""
-    return _default().submit(data, model=model, backend=backend, **options)
+@like(Gateway.submit)
+def submit(data: Source, *, model: str, **options: Unpack[SubmitOptions]) -> Job:
+    """Validate the data, price the run, write the job down, start it and return it."""
+    return _default().submit(data, model=model, **options)
 
 
+@like(Gateway.job)
 def get_job(name: str) -> Job:
-    """``Gateway.job`` on the default gateway."""
+    """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``."""
     return _default().job(name)
 
 
+@like(Gateway.jobs)
 def list_jobs(
     *, status: str | None = None, backend: str | None = None, limit: int | None = None
 ) -> list[Job]:
-    """``Gateway.jobs`` on the default gateway."""
+    """Return jobs, newest first, as they were last stored. Asks no backend."""
     return _default().jobs(status=status, backend=backend, limit=limit)
 
 
+@like(Gateway.budget)
 def budget() -> Budget:
-    """``Gateway.budget`` on the default gateway."""
+    """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""
     return _default().budget()
 
 
+@like(Gateway.costs)
 def costs(since: date | None = None, until: date | None = None) -> Ledger:
-    """``Gateway.costs`` on the default gateway."""
+    """Return what each job was expected to cost and what it did cost, from the store alone."""
     return _default().costs(since, until)
 
 
@@ -157,13 +169,13 @@ class Dataset(_Dataset):
         parts = splitting.split(self, ratio, seed=seed, folder=folder, stratify=stratify, near=near)
         return self.open(parts[0]), self.open(parts[1])
 
-    def validate(self, **options: Any) -> Report:
-        """``gateway.validate`` of this dataset, with its options."""
+    def validate(self, **options: Unpack[ValidateOptions]) -> Report:
+        """Check this dataset and return the report; keywords as in ``gateway.validate``."""
         return validate(self, **options)
 
-    def preview(self, *, model: str, **options: Any) -> list[Preview]:
-        """Rows as ``model`` will see them, token by token; ``options`` as ``Gateway.preview``."""
-        return _default().preview(self, model=model, **options)
+    def preview(self, *, model: str, **options: Unpack[PreviewOptions]) -> list[Preview]:
+        """Return rows as ``model`` will see them; keywords as in ``gateway.preview``."""
+        return preview(self, model=model, **options)
 
     def convert(
         self,
@@ -181,7 +193,7 @@ class Dataset(_Dataset):
         return converting.convert(self, to, out, force=force, drop=drop)
 
     def fix(
-        self, out: str | os.PathLike[str], *, force: bool = False, method: str = "sft"
+        self, out: str | os.PathLike[str], *, force: bool = False, method: AnyMethod = "sft"
     ) -> FixReport:
         """Write a copy with everything mended that can be mended safely, and a log of it
         (``<out>.changes.jsonl``); this file stays as it is.

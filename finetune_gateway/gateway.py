@@ -1,7 +1,7 @@
-"""The product in one class: validate, estimate, submit, and the jobs that came of it.
+"""The product in one class: validate, preview, estimate, submit, and the jobs that come of it.
 
-Read top to bottom: this is what happens to a file. Knows no provider; a backend is asked
-through its eight short calls (``backends.base``).
+Read it from top to bottom: this is what happens to a file. Knows no provider: a backend is reached
+through its short calls (``backend.Backend``). ``api`` has the same verbs as functions.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.data import formats
-from finetune_gateway.data.dataset import Dataset, Rows
+from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.sharegpt import Unfit
 from finetune_gateway.errors import BudgetError, DataError, SpecError
 from finetune_gateway.estimation.estimate import Estimate
@@ -29,22 +29,26 @@ from finetune_gateway.jobs import ledger, planning
 from finetune_gateway.jobs.budget import Budget, require_within
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
-from finetune_gateway.jobs.planning import Backends, Files, ModelNames, Option, Plan
+from finetune_gateway.jobs.planning import Backends, Files, ModelNames, OnProgress, Option, Plan
 from finetune_gateway.jobs.records import JobRecord, StoredFile, new_job_id
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
+from finetune_gateway.keywords import (
+    Money,
+    PlanOptions,
+    Source,
+    verb,
+)
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
-from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, TrainOn
 from finetune_gateway.validation import pipeline
 from finetune_gateway.validation.collector import ignorable
 from finetune_gateway.validation.dataset import analysis
 
 if TYPE_CHECKING:
     from finetune_gateway.tokens.masks.preview import Preview
-
-Source = str | os.PathLike[str] | Rows | Dataset
 
 
 class Gateway:
@@ -63,8 +67,8 @@ class Gateway:
         *,
         monthly_usd: Decimal | float | None = None,
     ) -> None:
-        """``monthly_usd``: what all jobs of a month may cost; by default ``budget.monthly_usd``
-        of the settings (``config.py``)."""
+        """``home``: the folder with its jobs, by default FTG_HOME. ``monthly_usd``: what all jobs
+        of a month may cost, by default ``budget.monthly_usd`` of the settings."""
         self.settings = Settings.load(home)
         self._monthly_usd = monthly_usd
         self._store: Store | None = None
@@ -78,29 +82,36 @@ class Gateway:
 
     # -- before anything is sent ---------------------------------------------------------
 
+    @verb()
     def validate(
         self,
         data: Source,
         *,
         model: str | None = None,
         backend: str | Backend | None = None,
-        method: str = "sft",
+        method: AnyMethod = "sft",
         quality: bool | None = None,
         against: Source | None = None,
         like: Source | None = None,
         ignore: str | Iterable[str] = (),
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Report:
-        """Check a dataset; nothing leaves the machine and no key is needed.
+        """Check a dataset and return the report. Offline; no key is needed.
 
-        Without ``backend`` every known backend is judged, and each finding names those that
-        would refuse. ``quality``: look at the dataset as a whole too (default: when it is small,
-        ``survey.AUTO_BYTES``), ``against`` validation or test data for leaks, and for how far it
-        is from ``like``, a sample of production prompts. ``ignore``: codes of rules that do not
-        count here; ``submit`` judges by all of them. ``on_progress`` is told now and then how
-        many bytes were read, and of how many. Raises NotFoundError when there is no such
-        file, SpecError for a code that no rule has, UnsupportedError for a method that the hosted
-        ``backend`` does not have.
+        Arguments:
+            data: Path of a file, rows in memory, or a Dataset.
+            model: Count tokens as this model does.
+            backend: Judge for this backend alone. By default every known backend is judged, and
+                each finding names those that would refuse.
+            method: What the rows are for: 'sft' (default), 'dpo', 'orpo', 'kto', 'pretrain', ...
+            quality: Look at the dataset as a whole too. By default for files up to 4 MB.
+            against: Validation or test data that must share no row with the data.
+            like: Prompts from production that the data should resemble.
+            ignore: Codes of rules to leave out. submit always judges by all rules.
+            on_progress: Called now and then with the bytes read and the bytes there are.
+
+        Raises NotFoundError when there is no such file, SpecError for a code that no rule has,
+        UnsupportedError for a method that the hosted backend does not have.
         """
         ignored = ignorable(ignore)
         return pipeline.validate(
@@ -117,6 +128,7 @@ class Gateway:
             on_progress=on_progress,
         )
 
+    @verb()
     def preview(
         self,
         data: Source,
@@ -124,26 +136,32 @@ class Gateway:
         model: str,
         backend: str | Backend | None = None,
         rows: Collection[int] | None = None,
-        **options: Any,
+        train_on: TrainOn = "assistant",
+        max_length: int | None = None,
+        chat_template: str | None = None,
     ) -> list[Preview]:
-        """Rows as the model will see them, token by token, with what is trained. Offline.
+        """Return rows as the model will see them: token by token, with what is trained. Offline.
 
-        ``rows``: their lines, from 1 (default: the first three). ``backend``: by default local
-        for a model on this machine, else openai. ``options``: ``train_on``, ``max_length`` and
-        ``chat_template``, as ``TrainingSpec`` has them. A bad row is no error: its preview has
-        findings and no tokens. Raises SpecError for another option, NotFoundError for a line
-        that is not there.
+        A row with an error comes back with its findings and without tokens.
+
+        Arguments:
+            data: Path of a file, rows in memory, or a Dataset.
+            model: Whose tokens and template.
+            backend: Where the model would be trained. By default as in submit.
+            rows: Line numbers, from 1. By default the first three rows.
+            train_on: Whose tokens carry the loss: 'assistant' (default), 'last_assistant', 'all'.
+            max_length: Tokens per row; the rest is cut off.
+            chat_template: Path of a Jinja file with generation markers.
+
+        Raises NotFoundError for a line that is not there, SpecError for a wrong keyword.
         """
-        if other := options.keys() - {"train_on", "max_length", "chat_template"}:
-            raise SpecError(
-                f"{sorted(other)[0]!r} does not change what a model sees.",
-                hint="A preview takes train_on, max_length and chat_template.",
-            )
         # Imported here: only previews need templates, and jinja2 with them.
         from finetune_gateway.validation import select
 
-        runner = self.backend(backend or registry.usual(model))
-        spec = TrainingSpec.build(model=model, **options)
+        runner = self._place(model, backend)
+        spec = TrainingSpec.build(
+            model=model, train_on=train_on, max_length=max_length, chat_template=chat_template
+        )
         renderer = runner.preview_renderer(spec) or select.hosted_renderer(
             spec, runner.capabilities(model)
         )
@@ -151,127 +169,157 @@ class Gateway:
 
     @overload
     def estimate(
-        self, data: Source, *, model: str, backend: str | Backend = "openai", **options: Any
-    ) -> Estimate: ...
+        self, data: Source, *, model: str, backend: str | Backend | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> Estimate: ...  # fmt: skip
 
     @overload
     def estimate(
-        self, data: Source, *, model: ModelNames, backend: str | Backend | Backends = "openai",
-        **options: Any,
+        self, data: Source, *, model: ModelNames, backend: str | Backend | Backends | None = None,
+        **options: Unpack[PlanOptions],
     ) -> list[Option]: ...  # fmt: skip
 
     @overload
     def estimate(
-        self, data: Source, *, model: str, backend: Backends, **options: Any
+        self, data: Source, *, model: str, backend: Backends, **options: Unpack[PlanOptions]
     ) -> list[Option]: ...
 
+    @verb(PlanOptions)
     def estimate(
         self,
         data: Source,
         *,
         model: str | ModelNames,
-        backend: str | Backend | Backends = "openai",
-        **options: Any,
+        backend: str | Backend | Backends | None = None,
+        **options: Unpack[PlanOptions],
     ) -> Estimate | list[Option]:
-        """What a run would cost, how long it would take and whether it fits. Offline.
+        """Return what a run would cost, how long it would take and whether it fits. Offline.
 
-        A list of models, of backends, or both, gives a list of ``Option``: every model on every
+        A list of models, of backends, or both, returns a list of Option: every model on every
         backend, each with its ``estimate`` or the ``error`` that says why there is none.
-        ``options`` are those of ``plan``. One model on one backend raises DataError for data
-        the backend would refuse.
+
+        Arguments:
+            data: Path of a file, rows in memory, or a Dataset.
+            model: Base model to train, or a list of them.
+            backend: Where to train it, or a list of places. By default as in submit.
+
+        Raises SpecError, UnsupportedError, NotFoundError; for one model on one backend also
+        DataError, with the report, for data that the backend would refuse.
         """
-        if isinstance(model, str) and isinstance(backend, str | Backend):
+        if isinstance(model, str) and (backend is None or isinstance(backend, str | Backend)):
             return self.plan(data, model=model, backend=backend, **options).estimate
         models = [model] if isinstance(model, str) else model
-        places = [backend] if isinstance(backend, str | Backend) else backend
+        places = [backend] if backend is None or isinstance(backend, str | Backend) else backend
         if not models or not places:
             raise SpecError("There is nothing to estimate.", hint="Name a model and a backend.")
         return self.options(data, [(one, place) for one in models for place in places], **options)
 
+    @verb(TrainingOptions)
     def options(
         self,
         data: Source,
-        pairs: Sequence[tuple[str, str | Backend]],
+        pairs: Sequence[tuple[str, str | Backend | None]],
         *,
         validation: Source | None = None,
         validation_split: float | None = None,
-        train_price: Decimal | float | str | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
-        **options: Any,
+        train_price: Money | None = None,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> list[Option]:
-        """Models and their backends side by side, in as few passes over the data as there are
-        ways to count it. What is wrong with one stands in its place; what is wrong with the call
-        is raised: NotFoundError for a file, SpecError for a field that is not there.
+        """Return an Option for each pair of a model and a backend, in as few passes over the data
+        as there are ways to count it. Offline.
+
+        Arguments:
+            data: Path of a file, rows in memory, or a Dataset.
+            pairs: ModelNames, each with its backend; None is the place where submit trains it.
+            validation: Held-out rows.
+            validation_split: Share of the rows to hold out, like 0.1.
+            train_price: Your own price, in USD per million training tokens.
+            on_progress: Called now and then with the bytes read and the bytes there are.
+
+        What is wrong with one pair is the ``error`` of its Option. What is wrong with the call is
+        raised: NotFoundError for a file, SpecError for a keyword.
         """
-        specs = [(name, TrainingSpec.build(model=model, **options)) for model, name in pairs]
+        specs = [
+            (backend or registry.default_backend(model), TrainingSpec.build(model=model, **options))
+            for model, backend in pairs
+        ]
         seed = specs[0][1].seed if specs else None
         files = self._files(data, validation, validation_split, seed)
         return planning.side_by_side(
             specs, self.backend, files, train_price=_usd(train_price), on_progress=on_progress
         )
 
+    @verb(TrainingOptions)
     def plan(
         self,
         data: Source,
         *,
         model: str,
-        backend: str | Backend = "openai",
+        backend: str | Backend | None = None,
         validation: Source | None = None,
         validation_split: float | None = None,
-        train_price: Decimal | float | str | None = None,
-        **options: Any,
+        train_price: Money | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> Plan:
-        """Everything ``submit`` does before it writes a job down. ``train_price``: your own, in
-        USD per million training tokens. ``options`` are the fields of ``TrainingSpec``.
+        """Return everything that submit knows before it writes a job down: reports on the data,
+        tokens, the estimate. Offline.
 
-        Raises SpecError, UnsupportedError, DataError with a report of lines and fixes.
+        Arguments:
+            data: Path of a file, rows in memory, or a Dataset.
+            model: Base model to train.
+            backend: Where to train it. By default as in submit.
+            validation: Held-out rows.
+            validation_split: Share of the rows to hold out, like 0.1.
+            train_price: Your own price, in USD per million training tokens.
+
+        Raises SpecError, UnsupportedError, NotFoundError, and DataError with a report of lines
+        and fixes.
         """
         spec = TrainingSpec.build(model=model, **options)
-        candidate = planning.Candidate.of(
-            spec, self.backend(backend), priced=train_price is not None
-        )
+        place = self._place(model, backend)
+        candidate = planning.Candidate.of(spec, place, priced=train_price is not None)
         files = self._files(data, validation, validation_split, spec.seed)
         return planning.plan(candidate, files, planning.FileChecks(), _usd(train_price))
 
     # -- submit --------------------------------------------------------------------------
 
+    @verb(PlanOptions)
     def submit(
         self,
         data: Source,
         *,
         model: str,
-        backend: str | Backend = "openai",
-        validation: Source | None = None,
-        validation_split: float | None = None,
-        train_price: Decimal | float | str | None = None,
-        max_cost_usd: Decimal | float | None = None,
+        backend: str | Backend | None = None,
+        max_cost_usd: Money | None = None,
         confirm: Callable[[Plan], bool] | None = None,
         allow_pii: bool = False,
         again: bool = False,
-        **options: Any,
+        **options: Unpack[PlanOptions],
     ) -> Job:
-        """Validate the data, price the run, write the job down, start it, hand it back.
+        """Validate the data, price the run, write the job down, start it and return it.
 
-        ``confirm`` is asked with the whole plan before anything is sent; ``max_cost_usd``
-        refuses when the high estimate is above it or no price is known. All jobs of a month
-        together stay below its cap, whatever submits at the same time. Personal data and
-        secrets go to a hosted backend only with ``allow_pii``. The same submit twice gives the
-        same live job, unless ``again``. ``options`` are the fields of ``TrainingSpec``.
+        The same submit twice returns the same live job. All jobs of a month together stay below
+        its budget, whatever submits at the same time.
 
-        Raises DataError, SpecError, UnsupportedError, BudgetError before anything is sent;
-        BackendError when the backend refuses. When it is not known whether the backend received
-        the job, the job comes back unconfirmed and is settled by ``refresh``, ``wait`` or any
-        other look at it.
+        Arguments:
+            data: Path of a file, rows in memory, or a Dataset.
+            model: Base model to train.
+            backend: Where to train it: a name (ftg backends) or an object, such as
+                OpenAIBackend(base_url=...). By default a folder, owner/name and builtin/tiny are
+                trained here, other names at OpenAI.
+            max_cost_usd: Refuse when the high estimate is above this, or no price is known.
+            confirm: Called with the Plan before anything is sent; False refuses.
+            allow_pii: Send personal data and secrets that were found to a hosted backend.
+            again: Start a new job even if the same one is running.
+
+        Raises DataError, SpecError, UnsupportedError, NotFoundError, BudgetError before anything
+        is sent, and BackendError when the backend refuses. When it is not known whether the
+        backend received the job, it is returned unconfirmed; ``refresh`` and ``wait`` settle that.
         """
-        plan = self.plan(
-            data,
-            model=model,
-            backend=backend,
-            validation=validation,
-            validation_split=validation_split,
-            train_price=train_price,
-            **options,
-        )
+        if backend is None:
+            registry.refuse_unknown(model)
+        plan = self.plan(data, model=model, backend=backend, **options)
         plan.backend.check(plan.spec)
         if not allow_pii:
             plan.require_no_private_data()
@@ -313,7 +361,7 @@ class Gateway:
     # -- jobs ----------------------------------------------------------------------------
 
     def job(self, name: str) -> Job:
-        """A job by its id, a unique beginning of it, the provider's id, or ``latest``.
+        """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``.
 
         Raises NotFoundError.
         """
@@ -322,8 +370,16 @@ class Gateway:
     def jobs(
         self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
     ) -> list[Job]:
-        """Jobs, newest first, as they were last seen. No backend is asked. ``backend``: a name
-        as at submit, ``azure`` too; other hosts of OpenAI's contract count as ``openai``."""
+        """Return jobs, newest first, as they were last stored. Asks no backend.
+
+        Arguments:
+            status: Only jobs with this status, like 'running'.
+            backend: Only jobs of this backend, by its name. Hosts of OpenAI's contract that have
+                no name of their own count as 'openai'.
+            limit: At most so many.
+
+        Raises SpecError for a status that does not exist.
+        """
         if status is not None and status not in list(JobStatus):
             known = ", ".join(JobStatus)
             raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
@@ -333,19 +389,25 @@ class Gateway:
     # -- money ---------------------------------------------------------------------------
 
     def budget(self) -> Budget:
-        """This calendar month (UTC): its cap, what was spent, what running jobs have reserved."""
+        """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""
         return self._submitter.budget(time.time())
 
     def costs(self, since: date | None = None, until: date | None = None) -> Ledger:
-        """What each job was said to cost and what it did, from the first day to the last, both
-        included (UTC; default: all). From the store alone."""
+        """Return what each job was expected to cost and what it did cost, from the store alone.
+
+        Arguments:
+            since: The first day, in UTC; None is the first day of all.
+            until: The last day, included; None is today.
+
+        Raises SpecError for what is no date, or when since comes after until.
+        """
         records = self.store.created(*ledger.bounds(since, until))
         return ledger.of(records, since, until, self.store.is_being_sent)
 
     @property
     def monthly_usd(self) -> Decimal | None:
-        """What all jobs of a month may cost; None is no limit. Raises SpecError for a setting
-        that is no amount."""
+        """What all jobs of a month may cost, in USD; None is no limit. Raises SpecError for a
+        setting that is not an amount."""
         return config.value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
 
     @property
@@ -366,15 +428,19 @@ class Gateway:
     # -- data and backends ---------------------------------------------------------------
 
     def open(self, data: Source) -> Dataset:
-        """A dataset from a path or from rows in memory."""
+        """Return a dataset from a path or from rows in memory."""
         return Dataset.open(data, spool=self.settings.home / "spool")
 
     def backend(self, backend: str | Backend) -> Backend:
-        """A backend by name, or the one you built. A local one works in this home folder."""
+        """Return a backend by name, or the one you built, with this gateway's home folder."""
         if isinstance(backend, str):
             backend = registry.load(backend)
         backend.bind(self.settings)
         return backend
+
+    def _place(self, model: str, backend: str | Backend | None) -> Backend:
+        """Return the backend that was named, or the one where this model is trained by default."""
+        return self.backend(backend or registry.default_backend(model))
 
     def _files(
         self, data: Source, validation: Source | None, ratio: float | None, seed: int | None
@@ -383,9 +449,9 @@ class Gateway:
         return Files(self.open(data), held_out).split(ratio, seed, self.settings.home / "spool")
 
     def _kept(self, dataset: Dataset, report: Report) -> StoredFile:
-        """A copy of the data in the home folder, so that the job does not depend on a file
-        that may change or go before it is sent, or sent again. Rows of another format are
-        written as OpenAI's chat or preference rows, which every backend takes."""
+        """Copy the data into the home folder and return the copy: the file may change before the
+        job is sent, or sent again. Rows of another format are written as OpenAI's chat or
+        preference rows, which every backend takes."""
         rewrite = None if report.format.startswith("openai-") else formats.canonical
         try:
             path, digest = dataset.copy_into(self.store.settings.files, rewrite)
@@ -399,5 +465,5 @@ class Gateway:
         )
 
 
-def _usd(train_price: Decimal | float | str | None) -> Decimal | None:
+def _usd(train_price: Money | None) -> Decimal | None:
     return None if train_price is None else parse_usd(train_price, "train_price")

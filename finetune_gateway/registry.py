@@ -7,6 +7,8 @@ Other distributions add theirs through the entry-point group ``finetune_gateway.
 from __future__ import annotations
 
 import importlib
+import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +37,38 @@ def names() -> list[str]:
     return sorted({*BUILTIN, *HOSTS, *_plugins()})
 
 
-def usual(model: str) -> str:
-    """Where a model is trained when nobody says: a builtin, a folder and a Hugging Face id
-    (``owner/name``) here, anything else at OpenAI."""
+def default_backend(model: str) -> str:
+    """Return where a model is trained when no backend is named: a folder, ``owner/name`` and
+    ``builtin/tiny`` here, any other name at OpenAI."""
     return "local" if "/" in model or Path(model).is_dir() else "openai"
+
+
+def refuse_unknown(model: str) -> None:
+    """Raise NotFoundError for a name that is neither a folder nor one of OpenAI's models.
+
+    With OPENAI_BASE_URL another host may be meant, whose models nobody here knows.
+    """
+    # Imported here: 'ftg validate' imports this module and reads no profiles.
+    from finetune_gateway.estimation import profiles
+
+    if default_backend(model) != "openai" or os.environ.get("OPENAI_BASE_URL"):
+        return
+    openai = profiles.load_profile("openai")
+    if openai.model(model) is None:
+        names = [row.model for row in openai.models]
+        raise NotFoundError(
+            f"{model!r} is neither a folder here nor one of OpenAI's models.",
+            hint=_meant(model, names, profiles.hosts_of(model)),
+        )
+
+
+def _meant(model: str, names: list[str], hosts: list[str]) -> str:
+    """Return what may be meant by a name that is not among these, but on the lists of hosts."""
+    if hosts:
+        return f"{' and '.join(hosts)} lists it: name that backend."
+    if near := get_close_matches(model, names, 3, 0.5):
+        return f"Did you mean {' or '.join(near)}? All of them: ftg models"
+    return "See: ftg models. A model of the Hugging Face hub is named owner/name."
 
 
 def origin(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What to train, said the same way for every backend.
+"""What to train, in the same words for every backend.
 
 Knows nothing of files or providers. Names are OpenAI's for jobs and Hugging Face's for
 training. A backend honours a setting or refuses it; it never ignores one
@@ -7,19 +7,75 @@ training. A backend honours a setting or refuses it; it never ignores one
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+from functools import cache
+from types import NoneType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Self,
+    TypedDict,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from finetune_gateway.errors import SpecError
 
 Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reinforcement"]
+AnyMethod = Method | Literal["supervised"]  # as callers may write it
 TrainingType = Literal["lora", "qlora", "full"]
 TrainOn = Literal["assistant", "last_assistant", "all"]
 Auto = Literal["auto"]
 
+# The limits are those of OpenAI's specification.
+Epochs = Annotated[int, Field(ge=1, le=50)]
+BatchSize = Annotated[int, Field(ge=1, le=256)]
+Seed = Annotated[int, Field(ge=0, le=2147483647)]
+Suffix = Annotated[str, Field(min_length=1, max_length=64)]
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 # OpenAI calls sft "supervised"; both words are accepted, one is kept.
 METHOD_ALIASES = {"supervised": "sft"}
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The keywords that say how to train, as ``submit``, ``plan`` and ``estimate`` take them: the
+    fields of ``TrainingSpec`` but for ``model``."""
+
+    method: AnyMethod
+    n_epochs: int | Literal["auto"]
+    batch_size: int | Literal["auto"]
+    learning_rate: float | None
+    learning_rate_multiplier: float | Literal["auto"] | None
+    seed: int | None
+    suffix: str | None
+    train_on: TrainOn
+    training_type: TrainingType | None
+    max_steps: int | None
+    max_length: int | None
+    lora_r: int
+    lora_alpha: int
+    lora_dropout: float
+    target_modules: str | list[str] | tuple[str, ...]
+    lr_scheduler_type: str
+    warmup_ratio: float
+    weight_decay: float
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool | Literal["auto"]
+    packing: bool
+    logging_steps: int | Literal["auto"]
+    eval_steps: int | Literal["auto"]
+    save_steps: int | Literal["auto"]
+    chat_template: str | None
 
 
 def _alias(value: Any) -> Any:
@@ -37,48 +93,73 @@ class TrainingSpec(BaseModel):
     ``TrainingSpec(model=..., max_steps=200)``                 stop by steps (local)
     =============================================  ==========================================
 
-    Limits are those of OpenAI's specification: n_epochs 1..50, batch_size 1..256,
-    seed 0..2147483647, suffix 1..64 characters.
+    ``help(gateway.submit)`` has a line on each field.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
-    model: Annotated[str, Field(min_length=1)]
-    method: Annotated[Method, BeforeValidator(_alias)] = "sft"
-    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None  # absolute
-    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None  # OpenAI's
-    seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
-    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    train_on: TrainOn = "assistant"
+    model: Annotated[str, Field(min_length=1, description="Base model to train")]
+    method: Annotated[Method, BeforeValidator(_alias)] = Field(
+        default="sft", description="What is learned from the rows"
+    )
+    n_epochs: Epochs | Auto = Field(default="auto", description="Passes over the data")
+    batch_size: BatchSize | Auto = Field(default="auto", description="Rows per batch")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Absolute learning rate"
+    )
+    learning_rate_multiplier: Positive | Auto | None = Field(
+        default=None, description="Factor on the host's learning rate"
+    )
+    seed: Seed | None = Field(default=None, description="The same seed gives the same run")
+    suffix: Suffix | None = Field(default=None, description="Part of the new model's name")
+    train_on: TrainOn = Field(default="assistant", description="Whose tokens carry the loss")
 
     # Local training. Hosted backends refuse these when they are set.
-    training_type: TrainingType | None = None  # None: lora
-    max_steps: Annotated[int, Field(ge=1)] | None = None
-    max_length: Annotated[int, Field(ge=8)] | None = None  # tokens per row
-    lora_r: Annotated[int, Field(ge=1, le=1024)] = 16
-    lora_alpha: Annotated[int, Field(ge=1)] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
-    lr_scheduler_type: str = "linear"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    gradient_checkpointing: bool | Auto = "auto"  # auto: on a GPU; less memory, more time
-    packing: bool = False  # several rows in one of max_length tokens, apart from each other
-    logging_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
-    eval_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
-    save_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
-    chat_template: str | None = None  # path of a Jinja file with generation markers
+    training_type: TrainingType | None = Field(
+        default=None, description="Which weights are trained; None is lora"
+    )
+    max_steps: Count | None = Field(default=None, description="Training steps after which to stop")
+    max_length: Annotated[int, Field(ge=8)] | None = Field(
+        default=None, description="Tokens per row; the rest is cut off"
+    )
+    lora_r: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=16, description="Rank of the LoRA adapter"
+    )
+    lora_alpha: Count = Field(default=32, description="Scale of the LoRA adapter")
+    lora_dropout: Share = Field(default=0.0, description="Dropout of the LoRA adapter")
+    target_modules: str | tuple[str, ...] = Field(
+        default="all-linear", description="Layers that get an adapter"
+    )
+    lr_scheduler_type: str = Field(
+        default="linear", description="Schedule of the learning rate, as transformers names it"
+    )
+    warmup_ratio: Share = Field(
+        default=0.05, description="Share of the steps in which the learning rate rises"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Weight decay of AdamW"
+    )
+    gradient_accumulation_steps: Count = Field(default=1, description="Batches per training step")
+    gradient_checkpointing: bool | Auto = Field(
+        default="auto", description="Less memory for more time; auto: on a GPU"
+    )
+    packing: bool = Field(
+        default=False, description="Put several rows into one sequence of max_length tokens"
+    )
+    logging_steps: Count | Auto = Field(default="auto", description="Steps between metrics")
+    eval_steps: Count | Auto = Field(default="auto", description="Steps between evaluations")
+    save_steps: Count | Auto = Field(default="auto", description="Steps between checkpoints")
+    chat_template: str | None = Field(
+        default=None, description="Path of a Jinja file with generation markers"
+    )
 
     @classmethod
     def build(cls, **options: Any) -> Self:
-        """Like the constructor, but a wrong value is a ``SpecError`` in plain words."""
+        """Return a spec. Raises SpecError, in plain words, for a wrong name or value."""
         try:
             return cls(**options)
         except ValidationError as exc:
-            raise SpecError(*_in_words(exc)) from None
+            raise _in_words(exc) from None
 
     @model_validator(mode="after")
     def _one_learning_rate(self) -> Self:
@@ -91,30 +172,182 @@ class TrainingSpec(BaseModel):
 
     @property
     def chosen(self) -> frozenset[str]:
-        """The fields somebody set to something else than its default."""
+        """The fields that were set to something other than their default."""
         fields = type(self).model_fields
         return frozenset(
             name for name in self.model_fields_set if getattr(self, name) != fields[name].default
         )
 
     def canonical(self) -> dict[str, Any]:
-        """The spec as plain JSON, the same for equal specs however they were written."""
+        """Return the spec as plain JSON, the same for equal specs however they were written."""
         return self.model_dump(mode="json")
 
 
-def _in_words(exc: ValidationError) -> tuple[str]:
-    known = ", ".join(sorted(TrainingSpec.model_fields))
-    parts = []
+@cache
+def option_lines() -> dict[str, str]:
+    """Return one line on each training option: what it is, what it may be, its default."""
+    fields = TrainingSpec.model_fields
+    return {
+        name: f"{fields[name].description} ({wanted(name)}; default {fields[name].default!r})."
+        for name in TrainingOptions.__annotations__
+    }
+
+
+# -- wrong values in plain words ---------------------------------------------------------
+
+
+def _in_words(exc: ValidationError) -> SpecError:
+    """Return the error for the first wrong option; all of a kind are told in one message."""
+    problems: dict[str, str] = {}
     for error in exc.errors():
-        name = str(error["loc"][0]) if error["loc"] else "spec"
+        name = str(error["loc"][0]) if error["loc"] else ""
         if error["type"] == "extra_forbidden":
-            parts.append(f"unknown setting {name!r}; known settings: {known}")
-        elif error["type"] == "missing":
-            parts.append(f"{name!r} is needed")
+            return unknown("TrainingSpec", name, TrainingSpec.model_fields)
+        if error["type"] == "missing":
+            problems[name] = f"{name} is missing."
+        elif name:
+            problems[name] = f"{name} must be {wanted(name)}, not {_shown(error['input'])}."
         else:
-            parts.append(
-                f"{name!r}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-            )
-    # A union such as `int | "auto"` reports one error per arm; the first says enough.
-    unique = list({part.split(":")[0]: part for part in reversed(parts)}.values())[::-1]
-    return ("; ".join(unique) + ".",)
+            problems[name] = f"{error['msg'].removeprefix('Value error, ')}."
+    return SpecError(" ".join(problems.values()))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@cache
+def wanted(name: str) -> str:
+    """Return what an option may be in words: ``a whole number from 1 to 50 or 'auto'``."""
+    arms = list(_arms(get_type_hints(TrainingSpec, include_extras=True)[name], {}))
+    return f"{', '.join(arms[:-1])} or {arms[-1]}" if len(arms) > 1 else arms[0]
+
+
+def _arms(type_: Any, limits: dict[str, Any]) -> Iterator[str]:
+    """Yield what each part of a type allows, in words; None goes without saying."""
+    if get_origin(type_) is Annotated:
+        inner, *metadata = get_args(type_)
+        yield from _arms(inner, limits | _limits(metadata))
+    elif get_origin(type_) is Literal:
+        yield from (repr(value) for value in get_args(type_))
+    elif type_ in (int, float):
+        yield f"{'a whole number' if type_ is int else 'a number'}{_bounds(limits)}"
+    elif type_ is str:
+        longest = limits.get("max_length")
+        yield f"text of 1 to {longest} characters" if longest else "text"
+    elif type_ is bool:
+        yield from ("True", "False")
+    elif get_origin(type_) is tuple:
+        yield "a list of names"
+    elif type_ is not NoneType:
+        for arm in get_args(type_):
+            yield from _arms(arm, limits)
+
+
+def _limits(metadata: list[Any]) -> dict[str, Any]:
+    fields = (one for one in metadata if isinstance(one, FieldInfo))
+    return {
+        name: getattr(limit, name)
+        for one in fields
+        for limit in one.metadata
+        for name in ("ge", "gt", "le", "lt", "max_length")
+        if hasattr(limit, name)
+    }
+
+
+def _bounds(limits: dict[str, Any]) -> str:
+    """Return limits in words: ``from 1 to 50``, ``from 0 to below 1``, ``above 0, at most 1``."""
+    low, high = limits.get("ge"), limits.get("le")
+    if low is None:
+        return f" above {limits['gt']}" + (f", at most {high}" if "le" in limits else "")
+    if "lt" in limits:
+        return f" from {low} to below {limits['lt']}"
+    return f" of at least {low}" if high is None else f" from {low} to {high}"
+
+
+# -- wrong names -------------------------------------------------------------------------
+
+# Words of TRL, transformers, peft, Unsloth, Axolotl and OpenAI's SDK -> ours.
+OTHER_WORDS = {
+    "epochs": "n_epochs",
+    "num_epochs": "n_epochs",
+    "num_train_epochs": "n_epochs",
+    "lr": "learning_rate",
+    "lr_multiplier": "learning_rate_multiplier",
+    "r": "lora_r",
+    "rank": "lora_r",
+    "lora_rank": "lora_r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "lora_modules": "target_modules",
+    "data_path": "data",
+    "dataset": "data",
+    "file": "data",
+    "train_dataset": "data",
+    "train_file": "data",
+    "training_file": "data",
+    "eval_dataset": "validation",
+    "eval_file": "validation",
+    "validation_data": "validation",
+    "validation_dataset": "validation",
+    "validation_file": "validation",
+    "test_size": "validation_split",
+    "val_set_size": "validation_split",
+    "base_model": "model",
+    "model_id": "model",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "provider": "backend",
+    "max_cost": "max_cost_usd",
+    "max_seq_len": "max_length",
+    "max_seq_length": "max_length",
+    "sequence_len": "max_length",
+    "cutoff_len": "max_length",
+    "per_device_train_batch_size": "batch_size",
+    "micro_batch_size": "batch_size",
+    "lr_scheduler": "lr_scheduler_type",
+    "random_seed": "seed",
+    "random_state": "seed",
+    "stage": "method",
+    "finetuning_type": "training_type",
+    "ignore_rules": "ignore",
+    "callback": "on_progress",
+}
+
+_HOST = "It belongs to the backend: backend=OpenAIBackend({}=...), or --{} on the command line."
+_GPU = "It belongs to the backend: backend=LocalBackend({}=...), or --{} on the command line."
+
+# Words that stand for something other than a keyword -> what to write.
+OTHER_WAYS = {
+    "base_url": _HOST.format("base_url", "base-url"),
+    "api_key": "It belongs to the backend: backend=OpenAIBackend(api_key=...), or set the "
+    "environment variable OPENAI_API_KEY.",
+    "api_key_env": _HOST.format("api_key_env", "api-key-env"),
+    "profile": _HOST.format("profile", "profile"),
+    "gpu": _GPU.format("gpu", "gpu"),
+    "usd_per_gpu_hour": _GPU.format("usd_per_gpu_hour", "usd-per-gpu-hour"),
+    "home": "It belongs to the gateway: Gateway(home=...), or the variable FTG_HOME.",
+    "output_dir": "The gateway keeps results in its home folder: Gateway(home=...).",
+    "load_in_4bit": "Use training_type='qlora'.",
+    "use_lora": "Use training_type='lora'.",
+    "train_on_inputs": "Use train_on='all', or 'assistant' (the default) for answers alone.",
+    "assistant_only_loss": "That is the default; train_on='all' trains every token.",
+    "completion_only_loss": "That is the default; train_on='all' trains every token.",
+    "hyperparameters": "Pass each by its name: n_epochs=3, batch_size=8, ...",
+}
+
+
+def unknown(verb: str, name: str, known: Collection[str]) -> SpecError:
+    """Return the error for a keyword that ``verb`` does not have, with what was probably meant."""
+    meant = OTHER_WORDS.get(name)
+    if meant not in known:
+        meant = next(iter(get_close_matches(name, known, 1)), None)
+    if meant in known:
+        hint = f"Did you mean {meant}?"
+    elif name in OTHER_WAYS:
+        hint = OTHER_WAYS[name]
+    else:
+        hint = f"It takes: {', '.join(sorted(known))}."
+    return SpecError(f"{verb} has no setting {name!r}.", hint=hint)

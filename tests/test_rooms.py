@@ -23,7 +23,7 @@ ROOMS = (
     *("settings", "text", "data", "findings", "tokens", "estimation"),
     *("backend", "registry"),
     *("validation", "preparation", "jobs", "backends", "price_updates"),
-    *("reports", "gateway", "api", "testing"),
+    *("reports", "keywords", "gateway", "api", "testing"),
     *("cli", "__init__", "__main__"),
 )
 MAX_ROOT_MODULES = 16

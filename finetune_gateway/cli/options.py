@@ -14,6 +14,7 @@ from finetune_gateway import registry
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.reports.output import print_message, print_warning
 from finetune_gateway.settings.money import parse_usd
+from finetune_gateway.spec import TrainingOptions, unknown
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
@@ -55,7 +56,7 @@ Profile = Annotated[
 
 def default_backend(model: str) -> str:
     """Return the backend of a model when none is given."""
-    return registry.usual(model)
+    return registry.default_backend(model)
 
 
 def build_backend(
@@ -70,10 +71,20 @@ def build_backend(
     return registry.load(name, given) if given else name
 
 
+def named_backend(
+    name: str | None, model: str, base_url: str | None, api_key_env: str | None, profile: str | None
+) -> str | Backend | None:
+    """Return the backend built with the options that were given; None, for the gateway to choose,
+    when neither a name nor an option was given. Raises SpecError."""
+    if name is None and not (base_url or api_key_env or profile):
+        return None
+    return build_backend(name or default_backend(model), base_url, api_key_env, profile)
+
+
 def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:
     """Return fields of TrainingSpec: the named ones that were given, then each KEY=VALUE.
 
-    Names and values are checked by the spec. Raises SpecError for one without ``=``.
+    Raises SpecError for one without ``=`` and for an unknown name; the spec checks values.
     """
     fields = {name: value for name, value in named.items() if value is not None}
     for setting in settings or []:
@@ -83,6 +94,8 @@ def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:
         key = key.strip().replace("-", "_")
         if key in fields or key == "model":
             raise SpecError(f"{key!r} is given twice.", hint=f"Drop --set {setting}.")
+        if key not in (known := TrainingOptions.__annotations__):
+            raise unknown("--set", key, known)
         fields[key] = _parse_value(key, value.strip())
     return fields
 

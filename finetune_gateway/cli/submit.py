@@ -23,9 +23,8 @@ from finetune_gateway.cli.options import (
     Settings,
     TrainingType,
     TrainPrice,
-    build_backend,
     confirm,
-    default_backend,
+    named_backend,
     parse_amount,
     parse_settings,
 )
@@ -124,7 +123,7 @@ def submit(
     job = gateway.submit(
         data,
         model=model,
-        backend=build_backend(backend or default_backend(model), base_url, api_key_env, profile),
+        backend=named_backend(backend, model, base_url, api_key_env, profile),
         validation=validation_file,
         validation_split=validation_split,
         train_price=parse_amount("train-price", train_price),

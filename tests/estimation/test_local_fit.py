@@ -20,7 +20,7 @@ from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation.batch_plan import feed, packed
 from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fitted
 from finetune_gateway.settings import clock
-from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.spec import TrainingSpec, TrainingType
 from finetune_gateway.tokens.stats import TokenStats
 
 
@@ -225,11 +225,12 @@ def test_a_price_of_ones_own_is_any_number_and_no_nonsense(
 
 def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_file: Path) -> None:
     """Precision by the kind of training, a GPU without bfloat16, start-up, energy, markets."""
-    for gpu, kind, expected in (
+    cases: tuple[tuple[str, TrainingType, tuple[str, str]], ...] = (
         ("T4", "full", ("; bfloat16", "T4 has no bfloat16 of its own")),
         ("H200", "lora", ("base in bfloat16, adapters in float32", "15 s (5 to 60 s)")),
         ("H100", "lora", ("expected 80 %", "cheapest on demand, 3.99 USD an hour")),
-    ):
+    )
+    for gpu, kind, expected in cases:
         found = Gateway().estimate(
             train_file, model=str(tiny_folder), backend=LocalBackend(gpu=gpu), training_type=kind
         )

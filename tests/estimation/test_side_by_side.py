@@ -86,6 +86,7 @@ FILES: dict[str, tuple[str, list[Json]]] = {
 def test_each_option_is_what_it_would_be_alone(home: Path, tmp_path: Path, kind: str) -> None:
     """Shared passes change no figure, also where hosts differ in their limit, and where rows are
     beyond the limit of one of them."""
+    method: Any
     method, rows = FILES[kind]
     path = write(tmp_path / "data.jsonl", rows)
     custom = OpenAIBackend(base_url="http://127.0.0.1:9/v1", profile="custom")
@@ -132,7 +133,7 @@ def test_many_options_read_the_file_as_often_as_validate(
     custom = OpenAIBackend(base_url="http://127.0.0.1:9/v1", profile="custom")
     hosts: list[str | Backend] = ["openai", "azure", "nebius", custom]
     models = [MINI, LARGE, SMALL]
-    both = {"model": [MINI, TINY], "backend": ["openai", "local"]}
+    both: dict[str, Any] = {"model": [MINI, TINY], "backend": ["openai", "local"]}
     g.estimate(DATA, model=[MINI, TINY], backend=[*hosts, "local"])  # what is read once
     around = bytes_read(lambda: g.estimate(DATA, **both))  # templates, price tables
 
@@ -181,18 +182,21 @@ def test_bad_data_is_refused_where_it_is_refused(home: Path, tmp_path: Path) -> 
         assert option.error.report.errors[0].backends == [option.backend]
     with pytest.raises(NotFoundError):
         gateway.estimate(tmp_path / "none.jsonl", model=[MINI], backend="openai")
+    wrong: Any = {"lora_q": 1}
     with pytest.raises(SpecError):
-        gateway.estimate(path, model=[MINI], backend="openai", lora_q=1)
+        gateway.estimate(path, model=[MINI], backend="openai", **wrong)
 
 
 def test_a_price_of_ones_own_goes_before_what_is_known(home: Path, train_file: Path) -> None:
     """A name no list has is priced when the user says what it costs, alone and among others."""
-    own = gateway.estimate(train_file, model="acme/m", train_price=Decimal(2))
+    own = gateway.estimate(train_file, model="acme/m", backend="openai", train_price=Decimal(2))
     assert own.cost_usd is not None and own.cost_usd.expected > 0
-    found = gateway.estimate(train_file, model=["acme/m", MINI], train_price=Decimal(2))
+    found = gateway.estimate(
+        train_file, model=["acme/m", MINI], backend="openai", train_price=Decimal(2)
+    )
     assert found[0].estimate == own and found[1].estimate is not None
     with pytest.raises(NotFoundError, match="none of the 10 models"):
-        gateway.estimate(train_file, model="acme/m")
+        gateway.estimate(train_file, model="acme/m", backend="openai")
 
 
 # -- names of hosts ----------------------------------------------------------------------

@@ -131,7 +131,8 @@ def test_nothing_is_written_down_when_a_guard_says_no(home: Path, train_file: Pa
         g.submit(bad, model="m", backend=backend)
     assert caught.value.report is not None and caught.value.report.findings[0].line == 1
     with pytest.raises(SpecError, match="n_epoch.*n_epochs"):
-        g.submit(train_file, model="m", backend=backend, n_epoch=3)
+        wrong: Any = {"n_epoch": 3}
+        g.submit(train_file, model="m", backend=backend, **wrong)
     with pytest.raises(UnsupportedError, match="method"):
         g.submit(train_file, model="m", backend=backend, method="reinforcement")
     with pytest.raises(BudgetError):

@@ -16,6 +16,7 @@ from support.paths import SHARED
 
 import finetune_gateway as gateway
 from finetune_gateway.findings import Finding, Report
+from finetune_gateway.spec import AnyMethod
 
 pytestmark = pytest.mark.shared
 
@@ -76,7 +77,7 @@ def said() -> Any:
         pytest.skip("the data sets are not beside the checkout")
 
     @cache
-    def report(name: str, method: str = "sft", against: str = "") -> Report:
+    def report(name: str, method: AnyMethod = "sft", against: str = "") -> Report:
         path = SHARED / "data" / name
         if against:
             return gateway.validate(path, method=method, against=SHARED / "data" / against)

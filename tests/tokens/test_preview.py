@@ -232,7 +232,8 @@ def test_what_a_preview_cannot_do_is_refused(home: Path, train_file: Path) -> No
     with pytest.raises(UnsupportedError, match="train_on"):
         gateway.preview(PLAIN, model=HOSTED, train_on="all")
     with pytest.raises(SpecError, match="seed"):
-        gateway.preview(PLAIN, model=HOSTED, seed=3)
+        wrong: Any = {"seed": 3}
+        gateway.preview(PLAIN, model=HOSTED, **wrong)
     with pytest.raises(NotFoundError, match="no line 13"):
         gateway.preview(train_file, model=HOSTED, rows=[1, 13])
     with pytest.raises(SpecError, match="from 1"):

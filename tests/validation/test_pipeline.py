@@ -14,6 +14,7 @@ import finetune_gateway as gateway
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
 from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.spec import AnyMethod
 
 Json = dict[str, Any]
 KTO = [{"prompt": f"{n}?", "completion": f"{n}.", "label": n % 2 == 0} for n in range(12)]
@@ -68,7 +69,7 @@ def test_a_bad_file_is_refused_by_local_rules_alone(
 @pytest.mark.parametrize("backend", ["openai", "azure"])
 @pytest.mark.parametrize("method", ["kto", "orpo", "pretrain"])
 def test_a_method_that_no_host_has_is_refused(
-    backend: str, method: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    backend: str, method: AnyMethod, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An error of usage which names what the host has, and where else to look."""
     path = written(tmp_path / "a.jsonl", *KTO)

@@ -27,6 +27,7 @@ NEEDS = {"similar_rows": "rensa", "near_leak": "rensa", "language_mix": "fast_la
 
 def judged(path: Path, one: Example, *, quality: bool) -> Report:
     """The report on a file, validated as its example says."""
+    method: Any = one.row_method
     beside: dict[str, Any] = {}
     for name in ("against", "like"):
         if rows := getattr(one, name):
@@ -34,7 +35,7 @@ def judged(path: Path, one: Example, *, quality: bool) -> Report:
             beside[name].write_text(rows + "\n")
     return gateway.validate(
         path,
-        method=one.row_method,
+        method=method,
         backend=one.backend,
         model=one.model,
         quality=quality or bool(beside),
@@ -76,8 +77,9 @@ def test_what_the_table_says_of_fix_is_so(code: str, tmp_path: Path) -> None:
     one = example(code)
     source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(one.file())
+    method: Any = one.row_method
     try:
-        Dataset.open(source).fix(out, method=one.row_method)
+        Dataset.open(source).fix(out, method=method)
     except DataError:
         assert not RULES[code].autofix
         return

@@ -107,7 +107,8 @@ def test_submit_refuses_what_validate_was_told_to_ignore(tmp_path: Path, home: P
     with pytest.raises(DataError, match="stay silent"):
         gateway.submit(path, model="gpt-4.1-mini-2025-04-14", backend="openai")
     with pytest.raises(SpecError, match="ignore"):
-        gateway.submit(path, model="gpt-4.1-mini-2025-04-14", ignore=["empty_assistant"])
+        wrong: Any = {"ignore": ["empty_assistant"]}
+        gateway.submit(path, model="gpt-4.1-mini-2025-04-14", **wrong)
     assert not gateway.list_jobs()
 
 

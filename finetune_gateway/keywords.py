@@ -1,0 +1,159 @@
+"""The keywords of the verbs: typed once for ``Gateway`` and ``api``, with what ``help`` shows.
+
+Knows names, types and defaults. What a verb does with them is said in ``gateway``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from decimal import Decimal
+from functools import wraps
+from typing import Any, TypedDict, TypeVar, cast
+
+from finetune_gateway import spec
+from finetune_gateway.backend import Backend
+from finetune_gateway.data.dataset import Dataset, Rows
+from finetune_gateway.jobs.planning import OnProgress, Plan
+from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, TrainOn
+
+Source = str | os.PathLike[str] | Rows | Dataset
+Money = Decimal | float | str  # USD; a text may begin with $
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ValidateOptions(TypedDict, total=False):
+    """The keywords of ``validate``."""
+
+    model: str | None
+    backend: str | Backend | None
+    method: AnyMethod
+    quality: bool | None
+    against: Source | None
+    like: Source | None
+    ignore: str | Iterable[str]
+    on_progress: OnProgress | None
+
+
+class PreviewOptions(TypedDict, total=False):
+    """The keywords of ``preview`` beside ``model``."""
+
+    backend: str | Backend | None
+    rows: Collection[int] | None
+    train_on: TrainOn
+    max_length: int | None
+    chat_template: str | None
+
+
+class PlanOptions(TrainingOptions, total=False):
+    """The keywords of ``plan`` and ``estimate`` beside ``model`` and ``backend``."""
+
+    validation: Source | None
+    validation_split: float | None
+    train_price: Money | None
+
+
+class SubmitOptions(PlanOptions, total=False):
+    """The keywords of ``submit`` beside ``model``."""
+
+    backend: str | Backend | None
+    max_cost_usd: Money | None
+    confirm: Callable[[Plan], bool] | None
+    allow_pii: bool
+    again: bool
+
+
+# What help says of keywords that several verbs take; those of TrainingSpec speak for themselves.
+LINES = {
+    "validation": "Held-out rows (default None).",
+    "validation_split": "Share of the rows to hold out, like 0.1 (default None).",
+    "train_price": "Your own price, in USD per million training tokens (default None).",
+}
+
+
+def verb(options: type | None = None) -> Callable[[F], F]:
+    """Return a decorator for a method that refuses unknown keywords with what was probably meant.
+
+    ``options``: the TypedDict of its ``**options``, whose names and lines ``help`` shows. The
+    method raises SpecError when it is called with a keyword that it does not have.
+    """
+
+    def decorate(function: F) -> F:
+        extra = list(_parameters(options))
+        signature = _expanded(inspect.signature(function), extra)
+        doc = "\n".join([inspect.getdoc(function) or "", *_lines(extra)])
+        return _checked(function, signature, doc)
+
+    return decorate
+
+
+def like(method: Callable[..., Any]) -> Callable[[F], F]:
+    """Return a decorator for a function that does what a method does: ``help`` shows the same,
+    unknown keywords are refused alike."""
+
+    def decorate(function: F) -> F:
+        parameters = [*inspect.signature(method).parameters.values()][1:]  # without self
+        result = inspect.signature(function).return_annotation
+        signature = inspect.Signature(parameters, return_annotation=_Text(result))
+        return _checked(function, signature, method.__doc__)
+
+    return decorate
+
+
+def _checked(function: F, signature: inspect.Signature, doc: str | None) -> F:
+    """Return the function with this signature and docstring, closed to other keywords."""
+    known = frozenset(signature.parameters) - {"self"}
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        if not given.keys() <= known:
+            wrong = next(name for name in given if name not in known)
+            raise spec.unknown(function.__name__, wrong, known)
+        return function(*args, **given)
+
+    vars(checked)["__signature__"] = signature
+    checked.__doc__ = doc
+    return cast(F, checked)
+
+
+class _Text(str):
+    """An annotation that help shows without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _expanded(
+    signature: inspect.Signature, extra: Iterable[inspect.Parameter]
+) -> inspect.Signature:
+    """Return the signature with ``**options`` replaced by the names it stands for."""
+    named = [
+        one.replace(annotation=_Text(one.annotation)) if one.name != "self" else one
+        for one in signature.parameters.values()
+        if one.kind is not one.VAR_KEYWORD
+    ]
+    result = _Text(signature.return_annotation)
+    return signature.replace(parameters=[*named, *extra], return_annotation=result)
+
+
+def _parameters(options: type | None) -> Iterator[inspect.Parameter]:
+    """Yield the keys of a TypedDict as keyword parameters, those of TrainingSpec last."""
+    fields = TrainingSpec.model_fields
+    hints = options.__annotations__ if options else {}
+    for name in sorted(hints, key=lambda name: name in fields):
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=fields[name].default if name in fields else None,
+            annotation=_Text(hints[name].__forward_arg__),
+        )
+
+
+def _lines(extra: Iterable[inspect.Parameter]) -> Iterator[str]:
+    """Yield a section of a docstring with a line on each of these keywords."""
+    lines = LINES | spec.option_lines()
+    for place, parameter in enumerate(extra):
+        yield from [] if place else ["", "Options:"]
+        yield f"    {parameter.name}: {lines[parameter.name]}"

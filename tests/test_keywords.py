@@ -1,0 +1,300 @@
+"""The keywords of the verbs: typed, the same in Gateway and api, refused in plain words."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import pytest
+
+import finetune_gateway as gateway
+import finetune_gateway.gateway
+from finetune_gateway import FakeBackend, Gateway, NotFoundError, SpecError, api, keywords, spec
+from finetune_gateway.spec import TrainingOptions, TrainingSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+MINI = "gpt-4.1-mini-2025-04-14"
+Call = Callable[..., Any]
+
+# -- types -------------------------------------------------------------------------------
+
+CALLS = """
+from decimal import Decimal
+
+import finetune_gateway as gateway
+from finetune_gateway import Estimate, Gateway, Job, OpenAIBackend, Option, Plan, Preview, Report
+
+g = Gateway()
+
+
+def yes(plan: Plan) -> bool:
+    return plan.estimate.cost_usd is not None
+
+
+job: Job = gateway.submit("x", model="m")
+gateway.submit("x", model="m", n_epochs=3, lora_r=8, backend="local", target_modules=["q_proj"])
+gateway.submit("x", model="m", n_epochs="auto", method="supervised", max_cost_usd=Decimal(20))
+gateway.submit([{"messages": []}], model="m", confirm=yes, allow_pii=True, again=True)
+g.submit("x", model="m", backend=OpenAIBackend(base_url="http://gpu/v1"), validation="y", seed=1)
+one: Estimate = gateway.estimate("x", model="m", backend="openai", train_price="4.40")
+several: list[Option] = gateway.estimate("x", model=["m", "n"], n_epochs=2)
+places: list[Option] = g.estimate("x", model="m", backend=["openai", "local"])
+report: Report = gateway.validate("x", method="dpo", ignore=["pii"], quality=True)
+row: Preview = gateway.preview({"messages": []}, model="m", max_length=100)
+rows: list[Preview] = g.preview("x", model="m", rows=[1, 2], train_on="all")
+plan: Plan = g.plan("x", model="m", backend=None, packing=True, suffix="support")
+gateway.Dataset.open("x").validate(model="m", like="y")
+gateway.submit("x", model="m", lorar=3)  # bad
+g.submit("x", model="m", lorar=3)  # bad
+gateway.submit("x", model="m", n_epochs="abc")  # bad
+g.submit("x", model="m", n_epochs="abc")  # bad
+gateway.submit("x", model="m", method="sftt")  # bad
+gateway.submit("x", model="m", max_cost=3)  # bad
+gateway.submit("x")  # bad
+gateway.estimate("x", model="m", epochs=3)  # bad
+g.estimate("x", model="m", lora_alpha="much")  # bad
+g.plan("x", model="m", batch_size=1.5)  # bad
+g.options("x", [("m", "openai")], lr=1e-4)  # bad
+gateway.validate("x", mehtod="dpo")  # bad
+g.validate("x", quality="yes")  # bad
+gateway.preview("x", model="m", seed=1)  # bad
+g.preview("x", model="m", train_on="nobody")  # bad
+gateway.Dataset.open("x").validate(modle="m")  # bad
+"""
+
+
+def test_a_type_checker_refuses_exactly_the_bad_calls(tmp_path: Path) -> None:
+    """mypy --strict reads a file of calls: every bad line is an error, no good line is."""
+    path = tmp_path / "calls.py"
+    path.write_text(CALLS, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", str(path)],
+        cwd=ROOT,
+        env=os.environ | {"MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused = {int(line) for line in re.findall(r"calls\.py:(\d+): error", done.stdout)}
+    lines = CALLS.splitlines()
+    bad = {number for number, line in enumerate(lines, 1) if line.endswith("# bad")}
+    assert refused == bad, done.stdout + done.stderr
+
+
+# Options whose keyword takes more than the field keeps.
+WIDER: dict[str, set[Any]] = {"method": {"supervised"}, "target_modules": {list[str]}}
+
+
+def test_the_options_are_the_fields_of_the_spec() -> None:
+    """TrainingOptions has every field of TrainingSpec but the model, in its order and types."""
+    options = get_type_hints(TrainingOptions)
+    fields = get_type_hints(TrainingSpec)
+    fields = {name: fields[name] for name in TrainingSpec.model_fields if name != "model"}
+    assert list(options) == list(fields)
+    for name, type_ in options.items():
+        more = WIDER.get(name, set())
+        assert _arms(type_) == _arms(fields[name]) | more, name
+
+
+def _arms(type_: Any) -> set[Any]:
+    """The types of a union, and the values of a Literal."""
+    if isinstance(type_, type) or not get_args(type_):
+        return {type_}
+    if type_.__class__ is type(Literal["a"]):
+        return set(get_args(type_))
+    if type_.__class__ is type(tuple[str]):
+        return {type_}
+    return {arm for one in get_args(type_) for arm in _arms(one)}
+
+
+VERBS = {
+    "validate": keywords.ValidateOptions,
+    "preview": keywords.PreviewOptions,
+    "estimate": keywords.PlanOptions,
+    "submit": keywords.SubmitOptions,
+}
+# What annotations name that only a type checker imports.
+NAMES = vars(keywords) | vars(finetune_gateway.gateway) | {"Preview": gateway.Preview}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_is_the_same_as_a_function_and_as_a_method(name: str) -> None:
+    """Names, defaults, annotations and docstrings; what the type checker reads of both agrees."""
+    function, method = getattr(api, name), getattr(Gateway, name)
+    shown, own = inspect.signature(function), inspect.signature(method)
+    assert list(own.parameters.values())[1:] == list(shown.parameters.values())
+    assert inspect.getdoc(function) == inspect.getdoc(method)
+    typed = get_type_hints(VERBS[name], NAMES)
+    for key, type_ in get_type_hints(method.__wrapped__, NAMES).items():
+        if key in typed:
+            assert typed[key] == type_, key
+    others = {"data", "model"} | ({"backend"} if name == "estimate" else set())
+    assert set(shown.parameters) == set(typed) | others
+
+
+@pytest.mark.parametrize("name", [*VERBS, "plan", "options", "job", "jobs", "budget", "costs"])
+def test_the_source_of_a_function_begins_as_its_method_does(name: str) -> None:
+    """An editor reads the docstring in the source: its first line is the method's."""
+    source = ast.parse((ROOT / "finetune_gateway" / "api.py").read_text("utf-8"))
+    called = {"job": "get_job", "jobs": "list_jobs"}.get(name, name)
+    docs = [
+        ast.get_docstring(node)
+        for node in source.body
+        if isinstance(node, ast.FunctionDef) and node.name == called and node.decorator_list
+    ]
+    (first, *_) = (inspect.getdoc(getattr(Gateway, name)) or "").splitlines()
+    assert [doc for doc in docs if doc] in ([first], [])
+
+
+@pytest.mark.parametrize("name", ["validate", "preview", "estimate", "plan", "options", "submit"])
+def test_help_says_what_each_keyword_is(name: str) -> None:
+    """A line on every keyword, and what is raised; names and defaults in the signature."""
+    method = getattr(Gateway, name)
+    doc = inspect.getdoc(method) or ""
+    for key in list(inspect.signature(method).parameters)[1:]:
+        assert re.search(rf"^    {key}: \S", doc, re.MULTILINE), key
+    assert "raise" in doc.lower()
+    assert "**" not in str(inspect.signature(method))
+
+
+# -- unknown keywords --------------------------------------------------------------------
+
+MEANT = {
+    "lorar": "lora_r",
+    "epochs": "n_epochs",
+    "num_train_epochs": "n_epochs",
+    "lr": "learning_rate",
+    "r": "lora_r",
+    "rank": "lora_r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "validation_file": "validation",
+    "eval_dataset": "validation",
+    "training_file": "data",
+    "train_dataset": "data",
+    "max_cost": "max_cost_usd",
+    "max_seq_length": "max_length",
+    "per_device_train_batch_size": "batch_size",
+    "alow_pii": "allow_pii",
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_an_unknown_keyword_is_answered_with_the_one_that_was_meant(name: str, home: Path) -> None:
+    """As a function and as a method, before any file is opened."""
+    verbs: list[Call] = [gateway.submit, Gateway().submit]
+    for submit in verbs:
+        with pytest.raises(SpecError) as caught:
+            submit("none.jsonl", model="m", **{name: 1})
+        assert caught.value.message == f"submit has no setting {name!r}."
+        assert caught.value.hint == f"Did you mean {MEANT[name]}?"
+
+
+def test_every_verb_answers_so(home: Path) -> None:
+    """Each names its own keywords; a keyword in place of a needed one is answered too."""
+    call: list[tuple[Call, str, str]] = [
+        (gateway.validate, "mehtod", "Did you mean method?"),
+        (gateway.preview, "max_seq_length", "Did you mean max_length?"),
+        (gateway.preview, "seed", "It takes: backend, chat_template, data, max_length, "),
+        (gateway.estimate, "epochs", "Did you mean n_epochs?"),
+        (gateway.estimate, "base_url", "backend=OpenAIBackend(base_url=...)"),
+        (gateway.estimate, "gpu", "backend=LocalBackend(gpu=...)"),
+        (gateway.submit, "training_file", "Did you mean data?"),
+        (gateway.submit, "base_model", "Did you mean model?"),
+        (Gateway().plan, "num_epochs", "Did you mean n_epochs?"),
+        (Gateway().options, "lr", "Did you mean learning_rate?"),
+        (TrainingSpec.build, "lorar", "Did you mean lora_r?"),
+    ]
+    for function, name, hint in call:
+        with pytest.raises(SpecError, match=f"no setting '{name}'") as caught:
+            function(**{name: "x"})
+        assert hint in caught.value.hint
+
+
+def test_the_words_of_others_lead_to_keywords() -> None:
+    """Each to one that some verb has; none is a keyword of ours itself."""
+    ours = {name for verb in VERBS for name in inspect.signature(getattr(api, verb)).parameters}
+    assert set(spec.OTHER_WORDS.values()) <= ours
+    assert not ours & {*spec.OTHER_WORDS, *spec.OTHER_WAYS}
+
+
+# -- wrong values ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("n_epochs", "abc", "n_epochs must be a whole number from 1 to 50 or 'auto', not 'abc'."),
+        ("n_epochs", 99, "n_epochs must be a whole number from 1 to 50 or 'auto', not 99."),
+        ("lora_r", 0, "lora_r must be a whole number from 1 to 1024, not 0."),
+        ("lora_dropout", 1, "lora_dropout must be a number from 0 to below 1, not 1."),
+        ("learning_rate", 0, "learning_rate must be a number above 0, at most 1, not 0."),
+        ("max_steps", None, None),
+        ("max_steps", 1.5, "max_steps must be a whole number of at least 1, not 1.5."),
+        ("packing", "maybe", "packing must be True or False, not 'maybe'."),
+        ("training_type", "dora", "training_type must be 'lora', 'qlora' or 'full', not 'dora'."),
+        ("suffix", "", "suffix must be text of 1 to 64 characters, not ''."),
+        ("target_modules", 3, "target_modules must be text or a list of names, not 3."),
+        ("chat_template", ["x" * 99], f"chat_template must be text, not ['{'x' * 55}...."),
+    ],
+)
+def test_a_wrong_value_is_refused_in_plain_words(name: str, value: Any, text: str | None) -> None:
+    """What it must be, and what it was."""
+    if text is None:
+        assert TrainingSpec.build(model="m", **{name: value})
+        return
+    with pytest.raises(SpecError) as caught:
+        TrainingSpec.build(model="m", **{name: value})
+    assert caught.value.message == text
+
+
+def test_every_option_is_put_into_words() -> None:
+    """No option without a description, limits and a default."""
+    for name, line in spec.option_lines().items():
+        assert re.fullmatch(r"[A-Z].+ \(.+; default .+\)\.", line), (name, line)
+
+
+# -- the default place -------------------------------------------------------------------
+
+
+def test_a_job_goes_to_the_same_place_in_python_and_on_the_command_line(
+    home: Path, train_file: Path
+) -> None:
+    """Without a backend: builtin models, owner/name and folders here, other names at OpenAI."""
+    g = Gateway()
+    assert g.plan(train_file, model="builtin/tiny").backend.name == "local"
+    assert g.plan(train_file, model=MINI).backend.name == "openai"
+    assert gateway.estimate(train_file, model="builtin/tiny").backend == "local"
+    found = gateway.estimate(train_file, model=["builtin/tiny", MINI])
+    assert [option.backend for option in found] == ["local", "openai"]
+
+
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("gpt-5-nanoo", "Did you mean gpt-4.1-nano-2025-04-14? All of them: ftg models"),
+        ("Qwen-32B", "Azure OpenAI in Microsoft Foundry lists it: name that backend."),
+        ("nonsense", "See: ftg models. A model of the Hugging Face hub is named owner/name."),
+    ],
+)
+def test_a_name_that_no_place_knows_is_refused(
+    model: str, hint: str, home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both readings, before the data is read; where a host is named, the host decides."""
+    with pytest.raises(NotFoundError) as caught:
+        gateway.submit(train_file, model=model)
+    text = f"{model!r} is neither a folder here nor one of OpenAI's models."
+    assert (caught.value.message, caught.value.hint) == (text, hint)
+    assert gateway.submit(train_file, model=model, backend=FakeBackend()).id
+    assert gateway.estimate(train_file, model=model).cost_usd is None  # its list may have grown
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(gateway.GatewayError) as other:
+        gateway.submit(train_file, model=model)
+    assert "neither" not in str(other.value)
