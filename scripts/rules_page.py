@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from finetune_gateway.cli.rules import group_of
+from finetune_gateway.reports.rules_text import rule_group
 from finetune_gateway.validation.collector import GROUPS, RULES
 from finetune_gateway.validation.examples import example, visible
 from finetune_gateway.validation.rules import Rule
@@ -39,7 +39,7 @@ def page(code: str) -> str:
     """Return the page of one rule."""
     rule = RULES[code]
     parts = [f"# {code}", MADE, f"{_sentence(rule.title)} {_escaped(rule.why)}"]
-    parts.append(f"About: [{group_of(code).lower()}](index.md#{_anchor(group_of(code))}).")
+    parts.append(f"About: [{rule_group(code).lower()}](index.md#{_anchor(rule_group(code))}).")
     parts.append(
         "| hosted backends | local training |\n|---|---|\n"
         f"| {rule.hosted or 'does not count'} | {rule.local or 'does not count'} |"

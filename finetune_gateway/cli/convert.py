@@ -10,17 +10,16 @@ import typer
 
 from finetune_gateway.cli.options import Data, Json, Quiet
 from finetune_gateway.cli.progress import progress_bar
-from finetune_gateway.data.containers import NAMES
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.preparation import convert as converting
 from finetune_gateway.preparation.convert import TARGETS
-from finetune_gateway.reports import output
-from finetune_gateway.reports.output import print_message, print_result
+from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.preparation_text import conversion_document, conversion_text
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="OUT", help="File to write.", show_default=False)
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 
 
 def convert(
@@ -31,17 +30,17 @@ def convert(
     out: Out,
     drop: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="Leave this key of the rows out; repeatable."),
+        typer.Option(metavar="KEY", help="Leave out this key of the rows; repeatable."),
     ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Write a dataset in another format; nothing is lost on the way.
+    """Write a dataset in another format, without losing anything.
 
     DATA may be JSONL, a JSON array (.json), CSV, Parquet, plain text (.txt) or a folder of the
-    datasets library, with rows in any format that validate knows. A row that FORMAT cannot hold
-    is refused with its line and field, and nothing is written.
+    datasets library, with rows in any format that validate knows. If FORMAT cannot hold a row,
+    its line and field are reported, and nothing is written.
 
     Examples:
       ftg convert alpaca.json --to openai -o train.jsonl
@@ -49,16 +48,13 @@ def convert(
       ftg convert chats.json --to together --drop id -o train.jsonl
     """
     dataset = Gateway().open(data)
-    with progress_bar(quiet=quiet) as dataset.watch:
-        done = converting.convert(dataset, to, out, force=force, drop=drop or ())
+    with progress_bar(quiet=quiet) as dataset.on_progress:
+        conversion = converting.convert(dataset, to, out, force=force, drop=drop or ())
     if json:
-        told = {"out": str(out), "to": to, "rows": done.rows, "container": dataset.container}
-        output.print_json({**told, "formats": list(done.formats), "notes": list(done.notes)})
+        print_json(conversion_document(dataset, conversion))
         return 0
-    rows = "1 row" if done.rows == 1 else f"{done.rows:,} rows"
-    read = f"{' and '.join(done.formats)} in {NAMES[dataset.container]}"
-    print_result(f"{data.name}: {rows} of {read} written as {to} to {out}.")
-    for note in done.notes:
+    print_result(conversion_text(dataset, conversion))
+    for note in conversion.notes:
         print_message(f"note: {note}", quiet=quiet)
     print_message(f"Next: ftg validate {shlex.quote(str(out))}", quiet=quiet)
     return 0

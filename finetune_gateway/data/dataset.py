@@ -74,7 +74,7 @@ class Dataset:
         self.container = container
         self.source = source or (path if container == "jsonl" else None)  # what the user named
         # Called with (bytes read, bytes in all), now and then, while lines are read.
-        self.watch: Callable[[int, int], None] | None = None
+        self.on_progress: Callable[[int, int], None] | None = None
 
     @classmethod
     def open(
@@ -122,7 +122,7 @@ class Dataset:
         r"""The lines, cut at \n alone: a raw U+2028 inside a string is not a line end
         (``str.splitlines`` would cut there). A line over 64 MB is the last one given, cut."""
         offset = number = 0
-        size, said = self.size if self.watch else 0, 0
+        size, said = self.size if self.on_progress else 0, 0
         with self.path.open("rb") as file:
             while raw := file.readline(MAX_LINE + 1):
                 number += 1
@@ -132,9 +132,9 @@ class Dataset:
                 body = raw.rstrip(b"\r\n")
                 yield Line(number, offset, body, end=raw[len(body) :])
                 offset += len(raw)
-                if self.watch and offset - said >= CHUNK:
+                if self.on_progress and offset - said >= CHUNK:
                     said = offset
-                    self.watch(offset, size)
+                    self.on_progress(offset, size)
 
     def rows(self) -> Iterator[Row]:
         """The examples, blank lines left out. Raises DataError at the first line that is not

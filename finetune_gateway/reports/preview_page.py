@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_gateway.reports.layout import render
+from finetune_gateway.reports.preview_text import sequence_figures
 from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 from finetune_gateway.tokens.token_text import visible
 
@@ -59,16 +60,6 @@ def page(name: str, rows: list[Preview]) -> str:
     return render("preview.html", view)
 
 
-def counts(sequence: Sequence, limit: int | None) -> str:
-    """Return the figures of a sequence in words."""
-    words = f"{sequence.total:,} tokens, {sequence.trained:,} trained"
-    if sequence.truncated:
-        words += f"; {sequence.truncated:,} cut off at {limit:,}"
-    if sequence.truncated_trained:
-        words += f", {sequence.truncated_trained:,} of them to be trained"
-    return words if sequence.trained else f"{words}; the model learns nothing from it"
-
-
 def _row(row: Preview) -> RowView:
     prompt: list[TokenView] = []
     if len(row.sequences) == 2:
@@ -81,7 +72,7 @@ def _sequence(sequence: Sequence, limit: int | None) -> SequenceView:
     shown = sequence.tokens[sequence.prompt : sequence.prompt + SHOWN]
     hidden = sequence.total - sequence.prompt - len(shown)
     name = sequence.name.capitalize()
-    return SequenceView(name, counts(sequence, limit), [*_tokens(shown)], hidden)
+    return SequenceView(name, sequence_figures(sequence, limit), [*_tokens(shown)], hidden)
 
 
 def _tokens(tokens: list[Token]) -> Iterator[TokenView]:

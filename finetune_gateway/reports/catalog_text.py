@@ -1,0 +1,136 @@
+"""Backends and models that can be trained, as tables and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Any
+
+from finetune_gateway import registry
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation import profiles
+from finetune_gateway.methods import TRAINERS
+from finetune_gateway.reports.output import apply_style, format_table, wrap_text
+
+Document = dict[str, Any]
+LOCAL_MODELS = (
+    ("builtin/tiny", "A small chat model built on this machine, to try things; no download."),
+    ("owner/name", "A chat model from the Hugging Face Hub, downloaded when first trained."),
+    ("./folder", "A folder with config.json, a tokenizer and *.safetensors."),
+)
+
+
+# -- backends ------------------------------------------------------------------------------
+
+
+def backend_document(name: str) -> Document:
+    """Return the capabilities of a backend, or why it cannot be loaded."""
+    document: Document = {"name": name, "origin": registry.origin(name)}
+    try:
+        capabilities = registry.load(name).capabilities()
+    except GatewayError as exc:
+        return {**document, "usable": False, "error": str(exc)}
+    return {
+        **document,
+        "usable": True,
+        "hosted": capabilities.hosted,
+        "methods": sorted(capabilities.methods),
+        "training_types": sorted(capabilities.training_types),
+        "options": sorted(capabilities.options),
+        "no_new_jobs_after": capabilities.no_new_jobs_after,
+        "notes": list(capabilities.notes),
+    }
+
+
+def backends_text(backends: Sequence[Document]) -> str:
+    """Return a paragraph for each backend."""
+    return "\n\n".join(map(_backend_text, backends))
+
+
+def _backend_text(backend: Document) -> str:
+    head = f"{apply_style(backend['name'], 'bold')}  ({backend['origin']})"
+    if not backend["usable"]:
+        return f"{head}\n{wrap_text('cannot be used: ' + backend['error'], '  ')}"
+    types = f", {' or '.join(backend['training_types'])}" if backend["training_types"] else ""
+    where = "hosted: the data leaves this machine" if backend["hosted"] else "on this machine"
+    lines = [head, f"  {where}", f"  trains: {', '.join(backend['methods']) or '-'}{types}"]
+    if backend["no_new_jobs_after"]:
+        lines.append(f"  takes new jobs until {backend['no_new_jobs_after']}")
+    return "\n".join([*lines, *(wrap_text(note, "    ", "  - ") for note in backend["notes"])])
+
+
+# -- models --------------------------------------------------------------------------------
+
+
+def hosted_models(host: profiles.Profile, today: date) -> Iterator[Document]:
+    """Yield the models of a host as JSON, with their dates."""
+    for row in host.models:
+        life = host.life_cycle(row.model)
+        yield {
+            "backend": host.name,
+            "model": row.model,
+            "aliases": list(row.aliases),
+            "methods": sorted(row.methods),
+            "open": life.closed_on(today) is None,
+            "trainable_until": life.new_jobs_until,
+            "trainable_at_least_until": life.new_jobs_at_least_until,
+            "base_retires_on": life.base_retires_on,
+            "retires_on": life.retires_on,
+            "only_for": life.only_for(today),
+            "as_of": life.as_of,
+            "source": life.source,
+            "stale": life.stale(today),
+            "note": row.note,
+        }
+
+
+def local_models() -> Iterator[Document]:
+    """Yield the kinds of models that are trained on this machine, as JSON."""
+    methods = sorted(TRAINERS)
+    for name, note in LOCAL_MODELS:
+        yield {"backend": "local", "model": name, "methods": methods, "open": True, "note": note}
+
+
+def models_text(models: Sequence[Document]) -> str:
+    """Return a table of models, then the notes on them."""
+    rows = [
+        (
+            model["backend"],
+            model["model"],
+            ",".join(model["methods"]),
+            _new_jobs_until(model),
+            _day(model.get("retires_on")),
+        )
+        for model in models
+    ]
+    table = format_table(("HOST", "MODEL", "METHODS", "NEW JOBS UNTIL", "RETIRED ON"), rows)
+    notes = [wrap_text(f"{one['model']}: {one['note']}", "  ") for one in models if one.get("note")]
+    return "\n".join([table, *(["", *notes] if notes else [])])
+
+
+def model_sources(host: profiles.Profile, today: date) -> Iterator[str]:
+    """Yield who may train at a host, and the sources of its dates; old ones say so."""
+    lives = [host.life_cycle(""), *(host.life_cycle(row.model) for row in host.models)]
+    open_lives = [life for life in lives if not life.closed_on(today)]
+    for only in dict.fromkeys(life.only_for(today) for life in open_lives):
+        names = [row.model for row, life in zip(host.models, lives[1:], strict=True)
+                 if life in open_lives and life.only_for(today) == only]  # fmt: skip
+        models = "" if len(names) == len(host.models) else f" ({', '.join(names)})"
+        if only:
+            yield f"only {only} can create jobs{models}"
+    for as_of, source in dict.fromkeys((life.as_of, life.source) for life in lives):
+        days = (today - as_of).days
+        old = f"; this is {days} days old: check it" if days > profiles.STALE_DAYS else ""
+        yield f"as of {as_of}, {source}{old}"
+
+
+def _new_jobs_until(model: Document) -> str:
+    """Return the last day, or ``2027-04-13+`` if only an earliest end is known."""
+    last, least = model.get("trainable_until"), model.get("trainable_at_least_until")
+    if last or not least:
+        return _day(last)
+    return f"{least}+" if model["open"] else "closed"
+
+
+def _day(day: date | None) -> str:
+    return str(day) if day else "-"

@@ -1,0 +1,30 @@
+"""Settings of the home folder, as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_gateway.reports.output import format_table
+from finetune_gateway.settings.config import Value
+
+
+def setting_document(value: Value) -> dict[str, Any]:
+    """Return a setting as JSON."""
+    usd = None if value.usd is None else f"{value.usd:f}"
+    return {"key": value.key.name, "value": usd, "from": value.origin}
+
+
+def settings_text(values: Sequence[Value]) -> str:
+    """Return a table of settings and where each comes from."""
+    rows = [
+        (value.key.name, "-" if value.usd is None else f"{value.usd:f}", _origin(value))
+        for value in values
+    ]
+    return format_table(("KEY", "VALUE", "FROM"), rows, right="VALUE")
+
+
+def _origin(value: Value) -> str:
+    if value.origin == "environment":
+        return f"environment ({value.key.variable})"
+    return "default: no limit" if value.origin == "default" else value.origin
