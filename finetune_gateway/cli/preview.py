@@ -17,7 +17,8 @@ from finetune_gateway.reports.preview_text import preview_document, preview_lege
 def preview(
     data: Data,
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="Model whose tokens and template to use.", show_default=False)
+        str,
+        typer.Option(metavar="MODEL", help="Model whose tokens to show.", show_default=False),
     ],
     backend: Annotated[
         str | None,

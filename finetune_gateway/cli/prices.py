@@ -81,7 +81,10 @@ def prices(
     given = {"usd": amount, "source": source, "as_of": as_of, "note": note or None}
     misplaced = [name for name, value in given.items() if value is not None and action != "set"]
     if misplaced:
-        raise SpecError(f"--{misplaced[0].replace('_', '-')} is an option of 'prices set'.", hint="Run: ftg prices set --help")
+        raise SpecError(
+            f"--{misplaced[0].replace('_', '-')} is an option of 'prices set'.",
+            hint="Run: ftg prices set --help",
+        )
     if action == "show":
         return _show(own, wanted, everything=all_, json=json, quiet=quiet)
     if action == "path":

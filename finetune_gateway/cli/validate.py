@@ -187,7 +187,7 @@ def _fixed(dataset: Dataset, out: Path, force: bool, check: Check, quiet: bool) 
             mending.close()  # one bar at a time
             return check(checked)
 
-        dataset.watch = mending.enter_context(progress.progress_bar(quiet=quiet))
+        dataset.on_progress = mending.enter_context(progress.progress_bar(quiet=quiet))
         return fixing.fix(dataset, out, force=force, check=after)
 
 

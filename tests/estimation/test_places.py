@@ -294,7 +294,7 @@ def test_without_an_answer_the_table_stands(
         monkeypatch.setenv("HF_ENDPOINT", address if answer else "http://127.0.0.1:9")
         done = ftg("prices", "update")
     assert done.returncode == 1 and said in done.stderr and "hint:" in done.stderr
-    assert "not there yet" in ftg("prices", "path").stdout
+    assert "does not exist yet" in ftg("prices", "path").stdout
     assert ftg("prices", "update", "--model", "T4").returncode == 2
 
 

@@ -34,7 +34,7 @@ def ftg(home: Path, capsys: pytest.CaptureFixture[str]) -> Ftg:
 def test_set_get_unset(ftg: Ftg, home: Path) -> None:
     """The way round, to the last digit; stdout is the result alone."""
     assert ftg("config", "get", MONTH)[:2] == (0, "")
-    said = (0, f"{MONTH} = 12.50\n", f"In {home}/config.toml\n")
+    said = (0, f"{MONTH} = 12.50\n", f"Saved in {home}/config.toml\n")
     assert ftg("config", "set", MONTH, "12.50") == said
     assert ftg("config", "get", MONTH) == (0, "12.50\n", "")
     assert Gateway().monthly_usd == Decimal("12.50")
@@ -54,7 +54,7 @@ def test_the_order_is_argument_environment_file_default(
     monkeypatch.setenv("FTG_BUDGET_MONTHLY_USD", "$40.10")
     assert config.value(settings, MONTH).usd == Decimal("40.10")
     assert "environment (FTG_BUDGET_MONTHLY_USD)" in ftg("config")[1]
-    assert "goes before the file" in ftg("config", "set", MONTH, "60")[2]
+    assert "overrides the file" in ftg("config", "set", MONTH, "60")[2]
     assert config.value(settings, MONTH, 7.5) == config.Value(
         config.KEYS[MONTH], Decimal("7.5"), "argument"
     )
