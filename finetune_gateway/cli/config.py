@@ -10,6 +10,7 @@ from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import SpecError
 from finetune_gateway.reports.config_text import setting_document, settings_text
 from finetune_gateway.reports.output import (
+    format_count,
     print_json,
     print_message,
     print_result,
@@ -46,8 +47,9 @@ def config(
         raise SpecError(f"There is no 'config {action}'.", hint="list, get, set, unset or path.")
     words = [word for word in (key, value) if word is not None]
     if len(words) != ARGUMENTS[action]:
+        expected = format_count(ARGUMENTS[action], "argument")
         raise SpecError(
-            f"'config {action}' takes {ARGUMENTS[action]} arguments, not {len(words)}.",
+            f"'config {action}' takes {expected}, not {len(words)}.",
             hint="Like: ftg config set budget.monthly_usd 50",
         )
     settings = Settings.load()

@@ -89,9 +89,9 @@ def test_comments_and_other_keys_stay(ftg: Ftg, home: Path) -> None:
         (("set", MONTH, "nan"), "cannot be 'nan'"),
         (("set", MONTH, "inf"), "cannot be 'inf'"),
         (("set", MONTH, "1e999999"), "cannot be '1e999999'"),
-        (("set", MONTH), "takes 2 words"),
-        (("get",), "takes 1 words"),
-        (("list", MONTH), "takes 0 words"),
+        (("set", MONTH), "takes 2 arguments"),
+        (("get",), "takes 1 argument,"),
+        (("list", MONTH), "takes 0 arguments"),
         (("change", MONTH), "There is no 'config change'"),
     ],
 )
