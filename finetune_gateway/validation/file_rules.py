@@ -304,7 +304,7 @@ _DATASET = {
     ),
     "too_many_findings": Rule(
         W, W, "more kinds of findings than are listed", "Only the first 1,000 kinds are kept.",
-        "Mend those listed and check again.",
+        "Fix those listed and check again.",
         unread=True,
     ),
 }  # fmt: skip
@@ -322,7 +322,7 @@ _SURVEY = {
     ),
     "near_duplicates_unseen": Rule(
         N, N, "near-duplicates were not looked for",
-        "Equal rows were, also those equal but for case and spaces.",
+        "Equal rows were, also those equal except for case and spaces.",
         "Run: pip install 'finetune-gateway[dedup]'",
     ),
     "leak": Rule(

@@ -89,7 +89,7 @@ _ROLES = {
         "Roles are system, developer, user, assistant, tool (and the old function).",
         "Correct the role.",
         autofix="Writes user for human, assistant for gpt, bot, chatgpt, ai and model, and "
-        "mends case and spaces; another word is not guessed.",
+        "fixes case and spaces; another word is not guessed.",
     ),
     "developer_role": Rule(
         W, W, "the role 'developer'",
