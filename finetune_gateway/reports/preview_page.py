@@ -16,13 +16,13 @@ SPACES = frozenset("␣⇥␍⏎")  # signs of ``visible`` for whitespace
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """A token: its pieces, of which signs for whitespace are dimmed."""
+    """A token: its pieces, each with a kind: "", space (a sign for it) or break (the sign of a
+    line break, and one)."""
 
     classes: str
     title: str
-    pieces: list[str]
+    pieces: list[tuple[str, str]]
     on_new_line: bool  # the end of a message is over, and the next begins
-    ends_text: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,8 @@ def _tokens(tokens: list[Token]) -> Iterator[TokenView]:
         yield TokenView(
             classes=_classes(token, place),
             title=_title(token),
-            pieces=[*_pieces(token.visible)],
+            pieces=[*_pieces(token.visible, is_last=place == len(tokens) - 1)],
             on_new_line=special and after_special,
-            ends_text=place == len(tokens) - 1,
         )
         after_special = special
 
@@ -105,12 +104,15 @@ def _title(token: Token) -> str:
     return ", ".join(filter(None, (id, visible(token.role or ""), token.part, state)))
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Split a text at signs for whitespace, each a piece of its own."""
+def _pieces(text: str, is_last: bool) -> Iterator[tuple[str, str]]:
+    """Split a text at signs for whitespace. The last token of all ends without a break."""
     start = 0
     for place, sign in enumerate(text):
         if sign in SPACES:
-            yield from (piece for piece in (text[start:place], sign) if piece)
+            if start < place:
+                yield text[start:place], ""
             start = place + 1
+            is_end = is_last and start == len(text)
+            yield sign, "break" if sign == "⏎" and not is_end else "space"
     if start < len(text):
-        yield text[start:]
+        yield text[start:], ""
