@@ -294,10 +294,11 @@ def _endpoint(name: str, backend: object) -> Check:
     """Ask the host for its models: tells whether it answers and takes the key."""
     # Imported here: the SDK takes a second, and only this check needs it.
     from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.backends.openai.retries import retried
 
     assert isinstance(backend, OpenAIBackend)
     with backend.calling("list the models") as (client, _):
-        names = [model.id for model in client.models.list()]
+        names = [model.id for model in retried(client.models.list)]
     tuned = sum(one.startswith("ft:") for one in names)
     found = f"{backend.host} answers and takes the key: {len(names)} models, {tuned} fine-tuned"
     return Check(name, "ok", found)

@@ -6,6 +6,7 @@ stored at once, so another process can go on from the same place.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -33,7 +34,8 @@ Advance = Callable[[JobRecord, Backend], JobRecord]
 # OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
 READY_SECONDS = 600.0
 PROBE_TOKENS = 32
-PATIENCE_SECONDS = 600.0  # how long wait() goes on while the provider cannot be reached
+PATIENCE_SECONDS = 600.0  # how long wait() continues while the provider cannot be reached
+JITTER = 0.2  # share by which a pause between two polls may be shorter
 
 
 class Job:
@@ -168,8 +170,10 @@ class Job:
             now = (self.record.cursor, self.status, self.phase)
             pause = first if now != seen else min(pause * 1.5, longest)
             seen = now
-            left = pause if deadline is None else deadline - time.monotonic()
-            time.sleep(max(0.0, min(pause, left)))
+            # Jitter: processes that follow the same job do not all poll at once.
+            wait = pause * random.uniform(1 - JITTER, 1)
+            left = wait if deadline is None else deadline - time.monotonic()
+            time.sleep(max(0.0, min(wait, left)))
 
     # -- the end -------------------------------------------------------------------------
 
@@ -267,21 +271,28 @@ class Job:
         return handle
 
     def _first_answer(self, handle: ModelHandle) -> ChatReply:
-        """Chat once, through the system prompt of the training data; wait while the provider
-        is still bringing the model up."""
-        deadline = time.monotonic() + READY_SECONDS
+        """Chat once with the system prompt of the training data; retry while the provider is
+        still starting the model."""
+        # Imported here: only a job that has succeeded needs it.
+        import tenacity
+
         first, longest = self.backend.capabilities().poll_seconds
-        pause = first
-        while True:
-            try:
-                return handle.chat("Hello.", max_tokens=PROBE_TOKENS)
-            except BackendError as exc:
-                coming = exc.status_code == 404 or exc.retryable or exc.maybe_applied
-                if not coming or time.monotonic() > deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(pause * 1.5, longest)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_be_starting),
+            wait=tenacity.wait_exponential(multiplier=first, exp_base=1.5, max=longest)
+            + tenacity.wait_random(0, first / 4),
+            stop=tenacity.stop_after_delay(READY_SECONDS),
+            reraise=True,
+        )
+        return retrying(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
 
     def __repr__(self) -> str:
         record = self.record
         return f"Job({self.id} {record.display_name} {record.spec.model!r}: {self.status})"
+
+
+def _may_be_starting(exc: BaseException) -> bool:
+    """True for errors that a new model gives for some minutes, 404 among them."""
+    return isinstance(exc, BackendError) and (
+        exc.status_code == 404 or exc.retryable or exc.maybe_applied
+    )

@@ -30,7 +30,8 @@ from support.paths import TEST_PATH
 from support.provider import Provider
 
 from finetune_gateway.backend import DataFile
-from finetune_gateway.backends.openai.backend import METADATA_KEY, OpenAIBackend
+from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.backends.openai.request import METADATA_KEY
 from finetune_gateway.errors import BackendError, NotFoundError, SpecError, UnsupportedError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.handle import ModelHandle

@@ -28,7 +28,8 @@ from support.provider import CREATE, Provider, Recorder
 
 from finetune_gateway import registry
 from finetune_gateway.backend import DataFile
-from finetune_gateway.backends.openai.backend import METADATA_KEY, OpenAIBackend
+from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.backends.openai.request import METADATA_KEY
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
 

@@ -1,10 +1,10 @@
 """The hosted backend: OpenAI's fine-tuning contract at any ``base_url``.
 
-A job is bought once: ``start`` posts once, without the SDK's retries (it retries a create that
-was applied, with no idempotency key: 3 POSTs measured for one call), and says with
-``maybe_applied`` whether the job may exist. ``find`` looks it up again by its metadata.
+A job is bought once. ``start`` posts once: the SDK's own retries are off, because it repeats a
+create that was applied, without an idempotency key (3 POSTs measured for one call).
+``maybe_applied`` says if the job may exist, and ``find`` looks it up by its metadata.
 
-Knows nothing of storage and waiting; those are ``gateway`` and ``job``.
+Knows nothing of storage and waiting; those are in ``jobs``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from finetune_gateway.backend import Backend, Capabilities, DataFile, HandleData
-from finetune_gateway.backends.openai import endpoint, wire
+from finetune_gateway.backends.openai import endpoint, request, wire
 from finetune_gateway.backends.openai.chat import OpenAIChat
+from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import (
     AuthenticationError,
     BackendError,
@@ -44,11 +45,7 @@ if TYPE_CHECKING:
     from finetune_gateway.spec import TrainingSpec
     from finetune_gateway.tokens.stats import TokenStats
 
-METADATA_KEY = "ftg_job_id"
-BOM = b"\xef\xbb\xbf"
-HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
-LIST_LAG = 10.0  # seconds until a new job is in the lists; an allowance, nobody states it
-LONGEST_SLEEP = 5.0  # seconds a retry of the SDK may wait inside one of our short calls
+LIST_LAG = 10.0  # seconds until a new job is in the lists; our allowance, no host states one
 UPLOAD_RATE = 1e6  # bytes per second; slower uploads time out
 EVENT_PAGES = 200  # of 100
 NEW_JOB_STATES = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED)
@@ -60,16 +57,16 @@ class OpenAIBackend(Backend):
     ================================================  =====================================
     ``OpenAIBackend()``                               api.openai.com, or OPENAI_BASE_URL
     ``OpenAIBackend(profile="nebius")``               a known host with its own key variable
-    ``OpenAIBackend(profile="azure")``                the same; to send anything, base_url too
+    ``OpenAIBackend(profile="azure")``                the same; base_url is needed to send
     ``OpenAIBackend(base_url="http://gpu:8000/v1",``  any other host
     ``              api_key_env="GPU_KEY")``
     ================================================  =====================================
 
-    ``request_timeout``: seconds without a sign of life from the host. ``settle_seconds``: how
+    ``request_timeout``: seconds without any answer from the host. ``settle_seconds``: how
     long a sent create may still take effect (default: request_timeout + 10).
 
-    The key belongs to its host: OPENAI_API_KEY goes to api.openai.com, to the host of
-    OPENAI_BASE_URL and to this machine, and no redirect is followed with it.
+    OPENAI_API_KEY is sent only to api.openai.com, to the host of OPENAI_BASE_URL and to this
+    machine. Redirects are not followed.
     """
 
     name: ClassVar[str] = "openai"
@@ -93,22 +90,22 @@ class OpenAIBackend(Backend):
         self.api_key_env = api_key_env or self.profile.api_key_env
         self.request_timeout = request_timeout
         self.settle_seconds = settle_seconds
-        self.poll_seconds = poll_seconds  # between first looks; later ones up to 15 times that
+        self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that
         self._api_key = api_key
         self._prices: Path | None = None
         self._client: openai.OpenAI | None = None
 
     @property
     def display_name(self) -> str:
-        """``azure`` with that profile; ``openai`` for OpenAI and for hosts without a name."""
+        """Return the profile's name; ``openai`` for OpenAI and for hosts without a profile."""
         return self.name if self.profile_name == "custom" else self.profile_name
 
     @property
     def base_url(self) -> str:
-        """The address. Raises SpecError where none was given and the profile has none."""
+        """Return the address. Raises SpecError if none was given and the profile has none."""
         if self._base_url is None:
             raise SpecError(
-                f"Every customer of {self.profile.title} has an address of their own, and none was "
+                f"Each customer of {self.profile.title} has an address of their own, and none was "
                 "given.",
                 hint=f"Pass base_url (--base-url), like {self.profile.base_url_hint}",
             )
@@ -116,11 +113,11 @@ class OpenAIBackend(Backend):
 
     @property
     def host(self) -> str:
-        """The host in the address."""
+        """Return the host in the address."""
         return urlsplit(self.base_url).netloc
 
     def options(self) -> dict[str, Any]:
-        """What builds this backend again; the key's variable, never the key."""
+        """Return what builds this backend again: the key's variable, never the key."""
         return {
             "base_url": self._base_url,
             "api_key_env": self.api_key_env,
@@ -131,24 +128,24 @@ class OpenAIBackend(Backend):
         }
 
     def identity(self) -> dict[str, Any]:
-        """The host and whose account; time-outs and pauses make no other host of it."""
+        """Return the host and the key's variable; time-outs and pauses do not matter here."""
         return {"base_url": self._base_url, "api_key_env": self.api_key_env}
 
     def __repr__(self) -> str:
         return f"OpenAIBackend(base_url={self._base_url!r}, profile={self.profile_name!r})"
 
     def bind(self, settings: Settings) -> None:
-        """Price with the user's own rows first."""
+        """Use the price rows of this home folder before the package's."""
         self._prices = settings.prices
 
     def today(self) -> date:
-        """The day that decides what is still open. Tests set another one."""
+        """Return the day that decides which models are still open."""
         return clock.today()
 
     # -- before anything is sent ---------------------------------------------------------
 
     def capabilities(self, model: str | None = None) -> Capabilities:
-        """From the host's dated profile; no key, no network."""
+        """Return what the host's dated profile says; no key, no network."""
         settle = self.settle_seconds
         warnings = self.profile.warnings(model, self.today()) if model else []
         return Capabilities(
@@ -168,21 +165,21 @@ class OpenAIBackend(Backend):
         )
 
     def check(self, spec: TrainingSpec) -> None:
-        """Raise before any upload: UnsupportedError for a base or host that takes no jobs,
-        NotFoundError for a model nobody knows there, SpecError for a suffix the host refuses or
-        a missing address, AuthenticationError when there is no key for it."""
+        """Raise UnsupportedError for a base or host that takes no jobs, NotFoundError for a model
+        that the host does not have, SpecError for a suffix that it refuses or a missing address,
+        AuthenticationError if there is no key for it."""
         refusal = self.profile.refusal(spec.model, spec.method, self.today())
         if refusal:
             raise UnsupportedError(refusal, backend=self.name, option="model")
         if spec.method not in OPENAI_WORDS:
-            raise UnsupportedError(_unsent(spec.method), backend=self.name, option="method")
+            raise UnsupportedError(request.unsent(spec.method), backend=self.name, option="method")
         if self.profile_name == "openai" and self.profile.model(spec.model) is None:
             raise NotFoundError(
                 f"{spec.model!r} cannot be fine-tuned at {self.host}.",
                 hint=f"Trainable there: {', '.join(self._trainable(spec.method))}.",
             )
         self._check_suffix(spec.suffix or "")
-        endpoint.checked(self.base_url)  # there is one
+        endpoint.checked(self.base_url)  # raises if there is none
         self._key()
 
     def _trainable(self, method: str) -> list[str]:
@@ -198,14 +195,14 @@ class OpenAIBackend(Backend):
             )
 
     def counter(self, spec: TrainingSpec) -> HostedCounter:
-        """Counts rows as OpenAI's chat models do."""
+        """Return a counter that counts as OpenAI's chat models do."""
         return HostedCounter(spec.model, self.capabilities(spec.model).max_context)
 
     def estimate(
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
-        """What the host would charge. Offline."""
-        found = hosted_estimation.estimate_hosted(
+        """Return what the host would charge. Offline."""
+        estimate = hosted_estimation.estimate_hosted(
             spec,
             tokens,
             self.profile,
@@ -214,44 +211,39 @@ class OpenAIBackend(Backend):
             today=self.today(),
         )
         if validation is not None:
-            found = hosted_estimation.with_validation(found, validation)
+            estimate = hosted_estimation.with_validation(estimate, validation)
         if spec.method in OPENAI_WORDS:
-            return found
-        return found.model_copy(update={"warnings": [_unsent(spec.method), *found.warnings]})
+            return estimate
+        warnings = [request.unsent(spec.method), *estimate.warnings]
+        return estimate.model_copy(update={"warnings": warnings})
 
     # -- files ---------------------------------------------------------------------------
 
     def upload(self, file: DataFile) -> str:
-        """Send a file under a name made of its content; its id."""
+        """Send a file under a name made from its content; return its id."""
         with self.calling("upload the file", doubtful=True) as (client, call):
             timeout = self.request_timeout + file.bytes / UPLOAD_RATE
-            files = client.with_options(max_retries=0, timeout=timeout).files
+            files = client.with_options(timeout=timeout).files
             with file.path.open("rb") as raw:
-                part = (_file_name(file), self._content(raw), "application/jsonl")
+                content = request.file_content(raw, self.profile)
+                part = (request.file_name(file), content, "application/jsonl")
                 answer = wire.plain(files.create(file=part, purpose="fine-tune"))
-            return _id_in(answer, call)
-
-    def _content(self, raw: BinaryIO) -> BinaryIO | bytes:
-        """The file as this host wants it: Azure asks for a byte order mark, to OpenAI it is
-        no JSON ("Line 1 is not a dictionary")."""
-        marked = raw.read(len(BOM)) == BOM
-        raw.seek(0)
-        if marked == self.profile.file_bom:
-            return raw  # streamed; a handle is always sent from its start
-        content = raw.read().removeprefix(BOM)
-        return BOM + content if self.profile.file_bom else content
+            return wire.id_of(answer, call)
 
     def find_upload(self, file: DataFile) -> str | None:
-        """The id of this very content, if it was uploaded before."""
+        """Return the id of a file with this content, if one was uploaded before."""
         with self.calling("list the files", always_doubtful=True) as (client, call):
 
             def fetch(after: str | None) -> object:
-                return client.files.list(purpose="fine-tune", limit=100, after=after or openai.omit)
+                return retried(
+                    client.files.list, purpose="fine-tune", limit=100, after=after or openai.omit
+                )
 
             for page in wire.pages(fetch, call):
-                for found in page:
-                    if found.get("filename") == _file_name(file) and found.get("status") != "error":
-                        return str(found["id"])
+                for item in page:
+                    same = item.get("filename") == request.file_name(file)
+                    if same and item.get("status") != "error":
+                        return str(item["id"])
         return None
 
     # -- the job -------------------------------------------------------------------------
@@ -259,30 +251,29 @@ class OpenAIBackend(Backend):
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
     ) -> str:
-        """Post the job once. BackendError.maybe_applied says whether it may exist."""
-        request = _request(job_id, spec, train, validation, self.profile)
+        """Post the job once. ``BackendError.maybe_applied`` says if it may exist."""
+        body = request.create_job(job_id, spec, train, validation, self.profile)
         with self.calling("create the job", doubtful=True) as (client, call):
-            jobs = client.with_options(max_retries=0).fine_tuning.jobs
-            return _id_in(wire.plain(jobs.create(**request)), call)
+            return wire.id_of(wire.plain(client.fine_tuning.jobs.create(**body)), call)
 
     def find(self, job_id: str) -> str | None:
-        """The job that carries our id in its metadata; the host's filter is not trusted.
+        """Return the id of the job that has our id in its metadata; the host's filter is not
+        trusted.
 
-        Raises BackendError also when the host keeps no metadata, so that "not found" would
-        mean nothing.
+        Raises BackendError also if the host keeps no metadata: then "not found" means nothing.
         """
         blind = False
         with self.calling("list the jobs", always_doubtful=True) as (client, call):
             jobs = client.fine_tuning.jobs
-            wanted = {METADATA_KEY: job_id}
+            tag = {request.METADATA_KEY: job_id}
 
             def fetch(after: str | None) -> object:
-                return jobs.list(metadata=wanted, limit=100, after=after or openai.omit)
+                return retried(jobs.list, metadata=tag, limit=100, after=after or openai.omit)
 
             for page in wire.pages(fetch, call):
                 for job in page:
                     metadata = job.get("metadata")
-                    if isinstance(metadata, dict) and metadata.get(METADATA_KEY) == job_id:
+                    if isinstance(metadata, dict) and tag.items() <= metadata.items():
                         return str(job["id"])
                 blind = blind or not any("metadata" in job for job in page)
         if blind:
@@ -291,8 +282,8 @@ class OpenAIBackend(Backend):
 
     def _untagged(self, job_id: str) -> BackendError:
         return BackendError(
-            f"{self.host} keeps no metadata on its jobs, so it cannot be told whether "
-            f"{job_id} was created.",
+            f"{self.host} keeps no metadata on its jobs, so it is not known if {job_id} "
+            "was created.",
             hint="Look at its list of jobs before you submit again.",
             backend=self.name,
             code="metadata_not_kept",
@@ -300,21 +291,21 @@ class OpenAIBackend(Backend):
         )
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
-        """The job as it stands, with what it said since ``cursor`` (an event's id)."""
+        """Return the job as it is now, with its events since ``cursor`` (an event's id)."""
         with self.calling("read the job") as (client, call):
             jobs = client.fine_tuning.jobs
-            job = wire.plain(jobs.retrieve(provider_id))
+            job = wire.plain(retried(jobs.retrieve, provider_id))
             if job is None or not isinstance(job.get("status"), str):
                 raise wire.undecodable(call)
             status = wire.status_of(job)
             born = wire.moment(job.get("created_at")) or 0.0
-            found = self._events(jobs, provider_id, cursor, call)
-            events = [wire.event_of(item, born) for item in found]
+            items = self._events(jobs, provider_id, cursor, call)
+            events = [wire.event_of(item, born) for item in items]
             points = [] if status in NEW_JOB_STATES else self._checkpoints(jobs, provider_id, call)
         model = job.get("fine_tuned_model")
         done = status is JobStatus.SUCCEEDED
         unnamed = done and not model
-        spent = job.get("trained_tokens")
+        trained_tokens = job.get("trained_tokens")
         ended = wire.moment(job.get("finished_at"))
         return Snapshot(
             status=JobStatus.RUNNING if unnamed else status,
@@ -324,7 +315,7 @@ class OpenAIBackend(Backend):
             checkpoints=[point for item in points if (point := wire.checkpoint_of(item))],
             cursor=events[-1].id if events else cursor,
             result=Result(kind="hosted", model=str(model)) if done and model else None,
-            trained_tokens=spent if isinstance(spent, int) else None,
+            trained_tokens=trained_tokens if isinstance(trained_tokens, int) else None,
             seconds=max(0.0, ended - born) if ended and born else None,
             finished_at=ended,
             error=wire.error_of(job),
@@ -332,7 +323,7 @@ class OpenAIBackend(Backend):
 
     def _events(self, jobs: Any, provider_id: str, cursor: str | None, call: wire.Call) -> Any:
         def fetch(after: str | None) -> object:
-            return jobs.list_events(provider_id, limit=100, after=after or openai.omit)
+            return retried(jobs.list_events, provider_id, limit=100, after=after or openai.omit)
 
         try:
             return wire.events_after(wire.pages(fetch, call, EVENT_PAGES), cursor)
@@ -341,27 +332,29 @@ class OpenAIBackend(Backend):
 
     def _checkpoints(self, jobs: Any, provider_id: str, call: wire.Call) -> list[wire.Json]:
         def fetch(after: str | None) -> object:
-            return jobs.checkpoints.list(provider_id, limit=100, after=after or openai.omit)
+            return retried(
+                jobs.checkpoints.list, provider_id, limit=100, after=after or openai.omit
+            )
 
         try:
-            found = [item for page in wire.pages(fetch, call) for item in page]
+            items = [item for page in wire.pages(fetch, call) for item in page]
         except openai.NotFoundError:
             return []
-        return sorted(found, key=lambda item: item.get("step_number") or 0)
+        return sorted(items, key=lambda item: item.get("step_number") or 0)
 
     def cancel(self, provider_id: str) -> None:
-        """Ask the job to stop; one that has ended already stays as it is."""
+        """Ask the job to stop; a job that has ended stays as it is."""
         with self.calling("cancel the job") as (client, _):
             jobs = client.fine_tuning.jobs
             try:
-                jobs.cancel(provider_id)
+                retried(jobs.cancel, provider_id)
             except (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError):
-                job = wire.plain(jobs.retrieve(provider_id)) or {}
+                job = wire.plain(retried(jobs.retrieve, provider_id)) or {}
                 if not wire.status_of(job).final:
                     raise
 
     def open(self, handle: HandleData) -> OpenAIChat:
-        """The model behind a handle. Raises AuthenticationError when there is no key."""
+        """Return the model of a handle. Raises AuthenticationError if there is no key."""
         return OpenAIChat(self, handle.model)
 
     # -- the client ----------------------------------------------------------------------
@@ -370,7 +363,7 @@ class OpenAIBackend(Backend):
     def calling(
         self, what: str, *, doubtful: bool = False, always_doubtful: bool = False
     ) -> Iterator[tuple[openai.OpenAI, wire.Call]]:
-        """The client for one request; the SDK's exceptions leave it as ours."""
+        """Yield the client for one call; the SDK's exceptions become ours."""
         call = wire.Call(what, self.name, self.host, self._secret(), doubtful, always_doubtful)
         client = self._connect(call)
         try:
@@ -380,12 +373,10 @@ class OpenAIBackend(Backend):
             raise wire.translate(exc, call) from None
 
     def _connect(self, call: wire.Call) -> openai.OpenAI:
-        """The client, made at first use. Raises AuthenticationError when there is no key."""
+        """Return the client, made at first use. Raises AuthenticationError if there is no key."""
         if self._client is not None:
             return self._client
-        http = openai.DefaultHttpxClient(
-            follow_redirects=False, event_hooks={"response": [_no_long_sleep]}
-        )
+        http = openai.DefaultHttpxClient(follow_redirects=False)
         timeout = httpx2.Timeout(self.request_timeout, connect=min(10.0, self.request_timeout))
         try:
             key = self._key()
@@ -393,10 +384,10 @@ class OpenAIBackend(Backend):
             exc.maybe_applied = call.always_doubtful
             raise
         client = openai.OpenAI(
-            api_key=key, base_url=self.base_url, timeout=timeout, http_client=http
+            api_key=key, base_url=self.base_url, timeout=timeout, max_retries=0, http_client=http
         )
         if not endpoint.is_openai(self.base_url):
-            # The SDK reads these from the environment; they are nobody else's business.
+            # The SDK reads these from the environment; they are for OpenAI alone.
             client.organization = client.project = None
         weakref.finalize(self, client.close)
         self._client = client
@@ -406,8 +397,8 @@ class OpenAIBackend(Backend):
         return (self._api_key or os.environ.get(self.api_key_env) or "").strip() or None
 
     def _key(self) -> str:
-        """The key for this host. Raises AuthenticationError when it is missing, malformed, or
-        another host's."""
+        """Return the key for this host. Raises AuthenticationError if it is missing or malformed,
+        or belongs to another host."""
         key = self._secret()
         if key is None:
             raise AuthenticationError(
@@ -424,57 +415,8 @@ class OpenAIBackend(Backend):
         if self._api_key is None and not endpoint.key_allowed_for(self.base_url, self.api_key_env):
             raise AuthenticationError(
                 f"{self.api_key_env} is not sent to {self.host}: it may belong to another host.",
-                hint=f"Set OPENAI_BASE_URL={self.base_url} beside it, or name another variable "
+                hint=f"Set OPENAI_BASE_URL={self.base_url} too, or name another variable "
                 "with api_key_env.",
                 backend=self.name,
             )
         return key
-
-
-def _unsent(method: str) -> str:
-    return f"Jobs of the method {method!r} need a grader; they are priced here, not sent."
-
-
-def _no_long_sleep(response: httpx2.Response) -> None:
-    """The SDK sleeps up to 120 s when a host asks for it; our calls return soon instead."""
-    wait = response.headers.get("retry-after", "")
-    if wait and not (wait.isdigit() and int(wait) <= LONGEST_SLEEP):
-        response.headers["x-should-retry"] = "false"
-
-
-def _file_name(file: DataFile) -> str:
-    return f"ftg-{file.sha256[:32]}.jsonl"
-
-
-def _id_in(answer: wire.Json | None, call: wire.Call) -> str:
-    found = (answer or {}).get("id")
-    if not isinstance(found, str) or not found:
-        error = wire.error_of(answer or {})
-        raise wire.undecodable(call, said=error or "")
-    return found
-
-
-def _request(
-    job_id: str,
-    spec: TrainingSpec,
-    train: DataFile,
-    validation: DataFile | None,
-    profile: profiles.Profile,
-) -> dict[str, Any]:
-    """The body of a create: only what somebody chose, so that the host's defaults hold."""
-    word = OPENAI_WORDS[spec.method]
-    chosen = {name: getattr(spec, name) for name in HYPERPARAMETERS if name in spec.chosen}
-    if spec.learning_rate is not None and profile.learning_rate_key:
-        chosen[profile.learning_rate_key] = spec.learning_rate
-    method = {"type": word, **({word: {"hyperparameters": chosen}} if chosen else {})}
-    body = {
-        "model": spec.model,
-        "training_file": train.remote_id,
-        "validation_file": validation.remote_id if validation else None,
-        "method": method,
-        "metadata": {METADATA_KEY: job_id},
-        "seed": spec.seed,
-        "suffix": spec.suffix,
-    }
-    extra = {"extra_body": dict(profile.create_extra)} if profile.create_extra else {}
-    return {**{name: value for name, value in body.items() if value is not None}, **extra}

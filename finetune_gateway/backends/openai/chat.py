@@ -1,4 +1,4 @@
-"""Chatting with a model behind OpenAI's contract."""
+"""Chat with a model behind OpenAI's contract."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_gateway.backend import ChatReply, Usage
 from finetune_gateway.backends.openai import wire
+from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, SpecError
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-OURS = ("model", "messages", "stream")  # said by the handle, not by ``sampling``
+OURS = ("model", "messages", "stream")  # set by the handle, never by ``sampling``
 
 
 class Host(Protocol):
-    """Who is asked: an OpenAIBackend, of which no more is needed here."""
+    """The part of an OpenAIBackend that is used here."""
 
     @property
     def name(self) -> str: ...
@@ -26,17 +27,20 @@ class Host(Protocol):
 
 
 class OpenAIChat:
-    """One hosted model. ``sampling`` is passed on as it is, tools included."""
+    """One hosted model. ``sampling`` is passed on unchanged, tools included."""
 
     def __init__(self, backend: Host, model: str) -> None:
         self.backend = backend
         self.model = model
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
-        """One whole answer. Raises BackendError; 404 while a new model is not up yet."""
+        """Return one whole answer. Raises BackendError; 404 while a new model is starting."""
         with self.backend.calling(self._what) as (client, call):
-            answer = client.chat.completions.create(
-                model=self.model, messages=_as_sent(messages), extra_body=_passed(sampling)
+            answer = retried(
+                client.chat.completions.create,
+                model=self.model,
+                messages=messages,
+                extra_body=_passed(sampling),
             )
             choices = (wire.plain(answer) or {}).get("choices")
             if not isinstance(choices, list) or not choices:
@@ -44,14 +48,14 @@ class OpenAIChat:
             return _reply(choices[0], (wire.plain(answer) or {}).get("usage"))
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
-        """The pieces of one answer. Raises BackendError when it breaks off before its end."""
+        """Yield one answer in pieces. Raises BackendError if it breaks off."""
         finished = False
         with self.backend.calling(self._what) as (client, call):
-            chunks = client.chat.completions.create(
-                model=self.model,
-                messages=_as_sent(messages),
-                stream=True,
-                extra_body=_passed(sampling),
+            sent: Any = messages  # the SDK has a class per role; the wire has these dicts
+            chunks = retried(
+                lambda: client.chat.completions.create(
+                    model=self.model, messages=sent, stream=True, extra_body=_passed(sampling)
+                )
             )
             with chunks:
                 for chunk in chunks:
@@ -71,11 +75,6 @@ class OpenAIChat:
     @property
     def _what(self) -> str:
         return f"chat with {self.model!r}"
-
-
-def _as_sent(messages: list[dict[str, Any]]) -> Any:
-    """The SDK has a class per role; the wire has these dicts."""
-    return messages
 
 
 def _passed(sampling: dict[str, Any]) -> dict[str, Any]:

@@ -206,6 +206,14 @@ def plain(answer: object) -> Json | None:
     return answer.to_dict(mode="json", warnings=False)
 
 
+def id_of(answer: Json | None, call: Call) -> str:
+    """Return the id of what was created. Raises BackendError if the answer has none."""
+    found = (answer or {}).get("id")
+    if not isinstance(found, str) or not found:
+        raise undecodable(call, said=error_of(answer or {}) or "")
+    return found
+
+
 def pages(
     fetch: Callable[[str | None], object], call: Call, limit: int = MAX_PAGES
 ) -> Iterator[list[Json]]:
