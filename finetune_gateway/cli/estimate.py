@@ -20,7 +20,6 @@ from finetune_gateway.cli.options import (
     Settings,
     TrainingType,
     TrainPrice,
-    default_backend,
     parse_amount,
     parse_number,
     parse_settings,
@@ -188,7 +187,7 @@ def pair_up(models: list[str], backends: list[str]) -> list[tuple[str, str]]:
     lists = [[name.strip() for name in given.split(",") if name.strip()] for given in backends]
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     if not names:
-        return [(model, default_backend(model)) for model in models]
+        return [(model(model)) for model in models]
     plain = all(len(listed) == 1 for listed in lists)
     if plain and len(models) > 1 and len(lists) == len(models):
         return [(model, listed[0]) for model, listed in zip(models, lists, strict=True)]

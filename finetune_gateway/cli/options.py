@@ -54,11 +54,6 @@ Profile = Annotated[
 ]
 
 
-def default_backend(model: str) -> str:
-    """Return the backend of a model when none is given."""
-    return registry.default_backend(model)
-
-
 def build_backend(
     name: str, base_url: str | None, api_key_env: str | None, profile: str | None
 ) -> str | Backend:
@@ -78,7 +73,7 @@ def named_backend(
     when neither a name nor an option was given. Raises SpecError."""
     if name is None and not (base_url or api_key_env or profile):
         return None
-    return build_backend(name or default_backend(model), base_url, api_key_env, profile)
+    return build_backend(name or registry.default_backend(model), base_url, api_key_env, profile)
 
 
 def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli.options import Data, Json, Quiet, default_backend, parse_settings
+from finetune_gateway import registry
+from finetune_gateway.cli.options import Data, Json, Quiet, parse_settings
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.output import print_json, print_message, print_result
@@ -61,7 +62,7 @@ def preview(
     """
     _refuse_data_file(html, data)
     fields = parse_settings(settings)
-    where = backend or default_backend(model)
+    where = backend or registry.default_backend(model)
     rows = Gateway().preview(data, model=model, backend=where, rows=row, **fields)
     if html is not None:
         # Imported here: only this option needs it.

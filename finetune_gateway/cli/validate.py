@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune_gateway import registry
 from finetune_gateway.cli import progress
-from finetune_gateway.cli.options import Data, Json, Method, Quiet, default_backend
+from finetune_gateway.cli.options import Data, Json, Method, Quiet
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
@@ -195,7 +196,7 @@ def _limit(model: str | None, runner: Backend | None) -> int | None:
     """Tokens that an example may have, where it is known for whom."""
     if model is None:
         return None
-    runner = runner or _runner(default_backend(model))
+    runner = runner or _runner(registry.default_backend(model))
     return runner.capabilities(model).max_context
 
 

@@ -439,7 +439,7 @@ def test_doctor_reads_what_a_person_wrote(ftg: Ftg, name: str, text: str, said: 
     done = ftg("doctor")
     shown = " ".join(done.stdout.split())
     assert done.returncode == 1 and "Ready." not in done.stdout
-    assert "Something needed is broken." in shown
+    assert "Something required is broken." in shown
     told = json.loads(ftg("doctor", "--json").stdout)
     (check,) = [one for one in told["checks"] if one["state"] == "error"]
     assert told["ok"] is False and check["name"] == name

@@ -1,0 +1,260 @@
+"""The checks of ``ftg doctor``: is this machine ready, and which hosted services close when."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from finetune_gateway import registry
+from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local.backend import NO_QLORA, STACK
+from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.estimation import local as local_estimation
+from finetune_gateway.estimation import price_table, profiles
+from finetune_gateway.reports.output import format_bytes, format_count
+from finetune_gateway.settings import clock, config
+from finetune_gateway.settings.home import Settings
+
+State = Literal["ok", "warning", "error"]
+CORE = ("finetune-gateway", "openai", "huggingface-hub", "pydantic", "tiktoken", "typer")
+# SQLite's write-ahead log needs shared memory, which these do not give (sqlite.org/wal.html).
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "lustre", "ceph"})
+LITTLE_DISK = 5 << 30  # bytes; a 3B base in 16 bits with its checkpoints takes more
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one check; an error means that something required is broken."""
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def check_machine(settings: Settings, backend: str | None) -> Iterator[Check]:
+    """Yield all checks that need no network.
+
+    Missing training packages are an error if ``backend`` is local, else a warning.
+    """
+    yield from _check_machine()
+    yield from _check_home(settings)
+    yield from _check_files(settings)
+    yield from _check_training(backend)
+    yield from _check_keys()
+    yield from _check_dates()
+
+
+def _check_machine() -> Iterator[Check]:
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield Check("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in CORE))
+    memory = psutil.virtual_memory()
+    ram = f"{format_bytes(memory.total)} of memory, {format_bytes(memory.available)} free"
+    yield Check("machine", "ok", f"{local_estimation.cores()} cores, {ram}")
+    gpus = gpu_names()
+    yield Check("gpu", "ok", "; ".join(gpus) or "none found by nvidia-smi; training uses the CPU")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(missing)"
+
+
+def gpu_names() -> list[str]:
+    """Return names and memory of NVIDIA GPUs from nvidia-smi; empty if it fails."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _check_home(settings: Settings) -> Iterator[Check]:
+    home = settings.home
+    existing = next(path for path in (home, *home.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        fix = "Set FTG_HOME or --home to a folder you can write to."
+        yield Check("home", "error", f"{home} is not writable", fix)
+        return
+    missing = "" if home.exists() else ", not created yet"
+    kind = filesystem(existing)
+    if kind in NETWORK:
+        fix = "Set FTG_HOME to a folder on a local disk."
+        yield Check("home", "warning", f"{home} is on a network disk ({kind})", fix)
+    else:
+        yield Check("home", "ok", f"{home}{missing}")
+    free = shutil.disk_usage(existing).free
+    warning = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
+    yield Check("disk", "warning" if warning else "ok", f"{format_bytes(free)} free", warning)
+    yield _check_store(settings.database)
+
+
+def _check_files(settings: Settings) -> Iterator[Check]:
+    """Read the user's own files: a broken limit stops a submit, a broken price an estimate."""
+    try:
+        config.of_file(settings.config)
+        values = [config.value(settings, name) for name in config.KEYS]
+        limits = (f"{one.key.name} = {one.usd:f}" for one in values if one.usd is not None)
+        yield Check("config", "ok", ", ".join(limits) or "no limits are set")
+    except SpecError as exc:
+        yield Check("config", "error", exc.message, exc.hint)
+    try:
+        rows = len(price_table.read_prices(settings.prices))
+        yield Check("prices", "ok", f"{format_count(rows, 'row')} of your own")
+    except SpecError as exc:
+        fix = f"Fix it in an editor, then run: ftg prices check. {exc.hint}"
+        yield Check("prices", "error", exc.message, fix)
+
+
+def filesystem(path: Path) -> str:
+    """Return the type of the file system a path is on, such as ``ext4``."""
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    resolved = path.resolve()
+    return next((mounts[p] for p in (resolved, *resolved.parents) if p in mounts), "")
+
+
+def _check_store(database: Path) -> Check:
+    if not database.exists():
+        return Check("store", "ok", "no jobs yet")
+    try:
+        with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5) as db:
+            verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            jobs = db.execute("SELECT count(*) FROM jobs").fetchone()[0]
+        db.close()
+    except sqlite3.Error as exc:
+        verdict, jobs = str(exc), 0
+    if verdict != "ok":
+        fix = f"Move {database} away, but keep it: jobs may be recovered from it."
+        return Check("store", "error", f"damaged: {verdict}", fix)
+    return Check("store", "ok", f"{format_count(jobs, 'job')}, integrity ok")
+
+
+def _check_training(backend: str | None) -> Iterator[Check]:
+    missing = [name for name in STACK if find_spec(name) is None]
+    if not missing:
+        versions = ", ".join(f"{name} {_version(name)}" for name in (*STACK[:4], fourbit.PACKAGE))
+        unused = bool(gpu_names()) and "+cpu" in _version("torch")
+        fix = "This build of torch has no CUDA: the GPU is not used." if unused else ""
+        fix = fix or ("" if fourbit.installed() else NO_QLORA)
+        yield Check("training", "warning" if unused else "ok", versions, fix)
+        return
+    state: State = "error" if backend == "local" else "warning"
+    fix = "To train on this machine: pip install 'finetune-gateway[local]'"
+    yield Check("training", state, f"not installed: {', '.join(missing)}", fix)
+
+
+def _check_keys() -> Iterator[Check]:
+    names = {profiles.load_profile(name).api_key_env for name in profiles.profile_names()}
+    keys = (f"{name} {'is set' if os.environ.get(name) else '-'}" for name in sorted(names))
+    token = "is set" if os.environ.get("HF_TOKEN") else "-"
+    yield Check("keys", "ok", ", ".join([*keys, f"HF_TOKEN {token}"]))
+
+
+def _check_dates() -> Iterator[Check]:
+    today = clock.today()
+    for name in profiles.profile_names():
+        host = profiles.load_profile(name)
+        dates = [*_closing_dates(host, today), *_retirement_dates(host, today)]
+        stale = [life for life in _life_cycles(host) if life.stale(today)]
+        if dates or (stale and name != "custom"):
+            source = host.life_cycle(host.models[0].model if host.models else "")
+            text = " ".join([f"{host.title}:", *dates])
+            as_of = f"(as of {source.as_of}, {source.source})"
+            yield Check(name, "warning", f"{text} {as_of}", _age_warning(stale, today))
+
+
+def _life_cycles(host: profiles.Profile) -> list[profiles.LifeCycle]:
+    """Return the dates of a host and of each of its models."""
+    return [host.life_cycle(""), *(host.life_cycle(row.model) for row in host.models)]
+
+
+def _closing_dates(host: profiles.Profile, today: date) -> Iterator[str]:
+    """Yield until when jobs can be created, and by whom."""
+    end, last = host.no_new_jobs_from, host.no_new_jobs_after
+    open_models = [row for row in host.models if row.trainable(today)]
+    earliest = [row.may_close_from for row in open_models if row.may_close_from]
+    if end and end <= today:
+        yield f"no new jobs since {end}."
+        return
+    if end:
+        left = profiles.in_days(end, today)
+        yield f"new jobs until {last}, none from {end} ({left})."
+    elif earliest:
+        yield f"training may end from {min(earliest)}, model by model."
+    if only := host.life_cycle("").only_for(today):
+        yield f"Only {only} can create jobs."
+
+
+def _retirement_dates(host: profiles.Profile, today: date) -> Iterator[str]:
+    """Yield when base and fine-tuned models retire that have not yet."""
+    bases = {
+        day: who for day, who in _models_by_day(host, "base_retires_on").items() if day > today
+    }
+    tuned = {day: who for day, who in _models_by_day(host, "retires_on").items() if day > today}
+    if bases == tuned and len(bases) == 1:
+        (day, names), *_ = bases.items()
+        yield f"{', '.join(names)} and their fine-tuned models retire on {day}."
+        return
+    if bases:
+        yield f"Base models retire from {min(bases)}."
+    if tuned:
+        yield f"Fine-tuned models retire from {min(tuned)}."
+    if bases or tuned:
+        yield f"For each model: ftg models --backend {host.name}"
+
+
+def _models_by_day(host: profiles.Profile, field: str) -> dict[date, list[str]]:
+    """Return the models by the day in a field of their dates."""
+    days: dict[date, list[str]] = {}
+    for row in host.models:
+        if day := getattr(host.life_cycle(row.model), field):
+            days.setdefault(day, []).append(row.model)
+    return days
+
+
+def _age_warning(stale: list[profiles.LifeCycle], today: date) -> str:
+    if not stale:
+        return ""
+    oldest = min(stale, key=lambda life: life.as_of)
+    days = (today - oldest.as_of).days
+    return f"Some dates are from {oldest.as_of}, {days} days ago; check {oldest.source}"
+
+
+def check_backend(name: str, options: Mapping[str, Any] | None = None) -> Check:
+    """Load a backend; ask a host with OpenAI's API for its models."""
+    try:
+        backend = registry.load(name, dict(options) if options else None)
+        if name == "openai" or name in registry.HOSTS:
+            return _check_endpoint(name, backend)
+    except GatewayError as exc:
+        return Check(name, "error", exc.message, exc.hint)
+    return Check(name, "ok", f"can be loaded ({registry.origin(name)})")
+
+
+def _check_endpoint(name: str, backend: object) -> Check:
+    """Ask the host for its models: this shows if it answers and accepts the key."""
+    # Imported here: the SDK takes a second, and only this check needs it.
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.backends.openai.retries import retried
+
+    assert isinstance(backend, OpenAIBackend)
+    with backend.calling("list the models") as (client, _):
+        names = [model.id for model in retried(client.models.list)]
+    tuned = sum(model.startswith("ft:") for model in names)
+    counts = f"{format_count(len(names), 'model')}, {tuned} fine-tuned"
+    return Check(name, "ok", f"{backend.host} answers and accepts the key: {counts}")
