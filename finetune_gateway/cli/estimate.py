@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_gateway import registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.cli.options import (
     BaseUrl,
@@ -187,7 +188,7 @@ def pair_up(models: list[str], backends: list[str]) -> list[tuple[str, str]]:
     lists = [[name.strip() for name in given.split(",") if name.strip()] for given in backends]
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     if not names:
-        return [(model(model)) for model in models]
+        return [(model, registry.default_backend(model)) for model in models]
     plain = all(len(listed) == 1 for listed in lists)
     if plain and len(models) > 1 and len(lists) == len(models):
         return [(model, listed[0]) for model, listed in zip(models, lists, strict=True)]
