@@ -61,6 +61,12 @@ class Axis:
             return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
+    def value(self, share: float) -> float:
+        """Return the value at a place from 0 to 1."""
+        if self.log:
+            return self.low * math.pow(self.high / self.low, share)
+        return self.low + (self.high - self.low) * share
+
     def ticks(self, most: int) -> list[Tick]:
         """Return round values with their figures, about ``most`` of them or fewer."""
         find = log_ticks if self.log else linear_ticks
@@ -94,14 +100,22 @@ class Bins:
         ]
 
 
-def log_axis(name: str, values: Sequence[float], *, least: float) -> Axis:
-    """Return an axis between 1, 2 or 5 times powers of ten around the values; those below
-    ``least`` are drawn there, since 0 has no logarithm."""
-    low, high = max(min(values), least), max(*values, 2 * least)
-    known = [value for power in _powers(low, high) for value in _steps(power, (1, 2, 5))]
-    first = max(at for at, value in enumerate(known) if value <= low)
-    last = min(at for at, value in enumerate(known) if value >= high)
-    return Axis(name, known[first], known[max(last, first + 1)], log=True)
+def log_axis(
+    name: str,
+    values: Sequence[float],
+    *,
+    least: float = 0.0,
+    factors: tuple[int, ...] = (1, 2, 5),
+    unit: str = "",
+) -> Axis:
+    """Return an axis that begins and ends at such a factor of a power of ten, around the values;
+    those below ``least`` are drawn there, since 0 has no logarithm."""
+    low = max(min(values), least)
+    high = max(*values, low)
+    round_values = _round_values(low, 10 * high, factors)
+    first = max(at for at, value in enumerate(round_values) if value <= low)
+    last = min(at for at, value in enumerate(round_values) if value >= high)
+    return Axis(name, round_values[first], round_values[max(last, first + 1)], log=True, unit=unit)
 
 
 def linear_ticks(low: float, high: float, most: int) -> list[float]:
@@ -114,21 +128,17 @@ def linear_ticks(low: float, high: float, most: int) -> list[float]:
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
     """Return 1, 2 and 5 times powers of ten; powers alone beyond three decades."""
-    powers = _powers(low, high)
-    for factors in ((1, 2, 5), (1,)):
-        every = [value for power in powers for value in _steps(power, factors)]
-        inside = [value for value in every if low <= value <= high]
-        if len(inside) <= most and (factors == (1,) or high / low <= 1000):
-            return inside
-    return inside[:: -(-len(inside) // max(1, most))]
+    ticks = [value for value in _round_values(low, high, (1, 2, 5)) if low <= value <= high]
+    if len(ticks) <= most and high / low <= 1000:
+        return ticks
+    powers = [value for value in _round_values(low, high, (1,)) if low <= value <= high]
+    return powers[:: max(1, -(-len(powers) // max(1, most)))]
 
 
-def _powers(low: float, high: float) -> range:
-    return range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-
-
-def _steps(power: int, factors: tuple[int, ...]) -> list[float]:
-    return [round(factor * 10.0**power, 9) for factor in factors]
+def _round_values(low: float, high: float, factors: tuple[int, ...]) -> list[float]:
+    """Return these factors of powers of ten, from one below ``low`` to one above ``high``."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [float(f"{factor}e{power}") for power in powers for factor in factors]
 
 
 def short(value: float) -> str:

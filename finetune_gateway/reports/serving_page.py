@@ -3,13 +3,12 @@ as a chart and a table."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_gateway.estimation.break_even import BreakEven, Curve
 from finetune_gateway.estimation.serving import ServingCosts, Way
-from finetune_gateway.reports.charts import COLORS, Axis, Chart, Dot, Line, Marker, Point
+from finetune_gateway.reports.charts import COLORS, Axis, Chart, Dot, Line, Marker, Point, log_axis
 from finetune_gateway.reports.serving_text import (
     amount_text,
     per_thousand_text,
@@ -80,9 +79,8 @@ def _requests_axis(costs: ServingCosts) -> Axis:
     first = [meet.expected.first for meet in costs.break_even if meet.expected]
     far = 1000 * max([volume, *first])
     crossings = [n for meet in costs.break_even for n in _crossings(meet) if n <= far]
-    left = max(0, math.floor(math.log10(min([volume, *crossings]) / 10)))
-    right = math.ceil(math.log10(max([volume, *crossings]) * 5))
-    return Axis("requests a month", 10.0**left, 10.0**right, log=True)
+    ends = [min([volume, *crossings]) / 10, max([volume, *crossings]) * 5]
+    return log_axis("requests a month", ends, least=1, factors=(1,))
 
 
 def _usd_axis(ways: Sequence[Way], requests: Axis) -> Axis:
@@ -94,9 +92,7 @@ def _usd_axis(ways: Sequence[Way], requests: Axis) -> Axis:
         for volume in (requests.low, requests.high)
     ]
     costs = [cost for cost in ends if cost > 0] or [1.0]
-    low = math.floor(math.log10(min(costs)))
-    high = max(low + 1, math.ceil(math.log10(max(costs))))
-    return Axis("USD a month", 10.0**low, 10.0**high, log=True, unit="$")
+    return log_axis("USD a month", costs, factors=(1,), unit="$")
 
 
 def _line(way: Way, color: int, requests: Axis) -> Line:
@@ -108,9 +104,7 @@ def _line(way: Way, color: int, requests: Axis) -> Line:
 
 
 def _points(curve: Curve, requests: Axis) -> list[Point]:
-    decades = math.log10(requests.high / requests.low)
-    places = (requests.low * 10 ** (decades * i / POINTS) for i in range(POINTS + 1))
-    volumes = {max(1, round(place)) for place in places}
+    volumes = {max(1, round(requests.value(i / POINTS))) for i in range(POINTS + 1)}
     if curve.capacity:  # a step is upright
         ends = (curve.capacity * k for k in range(1, STEPS + 1))
         inside = [n for n in ends if requests.low <= n < requests.high]

@@ -58,7 +58,15 @@ def test_a_logarithmic_axis_holds_its_values() -> None:
     axis = log_axis("loss", [1.0], least=1e-4)
     assert (axis.low, axis.high) == (1.0, 2.0)
     axis = log_axis("loss", [0.0], least=1e-4)
-    assert axis.low == 1e-4 and axis.share(0.0) == 0.0
+    assert (axis.low, axis.high) == (1e-4, 2e-4) and axis.share(0.0) == 0.0
+    for values, ends in (
+        ([700.0], (100, 1000)),
+        ([3.0, 70], (1, 100)),
+        ([10.0], (10, 100)),
+        ([2e-12], (1e-12, 1e-11)),
+    ):
+        axis = log_axis("USD", values, factors=(1,))
+        assert (axis.low, axis.high) == ends
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -67,6 +75,7 @@ def test_a_value_lies_between_the_ends(log: bool) -> None:
     axis = Axis("x", 1, 10_000, log=log)
     assert axis.share(1) == 0 and axis.share(10_000) == 1
     assert axis.share(100 if log else 5000.5) == pytest.approx(0.5)
+    assert axis.value(0.5) == pytest.approx(100 if log else 5000.5)
 
 
 def test_columns_are_equally_wide() -> None:

@@ -115,7 +115,7 @@ def test_an_existing_file_is_kept(home: Path, train_file: Path, tmp_path: Path) 
     assert done.returncode == StoreError.exit_code and "cannot be written" in done.stderr
 
 
-def test_the_page_of_a_mended_file(home: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_fixed_file(home: Path, tmp_path: Path) -> None:
     """With --fix the page is that of the copy."""
     human = {"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": ""}]}
     data = written(tmp_path / "bad.jsonl", *good(12), human)
@@ -317,7 +317,7 @@ def test_the_lengths_are_drawn(tmp_path: Path) -> None:
     assert "Lengths" not in page(report.model_copy(update={"tokens": None}), dataset)
 
 
-def test_repeats_classes_and_leaks_are_told(home: Path, tmp_path: Path) -> None:
+def test_repeats_classes_and_leaks_are_shown(home: Path, tmp_path: Path) -> None:
     """The figures of the dataset as a whole."""
     rows = [
         chat(f"Is {i} large, asked the {i}th man?", "yes" if i % 4 else "no") for i in range(40)
