@@ -25,7 +25,7 @@ from _models import SHAPES, Case, built
 from _rows import chat_rows, write
 
 from finetune_gateway import Gateway, Job, LocalBackend, TrainingSpec
-from finetune_gateway.estimation.batch_plan import feed
+from finetune_gateway.estimation.batch_plan import plan_batches
 from finetune_gateway.estimation.calibration import Calibration, load_of, read
 from finetune_gateway.estimation.local import checkpoints
 from finetune_gateway.estimation.memory import Setup
@@ -119,13 +119,13 @@ def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
 
 def cpu_seconds(found: Calibration, case: Case, spec: TrainingSpec, tokens: Any) -> float:
     """What the calibration says of the CPU seconds of a job on one thread."""
-    fed = feed(spec, tokens, spec.max_length or 2048)
+    plan = plan_batches(spec, tokens, spec.max_length or 2048)
     load = load_of(
-        shape_of(SHAPES[case.model]), Setup.of(spec, "cpu"), slots=fed.slots,
-        squares=fed.squares, batches=fed.batches, steps=fed.steps,
-        masked=fed.rows > 1 or spec.packing,
+        shape_of(SHAPES[case.model]), Setup.of(spec, "cpu"), padded_tokens=plan.padded_tokens,
+        attention_cost=plan.attention_cost, batches=plan.batches, steps=plan.steps,
+        masked=plan.rows > 1 or spec.packing,
     )  # fmt: skip
-    return found.cpu_seconds(load, checkpoints(spec, fed.steps))
+    return found.cpu_seconds(load, checkpoints(spec, plan.steps))
 
 
 def used(job: Job) -> float:

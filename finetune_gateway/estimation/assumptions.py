@@ -1,6 +1,6 @@
-"""What an estimate of a local run takes for granted, in words, and the place it would run at.
+"""What an estimate of a local run assumes, warns of and does not know, in words.
 
-Reckons nothing: ``hardware`` has the figures.
+``local`` computes the figures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_gateway.estimation.batch_plan import Feed, usual_batch
+from finetune_gateway.estimation.batch_plan import BatchPlan, batch_rows
 from finetune_gateway.estimation.calibration import Calibration
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.gpus import GIB, GPUS, NO_BFLOAT16
@@ -27,15 +27,15 @@ START_SECONDS = (5.0, 15.0, 60.0)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run would be: this machine, or a GPU by name."""
+class TargetDevice:
+    """Where a run would train: this machine, or a GPU by name."""
 
     device: Device = "cpu"
     gpu: str | None = None
     usd_per_gpu_hour: Decimal | None = None
-    memory_bytes: int | None = None  # of this machine, where it is known
+    memory_bytes: int | None = None  # of this machine, if known
     calibration: Calibration | None = None
-    row_limit: int | None = None  # tokens of a row, longer ones are cut
+    row_limit: int | None = None  # tokens per row; longer rows are truncated
     price_file: Path | None = None
 
     @property
@@ -44,90 +44,91 @@ class Place:
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
+    """Return the number of CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def usual_price(prices: Sequence[Price]) -> Price:
-    """The cheapest that is not taken away: rows come from cheap to dear."""
+def expected_price(prices: Sequence[Price]) -> Price:
+    """Return the cheapest price that is not spot; ``prices`` are sorted, cheapest first."""
     return next((row for row in prices if row.market in (None, "on-demand")), prices[-1])
 
 
 def assumptions(
     spec: TrainingSpec,
     setup: Setup,
-    fed: Feed,
-    place: Place,
+    plan: BatchPlan,
+    target: TargetDevice,
     prices: Sequence[Price],
     measured: float | None,
 ) -> list[str]:
-    """What memory, time, energy and cost rest on. ``measured``: the FLOP/s of the device."""
-    said = [_memory_words(spec, setup, fed)]
-    if not prices and place.gpu is None:
-        said.append("Cost 0 means no hosted charge; the machine and its power are not counted.")
-    if spec.max_steps is not None and fed.trained.low != fed.trained.high:
-        said.append("max_steps ends within an epoch: which rows come before it is left to chance.")
-    if place.device == "gpu":
-        said.append("Memory on a GPU is by formula, not measured; it has to fit in 92 % of it.")
-    if place.device == "gpu" and measured is None:
-        what = f"the datasheet of {place.gpu}" if place.gpu else "an unnamed GPU, T4 to H200"
-        said.append(
-            f"The speed is that of {what}; that 5 to 40 % of it are reached is not measured."
+    """Return what memory, time, energy and cost assume. ``measured``: FLOP/s of the device."""
+    notes = [_memory_words(spec, setup, plan)]
+    if not prices and target.gpu is None:
+        notes.append(
+            "Cost 0 means that no host charges; your machine and its power are not included."
         )
-    if place.gpu is not None:
-        watts = GPUS[place.gpu].watts
-        said.append(
-            f"Energy: 50 to 100 %, expected 80 %, of the {watts} W of the board, by NVIDIA's "
-            f"datasheet of {place.gpu}; not the machine around it."
+    if spec.max_steps is not None and plan.trained.low != plan.trained.high:
+        notes.append("max_steps ends within an epoch; which rows come before is random.")
+    if target.device == "gpu":
+        notes.append("Memory on a GPU is computed, not measured; it has to fit in 92 % of the GPU.")
+    if target.device == "gpu" and measured is None:
+        what = (
+            f"the datasheet of {target.gpu}" if target.gpu else "that of an unnamed GPU, T4 to H200"
         )
-    if place.gpu in NO_BFLOAT16:
-        said.append(
-            f"{place.gpu} has no bfloat16 of its own: the speed is that of its float16, and it "
+        notes.append(f"The speed is 5 to 40 % of {what}; this share is not measured.")
+    if target.gpu is not None:
+        watts = GPUS[target.gpu].watts
+        notes.append(
+            f"Energy: 50 to 100 %, expected 80 %, of the {watts} W of {target.gpu} by NVIDIA's "
+            "datasheet; without the rest of the machine."
+        )
+    if target.gpu in NO_BFLOAT16:
+        notes.append(
+            f"{target.gpu} does not support bfloat16: the speed is that of float16, and training "
             "may be far slower."
         )
     if len(prices) > 1:
-        said.append(_market_words(prices))
-    if place.device == "cpu" and measured is None:
-        said.append(_speed_words(place.calibration))
-    if place.device == "gpu" or place.calibration is None:
+        notes.append(_market_words(prices))
+    if target.device == "cpu" and measured is None:
+        notes.append(_speed_words(target.calibration))
+    if target.device == "gpu" or target.calibration is None:
         low, usual, high = START_SECONDS
-        said.append(
-            f"Starting, loading and saving: {usual:.0f} s ({low:.0f} to {high:.0f} s) of the time "
-            "are assumed."
+        notes.append(
+            f"The time includes {usual:.0f} s ({low:.0f} to {high:.0f} s) to start, load and save."
         )
-    return said
+    return notes
 
 
 def _market_words(prices: Sequence[Price]) -> str:
-    usual, dearest = usual_price(prices).usd, max(row.usd for row in prices)
+    expected, dearest = expected_price(prices).usd, max(row.usd for row in prices)
     return (
-        "Cost: low at the cheapest market, high at the dearest; expected at the cheapest on "
-        f"demand, {usual} USD an hour (others ask up to {dearest})."
+        "Cost: low at the cheapest market, high at the most expensive, expected at the cheapest "
+        f"on demand: {expected} USD an hour (others charge up to {dearest})."
     )
 
 
-def evaluation_words(looks: int, tokens: TokenStats, validation: TokenStats | None) -> list[str]:
-    """How many times the validation rows are looked at."""
+def evaluation_words(runs: int, tokens: TokenStats, validation: TokenStats | None) -> list[str]:
+    """Return how often the validation rows are evaluated; empty without any."""
     if validation is None:
         return []
-    times = "once" if looks == 1 else f"{looks} times (eval_steps)"
-    said = f"Time: the {validation.total:,} validation tokens are gone through {times}."
+    times = "once" if runs == 1 else f"{runs} times (eval_steps)"
+    text = f"Time: the {validation.total:,} validation tokens are evaluated {times}."
     if validation.max > tokens.max:
-        said += " Their longest row is longer than any trained on, which memory leaves out."
-    return [said]
+        text += " Their longest row is longer than any training row; memory does not include it."
+    return [text]
 
 
-def _memory_words(spec: TrainingSpec, setup: Setup, fed: Feed) -> str:
+def _memory_words(spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> str:
     precision = _precision(setup)
-    again = ", activation checkpointing" if setup.checkpointing else ""
+    recomputed = ", activation checkpointing" if setup.checkpointing else ""
     what = (
-        f"packs laid end to end, {fed.longest} tokens each"
+        f"packs of {plan.longest} tokens without padding"
         if spec.packing
-        else (f"rows, padded to the longest ({fed.longest} tokens)")
+        else f"rows, padded to the longest ({plan.longest} tokens)"
     )
-    return f"Memory: a step on {usual_batch(spec)} {what}; {precision}{again}; AdamW; sdpa."
+    return f"Memory: one step on {batch_rows(spec)} {what}; {precision}{recomputed}; AdamW; sdpa."
 
 
 def _precision(setup: Setup) -> str:
@@ -139,42 +140,43 @@ def _precision(setup: Setup) -> str:
     return f"{base}, adapters in float32"
 
 
-def _speed_words(found: Calibration | None) -> str:
-    if found is None:
+def _speed_words(calibration: Calibration | None) -> str:
+    if calibration is None:
         return (
-            f"The speed of {cores()} CPU cores is assumed, not measured: a wide range. "
+            f"The speed of {cores()} CPU cores is assumed, not measured, hence a wide range. "
             "Measure it: ftg doctor --calibrate"
         )
-    busy = f"1-minute load {found.load_average:.1f}, a CPU second took {found.stretch:.1f} s"
-    return f"Speed: measured on this machine on {found.measured_on} ({busy})."
+    load = f"1-minute load {calibration.load_average:.1f}"
+    slowdown = f"a CPU second took {calibration.stretch:.1f} s"
+    return f"Speed: measured on this machine on {calibration.measured_on} ({load}, {slowdown})."
 
 
 def warnings(
-    place: Place,
+    target: TargetDevice,
     memory: Range[int] | None,
     tokens: TokenStats,
     calibrated: Calibration | None,
     today: date,
 ) -> list[str]:
-    """What may go otherwise: too little memory, cut rows, an old calibration."""
-    said = []
-    if place.gpu and memory and memory.expected > GPUS[place.gpu].usable_bytes:
-        need, have = memory.expected / GIB, GPUS[place.gpu].memory_bytes / GIB
-        said.append(f"About {need:.1f} GiB are needed; {place.gpu} has {have:.0f} GiB.")
+    """Return warnings: too little memory, truncated rows, an old calibration."""
+    notes = []
+    if target.gpu and memory and memory.expected > GPUS[target.gpu].usable_bytes:
+        need, have = memory.expected / GIB, GPUS[target.gpu].memory_bytes / GIB
+        notes.append(f"The run needs about {need:.1f} GiB; {target.gpu} has {have:.0f} GiB.")
     if tokens.truncated_rows:
-        said.append(f"{tokens.truncated_rows} rows are longer than the limit and are cut.")
-    if calibrated and (doubt := calibrated.stale_reason(today)):
-        said.append(f"The speed may not hold: {doubt}. Run: ftg doctor --calibrate")
-    return said
+        notes.append(f"{tokens.truncated_rows} rows are longer than the limit and are truncated.")
+    if calibrated and (reason := calibrated.stale_reason(today)):
+        notes.append(f"The measured speed may not hold: {reason}. Run: ftg doctor --calibrate")
+    return notes
 
 
-def unknown(shape: ModelShape | None, place: Place, prices: Sequence[Price]) -> list[str]:
-    """What has no figure, and why."""
-    said = []
+def unknown(shape: ModelShape | None, target: TargetDevice, prices: Sequence[Price]) -> list[str]:
+    """Return what has no figure, and why."""
+    notes = []
     if shape is None:
-        said.append("Memory and time: the model's config.json is not on this machine.")
-    if place.device == "gpu" and not prices:
-        said.append("What an hour of the GPU costs: give --usd-per-gpu-hour.")
-    if place.gpu is None:
-        said.append("Energy: no power figure is known for this machine; those of GPUs are (--gpu).")
-    return said
+        notes.append("Memory and time: the model's config.json is not on this machine.")
+    if target.device == "gpu" and not prices:
+        notes.append("The price of a GPU hour: give --usd-per-gpu-hour.")
+    if target.gpu is None:
+        notes.append("Energy: the power of this machine is not known; that of a GPU is (--gpu).")
+    return notes

@@ -1,7 +1,7 @@
-"""The cost of a month over its requests, and at which volumes one way costs less than another.
+"""Find the volumes at which one way of serving costs less than another.
 
-Pure arithmetic. A machine of one's own is paid for whether it works or not, and a full one brings a
-second: its line has steps, and crosses the line of a host more than once.
+Pure arithmetic. Your own machine costs the same busy or idle, and a full one needs a second: its
+cost rises in steps and can cross the straight line of a host more than once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 
 class Curve(BaseModel):
-    """USD a month over requests a month. ``capacity``: requests one machine can take; another
-    one, for ``fixed`` USD, is added beyond."""
+    """USD a month as a function of requests a month.
+
+    ``capacity``: requests one machine can serve; beyond it another one is added for ``fixed`` USD.
+    """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -33,11 +35,11 @@ class Curve(BaseModel):
         return self.machines(requests) * self.fixed + requests * self.per_request
 
 
-class Span(BaseModel):
-    """Volumes, in requests a month, with both ends; ``last`` None: and all beyond.
+class VolumeRange(BaseModel):
+    """Requests a month from ``first`` to ``last``, both included; ``last`` None: without an end.
 
-    ``gpus``: machines always on at ``last``, or at ``first`` of a span without an end; None for
-    those that are paid for by the hour of work.
+    ``gpus``: machines running at ``last``, or at ``first`` of a range without an end; None if they
+    are paid by the hour of work.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -55,97 +57,97 @@ class Span(BaseModel):
 
     @property
     def needs(self) -> str:
-        """``2 GPUs``; empty where they are not counted."""
+        """Return ``2 GPUs``; empty if they are not counted."""
         return f"{self.gpus:,} GPU{'' if self.gpus == 1 else 's'}" if self.gpus else ""
 
 
-class Cheaper(BaseModel):
-    """Where a way costs less than another: the first two spans of volumes, and the last one."""
+class BreakEvenRange(BaseModel):
+    """The volumes at which one way costs less: the first two ranges, and the last one."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
-    spans: tuple[Span, ...]
-    left_out: bool = False  # spans between the second and the last, or without an end of them
+    spans: tuple[VolumeRange, ...]
+    left_out: bool = False  # there are more between the second and the last, or endlessly many
 
     @property
     def first(self) -> int:
-        """The fewest requests a month."""
+        """Return the fewest requests a month."""
         return self.spans[0].first
 
     @property
-    def for_good(self) -> int | None:
-        """The volume from which on it is cheaper at every one; None: there is none."""
+    def always_from(self) -> int | None:
+        """Return the volume from which it is always cheaper; None if there is none."""
         return self.spans[-1].first if self.spans[-1].last is None else None
 
     @property
     def always(self) -> bool:
-        return self.for_good == 1
+        return self.always_from == 1
 
     def words(self) -> str:
-        """``from 9 up to 12 requests a month, which 1 GPU holds; for good from 18, ...``."""
+        """Return ``from 9 up to 12 requests a month, which 1 GPU serves; for good from 18``."""
         if self.always:
             return "at every volume"
         start = self.spans[0]
-        said = [_up_to(start, " requests a month")]
+        parts = [_up_to(start, " requests a month")]
         if start.gpus and start.last:
-            said[0] += f", which {start.needs} hold{'s' if start.gpus == 1 else ''}"
+            parts[0] += f", which {start.needs} serve{'s' if start.gpus == 1 else ''}"
         for place, span in enumerate(self.spans[1:], start=2):
             if place == 3 and self.left_out:
-                said.append("and so on")
+                parts.append("and so on")
             how = "again" if place == 2 else "last"
             how = how if span.last else "for good"
-            said.append(f"{how} {span}" + (f", with {span.needs}" if span.gpus else ""))
+            parts.append(f"{how} {span}" + (f", with {span.needs}" if span.gpus else ""))
         if len(self.spans) == 2 and self.left_out:
-            said.append("and so on without an end")
-        return "; ".join(said)
+            parts.append("and so on without end")
+        return "; ".join(parts)
 
     def brief(self) -> str:
-        """``from 9 up to 12, for good from 18``."""
+        """Return ``from 9 up to 12, for good from 18``."""
         if self.always:
             return "at every volume"
-        found = _up_to(self.spans[0])
+        first = _up_to(self.spans[0])
         if len(self.spans) == 1:
-            return found
-        if self.for_good:
-            return f"{found}, for good from {self.for_good:,}"
-        return f"{found}, and again beyond"
+            return first
+        if self.always_from:
+            return f"{first}, for good from {self.always_from:,}"
+        return f"{first}, and again beyond"
 
 
-def _up_to(span: Span, unit: str = "") -> str:
+def _up_to(span: VolumeRange, unit: str = "") -> str:
     text = f"up to {span.last:,}" if span.first == 1 and span.last else str(span)
     return text + unit
 
 
 class BreakEven(BaseModel):
-    """The requests a month at which ``own`` costs less than ``hosted``: at the low, the expected
-    and the high cost of the own GPU; None where it never does, since a full GPU costs more per
-    request than the host."""
+    """The requests a month at which ``own`` costs less than ``hosted``, for the low, expected and
+    high cost of your own GPU; None if it never does: a full GPU costs more per request than the
+    host."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     own: str
     hosted: str
-    low: Cheaper | None
-    expected: Cheaper | None
-    high: Cheaper | None
+    low: BreakEvenRange | None
+    expected: BreakEvenRange | None
+    high: BreakEvenRange | None
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
     @property
     def text(self) -> str:
-        """The same in words."""
+        """Return the same in words."""
         if self.expected is None:
-            found = f"{self.own} is not cheaper than {self.hosted} at any volume"
-            return f"{found}; at its low cost {self.low.brief()}." if self.low else f"{found}."
-        found = f"{self.own} is cheaper than {self.hosted} {self.expected.words()}."
+            never = f"{self.own} is not cheaper than {self.hosted} at any volume"
+            return f"{never}; at its low cost {self.low.brief()}." if self.low else f"{never}."
+        expected = f"{self.own} is cheaper than {self.hosted} {self.expected.words()}."
         if self.low == self.high:
-            return found
+            return expected
         low, high = (one.brief() if one else "never" for one in (self.low, self.high))
-        return f"{found} At its low cost {low}; at its high cost {high}."
+        return f"{expected} At its low cost {low}; at its high cost {high}."
 
 
-def cheaper(own: Curve, hosted: Curve) -> Cheaper | None:
-    """The volumes at which ``own`` costs less than ``hosted``, whose machines hold any number;
-    None: at none."""
+def find_break_even(own: Curve, hosted: Curve) -> BreakEvenRange | None:
+    """Return the volumes at which ``own`` costs less than ``hosted``, which has no capacity limit;
+    None if there are none."""
     gap = _Gap(
         Fraction(own.fixed),
         Fraction(hosted.fixed),
@@ -158,7 +160,7 @@ def cheaper(own: Curve, hosted: Curve) -> Cheaper | None:
 
 
 class _Gap(NamedTuple):
-    """Own cost less the host's, exactly: machines x ``fixed`` - ``fee`` - requests x ``each``."""
+    """Own cost minus the host's, exact: machines x ``fixed`` - ``fee`` - requests x ``each``."""
 
     fixed: Fraction
     fee: Fraction
@@ -170,19 +172,21 @@ class _Gap(NamedTuple):
         return machines * self.fixed - self.fee - requests * self.each
 
     def reach(self, machines: int) -> int:
-        """The fewest requests that pay for so many machines, full ones or not."""
+        """Return the fewest requests at which this many machines cost less than the host."""
         return max(1, floor((machines * self.fixed - self.fee) / self.each) + 1)
 
-    def crossing(self) -> Cheaper:
-        """One machine's fee is earned at some volume, and nothing is added later."""
-        return Cheaper(spans=(Span(first=self.reach(1), last=None, gpus=None),))
+    def crossing(self) -> BreakEvenRange:
+        """Return the range for one machine that is never full: cheaper from some volume on."""
+        return BreakEvenRange(spans=(VolumeRange(first=self.reach(1), last=None, gpus=None),))
 
-    def falling(self) -> Cheaper | None:
-        """Each request costs as much as at the host, or more: cheaper up to some volume."""
+    def falling(self) -> BreakEvenRange | None:
+        """Return the range if a request costs at least the host's: cheaper up to some volume."""
         if self.at(1) >= 0:
             return None
         if self.each == 0 and (self.capacity is None or self.fixed == 0):
-            return Cheaper(spans=(Span(first=1, last=None, gpus=self.capacity and 1),))
+            return BreakEvenRange(
+                spans=(VolumeRange(first=1, last=None, gpus=self.capacity and 1),)
+            )
         if self.each:
             high = ceil(self.fee / -self.each)
         else:
@@ -192,43 +196,51 @@ class _Gap(NamedTuple):
             middle = (low + high) // 2
             low, high = (middle, high) if self.at(middle) < 0 else (low, middle)
         gpus = -(-low // self.capacity) if self.capacity else None
-        return Cheaper(spans=(Span(first=1, last=low, gpus=gpus),))
+        return BreakEvenRange(spans=(VolumeRange(first=1, last=low, gpus=gpus),))
 
-    def stepping(self) -> Cheaper | None:
-        """Each request saves money, each machine costs some. Between two steps the gap falls, so
-        machine k is cheaper from where it is earned until it is full, if it is at all."""
+    def stepping(self) -> BreakEvenRange | None:
+        """Return the ranges if each request saves money and each machine costs some.
+
+        The gap falls between two steps, so machine k is cheaper from where it has paid for itself
+        until it is full, if ever.
+        """
         assert self.capacity is not None
-        lost = self.fixed - self.each * self.capacity  # by a full machine
+        lost = self.fixed - self.each * self.capacity  # per full machine
         start = self.at(1)
-        if lost < 0:  # every step is smaller than what went before it: one is the last that hurts
+        if (
+            lost < 0
+        ):  # each step is smaller than the fall before it, so there is a last range that ends
             good = max(1, floor(start / -lost) + 1)
-            last = Span(first=self.reach(good), last=None, gpus=good)
-            return self._listed(range(1, good), last)
+            last = VolumeRange(first=self.reach(good), last=None, gpus=good)
+            return self._list_ranges(range(1, good), last)
         if start < 0 and lost == 0:
-            return Cheaper(spans=(Span(first=1, last=None, gpus=1),))
+            return BreakEvenRange(spans=(VolumeRange(first=1, last=None, gpus=1),))
         if lost == 0:
-            return self._listed(None) if self.fee else None
-        merged = max(0, ceil(-start / lost))  # machines whose first request is cheaper already
-        full = ceil(self.fee / lost) - 1  # machines that are cheaper when they are full
-        head = [Span(first=1, last=merged * self.capacity, gpus=merged)] if merged else []
-        return self._listed(range(merged + 1, full + 1), head=head)
+            return self._list_ranges(None) if self.fee else None
+        merged = max(0, ceil(-start / lost))  # machines that are cheaper from their first request
+        full = ceil(self.fee / lost) - 1  # machines that are cheaper once full
+        head = [VolumeRange(first=1, last=merged * self.capacity, gpus=merged)] if merged else []
+        return self._list_ranges(range(merged + 1, full + 1), head=head)
 
-    def _listed(
-        self, machines: range | None, last: Span | None = None, head: Sequence[Span] = ()
-    ) -> Cheaper | None:
-        """The first two and the last; ``machines`` None: without an end."""
+    def _list_ranges(
+        self,
+        machines: range | None,
+        last: VolumeRange | None = None,
+        head: Sequence[VolumeRange] = (),
+    ) -> BreakEvenRange | None:
+        """Return the first two ranges and the last; ``machines`` None: endlessly many."""
         numbers = count(1) if machines is None else machines
         spans = [*head, *(self._full(k) for k in islice(numbers, 2 - len(head)))]
         if machines is None:
-            return Cheaper(spans=tuple(spans), left_out=True)
+            return BreakEvenRange(spans=tuple(spans), left_out=True)
         total = len(head) + len(machines)
         if total > 2 and last is None:
             spans.append(self._full(machines[-1]))
         if last is not None:
             spans.append(last)
         left_out = total > 2 + (last is None)
-        return Cheaper(spans=tuple(spans), left_out=left_out) if spans else None
+        return BreakEvenRange(spans=tuple(spans), left_out=left_out) if spans else None
 
-    def _full(self, machines: int) -> Span:
+    def _full(self, machines: int) -> VolumeRange:
         assert self.capacity is not None
-        return Span(first=self.reach(machines), last=machines * self.capacity, gpus=machines)
+        return VolumeRange(first=self.reach(machines), last=machines * self.capacity, gpus=machines)

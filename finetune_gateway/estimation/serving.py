@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from finetune_gateway.errors import SpecError
-from finetune_gateway.estimation.break_even import BreakEven, Curve, cheaper
+from finetune_gateway.estimation.break_even import BreakEven, Curve, find_break_even
 from finetune_gateway.estimation.estimate import MILLION, Range
 from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
@@ -119,7 +119,7 @@ class Traffic(BaseModel):
         )
 
 
-class Way(BaseModel):
+class ServingOption(BaseModel):
     """One way to serve the result. ``curves``: low, expected and high; none when a price or a
     speed is not known, and ``unknown`` says which."""
 
@@ -148,7 +148,7 @@ class ServingCosts(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     traffic: Traffic
-    ways: list[Way]
+    ways: list[ServingOption]
     break_even: list[BreakEven]
     warnings: list[str] = Field(default_factory=list)
 
@@ -219,7 +219,7 @@ def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -
 # -- hosted ------------------------------------------------------------------------------
 
 
-def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list[Way]:
+def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list[ServingOption]:
     """By the token where fine-tunes have a price, by the hour where deployments have one."""
     base = base_model(model)
     row = load_profile(host).model(base) if host in profile_names() else None
@@ -238,14 +238,14 @@ def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list
     return [found["tokens"], *_known(found["batch"]), *_known(found["base"])]
 
 
-def _known(way: Way) -> list[Way]:
+def _known(way: ServingOption) -> list[ServingOption]:
     return [way] if way.curves else []
 
 
 def _by_token(
     host: str, kind: Kind, model: str, prefix: Literal["", "batch_"], traffic: Traffic,
     extra: Path | None,
-) -> Way:  # fmt: skip
+) -> ServingOption:  # fmt: skip
     units: dict[str, Unit] = (
         {"in": "batch_in_mtok", "out": "batch_out_mtok"}
         if prefix
@@ -257,10 +257,12 @@ def _by_token(
         missing = next(unit for side, unit in units.items() if rows[side] is None)
         add = f"ftg prices set --backend {host} --model {model} --unit {missing}"
         said = f"What {model} costs in use on {host}: no price known; add a row ({add} ...)."
-        return Way(kind=kind, where=host, model=model, data_leaves_machine=True, unknown=[said])
+        return ServingOption(
+            kind=kind, where=host, model=model, data_leaves_machine=True, unknown=[said]
+        )
     each = (traffic.tokens_in * asked.usd + traffic.tokens_out * answered.usd) / MILLION
     return _way(
-        Way(
+        ServingOption(
             kind=kind,
             where=host,
             model=model,
@@ -273,9 +275,11 @@ def _by_token(
     )
 
 
-def _deployment(hosting: Price, base: str, tokens: Way, traffic: Traffic) -> Way:
+def _deployment(
+    hosting: Price, base: str, tokens: ServingOption, traffic: Traffic
+) -> ServingOption:
     """An hourly fee, and the base's price for each token."""
-    way = Way(
+    way = ServingOption(
         kind="deployment",
         where=hosting.backend,
         model=base,
@@ -296,7 +300,7 @@ def _deployment(hosting: Price, base: str, tokens: Way, traffic: Traffic) -> Way
 def _own(
     gpu: str, usd: Decimal | None, speed: Decimal | None, traffic: Traffic,
     extra: Path | None, today: date,
-) -> list[Way]:  # fmt: skip
+) -> list[ServingOption]:  # fmt: skip
     rows = _hour(gpu, usd, extra, today)
     known = THROUGHPUTS.get(gpu)
     rate = speed if speed is not None else known.tokens if known else None
@@ -304,7 +308,7 @@ def _own(
     unknown = _own_unknown(gpu, rows, rate, traffic)
     ways = []
     for kind in _RIVALS:
-        way = Way(
+        way = ServingOption(
             kind=kind,
             where="own",
             model=gpu,
@@ -403,7 +407,7 @@ def _own_curve(kind: Kind, usd: Decimal, seconds: Decimal) -> Curve:
     return Curve(fixed=HOURS * usd, capacity=capacity)
 
 
-def _way(way: Way, curves: Curves, traffic: Traffic) -> Way:
+def _way(way: ServingOption, curves: Curves, traffic: Traffic) -> ServingOption:
     low, expected, high = (curve.at(traffic.requests).quantize(_MICRO) for curve in curves)
     return way.model_copy(
         update={
@@ -417,14 +421,16 @@ def _way(way: Way, curves: Curves, traffic: Traffic) -> Way:
 # -- where they meet ---------------------------------------------------------------------
 
 
-def _meet(own: Way, hosted: Way) -> BreakEven | None:
+def _meet(own: ServingOption, hosted: ServingOption) -> BreakEven | None:
     if own.curves is None or hosted.curves is None:
         return None
-    low, expected, high = (cheaper(curve, hosted.curves[1]) for curve in own.curves)
+    low, expected, high = (find_break_even(curve, hosted.curves[1]) for curve in own.curves)
     return BreakEven(own=own.title, hosted=hosted.title, low=low, expected=expected, high=high)
 
 
-def _warnings(ways: list[Way], hosted: Sequence[tuple[str, str]], today: date) -> list[str]:
+def _warnings(
+    ways: list[ServingOption], hosted: Sequence[tuple[str, str]], today: date
+) -> list[str]:
     said = []
     for host, model in dict.fromkeys(hosted):
         if host in profile_names():

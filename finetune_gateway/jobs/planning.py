@@ -16,8 +16,8 @@ from typing import Any
 from finetune_gateway.backend import Backend, Capabilities
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import BackendError, DataError, GatewayError, NotFoundError, SpecError
-from finetune_gateway.estimation import hosted as hosted_estimation
 from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.hosted import at_train_price
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs import records
 from finetune_gateway.preparation import split as splitting
@@ -219,7 +219,7 @@ def plan(
     held_out = looks[1].tokens if files.held_out else None
     estimate = runner.estimate(spec, looks[0].tokens, held_out)
     if train_price is not None:
-        estimate = hosted_estimation.at_train_price(estimate, train_price)
+        estimate = at_train_price(estimate, train_price)
     tokens = looks[0].tokens
     return Plan(spec, runner, files.train, files.held_out, tuple(reports), tokens, estimate)
 

@@ -21,8 +21,8 @@ from finetune_gateway import registry
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.errors import GatewayError, SpecError
-from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation import price_table, profiles
+from finetune_gateway.estimation.assumptions import cores
 from finetune_gateway.reports.output import format_bytes, format_count
 from finetune_gateway.settings import clock, config
 from finetune_gateway.settings.home import Settings
@@ -62,7 +62,7 @@ def _check_machine() -> Iterator[Check]:
     yield Check("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in CORE))
     memory = psutil.virtual_memory()
     ram = f"{format_bytes(memory.total)} of memory, {format_bytes(memory.available)} free"
-    yield Check("machine", "ok", f"{local_estimation.cores()} cores, {ram}")
+    yield Check("machine", "ok", f"{cores()} cores, {ram}")
     gpus = gpu_names()
     yield Check("gpu", "ok", "; ".join(gpus) or "none found by nvidia-smi; training uses the CPU")
 

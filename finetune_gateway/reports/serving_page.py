@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_gateway.estimation.break_even import BreakEven, Curve
-from finetune_gateway.estimation.serving import ServingCosts, Way
+from finetune_gateway.estimation.serving import ServingCosts, ServingOption
 from finetune_gateway.reports.charts import COLORS, Axis, Chart, Dot, Line, Marker, Point, log_axis
 from finetune_gateway.reports.serving_text import (
     amount_text,
@@ -57,7 +57,7 @@ def serving_view(costs: ServingCosts) -> ServingView:
     )
 
 
-def costs_chart(costs: ServingCosts, ways: Sequence[Way]) -> Chart:
+def costs_chart(costs: ServingCosts, ways: Sequence[ServingOption]) -> Chart:
     """Return USD a month over requests a month: a line for each way, a dot at each break-even."""
     requests = _requests_axis(costs)
     lines = [_line(way, place % COLORS, requests) for place, way in enumerate(ways)]
@@ -83,7 +83,7 @@ def _requests_axis(costs: ServingCosts) -> Axis:
     return log_axis("requests a month", ends, least=1, factors=(1,))
 
 
-def _usd_axis(ways: Sequence[Way], requests: Axis) -> Axis:
+def _usd_axis(ways: Sequence[ServingOption], requests: Axis) -> Axis:
     """Return whole decades around the costs at both ends of the requests."""
     ends = [
         float(curve.at(round(volume)))
@@ -95,7 +95,7 @@ def _usd_axis(ways: Sequence[Way], requests: Axis) -> Axis:
     return log_axis("USD a month", costs, factors=(1,), unit="$")
 
 
-def _line(way: Way, color: int, requests: Axis) -> Line:
+def _line(way: ServingOption, color: int, requests: Axis) -> Line:
     assert way.curves is not None
     low, expected, high = (_points(curve, requests) for curve in way.curves)
     band = None if low == high else (low, high)
@@ -118,7 +118,9 @@ def _crossings(meet: BreakEven) -> list[int]:
     return [span.first for span in spans if span.first > 1]
 
 
-def _dots(meets: Sequence[BreakEven], ways: Sequence[Way], requests: Axis) -> Iterator[Dot]:
+def _dots(
+    meets: Sequence[BreakEven], ways: Sequence[ServingOption], requests: Axis
+) -> Iterator[Dot]:
     by_title = {way.title: way for way in ways}
     for meet in meets:
         curves = by_title[meet.own].curves

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from finetune_gateway.estimation.estimate import Range
-from finetune_gateway.estimation.serving import KINDS, ServingCosts, Traffic, Way
+from finetune_gateway.estimation.serving import KINDS, ServingCosts, ServingOption, Traffic
 from finetune_gateway.reports.output import (
     apply_style,
     format_count,
@@ -37,15 +37,15 @@ def traffic_text(traffic: Traffic) -> str:
     return f"Serving {traffic.requests:,} requests a month, {tokens} ({traffic.lengths})"
 
 
-def group_by_place(ways: Sequence[Way]) -> dict[str, list[Way]]:
+def group_by_place(ways: Sequence[ServingOption]) -> dict[str, list[ServingOption]]:
     """Return the ways of serving by host and model, in their order."""
-    groups: dict[str, list[Way]] = {}
+    groups: dict[str, list[ServingOption]] = {}
     for way in ways:
         groups.setdefault(f"{way.where} {way.model}", []).append(way)
     return groups
 
 
-def way_name(way: Way) -> str:
+def way_name(way: ServingOption) -> str:
     """Return the kind of a way of serving, with the GPUs it needs."""
     gpus = f", {format_count(way.machines, 'GPU')}" if way.machines else ""
     return f"{KINDS[way.kind]}{gpus}"
@@ -59,14 +59,14 @@ def amount_text(amount: Range[Decimal] | None) -> str:
     return expected if low == high else f"{expected} ({low} to {high})"
 
 
-def per_thousand_text(way: Way, traffic: Traffic) -> str:
+def per_thousand_text(way: ServingOption, traffic: Traffic) -> str:
     """Return the price of 1,000 requests."""
     if way.monthly_usd is None:
         return "-"
     return format_usd(way.monthly_usd.expected * 1000 / traffic.requests)
 
 
-def _row(way: Way, edge: int, last: str) -> list[str]:
+def _row(way: ServingOption, edge: int, last: str) -> list[str]:
     """Return a way of serving: its name, its cost per month, and the ``last`` column.
 
     In a narrow terminal the range, then the cost too, goes on a line of its own.

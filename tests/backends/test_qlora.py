@@ -195,8 +195,8 @@ def test_the_time_of_qlora_counts_what_it_does_beside_training() -> None:
     shape = shape_of(MODEL)
     lora, qlora = (
         load_of(
-            shape, Setup.of(TrainingSpec(model="m", training_type=kind), "cpu"), slots=1024,
-            squares=1 << 20, batches=1, steps=1, masked=True,
+            shape, Setup.of(TrainingSpec(model="m", training_type=kind), "cpu"), padded_tokens=1024,
+            attention_cost=1 << 20, batches=1, steps=1, masked=True,
         )
         for kind in ("lora", "qlora")
     )  # fmt: skip

@@ -13,20 +13,17 @@ import pytest
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import auto_epochs
-from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.gpus import GIB, GPUS, gpu_name
 from finetune_gateway.estimation.local import (
-    GIB,
-    GPUS,
     estimate_local,
     estimate_memory,
     estimate_seconds,
     largest_batch,
-    lora_parameters,
     memory_range,
-    shape_of,
     training_flops,
 )
 from finetune_gateway.estimation.memory import Setup, saved_bytes, step_memory
+from finetune_gateway.estimation.model_shape import lora_parameters, shape_of
 from finetune_gateway.estimation.price_table import gpu_prices
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
@@ -295,7 +292,7 @@ def test_a_local_run_costs_no_hosted_charge() -> None:
     assert estimate.cost_usd.low == estimate.cost_usd.high == 0
     assert not estimate.data_leaves_machine
     assert estimate.host is None
-    assert any("no hosted charge" in said for said in estimate.assumptions)
+    assert any("no host charges" in said for said in estimate.assumptions)
     assert any("assumed, not measured" in said for said in estimate.assumptions)
     assert estimate.n_epochs == auto_epochs(ROWS.rows) and "auto" in estimate.n_epochs_rule
 
@@ -323,7 +320,7 @@ def test_an_hour_of_a_gpu_is_priced_when_its_price_is_given() -> None:
     assert estimate.prices[0].unit == "gpu_hour"
     assert estimate.unknown == []
     json.dumps(estimate.model_dump(mode="json"))
-    with pytest.raises(SpecError, match="cannot cost -1"):
+    with pytest.raises(SpecError, match="cannot be -1"):
         estimate_local(spec, ROWS, None, usd_per_gpu_hour=Decimal(-1), today=TODAY)
 
 
@@ -345,8 +342,8 @@ def test_an_unnamed_gpu_spans_the_known_ones() -> None:
     )
     assert estimate.seconds is not None
     assert estimate.seconds.high / estimate.seconds.low > 20
-    assert any("unnamed GPU" in said for said in estimate.assumptions)
-    assert any("an hour of the GPU" in said for said in estimate.unknown)
+    assert any("any GPU" in said for said in estimate.assumptions)
+    assert any("a GPU hour" in said for said in estimate.unknown)
 
 
 def test_max_steps_ends_a_run_early() -> None:
@@ -363,7 +360,7 @@ def test_without_a_config_nothing_is_guessed() -> None:
     assert estimate.memory_bytes is None and estimate.seconds is None
     assert estimate.unknown == [
         "Memory and time: the model's config.json is not on this machine.",
-        "Energy: no power figure is known for this machine; those of GPUs are (--gpu).",
+        "Energy: the power of this machine is not known; that of a GPU is (--gpu).",
     ]
 
 
@@ -374,7 +371,7 @@ def test_no_rows_give_an_estimate() -> None:
     assert estimate.seconds is not None and estimate.seconds.high == 60
 
 
-def test_importing_hardware_loads_no_torch() -> None:
+def test_importing_local_estimates_loads_no_torch() -> None:
     """Estimating needs none of the heavy packages."""
     code = (
         "import sys, finetune_gateway.estimation.local\n"

@@ -17,8 +17,8 @@ import pytest
 from finetune_gateway import Gateway, LocalBackend, SpecError
 from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation import local as local_estimation
-from finetune_gateway.estimation.batch_plan import feed, packed
-from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fitted
+from finetune_gateway.estimation.batch_plan import pack_lengths, plan_batches
+from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fit_rates
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec, TrainingType
 from finetune_gateway.tokens.stats import TokenStats
@@ -67,9 +67,11 @@ def test_a_run_ended_within_an_epoch_is_a_range() -> None:
     """Which rows come first is left to chance, so whole epochs are certain and the rest is not."""
     tokens = TokenStats(encoding="x", exact=True, rows=10, total=100, trained=40, max=10,
                         lengths={10: 10})  # fmt: skip
-    found = feed(TrainingSpec(model="m", max_steps=3, batch_size=5), tokens)
+    found = plan_batches(TrainingSpec(model="m", max_steps=3, batch_size=5), tokens)
     assert (found.trained.low, found.trained.expected, found.trained.high) == (40, 60, 80)
-    assert feed(TrainingSpec(model="m", max_steps=4, batch_size=5), tokens).trained.low == 80
+    assert (
+        plan_batches(TrainingSpec(model="m", max_steps=4, batch_size=5), tokens).trained.low == 80
+    )
 
 
 def test_packs_are_those_of_the_trainer() -> None:
@@ -80,7 +82,7 @@ def test_packs_are_those_of_the_trainer() -> None:
     chance = random.Random(5)
     lengths = [chance.randint(1, 100) for _ in range(300)]
     theirs = pack_dataset(Dataset.from_dict({"input_ids": [[1] * n for n in lengths]}), 100)
-    ours = packed(Counter(lengths), 100)
+    ours = pack_lengths(Counter(lengths), 100)
     assert Counter(map(len, theirs["input_ids"])) == ours
 
 
@@ -94,8 +96,8 @@ def test_padding_is_that_of_random_batches() -> None:
         slots += sum(8 * max(lengths[start : start + 8]) for start in range(0, 64, 8))
     tokens = TokenStats(encoding="x", exact=True, rows=64, total=sum(lengths), max=max(lengths),
                         lengths=dict(Counter(lengths)))  # fmt: skip
-    found = feed(TrainingSpec(model="m", n_epochs=1), tokens)
-    assert found.slots == pytest.approx(slots / 1000, rel=0.01)
+    found = plan_batches(TrainingSpec(model="m", n_epochs=1), tokens)
+    assert found.padded_tokens == pytest.approx(slots / 1000, rel=0.01)
 
 
 def test_rates_are_found_again() -> None:
@@ -107,7 +109,7 @@ def test_rates_are_found_again() -> None:
         for _ in range(10)
     ]
     seconds = [sum(r * u for r, u in zip(rates, load.units, strict=True)) for load in loads]
-    found = fitted(loads[:9], seconds[:9])
+    found = fit_rates(loads[:9], seconds[:9])
     told = sum(r * u for r, u in zip(found, loads[9].units, strict=True))
     assert told == pytest.approx(seconds[9], rel=0.1) and min(found) >= 0
 
@@ -180,8 +182,8 @@ def test_validation_takes_time(
     trained, ten, two = seconds[0], seconds[1] - seconds[0], seconds[2] - seconds[0]
     assert ten == pytest.approx(5 * two, rel=1e-6) and 0 < ten < trained
     assert found[1].validation_tokens == found[1].tokens.total
-    assert any("gone through 10 times (eval_steps)" in said for said in found[1].assumptions)
-    assert any("gone through 2 times" in said for said in found[2].assumptions)
+    assert any("evaluated 10 times (eval_steps)" in said for said in found[1].assumptions)
+    assert any("evaluated 2 times" in said for said in found[2].assumptions)
     assert not any("validation" in said for said in found[0].assumptions)
 
 
@@ -226,9 +228,9 @@ def test_a_price_of_ones_own_is_any_number_and_no_nonsense(
 def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_file: Path) -> None:
     """Precision by the kind of training, a GPU without bfloat16, start-up, energy, markets."""
     cases: tuple[tuple[str, TrainingType, tuple[str, str]], ...] = (
-        ("T4", "full", ("; bfloat16", "T4 has no bfloat16 of its own")),
+        ("T4", "full", ("; bfloat16", "T4 does not support bfloat16")),
         ("H200", "lora", ("base in bfloat16, adapters in float32", "15 s (5 to 60 s)")),
-        ("H100", "lora", ("expected 80 %", "cheapest on demand, 3.99 USD an hour")),
+        ("H100", "lora", ("expected 80 %", "cheapest on demand: 3.99 USD an hour")),
     )
     for gpu, kind, expected in cases:
         found = Gateway().estimate(
@@ -236,7 +238,7 @@ def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_f
         )
         said = " ".join(found.assumptions)
         assert all(words in said for words in expected), said
-        assert ("no bfloat16" in said) is (gpu == "T4")
+        assert ("not support bfloat16" in said) is (gpu == "T4")
 
 
 def test_a_named_gpu_is_for_estimates_only(home: Path, tiny_folder: Path, train_file: Path) -> None:

@@ -57,7 +57,7 @@ def test_parts_of_memory_are_told_of_several_options_too(ftg: Ftg, tmp_path: Pat
     for text in (words(done.stdout), words(unescape(page.read_text(encoding="utf-8")))):
         for said in ("memory by part: weights", "activations", "logits", "overhead", "optimizer",
                      "largest batch: ", "smallest GPU: T4 (requested: H100)", "of H100", " kWh (",
-                     "of the 700 W of the board, by NVIDIA's datasheet of H100"):  # fmt: skip
+                     "of the 700 W of H100 by NVIDIA's datasheet"):  # fmt: skip
             assert said in text, said
         assert "e-0" not in text
     local = json.loads(ftg(*asked, "--json").stdout)[3]
@@ -69,7 +69,7 @@ def test_energy_of_this_machine_is_not_known(ftg: Ftg) -> None:
     """It says so, alone and in the table."""
     for asked in (("estimate", str(DATA), "--model", TINY), BOTH):
         said = words(ftg(*asked).stdout)
-        assert "no power figure is known for this machine" in said
+        assert "the power of this machine is not known" in said
         assert "energy not known" in said or "energy: not known" in said
 
 

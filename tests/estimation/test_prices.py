@@ -20,7 +20,7 @@ import finetune_gateway as gateway
 from finetune_gateway.cli import main
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.estimation import genai_prices, price_table
-from finetune_gateway.estimation.local import GPUS
+from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.price_table import (
     Price,
     find_price,

@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 
 from finetune_gateway.cli import main
 from finetune_gateway.errors import SpecError
-from finetune_gateway.estimation.break_even import Cheaper, Curve, cheaper
-from finetune_gateway.estimation.local import GPUS, Place, estimate_local, shape_of
+from finetune_gateway.estimation.assumptions import TargetDevice
+from finetune_gateway.estimation.break_even import BreakEvenRange, Curve, find_break_even
+from finetune_gateway.estimation.gpus import GPUS
+from finetune_gateway.estimation.local import estimate_local
+from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.estimation.price_table import new_price, prices, write_price
-from finetune_gateway.estimation.serving import ServingCosts, Traffic, Way, serving_costs
+from finetune_gateway.estimation.serving import ServingCosts, ServingOption, Traffic, serving_costs
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -40,7 +43,7 @@ def costs(**changes: Any) -> ServingCosts:
     return serving_costs(traffic, hosted, **(fields | changes))
 
 
-def way(found: ServingCosts, kind: str) -> Way:
+def way(found: ServingCosts, kind: str) -> ServingOption:
     """The only way of a kind."""
     (one,) = [way for way in found.ways if way.kind == kind]
     return one
@@ -91,7 +94,7 @@ def test_break_evens_by_hand() -> None:
     0.00128 - 0.8 x 1.09 / 3600 = 0.0010377..., so from 5,252; against batch from 13,702."""
     met = costs().break_even
     assert all(meet.expected and len(meet.expected.spans) == 1 for meet in met)
-    found = {(meet.own, meet.hosted): meet.expected.for_good for meet in met if meet.expected}
+    found = {(meet.own, meet.hosted): meet.expected.always_from for meet in met if meet.expected}
     tokens, batch = f"openai ft:{MINI} (by the token)", f"openai ft:{MINI} (batch, within 24 hours)"
     assert found == {
         ("own L40S (always on)", tokens): 621_641,
@@ -140,7 +143,7 @@ def test_training_and_serving_take_the_same_hour(gpu: str) -> None:
     stats = TokenStats(encoding="o200k_base", exact=True, rows=12, total=600_000, trained=120_000,
                        max=50_000, median=50_000)  # fmt: skip
     spec = TrainingSpec(model="owner/model", n_epochs=3)
-    trained = estimate_local(spec, stats, SHAPE, place=Place("gpu", gpu))
+    trained = estimate_local(spec, stats, SHAPE, target=TargetDevice("gpu", gpu))
     served = way(costs(gpu=gpu, usd_per_hour=None), "always_on").monthly_usd
     assert trained.cost_usd and trained.seconds and served
     for name in ("low", "expected", "high"):
@@ -234,7 +237,7 @@ def test_a_second_gpu_makes_the_host_cheaper_again() -> None:
     ]  # fmt: skip
     assert meet.expected.left_out
     assert meet.text.endswith(
-        "from 1,161,917 up to 1,290,348 requests a month, which 1 GPU holds; again from 2,323,834 "
+        "from 1,161,917 up to 1,290,348 requests a month, which 1 GPU serves; again from 2,323,834 "
         "up to 2,580,696, with 2 GPUs; and so on; for good from 11,619,167, with 10 GPUs. At its "
         "low cost from 1,161,917; at its high cost never."
     )
@@ -254,7 +257,7 @@ def test_the_table_and_the_break_even_agree() -> None:
             assert (expected(seen, "always_on") < expected(seen, "tokens")) is own_wins, requests
 
 
-def cheaper_at(found: Cheaper | None, volume: int) -> bool | None:
+def cheaper_at(found: BreakEvenRange | None, volume: int) -> bool | None:
     """What the spans say of a volume; None: it lies in those left out."""
     spans = found.spans if found else ()
     if any(span.first <= volume and (span.last or volume) >= volume for span in spans):
@@ -279,7 +282,7 @@ def test_spans_are_where_the_costs_say(
     the hour, GPUs with room and without, by the month and by the request."""
     own = Curve(fixed=fixed, per_request=each / 10, capacity=capacity)
     hosted = Curve(fixed=fee, per_request=theirs / 10)
-    found = cheaper(own, hosted)
+    found = find_break_even(own, hosted)
     wins = [own.at(n) < hosted.at(n) for n in range(1, REACH + 1)]
     for volume, won in enumerate(wins, start=1):
         said = cheaper_at(found, volume)
@@ -306,7 +309,7 @@ def test_spans_far_out_are_where_the_costs_say(
     """The same around the ends of spans and of many machines, at volumes without a limit."""
     own = Curve(fixed=D(fixed), capacity=capacity)
     hosted = Curve(fixed=D(fee), per_request=D(theirs))
-    found = cheaper(own, hosted)
+    found = find_break_even(own, hosted)
     ends = [n for span in (found.spans if found else ()) for n in (span.first, span.last or 1)]
     ends += [capacity * k for k in (1, 2, 3, step, 10**6)]
     for volume in (max(1, end + beside) for end in ends for beside in (-1, 0, 1)):
@@ -318,12 +321,12 @@ def test_spans_far_out_are_where_the_costs_say(
     ("own", "hosted", "words", "brief"),
     [
         ((1, 0, None), (0, 1), "from 2 requests a month", "from 2"),
-        ((1, 0, 5), (20, 0), "up to 95 requests a month, which 19 GPUs hold", "up to 95"),
-        ((12, 0, 5), (7, 2), "from 3 up to 5 requests a month, which 1 GPU holds; again from 9 up "
+        ((1, 0, 5), (20, 0), "up to 95 requests a month, which 19 GPUs serve", "up to 95"),
+        ((12, 0, 5), (7, 2), "from 3 up to 5 requests a month, which 1 GPU serves; again from 9 up "
          "to 10, with 2 GPUs; last at 15, with 3 GPUs", "from 3 up to 5, and again beyond"),
-        ((10, 0, 5), (4, 2), "from 4 up to 5 requests a month, which 1 GPU holds; again from 9 up "
-         "to 10, with 2 GPUs; and so on without an end", "from 4 up to 5, and again beyond"),
-        ((10, 0, 8), (0, 2), "from 6 up to 8 requests a month, which 1 GPU holds; for good from "
+        ((10, 0, 5), (4, 2), "from 4 up to 5 requests a month, which 1 GPU serves; again from 9 up "
+         "to 10, with 2 GPUs; and so on without end", "from 4 up to 5, and again beyond"),
+        ((10, 0, 8), (0, 2), "from 6 up to 8 requests a month, which 1 GPU serves; for good from "
          "11, with 2 GPUs", "from 6 up to 8, for good from 11"),
     ],
 )  # fmt: skip
@@ -332,7 +335,7 @@ def test_spans_in_words(
 ) -> None:
     """One wording for a long sentence and one for a short, whatever the lines do."""
     mine = Curve(fixed=D(own[0]), per_request=D(own[1]), capacity=own[2])
-    found = cheaper(mine, Curve(fixed=D(hosted[0]), per_request=D(hosted[1])))
+    found = find_break_even(mine, Curve(fixed=D(hosted[0]), per_request=D(hosted[1])))
     assert found is not None
     assert (found.words(), found.brief()) == (words, brief)
 
@@ -380,7 +383,7 @@ def test_text_json_and_page_say_where_it_is_cheaper(
     """The same sentence three times, beside a table in which two GPUs cost more than the host."""
     page = tmp_path / "costs.html"
     said = (
-        "from 1,161,917 up to 1,290,348 requests a month, which 1 GPU holds; again from 2,323,834 "
+        "from 1,161,917 up to 1,290,348 requests a month, which 1 GPU serves; again from 2,323,834 "
         "up to 2,580,696, with 2 GPUs; and so on; for good from 11,619,167, with 10 GPUs."
     )
     _, out, _ = ftg("estimate", str(train_file), *TWICE, "--html", str(page))

@@ -31,9 +31,11 @@ from finetune_gateway.backends.local.run import RunFile, read_events, write_json
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError
 from finetune_gateway.estimation import calibration, profiles
-from finetune_gateway.estimation import local as local_estimation
+from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.local import estimate_local
+from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.methods import TRAINERS
@@ -128,9 +130,9 @@ class LocalBackend(Backend):
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
         folder = models.small_files(spec.model, self.settings)
-        shape = local_estimation.shape_of(models.config_of(folder))
+        shape = shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
-        place = local_estimation.Place(
+        target = TargetDevice(
             device="cpu" if on_cpu else "gpu",
             gpu=self.gpu,
             usd_per_gpu_hour=self.usd_per_gpu_hour,
@@ -139,9 +141,7 @@ class LocalBackend(Backend):
             row_limit=self._row_limit(spec, folder),
             price_file=self.settings.prices,
         )
-        return local_estimation.estimate_local(
-            spec, tokens, shape, validation=validation, place=place
-        )
+        return estimate_local(spec, tokens, shape, validation=validation, target=target)
 
     # -- jobs ----------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.estimation.calibration import (
     Calibration,
     Load,
-    fitted,
+    fit_rates,
     load_of,
     machine,
     torch_version,
@@ -147,10 +147,10 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
     first = next(mark for mark in marks if mark.said.startswith("Training begins"))
     pairs = list(zip(steps, steps[1:], strict=False))
     length = run.rows["tokens"] / run.rows["rows"]
-    slots = case.rows * length
+    tokens = case.rows * length
     load = load_of(
-        shape_of(config), Setup.of(spec, "cpu"), slots=slots, squares=slots * length, batches=1,
-        steps=1, masked=False,
+        shape_of(config), Setup.of(spec, "cpu"), padded_tokens=tokens,
+        attention_cost=tokens * length, batches=1, steps=1, masked=False,
     )  # fmt: skip
     return Measured(
         load=load,
@@ -189,7 +189,7 @@ def calibrate(scratch: Path) -> Calibration:
     found = [measure(settings, number, case) for number, case in enumerate(CASES)]
     # With one thread the large model is a shape like the others.
     large, small = found[0], found[1:] if threads > 1 else found
-    rates = fitted([case.load for case in small], [case.step[1] for case in small])
+    rates = fit_rates([case.load for case in small], [case.step[1] for case in small])
     stretch = sum(case.step[0] for case in small) / sum(case.step[1] for case in small)
     stretch = max(1.0, stretch)
     largest = max(found, key=lambda case: case.load.checkpoint_bytes)

@@ -32,8 +32,8 @@ from finetune_gateway.errors import (
     SpecError,
     UnsupportedError,
 )
-from finetune_gateway.estimation import hosted as hosted_estimation
 from finetune_gateway.estimation import profiles
+from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.settings import clock
@@ -202,7 +202,7 @@ class OpenAIBackend(Backend):
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
         """Return what the host would charge. Offline."""
-        estimate = hosted_estimation.estimate_hosted(
+        estimate = estimate_hosted(
             spec,
             tokens,
             self.profile,
@@ -211,7 +211,7 @@ class OpenAIBackend(Backend):
             today=self.today(),
         )
         if validation is not None:
-            estimate = hosted_estimation.with_validation(estimate, validation)
+            estimate = with_validation(estimate, validation)
         if spec.method in OPENAI_WORDS:
             return estimate
         warnings = [request.unsent(spec.method), *estimate.warnings]
