@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import (
@@ -27,6 +27,7 @@ from finetune_gateway.errors import (
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, Snapshot
+from finetune_gateway.model import Model
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
@@ -106,14 +107,14 @@ class DataFile:
     remote_id: str | None = None  # set when the backend has already received this content
 
 
-class Usage(BaseModel):
+class Usage(Model):
     """Tokens of one answer, as the backend counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class ChatReply(BaseModel):
+class ChatReply(Model):
     """One answer."""
 
     text: str
@@ -123,7 +124,7 @@ class ChatReply(BaseModel):
     seconds: float = 0.0  # from the request to the whole answer
 
 
-class HandleData(BaseModel):
+class HandleData(Model):
     """What is known of a fine-tuned model: where it is and what it came from. JSON in and out.
 
     Only the *name* of the key's environment variable is kept, never its value.

@@ -10,7 +10,9 @@ import time
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from finetune_gateway.model import Model
 
 
 class JobStatus(StrEnum):
@@ -61,7 +63,7 @@ def later(old: JobStatus, new: JobStatus) -> JobStatus:
     return new if not old.final and RANK[new] >= RANK[old] else old
 
 
-class Event(BaseModel):
+class Event(Model):
     """One thing a job said. ``data`` of a ``metrics`` event holds OpenAI's names:
     step, total_steps, train_loss, valid_loss, learning_rate, ..."""
 
@@ -75,7 +77,7 @@ class Event(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-class Metric(BaseModel):
+class Metric(Model):
     """The figures of one training step; what a backend does not report is None."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="allow")
@@ -87,7 +89,7 @@ class Metric(BaseModel):
     learning_rate: float | None = None
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(Model):
     """A model saved during training: a path (local) or a model id (hosted)."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
@@ -98,7 +100,7 @@ class Checkpoint(BaseModel):
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
-class Result(BaseModel):
+class Result(Model):
     """What a backend hands over when a job has succeeded: the parts of a ``ModelHandle``
     that only the backend knows."""
 
@@ -113,7 +115,7 @@ class Result(BaseModel):
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
-class Snapshot(BaseModel):
+class Snapshot(Model):
     """The answer of ``Backend.poll``. The same cursor gives the same answer, or the same
     and more, so a crash between poll and store loses nothing."""
 

@@ -6,22 +6,17 @@ through its short calls (``backend.Backend``). ``api`` has the same verbs as fun
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, overload
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.sharegpt import Unfit
-from finetune_gateway.errors import BudgetError, DataError, SpecError
+from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
@@ -30,7 +25,7 @@ from finetune_gateway.jobs.budget import Budget, require_within
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.planning import Backends, Files, ModelNames, OnProgress, Option, Plan
-from finetune_gateway.jobs.records import JobRecord, StoredFile, new_job_id
+from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.keywords import (
@@ -327,36 +322,9 @@ class Gateway:
         require_within(plan.estimate, limit)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
-        record = self._submitter.submit(self._intent(plan, again), plan.backend)
+        intent = planning.intent(plan, self.store.settings.files, again=again)
+        record = self._submitter.submit(intent, plan.backend)
         return self._job(record, plan.backend)
-
-    def _intent(self, plan: Plan, again: bool) -> JobRecord:
-        train = self._kept(plan.train, plan.reports[0])
-        validation = self._kept(plan.validation, plan.reports[1]) if plan.validation else None
-        identity = [
-            train.sha256,
-            validation.sha256 if validation else None,
-            plan.spec.canonical(),
-            plan.backend.name,
-            plan.backend.identity(),
-            time.time_ns() if again else None,
-        ]
-        now = time.time()
-        return JobRecord(
-            id=new_job_id(),
-            created_at=now,
-            name=plan.train.name,
-            backend=plan.backend.name,
-            backend_options=plan.backend.options(),
-            hosted=plan.backend.capabilities().hosted,
-            spec=plan.spec,
-            train=train,
-            validation=validation,
-            system_prompt=Dataset(Path(train.path)).system_prompt(),
-            estimate=plan.estimate.model_dump(mode="json"),
-            submit_key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
-            step_at=now,
-        )
 
     # -- jobs ----------------------------------------------------------------------------
 
@@ -447,22 +415,6 @@ class Gateway:
     ) -> Files:
         held_out = None if validation is None else self.open(validation)
         return Files(self.open(data), held_out).split(ratio, seed, self.settings.home / "spool")
-
-    def _kept(self, dataset: Dataset, report: Report) -> StoredFile:
-        """Copy the data into the home folder and return the copy: the file may change before the
-        job is sent, or sent again. Rows of another format are written as OpenAI's chat or
-        preference rows, which every backend takes."""
-        rewrite = None if report.format.startswith("openai-") else formats.canonical
-        try:
-            path, digest = dataset.copy_into(self.store.settings.files, rewrite)
-        except Unfit as exc:
-            raise DataError(
-                f"{dataset.name}: a row of the format {report.format} cannot be sent: {exc}.",
-                hint=f"See: ftg convert {dataset.name} --to openai -o OUT",
-            ) from None
-        return StoredFile(
-            path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size
-        )
 
 
 def _usd(train_price: Money | None) -> Decimal | None:

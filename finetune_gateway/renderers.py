@@ -1,7 +1,7 @@
-"""Where results are drawn: method -> "module:function" of the room ``reports``.
+"""Where results are rendered: name -> "module:function" of the room ``reports``.
 
-A class of results is read long before the code that draws it, so its methods name that code here
-and import it when they are called.
+A class of results is defined long before the code that renders it, so its methods name that code
+here and import it when they are called.
 """
 
 from __future__ import annotations
@@ -12,11 +12,42 @@ from typing import Any
 
 RENDERERS = {
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
+    # How a result is shown in a Python session: one line, and a table in notebooks.
+    "Budget": "finetune_gateway.reports.notebook:budget",
+    "Estimate": "finetune_gateway.reports.notebook:estimate",
+    "Job": "finetune_gateway.reports.notebook:job",
+    "Ledger": "finetune_gateway.reports.notebook:ledger",
+    "ModelHandle": "finetune_gateway.reports.notebook:model_handle",
+    "Option": "finetune_gateway.reports.notebook:option",
+    "Plan": "finetune_gateway.reports.notebook:plan",
+    "Preview": "finetune_gateway.reports.notebook:preview",
+    "Report": "finetune_gateway.reports.notebook:report",
+    "Sequence": "finetune_gateway.reports.notebook:sequence",
 }
 
 
-def renderer(method: str) -> Callable[..., Any]:
-    """Return the function that draws for a method, imported now."""
-    module, _, attribute = RENDERERS[method].partition(":")
+def renderer(name: str) -> Callable[..., Any]:
+    """Return the function that renders this, imported now."""
+    module, _, attribute = RENDERERS[name].partition(":")
     function: Callable[..., Any] = getattr(import_module(module), attribute)
     return function
+
+
+class Shown:
+    """A result that shows itself in one line, and in notebooks as a small table."""
+
+    def __repr__(self) -> str:
+        name = self._shown_as()
+        return f"{name}({renderer(name)(self).line})"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        name = self._shown_as()
+        html: str = renderer(name)(self).html(name)
+        return html
+
+    def _shown_as(self) -> str:
+        """Return the name of this class, or of the base that RENDERERS has."""
+        return next(base.__name__ for base in type(self).__mro__ if base.__name__ in RENDERERS)

@@ -22,10 +22,11 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from finetune_gateway.errors import SpecError
+from finetune_gateway.model import Model
 
 Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reinforcement"]
 AnyMethod = Method | Literal["supervised"]  # as callers may write it
@@ -82,7 +83,7 @@ def _alias(value: Any) -> Any:
     return METHOD_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
-class TrainingSpec(BaseModel):
+class TrainingSpec(Model):
     """One training run.
 
     =============================================  ==========================================

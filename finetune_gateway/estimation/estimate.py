@@ -5,10 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
+from pydantic import ConfigDict, Field, computed_field, field_validator, model_validator
 
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import LifeCycle
+from finetune_gateway.model import Model
+from finetune_gateway.renderers import Shown
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -17,7 +19,7 @@ MILLION = 1_000_000
 Number = TypeVar("Number", Decimal, int, float)
 
 
-class Range(BaseModel, Generic[Number]):
+class Range(Model, Generic[Number]):
     """A figure and how far it may be off: low <= expected <= high."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -33,7 +35,7 @@ class Range(BaseModel, Generic[Number]):
         return self
 
 
-class MemoryParts(BaseModel):
+class MemoryParts(Model):
     """Memory at the peak of a training step by part, in bytes."""
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +53,7 @@ class MemoryParts(BaseModel):
         return sum(self.model_dump().values())
 
 
-class Estimate(BaseModel):
+class Estimate(Shown, Model):
     """What a run would take. ``billed_tokens`` are of the whole run, as OpenAI's
     ``trained_tokens``; ``seconds`` are wall time; ``memory_bytes`` is the peak.
 

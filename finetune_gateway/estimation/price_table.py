@@ -18,11 +18,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_gateway.errors import SpecError, toml_said
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
+from finetune_gateway.model import Model
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.money import MOST_USD, parse_usd
@@ -49,7 +50,7 @@ FORM = (
 )
 
 
-class Price(BaseModel):
+class Price(Model):
     """What one unit costs, with source and date."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")

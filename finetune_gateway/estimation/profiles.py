@@ -18,9 +18,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from finetune_gateway.errors import NotFoundError
+from finetune_gateway.model import Model
 from finetune_gateway.spec import Method
 from finetune_gateway.tokens.encodings import base_model
 
@@ -28,7 +29,7 @@ STALE_DAYS = 90
 DAY = timedelta(days=1)
 
 
-class Only(BaseModel):
+class Only(Model):
     """Who alone may create jobs, from a day on."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
@@ -37,7 +38,7 @@ class Only(BaseModel):
     since: date
 
 
-class LifeCycle(BaseModel):
+class LifeCycle(Model):
     """Until when a model can be trained and answers on one service, and for whom; who says so,
     and when. None: no date is known."""
 
@@ -77,7 +78,7 @@ class LifeCycle(BaseModel):
         return (today - self.as_of).days > STALE_DAYS
 
 
-class ModelRow(BaseModel):
+class ModelRow(Model):
     """One base model on one service. ``aliases`` are names the service documents for it."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
@@ -101,7 +102,7 @@ class ModelRow(BaseModel):
         return not ends or today < min(ends)
 
 
-class Profile(BaseModel):
+class Profile(Model):
     """One service that speaks OpenAI's fine-tuning contract."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")

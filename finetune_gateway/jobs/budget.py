@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from finetune_gateway.errors import BudgetError
 from finetune_gateway.estimation.estimate import MILLION, Estimate, Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.model import Model
+from finetune_gateway.renderers import Shown
 
 ZERO = Decimal(0)
 BILLED = ("train_mtok", "train_hour", "gpu_hour")  # units a training bill is made of
@@ -25,7 +27,7 @@ CENT_PARTS = Decimal("0.000001")
 NAMED = 5  # jobs a refusal lists
 
 
-class Quote(BaseModel):
+class Quote(Model):
     """What is read of the estimate a job was stored with."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -58,7 +60,7 @@ class Quote(BaseModel):
         return self.cost_usd.high if self.cost_usd else ZERO
 
 
-class Actual(BaseModel):
+class Actual(Model):
     """What an ended job took. ``seconds``: by the backend's own clock; a hosted one counts its
     queue too. None means not known; ``basis`` says what the cost rests on, or why there is none."""
 
@@ -143,7 +145,7 @@ def require_within(estimate: Estimate, limit: Decimal | None) -> None:
 # -- the budget of a month ---------------------------------------------------------------
 
 
-class Hold(BaseModel):
+class Hold(Model):
     """What one job takes of a month: its high estimate until its cost is known."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -154,7 +156,7 @@ class Hold(BaseModel):
     spent: bool  # has the job ended?
 
 
-class Budget(BaseModel):
+class Budget(Shown, Model):
     """A calendar month, in UTC. ``holds`` has the largest first; jobs that take nothing are not
     in it. A cap of None is no limit."""
 

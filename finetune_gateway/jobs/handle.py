@@ -16,13 +16,14 @@ from pydantic import PrivateAttr, ValidationError
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, ChatModel, ChatReply, HandleData
 from finetune_gateway.errors import NotFoundError, SpecError
+from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 
 FILE_NAME = "finetune_gateway.json"
 MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
 
 
-class ModelHandle(HandleData):
+class ModelHandle(Shown, HandleData):
     """A fine-tuned model that answers: where it is, what it came from, how to talk to it."""
 
     _model: ChatModel | None = PrivateAttr(default=None)
@@ -93,9 +94,3 @@ class ModelHandle(HandleData):
         if handle.kind != "hosted" and (source.parent / MANIFEST).exists():
             handle.model = str(source.parent.absolute())
         return handle
-
-    def __repr__(self) -> str:
-        state = "ready" if self.ready else "not yet ready"
-        return f"ModelHandle({self.backend} {self.model!r} from {self.base_model!r}, {state})"
-
-    __str__ = __repr__  # pydantic would print every field

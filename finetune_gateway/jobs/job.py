@@ -27,6 +27,7 @@ from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.renderers import Shown
 
 Load = Callable[[], Backend]
 Advance = Callable[[JobRecord, Backend], JobRecord]
@@ -38,7 +39,7 @@ PATIENCE_SECONDS = 600.0  # how long wait() continues while the provider cannot 
 JITTER = 0.2  # share by which a pause between two polls may be shorter
 
 
-class Job:
+class Job(Shown):
     """One training run, wherever it runs. Any process can make one from its id.
 
     >>> job = gateway.submit("train.jsonl", model="gpt-4.1-mini-2025-04-14")
@@ -285,10 +286,6 @@ class Job:
             reraise=True,
         )
         return retrying(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
-
-    def __repr__(self) -> str:
-        record = self.record
-        return f"Job({self.id} {record.display_name} {record.spec.model!r}: {self.status})"
 
 
 def _may_be_starting(exc: BaseException) -> bool:

@@ -12,18 +12,20 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.model import Model
+from finetune_gateway.renderers import Shown
 
 Day = date
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one (OWASP)
 
 
-class Line(BaseModel):
+class Line(Model):
     """One job. Estimates are those it was submitted with; what is not known is None.
 
     ``counted_usd`` is what the budget of its month takes it for.
@@ -53,7 +55,7 @@ class Line(BaseModel):
     basis: str
 
 
-class Totals(BaseModel):
+class Totals(Model):
     """Sums over the lines that know; ``without_actual`` counts ended jobs that do not."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -69,7 +71,7 @@ class Totals(BaseModel):
     counted_usd: Decimal
 
 
-class Ledger(BaseModel):
+class Ledger(Shown, Model):
     """The jobs of some days, oldest first, and what they come to."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

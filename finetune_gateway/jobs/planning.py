@@ -7,6 +7,9 @@ local model with its own template is another. Knows backends by their calls; sen
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.sharegpt import Unfit
 from finetune_gateway.errors import BackendError, DataError, GatewayError, NotFoundError, SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.hosted import at_train_price
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs import records
+from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.preparation import split as splitting
+from finetune_gateway.renderers import Shown
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import TokenStats
@@ -32,8 +39,8 @@ ModelNames = list[str] | tuple[str, ...]
 Backends = ModelNames | list[Backend] | tuple[Backend, ...] | list[str | Backend]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """Everything known about a job before anything is sent."""
 
     spec: TrainingSpec
@@ -60,8 +67,8 @@ class Plan:
                 )
 
 
-@dataclass(frozen=True)
-class Option:
+@dataclass(frozen=True, repr=False)
+class Option(Shown):
     """One model on one backend, side by side with others: what a run would take, or why there
     can be none. Exactly one of ``estimate`` and ``error`` is there."""
 
@@ -273,3 +280,55 @@ def _name(backend: str | Backend) -> str:
     if isinstance(backend, str):
         return backend
     return records.display_name(backend.name, backend.options())
+
+
+# -- from the plan to the job ------------------------------------------------------------
+
+
+def intent(plan: Plan, folder: Path, *, again: bool = False) -> JobRecord:
+    """Copy the files of a plan into ``folder`` and return the row of its job, not yet stored.
+
+    Equal plans have the same ``submit_key``, unless ``again``. Raises DataError for a row that
+    cannot be sent.
+    """
+    train = _stored_copy(plan.train, plan.reports[0], folder)
+    validation = _stored_copy(plan.validation, plan.reports[1], folder) if plan.validation else None
+    identity = [
+        train.sha256,
+        validation.sha256 if validation else None,
+        plan.spec.canonical(),
+        plan.backend.name,
+        plan.backend.identity(),
+        time.time_ns() if again else None,
+    ]
+    now = time.time()
+    return JobRecord(
+        id=records.new_job_id(),
+        created_at=now,
+        name=plan.train.name,
+        backend=plan.backend.name,
+        backend_options=plan.backend.options(),
+        hosted=plan.backend.capabilities().hosted,
+        spec=plan.spec,
+        train=train,
+        validation=validation,
+        system_prompt=Dataset(Path(train.path)).system_prompt(),
+        estimate=plan.estimate.model_dump(mode="json"),
+        submit_key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        step_at=now,
+    )
+
+
+def _stored_copy(dataset: Dataset, report: Report, folder: Path) -> StoredFile:
+    """Copy a file into ``folder`` and return the copy: the file may change before the job is sent,
+    or sent again. Rows of another format are written as OpenAI's chat or preference rows, which
+    every backend takes."""
+    rewrite = None if report.format.startswith("openai-") else formats.canonical
+    try:
+        path, digest = dataset.copy_into(folder, rewrite)
+    except Unfit as exc:
+        raise DataError(
+            f"{dataset.name}: a row of the format {report.format} cannot be sent: {exc}.",
+            hint=f"See: ftg convert {dataset.name} --to openai -o OUT",
+        ) from None
+    return StoredFile(path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size)

@@ -13,9 +13,10 @@ from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.row_access import Json
+from finetune_gateway.model import Model
 from finetune_gateway.tokens.encodings import APPROXIMATE
 
 SUMS = ("total", "trained", "billed", "billed_low", "billed_high")
@@ -56,7 +57,7 @@ class RowTokens:
         )
 
 
-class TokenStats(BaseModel):
+class TokenStats(Model):
     """The tokens of a file. min, median, p95 and max are of ``total`` per row."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

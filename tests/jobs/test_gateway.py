@@ -28,6 +28,7 @@ from finetune_gateway import (
     SpecError,
     UnsupportedError,
 )
+from finetune_gateway.jobs import planning
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 Rows = Callable[[int], list[dict[str, Any]]]
@@ -372,7 +373,7 @@ def test_a_submit_again_sends_what_its_first_process_could_not(
     with Provider() as provider:
         g = Gateway()
         plan = g.plan(train_file, model=MODEL, backend=wire(provider))
-        g.store.add(g._intent(plan, again=False))
+        g.store.add(planning.intent(plan, g.settings.files))
         job = g.submit(train_file, model=MODEL, backend=wire(provider))
         assert job.provider_id == provider.jobs[0]["id"] and len(g.jobs()) == 1
 

@@ -16,6 +16,7 @@ from finetune_gateway.data import formats, row_access
 from finetune_gateway.data.formats import PREFERENCE, TEXT, TRL_PREFERENCE, UNPAIRED
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.findings import Finding
+from finetune_gateway.renderers import Shown
 from finetune_gateway.tokens import token_text
 from finetune_gateway.tokens.chat_template import Message
 
@@ -41,8 +42,8 @@ class Token(NamedTuple):
         return token_text.visible(self.text)
 
 
-@dataclass
-class Sequence:
+@dataclass(repr=False)
+class Sequence(Shown):
     """What goes into the model at once; a preference pair is two, ``chosen`` and ``rejected``.
 
     The counts are of all tokens, also of those beyond the first 200,000, which are not kept.
@@ -91,8 +92,8 @@ class Sequence:
         return {name: getattr(self, name) for name in figures} | {"tokens": listed}
 
 
-@dataclass
-class Preview:
+@dataclass(repr=False)
+class Preview(Shown):
     """One row as tokens; ``findings`` is what ``validate`` says of the line. A row with an error
     has no sequences."""
 

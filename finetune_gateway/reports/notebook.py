@@ -1,0 +1,237 @@
+"""Results in a Python session: each as one line, and as a small table in notebooks.
+
+The texts are those of the screens; the template ``notebook.html`` escapes every value. Personal
+data is masked as in findings, and no row of the data is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from finetune_gateway.reports import estimate_figures as figures
+from finetune_gateway.reports.output import (
+    format_count,
+    format_duration,
+    format_timestamp,
+    format_usd,
+)
+
+if TYPE_CHECKING:
+    from finetune_gateway.estimation.estimate import Estimate
+    from finetune_gateway.findings import Finding, Report
+    from finetune_gateway.jobs.budget import Budget
+    from finetune_gateway.jobs.handle import ModelHandle
+    from finetune_gateway.jobs.job import Job
+    from finetune_gateway.jobs.ledger import Ledger
+    from finetune_gateway.jobs.planning import Option, Plan
+    from finetune_gateway.tokens.masks.preview import Preview
+    from finetune_gateway.tokens.masks.preview import Sequence as TokenSequence
+
+Facts = tuple[tuple[str, str], ...]
+
+MOST_ROWS = 20  # of a table; more are counted below it
+
+
+@dataclass(frozen=True)
+class View:
+    """A result: ``line`` is its answer, ``facts`` its figures, the table its parts."""
+
+    line: str
+    facts: Facts = ()
+    head: tuple[str, ...] = ()
+    rows: Sequence[tuple[str, ...]] = ()
+    name: str = ""
+    more: str = ""
+
+    def html(self, name: str) -> str:
+        """Return the result as HTML, every value escaped."""
+        # Imported here: one line needs no template.
+        from finetune_gateway.reports.layout import fragment
+
+        left_out = len(self.rows) - MOST_ROWS
+        more = f"... and {left_out:,} more" if left_out > 0 else ""
+        view = replace(self, name=name, rows=self.rows[:MOST_ROWS], more=more)
+        return str(fragment("notebook.html", "result", view))
+
+
+# -- data ----------------------------------------------------------------------------------
+
+
+def report(report: Report) -> View:
+    """Return ``rejected: 3 errors, 1 warning in 240 rows``."""
+    tokens = report.tokens or {}
+    facts = [("format", report.format), ("kind", report.kind)]
+    if tokens.get("total"):
+        exact = "exact" if tokens["exact"] else "approximate"
+        facts.append(("tokens", f"{tokens['total']:,} ({exact}, {tokens['encoding']})"))
+    return View(
+        f"{report.outcome}: {_counts(report.findings)} in {format_count(report.rows, 'row')}",
+        tuple(facts),
+        ("severity", "code", "line", "count", "message", "fix"),
+        [_finding(found) for found in report.findings],
+    )
+
+
+def _counts(findings: Sequence[Finding]) -> str:
+    """Return ``3 errors, 1 warning``, or ``no findings``."""
+    totals: dict[str, int] = {}
+    for found in findings:
+        totals[found.severity] = totals.get(found.severity, 0) + found.count
+    return ", ".join(format_count(n, word) for word, n in totals.items()) or "no findings"
+
+
+def _finding(found: Finding) -> tuple[str, ...]:
+    line = "" if found.line is None else f"{found.line:,}"
+    return found.severity, found.code, line, f"{found.count:,}", found.message, found.fix
+
+
+def preview(preview: Preview) -> View:
+    """Return ``line 3: 240 tokens, 31 trained, o200k_base``."""
+    rows = [
+        (one.name or "row", f"{one.total:,}", f"{one.trained:,}", f"{one.truncated:,}")
+        for one in preview.sequences
+    ]
+    counts = _tokens(preview) if preview.ok else _counts(preview.findings)
+    encoding = f", {preview.encoding}" if preview.ok and preview.encoding else ""
+    return View(
+        f"line {preview.line}: {counts}{encoding}",
+        (("format", preview.format), ("model", preview.model)),
+        ("sequence", "tokens", "trained", "cut off"),
+        rows,
+    )
+
+
+def sequence(sequence: TokenSequence) -> View:
+    """Return ``chosen: 240 tokens, 31 trained``."""
+    name = f"{sequence.name}: " if sequence.name else ""
+    return View(f"{name}{_tokens(sequence)}")
+
+
+def _tokens(one: Preview | TokenSequence) -> str:
+    cut = f", {one.truncated:,} cut off" if one.truncated else ""
+    return f"{format_count(one.total, 'token')}, {one.trained:,} trained{cut}"
+
+
+# -- before a job --------------------------------------------------------------------------
+
+
+def estimate(estimate: Estimate) -> View:
+    """Return ``openai gpt-4.1: $0.31 ($0.20 to $0.45), 12,300 tokens x 3 epochs``."""
+    line = f"{estimate.backend} {estimate.model}: {_figures(estimate)}"
+    return View(line, tuple(_facts(estimate)))
+
+
+def _figures(estimate: Estimate) -> str:
+    """Return the cost of a hosted run, the time and memory of a local one, and its tokens."""
+    answer = [figures.cost_text(estimate) if estimate.cost_usd else "price not known"]
+    if not estimate.data_leaves_machine and estimate.seconds is not None:
+        fit = figures.fit_text(estimate)
+        answer = [figures.time_text(estimate), *([fit] if fit else [])]
+    if estimate.tokens is not None:
+        epochs = format_count(estimate.n_epochs, "epoch")
+        answer.append(f"{format_count(estimate.tokens.total, 'token')} x {epochs}")
+    return ", ".join(answer)
+
+
+def _facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    yield "method", estimate.method
+    yield "cost", figures.cost_text(estimate)
+    yield "time", figures.time_text(estimate)
+    yield "tokens", figures.tokens_text(estimate)
+    if estimate.memory_bytes is not None:
+        yield "memory", figures.memory_range_text(estimate)
+    yield "data leaves this machine", figures.leaves_machine_text(estimate)
+    yield from (("price", figures.price_text(price)) for price in estimate.prices)
+    if dates := figures.dates_text(estimate):
+        yield "dates", dates
+    yield from (("warning", text) for text in estimate.warnings)
+
+
+def option(option: Option) -> View:
+    """Return the line of its estimate, or the error."""
+    if option.estimate is not None:
+        figures = _figures(option.estimate)
+        return View(f"{option.backend} {option.model}: {figures}", tuple(_facts(option.estimate)))
+    error = option.error
+    text = f"{type(error).__name__}: {error.message}" if error else "no estimate"
+    facts = (("what to do", error.hint),) if error and error.hint else ()
+    return View(f"{option.backend} {option.model}: {text}", facts)
+
+
+def plan(plan: Plan) -> View:
+    """Return ``sft of 240 rows: `` and the line of its estimate."""
+    rows = format_count(plan.reports[0].rows, "row")
+    shown = estimate(plan.estimate)
+    return View(f"{plan.spec.method} of {rows}: {shown.line}", shown.facts)
+
+
+# -- jobs ----------------------------------------------------------------------------------
+
+
+def job(job: Job) -> View:
+    """Return ``ftg-abc openai running: gpt-4.1-mini-2025-04-14``."""
+    record = job.record
+    facts = [
+        ("method", record.spec.method),
+        ("data", record.name),
+        ("created", format_timestamp(record.created_at)),
+    ]
+    if job.phase:
+        facts.append(("phase", job.phase))
+    if job.error:
+        facts.append(("error", job.error))
+    if (actual := job.actual) is not None and actual.cost_usd is not None:
+        facts.append(("cost", format_usd(actual.cost_usd)))
+    if record.seconds is not None:
+        facts.append(("time", format_duration(record.seconds)))
+    line = f"{job.id} {record.display_name} {job.status}: {record.spec.model}"
+    return View(line, tuple(facts))
+
+
+def model_handle(handle: ModelHandle) -> View:
+    """Return ``openai ft:gpt-4.1:acme::abc from gpt-4.1, ready``."""
+    facts: list[tuple[str, str]] = [("kind", handle.kind)]
+    facts += [("job", handle.job_id)] if handle.job_id else []
+    facts += [("retires on", handle.retires_on)] if handle.retires_on else []
+    state = "ready" if handle.ready else "not yet ready"
+    return View(f"{handle.backend} {handle.model} from {handle.base_model}, {state}", tuple(facts))
+
+
+# -- money ---------------------------------------------------------------------------------
+
+
+def ledger(ledger: Ledger) -> View:
+    """Return ``3 jobs, 1 not finished: $0.98 actual, $1.20 estimated``."""
+    totals = ledger.totals
+    going = f", {totals.open} not finished" if totals.open else ""
+    actual, estimated = format_usd(totals.actual_usd), format_usd(totals.estimated_usd)
+    rows = [
+        (
+            str(line.date),
+            line.job_id,
+            line.backend,
+            line.model,
+            str(line.status),
+            "not known" if line.estimated_usd is None else format_usd(line.estimated_usd),
+            "not known" if line.actual_usd is None else format_usd(line.actual_usd),
+        )
+        for line in ledger.jobs
+    ]
+    return View(
+        f"{format_count(totals.jobs, 'job')}{going}: {actual} actual, {estimated} estimated",
+        head=("date", "job", "backend", "model", "status", "estimated", "actual"),
+        rows=rows,
+    )
+
+
+def budget(budget: Budget) -> View:
+    """Return ``2026-11: $3.10 spent, $1.00 reserved, $45.90 of $50.00 left``."""
+    spent, reserved = format_usd(budget.spent_usd), format_usd(budget.reserved_usd)
+    left = "no cap"
+    if budget.left_usd is not None:
+        left = f"{format_usd(budget.left_usd)} of {format_usd(budget.cap_usd)} left"
+    rows = [(hold.job_id, str(hold.status), format_usd(hold.usd)) for hold in budget.holds]
+    line = f"{budget.month}: {spent} spent, {reserved} reserved, {left}"
+    return View(line, head=("job", "status", "takes"), rows=rows)
