@@ -101,10 +101,10 @@ class Box(Node):
 
 @dataclass(frozen=True)
 class Turn(Node):
-    """One message; a ``role`` of None: it has none, "": it is no object."""
+    """One message; one that is no object has a body alone."""
 
-    speaker: str  # the class of its role, "" for an unknown one
-    role: Value | None
+    speaker: str  # the usual name of its role, "" for an unknown one
+    role: Value | None  # as written
     body: list[Node]
     is_object: bool = True
 
