@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer.main
 
 from finetune_gateway.cli.commands import ALIASES, COMMANDS, GROUPS
-from finetune_gateway.cli.run import app
+from finetune_gateway.cli.run import build_app
 
 INTRO = """\
 # The command line
@@ -57,7 +57,7 @@ def page() -> str:
 
 def command_help(name: str) -> str:
     """What ``ftg NAME --help`` prints at 80 columns."""
-    command = typer.main.get_command(app(name))
+    command = typer.main.get_command(build_app(name))
     context = command.make_context(f"ftg {name}", [], resilient_parsing=True, terminal_width=78)
     with context:
         return command.get_help(context)

@@ -15,7 +15,7 @@ from test_rooms import ROOMS
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.commands import ALIASES, COMMANDS
-from finetune_gateway.cli.run import function
+from finetune_gateway.cli.run import load_command
 from finetune_gateway.validation.collector import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,7 +116,7 @@ def test_commands_and_options_exist(page: Path) -> None:
 def options(name: str) -> set[str]:
     """The options of a command."""
     app = typer.Typer()
-    app.command()(function(name))
+    app.command()(load_command(name))
     return {option for item in typer.main.get_command(app).params for option in item.opts}
 
 

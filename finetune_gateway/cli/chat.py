@@ -15,8 +15,13 @@ from finetune_gateway.cli.options import Json
 from finetune_gateway.errors import GatewayError, JobNotFinished, NotFoundError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
-from finetune_gateway.reports import output
-from finetune_gateway.reports.output import print_message, print_result, strip_controls
+from finetune_gateway.reports.output import (
+    print_error,
+    print_json,
+    print_message,
+    print_result,
+    strip_controls,
+)
 from finetune_gateway.tokens.encodings import base_model
 
 Messages = list[dict[str, Any]]
@@ -29,25 +34,25 @@ def chat(
     ],
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="One question; without it, a conversation."),
+        typer.Argument(metavar="PROMPT", help="A single question (default: a conversation)."),
     ] = None,
     system: Annotated[
         str | None,
         typer.Option("--system", "-s", metavar="TEXT", help="System prompt ('' for none)."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Longest answer.")
+        int | None, typer.Option(metavar="N", min=1, help="Maximum length of an answer.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(metavar="T", min=0, help="0 gives the likeliest words.")
+        float | None, typer.Option(metavar="T", min=0, help="0 always picks the most likely token.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Talk to a model through the template and the system prompt it was trained with.
+    """Chat with a model, with the template and the system prompt it was trained with.
 
     MODEL is a job (its result), a handle's file or folder, builtin/tiny or another base model on
-    this machine, or the id of a hosted fine-tune (ft:...). Without PROMPT, questions are read
-    from the terminal until Ctrl-D; text from a pipe is one question.
+    this machine, or the id of a hosted fine-tuned model (ft:...). Without PROMPT, questions are
+    read from the terminal until Ctrl-D; text from a pipe is one question.
 
     Examples:
       ftg chat latest "Where is my parcel?"
@@ -66,46 +71,46 @@ def chat(
             raise SpecError("There is no question: stdin is empty.", hint="Give a PROMPT.")
     if prompt is None and json:
         raise SpecError("--json needs a PROMPT.", hint='Like: ftg chat latest --json "Hello"')
-    handle = opened(model)
+    handle = open_model(model)
     if prompt is None:
         converse(handle, system, sampling)
     elif json:
         reply = handle.chat(prompt, system=system, **sampling)
-        output.print_json({"model": handle.model, **reply.model_dump(mode="json")})
+        print_json({"model": handle.model, **reply.model_dump(mode="json")})
     else:
         print_result(strip_controls(handle.chat(prompt, system=system, **sampling).text))
 
 
-def opened(name: str) -> ModelHandle:
-    """The handle behind a job, a path, a base model or a hosted id."""
+def open_model(name: str) -> ModelHandle:
+    """Return the handle of a job, a path, a base model or a hosted id."""
     path = Path(name).expanduser()
     if path.is_file() or (path / FILE_NAME).is_file():
         return ModelHandle.load(path)
     if path.is_dir() or name.startswith("builtin/"):
-        return _base(name)
+        return _open_base(name)
     if name.startswith("ft:"):
         return ModelHandle(kind="hosted", model=name, base_model=base_model(name), backend="openai")
     try:
-        return _of_job(name)
+        return _open_job_result(name)
     except NotFoundError as exc:
         if "/" in name and not name.startswith((".", "/", "~")):
-            return _base(name)
+            return _open_base(name)
         raise NotFoundError(
             f"There is no job, handle or model folder {name!r}.",
             hint="See your jobs: ftg list. To try a base model: ftg chat builtin/tiny",
         ) from exc
 
 
-def _base(name: str) -> ModelHandle:
+def _open_base(name: str) -> ModelHandle:
     gateway = Gateway()
     backend: Backend = gateway.backend("local")
     if not isinstance(backend, LocalBackend):
-        raise SpecError("The local backend was replaced; base models are not known to it.")
-    print_message(f"Opening {name}, as it is without training ...")
+        raise SpecError("The local backend was replaced by one that has no base models.")
+    print_message(f"Opening {name}, without fine-tuning ...")
     return backend.base(name)
 
 
-def _of_job(name: str) -> ModelHandle:
+def _open_job_result(name: str) -> ModelHandle:
     job = Gateway().job(name)
     if not job.status.final:
         job.refresh()
@@ -119,22 +124,22 @@ def _of_job(name: str) -> ModelHandle:
 
 
 def converse(handle: ModelHandle, system: str | None, sampling: dict[str, Any]) -> None:
-    """Questions and answers until the end of input. Ctrl-C stops an answer."""
+    """Ask for questions and print answers until the end of input; Ctrl-C stops an answer."""
     print_message(f"{handle.model}. Ctrl-D ends, Ctrl-C stops an answer.")
-    said: Messages = []
-    for question in _questions():
-        said.append({"role": "user", "content": question})
-        answer = _streamed(handle.stream([*said], system=system, **sampling))
+    messages: Messages = []
+    for question in _read_questions():
+        messages.append({"role": "user", "content": question})
+        answer = _print_stream(handle.stream([*messages], system=system, **sampling))
         if answer is None:
-            said.pop()
+            messages.pop()
         else:
-            said.append({"role": "assistant", "content": answer})
+            messages.append({"role": "assistant", "content": answer})
 
 
-def _questions() -> Iterator[str]:
+def _read_questions() -> Iterator[str]:
     while True:
         try:
-            question = _asked("you> ").strip()
+            question = _read_line("you> ").strip()
         except EOFError:
             print_message("")
             return
@@ -142,27 +147,27 @@ def _questions() -> Iterator[str]:
             yield question
 
 
-def _asked(prompt: str) -> str:
-    """A line from the terminal; the prompt is on stderr when stdout goes elsewhere."""
+def _read_line(prompt: str) -> str:
+    """Read a line from the terminal; the prompt goes to stderr if stdout is redirected."""
     if sys.stdout.isatty():
-        import readline  # noqa: F401  # arrow keys and history, by being imported
+        import readline  # noqa: F401  # importing it enables arrow keys and history
 
         return input(prompt)
     print(prompt, end="", file=sys.stderr, flush=True)
     return input()
 
 
-def _streamed(pieces: Iterator[str]) -> str | None:
-    """Print an answer as it comes; None when there was none to keep."""
-    told: list[str] = []
+def _print_stream(pieces: Iterator[str]) -> str | None:
+    """Print an answer as it arrives and return it; None if it is empty or failed."""
+    received: list[str] = []
     try:
         for piece in pieces:
-            told.append(piece)
+            received.append(piece)
             print(strip_controls(piece), end="", flush=True)
     except KeyboardInterrupt:
         print_message(" ...")
     except GatewayError as exc:
-        output.print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
+        print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
         return None
     print()
-    return "".join(told) or None
+    return "".join(received) or None

@@ -1,4 +1,4 @@
-"""Runs one command and turns what it raises into words and an exit code."""
+"""Runs one command, and turns exceptions into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from finetune_gateway.cli.commands import ALIASES, COMMANDS, EVERYWHERE
-from finetune_gateway.cli.streams import silence
+from finetune_gateway.cli.commands import ALIASES, COMMANDS, GLOBAL_OPTIONS
+from finetune_gateway.cli.streams import discard_stdout
 from finetune_gateway.errors import DataError, GatewayError
-from finetune_gateway.reports import output
+from finetune_gateway.reports.output import print_error, print_message
 
-BROKEN_PIPE = 141  # 128 + SIGPIPE, what other tools of a pipeline end with
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as for other tools in a pipeline
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda word: word.replace("_", "-"),  # --n_epochs is --n-epochs
@@ -28,7 +28,7 @@ CONTEXT = {
 
 
 class Command(TyperCommand):
-    """A command whose usage line says DATA, not {DATA}."""
+    """A command whose usage line has DATA, not {DATA}."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
@@ -38,41 +38,43 @@ def run_one(name: str, args: list[str], *, debug: bool = False) -> int:
     """Run the command with its arguments and return the exit code."""
     json_wanted = "--json" in args[: args.index("--") if "--" in args else None]
     try:
-        code = _guarded(name, args, debug, json_wanted)
+        code = _run_guarded(name, args, debug, json_wanted)
         sys.stdout.flush()
     except BrokenPipeError:
-        silence()
+        discard_stdout()
         return BROKEN_PIPE
     except OSError as exc:  # the disk behind stdout is full
-        silence()
-        return _told(exc, str(exc), "", 1, False)
+        discard_stdout()
+        return _print_error(exc, str(exc), "", 1, False)
     return code
 
 
-def _guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> int:
-    """Every exception but that of a closed stdout as words and an exit code."""
+def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> int:
+    """Run the command; print every exception, except for a closed stdout, and return its code."""
     try:
         return _invoke(name, args)
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, typer.Abort) as exc:
-        return _told(exc, "Interrupted.", "", 130, json_wanted)
+        return _print_error(exc, "Interrupted.", "", 130, json_wanted)
     except typer.TyperException as exc:
         hint = f"Run: ftg {name} --help"
-        return _told(exc, exc.format_message(), hint, exc.exit_code, json_wanted, "UsageError")
-    except Exception as exc:  # the last net: also a bug is told in two lines
+        return _print_error(
+            exc, exc.format_message(), hint, exc.exit_code, json_wanted, "UsageError"
+        )
+    except Exception as exc:  # bugs too are reported in two lines
         if debug:
             traceback.print_exc()
         if isinstance(exc, GatewayError):
-            return _gateway_error(exc, json_wanted)
+            return _print_gateway_error(exc, json_wanted)
         if isinstance(exc, OSError):
-            return _told(exc, str(exc), "", 1, json_wanted)
-        hint = "" if debug else f"This is a bug. For its place run: ftg --debug {name} ..."
-        return _told(exc, f"{type(exc).__name__}: {exc}", hint, 1, json_wanted)
+            return _print_error(exc, str(exc), "", 1, json_wanted)
+        hint = "" if debug else f"This is a bug. For the traceback: ftg --debug {name} ..."
+        return _print_error(exc, f"{type(exc).__name__}: {exc}", hint, 1, json_wanted)
 
 
 def _invoke(name: str, args: list[str]) -> int:
-    command = typer.main.get_command(app(name))
+    command = typer.main.get_command(build_app(name))
     try:
         with command.make_context(f"ftg {name}", args) as context:
             return command.invoke(context) or 0
@@ -81,67 +83,72 @@ def _invoke(name: str, args: list[str]) -> int:
 
 
 class Group(TyperGroup):
-    """Every command; the module of one is imported when it is asked for."""
+    """All commands; the module of each is imported when it is first needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         name = ALIASES.get(cmd_name, cmd_name)
-        return typer.main.get_command(app(name)) if name in COMMANDS else None
+        return typer.main.get_command(build_app(name)) if name in COMMANDS else None
 
 
 def run_all(args: list[str]) -> int:
-    """The application with every command: what shell completion needs."""
-    made = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=CONTEXT)
-    made.callback()(lambda: None)
-    code = typer.main.get_command(made).main(args, prog_name="ftg", standalone_mode=False)
+    """Run the application with every command, as shell completion needs it."""
+    full_app = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=CONTEXT)
+    full_app.callback()(lambda: None)
+    code = typer.main.get_command(full_app).main(args, prog_name="ftg", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
-def app(name: str) -> typer.Typer:
-    """An application of one command, which is run without its name."""
-    made = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
-    text, examples = help_parts(function(name))
-    register = made.command(name, cls=Command, help=text, epilog=examples, context_settings=CONTEXT)
-    register(function(name))
-    return made
+def build_app(name: str) -> typer.Typer:
+    """Return an application of one command, which runs without its name."""
+    single_app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
+    command = load_command(name)
+    text, examples = _split_help(command)
+    register = single_app.command(
+        name, cls=Command, help=text, epilog=examples, context_settings=CONTEXT
+    )
+    register(command)
+    return single_app
 
 
-def function(name: str) -> Callable[..., Any]:
-    """The function behind a command; its module is imported now."""
+def load_command(name: str) -> Callable[..., Any]:
+    """Import the module of a command and return its function."""
     module, _, attribute = COMMANDS[name][0].partition(":")
-    found: Callable[..., Any] = getattr(import_module(f"finetune_gateway.cli.{module}"), attribute)
-    return found
+    command: Callable[..., Any] = getattr(
+        import_module(f"finetune_gateway.cli.{module}"), attribute
+    )
+    return command
 
 
-def help_parts(command: Callable[..., Any]) -> tuple[str, str]:
-    """The help of a command from its docstring: the text, and the examples for the foot."""
+def _split_help(command: Callable[..., Any]) -> tuple[str, str]:
+    """Return a command's docstring as the help text and the examples."""
     text, _, examples = (inspect.getdoc(command) or "").partition("\nExamples:\n")
     listed = textwrap.indent(textwrap.dedent(examples).strip(), "  ")
     foot = f"\n\n\b\nExamples:\n{listed}" if listed else ""
-    return text, f"\b\n{EVERYWHERE}{foot}"
+    return text, f"\b\n{GLOBAL_OPTIONS}{foot}"
 
 
-def _gateway_error(exc: GatewayError, json_wanted: bool) -> int:
+def _print_gateway_error(exc: GatewayError, json_wanted: bool) -> int:
     kind, message, hint, more = type(exc).__name__, exc.message, exc.hint, {}
     if isinstance(exc, DataError) and exc.report is not None:
         if json_wanted:
             more = {"report": exc.report.model_dump(mode="json")}
         else:
-            # Imported here: only this error needs that screen.
+            # Imported here: only this error needs it.
             from finetune_gateway.reports.validation_text import findings_text
 
-            output.print_message(findings_text(exc.report.errors))
-            message = "The data cannot be used as it is; nothing was sent."
-            hint = "Mend these lines. All there is to say: ftg validate FILE"
-    output.print_error(kind, message, hint, exc.exit_code, json_wanted=json_wanted, **more)
+            print_message(findings_text(exc.report.errors))
+            message = "The data has errors; nothing was sent."
+            hint = "Fix these lines. For all findings: ftg validate FILE"
+    print_error(kind, message, hint, exc.exit_code, json_wanted=json_wanted, **more)
     return exc.exit_code
 
 
-def _told(
+def _print_error(
     exc: BaseException, message: str, hint: str, code: int, json_wanted: bool, kind: str = ""
 ) -> int:
     kind = kind or type(exc).__name__
-    output.print_error(kind, message, hint, code, json_wanted=json_wanted)
+    print_error(kind, message, hint, code, json_wanted=json_wanted)
     return code

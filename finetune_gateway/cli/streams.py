@@ -1,4 +1,4 @@
-"""stdout and stderr as the terminal can take them."""
+"""stdout and stderr in the cases a terminal makes difficult."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 import sys
 
 
-def silence() -> None:
-    """The reader of our stdout is gone (``ftg list | head -1``): write into nothing."""
+def discard_stdout() -> None:
+    """Write into nothing from now on: the reader is gone, as in ``ftg list | head -1``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def tolerate() -> None:
-    """A character the terminal cannot show is escaped rather than a crash."""
+def escape_unprintable() -> None:
+    """Escape characters that the terminal cannot show, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

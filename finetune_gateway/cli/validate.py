@@ -7,20 +7,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.cli import progress
 from finetune_gateway.cli.options import Data, Json, Method, Quiet
+from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
-from finetune_gateway.reports import output
-from finetune_gateway.reports.output import print_message, print_result
-from finetune_gateway.reports.validation_text import mended_text, screen
+from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.validation_text import fix_text, report_document, report_text
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.validation import pipeline
 from finetune_gateway.validation.collector import ignorable
@@ -31,15 +30,16 @@ if TYPE_CHECKING:
     from finetune_gateway.preparation.fix import FixReport
 
 Check = Callable[[Dataset], Report]
+EXAMPLE_MODEL = "gpt-4.1-mini-2025-04-14"  # of the hint, when no model is given
 
 
 def _print_schema(wanted: bool) -> None:
-    """--schema needs no DATA, so it answers before arguments are looked for."""
+    """Answer --schema before arguments are parsed: it needs no DATA."""
     if wanted:
         # Imported here: only this option needs it.
         from finetune_gateway.reports.validation_schema import schema
 
-        output.print_json(schema())
+        print_json(schema())
         raise typer.Exit
 
 
@@ -49,20 +49,18 @@ def validate(
         str | None, typer.Option(metavar="MODEL", help="Count tokens as this model does.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Judge for this backend alone.")
+        str | None, typer.Option(metavar="NAME", help="Check for this backend only.")
     ] = None,
     method: Method = None,
     fix: Annotated[
         Path | None,
-        typer.Option(
-            metavar="OUT", help="Write a mended copy, and check that.", show_default=False
-        ),
+        typer.Option(metavar="OUT", help="Write a fixed copy, and check that.", show_default=False),
     ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
             metavar="OUT",
-            help="Write the report as one HTML page too, with the rows in question.",
+            help="Also write the report as one HTML page, with the rows in question.",
             show_default=False,
         ),
     ] = None,
@@ -73,7 +71,7 @@ def validate(
         bool | None,
         typer.Option(
             "--quality/--no-quality",
-            help="Look at the data as a whole too; by default up to 4 MB.",
+            help="Check the dataset as a whole too (default: up to 4 MB).",
             show_default=False,
         ),
     ] = None,
@@ -83,7 +81,7 @@ def validate(
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Prompts from production the data should resemble."),
+        typer.Option(metavar="FILE", help="Prompts from production that the data should resemble."),
     ] = None,
     ignore: Annotated[
         list[str] | None,
@@ -104,10 +102,11 @@ def validate(
 ) -> int:
     """Check a dataset, line by line. Needs no key and no network; nothing is sent anywhere.
 
-    Ends with 3 when there is an error, 0 otherwise. Without --backend all known backends are
-    judged, and each finding names those that would refuse; 'ftg rules CODE' says all about one.
-    What --ignore leaves out is counted and said, and submit judges by all rules. --fix mends what
-    needs no guess in a copy, logs each change in OUT.changes.jsonl and checks the copy.
+    Exit code 3 if there is an error, else 0. Without --backend, the data is checked for all
+    known backends, and each error names those that would refuse it; 'ftg rules CODE' explains a
+    rule. --ignore leaves rules out, and reports how often they occurred; submit always applies
+    all rules. --fix fixes, in a copy, what can be fixed without guessing, logs each change in
+    OUT.changes.jsonl, and checks the copy.
 
     Examples:
       ftg validate train.jsonl
@@ -118,89 +117,90 @@ def validate(
       ftg validate train.jsonl --against validation.jsonl --like prompts.jsonl
       ftg validate train.jsonl --strict --ignore pii,unknown_key
     """
-    ignored = ignorable(ignore or ())  # an unknown code is told before a large file is read
-    opened = partial(Dataset.open, spool=Settings.load().home / "spool")
-    dataset = opened(data)
+    ignored = ignorable(ignore or ())  # refuse an unknown code before reading a large file
+    open_dataset = partial(Dataset.open, spool=Settings.load().home / "spool")
+    dataset = open_dataset(data)
     if html:
-        _free(html, dataset, force)  # before a large file is read
-    runner = _runner(backend) if backend else None
+        _refuse_existing(html, dataset, force)  # before reading a large file
+    runner = _load_backend(backend) if backend else None
+    options = analysis.AnalysisOptions(
+        quality,
+        open_dataset(against) if against else None,
+        open_dataset(like) if like else None,
+    )
 
     def check(checked: Dataset) -> Report:
-        with progress.progress_bar(quiet=quiet) as moved:
+        with progress_bar(quiet=quiet) as on_progress:
             return pipeline.validate(
                 checked,
                 model=model,
                 runner=runner,
                 method=method or "sft",
-                options=analysis.AnalysisOptions(
-                    quality, opened(against) if against else None, opened(like) if like else None
-                ),
+                options=options,
                 ignored=ignored,
-                on_progress=moved,
+                on_progress=on_progress,
             )
 
-    mended = _fixed(dataset, fix, force, check, quiet) if fix else None
-    report = mended.report if mended else check(dataset)
+    fixed = _fix(dataset, fix, force, check, quiet) if fix else None
+    report = fixed.report if fixed else check(dataset)
     if html:
-        checked = opened(fix) if fix else dataset
-        limit = _limit(model, runner)
+        checked = open_dataset(fix) if fix else dataset
+        limit = _token_limit(model, runner)
         report.to_html(html, checked, model=model, limit=limit, force=force)
         print_message(f"Wrote {html}.", quiet=quiet)
     if json:
-        output.print_json(_document(report, mended))
+        print_json(report_document(report, fixed))
     else:
-        if mended:
-            print_result(mended_text(mended))
-        print_result(screen(fix or data, report))
-        if not mended and dataset.container != "jsonl":
-            print_message(
-                f"Read from {NAMES[dataset.container]}: a line above is a row.", quiet=quiet
-            )
-        if report.ok and not quiet:
-            name = model or "gpt-4.1-mini-2025-04-14"
-            print_message(f"Next: ftg estimate {shlex.quote(str(fix or data))} --model {name}")
+        if fixed:
+            print_result(fix_text(fixed))
+        print_result(report_text(fix or data, report))
+        _print_hints(fix or data, report, "jsonl" if fixed else dataset.container, model, quiet)
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0
 
 
-# What only some options need is imported where it is used: these imports would be a fifth of the
+def _print_hints(
+    data: Path, report: Report, container: str, model: str | None, quiet: bool
+) -> None:
+    if container != "jsonl":
+        print_message(f"Read from {NAMES[container]}: lines above are row numbers.", quiet=quiet)
+    if report.ok:
+        command = f"ftg estimate {shlex.quote(str(data))} --model {model or EXAMPLE_MODEL}"
+        print_message(f"Next: {command}", quiet=quiet)
+
+
+# Imported inside functions: what only some options need. These imports would be a fifth of the
 # time that a file of 1,000 rows takes (bench/help_time.py).
 
 
-def _runner(name: str) -> Backend:
+def _load_backend(name: str) -> Backend:
     from finetune_gateway.gateway import Gateway
 
     return Gateway().backend(name)
 
 
-def _free(html: Path, dataset: Dataset, force: bool) -> None:
+def _refuse_existing(html: Path, dataset: Dataset, force: bool) -> None:
     from finetune_gateway.preparation import convert as converting
 
     converting.free(html, dataset, force)
 
 
-def _fixed(dataset: Dataset, out: Path, force: bool, check: Check, quiet: bool) -> FixReport:
+def _fix(dataset: Dataset, out: Path, force: bool, check: Check, quiet: bool) -> FixReport:
     from finetune_gateway.preparation import fix as fixing
 
-    with ExitStack() as mending:
+    with ExitStack() as bar:
 
-        def after(checked: Dataset) -> Report:
-            mending.close()  # one bar at a time
+        def check_copy(checked: Dataset) -> Report:
+            bar.close()  # one bar at a time
             return check(checked)
 
-        dataset.on_progress = mending.enter_context(progress.progress_bar(quiet=quiet))
-        return fixing.fix(dataset, out, force=force, check=after)
+        dataset.on_progress = bar.enter_context(progress_bar(quiet=quiet))
+        return fixing.fix(dataset, out, force=force, check=check_copy)
 
 
-def _limit(model: str | None, runner: Backend | None) -> int | None:
-    """Tokens that an example may have, where it is known for whom."""
+def _token_limit(model: str | None, runner: Backend | None) -> int | None:
+    """Return the tokens that an example may have, if the model is known."""
     if model is None:
         return None
-    runner = runner or _runner(registry.default_backend(model))
+    runner = runner or _load_backend(registry.default_backend(model))
     return runner.capabilities(model).max_context
-
-
-def _document(report: Report, mended: FixReport | None) -> dict[str, Any]:
-    """What --json prints; ``cli.schema`` describes it."""
-    told = report.model_dump(mode="json")
-    return {**told, "fix": mended.model_dump(exclude={"report"})} if mended else told

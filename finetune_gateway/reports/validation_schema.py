@@ -1,7 +1,8 @@
-"""The JSON Schema of what ``ftg validate --json`` prints.
+"""The JSON Schema of what ``ftg validate --json`` prints, as in docs/schemas/validate.json.
 
-``ftg validate --schema`` prints it; docs/schemas/validate.json holds it. After a field has
-changed: ``python -m finetune_gateway.reports.validation_schema > docs/schemas/validate.json``.
+After changing a field, run
+``python -m finetune_gateway.reports.validation_schema > docs/schemas/validate.json``. The names
+and docstrings of the models are a part of the schema.
 """
 
 from __future__ import annotations
@@ -133,9 +134,11 @@ class Failure(BaseModel):
 
 
 def schema() -> dict[str, Any]:
-    """The schema: a report, or an error in its place. Unknown fields are allowed, as later
-    versions may add some."""
-    document = create_model(
+    """Return the schema of a report, or of an error in its place.
+
+    Unknown fields are allowed, because later versions may add some.
+    """
+    report = create_model(
         "Report",
         __base__=Report,
         __doc__="What was found in a dataset.",
@@ -143,25 +146,25 @@ def schema() -> dict[str, Any]:
         quality=_optional(Quality, Report.model_fields["quality"].description),
         fix=_optional(Mended, "With --fix: what was done; the report is then of the copy."),
     )
-    either: Any = document | Failure
-    made = TypeAdapter[Any](either).json_schema(mode="serialization")
-    told = made["$defs"]["Report"]
-    told["required"] = [name for name in told["properties"] if name != "fix"]
-    _untitle(made)
-    return {"$schema": GenerateJsonSchema.schema_dialect, "title": TITLE, **made}
+    either: Any = report | Failure
+    document = TypeAdapter[Any](either).json_schema(mode="serialization")
+    definition = document["$defs"]["Report"]
+    definition["required"] = [name for name in definition["properties"] if name != "fix"]
+    _remove_titles(document)
+    return {"$schema": GenerateJsonSchema.schema_dialect, "title": TITLE, **document}
 
 
 def _optional(model: type[BaseModel], description: str | None) -> Any:
     return (Annotated[model | None, Field(description=description)], None)
 
 
-def _untitle(node: Any) -> None:
-    """Take out the titles, which only repeat the names of the fields."""
+def _remove_titles(node: Any) -> None:
+    """Remove the titles, which only repeat the names of the fields."""
     for inner in node.values() if isinstance(node, dict) else node:
         if isinstance(inner, dict) and isinstance(inner.get("title"), str):
             del inner["title"]
         if isinstance(inner, dict | list):
-            _untitle(inner)
+            _remove_titles(inner)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What ``ftg validate`` shows in the terminal: findings, figures, the outcome. 80 columns do."""
+"""What ``ftg validate`` prints: findings, figures, the outcome; made for 80 columns."""
 
 from __future__ import annotations
 
@@ -7,126 +7,148 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.findings import Finding, Report
-from finetune_gateway.reports import output
-from finetune_gateway.reports.output import apply_style, wrap_text
+from finetune_gateway.reports.output import (
+    apply_style,
+    format_count,
+    format_table,
+    terminal_width,
+    wrap_text,
+)
 
 if TYPE_CHECKING:
     from finetune_gateway.preparation.fix import FixReport
 
 Figures = dict[str, Any]
-Lines = Iterator[tuple[str, str]]  # what a line is about, what it says
+Fields = Iterator[tuple[str, str]]  # a label and its text
 
 SHOWN = 30  # kinds of findings on the screen; --json has all
 NAMED = 5  # classes, languages and files that are named
 
 
-def screen(data: Path, report: Report) -> str:
-    """The report for people."""
-    rows = _counted(report.rows, "row") or "0 rows"
+def report_document(report: Report, fixed: FixReport | None = None) -> dict[str, Any]:
+    """Return the report as JSON, with what --fix has done; ``validation_schema`` describes it."""
+    document = report.model_dump(mode="json")
+    return {**document, "fix": fixed.model_dump(exclude={"report"})} if fixed else document
+
+
+def report_text(data: Path, report: Report) -> str:
+    """Return the report as text."""
+    rows = format_count(report.rows, "row")
     parts = [f"{apply_style(data.name, 'bold')}  {rows}  ({report.format})"]
     if report.findings:
         parts.append(findings_text(report.findings[:SHOWN]))
     if len(report.findings) > SHOWN:
-        parts.append(f"... {len(report.findings) - SHOWN} more kinds of findings; --json has all.")
+        hidden = len(report.findings) - SHOWN
+        parts.append(f"... {hidden} more kinds of findings; --json lists all.")
     if report.tokens and report.tokens["total"]:
-        parts.append(tokens_text(report.tokens))
+        parts.append(_section("tokens", _token_fields(report.tokens)))
     if report.quality and report.quality["rows"]:
-        parts.append(quality_text(report))
+        parts.append(_section("quality", _quality_fields(report, report.quality)))
     if report.ignored:
-        parts.append(ignored_text(report.ignored))
-    parts.append(f"{_summary(report)}  Nothing was sent anywhere.")
+        parts.append(_ignored_text(report.ignored))
+    parts.append(f"{_outcome_text(report)}  Nothing was sent anywhere.")
     return "\n".join(parts)
 
 
-def mended_text(done: FixReport) -> str:
-    """What --fix has done, and where in the input that is which it has left."""
-    rows = [(code, f"{count:,}") for code, count in done.changes.items()]
-    changes = "1 change" if done.changed == 1 else f"{done.changed:,} changes"
-    parts = [f"{changes} in {done.out}; each is in {done.log}"]
+def fix_text(fixed: FixReport) -> str:
+    """Return what --fix has changed, and the lines of the input that it did not fix."""
+    rows = [(code, f"{count:,}") for code, count in fixed.changes.items()]
+    parts = [f"{format_count(fixed.changed, 'change')} in {fixed.out}, listed in {fixed.log}"]
     if rows:
-        parts.append(output.format_table(("what", "changes"), rows, right="changes"))
-    for one in done.unsafe:
+        parts.append(format_table(("rule", "changes"), rows, right="changes"))
+    for one in fixed.unsafe:
         if one.lines != one.finding.lines:
-            lines = ", ".join(map(str, one.lines))
-            parts.append(f"left as it is: {one.finding.code}, lines {lines} of the input")
+            lines = f"line{'' if len(one.lines) == 1 else 's'} {', '.join(map(str, one.lines))}"
+            parts.append(f"not fixed: {one.finding.code}, {lines} of the input")
     return "\n".join(parts)
 
 
-def ignored_text(ignored: dict[str, int]) -> str:
-    """What was not counted, and how often it was found."""
-    told = [f"{code} ({_counted(count, 'time') or 'not found'})" for code, count in ignored.items()]
-    return wrap_text(f"Ignored: {', '.join(told)}.", "         ", "")
+def _ignored_text(ignored: dict[str, int]) -> str:
+    counts = [
+        f"{code} ({format_count(count, 'time') if count else 'not found'})"
+        for code, count in ignored.items()
+    ]
+    return wrap_text(f"Ignored: {', '.join(counts)}.", "         ", "")
+
+
+def _outcome_text(report: Report) -> str:
+    notes = [finding for finding in report.findings if finding.severity == "note"]
+    kinds = ((report.errors, "error"), (report.warnings, "warning"), (notes, "note"))
+    counts = [(sum(finding.count for finding in findings), word) for findings, word in kinds]
+    text = ", ".join(format_count(count, word) for count, word in counts if count)
+    style = {"accepted": "ok", "warned": "warning", "rejected": "error"}[report.outcome]
+    return f"{apply_style(report.outcome.capitalize(), style)}{': ' + text if text else ''}."
 
 
 # -- findings --------------------------------------------------------------------------------
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """Each finding in a few lines: where, what and why, what to do."""
-    return "\n".join(_finding(found) for found in findings)
+    """Return each finding on a few lines: where, what and why, what to do."""
+    return "\n".join(map(_finding_text, findings))
 
 
-def _finding(found: Finding) -> str:
-    label = f"{found.severity:<8}"
-    where = _where(found)
-    head = f"  {apply_style(label, found.severity)} {where}"
-    gap = max(2, output.terminal_width() - 11 - len(where) - len(found.code) - 2)
-    lines = [f"{head}{' ' * gap}{apply_style(f'[{found.code}]', 'dim')}"]
-    named = not found.path or found.path in found.message
-    path = "" if named else f"{found.path}: "
-    lines.append(wrap_text(f"{path}{found.message}", " " * 11))
-    if found.fix:
-        lines.append(wrap_text(f"Fix: {found.fix}", " " * 11))
-    if found.backends:
-        lines.append(wrap_text(f"Refused by: {', '.join(found.backends)}", " " * 11))
+def _finding_text(finding: Finding) -> str:
+    label = f"{finding.severity:<8}"
+    where = _where(finding)
+    head = f"  {apply_style(label, finding.severity)} {where}"
+    gap = max(2, terminal_width() - 11 - len(where) - len(finding.code) - 2)
+    lines = [f"{head}{' ' * gap}{apply_style(f'[{finding.code}]', 'dim')}"]
+    named = not finding.path or finding.path in finding.message
+    path = "" if named else f"{finding.path}: "
+    lines.append(wrap_text(f"{path}{finding.message}", " " * 11))
+    if finding.fix:
+        lines.append(wrap_text(f"Fix: {finding.fix}", " " * 11))
+    if finding.backends:
+        lines.append(wrap_text(f"Refused by: {', '.join(finding.backends)}", " " * 11))
     return "\n".join(lines)
 
 
-def _where(found: Finding) -> str:
-    if found.line is None:
+def _where(finding: Finding) -> str:
+    if finding.line is None:
         return "the file"
-    if found.count == 1:
-        return f"line {found.line}"
-    if len(found.lines) == 1:
-        return f"{found.count:,} times, line {found.line}"
-    more = ", ..." if found.count > len(found.lines) or len(found.lines) > 5 else ""
-    return f"{found.count:,} times, lines {', '.join(map(str, found.lines[:5]))}{more}"
+    if finding.count == 1:
+        return f"line {finding.line}"
+    if len(finding.lines) == 1:
+        return f"{finding.count:,} times, line {finding.line}"
+    more = ", ..." if finding.count > len(finding.lines) or len(finding.lines) > 5 else ""
+    return f"{finding.count:,} times, lines {', '.join(map(str, finding.lines[:5]))}{more}"
 
 
 # -- figures ---------------------------------------------------------------------------------
 
 
-def tokens_text(tokens: Figures) -> str:
-    """The token figures of a report."""
-    return _table("tokens", _tokens(tokens))
+def _section(title: str, fields: Fields) -> str:
+    """Return a title, and beside it the fields."""
+    parts = []
+    for label, text in fields:
+        title, head = "", f"{title:<9}{label:<15} "
+        parts.append(wrap_text(text, " " * 25, head))
+    return "\n".join(parts)
 
 
-def quality_text(report: Report) -> str:
-    """The figures of the dataset as a whole."""
-    return _table("quality", _quality(report, report.quality or {}))
-
-
-def _tokens(tokens: Figures) -> Lines:
-    kind = "exactly" if tokens.get("exact") else "about"
-    yield "in all", f"{tokens['total']:,}, {kind}, by {tokens['encoding']}"
+def _token_fields(tokens: Figures) -> Fields:
+    kind = "exact" if tokens.get("exact") else "approximate"
+    yield "total", f"{format_count(tokens['total'], 'token')} ({kind}, {tokens['encoding']})"
     yield "trained", f"{tokens['trained']:,} ({tokens['trained'] / tokens['total']:.0%})"
-    yield "a row", _spread(tokens, ("min", "median", "p95", "max"))
-    for role, said in (tokens.get("roles") or {}).items():
-        yield role, f"{said['tokens']:,} in {_counted(said['messages'], 'message')}"
+    yield "per row", _percentiles(tokens)
+    for role, counts in (tokens.get("roles") or {}).items():
+        yield role, f"{counts['tokens']:,} in {format_count(counts['messages'], 'message')}"
 
 
-def _quality(report: Report, figures: Figures) -> Lines:
-    yield "repeats", _repeats(report, figures)
-    if systems := _systems(figures.get("system_prompts") or {}):
+def _quality_fields(report: Report, figures: Figures) -> Fields:
+    yield "duplicates", _duplicates(report, figures)
+    if systems := _system_prompts(figures.get("system_prompts") or {}):
         yield "system prompts", systems
     if characters := figures.get("characters"):
-        yield "characters", f"{_spread(characters, ('min', 'median', 'p95', 'max'))} a row"
+        yield "characters", f"{_percentiles(characters)} per row"
     if figures.get("last_turns"):
         yield "turns", _turns(figures)
     if calls := figures.get("tool_calls", {}).get("calls"):
-        yield "calls", f"{calls:,}, {calls - figures['tool_calls']['unanswered']:,} with a result"
+        answered = calls - figures["tool_calls"]["unanswered"]
+        yield "tool calls", f"{calls:,}, {answered:,} with a result"
     if lost := figures.get("replacement_characters"):
-        yield "lost", f"{_counted(lost, 'character')}, with U+FFFD in their place"
+        yield "lost", f"{format_count(lost, 'character')}, replaced by U+FFFD"
     if classes := figures.get("classes"):
         rows = ", ".join(f"{count:,}" for count in classes[:NAMED])
         more = ", ..." if len(classes) > NAMED else ""
@@ -134,93 +156,68 @@ def _quality(report: Report, figures: Figures) -> Lines:
     if languages := figures.get("languages"):
         yield "languages", _languages(languages)
     for name, shared in list((figures.get("leaks") or {}).items())[:NAMED]:
-        yield "shared", f"{_leaks(shared)} with {name}"
+        yield "leaks", f"{_leaks(shared)} also in {name}"
     if drift := figures.get("drift"):
         yield from _drift(drift)
 
 
-def _repeats(report: Report, figures: Figures) -> str:
-    """Rows that repeat an earlier one; near-duplicates only where they were looked for."""
-    words = {"duplicates": "equal", "near_duplicates": "equal but for case and spaces"}
+def _duplicates(report: Report, figures: Figures) -> str:
+    """Return how many rows repeat an earlier one; similar ones only if they were searched for."""
+    words = {"duplicates": "equal", "near_duplicates": "equal except for case and spaces"}
     counts = {code: report.ignored.get(code, 0) for code in words}
-    for found in report.findings:
-        if found.code in counts:
-            counts[found.code] += found.count
-    told = [f"{counts[code]:,} {word}" for code, word in words.items() if counts[code]]
-    near = figures.get("similar_rows")
-    if near:
-        told.append(f"{near:,} nearly equal")
-    if told:
-        return ", ".join(told)
-    return "none equal" if near is None else "none equal, none nearly equal"
+    for finding in report.findings:
+        if finding.code in counts:
+            counts[finding.code] += finding.count
+    parts = [f"{counts[code]:,} {word}" for code, word in words.items() if counts[code]]
+    similar = figures.get("similar_rows")
+    if similar:
+        parts.append(f"{similar:,} similar")
+    if parts:
+        return ", ".join(parts)
+    return "none" if similar is None else "none, and no similar rows"
 
 
-def _systems(systems: Figures) -> str:
-    """How many there are; nothing for rows that have no place for one."""
+def _system_prompts(systems: Figures) -> str:
+    """Return how many differ; empty for rows that cannot have one."""
     without = systems.get("without", 0)
     if "commonest_share" not in systems:
-        return f"none in {_counted(without, 'row')}" if without else ""
-    many = systems["distinct"]
-    told = "over 1,000" if many is None else f"{many:,}"
-    if many != 1:
-        told += f", the commonest in {systems['commonest_share']:.0%} of the rows that have one"
-    return f"{told}; none in {_counted(without, 'row')}" if without else told
+        return f"none in {format_count(without, 'row')}" if without else ""
+    distinct = systems["distinct"]
+    text = "more than 1,000" if distinct is None else f"{distinct:,}"
+    if distinct != 1:
+        text += f", the most common in {systems['commonest_share']:.0%} of the rows with one"
+    return f"{text}; none in {format_count(without, 'row')}" if without else text
 
 
 def _turns(figures: Figures) -> str:
-    """How many rows have one answer; how many end otherwise."""
+    """Return how many rows have one answer, and how many end with another role."""
     rows, last = sum(figures["last_turns"].values()), dict(figures["last_turns"])
     answered = last.pop("assistant", 0)
-    told = f"one answer in {figures['single_turn']:,} of {_counted(rows, 'row')}"
+    text = f"one answer in {figures['single_turn']:,} of {format_count(rows, 'row')}"
     ends = [
         f"{count:,} {'ends' if count == 1 else 'end'} with {role}" for role, count in last.items()
     ]
-    return "; ".join([told, *ends[:NAMED]]) if answered else told
+    return "; ".join([text, *ends[:NAMED]]) if answered else text
 
 
 def _languages(languages: dict[str, int]) -> str:
     total = sum(languages.values())
-    named = [f"{name} {count / total:.0%}" for name, count in list(languages.items())[:NAMED]]
-    return f"{', '.join(named)} of {_counted(total, 'answer')} looked at"
+    shares = [f"{name} {count / total:.0%}" for name, count in list(languages.items())[:NAMED]]
+    return f"{', '.join(shares)} of a sample of {format_count(total, 'answer')}"
 
 
 def _leaks(shared: Figures) -> str:
     exact, near = shared["exact"], shared["near"]
-    told = _counted(exact, "row") or "no row"
-    return f"{told}, {near:,} more nearly," if near else told
+    rows = format_count(exact, "row") if exact else "no row"
+    return f"{rows}, {near:,} more with small changes," if near else rows
 
 
-def _drift(drift: Figures) -> Lines:
-    share = f"{drift['without_neighbour']:.0%} of {drift['prompts']:,} prompts"
-    yield "production", f"{share} are like none of the data (10% would be expected)"
+def _drift(drift: Figures) -> Fields:
+    share = f"{drift['without_neighbour']:.0%} of {format_count(drift['prompts'], 'prompt')}"
+    yield "production", f"{share} are unlike any prompt of the data (10% is expected)"
     words = f"{drift['median_words']:g} words in production, {drift['own_median_words']:g} here"
     yield "", f"median prompt: {words}"
 
 
-def _spread(figures: Figures, names: Sequence[str]) -> str:
-    return "  ".join(f"{name} {figures[name]:,}" for name in names)
-
-
-def _table(title: str, lines: Lines) -> str:
-    """A title, and beside it what each line is about and says."""
-    parts = []
-    for about, said in lines:
-        title, head = "", f"{title:<9}{about:<15} "
-        parts.append(wrap_text(said, " " * 25, head))
-    return "\n".join(parts)
-
-
-def _summary(report: Report) -> str:
-    notes = [found for found in report.findings if found.severity == "note"]
-    counts = [
-        _counted(sum(found.count for found in kind), word)
-        for kind, word in ((report.errors, "error"), (report.warnings, "warning"), (notes, "note"))
-    ]
-    said = ", ".join(count for count in counts if count)
-    style = {"accepted": "ok", "warned": "warning", "rejected": "error"}[report.outcome]
-    return f"{apply_style(report.outcome.capitalize(), style)}{': ' + said if said else ''}."
-
-
-def _counted(count: int, word: str) -> str:
-    """``3 rows``; nothing for none."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}" if count else ""
+def _percentiles(figures: Figures) -> str:
+    return "  ".join(f"{name} {figures[name]:,}" for name in ("min", "median", "p95", "max"))

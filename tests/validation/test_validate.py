@@ -228,14 +228,14 @@ def test_the_figures_fit_and_say_what_was_looked_at(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     for text in (
-        "tokens   in all ",
+        "tokens   total ",
         "         user ",
         "         assistant ",
-        "quality  repeats         1 equal, 1 equal but for case and spaces",
+        "quality  duplicates      1 equal, 1 equal except for case and spaces",
         "         system prompts  none in 16 rows",
         "         characters      min ",
-        "         shared          12 rows",
-        "with held_out.jsonl",
+        "         leaks           12 rows",
+        "also in held_out.jsonl",
         "         production      0% of 12 prompts",
         "         classes         2 short answers, in 100, 10 rows",
     ):

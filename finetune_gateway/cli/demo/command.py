@@ -157,12 +157,12 @@ def _checked(gateway: Gateway, place: Place, voice: Voice) -> tuple[Report, Repo
     voice.tell("It teaches a shop's assistant to answer with one JSON object. A row:\n")
     voice.tell(_labelled("user", row[-2]["content"]))
     voice.tell(f"{_labelled('answer', row[-1]['content'])}\n")
-    voice.tell(validation_text.screen(data, report))
+    voice.tell(validation_text.report_text(data, report))
     broken = place.out / "broken.jsonl"
     broken.write_text(spoilt(data.read_text("utf-8")), encoding="utf-8")
     voice.tell("\nThe same file with two faults planted:\n")
     faults = gateway.validate(broken)
-    voice.tell(validation_text.screen(broken, faults))
+    voice.tell(validation_text.report_text(broken, faults))
     return report, faults
 
 
