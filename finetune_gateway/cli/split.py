@@ -74,12 +74,14 @@ def split(
     with progress_bar(quiet=quiet) as on_progress:
         passes = 3 if near and near_duplicates.available() else 2
         dataset.on_progress = spread_over(on_progress, passes)
-        cut = write(dataset, ratios, paths, seed=seed, stratify=stratify, near=near, force=force)
+        assignment = write(
+            dataset, ratios, paths, seed=seed, stratify=stratify, near=near, force=force
+        )
     if json:
-        print_json(split_document(cut, paths, seed, stratify))
+        print_json(split_document(assignment, paths, seed, stratify))
         return 0
-    print_result(split_text(cut, paths))
-    for note in split_notes(cut, near=near):
+    print_result(split_text(assignment, paths))
+    for note in split_notes(assignment, near=near):
         print_message(wrap_text(note), quiet=quiet)
     print_message(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)
     return 0

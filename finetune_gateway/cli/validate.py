@@ -182,7 +182,7 @@ def _load_backend(name: str) -> Backend:
 def _refuse_existing(html: Path, dataset: Dataset, force: bool) -> None:
     from finetune_gateway.preparation import convert as converting
 
-    converting.free(html, dataset, force)
+    converting.raise_if_taken(html, dataset, force)
 
 
 def _fix(dataset: Dataset, out: Path, force: bool, check: Check, quiet: bool) -> FixReport:

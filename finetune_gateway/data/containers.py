@@ -1,8 +1,8 @@
-"""What rows come in beside JSON lines: a JSON array, CSV, Parquet, a `datasets` folder, a data
-frame, rows in memory. Each is read as lines of JSON, one row at a time.
+"""Containers of rows other than JSON lines: a JSON array, CSV, Parquet, a ``datasets`` folder, a
+data frame, rows in memory. Each is read as lines of JSON, one row at a time.
 
-Judges nothing. Rows of Arrow lose keys whose value is null: Arrow pads every object with the
-keys of all others, and what was padded cannot be told from what was written.
+Rows of Arrow lose keys whose value is null: Arrow pads every object with the keys of all others,
+and padding cannot be distinguished from data.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CHUNK = 1 << 20  # characters read at a time
 MAX_ROW = 64 << 20  # characters or bytes of one row
 _BLANK = re.compile(r"[ \t\r\n]*")
 _BREAK = re.compile(r"\r?\n[ \t]*|\r")
-# What is always JSON in a cell, and what may as well be a text that looks like it: an answer to
-# be learnt is often JSON itself.
+# Columns that always hold JSON, and columns that may hold JSON or a text that looks like it: an
+# answer to be learned is often JSON itself.
 _LISTS = frozenset({
     "messages", "tools", "functions", "conversations", "history", "preferred_output",
     "non_preferred_output",
@@ -49,46 +49,51 @@ NAMES = {
 
 
 def lines(path: Path, container: str) -> Iterator[str]:
-    """The rows of a file or folder as JSON, each on one line. Raises DataError where it cannot
-    be read, MissingDependency for Parquet and folders without pyarrow."""
+    """Yield the rows of a file or folder as JSON, each on one line.
+
+    Raises DataError if it cannot be read, MissingDependency for Parquet and folders without
+    pyarrow.
+    """
     if container == "json-array":
         return array_lines(path)
     if container == "csv":
-        return _written(_csv(path), path.name)
+        return _dump_rows(_csv(path), path.name)
     if container == "text":
-        return _written(_text(path), path.name)
+        return _dump_rows(_text(path), path.name)
     if container == "parquet":
-        return _written(_parquet([path]), path.name)
-    return _written(_folder(path), path.name)
+        return _dump_rows(_parquet([path]), path.name)
+    return _dump_rows(_folder(path), path.name)
 
 
 def container_of_object(source: Any) -> str:
-    """What an object in memory is; told by its shape, so that no library is imported."""
+    """Return the container of an object in memory, by its attributes: no library is imported."""
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
         return "pandas"
     return "datasets" if hasattr(source, "features") else "rows"
 
 
 def object_lines(source: Any, container: str) -> Iterator[str]:
-    """The rows of a frame, a ``datasets.Dataset`` or an iterable of dicts as JSON lines.
+    """Yield the rows of a frame, a ``datasets.Dataset`` or an iterable of dicts as JSON lines.
 
     Raises DataError for anything else.
     """
     if isinstance(source, dict):
         raise DataError(
             "A single dict is not a dataset.",
-            hint="Pass a list of rows; of a DatasetDict, one split: data['train'].",
+            hint="Pass a list of rows, or one split of a DatasetDict: data['train'].",
         )
     if container == "pandas":
         frame = source.to_dict(orient="records")
-        return _written(({k: v for k, v in row.items() if not _gap(v)} for row in frame), "frame")
+        return _dump_rows(
+            ({k: v for k, v in row.items() if not _is_missing(v)} for row in frame), "frame"
+        )
     if container == "datasets":
-        return _written((_pruned(row) for row in source), "dataset")
-    return _written(source, "rows")
+        return _dump_rows((_without_nulls(row) for row in source), "dataset")
+    return _dump_rows(source, "rows")
 
 
 def spooled(rows: Iterable[str], folder: Path, stem: str) -> Path:
-    """Write lines to ``folder/<stem>-<hash>.jsonl``, whole or not at all."""
+    """Write lines to ``folder/<stem>-<hash>.jsonl`` atomically; return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = (row.encode() + b"\n" for row in rows)
     # Not synced: it is written again for whoever needs it.
@@ -102,16 +107,16 @@ def spooled(rows: Iterable[str], folder: Path, stem: str) -> Path:
 
 
 def array_lines(path: Path) -> Iterator[str]:
-    """The elements of a JSON array as they are written, each on one line; memory does not grow
-    with the file. Raises DataError where the array is broken."""
+    """Yield the elements of a JSON array unchanged, each on one line; memory does not grow with
+    the file. Raises DataError if the array is malformed."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            yield from _Array(path, file).elements()
+            yield from _ArrayReader(path, file).elements()
         except UnicodeDecodeError:
             raise _unreadable(path, _not_utf8(path)) from None
 
 
-class _Array:
+class _ArrayReader:
     """A JSON array, read a window at a time."""
 
     def __init__(self, path: Path, file: TextIO) -> None:
@@ -129,21 +134,21 @@ class _Array:
             while self._expect(",]") == ",":
                 yield self._element()
         if self._peek():
-            raise self._broken("there is more after the array")
+            raise self._malformed("there is more after the array")
 
     def _peek(self) -> str:
-        """The next character that is not blank; "" at the end."""
+        """Return the next character that is not blank; "" at the end."""
         while True:
-            found = _BLANK.match(self.window, self.at)
-            self.at = found.end() if found else self.at
+            blank = _BLANK.match(self.window, self.at)
+            self.at = blank.end() if blank else self.at
             if self.at < len(self.window) or not self._more(CHUNK):
                 return self.window[self.at : self.at + 1]
 
-    def _expect(self, wanted: str) -> str:
+    def _expect(self, allowed: str) -> str:
         char = self._peek()
-        if not char or char not in wanted:
-            found = repr(char) if char else "the end of the file"
-            raise self._broken(f"{' or '.join(wanted)} was expected, not {found}")
+        if not char or char not in allowed:
+            actual = repr(char) if char else "the end of the file"
+            raise self._malformed(f"expected {' or '.join(allowed)}, not {actual}")
         self.at += 1
         return char
 
@@ -152,38 +157,38 @@ class _Array:
         self.count += 1
         size = CHUNK
         while True:
-            fault = self._decoded()
-            if isinstance(fault, int):
-                text = self.window[self.at : fault]
-                self.at = fault
+            end = self._decode()
+            if isinstance(end, int):
+                text = self.window[self.at : end]
+                self.at = end
                 return _BREAK.sub(" ", text)
-            if not self._open_ended(fault) or not self._more(size):
-                raise self._broken(str(fault))
-            size *= 2  # the value is tried again from its start: double, to stay linear
+            if not self._may_continue(end) or not self._more(size):
+                raise self._malformed(str(end))
+            size *= 2  # decoding starts again from the start of the value: double, to stay linear
 
-    def _decoded(self) -> int | ValueError:
-        """Where the value at this place ends, or what is wrong with it."""
+    def _decode(self) -> int | ValueError:
+        """Return the end of the value at this place, or the error."""
         try:
             end = self.decoder.raw_decode(self.window, self.at)[1]
         except RecursionError:
-            raise self._broken("it is nested too deep") from None
+            raise self._malformed("it is nested too deep") from None
         except ValueError as exc:
             return exc
-        # A number may go on in the next window.
+        # A number may continue in the next window.
         if end == len(self.window) and self.window[end - 1] not in '}]"':
             end -= self.at  # reading on moves the window to this place
-            return self._decoded() if self._more(CHUNK) else end
+            return self._decode() if self._more(CHUNK) else end
         return end
 
-    def _open_ended(self, fault: ValueError) -> bool:
-        """Whether more text could make the value whole."""
+    def _may_continue(self, error: ValueError) -> bool:
+        """Return True if more text could complete the value."""
         if len(self.window) - self.at > MAX_ROW:
             return False
-        if not isinstance(fault, json.JSONDecodeError):
-            return "digits" not in str(fault)
-        if fault.msg.startswith("Unterminated"):
+        if not isinstance(error, json.JSONDecodeError):
+            return "digits" not in str(error)
+        if error.msg.startswith("Unterminated"):
             return True
-        return fault.pos > len(self.window) - 64
+        return error.pos > len(self.window) - 64
 
     def _more(self, size: int) -> bool:
         text = self.file.read(size)
@@ -191,10 +196,10 @@ class _Array:
         self.window, self.at = self.window[self.at :] + text, 0
         return bool(text)
 
-    def _broken(self, what: str) -> DataError:
+    def _malformed(self, reason: str) -> DataError:
         line = self.line + self.window.count("\n", 0, self.at)
         row = f"row {self.count}, which begins in line {line}" if self.count else "the array"
-        return _unreadable(self.path, f"{row}: {what}")
+        return _unreadable(self.path, f"{row}: {reason}")
 
 
 # -- CSV, plain text ---------------------------------------------------------------------------
@@ -204,9 +209,9 @@ def _csv(path: Path) -> Iterator[Json]:
     limit = csv.field_size_limit(MAX_ROW)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            mark = _mark(file.readline(CHUNK))
+            delimiter = _guess_delimiter(file.readline(CHUNK))
             file.seek(0)
-            reader = csv.reader(file, delimiter=mark, strict=True)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             names = next(reader, [])
             for cells in reader:
                 if any(cells):
@@ -220,23 +225,23 @@ def _csv(path: Path) -> Iterator[Json]:
 
 
 def _record(names: list[str], cells: list[str]) -> Json:
-    """The cells that hold something, by the names in the head. Raises csv.Error."""
+    """Return the cells that are not empty, by column name. Raises csv.Error."""
     row: Json = {}
     for index, text in enumerate(cells):
         if text and index >= len(names):
-            raise csv.Error("it has more cells than the head")
+            raise csv.Error("it has more cells than the header")
         if text and names[index] in row:
-            raise csv.Error(f"two columns are called {names[index]!r:.60}")
+            raise csv.Error(f"two columns are named {names[index]!r:.60}")
         if text:
             row[names[index]] = _cell(names[index], text)
     return row
 
 
-def _mark(head: str) -> str:
-    """What stands between the cells: the commonest in the head, the rarer one in names first."""
-    plain = _QUOTED.sub("", head)
-    mark = max("\t;,", key=plain.count)
-    return mark if mark in plain else ","
+def _guess_delimiter(header: str) -> str:
+    """Return the most common delimiter of the header; of equals, the one rarer in names."""
+    plain = _QUOTED.sub("", header)
+    delimiter = max("\t;,", key=plain.count)
+    return delimiter if delimiter in plain else ","
 
 
 def _cell(key: str, text: str) -> Any:
@@ -252,14 +257,14 @@ def _cell(key: str, text: str) -> Any:
 
 
 def _holds_messages(value: Any) -> bool:
-    """Whether JSON in a cell is messages, turns, or the input of a pair."""
+    """Return True if the JSON of a cell is messages, turns, or the input of a pair."""
     if isinstance(value, dict) and "messages" in value:
         return True
-    listed = value if isinstance(value, list) else [value]
-    return bool(listed) and all(
-        isinstance(one, dict)
-        and ({"role", "content"} <= one.keys() or {"from", "value"} <= one.keys())
-        for one in listed
+    turns = value if isinstance(value, list) else [value]
+    return bool(turns) and all(
+        isinstance(turn, dict)
+        and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys())
+        for turn in turns
     )
 
 
@@ -285,13 +290,13 @@ def _parquet(paths: list[Path]) -> Iterator[Json]:
         try:
             with parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=256):
-                    yield from map(_pruned, batch.to_pylist())
+                    yield from map(_without_nulls, batch.to_pylist())
         except (ArrowException, OSError) as exc:
             raise _unreadable(path, str(exc).partition("\n")[0]) from None
 
 
 def _folder(path: Path) -> Iterator[Json]:
-    """A folder that ``Dataset.save_to_disk`` wrote, or one of Parquet files."""
+    """Yield the rows of a folder by ``Dataset.save_to_disk``, or of a folder of Parquet files."""
     if not (path / "state.json").exists():
         yield from _parquet(sorted(path.glob("*.parquet")))
         return
@@ -304,7 +309,7 @@ def _folder(path: Path) -> Iterator[Json]:
         for name in names:
             with memory_map(str(path / Path(name["filename"]).name)) as source:
                 for batch in ipc.open_stream(source):
-                    yield from map(_pruned, batch.to_pylist())
+                    yield from map(_without_nulls, batch.to_pylist())
     except (ArrowException, OSError, ValueError, KeyError, TypeError) as exc:
         raise _unreadable(path, str(exc).partition("\n")[0]) from None
 
@@ -312,18 +317,18 @@ def _folder(path: Path) -> Iterator[Json]:
 # -- rows --------------------------------------------------------------------------------------
 
 
-def _pruned(value: Any) -> Any:
-    """Without the null keys of objects, most of which Arrow has put there."""
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the null keys of its objects, most of which are padding by Arrow."""
     if isinstance(value, dict):
-        return {key: _pruned(inner) for key, inner in value.items() if inner is not None}
-    return [_pruned(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _gap(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _written(rows: Iterable[Any], name: str) -> Iterator[str]:
+def _dump_rows(rows: Iterable[Any], name: str) -> Iterator[str]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(
@@ -331,16 +336,17 @@ def _written(rows: Iterable[Any], name: str) -> Iterator[str]:
                 hint="Pass rows such as {'messages': [...]}, or a path.",
             )
         try:
-            yield dumped(row, default=_plain)
+            yield dumped(row, default=_from_numpy)
         except (TypeError, ValueError, RecursionError) as exc:
             raise DataError(
                 f"{name}: row {number} cannot be written as JSON: {exc}.",
-                hint="Rows may hold dicts, lists, texts, numbers, true, false and null.",
+                hint="Rows may hold dicts, lists, strings, numbers, booleans and None.",
             ) from None
 
 
 def dumped(row: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """A row as JSON on one line; half a surrogate pair, which UTF-8 cannot hold, as an escape."""
+    """Return a row as JSON on one line; half of a surrogate pair, which UTF-8 cannot hold, as an
+    escape."""
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=default)
     try:
         text.encode()
@@ -349,15 +355,15 @@ def dumped(row: Any, default: Callable[[Any], Any] | None = None) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:
-    """What ``json`` does not know: arrays and numbers of NumPy."""
+def _from_numpy(value: Any) -> Any:
+    """Return arrays and numbers of NumPy as lists and numbers. Raises TypeError for others."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is no JSON")
+    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def _not_utf8(path: Path) -> str:
-    """Where a file stops being UTF-8."""
+    """Return the place of the first byte that is not UTF-8."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             try:
@@ -368,5 +374,5 @@ def _not_utf8(path: Path) -> str:
     return "it is not UTF-8"
 
 
-def _unreadable(path: Path, why: str) -> DataError:
-    return DataError(f"{path} cannot be read: {why}.", hint="Correct it, or write it as JSONL.")
+def _unreadable(path: Path, reason: str) -> DataError:
+    return DataError(f"{path} cannot be read: {reason}.", hint="Fix it, or write it as JSONL.")

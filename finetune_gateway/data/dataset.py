@@ -1,8 +1,7 @@
 """A training file, read as rows with their line numbers.
 
-Streams: memory does not grow with the file. Knows how to read, tell the kind and fingerprint;
-knows nothing of what makes a row good (``validation``) or of ``tokens``. The public class, with the
-verbs of the gateway, is ``api.Dataset``.
+Streams: memory does not grow with the file. Reads rows and nothing else: what makes a row good is
+in ``validation``. The public class, which can also validate and convert, is ``api.Dataset``.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
 CHUNK = 1 << 20  # bytes read at a time
 _CONTAINERS = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parquet"}
-MAX_LINE = 64 << 20  # bytes; a longer line is no training example, and would fill the memory
+MAX_LINE = 64 << 20  # bytes; a longer line is not a training example and would fill the memory
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line as it stands in the file: its number (from 1), offset and bytes, no newline.
+    """One line of a file: its number (from 1), offset and bytes, without the newline.
 
-    ``cut``: it is longer than 64 MB; ``raw`` is only its beginning.
+    ``cut``: it is longer than 64 MB, and ``raw`` only its beginning.
     """
 
     number: int
     offset: int
     raw: bytes
     cut: bool = False
-    end: bytes = b"\n"  # what was taken off its end
+    end: bytes = b"\n"  # its line end
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Row:
 class Dataset:
     """A JSONL file of examples.
 
-    ``container``: what the rows came in: jsonl, json-array, csv, text, parquet,
+    ``container``: the form the rows came in: jsonl, json-array, csv, text, parquet,
     datasets-folder, datasets, pandas or rows.
 
     >>> Dataset.open("train.jsonl").fingerprint        # sha256 of the bytes
@@ -70,23 +69,23 @@ class Dataset:
         source: Path | None = None,
     ) -> None:
         self.path = path
-        self.name = name or path.name  # what people call it
+        self.name = name or path.name  # for messages
         self.container = container
-        self.source = source or (path if container == "jsonl" else None)  # what the user named
-        # Called with (bytes read, bytes in all), now and then, while lines are read.
+        self.source = source or (path if container == "jsonl" else None)  # the user's file
+        # Called with the bytes read and the size of the file while lines are read.
         self.on_progress: Callable[[int, int], None] | None = None
 
     @classmethod
     def open(
         cls, source: str | os.PathLike[str] | Rows | Dataset, *, spool: Path | None = None
     ) -> Self:
-        """A dataset from a path or from rows in memory: an iterable of dicts, a
-        ``datasets.Dataset``, a pandas frame.
+        """Open a path, or rows in memory: an iterable of dicts, a ``datasets.Dataset``, a pandas
+        frame.
 
-        What is not JSON lines is written as such below ``spool`` (default: the home folder)
-        under its own hash; a line is a row then. Raises NotFoundError when there is no such
-        file, DataError when it cannot be read, MissingDependency for Parquet and folders of
-        the ``datasets`` library when pyarrow is not installed.
+        Other forms than JSON lines are first written as JSON lines below ``spool`` (default: the
+        home folder), named by their hash. Raises NotFoundError if there is no such file,
+        DataError if it cannot be read, MissingDependency for Parquet and folders of the
+        ``datasets`` library without pyarrow.
         """
         if isinstance(source, cls):
             return source
@@ -107,22 +106,22 @@ class Dataset:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size of the file in bytes."""
         return self.path.stat().st_size
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the file's bytes, hexadecimal."""
+        """The SHA-256 of the file, in hexadecimal."""
         digest = hashlib.sha256()
         for chunk in self._chunks():
             digest.update(chunk)
         return digest.hexdigest()
 
     def lines(self) -> Iterator[Line]:
-        r"""The lines, cut at \n alone: a raw U+2028 inside a string is not a line end
-        (``str.splitlines`` would cut there). A line over 64 MB is the last one given, cut."""
-        offset = number = 0
-        size, said = self.size if self.on_progress else 0, 0
+        r"""Yield the lines, split at \n only: ``str.splitlines`` would also split at a raw U+2028
+        inside a string. A line over 64 MB is cut, and the last one."""
+        offset = number = reported = 0
+        size = self.size if self.on_progress else 0
         with self.path.open("rb") as file:
             while raw := file.readline(MAX_LINE + 1):
                 number += 1
@@ -132,18 +131,18 @@ class Dataset:
                 body = raw.rstrip(b"\r\n")
                 yield Line(number, offset, body, end=raw[len(body) :])
                 offset += len(raw)
-                if self.on_progress and offset - said >= CHUNK:
-                    said = offset
+                if self.on_progress and offset - reported >= CHUNK:
+                    reported = offset
                     self.on_progress(offset, size)
 
     def rows(self) -> Iterator[Row]:
-        """The examples, blank lines left out. Raises DataError at the first line that is not
-        a JSON object; run ``validate`` first to see all of them."""
+        """Yield the rows; blank lines are skipped. Raises DataError at the first line that is not
+        a JSON object; ``validate`` lists all of them."""
         for number, raw in self.examples():
             yield Row(number, self.parse(number, raw))
 
     def examples(self) -> Iterator[tuple[int, bytes]]:
-        """Numbers and bytes of the lines that hold something, a byte order mark left out."""
+        """Yield number and bytes of each line that is not blank, without a byte order mark."""
         for line in self.lines():
             if line.cut:
                 raise DataError(
@@ -155,14 +154,14 @@ class Dataset:
                 yield line.number, raw
 
     def system_prompt(self) -> str | None:
-        """The system prompt that every row begins with, or None when they differ or have none."""
-        found: str | None = None
+        """Return the system prompt that all rows share, or None if they differ or have none."""
+        shared: str | None = None
         for row in self.rows():
-            own = _system_of(row.data)
-            if own is None or (found is not None and own != found):
+            prompt = _system_prompt_of(row.data)
+            if prompt is None or (shared is not None and prompt != shared):
                 return None
-            found = own
-        return found
+            shared = prompt
+        return shared
 
     def copy_into(self, folder: Path, rewrite: Rewrite | None = None) -> tuple[Path, str]:
         """Copy to ``folder/<sha256>.jsonl``, each row through ``rewrite`` where one is given;
@@ -189,7 +188,7 @@ class Dataset:
             yield json.dumps(rewrite(row.data), ensure_ascii=False).encode() + b"\n"
 
     def parse(self, number: int, raw: bytes) -> dict[str, Any]:
-        """The row of a line. Raises DataError when it is not a JSON object, strictly read."""
+        """Return the row of a line. Raises DataError if it is not a JSON object (RFC 8259)."""
         try:
             data = loads_strict(raw.decode())
         except (ValueError, RecursionError) as exc:
@@ -225,7 +224,7 @@ def container_of(path: Path) -> str:
 
 
 def kind_of(row: dict[str, Any]) -> Kind:
-    """Which kind of example a row is, told by its keys."""
+    """Return the kind of example a row is, by its keys."""
     keys = row.keys()
     if {"preferred_output", "non_preferred_output"} & keys or {"chosen", "rejected"} & keys:
         return "preference"
@@ -236,7 +235,7 @@ def kind_of(row: dict[str, Any]) -> Kind:
     return "text" if "text" in keys else "unknown"
 
 
-def _system_of(row: dict[str, Any]) -> str | None:
+def _system_prompt_of(row: dict[str, Any]) -> str | None:
     messages = row.get("messages")
     first = messages[0] if isinstance(messages, list) and messages else None
     if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
@@ -262,5 +261,5 @@ def _existing(path: Path) -> Path:
 
 
 def _spool() -> Path:
-    """Where rows that are not JSON lines are written when nobody says."""
+    """Return the default folder for rows that are not JSON lines."""
     return Settings.load().home / "spool"

@@ -1,8 +1,8 @@
-"""ShareGPT turns (``from``/``value``) read as OpenAI messages, and written from them.
+"""Convert ShareGPT turns (``from``/``value``) to OpenAI messages and back.
 
-Calls are turns of ``function_call`` whose value is JSON with name and arguments, results are
-turns of ``observation``, tools are bare functions in a JSON string, as LLaMA-Factory reads them.
-Turns have no ids: calls are numbered in order, and only another id is written into the call.
+As in LLaMA-Factory, a call is a ``function_call`` turn with name and arguments as JSON, a result
+an ``observation`` turn, and tools are bare functions in a JSON string. Turns have no ids: calls
+are numbered in order, and an id is written only if it differs from its number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from finetune_gateway.data.row_access import loads_strict
 
 Json = dict[str, Any]
 
-# The roles of ShareGPT and what they are called today.
+# Speakers of ShareGPT and their roles in chat.
 ROLES = {
     "human": "user",
     "user": "user",
@@ -37,70 +37,72 @@ _TURN = frozenset({"from", "value", "weight"})
 _CALL = frozenset({"name", "arguments", "id"})
 
 
-class Unfit(ValueError):
-    """A row, or a field of it, has no place in another format."""
+class ConversionError(ValueError):
+    """A row, or a field of it, cannot be represented in another format."""
 
-    def __init__(self, path: str, why: str) -> None:
-        super().__init__(f"{path}: {why}" if path else why)
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
         self.path = path
-        self.why = why
+        self.reason = reason
 
 
 @dataclass(slots=True)
-class Reader:
-    """Reads the turns of one row. What has no place in a chat is noted in ``faults``, and read
-    as well as can be."""
+class TurnReader:
+    """Reads the turns of one row. What a chat cannot represent is added to ``errors`` and read as
+    far as possible."""
 
-    faults: list[Unfit]
+    errors: list[ConversionError]
     count: int = 0  # calls so far
     waiting: list[str] = field(default_factory=list)  # ids of calls without a result
 
     def messages(self, turns: Any, path: str) -> list[Json]:
-        """One message for each turn."""
+        """Return one message for each turn."""
         if not isinstance(turns, list):
-            self.faults.append(Unfit(path, "this is not a list of turns"))
+            self.errors.append(ConversionError(path, "this is not a list of turns"))
             return []
-        found = []
+        messages = []
         for index, turn in enumerate(turns):
             if isinstance(turn, dict):
-                found.append(self.message(turn, f"{path}[{index}]"))
+                messages.append(self.message(turn, f"{path}[{index}]"))
             else:
-                self.faults.append(Unfit(f"{path}[{index}]", "this is not a turn"))
-        return found
+                self.errors.append(ConversionError(f"{path}[{index}]", "this is not a turn"))
+        return messages
 
     def message(self, turn: Json, path: str) -> Json:
-        """The message that a turn stands for."""
+        """Return the message of a turn."""
         speaker, value = turn.get("from"), turn.get("value")
         role = ROLES.get(str(speaker))
         if role is None:
-            self.faults.append(Unfit(f"{path}.from", f"there is no speaker {speaker!r:.60}"))
+            self.errors.append(
+                ConversionError(f"{path}.from", f"there is no speaker {speaker!r:.60}")
+            )
         if not isinstance(value, str):
-            self.faults.append(Unfit(f"{path}.value", "this is not a text"))
+            self.errors.append(ConversionError(f"{path}.value", "this is not a text"))
         for key in turn.keys() - _TURN:
-            self.faults.append(Unfit(f"{path}.{key}", "a chat message has no place for it"))
-        message = self._said(speaker, role or "user", value, path)
+            self.errors.append(ConversionError(f"{path}.{key}", "a chat message has no such key"))
+        message = self._content(speaker, role or "user", value, path)
         if "weight" in turn:
             message["weight"] = turn["weight"]
         return message
 
-    def _said(self, speaker: Any, role: str, value: Any, path: str) -> Json:
+    def _content(self, speaker: Any, role: str, value: Any, path: str) -> Json:
         if speaker == "function_call" and isinstance(value, str):
-            return self._called(value, f"{path}.value")
+            return self._calls(value, f"{path}.value")
         message: Json = {"role": role}
         if role == "tool" and self.waiting:
             message["tool_call_id"] = self.waiting.pop(0)
         elif role == "tool":
-            self.faults.append(Unfit(path, "a result without a call before it"))
+            self.errors.append(ConversionError(path, "a result without a call before it"))
         return {**message, "content": value}
 
-    def _called(self, value: str, path: str) -> Json:
+    def _calls(self, value: str, path: str) -> Json:
         try:
             read = loads_strict(value)
         except (ValueError, RecursionError):
             read = None
         listed = read if isinstance(read, list) else [read]
         if not listed or not all(_is_call(call) for call in listed):
-            self.faults.append(Unfit(path, "this is not JSON with name and arguments"))
+            self.errors.append(ConversionError(path, "this is not JSON with name and arguments"))
             return {"role": "assistant", "content": value}
         return {"role": "assistant", "tool_calls": [self._call(call) for call in listed]}
 
@@ -112,13 +114,13 @@ class Reader:
         return {"id": name, "type": "function", "function": function}
 
     def tools(self, value: Any, path: str = "tools") -> list[Json]:
-        """The tools of a row: a list, or one in a JSON string; bare functions are wrapped."""
+        """Return the tools of a row from a list or a JSON string; bare functions are wrapped."""
         try:
             read = loads_strict(value) if isinstance(value, str) and value.strip() else value or []
         except (ValueError, RecursionError):
             read = None
         if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
-            self.faults.append(Unfit(path, "this is not a list of functions"))
+            self.errors.append(ConversionError(path, "this is not a list of functions"))
             return []
         return [
             tool if "function" in tool else {"type": "function", "function": tool} for tool in read
@@ -136,7 +138,7 @@ def _is_call(call: Any) -> bool:
 
 
 def as_string(arguments: Any) -> Any:
-    """Arguments as they are on the wire: JSON in a string."""
+    """Return arguments as JSON in a string, as OpenAI's API has them."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
@@ -144,13 +146,13 @@ def as_string(arguments: Any) -> Any:
 
 
 def turns(messages: list[Json], path: str) -> list[Json]:
-    """The turns of a conversation. Raises Unfit for what a turn cannot hold."""
-    count, found = 0, []
+    """Return the turns of a conversation. Raises ConversionError for what a turn cannot hold."""
+    count, converted = 0, []
     for index, message in enumerate(messages):
         here = f"{path}[{index}]"
-        found.append(_turn(message, here, count))
+        converted.append(_turn(message, here, count))
         count += len(message.get("tool_calls") or [])
-    return found
+    return converted
 
 
 def _turn(message: Json, path: str, count: int) -> Json:
@@ -158,16 +160,18 @@ def _turn(message: Json, path: str, count: int) -> Json:
     known = {"role", "content", "weight", "tool_calls" if calls else "", "tool_call_id"}
     for key, value in message.items():
         if key not in known and value is not None:
-            raise Unfit(f"{path}.{key}", f"a turn of ShareGPT has no place for {key!r}")
+            raise ConversionError(f"{path}.{key}", f"a ShareGPT turn cannot hold {key!r}")
     if role not in _SPEAKERS:
-        raise Unfit(f"{path}.role", f"ShareGPT has no speaker for the role {role!r:.60}")
+        raise ConversionError(f"{path}.role", f"ShareGPT has no speaker for the role {role!r:.60}")
     turn = {"from": _SPEAKERS[role], "value": message.get("content")}
     if calls:
         if message.get("content") is not None:
-            raise Unfit(f"{path}.content", "a turn of ShareGPT holds a text or calls, not both")
+            raise ConversionError(
+                f"{path}.content", "a ShareGPT turn holds a text or calls, not both"
+            )
         turn = {"from": "function_call", "value": _call_value(calls, path, count)}
     elif not isinstance(turn["value"], str):
-        raise Unfit(f"{path}.content", "a turn of ShareGPT holds one text")
+        raise ConversionError(f"{path}.content", "a ShareGPT turn holds one text")
     return {**turn, "weight": message["weight"]} if "weight" in message else turn
 
 
@@ -183,23 +187,25 @@ def _call_value(calls: list[Json], path: str, count: int) -> str:
 
 
 def as_object(arguments: Any, path: str) -> Any:
-    """Arguments as a template wants them: an object. Raises Unfit when they are none."""
+    """Return arguments as an object, as templates need them. Raises ConversionError."""
     try:
         read = loads_strict(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         read = None
     if not isinstance(read, dict):
-        raise Unfit(path, "the arguments are no JSON object, which this format needs")
+        raise ConversionError(path, "the arguments are not a JSON object, which this format needs")
     return read
 
 
 def tools_string(tools: list[Json]) -> str:
-    """Tools as bare functions in a JSON string. Raises Unfit for another kind of tool."""
+    """Return tools as bare functions in a JSON string. Raises ConversionError for other tools."""
     for index, tool in enumerate(tools):
         if (
             not isinstance(tool, dict)
             or tool.keys() != {"type", "function"}
             or tool["type"] != "function"
         ):
-            raise Unfit(f"tools[{index}]", "ShareGPT knows tools of the type function alone")
+            raise ConversionError(
+                f"tools[{index}]", "ShareGPT knows only tools of the type function"
+            )
     return json.dumps([tool["function"] for tool in tools], ensure_ascii=False)

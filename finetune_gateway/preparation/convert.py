@@ -1,7 +1,7 @@
-"""The canonical form of a row written for a backend or a library, and whole files of them.
+"""Convert rows from their canonical form to the format of a backend or a library.
 
-What is written is read back and compared with what it was made from, row by row: a format that
-cannot hold a field refuses the row with its line, and nothing is dropped silently.
+Each converted row is read back and compared with the original. If a format cannot hold a field,
+the row is refused with its line; nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from finetune_gateway.data.containers import dumped
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import canonical, format_of
 from finetune_gateway.data.row_access import loads_strict
-from finetune_gateway.data.sharegpt import Unfit, as_object, as_string
+from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.settings.files import atomic_file
 from finetune_gateway.text.quoting import hidden, quoted, shortened
@@ -26,9 +26,9 @@ from finetune_gateway.validation.json.file_type import BOM
 
 Json = dict[str, Any]
 
-MAX_REFUSED = 10  # refused rows that are named
-MAX_WHY = 300  # characters of what is said of one
-MAX_CARRIED = 20  # keys that are carried along and named
+MAX_REFUSED = 10  # refused rows listed in the error
+MAX_REASON = 300  # characters of the reason for one
+MAX_EXTRA_KEYS = 20  # unknown keys listed in the notes
 _KNOWN = frozenset(
     {"messages", "tools", "functions", "parallel_tool_calls", "label", "text"}
     | {"input", "preferred_output", "non_preferred_output"}
@@ -38,22 +38,22 @@ _INPUT = frozenset({"messages", "tools", "parallel_tool_calls"})
 
 @dataclass(frozen=True)
 class Conversion:
-    """What ``convert`` has written."""
+    """The result of ``convert``."""
 
     out: Path
     to: str
     rows: int
-    formats: tuple[str, ...]  # those the rows were in
-    notes: tuple[str, ...] = ()  # what the target's readers may trip over
+    formats: tuple[str, ...]  # formats of the input rows
+    notes: tuple[str, ...] = ()  # what readers of the target format may not expect
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What was seen while rows were written."""
+class _Counts:
+    """Counts over the converted rows."""
 
     rows: int = 0
     formats: dict[str, None] = field(default_factory=dict)
-    carried: dict[str, int] = field(default_factory=dict)
+    extra_keys: dict[str, int] = field(default_factory=dict)
     weights: int = 0
     refused: list[str] = field(default_factory=list)
     refusals: int = 0
@@ -63,96 +63,102 @@ def convert(
     dataset: Dataset, to: str, out: str | os.PathLike[str], *, force: bool = False,
     drop: Collection[str] = (),
 ) -> Conversion:  # fmt: skip
-    """Write a dataset for a target: ``openai``, ``openai-bom``, ``trl``, ``together``,
+    """Write a dataset in a target format: ``openai``, ``openai-bom``, ``trl``, ``together`` or
     ``sharegpt``.
 
-    ``drop``: keys of the rows to leave out. Raises SpecError for an unknown target or an ``out``
-    that exists (``force`` replaces it) or is the input, DataError with the lines and fields of
-    rows the target cannot hold; nothing is written then.
+    ``drop``: keys of the rows to omit. Raises SpecError for an unknown target, or if ``out``
+    exists (``force`` replaces it) or is the input; DataError with the lines and fields of rows
+    that the target cannot hold. Nothing is written in these cases.
     """
     if to not in TARGETS:
         raise SpecError(
             f"There is no format {to!r} to write.", hint=f"One of: {', '.join(TARGETS)}."
         )
-    path, seen = Path(out), _Seen()
-    free(path, dataset, force)
+    path, counts = Path(out), _Counts()
+    raise_if_taken(path, dataset, force)
     with whole_file(path) as file:
         if to == "openai-bom":
             file.write(BOM)
-        for line in _converted(dataset, to, frozenset(drop), seen):
+        for line in _converted(dataset, to, frozenset(drop), counts):
             file.write(line.encode() + b"\n")
-        _raise_refused(seen, dataset, to)
-    return Conversion(path, to, seen.rows, tuple(seen.formats), tuple(_notes(seen, to)))
+        _raise_refused(counts, dataset, to)
+    return Conversion(path, to, counts.rows, tuple(counts.formats), tuple(_notes(counts, to)))
 
 
-def _converted(dataset: Dataset, to: str, drop: frozenset[str], seen: _Seen) -> Iterator[str]:
+def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts) -> Iterator[str]:
     for row in dataset.rows():
         data = {key: value for key, value in row.data.items() if key not in drop}
         try:
             chat = canonical(data)
-            yield dumped(written(chat, to))
-        except Unfit as exc:
-            seen.refusals += 1
-            if len(seen.refused) < MAX_REFUSED:
-                seen.refused.append(f"line {row.line}: {shortened(hidden(str(exc)), MAX_WHY)}")
+            yield dumped(convert_row(chat, to))
+        except ConversionError as exc:
+            counts.refusals += 1
+            if len(counts.refused) < MAX_REFUSED:
+                reason = shortened(hidden(str(exc)), MAX_REASON)
+                counts.refused.append(f"line {row.line}: {reason}")
             continue
-        found = format_of(data)
-        seen.formats[found.name if found else ""] = None
-        seen.rows += 1
-        seen.weights += any("weight" in message for message in chat.get("messages", ()))
+        row_format = format_of(data)
+        counts.formats[row_format.name if row_format else ""] = None
+        counts.rows += 1
+        counts.weights += any("weight" in message for message in chat.get("messages", ()))
         for key in chat.keys() - _KNOWN:
-            if key in seen.carried or len(seen.carried) < MAX_CARRIED:
-                seen.carried[key] = seen.carried.get(key, 0) + 1
+            if key in counts.extra_keys or len(counts.extra_keys) < MAX_EXTRA_KEYS:
+                counts.extra_keys[key] = counts.extra_keys.get(key, 0) + 1
 
 
-def _raise_refused(seen: _Seen, dataset: Dataset, to: str) -> None:
-    if not seen.refusals:
-        if not seen.rows:
+def _raise_refused(counts: _Counts, dataset: Dataset, to: str) -> None:
+    if not counts.refusals:
+        if not counts.rows:
             raise DataError(f"{dataset.name} holds no rows.", hint="Check the path.")
         return
-    count = "1 row" if seen.refusals == 1 else f"{seen.refusals:,} rows"
-    more = seen.refusals - len(seen.refused)
-    listed = "\n  ".join([*seen.refused, *([f"... and {more:,} more"] if more else [])])
+    rows = "1 row" if counts.refusals == 1 else f"{counts.refusals:,} rows"
+    more = counts.refusals - len(counts.refused)
+    listed = "\n  ".join([*counts.refused, *([f"... and {more:,} more"] if more else [])])
     raise DataError(
-        f"{dataset.name}: {count} cannot be written as {to} without loss:\n  {listed}",
-        hint="Nothing was written. Change these rows, choose another format, or leave a key "
-        "of the rows out with --drop KEY (drop=...).",
+        f"{dataset.name}: {rows} cannot be written as {to} without loss:\n  {listed}",
+        hint="Nothing was written. Change these rows, choose another format, or omit a key "
+        "of the rows with --drop KEY (drop=...).",
     )
 
 
-def _notes(seen: _Seen, to: str) -> Iterator[str]:
-    for key, count in sorted(seen.carried.items()):
+def _notes(counts: _Counts, to: str) -> Iterator[str]:
+    for key, count in sorted(counts.extra_keys.items()):
         rows = "1 row" if count == 1 else f"{count:,} rows"
-        yield f"the key {quoted(key)} of {rows} is carried along; OpenAI may refuse unknown keys"
-    if seen.weights and to == "trl":
-        yield "TRL's trainers do not look at 'weight': answers with weight 0 would be learnt"
-    if seen.weights and to == "sharegpt":
-        yield "'weight' is kept in the turns; Axolotl reads it, other readers do not"
+        yield f"the key {quoted(key)} of {rows} was kept; OpenAI may refuse unknown keys"
+    if counts.weights and to == "trl":
+        yield "TRL's trainers ignore 'weight': answers with weight 0 would be trained"
+    if counts.weights and to == "sharegpt":
+        yield "'weight' was kept in the turns; Axolotl reads it, other readers do not"
 
 
 # -- one row -----------------------------------------------------------------------------------
 
 
-def written(row: Json, to: str) -> Json:
-    """A canonical row in the form of a target. Raises Unfit for what the target cannot hold."""
-    made = TARGETS[to](row)
-    if _meaning(canonical(made)) != _meaning(row):
-        raise Unfit(_difference(canonical(made), row), f"it would be read differently as {to}")
-    return made
+def convert_row(row: Json, to: str) -> Json:
+    """Return a canonical row in a target format. Raises ConversionError if it cannot hold it."""
+    converted = TARGETS[to](row)
+    read_back = canonical(converted)
+    if _meaning(read_back) != _meaning(row):
+        path = _difference(read_back, row)
+        raise ConversionError(path, f"it would be read differently as {to}")
+    return converted
 
 
 def _openai(row: Json) -> Json:
     if "label" in row:
-        raise Unfit("label", "OpenAI's formats have no labelled answers (KTO)")
+        raise ConversionError("label", "OpenAI's formats have no labels (KTO)")
     if "messages" not in row and "preferred_output" not in row:
-        raise Unfit("text", "OpenAI trains on conversations, not on plain text")
+        raise ConversionError("text", "OpenAI trains on conversations, not on plain text")
     return row
 
 
 def _together(row: Json) -> Json:
-    """https://docs.together.ai/docs/fine-tuning/data-preparation: strict about keys and turns."""
+    """Return the row, checked for Together's strict rules about keys and turns.
+
+    https://docs.together.ai/docs/fine-tuning/data-preparation
+    """
     if "label" in row:
-        raise Unfit("label", "Together's formats have no labelled answers (KTO)")
+        raise ConversionError("label", "Together's formats have no labels (KTO)")
     if "text" in row and "messages" not in row:
         _only(row, frozenset({"text"}), "")
     elif "preferred_output" in row:
@@ -168,20 +174,26 @@ def _together(row: Json) -> Json:
 def _only(row: Json, keys: frozenset[str], prefix: str) -> None:
     for key in row:
         if key not in keys:
-            raise Unfit(f"{prefix}{key}", f"Together takes no key {key!r} here")
+            raise ConversionError(f"{prefix}{key}", f"Together takes no key {key!r} here")
 
 
 def _alternating(messages: list[Json], path: str) -> None:
-    earlier = None
+    previous = None
     for index, message in enumerate(messages):
         role = message["role"]
         if role not in ("system", "user", "assistant", "tool"):
-            raise Unfit(f"{path}[{index}].role", f"Together does not know the role {role!r:.60}")
+            raise ConversionError(
+                f"{path}[{index}].role", f"Together does not know the role {role!r:.60}"
+            )
         if "function_call" in message:
-            raise Unfit(f"{path}[{index}].function_call", "Together takes tool_calls only")
-        if role == earlier and role in ("user", "assistant"):
-            raise Unfit(f"{path}[{index}]", f"Together refuses two {role} messages in a row")
-        earlier = role
+            raise ConversionError(
+                f"{path}[{index}].function_call", "Together takes tool_calls only"
+            )
+        if role == previous and role in ("user", "assistant"):
+            raise ConversionError(
+                f"{path}[{index}]", f"Together refuses two {role} messages in a row"
+            )
+        previous = role
 
 
 def _trl(row: Json) -> Json:
@@ -189,11 +201,11 @@ def _trl(row: Json) -> Json:
         return _trl_pair(row)
     if "messages" not in row:
         return row
-    messages = _objects(row["messages"], "messages")
+    messages = _with_objects(row["messages"], "messages")
     if "label" not in row:
         return {**row, "messages": messages}
     if len(messages) < 2:
-        raise Unfit("messages", "there is no prompt before the answer")
+        raise ConversionError("messages", "there is no prompt before the answer")
     rest = {key: value for key, value in row.items() if key not in ("messages", "label")}
     return {"prompt": messages[:-1], "completion": messages[-1:], "label": row["label"], **rest}
 
@@ -201,34 +213,36 @@ def _trl(row: Json) -> Json:
 def _trl_pair(row: Json) -> Json:
     given = row["input"]
     for key in given.keys() - _INPUT:
-        raise Unfit(f"input.{key}", f"TRL's pairs have no place for {key!r}")
+        raise ConversionError(f"input.{key}", f"TRL's pairs cannot hold {key!r}")
     sides = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
-    made = {"prompt": _objects(given["messages"], "input.messages")}
-    made |= {name: _objects(row[side], side) for name, side in sides.items()}
-    return _with_rest(made, row, "TRL's pairs")
+    pair = {"prompt": _with_objects(given["messages"], "input.messages")}
+    pair |= {name: _with_objects(row[side], side) for name, side in sides.items()}
+    return _with_other_keys(pair, row, "TRL's pairs")
 
 
-def _with_rest(made: Json, row: Json, what: str) -> Json:
-    """The pair with the tools of its input and the keys that are carried along."""
+def _with_other_keys(pair: Json, row: Json, target: str) -> Json:
+    """Return the pair with the tools of its input and all other keys of the row."""
     more = {key: value for key, value in row["input"].items() if key != "messages"}
     known = {"input", "preferred_output", "non_preferred_output"}
     rest = {key: value for key, value in row.items() if key not in known}
-    for key in rest.keys() & (made.keys() | more.keys()):
-        raise Unfit(key, f"{what} use the key {key!r} for something else")
-    return {**made, **more, **rest}
+    for key in rest.keys() & (pair.keys() | more.keys()):
+        raise ConversionError(key, f"{target} use the key {key!r} for something else")
+    return {**pair, **more, **rest}
 
 
-def _objects(messages: list[Json], path: str) -> list[Json]:
-    """Messages with the arguments of their calls as objects, as chat templates want them."""
+def _with_objects(messages: list[Json], path: str) -> list[Json]:
+    """Return messages with the arguments of calls as objects, as chat templates need them."""
     return [_object_calls(message, f"{path}[{index}]") for index, message in enumerate(messages)]
 
 
 def _object_calls(message: Json, path: str) -> Json:
-    made = dict(message)
+    converted = dict(message)
     if message.get("function_call"):
-        made["function_call"] = _object_function(message["function_call"], f"{path}.function_call")
+        converted["function_call"] = _object_function(
+            message["function_call"], f"{path}.function_call"
+        )
     if message.get("tool_calls"):
-        made["tool_calls"] = [
+        converted["tool_calls"] = [
             {
                 **call,
                 "function": _object_function(
@@ -237,7 +251,7 @@ def _object_calls(message: Json, path: str) -> Json:
             }
             for index, call in enumerate(message["tool_calls"])
         ]
-    return made
+    return converted
 
 
 def _object_function(function: Json, path: str) -> Json:
@@ -248,26 +262,26 @@ def _sharegpt(row: Json) -> Json:
     if "preferred_output" in row:
         return _sharegpt_pair(row)
     if "messages" not in row:
-        raise Unfit("text", "ShareGPT holds conversations, not plain text")
+        raise ConversionError("text", "ShareGPT holds conversations, not plain text")
     rest = {key: value for key, value in row.items() if key not in ("messages", "tools")}
-    made: Json = {"conversations": sharegpt.turns(row["messages"], "messages")}
+    converted: Json = {"conversations": sharegpt.turns(row["messages"], "messages")}
     if row.get("tools") is not None:
-        made["tools"] = sharegpt.tools_string(row["tools"])
-    return {**made, **rest}
+        converted["tools"] = sharegpt.tools_string(row["tools"])
+    return {**converted, **rest}
 
 
 def _sharegpt_pair(row: Json) -> Json:
     given = dict(row["input"])
     for key in given.keys() - _INPUT:
-        raise Unfit(f"input.{key}", f"ShareGPT has no place for {key!r}")
-    made: Json = {"conversations": sharegpt.turns(given["messages"], "input.messages")}
+        raise ConversionError(f"input.{key}", f"ShareGPT cannot hold {key!r}")
+    pair: Json = {"conversations": sharegpt.turns(given["messages"], "input.messages")}
     for name, side in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):
         if len(row[side]) != 1:
-            raise Unfit(side, "ShareGPT holds one answer for each side")
-        made[name] = sharegpt.turns(row[side], side)[0]
+            raise ConversionError(side, "ShareGPT holds one answer for each side")
+        pair[name] = sharegpt.turns(row[side], side)[0]
     if given.get("tools") is not None:
         given["tools"] = sharegpt.tools_string(given["tools"])
-    return _with_rest(made, {**row, "input": given}, "ShareGPT's pairs")
+    return _with_other_keys(pair, {**row, "input": given}, "ShareGPT's pairs")
 
 
 TARGETS: dict[str, Callable[[Json], Json]] = {
@@ -283,8 +297,8 @@ TARGETS: dict[str, Callable[[Json], Json]] = {
 
 
 def _meaning(value: Any, key: str = "") -> Any:
-    """What a row says, in a form that can be compared: arguments parsed, null keys left out,
-    true told from 1."""
+    """Return a row in a comparable form: arguments parsed, null keys removed, true distinct from
+    1."""
     if key == "arguments" and isinstance(value, str | dict):
         try:
             return "arguments", _meaning(loads_strict(as_string(value)))
@@ -298,7 +312,7 @@ def _meaning(value: Any, key: str = "") -> Any:
 
 
 def _difference(one: Any, other: Any, path: str = "") -> str:
-    """The path of the first difference of two rows."""
+    """Return the path of the first difference between two rows."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in {**other, **one}:
             if _meaning(one.get(key), key) != _meaning(other.get(key), key):
@@ -313,30 +327,28 @@ def _difference(one: Any, other: Any, path: str = "") -> str:
 # -- files -------------------------------------------------------------------------------------
 
 
-def free(path: Path, dataset: Dataset, force: bool) -> None:
-    """Raises SpecError when a file must not be written there."""
+def raise_if_taken(path: Path, dataset: Dataset, force: bool) -> None:
+    """Raise SpecError if the path exists (unless ``force``), is a folder, or is the input."""
     if path.exists() and any(
         one is not None and one.exists() and one.samefile(path)
         for one in (dataset.path, dataset.source)
     ):
-        raise SpecError(f"{path} is the input itself.", hint="Name another file to write.")
+        raise SpecError(f"{path} is the input itself.", hint="Choose another file to write.")
     if path.is_dir():
-        raise SpecError(f"{path} is a folder.", hint="Name a file to write.")
+        raise SpecError(f"{path} is a folder.", hint="Choose a file to write.")
     if path.exists() and not force:
-        raise SpecError(f"{path} exists already.", hint="Name another file, or use --force.")
+        raise SpecError(f"{path} already exists.", hint="Choose another file, or use --force.")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears whole when the block ends well, and not at all when it does not.
-
-    Raises StoreError when it cannot be written there.
-    """
+    """Open a file that appears only if the block succeeds. Raises StoreError if it cannot be
+    written."""
     try:
         with atomic_file(path) as file:
             yield file
     except OSError as exc:
         raise StoreError(
             f"{path} cannot be written: {exc.strerror or exc}.",
-            hint="Name a file in a folder that exists, on a disk with space.",
+            hint="Choose an existing folder, on a disk with free space.",
         ) from None

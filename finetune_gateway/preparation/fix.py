@@ -1,7 +1,7 @@
-"""``--fix``: everything that can be mended without a guess, mended in a copy, each change logged.
+"""``--fix``: write a copy with everything fixed that needs no guess, and log each change.
 
-A line that cannot be read stays as it is: what it was meant to be is not guessed. Afterwards the
-copy is validated, and what is left is told with the lines of both files.
+A line that cannot be read is kept unchanged. The copy is then validated, and the remaining
+findings are listed with their lines in both files.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from finetune_gateway.data.containers import array_lines, dumped
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Finding, Report
-from finetune_gateway.preparation import fix_row
-from finetune_gateway.preparation.convert import free, whole_file
-from finetune_gateway.preparation.fix_row import Change
+from finetune_gateway.preparation.convert import raise_if_taken, whole_file
+from finetune_gateway.preparation.fix_row import Change, fix_row
 from finetune_gateway.text.quoting import hidden, shortened
-from finetune_gateway.validation import run as checks
+from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import RULES
 from finetune_gateway.validation.json.file_type import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
 
 MAX_SHOWN = 200  # characters of before and after in the log
-_MAX_SPAN = 1 << 20  # bytes of one object that is spread over several lines
+_MAX_SPAN = 1 << 20  # bytes of one object that spans several lines
 _LOOSE = json.JSONDecoder()
 
 
@@ -59,73 +58,75 @@ class Mended(BaseModel):
 
 
 class FixReport(Mended):
-    """What ``--fix`` has done, and the report on the copy."""
+    """The result of ``--fix``, and the report on the copy."""
 
     report: Report
 
     @property
     def changed(self) -> int:
-        """All changes."""
+        """The number of changes."""
         return sum(self.changes.values())
 
 
 def fix(
     dataset: Dataset, out: str | os.PathLike[str], *, force: bool = False,
-    check: Callable[[Dataset], Report] = checks.validate,
+    check: Callable[[Dataset], Report] = validation_run.validate,
 ) -> FixReport:  # fmt: skip
-    """Write a mended copy and a log of the changes beside it, and ``check`` the copy; see
+    """Write a fixed copy and beside it a log of the changes, and ``check`` the copy; see
     ``Dataset.fix``."""
     path = Path(out)
     log = path.with_name(f"{path.name}.changes.jsonl")
-    free(path, dataset, force)
-    free(log, dataset, force)
+    raise_if_taken(path, dataset, force)
+    raise_if_taken(log, dataset, force)
     with whole_file(path) as rows, whole_file(log) as changes:
-        run = _Fix(rows, changes)
-        run.read(dataset)
+        fixer = _Fixer(rows, changes)
+        fixer.read(dataset)
     report = check(Dataset(path))
     return FixReport(
         out=str(path),
         log=str(log),
-        rows=len(run.origin),
-        changes=dict(sorted(run.counts.items())),
-        unsafe=[_unsafe(found, run.origin) for found in report.errors + report.warnings],
+        rows=len(fixer.origin),
+        changes=dict(sorted(fixer.counts.items())),
+        unsafe=[_unsafe(finding, fixer.origin) for finding in report.errors + report.warnings],
         report=report,
     )
 
 
-def _unsafe(found: Finding, origin: array[int]) -> Unsafe:
-    return Unsafe(finding=found, lines=[origin[line - 1] for line in found.lines])
+def _unsafe(finding: Finding, origin: array[int]) -> Unsafe:
+    return Unsafe(finding=finding, lines=[origin[line - 1] for line in finding.lines])
 
 
 @dataclass(slots=True)
-class _Fix:
-    """One pass over one file."""
+class _Fixer:
+    """One pass over a file."""
 
     rows: IO[bytes]
     log: IO[bytes]
     counts: dict[str, int] = field(default_factory=dict)
-    origin: array[int] = field(default_factory=lambda: array("I"))  # of each row written
-    seen: tuple[_Seen, ...] = field(default_factory=lambda: tuple(_Seen() for _ in range(256)))
-    ahead: deque[Line] = field(default_factory=deque)
-    span: int = _MAX_SPAN  # less after each attempt to join lines that came to nothing
+    origin: array[int] = field(default_factory=lambda: array("I"))  # input line of each row written
+    tables: tuple[_LineTable, ...] = field(
+        default_factory=lambda: tuple(_LineTable() for _ in range(256))
+    )
+    pushed_back: deque[Line] = field(default_factory=deque)  # lines read ahead
+    max_span: int = _MAX_SPAN  # reduced by each failed attempt to join lines
 
     def read(self, dataset: Dataset) -> None:
-        """Mend a file, whatever it is written in."""
+        """Fix a file in any container or encoding."""
         if dataset.container not in ("jsonl", "rows"):
             self.note(1, Change("container", "", dataset.container, "jsonl"))
         with dataset.path.open("rb") as file:
             head = file.read(HEAD)
-        found = file_defect(head)
-        if found and found.code.startswith("encoding_utf"):
-            self._decoded(dataset, head, found.code)
-        elif found:
-            raise DataError(f"{dataset.name}: {found.detail}.", hint=RULES[found.code].fix)
-        elif head.removeprefix(BOM).lstrip().startswith(b"[") and _whole_array(dataset.path):
-            self._array(dataset, head)
-        elif _old_mac(dataset.path):
-            self._old_mac(dataset)
+        defect = file_defect(head)
+        if defect and defect.code.startswith("encoding_utf"):
+            self._fix_wide_encoding(dataset, head, defect.code)
+        elif defect:
+            raise DataError(f"{dataset.name}: {defect.detail}.", hint=RULES[defect.code].fix)
+        elif head.removeprefix(BOM).lstrip().startswith(b"[") and _is_array_file(dataset.path):
+            self._fix_array(dataset, head)
+        elif _has_cr_lines(dataset.path):
+            self._fix_cr_lines(dataset)
         else:
-            self._lines(dataset.lines())
+            self._fix_lines(dataset.lines())
 
     def note(self, line: int, change: Change) -> None:
         """Log a change."""
@@ -136,8 +137,8 @@ class _Fix:
 
     # -- the file --------------------------------------------------------------------------
 
-    def _decoded(self, dataset: Dataset, head: bytes, code: str) -> None:
-        """UTF-16 and UTF-32 are told by their first bytes, so reading them is no guess."""
+    def _fix_wide_encoding(self, dataset: Dataset, head: bytes, code: str) -> None:
+        """Read UTF-16 or UTF-32, which the first bytes identify."""
         wide = "utf-32" if code == "encoding_utf32" else "utf-16"
         marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
         order = "" if marked else "-be" if head[0] == 0 else "-le"
@@ -145,38 +146,38 @@ class _Fix:
         with dataset.path.open(encoding=f"{wide}{order}", newline="\n") as file:
             lines = (Line(n, 0, text.rstrip("\r\n").encode()) for n, text in enumerate(file, 1))
             try:
-                self._lines(lines)
+                self._fix_lines(lines)
             except UnicodeDecodeError as exc:
                 raise DataError(
-                    f"{dataset.name} begins as {wide}, but goes on otherwise: {exc.reason}.",
-                    hint="Write it again as UTF-8.",
+                    f"{dataset.name} begins as {wide}, but is not {wide} throughout: {exc.reason}.",
+                    hint="Export it again as UTF-8.",
                 ) from None
 
-    def _old_mac(self, dataset: Dataset) -> None:
+    def _fix_cr_lines(self, dataset: Dataset) -> None:
         self.note(1, Change("line_terminator", "", "CR", "LF"))
         with dataset.path.open(encoding="utf-8", newline="\r", errors="surrogateescape") as file:
             raws = (text.rstrip("\r").encode("utf-8", "surrogateescape") for text in file)
-            self._lines(Line(number, 0, raw) for number, raw in enumerate(raws, 1))
+            self._fix_lines(Line(number, 0, raw) for number, raw in enumerate(raws, 1))
 
-    def _array(self, dataset: Dataset, head: bytes) -> None:
-        """A JSON array of rows; a row of it is a line then."""
+    def _fix_array(self, dataset: Dataset, head: bytes) -> None:
+        """Write each row of a JSON array on its own line; its number counts as the line."""
         if head.startswith(BOM):
             self.note(1, Change("utf8_bom", "", "EF BB BF", ""))
         self.note(1, Change("json_array_not_jsonl", "", "one array", "one row a line"))
         for number, text in enumerate(array_lines(dataset.path), 1):
-            self._line(Line(number, 0, text.encode()), iter(()))
+            self._fix_line(Line(number, 0, text.encode()), iter(()))
 
-    def _lines(self, source: Iterator[Line]) -> None:
-        ends = 0
-        while line := self.ahead.popleft() if self.ahead else next(source, None):
-            ends += line.end == b"\r\n"
-            self._line(line, source)
-        if ends:
-            self.note(1, Change("line_terminator", "", f"CRLF in {ends} lines", "LF"))
+    def _fix_lines(self, source: Iterator[Line]) -> None:
+        crlf = 0
+        while line := self.pushed_back.popleft() if self.pushed_back else next(source, None):
+            crlf += line.end == b"\r\n"
+            self._fix_line(line, source)
+        if crlf:
+            self.note(1, Change("line_terminator", "", f"CRLF in {crlf} lines", "LF"))
 
     # -- a line ----------------------------------------------------------------------------
 
-    def _line(self, line: Line, source: Iterator[Line]) -> None:
+    def _fix_line(self, line: Line, source: Iterator[Line]) -> None:
         raw = line.raw
         if raw.startswith(BOM):
             code = "utf8_bom" if line.number == 1 else "bom_inside"
@@ -191,67 +192,67 @@ class _Fix:
                 hint="Check that rows end in newlines; split the example.",
             )
         try:
-            self._value(parse(decode(raw)), raw, line.number)
+            self._fix_value(parse(decode(raw)), raw, line.number)
         except BadLine as exc:
-            self._broken(exc, raw, line.number, source)
+            self._fix_bad_line(exc, raw, line.number, source)
 
-    def _broken(self, exc: BadLine, raw: bytes, line: int, source: Iterator[Line]) -> None:
+    def _fix_bad_line(self, exc: BadLine, raw: bytes, line: int, source: Iterator[Line]) -> None:
         if exc.unfinished == "value":
-            joined = self._joined(raw, source)
+            joined = self._join_lines(raw, source)
         else:
             joined = [raw] if exc.defect.code == "json_extra_data" else []
-        pieces = _pieces(b" ".join(joined))
-        if not pieces:
+        values = _split_values(b" ".join(joined))
+        if not values:
             self._keep(raw, line)
             return
         code = "pretty_printed" if len(joined) > 1 else "json_extra_data"
-        lines, count = len(joined), len(pieces)
+        lines, count = len(joined), len(values)
         self.note(line, Change(code, "", f"{count} in {lines} lines", f"{count} lines"))
         for _ in joined[1:]:
-            self.ahead.popleft()
-        for piece in pieces:
-            self._value(parse(piece), piece.encode(), line)
+            self.pushed_back.popleft()
+        for text in values:
+            self._fix_value(parse(text), text.encode(), line)
 
-    def _joined(self, raw: bytes, source: Iterator[Line]) -> list[bytes]:
-        """The lines up to where all brackets are closed; those read stay in ``ahead``."""
+    def _join_lines(self, raw: bytes, source: Iterator[Line]) -> list[bytes]:
+        """Return the lines up to where all brackets are closed, without consuming them."""
         parts, size = [raw], len(raw)
         level = balance(raw.decode("utf-8", "replace"))
-        for line in self._coming(source):
-            if level <= 0 or size > self.span:
+        for line in self._peek(source):
+            if level <= 0 or size > self.max_span:
                 break
             parts.append(line.raw)
             size += len(line.raw) + 1
             level += balance(line.raw.decode("utf-8", "replace"))
-        # A file of nothing but "{" would else be read to its end from each of its lines.
-        self.span = _MAX_SPAN if level <= 0 else self.span // 4
+        # Without this limit, a file of nothing but "{" would be read to its end from each line.
+        self.max_span = _MAX_SPAN if level <= 0 else self.max_span // 4
         return parts if level <= 0 else []
 
-    def _coming(self, source: Iterator[Line]) -> Iterator[Line]:
-        """The lines that follow, without taking them."""
-        yield from self.ahead
+    def _peek(self, source: Iterator[Line]) -> Iterator[Line]:
+        """Yield the lines that follow without consuming them."""
+        yield from self.pushed_back
         while line := next(source, None):
-            self.ahead.append(line)
+            self.pushed_back.append(line)
             yield line
 
     # -- a row -----------------------------------------------------------------------------
 
-    def _value(self, value: Any, raw: bytes, line: int) -> None:
-        if _is_array(value):
+    def _fix_value(self, value: Any, raw: bytes, line: int) -> None:
+        if _is_array_of_rows(value):
             self.note(line, Change("json_array_not_jsonl", "", "an array", "one row a line"))
-            for one in value:
-                self._value(one, dumped(one).encode(), line)
+            for row in value:
+                self._fix_value(row, dumped(row).encode(), line)
             return
         if not isinstance(value, dict):
             self._keep(raw, line)
             return
-        mended, changes = fix_row.mended(value)
+        fixed, changes = fix_row(value)
         for change in changes:
             self.note(line, change)
-        self._row(dumped(mended).encode() if changes else raw.strip(), line)
+        self._keep_unless_repeated(dumped(fixed).encode() if changes else raw.strip(), line)
 
-    def _row(self, raw: bytes, line: int) -> None:
+    def _keep_unless_repeated(self, raw: bytes, line: int) -> None:
         digest = hashlib.blake2b(raw, digest_size=9).digest()
-        earlier = self.seen[digest[8]].add(int.from_bytes(digest[:8], "little") or 1, line)
+        earlier = self.tables[digest[8]].add(int.from_bytes(digest[:8], "little") or 1, line)
         if earlier:
             detail = f"the row of line {earlier} again"
             self.note(line, Change("duplicates", "", detail, None))
@@ -263,32 +264,35 @@ class _Fix:
         self.origin.append(line)
 
 
-class _Seen:
-    """A share of the rows met so far, by 64 bits of each: 16 to 21 bytes a row, where a dict of
-    hashes takes over 100. That two of 10 million rows are mixed up has a chance of 1 in 10^8."""
+class _LineTable:
+    """A hash table of 64-bit row hashes to lines, for a part of the rows.
+
+    Takes 16 to 21 bytes a row, a dict of hashes over 100. The chance that two of 10 million rows
+    collide is 1 in 10^8.
+    """
 
     def __init__(self) -> None:
         self.keys, self.lines, self.count = array("Q", bytes(512)), array("I", bytes(256)), 0
 
     def add(self, key: int, line: int) -> int:
-        """Remember a row; the line it was met in before, or 0."""
-        place = self._place(key)
-        if self.keys[place]:
-            return self.lines[place]
-        self._set(place, key, line)
+        """Add a row; return the earlier line of an equal row, or 0."""
+        slot = self._slot(key)
+        if self.keys[slot]:
+            return self.lines[slot]
+        self._set(slot, key, line)
         if 4 * self.count > 3 * len(self.keys):
             self._grow()
         return 0
 
-    def _place(self, key: int) -> int:
-        """Where a key stands, or would stand: keys of one place go to the next free ones."""
-        keys, place = self.keys, key % len(self.keys)
-        while keys[place] not in (0, key):
-            place = place + 1 if place + 1 < len(keys) else 0
-        return place
+    def _slot(self, key: int) -> int:
+        """Return the slot of a key, or the free one it belongs in (linear probing)."""
+        keys, slot = self.keys, key % len(self.keys)
+        while keys[slot] not in (0, key):
+            slot = slot + 1 if slot + 1 < len(keys) else 0
+        return slot
 
-    def _set(self, place: int, key: int, line: int) -> None:
-        self.keys[place], self.lines[place] = key, line
+    def _set(self, slot: int, key: int, line: int) -> None:
+        self.keys[slot], self.lines[slot] = key, line
         self.count += 1
 
     def _grow(self) -> None:
@@ -300,49 +304,49 @@ class _Seen:
         )
         for key, line in zip(*old, strict=True):
             if key:
-                self._set(self._place(key), key, line)
+                self._set(self._slot(key), key, line)
 
 
-def _is_array(value: Any) -> bool:
-    """Whether a line is a list of rows; one of messages is not."""
+def _is_array_of_rows(value: Any) -> bool:
+    """Return True for a list of rows; False for a list of messages."""
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(one, dict) and "role" not in one for one in value)
+    return all(isinstance(item, dict) and "role" not in item for item in value)
 
 
-def _whole_array(path: Path) -> bool:
-    """Whether a file is one JSON array of objects to its end; one that is broken stays as it is."""
+def _is_array_file(path: Path) -> bool:
+    """Return True if a file is one complete JSON array of objects."""
     try:
         return all(text.startswith("{") for text in array_lines(path))
     except ValueError:
         return False
 
 
-def _old_mac(path: Path) -> bool:
-    """Whether a file has several lines that end in CR alone."""
+def _has_cr_lines(path: Path) -> bool:
+    """Return True if the lines of a file end in CR only."""
     with path.open("rb") as file:
         head = file.read(1 << 20)
     return b"\n" not in head and b"\r" in head.rstrip(b"\r")
 
 
-def _pieces(raw: bytes) -> list[str]:
-    """The JSON values that stand one after another, each strictly valid; else none."""
+def _split_values(raw: bytes) -> list[str]:
+    """Return the JSON objects of a text with several; empty if one of them is not valid."""
     try:
-        text, at, found = decode(raw).strip(), 0, list[str]()
+        text, at, values = decode(raw).strip(), 0, list[str]()
         while at < len(text):
             end = _LOOSE.raw_decode(text, at)[1]
             parse(text[at:end])
-            found.append(text[at:end])
+            values.append(text[at:end])
             at = end
             while at < len(text) and text[at] in " \t\r\n,":
                 at += 1
     except (BadLine, ValueError, RecursionError):
         return []
-    return found if all(piece.startswith("{") for piece in found) else []
+    return values if all(value.startswith("{") for value in values) else []
 
 
 def _shown(value: Any) -> Any:
-    """A value for the log, bounded, personal data and keys masked."""
+    """Return a value for the log, shortened, with personal data and keys masked."""
     if value is None or isinstance(value, bool | int | float):
         return value
     text = value if isinstance(value, str) else dumped(value)

@@ -1,5 +1,5 @@
-"""What can be mended in one row without a guess: other formats as chat, role words, arguments of
-calls that are encoded wrongly, keys that are null."""
+"""Fix what needs no guess in a row: other formats than chat, names of roles, wrongly encoded
+arguments of calls, null keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from finetune_gateway.data import formats, sharegpt
 from finetune_gateway.data.formats import canonical, format_of
-from finetune_gateway.data.sharegpt import Unfit
+from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
 
 Json = dict[str, Any]
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-# Words that other tools use for a role; anything else, such as a typing error, is not guessed.
-_WORDS = {
+# Names that other tools use for a role; anything else, such as a typo, is not guessed.
+_ROLE_NAMES = {
     "human": "user",
     "gpt": "assistant",
     "bot": "assistant",
@@ -34,7 +34,7 @@ _ROW_NULLABLE = frozenset({"tools", "functions", "parallel_tool_calls"})
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that was mended. ``after`` None: it was taken out."""
+    """One fix. ``after`` None: it was removed."""
 
     code: str
     path: str
@@ -42,18 +42,18 @@ class Change:
     after: Any
 
 
-def mended(row: Json) -> tuple[Json, list[Change]]:
-    """The row with what can be mended, and what was; the row itself when nothing was."""
-    made, changes = copy.deepcopy(row), list[Change]()
-    changes += _nulls(made, _ROW_NULLABLE, "")
-    for messages, path in _conversations(made):
+def fix_row(row: Json) -> tuple[Json, list[Change]]:
+    """Return the fixed row and the changes; the row itself if there are none."""
+    fixed, changes = copy.deepcopy(row), list[Change]()
+    changes += _remove_nulls(fixed, _ROW_NULLABLE, "")
+    for messages, path in _conversations(fixed):
         for index, message in enumerate(messages):
             if isinstance(message, dict):
-                changes += _message(message, f"{path}[{index}]")
-    changes += _speakers(made)
-    made, converted = _converted(made)
+                changes += _fix_message(message, f"{path}[{index}]")
+    changes += _fix_speakers(fixed)
+    fixed, converted = _convert(fixed)
     changes += converted
-    return (made, changes) if changes else (row, changes)
+    return (fixed, changes) if changes else (row, changes)
 
 
 def _conversations(row: Json) -> Iterator[tuple[list[Any], str]]:
@@ -65,40 +65,40 @@ def _conversations(row: Json) -> Iterator[tuple[list[Any], str]]:
         yield given["messages"], "input.messages"
 
 
-def _message(message: Json, path: str) -> Iterator[Change]:
-    yield from _nulls(message, _NULLABLE, f"{path}.")
+def _fix_message(message: Json, path: str) -> Iterator[Change]:
+    yield from _remove_nulls(message, _NULLABLE, f"{path}.")
     role = message.get("role")
     if isinstance(role, str) and role not in _ROLES:
         word = role.strip().lower()
-        meant = word if word in _ROLES else _WORDS.get(word)
+        meant = word if word in _ROLES else _ROLE_NAMES.get(word)
         if meant:
             message["role"] = meant
             yield Change("unknown_role", f"{path}.role", role, meant)
     if isinstance(message.get("function_call"), dict):
-        yield from _arguments(message["function_call"], f"{path}.function_call")
+        yield from _fix_arguments(message["function_call"], f"{path}.function_call")
     calls = message.get("tool_calls")
     for index, call in enumerate(calls if isinstance(calls, list) else []):
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
-            yield from _arguments(function, f"{path}.tool_calls[{index}].function")
+            yield from _fix_arguments(function, f"{path}.tool_calls[{index}].function")
 
 
-def _nulls(value: Json, keys: frozenset[str], prefix: str) -> Iterator[Change]:
+def _remove_nulls(value: Json, keys: frozenset[str], prefix: str) -> Iterator[Change]:
     for key in [key for key, inner in value.items() if key in keys and inner is None]:
         del value[key]
         yield Change("null_key", f"{prefix}{key}", "null", None)
 
 
-def _arguments(function: Json, path: str) -> Iterator[Change]:
+def _fix_arguments(function: Json, path: str) -> Iterator[Change]:
     before = function.get("arguments")
-    code, after = _wire_arguments(before)
+    code, after = _fixed_arguments(before)
     if code:
         function["arguments"] = after
         yield Change(code, f"{path}.arguments", before, after)
 
 
-def _wire_arguments(before: Any) -> tuple[str, Any]:
-    """The code of what is wrong with arguments and what they should be; "" for nothing."""
+def _fixed_arguments(before: Any) -> tuple[str, Any]:
+    """Return the code of the defect and the fixed arguments; "" if there is none."""
     if isinstance(before, dict):
         return "tool_args_type", sharegpt.as_string(before)
     if not isinstance(before, str):
@@ -106,13 +106,13 @@ def _wire_arguments(before: Any) -> tuple[str, Any]:
     if not before.strip():
         return "tool_args_json", "{}"
     after = before
-    for _ in range(3):  # encoded twice, or more often
+    for _ in range(3):  # may be encoded more than twice
         inner = _parsed(after)
         if not isinstance(inner, str):
             break
         after = inner
-    whole = isinstance(_parsed(after), dict) and after != before
-    return ("tool_args_double_encoded", after) if whole else ("", before)
+    is_double = isinstance(_parsed(after), dict) and after != before
+    return ("tool_args_double_encoded", after) if is_double else ("", before)
 
 
 def _parsed(text: str) -> Any:
@@ -122,31 +122,30 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _speakers(row: Json) -> Iterator[Change]:
-    """Speakers of ShareGPT with another case or spaces."""
+def _fix_speakers(row: Json) -> Iterator[Change]:
+    """Fix case and spaces of ShareGPT's speakers."""
     turns = row.get("conversations")
     for index, turn in enumerate(turns if isinstance(turns, list) else []):
-        said = turn.get("from") if isinstance(turn, dict) else None
-        if isinstance(said, str) and said not in sharegpt.ROLES:
-            meant = said.strip().lower()
+        speaker = turn.get("from") if isinstance(turn, dict) else None
+        if isinstance(speaker, str) and speaker not in sharegpt.ROLES:
+            meant = speaker.strip().lower()
             if meant in sharegpt.ROLES:
                 turn["from"] = meant
-                yield Change("unknown_role", f"conversations[{index}].from", said, meant)
+                yield Change("unknown_role", f"conversations[{index}].from", speaker, meant)
 
 
-def _converted(row: Json) -> tuple[Json, list[Change]]:
-    """The row in its canonical form, where it can be had without loss."""
-    found = format_of(row)
-    if found is None or found in (formats.CHAT, formats.TEXT):
+def _convert(row: Json) -> tuple[Json, list[Change]]:
+    """Return the row in its canonical form, if nothing is lost."""
+    before = format_of(row)
+    if before is None or before in (formats.CHAT, formats.TEXT):
         return row, []
     try:
-        made = canonical(row)
-    except Unfit:
-        return row, []  # validating the copy says why
-    if made == row:
+        converted = canonical(row)
+    except ConversionError:
+        return row, []  # the report on the copy says why
+    if converted == row:
         return row, []
-    into = formats.format_of(made)
-    code = found.note if found is not into else "preference_key"
-    if found is formats.UNPAIRED:
-        code = found.note
-    return made, [Change(code, "", found.name, into.name if into else "")]
+    after = formats.format_of(converted)
+    unchanged = before is after and before is not formats.UNPAIRED
+    code = "preference_key" if unchanged else before.note
+    return converted, [Change(code, "", before.name, after.name if after else "")]

@@ -1,12 +1,11 @@
-"""A dataset cut into parts, each row placed by its own content.
+"""Split a dataset into parts by the content of each row.
 
-A row's place is a number from 0 to 1, from a hash of the row with case and spaces folded and the
-seed: adding rows moves none of the others, and rows equal but for case and spaces stay together.
-Rows that nearly repeat each other (``quality.similar``), or ask the same with another answer, have
-one place, from the least of theirs:
-a row moves only when an added one joins it to another, or its group grows too large to be held out.
-*Stratified*, the rows of each short final answer (or, where answers are long, of each system
-prompt) are cut at that share of their own; new rows then move those near the cut at most.
+A row's position is a number from 0 to 1: a hash of the seed and the row, with case and spaces
+folded. Adding rows moves none of the others, and rows that differ only in case and spaces stay
+together. Near-duplicates, and rows with the same prompt and different answers, form a group with
+one position: a row moves only if an added row joins its group to another, or if the group becomes
+too large to be held out. *Stratified*, the rows of each short final answer (or, if answers are
+long, of each system prompt) are split separately; new rows then move at most rows near the limit.
 """
 
 from __future__ import annotations
@@ -28,119 +27,121 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import as_chat
 from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.errors import DataError, SpecError
-from finetune_gateway.preparation.convert import free, whole_file
+from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import content_hash, iter_row_texts
 from finetune_gateway.validation.duplicates import folded
 
-SHORT = 40  # characters of a final answer that is a class rather than a text
-_BACK = 2.0  # the place of rows that are kept for the first part: beyond every limit
-REST = ""  # the stratum of rows whose own one is too small to be cut
+SHORT = 40  # characters; a shorter final answer is a class
+_HELD_BACK = 2.0  # position of rows kept for the first part: beyond every limit
+REST = ""  # the stratum of rows without a stratum of their own
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Where each row went."""
+class Assignment:
+    """The part of each row."""
 
     parts: bytearray
     rows: tuple[int, ...]  # of each part
-    joined: int | None  # rows kept with others they nearly repeat; None: not looked for
-    loosened: int = 0  # rows that nearly repeat so many others that they were placed one by one
+    joined: int | None  # rows kept with their near-duplicates; None: these were not searched
+    loosened: int = 0  # rows of groups too large to be kept together
 
 
 def split(
     dataset: Dataset, ratio: float, *, seed: int, folder: Path,
     stratify: bool = False, near: bool = True,
 ) -> tuple[Dataset, Dataset]:  # fmt: skip
-    """Two files below ``folder``, named by their content; see ``Dataset.split``."""
+    """Write two files below ``folder``, named by their content; see ``Dataset.split``."""
     if not 0 < ratio < 1:
         raise SpecError(f"A split of {ratio!r} is not between 0 and 1.", hint="Use e.g. 0.1.")
-    cut = assigned(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify, near=near)
+    assignment = assign(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify, near=near)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{dataset.path.stem}.part{number}" for number in range(2)]
-    made = []
-    for path, digest in zip(paths, _written(dataset, cut, paths), strict=True):
-        named = path.rename(folder / f"{dataset.path.stem}-{digest[:16]}.jsonl")
-        made.append(Dataset(named, dataset.name))
-    return made[0], made[1]
+    parts = []
+    for path, digest in zip(paths, _write_parts(dataset, assignment, paths), strict=True):
+        renamed = path.rename(folder / f"{dataset.path.stem}-{digest[:16]}.jsonl")
+        parts.append(Dataset(renamed, dataset.name))
+    return parts[0], parts[1]
 
 
 def write(
     dataset: Dataset, ratios: Sequence[float], paths: Sequence[Path], *,
     seed: int = 0, stratify: bool = False, near: bool = True, force: bool = False,
-) -> Cut:  # fmt: skip
-    """Cut a dataset into files of these shares.
+) -> Assignment:  # fmt: skip
+    """Split a dataset into files of these shares.
 
-    Raises SpecError for shares that do not add up to 1 or a file that exists, DataError when a
-    part would be empty.
+    Raises SpecError if the shares do not add up to 1 or a file exists, DataError if a part would
+    be empty.
     """
     if any(not 0 < ratio < 1 for ratio in ratios) or not math.isclose(sum(ratios), 1):
         raise SpecError(
             f"The shares {'/'.join(f'{ratio:g}' for ratio in ratios)} do not add up to 1.",
-            hint="Like: --ratio 0.9/0.1",
+            hint="For example: --ratio 0.9/0.1",
         )
     for path in paths:
-        free(path, dataset, force)
-    cut = assigned(dataset, ratios, seed=seed, stratify=stratify, near=near)
-    _written(dataset, cut, paths)
-    return cut
+        raise_if_taken(path, dataset, force)
+    assignment = assign(dataset, ratios, seed=seed, stratify=stratify, near=near)
+    _write_parts(dataset, assignment, paths)
+    return assignment
 
 
-def _written(dataset: Dataset, cut: Cut, paths: Sequence[Path]) -> list[str]:
-    """Write the parts in one pass; the sha256 of each."""
+def _write_parts(dataset: Dataset, assignment: Assignment, paths: Sequence[Path]) -> list[str]:
+    """Write the parts in one pass; return the SHA-256 of each."""
     digests = [hashlib.sha256() for _ in paths]
     with ExitStack() as stack:
         files: list[IO[bytes]] = [stack.enter_context(whole_file(path)) for path in paths]
-        for (_, raw), part in zip(dataset.examples(), cut.parts, strict=True):
+        for (_, raw), part in zip(dataset.examples(), assignment.parts, strict=True):
             line = raw.strip() + b"\n"
             digests[part].update(line)
             files[part].write(line)
     return [digest.hexdigest() for digest in digests]
 
 
-def assigned(
+def assign(
     dataset: Dataset, ratios: Sequence[float], *, seed: int, stratify: bool, near: bool
-) -> Cut:  # fmt: skip
-    """The part of each row, in order. Keeps 17 bytes a row and 32 more for a moment, stratified
-    40; 200 while near-duplicates are looked for."""
-    fuzzy = near and near_duplicates.available()
-    links = list(near_duplicates.links(dataset)) if fuzzy else []
-    links += _same_questions(dataset) if near else []
-    places, strata, names = array("d"), array("L"), dict[str, int]()
+) -> Assignment:  # fmt: skip
+    """Return the part of each row, in order.
+
+    Memory: 17 bytes a row and 32 more for a moment, stratified 40; 200 for near-duplicates.
+    """
+    search_near = near and near_duplicates.available()
+    links = list(near_duplicates.links(dataset)) if search_near else []
+    links += _same_prompts(dataset) if near else []
+    positions, strata, names = array("d"), array("L"), dict[str, int]()
     linked = {line: 0.0 for link in links for line in link}
     for number, raw in dataset.examples():
-        place = _place(raw, seed)
-        places.append(place)
+        position = _position(raw, seed)
+        positions.append(position)
         if number in linked:
-            linked[number] = place
+            linked[number] = position
         own = stratum(dataset.parse(number, raw)) if stratify else REST
         strata.append(names.setdefault(own, len(names)))
-    moves = _moves((linked[one], linked[two]) for one, two in links)
-    most = max(2.0, min(ratios) * len(places) / 2)
-    loosened = _loosen(places, moves, most, sum(ratios[1:]))
-    joined = _join(places, strata, moves)
-    rest = _held_back(places, most, ratios)
+    groups = _groups((linked[one], linked[two]) for one, two in links)
+    max_rows = max(2.0, min(ratios) * len(positions) / 2)
+    loosened = _loosen(positions, groups, max_rows, sum(ratios[1:]))
+    joined = _join(positions, strata, groups)
+    rest = _hold_back(positions, max_rows, ratios)
     _pool(strata, ratios)
-    limits = _limits(places, strata, ratios if stratify else rest, exact=stratify)
-    shares = range(len(ratios) - 1, 0, -1)
+    limits = _limits(positions, strata, ratios if stratify else rest, exact=stratify)
+    later_parts = range(len(ratios) - 1, 0, -1)
     parts = bytearray(
-        next((part for part in shares if place <= limits[own][part]), 0)
-        for place, own in zip(places, strata, strict=True)
+        next((part for part in later_parts if position <= limits[own][part]), 0)
+        for position, own in zip(positions, strata, strict=True)
     )
     counts = Counter(parts)
     if len(counts) < len(ratios):
         raise DataError(
-            f"A split of {'/'.join(f'{one:g}' for one in ratios)} leaves a part of "
+            f"A split of {'/'.join(f'{ratio:g}' for ratio in ratios)} leaves a part of "
             f"{dataset.name} empty.",
             hint="Use more rows, another ratio or another seed.",
         )
     rows = tuple(counts[part] for part in range(len(ratios)))
-    return Cut(parts, rows, joined if fuzzy else None, loosened)
+    return Assignment(parts, rows, joined if search_near else None, loosened)
 
 
-def _same_questions(dataset: Dataset) -> Iterator[tuple[int, int]]:
-    """Rows with one prompt and another answer: on the other side they would be a leak, as
-    ``validate --against`` says it of prompts of more than five words."""
+def _same_prompts(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    """Yield pairs of lines with the same prompt of more than five words: in different parts they
+    would be a leak for ``validate --against``."""
     first_lines: dict[int, int] = {}
     for row in iter_row_texts(dataset):
         if len(row.prompt.split()) > 5:
@@ -149,67 +150,79 @@ def _same_questions(dataset: Dataset) -> Iterator[tuple[int, int]]:
                 yield first, row.line
 
 
-def _moves(links: Iterable[tuple[float, float]]) -> dict[float, float]:
-    """For each place that is linked, the least one it is linked to, whatever lies between."""
+def _groups(links: Iterable[tuple[float, float]]) -> dict[float, float]:
+    """Return the group of each linked position: the lowest position it is connected to."""
     heads: dict[float, float] = {}
 
-    def head(place: float) -> float:
-        while (above := heads.setdefault(place, place)) != place:
-            heads[place] = place = heads[above]
-        return place
+    def head(position: float) -> float:
+        while (parent := heads.setdefault(position, position)) != position:
+            heads[position] = position = heads[parent]
+        return position
 
     for link in links:
-        least, other = sorted(map(head, link))
-        heads[other] = least
-    return {place: head(place) for place in [*heads]}
+        lowest, other = sorted(map(head, link))
+        heads[other] = lowest
+    return {position: head(position) for position in [*heads]}
 
 
-def _loosen(places: array[float], moves: dict[float, float], most: float, held_out: float) -> int:
-    """Give up the groups of more rows than ``most`` where without them too few rows are left to be
-    held out, as in a file made from one template. The rows of them."""
-    groups = Counter(moves[place] for place in places if place in moves)
-    large = {least for least, rows in groups.items() if rows > most}
-    rows = sum(groups[least] for least in large)
-    if len(places) - rows >= held_out * len(places):
+def _loosen(
+    positions: array[float], groups: dict[float, float], max_rows: float, held_out: float
+) -> int:
+    """Dissolve groups of more than ``max_rows`` rows if without them too few rows are left to be
+    held out, as in a file made from one template. Return the number of their rows."""
+    sizes = Counter(groups[position] for position in positions if position in groups)
+    large = {group for group, rows in sizes.items() if rows > max_rows}
+    rows = sum(sizes[group] for group in large)
+    if len(positions) - rows >= held_out * len(positions):
         return 0
-    for place in [place for place, least in moves.items() if least in large]:
-        del moves[place]
+    for position in [position for position, group in groups.items() if group in large]:
+        del groups[position]
     return rows
 
 
-def _join(places: array[float], strata: array[int], moves: dict[float, float]) -> int:
-    """Give all rows of a group one place and one stratum, in place; the rows of groups. The least
-    of several places is too often a low one, so that the group's is drawn from it anew."""
-    own = {place: stratum for place, stratum in zip(places, strata, strict=True) if place in moves}
+def _join(positions: array[float], strata: array[int], groups: dict[float, float]) -> int:
+    """Give all rows of a group one position and one stratum, in place; return their number.
+
+    The lowest of several positions is biased towards 0, so the position is hashed again.
+    """
+    own_strata = {
+        position: own for position, own in zip(positions, strata, strict=True) if position in groups
+    }
     joined = 0
-    for index, place in enumerate(places):
-        least = moves.get(place)
-        if least is not None:
+    for index, position in enumerate(positions):
+        group = groups.get(position)
+        if group is not None:
             joined += 1
-            places[index], strata[index] = _unit(f"group {least!r}"), own[least]
+            positions[index], strata[index] = _unit(f"group {group!r}"), own_strata[group]
     return joined
 
 
-def _held_back(places: array[float], most: float, ratios: Sequence[float]) -> Sequence[float]:
-    """Keep groups of more rows than this back for the first part, in place: in a smaller one they
-    would be most of it. The shares of the other rows; where a quarter of all is kept back these
-    are larger, or the file's would come out far too small."""
-    large = {place for place, group in groupby(sorted(places)) if sum(1 for _ in group) > most}
-    rest = len(places)
-    for index, place in enumerate(places):
-        if place in large:
-            places[index] = _BACK
+def _hold_back(
+    positions: array[float], max_rows: float, ratios: Sequence[float]
+) -> Sequence[float]:
+    """Keep groups of more than ``max_rows`` rows in the first part, in place: they would dominate
+    a smaller one.
+
+    Return the shares of the other rows. If a quarter of the rows is held back, these are larger,
+    since the other parts would be far too small.
+    """
+    by_position = groupby(sorted(positions))
+    large = {position for position, rows in by_position if sum(1 for _ in rows) > max_rows}
+    rest = len(positions)
+    for index, position in enumerate(positions):
+        if position in large:
+            positions[index] = _HELD_BACK
             rest -= 1
-    if not rest or rest > 0.75 * len(places):
+    if not rest or rest > 0.75 * len(positions):
         return ratios
-    held = [ratio * len(places) / rest for ratio in ratios[1:]]
-    return [max(0.0, 1 - sum(held)), *held]
+    shares = [ratio * len(positions) / rest for ratio in ratios[1:]]
+    return [max(0.0, 1 - sum(shares)), *shares]
 
 
 def _pool(strata: array[int], ratios: Sequence[float]) -> None:
-    """Strata too small to give a row to every part, made one (in place)."""
-    counts, least = Counter(strata), 1 / min(ratios)
-    small = {own for own, count in counts.items() if count < least}
+    """Merge strata too small to give a row to every part (in place)."""
+    counts, min_rows = Counter(strata), 1 / min(ratios)
+    small = {own for own, count in counts.items() if count < min_rows}
     pool = min(small, default=0)
     for index, own in enumerate(strata):
         if own in small:
@@ -217,42 +230,45 @@ def _pool(strata: array[int], ratios: Sequence[float]) -> None:
 
 
 def _limits(
-    places: array[float], strata: array[int], ratios: Sequence[float], *, exact: bool
+    positions: array[float], strata: array[int], ratios: Sequence[float], *, exact: bool
 ) -> dict[int, list[float]]:
-    """For each stratum the place up to which rows belong to each part; the last part has the
-    lowest places, the first takes the rest."""
+    """Return for each stratum the highest position of each part.
+
+    The last part has the lowest positions, the first part the rest.
+    """
     if not exact:
-        # Of a small file at least one row is held out: the one that would be the first.
-        least = min(places, default=0.0)
-        return {0: _cuts(ratios, lambda share: max(share, least))}
+        # At least one row of a small file is held out: the one with the lowest position.
+        lowest = min(positions, default=0.0)
+        return {0: _limits_by_part(ratios, lambda share: max(share, lowest))}
     by_stratum: dict[int, list[float]] = {}
-    for place, own in zip(places, strata, strict=True):
-        by_stratum.setdefault(own, []).append(place)
+    for position, own in zip(positions, strata, strict=True):
+        by_stratum.setdefault(own, []).append(position)
     limits = {}
-    for own, found in by_stratum.items():
-        found.sort()
-        limits[own] = _cuts(ratios, partial(_ranked, found))
+    for own, own_positions in by_stratum.items():
+        own_positions.sort()
+        limits[own] = _limits_by_part(ratios, partial(_limit_by_rank, own_positions))
     return limits
 
 
-def _cuts(ratios: Sequence[float], limit: Callable[[float], float]) -> list[float]:
+def _limits_by_part(ratios: Sequence[float], limit: Callable[[float], float]) -> list[float]:
     return [limit(sum(ratios[part:])) for part in range(len(ratios))]
 
 
-def _ranked(places: list[float], share: float) -> float:
-    """The place of the last row of a share. Rows at one place go together: all of them, or none
-    where that is nearer to the share."""
-    count = min(round(len(places) * share), bisect_left(places, _BACK))
+def _limit_by_rank(positions: list[float], share: float) -> float:
+    """Return the position of the last row of a share. Rows at one position stay together: all of
+    them, or none if that is closer to the share."""
+    count = min(round(len(positions) * share), bisect_left(positions, _HELD_BACK))
     if not count:
         return -1.0
-    first, end = bisect_left(places, places[count - 1]), bisect_right(places, places[count - 1])
+    last = positions[count - 1]
+    first, end = bisect_left(positions, last), bisect_right(positions, last)
     if first and count - first < end - count:
-        return places[first - 1]
-    return places[count - 1]
+        return positions[first - 1]
+    return last
 
 
-def _place(raw: bytes, seed: int) -> float:
-    """A number from 0 to 1 that depends on the folded row and the seed alone."""
+def _position(raw: bytes, seed: int) -> float:
+    """Return a number from 0 to 1 that depends only on the folded row and the seed."""
     return _unit(f"{seed}\0{folded(raw.decode('utf-8', 'replace'))}")
 
 
@@ -261,7 +277,7 @@ def _unit(text: str) -> float:
 
 
 def stratum(row: dict[str, Any]) -> str:
-    """What a row is counted under: its short final answer, else its system prompt."""
+    """Return the stratum of a row: its short final answer, else its system prompt."""
     chat = as_chat(row)
     messages = as_list(chat.get("messages") or as_dict(chat.get("input")).get("messages"))
     answers = messages or as_list(chat.get("preferred_output"))

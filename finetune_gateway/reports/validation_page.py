@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, Report, Severity
-from finetune_gateway.preparation.convert import free, whole_file
+from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.reports import html_text
 from finetune_gateway.reports.charts import (
     Axis,
@@ -129,7 +129,7 @@ def write(
 ) -> None:
     """Write the page. Raises SpecError when the file exists and ``force`` is not set or is the
     data, StoreError when it cannot be written."""
-    free(path, dataset, force)
+    raise_if_taken(path, dataset, force)
     with whole_file(path) as file:
         file.write(page(report, dataset, model=model, limit=limit).encode())
 

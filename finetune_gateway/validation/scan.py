@@ -392,7 +392,7 @@ def _not_object(value: Any) -> Defect:
 
 
 def _unknown_format(row: Json, expected: Format | None) -> Defect:
-    keys = formats.keys_seen(row)
+    keys = formats.quoted_keys(row)
     for key in row:
         if key.strip().lower() == "messages":
             return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
 from finetune_gateway.data.formats import as_chat, canonical, format_of
-from finetune_gateway.data.sharegpt import Unfit
+from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.errors import DataError, NotFoundError, SpecError
-from finetune_gateway.preparation.convert import TARGETS, written
+from finetune_gateway.preparation.convert import TARGETS, convert_row
 
 Json = dict[str, Any]
 
@@ -123,16 +123,16 @@ def test_nothing_is_lost_between_formats(row: Json, to: str) -> None:
     """Calls, ids, tools, weights and parallel_tool_calls come back from every format that holds
     them; Together has no parallel_tool_calls and says so."""
     if to == "together":
-        with pytest.raises(Unfit, match="parallel_tool_calls"):
-            written(row, to)
+        with pytest.raises(ConversionError, match="parallel_tool_calls"):
+            convert_row(row, to)
         row = json.loads(json.dumps(row))
         row.get("input", row).pop("parallel_tool_calls")
-    assert plain(canonical(written(row, to))) == plain(row)
+    assert plain(canonical(convert_row(row, to))) == plain(row)
 
 
 def test_trl_gets_arguments_as_objects() -> None:
     """A chat template wants an object where the wire wants a string."""
-    calls = written(CALLS, "trl")["messages"][1]["tool_calls"]
+    calls = convert_row(CALLS, "trl")["messages"][1]["tool_calls"]
     assert [call["function"]["arguments"] for call in calls] == [{}, {"x": 1, "y": {"z": None}}]
 
 
@@ -184,8 +184,8 @@ REFUSED: dict[str, tuple[str, Json, str]] = {
 def test_what_a_format_cannot_hold_is_refused(case: str) -> None:
     """The field is named, and nothing is dropped."""
     to, row, path = REFUSED[case]
-    with pytest.raises(Unfit) as caught:
-        written(row, to)
+    with pytest.raises(ConversionError) as caught:
+        convert_row(row, to)
     assert caught.value.path == path
 
 
@@ -249,8 +249,8 @@ def pairs(draw: st.DrawFn) -> Json:
 def test_a_round_trip_loses_nothing(row: Json, to: str) -> None:
     """A row comes back from a format as it was, or the format refuses it by a field."""
     try:
-        made = written(row, to)
-    except Unfit as exc:
+        made = convert_row(row, to)
+    except ConversionError as exc:
         assert to in ("together", "sharegpt"), exc
         return
     assert plain(canonical(json.loads(json.dumps(made)))) == plain(row)
@@ -268,18 +268,18 @@ def test_a_round_trip_loses_nothing(row: Json, to: str) -> None:
 ))  # fmt: skip
 @settings(max_examples=120, deadline=None)
 def test_any_row_is_read_or_refused(row: Json) -> None:
-    """Whatever a row holds, reading it ends in a row or in Unfit, and as_chat never raises."""
+    """Reading any row returns a row or raises ConversionError, and as_chat never raises."""
     if format_of(row):
         as_chat(row)
     try:
         made = canonical(row)
-    except Unfit:
+    except ConversionError:
         return
     assert canonical(made) == made
     for to in TARGETS:
         try:
-            written(made, to)
-        except Unfit:
+            convert_row(made, to)
+        except ConversionError:
             continue
 
 
@@ -385,7 +385,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     """One would replace the other."""
     path = tmp_path / "rows.csv"
     path.write_text("prompt,completion,prompt\na,b,c\n")
-    with pytest.raises(DataError, match="two columns are called 'prompt'"):
+    with pytest.raises(DataError, match="two columns are named 'prompt'"):
         Dataset.open(path, spool=tmp_path / "spool")
 
 
@@ -493,10 +493,10 @@ def test_arguments_that_would_change_silently_are_refused(arguments: str, to: st
     """The same in the arguments of a call, where a format wants an object."""
     one = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
     row = {"messages": [USER, {"role": "assistant", "tool_calls": [one]}]}
-    with pytest.raises(Unfit, match="arguments"):
-        written(row, to)
+    with pytest.raises(ConversionError, match="arguments"):
+        convert_row(row, to)
     value = f'{{"name": "f", "arguments": {arguments}}}'
-    with pytest.raises(Unfit, match="not JSON"):
+    with pytest.raises(ConversionError, match="not JSON"):
         canonical({"conversations": [{"from": "function_call", "value": value}]})
 
 

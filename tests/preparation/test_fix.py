@@ -250,7 +250,7 @@ def test_repeats_are_found_in_little_memory(tmp_path: Path) -> None:
     rows = [json.dumps({"text": f"row {number % 59_990}"}) for number in range(60_000)]
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(rows))
-    run, log = fixing._Fix(out.open("wb"), (tmp_path / "log").open("wb")), tmp_path / "log"
+    run, log = fixing._Fixer(out.open("wb"), (tmp_path / "log").open("wb")), tmp_path / "log"
     with run.rows, run.log:
         run.read(Dataset.open(source))
     assert out.read_text().split("\n")[:-1] == rows[:59_990]
@@ -258,7 +258,7 @@ def test_repeats_are_found_in_little_memory(tmp_path: Path) -> None:
     assert [(one["line"], one["before"]) for one in changes] == [
         (59_991 + number, f"the row of line {number + 1} again") for number in range(10)
     ]
-    kept = [part for one in run.seen for part in (one.keys, one.lines)] + [run.origin]
+    kept = [part for one in run.tables for part in (one.keys, one.lines)] + [run.origin]
     assert sum(part.itemsize * len(part) for part in kept) <= 26 * 60_000
 
 

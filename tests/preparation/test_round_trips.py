@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from finetune_gateway import Dataset
 from finetune_gateway.data.containers import dumped
 from finetune_gateway.data.formats import FORMATS, canonical, format_of
-from finetune_gateway.preparation.convert import written
-from finetune_gateway.preparation.fix_row import mended
+from finetune_gateway.preparation.convert import convert_row
+from finetune_gateway.preparation.fix_row import fix_row
 
 Json = dict[str, Any]
 
@@ -142,13 +142,13 @@ def same(made: Json, row: Json) -> None:
 @given(st.sampled_from(("chat", "pair")).flatmap(lambda kind: rows(kind, plain=False)))
 def test_openai(row: Json) -> None:
     """Chat and pairs, with all that OpenAI knows."""
-    same(written(row, "openai"), row)
+    same(convert_row(row, "openai"), row)
 
 
 @given(st.sampled_from(("chat", "pair", "kto", "text")).flatmap(lambda kind: rows(kind, False)))
 def test_trl(row: Json) -> None:
     """All kinds; arguments are objects there."""
-    made = written(row, "trl")
+    made = convert_row(row, "trl")
     same(made, row)
     calls = [call for message in made.get("messages", []) for call in message.get("tool_calls", [])]
     assert all(isinstance(one["function"]["arguments"], dict) for one in calls)
@@ -157,13 +157,13 @@ def test_trl(row: Json) -> None:
 @given(st.sampled_from(("chat", "pair", "text")).flatmap(lambda kind: rows(kind, plain=True)))
 def test_together(row: Json) -> None:
     """Chat, pairs and texts of plain messages."""
-    same(written(row, "together"), row)
+    same(convert_row(row, "together"), row)
 
 
 @given(st.sampled_from(("chat", "pair", "kto")).flatmap(lambda kind: rows(kind, plain=True)))
 def test_sharegpt(row: Json) -> None:
     """Chat, pairs and labels; ids of calls and weights survive."""
-    same(written(row, "sharegpt"), row)
+    same(convert_row(row, "sharegpt"), row)
 
 
 # -- formats in --------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_sharegpt_in(row: Json, system: str | None, own: str | None) -> None:
     messages = row["messages"]
     if messages[0]["role"] == "system":
         messages.pop(0)
-    made = written(row, "sharegpt")
+    made = convert_row(row, "sharegpt")
     for turn in made["conversations"]:
         turn["from"] = {"human": "user", "gpt": "chatgpt", "observation": "tool"}.get(
             turn["from"], turn["from"]
@@ -249,10 +249,10 @@ def test_sharegpt_in(row: Json, system: str | None, own: str | None) -> None:
 def test_mending_loses_nothing(row: Json, to: str) -> None:
     """--fix brings a row of any format into the canonical form, with all that was in it."""
     try:
-        made = json.loads(dumped(written(row, to)))
+        made = json.loads(dumped(convert_row(row, to)))
     except ValueError:  # a format that cannot hold it
         made = row
-    same(mended(made)[0], row)
+    same(fix_row(made)[0], row)
 
 
 @given(

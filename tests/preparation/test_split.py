@@ -14,7 +14,7 @@ from support.rows import chat_rows
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
 from finetune_gateway.errors import DataError, SpecError
-from finetune_gateway.preparation.split import assigned
+from finetune_gateway.preparation.split import assign
 from finetune_gateway.validation.dataset import near_duplicates
 
 Json = dict[str, Any]
@@ -224,7 +224,7 @@ def test_a_large_group_is_not_held_out(tmp_path: Path) -> None:
         shares.append(sum(side.values()) / len(side))
     assert 0.08 <= sum(shares) / len(shares) <= 0.12
     dataset = Dataset.open(write(tmp_path / "alike.jsonl", group))
-    cut = assigned(dataset, (0.8, 0.2), seed=0, stratify=False, near=True)
+    cut = assign(dataset, (0.8, 0.2), seed=0, stratify=False, near=True)
     assert cut.loosened == 60 and cut.joined == 0 and min(cut.rows) >= 4
 
 

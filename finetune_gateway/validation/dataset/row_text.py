@@ -21,7 +21,7 @@ import msgspec
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, Kind, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list, calls_of
-from finetune_gateway.data.sharegpt import Unfit
+from finetune_gateway.data.sharegpt import ConversionError
 
 Json = dict[str, Any]
 
@@ -97,7 +97,7 @@ def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | Non
     """Return the texts of a row, or None if it is malformed or has no known format."""
     try:
         canonical = formats.canonical(row)
-    except Unfit:
+    except ConversionError:
         return None
     kind = kind_of(canonical)
     if kind == "text":

@@ -13,7 +13,7 @@ from typing import Any
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list
-from finetune_gateway.data.sharegpt import Unfit
+from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect
 from finetune_gateway.validation.dataset.row_text import parse_leniently
@@ -45,7 +45,7 @@ def conversation(row: Json) -> Json | None:
     """Return a row as one conversation, a pair with its better answer; None for other rows."""
     try:
         canonical = formats.canonical(row)
-    except Unfit:
+    except ConversionError:
         return None
     if kind_of(canonical) == "preference":
         prompt = canonical["input"]
