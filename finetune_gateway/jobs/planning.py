@@ -19,7 +19,7 @@ from typing import Any
 from finetune_gateway.backend import Backend, Capabilities
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.sharegpt import Unfit
+from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.errors import BackendError, DataError, GatewayError, NotFoundError, SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.hosted import at_train_price
@@ -326,7 +326,7 @@ def _stored_copy(dataset: Dataset, report: Report, folder: Path) -> StoredFile:
     rewrite = None if report.format.startswith("openai-") else formats.canonical
     try:
         path, digest = dataset.copy_into(folder, rewrite)
-    except Unfit as exc:
+    except ConversionError as exc:
         raise DataError(
             f"{dataset.name}: a row of the format {report.format} cannot be sent: {exc}.",
             hint=f"See: ftg convert {dataset.name} --to openai -o OUT",
