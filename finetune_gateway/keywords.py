@@ -9,8 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
-from functools import wraps
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar
 
 from finetune_gateway import spec
 from finetune_gateway.backend import Backend
@@ -104,18 +103,10 @@ def like(method: Callable[..., Any]) -> Callable[[F], F]:
 
 def _checked(function: F, signature: inspect.Signature, doc: str | None) -> F:
     """Return the function with this signature and docstring, closed to other keywords."""
-    known = frozenset(signature.parameters) - {"self"}
-
-    @wraps(function)
-    def checked(*args: Any, **given: Any) -> Any:
-        if not given.keys() <= known:
-            wrong = next(name for name in given if name not in known)
-            raise spec.unknown(function.__name__, wrong, known)
-        return function(*args, **given)
-
+    checked = spec.closed(function, frozenset(signature.parameters) - {"self"})
     vars(checked)["__signature__"] = signature
     checked.__doc__ = doc
-    return cast(F, checked)
+    return checked
 
 
 class _Text(str):

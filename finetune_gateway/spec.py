@@ -7,9 +7,9 @@ training. A backend honours a setting or refuses it; it never ignores one
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, wraps
 from types import NoneType
 from typing import (
     Annotated,
@@ -17,6 +17,8 @@ from typing import (
     Literal,
     Self,
     TypedDict,
+    TypeVar,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -33,6 +35,8 @@ AnyMethod = Method | Literal["supervised"]  # as callers may write it
 TrainingType = Literal["lora", "qlora", "full"]
 TrainOn = Literal["assistant", "last_assistant", "all"]
 Auto = Literal["auto"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # The limits are those of OpenAI's specification.
 Epochs = Annotated[int, Field(ge=1, le=50)]
@@ -352,3 +356,16 @@ def unknown(verb: str, name: str, known: Collection[str]) -> SpecError:
     else:
         hint = f"It takes: {', '.join(sorted(known))}."
     return SpecError(f"{verb} has no setting {name!r}.", hint=hint)
+
+
+def closed(function: F, known: Collection[str]) -> F:
+    """Return the function closed to all keywords but these: it raises SpecError for another."""
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in known:
+                raise unknown(function.__name__, name, known)
+        return function(*args, **given)
+
+    return cast(F, checked)

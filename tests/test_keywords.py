@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
+from support.cli import Ftg
 
 import finetune_gateway as gateway
 import finetune_gateway.gateway
@@ -261,6 +262,15 @@ def test_every_option_is_put_into_words() -> None:
         assert re.fullmatch(r"[A-Z].+ \(.+; default .+\)\.", line), (name, line)
 
 
+def test_the_docs_list_every_option() -> None:
+    """With what it is, what it may be, and its default."""
+    page = (ROOT / "docs" / "python.md").read_text("utf-8")
+    for name, field in TrainingSpec.model_fields.items():
+        if name != "model":
+            cells = (f"`{name}`", field.description, spec.wanted(name), f"`{field.default!r}`")
+            assert f"| {' | '.join(map(str, cells))} |" in page, name
+
+
 # -- the default place -------------------------------------------------------------------
 
 
@@ -298,3 +308,16 @@ def test_a_name_that_no_place_knows_is_refused(
     with pytest.raises(gateway.GatewayError) as other:
         gateway.submit(train_file, model=model)
     assert "neither" not in str(other.value)
+
+
+def test_the_command_line_answers_alike(ftg: Ftg, train_file: Path) -> None:
+    """An unknown --set, a keyword that --set must not reach, a model nobody knows."""
+    submit = ("submit", str(train_file), "--yes", "--model")
+    for setting, hint in (("lorar=8", "Did you mean lora_r?"), ("again=1", "It takes: ")):
+        done = ftg(*submit, "builtin/tiny", "--set", setting)
+        name = setting.partition("=")[0]
+        assert done.returncode == 2 and f"--set has no setting '{name}'" in done.stderr
+        assert hint in done.stderr
+    done = ftg(*submit, "gpt-5-nanoo")
+    assert done.returncode == 102
+    assert "neither a folder here nor one of OpenAI's models" in done.stderr
