@@ -36,37 +36,37 @@ class ServingView:
 
 def serving_view(costs: ServingCosts) -> ServingView:
     """Return what the page shows of serving."""
-    ways = [way for way in costs.ways if way.curves]
+    options = [option for option in costs.ways if option.curves]
     rows = [
         (
-            f"{way.where} {way.model}",
-            way_name(way),
-            amount_text(way.monthly_usd),
-            per_thousand_text(way, costs.traffic),
-            "yes" if way.data_leaves_machine else "no",
+            f"{option.where} {option.model}",
+            way_name(option),
+            amount_text(option.monthly_usd),
+            per_thousand_text(option, costs.traffic),
+            "yes" if option.data_leaves_machine else "no",
         )
-        for way in costs.ways
+        for option in costs.ways
     ]
     return ServingView(
         title=traffic_text(costs.traffic),
-        chart=costs_chart(costs, ways) if ways else None,
+        chart=costs_chart(costs, options) if options else None,
         table=rows,
-        break_even=[meet.text for meet in costs.break_even],
+        break_even=[one.text for one in costs.break_even],
         sources=price_sources(costs),
         grounds=[(kind.capitalize(), texts) for kind, texts in serving_grounds(costs) if texts],
     )
 
 
-def costs_chart(costs: ServingCosts, ways: Sequence[ServingOption]) -> Chart:
-    """Return USD a month over requests a month: a line for each way, a dot at each break-even."""
+def costs_chart(costs: ServingCosts, options: Sequence[ServingOption]) -> Chart:
+    """Return USD a month over requests a month: a line per option, a dot per break-even."""
     requests = _requests_axis(costs)
-    lines = [_line(way, place % COLORS, requests) for place, way in enumerate(ways)]
+    lines = [_line(option, place % COLORS, requests) for place, option in enumerate(options)]
     return Chart(
         x=requests,
-        y=_usd_axis(ways, requests),
-        label=" ".join(meet.text for meet in costs.break_even) or "No break-even.",
+        y=_usd_axis(options, requests),
+        label=" ".join(one.text for one in costs.break_even) or "No break-even.",
         lines=lines,
-        dots=[*_dots(costs.break_even, ways, requests)],
+        dots=[*_dots(costs.break_even, options, requests)],
         markers=[Marker(costs.traffic.requests, kind="volume")],
         wide=(900, 420),
         narrow=(420, 420),
@@ -76,31 +76,31 @@ def costs_chart(costs: ServingCosts, ways: Sequence[ServingOption]) -> Chart:
 def _requests_axis(costs: ServingCosts) -> Axis:
     """Return whole decades around the volume and every crossing that is not far off."""
     volume = costs.traffic.requests
-    first = [meet.expected.first for meet in costs.break_even if meet.expected]
+    first = [one.expected.first for one in costs.break_even if one.expected]
     far = 1000 * max([volume, *first])
-    crossings = [n for meet in costs.break_even for n in _crossings(meet) if n <= far]
+    crossings = [n for one in costs.break_even for n in _crossings(one) if n <= far]
     ends = [min([volume, *crossings]) / 10, max([volume, *crossings]) * 5]
     return log_axis("requests a month", ends, least=1, factors=(1,))
 
 
-def _usd_axis(ways: Sequence[ServingOption], requests: Axis) -> Axis:
+def _usd_axis(options: Sequence[ServingOption], requests: Axis) -> Axis:
     """Return whole decades around the costs at both ends of the requests."""
     ends = [
         float(curve.at(round(volume)))
-        for way in ways
-        for curve in way.curves or ()
+        for option in options
+        for curve in option.curves or ()
         for volume in (requests.low, requests.high)
     ]
     costs = [cost for cost in ends if cost > 0] or [1.0]
     return log_axis("USD a month", costs, factors=(1,), unit="$")
 
 
-def _line(way: ServingOption, color: int, requests: Axis) -> Line:
-    assert way.curves is not None
-    low, expected, high = (_points(curve, requests) for curve in way.curves)
+def _line(option: ServingOption, color: int, requests: Axis) -> Line:
+    assert option.curves is not None
+    low, expected, high = (_points(curve, requests) for curve in option.curves)
     band = None if low == high else (low, high)
     # The line of the base may lie on that of batches.
-    return Line(way.title, expected, color, dashed=way.kind == "base", band=band)
+    return Line(option.title, expected, color, dashed=option.kind == "base", band=band)
 
 
 def _points(curve: Curve, requests: Axis) -> list[Point]:
@@ -112,18 +112,18 @@ def _points(curve: Curve, requests: Axis) -> list[Point]:
     return [(n, float(curve.at(n))) for n in sorted(volumes)]
 
 
-def _crossings(meet: BreakEven) -> list[int]:
+def _crossings(break_even: BreakEven) -> list[int]:
     """Return the volumes from which the own machine costs less."""
-    spans = meet.expected.spans if meet.expected else ()
+    spans = break_even.expected.spans if break_even.expected else ()
     return [span.first for span in spans if span.first > 1]
 
 
 def _dots(
-    meets: Sequence[BreakEven], ways: Sequence[ServingOption], requests: Axis
+    break_evens: Sequence[BreakEven], options: Sequence[ServingOption], requests: Axis
 ) -> Iterator[Dot]:
-    by_title = {way.title: way for way in ways}
-    for meet in meets:
-        curves = by_title[meet.own].curves
+    by_title = {option.title: option for option in options}
+    for break_even in break_evens:
+        curves = by_title[break_even.own].curves
         assert curves is not None
-        for volume in (n for n in _crossings(meet) if n <= requests.high):
-            yield Dot(volume, float(curves[1].at(volume)), meet.text, kind="break-even")
+        for volume in (n for n in _crossings(break_even) if n <= requests.high):
+            yield Dot(volume, float(curves[1].at(volume)), break_even.text, kind="break-even")
