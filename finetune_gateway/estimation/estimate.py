@@ -1,4 +1,4 @@
-"""What a run would take, as data: an estimate, its ranges, the parts of memory, how many epochs."""
+"""The result of an estimate: ranges, parts of memory, and the rule for epochs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Number = TypeVar("Number", Decimal, int, float)
 
 
 class Range(Model, Generic[Number]):
-    """A figure and how far it may be off: low <= expected <= high."""
+    """A figure with its uncertainty: low <= expected <= high."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -36,7 +36,7 @@ class Range(Model, Generic[Number]):
 
 
 class MemoryParts(Model):
-    """Memory at the peak of a training step by part, in bytes."""
+    """Peak memory of a training step by part, in bytes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,10 +54,10 @@ class MemoryParts(Model):
 
 
 class Estimate(Shown, Model):
-    """What a run would take. ``billed_tokens`` are of the whole run, as OpenAI's
+    """The cost, time and memory of a run. ``billed_tokens`` are of the whole run, like OpenAI's
     ``trained_tokens``; ``seconds`` are wall time; ``memory_bytes`` is the peak.
 
-    None means not known, and ``unknown`` says why.
+    None means unknown, and ``unknown`` says why.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -77,15 +77,15 @@ class Estimate(Shown, Model):
     seconds: Range[float] | None = None
     memory_bytes: Range[int] | None = None
     memory_parts: MemoryParts | None = None  # of the expected figure
-    gpu: str | None = None  # by name, where it would not run on this machine
-    smallest_gpu: str | None = None  # of those known, that holds the high figure
+    gpu: str | None = None  # by name, if it would not run on this machine
+    smallest_gpu: str | None = None  # of the known ones, that holds the high figure
     largest_batch: int | None = None  # rows a step that fit the GPU, or this machine
     energy_kwh: Range[float] | None = None
     memory_available_bytes: int | None = None  # of the machine or GPU it would run on
     prices: list[Price] = Field(default_factory=list)
     data_leaves_machine: bool
     host: str | None = None
-    life_cycle: LifeCycle | None = None  # None: no host can close or retire it
+    life_cycle: LifeCycle | None = None  # None: no host can retire it
     assumptions: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     unknown: list[str] = Field(default_factory=list)
@@ -95,10 +95,10 @@ class Estimate(Shown, Model):
     def _kept(cls, tokens: TokenStats | None) -> TokenStats | None:
         return tokens and tokens.without_lengths()
 
-    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
+    @computed_field  # type: ignore[prop-decorator]  # mypy#1362
     @property
     def fits(self) -> Literal["yes", "maybe", "no"] | None:
-        """Whether the memory is enough: for the high figure, only for the expected one, or not."""
+        """Return yes if the high figure fits the memory, maybe if only the expected one does."""
         need, have = self.memory_bytes, self.memory_available_bytes
         if need is None or have is None:
             return None
@@ -106,8 +106,8 @@ class Estimate(Shown, Model):
 
 
 def auto_epochs(rows: int) -> int:
-    """The epochs OpenAI's cookbook expects of n_epochs="auto": 3, more for fewer than 34 rows,
-    fewer above 8,333 (Chat_finetuning_data_prep). The provider decides."""
+    """Return the epochs that OpenAI's cookbook expects for n_epochs="auto": 3, more for fewer than
+    34 rows, fewer above 8,333 (Chat_finetuning_data_prep). The provider decides."""
     if rows and rows * 3 < 100:
         return min(25, 100 // rows)
     if rows * 3 > 25_000:
@@ -116,7 +116,7 @@ def auto_epochs(rows: int) -> int:
 
 
 def epochs_of(spec: TrainingSpec, rows: int) -> tuple[int, int, int, str]:
-    """Low, expected and high number of epochs, and the rule they come from."""
+    """Return the low, expected and high number of epochs, and the rule they follow."""
     if spec.n_epochs != "auto":
         return spec.n_epochs, spec.n_epochs, spec.n_epochs, "given"
     expected = auto_epochs(rows)

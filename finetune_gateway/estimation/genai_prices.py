@@ -1,8 +1,7 @@
-"""Inference prices of base models from genai-prices, where it is installed (``[prices]``).
+"""Inference prices of base models from genai-prices, if it is installed (``[prices]``).
 
-Knows that library; it works offline on the data in its wheel and is never asked to update it.
-Release 0.2.3 carries no day on which a price was read, of a model or of its own (its sources have
-one, which is not packed); days on which a price changed are no such days. So none is told.
+Works offline on the data in its wheel. Release 0.2.3 does not say on which day a price was read
+(its sources do, but the wheel leaves it out), so these prices have no date.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What the catalogue holds of one model."""
+    """The prices of one model in the catalogue."""
 
     usd: dict[str, Decimal]
     source: str
@@ -38,8 +37,8 @@ class Entry:
 
 
 def find(backend: str, model: str) -> Entry | None:
-    """The entry of exactly this model at this host, or at the one whose prices the catalogue
-    takes for it (OpenAI's for Azure), as in force today; None without the library."""
+    """Return today's prices of exactly this model at this host, or at the host the catalogue falls
+    back to (OpenAI for Azure); None if there are none or the library is not installed."""
     return _find(backend, model, clock.today())
 
 
@@ -53,7 +52,7 @@ def _find(backend: str, model: str, today: date) -> Entry | None:
     if backend not in providers:
         return None
     first = providers[backend]
-    # One step further and no more, as the library itself goes.
+    # One fallback and no further, as in the library.
     names = [backend, *(first.fallback_model_providers or [])]
     for provider in (providers[name] for name in names if name in providers):
         info = next((one for one in provider.models if model in _names(one)), None)
@@ -62,29 +61,30 @@ def _find(backend: str, model: str, today: date) -> Entry | None:
     return None
 
 
-def _entry(info: ModelInfo, provider: Provider, asked: Provider, today: date) -> Entry:
+def _entry(info: ModelInfo, provider: Provider, host: Provider, today: date) -> Entry:
     from genai_prices import __version__
     from genai_prices.types import TieredPrices
 
-    found = info.get_prices(datetime.combine(today, time(12), UTC))
-    said = ["The release does not say on which day it was read."]
-    if provider is not asked:
-        said.append(f"{provider.name}'s price, taken for {asked.name}.")
+    prices = info.get_prices(datetime.combine(today, time(12), UTC))
+    notes = ["The release does not say on which day it was read."]
+    if provider is not host:
+        notes.append(f"{provider.name}'s price, assumed for {host.name}.")
     usd: dict[str, Decimal] = {}
     for unit, field in FIELDS.items():
-        amount = getattr(found, field)
+        amount = getattr(prices, field)
         if isinstance(amount, TieredPrices):
-            said.append(f"More from {amount.tiers[0].start:,} input tokens in one request.")
+            start = amount.tiers[0].start
+            notes.append(f"More from {start:,} input tokens in one request.")
             amount = amount.base
         if amount is not None:
             usd[unit] = amount
     page = (provider.pricing_urls or ["https://github.com/pydantic/genai-prices"])[0]
     source = f"genai-prices {__version__} ({page})"
-    return Entry(usd, source, " ".join(dict.fromkeys(said)))
+    return Entry(usd, source, " ".join(dict.fromkeys(notes)))
 
 
 def _names(info: ModelInfo) -> set[str]:
-    """Its id and the names it equals; the library also matches beginnings and parts."""
+    """Return its id and its exact aliases; the library also matches prefixes and parts."""
     return {info.id, *_equals(info.match)}
 
 

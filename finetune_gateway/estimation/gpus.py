@@ -1,7 +1,4 @@
-"""GPUs by name: memory, speed and power from their datasheets.
-
-Knows no prices (``pricetable``) and looks at no device.
-"""
+"""GPUs by name: memory, speed and power from their datasheets."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ from typing import NamedTuple
 from finetune_gateway.errors import SpecError
 
 GIB = 1 << 30
-# A GPU tells a little less than its label: 22.5 of 24 GB on an L4 and an A10, whose error
-# correction takes some, 79.6 of 80 on an H100 (nvidia-smi). So much of the label is reckoned with.
+# A GPU reports less than its label: 22.5 of 24 GB on an L4 and an A10 because of error correction,
+# 79.6 of 80 on an H100 (nvidia-smi). Estimates use this share of the label.
 USABLE = 0.92
 
 
 class Gpu(NamedTuple):
-    """Dense 16-bit tensor FLOP/s, memory and board power of one GPU, by NVIDIA's datasheets."""
+    """Dense 16-bit tensor FLOP/s, memory and board power of one GPU, from NVIDIA's datasheets."""
 
     flops: float
     memory_bytes: int
@@ -49,24 +46,24 @@ GPUS = {
     "B200": Gpu(2250e12, 180 * GIB, 1000),
 }
 
-# Before Ampere (compute capability 8.0) there is no arithmetic in bfloat16.
+# GPUs before Ampere (compute capability 8.0) have no bfloat16 arithmetic.
 NO_BFLOAT16 = frozenset({"T4", "V100"})
 
 
 def gpu_name(text: str) -> str:
-    """The name in ``GPUS`` that was meant; case, spaces and dashes do not count.
+    """Return the name in ``GPUS`` that matches, ignoring case, spaces and dashes.
 
-    Raises SpecError with the names that are near.
+    Raises SpecError with similar names.
     """
     names = {_plain(name): name for name in GPUS}
     if _plain(text) in names:
         return names[_plain(text)]
-    begun = [name for name in names if _plain(text) and name.startswith(_plain(text))]
-    near = begun or difflib.get_close_matches(_plain(text), names, n=3, cutoff=0.5)
-    said = [names[name] for name in near] or list(GPUS)
+    longer = [name for name in names if _plain(text) and name.startswith(_plain(text))]
+    similar = longer or difflib.get_close_matches(_plain(text), names, n=3, cutoff=0.5)
+    suggestions = [names[name] for name in similar] or list(GPUS)
     raise SpecError(
         f"No figures are known for GPU {text!r}.",
-        hint=f"{'Near it' if near else 'Known'}: {', '.join(said)}.",
+        hint=f"{'Similar' if similar else 'Known'}: {', '.join(suggestions)}.",
     )
 
 
@@ -75,6 +72,6 @@ def _plain(text: str) -> str:
 
 
 def smallest(needed_bytes: int) -> str | None:
-    """The GPU with the least memory that holds so much; of equal ones the slowest."""
+    """Return the GPU with the least memory that holds so much; of equal ones the slowest."""
     order = sorted(GPUS, key=lambda name: (GPUS[name].memory_bytes, GPUS[name].flops))
     return next((name for name in order if GPUS[name].usable_bytes >= needed_bytes), None)

@@ -1,7 +1,6 @@
-"""Money from tokens: dated price rows, and what a hosted job would cost before it is sent.
+"""Estimate what a hosted job would cost: tokens x epochs x price. Offline.
 
-Knows prices and billing rules; calls no service. A model without a row has no price: there is
-no default and no guess.
+A model without a price row has no price: there is no default and no guess.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from finetune_gateway.tokens.stats import TokenStats
 HOURLY_ROW = "add a row: ftg prices set --unit train_hour"
 NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"
 
-# UTF-8 bytes / 4 against real counts: -54 % (chemical formulas) to +30 % (95th percentile of
-# mixed rows), so the truth lies between these factors times the approximation.
+# UTF-8 bytes / 4 is off by -54 % (chemical formulas) to +30 % (95th percentile of mixed rows), so
+# the true count lies between these factors times the approximation.
 _APPROXIMATE_LOW, _APPROXIMATE_HIGH = Decimal("0.75"), Decimal("2.2")
 
 
@@ -38,17 +37,16 @@ def estimate_hosted(
     host: str | None = None,
     today: date | None = None,
 ) -> Estimate:
-    """What a hosted job would cost. Offline.
+    """Return the estimate of a hosted job; expected cost = billed tokens x epochs x price.
 
-    ``extra``: the user's price file; ``host``: where the data goes, by default the profile's own
-    address. Expected = billed tokens x epochs x price. Raises SpecError
-    when ``extra`` is not a price table.
+    ``extra``: the user's price file; ``host``: where the data goes, by default the profile's
+    address. Raises SpecError if ``extra`` is not a price table.
     """
     day = today or clock.today()
     epochs = epochs_of(spec, tokens.rows)
     billed = _billed_range(tokens, epochs[:3])
-    found = _training_prices(spec, profile, extra)
-    rate = next((price.usd for price in found if price.unit == "train_mtok"), None)
+    prices = _training_prices(spec, profile, extra)
+    rate = next((price.usd for price in prices if price.unit == "train_mtok"), None)
     hourly = spec.method == "reinforcement"
     refusal = profile.refusal(spec.model, spec.method, day)
     return Estimate(
@@ -60,18 +58,18 @@ def estimate_hosted(
         tokens=tokens,
         billed_tokens=None if hourly else billed,
         cost_usd=_cost(billed, rate) if rate is not None else None,
-        prices=found,
+        prices=prices,
         data_leaves_machine=True,
         host=host or (urlsplit(profile.base_url).netloc if profile.base_url else None),
         life_cycle=profile.life_cycle(spec.model),
-        assumptions=_assumptions(tokens, profile, found, hourly=hourly),
+        assumptions=_assumptions(tokens, profile, prices, hourly=hourly),
         warnings=[
             *([f"This job cannot be created: {refusal}"] if refusal else []),
             *profile.warnings(spec.model, day),
-            *stale_prices(found, day),
+            *stale_prices(prices, day),
             *_truncation(tokens),
         ],
-        unknown=_unknown(spec, profile, found),
+        unknown=_unknown(spec, profile, prices),
     )
 
 
@@ -94,25 +92,24 @@ def _cost(billed: Range[int], usd_per_mtok: Decimal) -> Range[Decimal]:
 
 def _training_prices(spec: TrainingSpec, profile: Profile, extra: Path | None) -> list[Price]:
     hosting = find_price(profile.name, "standard deployment", "hosting_hour", extra=extra)
-    rows = [hosting] if hosting else []
     unit: Unit = "train_hour" if spec.method == "reinforcement" else "train_mtok"
     row = profile.model(spec.model)
     names = dict.fromkeys([spec.model, *([row.model, *row.aliases] if row else [])])
-    found = (find_price(profile.name, name, unit, extra=extra) for name in names)
-    price = next((price for price in found if price), None)
-    return [price, *rows] if price else rows
+    matches = (find_price(profile.name, name, unit, extra=extra) for name in names)
+    training = next((price for price in matches if price), None)
+    return [price for price in (training, hosting) if price]
 
 
 def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) -> Estimate:
-    """The same estimate at a price of the user's own, in USD per million training tokens.
+    """Return the estimate at the user's own price, in USD per million training tokens.
 
-    Raises SpecError when that is no amount of money, or the run is not billed by tokens.
+    Raises SpecError for an impossible amount, or if the run is not billed by tokens.
     """
     usd = parse_usd(usd, "train_price")
     if estimate.billed_tokens is None or estimate.method == "reinforcement":
         raise SpecError(
             f"{estimate.method} on {estimate.backend} is not billed by tokens.",
-            hint="Leave the training price out.",
+            hint="Leave out the training price.",
         )
     day = today or clock.today()
     price = Price(
@@ -123,11 +120,11 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
         as_of=day,
         source="given on the command line or in the call (--train-price)",
     )
-    replaced = [old for old in estimate.prices if old.unit == "train_mtok"]
+    replaced = [row for row in estimate.prices if row.unit == "train_mtok"]
     return estimate.model_copy(
         update={
             "cost_usd": _cost(estimate.billed_tokens, usd),
-            "prices": [price, *(old for old in estimate.prices if old not in replaced)],
+            "prices": [price, *(row for row in estimate.prices if row not in replaced)],
             "warnings": [x for x in estimate.warnings if x not in stale_prices(replaced, day)],
             "unknown": [x for x in estimate.unknown if NO_PRICE not in x],
         }
@@ -135,41 +132,42 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
 
 
 def with_validation(estimate: Estimate, tokens: TokenStats) -> Estimate:
-    """The same estimate of a hosted job that has a validation file too."""
-    free = f"{tokens.billed:,} validation tokens are taken as free: Microsoft's cost page does"
-    said = [
-        *estimate.assumptions,
-        f"{free} not charge them; no OpenAI bill with such a file is known.",
-    ]
-    return estimate.model_copy(update={"validation_tokens": tokens.billed, "assumptions": said})
+    """Return the estimate of a hosted job that also has a validation file."""
+    free = (
+        f"{tokens.billed:,} validation tokens are assumed free: Microsoft's cost page does not "
+        "charge them; no OpenAI bill with a validation file is known."
+    )
+    assumptions = [*estimate.assumptions, free]
+    update = {"validation_tokens": tokens.billed, "assumptions": assumptions}
+    return estimate.model_copy(update=update)
 
 
 def _assumptions(
-    tokens: TokenStats, profile: Profile, found: list[Price], *, hourly: bool
+    tokens: TokenStats, profile: Profile, prices: list[Price], *, hourly: bool
 ) -> list[str]:
     rule = "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
-    said = [
+    notes = [
         *([] if hourly else [f"{rule}published OpenAI bills to the token."]),
-        "Queueing and failed jobs are taken as free.",
+        "Queueing and failed jobs are assumed free.",
     ]
     if tokens.approximate:
-        said.append(f"Tokens are an {tokens.encoding}: the model's encoding is not known.")
+        notes.append(f"Tokens are an {tokens.encoding}: the model's encoding is not known.")
     elif not tokens.exact and not hourly:
-        said.append("How tools, images and answer pairs are billed is not published: a range.")
-    for price in found:
+        notes.append("A range: how tools, images and answer pairs are billed is not published.")
+    for price in prices:
         if price.unit == "hosting_hour":
-            said.append(f"Not included: hosting the result, {price.usd} USD an hour. {price.note}")
+            notes.append(f"Not included: hosting the result, {price.usd} USD an hour. {price.note}")
     if profile.name == "custom":
-        said.append("The bill of this host is taken to follow OpenAI's rule.")
-    return said
+        notes.append("This host is assumed to bill by OpenAI's rule.")
+    return notes
 
 
-def stale_prices(found: Sequence[Price], today: date) -> list[str]:
-    """A warning for each row that was read more than 90 days ago."""
+def stale_prices(prices: Sequence[Price], today: date) -> list[str]:
+    """Return a warning for each row that was read more than 90 days ago."""
     return [
-        f"The price {price.usd} USD ({price.unit}) is of {price.as_of}, {days} days "
+        f"The price {price.usd} USD ({price.unit}) is from {price.as_of}, {days} days "
         f"ago; check {price.source}"
-        for price in found
+        for price in prices
         if (days := price.stale(today))
     ]
 
@@ -182,12 +180,12 @@ def _truncation(tokens: TokenStats) -> list[str]:
     return [f"{rows} longer than the context: {tokens.truncated_tokens} tokens are cut off."]
 
 
-def _unknown(spec: TrainingSpec, profile: Profile, found: list[Price]) -> list[str]:
-    said = ["How long a hosted job waits and trains."]
-    rate = next((price for price in found if price.unit.startswith("train_")), None)
+def _unknown(spec: TrainingSpec, profile: Profile, prices: list[Price]) -> list[str]:
+    notes = ["How long a hosted job waits and trains."]
+    rate = next((price for price in prices if price.unit.startswith("train_")), None)
     if spec.method == "reinforcement":
-        hour = f"{rate.usd} USD each" if rate else f"at a price that is not known ({HOURLY_ROW})"
-        said.append(f"The cost: reinforcement is billed by the hour of training, {hour}.")
+        hour = f"{rate.usd} USD each" if rate else f"at an unknown price ({HOURLY_ROW})"
+        notes.append(f"The cost: reinforcement is billed by the hour of training, {hour}.")
     elif rate is None:
-        said.append(f"The cost of {spec.model!r} on {profile.name}: {NO_PRICE}.")
-    return said
+        notes.append(f"The cost of {spec.model!r} on {profile.name}: {NO_PRICE}.")
+    return notes

@@ -1,8 +1,8 @@
-"""Memory of a training step by part, from the numbers in a model's ``config.json``.
+"""The peak memory of a training step by part, from the numbers in a model's ``config.json``.
 
-What a decoder block keeps for the backward pass is counted tensor by tensor; counts agree with
-the bytes that autograd saved for Llama and Qwen3 models of 2 to 100 million parameters within
-3 % (docs/memory.md). The rest is measured on a CPU; figures for GPUs are not, and say so.
+What a decoder block keeps for the backward pass is counted tensor by tensor, within 3 % of the
+bytes that autograd saved for Llama and Qwen3 models of 2 to 100 million parameters
+(docs/memory.md). The rest is measured on a CPU; figures for GPUs are not measured.
 """
 
 from __future__ import annotations
@@ -18,60 +18,59 @@ from finetune_gateway.spec import TrainingSpec
 Device = Literal["cpu", "gpu"]
 Optimizer = Literal["adamw", "adamw_8bit"]
 
-# Python with torch, transformers, peft and trl imported, before any model: 459 MB measured
-# (torch 2.13 for CPUs), 49 MB more with bitsandbytes; 40 MB more once a trainer has made its first
-# step.
+# Python with torch, transformers, peft and trl imported, before any model: 459 MB measured (torch
+# 2.13 for CPUs), 49 MB more with bitsandbytes, 40 MB more after a trainer's first step.
 IMPORTED, BITSANDBYTES, STARTED = 460_000_000, 49_000_000, 40_000_000
 # CUDA context and libraries (a figure of unsloth's estimator; not measured here).
 CUDA_OVERHEAD = 1_400_000_000
 
-# Blocks below 32 MB that are given back stay with the process (glibc's heap): what passes through
-# a layer leaves holes of 3.5 times what the layer saves (1 to 4 measured), with checkpointing of
-# 1.5. On a GPU one layer is reckoned with (not measured).
-HOLES, HOLES_AGAIN, HOLES_GPU = 3.5, 1.5, 1.0
+# Freed blocks below 32 MB stay with the process (glibc's heap): a layer's temporaries leave holes
+# of 3.5 times what the layer saves (1 to 4 measured), 1.5 times with checkpointing. On a GPU one
+# layer is assumed (not measured).
+HOLES, HOLES_CHECKPOINTING, HOLES_GPU = 3.5, 1.5, 1.0
 # bfloat16 under autocast saves 28.0 of the 40.5 kB of float32 per token and layer (measured).
 AUTOCAST = 28.0 / 40.5
 # TRL computes the logits in tiles of 4,096 tokens x 32,768 entries (kernels/chunked_logprob.py).
-# Without Triton 8.25 of them live at once in the backward pass (slope of the peak over tiles of
-# 14 to 125 MB, measured); with it one is used again and again, and two are reckoned with.
+# Without Triton 8.25 of them live at once in the backward pass (slope of the peak over tiles of 14
+# to 125 MB, measured); with it one is reused, and two are assumed.
 TILE_TOKENS, TILE_VOCABULARY = 4_096, 32_768
 TILES: dict[Device, float] = {"cpu": 8.25, "gpu": 2.0}
 # NF4 with double quantisation: half a byte a weight, a byte for the scale of 64, and float32 for
 # the scale of 256 scales (the QLoRA paper has 0.127 bits for both together, 0.0159 bytes).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-# Its matrices are turned back one after another, each time they are multiplied with, and their
-# outputs are copied. What that leaves in the heap: the matrices of one layer so many times, but for
-# those too large for glibc's heap, and with checkpointing so many layers of activations more
-# (fitted: the peak of QLoRA beside that of LoRA on models of 2 to 98 million parameters).
-TURNED_BACK, IN_HEAP, COPIES_AGAIN = 7, 32 << 20, 1.5
+# Matrices are dequantised for each multiplication, and their outputs copied. This leaves in the
+# heap the matrices of one layer several times, except those too large for glibc's heap, and with
+# checkpointing some layers of activations more (fitted to the peaks of QLoRA and LoRA on models of
+# 2 to 98 million parameters).
+DEQUANTISED, IN_HEAP, COPIES_CHECKPOINTING = 7, 32 << 20, 1.5
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a backend trains: what the spec says, and what it leaves to the machine."""
+    """How a backend trains: the spec, with what it leaves open decided for a device."""
 
     device: Device = "cpu"
     kind: Literal["lora", "qlora", "full"] = "lora"
     r: int = 16
     targets: str | tuple[str, ...] = "all-linear"
     checkpointing: bool = False
-    accumulated: bool = False  # gradients are kept over several batches
-    flat: bool = False  # packs: no padding, but a mask all the same
+    accumulated: bool = False  # gradients accumulate over several batches
+    flat: bool = False  # packs: no padding, but a mask
     paired: bool = False
     optimizer: Optimizer = "adamw"
     imported: int = IMPORTED
 
     @classmethod
     def of(cls, spec: TrainingSpec, device: Device, imported: int | None = None) -> Setup:
-        """As the local backend trains: float32 on a CPU, bfloat16 under autocast on a GPU, there
-        with checkpointing unless told; adapters in float32."""
-        asked = spec.gradient_checkpointing
+        """Return how the local backend trains: float32 on a CPU; on a GPU bfloat16 under autocast
+        and with checkpointing unless the spec says otherwise; adapters in float32."""
+        checkpointing = spec.gradient_checkpointing
         return cls(
             device=device,
             kind=spec.training_type or "lora",
             r=spec.lora_r,
             targets=spec.target_modules,
-            checkpointing=device == "gpu" if asked == "auto" else asked,
+            checkpointing=device == "gpu" if checkpointing == "auto" else checkpointing,
             accumulated=spec.gradient_accumulation_steps > 1,
             flat=spec.packing,
             paired=METHODS[spec.method].sequences > 1,
@@ -80,15 +79,14 @@ class Setup:
 
     @property
     def width(self) -> int:
-        """Bytes of a weight that is not an adapter's."""
+        """Return the bytes of a weight outside the adapters."""
         return 4 if self.device == "cpu" else 2
 
 
 def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> MemoryParts:
-    """The parts at the greatest of the moments: in the backward pass of the head, when all
-    activations are held; after that of the blocks, when all gradients are; and while a base is
-    read to be turned into 4 bits."""
-    slots = rows * length * (2 if setup.paired else 1)
+    """Return the parts at the worst moment: in the backward pass of the head, with all activations;
+    after that of the blocks, with all gradients; or while a base is read to be quantised."""
+    padded_tokens = rows * length * (2 if setup.paired else 1)
     full = setup.kind == "full"
     adapters = 0 if full else lora_parameters(shape, setup.r, setup.targets)
     trained = shape.parameters if full else adapters
@@ -97,14 +95,14 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
     head_gradient = setup.width * shape.vocab_size * shape.hidden_size if full else 0
     layer = saved_bytes(shape, setup, rows, length)
     held = layer * shape.layers
-    if setup.checkpointing:  # inputs of all layers, and one of them computed again
-        held = setup.width * shape.hidden_size * slots * shape.layers + layer
-    tile = min(slots, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.width
+    if setup.checkpointing:  # the inputs of all layers, and one layer recomputed
+        held = setup.width * shape.hidden_size * padded_tokens * shape.layers + layer
+    tile = min(padded_tokens, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.width
     logits = int(TILES[setup.device] * tile)
     early = gradients if setup.accumulated else min(gradients, head_gradient)
     at_head, at_end = (held, logits, early), (layer, 0, gradients)
     activations, tiles, grads = max(at_head, at_end, key=sum)
-    holes = int(_holes(setup) * layer) + _turned_back(shape, setup)
+    holes = int(_holes(setup) * layer) + _dequantised(shape, setup)
     step = MemoryParts(
         weights=_weights(shape, setup),
         adapters=grown * adapters,
@@ -112,25 +110,27 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
         optimizer=_moments(setup) * trained,
         activations=activations,
         logits=tiles,
-        overhead=holes + _around(setup),
+        overhead=holes + _process_memory(setup),
     )
     return max(step, _reading(shape, setup), key=lambda parts: parts.total)
 
 
-def _around(setup: Setup) -> int:
-    """What a process holds apart from its model and its work."""
+def _process_memory(setup: Setup) -> int:
+    """Return the memory of a process apart from its model and its work."""
     if setup.device == "gpu":
         return CUDA_OVERHEAD
     return setup.imported + STARTED + (BITSANDBYTES if setup.kind == "qlora" else 0)
 
 
 def _reading(shape: ModelShape, setup: Setup) -> MemoryParts:
-    """While a base is turned into 4 bits, all of its file is mapped into memory, and counts as
-    resident though the system could drop it. Not on a GPU, which sees one matrix at a time."""
+    """Return the parts while a base is quantised: its whole file is mapped into memory and counts
+    as resident, though the system could drop it. Not on a GPU, which sees one matrix at a time."""
     read = setup.device == "cpu" and setup.kind == "qlora"
     file = shape.stored_bytes * shape.parameters if read else 0
     none = {"adapters": 0, "gradients": 0, "optimizer": 0, "activations": 0, "logits": 0}
-    return MemoryParts(weights=_weights(shape, setup) + file, overhead=_around(setup), **none)
+    return MemoryParts(
+        weights=_weights(shape, setup) + file, overhead=_process_memory(setup), **none
+    )
 
 
 def _holes(setup: Setup) -> float:
@@ -138,11 +138,11 @@ def _holes(setup: Setup) -> float:
         return HOLES_GPU
     if not setup.checkpointing:
         return HOLES
-    return HOLES_AGAIN + (COPIES_AGAIN if setup.kind == "qlora" else 0)
+    return HOLES_CHECKPOINTING + (COPIES_CHECKPOINTING if setup.kind == "qlora" else 0)
 
 
 def _moments(setup: Setup) -> int:
-    """Bytes of Adam's two moments per trained weight."""
+    """Return the bytes of Adam's two moments per trained weight."""
     if setup.optimizer == "adamw_8bit":
         return 2
     return 2 * (setup.width if setup.kind == "full" else 4)
@@ -156,17 +156,17 @@ def _weights(shape: ModelShape, setup: Setup) -> int:
     return int(NF4_BYTES * shape.linear_parameters) + setup.width * others
 
 
-def _turned_back(shape: ModelShape, setup: Setup) -> int:
+def _dequantised(shape: ModelShape, setup: Setup) -> int:
     if setup.kind != "qlora":
         return 0
     sizes = [setup.width * inputs * outputs for inputs, outputs in shape.linears.values()]
     if setup.device == "gpu":
         return max(sizes)
-    return max(max(sizes), TURNED_BACK * sum(size for size in sizes if size < IN_HEAP))
+    return max(max(sizes), DEQUANTISED * sum(size for size in sizes if size < IN_HEAP))
 
 
 def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
-    """What one layer saves for its backward pass."""
+    """Return the bytes one layer saves for its backward pass."""
     masked = setup.device == "cpu" and (rows > 1 or setup.flat)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     hidden, full = shape.hidden_size, setup.kind == "full"
@@ -177,13 +177,13 @@ def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
         numbers += 2 * (queries - keys)
     if shape.model_type in QK_NORM:
         numbers += queries + keys
-    if full:  # a norm that is trained saves what it has normed too
+    if full:  # a trained norm saves its normed input too
         numbers += 2 * hidden + (queries + keys if shape.model_type in QK_NORM else 0)
     else:
         numbers += len(shape.linears) * setup.r
     flat = rows * length
-    slots = flat * (2 if setup.paired else 1)
+    padded_tokens = flat * (2 if setup.paired else 1)
     each = 4 * numbers * (AUTOCAST if setup.device == "gpu" else 1.0)
-    if masked:  # turned into float32 in each layer; a flat batch is one long row
+    if masked:  # converted to float32 in each layer; a flat batch is one long row
         each += 4 * (flat if setup.flat else length)
-    return int(each * slots)
+    return int(each * padded_tokens)

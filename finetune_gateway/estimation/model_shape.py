@@ -1,7 +1,4 @@
-"""The shape of a model: what its ``config.json`` says of parameters, without loading it.
-
-Knows decoder-only language models, dense and with experts; knows nothing of memory or time.
-"""
+"""The size of a decoder-only language model, dense or with experts, from its ``config.json``."""
 
 from __future__ import annotations
 
@@ -11,17 +8,17 @@ from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.errors import SpecError
 
-# Families whose MLP is two matrices; the others gate it with a third.
+# Families whose MLP has two matrices; others gate it with a third.
 _UNGATED = frozenset(
     ("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt")
     + ("phi", "starcoder2")
 )
-_HALF = frozenset({"bfloat16", "float16"})  # as config.json has the type of the stored weights
+_HALF = frozenset({"bfloat16", "float16"})  # types of stored weights in config.json
 QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text", "olmo2"})
 
 
 class ModelShape(BaseModel):
-    """The numbers of a decoder that decide its memory and its speed."""
+    """The sizes of a decoder that determine its memory and speed."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, protected_namespaces=())
 
@@ -31,16 +28,16 @@ class ModelShape(BaseModel):
     heads: int
     kv_heads: int
     head_dim: int
-    intermediate_size: int  # of one expert where there are several
+    intermediate_size: int  # of one expert, if there are several
     vocab_size: int
     tied: bool = True
     experts: int = 1
     active_experts: int = 1
-    stored_bytes: int = 4  # of a weight in the model's file
+    stored_bytes: int = 4  # per weight in the model's file
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of each linear map in one block, one expert counted."""
+        """Return inputs and outputs of each linear map in one block, with one expert."""
         hidden, inner = self.hidden_size, self.intermediate_size
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = {
@@ -58,12 +55,12 @@ class ModelShape(BaseModel):
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of all blocks, every expert and the norms counted."""
+        """Return the parameters of all blocks, with every expert and the norms."""
         return self._blocks(self.experts)
 
     @property
     def active_block_parameters(self) -> int:
-        """Parameters of the blocks that one token passes through."""
+        """Return the parameters of the blocks that one token uses."""
         return self._blocks(self.active_experts)
 
     def _blocks(self, experts: int) -> int:
@@ -75,8 +72,8 @@ class ModelShape(BaseModel):
 
     @property
     def linear_parameters(self) -> int:
-        """Parameters of the linear modules in all blocks: what QLoRA turns into 4 bits. Experts
-        that are kept as one tensor are none (transformers 5.23)."""
+        """Return the parameters of the linear modules in all blocks, which QLoRA quantises. Experts
+        stored as one tensor are not linear modules (transformers 5.23)."""
         dense = (
             inputs * outputs
             for name, (inputs, outputs) in self.linears.items()
@@ -86,17 +83,19 @@ class ModelShape(BaseModel):
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the embedding, and of the head where it is not the same matrix."""
+        """Return the parameters of the embedding, and of the head if it is a matrix of its own."""
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
 
     @property
     def parameters(self) -> int:
-        """All parameters. Biases are left out: below 0.1 % in the families that have them."""
+        """Return all parameters but biases, which are below 0.1 % in the families that have
+        them."""
         return self.block_parameters + self.embedding_parameters + self.hidden_size
 
 
 def shape_of(config: dict[str, Any]) -> ModelShape:
-    """The shape in a Hugging Face ``config.json``. Raises SpecError when a number is missing."""
+    """Return the shape in a Hugging Face ``config.json``. Raises SpecError if a number is
+    missing."""
     text = config.get("text_config")
     flat = {**config, **text} if isinstance(text, dict) else config
     hidden = _number(flat, "hidden_size", "n_embd", "d_model")
@@ -138,9 +137,9 @@ def _number(config: dict[str, Any], *names: str, default: int | None = None) -> 
 def lora_parameters(
     shape: ModelShape, r: int, targets: str | tuple[str, ...] = "all-linear"
 ) -> int:
-    """Parameters of LoRA adapters of rank ``r``: r x (inputs + outputs) per adapted map.
+    """Return the parameters of LoRA adapters of rank ``r``: r x (inputs + outputs) per adapted map.
 
-    Experts that are kept as one tensor are not linear modules and get no adapter.
+    Experts stored as one tensor are not linear modules and get no adapter.
     """
     chosen = None if isinstance(targets, str) else {name.rpartition(".")[2] for name in targets}
     dense = {

@@ -1,12 +1,10 @@
-"""What each hosted service can do, and until when: dated data, read from ``profiles.toml``.
+"""What each hosted service can do, and until when, from the dated facts in ``profiles.toml``.
 
-Knows facts of services; calls none. A refusal is given only where the facts are certain; what
-is merely unknown is a warning.
+A job is refused only if the facts are certain; what is merely unknown is a warning.
 
-A source names the day on which something stops ("2027-01-06: nobody can create jobs") and no hour.
-The cautious reading holds in all sentences and refusals: on that day it has stopped, the day before
-is the last, and days are counted to the day of the source. A job refused a day early can go
-elsewhere; one that was counted on and is refused by the host cannot.
+A source names the day on which something stops ("2027-01-06: nobody can create jobs") but no hour.
+All texts and refusals read it cautiously: on that day it has stopped, and the day before is the
+last. A job refused a day early can go elsewhere; one that the host refuses cannot.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ DAY = timedelta(days=1)
 
 
 class Only(Model):
-    """Who alone may create jobs, from a day on."""
+    """The only ones who may create jobs from a day on."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
@@ -39,13 +37,13 @@ class Only(Model):
 
 
 class LifeCycle(Model):
-    """Until when a model can be trained and answers on one service, and for whom; who says so,
-    and when. None: no date is known."""
+    """Until when a model can be trained and answers on one service, and for whom, with source and
+    date. None: no date is known."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     new_jobs_until: date | None = None  # the last day
-    new_jobs_at_least_until: date | None = None  # no last day is announced; none before this one
+    new_jobs_at_least_until: date | None = None  # no last day is announced; not before this one
     base_retires_on: date | None = None
     retires_on: date | None = None  # from this day its fine-tunes do not answer
     only: tuple[Only, ...] = ()
@@ -54,27 +52,28 @@ class LifeCycle(Model):
 
     @property
     def known(self) -> bool:
-        """Whether there is any date."""
+        """True if any date is known."""
         dates = (self.new_jobs_until, self.new_jobs_at_least_until, self.retires_on)
         return any((*dates, self.base_retires_on, self.only))
 
     def closed_on(self, today: date) -> date | None:
-        """Since which day nobody can create a job; None while somebody can."""
+        """Return the day since which nobody can create a job; None while somebody can."""
         ends = [self.new_jobs_until + DAY] if self.new_jobs_until else []
         ends += [self.retires_on] if self.retires_on else []
         first = min(ends, default=None)
         return first if first and first <= today else None
 
     def only_for(self, today: date) -> str:
-        """``organisations that have fine-tuned before (since 2026-05-07)``; empty: for all."""
-        told = (
+        """Return ``organisations that have fine-tuned before (since 2026-05-07)``; empty if all
+        may."""
+        rules = (
             f"{rule.who} ({'since' if rule.since <= today else 'from'} {rule.since})"
             for rule in self.only
         )
-        return ", and only ".join(told)
+        return ", and only ".join(rules)
 
     def stale(self, today: date) -> bool:
-        """Whether it was looked up too long ago to be relied on."""
+        """True if it was looked up more than 90 days ago."""
         return (today - self.as_of).days > STALE_DAYS
 
 
@@ -87,8 +86,8 @@ class ModelRow(Model):
     aliases: tuple[str, ...] = ()
     methods: frozenset[Method]
     no_new_jobs_from: date | None = None  # from this day nobody can create a job
-    may_close_from: date | None = None  # no such day is announced, and none before this one
-    base_retires_on: date | None = None  # where it is another day than retires_on
+    may_close_from: date | None = None  # no such day is announced; not before this one
+    base_retires_on: date | None = None  # if it is another day than retires_on
     retires_on: date | None = None  # from this day fine-tunes of it do not answer
     only: tuple[Only, ...] = ()
     max_context: int | None = None  # tokens per example; None: the profile's
@@ -97,7 +96,7 @@ class ModelRow(Model):
     source: str
 
     def trainable(self, today: date) -> bool:
-        """Whether a job on it may still be created on this day."""
+        """True if a job on it can still be created on this day."""
         ends = [day for day in (self.no_new_jobs_from, self.retires_on) if day]
         return not ends or today < min(ends)
 
@@ -110,17 +109,17 @@ class Profile(Model):
     name: str
     title: str
     base_url: str | None = None
-    base_url_hint: str = ""  # its form, where every customer has an own address
+    base_url_hint: str = ""  # its form, if every customer has an address of their own
     api_key_env: str
     min_rows: int = 1
     max_rows: int | None = None
     max_file_bytes: int | None = None
     max_context: int | None = None
     methods: frozenset[Method]
-    options: frozenset[str]  # fields of TrainingSpec it honours beside the neutral ones
-    learning_rate_key: str | None = None  # the wire's name for an absolute rate
+    options: frozenset[str]  # fields of TrainingSpec it supports besides the neutral ones
+    learning_rate_key: str | None = None  # its name for an absolute rate
     suffix_max_length: int = 64
-    suffix_forbidden: str = ""  # characters a suffix may not hold
+    suffix_forbidden: str = ""  # characters not allowed in a suffix
     file_bom: bool = False  # files start with a UTF-8 byte order mark
     create_extra: dict[str, Any] = Field(default_factory=dict)  # sent with each create call
     no_new_jobs_from: date | None = None  # from this day nobody can create a job
@@ -132,21 +131,21 @@ class Profile(Model):
 
     @property
     def no_new_jobs_after(self) -> date | None:
-        """The last day on which a job can be created."""
+        """Return the last day on which a job can be created."""
         return self.no_new_jobs_from and self.no_new_jobs_from - DAY
 
     def model(self, name: str) -> ModelRow | None:
-        """The row of a base, of one of its documented aliases, or of a fine-tune of it."""
+        """Return the row of a base, by its name, a documented alias or the name of a fine-tune."""
         base = base_model(name)
         return next((row for row in self.models if base in (row.model, *row.aliases)), None)
 
     def context(self, model: str) -> int | None:
-        """Tokens per example for this model, or None when not known."""
+        """Return the tokens per example for this model, or None if not known."""
         row = self.model(model)
         return (row.max_context if row else None) or self.max_context
 
     def life_cycle(self, model: str) -> LifeCycle:
-        """What is known of the dates of this model here."""
+        """Return the known dates of this model here."""
         row = self.model(model)
         if row is None:
             return LifeCycle(
@@ -167,62 +166,62 @@ class Profile(Model):
         )
 
     def trainable(self, method: str, today: date) -> list[str]:
-        """The models on which a job of this method may be created on this day."""
+        """Return the models on which a job of this method can be created on this day."""
         if self._closed(today):
             return []
         rows = (row for row in self.models if method in row.methods and row.trainable(today))
         return [row.model for row in rows]
 
     def refusal(self, model: str, method: str, today: date) -> str | None:
-        """Why this job certainly cannot be created here on this day, or None."""
-        gone = self._gone(model, today)
-        reason = self._closed(today) or self._method(model, method) or gone
+        """Return why this job certainly cannot be created here on this day, or None."""
+        retired = self._retired(model, today)
+        reason = self._closed(today) or self._wrong_method(model, method) or retired
         if reason is None:
             return None
-        told = self.life_cycle(model) if reason == gone else self
+        facts = self.life_cycle(model) if reason == retired else self
         others = self.trainable(method, today)
         instead = f" Still open here: {', '.join(others)}." if others else ""
-        return f"{reason}{instead} (as of {told.as_of}, {told.source})"
+        return f"{reason}{instead} (as of {facts.as_of}, {facts.source})"
 
     def _closed(self, today: date) -> str | None:
         if self.no_new_jobs_from is None or today < self.no_new_jobs_from:
             return None
-        return f"{self.title} takes no new fine-tuning jobs since {self.no_new_jobs_from}."
+        return f"{self.title} has taken no new fine-tuning jobs since {self.no_new_jobs_from}."
 
-    def _method(self, model: str, method: str) -> str | None:
+    def _wrong_method(self, model: str, method: str) -> str | None:
         row = self.model(model)
-        offered = row.methods if row else self.methods
-        if method in offered:
+        methods = row.methods if row else self.methods
+        if method in methods:
             return None
-        what = row.model if row else self.title
-        return f"{what} cannot be trained with {method!r}; it does: {', '.join(sorted(offered))}."
+        name = row.model if row else self.title
+        return f"{name} does not support {method!r}; it supports: {', '.join(sorted(methods))}."
 
-    def _gone(self, model: str, today: date) -> str | None:
+    def _retired(self, model: str, today: date) -> str | None:
         row = self.model(model)
         if row is None or row.trainable(today):
             return None
         if row.retires_on and today >= row.retires_on:
             return f"{row.model} was shut down on {row.retires_on}."
-        return f"{row.model} can no longer be trained since {row.no_new_jobs_from}."
+        return f"{row.model} has not been trainable since {row.no_new_jobs_from}."
 
     def warnings(self, model: str, today: date) -> list[str]:
-        """Dates that are coming up for this model, who may use it, and what is not known. What
-        has ended is not spoken of as if it went on: see ``refusal``."""
+        """Return the coming dates of this model, who may use it, and what is not known. What has
+        ended is in ``refusal``."""
         row, life = self.model(model), self.life_cycle(model)
-        said = [row.note if row else self._unknown(model)]
+        warnings = [row.note if row else self._unknown(model)]
         if not life.closed_on(today):
-            said += _new_jobs(life, today)
+            warnings += _new_jobs(life, today)
         if row and not (life.retires_on and life.retires_on <= today):
-            said += _retiring(row.model, life, today)
+            warnings += _retiring(row.model, life, today)
         if row and life.known and life.as_of != self.as_of and life.stale(today):
-            said.append(f"The dates of {row.model} are of {life.as_of}; check {life.source}")
+            warnings.append(f"The dates of {row.model} are from {life.as_of}; check {life.source}")
         if (today - self.as_of).days > STALE_DAYS:
-            said.append(f"What is known of {self.title} is of {self.as_of}; check {self.source}")
-        return [warning for warning in said if warning]
+            warnings.append(f"The facts on {self.title} are from {self.as_of}; check {self.source}")
+        return [warning for warning in warnings if warning]
 
     def unknown_model_reason(self, model: str) -> str:
-        """Why this is certainly no model of this service; empty when it may be one: a list may
-        have grown, but a folder or an ``owner/name`` of a hub is none of its names."""
+        """Return why this is certainly not a model of this service; empty if it may be one: the
+        list may have grown, but never by a folder or an ``owner/name`` of a hub."""
         foreign = "/" in model and self.models and self.model(model) is None
         count = len(self.models)
         return f"{model!r} is none of the {count} models of {self.title}." if foreign else ""
@@ -230,23 +229,23 @@ class Profile(Model):
     def _unknown(self, model: str) -> str:
         if not self.models:
             host = "this host" if self.name == "custom" else self.title
-            return f"Whether {host} can train {model!r} is not known here."
+            return f"It is not known whether {host} can train {model!r}."
         known = ", ".join(row.model for row in self.models)
         return f"{model!r} is not among the models known for {self.title} ({known})."
 
 
 def hosts_of(model: str) -> list[str]:
-    """The titles of the services that list this model by name."""
+    """Return the titles of the services that list this model."""
     return [host.title for host in _read().values() if host.model(model)]
 
 
 def profile_names() -> list[str]:
-    """Every profile there is."""
+    """Return the names of all profiles."""
     return sorted(_read())
 
 
 def load_profile(name: str) -> Profile:
-    """A profile by name. Raises NotFoundError, which names those there are."""
+    """Return a profile by name. Raises NotFoundError with the known names."""
     known = _read()
     if name not in known:
         raise NotFoundError(
@@ -265,36 +264,36 @@ def _read() -> dict[str, Profile]:
 
 
 def _profile(name: str, table: dict[str, Any]) -> Profile:
-    told = {name: table[name] for name in ("source", "as_of")}
-    rows = [told | row for row in table.pop("models", [])]
+    defaults = {name: table[name] for name in ("source", "as_of")}
+    rows = [defaults | row for row in table.pop("models", [])]
     return Profile(name=name, models=tuple(ModelRow(**row) for row in rows), **table)
 
 
 def _new_jobs(life: LifeCycle, today: date) -> Iterator[str]:
-    """Until when jobs can be created, and by whom, while they can."""
-    last, sure = life.new_jobs_until, life.new_jobs_at_least_until
+    """Yield until when jobs can be created, and by whom."""
+    last, at_least = life.new_jobs_until, life.new_jobs_at_least_until
     if last:
         end = last + DAY
         yield f"New jobs are possible until {last}; none from {end} on ({in_days(end, today)})."
-    elif sure:
-        end = sure + DAY
-        word = f"end on any day from {end} on" if end > today else f"have ended since {end}"
-        yield f"New jobs may {word}; no last day is known."
+    elif at_least:
+        end = at_least + DAY
+        when = f"end on any day from {end} on" if end > today else f"have ended since {end}"
+        yield f"New jobs may {when}; no last day is known."
     if life.only:
         yield f"Only {life.only_for(today)} can create jobs."
 
 
 def _retiring(model: str, life: LifeCycle, today: date) -> Iterator[str]:
-    """When the base goes, and its fine-tunes, while these answer."""
+    """Yield when the base and its fine-tunes are retired."""
     if life.base_retires_on and life.base_retires_on != life.retires_on:
-        word = "retired" if life.base_retires_on <= today else "retires"
-        yield f"The base {model} itself {word} on {life.base_retires_on}."
+        verb = "was retired" if life.base_retires_on <= today else "will be retired"
+        yield f"The base {model} itself {verb} on {life.base_retires_on}."
     if life.retires_on:
         when = f"{life.retires_on} ({in_days(life.retires_on, today)})"
         yield f"A fine-tune of {model} stops answering on {when}."
 
 
 def in_days(day: date, today: date) -> str:
-    """``in 46 days``, for a day that has not passed."""
+    """Return ``in 46 days``, for a day that has not passed."""
     days = (day - today).days
     return "today" if days == 0 else f"in {days} day{'' if days == 1 else 's'}"

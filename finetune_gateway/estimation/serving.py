@@ -1,8 +1,8 @@
-"""What serving the result costs a month: by the token, by the hour, on a GPU of one's own, and
-from which volume on the GPU is cheaper.
+"""The monthly cost of serving the result: by the token, by the hour or on your own GPU, and the
+volumes at which the GPU is cheaper.
 
-Knows price rows and arithmetic; measures nothing. How fast a GPU answers is taken from a public
-measurement that is named, or from the user; without either there is no figure.
+Measures nothing: the throughput of a GPU comes from a published measurement, which is named, or
+from the user; without either there is no figure.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from finetune_gateway.tokens.encodings import base_model
 from finetune_gateway.tokens.stats import TokenStats
 
 HOURS = Decimal(730)  # of a month: 8,760 / 12
-# The share of the time paid for in which a GPU works: best, usual, worst. Requests do not come
+# The share of the paid time in which a GPU works: best, expected, worst. Requests do not arrive
 # evenly over day and night; assumed, not measured.
 BUSY = (Decimal(1), Decimal("0.5"), Decimal("0.25"))
 
-# A GPU on demand is started once a day for the requests gathered, since its throughput needs many
-# at once; 10 minutes pass each time before the first answer. Assumed, not measured.
+# A GPU on demand starts once a day for the collected requests, since its throughput needs many at
+# once, and takes 10 minutes until the first answer. Assumed, not measured.
 START_HOURS = 30 * Decimal(10) / 60
 
 
 class Throughput(NamedTuple):
-    """Tokens a second, in and out together, of one GPU with many requests at once."""
+    """Tokens per second, in and out together, of one GPU with many requests at once."""
 
     tokens: Decimal
     source: str
@@ -52,8 +52,8 @@ THROUGHPUTS = {
 }
 USUAL_GPU = "A10G"
 
-# What is out of any sense is a slip of the hand: USD for an hour of one GPU, tokens a second of
-# one GPU, requests a month, tokens of a request or an answer.
+# Bounds beyond which a figure can only be a typing error: USD per hour of one GPU, tokens per
+# second of one GPU, requests a month, tokens of a request or an answer.
 USD_PER_HOUR = (Decimal("0.001"), Decimal(10_000))
 TOKENS_PER_SECOND = (Decimal("0.1"), Decimal(10_000_000))
 MOST_REQUESTS = 10**10
@@ -71,7 +71,7 @@ KINDS: dict[Kind, str] = {
     "on_demand": "on demand, once a day",
 }
 
-# Answers within a day stand beside a host's batch price too.
+# A GPU that answers within a day also competes with a host's batch price.
 _RIVALS: dict[Kind, tuple[Kind, ...]] = {
     "always_on": ("tokens", "deployment"),
     "on_demand": ("tokens", "deployment", "batch"),
@@ -90,7 +90,7 @@ class Traffic(BaseModel):
 
     @property
     def tokens(self) -> Decimal:
-        """Of one request with its answer."""
+        """Return the tokens of one request with its answer."""
         return Decimal(self.tokens_in + self.tokens_out)
 
     @classmethod
@@ -103,25 +103,26 @@ class Traffic(BaseModel):
         tokens_out: int | None = None,
         answers: int = 1,
     ) -> Traffic:
-        """Requests as long as the rows of a dataset on average, unless lengths are given.
-        ``answers``: how many a row holds (2 for preference rows). Raises SpecError for counts
-        out of bounds."""
+        """Return requests of the mean length of a dataset's rows, unless lengths are given.
+
+        ``answers``: per row (2 for preference rows). Raises SpecError for counts out of bounds.
+        """
         check_counts(requests, tokens_in, tokens_out)
         rows = max(1, tokens.rows)
-        asked = round((tokens.total - tokens.trained) / rows)
+        prompt = round((tokens.total - tokens.trained) / rows)
         answer = round(tokens.trained / (rows * answers))
         given = tokens_in is not None and tokens_out is not None
         return cls(
             requests=requests,
-            tokens_in=asked if tokens_in is None else tokens_in,
+            tokens_in=prompt if tokens_in is None else tokens_in,
             tokens_out=answer if tokens_out is None else tokens_out,
             lengths="as given" if given else "the mean of the dataset's rows",
         )
 
 
 class ServingOption(BaseModel):
-    """One way to serve the result. ``curves``: low, expected and high; none when a price or a
-    speed is not known, and ``unknown`` says which."""
+    """One way to serve the result. ``curves``: low, expected and high; None if a price or a speed
+    is not known, and ``unknown`` says which."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -143,7 +144,7 @@ class ServingOption(BaseModel):
 
 
 class ServingCosts(BaseModel):
-    """Every way to serve the result at one volume, and where they meet."""
+    """Every way to serve the result at one volume, and their break-even volumes."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -163,55 +164,55 @@ def serving_costs(
     extra: Path | None = None,
     today: date | None = None,
 ) -> ServingCosts:
-    """The monthly cost of each way to serve. Offline.
+    """Return the monthly cost of each way to serve. Offline.
 
-    ``hosted``: host and base model, each a name. ``gpu``, ``usd_per_hour``,
-    ``tokens_per_second`` (in and out together): of the GPU of one's own; by default the rows of
-    the price table and the throughput known for that GPU. ``extra``: a price table of the user's.
-    Raises SpecError for figures out of bounds, and when ``extra`` is no price table.
+    ``hosted``: names of host and base model. ``gpu``, ``usd_per_hour``, ``tokens_per_second`` (in
+    and out together): of your own GPU; by default the rows of the price table and the known
+    throughput. ``extra``: the user's price table. Raises SpecError for figures out of bounds, and
+    if ``extra`` is not a price table.
     """
     check_gpu(usd_per_hour, tokens_per_second)
     check_counts(traffic.requests, traffic.tokens_in, traffic.tokens_out)
     day = today or clock.today()
     theirs = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
-    own = _own(_called(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
-    met = [
-        meet
+    own = _own(_known_name(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
+    break_even = [
+        comparison
         for way in theirs
         for mine in own
-        if way.kind in _RIVALS[mine.kind] and (meet := _meet(mine, way))
+        if way.kind in _RIVALS[mine.kind] and (comparison := _compare(mine, way))
     ]
     return ServingCosts(
         traffic=traffic,
         ways=[*theirs, *own],
-        break_even=met,
+        break_even=break_even,
         warnings=_warnings([*theirs, *own], hosted, day),
     )
 
 
 def check_gpu(usd_per_hour: Decimal | None, tokens_per_second: Decimal | None) -> None:
-    """Raise SpecError for a price (USD) or a speed of a GPU that is out of any sense."""
+    """Raise SpecError for a price (USD) or a speed of a GPU out of bounds."""
     for name, amount, (least, most), unit in (
-        ("usd_per_hour", usd_per_hour, USD_PER_HOUR, "USD for an hour"),
-        ("tokens_per_second", tokens_per_second, TOKENS_PER_SECOND, "tokens a second"),
+        ("usd_per_hour", usd_per_hour, USD_PER_HOUR, "USD per hour"),
+        ("tokens_per_second", tokens_per_second, TOKENS_PER_SECOND, "tokens per second"),
     ):
         if amount is not None and not (amount.is_finite() and least <= amount <= most):
             raise SpecError(
-                f"--serve-{name.replace('_', '-')} {amount} ({name} in Python) makes no sense.",
+                f"--serve-{name.replace('_', '-')} {amount} ({name} in Python) is out of bounds.",
                 hint=f"Give {least:,} to {most:,} {unit} of one GPU.",
             )
 
 
 def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -> None:
-    """Raise SpecError for requests a month or tokens of one that are out of any sense."""
+    """Raise SpecError for requests a month or tokens per request out of bounds."""
     for flag, number, least, most, unit in (
         ("--monthly-requests", requests, 1, MOST_REQUESTS, "requests"),
-        ("--tokens-in", tokens_in or 0, 0, MOST_TOKENS, "tokens of a request"),
-        ("--tokens-out", tokens_out or 0, 0, MOST_TOKENS, "tokens of an answer"),
+        ("--tokens-in", tokens_in or 0, 0, MOST_TOKENS, "tokens per request"),
+        ("--tokens-out", tokens_out or 0, 0, MOST_TOKENS, "tokens per answer"),
     ):
         if not least <= number <= most:
             raise SpecError(
-                f"{flag} {number} makes no sense.",
+                f"{flag} {number} is out of bounds.",
                 hint=f"Give {least} to {most:,} {unit}.",
             )
 
@@ -220,22 +221,22 @@ def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -
 
 
 def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list[ServingOption]:
-    """By the token where fine-tunes have a price, by the hour where deployments have one."""
+    """Return the ways a host offers: by the token, or by the hour if deployments have a price."""
     base = base_model(model)
     row = load_profile(host).model(base) if host in profile_names() else None
     base = row.model if row else base
     tuned = f"ft:{base}"
-    found = {
+    ways = {
         "tokens": _by_token(host, "tokens", tuned, "", traffic, extra),
         "batch": _by_token(host, "batch", tuned, "batch_", traffic, extra),
         "base": _by_token(host, "base", base, "", traffic, extra),
     }
     hosting = find_price(host, "standard deployment", "hosting_hour", extra=extra)
     if hosting is not None:
-        return [_deployment(hosting, base, found["base"], traffic), *_known(found["base"])]
-    if found["tokens"].curves is None:
-        return [found["tokens"], *_known(found["base"])]
-    return [found["tokens"], *_known(found["batch"]), *_known(found["base"])]
+        return [_deployment(hosting, base, ways["base"], traffic), *_known(ways["base"])]
+    if ways["tokens"].curves is None:
+        return [ways["tokens"], *_known(ways["base"])]
+    return [ways["tokens"], *_known(ways["batch"]), *_known(ways["base"])]
 
 
 def _known(way: ServingOption) -> list[ServingOption]:
@@ -252,23 +253,23 @@ def _by_token(
         else {"in": "in_mtok", "out": "out_mtok"}
     )
     rows = {side: find_price(host, model, unit, extra=extra) for side, unit in units.items()}
-    asked, answered = rows["in"], rows["out"]
-    if asked is None or answered is None:
+    input_price, output_price = rows["in"], rows["out"]
+    if input_price is None or output_price is None:
         missing = next(unit for side, unit in units.items() if rows[side] is None)
         add = f"ftg prices set --backend {host} --model {model} --unit {missing}"
-        said = f"What {model} costs in use on {host}: no price known; add a row ({add} ...)."
+        note = f"The price of using {model} on {host}: not known; add a row ({add} ...)."
         return ServingOption(
-            kind=kind, where=host, model=model, data_leaves_machine=True, unknown=[said]
+            kind=kind, where=host, model=model, data_leaves_machine=True, unknown=[note]
         )
-    each = (traffic.tokens_in * asked.usd + traffic.tokens_out * answered.usd) / MILLION
-    return _way(
+    each = (traffic.tokens_in * input_price.usd + traffic.tokens_out * output_price.usd) / MILLION
+    return _with_curves(
         ServingOption(
             kind=kind,
             where=host,
             model=model,
             data_leaves_machine=True,
-            prices=[asked, answered],
-            assumptions=["No input is taken as cached; a host charges less for what is."],
+            prices=[input_price, output_price],
+            assumptions=["No input is assumed cached; a host charges less for cached input."],
         ),
         (Curve(per_request=each),) * 3,
         traffic,
@@ -278,30 +279,31 @@ def _by_token(
 def _deployment(
     hosting: Price, base: str, tokens: ServingOption, traffic: Traffic
 ) -> ServingOption:
-    """An hourly fee, and the base's price for each token."""
+    """Return the way with an hourly fee and the base's price per token."""
+    fee = f"The fee is due for {HOURS} hours a month; tokens cost as much as the base's."
     way = ServingOption(
         kind="deployment",
         where=hosting.backend,
         model=base,
         data_leaves_machine=True,
         prices=[hosting, *tokens.prices],
-        assumptions=[f"The fee is paid for {HOURS} hours a month, the tokens as of the base."],
+        assumptions=[fee],
         unknown=tokens.unknown,
     )
     if tokens.curves is None:
         return way
     curve = Curve(fixed=HOURS * hosting.usd, per_request=tokens.curves[1].per_request)
-    return _way(way, (curve,) * 3, traffic)
+    return _with_curves(way, (curve,) * 3, traffic)
 
 
-# -- a GPU of one's own ------------------------------------------------------------------
+# -- your own GPU -------------------------------------------------------------------------
 
 
 def _own(
     gpu: str, usd: Decimal | None, speed: Decimal | None, traffic: Traffic,
     extra: Path | None, today: date,
 ) -> list[ServingOption]:  # fmt: skip
-    rows = _hour(gpu, usd, extra, today)
+    rows = _hourly_prices(gpu, usd, extra, today)
     known = THROUGHPUTS.get(gpu)
     rate = speed if speed is not None else known.tokens if known else None
     source = "given by the user" if speed is not None else known.source if known else ""
@@ -314,41 +316,40 @@ def _own(
             model=gpu,
             data_leaves_machine=False,
             prices=list(dict.fromkeys(rows)) if rows else [],
-            assumptions=_own_assumed(gpu, rows, rate, source) if rate else [],
+            assumptions=_own_assumptions(gpu, rows, rate, source) if rate else [],
             unknown=unknown,
         )
         if rows and rate and not unknown:
-            way = _way(way, _own_curves(kind, rows, rate, traffic), traffic)
+            way = _with_curves(way, _own_curves(kind, rows, rate, traffic), traffic)
         ways.append(way)
     return ways
 
 
 def _own_unknown(gpu: str, rows: Hour | None, rate: Decimal | None, traffic: Traffic) -> list[str]:
-    said = []
+    notes = []
     if not rows:
-        said.append(f"What an hour of {gpu} costs: give --serve-usd-per-hour or add a row.")
+        notes.append(f"The price of an hour of {gpu}: give --serve-usd-per-hour or add a row.")
     if rate is None:
-        said.append(
-            f"How fast {gpu} answers: give --serve-tokens-per-second (known: "
-            f"{', '.join(THROUGHPUTS)})."
+        notes.append(
+            f"The speed of {gpu}: give --serve-tokens-per-second (known: {', '.join(THROUGHPUTS)})."
         )
-    elif traffic.tokens / rate / BUSY[2] > HOURS * 3600:  # where a machine works the least
-        said.append(f"At {rate:f} tokens a second a request takes longer than a month.")
-    return said
+    elif traffic.tokens / rate / BUSY[2] > HOURS * 3600:  # when a machine works the least
+        notes.append(f"At {rate:f} tokens per second a request takes longer than a month.")
+    return notes
 
 
-def _own_assumed(gpu: str, rows: Hour | None, rate: Decimal, source: str) -> list[str]:
+def _own_assumptions(gpu: str, rows: Hour | None, rate: Decimal, source: str) -> list[str]:
     return [
-        *_rows_said(gpu, rows),
-        f"{rate:f} tokens a second on one {gpu}, in and out together: {source}.",
-        f"It works {BUSY[1]:.0%} of the time paid for ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
-        "On demand it is started once a day for the requests gathered, 10 minutes each time.",
-        "Whether the model fits the GPU and answers as well is not judged here.",
+        *_price_note(gpu, rows),
+        f"{rate:f} tokens per second on one {gpu}, in and out together: {source}.",
+        f"It works {BUSY[1]:.0%} of the paid time ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
+        "On demand it starts once a day for the collected requests, 10 minutes each time.",
+        "Not checked: if the model fits the GPU, and if its answers are as good.",
     ]
 
 
-def _called(gpu: str) -> str:
-    """Its name in the tables, however it is written; any other machine keeps its own."""
+def _known_name(gpu: str) -> str:
+    """Return the GPU's name in the tables, or the name as given for any other machine."""
     try:
         return gpu_name(gpu)
     except SpecError:
@@ -359,9 +360,9 @@ Hour = tuple[Price, Price, Price]
 Curves = tuple[Curve, Curve, Curve]
 
 
-def _hour(gpu: str, usd: Decimal | None, extra: Path | None, today: date) -> Hour | None:
-    """The cheapest row of any market, the cheapest on demand and the dearest of any, as training
-    takes them."""
+def _hourly_prices(gpu: str, usd: Decimal | None, extra: Path | None, today: date) -> Hour | None:
+    """Return the cheapest row of any market, the cheapest on demand and the most expensive, as in
+    training estimates."""
     if usd is not None:
         given = Price(
             backend="own",
@@ -380,14 +381,14 @@ def _hour(gpu: str, usd: Decimal | None, extra: Path | None, today: date) -> Hou
     return rows[0], usual, rows[-1]
 
 
-def _rows_said(gpu: str, rows: Hour | None) -> list[str]:
+def _price_note(gpu: str, rows: Hour | None) -> list[str]:
     if rows is None or rows[0].usd == rows[2].usd:
         return []
     low, usual, high = rows
     plain = usual.market in (None, "on-demand")
-    what = "the cheapest on demand" if plain else "the dearest, since none is on demand"
-    span = f"rows run from ${low.usd:f} to ${high.usd:f}"
-    return [f"An hour of {gpu} is taken as ${usual.usd:f}: {what}; {span}."]
+    which = "the cheapest on demand" if plain else "the most expensive, since none is on demand"
+    span = f"rows range from ${low.usd:f} to ${high.usd:f}"
+    return [f"An hour of {gpu} costs ${usual.usd:f}, {which}; {span}."]
 
 
 def _own_curves(kind: Kind, rows: Hour, rate: Decimal, traffic: Traffic) -> Curves:
@@ -399,7 +400,7 @@ def _own_curves(kind: Kind, rows: Hour, rate: Decimal, traffic: Traffic) -> Curv
 
 
 def _own_curve(kind: Kind, usd: Decimal, seconds: Decimal) -> Curve:
-    """``seconds``: of paid GPU time for one request."""
+    """Return the monthly cost; ``seconds``: paid GPU time per request."""
     if kind == "on_demand":
         return Curve(fixed=START_HOURS * usd, per_request=seconds * usd / 3600)
     room = HOURS * 3600 / seconds if seconds else Decimal(MILLION) ** 2
@@ -407,7 +408,7 @@ def _own_curve(kind: Kind, usd: Decimal, seconds: Decimal) -> Curve:
     return Curve(fixed=HOURS * usd, capacity=capacity)
 
 
-def _way(way: ServingOption, curves: Curves, traffic: Traffic) -> ServingOption:
+def _with_curves(way: ServingOption, curves: Curves, traffic: Traffic) -> ServingOption:
     low, expected, high = (curve.at(traffic.requests).quantize(_MICRO) for curve in curves)
     return way.model_copy(
         update={
@@ -418,10 +419,10 @@ def _way(way: ServingOption, curves: Curves, traffic: Traffic) -> ServingOption:
     )
 
 
-# -- where they meet ---------------------------------------------------------------------
+# -- break-even --------------------------------------------------------------------------
 
 
-def _meet(own: ServingOption, hosted: ServingOption) -> BreakEven | None:
+def _compare(own: ServingOption, hosted: ServingOption) -> BreakEven | None:
     if own.curves is None or hosted.curves is None:
         return None
     low, expected, high = (find_break_even(curve, hosted.curves[1]) for curve in own.curves)
@@ -431,15 +432,15 @@ def _meet(own: ServingOption, hosted: ServingOption) -> BreakEven | None:
 def _warnings(
     ways: list[ServingOption], hosted: Sequence[tuple[str, str]], today: date
 ) -> list[str]:
-    said = []
+    warnings = []
     for host, model in dict.fromkeys(hosted):
         if host in profile_names():
-            told = load_profile(host).warnings(model, today)
-            said += [f"{host}: {text}" for text in told if "stops answering" in text]
+            dates = load_profile(host).warnings(model, today)
+            warnings += [f"{host}: {text}" for text in dates if "stops answering" in text]
     for row in dict.fromkeys(row for way in ways for row in way.prices):
         if days := row.stale(today):
-            said.append(
-                f"The price {row.usd} USD ({row.backend} {row.unit}) is of {row.as_of}, "
+            warnings.append(
+                f"The price {row.usd} USD ({row.backend} {row.unit}) is from {row.as_of}, "
                 f"{days} days ago; check {row.source}"
             )
-    return said
+    return warnings

@@ -134,7 +134,7 @@ def test_validation_tokens_are_told_and_not_charged() -> None:
     both = with_validation(plain, counted(MINI, [50] * 3))
     assert (plain.validation_tokens, both.validation_tokens) == (None, 3 * 63)
     assert both.cost_usd == plain.cost_usd
-    assert any("189 validation tokens are taken as free" in said for said in both.assumptions)
+    assert any("189 validation tokens are assumed free" in said for said in both.assumptions)
 
 
 def test_cost_is_tokens_times_epochs_times_price() -> None:
@@ -324,7 +324,7 @@ def test_closing_dates_and_refusals_are_warned_of() -> None:
     tokens = counted(MINI, [100] * 10)
     assert any("2027-01-14 (in 54 days)" in x for x in quote(tokens, model=MINI).warnings)
     late = quote(tokens, model=MINI, today=date(2027, 1, 7)).warnings
-    assert late[0].startswith("This job cannot be created: OpenAI takes no new fine-tuning jobs")
+    assert late[0].startswith("This job cannot be created: OpenAI has taken no new fine-tuning")
 
 
 def test_reinforcement_has_no_token_price() -> None:

@@ -37,7 +37,9 @@ def test_a_gpu_nobody_knows_refuses_local_options_alone(ftg: Ftg) -> None:
     the error itself."""
     done = ftg(*BOTH, "--gpu", "H1000")
     assert done.returncode == 0
-    assert words(done.stdout).count("not possible: No figures are known for GPU 'H1000'. Near") == 2
+    assert (
+        words(done.stdout).count("not possible: No figures are known for GPU 'H1000'. Similar") == 2
+    )
     assert "https://developers.openai.com/api/docs/pricing" in done.stdout
     told = json.loads(ftg(*BOTH, "--gpu", "H1000", "--json").stdout)
     assert "H100" in told[1]["error"]["hint"] and told[0]["cost_usd"]
@@ -78,7 +80,7 @@ def test_an_old_price_of_a_gpu_hour_is_warned_of(ftg: Ftg) -> None:
     asked = ("--backend", "me", "--model", "H200", "--unit", "gpu_hour", "--usd", "1")
     ftg("prices", "set", *asked, "--source", "a bill", "--as-of", "2026-01-02")
     said = words(ftg("estimate", str(DATA), "--model", TINY, "--gpu", "h200").stdout)
-    assert "warning: The price 1 USD (gpu_hour) is of 2026-01-02" in said
+    assert "warning: The price 1 USD (gpu_hour) is from 2026-01-02" in said
     assert "price: $1 per GPU hour (me, on-demand), as of 2026-01-02, a bill" in said
 
 

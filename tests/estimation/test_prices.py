@@ -258,7 +258,7 @@ def test_a_price_taken_from_another_host_says_so() -> None:
     pytest.importorskip("genai_prices")
     price = find_price("azure", MINI, "in_mtok")
     assert price is not None and price.backend == "azure"
-    assert "OpenAI's price, taken for" in price.note
+    assert "OpenAI's price, assumed for" in price.note
 
 
 def test_your_own_row_goes_before_the_catalogue(tmp_path: Path) -> None:

@@ -83,14 +83,14 @@ def test_a_part_of_a_name_finds_no_other_row(name: str) -> None:
 @pytest.mark.parametrize(
     ("model", "method", "today", "word"),
     [
-        (MINI, "sft", date(2027, 1, 6), "takes no new fine-tuning jobs since 2027-01-06"),
-        (MINI, "sft", date(2027, 1, 7), "takes no new fine-tuning jobs since 2027-01-06"),
+        (MINI, "sft", date(2027, 1, 6), "has taken no new fine-tuning jobs since 2027-01-06"),
+        (MINI, "sft", date(2027, 1, 7), "has taken no new fine-tuning jobs since 2027-01-06"),
         ("gpt-4.1-nano-2025-04-14", "sft", TODAY, "shut down on 2026-10-23"),
         ("gpt-4.1-nano-2025-04-14", "sft", date(2026, 10, 23), "shut down on 2026-10-23"),
         ("gpt-3.5-turbo", "sft", TODAY, "shut down on 2026-10-23"),
-        (MINI, "kto", TODAY, "cannot be trained with 'kto'"),
-        ("o4-mini", "sft", date(2026, 10, 1), "cannot be trained with 'sft'"),
-        ("unheard-of", "orpo", TODAY, "OpenAI cannot be trained with 'orpo'"),
+        (MINI, "kto", TODAY, "does not support 'kto'"),
+        ("o4-mini", "sft", date(2026, 10, 1), "does not support 'sft'"),
+        ("unheard-of", "orpo", TODAY, "OpenAI does not support 'orpo'"),
     ],
 )
 def test_certain_refusals_carry_their_date(model: str, method: str, today: date, word: str) -> None:
@@ -132,7 +132,7 @@ def test_warnings_count_the_days() -> None:
     assert answers == f"A fine-tune of {MINI} stops answering on 2027-01-14 (in 54 days)."
     assert openai.warnings(MINI, date(2027, 1, 5))[0] == f"{until} (in 1 day)."
     assert "'gpt-9' is not among the models known for OpenAI" in openai.warnings("gpt-9", TODAY)[0]
-    assert "is not known here" in load_profile("custom").warnings("m", TODAY)[0]
+    assert "is not known whether" in load_profile("custom").warnings("m", TODAY)[0]
     assert "By invitation only." in load_profile("azure").warnings("gpt-5", TODAY)
 
 
@@ -169,7 +169,7 @@ def test_an_old_table_says_so() -> None:
     openai = load_profile("openai")
     for days, warned in ((90, False), (91, True)):
         said = openai.warnings("gpt-9", openai.as_of + timedelta(days=days))
-        assert any("is of 2026-11-21" in warning for warning in said) == warned
+        assert any("are from 2026-11-21" in warning for warning in said) == warned
 
 
 def test_a_rate_means_what_the_service_says() -> None:

@@ -114,7 +114,7 @@ def test_a_deployment_by_the_hour_adds_the_bases_tokens(tmp_path: Path) -> None:
     assert expected(found, "deployment") == D("1433.00")
     assert all(meet.expected and meet.expected.always for meet in found.break_even)
     assert all(meet.text.endswith("at every volume.") for meet in found.break_even)
-    assert any("1.70 USD (azure hosting_hour) is of 2026-03-19" in x for x in found.warnings)
+    assert any("1.70 USD (azure hosting_hour) is from 2026-03-19" in x for x in found.warnings)
 
 
 def test_the_price_rows_of_a_gpu_make_the_range() -> None:
@@ -123,9 +123,7 @@ def test_the_price_rows_of_a_gpu_make_the_range() -> None:
     always = way(found, "always_on").monthly_usd
     assert always is not None
     assert (always.low, always.expected, always.high) == (D("576.7"), D("795.7"), D("1314"))
-    said = (
-        "An hour of L40S is taken as $1.09: the cheapest on demand; rows run from $0.79 to $1.80."
-    )
+    said = "An hour of L40S costs $1.09, the cheapest on demand; rows range from $0.79 to $1.80."
     assert said in way(found, "always_on").assumptions
     assert not any("rows run" in text for text in way(costs(), "always_on").assumptions)
 
@@ -181,7 +179,9 @@ def test_an_amount_that_is_none_is_refused(amount: Decimal) -> None:
     """The price and the speed of a GPU have bounds, which are said."""
     for name, span in (("usd_per_hour", "0.001 to 10,000 USD"),
                        ("tokens_per_second", "0.1 to 10,000,000 tokens")):  # fmt: skip
-        with pytest.raises(SpecError, match=f"--serve-{name.replace('_', '-')} .* no sense") as no:
+        with pytest.raises(
+            SpecError, match=f"--serve-{name.replace('_', '-')} .* out of bounds"
+        ) as no:
             costs(**{name: amount})
         assert span in no.value.hint
 
@@ -437,7 +437,7 @@ def test_the_lines_of_gpus_have_upright_steps(ftg: Run, train_file: Path, tmp_pa
 def test_the_note_of_a_price_is_shown(ftg: Run, train_file: Path, tmp_path: Path) -> None:
     """Azure's tokens are taken from OpenAI's list: the screen, the page and JSON say so."""
     pytest.importorskip("genai_prices")
-    page, note = tmp_path / "costs.html", "OpenAI's price, taken for Microsoft Azure."
+    page, note = tmp_path / "costs.html", "OpenAI's price, assumed for Microsoft Azure."
     asked = ("estimate", str(train_file), "--model", MINI, "--backend", "azure",
              "--monthly-requests", "1000")  # fmt: skip
     assert note in " ".join(ftg(*asked, "--html", str(page))[1].split())

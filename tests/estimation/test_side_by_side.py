@@ -341,7 +341,7 @@ def test_a_refusal_is_told_in_the_estimate(home: Path, train_file: Path) -> None
     from finetune_gateway.reports.estimate_figures import new_jobs_until_text
 
     late = Gateway().estimate(train_file, model=MINI, backend=TooLate())
-    assert late.warnings[0].startswith("This job cannot be created: OpenAI takes no new")
+    assert late.warnings[0].startswith("This job cannot be created: OpenAI has taken no new")
     assert new_jobs_until_text(late, date(2027, 1, 7)) == "closed 2027-01-06"
     assert new_jobs_until_text(late, date(2027, 1, 6)) == "closed 2027-01-06"
     assert new_jobs_until_text(late, date(2027, 1, 5)) == "2027-01-05"
@@ -383,7 +383,7 @@ def test_a_handle_knows_when_it_retires(home: Path, train_file: Path) -> None:
     ("day", "there", "gone"),
     [
         (date(2026, 11, 21), "new jobs until 2027-01-05, none from 2027-01-06 on (in 46 days)",
-         "is of 2026-11-21"),
+         "are from 2026-11-21"),
         (date(2027, 1, 6), "no new jobs since 2027-01-06", "can create jobs"),
         (date(2027, 3, 1), "no new jobs since 2027-01-06", "and their fine-tunes retire on"),
     ],
@@ -439,7 +439,7 @@ def test_life_cycles_have_source_and_day() -> None:
     assert azure.as_of == date(2026, 9, 2) and azure.new_jobs_until is None
     assert not azure.stale(date(2026, 12, 1)) and azure.stale(date(2026, 12, 2))
     warned = load_profile("azure").warnings(MINI, date(2026, 12, 2))
-    assert any(f"The dates of {MINI} are of 2026-09-02" in text for text in warned)
+    assert any(f"The dates of {MINI} are from 2026-09-02" in text for text in warned)
     for name in ("openai", "azure"):
         profile = load_profile(name)
         for row in profile.models:
