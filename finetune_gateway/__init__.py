@@ -3,7 +3,7 @@
     import finetune_gateway as gateway
 
     report = gateway.validate("train.jsonl", model="gpt-4.1-mini-2025-04-14")
-    job = gateway.submit("train.jsonl", model="builtin/tiny", backend="local")
+    job = gateway.submit("train.jsonl", model="builtin/tiny")  # trained on this machine
     print(job.result().chat("Where is my parcel?").text)
 
 The functions work on a default ``Gateway`` (home folder: ``FTG_HOME``). Names are imported
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.job import Job
     from finetune_gateway.jobs.ledger import Ledger
     from finetune_gateway.jobs.planning import Option, Plan
-    from finetune_gateway.spec import TrainingSpec
+    from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 
 __version__ = "0.1.0"
@@ -100,7 +100,7 @@ _MODULES = {
     "jobs.planning": ["Option", "Plan"],
     "estimation.estimate": ["Estimate"],
     "jobs.ledger": ["Ledger"],
-    "spec": ["TrainingSpec"],
+    "spec": ["TrainingOptions", "TrainingSpec"],
     "jobs.budget": ["Actual", "Budget"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -144,6 +144,7 @@ __all__ = [
     "SpecError",
     "StoreError",
     "Token",
+    "TrainingOptions",
     "TrainingSpec",
     "UnsupportedError",
     "__version__",

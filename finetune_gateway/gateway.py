@@ -313,7 +313,7 @@ class Gateway:
         backend received the job, it is returned unconfirmed; ``refresh`` and ``wait`` settle that.
         """
         if backend is None:
-            registry.refuse_unknown(model)
+            registry.refuse_unknown(TrainingSpec.build(model=model).model)
         plan = self.plan(data, model=model, backend=backend, **options)
         plan.backend.check(plan.spec)
         if not allow_pii:
@@ -403,6 +403,11 @@ class Gateway:
         """Return a backend by name, or the one you built, with this gateway's home folder."""
         if isinstance(backend, str):
             backend = registry.load(backend)
+        if not isinstance(backend, Backend):
+            raise SpecError(
+                f"backend must be a name or a backend object, not {backend!r}.",
+                hint="Like backend='local' or backend=LocalBackend().",
+            )
         backend.bind(self.settings)
         return backend
 

@@ -225,8 +225,13 @@ def _shown(value: object) -> str:
 @cache
 def wanted(name: str) -> str:
     """Return what an option may be in words: ``a whole number from 1 to 50 or 'auto'``."""
-    arms = list(_arms(get_type_hints(TrainingSpec, include_extras=True)[name], {}))
+    arms = list(_arms(_hints()[name], {}))
     return f"{', '.join(arms[:-1])} or {arms[-1]}" if len(arms) > 1 else arms[0]
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(TrainingSpec, include_extras=True)
 
 
 def _arms(type_: Any, limits: dict[str, Any]) -> Iterator[str]:

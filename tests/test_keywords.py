@@ -256,6 +256,20 @@ def test_a_wrong_value_is_refused_in_plain_words(name: str, value: Any, text: st
     assert caught.value.message == text
 
 
+def test_what_is_no_backend_and_no_model_is_refused(home: Path, train_file: Path) -> None:
+    """In plain words too, where no type checker was asked."""
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"model": "m", "backend": 3}, "backend must be a name or a backend object, not 3."),
+        ({"model": "m", "backend": FakeBackend}, "backend must be a name or a backend object"),
+        ({"model": None}, "model must be text, not None."),
+        ({"model": ""}, "model must be text, not ''."),
+    ]
+    for given, text in wrong:
+        with pytest.raises(SpecError) as caught:
+            gateway.submit(train_file, **given)
+        assert text in caught.value.message
+
+
 def test_every_option_is_put_into_words() -> None:
     """No option without a description, limits and a default."""
     for name, line in spec.option_lines().items():
