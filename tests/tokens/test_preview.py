@@ -390,7 +390,7 @@ def test_the_page_never_replaces_the_data(home: Path, train_file: Path) -> None:
     before = train_file.read_bytes()
     done = ftg(train_file, "--model", HOSTED, "--html", train_file)
     assert done.returncode == SpecError.exit_code
-    assert train_file.read_bytes() == before and "name of its own" in done.stderr
+    assert train_file.read_bytes() == before and "is the data file" in done.stderr
 
 
 @pytest.mark.shared
