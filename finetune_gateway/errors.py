@@ -167,7 +167,7 @@ class JobCancelled(JobError):
     exit_code = 103
 
 
-def toml_said(said: object, text: str) -> str:
-    """What tomllib says of a text, with a line where it only says that the text ends."""
+def toml_error_text(error: object, text: str) -> str:
+    """Return the message of a tomllib error, with the line number where it only says the end."""
     last = len(text.splitlines()) or 1
-    return str(said).replace("at end of document", f"at the end, line {last}")
+    return str(error).replace("at end of document", f"at the end, line {last}")

@@ -318,7 +318,7 @@ class Gateway:
         plan.backend.check(plan.spec)
         if not allow_pii:
             plan.require_no_private_data()
-        limit = config.value(self.settings, "budget.job_usd", max_cost_usd).usd
+        limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
         require_within(plan.estimate, limit)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
@@ -376,7 +376,7 @@ class Gateway:
     def monthly_usd(self) -> Decimal | None:
         """What all jobs of a month may cost, in USD; None is no limit. Raises SpecError for a
         setting that is not an amount."""
-        return config.value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
+        return config.current_value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
 
     @property
     def _submitter(self) -> Submitter:

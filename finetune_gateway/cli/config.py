@@ -58,7 +58,7 @@ def config(
     elif action == "unset":
         _unset(settings, words[0], json=json)
     elif action == "get":
-        _get(stored.value(settings, words[0]), json=json, quiet=quiet)
+        _get(stored.current_value(settings, words[0]), json=json, quiet=quiet)
     elif action == "path":
         _path(settings, json=json)
     else:
@@ -95,7 +95,7 @@ def _unset(settings: Settings, key: str, *, json: bool) -> None:
 
 def _warn_if_overridden(settings: Settings, key: str) -> None:
     """Warn if the environment overrides what was just written."""
-    current = stored.value(settings, key)
+    current = stored.current_value(settings, key)
     if current.origin == "environment":
         variable = f"{current.key.variable}={current.usd:f}"
         print_warning(f"{variable} in the environment overrides the file.")
@@ -110,7 +110,7 @@ def _path(settings: Settings, *, json: bool) -> None:
 
 
 def _list(settings: Settings, *, json: bool, quiet: bool) -> None:
-    values = [stored.value(settings, name) for name in stored.KEYS]
+    values = [stored.current_value(settings, name) for name in stored.KEYS]
     if json:
         print_json([setting_document(value) for value in values])
         return

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from finetune_gateway.errors import SpecError, toml_said
+from finetune_gateway.errors import SpecError, toml_error_text
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.model import Model
@@ -179,7 +179,7 @@ def _explain(exc: Exception, text: str = "") -> str:
     if isinstance(exc, SpecError):
         return exc.message
     if not isinstance(exc, ValidationError):
-        return f"{toml_said(exc, text)}."
+        return f"{toml_error_text(exc, text)}."
     first = exc.errors()[0]
     field = ".".join(map(str, first["loc"])) or "row"
     return f"{field}: {first['msg']}, not {first['input']!r}."

@@ -107,8 +107,8 @@ def _check_home(settings: Settings) -> Iterator[Check]:
 def _check_files(settings: Settings) -> Iterator[Check]:
     """Read the user's own files: a broken limit stops a submit, a broken price an estimate."""
     try:
-        config.of_file(settings.config)
-        values = [config.value(settings, name) for name in config.KEYS]
+        config.read_file(settings.config)
+        values = [config.current_value(settings, name) for name in config.KEYS]
         limits = (f"{one.key.name} = {one.usd:f}" for one in values if one.usd is not None)
         yield Check("config", "ok", ", ".join(limits) or "no limits are set")
     except SpecError as exc:

@@ -14,9 +14,17 @@ from pathlib import Path
 import pytest
 
 from finetune_gateway.backends.local import builtin
-from finetune_gateway.cli.demo.answers import Answer, Question, Score, fault, questions, samples
-from finetune_gateway.cli.demo.command import beside, event_line, spoilt
+from finetune_gateway.cli.demo.answers import (
+    Answer,
+    Question,
+    Score,
+    find_fault,
+    load_questions,
+    pick_samples,
+)
+from finetune_gateway.cli.demo.command import break_rows
 from finetune_gateway.cli.demo.page import Prices, Summary, loss_chart, page, series
+from finetune_gateway.cli.demo.screen import event_line, side_by_side
 from finetune_gateway.events import Event, Metric
 from finetune_gateway.reports.layout import fragment
 
@@ -92,8 +100,8 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path: Pat
 
 def test_an_answer_as_taught_has_no_fault() -> None:
     """One object, its three keys in any order, allowed values."""
-    assert fault(json.dumps(GOOD)) == ""
-    assert fault(json.dumps(dict(reversed(GOOD.items())), indent=1)) == ""
+    assert find_fault(json.dumps(GOOD)) == ""
+    assert find_fault(json.dumps(dict(reversed(GOOD.items())), indent=1)) == ""
 
 
 @pytest.mark.parametrize(
@@ -116,15 +124,15 @@ def test_an_answer_as_taught_has_no_fault() -> None:
 )
 def test_any_other_answer_has_a_fault(text: str) -> None:
     """Prose, text around the object, keys that are missing, more or twice, other values."""
-    assert fault(text)
+    assert find_fault(text)
 
 
 def test_the_held_out_rows_are_as_taught() -> None:
     """The check agrees with the data, and the intents shown are different ones."""
     rows = builtin.demo_path("held_out").read_text("utf-8").splitlines()
-    assert [fault(json.loads(row)["messages"][-1]["content"]) for row in rows] == [""] * 36
-    asked = questions()
-    assert len({asked[place].intent for place in samples(asked, 3)}) == 3
+    assert [find_fault(json.loads(row)["messages"][-1]["content"]) for row in rows] == [""] * 36
+    asked = load_questions()
+    assert len({asked[place].intent for place in pick_samples(asked, 3)}) == 3
 
 
 def test_a_right_answer_needs_the_intent_too() -> None:
@@ -138,7 +146,7 @@ def test_a_right_answer_needs_the_intent_too() -> None:
 def test_two_faults_are_planted() -> None:
     """Of the broken copy two lines differ: one ends with the customer, one is no JSON."""
     text = builtin.demo_path("train").read_text("utf-8")
-    pairs = list(zip(text.splitlines(), spoilt(text).splitlines(), strict=True))
+    pairs = list(zip(text.splitlines(), break_rows(text).splitlines(), strict=True))
     assert [number for number, (a, b) in enumerate(pairs, 1) if a != b] == [7, 12]
     assert json.loads(pairs[6][1])["messages"][-1]["role"] == "user"
     with pytest.raises(ValueError):
@@ -149,7 +157,9 @@ def test_answers_stand_side_by_side_in_80_columns(monkeypatch: pytest.MonkeyPatc
     """Both columns are wrapped, whichever is longer."""
     monkeypatch.setenv("COLUMNS", "80")
     question = Question("A question " * 12, "refund")
-    text = beside(Answer(question, "prose " * 30, "x"), Answer(question, json.dumps(GOOD), ""))
+    text = side_by_side(
+        Answer(question, "prose " * 30, "x"), Answer(question, json.dumps(GOOD), "")
+    )
     assert max(map(len, text.splitlines())) <= 80
     assert re.search(r"before +after\n +prose .* {2}\{", text)
 

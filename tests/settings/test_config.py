@@ -48,14 +48,15 @@ def test_the_order_is_argument_environment_file_default(
 ) -> None:
     """Each goes before the next, and list says who won."""
     settings = Settings(home)
-    assert config.value(settings, MONTH).origin == "default"
+    assert config.current_value(settings, MONTH).origin == "default"
     ftg("config", "set", MONTH, "50")
-    assert config.value(settings, MONTH) == config.Value(config.KEYS[MONTH], Decimal(50), "file")
+    expected = config.Value(config.KEYS[MONTH], Decimal(50), "file")
+    assert config.current_value(settings, MONTH) == expected
     monkeypatch.setenv("FTG_BUDGET_MONTHLY_USD", "$40.10")
-    assert config.value(settings, MONTH).usd == Decimal("40.10")
+    assert config.current_value(settings, MONTH).usd == Decimal("40.10")
     assert "environment (FTG_BUDGET_MONTHLY_USD)" in ftg("config")[1]
     assert "overrides the file" in ftg("config", "set", MONTH, "60")[2]
-    assert config.value(settings, MONTH, 7.5) == config.Value(
+    assert config.current_value(settings, MONTH, 7.5) == config.Value(
         config.KEYS[MONTH], Decimal("7.5"), "argument"
     )
     assert Gateway(monthly_usd=7.5).monthly_usd == Decimal("7.5")
@@ -177,7 +178,7 @@ def test_two_who_write_at_once_both_count(home: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(config.of_file(settings.config)) == set(names)
+    assert set(config.read_file(settings.config)) == set(names)
 
 
 def test_the_limit_of_a_job_can_be_a_setting(ftg: Ftg, home: Path, train_file: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a model answers to the held-out prompts of the demo, and how often it does as taught."""
+"""A model's answers to the held-out prompts of the demo, and how many are as taught."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST = 96  # tokens; the longest answer of the data has 40
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt nobody was trained on, and the intent it should be given."""
+    """A prompt that is in no training data, and the intent it should get."""
 
     prompt: str
     intent: str
@@ -25,7 +25,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to a question, and what is wrong with it ("" when nothing is)."""
+    """A model's answer to a question, and what is wrong with it (empty if nothing is)."""
 
     question: Question
     text: str
@@ -33,13 +33,13 @@ class Answer:
 
     @property
     def right(self) -> bool:
-        """As taught, and with the right intent."""
+        """Return True if the answer is as taught, with the right intent."""
         return not self.fault and bool(json.loads(self.text)["intent"] == self.question.intent)
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many of the answers do as taught."""
+    """How many of the answers are as taught."""
 
     prompts: int
     kept: int
@@ -48,16 +48,16 @@ class Score:
 
     @property
     def share(self) -> float:
-        """Answers as taught, 0 to 1."""
+        """Share of the answers that are as taught, 0 to 1."""
         return self.kept / self.prompts
 
     def document(self) -> dict[str, Any]:
-        """This as JSON."""
+        """Return the score as JSON."""
         return {**asdict(self), "share": self.share}
 
 
-def questions() -> list[Question]:
-    """The held-out prompts, in the order of their file."""
+def load_questions() -> list[Question]:
+    """Return the held-out prompts, in the order of their file."""
     rows = [json.loads(line) for line in demo_path("held_out").read_text("utf-8").splitlines()]
     return [_question(row["messages"]) for row in rows]
 
@@ -66,47 +66,49 @@ def _question(messages: list[dict[str, str]]) -> Question:
     return Question(messages[-2]["content"], json.loads(messages[-1]["content"])["intent"])
 
 
-def ask(handle: ModelHandle, asked: Sequence[Question]) -> tuple[list[Answer], Score]:
-    """Put every question to a model, each in a conversation of its own."""
+def ask_all(handle: ModelHandle, questions: Sequence[Question]) -> tuple[list[Answer], Score]:
+    """Ask a model every question, each in a new conversation."""
     started = time.perf_counter()
     answers = []
-    for question in asked:
+    for question in questions:
         text = handle.chat(question.prompt, max_tokens=LONGEST).text.strip()
-        answers.append(Answer(question, text, fault(text)))
+        answers.append(Answer(question, text, find_fault(text)))
     kept, right = sum(not one.fault for one in answers), sum(one.right for one in answers)
     return answers, Score(len(answers), kept, right, time.perf_counter() - started)
 
 
-def fault(text: str) -> str:
-    """Why an answer is not as taught: one JSON object, exactly the keys, allowed values; "" when
-    it is."""
+def find_fault(text: str) -> str:
+    """Return why an answer is not as taught; empty if it is.
+
+    As taught means one JSON object with exactly the keys and allowed values.
+    """
     try:
-        found = json.loads(text, object_pairs_hook=_once)
+        answer = json.loads(text, object_pairs_hook=_refuse_duplicate_keys)
     except ValueError:
         return "not one JSON object"
-    if not isinstance(found, dict):
+    if not isinstance(answer, dict):
         return "not one JSON object"
-    if set(found) != set(DEMO_KEYS):
+    if set(answer) != set(DEMO_KEYS):
         return f"its keys are not {', '.join(DEMO_KEYS)}"
-    if found["intent"] not in demo_intents():
+    if answer["intent"] not in demo_intents():
         return "an intent that is not on the list"
-    if found["urgency"] not in URGENCIES:
+    if answer["urgency"] not in URGENCIES:
         return "urgency is neither low nor high"
-    reply = found["reply"]
+    reply = answer["reply"]
     return "" if isinstance(reply, str) and reply.strip() else "reply is not a text"
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different: of two equal ones json keeps the last silently."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object; json alone would silently keep the last of two equal keys."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("duplicate key")
+    return value
 
 
-def samples(asked: Sequence[Question], count: int) -> list[int]:
-    """The places of the first questions that are of different intents."""
+def pick_samples(questions: Sequence[Question], count: int) -> list[int]:
+    """Return the indices of the first questions that have different intents."""
     first: dict[str, int] = {}
-    for place, question in enumerate(asked):
-        first.setdefault(question.intent, place)
+    for index, question in enumerate(questions):
+        first.setdefault(question.intent, index)
     return sorted(first.values())[:count]

@@ -1,4 +1,4 @@
-"""What came of a demo, as the page shows it and as JSON."""
+"""The results of a demo, as JSON and for its page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backends.local import builtin
-from finetune_gateway.cli.demo.answers import Answer, Score, samples
+from finetune_gateway.cli.demo.answers import Answer, Score, pick_samples
 from finetune_gateway.cli.demo.page import Prices, Summary, series
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation import profiles
@@ -18,7 +18,7 @@ from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_figures import cost_text, new_jobs_until_text, time_text
-from finetune_gateway.reports.output import format_duration
+from finetune_gateway.reports.output import format_count, format_duration
 from finetune_gateway.settings import clock
 
 MODEL = builtin.NAME
@@ -30,54 +30,58 @@ SETTINGS: dict[str, Any] = {
     "lora_alpha": 32,
     "seed": 42,
 }
-GOAL = 0.9  # of the held-out answers must be as taught
+GOAL = 0.9  # share of the held-out answers that must be as taught
 SHOWN = 3  # questions whose answers are printed
 
 
 @dataclass(frozen=True)
-class Place:
+class Folders:
     """Where the demo writes: its own files, and the home of its job."""
 
     out: Path
     home: Path
-    own_home: bool  # not one the user has named: other commands must be told of it
+    own_home: bool  # False if the user has set FTG_HOME
 
     @classmethod
-    def under(cls, out: Path) -> Place:
-        """Raises SpecError when the folder cannot be made."""
-        out, named = out.expanduser().absolute(), os.environ.get("FTG_HOME")
+    def create(cls, out: Path) -> Folders:
+        """Create the folder. Raises SpecError if that fails."""
+        out, home = out.expanduser().absolute(), os.environ.get("FTG_HOME")
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise SpecError(
-                f"The folder {out} cannot be made: {exc.strerror or exc}.",
-                hint="Name another one: ftg demo --out DIR",
+                f"The folder {out} cannot be created: {exc.strerror or exc}.",
+                hint="Choose another: ftg demo --out DIR",
             ) from None
-        return cls(out, Path(named).expanduser().absolute() if named else out / "home", not named)
+        return cls(out, Path(home).expanduser().absolute() if home else out / "home", not home)
 
     @property
     def summary(self) -> Path:
         return self.out / "summary.html"
 
+    def run(self, job: Job) -> Path:
+        """Return the run folder of a job."""
+        return self.home / "runs" / job.id
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A job that ended well, and how fast it was."""
+    """A job that succeeded, and how fast it was."""
 
     job: Job
     handle: ModelHandle
-    seconds: float  # from the submit to a model that has answered
+    seconds: float  # from submit until the model has answered
     seconds_per_step: float
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """All that came of the demo."""
+class DemoResult:
+    """All results of the demo."""
 
     report: Report
-    faults: Report
+    broken_report: Report  # of the copy with errors
     options: Sequence[Option]
-    built: float | None  # seconds the base took; None: it was there
+    build_seconds: float | None  # of the base model; None: it was built before
     answers: Sequence[tuple[Answer, Answer]]  # to the same question: before, after
     before: Score
     after: Score
@@ -86,111 +90,111 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """The fine-tune does as taught, and the base did not."""
+        """Return True if the fine-tuned model answers as taught, and the base model did not."""
         return self.after.share >= GOAL and self.before.share < 1 - GOAL
 
 
 def price_table(options: Sequence[Option]) -> Prices:
-    """Every option in a line of 80 columns, and what the figures rest on."""
+    """Return a row of at most 80 columns per option, and what the figures rest on."""
     rows = [
         (f"{o.backend} / {o.model}", cost_text(o.estimate), new_jobs_until_text(o.estimate))
         if o.estimate
-        else (f"{o.backend} / {o.model}", "cannot", "-")
+        else (f"{o.backend} / {o.model}", "not possible", "-")
         for o in options
     ]
-    return Prices(("option", "cost (low to high)", "takes jobs until"), rows, [*_notes(options)])
+    return Prices(("option", "cost (low to high)", "new jobs until"), rows, [*_notes(options)])
 
 
 def _notes(options: Sequence[Option]) -> Iterator[str]:
-    found = [option.estimate for option in options if option.estimate]
+    estimates = [option.estimate for option in options if option.estimate]
     epochs = SETTINGS["n_epochs"]
-    listed = {(price.dated, price.source) for one in found for price in one.prices}
+    sources = {(price.dated, price.source) for one in estimates for price in one.prices}
     for option in options:
         if option.error:
             yield f"{option.backend} / {option.model}: {option.error.message}"
-    for dated, source in sorted(listed):
+    for dated, source in sorted(sources):
         yield f"{epochs} epochs, at prices {dated}: {source}"
-    for one in found:
+    for one in estimates:
         if not one.data_leaves_machine:
-            yield f"{one.model} is trained here: {time_text(one)}, and nothing is sent anywhere."
+            yield f"{one.model} is trained on this machine: {time_text(one)}; nothing is sent."
     closed = profiles.load_profile("openai").no_new_jobs_from
     if closed and clock.today() >= closed:
         yield f"OpenAI takes no new jobs since {closed}."
     others = [name for name in profiles.profile_names() if name not in ("openai", "custom")]
-    yield f"No price is built in for {', '.join(others)}; prices.toml in the home adds your own."
+    yield f"No prices are built in for {', '.join(others)}; add your own: ftg prices set"
 
 
-def document(found: Outcome, place: Place) -> dict[str, Any]:
-    """The figures of the demo as JSON."""
-    job, metrics = found.trained.job, found.trained.job.metrics()
+def document(result: DemoResult, folders: Folders) -> dict[str, Any]:
+    """Return the figures of the demo as JSON."""
+    job, metrics = result.trained.job, result.trained.job.metrics()
     losses = {}
     for name in ("train_loss", "valid_loss"):
         values = [value for _, value in series(metrics, name)]
         losses[name] = {"first": values[0], "last": values[-1], "best": min(values)}
-    faults = found.faults.model_dump(mode="json")["findings"]
+    findings = result.broken_report.model_dump(mode="json")["findings"]
     return {
-        "ok": found.ok,
-        "data": found.report.model_dump(mode="json"),
-        "faults": [fault for fault in faults if fault["severity"] == "error"],
-        "options": [option.document() for option in found.options],
-        "before": found.before.document(),
-        "after": found.after.document(),
+        "ok": result.ok,
+        "data": result.report.model_dump(mode="json"),
+        "faults": [finding for finding in findings if finding["severity"] == "error"],
+        "options": [option.document() for option in result.options],
+        "before": result.before.document(),
+        "after": result.after.document(),
         "training": {
             "job": job.id,
             "settings": SETTINGS,
             "steps": metrics[-1].step,
-            "seconds": found.trained.seconds,
-            "seconds_per_step": found.trained.seconds_per_step,
+            "seconds": result.trained.seconds,
+            "seconds_per_step": result.trained.seconds_per_step,
             **losses,
         },
-        "base": {"model": MODEL, "made_in_seconds": found.built},
+        "base": {"model": MODEL, "made_in_seconds": result.build_seconds},
         "answers": [
             {
-                "prompt": b.question.prompt,
-                "intent": b.question.intent,
-                "before": b.text,
-                "after": a.text,
+                "prompt": before.question.prompt,
+                "intent": before.question.intent,
+                "before": before.text,
+                "after": after.text,
             }
-            for b, a in found.answers
+            for before, after in result.answers
         ],
         "paths": {
-            "home": str(place.home),
-            "run": str(place.home / "runs" / job.id),
-            "model": found.trained.handle.model,
-            "summary": str(place.summary),
+            "home": str(folders.home),
+            "run": str(folders.run(job)),
+            "model": result.trained.handle.model,
+            "summary": str(folders.summary),
         },
-        "seconds": found.seconds,
+        "seconds": result.seconds,
     }
 
 
-def summary(found: Outcome) -> Summary:
-    report, trained = found.report, found.trained
+def summarize(result: DemoResult) -> Summary:
+    """Return what the HTML page shows."""
+    report, trained = result.report, result.trained
     tokens = report.tokens or {}
     settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
-    made = "was there already" if found.built is None else f"made in {format_duration(found.built)}"
-    faults = [f"Line {one.line}: {one.message}" for one in found.faults.errors]
+    seconds = result.build_seconds
+    built = "built before" if seconds is None else f"built in {format_duration(seconds)}"
+    errors = [f"Line {one.line}: {one.message}" for one in result.broken_report.errors]
+    speed = f"{format_duration(trained.seconds)}, {trained.seconds_per_step:.2g} s per step"
     return Summary(
         model=MODEL,
-        before=found.before,
-        after=found.after,
-        answers=found.answers,
-        shown=samples([before.question for before, _ in found.answers], SHOWN),
+        before=result.before,
+        after=result.after,
+        answers=result.answers,
+        shown=pick_samples([before.question for before, _ in result.answers], SHOWN),
         metrics=trained.job.metrics(),
         data=[
             ("file", f"{builtin.demo_path('train').name}, {report.rows} rows, {report.format}"),
-            ("checked", f"{report.outcome}, {len(report.findings)} findings"),
+            ("checked", f"{report.outcome}, {format_count(len(report.findings), 'finding')}"),
             ("tokens", f"{tokens.get('total', 0):,}, {tokens.get('trained', 0):,} of them trained"),
-            ("two planted faults", " ".join(faults)),
+            ("copy with two errors", " ".join(errors)),
         ],
         run=[
             ("job", trained.job.id),
-            ("base model", f"{MODEL}, {made}"),
+            ("base model", f"{MODEL}, {built}"),
             ("settings", settings),
-            (
-                "time",
-                f"{format_duration(trained.seconds)}, {trained.seconds_per_step:.2g} s a step",
-            ),
-            ("demo", f"{format_duration(found.seconds)} in all"),
+            ("training", speed),
+            ("whole demo", format_duration(result.seconds)),
         ],
-        prices=price_table(found.options),
+        prices=price_table(result.options),
     )
