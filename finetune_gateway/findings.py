@@ -1,4 +1,4 @@
-"""What is said about a dataset, as data: findings, the report they make, and where they are.
+"""Findings about a dataset, the report with them, and paths into rows.
 
 The table of rules and the collector that groups findings are in ``validation``.
 """
@@ -73,15 +73,15 @@ class Report(Shown, Model):
 
     @property
     def errors(self) -> list[Finding]:
-        return [found for found in self.findings if found.severity == "error"]
+        return [finding for finding in self.findings if finding.severity == "error"]
 
     @property
     def warnings(self) -> list[Finding]:
-        return [found for found in self.findings if found.severity == "warning"]
+        return [finding for finding in self.findings if finding.severity == "warning"]
 
     @property
     def outcome(self) -> Literal["accepted", "warned", "rejected"]:
-        """Rejected by an error, warned of by a warning; notes leave it accepted."""
+        """``rejected`` with errors, ``warned`` with warnings, else ``accepted``."""
         if self.errors:
             return "rejected"
         return "warned" if self.warnings else "accepted"
@@ -92,16 +92,16 @@ class Report(Shown, Model):
         return self._of(both).model_copy(update={"quality": quality})
 
     def without(self, codes: Collection[str]) -> Report:
-        """With the findings of these codes counted in ``ignored`` and no longer listed."""
+        """Return the report without findings of these codes, which are counted in ``ignored``."""
         counts = {code: 0 for code in sorted(codes)}
-        for found in self.findings:
-            if found.code in counts:
-                counts[found.code] += found.count
-        kept = [found for found in self.findings if found.code not in counts]
+        for finding in self.findings:
+            if finding.code in counts:
+                counts[finding.code] += finding.count
+        kept = [finding for finding in self.findings if finding.code not in counts]
         return self._of(kept).model_copy(update={"ignored": counts})
 
     def _of(self, findings: list[Finding]) -> Report:
-        ok = all(found.severity != "error" for found in findings)
+        ok = all(finding.severity != "error" for finding in findings)
         return self.model_copy(update={"findings": findings, "ok": ok})
 
     def to_html(
@@ -122,7 +122,7 @@ class Report(Shown, Model):
         write(self, Path(path), Dataset.open(data), model=model, limit=limit, force=force)
 
     def raise_for_errors(self) -> None:
-        """Raise DataError, which carries this report, when there is an error."""
+        """Raise DataError with this report if there is an error."""
         errors = self.errors
         if not errors:
             return
@@ -135,8 +135,7 @@ class Report(Shown, Model):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """A rule that was broken at one place. ``detail`` replaces the rule's title, ``fix`` its
-    advice."""
+    """A broken rule at one place. ``detail`` replaces the title of the rule, ``fix`` its advice."""
 
     code: str
     path: str = ""
@@ -149,9 +148,9 @@ def position(finding: Finding) -> tuple[int, int, str]:
     return RANK[finding.severity], finding.line or 0, finding.code
 
 
-def wrong_type(path: str, value: object, wanted: str, hint: str = "") -> Defect:
+def wrong_type(path: str, value: object, expected: str, hint: str = "") -> Defect:
     """Return the defect of a value of the wrong JSON type."""
-    return Defect("type_error", path, f"this must be {wanted}, not {json_type(value)}{hint}")
+    return Defect("type_error", path, f"this must be {expected}, not {json_type(value)}{hint}")
 
 
 def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

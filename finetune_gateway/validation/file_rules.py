@@ -1,4 +1,4 @@
-"""The rules about bytes, JSON, formats and the file as a whole; see ``rules``."""
+"""The rules about bytes, JSON, formats, the file and the dataset as a whole; see ``rules``."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from finetune_gateway.validation.rules import E, N, Rule, W
 
 _BYTES = {
     "utf8_bom": Rule(
-        W, W, "the file begins with a UTF-8 byte order mark",
-        "Most JSON readers take it for a character of line 1; Azure alone asks for it.",
-        "Nothing to do: it is left out when rows are read. Save as UTF-8 without BOM to end this.",
-        autofix="Leaves the mark out.",
+        W, W, "the file starts with a UTF-8 byte order mark",
+        "Most JSON readers take it as a character of line 1; only Azure requires it.",
+        "Nothing to do: it is skipped. To avoid this note, save as UTF-8 without BOM.",
+        autofix="Removes the mark.",
     ),
     "bom_inside": Rule(
-        E, E, "a byte order mark stands inside the file",
-        "Files were joined without taking their marks off, and JSON does not allow it there.",
+        E, E, "a byte order mark inside the file",
+        "Files were joined without removing their marks, and JSON does not allow it there.",
         "Remove the three bytes EF BB BF at that place.",
-        autofix="Leaves the mark out.",
+        autofix="Removes the mark.",
     ),
     "line_terminator": Rule(
         E, E, "the lines end in CR (old Mac) instead of LF",
-        "JSONL is cut at LF, so all rows look like one line.",
+        "JSONL is split at LF, so all rows look like one line.",
         r"Convert the line endings: tr '\r' '\n' < old.jsonl > new.jsonl",
         autofix="Writes LF.",
         unread=True,
     ),
     "mixed_line_endings": Rule(
         N, N, "some lines end in CRLF and some in LF",
-        "Both are read; the mix hints at files joined from two systems.",
+        "Both are accepted; the mix suggests that files of two systems were joined.",
         "Nothing to do.",
         autofix="Writes LF.",
     ),
@@ -48,43 +48,43 @@ _BYTES = {
         "Save the file as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 old.jsonl > new.jsonl",
     ),
     "compressed": Rule(
-        E, E, "the file is compressed", "Training files are read as plain text lines.",
-        "Unpack it first and name the .jsonl file inside.",
+        E, E, "the file is compressed", "Training files must be plain text.",
+        "Decompress it and use the .jsonl file inside.",
         unread=True,
     ),
     "not_text": Rule(
-        E, E, "the file is binary, not JSON lines", "Training files are read as plain text lines.",
+        E, E, "the file is binary, not JSON lines", "Training files must be plain text.",
         "Export the data as JSONL: one JSON object per line, UTF-8.",
         unread=True,
     ),
     "no_examples": Rule(
-        E, E, "the file holds no examples", "There is nothing to train on.",
-        "Check the path, and that the export that wrote the file ran to its end.",
+        E, E, "the file has no examples", "There is nothing to train on.",
+        "Check the path, and that the export of the file was complete.",
         unread=True,
     ),
     "file_too_large": Rule(
-        E, None, "the file is larger than 512 MB", "OpenAI takes training files up to 512 MB.",
-        "Leave rows out; a few thousand good ones usually do.",
+        E, None, "the file is larger than 512 MB", "OpenAI accepts training files up to 512 MB.",
+        "Remove rows; a few thousand good ones are usually enough.",
     ),
     "blank_line": Rule(
         W, W, "blank lines between the rows",
-        "They are skipped here; other readers stop or report an error at them.",
+        "They are skipped here; other readers stop at them or report an error.",
         "Remove them: grep -v '^[[:space:]]*$' old.jsonl > new.jsonl",
-        autofix="Leaves them out.",
+        autofix="Removes them.",
     ),
     "trailing_blank_line": Rule(
         N, N, "blank lines at the end of the file", "They are skipped.", "Nothing to do.",
-        autofix="Leaves them out.",
+        autofix="Removes them.",
     ),
     "nul_byte": Rule(
         E, E, "NUL bytes in the line",
-        "Typical of a file that was being written when the power or the disk went.",
+        "Typical of a file that was being written when the power or the disk failed.",
         "Remove the line, or restore the file from its source.",
     ),
     "line_too_long": Rule(
         E, E, "a line is longer than 64 MB",
-        "No model trains on one example of that size; the file is read no further.",
-        "Check that rows end in newlines; split the example.",
+        "No model trains on an example of that size; the rest of the file was not read.",
+        "Check that rows end in newlines, or split the example.",
         unread=True,
     ),
 }  # fmt: skip
@@ -92,46 +92,46 @@ _BYTES = {
 _JSON = {
     "json_array_not_jsonl": Rule(
         E, E, "the file is one JSON array, not JSON lines",
-        "Each line must be one object of its own.",
+        "Each line must be one object.",
         "Convert it: ftg validate old.jsonl --fix new.jsonl",
-        autofix="Writes one row a line.",
+        autofix="Writes one row per line.",
         unread=True,
     ),
     "pretty_printed": Rule(
-        E, E, "an object is spread over several lines", "Each line must be one whole object.",
+        E, E, "an object spans several lines", "Each line must be one complete object.",
         "Convert it: ftg validate old.jsonl --fix new.jsonl",
-        autofix="Writes one row a line.",
+        autofix="Writes one row per line.",
         unread=True,
     ),
     "json_extra_data": Rule(
         E, E, "more than one JSON value on the line",
         "Newlines between the objects are missing, so all but the first would be lost.",
-        "Put each object on a line of its own: jq -c . old.jsonl > new.jsonl",
-        autofix="Writes one row a line.",
+        "Put each object on its own line: jq -c . old.jsonl > new.jsonl",
+        autofix="Writes one row per line.",
         unread=True,
     ),
     "json_syntax": Rule(
         E, E, "the line is not valid JSON", "A row that cannot be parsed cannot be trained on.",
-        "Correct the line; write rows with a JSON library rather than by hand.",
+        "Fix the line; write rows with a JSON library rather than by hand.",
     ),
     "json_truncated": Rule(
         E, E, "the line ends in the middle of a JSON value",
-        "The export or the download stopped early, or a string holds a real line break.",
-        "Write the file again, or remove the line.",
+        "The export or the download stopped early, or a string has a raw line break.",
+        "Export the file again, or remove the line.",
     ),
     "json_smart_quotes": Rule(
         E, E, "curly quotes instead of straight ones",
-        'JSON knows only the straight quote "; word processors replace it.',
+        'JSON allows only the straight quote "; word processors replace it.',
         'Replace the curly quotes around keys and values with ".',
     ),
     "json_single_quotes": Rule(
         E, E, "single quotes instead of double ones",
-        "This is how Python prints a dict; JSON wants double quotes.",
+        "This is how Python prints a dict; JSON requires double quotes.",
         "Write rows with json.dumps(row), not str(row).",
     ),
     "json_python_literal": Rule(
         E, E, "a Python or JavaScript word instead of a JSON one",
-        "JSON knows true, false and null only.",
+        "JSON has only true, false and null.",
         "Write rows with json.dumps(row), not str(row).",
     ),
     "json_comment": Rule(
@@ -139,16 +139,16 @@ _JSON = {
     ),
     "json_control_char": Rule(
         E, E, "a raw control character inside a string",
-        "JSON wants line breaks and tabs in strings written as \\n and \\t.",
+        "JSON requires line breaks and tabs in strings as \\n and \\t.",
         "Write rows with a JSON library, which escapes them.",
     ),
     "json_nan": Rule(
         E, E, "NaN or Infinity, which JSON does not have",
-        "Python writes and reads them, nearly nobody else does.",
-        "Write null or leave the key out; json.dumps(row, allow_nan=False) finds them.",
+        "Python writes and reads them; almost no other reader does.",
+        "Write null or omit the key; json.dumps(row, allow_nan=False) finds them.",
     ),
     "json_number": Rule(
-        E, E, "a number too large to be kept",
+        E, E, "a number that is too large",
         "It would silently become infinity or stop the reader.",
         "Write it as a string, or correct it.",
     ),
@@ -159,18 +159,18 @@ _JSON = {
     ),
     "lone_surrogate": Rule(
         E, E, "half of a surrogate pair",
-        "It is no character, cannot be written as UTF-8, and stops tokenizers; "
-        "a text was cut in the middle of an emoji.",
+        "It is not a character, cannot be written as UTF-8 and breaks tokenizers; "
+        "usually a text was cut in the middle of an emoji.",
         "Remove the \\ud8xx escape, or write the whole character.",
     ),
     "control_char": Rule(
         W, W, "a control character in a text",
-        "It is legal when escaped, but breaks many text tools, and a model learns to write it; "
-        "\\f and \\b are often LaTeX with one backslash too few.",
-        "Remove it, or double the backslash if one was meant.",
+        "It is allowed when escaped, but breaks many text tools, and a model learns to write it; "
+        "\\f and \\b are often LaTeX with a missing backslash.",
+        "Remove it, or double the backslash if one was intended.",
     ),
     "json_too_deep": Rule(
-        E, E, "nested deeper than 100 levels", "Readers stop or crash on it.",
+        E, E, "nested deeper than 100 levels", "Readers fail on it.",
         "Flatten the row.",
     ),
     "not_json": Rule(
@@ -179,7 +179,7 @@ _JSON = {
     ),
     "row_not_object": Rule(
         E, E, "the line is JSON, but not an object",
-        "Each row must be an object with named fields.",
+        "Each row must be an object with keys.",
         'Wrap it: {"messages": [...]}.',
     ),
 }  # fmt: skip
@@ -187,42 +187,42 @@ _JSON = {
 _FORMATS = {
     "format_prompt_completion": Rule(
         N, N, "prompt/completion rows",
-        "They are read as one user turn and one answer.", "Nothing to do.",
+        "They are treated as one user turn and one answer.", "Nothing to do.",
         autofix="Writes chat rows.",
     ),
     "format_alpaca": Rule(
-        N, N, "Alpaca rows", "They are read as one user turn and one answer.", "Nothing to do.",
+        N, N, "Alpaca rows", "They are treated as one user turn and one answer.", "Nothing to do.",
         autofix="Writes chat rows.",
     ),
     "format_sharegpt": Rule(
-        N, N, "ShareGPT rows", "They are read as a chat: human is user, gpt is assistant.",
+        N, N, "ShareGPT rows", "They are treated as chat: human is user, gpt is assistant.",
         "Nothing to do.",
         autofix="Writes chat rows.",
     ),
     "format_text": Rule(
-        N, N, "plain text rows", "The model learns to go on with the text.", "Nothing to do.",
+        N, N, "plain text rows", "The model learns to continue the text.", "Nothing to do.",
     ),
     "format_preference": Rule(
-        N, N, "preference pairs in OpenAI's form", "Each row holds a better and a worse answer.",
+        N, N, "preference pairs in OpenAI's form", "Each row has a better and a worse answer.",
         "Nothing to do.",
     ),
     "format_trl_preference": Rule(
         N, N, "preference pairs as chosen/rejected",
-        "They are read as preferred_output and non_preferred_output.", "Nothing to do.",
+        "They are treated as preferred_output and non_preferred_output.", "Nothing to do.",
         autofix="Writes OpenAI's form.",
     ),
     "format_unpaired_preference": Rule(
-        N, N, "answers with a label (KTO)", "label says whether the answer is a good one.",
+        N, N, "answers with a label (KTO)", "The label says if the answer is good.",
         "Nothing to do.",
     ),
     "mixed_formats": Rule(
-        E, E, "rows of different formats in one file", "A job reads one format.",
+        E, E, "rows of different formats in one file", "A job takes one format.",
         "Convert the rows, or split the file by format.",
-        autofix="Writes all rows as chat, where they can be.",
+        autofix="Writes all rows that can be converted as chat.",
     ),
     "unknown_format": Rule(
         E, E, "no known training format",
-        "Known: messages; prompt and completion; instruction and output; conversations; text; "
+        "Known keys: messages; prompt and completion; instruction and output; conversations; text; "
         "input, preferred_output and non_preferred_output; chosen and rejected.",
         'Convert each row to {"messages": [...]}.',
     ),
@@ -239,63 +239,63 @@ _FORMATS = {
         "Add it, or remove the row.",
     ),
     "empty_text": Rule(
-        E, E, "an empty text", "There is nothing to learn from it.", "Remove the row.",
+        E, E, "an empty text", "It has nothing to learn.", "Remove the row.",
     ),
 }  # fmt: skip
 
 _DATASET = {
     "too_few_examples": Rule(
         E, W, "fewer rows than a job needs",
-        "OpenAI refuses fewer than 10, and shows gains from 50 to 100.", "Add examples.",
+        "OpenAI refuses fewer than 10 and sees gains from 50 to 100.", "Add examples.",
     ),
     "template_refuses": Rule(
         None, E, "a row the model's chat template refuses",
-        "The model was not made for such a conversation.",
-        "Change the row, or give another template.",
+        "The model does not support such a conversation.",
+        "Change the row, or use another template.",
     ),
     "example_too_long": Rule(
         E, E, "an example longer than the model's context",
-        "It would be cut at its end, where the answer is.",
+        "It would be truncated at its end, where the answer is.",
         "Shorten or split it.",
     ),
     "duplicates": Rule(
-        W, W, "rows that repeat an earlier row", "They count double in training.",
+        W, W, "rows that repeat an earlier row", "They count twice in training.",
         "Keep one of each.",
         autofix="Keeps the first of each.",
     ),
     "near_duplicates": Rule(
         W, W, "rows that differ from an earlier one only in case, spaces or the order of keys",
-        "They count double in training.", "Keep one of each.",
+        "They count twice in training.", "Keep one of each.",
     ),
     "pii": Rule(
         W, W, "personal data",
-        "A hosted job would send it out, and a model can repeat what it was trained on.",
+        "A hosted job would upload it, and a model can repeat its training data.",
         "Mask or remove it.",
     ),
     "secret": Rule(
         W, W, "something that looks like a key or password",
-        "A hosted job would send it out, and a model can repeat what it was trained on.",
+        "A hosted job would upload it, and a model can repeat its training data.",
         "Revoke it and remove it from the data.",
     ),
     "special_tokens_in_text": Rule(
-        W, W, "a special token typed as text",
-        "Unless it is encoded as plain text it ends the turn or opens another; "
-        "OpenAI has refused files for it (\"message contains an invalid token\").",
-        "Remove it. Local training here encodes it as plain text.",
+        W, W, "a special token in a text",
+        "Unless it is encoded as plain text, it ends the turn or starts another; "
+        "OpenAI has refused files with it (\"message contains an invalid token\").",
+        "Remove it. Local training encodes it as plain text.",
     ),
     "bidi_control": Rule(
-        W, W, "characters that turn the direction of text",
-        "What a person reads differs from what the model is taught.", "Remove them.",
+        W, W, "characters that change the direction of text",
+        "A person reads something else than the model.", "Remove them.",
     ),
     "invisible_char": Rule(
         W, W, "an invisible character in a text",
-        "Nobody sees it, but it is trained on; tag characters and variation selectors in a row "
-        "can carry hidden instructions.",
+        "It cannot be seen, but it is trained; tag characters and several variation selectors in "
+        "a row can carry hidden instructions.",
         "Remove it.",
     ),
     "mojibake": Rule(
         W, W, "text decoded with the wrong encoding",
-        "UTF-8 was read as Windows-1252 or another code page; the model would learn the debris.",
+        "UTF-8 was read as Windows-1252 or another code page; the model would learn the damage.",
         "Decode the source as UTF-8; the package ftfy repairs such text.",
     ),
     "replacement_char": Rule(
@@ -304,108 +304,108 @@ _DATASET = {
     ),
     "too_many_findings": Rule(
         W, W, "more kinds of findings than are listed", "Only the first 1,000 kinds are kept.",
-        "Fix those listed and check again.",
+        "Fix those listed and validate again.",
         unread=True,
     ),
 }  # fmt: skip
 
-_SURVEY = {
+_WHOLE_DATASET = {
     "contradictions": Rule(
-        W, W, "rows that ask the same and answer otherwise",
+        W, W, "rows with the same prompt and different answers",
         "The model learns something between the two, and its loss cannot fall.",
-        "Keep the better answer, or say in the prompt what makes the difference.",
+        "Keep the better answer, or state in the prompt what makes the difference.",
     ),
     "similar_rows": Rule(
         N, N, "rows that differ from an earlier one in a few words only",
-        "They count nearly double, and a random split puts them on both sides.",
+        "They count almost twice, and a random split puts them on both sides.",
         "Keep one of each, or split with 'ftg split', which keeps them on one side.",
     ),
     "near_duplicates_unseen": Rule(
-        N, N, "near-duplicates were not looked for",
-        "Equal rows were, also those equal except for case and spaces.",
+        N, N, "near-duplicates were not checked",
+        "Only rows that are equal, apart from case and spaces, were checked.",
         "Run: pip install 'finetune-gateway[dedup]'",
     ),
     "leak": Rule(
         W, W, "rows that are also in the validation or test data",
-        "What was trained on cannot be tested with: the figures would be too good.",
-        "Take them out of one of the two files.",
+        "A model cannot be tested on its training data: the results would be too good.",
+        "Remove them from one of the two files.",
     ),
     "near_leak": Rule(
-        W, W, "rows that are nearly in the validation or test data",
-        "What was trained on cannot be tested with: the figures would be too good.",
-        "Take them out of one of the two files.",
+        W, W, "rows that are almost the same in the validation or test data",
+        "A model cannot be tested on its training data: the results would be too good.",
+        "Remove them from one of the two files.",
     ),
     "against_unread": Rule(
         E, E, "validation or test data that could not be read",
-        "What was not read was not compared, and a job would refuse it.",
-        "Check that file by itself: ftg validate FILE.",
+        "These lines were not compared, and a job would refuse them.",
+        "Validate that file: ftg validate FILE.",
     ),
     "boilerplate_answer": Rule(
         W, W, "the same answer in a large share of the rows",
-        "The model learns to give it to whatever it is asked.",
-        "Leave most of these rows out, unless the answer is meant to be that common.",
+        "The model learns to give it to any question.",
+        "Remove most of these rows, unless the answer should be that common.",
     ),
     "system_prompt_mix": Rule(
         N, N, "some rows have another system prompt, or none",
-        "The model answers best under the prompt it was trained with.",
-        "Use one prompt throughout, the one of production, unless the mix is meant.",
+        "The model answers best with the system prompt it was trained with.",
+        "Use one prompt throughout, that of production, unless the mix is intended.",
     ),
     "class_balance": Rule(
-        N, N, "short answers given like classes, in very different numbers",
+        N, N, "classes (short answers) in very different numbers",
         "A model trained on them prefers the common ones; OpenAI's guide to classification asked "
         "for about 100 rows of each class.",
         "Add rows of the rare classes.",
     ),
     "label_one_sided": Rule(
         W, W, "all rows have the same label",
-        "KTO learns from what good answers have and bad ones have not, so it needs both.",
+        "KTO learns from the difference between good and bad answers, so it needs both.",
         "Add rows with the other label.",
     ),
     "length_outlier": Rule(
         N, N, "a row far longer than the others",
-        "Often an export fault; it decides the memory a batch takes.",
-        "Look at it; split it or leave it out.",
+        "Often an export error; the longest row determines the memory of a batch.",
+        "Check it; split it or remove it.",
     ),
     "repetitive_text": Rule(
-        N, N, "an answer that says the same over and over",
+        N, N, "an answer that repeats itself",
         "A model that learns this does not stop.", "Shorten it, or remove the row.",
     ),
     "language_mix": Rule(
         N, N, "answers in more than one language",
-        "The model may change language where it should not.",
-        "Leave out what is not meant, or say the language in the prompt.",
+        "The model may switch languages unexpectedly.",
+        "Remove unintended languages, or state the language in the prompt.",
     ),
     "few_examples": Rule(
         N, N, "few rows",
-        "OpenAI's guide asks for 10 at least, sees clear gains from 50 to 100, and advises to "
-        "begin with 50 good ones.",
+        "OpenAI's guide requires at least 10, sees clear gains from 50 to 100, and recommends "
+        "starting with 50 good ones.",
         "Add rows, the good ones first.",
     ),
     "template_drops": Rule(
-        None, W, "the model's template leaves something out",
-        "What is not shown to the model is not learnt; templates cut reasoning off earlier turns, "
-        "for instance.",
-        "See what is left with 'ftg preview'; change the row, or give another template.",
+        None, W, "the model's template omits something",
+        "The model does not learn what it is not shown; for example, templates remove reasoning "
+        "from earlier turns.",
+        "See the result with 'ftg preview'; change the row, or use another template.",
     ),
     "template_moves": Rule(
-        None, W, "the model's template puts something in another place",
-        "The model reads the conversation in another order than you wrote it.",
-        "See it with 'ftg preview'; change the row, or give another template.",
+        None, W, "the model's template moves something",
+        "The model sees the conversation in a different order.",
+        "See the result with 'ftg preview'; change the row, or use another template.",
     ),
     "drift": Rule(
-        W, W, "production asks what the data does not hold",
-        "A fine-tune answers well what is like its data.",
+        W, W, "production prompts that the data does not cover",
+        "A fine-tuned model answers well what resembles its training data.",
         "Add rows for such prompts.",
     ),
     "drift_length": Rule(
-        N, N, "prompts in production are of another length than those of the data",
-        "A fine-tune answers well what is like its data.",
+        N, N, "production prompts differ in length from those of the data",
+        "A fine-tuned model answers well what resembles its training data.",
         "Add rows with prompts as long as those in production.",
     ),
     "drift_unknown": Rule(
         W, W, "too few production prompts to compare with",
-        "A share of a handful of prompts says nothing.",
-        'Give 10 at least, one per line: {"prompt": "..."} or {"messages": [...]}.',
+        "A share of a few prompts means nothing.",
+        'Use at least 10, one per line: {"prompt": "..."} or {"messages": [...]}.',
     ),
 }  # fmt: skip
 
@@ -414,5 +414,5 @@ FILE_GROUPS: dict[str, dict[str, Rule]] = {
     "JSON": _JSON,
     "Formats": _FORMATS,
     "Limits and texts": _DATASET,
-    "The data as a whole": _SURVEY,
+    "The data as a whole": _WHOLE_DATASET,
 }

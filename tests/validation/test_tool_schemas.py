@@ -11,7 +11,7 @@ import pytest
 
 from finetune_gateway import Dataset
 from finetune_gateway.findings import Finding
-from finetune_gateway.validation.rows.schema import _Look, faults
+from finetune_gateway.validation.rows.schema import _SchemaChecker, schema_errors
 from finetune_gateway.validation.run import validate
 
 Json = dict[str, Any]
@@ -90,7 +90,7 @@ def is_schema(schema: Json) -> bool:
 def test_a_schema_with_every_keyword_is_good(tmp_path: Path) -> None:
     """No keyword of the draft is refused where it is used well."""
     assert is_schema(GOOD)
-    assert faults(GOOD) == ()
+    assert schema_errors(GOOD) == ()
     assert found(tmp_path / "a.jsonl", GOOD) == []
 
 
@@ -102,8 +102,8 @@ def test_every_wrong_value_of_every_keyword_is_judged_as_jsonschema_does() -> No
             for odd in ODD:
                 changed = json.loads(json.dumps(GOOD))
                 places(changed)[at][key] = odd
-                told = [one for one in faults(changed) if one.code == "tool_schema"]
-                told = [one for one in told if "leads nowhere" not in one.detail]
+                told = [one for one in schema_errors(changed) if one.code == "tool_schema"]
+                told = [one for one in told if "has no target" not in one.detail]
                 told = [one for one in told if "regular expression" not in one.detail]
                 assert bool(told) != is_schema(changed), (key, odd, told)
                 seen, wrong = seen + 1, wrong + bool(told)
@@ -133,11 +133,11 @@ def test_what_older_drafts_and_other_dialects_take_is_no_fault(
     ("parameters", "path", "said"),
     [
         (None, "", "null, not an object"),
-        ({"type": "object", "properties": None}, ".properties", "not an object"),
-        (of(x={"$ref": "#/$defs/x"}), ".properties.x.$ref", "leads nowhere"),
+        ({"type": "object", "properties": None}, ".properties", "must be an object"),
+        (of(x={"$ref": "#/$defs/x"}), ".properties.x.$ref", "has no target"),
         (of(x={"minimum": "0"}), ".properties.x.minimum", "a number, not '0'"),
         (of(x={"pattern": "(a"}), ".properties.x.pattern", "regular"),
-        (of(x={"oneOf": ["a"]}), ".properties.x.oneOf[0]", "not an object, but a string"),
+        (of(x={"oneOf": ["a"]}), ".properties.x.oneOf[0]", "must be an object, not a string"),
         ({"type": "object", "required": ["x", "x"]}, ".required", "twice"),
         ({"type": "object", "$defs": {"a": {"type": "strng"}}}, ".$defs.a.type", "strng"),
     ],
@@ -174,12 +174,12 @@ def test_a_combination_at_the_top_is_refused_by_hosts_alone(tmp_path: Path, key:
     ids=["wide", "references", "names", "long names", "pattern"],
 )
 def test_a_huge_schema_is_not_walked_to_its_end(parameters: Json) -> None:
-    """At most 10,000 inner schemas are noted, and 20 faults told."""
-    assert len(faults(parameters)) <= 20
-    look = _Look(parameters)
-    for _ in look.faults():
-        assert look.room >= 0 and len(look.left) <= 10_000
-    assert look.room >= 0
+    """At most 10,000 inner schemas are noted, and 20 errors reported."""
+    assert len(schema_errors(parameters)) <= 20
+    checker = _SchemaChecker(parameters)
+    for _ in checker.errors():
+        assert checker.remaining >= 0 and len(checker.stack) <= 10_000
+    assert checker.remaining >= 0
 
 
 def test_a_schema_of_any_depth_ends() -> None:
@@ -187,4 +187,4 @@ def test_a_schema_of_any_depth_ends() -> None:
     deep: Json = {"type": "strng"}
     for _ in range(5_000):
         deep = {"properties": {"x": deep}}
-    assert [one.code for one in faults(deep)] == ["tool_schema"]
+    assert [one.code for one in schema_errors(deep)] == ["tool_schema"]

@@ -104,7 +104,7 @@ def test_submit_refuses_what_validate_was_told_to_ignore(tmp_path: Path, home: P
     """It judges by all rules and takes no such option."""
     path = rows_file(tmp_path, SILENT)
     assert gateway.validate(path, backend="openai", ignore=["empty_assistant"]).ok
-    with pytest.raises(DataError, match="stay silent"):
+    with pytest.raises(DataError, match="give no answer"):
         gateway.submit(path, model="gpt-4.1-mini-2025-04-14", backend="openai")
     with pytest.raises(SpecError, match="ignore"):
         wrong: Any = {"ignore": ["empty_assistant"]}

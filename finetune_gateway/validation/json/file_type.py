@@ -1,10 +1,10 @@
-"""What a file is, told from its first bytes, before it is read as lines."""
+"""Recognize the type of a file by its first bytes, before it is read as lines."""
 
 from __future__ import annotations
 
 from finetune_gateway.findings import Defect
 
-HEAD = 4096  # bytes looked at
+HEAD = 4096  # bytes read
 BOM = b"\xef\xbb\xbf"
 
 _COMPRESSED = (
@@ -43,20 +43,20 @@ _BINARY = (
     (b"\x7fELF", "a program"),
     (b"MZ", "a Windows program"),
     (b"\x00asm", "WebAssembly"),
-    (b"RIFF", "a sound, a picture or a film (RIFF)"),
+    (b"RIFF", "audio, an image or a video (RIFF)"),
     (b"OggS", "Ogg"),
     (b"fLaC", "FLAC"),
     (b"ID3", "MP3"),
     (b"GGUF", "GGUF, a model"),
     (b"{\\rtf", "RTF"),
 )
-_ENCODINGS = (  # the longer marks first: UTF-32 LE begins like UTF-16 LE
+_ENCODINGS = (  # longer marks first: UTF-32 LE starts like UTF-16 LE
     (b"\xff\xfe\x00\x00", "encoding_utf32", "UTF-32 LE with a byte order mark"),
     (b"\x00\x00\xfe\xff", "encoding_utf32", "UTF-32 BE with a byte order mark"),
     (b"\xff\xfe", "encoding_utf16", "UTF-16 LE with a byte order mark"),
     (b"\xfe\xff", "encoding_utf16", "UTF-16 BE with a byte order mark"),
 )
-# JSON begins with ASCII, so the places of NUL in its first 4 bytes tell (RFC 4627, section 3).
+# JSON starts with ASCII: NULs in the first 4 bytes identify the encoding (RFC 4627, section 3).
 _NULS = {
     (True, True, True, False): ("encoding_utf32", "UTF-32 BE"),
     (False, True, True, True): ("encoding_utf32", "UTF-32 LE"),
@@ -66,7 +66,7 @@ _NULS = {
 
 
 def file_defect(head: bytes) -> Defect | None:
-    """Why the file cannot be lines of JSON at all, or None."""
+    """Return why the file cannot be lines of JSON, or None."""
     for magic, name in _COMPRESSED:
         if head.startswith(magic):
             return Defect("compressed", detail=f"byte 0: the file is compressed ({name})")
@@ -76,28 +76,28 @@ def file_defect(head: bytes) -> Defect | None:
     for magic, name in _BINARY:
         if head.startswith(magic):
             return Defect("not_text", detail=f"byte 0: the file is {name}, not JSON lines")
-    return _unmarked(head)
+    return _defect_without_mark(head)
 
 
-def _unmarked(head: bytes) -> Defect | None:
+def _defect_without_mark(head: bytes) -> Defect | None:
     if head[4:8] == b"ftyp":
-        return Defect("not_text", detail="byte 0: the file is a film (MP4), not JSON lines")
+        return Defect("not_text", detail="byte 0: the file is a video (MP4), not JSON lines")
     if head[4:9] == b"\0\0\0\0{":  # the length of the header in 8 bytes, then the header
         return Defect("not_text", detail="byte 0: the file is safetensors, a model, not JSON lines")
     pattern = tuple(byte == 0 for byte in head[:4])
     if pattern in _NULS:
         code, name = _NULS[pattern]
-        if code == "encoding_utf32" and not _decodes(head, name):
+        if code == "encoding_utf32" and not _is_utf32(head, name):
             return Defect("not_text", detail="byte 0: the file is binary, not JSON lines")
         return Defect(code, detail=f"byte 0: the file is {name} without a mark, not UTF-8")
     if head[257:262] == b"ustar":
         return Defect("compressed", detail="the file is a tar archive")
-    return _binary(head)
+    return _binary_defect(head)
 
 
-def _decodes(head: bytes, name: str) -> bool:
-    """Whether the first KiB is UTF-32: TFRecord, BSON and other binary files begin with a small
-    number in 4 bytes too."""
+def _is_utf32(head: bytes, name: str) -> bool:
+    """Return True if the first KiB is UTF-32: TFRecord, BSON and other binary files also start
+    with a small number in 4 bytes."""
     piece = head[: min(len(head), 1024) & ~3]
     try:
         return "\0" not in piece.decode(name.lower().replace(" ", "-"))
@@ -105,9 +105,9 @@ def _decodes(head: bytes, name: str) -> bool:
         return False
 
 
-def _binary(head: bytes) -> Defect | None:
-    """Neither a row nor text: more than a fifth of the head is control bytes other than NUL,
-    which a power loss leaves in good files."""
+def _binary_defect(head: bytes) -> Defect | None:
+    """Return a defect if more than a fifth of the head is control bytes. NUL does not count: a
+    power loss leaves NULs in text files."""
     odd = sum(1 for byte in head if 0 < byte < 32 and byte not in b"\t\n\r\f\b\x1b")
     if odd * 5 <= len(head):
         return None

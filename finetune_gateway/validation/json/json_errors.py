@@ -1,7 +1,4 @@
-"""Why a line is not JSON, told from where the parser stopped.
-
-Knows the mistakes people and tools make; knows nothing of rows.
-"""
+"""Why a line is not JSON: common mistakes of people and tools, by where the parser stopped."""
 
 from __future__ import annotations
 
@@ -22,13 +19,13 @@ _YAML = re.compile(r"---|- |[\w-]+:(\s|$)")
 Unfinished = Literal["", "string", "value"]
 
 _MAX_COUNTED = 100_000  # values counted on one line
-_NEAR = 300  # characters looked through for something private
+_NEAR = 300  # characters on each side that are searched for personal data
 
 
 def syntax_defect(text: str, pos: int, message: str) -> tuple[Defect, Unfinished]:
-    """The defect at ``pos``, and what may simply go on in the next line.
+    """Return the defect at ``pos``, and what may continue in the next line.
 
-    ``message`` is that of ``json.JSONDecodeError``.
+    ``message``: of ``json.JSONDecodeError``.
     """
     if "\0" in text:
         column = text.index("\0") + 1
@@ -36,7 +33,7 @@ def syntax_defect(text: str, pos: int, message: str) -> tuple[Defect, Unfinished
     if message == "Extra data":
         return _extra(text, pos), ""
     if message.startswith("Unterminated string"):
-        detail = f"the string that begins in column {pos + 1} is not closed"
+        detail = f"the string that starts in column {pos + 1} is not closed"
         return Defect("json_truncated", detail=detail), "string"
     if pos >= len(text.rstrip(" \t\r\n")):
         detail = f"the line ends in column {pos}, unfinished"
@@ -47,20 +44,21 @@ def syntax_defect(text: str, pos: int, message: str) -> tuple[Defect, Unfinished
 
 
 def _at(text: str, pos: int, message: str) -> Defect:
-    for look in _LOOKS:
-        if defect := look(text, pos):
+    for check in _CHECKS:
+        if defect := check(text, pos):
             return defect
     if message.startswith("Invalid control character"):
         return _control(text, pos)
     if message.startswith("Invalid \\"):
-        return _syntax(text, pos, "a backslash escape JSON does not know", "Double the backslash.")
-    return _syntax(text, pos, _plain(text, pos, message))
+        return _syntax(text, pos, "an unknown backslash escape", "Double the backslash.")
+    return _syntax(text, pos, _explain(text, pos, message))
 
 
 def _smart(text: str, pos: int) -> Defect | None:
     if text[pos] not in _SMART:
         return None
-    detail = f"column {pos + 1} holds {text[pos]} ({_named(text[pos])}) instead of a straight quote"
+    char = f"{text[pos]} ({_unicode_name(text[pos])})"
+    detail = f"column {pos + 1} has {char} instead of a straight quote"
     return Defect("json_smart_quotes", detail=detail)
 
 
@@ -71,15 +69,15 @@ def _single(text: str, pos: int) -> Defect | None:
 
 
 def _word(text: str, pos: int) -> Defect | None:
-    found = _WORD.match(text, pos)
-    if not found or not text.lstrip().startswith(("{", "[")):
+    match = _WORD.match(text, pos)
+    if not match or not text.lstrip().startswith(("{", "[")):
         return None
-    detail = f"{found.group()} in column {pos + 1} is no JSON word"
+    detail = f"{match.group()} in column {pos + 1} is not JSON"
     return Defect("json_python_literal", detail=detail)
 
 
 def _comment(text: str, pos: int) -> Defect | None:
-    # Where a value is missing the parser stops before the spaces that lead to the comment.
+    # If a value is missing, the parser stops before the spaces in front of the comment.
     rest = text[pos : pos + 200].lstrip()
     if not rest.startswith(("//", "/*", "#")):
         return None
@@ -93,7 +91,7 @@ def _bom(text: str, pos: int) -> Defect | None:
 
 
 def _foreign(text: str, pos: int) -> Defect | None:
-    """The very first character is wrong: this is another format altogether."""
+    """Return a defect if the very first character is wrong: this is another format."""
     return None if text[:pos].strip() else _not_json(text)
 
 
@@ -112,17 +110,17 @@ def _bare_key(text: str, pos: int) -> Defect | None:
     return None
 
 
-_LOOKS: tuple[Callable[[str, int], Defect | None], ...] = (
+_CHECKS: tuple[Callable[[str, int], Defect | None], ...] = (
     _bom, _smart, _single, _comment, _word, _foreign, _comma, _bare_key,
 )  # fmt: skip
 
 
-def _plain(text: str, pos: int, message: str) -> str:
+def _explain(text: str, pos: int, message: str) -> str:
     char = text[pos]
     if "delimiter" in message and text[:pos].rstrip()[-1:] == '"':
-        return f"{message}; is a quote inside the text before it not escaped?"
+        return f"{message}; perhaps a quote in the text before it is not escaped"
     if not char.isascii() or not char.isprintable():
-        return f"{message}, found U+{ord(char):04X} ({_named(char)})"
+        return f"{message}, found U+{ord(char):04X} ({_unicode_name(char)})"
     return message
 
 
@@ -135,23 +133,23 @@ def _control(text: str, pos: int) -> Defect:
 def _extra(text: str, pos: int) -> Defect:
     if "\r" in text[max(0, pos - 4) : pos]:
         return Defect(
-            "line_terminator", detail=f"CR line endings: {_values(text)} rows in one line"
+            "line_terminator", detail=f"CR line endings: {_count_values(text)} rows in one line"
         )
     if defect := _bom(text, pos) or _comment(text, pos):
         return defect
     if not text.lstrip().startswith(("{", "[")):
         return _not_json(text)
     if text[pos] in "{[":
-        return Defect("json_extra_data", detail=f"{_values(text)} JSON values on one line")
+        return Defect("json_extra_data", detail=f"{_count_values(text)} JSON values on one line")
     if text[pos] == "," and text[pos + 1 :].lstrip()[:1] in ("{", "["):
         return Defect("json_extra_data", detail="objects with commas between them on one line")
     if text.startswith("\\n", pos):
         return Defect("json_extra_data", detail=r"a backslash and an n instead of a line break")
-    return _syntax(text, pos, "something follows the object", "Remove it.")
+    return _syntax(text, pos, "text after the object", "Remove it.")
 
 
-def _values(text: str) -> int:
-    """How many JSON values stand one after the other on the line."""
+def _count_values(text: str) -> int:
+    """Return the number of JSON values on the line."""
     decoder, pos, count = json.JSONDecoder(), 0, 0
     while pos < len(text) and count < _MAX_COUNTED:
         try:
@@ -180,14 +178,14 @@ def _looks_like(text: str) -> str:
     return "is plain text"
 
 
-def _syntax(text: str, pos: int, what: str, fix: str = "") -> Defect:
+def _syntax(text: str, pos: int, error: str, fix: str = "") -> Defect:
     around = text[max(0, pos - _NEAR) : pos + _NEAR]
-    # A part of something private would not be known for it.
+    # A part of personal data would not be recognized, so the whole context is searched.
     near = f", near {quoted(text[max(0, pos - 20) : pos + 20])}" if hidden(around) == around else ""
     return Defect(
-        "json_syntax", detail=f"not valid JSON in column {pos + 1}: {what}{near}", fix=fix
+        "json_syntax", detail=f"not valid JSON in column {pos + 1}: {error}{near}", fix=fix
     )
 
 
-def _named(char: str) -> str:
-    return unicodedata.name(char, "no character").lower()
+def _unicode_name(char: str) -> str:
+    return unicodedata.name(char, "unnamed character").lower()

@@ -1,8 +1,4 @@
-"""One line of JSONL, parsed strictly (RFC 8259), and a name for what is wrong with it.
-
-Only a line that fails is looked at again, in ``diagnosis``. Knows nothing of files or of what a
-row should hold.
-"""
+"""Parse a line of JSONL strictly (RFC 8259); ``json_errors`` explains why one fails."""
 
 from __future__ import annotations
 
@@ -19,16 +15,16 @@ from finetune_gateway.validation.json.json_errors import Unfinished, syntax_defe
 
 MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
 
-# Strings as one token (an unclosed one reaches to the end), so that the scan stays linear.
+# A string is one token, an unclosed one up to the end, so that the scan stays linear.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
-# Escapes that can hide a lone surrogate or a control character; of raw ones JSON allows DEL alone.
-_SUSPECT = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])|\x7f")
+# Escapes that can be a lone surrogate or a control character; the only raw one allowed is DEL.
+_MAY_MATCH = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])|\x7f")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BadLine(ValueError):
-    """The line cannot be used. ``unfinished``: what may go on in the next line."""
+    """A line that is not a JSON value. ``unfinished``: what may continue in the next line."""
 
     def __init__(self, defect: Defect, unfinished: Unfinished = "") -> None:
         super().__init__(defect.detail or defect.code)
@@ -37,7 +33,7 @@ class BadLine(ValueError):
 
 
 def decode(raw: bytes, offset: int = 0) -> str:
-    """The line as text; ``offset``: bytes before it in the file. Raises BadLine."""
+    """Return the line as text; ``offset``: bytes before it in the file. Raises BadLine."""
     try:
         return raw.decode()
     except UnicodeDecodeError as exc:
@@ -51,18 +47,18 @@ def decode(raw: bytes, offset: int = 0) -> str:
 
 
 def parse(text: str) -> Any:
-    """The JSON value of a line. Raises BadLine, and nothing else, for any text."""
+    """Return the JSON value of a line. Raises only BadLine, for any text."""
     if text.count("{") + text.count("[") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise BadLine(Defect("json_too_deep"))
     try:
         return loads_strict(text)
     except ValueError as exc:
         error = exc
-    raise _named(text, error)
+    raise _bad_line(text, error)
 
 
 def depth(text: str) -> int:
-    """How deep the brackets outside strings are nested; stops counting above the limit."""
+    """Return the depth of the brackets outside strings; stops counting above the limit."""
     level = deepest = 0
     for token in _TOKEN.finditer(text):
         char = text[token.start()]
@@ -77,27 +73,27 @@ def depth(text: str) -> int:
 
 
 def balance(text: str) -> int:
-    """Brackets opened and not closed, strings left out."""
+    """Return the number of unclosed brackets outside strings."""
     tokens = (text[token.start()] for token in _TOKEN.finditer(text))
     return sum(1 if char in "[{" else -1 for char in tokens if char != '"')
 
 
 def escape_defects(text: str, value: Any) -> Iterator[Defect]:
-    """Lone surrogates and control characters that came in as escapes."""
-    if not _SUSPECT.search(text):
+    """Yield lone surrogates and control characters that were written as escapes."""
+    if not _MAY_MATCH.search(text):
         return
     for path, leaf in walk(value):
         if not isinstance(leaf, str):
             continue
-        if found := _SURROGATE.search(leaf):
-            detail = f"half of a surrogate pair, \\u{ord(found.group()):04x}"
+        if match := _SURROGATE.search(leaf):
+            detail = f"half of a surrogate pair, \\u{ord(match.group()):04x}"
             yield Defect("lone_surrogate", path, detail)
-        if found := _CONTROL.search(leaf):
-            detail = f"the control character U+{ord(found.group()):04X} in a text"
+        if match := _CONTROL.search(leaf):
+            detail = f"the control character U+{ord(match.group()):04X} in a text"
             yield Defect("control_char", path, detail)
 
 
-def _named(text: str, error: ValueError) -> BadLine:
+def _bad_line(text: str, error: ValueError) -> BadLine:
     if isinstance(error, json.JSONDecodeError):
         return BadLine(*syntax_defect(text, error.pos, error.msg))
     if isinstance(error, DuplicateKey):
@@ -110,23 +106,23 @@ def _named(text: str, error: ValueError) -> BadLine:
 
 
 def _duplicate(text: str) -> Defect:
-    for path in _duplicate_paths(_loose(text, object_pairs_hook=_Pairs)):
-        return Defect("json_duplicate_key", path, f"the key {path} comes twice in one object")
+    for path in _duplicate_paths(_loads_or_none(text, object_pairs_hook=_Pairs)):
+        return Defect("json_duplicate_key", path, f"the key {path} occurs twice in one object")
     return Defect("json_duplicate_key")
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object with its duplicate keys kept."""
+    """An object with its duplicate keys."""
 
 
 def _duplicate_paths(value: Any, path: str = "") -> Iterator[str]:
     if isinstance(value, _Pairs):
-        seen = set()
+        keys = set()
         for key, inner in value:
             here = child(path, key)
-            if key in seen:
+            if key in keys:
                 yield here
-            seen.add(key)
+            keys.add(key)
             yield from _duplicate_paths(inner, here)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
@@ -135,18 +131,18 @@ def _duplicate_paths(value: Any, path: str = "") -> Iterator[str]:
 
 def _overflow(text: str, literal: str) -> Defect:
     path = _not_finite(text)
-    # A weight of 1e999 is first of all a wrong weight.
+    # A weight of 1e999 is reported as a wrong weight.
     code = "weight_value" if path.endswith(".weight") else "json_number"
     return Defect(code, path, f"the number {quoted(literal)} is too large for any reader")
 
 
 def _not_finite(text: str) -> str:
-    leaves = walk(_loose(text))
+    leaves = walk(_loads_or_none(text))
     return next((path for path, x in leaves if isinstance(x, float) and not math.isfinite(x)), "")
 
 
-def _loose(text: str, **hooks: Any) -> Any:
-    """The value as ``json`` reads it by default; None where the rest of the line is broken."""
+def _loads_or_none(text: str, **hooks: Any) -> Any:
+    """Return the value as ``json`` reads it by default; None if the rest of the line is invalid."""
     try:
         return json.loads(text, **hooks)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Whether a JSON value fits a JSON Schema, as far as that is beyond doubt.
+"""Match the arguments of a tool call with the tool's JSON Schema, as far as that is certain.
 
-For the arguments of tool calls. Knows the keywords that tools are described with; lets pass what
-it does not know: patterns, formats, conditions, references to other documents.
+Knows the keywords that describe tools; ignores others: patterns, formats, conditions, references
+to other documents.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from finetune_gateway.findings import child
 from finetune_gateway.text.quoting import json_type, quoted
 
 Json = dict[str, Any]
-Misfits = Iterator[str]
+Mismatches = Iterator[str]
 
-_STEPS = 10_000  # schemas tried on one value: references can go in circles
+_STEPS = 10_000  # schemas tried on one value: references can be circular
 _SHOWN = 5  # values of an enum that are named
 
 
@@ -32,7 +32,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
-# For numbers, and for the lengths of texts and lists: keyword, what it asks for, in words.
+# Bounds of numbers and of the lengths of texts and lists: the test, and its words.
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (lambda size, bound: size >= bound, "at least"),
     "maximum": (lambda size, bound: size <= bound, "at most"),
@@ -45,32 +45,32 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-class _Endless(Exception):
-    """The schema asks for more steps than a tool can need."""
+class _TooManySteps(Exception):
+    """The schema takes more steps than a real tool needs."""
 
 
-def misfit(value: Any, schema: Any) -> str:
-    """The first thing in a value that does not fit, in words; "" where nothing is sure."""
+def mismatch(value: Any, schema: Any) -> str:
+    """Return the first mismatch of a value with a schema in words; "" if there is none for sure."""
     try:
-        return next(_Fit(schema).misfits(value, schema, ""), "")
-    except (_Endless, RecursionError):
+        return next(_Matcher(schema).mismatches(value, schema, ""), "")
+    except (_TooManySteps, RecursionError):
         return ""
 
 
-class _Fit:
-    """One value held against one schema."""
+class _Matcher:
+    """Matches one value with one schema."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
         self._steps = 0
 
-    def misfits(self, value: Any, schema: Any, path: str) -> Misfits:
-        """What does not fit, first things first. Values of the row are not shown."""
+    def mismatches(self, value: Any, schema: Any, path: str) -> Mismatches:
+        """Yield the mismatches in order, without values of the row."""
         self._steps += 1
         if self._steps > _STEPS:
-            raise _Endless
+            raise _TooManySteps
         if schema is False:
-            yield f"{_named(path)} is not allowed"
+            yield f"{_display(path)} is not allowed"
         if not isinstance(schema, dict) or (value is None and schema.get("nullable") is True):
             return
         yield from _value(value, schema, path)
@@ -80,84 +80,84 @@ class _Fit:
             yield from self._list(value, schema, path)
         yield from self._combined(value, schema, path)
 
-    def _object(self, value: Json, schema: Json, path: str) -> Misfits:
+    def _object(self, value: Json, schema: Json, path: str) -> Mismatches:
         listed = schema.get("required")
         for key in listed if isinstance(listed, list) else []:
             if isinstance(key, str) and key not in value:
-                yield f"{_named(child(path, key))} is missing"
+                yield f"{_display(child(path, key))} is missing"
         properties = schema.get("properties")
         known = properties if isinstance(properties, dict) else {}
         others = True if "patternProperties" in schema else schema.get("additionalProperties", True)
         for key, inner in value.items():
             if key not in known and others is False:
-                yield f"{_named(child(path, key))} is not declared"
+                yield f"{_display(child(path, key))} is not declared"
             else:
-                yield from self.misfits(inner, known.get(key, others), child(path, key))
+                yield from self.mismatches(inner, known.get(key, others), child(path, key))
 
-    def _list(self, value: list[Any], schema: Json, path: str) -> Misfits:
+    def _list(self, value: list[Any], schema: Json, path: str) -> Mismatches:
         items, first = schema.get("items"), schema.get("prefixItems")
         if isinstance(items, list):  # a tuple, as older drafts write it
             items, first = schema.get("additionalItems"), items
-        fixed = first if isinstance(first, list) else []
+        leading = first if isinstance(first, list) else []
         for index, inner in enumerate(value):
-            own = fixed[index] if index < len(fixed) else items
-            yield from self.misfits(inner, own, f"{path}[{index}]")
+            own = leading[index] if index < len(leading) else items
+            yield from self.mismatches(inner, own, f"{path}[{index}]")
 
-    def _combined(self, value: Any, schema: Json, path: str) -> Misfits:
+    def _combined(self, value: Any, schema: Json, path: str) -> Mismatches:
         reference = schema.get("$ref")
         if isinstance(reference, str):
-            yield from self.misfits(value, self._referred(reference), path)
+            yield from self.mismatches(value, self._resolve(reference), path)
         for inner in _listed(schema, "allOf"):
-            yield from self.misfits(value, inner, path)
+            yield from self.mismatches(value, inner, path)
         for key in ("anyOf", "oneOf"):
             choices = _listed(schema, key)
             if choices and all(self._fails(value, inner, path) for inner in choices):
-                yield f"{_named(path)} fits none of its {len(choices)} forms"
+                yield f"{_display(path)} fits none of its {len(choices)} forms"
 
     def _fails(self, value: Any, schema: Any, path: str) -> bool:
-        return any(True for _ in self.misfits(value, schema, path))
+        return any(True for _ in self.mismatches(value, schema, path))
 
-    def _referred(self, reference: str) -> Any:
-        """What ``#/$defs/name`` stands for; True (anything fits) where it cannot be followed."""
+    def _resolve(self, reference: str) -> Any:
+        """Return the target of ``#/$defs/name``; True (anything fits) if it cannot be resolved."""
         if not reference.startswith("#"):
             return True
-        found = self._root
+        target = self._root
         for part in reference[1:].split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(found, dict) or name not in found:
+            if not isinstance(target, dict) or name not in target:
                 return True
-            found = found[name]
-        return found
+            target = target[name]
+        return target
 
 
-def _value(value: Any, schema: Json, path: str) -> Misfits:
-    """Type, enum and bounds."""
+def _value(value: Any, schema: Json, path: str) -> Mismatches:
+    """Yield mismatches of type, enum and bounds."""
     named = schema.get("type")
     listed = named if isinstance(named, list) else [named]
     wanted = [one for one in listed if isinstance(one, str) and one in _TYPES]
     if wanted and not any(_TYPES[one](value) for one in wanted):
-        yield f"{_named(path)} must be of the type {' or '.join(wanted)}, not {json_type(value)}"
+        yield f"{_display(path)} must be of the type {' or '.join(wanted)}, not {json_type(value)}"
         return
     allowed = [schema["const"]] if "const" in schema else _listed(schema, "enum")
     if allowed and not any(_same(value, one) for one in allowed):
         more = ", ..." if len(allowed) > _SHOWN else ""
         shown = ", ".join(quoted(one) for one in allowed[:_SHOWN])
-        yield f"{_named(path)} must be one of {shown}{more}"
+        yield f"{_display(path)} must be one of {shown}{more}"
     yield from _bounds(value, schema, path)
 
 
-def _bounds(value: Any, schema: Json, path: str) -> Misfits:
+def _bounds(value: Any, schema: Json, path: str) -> Mismatches:
     for keyword in [key for key in schema if key in _BOUNDS]:
         bound, (fits, words) = schema[keyword], _BOUNDS[keyword]
         size, unit = _size(value, keyword)
         if size is None or isinstance(bound, bool) or not isinstance(bound, int | float):
             continue
         if not fits(size, bound):
-            yield f"{_named(path)} must be {words} {quoted(bound)}{unit}"
+            yield f"{_display(path)} must be {words} {quoted(bound)}{unit}"
 
 
 def _size(value: Any, keyword: str) -> tuple[float | None, str]:
-    """What a bound is about: the number itself, characters of a text, items of a list."""
+    """Return what a bound limits: the number, the length of a text or list, and the unit."""
     if keyword.endswith("Length"):
         return (len(value), " characters") if isinstance(value, str) else (None, "")
     if keyword.endswith("Items"):
@@ -171,9 +171,9 @@ def _listed(schema: Json, key: str) -> list[Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal in JSON, where true is not 1."""
+    """Return True if two values are equal in JSON, where true is not 1."""
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def _named(path: str) -> str:
-    return path or "the whole"
+def _display(path: str) -> str:
+    return path or "the value"

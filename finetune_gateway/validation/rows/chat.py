@@ -1,7 +1,7 @@
-"""What is wrong inside one conversation: fields, roles and their order, weights.
+"""Defects of a conversation: fields, roles and their order, weights.
 
-Each check yields a ``Defect`` for each fault of a row and never raises, whatever the row
-holds. Tools are looked at in ``tool_checks``, content parts in ``part_checks``.
+Each check yields a ``Defect`` per error and never raises, whatever a row holds. Tools are checked
+in ``tools``, content parts in ``parts``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _MESSAGE_KEYS = frozenset(
     }
 )  # fmt: skip
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-# White space, and what shows nothing: control characters, zero-width characters, soft hyphen,
+# White space and invisible characters: control characters, zero-width characters, soft hyphen,
 # direction controls, Hangul fillers, the empty Braille pattern, variation selectors, tags.
 NOTHING = (
     r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
 )
-_nothing = re.compile(f"[{NOTHING}]*").fullmatch
+_is_invisible = re.compile(f"[{NOTHING}]*").fullmatch
 _MAX_UNKNOWN = 20  # unknown keys reported for one object
 
 
@@ -66,8 +66,9 @@ def media_keys(row: Json) -> list[str]:
 
 
 def media_defects(keys: list[str]) -> Defects:
+    """Yield a defect for each of these keys."""
     for key in keys:
-        yield Defect("media_beside", key, f"{key!r} stands beside the text")
+        yield Defect("media_beside", key, f"{key!r} is next to the text")
 
 
 def conversation_defects(row: Json, *, reinforcement: bool = False) -> Defects:
@@ -83,23 +84,23 @@ def conversation_defects(row: Json, *, reinforcement: bool = False) -> Defects:
         yield from tools_defects(row, "")
     if is_conversation(messages):
         yield from order_defects(messages, "messages")
-        if any(one["role"] == "tool" or one.get("tool_calls") for one in messages):
+        if any(item["role"] == "tool" or item.get("tool_calls") for item in messages):
             yield from exchange_defects(messages, row, "messages")
         if not reinforcement:
             yield from ending_defects(messages, "messages")
 
 
 def is_conversation(messages: Any) -> TypeGuard[list[Json]]:
-    """Whether it is a list of objects with a known role each, so that order can be judged."""
+    """Return True for a list of objects that all have a known role: their order can be checked."""
     return (
         isinstance(messages, list)
         and bool(messages)
-        and all(isinstance(one, dict) and one.get("role") in ROLES for one in messages)
+        and all(isinstance(item, dict) and item.get("role") in ROLES for item in messages)
     )
 
 
 def messages_defects(messages: Any, path: str) -> Defects:
-    """What is wrong with each message by itself."""
+    """Yield the defects of each message by itself."""
     if not isinstance(messages, list):
         hint = ""
         if isinstance(messages, str) and messages.lstrip().startswith("["):
@@ -111,14 +112,14 @@ def messages_defects(messages: Any, path: str) -> Defects:
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             yield wrong_type(f"{path}[{index}]", message, "an object with role and content")
-        elif not _plain(message):
+        elif not _is_plain(message):
             yield from _message_defects(message, f"{path}[{index}]")
     if (images := sum(map(_count_images, messages))) > MAX_IMAGES:
         yield Defect("image_count", path, f"{images} images in one row")
 
 
-def _plain(message: Json) -> bool:
-    """The usual message, with nothing to look into."""
+def _is_plain(message: Json) -> bool:
+    """Return True for a usual message, which needs no further checks."""
     content = message.get("content")
     return (
         len(message) == 2
@@ -174,15 +175,15 @@ def _content_defects(message: Json, path: str) -> Defects:
     content, role = message.get("content"), message.get("role")
     here = f"{path}.content"
     if isinstance(content, str):
-        if blank(content) and not _says_otherwise(message):
+        if blank(content) and not _has_other_content(message):
             yield from _blank_text(role, content, here)
     elif isinstance(content, list):
         yield from part_defects(content, role, here)
-        if content and not any(map(_shows, content)):
+        if content and not any(map(_is_visible, content)):
             yield from _blank_text(role, "", here)
     elif content is not None:
         yield wrong_type(here, content, "a string or a list of parts")
-    elif not _says_otherwise(message) and role != "function":
+    elif not _has_other_content(message) and role != "function":
         yield _no_content(message, here)
 
 
@@ -194,8 +195,8 @@ def _blank_text(role: Any, content: str, path: str) -> Defects:
         yield Defect("empty_content", path, f"a {role} message that is {what}")
 
 
-def _shows(part: Any) -> bool:
-    """Whether a part holds anything to see. A malformed one is told of by itself."""
+def _is_visible(part: Any) -> bool:
+    """Return True if a part has visible content. Malformed parts are reported elsewhere."""
     kind = part.get("type") if isinstance(part, dict) else None
     text = part.get(kind) if kind in ("text", "refusal") else None
     return not isinstance(text, str) or not blank(text)
@@ -209,8 +210,8 @@ def _no_content(message: Json, path: str) -> Defect:
     return Defect("missing_content", path, "content is null")
 
 
-def _says_otherwise(message: Json) -> bool:
-    """An assistant may call tools or refuse instead of saying something."""
+def _has_other_content(message: Json) -> bool:
+    """Return True if an assistant message calls tools or refuses instead of having content."""
     return message.get("role") == "assistant" and any(
         message.get(key) for key in ("tool_calls", "function_call", "refusal", "audio")
     )
@@ -226,12 +227,12 @@ def _field_defects(message: Json, path: str) -> Defects:
     if refusal is not None and not isinstance(refusal, str):
         yield wrong_type(f"{path}.refusal", refusal, "a string")
     elif refusal is not None and message.get("role") in ROLES and message["role"] != "assistant":
-        detail = f"a {message['role']} message refuses nothing"
+        detail = f"a {message['role']} message has no refusal"
         yield Defect("unknown_key", f"{path}.refusal", detail)
 
 
-def _null_or_wrong(value: Any, path: str, wanted: str) -> Defect:
-    return Defect("null_key", path) if value is None else wrong_type(path, value, wanted)
+def _null_or_wrong(value: Any, path: str, expected: str) -> Defect:
+    return Defect("null_key", path) if value is None else wrong_type(path, value, expected)
 
 
 def _weight_defects(message: Json, path: str) -> Defects:
@@ -245,9 +246,9 @@ def _weight_defects(message: Json, path: str) -> Defects:
 
 
 def order_defects(messages: list[Json], path: str) -> Defects:
-    """What is wrong with the order of the roles, apart from the end and from tools."""
+    """Yield defects in the order of roles, except at the end and for tools."""
     roles = [message["role"] for message in messages]
-    spoken = [(index, role) for index, role in enumerate(roles) if role not in SYSTEM]
+    turns = [(index, role) for index, role in enumerate(roles) if role not in SYSTEM]
     for index, role in enumerate(roles):
         if index and role in SYSTEM:
             yield Defect("system_not_first", f"{path}[{index}]")
@@ -255,12 +256,12 @@ def order_defects(messages: list[Json], path: str) -> Defects:
             yield Defect("same_role_twice", f"{path}[{index}]", f"two {role} messages in a row")
     if "user" not in roles:
         yield Defect("no_user", path)
-    elif spoken and spoken[0][1] == "assistant":
-        yield Defect("assistant_first", f"{path}[{spoken[0][0]}]")
+    elif turns and turns[0][1] == "assistant":
+        yield Defect("assistant_first", f"{path}[{turns[0][0]}]")
 
 
 def ending_defects(messages: list[Json], path: str) -> Defects:
-    """Whether there is an answer to learn, and the row ends with it."""
+    """Yield a defect if there is no answer to learn, or the row does not end with one."""
     answers = [message for message in messages if message["role"] == "assistant"]
     last = len(messages) - 1
     if not answers:
@@ -268,35 +269,35 @@ def ending_defects(messages: list[Json], path: str) -> Defects:
     elif messages[last]["role"] != "assistant":
         detail = f"the last message is from {quoted(messages[last]['role'])}, not the assistant"
         yield Defect("last_not_assistant", f"{path}[{last}]", detail)
-    if answers and all(_unweighted(message) for message in answers):
+    if answers and all(_has_weight_0(message) for message in answers):
         yield Defect("nothing_to_learn", path)
 
 
-def _unweighted(message: Json) -> bool:
+def _has_weight_0(message: Json) -> bool:
     weight = message.get("weight", 1)
     return isinstance(weight, int | float) and not isinstance(weight, bool) and weight == 0
 
 
 def image_files(row: Json) -> Defects:
-    """Images given beside the messages as paths, as LLaMA-Factory and LLaVA do."""
+    """Yield defects of images given as paths next to the messages (LLaMA-Factory, LLaVA)."""
     for key in ("images", "image"):
         listed = row.get(key)
         if isinstance(listed, str):
             yield Defect("image_path", key, f"the image {quoted(listed)} is given as a path")
         elif isinstance(listed, list) and listed:
-            detail = f"the image {quoted(listed[0])} is given beside the messages"
+            detail = f"the image {quoted(listed[0])} is next to the messages"
             yield Defect("image_path", f"{key}[0]", detail)
 
 
 def unknown_keys(value: Json, known: frozenset[str], path: str) -> Defects:
-    """Keys that no format has. Bounded, since a row can have any number."""
+    """Yield a defect for each unknown key, 20 at most."""
     unknown = [key for key in value if key not in known]
     for key in unknown[:_MAX_UNKNOWN]:
-        close = [one for one in known if one == key.strip().lower()]
+        close = [name for name in known if name == key.strip().lower()]
         fix = f"Did you mean {close[0]!r}?" if close else ""
         yield Defect("unknown_key", child(path, key), f"the key {quoted(key)} is not known", fix)
 
 
 def blank(text: str) -> bool:
-    """Whether a text shows nothing at all."""
-    return text == "" or _nothing(text) is not None
+    """Return True if a text has no visible character."""
+    return text == "" or _is_invisible(text) is not None

@@ -50,7 +50,7 @@ def _prompt_completion(row: Json) -> Defects:
         elif not isinstance(row[key], str):
             yield wrong_type(key, row[key], "a string or a list of messages")
     if isinstance(row.get("prompt"), str) and blank(row["prompt"]):
-        yield Defect("empty_content", "prompt", "a prompt that says nothing")
+        yield Defect("empty_content", "prompt", "a prompt without content")
     yield from _answer(row.get("completion"), "completion")
     if is_conversation(row.get("completion")):
         yield from ending_defects(row["completion"], "completion")
@@ -58,7 +58,7 @@ def _prompt_completion(row: Json) -> Defects:
 
 def _answer(text: Any, path: str) -> Defects:
     if isinstance(text, str) and blank(text):
-        yield Defect("empty_assistant", path, "an answer that says nothing")
+        yield Defect("empty_assistant", path, "an answer without content")
 
 
 def _alpaca(row: Json) -> Defects:
@@ -68,18 +68,18 @@ def _alpaca(row: Json) -> Defects:
         if value is not None and not isinstance(value, str):
             yield wrong_type(key, value, "a string")
     if isinstance(row["instruction"], str) and blank(row["instruction"]):
-        yield Defect("empty_content", "instruction", "an instruction that says nothing")
+        yield Defect("empty_content", "instruction", "an instruction without content")
     if row["instruction"] is None:
         yield Defect("missing_prompt", "instruction", "'instruction' is null")
     if row.get("output") is None:
-        yield Defect("missing_output", "output", _near(row, "output"))
+        yield Defect("missing_output", "output", _missing_detail(row, "output"))
     yield from _answer(row.get("output"), "output")
     yield from image_files(row)
 
 
-def _near(row: Json, key: str) -> str:
-    close = difflib.get_close_matches(key, [str(one)[:40] for one in list(row)[:50]], n=1)
-    close = [one for one in close if one != key]
+def _missing_detail(row: Json, key: str) -> str:
+    names = [str(name)[:40] for name in list(row)[:50]]
+    close = [name for name in difflib.get_close_matches(key, names, n=1) if name != key]
     return f"there is no {key!r}, but {quoted(close[0])}" if close else ""
 
 
@@ -95,11 +95,11 @@ def _sharegpt(row: Json) -> Defects:
     turns = row["conversations"]
     if not turns:
         yield Defect("empty_messages", "conversations", "'conversations' is empty")
-    faults = list(_turns(turns))
-    yield from faults
+    defects = list(_turns(turns))
+    yield from defects
     yield from image_files(row)
     messages = formats.as_chat({"conversations": turns})["messages"]
-    if not faults and is_conversation(messages):
+    if not defects and is_conversation(messages):
         yield from order_defects(messages, "conversations")
         yield from ending_defects(messages, "conversations")
 
@@ -113,7 +113,7 @@ def _turns(turns: list[Any]) -> Defects:
             yield wrong_type(path, turn, "an object with from and value")
 
 
-def _rename(turn: Json) -> str:
+def _rename_hint(turn: Json) -> str:
     chat = "role" in turn and "content" in turn
     return "These are chat messages: rename 'conversations' to 'messages'." if chat else ""
 
@@ -121,7 +121,7 @@ def _rename(turn: Json) -> str:
 def _turn(turn: Json, path: str) -> Defects:
     speaker, value = turn.get("from"), turn.get("value")
     if not isinstance(speaker, str):
-        yield Defect("missing_role", f"{path}.from", "a turn without 'from'", _rename(turn))
+        yield Defect("missing_role", f"{path}.from", "a turn without 'from'", _rename_hint(turn))
     elif speaker not in formats.SHAREGPT_ROLES:
         close = difflib.get_close_matches(speaker.strip().lower()[:40], formats.SHAREGPT_ROLES, 1)
         fix = f'Did you mean "{close[0]}"?' if close else "Write human, gpt or system."
@@ -144,7 +144,7 @@ def _preference(row: Json) -> Defects:
         else:
             yield from _side(row, side)
             yield from _side_calls(row, side)
-    if row.get("preferred_output") and _same(row, "preferred_output", "non_preferred_output"):
+    if row.get("preferred_output") and _is_same(row, "preferred_output", "non_preferred_output"):
         yield Defect("preference_identical", "non_preferred_output")
 
 
@@ -188,7 +188,7 @@ def _side(row: Json, side: str) -> Defects:
 
 
 def _side_calls(row: Json, side: str) -> Defects:
-    """Calls in an answer go to the tools of the input."""
+    """Check the calls of an answer against the tools of the input."""
     if isinstance(row.get("input"), dict) and is_conversation(row.get(side)):
         yield from offered_defects(row[side], row["input"], side, "input.tools")
 
@@ -202,7 +202,7 @@ def _answers(answers: list[Any], side: str) -> Defects:
         if isinstance(role, str) and role != "assistant":
             detail = f"the role is {quoted(role)}, not assistant"
             yield Defect("preference_role", f"{side}[{index}].role", detail)
-    yield from _no_images([one for one in answers if isinstance(one, dict)], side)
+    yield from _no_images([answer for answer in answers if isinstance(answer, dict)], side)
 
 
 def _no_images(messages: list[Json], path: str) -> Defects:
@@ -213,16 +213,16 @@ def _no_images(messages: list[Json], path: str) -> Defects:
                 yield Defect("preference_text_only", f"{path}[{index}].content[{at}]")
 
 
-def _same(row: Json, one: str, other: str) -> bool:
-    return bool(_bare(row.get(one)) == _bare(row.get(other)))
+def _is_same(row: Json, one: str, other: str) -> bool:
+    return bool(_stripped(row.get(one)) == _stripped(row.get(other)))
 
 
-def _bare(answer: Any) -> Any:
-    """An answer without the spaces around its texts: nobody prefers one for them."""
+def _stripped(answer: Any) -> Any:
+    """Return an answer without the spaces around its texts, which make no difference."""
     if isinstance(answer, str):
         return answer.strip()
     if isinstance(answer, list):
-        return [_bare(one) for one in answer]
+        return [_stripped(item) for item in answer]
     if isinstance(answer, dict) and isinstance(answer.get("content"), str):
         return {**answer, "content": answer["content"].strip()}
     return answer
@@ -231,9 +231,9 @@ def _bare(answer: Any) -> Any:
 def _trl_preference(row: Json) -> Defects:
     for side in ("chosen", "rejected"):
         yield from _trl_side(row, side)
-    if row.get("chosen") and _same(row, "chosen", "rejected"):
+    if row.get("chosen") and _is_same(row, "chosen", "rejected"):
         yield Defect("preference_identical", "rejected")
-    yield from _prompts(row)
+    yield from _pair_prompt(row)
 
 
 def _trl_side(row: Json, side: str) -> Defects:
@@ -247,17 +247,17 @@ def _trl_side(row: Json, side: str) -> Defects:
             detail = f"the role is {quoted(last)}, not assistant"
             yield Defect("preference_role", f"{side}[{len(value) - 1}].role", detail)
     elif isinstance(value, str | dict):
-        yield from _answer(_said(value), side)
+        yield from _answer(_text_of(value), side)
     else:
         yield wrong_type(side, value, "a string or a list of messages")
 
 
-def _said(value: Any) -> Any:
+def _text_of(value: Any) -> Any:
     return value.get("value", value.get("content")) if isinstance(value, dict) else value
 
 
-def _prompts(row: Json) -> Defects:
-    """The prompt is given by itself, or both sides repeat it."""
+def _pair_prompt(row: Json) -> Defects:
+    """Check the prompt, which is given separately or repeated by both sides."""
     if any(row.get(key) for key in ("prompt", "conversations", "instruction", "messages")):
         yield from _prompt(row.get("prompt"))
         return

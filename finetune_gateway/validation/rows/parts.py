@@ -1,4 +1,4 @@
-"""What is wrong with the parts of a multimodal content. Images are looked at, never fetched."""
+"""Defects of the parts of a multimodal content. Images are never fetched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_IMAGE = 10 << 20  # bytes; OpenAI's vision fine-tuning guide
 
 _DATA = re.compile(r"data:(?P<mime>[^;,]*)(?P<base64>;base64)?,", re.IGNORECASE)
 _MIMES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
-_MAGIC = {  # how a file of each type begins, in base64
+_MAGIC = {  # the first bytes of each type, in base64
     "image/jpeg": "/9j/",
     "image/jpg": "/9j/",
     "image/png": "iVBORw0KGgo",
@@ -34,13 +34,13 @@ _WITH_V4 = (  # an IPv4 address in the last 4 bytes: NAT64, and the deprecated I
     ipaddress.ip_network("64:ff9b::/96"),
     ipaddress.ip_network("::/96"),
 )
-_OWN_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # for use inside a network, RFC 8215
-_DOTS = str.maketrans("\u3002", ".")  # IDNA takes the ideographic full stop for a dot
+_OWN_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # for use within a network, RFC 8215
+_DOTS = str.maketrans("\u3002", ".")  # IDNA treats the ideographic full stop as a dot
 _INSIDE = (".local", ".internal", ".localhost", ".lan", ".home", ".corp", ".intranet", ".arpa")
 
 
 def part_defects(content: list[Any], role: Any, path: str) -> Defects:
-    """What is wrong with a content given as a list of parts."""
+    """Yield the defects of a content that is a list of parts."""
     if not content:
         yield Defect("part_field", path, "the list of content parts is empty")
     for index, part in enumerate(content):
@@ -64,7 +64,9 @@ def _part(part: Json, role: Any, path: str) -> Defects:
     elif "type" not in part:
         yield Defect("part_type", f"{path}.type", "a content part without 'type'")
     else:
-        yield Defect("part_type", f"{path}.type", f"there is no content part {quoted(kind)} here")
+        yield Defect(
+            "part_type", f"{path}.type", f"the content part {quoted(kind)} is not allowed here"
+        )
 
 
 def _text(part: Json, field: str, path: str) -> Defects:
@@ -72,8 +74,8 @@ def _text(part: Json, field: str, path: str) -> Defects:
     if isinstance(text, str):
         return
     if field not in part:
-        found = ", ".join(quoted(key) for key in list(part)[:5] if key != "type") or "nothing"
-        yield Defect("part_field", path, f"a {field} part without {field!r}; it has {found}")
+        keys = ", ".join(quoted(key) for key in list(part)[:5] if key != "type") or "nothing"
+        yield Defect("part_field", path, f"a {field} part without {field!r}; it has {keys}")
     else:
         yield Defect("part_field", path, f"{field!r} must be a string, not {json_type(text)}")
 
@@ -119,7 +121,7 @@ def url_defect(url: str, path: str) -> Defect | None:
 def _refused(url: str) -> str:
     try:
         parts = urlsplit(url)
-        host = _spelt(parts.hostname or "")
+        host = _normalized_host(parts.hostname or "")
     except ValueError:
         return "not a valid address"
     if _is_inside(host):
@@ -129,18 +131,18 @@ def _refused(url: str) -> str:
     return "a password in the address" if "@" in parts.netloc else ""
 
 
-def _spelt(host: str) -> str:
-    """The host as a browser reads it: digits in circles and other forms are plain digits."""
+def _normalized_host(host: str) -> str:
+    """Return the host as a browser reads it: digits in circles, for example, are plain digits."""
     plain = unicodedata.normalize("NFKC", unquote(host)).translate(_DOTS)
     return plain.lower().rstrip(".")
 
 
 def _is_inside(host: str) -> bool:
-    """Loopback, private and link-local addresses, in every spelling ``inet_aton`` reads, also
-    inside an IPv6 address, and names that only a local network knows."""
+    """Return True for loopback, private and link-local addresses in every notation of
+    ``inet_aton``, also within IPv6 addresses, and for names of local networks."""
     try:
         address = ipaddress.ip_address(host)
-        return address in _OWN_NAT64 or any(not one.is_global for one in _meant(address))
+        return address in _OWN_NAT64 or any(not target.is_global for target in _targets(address))
     except ValueError:
         pass
     try:
@@ -152,9 +154,9 @@ def _is_inside(host: str) -> bool:
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def _meant(address: _Address) -> Iterator[_Address]:
-    """The addresses that a packet to this one reaches: gateways between IPv6 and IPv4 (NAT64,
-    6to4, Teredo) send it on to the IPv4 address inside."""
+def _targets(address: _Address) -> Iterator[_Address]:
+    """Yield the addresses that a packet reaches: gateways between IPv6 and IPv4 (NAT64, 6to4,
+    Teredo) forward it to the embedded IPv4 address."""
     if isinstance(address, ipaddress.IPv4Address):
         yield address
         return
@@ -170,24 +172,24 @@ def _meant(address: _Address) -> Iterator[_Address]:
 
 
 def _data_defect(url: str, path: str) -> Defect | None:
-    found = _DATA.match(url[:200])
-    if not found or not found["base64"]:
+    match = _DATA.match(url[:200])
+    if not match or not match["base64"]:
         return Defect("image_data", path, "a data: URL without ';base64,'")
-    mime, start = found["mime"].lower(), found.end()
+    mime, start = match["mime"].lower(), match.end()
     if mime not in _MIMES:
         return Defect("image_data", path, f"an image of type {quoted(mime)}")
     if len(url) - start > MAX_IMAGE * 4 // 3 + 4:
         return Defect("image_data", path, "an image of more than 10 MB")
     if not url.startswith(_MAGIC[mime], start):
-        return Defect("image_data", path, f"the data does not begin like {mime}")
+        return Defect("image_data", path, f"the data does not start like {mime}")
     if (len(url) - start) % 4 or not _BASE64.fullmatch(url, start):
         return Defect("image_data", path, "the data is not valid base64")
-    if mime == "image/png" and not _whole_png_head(url[start : start + 4 * _PNG_HEAD // 3]):
+    if mime == "image/png" and not _has_png_header(url[start : start + 4 * _PNG_HEAD // 3]):
         return Defect("image_data", path, "the PNG ends in its header, or has none")
     return None
 
 
-def _whole_png_head(encoded: str) -> bool:
-    """Whether the first chunk is there, which says how large the picture is."""
+def _has_png_header(encoded: str) -> bool:
+    """Return True if the first chunk, with the size of the image, is complete."""
     head = base64.b64decode(encoded)
     return len(head) == _PNG_HEAD and head[12:16] == b"IHDR"

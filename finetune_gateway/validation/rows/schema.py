@@ -1,8 +1,7 @@
-"""Whether the parameters of a tool are a JSON Schema: the metaschema of draft 2020-12 as tables.
+"""Errors in the JSON Schema of a tool's parameters, by the metaschema of draft 2020-12.
 
-What draft-07 writes otherwise (``items`` as a list, ``dependencies``) is no fault. Nothing is
-fetched, and a schema of any size takes less than 0.1 s: beyond 10,000 inner schemas none is looked
-at.
+Forms of draft-07 (``items`` as a list, ``dependencies``) are accepted. Nothing is fetched, and a
+schema of any size takes less than 0.1 s: at most 10,000 inner schemas are checked.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ Json = dict[str, Any]
 
 TYPES = ("object", "string", "number", "integer", "boolean", "array", "null")
 _INDEX = re.compile(r"[0-9]{1,6}")
-_MOST = 10_000  # inner schemas looked at
-_KEPT = 1024  # schemas remembered: the rows of a file usually offer the same tools
-_TOLD = 20  # faults of one schema; nobody reads more
+_MAX_SCHEMAS = 10_000  # inner schemas checked
+_CACHED = 1024  # schemas: the rows of a file usually offer the same tools
+_MAX_ERRORS = 20  # of one schema
 
 _ONE = frozenset({
     "additionalProperties", "propertyNames", "contains", "not", "if", "then", "else",
@@ -33,79 +32,81 @@ _ONE = frozenset({
 })  # fmt: skip
 _LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_TOP = ("anyOf", "oneOf", "allOf", "not", "enum")  # what OpenAI refuses beside type: object
+_TOP = ("anyOf", "oneOf", "allOf", "not", "enum")  # OpenAI refuses these at the top level
 
 
-# The place above, the step down from there, and whether it is a name of the data. Written out for
-# a fault only: the paths of thousands of good places would take a second.
-Place: TypeAlias = "tuple[Place | None, str, bool]"
+# A path as a linked list: the parent, the last step, and if it is a name from the data. Only paths
+# of errors are written out: those of thousands of good schemas would take a second.
+LinkedPath: TypeAlias = "tuple[LinkedPath | None, str, bool]"
 
 
-class Fault(NamedTuple):
-    """One thing wrong with a schema; ``path`` begins below it."""
+class SchemaError(NamedTuple):
+    """An error in a schema; ``path`` is relative to it."""
 
     code: str
     path: str
     detail: str = ""
 
 
-def faults(schema: Json) -> tuple[Fault, ...]:
-    """What is wrong with the parameters of a function, first things first."""
+def schema_errors(schema: Json) -> tuple[SchemaError, ...]:
+    """Return the errors in the parameters of a function, in order, at most 20."""
     try:
-        # Not JSON: half a surrogate pair and numbers of any size are written by it too.
+        # marshal also writes half surrogate pairs and numbers of any size.
         key = blake2b(marshal.dumps(schema, 2), digest_size=16).digest()
-    except ValueError:  # deeper than marshal goes
-        return _looked(schema)
-    if key not in _known:
-        if len(_known) >= _KEPT:
-            _known.clear()
-        _known[key] = _looked(schema)
-    return _known[key]
+    except ValueError:  # too deep for marshal
+        return _check(schema)
+    if key not in _cache:
+        if len(_cache) >= _CACHED:
+            _cache.clear()
+        _cache[key] = _check(schema)
+    return _cache[key]
 
 
-_known: dict[bytes, tuple[Fault, ...]] = {}
+_cache: dict[bytes, tuple[SchemaError, ...]] = {}
 
 
-def _looked(schema: Json) -> tuple[Fault, ...]:
-    return tuple(islice(_Look(schema).faults(), _TOLD))
+def _check(schema: Json) -> tuple[SchemaError, ...]:
+    return tuple(islice(_SchemaChecker(schema).errors(), _MAX_ERRORS))
 
 
-class _Look:
-    """One walk over a schema, without recursion."""
+class _SchemaChecker:
+    """Walks over a schema without recursion."""
 
     def __init__(self, root: Json) -> None:
         self.root = root
-        self.left: list[tuple[Any, Place | None]] = [(root, None)]
-        self.inner: list[tuple[Any, Place | None]] = []  # of the schema at hand
+        self.stack: list[tuple[Any, LinkedPath | None]] = [(root, None)]
+        self.inner: list[tuple[Any, LinkedPath | None]] = []  # schemas of the current one
         self.anchors: set[str] = set()
-        self.references: list[tuple[str, Place]] = []
-        self.room = _MOST
+        self.references: list[tuple[str, LinkedPath]] = []
+        self.remaining = _MAX_SCHEMAS
 
-    def faults(self) -> Iterator[Fault]:
-        """Every fault, in the order of the schema; references last."""
+    def errors(self) -> Iterator[SchemaError]:
+        """Yield all errors in the order of the schema; references last."""
         for key in _TOP:
             if key in self.root:
-                yield Fault("tool_schema_top", f".{key}", f"{key!r} at the top of the parameters")
-        while self.left:
-            schema, path = self.left.pop()
+                yield SchemaError(
+                    "tool_schema_top", f".{key}", f"{key!r} at the top of the parameters"
+                )
+        while self.stack:
+            schema, path = self.stack.pop()
             if isinstance(schema, dict):
                 yield from self._object(schema, path)
-            elif not isinstance(schema, bool):  # true and false are schemas: anything, nothing
-                detail = f"a schema that is not an object, but {json_type(schema)}"
-                yield Fault("tool_schema", _told(path), detail)
-        if self.room > 0:  # else anchors may not have been seen
-            yield from self._lost()
+            elif not isinstance(schema, bool):  # true and false are schemas too
+                detail = f"a schema must be an object, not {json_type(schema)}"
+                yield SchemaError("tool_schema", _write_path(path), detail)
+        if self.remaining > 0:  # else an anchor may have been missed
+            yield from self._broken_references()
 
-    def _object(self, schema: Json, path: Place | None) -> Iterator[Fault]:
+    def _object(self, schema: Json, path: LinkedPath | None) -> Iterator[SchemaError]:
         for key in [key for key in schema if key in _KEYWORDS]:
             if detail := self._keyword(key, schema[key], path):
-                yield Fault("tool_schema", _told((path, f".{key}", False)), detail)
-        self.left += reversed(self.inner)
+                yield SchemaError("tool_schema", _write_path((path, f".{key}", False)), detail)
+        self.stack += reversed(self.inner)
         self.inner.clear()
-        yield from _declared(schema, path)
+        yield from _incomplete(schema, path)
 
-    def _keyword(self, key: str, value: Any, path: Place | None) -> str:
-        """What is wrong with the value of one keyword; its schemas are noted for later."""
+    def _keyword(self, key: str, value: Any, path: LinkedPath | None) -> str:
+        """Return the error in the value of a keyword, or ""; its schemas are added to the stack."""
         here = (path, f".{key}", False)
         if isinstance(value, str) and key in ("$anchor", "$dynamicAnchor", "$id"):
             self.anchors.add(value.removeprefix("#"))
@@ -120,97 +121,98 @@ class _Look:
             return self._map(key, value, here)
         if key in _LISTS or (key == "items" and isinstance(value, list)):
             return self._list(key, value, here)
-        self._later([(value, here)])
+        self._add_inner([(value, here)])
         return ""
 
-    def _later(self, inner: list[tuple[Any, Place | None]]) -> None:
+    def _add_inner(self, inner: list[tuple[Any, LinkedPath | None]]) -> None:
         self.inner += inner
-        self.room -= len(inner)
+        self.remaining -= len(inner)
 
-    def _map(self, key: str, value: Any, path: Place) -> str:
+    def _map(self, key: str, value: Any, path: LinkedPath) -> str:
         if not isinstance(value, dict):
-            return f"{key!r} is not an object, but {json_type(value)}"
-        first = islice(value.items(), max(self.room, 0))
-        self._later([(inner, (path, name, True)) for name, inner in first])
+            return f"{key!r} must be an object, not {json_type(value)}"
+        first = islice(value.items(), max(self.remaining, 0))
+        self._add_inner([(inner, (path, name, True)) for name, inner in first])
         broken = key == "patternProperties" and next(filter(_unbalanced, value), None)
-        return f"{quoted(broken)} is no regular expression" if broken else ""
+        return f"{quoted(broken)} is not a regular expression" if broken else ""
 
-    def _list(self, key: str, value: Any, path: Place) -> str:
+    def _list(self, key: str, value: Any, path: LinkedPath) -> str:
         if not isinstance(value, list):
-            return f"a list of schemas is needed here, not {json_type(value)}"
-        first = islice(value, max(self.room, 0))
-        self._later([(inner, (path, f"[{at}]", False)) for at, inner in enumerate(first)])
+            return f"this must be a list of schemas, not {json_type(value)}"
+        first = islice(value, max(self.remaining, 0))
+        self._add_inner([(inner, (path, f"[{at}]", False)) for at, inner in enumerate(first)])
         return "" if value or key == "items" else "an empty list of schemas"
 
-    def _dependencies(self, value: Any, path: Place) -> str:
+    def _dependencies(self, value: Any, path: LinkedPath) -> str:
         if not isinstance(value, dict):
-            return f"'dependencies' is not an object, but {json_type(value)}"
+            return f"'dependencies' must be an object, not {json_type(value)}"
         schemas = {key: one for key, one in value.items() if not isinstance(one, list)}
         self._map("dependencies", schemas, path)
         return _dependent("", {key: one for key, one in value.items() if isinstance(one, list)})
 
-    def _lost(self) -> Iterator[Fault]:
-        """References to places that the schema does not have. One with an address of its own
-        is left alone: what its references mean depends on it."""
+    def _broken_references(self) -> Iterator[SchemaError]:
+        """Yield references to missing parts of the schema. A schema with an $id is skipped: its
+        references are relative to that."""
         if isinstance(self.root.get("$id"), str):
             return
         for reference, path in self.references:
             if reference.startswith("#") and not self._has(unquote(reference[1:])):
-                detail = f"the reference {quoted(reference)} leads nowhere"
-                yield Fault("tool_schema", _told(path), detail)
+                detail = f"the reference {quoted(reference)} has no target"
+                yield SchemaError("tool_schema", _write_path(path), detail)
 
     def _has(self, pointer: str) -> bool:
         if not pointer.startswith("/"):
             return pointer == "" or pointer in self.anchors
-        found: Any = self.root
+        target: Any = self.root
         for part in pointer.split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and _INDEX.fullmatch(name) and int(name) < len(found):
-                found = found[int(name)]
-            elif isinstance(found, dict) and name in found:
-                found = found[name]
+            if isinstance(target, list) and _INDEX.fullmatch(name) and int(name) < len(target):
+                target = target[int(name)]
+            elif isinstance(target, dict) and name in target:
+                target = target[name]
             else:
                 return False
         return True
 
 
-def _told(place: Place | None) -> str:
-    """A place as it is written in findings, no longer than they show it."""
+def _write_path(linked: LinkedPath | None) -> str:
+    """Return a path as findings show it, and no longer."""
     steps = []
-    while place is not None:
-        place, step, named = place
-        steps.append((step, named))
+    while linked is not None:
+        linked, step, is_name = linked
+        steps.append((step, is_name))
     path = ""
-    for step, named in reversed(steps):
-        path = child(path, step) if named else path + step
+    for step, is_name in reversed(steps):
+        path = child(path, step) if is_name else path + step
         if len(path) > MAX_PATH:
             break
     return path
 
 
-def _declared(schema: Json, path: Place | None) -> Iterator[Fault]:
-    """What the metaschema allows, and the model or OpenAI makes nothing of."""
-    named = schema.get("type")
-    array = named == "array" or (isinstance(named, list) and "array" in named)
+def _incomplete(schema: Json, path: LinkedPath | None) -> Iterator[SchemaError]:
+    """Yield what the metaschema allows, but OpenAI or a model cannot use."""
+    types = schema.get("type")
+    array = types == "array" or (isinstance(types, list) and "array" in types)
     if array and not {"items", "prefixItems", "$ref"} & schema.keys():
-        yield Fault("tool_schema_items", _told(path))
+        yield SchemaError("tool_schema_items", _write_path(path))
     required, properties = schema.get("required"), schema.get("properties")
     if not isinstance(properties, dict) or not isinstance(required, list):
         return
-    lost = next((one for one in required if isinstance(one, str) and one not in properties), None)
-    if lost is not None:
-        detail = f"'required' names {quoted(lost)}, which is not declared"
-        yield Fault("tool_schema_required", _told((path, ".required", False)), detail)
+    names = (name for name in required if isinstance(name, str))
+    undeclared = next((name for name in names if name not in properties), None)
+    if undeclared is not None:
+        detail = f"'required' names {quoted(undeclared)}, which is not declared"
+        yield SchemaError("tool_schema_required", _write_path((path, ".required", False)), detail)
 
 
 # -- keywords without schemas inside -----------------------------------------------------------
 
 
-def _is(wanted: str, fits: Callable[[Any], bool]) -> Callable[[str, Any], str]:
+def _must_be(expected: str, fits: Callable[[Any], bool]) -> Callable[[str, Any], str]:
     def leaf(key: str, value: Any) -> str:
         if fits(value):
             return ""
-        return f"{key!r} must be {wanted}, not {_shown(value)}"
+        return f"{key!r} must be {expected}, not {_shown(value)}"
 
     return leaf
 
@@ -233,7 +235,7 @@ def _type(key: str, value: Any) -> str:
     listed = value if isinstance(value, list) else [value]
     for one in listed:
         if one not in TYPES:
-            return f"{_shown(one)} is no JSON Schema type ({', '.join(TYPES)})"
+            return f"{_shown(one)} is not a JSON Schema type ({', '.join(TYPES)})"
     if not listed:
         return "an empty list of types"
     return "" if len(set(listed)) == len(listed) else "the same type twice"
@@ -250,24 +252,24 @@ def _names(key: str, value: Any) -> str:
 
 def _dependent(key: str, value: Any) -> str:
     if not isinstance(value, dict):
-        return f"{key!r} is not an object, but {json_type(value)}"
+        return f"{key!r} must be an object, not {json_type(value)}"
     return next(filter(None, (_names(name, one) for name, one in _first(value))), "")
 
 
 def _first(value: Json) -> Iterator[tuple[str, Any]]:
-    """Its members, the names cut to what is ever shown."""
+    """Yield the members, with names cut to the length that is shown."""
     return ((name[:MAX_QUOTE], one) for name, one in value.items())
 
 
 def _pattern(key: str, value: Any) -> str:
     if not isinstance(value, str):
         return f"{key!r} must be a string, not {json_type(value)}"
-    return f"{quoted(value)} is no regular expression" if _unbalanced(value) else ""
+    return f"{quoted(value)} is not a regular expression" if _unbalanced(value) else ""
 
 
 def _unbalanced(pattern: str) -> bool:
-    """Whether brackets are left open. Dialects differ in all else: JSON Schema names that of
-    JavaScript, and Python's would refuse good patterns."""
+    """Return True if a bracket is not closed. JSON Schema uses JavaScript's regular expressions;
+    Python's parser would refuse valid ones."""
     if "[]" in pattern or "[^]" in pattern:
         return False  # a set in JavaScript; elsewhere the set begins with ]
     depth, inside, escaped = 0, False, False
@@ -283,19 +285,19 @@ def _unbalanced(pattern: str) -> bool:
     return bool(depth) or inside or escaped
 
 
-_text = _is("a string", lambda value: isinstance(value, str))
-_flag = _is("true or false", lambda value: isinstance(value, bool))
-_number = _is("a number", _is_number)
-_count = _is("a whole number of at least 0", _is_count)
+_text = _must_be("a string", lambda value: isinstance(value, str))
+_flag = _must_be("true or false", lambda value: isinstance(value, bool))
+_number = _must_be("a number", _is_number)
+_count = _must_be("a whole number of at least 0", _is_count)
 
 _LEAVES: dict[str, Callable[[str, Any], str]] = {
     "type": _type,
     "required": _names,
     "dependentRequired": _dependent,
     "pattern": _pattern,
-    "multipleOf": _is("a number above 0", lambda value: _is_number(value) and value > 0),
+    "multipleOf": _must_be("a number above 0", lambda value: _is_number(value) and value > 0),
     "enum": lambda key, value: "" if isinstance(value, list) else "'enum' is not a list",
-    "examples": _is("a list", lambda value: isinstance(value, list)),
+    "examples": _must_be("a list", lambda value: isinstance(value, list)),
     **dict.fromkeys(
         (
             "title", "description", "format", "$ref", "$id", "$schema", "$comment", "$anchor",

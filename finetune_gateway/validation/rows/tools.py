@@ -1,7 +1,7 @@
-"""What is wrong with the tools a row offers, the calls it makes and the results it gives.
+"""Defects of the tools of a row, of tool calls and of their results.
 
-Both forms are known: tools / tool_calls / role tool, and the deprecated functions /
-function_call / role function.
+Checks both forms: tools, tool_calls and role tool, and the deprecated functions, function_call and
+role function.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 from finetune_gateway.findings import Defect, wrong_type
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.validation.json.parsing import BadLine, escape_defects, parse
-from finetune_gateway.validation.rows.arguments import misfit
-from finetune_gateway.validation.rows.schema import faults
+from finetune_gateway.validation.rows.arguments import mismatch
+from finetune_gateway.validation.rows.schema import schema_errors
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
 MAX_TOOLS = 128  # OpenAI's schema
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_ENCODED = 3  # times that arguments may have been encoded too often
+_MAX_DECODES = 3  # of arguments that were encoded several times
 
 
 def tools_defects(row: Json, prefix: str) -> Defects:
-    """What is wrong with the lists of tools; ``prefix`` is ``input.`` in a preference row."""
+    """Yield the defects of the lists of tools; ``prefix`` is ``input.`` in a preference row."""
     if "tools" in row:
         yield from _tools(row["tools"], f"{prefix}tools", may_be_empty=prefix != "")
     if "functions" in row:
@@ -37,7 +37,7 @@ def tools_defects(row: Json, prefix: str) -> Defects:
 
 
 def _parallel(row: Json, path: str, *, empty: bool) -> Defects:
-    """``empty``: whether an empty list of tools will do."""
+    """``empty``: an empty list of tools is enough."""
     if "parallel_tool_calls" not in row:
         return
     if row["parallel_tool_calls"] is None:
@@ -49,7 +49,7 @@ def _parallel(row: Json, path: str, *, empty: bool) -> Defects:
 
 
 def _tools(tools: Any, path: str, *, may_be_empty: bool) -> Defects:
-    """``may_be_empty``: OpenAI's guide to preferences shows an empty list in a pair's input."""
+    """``may_be_empty``: OpenAI's guide to preferences has an empty list in a pair's input."""
     if tools is None:
         yield Defect("null_key", path)
     elif not isinstance(tools, list):
@@ -95,7 +95,9 @@ def _function(function: Any, path: str, names: set[str]) -> Defects:
     name = function.get("name")
     if isinstance(name, str):
         if name in names:
-            yield Defect("tool_duplicate", f"{path}.name", f"the tool {quoted(name)} twice")
+            yield Defect(
+                "tool_duplicate", f"{path}.name", f"the tool {quoted(name)} is listed twice"
+            )
         names.add(name)
     if not isinstance(function.get("description", ""), str | None):
         yield wrong_type(f"{path}.description", function["description"], "a string")
@@ -119,12 +121,12 @@ def _parameters(schema: Any, path: str) -> Defects:
         detail = f'the type of the parameters must be "object", not {quoted(schema["type"])}'
         yield Defect("tool_schema", f"{path}.type", detail)
     else:
-        for fault in faults(schema):
-            yield Defect(fault.code, f"{path}{fault.path}", fault.detail)
+        for error in schema_errors(schema):
+            yield Defect(error.code, f"{path}{error.path}", error.detail)
 
 
 def call_defects(message: Json, path: str) -> Defects:
-    """What is wrong with the calls of one message, and with the id of a result."""
+    """Yield the defects of the calls of a message, or of the id of a result."""
     role = message.get("role")
     if "tool_calls" in message:
         yield from _tool_calls(message["tool_calls"], role, f"{path}.tool_calls")
@@ -136,7 +138,9 @@ def call_defects(message: Json, path: str) -> Defects:
     if role == "tool" and not _is_id(message.get("tool_call_id")):
         yield Defect("tool_id_missing", f"{path}.tool_call_id", "a tool result without its id")
     if role in ("system", "user", "assistant") and message.get("tool_call_id") is not None:
-        yield Defect("unknown_key", f"{path}.tool_call_id", f"a {role} message answers no call")
+        yield Defect(
+            "unknown_key", f"{path}.tool_call_id", f"a {role} message is not the result of a call"
+        )
 
 
 def _old_call(call: Any, role: Any, path: str) -> Defects:
@@ -144,14 +148,14 @@ def _old_call(call: Any, role: Any, path: str) -> Defects:
     if role != "assistant":
         yield Defect("tool_calls_role", path)
     if isinstance(call, dict):
-        yield from _called(call, path)
+        yield from _called_function(call, path)
     else:
         yield wrong_type(path, call, "an object with name and arguments")
 
 
 def _tool_calls(calls: Any, role: Any, path: str) -> Defects:
     if calls is None:
-        return  # written by libraries that export every field
+        return  # some libraries export every field
     if role != "assistant":
         yield Defect("tool_calls_role", path)
     elif not isinstance(calls, list):
@@ -174,7 +178,7 @@ def _listed_calls(calls: list[Any], path: str) -> Defects:
             yield Defect("tool_type", f"{here}.type")
         function = call.get("function")
         if isinstance(function, dict):
-            yield from _called(function, f"{here}.function")
+            yield from _called_function(function, f"{here}.function")
         else:
             yield wrong_type(f"{here}.function", function, "an object with name and arguments")
 
@@ -185,7 +189,9 @@ def _call_id(call: Json, path: str, ids: set[str]) -> Defects:
         yield Defect("tool_id_missing", f"{path}.id", "a tool call without its id")
         return
     if own in ids:
-        yield Defect("tool_id_duplicate", f"{path}.id", f"the id {quoted(own)} twice in a message")
+        yield Defect(
+            "tool_id_duplicate", f"{path}.id", f"the id {quoted(own)} occurs twice in a message"
+        )
     ids.add(str(own))
 
 
@@ -193,7 +199,7 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _called(function: Json, path: str) -> Defects:
+def _called_function(function: Json, path: str) -> Defects:
     yield from _name(function, path)
     arguments, here = function.get("arguments"), f"{path}.arguments"
     if not isinstance(arguments, str):
@@ -202,7 +208,7 @@ def _called(function: Json, path: str) -> Defects:
     try:
         value = parse(arguments)
     except BadLine as exc:
-        yield _broken(arguments, str(exc), here)
+        yield _invalid_json(arguments, str(exc), here)
         return
     if not isinstance(value, dict):
         yield _not_object(value, here)
@@ -212,27 +218,27 @@ def _called(function: Json, path: str) -> Defects:
 
 
 def wrong_arguments(arguments: Any, path: str) -> Defect:
-    """Arguments that are not a string; an object is what Hugging Face templates take."""
+    """Return the defect of arguments that are not a string (templates use an object)."""
     detail = f"tool arguments must be a string, not {json_type(arguments)}"
     return Defect("tool_args_type", path, detail)
 
 
-def _broken(arguments: str, why: str, path: str) -> Defect:
+def _invalid_json(arguments: str, reason: str, path: str) -> Defect:
     if not arguments.strip():
         return Defect("tool_args_json", path, "tool arguments are an empty string", 'Write "{}".')
-    return Defect("tool_args_json", path, f"tool arguments are not JSON: {why}")
+    return Defect("tool_args_json", path, f"tool arguments are not JSON: {reason}")
 
 
 def _not_object(value: Any, path: str) -> Defect:
-    if isinstance(value, str) and isinstance(_unpacked(value), dict):
+    if isinstance(value, str) and isinstance(_decoded(value), dict):
         return Defect("tool_args_double_encoded", path)
     return Defect("tool_args_object", path, f"the arguments are {quoted(value)}, not an object")
 
 
-def _unpacked(text: str) -> Any:
-    """What a text holds that was encoded again, and perhaps again."""
+def _decoded(text: str) -> Any:
+    """Return the value of a text that was encoded as JSON up to three times."""
     value: Any = text
-    for _ in range(_ENCODED):
+    for _ in range(_MAX_DECODES):
         if not isinstance(value, str):
             break
         try:
@@ -243,10 +249,10 @@ def _unpacked(text: str) -> Any:
 
 
 def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
-    """Whether calls and results fit each other and the tools that the row offers.
+    """Yield calls and results that do not match each other or the tools of the row.
 
-    A row may end with calls: the model learns to make them. Calls followed by anything else
-    must be answered first.
+    A row may end with calls: the model learns to make them. Elsewhere each call needs a result
+    before the conversation continues.
     """
     pending: dict[str, str] = {}  # id -> path of the call, in the order of the calls
     used: set[str] = set()
@@ -255,13 +261,14 @@ def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
         if message["role"] == "tool":
             yield from _result(message, here, pending)
             continue
-        for own, place in pending.items():
-            detail = f"the call {quoted(own)} is not answered before the conversation goes on"
-            yield Defect("tool_result_missing", place, detail)
+        for call_id, call_path in pending.items():
+            detail = f"the call {quoted(call_id)} has no result before the conversation continues"
+            yield Defect("tool_result_missing", call_path, detail)
         pending = dict(_ids(message, here))
-        for own, place in pending.items():
-            if own in used:
-                yield Defect("tool_id_reused", place, f"the id {quoted(own)} is used again")
+        for call_id, call_path in pending.items():
+            if call_id in used:
+                detail = f"the id {quoted(call_id)} is used again"
+                yield Defect("tool_id_reused", call_path, detail)
         used.update(pending)
     yield from offered_defects(messages, row, path, f"{path.removesuffix('messages')}tools")
 
@@ -291,31 +298,34 @@ def _calls(message: Json) -> list[tuple[int, Json]]:
     return [(index, call) for index, call in enumerate(listed) if isinstance(call, dict)]
 
 
-def offered_defects(messages: list[Json], row: Json, path: str, listed: str) -> Defects:
-    """Whether the row offers what is called, with such arguments; ``listed``: where it would."""
+def offered_defects(messages: list[Json], row: Json, path: str, tools_path: str) -> Defects:
+    """Yield calls of tools that the row does not offer, or with arguments that do not match.
+
+    ``tools_path``: the path of the tools.
+    """
     tools = row.get("tools")
     if tools and not isinstance(tools, list):
         return  # reported with the tools
     offered = dict(_named_functions(tools or []))
     called = list(_called_functions(messages, path))
     if called and not tools:
-        yield Defect("tools_missing", listed)
+        yield Defect("tools_missing", tools_path)
         return
-    for name, function, place in called:
+    for name, function, call_path in called:
         if name not in offered:
             detail = f"the tool {quoted(name)} is not offered"
-            yield Defect("tool_undeclared", f"{place}.name", detail)
-        elif what := _misfit(function, offered[name]):
-            detail = f"the arguments do not fit the parameters of {quoted(name)}: {what}"
-            yield Defect("tool_args_schema", f"{place}.arguments", detail)
+            yield Defect("tool_undeclared", f"{call_path}.name", detail)
+        elif reason := _argument_mismatch(function, offered[name]):
+            detail = f"the arguments do not fit the parameters of {quoted(name)}: {reason}"
+            yield Defect("tool_args_schema", f"{call_path}.arguments", detail)
 
 
-def _misfit(called: Json, offered: Json) -> str:
-    """What of the arguments does not fit, where they are an object; how it is written is told
+def _argument_mismatch(called: Json, offered: Json) -> str:
+    """Return what of the arguments does not fit; "" if they are not an object, which is reported
     with the call."""
-    given = called.get("arguments")
-    value = _unpacked(given) if isinstance(given, str) else given
-    return misfit(value, offered.get("parameters")) if isinstance(value, dict) else ""
+    arguments = called.get("arguments")
+    value = _decoded(arguments) if isinstance(arguments, str) else arguments
+    return mismatch(value, offered.get("parameters")) if isinstance(value, dict) else ""
 
 
 def _called_functions(messages: list[Json], path: str) -> Iterator[tuple[str, Json, str]]:
@@ -325,10 +335,10 @@ def _called_functions(messages: list[Json], path: str) -> Iterator[tuple[str, Js
                 yield name, function, f"{path}[{at}].tool_calls[{index}].function"
 
 
-def _named_functions(listed: list[Any]) -> Iterator[tuple[str, Json]]:
-    """The functions of tools or calls that have a name."""
-    for one in listed:
-        function = one.get("function") if isinstance(one, dict) else None
+def _named_functions(items: list[Any]) -> Iterator[tuple[str, Json]]:
+    """Yield the functions of tools or calls that have a name."""
+    for item in items:
+        function = item.get("function") if isinstance(item, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         if isinstance(function, dict) and isinstance(name, str):
             yield name, function
