@@ -1,1 +1,1 @@
-"""Asking hosts for their prices of today."""
+"""Requests for current prices of hosts."""

@@ -1,7 +1,7 @@
-"""What an hour of a GPU costs at Hugging Face Jobs, asked of the hub.
+"""Request the hourly GPU prices of Hugging Face Jobs from the hub.
 
-The only price that is asked for; all others are read from tables. Writes nothing. Not by the hub's
-own client, which would tell what is installed here and what runs it.
+All other prices come from tables. The hub's own client is not used: it would report which packages
+are installed here and what runs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price
 
 MILLION = 1_000_000
-PER_HOUR = {"minute": 60, "hour": 1}  # units of the hub's prices in an hour
+PER_HOUR = {"minute": 60, "hour": 1}  # how many of the hub's units are in an hour
 TIMEOUT = 20.0  # seconds
 
 
@@ -32,7 +32,7 @@ class _Gpu(BaseModel):
 
 
 class _Machine(BaseModel):
-    """One machine, as huggingface_hub 2.4 reads it (``JobHardwareInfo``)."""
+    """One machine, like ``JobHardwareInfo`` of huggingface_hub 2.4."""
 
     name: str = Field(alias="prettyName")
     accelerator: _Gpu | None = None
@@ -41,26 +41,26 @@ class _Machine(BaseModel):
 
 
 def gpu_hours(today: date) -> list[Price]:
-    """USD an hour of one GPU, a row for each that can be had alone: its cheapest machine.
+    """Return the USD per hour of each GPU that is offered alone, on its cheapest machine.
 
-    Asks the hub (HF_ENDPOINT), without a token. Raises BackendError when it cannot be reached or
-    says something else.
+    Requests the hub (HF_ENDPOINT) without a token. Raises BackendError if it cannot be reached or
+    sends something else.
     """
     host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     address = f"{host.rstrip('/')}/api/jobs/hardware"
     try:
-        answer = httpx.get(address, timeout=TIMEOUT).raise_for_status()
-        machines = TypeAdapter(list[_Machine]).validate_json(answer.content)
+        response = httpx.get(address, timeout=TIMEOUT).raise_for_status()
+        machines = TypeAdapter(list[_Machine]).validate_json(response.content)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise BackendError(
             f"{address} did not answer: {exc}.",
-            hint="The rows of the package stand: ftg prices --backend huggingface",
+            hint="The package's own rows stay in use: ftg prices --backend huggingface",
             backend="huggingface",
             retryable=True,
         ) from None
     except ValidationError as exc:
         raise BackendError(
-            f"{address} told prices in a form that is not known: {exc.errors()[0]['msg']}.",
+            f"{address} sent prices in an unknown form: {exc.errors()[0]['msg']}.",
             hint="Write rows yourself: ftg prices set --backend huggingface --unit gpu_hour ...",
             backend="huggingface",
         ) from None
@@ -75,7 +75,7 @@ def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Pr
             continue
         row = Price(
             backend="huggingface",
-            model=_named(gpu.model, gpu.vram),
+            model=_table_name(gpu.model, gpu.vram),
             unit="gpu_hour",
             usd=Decimal(machine.micro_usd * PER_HOUR[machine.unit]) / MILLION,
             as_of=today,
@@ -88,8 +88,8 @@ def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Pr
     return cheapest.values()
 
 
-def _named(model: str, vram: str) -> str:
-    """As GPUs are called here, with the memory where that tells two apart; else the hub's name."""
+def _table_name(model: str, vram: str) -> str:
+    """Return the GPU's name in our tables, with its memory if needed, else the hub's name."""
     for text in (model, f"{model}-{vram}"):
         try:
             return gpu_name(text)

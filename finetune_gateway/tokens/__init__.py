@@ -1,1 +1,1 @@
-"""Counting tokens, chat templates, and which tokens are trained."""
+"""Token counts, chat templates, and which tokens are trained."""

@@ -1,7 +1,7 @@
 """The vocabulary of an encoding that splintr lacks, by tiktoken, from tiktoken's cache.
 
 tiktoken has no offline switch: it downloads a file that its cache lacks (openai/tiktoken#513). So
-the file is found and checked here first, and tiktoken is only asked for what it will not download.
+the file is checked here first, and tiktoken only loads an encoding it need not download.
 """
 
 from __future__ import annotations

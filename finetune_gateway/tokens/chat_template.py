@@ -1,8 +1,8 @@
 """A local model's own rendering of a conversation: token ids, and which of them are trained.
 
-One function, ``ChatTemplate.encode``, serves training, counting, previews and the mask tests;
-``prompt_ids`` serves chat. Reads tokenizer.json and the template from the model's folder with
-``tokenizers`` and ``jinja2``: no torch, no transformers (``AutoTokenizer`` takes 2 s to import).
+``ChatTemplate.encode`` serves training, counting, previews and the tests of masks; ``prompt_ids``
+serves chat. The tokenizer and the template are read with ``tokenizers`` and ``jinja2``, without
+torch and transformers (``AutoTokenizer`` takes 2 s to import).
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ import jinja2
 
 from finetune_gateway.errors import DataError, NotFoundError, SpecError
 from finetune_gateway.spec import TrainOn
-from finetune_gateway.tokens.jinja_sandbox import Span, compiled
+from finetune_gateway.tokens.jinja_sandbox import Span, compile_template
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-IGNORED = -100  # the label PyTorch's cross entropy leaves out
+IGNORED = -100  # the label that PyTorch's cross entropy ignores
 MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-PRIVATE_USE = range(0xF000, 0xF8FF)  # characters that mean nothing: our marks around typed tokens
+PRIVATE_USE = range(0xF000, 0xF8FF)  # characters without a meaning, to mark typed special tokens
 
 Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row as the model sees it. ``labels[i]`` is ``input_ids[i]`` where the token is trained,
-    -100 where it is not."""
+    """One row as the model sees it. ``labels[i]`` is ``input_ids[i]`` if the token is trained, else
+    -100."""
 
     input_ids: list[int]
     labels: list[int]
     length: int  # tokens before truncation
     text: str = ""  # as the template renders it
-    starts: list[int] = field(default_factory=list)  # the character each token begins at
+    starts: list[int] = field(default_factory=list)  # index of the first character of each token
 
     @property
     def trained(self) -> int:
@@ -72,16 +72,16 @@ class ChatTemplate:
         self.source = source
         self.special_tokens = special_tokens  # bos_token, eos_token, ... as the template sees them
         self.stop_ids = stop_ids  # tokens that end an answer
-        self._tracker, self._render = compiled(source)
+        self._recording, self._render = compile_template(source)
         added = tokenizer.get_added_tokens_decoder().values()
-        self._typed = [token.content for token in added if token.special]
+        self._special_texts = [token.content for token in added if token.special]
 
     @classmethod
     def load(cls, folder: str | Path, chat_template: str | Path | None = None) -> ChatTemplate:
-        """The template of a model folder, or the one in the file ``chat_template``.
+        """Return the template of a model folder, or the one in the file ``chat_template``.
 
-        A template without generation markers is replaced by TRL's training template of the
-        same family where there is one. Raises NotFoundError, SpecError.
+        A template without generation markers is replaced by TRL's training template of the same
+        family if there is one. Raises NotFoundError, SpecError.
         """
         folder = Path(folder)
         config = _json(folder / "tokenizer_config.json")
@@ -93,20 +93,20 @@ class ChatTemplate:
             if name.endswith("_token") and (token := _content(value))
         }
         stops = _stop_ids(folder, special, tokenizer)
-        return cls(tokenizer, trainable(source), special, stops)
+        return cls(tokenizer, training_template(source), special, stops)
 
     @property
     def sha256(self) -> str:
-        """Names the template a model was trained with."""
+        """Return the hash that identifies the template a model was trained with."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def check(self) -> None:
-        """Raise SpecError unless the template marks what the assistant says and an answer's
-        stop token is trained: a model that never learns to stop talks for ever."""
+        """Raise SpecError unless the template marks the assistant's turns and their stop token is
+        trained: a model that never learns to stop never ends an answer."""
         if not MARKERS.search(self.source):
             raise SpecError(
                 "The model's chat template does not mark the assistant's turns.",
-                hint="Give one with {% generation %} markers: --set chat_template=FILE.",
+                hint="Use one with {% generation %} markers: --set chat_template=FILE.",
             )
         turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
         encoded = self.encode({"messages": turns})
@@ -127,50 +127,50 @@ class ChatTemplate:
         train_on: TrainOn = "assistant",
         max_length: int | None = None,
     ) -> Encoded:
-        """A training row as token ids and labels, cut at the end after ``max_length`` tokens.
+        """Return a training row as token ids and labels, truncated to ``max_length`` tokens.
 
-        Trained is what the assistant says and the token that ends it, in turns whose ``weight``
-        is not 0. Raises DataError when the template refuses the row or does not mark it.
+        Assistant turns and the token that ends them are trained unless their ``weight`` is 0.
+        Raises DataError if the template refuses the row or does not mark its turns.
         """
         messages, tools = messages_of(row)
-        text, spans, typed = self._rendered(messages, tools, answer=False)
-        wanted = _wanted(messages, spans, train_on)
+        text, spans, typed = self._render_row(messages, tools, answer=False)
+        trained = _trained_spans(messages, spans, train_on)
         cuts = sorted({edge for span in spans for edge in span})
-        ids, starts = self._ids(text, typed, cuts)
+        ids, starts = self._encode_text(text, typed, cuts)
         everything = train_on == "all"
         labels = list(ids) if everything else [IGNORED] * len(ids)
         for span in spans:
-            if (span in wanted) is not everything:
+            if (span in trained) is not everything:
                 own = slice(*(bisect_left(starts, edge) for edge in span))
-                labels[own] = ids[own] if span in wanted else [IGNORED] * len(ids[own])
+                labels[own] = ids[own] if span in trained else [IGNORED] * len(ids[own])
         return Encoded(ids[:max_length], labels[:max_length], len(ids), text, starts[:max_length])
 
     def prompt_ids(
         self, messages: list[Message], tools: list[dict[str, Any]] | None = None
     ) -> list[int]:
-        """The ids a model is asked with: the conversation and the opening of an answer."""
-        text, _, typed = self._rendered(messages, tools, answer=True)
-        return self._ids(text, typed, [])[0]
+        """Return the ids of a prompt: the conversation and the opening of an answer."""
+        text, _, typed = self._render_row(messages, tools, answer=True)
+        return self._encode_text(text, typed, [])[0]
 
     def text(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> str:
-        """A whole conversation as the template writes it."""
-        return self._rendered(messages, tools, answer=False)[0]
+        """Return a whole conversation as the template renders it."""
+        return self._render_row(messages, tools, answer=False)[0]
 
     def decode(self, ids: list[int]) -> str:
-        """Text of an answer, without special tokens."""
+        """Return the text of an answer, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _rendered(
+    def _render_row(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, *, answer: bool
     ) -> tuple[str, list[Span], list[Span]]:
-        """The text, the spans the assistant says, and the spans of special tokens that
-        somebody typed, which must stay text."""
+        """Return the text, the spans of the assistant's turns, and the spans of special tokens
+        typed in the data, which must stay text."""
         plain = [for_template(message) for message in messages]
-        plain, tools, mark = self._marked(plain, tools)
+        plain, tools, mark = self._mark_special(plain, tools)
         blocks: list[str] = []
         spans: list[Span] = []
         try:
-            with self._tracker(blocks, spans):
+            with self._recording(blocks, spans):
                 for block in self._render(
                     messages=plain,
                     tools=tools,
@@ -181,30 +181,32 @@ class ChatTemplate:
         except jinja2.TemplateError as exc:
             raise DataError(
                 f"The model's chat template refuses this conversation: {exc}.",
-                hint="Change the row, or give another template: --set chat_template=FILE.",
+                hint="Change the row, or use another template: --set chat_template=FILE.",
             ) from None
-        return _unmarked("".join(blocks), _joined(spans), mark)
+        return _remove_marks("".join(blocks), _merge_touching(spans), mark)
 
-    def _marked(
+    def _mark_special(
         self, messages: list[Message], tools: list[dict[str, Any]] | None
     ) -> tuple[list[Message], list[dict[str, Any]] | None, str]:
         """Put a mark before and after every special token typed in the data."""
         raw = json.dumps([messages, tools], ensure_ascii=False)
-        if not any(token in raw for token in self._typed):
+        if not any(token in raw for token in self._special_texts):
             return messages, tools, ""
         mark = next(chr(code) for code in PRIVATE_USE if chr(code) not in raw)
-        pattern = re.compile("|".join(re.escape(token) for token in self._typed))
+        pattern = re.compile("|".join(re.escape(token) for token in self._special_texts))
 
-        def marked(text: str) -> str:
+        def add_marks(text: str) -> str:
             return pattern.sub(lambda match: f"{mark}{match.group()}{mark}", text)
 
-        return _each_string(messages, marked), tools and _each_string(tools, marked), mark
+        return _map_strings(messages, add_marks), tools and _map_strings(tools, add_marks), mark
 
-    def _ids(self, text: str, typed: list[Span], cuts: list[int]) -> tuple[list[int], list[int]]:
-        """Token ids and the character each begins at.
+    def _encode_text(
+        self, text: str, typed: list[Span], cuts: list[int]
+    ) -> tuple[list[int], list[int]]:
+        """Return token ids and the index of the first character of each.
 
-        Encoded in one go, as any server would, unless a token reaches over the beginning of an
-        answer (at inference the answer begins a new token there) or special tokens were typed.
+        The text is encoded at once, as a server does, unless a token spans the beginning of an
+        answer (at inference a new token begins there) or special tokens were typed.
         """
         if not typed:
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
@@ -223,7 +225,7 @@ class ChatTemplate:
 
     @contextmanager
     def _as_text(self, typed: bool) -> Iterator[None]:
-        """Special tokens are encoded as the text they look like."""
+        """Encode special tokens as plain text if ``typed``."""
         self.tokenizer.encode_special_tokens = typed
         try:
             yield
@@ -231,33 +233,34 @@ class ChatTemplate:
             self.tokenizer.encode_special_tokens = False
 
 
-def row_limit(asked: int | None, context: int | None) -> int:
-    """Tokens per row: what was asked, else the model's context but at most 2048, beyond which
-    memory surprises (LLaMA-Factory's cutoff_len)."""
-    return min(asked or 2048, context or 2048)
+def row_limit(max_length: int | None, context: int | None) -> int:
+    """Return the tokens per row: ``max_length``, else the model's context but at most 2048, since
+    longer rows take surprisingly much memory (LLaMA-Factory's cutoff_len)."""
+    return min(max_length or 2048, context or 2048)
 
 
 # -- rows to messages --------------------------------------------------------------------
 
 
 def messages_of(row: dict[str, Any]) -> tuple[list[Message], list[dict[str, Any]] | None]:
-    """The conversation and tools of a chat or prompt/completion row. Raises DataError."""
+    """Return the conversation and tools of a chat or prompt/completion row. Raises DataError."""
     if isinstance(row.get("messages"), list):
         return row["messages"], row.get("tools") or None
     if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
-        asked = {"role": "user", "content": row["prompt"]}
-        return [asked, {"role": "assistant", "content": row["completion"]}], None
+        prompt = {"role": "user", "content": row["prompt"]}
+        return [prompt, {"role": "assistant", "content": row["completion"]}], None
     raise DataError(
-        f"A row with the keys {sorted(row)[:8]} is no conversation.", hint="Run: ftg validate FILE"
+        f"A row with the keys {sorted(row)[:8]} is not a conversation.",
+        hint="Run: ftg validate FILE",
     )
 
 
 def for_template(message: Message) -> Message:
-    """A message as Hugging Face templates expect it.
+    """Return a message as Hugging Face templates expect it.
 
-    Arguments of tool calls become objects (OpenAI sends a JSON string, which templates would
-    encode once more); developer becomes system; text parts become one string; keys that are
-    null are left out, as transformers does.
+    Arguments of tool calls become objects (OpenAI sends a JSON string, which templates would encode
+    again); developer becomes system; text parts become one string; null keys are dropped, as in
+    transformers.
     """
     plain = {key: value for key, value in message.items() if value is not None and key != "weight"}
     if plain.get("role") == "developer":
@@ -278,18 +281,18 @@ def _call_for_template(call: dict[str, Any]) -> dict[str, Any]:
     function = dict(call["function"])
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        # "" is how some hosts write "no arguments".
+        # Some hosts write "" for no arguments.
         function["arguments"] = json.loads(arguments) if arguments.strip() else {}
     return {**call, "function": function}
 
 
-def _wanted(messages: list[Message], spans: list[Span], train_on: TrainOn) -> list[Span]:
-    """The spans to train: one per assistant turn, those of weight 0 left out."""
+def _trained_spans(messages: list[Message], spans: list[Span], train_on: TrainOn) -> list[Span]:
+    """Return the spans to train: one per assistant turn, without turns of weight 0."""
     turns = [message for message in messages if message.get("role") == "assistant"]
     if len(turns) != len(spans):
         raise DataError(
             f"The chat template marks {len(spans)} of {len(turns)} assistant turns.",
-            hint="Give a template with {% generation %} around each: --set chat_template=FILE.",
+            hint="Use a template with {% generation %} around each: --set chat_template=FILE.",
         )
     pairs = [(turn, span) for turn, span in zip(turns, spans, strict=True)]
     if train_on == "last_assistant":
@@ -297,15 +300,15 @@ def _wanted(messages: list[Message], spans: list[Span], train_on: TrainOn) -> li
     return [span for turn, span in pairs if turn.get("weight") != 0]
 
 
-def _joined(spans: list[Span]) -> list[Span]:
-    """Spans that touch are one turn: some templates mark the text and its end apart."""
-    joined: list[Span] = []
+def _merge_touching(spans: list[Span]) -> list[Span]:
+    """Merge spans that touch: some templates mark the text of a turn and its end separately."""
+    merged: list[Span] = []
     for start, end in spans:
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], end)
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
         elif end > start:
-            joined.append((start, end))
-    return joined
+            merged.append((start, end))
+    return merged
 
 
 def _inside(position: int, spans: list[Span]) -> bool:
@@ -313,48 +316,48 @@ def _inside(position: int, spans: list[Span]) -> bool:
 
 
 def _begins(offsets: list[Span], at: int) -> bool:
-    """Whether a token, one with a character in it, begins there."""
-    # A span of (at, at) sorts before (at, end): the first from (at, at + 1) on is the one.
-    place = bisect_left(offsets, (at, at + 1))
-    return place < len(offsets) and offsets[place][0] == at
+    """True if a token with at least one character begins at this index."""
+    # An empty span (at, at) sorts before (at, end), so search from (at, at + 1).
+    index = bisect_left(offsets, (at, at + 1))
+    return index < len(offsets) and offsets[index][0] == at
 
 
-def _each_string(value: Any, change: Callable[[str], str]) -> Any:
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_each_string(item, change) for item in value]
+        return [_map_strings(item, change) for item in value]
     if isinstance(value, dict):
-        return {key: _each_string(item, change) for key, item in value.items()}
+        return {key: _map_strings(item, change) for key, item in value.items()}
     return value
 
 
-def _unmarked(text: str, spans: list[Span], mark: str) -> tuple[str, list[Span], list[Span]]:
-    """Take the marks out again; spans move with the text."""
+def _remove_marks(text: str, spans: list[Span], mark: str) -> tuple[str, list[Span], list[Span]]:
+    """Return the text without marks, the moved spans, and the spans of typed special tokens."""
     if not mark or mark not in text:
         return text, spans, []
-    at = [index for index, char in enumerate(text) if char == mark]
+    marks = [index for index, char in enumerate(text) if char == mark]
     typed = [
         (start - 2 * pair, end - 2 * pair - 1)
-        for pair, (start, end) in enumerate(zip(at[::2], at[1::2], strict=False))
+        for pair, (start, end) in enumerate(zip(marks[::2], marks[1::2], strict=False))
     ]
 
-    def moved(position: int) -> int:
-        return position - sum(index < position for index in at)
+    def move(position: int) -> int:
+        return position - sum(index < position for index in marks)
 
-    return text.replace(mark, ""), [(moved(start), moved(end)) for start, end in spans], typed
+    return text.replace(mark, ""), [(move(start), move(end)) for start, end in spans], typed
 
 
 # -- files of a model folder ---------------------------------------------------------------
 
 
-def trainable(source: str) -> str:
-    """The template itself when it marks the assistant's turns, else TRL's training template of
-    the same family (trl/chat_templates/NAME.jinja and NAME_training.jinja), else itself."""
-    found = find_spec("trl")
-    if MARKERS.search(source) or found is None or found.origin is None:
+def training_template(source: str) -> str:
+    """Return TRL's training template of the same family (trl/chat_templates/NAME.jinja and
+    NAME_training.jinja), or the template itself if it marks the assistant's turns or has none."""
+    trl = find_spec("trl")
+    if MARKERS.search(source) or trl is None or trl.origin is None:
         return source
-    folder = Path(found.origin).parent / "chat_templates"
+    folder = Path(trl.origin).parent / "chat_templates"
     for path in sorted(folder.glob("*_training.jinja")):
         plain = path.with_name(path.name.replace("_training", ""))
         if plain.exists() and plain.read_text(encoding="utf-8") == source:
@@ -365,17 +368,17 @@ def trainable(source: str) -> str:
 def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> str:
     if given is not None and not Path(given).is_file():
         raise NotFoundError(f"There is no chat template {str(given)!r}.", hint="Check the path.")
-    beside = Path(given) if given is not None else folder / "chat_template.jinja"
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
+    path = Path(given) if given is not None else folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
     inline = config.get("chat_template")
-    if isinstance(inline, list):  # named variants, as older files have them
+    if isinstance(inline, list):  # named variants, in older files
         inline = {item["name"]: item["template"] for item in inline}.get("default")
     if isinstance(inline, str):
         return inline
     raise SpecError(
         f"The model folder {folder} has no chat template.",
-        hint="Choose the chat (instruct) version of the model, or --set chat_template=FILE.",
+        hint="Use the chat (instruct) version of the model, or --set chat_template=FILE.",
     )
 
 
@@ -402,13 +405,13 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as exc:
         raise SpecError(
-            f"{path} is not valid JSON: {exc}.", hint="Fetch the model again."
+            f"{path} is not valid JSON: {exc}.", hint="Download the model again."
         ) from None
     return data if isinstance(data, dict) else {}
 
 
 def _content(value: Any) -> str | None:
-    """A special token is written as text or as an object with ``content``."""
+    """Return the text of a special token, written as text or as an object with ``content``."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None

@@ -353,7 +353,7 @@ class HostedCounter(TokenCounter):
         sums.roles += self.text(role)
         if isinstance(name, str):
             sums.roles += self.text(name) + _PER_NAME
-        known = role if role in _ROLES else "other"  # a role made up in the data must be no key
+        known = role if role in _ROLES else "other"  # an invented role must not become a key
         before = sums.by_role.get(known, RoleCount(0, 0))
         sums.by_role[known] = RoleCount(before.messages + 1, before.tokens + content)
         if role == "assistant" and message.get("weight") == 0:

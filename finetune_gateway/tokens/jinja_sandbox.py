@@ -1,7 +1,7 @@
-"""Chat templates, run as transformers runs them (utils/chat_template_utils.py), without it.
+"""Run chat templates in a sandbox, as transformers does (utils/chat_template_utils.py).
 
-A sandbox: a template cannot reach Python's insides. ``{% generation %}`` notes where its text
-stands in the output.
+A template cannot reach Python's internals. ``{% generation %}`` records where its text is in the
+output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %}`` notes where its text stands in the output."""
+    """``{% generation %}`` records where its text is in the output."""
 
     tags = {"generation"}
     blocks: list[str] | None = None
@@ -31,10 +31,10 @@ class _Generation(jinja2.ext.Extension):
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_noted")
+        call = self.call_method("_record")
         return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
 
-    def _noted(self, caller: Callable[[], str]) -> str:
+    def _record(self, caller: Callable[[], str]) -> str:
         text = caller()
         if self.blocks is not None:
             start = sum(map(len, self.blocks))
@@ -42,7 +42,7 @@ class _Generation(jinja2.ext.Extension):
         return text
 
     @contextmanager
-    def noting(self, blocks: list[str], spans: list[Span]) -> Iterator[None]:
+    def recording(self, blocks: list[str], spans: list[Span]) -> Iterator[None]:
         self.blocks, self.spans = blocks, spans
         try:
             yield
@@ -50,7 +50,11 @@ class _Generation(jinja2.ext.Extension):
             self.blocks = None
 
 
-def compiled(source: str) -> tuple[Callable[..., Any], Callable[..., Iterator[str]]]:
+def compile_template(source: str) -> tuple[Callable[..., Any], Callable[..., Iterator[str]]]:
+    """Return a context manager that records spans in ``(blocks, spans)``, and the render function.
+
+    Raises SpecError for invalid Jinja.
+    """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -58,14 +62,14 @@ def compiled(source: str) -> tuple[Callable[..., Any], Callable[..., Iterator[st
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
-        compiled = environment.from_string(source)
+        template = environment.from_string(source)
     except jinja2.TemplateError as exc:
         raise SpecError(
             f"The chat template cannot be read: {exc}.", hint="Check its Jinja syntax."
         ) from None
     extension = environment.extensions[_Generation.identifier]
-    assert isinstance(extension, _Generation)  # for the type checker; jinja keeps what it was given
-    return extension.noting, compiled.generate
+    assert isinstance(extension, _Generation)  # for the type checker
+    return extension.recording, template.generate
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:

@@ -1,7 +1,4 @@
-"""What a token says, made visible: whitespace, control characters and lone bytes included.
-
-Knows bytes and characters; knows nothing of rows or of what is trained.
-"""
+"""The text of a token, made visible: whitespace, control characters and lone bytes included."""
 
 from __future__ import annotations
 
@@ -15,17 +12,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What has a sign of its own; all else that does not print is shown as <U+202E>.
+# Other characters that do not print are shown as <U+202E>.
 SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 _PLAIN = re.compile(r"[!-~]*")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def visible(text: str) -> str:
-    """The text with nothing hidden in it: safe for a terminal, and no two spaces look alike.
+    """Return the text with nothing hidden: safe for a terminal, and no two spaces look alike.
 
-    A combining mark at its beginning stands on a dotted circle, so that it does not climb on
-    the token before.
+    A combining mark at the beginning gets a dotted circle, so that it does not combine with the
+    token before.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -39,8 +36,8 @@ def _sign(char: str) -> str:
     return char if char.isprintable() else f"<U+{ord(char):04X}>"
 
 
-def text_of(raw: bytes) -> str:
-    """Bytes as text; those that are no whole character as ``<0xE2>``."""
+def decode_bytes(raw: bytes) -> str:
+    """Return bytes as text, with ``<0xE2>`` for bytes that are not a whole character."""
     parts: list[str] = []
     while raw:
         try:
@@ -53,10 +50,10 @@ def text_of(raw: bytes) -> str:
     return "".join(parts)
 
 
-def reader(tokenizer: Tokenizer) -> Callable[[int], str]:
-    """A function from a token's id to its text, for a tokenizer of Hugging Face.
+def text_by_id(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """Return a function from a token's id to its text, for a tokenizer of Hugging Face.
 
-    ``decode`` of a single id would drop leading spaces and show half characters as U+FFFD.
+    Its own ``decode`` would drop leading spaces and show half characters as U+FFFD.
     """
     added = {id: token.content for id, token in tokenizer.get_added_tokens_decoder().items()}
     decoder = tokenizer.decoder
@@ -66,7 +63,7 @@ def reader(tokenizer: Tokenizer) -> Callable[[int], str]:
     def text(id: int) -> str:
         if id in added:
             return added[id]
-        return text_of(bytes_of(tokenizer.id_to_token(id) or ""))
+        return decode_bytes(bytes_of(tokenizer.id_to_token(id) or ""))
 
     return text
 
@@ -85,8 +82,8 @@ def _sentence_piece(piece: str) -> bytes:
 
 @cache
 def _alphabet() -> dict[str, int]:
-    """GPT-2's table: each byte as one printable character (openai/gpt-2, src/encoder.py)."""
+    """Return GPT-2's table: each byte as one printable character (openai/gpt-2, src/encoder.py)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     table = {chr(byte): byte for byte in printable}
     hidden = [byte for byte in range(256) if byte not in printable]
-    return table | {chr(0x100 + place): byte for place, byte in enumerate(hidden)}
+    return table | {chr(0x100 + index): byte for index, byte in enumerate(hidden)}

@@ -382,10 +382,10 @@ def test_a_handle_knows_when_it_retires(home: Path, train_file: Path) -> None:
 @pytest.mark.parametrize(
     ("day", "there", "gone"),
     [
-        (date(2026, 11, 21), "new jobs until 2027-01-05, none from 2027-01-06 on (in 46 days)",
+        (date(2026, 11, 21), "new jobs until 2027-01-05, none from 2027-01-06 (in 46 days)",
          "are from 2026-11-21"),
         (date(2027, 1, 6), "no new jobs since 2027-01-06", "can create jobs"),
-        (date(2027, 3, 1), "no new jobs since 2027-01-06", "and their fine-tunes retire on"),
+        (date(2027, 3, 1), "no new jobs since 2027-01-06", "fine-tuned models retire on"),
     ],
 )  # fmt: skip
 def test_doctor_tells_dates_with_source_and_age(
@@ -400,7 +400,7 @@ def test_doctor_tells_dates_with_source_and_age(
     only = "used a fine-tuned model in the past 60 days (since 2026-07-02)"
     assert (only in found) == (day < date(2027, 1, 6))
     assert bool(told["openai"]["fix"]) == (day == date(2027, 3, 1))
-    assert "Some of it is of 2026-03-05" in told["azure"]["fix"]
+    assert "Some dates are from 2026-03-05" in told["azure"]["fix"]
 
 
 def test_models_tell_dates_with_source_and_age(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +411,7 @@ def test_models_tell_dates_with_source_and_age(ftg: Ftg, monkeypatch: pytest.Mon
     assert row.split()[-2:] == ["2027-01-05", "2027-01-14"]
     said = " ".join(done.stderr.split())
     assert "only organisations that have fine-tuned before (since 2026-05-07)" in said
-    assert "that is 261 days ago: check it" in said
+    assert "this is 261 days old: check it" in said
     rows = json.loads(ftg("models", "--backend", "azure", "--json").stdout)
     mini = next(row for row in rows if row["model"] == MINI)
     assert (mini["retires_on"], mini["base_retires_on"]) == ("2027-10-14", "2027-04-14")

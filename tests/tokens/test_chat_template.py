@@ -13,7 +13,12 @@ from transformers import AutoTokenizer, BatchEncoding
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import DataError, NotFoundError, SpecError
-from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, for_template, trainable
+from finetune_gateway.tokens.chat_template import (
+    IGNORED,
+    ChatTemplate,
+    for_template,
+    training_template,
+)
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"id": "A-1"}'}}
 TOOL = {
@@ -175,7 +180,7 @@ def test_developer_parts_and_prompt_completion(template: ChatTemplate) -> None:
     assert template.encode(other) == template.encode(plain)
     pair = template.encode({"prompt": "q", "completion": "a"})
     assert pair == template.encode(turns(("user", "q"), ("assistant", "a")))
-    with pytest.raises(DataError, match="no conversation"):
+    with pytest.raises(DataError, match="not a conversation"):
         template.encode({"text": "q"})
 
 
@@ -222,8 +227,8 @@ def test_trl_brings_marks_for_templates_it_knows() -> None:
     """A family's plain template is swapped for its training template; others stay."""
     trl = Path(pytest.importorskip("trl").__file__).parent / "chat_templates"
     plain = (trl / "qwen3.jinja").read_text(encoding="utf-8")
-    assert trainable(plain) == (trl / "qwen3_training.jinja").read_text(encoding="utf-8")
-    assert trainable("{{ messages }}") == "{{ messages }}"
+    assert training_template(plain) == (trl / "qwen3_training.jinja").read_text(encoding="utf-8")
+    assert training_template("{{ messages }}") == "{{ messages }}"
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3", "gemma", "phi3", "glm4moe"])

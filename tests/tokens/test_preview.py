@@ -24,7 +24,7 @@ from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 from finetune_gateway.tokens.encodings import TextCounter, encoding_for
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.masks.preview import MAX_TOKENS, Preview, Sequence
-from finetune_gateway.tokens.token_text import reader, text_of, visible
+from finetune_gateway.tokens.token_text import decode_bytes, text_by_id, visible
 
 HOSTED = "gpt-4.1-mini-2025-04-14"
 TINY = "builtin/tiny"
@@ -112,7 +112,7 @@ def test_the_texts_of_local_tokens_are_the_rendered_row(
         encoded = template.encode(row)
     except DataError:  # an empty answer is no turn to some templates
         return
-    text = reader(template.tokenizer)
+    text = text_by_id(template.tokenizer)
     joined = "".join(text(id) for id in encoded.input_ids)
     raw = re.sub(
         rb"(?:<0x([0-9A-F]{2})>)",
@@ -253,7 +253,7 @@ def test_nothing_stays_hidden(text: str) -> None:
 @given(st.binary())
 def test_bytes_become_text(raw: bytes) -> None:
     """Valid UTF-8 is decoded; each other byte is named."""
-    text = text_of(raw)
+    text = decode_bytes(raw)
     try:
         assert text == raw.decode()
     except UnicodeDecodeError:
@@ -265,7 +265,7 @@ def test_signs() -> None:
     assert visible("a b\n\t\r") == "a␣b⏎⇥␍"
     assert visible("\u202e\x1b[31m\u200b") == "<U+202E><U+001B>[31m<U+200B>"
     assert visible("\u0301x") == "◌\u0301x"
-    assert text_of(b"\x99\x82 a\xf0\x9f") == "<0x99><0x82> a<0xF0><0x9F>"
+    assert decode_bytes(b"\x99\x82 a\xf0\x9f") == "<0x99><0x82> a<0xF0><0x9F>"
 
 
 def test_a_huge_sequence_is_counted_but_not_kept() -> None:
@@ -411,4 +411,4 @@ def test_pieces_of_sentencepiece_are_read() -> None:
     """Models of the Llama 2 kind write a space as U+2581 and lone bytes as <0xE2>."""
     tokenizer = Tokenizer(models.BPE({"▁a": 0, "<0xE2>": 1, "b": 2}, []))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
-    assert [reader(tokenizer)(id) for id in (0, 1, 2)] == [" a", "<0xE2>", "b"]
+    assert [text_by_id(tokenizer)(id) for id in (0, 1, 2)] == [" a", "<0xE2>", "b"]

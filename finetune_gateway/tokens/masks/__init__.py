@@ -1,1 +1,1 @@
-"""Rows as a model sees them, token by token, with what is trained."""
+"""Previews: rows token by token, with what is trained."""

@@ -41,7 +41,7 @@ class HostedRenderer(PreviewRenderer):
         self._token_text = cache(self._decode)
 
     def _decode(self, id: int) -> str:
-        return token_text.text_of(self._vocabulary.decode_token_bytes(id))
+        return token_text.decode_bytes(self._vocabulary.decode_token_bytes(id))
 
     def _ids(self, text: str) -> list[int]:
         try:

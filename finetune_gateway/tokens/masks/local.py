@@ -1,4 +1,4 @@
-"""Rows as a local model sees them: by ``ChatTemplate.encode``, the very function training uses."""
+"""Previews for local models, by ``ChatTemplate.encode``, the function that training uses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from finetune_gateway.tokens import token_text
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Message
 from finetune_gateway.tokens.masks.preview import Conversation, Part, PreviewRenderer, Sequence
 
-# Characters nobody types (the last private plane): they find the messages in a rendered text.
+# Characters of the last private plane, which nobody types, mark the messages in a rendered text.
 _MARKS, _END = 0x100000, chr(0x10FFFD)
 _MARK = re.compile("[\U00100000-\U0010fffd]")
-_MOST = 0xF000  # messages that can be told apart
-_Content = tuple[int, int, str]  # from character, to character, whose
+_MOST = 0xF000  # messages that can be marked
+_Content = tuple[int, int, str]  # first character, end, role
 
 
 class LocalRenderer(PreviewRenderer):
-    """Rows through a local model's own template and tokenizer."""
+    """Renders rows by a local model's own template and tokenizer."""
 
     def __init__(
         self, template: ChatTemplate, model: str, *, train_on: TrainOn, limit: int | None
@@ -31,7 +31,7 @@ class LocalRenderer(PreviewRenderer):
         super().__init__(model, "chat template", limit)
         self.template = template
         self.train_on = train_on
-        self._text = token_text.reader(template.tokenizer)
+        self._text = token_text.text_by_id(template.tokenizer)
         added = template.tokenizer.get_added_tokens_decoder()
         self._special = {id for id, token in added.items() if token.special}
 
@@ -48,16 +48,16 @@ class LocalRenderer(PreviewRenderer):
             trained = encoded.labels[index] != IGNORED
             if encoded.input_ids[index] in self._special:
                 return trained, "assistant" if trained else None, "special"
-            # The last message that begins before the token ends: " W" holds the first of "Where".
+            # The last message that begins before the token ends: " W" has the first of "Where".
             start = encoded.starts[index]
-            place = bisect_right(begins, max(start, ends[index] - 1)) - 1
-            if place >= 0 and start < spans[place][1]:
-                return trained, spans[place][2], "content"
+            message = bisect_right(begins, max(start, ends[index] - 1)) - 1
+            if message >= 0 and start < spans[message][1]:
+                return trained, spans[message][2], "content"
             return trained, "assistant" if trained else None, "template"
 
         sequence = Sequence()
-        for (trained, role, part), places in groupby(range(len(encoded.input_ids)), kind):
-            ids = [encoded.input_ids[place] for place in places]
+        for (trained, role, part), indices in groupby(range(len(encoded.input_ids)), kind):
+            ids = [encoded.input_ids[index] for index in indices]
             sequence.add(ids, self._text, self.limit, trained, role, part)
         return sequence
 
@@ -69,45 +69,45 @@ class LocalRenderer(PreviewRenderer):
 
     def notes(self, messages: Conversation, row: Json) -> list[str]:
         del messages
-        found = formats.format_of(row)
-        judged = found is not None and found.kind.endswith("preference")
+        row_format = formats.format_of(row)
+        is_preference = row_format is not None and row_format.kind.endswith("preference")
         return [
-            "Exact: rendered, tokenised and marked by the function that training uses "
+            "Exact: rendered, tokenised and masked by the function that training uses "
             f"(train_on {self.train_on}, template {self.template.sha256[:12]}).",
-            *(["Answers inside the prompt are not trained."] if judged else []),
+            *(["Answers inside the prompt are not trained."] if is_preference else []),
         ]
 
     def _contents(self, messages: Conversation, tools: Any, text: str) -> list[_Content]:
-        """Where the content of each message stands in the text, and whose it is: the row is
-        rendered once more with marks. Empty when the template reacts to them or drops content."""
+        """Return where the content of each message is in the text, and its role, by rendering the
+        row once more with marks. Empty if the template reacts to them or drops content."""
         if _MARK.search(text) or len(messages) >= _MOST:
             return []
-        for strip in (False, True):  # many templates strip what is said
-            marked = [_marked(message, place, strip) for place, message in enumerate(messages)]
+        for strip in (False, True):  # many templates strip content
+            marked = [_mark(message, index, strip) for index, message in enumerate(messages)]
             rendered = self.template.text(marked, tools)
             if _MARK.sub("", rendered) == text:
-                return list(_contents(rendered, messages))
+                return list(_read_marks(rendered, messages))
         return []
 
 
-def _contents(rendered: str, messages: Conversation) -> Iterator[_Content]:
-    taken, opened, who = 0, -1, 0
+def _read_marks(rendered: str, messages: Conversation) -> Iterator[_Content]:
+    marks_before, start, index = 0, -1, 0
     for mark in _MARK.finditer(rendered):
-        at, taken = mark.start() - taken, taken + 1
+        position, marks_before = mark.start() - marks_before, marks_before + 1
         if mark.group() != _END:
-            opened, who = at, ord(mark.group()) - _MARKS
-        elif opened >= 0:
-            yield opened, at, str(messages[who].get("role"))
-            opened = -1
+            start, index = position, ord(mark.group()) - _MARKS
+        elif start >= 0:
+            yield start, position, str(messages[index].get("role"))
+            start = -1
 
 
-def _marked(message: Message, place: int, strip: bool) -> Message:
-    """The message with a mark before and after each text, inside of its spaces with ``strip``."""
+def _mark(message: Message, index: int, strip: bool) -> Message:
+    """Return the message with a mark around each text; with ``strip``, inside of its spaces."""
     content = message.get("content")
     if isinstance(content, str):
-        return {**message, "content": _between(content, place, strip)}
+        return {**message, "content": _mark_text(content, index, strip)}
     parts = [
-        {**part, "text": _between(part["text"], place, strip)}
+        {**part, "text": _mark_text(part["text"], index, strip)}
         if isinstance(part.get("text"), str)
         else part
         for part in row_access.parts_of(content)
@@ -115,7 +115,7 @@ def _marked(message: Message, place: int, strip: bool) -> Message:
     return {**message, "content": parts} if parts else message
 
 
-def _between(text: str, place: int, strip: bool) -> str:
+def _mark_text(text: str, index: int, strip: bool) -> str:
     core = text.strip() if strip else text
     before, _, after = text.partition(core) if core else (text, "", "")
-    return f"{before}{chr(_MARKS + place)}{core}{_END}{after}" if core else text
+    return f"{before}{chr(_MARKS + index)}{core}{_END}{after}" if core else text

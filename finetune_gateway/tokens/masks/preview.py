@@ -1,8 +1,7 @@
-"""A row as the model will see it: its tokens, and which of them are trained.
+"""A row as the model sees it: its tokens, and which of them are trained.
 
-What a preview is, and what all kinds of rows have in common; how a model sees a conversation
-is said in ``local_mask`` and ``hosted_mask``. Knows one row; which rows of a file are looked
-at is said in ``picking``.
+Previews as data, and what is common to all kinds of rows; ``local`` and ``hosted`` render a
+conversation. ``validation.select`` chooses the rows of a file.
 """
 
 from __future__ import annotations
@@ -23,19 +22,21 @@ from finetune_gateway.tokens.chat_template import Message
 Part = Literal["special", "template", "content", "call"]
 Conversation = list[Message]
 
-MAX_TOKENS = 200_000  # tokens kept per sequence, more than any training context; all are counted
+MAX_TOKENS = (
+    200_000  # tokens kept per sequence, above any training context; the rest is only counted
+)
 
 
 class Token(NamedTuple):
-    """One token. ``text`` has bytes that are no whole character as ``<0xE2>``; ``visible`` also
+    """One token. ``text`` has ``<0xE2>`` for bytes that are not a whole character; ``visible`` also
     shows whitespace and control characters."""
 
     id: int | None  # None: the host does not publish it
     text: str
-    trained: bool  # carries a loss; False once it is cut off
+    trained: bool  # carries a loss; False if it is truncated
     truncated: bool  # beyond the limit: the model never sees it
-    role: str | None  # whose message it belongs to, where that is known
-    part: Part  # special token, text of the template, content, tool call
+    role: str | None  # of its message, if known
+    part: Part  # special token, template text, content, tool call
 
     @property
     def visible(self) -> str:
@@ -44,9 +45,9 @@ class Token(NamedTuple):
 
 @dataclass(repr=False)
 class Sequence(Shown):
-    """What goes into the model at once; a preference pair is two, ``chosen`` and ``rejected``.
+    """The tokens of one training example; a preference pair has two, ``chosen`` and ``rejected``.
 
-    The counts are of all tokens, also of those beyond the first 200,000, which are not kept.
+    The counts include the tokens beyond the first 200,000, which are not kept.
     """
 
     name: str = ""
@@ -54,56 +55,56 @@ class Sequence(Shown):
     total: int = 0
     trained: int = 0
     truncated: int = 0
-    truncated_trained: int = 0  # would have been trained, had they not been cut off
-    prompt: int = 0  # leading tokens both answers of a pair share
+    truncated_trained: int = 0  # would be trained if they were not truncated
+    prompt: int = 0  # leading tokens shared by both answers of a pair
 
     @property
     def left_out(self) -> int:
-        """Tokens that are counted but not in ``tokens``."""
+        """Return how many tokens are counted but not in ``tokens``."""
         return self.total - len(self.tokens)
 
     def add(
         self,
         ids: list[int],
         text: Callable[[int], str],
-        cut: int | None,
+        limit: int | None,
         trained: bool = False,
         role: str | None = None,
         part: Part = "content",
         secret: bool = False,
     ) -> None:
-        """Append tokens of one kind; ``cut``: tokens that fit; ``secret``: ids are not known."""
+        """Append tokens of one kind. ``limit``: tokens that fit; ``secret``: ids are not known."""
         start, self.total = self.total, self.total + len(ids)
-        fits = len(ids) if cut is None else max(0, min(len(ids), cut - start))
+        fits = len(ids) if limit is None else max(0, min(len(ids), limit - start))
         over = len(ids) - fits
         self.truncated += over
         self.trained += fits * trained
         self.truncated_trained += over * trained
         room = max(0, MAX_TOKENS - len(self.tokens))
-        for place, id in enumerate(ids[:room]):
-            shown = None if secret else id
-            inside = place < fits
-            self.tokens.append(Token(shown, text(id), trained and inside, not inside, role, part))
+        for index, id in enumerate(ids[:room]):
+            known_id = None if secret else id
+            fit = index < fits
+            self.tokens.append(Token(known_id, text(id), trained and fit, not fit, role, part))
 
     def as_json(self) -> Json:
-        """The sequence as plain JSON."""
+        """Return the sequence as plain JSON."""
         figures = ("name", "total", "trained", "truncated", "truncated_trained", "left_out")
-        listed = [token._asdict() | {"visible": token.visible} for token in self.tokens]
-        return {name: getattr(self, name) for name in figures} | {"tokens": listed}
+        tokens = [token._asdict() | {"visible": token.visible} for token in self.tokens]
+        return {name: getattr(self, name) for name in figures} | {"tokens": tokens}
 
 
 @dataclass(repr=False)
 class Preview(Shown):
-    """One row as tokens; ``findings`` is what ``validate`` says of the line. A row with an error
-    has no sequences."""
+    """One row as tokens, with the ``findings`` of ``validate`` on its line. A row with an error has
+    no sequences."""
 
     line: int
     format: str = "unknown"
     model: str = ""
     encoding: str = ""
-    limit: int | None = None  # tokens per sequence; what is beyond is cut off at the end
+    limit: int | None = None  # tokens per sequence; the rest is truncated
     sequences: list[Sequence] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what is documented, inferred, left out
+    notes: list[str] = field(default_factory=list)  # what is documented, inferred, not shown
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -112,7 +113,7 @@ class Preview(Shown):
 
     @property
     def tokens(self) -> list[Token]:
-        """The tokens of all sequences, one after another."""
+        """Return the tokens of all sequences, one after another."""
         return [token for sequence in self.sequences for token in sequence.tokens]
 
     @property
@@ -128,19 +129,19 @@ class Preview(Shown):
         return sum(sequence.truncated for sequence in self.sequences)
 
     def as_json(self) -> Json:
-        """The preview as plain JSON."""
+        """Return the preview as plain JSON."""
         figures = ("line", "ok", "format", "model", "encoding", "limit")
         return {
             name: getattr(self, name) for name in (*figures, "total", "trained", "truncated")
         } | {
             "sequences": [sequence.as_json() for sequence in self.sequences],
             "notes": self.notes,
-            "findings": [found.model_dump(mode="json") for found in self.findings],
+            "findings": [finding.model_dump(mode="json") for finding in self.findings],
         }
 
 
 class PreviewRenderer(ABC):
-    """Shows rows of any format as one model sees them."""
+    """Renders rows of any format as one model sees them."""
 
     def __init__(self, model: str, encoding: str, limit: int | None) -> None:
         self.model = model
@@ -148,86 +149,87 @@ class PreviewRenderer(ABC):
         self.limit = limit
 
     def preview(self, row: Json, line: int = 1) -> Preview:
-        """The tokens of a row that ``validate`` found no error in.
+        """Return the tokens of a row without errors.
 
-        Raises DataError when the model's template refuses it.
+        Raises DataError if the model's template refuses it.
         """
-        found = formats.format_of(row)
-        name = found.name if found else "unknown"
-        made = Preview(line, name, self.model, self.encoding, self.limit)
-        if found in (PREFERENCE, TRL_PREFERENCE):
-            self._pair(row, made)
-        elif found is TEXT:
-            made.sequences.append(self.text(str(row["text"])))
-            made.notes.append("Text rows are trained from the first token to the last.")
-        elif found is UNPAIRED:
-            self._judged(row, made)
+        row_format = formats.format_of(row)
+        name = row_format.name if row_format else "unknown"
+        preview = Preview(line, name, self.model, self.encoding, self.limit)
+        if row_format in (PREFERENCE, TRL_PREFERENCE):
+            self._pair(row, preview)
+        elif row_format is TEXT:
+            preview.sequences.append(self.text(str(row["text"])))
+            preview.notes.append("Text rows are trained from the first token to the last.")
+        elif row_format is UNPAIRED:
+            self._unpaired(row, preview)
         else:
             chat = formats.as_chat(row)
-            self._chat(row_access.messages_of(chat.get("messages")), chat, made)
-        return made
+            self._chat(row_access.messages_of(chat.get("messages")), chat, preview)
+        return preview
 
-    def _chat(self, messages: Conversation, row: Json, made: Preview) -> None:
-        made.sequences.append(self.conversation(messages, row))
-        made.notes += self.notes(messages, row)
+    def _chat(self, messages: Conversation, row: Json, preview: Preview) -> None:
+        preview.sequences.append(self.conversation(messages, row))
+        preview.notes += self.notes(messages, row)
 
-    def _judged(self, row: Json, made: Preview) -> None:
-        """A row with a label (KTO): one answer, judged good or bad."""
-        asked = _unlearnt(row_access.messages_of(row.get("prompt")))
+    def _unpaired(self, row: Json, preview: Preview) -> None:
+        """Add a row with a label (KTO): one answer, labelled good or bad."""
+        prompt = _untrained(row_access.messages_of(row.get("prompt")))
         answer = row_access.messages_of(
             row_access.first(row, "messages", "completion"), "assistant"
         )
-        self._chat([*asked, *answer], row, made)
-        judged = "good, to be made likelier" if row.get("label") else "bad, to be made less likely"
-        made.notes.append(f"The answer is labelled {judged}.")
+        self._chat([*prompt, *answer], row, preview)
+        label, effect = ("good", "more") if row.get("label") else ("bad", "less")
+        preview.notes.append(f"The answer is labelled {label}; training makes it {effect} likely.")
 
-    def _pair(self, row: Json, made: Preview) -> None:
-        asked, good, bad, source = pair_of(row)
-        for name, answer in (("chosen", good), ("rejected", bad)):
-            made.sequences.append(self.conversation([*asked, *answer], source))
-            made.sequences[-1].name = name
-        _note_prompt(*made.sequences)
-        made.notes += self.notes([*asked, *good, *bad], source)
-        made.notes.append("The chosen answer is made likelier than the rejected one.")
+    def _pair(self, row: Json, preview: Preview) -> None:
+        prompt, chosen, rejected, source = pair_of(row)
+        for name, answer in (("chosen", chosen), ("rejected", rejected)):
+            preview.sequences.append(self.conversation([*prompt, *answer], source))
+            preview.sequences[-1].name = name
+        _count_shared_prompt(*preview.sequences)
+        preview.notes += self.notes([*prompt, *chosen, *rejected], source)
+        preview.notes.append("Training makes the chosen answer more likely than the rejected one.")
 
     @abstractmethod
     def conversation(self, messages: Conversation, row: Json) -> Sequence:
-        """Messages and the tools of ``row`` as tokens."""
+        """Return messages and the tools of ``row`` as tokens."""
 
     @abstractmethod
     def text(self, text: str) -> Sequence:
-        """Plain text, all of it trained."""
+        """Return plain text as tokens, all of them trained."""
 
     @abstractmethod
     def notes(self, messages: Conversation, row: Json) -> list[str]:
-        """What a reader has to know to trust the tokens."""
+        """Return what is exact, documented, inferred or not shown."""
 
 
 def pair_of(row: Json) -> tuple[Conversation, Conversation, Conversation, Json]:
-    """The prompt, the two answers and what holds the tools of a preference row, in OpenAI's form
-    or TRL's; answers in the prompt are not trained. Without a prompt it is what both share."""
+    """Return the prompt, both answers and the object with the tools of a preference row, in
+    OpenAI's form or TRL's. Without a prompt it is what both answers share; answers in it are not
+    trained."""
     source = {**row, **row_access.as_dict(row.get("input"))}
-    asked = row_access.messages_of(row_access.first(source, "messages", "prompt"))
-    good, bad = (
+    prompt = row_access.messages_of(row_access.first(source, "messages", "prompt"))
+    chosen, rejected = (
         row_access.messages_of(row_access.first(row, *keys), "assistant")
         for keys in (("preferred_output", "chosen"), ("non_preferred_output", "rejected"))
     )
-    if not asked:
-        same = [a == b for a, b in zip(good[:-1], bad[:-1], strict=False)]
+    if not prompt:
+        same = [a == b for a, b in zip(chosen[:-1], rejected[:-1], strict=False)]
         shared = same.index(False) if False in same else len(same)
-        asked, good, bad = good[:shared], good[shared:], bad[shared:]
-    return _unlearnt(asked), good, bad, source
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    return _untrained(prompt), chosen, rejected, source
 
 
-def _unlearnt(messages: Iterable[Message]) -> Conversation:
+def _untrained(messages: Iterable[Message]) -> Conversation:
     return [
         {**message, "weight": 0} if message.get("role") == "assistant" else message
         for message in messages
     ]
 
 
-def _note_prompt(chosen: Sequence, rejected: Sequence) -> None:
-    """Count the tokens the two begin with alike, none of them trained."""
+def _count_shared_prompt(chosen: Sequence, rejected: Sequence) -> None:
+    """Set ``prompt`` to the number of untrained tokens that both begin with."""
     shared = 0
     for one, other in zip(chosen.tokens, rejected.tokens, strict=False):
         if one != other or one.trained or (one.truncated and one.role == "assistant"):
