@@ -1,7 +1,7 @@
-"""What a backend implements, and everything its author needs: the one import of a plug-in.
+"""The contract of a backend, and every type it uses: the one import of a plug-in.
 
-Short calls, each of which returns at once. Waiting, retrying, storing and printing are written
-once, in ``jobs``.
+A backend has short calls, each of which returns at once. Waiting, retrying and storing are in
+``jobs``, once for all backends.
 """
 
 from __future__ import annotations
@@ -50,34 +50,34 @@ NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do, as data, so that a refusal comes before any work."""
+    """What a backend can do, as data, so that a job is refused before any work."""
 
-    hosted: bool  # does the data leave this machine?
+    hosted: bool  # True if the data leave this machine
     methods: frozenset[str]
-    priced: frozenset[str] = frozenset()  # methods it can estimate and not run
+    priced: frozenset[str] = frozenset()  # methods it can price but not run
     training_types: frozenset[str] = frozenset()
-    options: frozenset[str] = frozenset()  # spec fields it honours beside NEUTRAL
+    options: frozenset[str] = frozenset()  # spec fields it honours in addition to NEUTRAL
     min_rows: int = 1
     max_file_bytes: int | None = None
-    max_context: int | None = None  # tokens per example; longer ones are cut at the end
+    max_context: int | None = None  # tokens per example; longer examples are cut at the end
     no_new_jobs_after: date | None = None
-    life_cycle: LifeCycle | None = None  # the dates of the model that was asked for
+    life_cycle: LifeCycle | None = None  # dates of the model, where one is named
     unknown_model_reason: str = ""  # why this backend certainly lacks the model; "" if it may not
     notes: tuple[str, ...] = ()
-    poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest pause between polls
-    settle_seconds: float = 0.0  # how long a sent create may still take effect, see Gateway
+    poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest wait between polls
+    settle_seconds: float = 0.0  # how long a sent create may still take effect
 
     def require(self, backend: str, spec: TrainingSpec) -> None:
         """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
         if spec.method not in self.methods | self.priced:
             raise UnsupportedError(
                 f"Backend {backend!r} cannot do method {spec.method!r}; it does: "
-                f"{', '.join(sorted(self.methods)) or 'none that is known here'}.",
+                f"{', '.join(sorted(self.methods)) or 'none that we know of'}.",
                 backend=backend,
                 option="method",
             )
         if spec.training_type and spec.training_type not in self.training_types:
-            can = ", ".join(sorted(self.training_types)) or "it decides itself"
+            can = ", ".join(sorted(self.training_types)) or "it chooses itself"
             other = "use one of these" if self.training_types else "use --backend local"
             raise UnsupportedError(
                 f"Backend {backend!r} cannot do training_type {spec.training_type!r} ({can}).",
@@ -98,13 +98,13 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A dataset as a backend receives it: a private copy named by its content."""
+    """A dataset as a backend receives it: a copy named by its content."""
 
     path: Path
     sha256: str
     rows: int
     bytes: int
-    remote_id: str | None = None  # set when the backend has already received this content
+    remote_id: str | None = None  # set once the backend has this content
 
 
 class Usage(Model):
@@ -125,9 +125,9 @@ class ChatReply(Model):
 
 
 class HandleData(Model):
-    """What is known of a fine-tuned model: where it is and what it came from. JSON in and out.
+    """A fine-tuned model: where it is and what it was made from. JSON in and out.
 
-    Only the *name* of the key's environment variable is kept, never its value.
+    It keeps the *name* of the key's environment variable, never its value.
     """
 
     model_config = ConfigDict(extra="forbid", defer_build=True, protected_namespaces=())
@@ -143,7 +143,7 @@ class HandleData(Model):
     base_url: str | None = None
     api_key_env: str | None = None
     template_hash: str | None = None  # sha256 of the chat template it was trained with
-    system_prompt: str | None = None  # the one system prompt of the training data, if there was one
+    system_prompt: str | None = None  # of the training data, if all rows have the same one
     job_id: str | None = None
     dataset_sha256: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
@@ -159,7 +159,7 @@ class HandleData(Model):
 
 
 class ChatModel(Protocol):
-    """Something that answers. ``messages`` is OpenAI's list of role and content."""
+    """A model that answers. ``messages`` is OpenAI's list of role and content."""
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply: ...
 
@@ -169,92 +169,94 @@ class ChatModel(Protocol):
 class Backend(ABC):
     """Where a fine-tuning job runs.
 
-    Built by name (``backend="openai"``) or by you (``OpenAIBackend(base_url=...)``).
-    ``options()`` gives what a new process needs to build the same one; never a secret.
+    Users name it (``backend="openai"``) or build it (``OpenAIBackend(base_url=...)``).
+    ``finetune_gateway.testing.BackendContract`` tests what is said here.
     """
 
     name: ClassVar[str]
 
     @property
     def display_name(self) -> str:
-        """Its name in what people read; a host of another backend's has its own."""
+        """Return its name in messages; a host with a profile has a name of its own."""
         return self.name
 
     @abstractmethod
     def capabilities(self, model: str | None = None) -> Capabilities:
-        """What this backend can do (with this model); needs no key and no network."""
+        """Return what this backend can do (with this model). Needs no key and no network."""
 
     def options(self) -> dict[str, Any]:
-        """Constructor arguments as plain JSON, without secrets."""
+        """Return the constructor arguments as plain JSON, enough for another process to build the
+        same backend; never a secret."""
         return {}
 
     def identity(self) -> dict[str, Any]:
-        """The options that say where a job goes: two backends that are equal in these are one
-        to a repeated submit and to the files already sent."""
+        """Return the options that say where a job goes. A repeated submit, and files that were
+        already sent, are recognised by these."""
         return self.options()
 
     def bind(self, settings: Settings) -> None:
-        """Called by the gateway with its home folder. A backend without files ignores it."""
+        """Use the home folder of this gateway; called before any work. A backend without files
+        ignores it."""
         return None
 
     def check(self, spec: TrainingSpec) -> None:
-        """Raise when this spec cannot run here for a reason known before any work:
-        an unknown model, a base already retired, a missing key."""
+        """Raise if this spec cannot run here for a reason known before any work: an unknown model,
+        a base that is retired, a missing key."""
         return None
 
     @abstractmethod
     def counter(self, spec: TrainingSpec) -> TokenCounter:
-        """Counts rows as this backend would. Exact where the tokenizer is known. Offline."""
+        """Return a counter that counts rows as this backend does. Offline."""
 
     def preview_renderer(self, spec: TrainingSpec) -> PreviewRenderer | None:
-        """Return what shows rows as this backend's models see them, offline; None: rows are shown
-        by the hosts' documented rule."""
+        """Return what shows rows as this backend's models see them, offline; None to show them by
+        the hosts' documented rule."""
         return None
 
     @abstractmethod
     def estimate(
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
-        """Money, time and memory of a run on rows with these ``tokens``, with a validation file
-        or without. Offline."""
+        """Return money, time and memory of a run on rows with these ``tokens``. Offline."""
 
     def upload(self, file: DataFile) -> str | None:
-        """Send a file; return the provider's id, or None where nothing is sent."""
+        """Send a file once and return the provider's id; None if nothing is sent."""
         return None
 
     def find_upload(self, file: DataFile) -> str | None:
-        """The id of a file that an earlier ``upload`` may have sent. An error says nothing
-        about whether it was: None means it was looked for and is not there."""
+        """Return the id of a file with this content that an earlier ``upload`` has sent; None if
+        there certainly is none. A search that failed must raise."""
         return None
 
     @abstractmethod
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
     ) -> str:
-        """Create the job once, tagged with our ``job_id``; return the provider's id.
+        """Create the job once, tagged with our ``job_id``, and return the provider's id.
 
-        Raises BackendError; ``maybe_applied`` must be True when the job may exist.
+        Raises BackendError; ``maybe_applied`` must be True if the job may exist.
         """
 
     @abstractmethod
     def find(self, job_id: str) -> str | None:
-        """The provider's id of the job tagged ``job_id``, or None when there certainly is none.
+        """Return the provider's id of the job tagged ``job_id``; None if there certainly is none.
 
-        None allows the gateway to send the job again; a look that failed must raise.
+        None allows the gateway to send the job again. A search that failed must raise.
         """
 
     @abstractmethod
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
-        """Status and what is new since ``cursor``. Repeatable."""
+        """Return the status, and what is new since ``cursor``. Repeatable: the same cursor gives
+        the same answer, or the same and more."""
 
     @abstractmethod
     def cancel(self, provider_id: str) -> None:
-        """Ask the job to stop. Cancelling an ended job does nothing."""
+        """Ask the job to stop; a job that has ended stays as it is."""
 
     @abstractmethod
     def open(self, handle: HandleData) -> ChatModel:
-        """Something that answers as the model of this handle."""
+        """Return the model of this handle, ready to chat."""
 
     def log_path(self, provider_id: str) -> Path | None:
-        """A file with the raw log of the job, where there is one."""
+        """Return the file with the raw log of the job, if there is one."""
         return None

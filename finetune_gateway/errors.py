@@ -7,7 +7,7 @@ message and what to do next in ``hint``.
       DataError(ValueError)               3    .report      bad rows, with lines and fixes
       SpecError(ValueError)               2                 contradictory or unknown settings
       UnsupportedError                    2    .backend .option
-      BudgetError                         4                 over the limit, or nobody said yes
+      BudgetError                         4                 over the limit, or not confirmed
       MissingDependency(ImportError)      1    .extra
       NotFoundError(LookupError)        102                 no such job, model, file
       StoreError(OSError)                 1                 disk full, store locked or damaged
@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Protocol
 
 
 class FindingsReport(Protocol):
-    """What a DataError carries: the report of ``findings``, of which this module knows no more."""
+    """The part of a ``findings.Report`` that a DataError needs."""
 
     @property
     def findings(self) -> list[Any]: ...
@@ -82,7 +82,7 @@ class UnsupportedError(GatewayError):
 
 
 class BudgetError(GatewayError):
-    """The estimate is over the limit that was set, or nobody confirmed the price."""
+    """The estimate is over the limit, or the price was not confirmed."""
 
     exit_code = 4
 
@@ -111,9 +111,9 @@ class StoreError(GatewayError, OSError):
 class BackendError(GatewayError, RuntimeError):
     """A backend refused, failed or could not be reached.
 
-    ``maybe_applied`` is True when the request may have taken effect although no
-    answer came back (time-out, reset, 5xx): such a request is never simply sent
-    again, see ``jobs.submission``.
+    ``maybe_applied`` is True if the request may have taken effect although no answer
+    came back (time-out, reset, 5xx). Such a request is never simply sent again, see
+    ``jobs.submission``.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class BackendError(GatewayError, RuntimeError):
 
 
 class AuthenticationError(BackendError):
-    """The key is missing, wrong, or does not allow this."""
+    """The key is missing, wrong, or not allowed to do this."""
 
     exit_code = 5
 
@@ -156,7 +156,7 @@ class JobFailed(JobError):
 
 
 class JobNotFinished(JobError, TimeoutError):
-    """The wait ended before the job did. The job goes on."""
+    """The wait ended before the job did. The job continues."""
 
     exit_code = 101
 

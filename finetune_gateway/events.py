@@ -1,4 +1,4 @@
-"""What a job reports: its status, events, metrics and checkpoints.
+"""What a job reports: status, events, metrics, checkpoints.
 
 Knows nothing of backends or storage. Status words are OpenAI's
 (``fine_tuning.job.status``), plus ``cancelling`` and ``unknown``.
@@ -16,7 +16,7 @@ from finetune_gateway.model import Model
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. ``final`` states never change again."""
+    """The state of a job. A ``final`` status never changes again."""
 
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"
@@ -26,15 +26,16 @@ class JobStatus(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    UNKNOWN = "unknown"  # the provider used a word we do not know: shown, never final
+    UNKNOWN = "unknown"  # a word of the provider that we do not know: shown, never final
 
     @property
     def final(self) -> bool:
+        """True if the job has ended."""
         return self in FINAL
 
     @classmethod
     def parse(cls, raw: str) -> JobStatus:
-        """Map a provider's own word; an unknown one becomes ``UNKNOWN``, never an error."""
+        """Return the status for a provider's word; ``UNKNOWN`` for a word we do not know."""
         try:
             return cls(raw)
         except ValueError:
@@ -43,8 +44,8 @@ class JobStatus(StrEnum):
 
 FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
-# A stored status only ever moves to an equal or higher rank, so a late or replayed
-# answer cannot take a job backwards. UNKNOWN has no rank: it never replaces a known word.
+# A stored status only moves to an equal or higher rank, so a late or repeated answer cannot take
+# a job backwards. UNKNOWN ranks lowest: it never replaces a known status.
 RANK = {
     JobStatus.UNKNOWN: -1,
     JobStatus.VALIDATING_FILES: 0,
@@ -59,13 +60,13 @@ RANK = {
 
 
 def later(old: JobStatus, new: JobStatus) -> JobStatus:
-    """The status to keep when ``new`` is reported after ``old``."""
+    """Return the status to keep when ``new`` is reported after ``old``."""
     return new if not old.final and RANK[new] >= RANK[old] else old
 
 
 class Event(Model):
-    """One thing a job said. ``data`` of a ``metrics`` event holds OpenAI's names:
-    step, total_steps, train_loss, valid_loss, learning_rate, ..."""
+    """One report of a job. ``data`` of a ``metrics`` event has OpenAI's names: step, total_steps,
+    train_loss, valid_loss, learning_rate, ..."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
@@ -78,7 +79,7 @@ class Event(Model):
 
 
 class Metric(Model):
-    """The figures of one training step; what a backend does not report is None."""
+    """The metrics of one training step; None for what the backend does not report."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="allow")
 
@@ -101,8 +102,8 @@ class Checkpoint(Model):
 
 
 class Result(Model):
-    """What a backend hands over when a job has succeeded: the parts of a ``ModelHandle``
-    that only the backend knows."""
+    """What a backend returns for a job that has succeeded: the parts of a ``ModelHandle`` that only
+    the backend knows."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
@@ -111,13 +112,13 @@ class Result(Model):
     base_revision: str | None = None
     base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
     template_hash: str | None = None
-    first_answer: str | None = None  # set when the backend itself has already chatted with it
+    first_answer: str | None = None  # set if the backend has already chatted with the model
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
 class Snapshot(Model):
-    """The answer of ``Backend.poll``. The same cursor gives the same answer, or the same
-    and more, so a crash between poll and store loses nothing."""
+    """The answer of ``Backend.poll``. The same cursor gives the same answer, or the same and more,
+    so a crash between poll and store loses nothing."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -129,6 +130,6 @@ class Snapshot(Model):
     cursor: str | None = None
     result: Result | None = None
     trained_tokens: int | None = None
-    seconds: float | None = None  # it took until now, by the backend's own clock
-    finished_at: float | None = None  # seconds since the epoch, where the backend says so
+    seconds: float | None = None  # spent so far, by the backend's own clock
+    finished_at: float | None = None  # seconds since the epoch, if the backend reports it
     error: str | None = None

@@ -1,7 +1,7 @@
-"""What a job took, and what the jobs of a month leave of its budget.
+"""The actual cost of a job, its limit, and the budget of a month.
 
-Knows stored jobs alone: each keeps its estimate and the price rows of that day, so what an old job
-cost does not change with the price table. Calls no service.
+Uses stored jobs only. Each keeps its estimate and the price rows of that day, so the cost of an old
+job does not change with the price table.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from finetune_gateway.renderers import Shown
 ZERO = Decimal(0)
 BILLED = ("train_mtok", "train_hour", "gpu_hour")  # units a training bill is made of
 CENT_PARTS = Decimal("0.000001")
-NAMED = 5  # jobs a refusal lists
+NAMED = 5  # jobs that a refusal lists
 
 
 class Quote(Model):
-    """What is read of the estimate a job was stored with."""
+    """The parts of a job's stored estimate that are used here."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -40,29 +40,33 @@ class Quote(Model):
 
     @classmethod
     def of(cls, record: JobRecord) -> Self:
+        """Return the quote of a job; empty if it was stored without an estimate."""
         return cls.model_validate(record.estimate or {})
 
     @property
     def row(self) -> Price | None:
-        """The price row the bill rests on."""
+        """The price row that the bill is based on."""
         return next((price for price in self.prices if price.unit in BILLED), None)
 
     @property
     def tokens(self) -> int | None:
-        """What the job was expected to train: as a host bills them, or as a local trainer
-        counts them; both stand beside the job's own ``trained_tokens``."""
-        said = self.billed_tokens or self.trained_tokens
-        return said.expected if said else None
+        """The expected tokens: as a host bills them, or as a local trainer counts them. Either is
+        compared with the job's own ``trained_tokens``."""
+        tokens = self.billed_tokens or self.trained_tokens
+        return tokens.expected if tokens else None
 
     @property
     def high(self) -> Decimal:
-        """The most the job was said to cost; 0 where no price is known."""
+        """The high estimate of the cost; 0 if no price is known."""
         return self.cost_usd.high if self.cost_usd else ZERO
 
 
 class Actual(Model):
-    """What an ended job took. ``seconds``: by the backend's own clock; a hosted one counts its
-    queue too. None means not known; ``basis`` says what the cost rests on, or why there is none."""
+    """What an ended job took; None means not known.
+
+    ``seconds``: by the backend's own clock; a hosted backend counts its queue too. ``basis``: what
+    the cost is based on, or why there is none.
+    """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -74,7 +78,7 @@ class Actual(Model):
 
 
 def actual(record: JobRecord) -> Actual | None:
-    """What a job took in the end; None while it goes on. Offline."""
+    """Return what a job took; None while it is running. Offline."""
     if not record.status.final:
         return None
     quote = Quote.of(record)
@@ -89,7 +93,7 @@ def actual(record: JobRecord) -> Actual | None:
 
 
 def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None, str]:
-    """The cost, the row it comes from, and that in words."""
+    """Return the cost, its price row, and what it is based on, in words."""
     if never_created(record):
         return ZERO, None, "nothing was created"
     row = quote.row
@@ -100,18 +104,18 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
     of = f"of {row.as_of}, {row.source}"
     if row.unit == "train_mtok":
         if record.trained_tokens is None:
-            return None, row, f"{record.display_name} has not said how many tokens were trained"
+            return None, row, f"{record.display_name} did not report the trained tokens"
         cost = row.usd * record.trained_tokens / MILLION
         return cost, row, f"{record.trained_tokens:,} tokens x ${row.usd} a million, {of}"
     if record.seconds is None:
-        return None, row, f"{record.display_name} has not said how long it trained"
+        return None, row, f"{record.display_name} did not report how long it trained"
     hours = Decimal(str(record.seconds)) / 3600
     cost = (hours * row.usd).quantize(CENT_PARTS)
     return cost, row, f"{hours:.4f} hours x ${row.usd}, {of}"
 
 
 def never_created(record: JobRecord) -> bool:
-    """Is it certain that no backend has this job? The step ``creating`` is a doubt."""
+    """True if certainly no backend has this job; in the step ``creating`` one may have it."""
     return record.provider_id is None and record.step != "creating"
 
 
@@ -146,14 +150,14 @@ def require_within(estimate: Estimate, limit: Decimal | None) -> None:
 
 
 class Hold(Model):
-    """What one job takes of a month: its high estimate until its cost is known."""
+    """What one job takes of a month's budget: its high estimate until its cost is known."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     job_id: str
     status: JobStatus
     usd: Decimal
-    spent: bool  # has the job ended?
+    spent: bool  # True if the job has ended
 
 
 class Budget(Shown, Model):
@@ -196,7 +200,7 @@ class Budget(Shown, Model):
 
 
 def month_of(moment: float) -> tuple[str, float, float]:
-    """The name of a moment's month in UTC, its first second, and the first of the next."""
+    """Return the month of a moment in UTC, like 2026-11, its first second and the next month's."""
     start = datetime.fromtimestamp(moment, UTC).replace(
         day=1, hour=0, minute=0, second=0, microsecond=0
     )
@@ -205,18 +209,18 @@ def month_of(moment: float) -> tuple[str, float, float]:
 
 
 def held(record: JobRecord, alive: Callable[[str], bool]) -> Decimal:
-    """What a job takes of its month.
+    """Return what a job takes of its month's budget, in USD.
 
-    ``alive`` tells whether a process is at work on sending a job. One that nobody sends, that was
-    certainly not created and of which nobody was told takes nothing: its submitter is dead, and
-    who goes on with it asks for its share again.
+    ``alive`` is True for a job that a process is sending now. A job that no process is sending,
+    that was certainly not created and that has no phase takes nothing: its submitter is dead, and
+    whoever continues it reserves its share again.
     """
     if record.status.final:
-        found = actual(record)
-        known = found.cost_usd if found else None
+        ended = actual(record)
+        known = ended.cost_usd if ended else None
         return Quote.of(record).high if known is None else known
-    told = record.phase != ""  # turned away for now: somebody will look at it again
-    if never_created(record) and not told and not alive(record.id):
+    waiting = record.phase != ""  # rejected for now: it will be sent again
+    if never_created(record) and not waiting and not alive(record.id):
         return ZERO
     return Quote.of(record).high
 
@@ -227,17 +231,17 @@ def budget(
     cap: Decimal | None,
     alive: Callable[[str], bool],
 ) -> Budget:
-    """The month as these jobs, all of it, leave it."""
+    """Return the budget of a month; ``records``: all its jobs."""
     holds = [
-        Hold(job_id=one.id, status=one.status, usd=usd, spent=one.status.final)
-        for one in records
-        if (usd := held(one, alive)) > 0
+        Hold(job_id=record.id, status=record.status, usd=usd, spent=record.status.final)
+        for record in records
+        if (usd := held(record, alive)) > 0
     ]
     return Budget(month=month, cap_usd=cap, holds=tuple(sorted(holds, key=lambda hold: -hold.usd)))
 
 
 def admit(record: JobRecord, others: Budget) -> None:
-    """Raise BudgetError when the job does not fit into what the others leave of the month."""
+    """Raise BudgetError if the job does not fit into what the other jobs leave of the month."""
     left = others.left_usd
     quote = Quote.of(record)
     if left is None:
@@ -245,7 +249,7 @@ def admit(record: JobRecord, others: Budget) -> None:
     if quote.cost_usd is None and record.hosted:
         raise BudgetError(
             f"No price is known for {record.spec.model!r}, so the budget of {others.month} "
-            "cannot be kept to.",
+            "cannot be checked.",
             hint="Give --train-price USD, or add a row: ftg prices set --help",
         )
     if quote.high <= left:
@@ -254,25 +258,25 @@ def admit(record: JobRecord, others: Budget) -> None:
         f"The job may cost {dollars(quote.high)} USD, and {dollars(left)} of the "
         f"{dollars(others.cap_usd or ZERO)} for {others.month} (UTC) are left: "
         f"{dollars(others.spent_usd)} spent, {dollars(others.reserved_usd)} reserved"
-        f"{_named(others.holds)}.",
+        f"{_list_holds(others.holds)}.",
         hint="Wait for a job to end, cancel one, or raise the cap: ftg config set "
         "budget.monthly_usd USD. All of them: ftg report costs",
     )
 
 
-def _named(holds: tuple[Hold, ...]) -> str:
+def _list_holds(holds: tuple[Hold, ...]) -> str:
     if not holds:
         return ""
-    told = [
+    jobs = [
         f"{hold.job_id} {dollars(hold.usd)}{'' if hold.spent else ' reserved'}"
         for hold in holds[:NAMED]
     ]
     more = f", {len(holds) - NAMED} more" if len(holds) > NAMED else ""
-    return f" ({', '.join(told)}{more})"
+    return f" ({', '.join(jobs)}{more})"
 
 
 def dollars(amount: Decimal) -> str:
-    """An amount for people: cents, or three digits of less than a dollar."""
+    """Return an amount in cents; below a dollar, at least three significant digits."""
     if amount >= 1 or amount == 0:
         return f"{amount:,.2f}"
     return f"{amount:.{max(2, 2 - amount.adjusted())}f}"

@@ -1,6 +1,6 @@
-"""The usable result of a job: a small JSON object that any process can load and chat with.
+"""The result of a job: a small JSON object that any process can load and chat with.
 
-Knows which backend can open it; the chatting itself is the backend's ``open``.
+It names its backend; the backend's ``open`` does the chatting.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ MANIFEST = "manifest.json"  # sha256 of every file of a local model; written las
 
 
 class ModelHandle(Shown, HandleData):
-    """A fine-tuned model that answers: where it is, what it came from, how to talk to it."""
+    """A fine-tuned model: where it is, what it was made from, and how to chat with it."""
 
     _model: ChatModel | None = PrivateAttr(default=None)
 
     def chat(
         self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
     ) -> ChatReply:
-        """Answer a prompt or a list of messages.
+        """Return the answer to a prompt or a list of messages.
 
-        A plain prompt gets the system prompt of the training data, unless ``system`` names
-        another one ("" for none). ``sampling``: max_tokens, temperature, top_p, seed, stop.
+        A plain prompt gets the system prompt of the training data, unless ``system`` is another
+        one ("" for none). ``sampling``: max_tokens, temperature, top_p, seed, stop.
         """
         started = time.perf_counter()
         reply = self._open().chat(self.as_messages(messages, system), **sampling)
@@ -43,24 +43,23 @@ class ModelHandle(Shown, HandleData):
     def stream(
         self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
     ) -> Iterator[str]:
-        """The same answer, piece by piece."""
+        """Yield the answer in pieces; arguments as for ``chat``."""
         return self._open().stream(self.as_messages(messages, system), **sampling)
 
     def as_messages(
         self, messages: str | list[dict[str, Any]], system: str | None = None
     ) -> list[dict[str, Any]]:
-        """The list of messages a call of ``chat`` with these arguments sends."""
-        asked = (
-            [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-        )
-        has_system = any(message.get("role") in ("system", "developer") for message in asked)
-        chosen = self.system_prompt if system is None else system
-        if has_system or not chosen:
-            return asked
-        return [{"role": "system", "content": chosen}, *asked]
+        """Return the messages that ``chat`` sends for these arguments."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        has_system = any(message.get("role") in ("system", "developer") for message in messages)
+        prompt = self.system_prompt if system is None else system
+        if has_system or not prompt:
+            return list(messages)
+        return [{"role": "system", "content": prompt}, *messages]
 
     def attach(self, backend: Backend) -> None:
-        """Answer through this backend object rather than one built from the stored options."""
+        """Use this backend object rather than one built from the stored options."""
         self._model = backend.open(self)
 
     def _open(self) -> ChatModel:
@@ -69,7 +68,7 @@ class ModelHandle(Shown, HandleData):
         return self._model
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the handle as JSON; a folder gets ``finetune_gateway.json`` inside it."""
+        """Write the handle as JSON and return the path; in a folder, ``finetune_gateway.json``."""
         target = Path(path)
         target = target / FILE_NAME if target.is_dir() else target
         write_atomic(target, self.model_dump_json(indent=2) + "\n")
@@ -90,7 +89,7 @@ class ModelHandle(Shown, HandleData):
             raise SpecError(
                 f"{source} is not a model handle: {exc}.", hint="Was it written by ftg?"
             ) from None
-        # A folder that was moved or copied to another machine speaks for itself.
+        # The folder may have been moved, or copied to another machine.
         if handle.kind != "hosted" and (source.parent / MANIFEST).exists():
             handle.model = str(source.parent.absolute())
         return handle

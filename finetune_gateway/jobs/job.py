@@ -1,7 +1,7 @@
-"""A job: look at it, watch it, wait for it, take its result, stop it.
+"""A job: refresh it, watch it, wait for it, take its result, cancel it.
 
-Waiting is written once, here, over the short calls of any backend. Whatever is learnt is
-stored at once, so another process can go on from the same place.
+Waiting is written here, once, with the short calls of any backend. Each answer is stored at once,
+so another process can continue from there.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Advance = Callable[[JobRecord, Backend], JobRecord]
 # OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
 READY_SECONDS = 600.0
 PROBE_TOKENS = 32
-PATIENCE_SECONDS = 600.0  # how long wait() continues while the provider cannot be reached
+PATIENCE_SECONDS = 600.0  # wait() continues so long while the provider cannot be reached
 JITTER = 0.2  # share by which a pause between two polls may be shorter
 
 
 class Job(Shown):
-    """One training run, wherever it runs. Any process can make one from its id.
+    """One training run, on any backend. Any process can open it by its id.
 
     >>> job = gateway.submit("train.jsonl", model="gpt-4.1-mini-2025-04-14")
     >>> job.wait().status
@@ -55,7 +55,7 @@ class Job(Shown):
 
     @cached_property
     def backend(self) -> Backend:
-        """Loaded when first needed: a job whose plug-in is gone can still be listed."""
+        """Its backend, loaded when first used: a job whose plug-in is gone can still be listed."""
         return self._load()
 
     @property
@@ -64,12 +64,12 @@ class Job(Shown):
 
     @property
     def provider_id(self) -> str | None:
-        """The provider's own id; None until the provider has confirmed the job."""
+        """The provider's id; None until the provider has confirmed the job."""
         return self.record.provider_id
 
     @property
     def status(self) -> JobStatus:
-        """The last status that was stored; ``refresh`` asks the backend."""
+        """The stored status; ``refresh`` asks the backend for the current one."""
         return self.record.status
 
     @property
@@ -83,14 +83,14 @@ class Job(Shown):
 
     @property
     def actual(self) -> Actual | None:
-        """Tokens, time and cost of a job that has ended, by the price it was submitted at; None
-        while it goes on."""
+        """Tokens, time and cost of an ended job, by the price it was submitted at; None while it is
+        running."""
         return budgets.actual(self.record)
 
-    # -- one look ------------------------------------------------------------------------
+    # -- one poll ------------------------------------------------------------------------
 
     def refresh(self) -> Job:
-        """Ask the backend once and store what is new. Raises BackendError."""
+        """Ask the backend once, store what is new, and return self. Raises BackendError."""
         self.record = self._store.get(self.id)
         if self.record.provider_id is None and not self.status.final:
             self.record = self._advance(self.record, self.backend)
@@ -102,12 +102,12 @@ class Job(Shown):
         return self
 
     def events(self, after: int = 0) -> list[Event]:
-        """What the job has said so far, oldest first; those stored after number ``after``."""
+        """Return the stored events, oldest first; those after number ``after``."""
         return [event for _, event in self._store.events(self.id, after)]
 
     def metrics(self) -> list[Metric]:
-        """The figures by step. A step that was run again after a restart counts once, with its
-        newest values."""
+        """Return the metrics by step. A step that ran again after a restart counts once, with its
+        latest values."""
         by_step: dict[int, dict[str, Any]] = {}
         for event in self.events():
             if event.type == "metrics" and isinstance(event.data.get("step"), int):
@@ -116,61 +116,61 @@ class Job(Shown):
         return [Metric.model_validate(by_step[step]) for step in sorted(by_step)]
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The models saved during training that are still known."""
+        """Return the models saved during training."""
         return self._store.checkpoints(self.id)
 
     def log_path(self) -> Path | None:
-        """The file with the raw log, where the backend keeps one."""
+        """Return the file with the raw log, if the backend keeps one."""
         return self.backend.log_path(self.provider_id) if self.provider_id else None
 
-    # -- many looks ----------------------------------------------------------------------
+    # -- many polls ----------------------------------------------------------------------
 
     def watch(self, timeout: float | None = None) -> Iterator[Event]:
-        """Events as they come, until the job has ended or ``timeout`` seconds have passed.
+        """Yield events as they come, until the job has ended or ``timeout`` seconds have passed.
 
-        Short failures to reach the provider are waited out (10 minutes).
+        If the provider cannot be reached, keep trying for 10 minutes.
         """
-        seen = 0
-        for _ in self._looks(timeout):
-            fresh = self._store.events(self.id, seen)
-            yield from (event for _, event in fresh)
-            seen = fresh[-1][0] if fresh else seen
+        last = 0
+        for _ in self._polls(timeout):
+            events = self._store.events(self.id, last)
+            yield from (event for _, event in events)
+            last = events[-1][0] if events else last
 
     def wait(self, timeout: float | None = None) -> Job:
-        """Block until the job has ended, however it ended.
+        """Block until the job has ended, whatever its status, and return self.
 
-        Raises JobNotFinished after ``timeout`` seconds; the job goes on.
+        Raises JobNotFinished after ``timeout`` seconds; the job continues.
         """
-        for _ in self._looks(timeout):
+        for _ in self._polls(timeout):
             pass
         if not self.status.final:
             raise JobNotFinished(
                 f"Job {self.id} is still {self.status} after {timeout:g} s.",
-                hint=f"It goes on. Run: ftg watch {self.id}",
+                hint=f"It continues. Run: ftg watch {self.id}",
                 job_id=self.id,
             )
         return self
 
-    def _looks(self, timeout: float | None) -> Iterator[None]:
-        """Refresh again and again, each time a little later while nothing changes."""
+    def _polls(self, timeout: float | None) -> Iterator[None]:
+        """Refresh until the job has ended; wait longer while nothing changes."""
         first, longest = self.backend.capabilities().poll_seconds
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause, seen, failing_since = first, None, None
+        pause, before, failing_since = first, None, None
         while True:
             try:
                 self.refresh()
                 failing_since = None
             except BackendError as exc:
                 failing_since = failing_since or time.monotonic()
-                tired = time.monotonic() - failing_since > PATIENCE_SECONDS
-                if tired or not (exc.retryable or exc.maybe_applied):
+                too_long = time.monotonic() - failing_since > PATIENCE_SECONDS
+                if too_long or not (exc.retryable or exc.maybe_applied):
                     raise
             yield
             if self.status.final or (deadline is not None and time.monotonic() >= deadline):
                 return
             now = (self.record.cursor, self.status, self.phase)
-            pause = first if now != seen else min(pause * 1.5, longest)
-            seen = now
+            pause = first if now != before else min(pause * 1.5, longest)
+            before = now
             # Jitter: processes that follow the same job do not all poll at once.
             wait = pause * random.uniform(1 - JITTER, 1)
             left = wait if deadline is None else deadline - time.monotonic()
@@ -179,9 +179,9 @@ class Job(Shown):
     # -- the end -------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> ModelHandle:
-        """Wait for the model and hand it over once it has answered a chat.
+        """Wait for the model and return it once it has answered a chat.
 
-        Raises JobFailed or JobCancelled when there will be no model, JobNotFinished after
+        Raises JobFailed or JobCancelled if there will be no model, JobNotFinished after
         ``timeout`` seconds.
         """
         if not self.status.final:
@@ -199,10 +199,10 @@ class Job(Shown):
         return self._ready(self._handle())
 
     def cancel(self) -> Job:
-        """Ask the job to stop. An ended job stays as it is.
+        """Ask the job to stop and return self. An ended job stays as it is.
 
-        A job that may be with its provider is looked for there first, so that nothing goes on
-        unseen; one that was certainly not created is not sent any more.
+        A job that the provider may have is looked up there first, so that none runs on unnoticed.
+        A job that was certainly not created is not sent any more.
         """
         self.record = self._store.get(self.id)
         if not self.status.final and budgets.never_created(self.record):
@@ -216,14 +216,14 @@ class Job(Shown):
         return self.refresh()
 
     def _cancel_unsent(self) -> Job:
-        """End a job that no provider has; one that may be with it is left alone."""
+        """End a job that no provider has. Raises JobNotFinished if the provider may have it."""
         with self._store.lock(self.id) as mine:
             self.record = self._store.get(self.id)
             if mine and self.record.provider_id is None and self.record.step != "creating":
                 self.record = self._store.end(self.id, JobStatus.CANCELLED)
                 return self
         raise JobNotFinished(
-            f"Job {self.id} may be with {self.backend.name} but is not yet confirmed.",
+            f"{self.backend.name} may have job {self.id}, but has not confirmed it yet.",
             hint="Cancel again in a minute.",
             job_id=self.id,
         )
@@ -234,7 +234,7 @@ class Job(Shown):
             return ModelHandle.model_validate(record.handle)
         if record.result is None:
             raise NotFoundError(
-                f"Job {self.id} succeeded but left no model.", hint="Ask its backend."
+                f"Job {self.id} succeeded but left no model.", hint="Report it to its backend."
             )
         result = record.result
         dates = self.backend.capabilities(record.spec.model).life_cycle
@@ -260,7 +260,7 @@ class Job(Shown):
         )
 
     def _ready(self, handle: ModelHandle) -> ModelHandle:
-        """The handle once it has answered; an answer the backend already has is enough."""
+        """Return the handle once its model has answered; the backend may have an answer already."""
         handle.attach(self.backend)
         if not handle.ready:
             reply = self._first_answer(handle)

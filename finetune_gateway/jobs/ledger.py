@@ -1,6 +1,6 @@
-"""The ledger: one line a job, what it was said to cost and what it did cost.
+"""The ledger: estimated and actual cost of each job, one line per job.
 
-Knows stored jobs alone; amounts are ``Decimal`` to the last digit.
+Uses stored jobs only. Amounts are exact ``Decimal``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from finetune_gateway.model import Model
 from finetune_gateway.renderers import Shown
 
 Day = date
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one (OWASP)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula (OWASP)
 
 
 class Line(Model):
-    """One job. Estimates are those it was submitted with; what is not known is None.
+    """One job, with the estimates it was submitted with. None means not known.
 
-    ``counted_usd`` is what the budget of its month takes it for.
+    ``counted_usd``: what the job takes of its month's budget.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -56,7 +56,7 @@ class Line(Model):
 
 
 class Totals(Model):
-    """Sums over the lines that know; ``without_actual`` counts ended jobs that do not."""
+    """Sums over the lines that have a value. ``without_actual``: ended jobs that have none."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -72,7 +72,7 @@ class Totals(Model):
 
 
 class Ledger(Shown, Model):
-    """The jobs of some days, oldest first, and what they come to."""
+    """The jobs of a period, oldest first, and their totals."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -82,8 +82,8 @@ class Ledger(Shown, Model):
     totals: Totals
 
     def to_csv(self) -> str:
-        """One line a job under the names of its fields. Text that a spreadsheet would take for a
-        formula is preceded by an apostrophe."""
+        """Return a line per job under the names of its fields. Text that a spreadsheet would run as
+        a formula begins with an apostrophe."""
         target = io.StringIO()
         writer = csv.DictWriter(target, list(Line.model_fields), lineterminator="\n")
         writer.writeheader()
@@ -93,8 +93,8 @@ class Ledger(Shown, Model):
 
 
 def bounds(since: date | None, until: date | None) -> tuple[float, float | None]:
-    """The first second of ``since`` and the one behind ``until``. Raises SpecError when they are
-    no days, or the wrong way round."""
+    """Return the first second of ``since`` and the first after ``until``. Raises SpecError if they
+    are not dates, or in the wrong order."""
     for name, day in (("since", since), ("until", until)):
         if day is not None and not isinstance(day, date):
             raise SpecError(f"{name} cannot be {day!r}.", hint="Give a datetime.date.")
@@ -110,15 +110,15 @@ def of(
     until: date | None,
     alive: Callable[[str], bool],
 ) -> Ledger:
-    """The ledger of these jobs. ``alive``: see ``spending.held``."""
+    """Return the ledger of these jobs. ``alive``: see ``budget.held``."""
     lines = tuple(_line(record, alive) for record in records)
     return Ledger(since=since, until=until, jobs=lines, totals=_totals(lines))
 
 
 def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
     quote = budgets.Quote.of(record)
-    found = budgets.actual(record)
-    cost, row = quote.cost_usd, quote.row
+    actual = budgets.actual(record)
+    cost, price = quote.cost_usd, quote.row
     return Line(
         date=datetime.fromtimestamp(record.created_at, UTC).date(),
         job_id=record.id,
@@ -129,17 +129,17 @@ def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
         estimated_low_usd=cost.low if cost else None,
         estimated_usd=cost.expected if cost else None,
         estimated_high_usd=cost.high if cost else None,
-        actual_usd=found.cost_usd if found else None,
+        actual_usd=actual.cost_usd if actual else None,
         counted_usd=budgets.held(record, alive),
         estimated_tokens=quote.tokens,
         trained_tokens=record.trained_tokens,
         estimated_seconds=quote.seconds.expected if quote.seconds else None,
         seconds=record.seconds,
-        price_usd=row.usd if row else None,
-        price_unit=row.unit if row else None,
-        price_as_of=row.as_of if row else None,
-        price_source=row.source if row else None,
-        basis=found.basis if found else "not ended",
+        price_usd=price.usd if price else None,
+        price_unit=price.unit if price else None,
+        price_as_of=price.as_of if price else None,
+        price_source=price.source if price else None,
+        basis=actual.basis if actual else "not ended",
     )
 
 

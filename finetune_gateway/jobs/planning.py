@@ -1,8 +1,8 @@
-"""What a job would take, before anything is sent: its files checked, counted and priced, for one
-option or for several side by side.
+"""Plan a job before anything is sent: check, count and price its files, for one option or for
+several side by side.
 
-Options that count alike share one pass over a file: OpenAI and Azure on four models are one, a
-local model with its own template is another. Knows backends by their calls; sends nothing.
+Options that count alike share one pass over a file: OpenAI and Azure with four models need one, a
+local model with its own template another. Sends nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -69,8 +69,8 @@ class Plan(Shown):
 
 @dataclass(frozen=True, repr=False)
 class Option(Shown):
-    """One model on one backend, side by side with others: what a run would take, or why there
-    can be none. Exactly one of ``estimate`` and ``error`` is there."""
+    """One model on one backend, beside others. It has either an ``estimate``, or the ``error`` that
+    says why there is none."""
 
     backend: str
     model: str
@@ -78,30 +78,30 @@ class Option(Shown):
     error: GatewayError | None = None
 
     def document(self) -> dict[str, Any]:
-        """As JSON: the estimate's own fields, or ``backend``, ``model`` and ``error``."""
+        """Return plain JSON: the estimate's own fields, or ``backend``, ``model`` and ``error``."""
         if self.estimate is not None:
             return self.estimate.model_dump(mode="json")
         assert self.error is not None  # for the type checker: one of the two
-        told = {
+        error = {
             "type": type(self.error).__name__,
             "message": self.error.message,
             "hint": self.error.hint,
         }
-        return {"backend": self.backend, "model": self.model, "error": told}
+        return {"backend": self.backend, "model": self.model, "error": error}
 
 
-OnProgress = Callable[[int, int], None]  # told how many bytes were read, and of how many
+OnProgress = Callable[[int, int], None]  # called with the bytes read so far, and the total
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a job is given."""
+    """The files of a job."""
 
     train: Dataset
     held_out: Dataset | None = None
 
     def split(self, ratio: float | None, seed: int | None, folder: Path) -> Files:
-        """With so large a share of the rows held out, written into ``folder``."""
+        """Return files with this share of the rows held out, written to ``folder``."""
         if ratio is None:
             return self
         if self.held_out is not None:
@@ -111,7 +111,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One option before a file is looked at."""
+    """A spec on a backend, before any file is read."""
 
     spec: TrainingSpec
     backend: Backend
@@ -119,9 +119,8 @@ class Candidate:
 
     @classmethod
     def of(cls, spec: TrainingSpec, backend: Backend, *, priced: bool = False) -> Candidate:
-        """Raise what needs no file: UnsupportedError for what the backend cannot do,
-        NotFoundError for a model it certainly does not have, unless it was ``priced`` by the
-        user."""
+        """Return the candidate. Raises UnsupportedError for what the backend cannot do, and
+        NotFoundError for a model that it certainly lacks, unless the user has ``priced`` it."""
         limits = backend.capabilities(spec.model)
         limits.require(backend.display_name, spec)
         if limits.unknown_model_reason and not (priced and limits.hosted):
@@ -131,64 +130,64 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What one pass found, and the limit it was made under."""
+    """The result of one pass over a file, and the limit of tokens it was made with."""
 
     report: Report
     tokens: TokenStats
     limit: int | None
-    untouched: bool  # no row came near the limit: a higher one would have changed nothing
+    all_fit: bool  # no row reached the limit, so a higher one would have changed nothing
 
-    def serves(self, limit: int | None) -> bool:
-        """Whether a pass under this limit would have found the same."""
+    def holds_for(self, limit: int | None) -> bool:
+        """True if a pass with this limit would give the same result."""
         if limit == self.limit:
             return True
         higher = self.limit is not None and (limit is None or limit > self.limit)
-        return higher and self.untouched
+        return higher and self.all_fit
 
 
 @dataclass
 class FileChecks:
-    """Checks of files that were made, so that none is made twice. ``several``: options follow
-    that share them, so nothing in a report may be about one model."""
+    """Checks of files, each made once. ``shared``: several options use them, so nothing in a
+    report may be about one model."""
 
-    several: bool = False
+    shared: bool = False
     on_progress: OnProgress | None = None
-    _seen: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
-    _shared: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
+    _checks: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
+    _leaks: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
 
-    def look(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
+    def check(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
         """Check and count a file as this option would."""
         counter = candidate.backend.counter(candidate.spec)
         if type(counter) is not HostedCounter:
-            return self._read(candidate, dataset, min_rows, counter)
+            return self._run(candidate, dataset, min_rows, counter)
         key = (dataset.path, candidate.backend.name, candidate.spec.method, counter.text.family)
-        seen = self._seen.setdefault(key, [])
-        found = next((one for one in seen if one.serves(candidate.limits.max_context)), None)
-        if found is None:
-            found = self._read(candidate, dataset, min_rows, counter)
-            seen.append(found)
-        tokens = found.tokens.model_copy(update={"encoding": counter.encoding})
-        report = _named(found.report, candidate.backend.display_name)
+        checks = self._checks.setdefault(key, [])
+        check = next((one for one in checks if one.holds_for(candidate.limits.max_context)), None)
+        if check is None:
+            check = self._run(candidate, dataset, min_rows, counter)
+            checks.append(check)
+        tokens = check.tokens.model_copy(update={"encoding": counter.encoding})
+        report = _for_backend(check.report, candidate.backend.display_name)
         report = report.model_copy(update={"tokens": tokens.summary()})
-        return FileCheck(report, tokens, found.limit, found.untouched)
+        return FileCheck(report, tokens, check.limit, check.all_fit)
 
     def with_leaks(self, candidate: Candidate, report: Report, files: Files) -> Report:
-        """The report on the training data with the rows that are held out too."""
+        """Return the report with the training rows that are also in the held-out data."""
         if files.held_out is None:
             return report
-        both = (files.train.path, files.held_out.path)
-        if both not in self._shared:
-            self._shared[both] = analysis.find_leaks(files.train, files.held_out)
-        return analysis.with_leaks(report, self._shared[both], (candidate.backend.display_name,))
+        key = (files.train.path, files.held_out.path)
+        if key not in self._leaks:
+            self._leaks[key] = analysis.find_leaks(files.train, files.held_out)
+        return analysis.with_leaks(report, self._leaks[key], (candidate.backend.display_name,))
 
-    def _read(
+    def _run(
         self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter
     ) -> FileCheck:
         limit = candidate.limits.max_context
         report = validation_run.validate(
             dataset,
             method=candidate.spec.method,
-            model=None if self.several else candidate.spec.model,
+            model=None if self.shared else candidate.spec.model,
             backends=(candidate.backend.name,),
             counter=counter,
             max_context=limit,
@@ -196,39 +195,37 @@ class FileChecks:
             on_progress=self.on_progress,
         )
         tokens = counter.stats()
-        too_long = any(found.code == "example_too_long" for found in report.findings)
-        touched = too_long or counter.totals().truncated or tokens.truncated_rows > 0
-        return FileCheck(report, tokens, limit, not touched)
+        too_long = any(finding.code == "example_too_long" for finding in report.findings)
+        cut = too_long or counter.totals().truncated or tokens.truncated_rows > 0
+        return FileCheck(report, tokens, limit, not cut)
 
 
-def _named(report: Report, name: str) -> Report:
-    """The report of a pass under one backend's rules, in the name of another that has the same."""
-    found = [
-        one.model_copy(update={"backends": [name] if one.backends else []})
-        for one in report.findings
+def _for_backend(report: Report, name: str) -> Report:
+    """Return a report as that of another backend, whose rules are the same."""
+    findings = [
+        finding.model_copy(update={"backends": [name] if finding.backends else []})
+        for finding in report.findings
     ]
-    return report.model_copy(update={"findings": found})
+    return report.model_copy(update={"findings": findings})
 
 
 def plan(
     candidate: Candidate, files: Files, checks: FileChecks, train_price: Decimal | None = None
 ) -> Plan:
-    """Check, count and price one option. Raises DataError with a report of lines and fixes, and
-    SpecError."""
-    spec, runner = candidate.spec, candidate.backend
-    looks = [checks.look(candidate, files.train, None)]
-    looks[0].report.raise_for_errors()
-    reports = [looks[0].report]
+    """Check, count and price one option. Raises SpecError, and DataError with a report of lines and
+    fixes."""
+    spec, backend = candidate.spec, candidate.backend
+    train = checks.check(candidate, files.train, None)
+    train.report.raise_for_errors()
+    reports, held_out = [train.report], None
     if files.held_out:
-        looks.append(checks.look(candidate, files.held_out, 1))
-        looks[1].report.raise_for_errors()
-        reports = [checks.with_leaks(candidate, reports[0], files), looks[1].report]
-    held_out = looks[1].tokens if files.held_out else None
-    estimate = runner.estimate(spec, looks[0].tokens, held_out)
+        held_out = checks.check(candidate, files.held_out, 1)
+        held_out.report.raise_for_errors()
+        reports = [checks.with_leaks(candidate, train.report, files), held_out.report]
+    estimate = backend.estimate(spec, train.tokens, held_out.tokens if held_out else None)
     if train_price is not None:
         estimate = at_train_price(estimate, train_price)
-    tokens = looks[0].tokens
-    return Plan(spec, runner, files.train, files.held_out, tuple(reports), tokens, estimate)
+    return Plan(spec, backend, files.train, files.held_out, tuple(reports), train.tokens, estimate)
 
 
 def side_by_side(
@@ -239,39 +236,39 @@ def side_by_side(
     train_price: Decimal | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Option]:
-    """Every pair of backend and spec, in their order. What is wrong with one is told in its
-    place and hides no other."""
-    checks = FileChecks(several=len(pairs) > 1, on_progress=on_progress)
-    done: dict[int, Option] = {}
-    chosen: dict[int, Candidate] = {}
-    for place, (backend, spec) in enumerate(pairs):
+    """Return an option for each pair of backend and spec, in their order. An error takes the place
+    of its option and leaves the others."""
+    checks = FileChecks(shared=len(pairs) > 1, on_progress=on_progress)
+    options: dict[int, Option] = {}
+    candidates: dict[int, Candidate] = {}
+    for index, (backend, spec) in enumerate(pairs):
         try:
-            chosen[place] = Candidate.of(spec, load(backend), priced=train_price is not None)
-        except Exception as exc:  # kept, whatever it is: the other options still have figures
-            done[place] = Option(_name(backend), spec.model, error=_failure(backend, exc))
-    for place in _smallest_first(chosen):
-        name, spec = pairs[place]
-        by_tokens = not checks.several or chosen[place].limits.hosted
+            candidates[index] = Candidate.of(spec, load(backend), priced=train_price is not None)
+        except Exception as exc:  # whatever a plug-in raises: the other options still have figures
+            options[index] = Option(_name(backend), spec.model, error=_as_ours(backend, exc))
+    for index in _smallest_first(candidates):
+        backend, spec = pairs[index]
+        by_tokens = not checks.shared or candidates[index].limits.hosted
         try:
-            found = plan(chosen[place], files, checks, train_price if by_tokens else None)
-            done[place] = Option(_name(name), spec.model, estimate=found.estimate)
+            planned = plan(candidates[index], files, checks, train_price if by_tokens else None)
+            options[index] = Option(_name(backend), spec.model, estimate=planned.estimate)
         except Exception as exc:  # as above
-            done[place] = Option(_name(name), spec.model, error=_failure(name, exc))
-    return [done[place] for place in range(len(pairs))]
+            options[index] = Option(_name(backend), spec.model, error=_as_ours(backend, exc))
+    return [options[index] for index in range(len(pairs))]
 
 
-def _smallest_first(chosen: dict[int, Candidate]) -> Iterable[int]:
-    """By their limits of tokens: a pass under the smallest often serves the others too."""
-    limits = {place: candidate.limits.max_context for place, candidate in chosen.items()}
-    return sorted(chosen, key=lambda place: (limits[place] is None, limits[place] or 0))
+def _smallest_first(candidates: dict[int, Candidate]) -> list[int]:
+    """Return the indices by limit of tokens: a pass with the smallest often holds for others."""
+    limits = {index: candidate.limits.max_context for index, candidate in candidates.items()}
+    return sorted(candidates, key=lambda index: (limits[index] is None, limits[index] or 0))
 
 
-def _failure(backend: str | Backend, exc: Exception) -> GatewayError:
-    """The error as one of ours; a plugin may have raised anything."""
+def _as_ours(backend: str | Backend, exc: Exception) -> GatewayError:
+    """Return the error as one of ours; a plug-in may have raised anything."""
     if isinstance(exc, GatewayError):
         return exc
-    said = f"Backend {_name(backend)!r} broke: {type(exc).__name__}: {exc}."
-    error = BackendError(said, hint="Report it to its author.", backend=_name(backend))
+    message = f"Backend {_name(backend)!r} broke: {type(exc).__name__}: {exc}."
+    error = BackendError(message, hint="Report it to its author.", backend=_name(backend))
     error.__cause__ = exc
     return error
 

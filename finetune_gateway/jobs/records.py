@@ -1,4 +1,4 @@
-"""What the store keeps of a job, and how it is laid out in a row."""
+"""A job as the store keeps it, and the row it is kept in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.spec import TrainingSpec
 
-# How far a submit has come. "uploading" and "creating" are committed before the request
-# is sent: a job found in such a step may or may not have been received by the provider.
+# The progress of a submit. "uploading" and "creating" are committed before the request is sent:
+# the provider may or may not have received a job that is found in such a step.
 Step = Literal["intent", "uploading", "creating", "sent"]
 
 
 class StoredFile(BaseModel):
-    """A dataset as a job keeps it: a copy in the home folder named by its content."""
+    """A dataset of a job: a copy in the home folder, named by its content."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -56,20 +56,20 @@ class JobRecord(BaseModel):
     cursor: str | None = None
     polled_at: float | None = None
     trained_tokens: int | None = None
-    seconds: float | None = None  # it took, by the backend's own clock
+    seconds: float | None = None  # of work, by the backend's own clock
     finished_at: float | None = None
     result: Result | None = None
     handle: dict[str, Any] | None = None
 
     @property
     def display_name(self) -> str:
-        """What people call its backend: see ``display_name``."""
+        """Its backend's name in messages."""
         return display_name(self.backend, self.backend_options)
 
 
 def display_name(backend: str, options: dict[str, Any]) -> str:
-    """What people call a backend that was built with these options: ``azure`` rather than the
-    contract it speaks."""
+    """Return the name of a backend in messages: ``azure`` rather than ``openai``, if these options
+    have its profile."""
     profile = options.get("profile") if backend == "openai" else None
     return str(profile or backend)
 
@@ -80,12 +80,13 @@ JSON_COLUMNS = frozenset(
 
 
 def new_job_id() -> str:
-    """``ftg-`` and ten characters without look-alikes (about 47 random bits)."""
+    """Return ``ftg-`` and ten characters without look-alikes (about 47 random bits)."""
     alphabet = "23456789abcdefghjkmnpqrstuvwxyz"
     return "ftg-" + "".join(secrets.choice(alphabet) for _ in range(10))
 
 
 def row_of(record: JobRecord) -> dict[str, Any]:
+    """Return the columns of a record."""
     values = record.model_dump(mode="json")
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.dumps(values[name])
@@ -93,6 +94,7 @@ def row_of(record: JobRecord) -> dict[str, Any]:
 
 
 def record_of(row: sqlite3.Row) -> JobRecord:
+    """Return the record in a row."""
     values = dict(row)
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.loads(values[name])

@@ -1,9 +1,8 @@
-"""Jobs, their events and the files already sent, in one SQLite file.
+"""Jobs, their events and the uploaded files, in one SQLite file.
 
-The store is the truth: a job exists when its intent row is committed, before anything is
-sent. Knows nothing of backends.
+A job exists once its intent row is committed, before anything is sent. Knows nothing of backends.
 
-WAL, synchronous=FULL (a commit costs about 4 ms; jobs are rare and cost money), a busy time-out of
+WAL, synchronous=FULL (a commit takes about 4 ms; jobs are rare and cost money), a busy time-out of
 30 s, BEGIN IMMEDIATE, foreign keys. Not for network file systems.
 """
 
@@ -20,87 +19,12 @@ from typing import Any
 
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Snapshot, later
+from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import JobRecord, Step, StoredFile, record_of, row_of
-from finetune_gateway.settings import locks
+from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
-
 _PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
-
-
-def migration(
-    function: Callable[[sqlite3.Connection], None],
-) -> Callable[[sqlite3.Connection], None]:
-    """Append a numbered step; the number is its place in the list."""
-    MIGRATIONS.append(function)
-    return function
-
-
-@migration
-def m001_jobs(db: sqlite3.Connection) -> None:
-    db.execute(
-        """CREATE TABLE jobs (
-            id TEXT PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL,
-            backend TEXT NOT NULL, backend_options TEXT NOT NULL, hosted INTEGER NOT NULL,
-            spec TEXT NOT NULL, train TEXT NOT NULL, validation TEXT, system_prompt TEXT,
-            estimate TEXT, submit_key TEXT NOT NULL,
-            step TEXT NOT NULL, step_at REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
-            provider_id TEXT, status TEXT NOT NULL, raw_status TEXT NOT NULL DEFAULT '',
-            phase TEXT NOT NULL DEFAULT '', error TEXT, cursor TEXT, polled_at REAL,
-            trained_tokens INTEGER, finished_at REAL, result TEXT, handle TEXT)"""
-    )
-    # One live job per submit key: two submitters in the same millisecond get the same job.
-    db.execute(
-        """CREATE UNIQUE INDEX jobs_live ON jobs (submit_key)
-            WHERE status NOT IN ('succeeded', 'failed', 'cancelled')"""
-    )
-    db.execute(
-        """CREATE TABLE events (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL REFERENCES jobs (id),
-            event_id TEXT NOT NULL, created_at REAL NOT NULL, level TEXT NOT NULL,
-            type TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL,
-            UNIQUE (job_id, event_id))"""
-    )
-    db.execute(
-        """CREATE TABLE checkpoints (
-            job_id TEXT NOT NULL REFERENCES jobs (id), id TEXT NOT NULL, step INTEGER NOT NULL,
-            model TEXT NOT NULL, metrics TEXT NOT NULL, PRIMARY KEY (job_id, id))"""
-    )
-    db.execute(
-        """CREATE TABLE files (
-            scope TEXT NOT NULL, sha256 TEXT NOT NULL, remote_id TEXT NOT NULL,
-            uploaded_at REAL NOT NULL, PRIMARY KEY (scope, sha256))"""
-    )
-
-
-@migration
-def m002_runs(db: sqlite3.Connection) -> None:
-    # The queue of local jobs; see backends/local/queue.py. `fence` counts workers: one
-    # may only write while its number is the newest. `attempts` counts those that began to train.
-    db.execute(
-        """CREATE TABLE runs (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
-            status TEXT NOT NULL, phase TEXT NOT NULL DEFAULT '',
-            fence INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
-            max_attempts INTEGER NOT NULL, pid INTEGER, slot TEXT, heartbeat_at REAL,
-            cancel_at REAL, error TEXT, result TEXT, trained_tokens INTEGER,
-            queued_at REAL NOT NULL, finished_at REAL)"""
-    )
-
-
-@migration
-def m003_costs(db: sqlite3.Connection) -> None:
-    # How long a job took, for its bill, and the jobs of a month, for the budget.
-    db.execute("ALTER TABLE jobs ADD COLUMN seconds REAL")
-    db.execute("ALTER TABLE runs ADD COLUMN seconds REAL NOT NULL DEFAULT 0")
-    db.execute("CREATE INDEX jobs_created ON jobs (created_at)")
-    # A job that failed in the step 'creating' is now one that may have been created; until here
-    # the step was left behind by refusals too. Only 10 doubtful tries (MAX_TRIES) are a doubt.
-    db.execute(
-        "UPDATE jobs SET step = 'intent' WHERE status IN ('failed', 'cancelled')"
-        " AND provider_id IS NULL AND tries < 10"
-    )
 
 
 class Store:
@@ -113,12 +37,13 @@ class Store:
     # -- jobs ----------------------------------------------------------------------------
 
     def add(
-        self, record: JobRecord, admit: Callable[[], None] | None = None
+        self, record: JobRecord, reserve: Callable[[], None] | None = None
     ) -> tuple[JobRecord, bool]:
-        """Commit an intent; the live job with the same key is returned instead, if there is one.
+        """Commit an intent and return it with True; if there is a live job with the same key,
+        return that with False.
 
-        The flag says whether the record was added. ``admit`` refuses a new one by raising; it
-        is asked inside the transaction, so that what it reads stays true.
+        ``reserve`` may refuse a new job by raising. It is called inside the transaction, so what it
+        reads stays true.
         """
         with self.transaction() as db:
             live = db.execute(
@@ -128,23 +53,23 @@ class Store:
             ).fetchone()
             if live:
                 return record_of(live), False
-            if admit is not None:
-                admit()
+            if reserve is not None:
+                reserve()
             row = row_of(record)
             marks = ", ".join("?" * len(row))
             db.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
         return record, True
 
     def get(self, job_id: str) -> JobRecord:
-        """A job by its whole id. Raises NotFoundError."""
+        """Return a job by its whole id. Raises NotFoundError."""
         row = self.query("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise NotFoundError(f"There is no job {job_id!r}.", hint="Run: ftg list")
         return record_of(row)
 
     def find(self, name: str) -> JobRecord:
-        """A job by id, unique beginning of an id (with or without ``ftg-``), provider's id, or
-        ``latest``. Raises NotFoundError, also when several jobs fit."""
+        """Return a job by its id, a unique prefix of it (with or without ``ftg-``), the provider's
+        id, or ``latest``. Raises NotFoundError, also if several jobs match."""
         if name in ("latest", "-"):
             rows = self.query("SELECT * FROM jobs ORDER BY created_at DESC LIMIT 1").fetchall()
         else:
@@ -161,17 +86,17 @@ class Store:
         if len(rows) == 1:
             return record_of(rows[0])
         if rows:
-            some = ", ".join(row["id"] for row in rows)
+            ids = ", ".join(row["id"] for row in rows)
             raise NotFoundError(
-                f"Several jobs begin with {name!r}: {some}.", hint="Give more of the id."
+                f"Several jobs begin with {name!r}: {ids}.", hint="Give more of the id."
             )
         raise NotFoundError(f"There is no job {name!r}.", hint="Run: ftg list")
 
     def jobs(
         self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
     ) -> list[JobRecord]:
-        """Jobs, newest first. ``backend``: as it is called (``JobRecord.display_name``), or was at
-        submit: hosts without a name of their own (``custom``) are found as ``openai`` too."""
+        """Return jobs, newest first. ``backend``: a ``JobRecord.display_name``; hosts without a
+        profile (``custom``) match ``openai`` too."""
         rows = self.query(
             f"SELECT * FROM jobs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL"
             f" OR coalesce({_PROFILE}, backend) = ?2 OR (backend = ?2 AND {_PROFILE} = 'custom'))"
@@ -181,7 +106,7 @@ class Store:
         return [record_of(row) for row in rows]
 
     def created(self, start: float, end: float | None = None) -> list[JobRecord]:
-        """Jobs written down from ``start`` to before ``end`` (seconds since the epoch), oldest
+        """Return jobs created from ``start`` to before ``end`` (seconds since the epoch), oldest
         first."""
         rows = self.query(
             "SELECT * FROM jobs WHERE created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
@@ -191,7 +116,7 @@ class Store:
         return [record_of(row) for row in rows]
 
     def set_step(self, job_id: str, step: Step, *, sending: bool = True) -> JobRecord:
-        """Commit how far a submit has come, before the request of that step is sent."""
+        """Commit the step of a submit, before the request of that step is sent."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE jobs SET step = ?, step_at = ?, tries = tries + ? WHERE id = ?",
@@ -200,7 +125,7 @@ class Store:
         return self.get(job_id)
 
     def set_sent(self, job_id: str, provider_id: str) -> JobRecord:
-        """Commit the provider's id: from here on the job is only followed."""
+        """Commit the provider's id: from now on the job is only polled."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = ''"
@@ -215,8 +140,8 @@ class Store:
         return self.get(job_id)
 
     def fail(self, job_id: str, error: str, *, created: bool = False) -> JobRecord:
-        """End a job that could not be sent. ``created``: it may be with its provider all the
-        same, and keeps the step that says so."""
+        """End a job that could not be sent. ``created``: the provider may still have it, and the
+        job keeps the step that says so."""
         if not created:
             with self.transaction() as db:
                 db.execute(
@@ -227,7 +152,7 @@ class Store:
         return self.end(job_id, JobStatus.FAILED, error)
 
     def end(self, job_id: str, status: JobStatus, error: str | None = None) -> JobRecord:
-        """Set a final status; a job that has ended keeps the one it has."""
+        """Set a final status; a job that has ended keeps its own."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE jobs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?"
@@ -237,8 +162,8 @@ class Store:
         return self.get(job_id)
 
     def apply(self, job_id: str, snapshot: Snapshot, cursor: str | None) -> JobRecord:
-        """Store what a poll from ``cursor`` brought, once: an answer to an older cursor than
-        the stored one is dropped, events are unique, the status never goes backwards."""
+        """Store the answer of a poll from ``cursor``, once: an answer to another cursor than the
+        stored one is dropped, events are unique, the status never goes backwards."""
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
             record = record_of(row)
@@ -290,7 +215,7 @@ class Store:
     # -- reports -------------------------------------------------------------------------
 
     def events(self, job_id: str, after: int = 0) -> list[tuple[int, Event]]:
-        """Events in the order they were stored, each with its number; those above ``after``."""
+        """Return numbered events in the order they were stored; those after number ``after``."""
         rows = self.query(
             "SELECT * FROM events WHERE job_id = ? AND seq > ? ORDER BY seq", (job_id, after)
         )
@@ -324,7 +249,7 @@ class Store:
     # -- files already sent --------------------------------------------------------------
 
     def remote_file(self, scope: str, sha256: str) -> str | None:
-        """The id under which a host (``scope``) already has this content."""
+        """Return the id under which a host (``scope``) has this content."""
         row = self.query(
             "SELECT remote_id FROM files WHERE scope = ? AND sha256 = ?", (scope, sha256)
         ).fetchone()
@@ -338,7 +263,7 @@ class Store:
             )
 
     def forget_files(self, scope: str, *files: StoredFile | None) -> None:
-        """The host may no longer have these."""
+        """Forget uploads: the host may no longer have these files."""
         with self.transaction() as db:
             db.executemany(
                 "DELETE FROM files WHERE scope = ? AND sha256 = ?",
@@ -348,15 +273,15 @@ class Store:
     # -- the database --------------------------------------------------------------------
 
     def lock(self, job_id: str) -> AbstractContextManager[bool]:
-        """Only one process at a time takes a job from intent to sent."""
-        return locks.holding(self._lock_file(job_id))
+        """Return the lock of a job: one process at a time takes it from intent to sent."""
+        return files.try_locking(self._lock_file(job_id))
 
     def is_being_sent(self, job_id: str) -> bool:
-        """Is some living process between the intent of this job and its provider's id?"""
-        return locks.is_locked(self._lock_file(job_id))
+        """True if a living process is sending this job."""
+        return files.is_locked(self._lock_file(job_id))
 
     def drop_lock(self, job_id: str) -> None:
-        """Remove the lock of an intent that was never committed."""
+        """Remove the lock file of an intent that was never committed."""
         self._lock_file(job_id).unlink(missing_ok=True)
 
     def _lock_file(self, job_id: str) -> Path:
@@ -368,7 +293,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, alone: BEGIN IMMEDIATE takes the write lock at once."""
+        """Commit everything or nothing. BEGIN IMMEDIATE takes the write lock at once."""
         with _in_words(self.settings.database):
             db = self._db()
             db.execute("BEGIN IMMEDIATE")
@@ -391,44 +316,14 @@ class Store:
     def _db(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            db = _connect(self.settings.database)
+            db = schema.connect(self.settings.database)
             self._local.db = db
         return db
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=30, isolation_level=None)
-    db.row_factory = sqlite3.Row
-    db.execute("PRAGMA busy_timeout = 30000")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    _migrate(db)
-    return db
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    """Run the steps this file has not seen, each in its own transaction."""
-    if db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
-        return
-    for number, step in enumerate(MIGRATIONS, 1):
-        db.execute("BEGIN IMMEDIATE")
-        # Read again under the write lock: another process may have been faster.
-        if db.execute("PRAGMA user_version").fetchone()[0] < number:
-            step(db)
-            db.execute(f"PRAGMA user_version = {number}")
-        db.execute("COMMIT")
-    if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS):
-        db.close()
-        raise StoreError(
-            "The store was written by a newer finetune-gateway.",
-            hint="Upgrade, or set another FTG_HOME.",
-        )
-
-
 @contextmanager
 def _in_words(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours."""
+    """Turn SQLite's errors into ours."""
     try:
         yield
     except sqlite3.IntegrityError:
@@ -448,4 +343,4 @@ def _advice(text: str) -> str:
         )
     if "readonly" in text or "unable to open" in text:
         return "Check that you may write there, or set FTG_HOME to another folder."
-    return "Move the file away to start afresh, and keep it: jobs may be read from it."
+    return "Move the file away to start again, and keep it: jobs may be read from it."

@@ -1,1 +1,1 @@
-"""Home folder, config, locks, and the day it is."""
+"""Home folder, config, files, money, and today's date."""

@@ -1,7 +1,7 @@
-"""What day it is, for prices that grow old and models that retire.
+"""Today's date, for prices that get old and models that retire.
 
-``FTG_TODAY=2027-01-06`` asks about another day: what could be trained then, and what would be
-refused. Jobs, logs and budgets go by the real time.
+``FTG_TODAY=2027-01-06`` shows another day: what can be trained then, and what is refused. Jobs,
+logs and budgets use the real time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VARIABLE = "FTG_TODAY"
 
 
 def today() -> date:
-    """The day of ``FTG_TODAY``, or of the machine. Raises SpecError when it is no day."""
+    """Return the date in ``FTG_TODAY``, else the machine's. Raises SpecError for a bad date."""
     text = os.environ.get(VARIABLE)
     if not text:
         return date.today()
@@ -23,5 +23,5 @@ def today() -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise SpecError(
-            f"{VARIABLE} is {text!r}, which is no day.", hint="Like 2027-01-06; or unset it."
+            f"{VARIABLE} is {text!r}, not a date.", hint="Set it like 2027-01-06, or unset it."
         ) from None

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_gateway.errors import SpecError, toml_error_text
-from finetune_gateway.settings import locks
-from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings.files import locking, write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 
@@ -149,7 +148,7 @@ def _edit(settings: Settings, key: Key, usd: Decimal | None) -> None:
     import tomlkit
 
     path, (table, _, name) = settings.config, key.name.partition(".")
-    with locks.waiting(settings.create().locks / "config"):
+    with locking(settings.create().locks / "config"):
         read_file(path)  # never replace a file that cannot be read
         document = tomlkit.parse(path.read_text("utf-8") if path.exists() else _HEAD)
         if table not in document:

@@ -1,11 +1,13 @@
-"""Write whole files: a reader sees the old content or the new one, never half of it.
+"""Files that several processes share: written whole, and locked.
 
-Everything the package writes goes through here, whatever happens meanwhile: a full disk, a kill,
-a power cut. Rows that are appended to a log are the exception (``backends/local/run.py``).
+A reader sees the old content or the new one, never half of it, whatever happens to the writer: a
+full disk, a kill, a power cut. The kernel releases a lock when its holder dies, so a locked file
+means that its holder is alive, whatever happens to process ids.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
@@ -83,5 +85,64 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- locks -----------------------------------------------------------------------------------
+
+
+def try_lock(path: Path) -> int | None:
+    """Lock a file without waiting and return its descriptor; None if another holds the lock.
+
+    Close the descriptor to release the lock. A child that inherits the descriptor (``pass_fds``)
+    holds the lock too.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """True if a living process holds this lock. Two calls at the same time do not disturb each
+    other."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def try_locking(path: Path) -> Iterator[bool]:
+    """Yield True while we hold the lock; False if another process holds it."""
+    descriptor = try_lock(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def locking(path: Path) -> Iterator[None]:
+    """Hold the lock; wait for it as long as it takes."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)

@@ -1,8 +1,8 @@
-"""Where the gateway keeps its things, in one documented order.
+"""The home folder: where the gateway keeps jobs, files and settings.
 
-Home folder: the ``home`` argument, then ``FTG_HOME``, then the platform's data folder
-(``~/.local/share/finetune-gateway`` on Linux). Keys are never stored: they are read from the
-environment variable a backend names.
+It is the ``home`` argument, else ``FTG_HOME``, else the platform's data folder
+(``~/.local/share/finetune-gateway`` on Linux). Keys are never stored: a backend reads them from the
+environment.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from finetune_gateway.errors import StoreError
 
 @dataclass(frozen=True)
 class Settings:
-    """The home folder and what lies in it."""
+    """The home folder and the paths in it."""
 
     home: Path
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:
+        """Return the settings of a home folder; by default the user's own."""
         chosen = home or os.environ.get("FTG_HOME")
         default = platformdirs.user_data_path("finetune-gateway", appauthor=False)
         return cls(Path(chosen).expanduser().absolute() if chosen else default)
 
     def create(self) -> Settings:
-        """Make the folders. Raises StoreError when that is not possible."""
+        """Create the folders and return self. Raises StoreError if that is not possible."""
         try:
             for folder in (self.home, self.files, self.runs, self.models, self.locks):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise StoreError(
-                f"The home folder {self.home} cannot be made: {exc.strerror or exc}.",
+                f"The home folder {self.home} cannot be created: {exc.strerror or exc}.",
                 hint="Set FTG_HOME to a folder on a local disk that you may write to.",
             ) from None
         return self
@@ -56,7 +57,7 @@ class Settings:
 
     @property
     def models(self) -> Path:
-        """Models the gateway builds itself."""
+        """Models that the gateway builds itself."""
         return self.home / "models"
 
     @property
@@ -65,10 +66,10 @@ class Settings:
 
     @property
     def config(self) -> Path:
-        """Limits and other settings; see ``config.py``."""
+        """The user's settings; see ``config.py``."""
         return self.home / "config.toml"
 
     @property
     def prices(self) -> Path:
-        """The user's own price rows, which go before the package's."""
+        """The user's price rows, which come before the package's."""
         return self.home / "prices.toml"

@@ -245,9 +245,9 @@ def test_a_lock_dies_with_its_holder_alone(home: Path, folder: Path) -> None:
     (folder / "worker.lock").touch()
     assert not runs.alive(folder.name)
     script = (
-        "import sys, time; from finetune_gateway.settings import locks; from pathlib import Path\n"
+        "import sys, time; from finetune_gateway.settings import files; from pathlib import Path\n"
     )
-    script += "held = locks.try_lock(Path(sys.argv[1])); print('ready', flush=True); time.sleep(60)"
+    script += "held = files.try_lock(Path(sys.argv[1])); print('ready', flush=True); time.sleep(60)"
     holder = start(script, folder / "worker.lock")
     ready(holder)
     assert runs.alive(folder.name)

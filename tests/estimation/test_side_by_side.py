@@ -430,7 +430,7 @@ def test_another_day_can_be_asked_about(
     assert late.returncode != 0 and "2027-01-06" in late.stderr
     monkeypatch.setenv("FTG_TODAY", "tomorrow")
     odd = ftg(*submit)
-    assert odd.returncode == 2 and "FTG_TODAY is 'tomorrow', which is no day" in odd.stderr
+    assert odd.returncode == 2 and "FTG_TODAY is 'tomorrow', not a date" in odd.stderr
 
 
 def test_life_cycles_have_source_and_day() -> None:

@@ -13,7 +13,7 @@ from support.records import record
 
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Event, JobStatus, Result, Snapshot, later
-from finetune_gateway.jobs import store as store_module
+from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import JobRecord, new_job_id, row_of
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
@@ -103,7 +103,7 @@ def test_steps_are_counted(store: Store) -> None:
 def old_file(settings: Settings, version: int, *records: JobRecord) -> None:
     """The store as this version of it was written."""
     db = sqlite3.connect(settings.create().database)
-    for step in store_module.MIGRATIONS[:version]:
+    for step in schema.MIGRATIONS[:version]:
         step(db)
     db.execute(f"PRAGMA user_version = {version}")
     columns = [row[1] for row in db.execute("PRAGMA table_info(jobs)")]
@@ -174,5 +174,5 @@ def test_a_full_disk_and_a_broken_file_are_said_plainly(store: Store) -> None:
 def test_a_home_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
     """A file where the folder should be."""
     (tmp_path / "home").write_text("")
-    with pytest.raises(StoreError, match="cannot be made.*FTG_HOME"):
+    with pytest.raises(StoreError, match="cannot be created.*FTG_HOME"):
         Store(Settings(tmp_path / "home" / "deeper"))

@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import BackendError, NotFoundError, SpecError
-from finetune_gateway.settings import locks
+from finetune_gateway.settings.files import locking
 from finetune_gateway.settings.home import Settings
 
 SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to estimate
@@ -37,7 +37,7 @@ def whole(model: str, settings: Settings, say: Callable[[str], None]) -> Path:
     """A folder with the weights too: built or fetched now when they are missing."""
     if model == builtin.NAME:
         folder = _builtin(settings)
-        with locks.waiting(settings.locks / folder.name):  # one builder at a time
+        with locking(settings.locks / folder.name):  # one builder at a time
             return builtin.ensure_model(folder, say)
     local = _local(model)
     if local is None:

@@ -21,7 +21,7 @@ from finetune_gateway.errors import BackendError, NotFoundError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings import locks
+from finetune_gateway.settings.files import is_locked, try_lock
 from finetune_gateway.settings.home import Settings
 
 MAX_ATTEMPTS = 5  # times a job may begin to train before a dying worker is taken as its answer
@@ -84,7 +84,7 @@ class Queue:
     # -- workers -------------------------------------------------------------------------
 
     def alive(self, run_id: str) -> bool:
-        return locks.is_locked(self._lock(run_id))
+        return is_locked(self._lock(run_id))
 
     def ensure_worker(self, run_id: str) -> None:
         """Start a worker for a run that has none and needs one.
@@ -92,7 +92,7 @@ class Queue:
         The lock is taken here and inherited by the worker, so there is no moment at which a
         second one could start.
         """
-        descriptor = locks.try_lock(self._lock(run_id))
+        descriptor = try_lock(self._lock(run_id))
         if descriptor is None:
             self._kill_when_overdue(run_id)
             return
@@ -202,7 +202,7 @@ class Queue:
     def try_slot(self) -> tuple[str, int] | None:
         """A free slot and the descriptor that holds it, or None."""
         for name in slots():
-            descriptor = locks.try_lock(self.settings.locks / f"slot-{name}")
+            descriptor = try_lock(self.settings.locks / f"slot-{name}")
             if descriptor is not None:
                 return name, descriptor
         return None

@@ -1,0 +1,120 @@
+"""The tables of the store, and the migrations that build them.
+
+A migration is a numbered step. Old files are brought up to date when they are opened; a step that
+was released never changes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_gateway.errors import StoreError
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
+
+
+def migration(
+    function: Callable[[sqlite3.Connection], None],
+) -> Callable[[sqlite3.Connection], None]:
+    """Add a migration; its number is its position in the list."""
+    MIGRATIONS.append(function)
+    return function
+
+
+@migration
+def m001_jobs(db: sqlite3.Connection) -> None:
+    db.execute(
+        """CREATE TABLE jobs (
+            id TEXT PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL,
+            backend TEXT NOT NULL, backend_options TEXT NOT NULL, hosted INTEGER NOT NULL,
+            spec TEXT NOT NULL, train TEXT NOT NULL, validation TEXT, system_prompt TEXT,
+            estimate TEXT, submit_key TEXT NOT NULL,
+            step TEXT NOT NULL, step_at REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+            provider_id TEXT, status TEXT NOT NULL, raw_status TEXT NOT NULL DEFAULT '',
+            phase TEXT NOT NULL DEFAULT '', error TEXT, cursor TEXT, polled_at REAL,
+            trained_tokens INTEGER, finished_at REAL, result TEXT, handle TEXT)"""
+    )
+    # One live job per submit key: two submitters in the same millisecond get the same job.
+    db.execute(
+        """CREATE UNIQUE INDEX jobs_live ON jobs (submit_key)
+            WHERE status NOT IN ('succeeded', 'failed', 'cancelled')"""
+    )
+    db.execute(
+        """CREATE TABLE events (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL REFERENCES jobs (id),
+            event_id TEXT NOT NULL, created_at REAL NOT NULL, level TEXT NOT NULL,
+            type TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL,
+            UNIQUE (job_id, event_id))"""
+    )
+    db.execute(
+        """CREATE TABLE checkpoints (
+            job_id TEXT NOT NULL REFERENCES jobs (id), id TEXT NOT NULL, step INTEGER NOT NULL,
+            model TEXT NOT NULL, metrics TEXT NOT NULL, PRIMARY KEY (job_id, id))"""
+    )
+    db.execute(
+        """CREATE TABLE files (
+            scope TEXT NOT NULL, sha256 TEXT NOT NULL, remote_id TEXT NOT NULL,
+            uploaded_at REAL NOT NULL, PRIMARY KEY (scope, sha256))"""
+    )
+
+
+@migration
+def m002_runs(db: sqlite3.Connection) -> None:
+    # The queue of local jobs; see backends/local/queue.py. `fence` counts workers: one
+    # may only write while its number is the newest. `attempts` counts those that began to train.
+    db.execute(
+        """CREATE TABLE runs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+            status TEXT NOT NULL, phase TEXT NOT NULL DEFAULT '',
+            fence INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+            max_attempts INTEGER NOT NULL, pid INTEGER, slot TEXT, heartbeat_at REAL,
+            cancel_at REAL, error TEXT, result TEXT, trained_tokens INTEGER,
+            queued_at REAL NOT NULL, finished_at REAL)"""
+    )
+
+
+@migration
+def m003_costs(db: sqlite3.Connection) -> None:
+    # How long a job took, for its bill, and the jobs of a month, for the budget.
+    db.execute("ALTER TABLE jobs ADD COLUMN seconds REAL")
+    db.execute("ALTER TABLE runs ADD COLUMN seconds REAL NOT NULL DEFAULT 0")
+    db.execute("CREATE INDEX jobs_created ON jobs (created_at)")
+    # A job that failed in the step 'creating' is now one that may have been created; until here
+    # the step was left behind by refusals too. Only 10 doubtful tries (MAX_TRIES) are a doubt.
+    db.execute(
+        "UPDATE jobs SET step = 'intent' WHERE status IN ('failed', 'cancelled')"
+        " AND provider_id IS NULL AND tries < 10"
+    )
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
+    db = sqlite3.connect(path, timeout=30, isolation_level=None)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA busy_timeout = 30000")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    _migrate(db)
+    return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Run the migrations that this file lacks, each in its own transaction."""
+    if db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+        return
+    for number, step in enumerate(MIGRATIONS, 1):
+        db.execute("BEGIN IMMEDIATE")
+        # Read again with the write lock: another process may have been faster.
+        if db.execute("PRAGMA user_version").fetchone()[0] < number:
+            step(db)
+            db.execute(f"PRAGMA user_version = {number}")
+        db.execute("COMMIT")
+    if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS):
+        db.close()
+        raise StoreError(
+            "The store was written by a newer finetune-gateway.",
+            hint="Upgrade, or set another FTG_HOME.",
+        )
