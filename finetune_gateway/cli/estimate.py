@@ -92,8 +92,8 @@ def estimate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Estimate cost, time and memory of a run, and if it fits, for several options side by side.
-    Offline: no key, no network, nothing is sent.
+    """Estimate cost, time and memory of a run, and whether it fits, for several options side by
+    side. Offline: no key, no network, nothing is sent.
 
     With commas in --backend, every model is estimated on every backend. With one --backend per
     --model, they pair up in order. Without --backend, 'owner/name', builtin models and folders

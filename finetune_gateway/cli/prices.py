@@ -77,7 +77,7 @@ def prices(
       ftg prices update
     """
     own = Settings.load().prices
-    wanted = {"backend": backend, "model": model, "unit": unit, "market": market}
+    filters = {"backend": backend, "model": model, "unit": unit, "market": market}
     given = {"usd": amount, "source": source, "as_of": as_of, "note": note or None}
     misplaced = [name for name, value in given.items() if value is not None and action != "set"]
     if misplaced:
@@ -86,15 +86,15 @@ def prices(
             hint="Run: ftg prices set --help",
         )
     if action == "show":
-        return _show(own, wanted, everything=all_, json=json, quiet=quiet)
+        return _show(own, filters, everything=all_, json=json, quiet=quiet)
     if action == "path":
         return _path(own, json)
     if action == "check":
         return _check(own, json)
     if action == "set":
-        return _set(own, {**wanted, **given}, json, quiet)
+        return _set(own, {**filters, **given}, json, quiet)
     if action == "update":
-        return _update(own, wanted, json, quiet)
+        return _update(own, filters, json, quiet)
     raise SpecError(f"There is no 'prices {action}'.", hint="show, path, set, check or update.")
 
 
@@ -102,22 +102,22 @@ def prices(
 
 
 def _show(
-    own: Path, wanted: dict[str, str | None], *, everything: bool, json: bool, quiet: bool
+    own: Path, filters: dict[str, str | None], *, everything: bool, json: bool, quiet: bool
 ) -> int:
-    _check_name("unit", wanted["unit"], UNITS)
-    _check_name("market", wanted["market"], MARKETS)
-    rows = [row for row in _all_rows(own, wanted["model"]) if _matches(row, wanted)]
+    _check_name("unit", filters["unit"], UNITS)
+    _check_name("market", filters["market"], MARKETS)
+    rows = [row for row in _all_rows(own, filters["model"]) if _matches(row, filters)]
     today = clock.today()
     open_rows = [row for row in rows if price_table.shut_down_on(row, today) is None]
-    shown = rows if everything or wanted["model"] else open_rows
+    shown = rows if everything or filters["model"] else open_rows
     if not rows:
-        names = ", ".join(f"{key} {value}" for key, value in wanted.items() if value)
+        names = ", ".join(f"{key} {value}" for key, value in filters.items() if value)
         raise NotFoundError(f"No price is known for {names}.", hint="Add it: ftg prices set --help")
     own_keys = {row.key for row in price_table.read_prices(own)}
     if json:
         print_json([price_document(row, own_keys, own, today) for row in shown])
         return 0
-    print_result((price_rows_text if wanted["model"] else prices_text)(shown, own_keys))
+    print_result((price_rows_text if filters["model"] else prices_text)(shown, own_keys))
     if len(rows) > len(shown):
         hidden = len(rows) - len(shown)
         print_message(f"{hidden} rows of models that are shut down: --all", quiet=quiet)
@@ -147,12 +147,12 @@ def _all_rows(own: Path, model: str | None) -> list[Price]:
     return list((packaged | added).values())
 
 
-def _matches(row: Price, wanted: dict[str, str | None]) -> bool:
-    model = wanted["model"]
+def _matches(row: Price, filters: dict[str, str | None]) -> bool:
+    model = filters["model"]
     if model is not None and base_model(row.model) not in (model, _full_name(row.backend, model)):
         return False
     others = ("backend", "unit", "market")
-    return all(wanted[name] in (None, getattr(row, name)) for name in others)
+    return all(filters[name] in (None, getattr(row, name)) for name in others)
 
 
 def _full_name(backend: str, model: str) -> str:
@@ -205,8 +205,8 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     return 0
 
 
-def _update(own: Path, wanted: dict[str, str | None], json: bool, quiet: bool) -> int:
-    if given := [name for name, value in wanted.items() if value is not None]:
+def _update(own: Path, filters: dict[str, str | None], json: bool, quiet: bool) -> int:
+    if given := [name for name, value in filters.items() if value is not None]:
         raise SpecError(
             f"'prices update' has no option --{given[0]}.",
             hint="It updates the GPU hours of Hugging Face Jobs.",

@@ -33,9 +33,9 @@ Check = Callable[[Dataset], Report]
 EXAMPLE_MODEL = "gpt-4.1-mini-2025-04-14"  # of the hint, when no model is given
 
 
-def _print_schema(wanted: bool) -> None:
+def _print_schema(requested: bool) -> None:
     """Answer --schema before arguments are parsed: it needs no DATA."""
-    if wanted:
+    if requested:
         # Imported here: only this option needs it.
         from finetune_gateway.reports.validation_schema import schema
 

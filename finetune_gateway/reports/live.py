@@ -25,7 +25,7 @@ COLOURS = {
 
 
 def follow_on_screen(job: Job) -> None:
-    """Follow the job until its end. KeyboardInterrupt passes through."""
+    """Draw the job until it ends. KeyboardInterrupt passes through."""
     view = View(job)
     console = Console(highlight=False)
     with Live(view, console=console, refresh_per_second=4, transient=False):
@@ -34,29 +34,31 @@ def follow_on_screen(job: Job) -> None:
 
 
 class View:
-    """What is known of the job, drawn anew at each refresh (from a thread: no store here)."""
+    """The state of a job, drawn again at each refresh.
+
+    rich draws in a thread of its own, so nothing here may use the store.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.figures: dict[int, dict[str, float]] = {}
+        self.metrics: dict[int, dict[str, float]] = {}
         self.times: dict[int, float] = {}
         self.message = ""
-        self.seen_at = time.time()
 
     def add(self, event: Event) -> None:
-        """Take in what the job said."""
+        """Add an event of the job."""
         step = event.data.get("step")
         if event.type == "metrics" and isinstance(step, int):
-            known = {k: v for k, v in event.data.items() if isinstance(v, int | float)}
-            self.figures.setdefault(step, {}).update(known)
+            numbers = {k: v for k, v in event.data.items() if isinstance(v, int | float)}
+            self.metrics.setdefault(step, {}).update(numbers)
             self.times[step] = event.created_at
         else:
             self.message = strip_controls(" ".join(event.message.split()))
 
     def __rich__(self) -> RenderableType:
         parts = [self._head(), self._progress(), *self._curves()]
-        if worse := overfitting(self.values("valid_loss")):
-            parts.append(Text(f"note: {worse}", "yellow"))
+        if note := overfitting_note(self.values("valid_loss")):
+            parts.append(Text(f"note: {note}", "yellow"))
         if self.message:
             parts.append(Text(self.message, "dim", no_wrap=True, overflow="ellipsis"))
         if not self.job.status.final:
@@ -64,8 +66,8 @@ class View:
         return Group(*parts)
 
     def values(self, name: str) -> list[float]:
-        """A figure by step."""
-        return [self.figures[s][name] for s in sorted(self.figures) if name in self.figures[s]]
+        """Return a metric by step."""
+        return [self.metrics[s][name] for s in sorted(self.metrics) if name in self.metrics[s]]
 
     def _head(self) -> Text:
         record = self.job.record
@@ -79,25 +81,25 @@ class View:
 
     def _progress(self) -> RenderableType:
         step, total = self._step()
-        words = [f"elapsed {_clock(self._elapsed())}"]
+        parts = [f"elapsed {_format_clock(self._elapsed())}"]
         epoch = self.values("epoch")
         if total:
-            words.insert(0, f"step {step:,}/{total:,}")
+            parts.insert(0, f"step {step:,}/{total:,}")
         if epoch:
-            words.insert(0, f"epoch {epoch[-1]:.2f}")
+            parts.insert(0, f"epoch {epoch[-1]:.2f}")
         left = self._left(step, total)
         if left is not None:
-            words.append(f"left {_clock(left)}")
+            parts.append(f"left {_format_clock(left)}")
         row = Table.grid(padding=(0, 2))
         if total:
             done = f"{100 * step / total:3.0f}%"
-            row.add_row(ProgressBar(total, step, width=16), done, Text("  ".join(words)))
+            row.add_row(ProgressBar(total, step, width=16), done, Text("  ".join(parts)))
         else:
-            row.add_row(Text("  ".join(words)))
+            row.add_row(Text("  ".join(parts)))
         return row
 
     def _step(self) -> tuple[int, int]:
-        steps = sorted(self.figures)
+        steps = sorted(self.metrics)
         totals = self.values("total_steps")
         step, total = (steps[-1] if steps else 0), int(totals[-1]) if totals else 0
         return (total if self.job.status is JobStatus.SUCCEEDED and total else step), total
@@ -107,7 +109,7 @@ class View:
         return (record.finished_at or time.time()) - record.created_at
 
     def _left(self, step: int, total: int) -> float | None:
-        """Seconds, from the time the steps took until now."""
+        """Return the seconds left, from the time that steps have taken so far."""
         steps = sorted(self.times)
         if self.job.status.final or not total or len(steps) < 2:
             return None
@@ -117,19 +119,19 @@ class View:
         return max(0.0, each * (total - step) - since)
 
     def _curves(self) -> list[Text]:
-        drawn = [curve(name, self.values(name)) for name in ("train_loss", "valid_loss")]
-        return [text for text in drawn if text is not None]
+        curves = [loss_curve(name, self.values(name)) for name in ("train_loss", "valid_loss")]
+        return [text for text in curves if text is not None]
 
 
-def _clock(seconds: float) -> str:
-    """``8:41``, ``1:08:41``."""
+def _format_clock(seconds: float) -> str:
+    """Return ``8:41`` or ``1:08:41``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def curve(name: str, values: Sequence[float]) -> Text | None:
-    """``train_loss  █▆▄▂▁  1.92 → 0.61  best 0.60``, or None without figures."""
+def loss_curve(name: str, values: Sequence[float]) -> Text | None:
+    """Return ``train_loss  █▆▄▂▁  1.92 → 0.61  best 0.60``, or None without values."""
     if not values:
         return None
     figures = f"{values[0]:.3g} → {values[-1]:.3g}  best {min(values):.3g}"
@@ -137,7 +139,7 @@ def curve(name: str, values: Sequence[float]) -> Text | None:
 
 
 def sparkline(values: Sequence[float], columns: int) -> str:
-    """The values as bars from the lowest to the highest; many are averaged into ``columns``."""
+    """Return the values as bars; more values than ``columns`` are averaged."""
     if len(values) > columns:
         edges = [round(i * len(values) / columns) for i in range(columns + 1)]
         values = [
@@ -148,8 +150,8 @@ def sparkline(values: Sequence[float], columns: int) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in values)
 
 
-def overfitting(valid_loss: Sequence[float]) -> str | None:
-    """A note when the last two evaluations are no better than the best before them."""
+def overfitting_note(valid_loss: Sequence[float]) -> str | None:
+    """Return a note if the last two evaluations are no better than the best before them."""
     if len(valid_loss) < 3 or min(valid_loss[-2:]) < min(valid_loss[:-2]):
         return None
     return "valid_loss has not fallen for 2 evaluations (possible overfitting)"

@@ -247,7 +247,7 @@ def check_backend(name: str, options: Mapping[str, Any] | None = None) -> Check:
 
 
 def _check_endpoint(name: str, backend: object) -> Check:
-    """Ask the host for its models: this shows if it answers and accepts the key."""
+    """Ask the host for its models: this shows whether it answers and accepts the key."""
     # Imported here: the SDK takes a second, and only this check needs it.
     from finetune_gateway.backends.openai.backend import OpenAIBackend
     from finetune_gateway.backends.openai.retries import retried

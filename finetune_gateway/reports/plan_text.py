@@ -98,7 +98,7 @@ def _uploads(plan: Plan) -> Iterator[str]:
 
 
 def _budget_left(cost: Range[Decimal] | None, budget: Budget) -> str:
-    """Return what is left of the month's budget, and if this job fits."""
+    """Return what is left of the month's budget, and whether this job fits."""
     left, needed = budget.left_usd or Decimal(0), cost.high if cost else Decimal(0)
     fits = f"this job reserves {format_usd(needed)}" if needed <= left else "this job does not fit"
     used = f"{format_usd(budget.spent_usd)} spent, {format_usd(budget.reserved_usd)} reserved"

@@ -19,7 +19,7 @@ from support.paths import DEMO_TRAIN
 
 from finetune_gateway.cli.watch import combine_exit_codes, parse_seconds
 from finetune_gateway.errors import SpecError
-from finetune_gateway.reports.live import overfitting, sparkline
+from finetune_gateway.reports.live import overfitting_note, sparkline
 
 DATA = DEMO_TRAIN
 PLUGIN = '''
@@ -231,7 +231,7 @@ def test_sparkline_keeps_the_shape() -> None:
 
 def test_overfitting_needs_two_worse_evaluations() -> None:
     """Two evaluations no better than the best before them."""
-    assert overfitting([1.0, 0.8, 0.9]) is None
-    assert overfitting([1.0, 0.8, 0.9, 0.81])
-    assert overfitting([1.0, 0.8, 0.9, 0.79]) is None
-    assert overfitting([1.0, 0.9]) is None
+    assert overfitting_note([1.0, 0.8, 0.9]) is None
+    assert overfitting_note([1.0, 0.8, 0.9, 0.81])
+    assert overfitting_note([1.0, 0.8, 0.9, 0.79]) is None
+    assert overfitting_note([1.0, 0.9]) is None
