@@ -12,6 +12,7 @@ PIP := $(BIN)/python -m pip install -q --no-input --disable-pip-version-check
 # First and alone, so that no dependency pulls another torch before it.
 TORCH := torch==2.13.0
 INPUTS := pyproject.toml constraints.txt
+SUITE := -q -n 2 --dist worksteal -m "not chaos"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint cover bench chaos fuzz clean
@@ -23,7 +24,7 @@ demo: $(VENV)/.local ## train a tiny model here and chat with it: no key, no GPU
 	@$(BIN)/ftg demo
 
 test: lint ## lint, format, types, then all tests but the chaos ones
-	@$(BIN)/python -m pytest -q -m "not chaos"
+	@$(BIN)/python -m pytest $(SUITE)
 
 check: lint ## lint, format, types, and the order of imports
 	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_public_names.py
@@ -36,7 +37,7 @@ lint: $(VENV)/.dev
 # A process that was killed leaves data that cannot be read: coverage warns, and they are removed.
 cover: $(VENV)/.dev ## the lines that the tests run, room by room; their processes count
 	@$(BIN)/coverage erase
-	-@$(BIN)/coverage run -m pytest -q -m "not chaos"
+	-@$(BIN)/coverage run -m pytest $(SUITE)
 	@$(BIN)/coverage combine -q
 	@rm -f .coverage.*
 	@$(BIN)/python -m scripts.coverage_rooms

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support.paths import SHARED
 from support.rows import chat_rows
 
@@ -18,9 +18,15 @@ from support.rows import chat_rows
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+# Side by side (make test), processes of the tests take one core each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # Machines differ in speed, and an example may start a garbage collection.
-settings.register_profile("default", deadline=None)
-settings.register_profile("deep", deadline=None, max_examples=10_000, print_blob=True)
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "deep", settings.get_profile("default"), max_examples=10_000, print_blob=True
+)
 settings.load_profile("default")
 
 pytest_plugins = ("support.cli", "support.disks")
@@ -34,6 +40,11 @@ SMALL = {
     "num_key_value_heads": 4,
     "head_dim": 16,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first: side by side, no process waits for one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

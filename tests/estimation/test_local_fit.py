@@ -114,6 +114,8 @@ def test_rates_are_found_again() -> None:
     assert told == pytest.approx(seconds[9], rel=0.1) and min(found) >= 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_calibration_is_measured_kept_and_used(
     home: Path, tiny_folder: Path, train_file: Path
 ) -> None:
