@@ -164,7 +164,7 @@ class Dataset:
         return shared
 
     def copy_into(self, folder: Path, rewrite: Rewrite | None = None) -> tuple[Path, str]:
-        """Copy to ``folder/<sha256>.jsonl``, each row through ``rewrite`` where one is given;
+        """Copy to ``folder/<sha256>.jsonl``, with each row rewritten by ``rewrite``, if any; return
         the path and the hash.
 
         The copy appears whole or not at all. Raises StoreError when it cannot be written.

@@ -270,11 +270,11 @@ def _sharegpt(row: Json, errors: list[ConversionError]) -> Json:
 
 
 def _preference(row: Json, errors: list[ConversionError]) -> Json:
-    given = row.get("input")
-    if not isinstance(given, dict):
+    pair_input = row.get("input")
+    if not isinstance(pair_input, dict):
         errors.append(ConversionError("input", "this is not an object with messages"))
-        given = {}
-    read: Json = {"input": _chat(given, errors)}
+        pair_input = {}
+    read: Json = {"input": _chat(pair_input, errors)}
     for side in ("preferred_output", "non_preferred_output"):
         old = side.replace("output", "completion")  # the key of older guides
         key = old if side not in row and old in row else side
@@ -291,12 +291,12 @@ def _trl_preference(row: Json, errors: list[ConversionError]) -> Json:
         prompt, good, bad = good[:-1], good[-1:], bad[-1:]
     if not prompt:
         errors.append(
-            ConversionError("prompt", "there is no prompt, and both sides do not begin with one")
+            ConversionError("prompt", "there is no prompt, and the two sides do not start with one")
         )
     parallel = "parallel_tool_calls"
     more = {parallel: row[parallel]} if parallel in row else {}
-    given = {"messages": prompt, **_tools(row, errors), **more}
-    return {"input": given, "preferred_output": good, "non_preferred_output": bad}
+    pair_input = {"messages": prompt, **_tools(row, errors), **more}
+    return {"input": pair_input, "preferred_output": good, "non_preferred_output": bad}
 
 
 def _pair_prompt(row: Json, errors: list[ConversionError]) -> list[Json]:
@@ -311,7 +311,7 @@ def _pair_prompt(row: Json, errors: list[ConversionError]) -> list[Json]:
 
 
 def _repeats(prompt: list[Json], start: list[Json]) -> bool:
-    """Whether both sides begin with the prompt that is also given by itself."""
+    """Return True if both sides start with the prompt, which is also given separately."""
     texts = [message.get("content") for message in (*start, *prompt) if isinstance(message, dict)]
     if len(texts) < len(start) + len(prompt):
         return False
@@ -322,13 +322,13 @@ def _repeats(prompt: list[Json], start: list[Json]) -> bool:
 def _unpaired(row: Json, errors: list[ConversionError]) -> Json:
     if "messages" in row:
         return {**_chat(row, errors), "label": row["label"]}
-    asked = _read_messages(row.get("prompt"), "user", "prompt", errors)
+    prompt = _read_messages(row.get("prompt"), "user", "prompt", errors)
     answer = _read_messages(row.get("completion"), "assistant", "completion", errors)
     if len(answer) > 1:
         errors.append(
-            ConversionError("completion", "a label judges one answer, not several messages")
+            ConversionError("completion", "a label is for one answer, not for several messages")
         )
-    return {"messages": [*asked, *answer], **_tools(row, errors), "label": row["label"]}
+    return {"messages": [*prompt, *answer], **_tools(row, errors), "label": row["label"]}
 
 
 def _text(row: Json, errors: list[ConversionError]) -> Json:

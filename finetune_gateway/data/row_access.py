@@ -1,6 +1,6 @@
 """Rows: strict JSON, and the messages, texts, calls and tools of a row, however malformed.
 
-Knows the shapes of OpenAI's and TRL's rows; judges nothing. A field of the wrong type reads as
+Knows the shapes of OpenAI's and TRL's rows. A field of the wrong type reads as
 absent, so that a malformed row can still be shown.
 """
 

@@ -211,11 +211,11 @@ def _trl(row: Json) -> Json:
 
 
 def _trl_pair(row: Json) -> Json:
-    given = row["input"]
-    for key in given.keys() - _INPUT:
+    pair_input = row["input"]
+    for key in pair_input.keys() - _INPUT:
         raise ConversionError(f"input.{key}", f"TRL's pairs cannot hold {key!r}")
     sides = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
-    pair = {"prompt": _with_objects(given["messages"], "input.messages")}
+    pair = {"prompt": _with_objects(pair_input["messages"], "input.messages")}
     pair |= {name: _with_objects(row[side], side) for name, side in sides.items()}
     return _with_other_keys(pair, row, "TRL's pairs")
 
@@ -271,17 +271,17 @@ def _sharegpt(row: Json) -> Json:
 
 
 def _sharegpt_pair(row: Json) -> Json:
-    given = dict(row["input"])
-    for key in given.keys() - _INPUT:
+    pair_input = dict(row["input"])
+    for key in pair_input.keys() - _INPUT:
         raise ConversionError(f"input.{key}", f"ShareGPT cannot hold {key!r}")
-    pair: Json = {"conversations": sharegpt.turns(given["messages"], "input.messages")}
+    pair: Json = {"conversations": sharegpt.turns(pair_input["messages"], "input.messages")}
     for name, side in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):
         if len(row[side]) != 1:
             raise ConversionError(side, "ShareGPT holds one answer for each side")
         pair[name] = sharegpt.turns(row[side], side)[0]
-    if given.get("tools") is not None:
-        given["tools"] = sharegpt.tools_string(given["tools"])
-    return _with_other_keys(pair, {**row, "input": given}, "ShareGPT's pairs")
+    if pair_input.get("tools") is not None:
+        pair_input["tools"] = sharegpt.tools_string(pair_input["tools"])
+    return _with_other_keys(pair, {**row, "input": pair_input}, "ShareGPT's pairs")
 
 
 TARGETS: dict[str, Callable[[Json], Json]] = {

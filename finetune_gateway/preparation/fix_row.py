@@ -60,9 +60,9 @@ def _conversations(row: Json) -> Iterator[tuple[list[Any], str]]:
     for key in _LISTS:
         if isinstance(row.get(key), list):
             yield row[key], key
-    given = row.get("input")
-    if isinstance(given, dict) and isinstance(given.get("messages"), list):
-        yield given["messages"], "input.messages"
+    pair_input = row.get("input")
+    if isinstance(pair_input, dict) and isinstance(pair_input.get("messages"), list):
+        yield pair_input["messages"], "input.messages"
 
 
 def _fix_message(message: Json, path: str) -> Iterator[Change]:

@@ -81,7 +81,7 @@ def _canonical_method(method: str) -> str:
 def _counter(
     runner: Backend | None, model: str | None, method: str, limit: int | None
 ) -> RowCounter:
-    if runner is None or model is None:  # without a model there is no template to look for
+    if runner is None or model is None:  # a template needs a model
         return HostedCounter(model, limit)
     return runner.counter(TrainingSpec.build(model=model or "unnamed", method=method))
 

@@ -134,9 +134,9 @@ def _value(value: Any, schema: Json, path: str) -> Mismatches:
     """Yield mismatches of type, enum and bounds."""
     named = schema.get("type")
     listed = named if isinstance(named, list) else [named]
-    wanted = [one for one in listed if isinstance(one, str) and one in _TYPES]
-    if wanted and not any(_TYPES[one](value) for one in wanted):
-        yield f"{_display(path)} must be of the type {' or '.join(wanted)}, not {json_type(value)}"
+    types = [name for name in listed if isinstance(name, str) and name in _TYPES]
+    if types and not any(_TYPES[name](value) for name in types):
+        yield f"{_display(path)} must be of the type {' or '.join(types)}, not {json_type(value)}"
         return
     allowed = [schema["const"]] if "const" in schema else _listed(schema, "enum")
     if allowed and not any(_same(value, one) for one in allowed):

@@ -153,25 +153,25 @@ def _without_old_keys(row: Json) -> Json:
 
 
 def _input(row: Json) -> Defects:
-    given = row.get("input")
-    if given is None:
+    pair_input = row.get("input")
+    if pair_input is None:
         yield Defect("missing_input", "input")
-    elif not isinstance(given, dict):
-        yield wrong_type("input", given, "an object with messages")
-    elif "messages" not in given:
+    elif not isinstance(pair_input, dict):
+        yield wrong_type("input", pair_input, "an object with messages")
+    elif "messages" not in pair_input:
         yield Defect("missing_messages", "input.messages")
     else:
-        yield from _input_messages(given)
+        yield from _input_messages(pair_input)
 
 
-def _input_messages(given: Json) -> Defects:
-    messages, path = given["messages"], "input.messages"
+def _input_messages(pair_input: Json) -> Defects:
+    messages, path = pair_input["messages"], "input.messages"
     yield from messages_defects(messages, path)
-    yield from tools_defects(given, "input.")
+    yield from tools_defects(pair_input, "input.")
     if not is_conversation(messages):
         return
     yield from _no_images(messages, path)
-    yield from exchange_defects(messages, given, path)
+    yield from exchange_defects(messages, pair_input, path)
     yield from order_defects(messages, path)
     if messages[-1]["role"] == "assistant":
         yield Defect("preference_input_end", f"{path}[{len(messages) - 1}]")

@@ -108,7 +108,7 @@ def _detail(image: Any, path: str) -> Defects:
 
 
 def url_defect(url: str, path: str) -> Defect | None:
-    """Why an image address is refused, or None. Nothing is fetched and no name is looked up."""
+    """Return the defect of an image URL, or None. Nothing is fetched or resolved."""
     if url[:5].lower() == "data:":
         return _data_defect(url, path)
     scheme = _SCHEME.match(url)
