@@ -28,7 +28,7 @@ BOUND = 0.20
 IMPORT = """\
 import sys
 from finetune_gateway.backends.local import fourbit
-fourbit.bring_in() if sys.argv[1] == "qlora" else fourbit.keep_out()
+fourbit.import_quietly() if sys.argv[1] == "qlora" else fourbit.block_import()
 import finetune_gateway.backends.local.methods.sft
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):

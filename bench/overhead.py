@@ -145,7 +145,7 @@ def ours(folder: Path, settings: dict[str, Any], numbers: Any) -> Run:
     samples = worker_samples(job)
     cpu = own_cpu() - cpu
     events, last = job.events(), job.metrics()[-1]
-    first = next(event for event in events if "Training begins" in event.message)
+    first = next(event for event in events if "Training starts" in event.message)
     ended = [event for event in events if event.type == "metrics"][-1].created_at
     assert last.train_loss is not None and last.valid_loss is not None  # for the type checker
     cpu += cpu_at(samples, ended)

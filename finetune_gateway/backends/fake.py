@@ -1,7 +1,7 @@
 """A backend in memory that plays a script: for docs, tests and authors of backends.
 
-Trains nothing, sends nothing, costs nothing, and says so. ``poll`` is a pure function of the
-script and the cursor, so any process can go on where another one stopped.
+It trains nothing, sends nothing and costs nothing, and says so. ``poll`` depends only on the script
+and the cursor, so any process can continue where another one stopped.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 PREFIX = "fake-"
 FREE = Decimal(0)
 STEPS = 5
-BORN = 1_700_000_000.0  # time of the first scripted event: a script says the same every time
+START = 1_700_000_000.0  # time of the first scripted event; the same each time
 METHODS = frozenset(methods.METHODS) - {"reinforcement"}
 TRAINING_TYPES = frozenset({"lora", "qlora", "full"})
 
 
 class FakeBackend(Backend):
-    """Plays ``script``, one snapshot per poll, then repeats the last.
+    """Plays ``script``, one snapshot per poll, and then repeats the last one.
 
-    ``script``: snapshots, or dicts of their fields; default: a run of five steps that succeeds.
-    ``answer``: what the model says; default: an echo. ``faults``: errors to raise, in order, by
-    the name of the call, such as ``{"start": [BackendError("...", maybe_applied=True)]}``; with
-    ``maybe_applied`` the call has taken effect all the same.
+    ``script``: snapshots, or dicts of their fields; by default a run of five steps that succeeds.
+    ``answer``: the model's answer; by default an echo. ``faults``: errors to raise, in order, by
+    the name of the method, such as ``{"start": [BackendError("...", maybe_applied=True)]}``; with
+    ``maybe_applied`` the call still takes effect.
 
-    ``started`` and ``uploaded`` hold what this object was sent.
+    ``started`` and ``uploaded`` hold what this object has received.
     """
 
     name: ClassVar[str] = "fake"
@@ -57,7 +57,7 @@ class FakeBackend(Backend):
         faults: Mapping[str, Sequence[BackendError]] | None = None,
     ) -> None:
         if script is not None and not script:
-            raise SpecError("The script is empty.", hint="Give it one snapshot at least.")
+            raise SpecError("The script is empty.", hint="Give it at least one snapshot.")
         self.script = None if script is None else [Snapshot.model_validate(s) for s in script]
         self.answer = answer
         self.started: list[tuple[str, TrainingSpec, DataFile, DataFile | None]] = []
@@ -66,14 +66,14 @@ class FakeBackend(Backend):
         self._cancelled: set[str] = set()
 
     def options(self) -> dict[str, Any]:
-        """The script and the answer. Faults belong to this object alone."""
-        given: dict[str, Any] = {} if self.answer is None else {"answer": self.answer}
+        """Return the script and the answer. Faults belong to this object alone."""
+        options: dict[str, Any] = {} if self.answer is None else {"answer": self.answer}
         if self.script is not None:
-            given["script"] = [snapshot.model_dump(mode="json") for snapshot in self.script]
-        return given
+            options["script"] = [snapshot.model_dump(mode="json") for snapshot in self.script]
+        return options
 
     def capabilities(self, model: str | None = None) -> Capabilities:
-        """Everything a spec can say; nothing is trained by it."""
+        """Accept every setting of a spec except reinforcement; nothing is trained."""
         return Capabilities(
             hosted=False,
             methods=METHODS,
@@ -84,13 +84,13 @@ class FakeBackend(Backend):
         )
 
     def counter(self, spec: TrainingSpec) -> HostedCounter:
-        """Counts as OpenAI's chat models do."""
+        """Return a counter that counts as OpenAI's chat models do."""
         return HostedCounter(spec.model)
 
     def estimate(
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
-        """Free, because nothing is trained."""
+        """Return an estimate of zero: nothing is trained."""
         _, epochs, _, rule = epochs_of(spec, tokens.rows)
         return Estimate(
             backend=self.name,
@@ -107,20 +107,20 @@ class FakeBackend(Backend):
         )
 
     def upload(self, file: DataFile) -> str:
-        """Keep the file in ``uploaded``; its id is made of its content."""
+        """Keep the file in ``uploaded``; return an id made from its content."""
         self.uploaded.append(file)
         self._fail("upload")
         return _file_id(file)
 
     def find_upload(self, file: DataFile) -> str | None:
-        """The id of a file this object was sent."""
+        """Return the id of a file that this object has received."""
         self._fail("find_upload")
         return _file_id(file) if any(f.sha256 == file.sha256 for f in self.uploaded) else None
 
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
     ) -> str:
-        """Keep the job in ``started``; its id is ``fake-<job_id>``."""
+        """Keep the job in ``started``; return ``fake-<job_id>``."""
         self.started.append((job_id, spec, train, validation))
         try:
             self._fail("start")
@@ -131,13 +131,13 @@ class FakeBackend(Backend):
         return PREFIX + job_id
 
     def find(self, job_id: str) -> str | None:
-        """The id of a job this object started."""
+        """Return the id of a job that this object has started."""
         self._fail("find")
         known = any(started[0] == job_id for started in self.started)
         return PREFIX + job_id if known else None
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
-        """The snapshot number ``cursor`` of the script; beyond its end the last one."""
+        """Return the snapshot number ``cursor`` of the script; after its end the last one."""
         self._fail("poll")
         script = _default_script(provider_id) if self.script is None else self.script
         last = len(script) - 1
@@ -152,7 +152,7 @@ class FakeBackend(Backend):
         self._cancelled.add(provider_id)
 
     def open(self, handle: HandleData) -> FakeChat:
-        """A model that echoes, or says ``answer``."""
+        """Return a model that echoes, or gives ``answer``."""
         self._fail("open")
         return FakeChat(handle.model, self.answer)
 
@@ -163,21 +163,21 @@ class FakeBackend(Backend):
 
 
 class FakeChat:
-    """Answers the same to the same messages, and says that nothing was trained."""
+    """Gives the same answer to the same messages, and says that nothing was trained."""
 
     def __init__(self, model: str, answer: str | None) -> None:
         self.model = model
         self.answer = answer
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
-        """The scripted answer, or an echo of the last message."""
+        """Return the scripted answer, or an echo of the last message."""
         text = self._text(messages)
-        asked = sum(len(str(message.get("content") or "").split()) for message in messages)
-        usage = Usage(prompt_tokens=asked, completion_tokens=len(text.split()))
+        words = sum(len(str(message.get("content") or "").split()) for message in messages)
+        usage = Usage(prompt_tokens=words, completion_tokens=len(text.split()))
         return ChatReply(text=text, finish_reason="stop", usage=usage)
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
-        """The same answer word by word."""
+        """Yield the same answer word by word."""
         first, *others = self._text(messages).split(" ")
         yield first
         yield from (f" {word}" for word in others)
@@ -185,8 +185,8 @@ class FakeChat:
     def _text(self, messages: list[dict[str, Any]]) -> str:
         if self.answer is not None:
             return self.answer
-        said = str(messages[-1].get("content") or "") if messages else ""
-        return f"[{self.model}, a fake that trained nothing] You said: {said}"
+        message = str(messages[-1].get("content") or "") if messages else ""
+        return f"[{self.model}, a fake that trained nothing] You said: {message}"
 
 
 def _file_id(file: DataFile) -> str:
@@ -194,21 +194,21 @@ def _file_id(file: DataFile) -> str:
 
 
 def _default_script(provider_id: str) -> list[Snapshot]:
-    """Validating, queued, five steps with a falling loss, succeeded."""
+    """Return a run: validating, queued, five steps with a falling loss, succeeded."""
     job_id = provider_id.removeprefix(PREFIX)
     model = f"fake:{job_id}"
     starts = [
-        _said(provider_id, JobStatus.VALIDATING_FILES, 0, "Checking the files (fake)."),
-        _said(provider_id, JobStatus.QUEUED, 1, "Waiting for nothing (fake)."),
+        _report(provider_id, JobStatus.VALIDATING_FILES, 0, "Checking the files (fake)."),
+        _report(provider_id, JobStatus.QUEUED, 1, "Waiting for nothing (fake)."),
     ]
     steps = [_step(provider_id, model, step) for step in range(1, STEPS + 1)]
-    end = _said(provider_id, JobStatus.SUCCEEDED, STEPS + 2, "Nothing was trained (fake).")
+    end = _report(provider_id, JobStatus.SUCCEEDED, STEPS + 2, "Nothing was trained (fake).")
     result = Result(kind="hosted", model=model)
     return [*starts, *steps, end.model_copy(update={"result": result, "trained_tokens": 0})]
 
 
-def _said(provider_id: str, status: JobStatus, number: int, message: str) -> Snapshot:
-    event = Event(id=f"{provider_id}-{number}", created_at=BORN + number, message=message)
+def _report(provider_id: str, status: JobStatus, number: int, message: str) -> Snapshot:
+    event = Event(id=f"{provider_id}-{number}", created_at=START + number, message=message)
     return Snapshot(status=status, raw_status=status.value, events=[event])
 
 
@@ -216,7 +216,7 @@ def _step(provider_id: str, model: str, step: int) -> Snapshot:
     loss = round(2.0 / (1 + step), 3)
     event = Event(
         id=f"{provider_id}-{step + 1}",
-        created_at=BORN + step + 1,
+        created_at=START + step + 1,
         type="metrics",
         message=f"Step {step}/{STEPS}: training loss={loss}",
         data={"step": step, "total_steps": STEPS, "train_loss": loss},

@@ -176,7 +176,7 @@ def test_a_killed_worker_is_continued_to_the_same_result(
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     assert job.wait(180).status is JobStatus.SUCCEEDED, job.error
-    assert any("Going on from checkpoint" in event.message for event in job.events())
+    assert any("Continuing from checkpoint" in event.message for event in job.events())
     assert steps_of(job) == list(range(1, 61))
     assert job.record.trained_tokens == unbroken.record.trained_tokens
     files = [home / "runs" / j.id / "model" / "adapter_model.safetensors" for j in (unbroken, job)]
@@ -218,7 +218,7 @@ def test_a_kill_inside_a_save_leaves_nothing_half(
     job.cancel()
     assert job.wait(60).status is JobStatus.CANCELLED
     assert not half.exists()
-    assert any("Going on from checkpoint" in event.message for event in job.events())
+    assert any("Continuing from checkpoint" in event.message for event in job.events())
 
 
 def test_what_cannot_be_trained_is_refused_before_a_job_exists(

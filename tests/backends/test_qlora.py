@@ -93,7 +93,7 @@ def test_a_killed_worker_is_continued_to_the_same_result(
     assert pid is not None and not job.status.final
     os.kill(pid, signal.SIGKILL)
     assert job.wait(180).status is unbroken.status is JobStatus.SUCCEEDED, job.error
-    assert any("Going on from checkpoint" in event.message for event in job.events())
+    assert any("Continuing from checkpoint" in event.message for event in job.events())
     assert losses(job) == losses(unbroken)
     assert weights(job, home) == weights(unbroken, home)
 
@@ -134,7 +134,7 @@ def test_a_base_stored_quantised_is_told_apart(
     config = json.loads((folder / "config.json").read_text())
     ours = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     for stored, kind, words in (
-        (ours, "lora", "only QLoRA trains on"),
+        (ours, "lora", "only QLoRA can train"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "lora", "stored quantised"),
         ({"quant_method": "gptq"}, "qlora", "stored quantised .gptq"),
     ):
@@ -150,11 +150,11 @@ def test_a_base_stored_quantised_is_told_apart(
 ALONE = """
 import sys
 from finetune_gateway.backends.local import fourbit
-fourbit.keep_out()
+fourbit.block_import()
 import peft
 assert not fourbit.installed() and not peft.import_utils.is_bnb_available()
 assert not [name for name in sys.modules if name.startswith("bitsandbytes.")]
-fourbit.bring_in()
+fourbit.import_quietly()
 assert fourbit.installed() and sys.modules["bitsandbytes"].nn.Linear4bit
 assert "kernels" not in sys.modules
 """

@@ -131,7 +131,7 @@ def test_an_address_that_is_none_refuses_its_options_alone(ftg: Ftg) -> None:
     """The others keep their figures."""
     wrong = ("--backend", "custom,local", "--model", TINY, "--base-url", "gpu")
     done = ftg("estimate", str(DATA), *wrong)
-    assert done.returncode == 0 and "not possible: base_url 'gpu' is no address." in words(
+    assert done.returncode == 0 and "not possible: base_url 'gpu' is not a URL." in words(
         done.stdout
     )
     local = ftg("estimate", str(DATA), "--model", TINY, "--base-url", HOST)

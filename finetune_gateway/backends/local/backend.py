@@ -1,5 +1,5 @@
-"""Training on this machine, as the gateway sees it. Imports nothing heavy: the work is done
-by ``worker`` in a process of its own."""
+"""The local backend: training on this machine. Imports nothing heavy; ``worker`` does the work in
+a process of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.stats import TokenStats
 
-# What the worker needs; named one by one so that the message says which is missing.
+# The packages that the worker needs; the error names those that are missing.
 STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
 NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finetune-gateway[local]'"
 
@@ -64,8 +64,8 @@ class LocalBackend(Backend):
         self, *, gpu: str | None = None, usd_per_gpu_hour: Decimal | float | str | None = None
     ) -> None:
         """``gpu`` and ``usd_per_gpu_hour``: estimate for this GPU, or at this price, instead of
-        this machine; nothing can be trained there. Raises SpecError for an unknown GPU and for
-        what is no price."""
+        this machine; such a backend cannot train. Raises SpecError for an unknown GPU or a bad
+        price."""
         self.settings = Settings.load()
         self.gpu = None if gpu is None else gpu_name(gpu)
         self.usd_per_gpu_hour = (
@@ -90,11 +90,11 @@ class LocalBackend(Backend):
             poll_seconds=(0.5, 2.0),
         )
 
-    # -- before --------------------------------------------------------------------------
+    # -- before anything is trained ------------------------------------------------------
 
     def check(self, spec: TrainingSpec) -> None:
-        """Raise before a job is written down: the stack is missing, the model is unknown, or
-        its template cannot mark what is to be trained."""
+        """Raise MissingDependency for missing packages, NotFoundError or SpecError for the model,
+        and an error if its chat template cannot mark the tokens to train."""
         if self.gpu or self.usd_per_gpu_hour is not None:
             raise SpecError(
                 "A GPU by name and its price are for estimates; a job trains on this machine.",
@@ -148,8 +148,8 @@ class LocalBackend(Backend):
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
     ) -> str:
-        """Write the run folder and the queue row, start the worker. Doing so again for the
-        same job changes nothing."""
+        """Write the run folder and the queue row, and start the worker. A second call for the same
+        job changes nothing."""
         folder = self.queue.folder(job_id)
         try:
             self._write_folder(folder, job_id, spec, train, validation)
@@ -174,7 +174,7 @@ class LocalBackend(Backend):
         copyfile(train.path, folder / "data" / "train.jsonl")
         if validation is not None:
             copyfile(validation.path, folder / "data" / "validation.jsonl")
-        about = RunFile(
+        run = RunFile(
             job_id=job_id,
             spec=spec,
             train_sha256=train.sha256,
@@ -183,14 +183,14 @@ class LocalBackend(Backend):
             versions=_versions(),
             created_at=time.time(),
         )
-        write_json(folder / "run.json", about.model_dump(mode="json"))
+        write_json(folder / "run.json", run.model_dump(mode="json"))
 
     def find(self, job_id: str) -> str | None:
         return job_id if self.queue.find(job_id) else None
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
-        """Read the queue row, then the events written until now. A run that has lost its worker
-        gets another, which goes on from the last checkpoint."""
+        """Return the queue row and the new events. A run that has lost its worker gets another one,
+        which continues from the last checkpoint."""
         row = self.queue.get(provider_id)
         if not row.status.final:
             self.queue.ensure_worker(provider_id)
@@ -220,24 +220,24 @@ class LocalBackend(Backend):
     def log_path(self, provider_id: str) -> Path | None:
         return self.queue.folder(provider_id) / "worker.log"
 
-    # -- after ---------------------------------------------------------------------------
+    # -- the model -----------------------------------------------------------------------
 
     def open(self, handle: HandleData) -> ChatModel:
         return LocalChat(handle, self.settings)
 
     def base(self, model: str) -> ModelHandle:
-        """A handle on an untouched base model, to chat with before training; its weights are
-        built or fetched now when they are missing."""
+        """Return a handle on a base model, to chat with before training. Missing weights are built
+        or downloaded now."""
         return ModelHandle(
             kind="merged",
-            model=str(models.whole(model, self.settings, lambda text: None)),
+            model=str(models.with_weights(model, self.settings, lambda text: None)),
             base_model=model,
             backend=self.name,
         )
 
 
 class LocalChat:
-    """Answers in this process; torch is imported and the model loaded at the first question."""
+    """A model in this process; torch is imported and the weights are loaded at the first chat."""
 
     def __init__(self, handle: HandleData, settings: Settings) -> None:
         self.handle = handle
@@ -246,8 +246,8 @@ class LocalChat:
     @cached_property
     def _model(self) -> ChatModel:
         if self.handle.base_quantization or fourbit.installed():
-            fourbit.bring_in()  # peft would import it too, with words on the screen
-        # Imported here: transformers and peft take seconds, and a handle is often only shown.
+            fourbit.import_quietly()  # peft would import it too, and print to the screen
+        # Imported here: transformers and peft take seconds, and a handle is often just shown.
         from finetune_gateway.backends.local.inference import LocalModel
 
         return LocalModel.load(self.handle, self.settings)
@@ -260,36 +260,36 @@ class LocalChat:
 
 
 def _unknown_model_reason(model: str) -> str:
-    """A name that a host lists and no folder has is no model for this machine."""
+    """Return why this machine cannot train a model: a host lists the name, and no folder has it."""
     hosts = profiles.hosts_of(model)
     if not hosts or Path(model).is_dir():
         return ""
     where = " and ".join(hosts)
-    return f"{model!r} is a model of {where}; here it takes owner/name, builtin/tiny or a folder."
+    return f"{model!r} is a model of {where}; here use owner/name, builtin/tiny or a folder."
 
 
 def _phase(row: RunRow) -> str:
     silent = time.time() - row.heartbeat_at if row.heartbeat_at else 0.0
     if row.status is JobStatus.RUNNING and silent > SILENT_SECONDS:
-        return f"{row.phase} (no sign of life for {silent:.0f} s)"
+        return f"{row.phase} (no heartbeat for {silent:.0f} s)"
     return row.phase
 
 
 def _checkpoints(folder: Path) -> list[Checkpoint]:
-    """Whole checkpoints; trainer_state.json is written last (transformers 5.23)."""
-    found = []
+    """Return the complete checkpoints; trainer_state.json is written last (transformers 5.23)."""
+    checkpoints = []
     for path in folder.glob("checkpoint-*"):
         number = path.name.rpartition("-")[2]
         if number.isdigit() and (path / "trainer_state.json").exists():
-            found.append(Checkpoint(id=path.name, step=int(number), model=str(path)))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+            checkpoints.append(Checkpoint(id=path.name, step=int(number), model=str(path)))
+    return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
+    versions = {"python": sys.version.split()[0]}
     for name in ("finetune-gateway", *STACK, fourbit.PACKAGE, "tokenizers"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            versions[name] = "missing"
+    return versions

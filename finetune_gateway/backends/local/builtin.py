@@ -1,9 +1,9 @@
-"""The built-in model ``builtin/tiny``: made on this machine, nothing is downloaded.
+"""The built-in model ``builtin/tiny``: trained on this machine, nothing is downloaded.
 
-A Llama of 2 million parameters that answers the customers of a small web shop in plain
-prose. It exists so that a first fine-tune, the tests and the docs run anywhere in a minute;
-it knows nothing beyond its phrase tables (``data/phrases.json``). On disk it is a model
-folder like any other: ``AutoModelForCausalLM.from_pretrained(folder)``.
+A Llama of 2 million parameters that answers the customers of a small web shop in prose. With it a
+first fine-tune, the tests and the docs run anywhere in a minute. It knows only its phrase tables
+(``resources/phrases.json``). On disk it is a model folder like any other, for
+``AutoModelForCausalLM.from_pretrained(folder)``.
 
 ``torch`` is imported by ``ensure_model`` alone; tokenizer and template need none.
 """
@@ -120,7 +120,7 @@ DEMO_KEYS = ("intent", "urgency", "reply")  # of every answer the demo teaches
 
 @cache
 def phrases() -> dict[str, Any]:
-    """The phrase tables every text of the built-in model is made from."""
+    """Return the phrase tables from which all texts of the built-in model are made."""
     tables: dict[str, Any] = json.loads(_data("phrases.json").read_text(encoding="utf-8"))
     return tables
 
@@ -136,12 +136,12 @@ def _data(name: str) -> Path:
 
 
 def demo_intents() -> list[str]:
-    """The values ``intent`` may take in the demo."""
+    """Return the values that ``intent`` may have in the demo."""
     return list(phrases()["intents"])
 
 
 class Phrases:
-    """Draws requests and answers from the tables, the same ones for the same seed."""
+    """Random requests and answers from the tables; the same ones for the same seed."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -155,19 +155,19 @@ class Phrases:
         return f"{self.rng.choice('ABCDEF')}-{self.rng.randrange(1000, 10000)}"
 
     def ask(self, pattern: str, urgent: bool, order: str) -> str:
-        """A customer's request: opening, question, closing."""
+        """Return a customer's request: opening, question, closing."""
         question = pattern.format(order=order, item=self.one("items"), place=self.one("places"))
         opening = self.one("openings")
         closing = self.one("urgent" if urgent else "calm")
         return f"{opening}{question if opening else _capital(question)} {closing}".strip()
 
     def answer(self, intent: str, urgent: bool) -> str:
-        """The desk's answer in prose."""
+        """Return the shop's answer in prose."""
         sentence: str = self.rng.choice(self.tables["intents"][intent]["answers"])
         return (self.one("urgent_answers") if urgent else "") + sentence
 
     def chat(self) -> list[Message]:
-        """One conversation in prose, of one or two questions."""
+        """Return one conversation in prose, with one or two questions."""
         messages: list[Message] = []
         if self.rng.random() < 0.3:
             messages.append({"role": "system", "content": self.one("systems")})
@@ -184,8 +184,8 @@ class Phrases:
         )
 
     def record(self) -> str:
-        """A line of the shop's own books. A base model meets JSON in documents, these words
-        included; that JSON is how to *answer* is left for the demo to teach."""
+        """Return a line of the shop's records. A base model sees JSON in documents, with these
+        words; to *answer* in JSON is what the demo trains."""
         intent = self.rng.choice(list(self.tables["intents"]))
         table = self.tables["intents"][intent]
         order, item = self.order(), self.one("items")
@@ -210,8 +210,8 @@ def _turn(question: str, answer: str) -> list[Message]:
 
 
 def corpus(seed: int = SEED) -> Iterator[Row]:
-    """What the base reads, without end: chats in prose, and one document in five.
-    No prompt of the demo is among them."""
+    """Yield the base's training data without end: chats in prose, and one document in five. No
+    prompt of the demo is among them."""
     source = Phrases(seed)
     taken = _demo_prompts()
     while True:
@@ -232,8 +232,8 @@ def _demo_prompts() -> set[str]:
 
 
 def build_tokenizer() -> Tokenizer:
-    """A byte-level BPE trained on 4,000 texts of the corpus in 0.2 s; any text round-trips.
-    Digits stand alone, so that an order number is copied digit by digit, not learned."""
+    """Return a byte-level BPE, trained on 4,000 texts of the corpus in 0.2 s; any text round-trips.
+    Each digit is a token, so that an order number is copied digit by digit, not learned."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
@@ -278,8 +278,8 @@ def ensure_tokenizer(folder: Path) -> Path:
 
 
 def folder_name() -> str:
-    """A name with a short hash of all the model is made from: a changed recipe is another model,
-    and an adapter keeps the base it was trained on."""
+    """Return a name with a short hash of all that the model is made from: another recipe is another
+    model, and an adapter keeps the base it was trained on."""
     recipe = [phrases(), sorted(_demo_prompts()), CONFIG, CHAT_TEMPLATE, SPECIAL, SEED, STEPS]
     recipe += [BATCH, MATRIX_LEARNING_RATE, NEWTON_SCHULZ, LEARNING_RATE, THREADS]
     return "builtin-tiny-" + hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
@@ -289,15 +289,15 @@ def folder_name() -> str:
 
 
 def is_built(folder: Path) -> bool:
-    """The weights are the last file written, so their presence says the folder is whole."""
+    """True if the folder is complete: the weights are written last."""
     return (folder / "model.safetensors").is_file()
 
 
 def ensure_model(folder: Path, log: Log, steps: int = STEPS) -> Path:
     """Train the base from scratch unless ``folder`` holds it already; return ``folder``.
 
-    45 s on one core. The same machine makes the same bytes each time. Two builders at once
-    do no harm, they only do the work twice.
+    45 s on one core. The same machine gives the same bytes each time. Two builders at once do no
+    harm, they just do the work twice.
     """
     if is_built(folder):
         return folder
@@ -307,7 +307,7 @@ def ensure_model(folder: Path, log: Log, steps: int = STEPS) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay his own
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
             weights = _train(folder, log, steps)
     finally:
         torch.set_num_threads(threads)
@@ -316,7 +316,7 @@ def ensure_model(folder: Path, log: Log, steps: int = STEPS) -> Path:
 
 
 def _train(folder: Path, log: Log, steps: int) -> dict[str, Tensor]:
-    """Pretraining and chat training in one: a plain loop, top to bottom."""
+    """Pretrain on chats and documents: a plain loop, top to bottom. Return the weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -392,7 +392,7 @@ def _batches(folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _encoded(template: ChatTemplate, row: Row) -> tuple[list[int], list[int]]:
-    """Ids and labels of a row; a document is learnt whole and ends in <|endoftext|>."""
+    """Return ids and labels of a row; a document is trained whole and ends in <|endoftext|>."""
     if "text" in row:
         ids = [*template.tokenizer.encode(row["text"]).ids, SPECIAL.index("<|endoftext|>")]
         return ids, ids

@@ -40,12 +40,12 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 WITH_QLORA = fourbit.installed()
-fourbit.keep_out()  # as the worker does: most jobs are without it
+fourbit.block_import()  # as the worker does: most jobs are without it
 sft = load_trainer("sft")
 
 IMPORTED = psutil.Process().memory_info().rss
 IMPORT_CPU = time.process_time()  # since the process began
-STEPS = 4  # the first is not counted: it fills caches
+STEPS = 4  # the first is not counted: it fills the caches
 
 
 @dataclass(frozen=True)
@@ -82,30 +82,30 @@ CASES = (
 
 @dataclass(frozen=True)
 class Mark:
-    """When something was said."""
+    """An event's message, and when it came."""
 
-    said: str
+    message: str
     wall: float
     cpu: float
 
 
 class Timed(Run):
-    """A run that notes when its events came."""
+    """A run that records when its events came."""
 
-    def __init__(self, *given: Any) -> None:
+    def __init__(self, *args: Any) -> None:
         self.marks: list[Mark] = []
         self.rows: dict[str, Any] = {}
-        super().__init__(*given)
+        super().__init__(*args)
 
-    def event(self, message: str, **more: Any) -> None:
-        super().event(message, **more)
-        self.rows = self.rows or (more.get("data") or {} if "rows" in message else {})
+    def event(self, message: str, **kwargs: Any) -> None:
+        super().event(message, **kwargs)
+        self.rows = self.rows or (kwargs.get("data") or {} if "rows" in message else {})
         self.marks.append(Mark(message, time.perf_counter(), time.process_time()))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One case: its work in a step, and what a step, starting and saving took (wall, CPU)."""
+    """One case: the work of a step, and seconds (wall, CPU) of a step, of starting and saving."""
 
     load: Load
     step: tuple[float, float]
@@ -114,7 +114,7 @@ class Measured:
 
 
 def measure(home: Settings, number: int, case: Case) -> Measured:
-    """Train one case for a few steps, from its folder to its first answer."""
+    """Train one case for a few steps, up to its first answer, and return the seconds it took."""
     folder = builtin.ensure_tokenizer(home.home / f"model-{number}")
     heads = case.hidden // 32
     config = {
@@ -142,9 +142,9 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
     sft.train(run)
     ended = time.perf_counter(), time.process_time()
     marks = run.marks
-    steps = [mark for mark in marks if mark.said.startswith("Step ")]
-    saved = next(mark for mark in marks if mark.said.startswith("Saved checkpoint"))
-    first = next(mark for mark in marks if mark.said.startswith("Training begins"))
+    steps = [mark for mark in marks if mark.message.startswith("Step ")]
+    saved = next(mark for mark in marks if mark.message.startswith("Saved checkpoint"))
+    first = next(mark for mark in marks if mark.message.startswith("Training starts"))
     pairs = list(zip(steps, steps[1:], strict=False))
     length = run.rows["tokens"] / run.rows["rows"]
     tokens = case.rows * length
@@ -169,8 +169,11 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
 def _run(settings: Settings, name: str, spec: TrainingSpec, words: int) -> Timed:
     folder = settings.runs / name
     (folder / "data").mkdir(parents=True)
-    asked, answer = " ".join(["parcel"] * (words // 3)), " ".join(["order"] * (words - words // 3))
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    question, answer = (
+        " ".join(["parcel"] * (words // 3)),
+        " ".join(["order"] * (words - words // 3)),
+    )
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     line = json.dumps({"messages": messages}) + "\n"
     count = STEPS * int(spec.batch_size)
     (folder / "data" / "train.jsonl").write_text(line * count, "utf-8")
@@ -183,7 +186,7 @@ def _run(settings: Settings, name: str, spec: TrainingSpec, words: int) -> Timed
 
 
 def calibrate(scratch: Path) -> Calibration:
-    """Measure every case; some 45 seconds on an idle core."""
+    """Measure every case and return the calibration; about 45 seconds on an idle core."""
     settings = Settings(home=scratch).create()
     threads = torch.get_num_threads()
     found = [measure(settings, number, case) for number, case in enumerate(CASES)]
@@ -214,15 +217,15 @@ def calibrate(scratch: Path) -> Calibration:
 
 
 def _quantising() -> float:
-    """CPU seconds of turning one weight into 4 bits."""
-    fourbit.bring_in()
+    """Return the CPU seconds of quantising one weight to 4 bits."""
+    fourbit.import_quietly()
     bitsandbytes = importlib.import_module("bitsandbytes")
-    taken, matrix = [], torch.randn(1024, 1024)
+    seconds, matrix = [], torch.randn(1024, 1024)
     for _ in range(4):  # the first is not counted
         began = time.process_time()
         bitsandbytes.nn.Params4bit(matrix, False, quant_type=fourbit.NF4).to("cpu")
-        taken.append(time.process_time() - began)
-    return median(taken[1:]) / matrix.numel()
+        seconds.append(time.process_time() - began)
+    return median(seconds[1:]) / matrix.numel()
 
 
 def _taken(load: Load, rates: tuple[float, ...]) -> float:

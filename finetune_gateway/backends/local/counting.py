@@ -1,4 +1,4 @@
-"""Tokens of rows by the template of a model on this machine."""
+"""Count the tokens of rows by a local model's template."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, message
 
 
 class RowCount:
-    """(tokens, trained tokens) of a row, cut after ``limit`` tokens, as the trainer counts them.
+    """Counts (tokens, trained tokens) of a row, cut after ``limit`` tokens, as the trainer does.
 
-    Pickled as what it was made of, so that several processes may count one file.
+    It is pickled as its arguments, so that several processes can count one file.
     """
 
     def __init__(
         self, folder: Path, chat_template: str | Path | None, train_on: TrainOn, limit: int
     ) -> None:
-        self._made_of = (folder, chat_template, train_on, limit)
+        self._arguments = (folder, chat_template, train_on, limit)
         self._train_on, self._limit = train_on, limit
         self._template = ChatTemplate.load(folder, chat_template)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowCount, self._made_of
+        return RowCount, self._arguments
 
     def __call__(self, row: dict[str, Any]) -> tuple[int, int]:
         encoded = self._template.encode(row, train_on=self._train_on, max_length=self._limit)
-        # The first token has nothing before it to be predicted from.
+        # The first token is never trained: nothing comes before it.
         first = bool(encoded.labels) and encoded.labels[0] != IGNORED
         return encoded.length, encoded.trained - first
 
     def text(self, row: dict[str, Any]) -> str:
-        """The row as the template renders it."""
+        """Return the row as the template renders it."""
         messages, tools = messages_of(row)
         return self._template.text(messages, tools)

@@ -1,5 +1,5 @@
-"""Chat with a local model: the base, or the base and an adapter, through the very template it
-was trained with. Imports torch."""
+"""Chat with a local model, a base with or without an adapter, through the template it was trained
+with. Imports torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop", "too
 
 
 class LocalModel:
-    """A model in this process. Greedy unless a temperature is given."""
+    """A model in this process. Decodes greedily unless a temperature is given."""
 
     def __init__(self, model: PreTrainedModel, template: ChatTemplate) -> None:
         self.model = model.eval()
@@ -43,16 +43,15 @@ class LocalModel:
 
     @classmethod
     def load(cls, handle: HandleData, settings: Settings) -> Self:
-        """Base and adapter of a handle. The base is the one the handle names, never one that
-        an adapter's own file asks for; only safetensors are read."""
+        """Load the base and adapter of a handle. The handle names the base, never the adapter's own
+        file; only safetensors are read."""
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
         if handle.kind == "adapter":
-            # In 4 bits if it was trained on in 4 bits: the adapter has learnt to make up for what
-            # they lose, and who chose QLoRA may have no room for more. (Never merged into those:
-            # that ruins the model. A merge takes the full-precision base.)
-            folder_of_base = models.whole(handle.base_model, settings, _quietly)
+            # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their
+            # loss, and there may be no memory for more. (A merge needs the full-precision base.)
+            folder_of_base = models.with_weights(handle.base_model, settings, _quietly)
             base = load_model(folder_of_base, handle.base_quantization)
             with warnings.catch_warnings():
                 # peft 0.21 reads a property that transformers 5.23 has renamed.
@@ -62,9 +61,9 @@ class LocalModel:
         return cls(load_model(folder), ChatTemplate.load(folder))
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
-        """One answer. ``max_tokens`` (512), ``temperature`` (0), ``top_p``, ``seed``, ``stop``,
-        ``tools`` as in OpenAI's chat completions. Raises SpecError for any other option."""
-        prompt, options = self._asked(messages, sampling)
+        """Return one answer. ``max_tokens`` (512), ``temperature`` (0), ``top_p``, ``seed``,
+        ``stop``, ``tools`` as in OpenAI's chat completions. Raises SpecError for other options."""
+        prompt, options = self._prepare(messages, sampling)
         with torch.inference_mode():
             output = self.model.generate(prompt, **options)
         answer = output[0, prompt.shape[1] :].tolist()
@@ -77,8 +76,8 @@ class LocalModel:
         )
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
-        """The answer piece by piece, as it is generated."""
-        prompt, options = self._asked(messages, sampling)
+        """Yield the answer in pieces, as it is generated."""
+        prompt, options = self._prepare(messages, sampling)
         streamer = TextIteratorStreamer(
             cast(PreTrainedTokenizerBase, _Decoder(self.template)),
             skip_prompt=True,
@@ -98,18 +97,18 @@ class LocalModel:
         with torch.inference_mode():
             self.model.generate(prompt, **options)
 
-    def _asked(
+    def _prepare(
         self, messages: list[dict[str, Any]], sampling: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Prompt ids (1, n) and the arguments of ``generate``."""
+        """Return the prompt's ids (1, n) and the arguments of ``generate``."""
         unknown = sampling.keys() - SAMPLING
         if unknown:
             raise SpecError(
                 f"Local chat does not take {', '.join(sorted(unknown))}.",
                 hint=f"It takes: {', '.join(sorted(SAMPLING))}.",
             )
-        asked, tools = messages_of({"messages": messages, "tools": sampling.get("tools")})
-        ids = self.template.prompt_ids(asked, tools)
+        messages, tools = messages_of({"messages": messages, "tools": sampling.get("tools")})
+        ids = self.template.prompt_ids(messages, tools)
         prompt = torch.tensor([ids], device=self.model.device)
         temperature = sampling.get("temperature") or 0.0
         if sampling.get("seed") is not None:
@@ -127,7 +126,7 @@ class LocalModel:
 
 
 class _Decoder:
-    """What TextIteratorStreamer needs of a tokenizer."""
+    """The part of a tokenizer that TextIteratorStreamer uses."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self.template = template
@@ -137,7 +136,7 @@ class _Decoder:
 
 
 class _Abandoned(StoppingCriteria):
-    """Stops generating when nobody reads any more."""
+    """Stops the generation when the reader is gone."""
 
     now = False
 
@@ -146,7 +145,7 @@ class _Abandoned(StoppingCriteria):
 
 
 def first_answer(run: Run, result: Result) -> str:
-    """The first chat with a fresh load of what was saved: the prompt of the first row."""
+    """Load the saved model anew and return its answer to the prompt of the first row."""
     handle = ModelHandle(
         kind=result.kind,
         model=result.model,
@@ -164,9 +163,10 @@ def first_answer(run: Run, result: Result) -> str:
 
 
 def _cut(text: str, stop: str | list[str] | None) -> tuple[str, bool]:
+    """Return the text before the first stop word, and True if there was one."""
     words = [stop] if isinstance(stop, str) else stop or []
-    found = [text.index(word) for word in words if word in text]
-    return (text[: min(found)], True) if found else (text, False)
+    ends = [text.index(word) for word in words if word in text]
+    return (text[: min(ends)], True) if ends else (text, False)
 
 
 def _quietly(message: str) -> None:

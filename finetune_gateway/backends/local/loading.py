@@ -1,4 +1,4 @@
-"""What every method needs before it can train: the model, its tokenizer, the rows as ids.
+"""Load what every training method needs: the model, its tokenizer, the rows as token ids.
 
 Imports torch: only the worker and inference import this.
 """
@@ -31,11 +31,11 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 
-# Below this a second thread costs more than it brings: 204 LoRA steps of a 2M model took 26 s
-# with one thread, and 153 s with two on a machine whose cores were busy.
+# Below this size a second thread costs more than it gains: 204 LoRA steps of a 2M model took 26 s
+# with one thread, and 153 s with two on a busy machine.
 SMALL_MODEL = 20_000_000  # parameters
 
-# progress.json is ours and written last: a trainer_state.json beside it is whole.
+# progress.json is ours and written last: with it a checkpoint is complete.
 CHECKPOINT_FILES = (
     "progress.json",
     "trainer_state.json",
@@ -47,22 +47,23 @@ CHECKPOINT_FILES = (
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Rows ready to train: ``input_ids`` and ``labels`` columns, and how they came about."""
+    """Rows ready to train: the columns ``input_ids`` and ``labels``, and counts of them."""
 
     rows: HFDataset
     tokens: int
     trained: int  # tokens with a label, per epoch
     truncated: int  # rows cut at max_length
-    dropped: int  # rows left out because nothing in them would be trained
+    dropped: int  # rows left out because they have no trained token
 
 
 def load_model(folder: Path, quantization: str | None = None) -> PreTrainedModel:
-    """The base model: bf16 on a GPU that has it, else fp32. Safetensors only, no foreign code.
+    """Return the base model: bf16 on a GPU that supports it, else fp32. Safetensors only, no remote
+    code.
 
-    With ``quantization`` ("nf4") the linear maps of its blocks are turned into 4 bits one by one
-    as they are read. Raises MissingDependency without bitsandbytes.
+    With ``quantization`` ("nf4") the linear layers of its blocks are quantised to 4 bits while they
+    are read. Raises MissingDependency without bitsandbytes.
     """
-    disable_progress_bar()  # it would write over the caller's screen
+    disable_progress_bar()  # it would overwrite the caller's screen
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -77,16 +78,16 @@ def load_model(folder: Path, quantization: str | None = None) -> PreTrainedModel
         torch.set_num_threads(1)
     if quantization:
         keep_differentiable(model)
-        let_go_of_file(model)
-        give_back()
-        return model  # it is on the GPU already, if there is one
+        unmap_weights(model)
+        free_memory()
+        return model  # already on the GPU, if there is one
     return model.cuda() if on_gpu else model  # type: ignore[call-arg]  # a decorator hides self
 
 
 def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 with double quantisation. What is computed with is ``dtype``, as without it; the
-    embedding, the head and the norms stay in it too."""
-    fourbit.bring_in()
+    """Return a config of NF4 with double quantisation, computed in ``dtype``; the embedding, the
+    head and the norms stay in ``dtype`` too."""
+    fourbit.import_quietly()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=fourbit.NF4,
@@ -98,27 +99,29 @@ def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
 def keep_differentiable(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking its weights for inference.
 
-    On CPUs with AVX512-BF16 the first evaluation lays them out for a kernel that has no backward
-    pass and computes in bfloat16 (bitsandbytes 0.50). They stay so when training goes on: no
-    gradient comes through any more, and a warning is all that is said.
+    On CPUs with AVX512-BF16 the first evaluation repacks them for a kernel that has no backward
+    pass and computes in bfloat16 (bitsandbytes 0.50). They stay so when training continues: no
+    gradient passes any more, and there is only a warning.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a plain flag
 
 
-def let_go_of_file(model: PreTrainedModel) -> None:
-    """Copy what was not quantised out of the weights file, which is mapped into memory as long as
-    one tensor is a view of it: with it go the pages of all the others, read and done with (253 MB
-    of a model of 96 million parameters)."""
+def unmap_weights(model: PreTrainedModel) -> None:
+    """Copy the weights that were not quantised out of the weights file.
+
+    The file stays mapped into memory as long as one tensor is a view of it, with the pages of all
+    quantised weights (253 MB for a model of 96 million parameters).
+    """
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()
 
 
-def give_back() -> None:
-    """Return to the system what nobody uses: a trainer refers to itself, so that it stays until
-    it is collected, and glibc keeps what is freed in small pieces."""
+def free_memory() -> None:
+    """Return unused memory to the system: a trainer refers to itself, so it stays until it is
+    collected, and glibc keeps memory that was freed in small pieces."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -127,7 +130,7 @@ def give_back() -> None:
 
 
 def load_tokenizer(folder: Path, template: ChatTemplate) -> PreTrainedTokenizerBase:
-    """The tokenizer to save beside the result, with the very template that is trained."""
+    """Return the tokenizer to save with the result, with the template that is trained."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     )
@@ -136,15 +139,16 @@ def load_tokenizer(folder: Path, template: ChatTemplate) -> PreTrainedTokenizerB
 
 
 def max_length_for(run: Run, model: PreTrainedModel) -> int:
-    """Tokens per row, as previews show them too."""
+    """Return the tokens per row at which rows are cut, as in previews."""
     context = getattr(model.config, "max_position_embeddings", None)
     return row_limit(run.spec.max_length, context)
 
 
 def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: int) -> EncodedRows:
-    """Every row through ``ChatTemplate.encode``. No row is left out without being counted.
+    """Return the rows as ids and labels, by ``ChatTemplate.encode``. Rows that are left out are
+    counted.
 
-    Raises DataError naming the line that the template refuses, and when no row is left.
+    Raises DataError with the line that the template refuses, or if no row is left.
     """
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     tokens = trained = truncated = dropped = 0
@@ -157,7 +161,7 @@ def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: 
                 f"{dataset.name} line {row.line}: {exc.message}", hint=exc.hint
             ) from None
         truncated += encoded.truncated
-        # The first token has nothing before it to be predicted from.
+        # The first token is never trained: nothing comes before it.
         if not any(label >= 0 for label in encoded.labels[1:]):
             dropped += 1
             continue
@@ -192,14 +196,14 @@ def report_rows(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Where training can go on. A kill inside a save leaves half a checkpoint, which
-    ``resume_from_checkpoint=True`` would pick and die of: those are removed."""
-    whole: list[Path] = []
+    """Return the newest complete checkpoint. A kill while saving leaves half a checkpoint, which
+    ``resume_from_checkpoint=True`` would pick and fail on: remove it."""
+    complete: list[Path] = []
     for path in folder.glob("checkpoint-*"):
         if all((path / name).exists() for name in CHECKPOINT_FILES) and any(
             path.glob("*.safetensors")
         ):
-            whole.append(path)
+            complete.append(path)
         else:
             shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

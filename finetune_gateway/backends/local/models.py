@@ -1,7 +1,7 @@
-"""Where a base model lies on this machine. Imports no torch.
+"""Find a base model on this machine. Imports no torch.
 
-``builtin/tiny`` is built into the home folder, a path is taken as it is, anything else is a
-Hugging Face id looked for in the hub's cache.
+``builtin/tiny`` is built in the home folder, a path is used as it is, and anything else is a
+Hugging Face id, looked up in the hub's cache.
 """
 
 from __future__ import annotations
@@ -21,38 +21,41 @@ SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to esti
 
 
 def small_files(model: str, settings: Settings) -> Path:
-    """A folder with at least the config, tokenizer and template of a model.
+    """Return a folder with at least the config, tokenizer and template of a model.
 
-    A hub model that is not cached has those files fetched (a few MB), not its weights.
-    Raises NotFoundError, SpecError, BackendError when the hub cannot be reached.
+    For a hub model that is not cached these files are downloaded (a few MB), not its weights.
+    Raises NotFoundError, SpecError, and BackendError if the hub cannot be reached.
     """
     if model == builtin.NAME:
         folder = _builtin(settings)
-        known = (folder / "generation_config.json").exists()  # the last of the small files
-        return folder if known else builtin.ensure_tokenizer(folder)
+        complete = (folder / "generation_config.json").exists()  # the last of the small files
+        return folder if complete else builtin.ensure_tokenizer(folder)
     return _local(model) or _hub(model, SMALL_FILES)
 
 
-def whole(model: str, settings: Settings, say: Callable[[str], None]) -> Path:
-    """A folder with the weights too: built or fetched now when they are missing."""
+def with_weights(model: str, settings: Settings, report: Callable[[str], None]) -> Path:
+    """Return a folder with the weights too; build or download them if they are missing.
+
+    ``report`` is called with what is being done.
+    """
     if model == builtin.NAME:
         folder = _builtin(settings)
         with locking(settings.locks / folder.name):  # one builder at a time
-            return builtin.ensure_model(folder, say)
+            return builtin.ensure_model(folder, report)
     local = _local(model)
     if local is None:
-        say(f"fetching {model}")
+        report(f"downloading {model}")
         return _hub(model, None)
     if not any(local.glob("*.safetensors")):
         raise SpecError(
-            f"The model folder {local} holds no *.safetensors.",
+            f"The model folder {local} has no *.safetensors.",
             hint="Pickled weights (.bin) are never loaded; save the model as safetensors.",
         )
     return local
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The model's config.json. Raises SpecError."""
+    """Return the model's config.json. Raises SpecError."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -62,17 +65,17 @@ def config_of(folder: Path) -> dict[str, Any]:
     except ValueError as exc:
         raise SpecError(f"{folder / 'config.json'} is not valid JSON: {exc}.") from None
     if not isinstance(config, dict):
-        raise SpecError(f"{folder / 'config.json'} does not hold a JSON object.")
+        raise SpecError(f"{folder / 'config.json'} is not a JSON object.")
     if "auto_map" in config:
         raise SpecError(
-            f"The model in {folder} wants to run code of its own (auto_map).",
-            hint="The gateway never does that; choose a model that transformers knows.",
+            f"The model in {folder} needs code of its own to run (auto_map).",
+            hint="The gateway never runs such code; choose a model that transformers supports.",
         )
     return config
 
 
 def revision_of(folder: Path) -> str | None:
-    """The commit of a model in the hub's cache (``.../snapshots/<commit>``)."""
+    """Return the commit of a model in the hub's cache (``.../snapshots/<commit>``)."""
     return folder.name if folder.parent.name == "snapshots" else None
 
 
@@ -94,9 +97,9 @@ def _local(model: str) -> Path | None:
 
 
 def _hub(model: str, patterns: list[str] | None) -> Path:
-    # Imported here: the hub's client costs 0.2 s and only hub models need it.
-    # The hub is told what is fetched and nothing else: its client reads this when it is imported,
-    # and would tell the versions of other libraries and which program runs it.
+    # Imported here: the hub's client takes 0.2 s and only hub models need it.
+    # It reads this when it is imported; otherwise it sends the versions of other libraries, and
+    # which program runs it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -110,7 +113,7 @@ def _hub(model: str, patterns: list[str] | None) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=patterns))
     except HFValidationError:
-        raise NotFoundError(f"{model!r} is no model id.", hint=hint) from None
+        raise NotFoundError(f"{model!r} is not a model id.", hint=hint) from None
     except LocalEntryNotFoundError:
         raise BackendError(
             f"Model {model!r} is not on this machine and the hub cannot be reached.",
@@ -123,5 +126,5 @@ def _hub(model: str, patterns: list[str] | None) -> Path:
         ) from None
     except (HfHubHTTPError, OSError) as exc:
         raise BackendError(
-            f"Model {model!r} could not be fetched: {exc}.", hint=hint, backend="local"
+            f"Model {model!r} could not be downloaded: {exc}.", hint=hint, backend="local"
         ) from None

@@ -1,7 +1,7 @@
-"""What training says while it runs, and the two reasons to stop it early.
+"""Report the progress of training, and stop it early.
 
-A callback for any Hugging Face trainer: metrics, checkpoints, cancel, and figures that are
-not finite.
+A callback for any Hugging Face trainer: it reports metrics and checkpoints, and stops on cancel or
+on a metric that is not finite.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import (
 from finetune_gateway.backends.local.run import Run, write_json
 from finetune_gateway.errors import GatewayError
 
-# The trainer's words and ours (OpenAI's metrics events).
+# The trainer's names, and ours (those of OpenAI's metrics events).
 NAMES = {
     "loss": "train_loss",
     "mean_token_accuracy": "train_mean_token_accuracy",
@@ -34,18 +34,18 @@ NAMES = {
 
 
 class NotFinite(GatewayError):
-    """A loss or a gradient is NaN or infinite: going on would write a ruined model."""
+    """A loss or a gradient is NaN or infinite: to continue would write a broken model."""
 
 
 class Progress(TrainerCallback):
-    """Turns what a trainer logs into the run's events."""
+    """Turns the logs of a trainer into events of the run."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer itself
+        self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on counting where this checkpoint stood."""
+        """Continue the count from this checkpoint."""
         saved = json.loads((checkpoint / "progress.json").read_text("utf-8"))
         self.trained_tokens = saved["trained_tokens"]
 
@@ -54,7 +54,7 @@ class Progress(TrainerCallback):
     ) -> None:
         self.run.phase("training")
         self.run.event(
-            f"Training begins: step {state.global_step} of {state.max_steps}.",
+            f"Training starts: step {state.global_step} of {state.max_steps}.",
             data={"step": state.global_step, "total_steps": state.max_steps},
         )
 
@@ -68,8 +68,8 @@ class Progress(TrainerCallback):
     ) -> None:
         figures = {ours: logs[name] for name, ours in NAMES.items() if logs and name in logs}
         if not {"train_loss", "valid_loss"} & figures.keys():
-            return  # the summary at the end repeats what is known
-        self._finite(figures, state.global_step)
+            return  # the summary at the end has nothing new
+        self._require_finite(figures, state.global_step)
         figures |= {"step": state.global_step, "total_steps": state.max_steps}
         if "train_loss" in figures:
             figures["trained_tokens"] = self.trained_tokens
@@ -94,16 +94,16 @@ class Progress(TrainerCallback):
     ) -> None:
         name = f"checkpoint-{state.global_step}"
         path = self.run.checkpoints / name
-        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle that is never read
         write_json(path / "progress.json", {"trained_tokens": self.trained_tokens})
         self.run.event(
             f"Saved {name}.", type="checkpoint", data={"step": state.global_step, "path": str(path)}
         )
 
-    def _finite(self, figures: dict[str, float], step: int) -> None:
+    def _require_finite(self, figures: dict[str, float], step: int) -> None:
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise NotFinite(
                     f"{name} is {value} at step {step}: training has diverged.",
-                    hint="Use a smaller learning_rate; look for odd rows with: ftg validate FILE",
+                    hint="Use a smaller learning_rate, and check the rows: ftg validate FILE",
                 )

@@ -1,8 +1,8 @@
 """The queue of local jobs: rows in the store, one detached worker process per job.
 
-Alive means "holds the run's lock file", which the kernel gives back when a process dies.
-A slot (one on a CPU, one per GPU) is such a lock too. There is no server and no dispatcher:
-whoever looks at a job that has lost its worker starts the next one.
+A worker is alive while it holds the run's lock file, which the kernel releases when a process dies.
+A slot (one on a CPU, one per GPU) is such a lock too. There is no server and no dispatcher: the
+next poll of a job that has lost its worker starts a new one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.files import is_locked, try_lock
 from finetune_gateway.settings.home import Settings
 
-MAX_ATTEMPTS = 5  # times a job may begin to train before a dying worker is taken as its answer
-MAX_STARTS = 30  # workers in all, with those that died before they began to train
-CANCEL_SECONDS = 60.0  # from asking to SIGKILL; the last checkpoint stays usable
-SILENT_SECONDS = 120.0  # a living worker without a heartbeat for so long is worth a word
+MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
+MAX_STARTS = 30  # workers in total, including those that died before they started to train
+CANCEL_SECONDS = 60.0  # from cancel to SIGKILL; the last checkpoint stays usable
+SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class RunRow:
     error: str | None
     result: Result | None
     trained_tokens: int | None
-    seconds: float  # with a slot, over all attempts; to the last heartbeat of a worker that died
+    seconds: float  # of work with a slot, over all attempts; a dead worker counts to its heartbeat
     finished_at: float | None
 
 
@@ -63,7 +63,7 @@ class Queue:
         return self.settings.runs / run_id
 
     def add(self, run_id: str) -> None:
-        """Queue a run once; adding it again changes nothing."""
+        """Add a run to the queue; adding it again changes nothing."""
         with self.store.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO runs (id, status, max_attempts, queued_at)"
@@ -89,8 +89,7 @@ class Queue:
     def ensure_worker(self, run_id: str) -> None:
         """Start a worker for a run that has none and needs one.
 
-        The lock is taken here and inherited by the worker, so there is no moment at which a
-        second one could start.
+        The worker inherits the lock that is taken here, so at no moment can a second one start.
         """
         descriptor = try_lock(self._lock(run_id))
         if descriptor is None:
@@ -109,13 +108,13 @@ class Queue:
         if row.cancel_at is not None:
             self._end(run_id, JobStatus.CANCELLED, None)
             return False
-        saved = (self.folder(run_id) / "model" / MANIFEST).exists()  # only the word is missing
+        saved = (self.folder(run_id) / "model" / MANIFEST).exists()  # only its status is missing
         if row.attempts >= row.max_attempts and not saved:
             self._end(
                 run_id,
                 JobStatus.FAILED,
                 f"Its worker died {row.attempts} times (the last time while {row.phase}). "
-                f"Out of memory is the usual reason; the last lines are in "
+                f"Out of memory is the usual reason; see the end of "
                 f"{self.folder(run_id) / 'worker.log'}.",
             )
             return False
@@ -123,7 +122,7 @@ class Queue:
             self._end(
                 run_id,
                 JobStatus.FAILED,
-                f"Its worker died {row.fence} times, most of them before it began to train. "
+                f"Its worker died {row.fence} times, most of them before it started to train. "
                 f"The reason is in {self.folder(run_id) / 'worker.log'}.",
             )
             return False
@@ -138,8 +137,8 @@ class Queue:
         command = [sys.executable, "-m", "finetune_gateway.backends.local.worker"]
         command += [str(self.settings.home), run_id, str(fence), str(descriptor)]
         with (self.folder(run_id) / "worker.log").open("ab") as log:
-            # The process started here forks, begins a session of its own and ends at once:
-            # the worker outlives us, and leaves no zombie in a parent that lives long.
+            # The process started here forks, starts a session of its own and ends at once: the
+            # worker outlives us, and leaves no zombie in a long-lived parent.
             started = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -148,7 +147,7 @@ class Queue:
                 pass_fds=(descriptor,),
                 env=worker_environment(),
                 cwd=self.folder(run_id),
-                start_new_session=True,  # Ctrl-C meets the caller alone, also while it starts
+                start_new_session=True,  # Ctrl-C reaches only the caller
                 check=False,
             )
         if started.returncode != 0:
@@ -165,7 +164,7 @@ class Queue:
         _signal(row.pid, signal.SIGKILL)
 
     def cancel(self, run_id: str) -> None:
-        """Ask a run to stop: the flag counts, the signal makes it quick."""
+        """Ask a run to stop: the flag in the row counts, the signal makes it quick."""
         with self.store.transaction() as db:
             db.execute(
                 "UPDATE runs SET cancel_at = coalesce(cancel_at, ?) WHERE id = ?"
@@ -177,10 +176,10 @@ class Queue:
             _signal(row.pid, signal.SIGTERM)
         self.ensure_worker(run_id)
 
-    # -- as the worker sees it -----------------------------------------------------------
+    # -- for the worker ------------------------------------------------------------------
 
     def claim(self, run_id: str, fence: int, **values: str | float | int | None) -> bool:
-        """Write to a run's row, if ``fence`` is still the newest and the run has not ended."""
+        """Write to the row of a live run; False if ``fence`` is not the newest, or it has ended."""
         columns = ", ".join(f"{name} = ?" for name in values)
         with self.store.transaction() as db:
             done = db.execute(
@@ -191,7 +190,7 @@ class Queue:
         return done.rowcount == 1
 
     def first_in_line(self, run_id: str) -> bool:
-        """Is no living worker waiting that came before? Strict order of submission."""
+        """True if no living worker of an earlier run is waiting. Strict order of submission."""
         rows = self.store.query(
             "SELECT id FROM runs WHERE status = 'queued' AND seq <"
             " (SELECT seq FROM runs WHERE id = ?)",
@@ -200,7 +199,7 @@ class Queue:
         return not any(self.alive(row["id"]) for row in rows)
 
     def try_slot(self) -> tuple[str, int] | None:
-        """A free slot and the descriptor that holds it, or None."""
+        """Take a free slot; return its name and the descriptor that holds it, or None."""
         for name in slots():
             descriptor = try_lock(self.settings.locks / f"slot-{name}")
             if descriptor is not None:
@@ -208,9 +207,9 @@ class Queue:
         return None
 
     def sweep(self, run_id: str) -> None:
-        """Remove what a dead worker left half-written. For the holder of the run's lock."""
-        for left in self.folder(run_id).glob("model.tmp.*"):
-            shutil.rmtree(left)
+        """Remove what a dead worker left half-written. Only for the holder of the run's lock."""
+        for folder in self.folder(run_id).glob("model.tmp.*"):
+            shutil.rmtree(folder)
 
     def _end(self, run_id: str, status: JobStatus, error: str | None) -> None:
         self.sweep(run_id)
@@ -225,9 +224,9 @@ class Queue:
 
 
 def slots() -> list[str]:
-    """Where jobs can run at once: one per visible GPU, else one on the CPU.
+    """Return the slots for jobs: one per visible GPU, else one for the CPU.
 
-    Asks nvidia-smi rather than torch, which would take 2 s to import.
+    Asks nvidia-smi rather than torch, which takes 2 s to import.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -241,7 +240,7 @@ def slots() -> list[str]:
 
 
 def worker_environment() -> dict[str, str]:
-    """The caller's environment with the libraries' telemetry off."""
+    """Return the caller's environment with the telemetry of libraries off."""
     return {
         **os.environ,
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -256,7 +255,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
-        return  # it ended by itself in the meantime
+        return  # it has ended in the meantime
 
 
 def _run(row: sqlite3.Row) -> RunRow:

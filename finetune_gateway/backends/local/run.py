@@ -1,11 +1,11 @@
-"""A run folder and the worker's side of it: what to train, what to report, when to stop.
+"""A run folder, and one attempt at training it: what to train, what to report, when to stop.
 
-run.json        what was asked: spec, data, versions
-data/           the rows, copied: the folder is enough to train again
-events.jsonl    what the worker said, appended line by line
-worker.log      what the libraries printed
-checkpoints/    where training can go on
-model/          the result; appears whole, with manifest.json, or not at all
+run.json        spec, data and versions: enough to reproduce the run
+data/           a copy of the rows
+events.jsonl    the worker's events, one per line
+worker.log      the output of the libraries
+checkpoints/    from which training can continue
+model/          the result, complete with manifest.json; it appears whole or not at all
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class RunFile(BaseModel):
 
 
 class Cancelled(Exception):
-    """Somebody asked this run to stop."""
+    """The run was asked to stop."""
 
 
 class Fenced(Exception):
-    """A newer worker has this run; nothing more may be written."""
+    """A newer worker has this run; this one must not write any more."""
 
 
 class Run:
-    """One attempt at a run, as the worker and the training code see it."""
+    """One attempt at a run; the worker and the training code report through it."""
 
     def __init__(self, settings: Settings, run_id: str, fence: int) -> None:
         self.settings = settings
@@ -72,7 +72,7 @@ class Run:
         self._count = 0
         self.lost = False  # a newer worker has this run
         self._earlier = 0.0  # seconds of work of the attempts before this one
-        self._began: float | None = None  # monotonic; since when we have a slot
+        self._began: float | None = None  # monotonic; when we got the slot
         _drop_torn_line(self._events)
         self.queue.sweep(run_id)
 
@@ -103,9 +103,9 @@ class Run:
         level: Literal["info", "warn", "error"] = "info",
         data: dict[str, Any] | None = None,
     ) -> None:
-        """Append one line to events.jsonl, whole or not at all.
+        """Append one event to events.jsonl, whole or not at all.
 
-        Raises Fenced when a newer worker has the run, OSError when the disk is full.
+        Raises Fenced if a newer worker has the run, OSError if the disk is full.
         """
         row = self.queue.get(self.id)
         if row.fence != self.fence:
@@ -121,35 +121,35 @@ class Run:
         _append(self._events, event.model_dump_json().encode() + b"\n")
 
     def phase(self, phase: str) -> None:
-        """Say what is being done now. Raises Cancelled when the run should stop."""
+        """Store what is being done now. Raises Cancelled if the run should stop."""
         self.claim(phase=phase)
         self.check()
 
     def check(self) -> None:
-        """Raises Cancelled when somebody asked for the end, Fenced when the run is not ours."""
+        """Raise Cancelled if the run was asked to stop, Fenced if a newer worker has it."""
         if self.lost:
             raise Fenced
         if self.stop.is_set():
             raise Cancelled
 
     def claim(self, **values: str | float | int | None) -> None:
-        """Write to the run's row. Raises Fenced when a newer worker has it."""
+        """Write to the run's row. Raises Fenced if a newer worker has the run."""
         if not self.queue.claim(self.id, self.fence, **values):
             raise Fenced
 
     def begin(self) -> None:
-        """The slot is ours: from here on the work is counted."""
+        """Start to count the time: the slot is ours."""
         self._earlier = self.queue.get(self.id).seconds
         self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """How long this run has worked, with the attempts before."""
+        """Seconds of work so far, including earlier attempts."""
         return self._earlier + (time.monotonic() - self._began if self._began else 0.0)
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
-        """Every few seconds: say that we live, and see whether somebody wants us to stop."""
+        """Every few seconds, store that we are alive and look if the run should stop."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -168,10 +168,10 @@ class Run:
 
     def _beat(self) -> None:
         try:
-            worked = {"seconds": self.seconds} if self._began else {}
-            self.queue.claim(self.id, self.fence, heartbeat_at=time.time(), **worked)
+            seconds = {"seconds": self.seconds} if self._began else {}
+            self.queue.claim(self.id, self.fence, heartbeat_at=time.time(), **seconds)
             row = self.queue.get(self.id)
-        except StoreError as exc:  # a full disk or a busy store: the next beat may get through
+        except StoreError as exc:  # a full disk or a busy store: the next heartbeat may succeed
             print(f"no heartbeat: {exc}", file=sys.stderr)
             return
         self.lost = row.fence != self.fence
@@ -180,8 +180,8 @@ class Run:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line; what a full disk let through of it is cut off again, or the next line would
-    be glued to it and nobody could read either."""
+    """Append a line. If the disk is full, cut off the part that was written: the next line would be
+    glued to it, and neither could be read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         size = os.fstat(descriptor).st_size
@@ -196,7 +196,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def read_events(path: Path, offset: int) -> tuple[list[Event], int]:
-    """The whole lines after ``offset`` bytes, and the offset behind them."""
+    """Return the events in the complete lines after ``offset`` bytes, and the offset after them."""
     if not path.exists():
         return [], offset
     with path.open("rb") as file:
@@ -208,7 +208,7 @@ def read_events(path: Path, offset: int) -> tuple[list[Event], int]:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """A worker killed while writing leaves half a line; cut it off before writing on."""
+    """Cut off half a line that a killed worker has left."""
     if not path.exists():
         return
     raw = path.read_bytes()

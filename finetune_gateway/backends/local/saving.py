@@ -1,7 +1,7 @@
-"""Putting a result where others may read it: whole, checked, or not at all.
+"""Save a result whole, or not at all.
 
-Files are written to a temporary folder, manifest.json with the sha256 of each is written last,
-the folder is renamed. A reader that finds the manifest finds the rest.
+Files are written to a temporary folder, last of all manifest.json with the sha256 of each; then the
+folder is renamed. Where there is a manifest, all files are there.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from finetune_gateway.settings.files import sync
 def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
     """Let ``write`` fill a temporary folder, check it, and rename it to ``target``.
 
-    Raises GatewayError when a weight is not finite or nothing was written.
+    ``about``: what the manifest says of the model. Raises GatewayError if a weight is not finite or
+    nothing was written.
     """
     temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
-    for left in target.parent.glob(f"{target.name}.tmp.*"):
-        shutil.rmtree(left)  # of workers that died while saving
+    for folder in target.parent.glob(f"{target.name}.tmp.*"):
+        shutil.rmtree(folder)  # left by workers that died while saving
     try:
         _fill(temporary, write, about)
         os.rename(temporary, target)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back
+        shutil.rmtree(temporary, ignore_errors=True)  # free its space on a full disk
         raise
     sync(target.parent)
 
@@ -43,7 +44,7 @@ def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any
 def _fill(temporary: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
     temporary.mkdir(parents=True)
     write(temporary)
-    for name in ("training_args.bin", "README.md"):  # a pickle, and a card that says nothing
+    for name in ("training_args.bin", "README.md"):  # a pickle, and an empty model card
         (temporary / name).unlink(missing_ok=True)
     _check_weights(temporary)
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -55,9 +56,9 @@ def _fill(temporary: Path, write: Callable[[Path], None], about: dict[str, Any])
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a whole result, its hashes checked; None when there is no result.
+    """Return the manifest of a result after checking its hashes; None if there is no result.
 
-    Raises GatewayError when a file is missing or was changed.
+    Raises GatewayError if a file is missing or was changed.
     """
     path = folder / MANIFEST
     if not path.exists():

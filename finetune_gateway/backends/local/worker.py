@@ -1,12 +1,13 @@
-"""The process that trains one job: wait for a slot, train, say how it ended.
+"""The process that trains one job: wait for a slot, train, store how it ended.
 
-Started by ``queue``; forks into a session of its own. Until a slot is free it holds
-about 40 MB and no torch.
+``queue`` starts it; it forks into a session of its own. Until a slot is free it uses about 40 MB
+and no torch.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -22,17 +23,18 @@ from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.home import Settings
 
-SLOT_SECONDS = 0.3  # between looks for a free slot
-# What Python, safetensors (Rust) and torch's own writer say when a write does not get through.
+SLOT_SECONDS = 0.3  # longest wait between two looks for a free slot
+# Words in the errors of Python, safetensors (Rust) and torch's writer when a write fails.
 DISK_FULL = ("No space left", "Disk quota", "File too large", "inline_container", "StreamWriter")
 
 
 def main(arguments: list[str]) -> None:
+    """Run the worker of one job in a forked process; arguments: home, run, fence, descriptor."""
     home, run_id, fence, descriptor = arguments
     if os.fork() > 0:
         os._exit(0)
     os.setsid()
-    os.set_inheritable(int(descriptor), False)  # the lock that says we are alive is ours alone
+    os.set_inheritable(int(descriptor), False)  # no child may hold the lock that means we live
     run = Run(Settings(home=Path(home)), run_id, int(fence))
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -41,15 +43,15 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the watcher
     try:
-        run.claim(pid=os.getpid(), phase="starting")  # not the phase in which the last one died
+        run.claim(pid=os.getpid(), phase="starting")  # replaces the phase of a worker that died
         with run.heartbeat():
             work(run)
     except Fenced:
-        print("a newer worker has this run; ending", file=sys.stderr)
+        print("A newer worker has this run; stopping.", file=sys.stderr)
 
 
 def work(run: Run) -> None:
-    """Everything between the start of the process and the final word in the queue."""
+    """Take the run from its slot to its final status."""
     try:
         wait_for_slot(run)
         result, trained_tokens = train(run)
@@ -61,10 +63,10 @@ def work(run: Run) -> None:
     except GatewayError as exc:
         fail(run, str(exc))
     except Exception as exc:
-        # The edge of the process: whatever a library raises ends as the job's reason, and
-        # the traceback stays in worker.log.
+        # The edge of the process: whatever a library raises becomes the job's error, and the
+        # traceback goes to worker.log.
         traceback.print_exc()
-        fail(run, reason(exc))
+        fail(run, in_one_line(exc))
     else:
         end(
             run, JobStatus.SUCCEEDED, result=result.model_dump_json(), trained_tokens=trained_tokens
@@ -72,7 +74,7 @@ def work(run: Run) -> None:
 
 
 def wait_for_slot(run: Run) -> None:
-    """Block until this run is the first in line and a device is free."""
+    """Wait until this run is first in line and a device is free, and take the slot."""
     waiting = False
     while True:
         run.check()
@@ -82,8 +84,8 @@ def wait_for_slot(run: Run) -> None:
         if not waiting:
             run.phase("waiting for a free slot")
             waiting = True
-        run.stop.wait(SLOT_SECONDS)
-    name, _ = slot  # the descriptor stays open, and with it the slot ours, until we end
+        run.stop.wait(SLOT_SECONDS * random.uniform(0.5, 1))
+    name, _ = slot  # the descriptor stays open: the slot is ours until the process ends
     device = name.partition("-")[2]
     if name != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -92,42 +94,43 @@ def wait_for_slot(run: Run) -> None:
     attempts = run.queue.get(run.id).attempts + 1
     run.claim(attempts=attempts)
     if attempts > 1:
-        run.event(f"The worker died; attempt {attempts} begins.", level="warn")
+        run.event(f"The worker died; attempt {attempts} starts.", level="warn")
 
 
 def train(run: Run) -> tuple[Result, int | None]:
-    """Run the method's own file, which imports torch."""
+    """Run the method's file, which imports torch; return the result and the trained tokens."""
     run.phase("importing torch and trl")
     if run.spec.training_type == "qlora":
-        fourbit.bring_in()
+        fourbit.import_quietly()
     else:
-        fourbit.keep_out()
+        fourbit.block_import()
     method = load_trainer(run.spec.method)
     outcome: tuple[Result, int | None] = method.train(run)
     return outcome
 
 
-def fail(run: Run, why: str) -> None:
-    """The reason into the row, also when the disk is too full for another event."""
+def fail(run: Run, error: str) -> None:
+    """End the run as failed, even if the disk is too full for another event."""
     with suppress(OSError):
-        run.event(why, level="error")
-    end(run, JobStatus.FAILED, error=why)
+        run.event(error, level="error")
+    end(run, JobStatus.FAILED, error=error)
 
 
 def end(run: Run, status: JobStatus, **values: str | int | None) -> None:
-    # An attempt that ends before it has a slot leaves the time of those before as it is.
-    worked = {"seconds": run.seconds} if run.seconds else {}
-    run.claim(status=status, phase="", finished_at=time.time(), **worked, **values)
+    """Store the final status of the run."""
+    # An attempt that ends before it has a slot keeps the time of earlier attempts.
+    seconds = {"seconds": run.seconds} if run.seconds else {}
+    run.claim(status=status, phase="", finished_at=time.time(), **seconds, **values)
 
 
-def reason(exc: Exception) -> str:
-    """A library's error in one line, with what to do where it is known."""
+def in_one_line(exc: Exception) -> str:
+    """Return a library's error in one line, with advice for known causes."""
     text = f"{type(exc).__name__}: {str(exc).strip() or 'no message'}".splitlines()[0][:500]
     if "out of memory" in text.lower() or isinstance(exc, MemoryError):
         return f"{text} Use a smaller batch_size, max_length or lora_r, or a smaller model."
     if any(word in text for word in DISK_FULL):
         return f"The disk seems to be full: {text} Free some space and submit again."
-    return f"{text} The whole traceback is in worker.log (ftg logs)."
+    return f"{text} The traceback is in worker.log (ftg logs)."
 
 
 if __name__ == "__main__":

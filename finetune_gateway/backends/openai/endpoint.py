@@ -1,4 +1,4 @@
-"""Which host a hosted backend talks to, and which key that host may see."""
+"""Which host a hosted backend talks to, and which key may be sent there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OPENAI_KEY = "OPENAI_API_KEY"
 
 
 def default(profile: str | None) -> str | None:
-    """The address when none was given: OPENAI_BASE_URL, then the profile's own; None where every
-    customer has another.
+    """Return the default address: OPENAI_BASE_URL, else the profile's own; None if each customer
+    has another one.
 
-    OPENAI_BASE_URL stands in for OpenAI's own, never for another host that was named.
+    OPENAI_BASE_URL replaces OpenAI's address, never that of a profile that was named.
     """
     ambient = os.environ.get("OPENAI_BASE_URL")
     if ambient and profile in (None, "openai", "custom"):
@@ -26,10 +26,11 @@ def default(profile: str | None) -> str | None:
 
 
 def checked(url: str) -> str:
-    """The address without its last slash. Raises SpecError when it is none, or holds a key."""
+    """Return the address without its last slash. Raises SpecError if it is not a URL, or has a
+    password in it."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SpecError(f"base_url {redact(url)!r} is no address.", hint="Like https://HOST/v1.")
+        raise SpecError(f"base_url {redact(url)!r} is not a URL.", hint="Like https://HOST/v1.")
     if parts.username or parts.password:
         raise SpecError(
             "base_url has a user or password in it.", hint="Keys come from api_key_env."
@@ -38,16 +39,16 @@ def checked(url: str) -> str:
 
 
 def is_openai(url: str) -> bool:
-    """OpenAI itself, its regional hosts (eu.api.openai.com) included."""
+    """True for OpenAI itself, including its regional hosts (eu.api.openai.com)."""
     host = urlsplit(url).hostname or ""
     return host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")
 
 
 def key_allowed_for(url: str, variable: str) -> bool:
-    """May this host see the key in that variable?
+    """True if the key in that variable may be sent to this host.
 
-    A handle or a stored job names a host; were that enough, a file from a stranger could send
-    OpenAI's key anywhere (CVE-2024-6587 was of this kind).
+    A handle or a stored job names a host. If that were enough, a file from somebody else could send
+    OpenAI's key anywhere (as in CVE-2024-6587).
     """
     if variable != OPENAI_KEY or is_openai(url):
         return True

@@ -1,8 +1,8 @@
-"""OpenAI's wire contract in our words: errors, pages, job states, events, checkpoints.
+"""OpenAI's wire contract as our types: errors, pages, job states, events, checkpoints.
 
 Knows the SDK's exceptions and the JSON of the contract; sends nothing. Answers are read as plain
-dicts, because hosts that speak the contract leave out fields, add states, and send ``error: {}``
-on healthy jobs.
+dicts, because hosts of this contract leave out fields, add states, and send ``error: {}`` with
+healthy jobs.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from finetune_gateway.events import Checkpoint, Event, JobStatus
 
 Json = dict[str, Any]
 
-MAX_PAGES = 50  # of 100; ends a list whose server ignores ``after``
+MAX_PAGES = 50  # of 100; for a server that ignores ``after``
 SHOWN = 500  # characters of a provider's message
 
-# What a call through the SDK can end with beside an answer. ``json.JSONDecodeError``,
-# ``UnicodeDecodeError`` and ``RecursionError`` leave it unwrapped when a 200 is not JSON.
+# What a call of the SDK can raise. ``json.JSONDecodeError``, ``UnicodeDecodeError`` and
+# ``RecursionError`` come unwrapped if a 200 is not JSON.
 FAILURES = (
     openai.OpenAIError,
     httpx2.HTTPError,
@@ -51,14 +51,14 @@ NEVER_SENT = (
 
 @dataclass(frozen=True)
 class Call:
-    """One request as an error has to speak of it."""
+    """One request, as errors describe it."""
 
     what: str  # "create the job"
     backend: str
     host: str
-    key: str | None = None  # only to take it out of messages
-    doubtful: bool = False  # may it have taken effect when no answer came back?
-    always_doubtful: bool = False  # looks for an earlier request that may have taken effect
+    key: str | None = None  # only to remove it from messages
+    doubtful: bool = False  # True if it may take effect although no answer comes back
+    always_doubtful: bool = False  # True if it looks for an earlier request that may have done so
 
 
 # Errors
@@ -86,7 +86,7 @@ REDIRECT = Rule("The key is not sent to another host; set base_url to the right 
 REFUSED = Rule("Change what it names, then try again.")
 SERVER = Rule("Try again later.", maybe_applied=True, retryable=True)
 
-# Codes that say more than their status does.
+# Codes that say more than their status.
 CODES = {
     "training_not_available": Rule(
         "Use another host of the same contract (base_url=...), or your own GPU (--backend local).",
@@ -100,7 +100,7 @@ WORDS = {
 
 
 def translate(exc: BaseException, call: Call) -> BackendError:
-    """The SDK's exception as ours; status before text, and never with a key in it."""
+    """Return the SDK's exception as ours, by status before text, and without the key."""
     if isinstance(exc, openai.APIStatusError):
         return _from_status(exc, call)
     cause = exc.__cause__ if isinstance(exc, openai.APIConnectionError) else exc
@@ -115,13 +115,13 @@ def translate(exc: BaseException, call: Call) -> BackendError:
     if isinstance(cause, httpx2.HTTPError | openai.APIConnectionError):
         return _error(call, f"The connection to {call.host} broke ({_reason(cause)}).", SERVER)
     if type(exc) is openai.APIError:  # an error inside a stream
-        return _error(call, f"{call.host} broke off: {_said(exc)}", SERVER)
+        return _error(call, f"{call.host} broke off: {_provider_message(exc)}", SERVER)
     return undecodable(call)
 
 
-def undecodable(call: Call, said: str = "") -> BackendError:
-    """An answer with a good status that is not what the contract promises."""
-    detail = f" It said: {said}" if said else ""
+def undecodable(call: Call, error: str = "") -> BackendError:
+    """Return an error for an answer with a good status that does not follow the contract."""
+    detail = f" It said: {error}" if error else ""
     message = f"{call.host} did not answer in OpenAI's format to {call.what}.{detail}"
     hint = "Is base_url right (it usually ends in /v1), and no proxy in between?"
     return _error(call, message, Rule(hint, maybe_applied=True, retryable=True))
@@ -130,11 +130,11 @@ def undecodable(call: Call, said: str = "") -> BackendError:
 def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
     status, code = exc.status_code, exc.code
     rule = CODES.get(code or "") or RULES.get(status) or _by_class(status)
-    said = WORDS.get(code or "") or _said(exc)
+    reason = WORDS.get(code or "") or _provider_message(exc)
     if 300 <= status < 400:
-        said = f"it redirects to {urlsplit(exc.response.headers.get('location', '')).netloc!r}"
+        reason = f"it redirects to {urlsplit(exc.response.headers.get('location', '')).netloc!r}"
     field = f" (field {exc.param})" if exc.param else ""
-    message = f"{call.host} refused to {call.what} ({status}): {said.rstrip('.')}{field}."
+    message = f"{call.host} refused to {call.what} ({status}): {reason.rstrip('.')}{field}."
     wait = exc.response.headers.get("retry-after")
     return _error(call, message, rule, status=status, code=code, wait=wait)
 
@@ -167,8 +167,8 @@ def _error(
     )
 
 
-def _said(exc: openai.APIError) -> str:
-    """The provider's own words, short and on one line."""
+def _provider_message(exc: openai.APIError) -> str:
+    """Return the provider's message, short and on one line."""
     body = exc.body
     if isinstance(body, dict):
         words = body.get("message") or body.get("detail") or body
@@ -183,13 +183,13 @@ def _reason(cause: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Without control characters, which a terminal would obey, and at most 500 characters."""
+    """Return the text without control characters, cut at 500 characters."""
     clean = "".join(char if char.isprintable() else " " for char in text).strip()
     return clean if len(clean) <= SHOWN else f"{clean[:SHOWN]}..."
 
 
 def redact(text: str, key: str | None = None) -> str:
-    """The text without anything that looks like a key, and without ``key`` itself."""
+    """Return the text without ``key``, and without anything that looks like a key."""
     if key:
         text = text.replace(key, "[key]")
     text = re.sub(r"(?i)bearer\s+[^\s\"',]+", "Bearer [key]", text)
@@ -200,7 +200,7 @@ def redact(text: str, key: str | None = None) -> str:
 
 
 def plain(answer: object) -> Json | None:
-    """An SDK object as a plain dict; None when the host sent no object at all."""
+    """Return an SDK object as a plain dict; None if the host sent no object."""
     if not isinstance(answer, openai.BaseModel):
         return None
     return answer.to_dict(mode="json", warnings=False)
@@ -210,17 +210,17 @@ def id_of(answer: Json | None, call: Call) -> str:
     """Return the id of what was created. Raises BackendError if the answer has none."""
     found = (answer or {}).get("id")
     if not isinstance(found, str) or not found:
-        raise undecodable(call, said=error_of(answer or {}) or "")
+        raise undecodable(call, error_of(answer or {}) or "")
     return found
 
 
 def pages(
     fetch: Callable[[str | None], object], call: Call, limit: int = MAX_PAGES
 ) -> Iterator[list[Json]]:
-    """The pages of a list, each item once, at most ``limit`` of them.
+    """Yield the pages of a list, at most ``limit``, each item once.
 
-    Ends when a page brings nothing new: a server that ignores ``after`` and leaves out
-    ``has_more`` is paged for ever by the SDK's own iteration.
+    Ends after a page with nothing new: the SDK's own iteration never ends with a server that
+    ignores ``after`` and leaves out ``has_more``.
     """
     after: str | None = None
     seen: set[str] = set()
@@ -239,7 +239,7 @@ def pages(
 
 
 def _with_id(item: Any) -> Json:
-    """The item with an id; one made of its content where the host gives none."""
+    """Return the item with an id, made from its content if the host gives none."""
     found = item if isinstance(item, dict) else {"message": str(item)}
     if isinstance(found.get("id"), str) and found["id"]:
         return found
@@ -249,7 +249,7 @@ def _with_id(item: Any) -> Json:
 
 # Jobs
 
-# Words of Azure and its tools beside OpenAI's six.
+# States of Azure and its tools, in addition to OpenAI's six.
 STATES = {
     "pending": JobStatus.QUEUED,
     "created": JobStatus.QUEUED,
@@ -262,7 +262,7 @@ STATES = {
 
 
 def status_of(job: Json) -> JobStatus:
-    """The job's status; a word nobody knows becomes ``unknown``, which is never final."""
+    """Return the job's status; ``unknown``, which is never final, for a word we do not know."""
     raw = job.get("status")
     if not isinstance(raw, str):
         return JobStatus.UNKNOWN
@@ -270,14 +270,14 @@ def status_of(job: Json) -> JobStatus:
 
 
 def moment(value: object) -> float | None:
-    """Seconds since the epoch; None where the host gives none."""
+    """Return seconds since the epoch; None if the host gives none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value) if value > 0 else None
 
 
 def error_of(job: Json) -> str | None:
-    """Why the job failed. ``error: {}`` stands on healthy jobs and is no error."""
+    """Return why the job failed. ``error: {}`` comes with healthy jobs and is not an error."""
     error = job.get("error")
     if isinstance(error, str):
         return redact(one_line(error)) or None
@@ -292,10 +292,10 @@ def error_of(job: Json) -> str | None:
 
 
 def events_after(found: Iterator[list[Json]], cursor: str | None) -> list[Json]:
-    """The events newer than the one named by ``cursor``, oldest first.
+    """Return the events after the one with the id ``cursor``, oldest first.
 
-    Newest first is the contract, so reading stops at the cursor; a host that lists oldest
-    first is told by its times and read to the end.
+    The contract lists the newest first, so reading stops at the cursor. A host that lists the
+    oldest first is recognised by its times and read to the end.
     """
     items: list[Json] = []
     ascending = False
@@ -317,8 +317,10 @@ def _ascends(page: list[Json]) -> bool:
 
 
 def event_of(item: Json, born: float) -> Event:
-    """One event; its figures are read out of the text where ``data`` is empty.
-    ``born``: seconds since the epoch for an event without a time."""
+    """Return one event; its metrics are read from the text if ``data`` is empty.
+
+    ``born``: seconds since the epoch, for an event without a time.
+    """
     message = redact(str(item.get("message") or ""))
     given = item.get("data")
     data = finite(given) if isinstance(given, dict) else {}
@@ -342,7 +344,7 @@ def _level(word: object) -> Literal["info", "warn", "error"]:
 
 
 def finite(data: Json) -> Json:
-    """The data with NaN and infinities as None: they are no JSON."""
+    """Return the data with None for NaN and infinity, which JSON does not have."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in data.items()
@@ -357,7 +359,7 @@ NAMES = {
 
 
 def figures(message: str) -> Json:
-    """``Step 300/300: training loss=0.15, validation loss=0.27`` as data."""
+    """Return ``Step 300/300: training loss=0.15, validation loss=0.27`` as data."""
     step = re.match(r"Step (\d+)(?:/(\d+))?: ", message)
     if not step:
         return {}
@@ -371,7 +373,7 @@ def figures(message: str) -> Json:
 
 
 def checkpoint_of(item: Json) -> Checkpoint | None:
-    """One checkpoint, or None when the host did not say which model or step it is."""
+    """Return one checkpoint; None if the host does not give its model or step."""
     model, step = item.get("fine_tuned_model_checkpoint"), item.get("step_number")
     if not isinstance(model, str) or not isinstance(step, int):
         return None

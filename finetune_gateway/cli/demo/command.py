@@ -178,7 +178,7 @@ def _open_base(local: LocalBackend, printer: Printer) -> tuple[ModelHandle, floa
     is_built = builtin.is_built(local.settings.models / builtin.folder_name())
     if not is_built:
         printer.print(f"Building {MODEL} from scratch, once; this takes about a minute.")
-        models.whole(MODEL, local.settings, lambda text: printer.print(f"  {text}"))
+        models.with_weights(MODEL, local.settings, lambda text: printer.print(f"  {text}"))
     handle = local.base(MODEL)
     handle.attach(local)
     if is_built:

@@ -1,8 +1,8 @@
-"""Supervised fine-tuning, from the first line to the last.
+"""Supervised fine-tuning, from top to bottom: load, format, configure, train, save.
 
-The rows are tokenised and their labels marked by us (``ChatTemplate.encode``), because left to the
-trainer ``weight: 0`` is ignored, string tool arguments are encoded twice, and rows without a
-label vanish unsaid. TRL's SFTTrainer does the training.
+We tokenise the rows and mark their labels (``ChatTemplate.encode``). TRL's SFTTrainer would ignore
+``weight: 0``, encode string tool arguments twice, and silently drop rows without a label; it does
+the training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_gateway.backends.local import fourbit, models
 from finetune_gateway.backends.local.inference import first_answer
 from finetune_gateway.backends.local.loading import (
     encode_rows,
-    give_back,
+    free_memory,
     load_model,
     load_tokenizer,
     max_length_for,
@@ -36,14 +36,14 @@ from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.tokens.chat_template import ChatTemplate
 
 BATCH_SIZE, PACKED_BATCH_SIZE = 8, 1
-# TRL: peft_integration.md; LoRA wants 10x full. QLoRA: as the paper has it for up to 13B.
+# TRL, peft_integration.md: LoRA needs 10x the rate of full. QLoRA: the paper's, for up to 13B.
 LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
-LOGGED_POINTS = 500  # at most so many loss points per job
-SAVES = 10  # checkpoints per job, the last two kept
+LOGGED_POINTS = 500  # loss points per job, at most
+SAVES = 10  # checkpoints per job; the last two are kept
 
 
 class Trainer(SFTTrainer):
-    """SFTTrainer that counts the tokens whose loss it uses."""
+    """An SFTTrainer that counts the tokens whose loss it uses."""
 
     progress: Progress
 
@@ -55,50 +55,50 @@ class Trainer(SFTTrainer):
 
 
 def train(run: Run) -> tuple[Result, int | None]:
-    """Train one run; the result and the number of tokens trained on."""
-    # A worker may have died between saving the model and saying so.
+    """Train one run; return the result and the number of trained tokens."""
+    # A worker may have died after it saved the model, before it stored the status.
     if manifest_of(run.model) is None:
-        teach(run)
-        give_back()  # the trained model would stay beside the one that answers
+        train_and_save(run)
+        free_memory()  # result_of loads the model again
     return result_of(run)
 
 
-def teach(run: Run) -> None:
-    """From the base to a saved adapter, or a saved model."""
+def train_and_save(run: Run) -> None:
+    """Train the base model and save an adapter, or for full fine-tuning the whole model."""
     spec = run.spec
     kind = spec.training_type or "lora"
 
-    # -- load: the base, and the template that says what a conversation looks like to it
+    # -- load: the base model, its chat template and tokenizer
     run.phase("loading the model")
-    folder = models.whole(spec.model, run.settings, run.phase)
+    folder = models.with_weights(spec.model, run.settings, run.phase)
     models.config_of(folder)
     template = ChatTemplate.load(folder, spec.chat_template)
     template.check()
     tokenizer = load_tokenizer(folder, template)
-    # QLoRA: the base in 4 bits, frozen; what is trained on top of it is as with LoRA.
+    # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
     quantization = fourbit.NF4 if kind == "qlora" else None
     model = load_model(folder, quantization)
 
-    # -- format: rows -> input_ids (n,) and labels (n,), -100 where nothing is learnt
+    # -- format: rows -> input_ids (n,) and labels (n,), -100 for tokens that are not trained
     run.phase("reading the data")
     max_length = max_length_for(run, model)
     train_rows = encode_rows(run, run.train, template, max_length)
     held_out = run.validation
     valid_rows = encode_rows(run, held_out, template, max_length) if held_out else None
 
-    # -- configure: HF's names throughout
-    usual = PACKED_BATCH_SIZE if spec.packing else BATCH_SIZE
-    batch_size = usual if spec.batch_size == "auto" else spec.batch_size
+    # -- configure: names as in Hugging Face's libraries
+    default = PACKED_BATCH_SIZE if spec.packing else BATCH_SIZE
+    batch_size = default if spec.batch_size == "auto" else spec.batch_size
     rows = len(train_rows.rows) + train_rows.dropped
     epochs = auto_epochs(rows) if spec.n_epochs == "auto" else spec.n_epochs
     accumulation = spec.gradient_accumulation_steps
-    # Packed here and not by the trainer: the number of steps is needed before there is one.
+    # We pack, not the trainer: the number of steps must be known before there is a trainer.
     dataset = pack_dataset(train_rows.rows, max_length) if spec.packing else train_rows.rows
     batches = -(-len(dataset) // batch_size)  # per epoch; the last may be smaller
     steps = spec.max_steps or epochs * -(-batches // accumulation)
     every = max(1, steps // SAVES)
     on_gpu = torch.cuda.is_available()
-    # Less memory for a third more time; CPUs have memory.
+    # Saves memory for a third more time; a CPU has memory.
     checkpointing = on_gpu if spec.gradient_checkpointing == "auto" else spec.gradient_checkpointing
     config = SFTConfig(
         output_dir=str(run.checkpoints),
@@ -109,11 +109,11 @@ def teach(run: Run) -> None:
         gradient_accumulation_steps=accumulation,
         learning_rate=spec.learning_rate or LEARNING_RATE[kind],
         lr_scheduler_type=spec.lr_scheduler_type,
-        warmup_steps=spec.warmup_ratio,  # below 1 it is a share of all steps (transformers 5)
+        warmup_steps=spec.warmup_ratio,  # below 1: a share of all steps (transformers 5)
         weight_decay=spec.weight_decay,
-        max_length=None,  # cut by us, and counted
+        max_length=None,  # we cut the rows, and count them
         packing=False,
-        padding_free=spec.packing,  # rows of a pack do not see each other
+        padding_free=spec.packing,  # rows of a pack do not attend to each other
         use_cpu=not on_gpu,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),  # TRL's default fails on a CPU
         activation_checkpointing=checkpointing,
@@ -121,7 +121,7 @@ def teach(run: Run) -> None:
         if spec.logging_steps == "auto"
         else spec.logging_steps,
         logging_first_step=True,
-        logging_nan_inf_filter=False,  # the filter logs 0.0 for NaN
+        logging_nan_inf_filter=False,  # it would log 0.0 for NaN
         eval_strategy="steps" if valid_rows else "no",
         eval_steps=every if spec.eval_steps == "auto" else spec.eval_steps,
         save_strategy="steps",
@@ -153,22 +153,22 @@ def teach(run: Run) -> None:
         callbacks=[progress],
     )
     trainer.progress = progress
-    # On a quantised base TRL has cast the adapters to bf16, and a checkpoint is read back in
-    # fp32: a run that was continued would be another one. In fp32 both are bit for bit the same.
-    for parameter in model.parameters():  # with the adapters put into it
+    # On a quantised base TRL casts the adapters to bf16, but a checkpoint is read back in fp32: a
+    # run that is continued would differ. In fp32 both are bit for bit the same.
+    for parameter in model.parameters():  # now with the adapters
         if parameter.requires_grad and quantization:
             parameter.data = parameter.data.float()
 
-    # TRL drops rows of its own accord; ours have been counted already and must all be there.
+    # TRL may drop rows; ours are counted already and must all be there.
     kept = len(cast(Sized, trainer.train_dataset))
     if kept != len(dataset):
         raise GatewayError(f"The trainer kept {kept} of {len(dataset)} rows.")
 
-    # -- train: from the newest whole checkpoint, if an earlier worker left one
+    # -- train: from the newest complete checkpoint, if an earlier worker has left one
     checkpoint = newest_checkpoint(run.checkpoints)
     if checkpoint is not None:
         progress.resume(checkpoint)
-        run.event(f"Going on from {checkpoint.name}.", level="warn")
+        run.event(f"Continuing from {checkpoint.name}.", level="warn")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if run.stop.is_set():
         raise Cancelled
@@ -177,7 +177,7 @@ def teach(run: Run) -> None:
             f"Training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}."
         )
 
-    # -- save: the adapter (or the whole model), its tokenizer and template, or nothing
+    # -- save: the adapter (or the whole model) with its tokenizer and template
     run.phase("saving")
 
     def write(target: Path) -> None:
@@ -186,7 +186,7 @@ def teach(run: Run) -> None:
         if kind != "full":
             pin_base(target / "adapter_config.json", spec.model, folder)
 
-    about = {
+    manifest = {
         "job_id": run.id,
         "kind": "merged" if kind == "full" else "adapter",
         "base_model": spec.model,
@@ -196,16 +196,16 @@ def teach(run: Run) -> None:
         "trained_tokens": progress.trained_tokens,
         "metrics": last_metrics(trainer.state.log_history),
     }
-    save_whole(run.model, write, about)
+    save_whole(run.model, write, manifest)
     run.event(f"Saved {run.model}.")
 
 
 def result_of(run: Run) -> tuple[Result, int | None]:
-    """The saved model as a result, once it has answered through its own template."""
+    """Return the saved model as a result, once it has answered a chat through its template."""
     manifest = manifest_of(run.model)
     if manifest is None:
         raise GatewayError(f"There is no model in {run.model}.")
-    run.phase("asking it a question")
+    run.phase("asking the model a question")
     result = Result(
         kind=manifest["kind"],
         model=str(run.model),
@@ -220,9 +220,9 @@ def result_of(run: Run) -> tuple[Result, int | None]:
 
 
 def pin_base(path: Path, model: str, folder: Path) -> None:
-    """Name the base so that the adapter loads from any folder: the hub id, or a whole path.
-    The modules are sorted: PEFT writes them in the order of a set, which changes from run to
-    run."""
+    """Write the base's hub id or absolute path into the adapter's config, so that it loads from any
+    folder. Sort the modules: PEFT writes them in the order of a set, which changes from run to run.
+    """
     config = json.loads(path.read_text("utf-8"))
     on_hub = models.revision_of(folder) is not None
     config["base_model_name_or_path"] = model if on_hub else str(folder)
@@ -233,7 +233,7 @@ def pin_base(path: Path, model: str, folder: Path) -> None:
 
 
 def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
-    """The last training and validation loss."""
+    """Return the last training and validation loss."""
     metrics: dict[str, float] = {}
     for entry in history:
         if "loss" in entry:
