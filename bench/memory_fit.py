@@ -68,7 +68,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Peak:
-    """What was foretold, and what came, in bytes."""
+    """What was predicted, and what came, in bytes."""
 
     expected: int
     measured: int

@@ -2,7 +2,7 @@
 
 The machine is calibrated before each job (``ftg doctor --calibrate``), because others may be
 busy on it: measured and estimated stand close together. ``wall`` is from submit to the end;
-``cpu`` is the worker's own CPU seconds against those that the calibration foretells, which a busy
+``cpu`` is the worker's own CPU seconds against those that the calibration predicts, which a busy
 machine disturbs less. The bound, 20 %, is on both. ``--seconds`` sets how long each job is to take;
 ``--only "13M;98M"`` takes the cases with one of these in their names.
 """
@@ -47,7 +47,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Taken:
-    """Foretold and taken seconds."""
+    """Predicted and taken seconds."""
 
     expected: float
     wall: float
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
-    """Calibrate, choose as many steps as take ``seconds`` of CPU, foretell, and train."""
+    """Calibrate, choose as many steps as take ``seconds`` of CPU, predict, and train."""
     home, data = folder / f"home-{number}", folder / f"rows-{number}.jsonl"
     write(data, partial(chat_rows, words=case.words, spread=0.4, tools=0)(400))
     base = str(built(folder, case.model))
@@ -96,12 +96,12 @@ def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
     asked = {"seed": 7, "batch_size": case.batch_size, **case.options}
     tokens = gateway.plan(data, model=base, backend="local", **asked).tokens
 
-    def foretold(steps: int) -> float:
+    def predicted(steps: int) -> float:
         spec = TrainingSpec.build(model=base, max_steps=steps, **asked)
         return cpu_seconds(found, case, spec, tokens)
 
     steps = 10
-    while foretold(steps) < seconds:
+    while predicted(steps) < seconds:
         steps += 1 + steps // 10
     estimate = gateway.estimate(data, model=base, backend="local", max_steps=steps, **asked)
     assert estimate.seconds is not None
@@ -114,7 +114,7 @@ def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
         time.sleep(0.2)
     wall = time.time() - began
     job.result()  # raises when it failed
-    return Taken(estimate.seconds.expected, wall, foretold(steps), cpu, steps)
+    return Taken(estimate.seconds.expected, wall, predicted(steps), cpu, steps)
 
 
 def cpu_seconds(found: Calibration, case: Case, spec: TrainingSpec, tokens: Any) -> float:

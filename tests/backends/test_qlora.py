@@ -51,7 +51,7 @@ def weights(job: Job, home: Path) -> bytes:
 
 
 def test_qlora_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """The loss falls, also after evaluations; as many tokens are trained as foretold; the adapter
+    """The loss falls, also after evaluations; as many tokens are trained as predicted; the adapter
     is in float32; the handle says that its base was in 4 bits, and answers on such a one."""
     data, held_out = rows(16), rows(20)[16:]
     asked: dict[str, Any] = {"n_epochs": 4, "eval_steps": 4, "save_steps": 8}

@@ -163,7 +163,7 @@ def test_what_a_layer_saves_is_counted_tensor_by_tensor(
 
 
 def test_full_training_needs_sixteen_bytes_per_parameter() -> None:
-    """Weights, gradients and Adam's two moments in float32, as accelerate reckons, once the
+    """Weights, gradients and Adam's two moments in float32, as accelerate counts them, once the
     gradients are there; a step of few tokens peaks at that moment."""
     shape = shape_of(SMOLLM_135M)
     spec = TrainingSpec(model="m", training_type="full")

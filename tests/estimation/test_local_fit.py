@@ -1,4 +1,4 @@
-"""What a local job takes, foretold and then counted by the job itself."""
+"""What a local job takes, predicted and then counted by the job itself."""
 
 from __future__ import annotations
 
@@ -48,19 +48,21 @@ def uneven(count: int) -> list[dict[str, Any]]:
     ],
     ids=["epochs", "cut and accumulated", "packed", "checkpointed"],
 )
-def test_trained_tokens_are_foretold_exactly(
+def test_trained_tokens_are_predicted_exactly(
     home: Path, tiny_folder: Path, options: dict[str, Any]
 ) -> None:
     """The estimate's tokens and steps are those the trainer counts itself: with a last batch
     that is not full, cut rows, a row with nothing left to train, and packs."""
     gateway, rows = Gateway(), uneven(13)
     asked = {"model": str(tiny_folder), "backend": "local", "lora_r": 4, **options}
-    foretold = gateway.estimate(rows, **asked)
+    predicted = gateway.estimate(rows, **asked)
     job = gateway.submit(rows, **asked).wait(240)
     assert job.status == "succeeded", job.error
-    assert foretold.trained_tokens and foretold.trained_tokens.low == foretold.trained_tokens.high
-    assert job.record.trained_tokens == foretold.trained_tokens.expected
-    assert job.metrics()[-1].step == foretold.steps
+    assert (
+        predicted.trained_tokens and predicted.trained_tokens.low == predicted.trained_tokens.high
+    )
+    assert job.record.trained_tokens == predicted.trained_tokens.expected
+    assert job.metrics()[-1].step == predicted.steps
 
 
 def test_a_run_ended_within_an_epoch_is_a_range() -> None:
@@ -101,7 +103,7 @@ def test_padding_is_that_of_random_batches() -> None:
 
 
 def test_rates_are_found_again() -> None:
-    """From the seconds that known rates give, the fit foretells other work."""
+    """From the seconds that known rates give, the fit predicts other work."""
     chance, rates = random.Random(2), [1e-3, 2e-11, 5e-9, 9e-9, 1e-9, 3e-11, 1e-8, 0.05]
     scale = [8, 1e11, 1e7, 1e7, 1e8, 1e8, 1e6, 1]
     loads = [

@@ -2,7 +2,7 @@
 
 Nothing but findings may come of them: any other end is a bug. Beyond that each input is held to a
 second opinion: the parser to msgspec, the short way through the gate to the long one, an accepted
-file to what it may hold, a mended one to having nothing left to mend.
+file to what it may hold, a fixed one to having nothing left to fix.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Gate:
         self.counter = HostedCounter("gpt-4.1-mini")
 
     def one(self, data: bytes) -> None:
-        """Validate both ways, and mend or convert now and then."""
+        """Validate both ways, and fix or convert now and then."""
         choice, body = data[:1].ljust(1, b"\0")[0], data[1:]
         self.path.write_bytes(GOOD * (choice & 1) + body)
         dataset, method = Dataset(self.path), METHODS[(choice >> 1) % 5]
@@ -110,7 +110,7 @@ class Gate:
             done = fix(dataset, self.out, force=True, check=check)
             again = fix(Dataset(self.out), self.again, force=True, check=check)
             if done.report.ok and again.changes:
-                raise Wrong(f"{done.changes}, and mended again: {again.changes}")
+                raise Wrong(f"{done.changes}, and fixed again: {again.changes}")
 
 
 # -- mutations ---------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_the_row_parser(targets: ModuleType) -> None:
 
 
 def test_the_gate(targets: ModuleType, tmp_path: Path) -> None:
-    """Findings and nothing else, the same ones both ways; what is mended stays mended."""
+    """Findings and nothing else, the same ones both ways; what is fixed stays fixed."""
     gate = targets.Gate(tmp_path)
     for data in inputs(targets):
         gate.one(data)

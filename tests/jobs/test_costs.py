@@ -114,8 +114,8 @@ def test_hours_times_the_row_of_a_local_job(home: Path) -> None:
 
 def test_tokens_of_a_local_job_stand_beside_their_estimate(ftg: Ftg, home: Path) -> None:
     """A trainer's count has an estimate too, in status and in the ledger."""
-    foretold = estimate(trained_tokens={"low": 6, "expected": 7, "high": 8})
-    name = stored(home, backend="local", estimate=foretold)
+    predicted = estimate(trained_tokens={"low": 6, "expected": 7, "high": 8})
+    name = stored(home, backend="local", estimate=predicted)
     store = Gateway().store
     store.set_sent(name, name)
     ended = Snapshot(status=JobStatus.SUCCEEDED, seconds=9, trained_tokens=7, cursor="1")

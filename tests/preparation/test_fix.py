@@ -1,4 +1,4 @@
-"""--fix: what is mended, what is left, and that the input stays as it is."""
+"""--fix: what is fixed, what is left, and that the input stays as it is."""
 
 from __future__ import annotations
 

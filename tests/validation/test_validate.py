@@ -173,7 +173,7 @@ OUTPUTS = {
     "everything": ["--quality", "--against", "AGAINST", "--like", "LIKE"],
     "a local model": ["--backend", "local", "--model", "builtin/tiny"],
     "ignoring": ["--ignore", "pii,few_examples"],
-    "mended": ["--fix", "OUT"],
+    "fixed": ["--fix", "OUT"],
     "an unknown backend": ["--backend", "nowhere"],
 }
 KINDS = ("duplicates", "unknown_role", "compressed", "no_examples", "nul_byte", "format_preference",
