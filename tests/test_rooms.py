@@ -27,6 +27,7 @@ ROOMS = (
     *("cli", "__init__", "__main__"),
 )
 MAX_ROOT_MODULES = 16
+MAX_LINES = 450
 
 # Modules that import by a name from their own table: every other string is an import in disguise.
 TABLES = {
@@ -179,6 +180,15 @@ def test_the_package_root_stays_small() -> None:
     """A reader meets at most 16 modules in the package root."""
     root = sorted(path.name for path in PACKAGE.glob("*.py"))
     assert len(root) <= MAX_ROOT_MODULES, root
+
+
+def test_no_file_is_too_long() -> None:
+    """A file has at most 450 lines."""
+    lines = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8").count("\n")
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 def test_imports_lead_to_rooms_before() -> None:

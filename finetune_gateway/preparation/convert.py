@@ -22,7 +22,7 @@ from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.settings.files import atomic_file
 from finetune_gateway.text.quoting import hidden, quoted, shortened
-from finetune_gateway.validation.json.file_type import BOM
+from finetune_gateway.validation.file_bytes import BOM
 
 Json = dict[str, Any]
 

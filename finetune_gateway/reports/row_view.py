@@ -14,7 +14,7 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, child, walk
 from finetune_gateway.reports.finding_paths import FindingPath, finding_paths
 from finetune_gateway.reports.html_text import Piece, excerpt, short_text
-from finetune_gateway.validation.json.file_type import BOM
+from finetune_gateway.validation.file_bytes import BOM
 from finetune_gateway.validation.json.parsing import MAX_DEPTH, depth
 
 Json = dict[str, Any]

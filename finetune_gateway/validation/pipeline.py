@@ -20,7 +20,7 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import analysis, row_text
 from finetune_gateway.validation.dataset.analysis import AnalysisOptions
-from finetune_gateway.validation.json.file_type import BOM
+from finetune_gateway.validation.file_bytes import BOM
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend

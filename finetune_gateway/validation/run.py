@@ -19,8 +19,8 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
-from finetune_gateway.validation.chunks import Lines, OnProgress, Range, cut
 from finetune_gateway.validation.fast_path import FastPath
+from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
 from finetune_gateway.validation.scan import Json, NotSplittable, RowCounter, Scan, Task
 
 __all__ = ["Finding", "Report", "RowCounter", "validate"]

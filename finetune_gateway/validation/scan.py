@@ -21,13 +21,20 @@ from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import METHODS
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.tokens.counter import TokenCounter
-from finetune_gateway.validation.chunks import Lines, OnProgress, Range, read_line
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.duplicates import DuplicateFinder
 from finetune_gateway.validation.fast_path import FastPath, PlainRows
+from finetune_gateway.validation.file_bytes import (
+    BOM,
+    HEAD,
+    Lines,
+    OnProgress,
+    Range,
+    file_defect,
+    read_line,
+)
 from finetune_gateway.validation.json import multiline
-from finetune_gateway.validation.json.file_type import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
 from finetune_gateway.validation.rows.chat import chat_defects
 from finetune_gateway.validation.rows.formats import format_defects

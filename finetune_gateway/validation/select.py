@@ -22,7 +22,7 @@ from finetune_gateway.tokens.masks.hosted import HostedRenderer
 from finetune_gateway.tokens.masks.preview import Preview, PreviewRenderer
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
-from finetune_gateway.validation.json.file_type import BOM, HEAD, file_defect
+from finetune_gateway.validation.file_bytes import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 
 FIRST = 3  # rows shown by default

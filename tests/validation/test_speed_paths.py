@@ -24,9 +24,9 @@ from finetune_gateway.tokens.encodings import TextCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import detectors, parallel, scan
 from finetune_gateway.validation import run as checks
-from finetune_gateway.validation.chunks import Lines, Range, cut
 from finetune_gateway.validation.duplicates import DuplicateFinder, folded
 from finetune_gateway.validation.fast_path import FastPath, PlainRows
+from finetune_gateway.validation.file_bytes import Lines, Range, cut
 from finetune_gateway.validation.rows.chat import blank
 
 Json = dict[str, Any]
@@ -421,7 +421,7 @@ def test_ranges_give_the_lines_of_the_file(chunk: int, raw: bytes, tmp_path: Pat
     path = tmp_path / "lines"
     path.write_bytes(raw)
     with pytest.MonkeyPatch.context() as patch, path.open("rb") as file:
-        patch.setattr("finetune_gateway.validation.chunks.CHUNK", chunk)
+        patch.setattr("finetune_gateway.validation.file_bytes.CHUNK", chunk)
         expected = list(Dataset(path).lines())
         assert list(Lines(file.fileno(), Range(0, sys.maxsize))) == expected
         for parts in (1, 2, 3):
