@@ -26,8 +26,8 @@ demo: $(VENV)/.local ## train a tiny model here and chat with it: no key, no GPU
 test: lint ## lint, format, types, then all tests but the chaos ones
 	@$(BIN)/python -m pytest $(SUITE)
 
-check: lint ## lint, format, types, and the order of imports
-	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_public_names.py
+check: lint ## lint, format, types, the order of imports, and names
+	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_names.py tests/test_public_names.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check -q .
