@@ -110,8 +110,8 @@ def root_help() -> str:
 
 
 def _take_global_options(argv: list[str]) -> tuple[list[str], bool]:
-    """Return the words without ``--home DIR``, ``--no-color`` and ``--debug``, and if ``--debug``
-    was among them.
+    """Return the words without ``--home DIR``, ``--no-color`` and ``--debug``, and whether
+    ``--debug`` was among them.
 
     They are accepted anywhere before ``--``. Home and colour go into the environment, so that
     child processes see them. Raises ValueError when ``--home`` has no folder.

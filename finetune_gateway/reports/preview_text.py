@@ -69,7 +69,7 @@ def preview_legend() -> str:
         marks = f"{trained}: trained; {cut}: cut off"
     else:
         marks = "^-- under a token: trained; xxx: cut off"
-    return f"{marks}. ␣ space, ⏎ newline, <0xE2> a byte, <U+200B> a hidden character."
+    return f"{marks}.\n␣ space, ⏎ newline, <0xE2> a byte, <U+200B> a hidden character."
 
 
 def _has_colour() -> bool:

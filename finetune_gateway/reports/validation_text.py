@@ -214,7 +214,7 @@ def _leaks(shared: Figures) -> str:
 
 def _drift(drift: Figures) -> Fields:
     share = f"{drift['without_neighbour']:.0%} of {format_count(drift['prompts'], 'prompt')}"
-    yield "production", f"{share} are unlike any prompt of the data (10% is expected)"
+    yield "production", f"{share} resemble no prompt of the data (10% is expected)"
     words = f"{drift['median_words']:g} words in production, {drift['own_median_words']:g} here"
     yield "", f"median prompt: {words}"
 
