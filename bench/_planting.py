@@ -42,7 +42,7 @@ def _change(row: Row, rng: random.Random) -> None:
 
 
 def texts(value: Any) -> list[tuple[Row, str]]:
-    """Where the texts of a row stand, but for the system prompt."""
+    """Where the texts of a row stand, without the system prompt."""
     if isinstance(value, list):
         return [place for inner in value for place in texts(inner)]
     if not isinstance(value, dict) or value.get("role") in ("system", "developer"):

@@ -2,7 +2,7 @@
 
 1,000 rows are copied with one to three words replaced, added or left out, and shuffled among all
 rows. Ours: ``finetune_gateway.validation.dataset.near_duplicates``, needs the extra [dedup]. The
-other side of speed and memory: the hash of each row but for case and spaces, which finds none of
+other side of speed and memory: the hash of each row except for case and spaces, which finds none of
 them. ``--file`` takes the rows of a JSONL file; ``--planted 0.5`` copies a share of the rows in
 place of 1,000.
 """

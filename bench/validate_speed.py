@@ -1,8 +1,8 @@
 """How fast a file is checked and counted: MB per second, CPU and peak memory, whole processes.
 
 Ours: every rule for every known backend, exact o200k_base counts, personal data, repeated rows,
-streamed; by as many processes as there are processors, and by one. Rows that are equal but for case
-and spaces have their own figure. The other side: the loop of OpenAI's cookbook
+streamed; by as many processes as there are processors, and by one. Rows that are equal except for
+case and spaces have their own figure. The other side: the loop of OpenAI's cookbook
 (``_cookbook_loop.py``) with tiktoken where TIKTOKEN_CACHE_DIR holds its table, else with the
 encoder we use ourselves. Both count each row alike, which is checked row by row. ``--rows 26000``
 makes 50 MB, ``--rows 520000`` 1 GB.

@@ -133,7 +133,7 @@ def costs(since: date | None = None, until: date | None = None) -> Ledger:
 
 
 def _default() -> Gateway:
-    """One gateway per home folder: ``FTG_HOME`` is read at each call."""
+    """Return the gateway of the home folder; ``FTG_HOME`` is read at each call."""
     return _gateway(str(Settings.load().home))
 
 
@@ -158,10 +158,10 @@ class Dataset(_Dataset):
         stratify: bool = False,
         near: bool = True,
     ) -> tuple[Dataset, Dataset]:
-        """Two files below ``folder``, the second with about ``ratio`` of the rows.
+        """Return two files below ``folder``, the second with about ``ratio`` of the rows.
 
         Each row is placed by a hash of its content and the seed, so adding rows moves none of
-        the others, and rows that are equal but for case and spaces stay on one side. ``near``:
+        the others, and rows that are equal except for case and spaces stay on one side. ``near``:
         so do those that nearly repeat each other, when the extra [dedup] is installed.
         ``stratify``: see ``splitting``. Raises SpecError for a ratio outside 0..1, DataError
         when one side would be empty.
@@ -195,8 +195,8 @@ class Dataset(_Dataset):
     def fix(
         self, out: str | os.PathLike[str], *, force: bool = False, method: AnyMethod = "sft"
     ) -> FixReport:
-        """Write a copy with everything mended that can be mended safely, and a log of it
-        (``<out>.changes.jsonl``); this file stays as it is.
+        """Write a copy in which everything is fixed that can be fixed safely, and a log of the
+        changes (``<out>.changes.jsonl``); this file stays as it is.
 
         ``method``: what the copy is checked for. Raises SpecError when ``out`` exists and
         ``force`` is not set, or is this file.

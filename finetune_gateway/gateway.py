@@ -226,7 +226,7 @@ class Gateway:
 
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
-            pairs: ModelNames, each with its backend; None is the place where submit trains it.
+            pairs: Models, each with its backend; None is the place where submit trains it.
             validation: Held-out rows.
             validation_split: Share of the rows to hold out, like 0.1.
             train_price: Your own price, in USD per million training tokens.

@@ -33,7 +33,7 @@ HOSTS = {"azure": "azure", "nebius": "nebius", "bedrock": "bedrock", "custom": "
 
 
 def names() -> list[str]:
-    """Every backend that can be asked for, built in or installed. Imports none of them."""
+    """Return the names of all backends, built in or installed. Imports none of them."""
     return sorted({*BUILTIN, *HOSTS, *_plugins()})
 
 
@@ -72,7 +72,7 @@ def _meant(model: str, names: list[str], hosts: list[str]) -> str:
 
 
 def origin(name: str) -> str:
-    """Where a backend comes from: ``built in``, or the distribution that brought it."""
+    """Return where a backend comes from: ``built in``, or the distribution that brought it."""
     if name in BUILTIN or name in HOSTS:
         return "built in"
     dist = _plugins()[name].dist
@@ -80,7 +80,7 @@ def origin(name: str) -> str:
 
 
 def load_class(name: str) -> type[Backend]:
-    """The class of a backend, imported now.
+    """Import the class of a backend and return it.
 
     Raises NotFoundError for an unknown name, MissingDependency when its extra is missing,
     GatewayError when a plugin cannot be imported.
@@ -100,7 +100,7 @@ def load_class(name: str) -> type[Backend]:
 
 
 def load(name: str, options: dict[str, Any] | None = None) -> Backend:
-    """A backend by name, built with its constructor's options.
+    """Return a backend by name, built with its constructor's options.
 
     Raises SpecError when an option is not one of that backend's.
     """

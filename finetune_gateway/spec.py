@@ -54,7 +54,7 @@ METHOD_ALIASES = {"supervised": "sft"}
 
 class TrainingOptions(TypedDict, total=False):
     """The keywords that say how to train, as ``submit``, ``plan`` and ``estimate`` take them: the
-    fields of ``TrainingSpec`` but for ``model``."""
+    fields of ``TrainingSpec`` without ``model``."""
 
     method: AnyMethod
     n_epochs: int | Literal["auto"]
@@ -202,7 +202,7 @@ def option_lines() -> dict[str, str]:
 
 
 def _in_words(exc: ValidationError) -> SpecError:
-    """Return the error for the first wrong option; all of a kind are told in one message."""
+    """Return the error for the first wrong option; wrong values are all named in one message."""
     problems: dict[str, str] = {}
     for error in exc.errors():
         name = str(error["loc"][0]) if error["loc"] else ""

@@ -161,7 +161,7 @@ class BackendContract:
     @pytest.fixture(scope="class")
     @classmethod
     def finished(cls, backend: Backend, spec: TrainingSpec, train: DataFile) -> FinishedJob:
-        """Run one job to its end and return what its polls said."""
+        """Run one job to its end and return what its polls returned."""
         job_id = "ftg-contract1"
         return cls._follow(backend, job_id, cls._start(backend, job_id, spec, train))
 
@@ -219,7 +219,7 @@ class BackendContract:
     def test_capabilities_need_no_key_and_no_network(
         self, keyless: Backend, spec: TrainingSpec
     ) -> None:
-        """They are the same each time, and allow the spec."""
+        """Capabilities are the same each time, and allow the spec."""
         assert keyless.name and keyless.display_name
         assert keyless.capabilities() == keyless.capabilities()
         capabilities = keyless.capabilities(spec.model)
@@ -256,7 +256,7 @@ class BackendContract:
     def test_estimate_is_offline_and_json(
         self, keyless: Backend, spec: TrainingSpec, train: DataFile
     ) -> None:
-        """It survives JSON, and says whether the data leave this machine."""
+        """An estimate survives JSON, and says whether the data leave this machine."""
         counter = keyless.counter(spec)
         for row in Dataset(train.path).rows():
             counter.add(row.data)
@@ -269,7 +269,7 @@ class BackendContract:
             assert 0 <= cost.low <= cost.expected <= cost.high
 
     def test_check_accepts_the_spec(self, backend: Backend, spec: TrainingSpec) -> None:
-        """What is run below is allowed."""
+        """The spec that other tests run is allowed."""
         backend.check(spec)
 
     def test_check_refuses_in_words(
@@ -285,14 +285,14 @@ class BackendContract:
     # -- options -------------------------------------------------------------------------
 
     def test_options_build_an_equal_backend(self, backend: Backend, settings: Settings) -> None:
-        """They are plain JSON, enough for another process."""
+        """Options are plain JSON, enough for another process."""
         rebuilt = self._rebuild(backend, settings)
         assert rebuilt.options() == backend.options()
         assert rebuilt.identity() == backend.identity()
         assert rebuilt.display_name == backend.display_name
 
     def test_options_hold_no_secret(self, backend: Backend, secret: str) -> None:
-        """Neither do the identity and the repr: all of them are stored or shown."""
+        """Options, identity and repr hold no key: all of them are stored or shown."""
         if not secret:
             pytest.skip("it needs no key")
         shown = json.dumps([backend.options(), backend.identity()]) + repr(backend)
@@ -309,7 +309,7 @@ class BackendContract:
     def test_an_upload_is_found_by_its_content(
         self, backend: Backend, train: DataFile, tmp_path: Path
     ) -> None:
-        """Another content is not found. A backend that takes no files finds none."""
+        """Other content is not found. A backend that takes no files finds none."""
         other = tmp_path / "other.jsonl"
         other.write_text('{"messages": []}\n', encoding="utf-8")
         assert backend.find_upload(_data_file(other, 1)) is None
@@ -326,14 +326,14 @@ class BackendContract:
         assert backend.find(finished.job_id) == finished.provider_id
 
     def test_an_unknown_job_is_not_found(self, backend: Backend) -> None:
-        """None, or an error where the backend cannot know; never another job."""
+        """``find`` returns None, or raises where the backend cannot know; never another job."""
         try:
             assert backend.find("ftg-never-sent") is None
         except BackendError as exc:
             assert exc.message
 
     def test_a_job_ends_with_a_result(self, finished: FinishedJob) -> None:
-        """On the way its status is always known, and never goes backwards."""
+        """On the way the status is always known, and never goes backwards."""
         assert finished.last.status is JobStatus.SUCCEEDED, finished.last.error
         result = finished.last.result
         assert result is not None and result.model
@@ -344,7 +344,7 @@ class BackendContract:
             assert later(before, after) is after
 
     def test_events_have_ids_of_their_own(self, finished: FinishedJob) -> None:
-        """No poll from a later cursor says an event again."""
+        """No poll from a later cursor repeats an event."""
         assert len(set(finished.event_ids)) == len(finished.event_ids)
 
     def test_a_poll_is_repeatable(self, backend: Backend, finished: FinishedJob) -> None:
@@ -368,7 +368,7 @@ class BackendContract:
         assert not {event.id for event in snapshot.events} - set(finished.event_ids)
 
     def test_cancel_leaves_an_ended_job(self, backend: Backend, finished: FinishedJob) -> None:
-        """Its status stays, and nothing is raised."""
+        """The status stays, and nothing is raised."""
         backend.cancel(finished.provider_id)
         snapshot = backend.poll(finished.provider_id, finished.last.cursor)
         assert snapshot.status is JobStatus.SUCCEEDED
@@ -376,7 +376,7 @@ class BackendContract:
     def test_cancel_ends_a_running_job(
         self, backend: Backend, spec: TrainingSpec, train: DataFile
     ) -> None:
-        """After some polls it is cancelled. Cancelling twice is the same."""
+        """After some polls the job is cancelled. Cancelling twice is the same."""
         if self.ends_at_once:
             pytest.skip("its jobs have ended when start returns")
         job_id = "ftg-contract2"
@@ -391,7 +391,7 @@ class BackendContract:
     def test_the_model_answers(
         self, backend: Backend, spec: TrainingSpec, finished: FinishedJob
     ) -> None:
-        """A whole reply, and one in pieces."""
+        """The model gives a whole reply, and one in pieces."""
         assert finished.last.result is not None
         model = backend.open(self._handle(backend, spec, finished.last.result))
         reply = model.chat(QUESTION, max_tokens=8)

@@ -49,14 +49,14 @@ JOB is an id, a unique beginning of it, the provider's id, or `latest`.
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [INTRO, _contents()]
     parts += [f"## ftg {name}\n\n```text\n{command_help(name)}\n```\n" for name in COMMANDS]
     return "\n".join(parts)
 
 
 def command_help(name: str) -> str:
-    """What ``ftg NAME --help`` prints at 80 columns."""
+    """Return what ``ftg NAME --help`` prints at 80 columns."""
     command = typer.main.get_command(build_app(name))
     context = command.make_context(f"ftg {name}", [], resilient_parsing=True, terminal_width=78)
     with context:

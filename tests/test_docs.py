@@ -3,9 +3,12 @@ tour shows the package as it is."""
 
 from __future__ import annotations
 
+import ast
+import io
 import re
 import shlex
 import shutil
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,6 +186,15 @@ def test_every_room_is_in_the_tour() -> None:
     assert described == [room for room in ROOMS if not room.startswith("__")]
 
 
+def test_every_room_is_in_the_first_decision() -> None:
+    """So has its drawing, also in reading order."""
+    text = (ROOT / "docs" / "decisions" / "0001-rooms.md").read_text(encoding="utf-8")
+    lines = re.findall(
+        r"^(?:\w+)? {3,}(\w.*)", text.partition("```text")[2].partition("```")[0], re.M
+    )
+    assert " ".join(lines).split() == [room for room in ROOMS if not room.startswith("__")]
+
+
 # Words and turns of phrase that a reader of English stumbles over.
 ODD_WORDS = re.compile(
     r"\b(?:(?:is|are|was) told\b(?! apart)|reckon\w*|mend(?:s|ed|ing)?|foretold|unasked|in all,"
@@ -196,3 +208,28 @@ def test_pages_are_in_plain_english(page: Path) -> None:
     """No page outside its examples has a word that was swept out of the docs."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     assert ODD_WORDS.findall(text) == []
+
+
+# Words of docs/schemas/validate.json, which stays as it is.
+KEPT = {"A finding that is left, with its lines in the file that was mended."}
+
+
+@pytest.mark.parametrize("folder", ["finetune_gateway", "tests", "bench", "scripts"])
+def test_code_is_explained_in_plain_english(folder: str) -> None:
+    """Nor has a docstring or a comment."""
+    assert [
+        f"{path.relative_to(ROOT)}: {text}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for text in explanations(path.read_text(encoding="utf-8"))
+        if ODD_WORDS.search(text) and text not in KEPT
+    ] == []
+
+
+def explanations(source: str) -> Iterator[str]:
+    """The docstrings and comments of a module."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            yield " ".join((ast.get_docstring(node) or "").split())
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string

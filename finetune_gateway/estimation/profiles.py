@@ -73,7 +73,7 @@ class LifeCycle(Model):
         return ", and only ".join(rules)
 
     def stale(self, today: date) -> bool:
-        """True if it was looked up more than 90 days ago."""
+        """Return True if it was looked up more than 90 days ago."""
         return (today - self.as_of).days > STALE_DAYS
 
 
@@ -96,7 +96,7 @@ class ModelRow(Model):
     source: str
 
     def trainable(self, today: date) -> bool:
-        """True if a job on it can still be created on this day."""
+        """Return True if a job on it can still be created on this day."""
         ends = [day for day in (self.no_new_jobs_from, self.retires_on) if day]
         return not ends or today < min(ends)
 

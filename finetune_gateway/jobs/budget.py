@@ -115,7 +115,7 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
 
 
 def never_created(record: JobRecord) -> bool:
-    """True if certainly no backend has this job; in the step ``creating`` one may have it."""
+    """Return True if no backend can have this job; in the step ``creating`` one may have it."""
     return record.provider_id is None and record.step != "creating"
 
 
@@ -188,7 +188,7 @@ class Budget(Shown, Model):
         return max(ZERO, self.cap_usd - self.spent_usd - self.reserved_usd)
 
     def summary(self) -> dict[str, str | None]:
-        """The sums as JSON has them; amounts are texts, to the last digit."""
+        """Return the sums as JSON has them; amounts are texts, to the last digit."""
         sums = {
             "cap_usd": self.cap_usd,
             "spent_usd": self.spent_usd,

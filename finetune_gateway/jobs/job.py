@@ -289,7 +289,7 @@ class Job(Shown):
 
 
 def _may_be_starting(exc: BaseException) -> bool:
-    """True for errors that a new model gives for some minutes, 404 among them."""
+    """Return True for errors that a new model gives for some minutes, 404 among them."""
     return isinstance(exc, BackendError) and (
         exc.status_code == 404 or exc.retryable or exc.maybe_applied
     )

@@ -138,7 +138,7 @@ class FileCheck:
     all_fit: bool  # no row reached the limit, so a higher one would have changed nothing
 
     def holds_for(self, limit: int | None) -> bool:
-        """True if a pass with this limit would give the same result."""
+        """Return True if a pass with this limit would give the same result."""
         if limit == self.limit:
             return True
         higher = self.limit is not None and (limit is None or limit > self.limit)

@@ -277,7 +277,7 @@ class Store:
         return files.try_locking(self._lock_file(job_id))
 
     def is_being_sent(self, job_id: str) -> bool:
-        """True if a living process is sending this job."""
+        """Return True if a living process is sending this job."""
         return files.is_locked(self._lock_file(job_id))
 
     def drop_lock(self, job_id: str) -> None:

@@ -41,7 +41,7 @@ def finding_paths(raw: bytes, number: int, findings: Sequence[Finding]) -> list[
 
 
 def _is_of(defect: Defect, finding: Finding) -> bool:
-    """True if a defect has the code of a finding and its path but for the indexes."""
+    """Return True if a defect has the code of a finding, and its path apart from indexes."""
     return defect.code == finding.code and _any_index(defect.path) == _any_index(finding.path)
 
 

@@ -125,7 +125,7 @@ def _plain(text: str) -> Iterator[Piece]:
 
 
 def _name(character: str, run: list[str]) -> str:
-    """``<U+200B x2>``."""
+    """Return ``<U+200B x2>``."""
     times = f" x{len(run)}" if len(run) > 1 else ""
     return f"<U+{ord(character):04X}{times}>"
 

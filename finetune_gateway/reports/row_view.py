@@ -380,13 +380,13 @@ class _Drawing:
         return [Box(nodes)]
 
     def _marks(self, path: str) -> bool:
-        """True if a finding names this value or something in it; those are drawn with it."""
+        """Return True if a finding names this value or something in it; those are drawn with it."""
         within = [mark for mark in self.marks if _leads_into(mark, path)]
         self.drawn.update(within)
         return bool(within)
 
     def _holds_mark(self, path: str) -> bool:
-        """True if a finding is here, drawn or not."""
+        """Return True if a finding is here, drawn or not."""
         return any(_leads_into(mark, path) for mark in self.marks)
 
     def _missing(self, path: str) -> list[Node]:
@@ -409,7 +409,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _leads_into(path: str, other: str) -> bool:
-    """True if a path is another one or leads into it."""
+    """Return True if a path is another one or leads into it."""
     return not other or path == other or path.startswith((f"{other}.", f"{other}["))
 
 

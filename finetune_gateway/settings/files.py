@@ -111,8 +111,8 @@ def try_lock(path: Path) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """True if a living process holds this lock. Two calls at the same time do not disturb each
-    other."""
+    """Return True if a living process holds this lock. Two calls at the same time do not disturb
+    each other."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

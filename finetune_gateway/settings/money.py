@@ -6,7 +6,7 @@ from decimal import Decimal, InvalidOperation
 
 from finetune_gateway.errors import SpecError
 
-MOST_USD = Decimal(10**9)  # the dearest unit known costs 100 USD; more is a slip of the hand
+MOST_USD = Decimal(10**9)  # the most expensive unit known costs 100 USD; more is a typing error
 LEAST_USD = Decimal("1e-12")  # of amounts other than 0
 
 

@@ -182,7 +182,8 @@ _CALL = (
 
 
 def _is_phone(text: str) -> bool:
-    """E.164 allows 15 digits, but 14 and more in one piece are an amount."""
+    """Return True if the digits can be a phone number: E.164 allows 15, but 14 and more in one
+    piece are an amount."""
     if not text.isascii():
         return False
     number = re.split(" ?,? ?[xe#]", text)[0]
@@ -244,7 +245,8 @@ _BLOCK = r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 
 
 def _is_key(text: str) -> bool:
-    """Keys are random; placeholders have few distinct letters, CSS class names a single case."""
+    """Return True if the text looks random: placeholders have few distinct letters, names of CSS
+    classes a single case."""
     mixed = text[4:] != text[4:].lower() or any(char in "0123456789" for char in text)
     return mixed and len(set(text)) >= 10
 

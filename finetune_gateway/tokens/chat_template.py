@@ -316,7 +316,7 @@ def _inside(position: int, spans: list[Span]) -> bool:
 
 
 def _begins(offsets: list[Span], at: int) -> bool:
-    """True if a token with at least one character begins at this index."""
+    """Return True if a token with at least one character begins at this index."""
     # An empty span (at, at) sorts before (at, end), so search from (at, at + 1).
     index = bisect_left(offsets, (at, at + 1))
     return index < len(offsets) and offsets[index][0] == at

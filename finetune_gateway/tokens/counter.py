@@ -167,7 +167,7 @@ class _RolePattern:
     def __init__(self, roles: Roles, role_tokens: int) -> None:
         size = len(roles)
         self.roles, self.has_system = roles, roles[0] == "system"
-        self.turns = size - self.has_system  # messages but for the system prompt
+        self.turns = size - self.has_system  # messages without the system prompt
         self.prompt = role_tokens + _PER_MESSAGE * size + _PER_ROW
         self.billed = _BILLED_PER_MESSAGE * size + _BILLED_PER_ROW
         other = 2 * size + 7  # as in _chat

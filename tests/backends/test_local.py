@@ -113,7 +113,7 @@ def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, row
 
 
 def test_only_the_counted_tokens_are_trained(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """The trainer's own count is what the labels say; cut and dropped rows are told."""
+    """The trainer's own count is what the labels say; cut and dropped rows are reported."""
     data = rows(12)
     data[0]["messages"][1]["weight"] = 0
     data[0]["messages"] += [

@@ -205,7 +205,7 @@ def test_poll_is_repeatable(provider: Provider, backend: OpenAIBackend, file: Da
 
 
 def test_events_of_a_host_that_lists_oldest_first(file: DataFile) -> None:
-    """The order of a list is told by its times."""
+    """The order of a list is recognised by its times."""
     with Provider(newest_first=False, steps=130) as provider:
         backend = connect(provider)
         provider_id = begin(backend, file)

@@ -104,7 +104,7 @@ def test_version(ftg: Ftg) -> None:
 
 
 def test_completion_knows_commands_and_options(env: dict[str, str]) -> None:
-    """The shell asks ftg itself; nothing is installed unasked."""
+    """The shell asks ftg itself; nothing is installed without asking."""
     ask = {"_FTG_COMPLETE": "complete_bash", "COMP_WORDS": "ftg val", "COMP_CWORD": "1"}
     assert "validate" in process(env | ask).stdout.split()
     ask |= {"COMP_WORDS": "ftg submit --max", "COMP_CWORD": "2"}

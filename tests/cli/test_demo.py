@@ -78,7 +78,7 @@ def test_the_demo_teaches_a_model(tmp_path: Path) -> None:
     assert_whole(text)
     for one in found["answers"]:
         assert one["before"] != one["after"]
-    # What happens is told beside the document, in 80 columns but for words that are longer.
+    # What happens is printed beside the document, in 80 columns except for words that are longer.
     for number in range(1, 7):
         assert f"[{number}/6]" in done.stderr
     assert "step  20/204" in done.stderr

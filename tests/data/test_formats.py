@@ -351,7 +351,7 @@ def test_csv_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_answers_that_are_json_stay_texts(tmp_path: Path, mark: str) -> None:
-    """A completion of a CSV is often JSON to be learnt; messages are told by their keys."""
+    """A completion of a CSV is often JSON to be learnt; messages are recognised by their keys."""
     path = tmp_path / "rows.csv"
     cells = ["[1, 2]", '{"intent": "refund", "n": 1}', '{"role": "x"}']
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -434,7 +434,7 @@ def test_rows_in_memory(tmp_path: Path, home: Path) -> None:
 
 
 def test_a_refused_file_is_not_written(tmp_path: Path) -> None:
-    """All refused rows are told with their lines, and no file is left."""
+    """All refused rows are reported with their lines, and no file is left."""
     source = tmp_path / "rows.jsonl"
     rows = [ROWS[0], {"messages": [{**USER, "name": "jo"}, ANSWER]}, ROWS[1]]
     source.write_text("\n".join(map(json.dumps, rows)))
@@ -460,7 +460,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
 def test_convert_on_the_command_line(
     tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The result is told with what the input was; a refusal ends with 3, a wrong name with 2."""
+    """The result is printed with what the input was; a refusal ends with 3, a wrong name with 2."""
     source = tmp_path / "chats.json"
     turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
     source.write_text(json.dumps([{"id": 1, "conversations": turns}]))

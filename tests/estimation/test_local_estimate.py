@@ -211,8 +211,8 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
 
 
 def test_a_gpu_is_named_as_people_write_it() -> None:
-    """Case, spaces and dashes do not count; a part of a name is no name, but those near are
-    told."""
+    """Case, spaces and dashes do not count; a part of a name is no name, but those near it are
+    named."""
     assert gpu_name("rtx4090") == "RTX 4090" and gpu_name("h200") == "H200"
     for wrong, near in (("A100", "A100-80GB"), ("RTX 4080", "RTX 4090"), ("H1000", "H100")):
         with pytest.raises(SpecError) as caught:
@@ -231,7 +231,7 @@ def test_the_smallest_gpu_is_told_and_it_is_the_smallest() -> None:
 
 
 def test_a_priced_gpu_costs_hours_times_its_rows() -> None:
-    """Low at the cheapest market, expected on demand, high at the dearest; each row is told, and
+    """Low at the cheapest market, expected on demand, high at the dearest; each row is listed, and
     energy follows from the board's power."""
     found = estimate_local(TrainingSpec(model="m"), ROWS, shape_of(LLAMA_8B), gpu="H100")
     rows = gpu_prices("H100")

@@ -145,7 +145,7 @@ def test_a_price_of_tokens_is_for_those_who_bill_them(ftg: Ftg) -> None:
     assert "is a model of" in told[1]["error"]["message"]
 
 
-# -- what is told ------------------------------------------------------------------------
+# -- what is printed ------------------------------------------------------------------------
 
 
 def test_reinforcement_has_its_rate_and_is_not_sent(ftg: Ftg) -> None:

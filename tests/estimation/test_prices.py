@@ -309,7 +309,7 @@ def ftg(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
 
 def test_the_table_fits_and_says_where_it_is_from(ftg: Run) -> None:
-    """80 columns but for addresses; units of tokens, hours and GPUs; closed models on demand."""
+    """80 columns except for addresses; units of tokens, hours and GPUs; closed models on demand."""
     code, out, err = ftg("prices")
     assert code == 0
     assert max(len(line) for line in out.splitlines() if "http" not in line) <= 80

@@ -95,7 +95,7 @@ class Gate:
         if report.ok:
             self._accepted(dataset)
         if act == 2:
-            self._mended(dataset)
+            self._check_fixed(dataset)
         if act == 3:
             with suppress(GatewayError):
                 dataset.convert([*TARGETS][choice % len(TARGETS)], self.out, force=True)
@@ -104,7 +104,7 @@ class Gate:
         for row in dataset.rows():
             json.dumps(row.data, ensure_ascii=False, allow_nan=False).encode()
 
-    def _mended(self, dataset: Dataset) -> None:
+    def _check_fixed(self, dataset: Dataset) -> None:
         check = partial(validate, min_rows=1)
         with suppress(GatewayError):
             done = fix(dataset, self.out, force=True, check=check)

@@ -156,7 +156,7 @@ def test_what_is_not_known_is_said_and_kept_reserved(
 
 
 def test_an_open_job_that_nobody_sends_holds_nothing() -> None:
-    """Only while its submitter lives, or after somebody was told that it will be sent."""
+    """Only while its submitter lives, or after somebody has read that it will be sent."""
     alive: dict[str, Any] = {"estimate": estimate()}
     for changes, living, held in (
         ({"step": "intent"}, True, 3),

@@ -111,7 +111,7 @@ def test_a_small_file_holds_out_one_row(tmp_path: Path) -> None:
 def test_split_on_the_command_line(
     tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files are named after the data, counts are told, nothing is overwritten unasked."""
+    """Files are named after the data, counts are printed, nothing is overwritten by default."""
     source, out = write(tmp_path / "rows.jsonl", chat_rows(300)), tmp_path / "parts"
     assert main(["split", str(source), "-o", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["parts"]

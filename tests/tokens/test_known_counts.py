@@ -172,7 +172,7 @@ def test_toy_rows(said: Any) -> None:
     ],
 )
 def test_no_row_leaks_into_another_part(name: str, other: str, method: str, said: Any) -> None:
-    """Neither as it is nor but for a word or two."""
+    """Neither as it is nor with a word or two changed."""
     report = said(name, method, other)
     assert figures(report)["leaks"] == {Path(other).name: {"exact": 0, "near": 0}}
     assert not {"leak", "near_leak"} & {one.code for one in report.findings}

@@ -124,7 +124,7 @@ def test_the_texts_of_local_tokens_are_the_rendered_row(
 
 
 def test_local_tokens_say_whose_they_are(template: ChatTemplate) -> None:
-    """Content is told from the template around it, also when it looks like a role."""
+    """Content is told apart from the template around it, also when it looks like a role."""
     masker = LocalRenderer(template, TINY, train_on="assistant", limit=None)
     row = turns(("system", "user"), ("user", "assistant"), ("assistant", "system"))
     tokens = masker.preview(row).tokens
@@ -287,7 +287,7 @@ def ftg(*args: object, columns: int = 80) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_screen(home: Path, tmp_path: Path) -> None:
-    """Marks stand below the trained tokens; lines fit 80 columns; a bad row is told as validate
+    """Marks stand below the trained tokens; lines fit 80 columns; a bad row is reported as validate
     does, with its line, and the command ends with 3."""
     answer = "It comes on Tuesday, by noon. " * 8
     bad = '{"messages": [{"role": "usr", "content": "\\u202e"}]}'

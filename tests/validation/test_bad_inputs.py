@@ -103,7 +103,7 @@ def test_real_faults_are_the_only_ones_found(
     ],
 )
 def test_other_formats_are_read(name: str, method: str, duplicates: int, tmp_path: Path) -> None:
-    """An array among JSON lines is told; in a file named .json it is read, its rows have no
+    """An array among JSON lines is reported; in a file named .json it is read, its rows have no
     error, and known duplicates."""
     array = tmp_path / "rows.jsonl"
     array.write_bytes((SHARED_DATA / name).read_bytes())

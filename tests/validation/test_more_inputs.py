@@ -126,7 +126,7 @@ QUOTED = (
 def test_nothing_private_is_quoted(
     private: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Messages, paths and figures show a mask, whatever holds the value and whoever is told."""
+    """Messages, paths and figures show a mask, whatever holds the value and whoever reads it."""
     path = tmp_path / "rows.jsonl"
     lines = [line.format(private, private).encode() for line in QUOTED]
     for raw in (put(*lines), *lines[10:12], lines[-2]):  # together, and where the first row counts

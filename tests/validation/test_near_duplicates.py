@@ -216,7 +216,7 @@ def test_short_questions_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_equal_are_called_so(tmp_path: Path) -> None:
-    """But for case and spaces; checks names these, so nothing says them twice."""
+    """Apart from case and spaces; checks names these, so nothing says them twice."""
     asked = "Where is the parcel that I ordered from you on Monday morning?"
     rows = [chat(asked, "Here."), chat(asked.upper(), " here. "), chat(asked + " Please", "Here.")]
     found = near_duplicates.pairs([written(tmp_path, rows)])

@@ -110,7 +110,7 @@ def test_every_fault_has_its_name(text: str, code: str, says: str) -> None:
     ],
 )
 def test_a_duplicate_key_is_named_with_its_path(text: str, path: str) -> None:
-    """json keeps the last of two silently; here the place is told."""
+    """json keeps the last of two silently; here the place is named."""
     found = fault(text)
     assert (found.defect.code, found.defect.path) == ("json_duplicate_key", path)
 
@@ -144,7 +144,7 @@ def test_harmless_escapes_are_left_alone(literal: str) -> None:
 
 
 def test_a_byte_that_is_not_utf8_is_placed() -> None:
-    """The offset in the file and the column are told, and what the byte would be elsewhere."""
+    """The offset in the file and the column are reported, and what the byte would be elsewhere."""
     with pytest.raises(BadLine) as caught:
         decode(b'{"a": "caf\xe9"}', 100)
     assert caught.value.defect.code == "encoding_not_utf8"

@@ -503,7 +503,7 @@ FORMATS: list[tuple[Json, str, str, str]] = [
 def test_known_formats_are_named_and_accepted(
     row: Json, method: str, name: str, kind: str, tmp_path: Path
 ) -> None:
-    """A format is told from its keys, said in a note, and accepted for its method only."""
+    """A format is recognised by its keys, said in a note, and accepted for its method only."""
     dataset = written(tmp_path, [json.dumps(row)])
     report = validate(dataset, method=method, min_rows=1)
     assert (report.outcome, report.format, report.kind) == ("accepted", name, kind)
@@ -654,7 +654,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
 
 
 def test_repeated_rows_are_counted_with_their_lines(tmp_path: Path) -> None:
-    """Exact repeats and those but for case and spaces are told apart."""
+    """Exact repeats and those that differ in case and spaces are told apart."""
     again = json.dumps(good(1))
     shouted = again.replace("What is", "WHAT  is")
     report = report_on(tmp_path, again, shouted, again)

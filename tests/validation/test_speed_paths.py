@@ -348,7 +348,7 @@ def die_at(part: int) -> int:
 def test_an_error_in_a_process_is_an_ordinary_error(
     fork: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a part raises is raised here; a process that dies is told from it."""
+    """What a part raises is raised here; a process that dies is told apart from it."""
     monkeypatch.setattr(parallel, "_can_fork", lambda: fork)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     assert len(set(parallel.each(pid_of, [1, 2, 3]))) == 3
@@ -436,7 +436,7 @@ def test_ranges_give_the_lines_of_the_file(chunk: int, raw: bytes, tmp_path: Pat
 @settings(max_examples=300, deadline=None)
 @given(st.lists(TEXTS | st.text(max_size=6), max_size=8), st.randoms(use_true_random=False))
 def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.Random) -> None:
-    """Rows equal but for case and spaces are found, and no others, as by comparing them all."""
+    """Rows equal except for case and spaces are found, and no others, as by comparing them all."""
     changes = (str.upper, str.lower, str.title, lambda text: text.replace(" ", " \u00a0"),
                lambda text: unicodedata.normalize("NFD", text))  # fmt: skip
     listed = [*texts, *(chance.choice(changes)(text) for text in texts)]

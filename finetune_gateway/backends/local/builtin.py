@@ -126,7 +126,7 @@ def phrases() -> dict[str, Any]:
 
 
 def demo_path(name: Split) -> Path:
-    """A JSONL file of the demo: OpenAI chat rows whose answer is one JSON object with the
+    """Return a JSONL file of the demo: OpenAI chat rows whose answer is one JSON object with the
     keys of ``DEMO_KEYS``. ``held_out`` shares no prompt with the other two."""
     return _data(f"demo_{name}.jsonl")
 
@@ -289,7 +289,7 @@ def folder_name() -> str:
 
 
 def is_built(folder: Path) -> bool:
-    """True if the folder is complete: the weights are written last."""
+    """Return True if the folder is complete: the weights are written last."""
     return (folder / "model.safetensors").is_file()
 
 
@@ -357,8 +357,8 @@ def _train(folder: Path, log: Log, steps: int) -> dict[str, Tensor]:
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest matrix whose singular values are all 1: rare directions move as far as
-    common ones. Newton-Schulz steps of Muon (kellerjordan.github.io/posts/muon)."""
+    """Return about the nearest matrix whose singular values are all 1: rare directions move as far
+    as common ones. Newton-Schulz steps of Muon (kellerjordan.github.io/posts/muon)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
@@ -369,8 +369,8 @@ def _orthogonal(matrix: Tensor) -> Tensor:
 
 
 def _batches(folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and labels, both (rows, tokens) int64. In a chat only the assistant's words carry a
-    label: it learns in half the steps of one that must guess the customer's words too."""
+    """Yield inputs and labels, both (rows, tokens) int64. In a chat only the assistant's words have
+    a label: it learns in half the steps of one that must guess the customer's words too."""
     import torch
 
     template = ChatTemplate.load(folder)

@@ -18,7 +18,7 @@ NF4 = "nf4"  # 4-bit NormalFloat in blocks of 64, their scales in 8 bits, as in 
 
 
 def installed() -> bool:
-    """True if bitsandbytes is installed."""
+    """Return True if bitsandbytes is installed."""
     return find_spec(PACKAGE) is not None
 
 

@@ -190,7 +190,7 @@ class Queue:
         return done.rowcount == 1
 
     def first_in_line(self, run_id: str) -> bool:
-        """True if no living worker of an earlier run is waiting. Strict order of submission."""
+        """Return True if no living worker of an earlier run is waiting: strictly in order."""
         rows = self.store.query(
             "SELECT id FROM runs WHERE status = 'queued' AND seq <"
             " (SELECT seq FROM runs WHERE id = ?)",

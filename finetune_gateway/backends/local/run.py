@@ -149,7 +149,7 @@ class Run:
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
-        """Every few seconds, store that we are alive and look if the run should stop."""
+        """Store every few seconds that we are alive, and look if the run should stop."""
         ended = threading.Event()
 
         def beat() -> None:

@@ -39,13 +39,13 @@ def checked(url: str) -> str:
 
 
 def is_openai(url: str) -> bool:
-    """True for OpenAI itself, including its regional hosts (eu.api.openai.com)."""
+    """Return True for OpenAI itself, including its regional hosts (eu.api.openai.com)."""
     host = urlsplit(url).hostname or ""
     return host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")
 
 
 def key_allowed_for(url: str, variable: str) -> bool:
-    """True if the key in that variable may be sent to this host.
+    """Return True if the key in that variable may be sent to this host.
 
     A handle or a stored job names a host. If that were enough, a file from somebody else could send
     OpenAI's key anywhere (as in CVE-2024-6587).

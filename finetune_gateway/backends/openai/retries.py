@@ -32,7 +32,7 @@ def retried(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def _is_retryable(exc: BaseException) -> bool:
-    """True for a lost connection, a time-out, 408, 409, 429 and 5xx, as in the SDK's own rule."""
+    """Return True for a lost connection, a time-out, 408, 409, 429 and 5xx, as the SDK does."""
     if not isinstance(exc, openai.APIStatusError):
         return isinstance(exc, openai.APIConnectionError)
     headers = exc.response.headers

@@ -52,7 +52,7 @@ class RowText:
 
     @property
     def conversation(self) -> str:
-        """Prompt and answer, without the system prompt, which rows share."""
+        """Prompt and answer; the system prompt is left out because rows share it."""
         return f"{self.prompt}\n{self.answer}" if self.prompt else self.answer
 
 

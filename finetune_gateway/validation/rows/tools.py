@@ -37,7 +37,7 @@ def tools_defects(row: Json, prefix: str) -> Defects:
 
 
 def _parallel(row: Json, path: str, *, empty: bool) -> Defects:
-    """``empty``: an empty list of tools is enough."""
+    """Check ``parallel_tool_calls``. ``empty``: an empty list of tools is enough for it."""
     if "parallel_tool_calls" not in row:
         return
     if row["parallel_tool_calls"] is None:
@@ -49,7 +49,7 @@ def _parallel(row: Json, path: str, *, empty: bool) -> Defects:
 
 
 def _tools(tools: Any, path: str, *, may_be_empty: bool) -> Defects:
-    """``may_be_empty``: OpenAI's guide to preferences has an empty list in a pair's input."""
+    """Check the list of tools. ``may_be_empty``: as in OpenAI's guide, in the input of a pair."""
     if tools is None:
         yield Defect("null_key", path)
     elif not isinstance(tools, list):
