@@ -286,7 +286,7 @@ def test_gpu_hours_of_the_hub_become_rows_of_yours(
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"), [({"error": "no"}, "form that is not known"), (None, "did not answer")]
+    ("answer", "said"), [({"error": "no"}, "in an unknown form"), (None, "did not answer")]
 )
 def test_without_an_answer_the_table_stands(
     ftg: Ftg, monkeypatch: pytest.MonkeyPatch, answer: object, said: str
