@@ -34,6 +34,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_view import EstimateView
 from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.settings.files import write_atomic
 
 
 def estimate(
@@ -147,7 +148,7 @@ def estimate(
     view = EstimateView(data.name, options, costs)
     _print_view(view, output_format)
     if html is not None:
-        html.write_text(view.page(), encoding="utf-8")
+        write_atomic(html, view.page())
         print_message(f"Wrote {html}.", quiet=quiet)
     if output_format == "human":
         print_message("All figures are estimates. Nothing was sent anywhere.", quiet=quiet)

@@ -13,6 +13,7 @@ from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.output import print_json, print_message, print_result
 from finetune_gateway.reports.preview_text import preview_document, preview_legend, preview_text
+from finetune_gateway.settings.files import write_atomic
 
 
 def preview(
@@ -68,7 +69,7 @@ def preview(
         # Imported here: only this option needs it.
         from finetune_gateway.reports.preview_page import page
 
-        html.write_text(page(data.name, rows), encoding="utf-8")
+        write_atomic(html, page(data.name, rows))
         print_message(f"Wrote {html}.", quiet=quiet)
     if json:
         print_json(preview_document(data, model, where, rows))

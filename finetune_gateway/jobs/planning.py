@@ -57,7 +57,7 @@ class Plan(Shown):
             return
         host = self.estimate.host or self.estimate.backend
         for report in self.reports:
-            private = [found for found in report.findings if found.code in ("pii", "secret")]
+            private = [one for one in report.findings if one.code in ("pii", "secret")]
             if private:
                 raise DataError(
                     f"Data that should stay here would be sent to {host}, "

@@ -31,8 +31,13 @@ def write_atomic(path: Path, data: str | bytes, *, fsync: bool = True) -> None:
 def atomic_file(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
     """Open a file that appears at ``path`` when the block ends, and never if the block raises.
 
-    A link stays a link, and the mode of a file that is replaced stays as it is.
+    A link stays a link, and the mode of a file that is replaced stays as it is. What is not a
+    regular file, such as ``/dev/stdout``, is written directly.
     """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     target = path.resolve()
     with _temporary(target.parent, target.name, lambda: target, fsync) as file:
         with suppress(FileNotFoundError):

@@ -84,6 +84,18 @@ def test_mode_and_link_are_kept(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_pipe_is_written_directly() -> None:
+    """``-o /dev/stdout`` gives the content to whoever reads the pipe."""
+    script = (
+        "from pathlib import Path; from finetune_gateway.settings.files import write_atomic;"
+        "write_atomic(Path('/dev/stdout'), 'text')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "text"
+
+
 def test_a_file_named_by_its_content(tmp_path: Path) -> None:
     """The same chunks give the same file; an error on the way leaves none."""
     path, digest = write_by_content(tmp_path, [b"a", b"b"], lambda digest: f"{digest}.txt")

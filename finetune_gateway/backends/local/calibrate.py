@@ -189,14 +189,14 @@ def calibrate(scratch: Path) -> Calibration:
     """Measure every case and return the calibration; about 45 seconds on an idle core."""
     settings = Settings(home=scratch).create()
     threads = torch.get_num_threads()
-    found = [measure(settings, number, case) for number, case in enumerate(CASES)]
+    results = [measure(settings, number, case) for number, case in enumerate(CASES)]
     # With one thread the large model is a shape like the others.
-    large, small = found[0], found[1:] if threads > 1 else found
+    large, small = results[0], results[1:] if threads > 1 else results
     rates = fit_rates([case.load for case in small], [case.step[1] for case in small])
     stretch = sum(case.step[0] for case in small) / sum(case.step[1] for case in small)
     stretch = max(1.0, stretch)
-    largest = max(found, key=lambda case: case.load.checkpoint_bytes)
-    plain = median(case.save[1] for case in found)
+    largest = max(results, key=lambda case: case.load.checkpoint_bytes)
+    plain = median(case.save[1] for case in results)
     return Calibration(
         machine=machine(),
         torch=torch_version(),
@@ -205,12 +205,12 @@ def calibrate(scratch: Path) -> Calibration:
         rates=rates,
         stretch=stretch,
         speedup=_taken(large.load, rates) * stretch / large.step[0] if threads > 1 else 1.0,
-        start_cpu=IMPORT_CPU + median(case.around[1] for case in found),
+        start_cpu=IMPORT_CPU + median(case.around[1] for case in results),
         save_cpu=plain,
         save_byte_cpu=max(0.0, largest.save[1] - plain) / largest.load.checkpoint_bytes,
         imported_bytes=IMPORTED,
         errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in small),
-        largest=max(case.load.parameters for case in found),
+        largest=max(case.load.parameters for case in results),
         load_average=os.getloadavg()[0],
         quantise_cpu=_quantising() if WITH_QLORA else None,
     )

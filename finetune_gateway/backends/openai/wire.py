@@ -155,10 +155,10 @@ def _error(
     wait: str | None = None,
 ) -> BackendError:
     kind = AuthenticationError if rule.authentication else BackendError
-    asked = f" It asks to wait {wait} s." if wait and wait.isdigit() else ""
+    advice = f" It asks to wait {wait} s." if wait and wait.isdigit() else ""
     return kind(
         redact(message, call.key),
-        hint=(rule.hint + asked).strip(),
+        hint=(rule.hint + advice).strip(),
         backend=call.backend,
         status_code=status,
         code=code,
@@ -208,10 +208,10 @@ def plain(answer: object) -> Json | None:
 
 def id_of(answer: Json | None, call: Call) -> str:
     """Return the id of what was created. Raises BackendError if the answer has none."""
-    found = (answer or {}).get("id")
-    if not isinstance(found, str) or not found:
+    created_id = (answer or {}).get("id")
+    if not isinstance(created_id, str) or not created_id:
         raise undecodable(call, error_of(answer or {}) or "")
-    return found
+    return created_id
 
 
 def pages(
@@ -239,12 +239,12 @@ def pages(
 
 
 def _with_id(item: Any) -> Json:
-    """Return the item with an id, made from its content if the host gives none."""
-    found = item if isinstance(item, dict) else {"message": str(item)}
-    if isinstance(found.get("id"), str) and found["id"]:
-        return found
-    made = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:24]
-    return {**found, "id": f"made-{made}"}
+    """Return the item with an id, digest from its content if the host gives none."""
+    named = item if isinstance(item, dict) else {"message": str(item)}
+    if isinstance(named.get("id"), str) and named["id"]:
+        return named
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:24]
+    return {**named, "id": f"made-{digest}"}
 
 
 # Jobs
@@ -291,7 +291,7 @@ def error_of(job: Json) -> str | None:
 # Events
 
 
-def events_after(found: Iterator[list[Json]], cursor: str | None) -> list[Json]:
+def events_after(pages: Iterator[list[Json]], cursor: str | None) -> list[Json]:
     """Return the events after the one with the id ``cursor``, oldest first.
 
     The contract lists the newest first, so reading stops at the cursor. A host that lists the
@@ -299,7 +299,7 @@ def events_after(found: Iterator[list[Json]], cursor: str | None) -> list[Json]:
     """
     items: list[Json] = []
     ascending = False
-    for number, page in enumerate(found):
+    for number, page in enumerate(pages):
         ascending = _ascends(page) if number == 0 else ascending
         items += page
         if not ascending and any(item["id"] == cursor for item in page):

@@ -61,6 +61,7 @@ from finetune_gateway.reports.output import (
 )
 from finetune_gateway.reports.validation_text import report_text
 from finetune_gateway.settings import clock
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.spec import TrainingSpec
 
 NO_ANSWER, TRUNCATED = 7, 12  # lines of the broken copy
@@ -86,7 +87,7 @@ def demo(
     """
     printer, folders = Printer(json, quiet), Folders.create(out)
     result = run(Gateway(folders.home), folders, printer)
-    folders.summary.write_text(page(summarize(result)), encoding="utf-8")
+    write_atomic(folders.summary, page(summarize(result)))
     if json:
         print_json(document(result, folders))
     printer.print_step(len(STEPS))
