@@ -342,8 +342,8 @@ def test_an_unnamed_gpu_spans_the_known_ones() -> None:
     )
     assert estimate.seconds is not None
     assert estimate.seconds.high / estimate.seconds.low > 20
-    assert any("any GPU" in said for said in estimate.assumptions)
-    assert any("a GPU hour" in said for said in estimate.unknown)
+    assert any("an unnamed GPU, T4 to H200" in note for note in estimate.assumptions)
+    assert any("a GPU hour" in note for note in estimate.unknown)
 
 
 def test_max_steps_ends_a_run_early() -> None:
