@@ -61,9 +61,8 @@ def assumptions(
     plan: BatchPlan,
     target: TargetDevice,
     prices: Sequence[Price],
-    measured: float | None,
 ) -> list[str]:
-    """Return what memory, time, energy and cost assume. ``measured``: FLOP/s of the device."""
+    """Return what memory, time, energy and cost assume."""
     notes = [_memory_words(spec, setup, plan)]
     if not prices and target.gpu is None:
         notes.append(
@@ -73,7 +72,6 @@ def assumptions(
         notes.append("max_steps ends within an epoch; which rows come before is random.")
     if target.device == "gpu":
         notes.append("Memory on a GPU is computed, not measured; it has to fit in 92 % of the GPU.")
-    if target.device == "gpu" and measured is None:
         what = (
             f"the datasheet of {target.gpu}" if target.gpu else "that of an unnamed GPU, T4 to H200"
         )
@@ -91,7 +89,7 @@ def assumptions(
         )
     if len(prices) > 1:
         notes.append(_market_words(prices))
-    if target.device == "cpu" and measured is None:
+    if target.device == "cpu":
         notes.append(_speed_words(target.calibration))
     if target.device == "gpu" or target.calibration is None:
         low, usual, high = START_SECONDS

@@ -26,10 +26,10 @@ from finetune_gateway.estimation.calibration import (
     evaluation_of,
     load_of,
 )
-from finetune_gateway.estimation.estimate import Estimate, MemoryParts, Range
+from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.gpus import GPUS, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
-from finetune_gateway.estimation.memory import Device, Setup, step_memory
+from finetune_gateway.estimation.memory import Setup, step_memory
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price, gpu_prices
 from finetune_gateway.settings import clock
@@ -39,11 +39,10 @@ from finetune_gateway.tokens.stats import TokenStats
 
 Speeds = tuple[float, float, float]  # FLOP/s: slow, expected, fast
 
-# Share of the measured bfloat16 GEMM peak that training reaches: 0.38 within 10 % in the best
-# configuration (one row at a time, fused loss), 0.08 with TRL's SFTTrainer on padded batches of 8
-# in float32 (both measured on a CPU).
-_BEST_SHARE = 0.38
-_SHARES = {"cpu": (0.05, 0.08, 0.38), "gpu": (0.05, 0.15, 0.40)}  # gpu: not measured
+# Share of a GPU's bfloat16 peak that training reaches: slow, expected and fast; not measured. A CPU
+# reached 0.38 of its own in the best configuration (one row at a time, fused loss), and 0.08 with
+# TRL's SFTTrainer on padded batches of 8 in float32.
+_GPU_SHARES = (0.05, 0.15, 0.40)
 # FLOP/s of one CPU core in training, if not measured: 15 G with SFTTrainer on an AVX-512 core, 35 G
 # with single rows; a core without AVX-512 is assumed to reach a fifth.
 _CORE_SPEEDS = (3e9, 15e9, 40e9)
@@ -55,37 +54,6 @@ _CALIBRATED_LOW, _CALIBRATED_HIGH = 0.8, 1.5
 _FAR = 4  # times the largest measured model; beyond it the range doubles
 _SAVES = 10  # checkpoints of a job, as in sft.py
 MOST_ROWS = 4096  # larger batches are not tried
-
-
-def estimate_memory(
-    shape: ModelShape,
-    spec: TrainingSpec,
-    tokens: TokenStats,
-    *,
-    device: Device = "cpu",
-    rows: int = 8,
-    row_tokens: int | None = None,
-) -> MemoryParts:
-    """Return the peak memory of a step on ``rows`` rows padded to ``row_tokens`` (default: the
-    longest row)."""
-    length = row_tokens or min(tokens.max, spec.max_length or tokens.max)
-    return step_memory(shape, Setup.of(spec, device), min(rows, tokens.rows), length)
-
-
-def memory_range(
-    shape: ModelShape,
-    spec: TrainingSpec,
-    tokens: TokenStats,
-    *,
-    device: Device = "cpu",
-    rows: int = 8,
-) -> Range[int]:
-    """Return the memory of a step on rows of median length, of the longest, and a quarter more."""
-    short = estimate_memory(
-        shape, spec, tokens, device=device, rows=rows, row_tokens=max(1, tokens.median)
-    ).total
-    longest = estimate_memory(shape, spec, tokens, device=device, rows=rows).total
-    return _around(longest, low=short)
 
 
 def _around(expected: int, *, low: int) -> Range[int]:
@@ -111,23 +79,6 @@ def training_flops(shape: ModelShape, tokens: TokenStats, epochs: float, *, full
     return float(epochs * (blocks + head))
 
 
-def estimate_seconds(
-    shape: ModelShape,
-    tokens: TokenStats,
-    epochs: float,
-    flops_per_second: float,
-    *,
-    full: bool = False,
-    efficiency: float = _BEST_SHARE,
-) -> float:
-    """Return the wall seconds of training; ``flops_per_second`` is the bfloat16 GEMM peak.
-
-    Within 10 % of measured runs of models with 40M to 66M parameters; far too low for 0.3M.
-    """
-    work = training_flops(shape, tokens, epochs, full=full)
-    return work / (efficiency * flops_per_second)
-
-
 def estimate_local(
     spec: TrainingSpec,
     tokens: TokenStats,
@@ -135,19 +86,14 @@ def estimate_local(
     *,
     validation: TokenStats | None = None,
     target: TargetDevice | None = None,
-    device: Device = "cpu",
-    gpu: str | None = None,
-    usd_per_gpu_hour: Decimal | None = None,
-    flops_per_second: float | None = None,
     today: date | None = None,
 ) -> Estimate:
     """Return the estimate of a run on this machine, or on a GPU named in ``GPUS``.
 
-    ``validation``: rows that are evaluated during training. ``flops_per_second``: the measured
-    bfloat16 GEMM peak of the device, if known. Without ``shape`` memory and time are unknown.
-    Raises SpecError for an unknown GPU.
+    ``validation``: rows that are evaluated during training. ``target``: this machine's CPU by
+    default. Without ``shape`` memory and time are unknown. Raises SpecError for an unknown GPU.
     """
-    target = target or TargetDevice(device=device, gpu=gpu, usd_per_gpu_hour=usd_per_gpu_hour)
+    target = target or TargetDevice()
     day = today or clock.today()
     if target.gpu is not None:
         target = _on_gpu(target)
@@ -156,7 +102,7 @@ def estimate_local(
     setup = Setup.of(spec, target.device, calibrated.imported_bytes if calibrated else None)
     seconds = memory = parts = None
     if shape is not None:
-        seconds = _seconds(shape, spec, setup, tokens, plan, target, flops_per_second, validation)
+        seconds = _seconds(shape, spec, setup, tokens, plan, target, validation)
         parts = step_memory(shape, setup, plan.rows, max(1, plan.longest))
         short = step_memory(shape, setup, plan.rows, max(1, min(tokens.median, plan.longest)))
         memory = _around(parts.total, low=short.total)
@@ -188,7 +134,7 @@ def estimate_local(
         prices=prices,
         data_leaves_machine=False,
         assumptions=[
-            *assumptions.assumptions(spec, setup, plan, target, prices, flops_per_second),
+            *assumptions.assumptions(spec, setup, plan, target, prices),
             *assumptions.evaluation_words(evaluation_runs, tokens, validation),
         ],
         warnings=[
@@ -230,11 +176,10 @@ def _seconds(
     tokens: TokenStats,
     plan: BatchPlan,
     target: TargetDevice,
-    measured: float | None,
     validation: TokenStats | None,
 ) -> Range[float]:
     """Return the run time by this machine's calibration, else by FLOP and a device's speed."""
-    if target.device == "cpu" and target.calibration is not None and measured is None:
+    if target.device == "cpu" and target.calibration is not None:
         validation_plan = (
             plan_validation(spec, validation, target.row_limit) if validation else None
         )
@@ -244,7 +189,7 @@ def _seconds(
     if validation:  # the forward pass alone: half of LoRA's work
         runs = evaluations(spec, plan.steps)
         flops += training_flops(shape, validation, runs, full=False) / 2
-    slow, expected, fast = _speeds(target, measured)
+    slow, expected, fast = _speeds(target)
     first, second, third = START_SECONDS
     if setup.kind == "qlora" and target.device == "cpu":
         second += READINGS * QUANTISE_CPU * shape.linear_parameters
@@ -303,11 +248,9 @@ def _calibrated(
     )
 
 
-def _speeds(target: TargetDevice, measured: float | None) -> Speeds:
+def _speeds(target: TargetDevice) -> Speeds:
     """Return the FLOP/s of training: slow, expected, fast."""
-    slow, expected, fast = _SHARES[target.device]
-    if measured is not None:
-        return slow * measured, expected * measured, fast * measured
+    slow, expected, fast = _GPU_SHARES
     if target.gpu is not None:
         flops = GPUS[target.gpu].flops
         return slow * flops, expected * flops, fast * flops

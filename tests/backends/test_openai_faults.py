@@ -170,6 +170,16 @@ def test_reads_ride_out_a_short_fault(
     assert backend.poll(provider_id, None).status is JobStatus.VALIDATING_FILES
 
 
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+def test_reads_are_repeated_after_a_passing_refusal(
+    status: int, provider: Provider, backend: OpenAIBackend, file: DataFile
+) -> None:
+    """The statuses that OpenAI's SDK repeats."""
+    provider_id = begin(backend, file)
+    provider.fault(RETRIEVE, "status", status=status)
+    assert backend.poll(provider_id, None).status is JobStatus.VALIDATING_FILES
+
+
 # Looking for what may exist
 
 

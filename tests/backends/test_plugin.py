@@ -97,3 +97,19 @@ def test_a_broken_plugin_is_told(
     sent = ftg(site, home, "submit", str(train_file), "--model", "any", "--backend", "recall")
     assert sent.returncode == 1
     assert said in sent.stderr and "Traceback" not in sent.stderr
+
+
+def test_two_plugins_of_one_name_are_both_named(
+    tmp_path: Path, home: Path, train_file: Path
+) -> None:
+    """The message says which distributions to choose between."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    text = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
+    other = text.replace('name = "ftg-recall"', 'name = "ftg-other"')
+    (source / "pyproject.toml").write_text(other, encoding="utf-8")
+    installed(site, source)
+    installed(site)
+    sent = ftg(site, home, "submit", str(train_file), "--model", "any", "--backend", "recall")
+    assert sent.returncode == 1 and "Two packages offer a backend named 'recall'" in sent.stderr
+    assert "ftg-other" in sent.stderr and "ftg-recall" in sent.stderr

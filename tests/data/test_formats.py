@@ -189,6 +189,14 @@ def test_what_a_format_cannot_hold_is_refused(case: str) -> None:
     assert caught.value.path == path
 
 
+def test_the_first_of_several_reasons_is_named() -> None:
+    """A row that cannot be read for two reasons is refused for the first in the row."""
+    turns = [{"from": "human", "value": 1}, {"from": "gpt", "value": 2}]
+    with pytest.raises(ConversionError) as caught:
+        canonical({"conversations": turns})
+    assert caught.value.path == "conversations[0].value"
+
+
 # -- properties --------------------------------------------------------------------------------
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)

@@ -704,6 +704,13 @@ def test_tokens_are_counted_in_the_same_pass(tmp_path: Path) -> None:
     assert counter.stats().rows == 11
 
 
+def test_a_line_is_listed_once(tmp_path: Path) -> None:
+    """Two equal defects of one row count twice, and their line is listed once."""
+    odd = chat(user(), {"role": "bot", "content": "a"}, {"role": "bot", "content": "b"}, answer())
+    (finding,) = [one for one in report_on(tmp_path, odd).findings if one.code == "unknown_role"]
+    assert (finding.count, finding.lines) == (2, [6])
+
+
 def test_converted_formats_are_counted_as_chat(tmp_path: Path) -> None:
     """Alpaca and ShareGPT rows are counted as the chat they stand for."""
     rows = [{"instruction": f"What is {n}?", "output": "A number."} for n in range(10)]
