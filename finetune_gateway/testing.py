@@ -95,7 +95,7 @@ class BackendContract:
     @classmethod
     def backend(cls, settings: Settings) -> Backend:
         """Return a backend that can run a job."""
-        raise NotImplementedError("Override the fixture 'backend'.")
+        pytest.fail("A subclass of BackendContract overrides the fixture 'backend'.")
 
     @pytest.fixture(scope="class")
     @classmethod
