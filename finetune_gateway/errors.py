@@ -36,6 +36,15 @@ class FindingsReport(Protocol):
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
+def shown(value: object) -> str:
+    """Return a value for a message, in at most 60 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 class GatewayError(Exception):
     """Base of all errors raised by finetune-gateway."""
 

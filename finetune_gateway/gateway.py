@@ -32,6 +32,9 @@ from finetune_gateway.keywords import (
     Money,
     PlanOptions,
     Source,
+    listed,
+    require_backend,
+    require_bool,
     verb,
 )
 from finetune_gateway.settings import config
@@ -203,8 +206,8 @@ class Gateway:
         """
         if isinstance(model, str) and (backend is None or isinstance(backend, str | Backend)):
             return self.plan(data, model=model, backend=backend, **options).estimate
-        models = [model] if isinstance(model, str) else model
-        places = [backend] if backend is None or isinstance(backend, str | Backend) else backend
+        models = listed(model, str, "model")
+        places = listed(backend, str | Backend | None, "backend")
         if not models or not places:
             raise SpecError("There is nothing to estimate.", hint="Name a model and a backend.")
         return self.options(data, [(one, place) for one in models for place in places], **options)
@@ -236,7 +239,7 @@ class Gateway:
         raised: NotFoundError for a file, SpecError for a keyword.
         """
         specs = [
-            (backend or registry.default_backend(model), TrainingSpec.build(model=model, **options))
+            (_named(backend, model), TrainingSpec.build(model=model, **options))
             for model, backend in pairs
         ]
         seed = specs[0][1].seed if specs else None
@@ -272,7 +275,7 @@ class Gateway:
         and fixes.
         """
         spec = TrainingSpec.build(model=model, **options)
-        place = self._place(model, backend)
+        place = self._place(spec.model, backend)
         candidate = planning.Candidate.of(spec, place, priced=train_price is not None)
         files = self._files(data, validation, validation_split, spec.seed)
         return planning.plan(candidate, files, planning.FileChecks(), _usd(train_price))
@@ -312,6 +315,8 @@ class Gateway:
         is sent, and BackendError when the backend refuses. When it is not known whether the
         backend received the job, it is returned unconfirmed; ``refresh`` and ``wait`` settle that.
         """
+        require_bool("allow_pii", allow_pii)
+        require_bool("again", again)
         if backend is None:
             registry.refuse_unknown(TrainingSpec.build(model=model).model)
         plan = self.plan(data, model=model, backend=backend, **options)
@@ -401,25 +406,29 @@ class Gateway:
 
     def backend(self, backend: str | Backend) -> Backend:
         """Return a backend by name, or the one you built, with this gateway's home folder."""
+        require_backend(backend)
         if isinstance(backend, str):
             backend = registry.load(backend)
-        if not isinstance(backend, Backend):
-            raise SpecError(
-                f"backend must be a name or a backend object, not {backend!r}.",
-                hint="Like backend='local' or backend=LocalBackend().",
-            )
         backend.bind(self.settings)
         return backend
 
     def _place(self, model: str, backend: str | Backend | None) -> Backend:
         """Return the backend that was named, or the one where this model is trained by default."""
-        return self.backend(backend or registry.default_backend(model))
+        return self.backend(_named(backend, model))
 
     def _files(
         self, data: Source, validation: Source | None, ratio: float | None, seed: int | None
     ) -> Files:
         held_out = None if validation is None else self.open(validation)
         return Files(self.open(data), held_out).split(ratio, seed, self.settings.home / "spool")
+
+
+def _named(backend: str | Backend | None, model: str) -> str | Backend:
+    """Return the backend that was named, or where this model is trained by default."""
+    if backend is None:
+        return registry.default_backend(model)
+    require_backend(backend)
+    return backend
 
 
 def _usd(train_price: Money | None) -> Decimal | None:

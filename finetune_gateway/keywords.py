@@ -14,6 +14,7 @@ from typing import Any, TypedDict, TypeVar
 from finetune_gateway import spec
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset, Rows
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.planning import OnProgress, Plan
 from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, TrainOn
 
@@ -63,6 +64,36 @@ class SubmitOptions(PlanOptions, total=False):
     allow_pii: bool
     again: bool
 
+
+# -- values of a wrong type --------------------------------------------------------------
+
+
+def require_backend(value: object) -> None:
+    """Raise SpecError for what is neither the name of a backend nor one. An empty text is a name
+    that no backend has: a job must not go elsewhere because a variable is empty."""
+    if not isinstance(value, str | Backend):
+        raise SpecError(
+            f"backend must be a name or a backend object, not {shown(value)}.",
+            hint="Like backend='local' or backend=LocalBackend().",
+        )
+
+
+def require_bool(name: str, value: object) -> None:
+    """Raise SpecError for text such as 'no', which Python takes for true."""
+    if value not in (True, False):
+        raise SpecError(f"{name} must be True or False, not {shown(value)}.")
+
+
+def listed(value: Any, one: Any, name: str) -> list[Any]:
+    """Return one value as a list, and several as they are. Raises SpecError for neither."""
+    if isinstance(value, one):
+        return [value]
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise SpecError(f"{name} must be a name or a list of names, not {shown(value)}.")
+    return list(value)
+
+
+# -- verbs that refuse unknown keywords --------------------------------------------------
 
 # What help says of keywords that several verbs take; those of TrainingSpec speak for themselves.
 LINES = {

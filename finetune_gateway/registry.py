@@ -9,10 +9,9 @@ from __future__ import annotations
 import importlib
 import os
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.errors import GatewayError, MissingDependency, NotFoundError, SpecError
+from finetune_gateway.errors import GatewayError, MissingDependency, NotFoundError, SpecError, shown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -39,8 +38,10 @@ def names() -> list[str]:
 
 def default_backend(model: str) -> str:
     """Return where a model is trained when no backend is named: a folder, ``owner/name`` and
-    ``builtin/tiny`` here, any other name at OpenAI."""
-    return "local" if "/" in model or Path(model).is_dir() else "openai"
+    ``builtin/tiny`` here, any other name at OpenAI. Raises SpecError for what is no text."""
+    if not isinstance(model, str):
+        raise SpecError(f"model must be text, not {shown(model)}.")
+    return "local" if "/" in model or os.path.isdir(model) else "openai"
 
 
 def refuse_unknown(model: str) -> None:

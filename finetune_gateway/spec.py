@@ -27,7 +27,7 @@ from typing import (
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.model import Model
 
 Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reinforcement"]
@@ -211,15 +211,10 @@ def _in_words(exc: ValidationError) -> SpecError:
         if error["type"] == "missing":
             problems[name] = f"{name} is missing."
         elif name:
-            problems[name] = f"{name} must be {wanted(name)}, not {_shown(error['input'])}."
+            problems[name] = f"{name} must be {wanted(name)}, not {shown(error['input'])}."
         else:
             problems[name] = f"{error['msg'].removeprefix('Value error, ')}."
     return SpecError(" ".join(problems.values()))
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @cache

@@ -165,6 +165,20 @@ class BackendContract:
         job_id = "ftg-contract1"
         return cls._follow(backend, job_id, cls._start(backend, job_id, spec, train))
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def second(
+        cls, backend: Backend, spec: TrainingSpec, train: DataFile, finished: FinishedJob
+    ) -> tuple[str, str]:
+        """Start another job and cancel it at once; return our id, which begins with that of the
+        first job, and the provider's."""
+        job_id = f"{finished.job_id}2"
+        provider_id = cls._start(backend, job_id, spec, train)
+        if not cls.ends_at_once:
+            backend.cancel(provider_id)
+            backend.cancel(provider_id)
+        return job_id, provider_id
+
     @pytest.fixture
     def offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let every connection fail."""
@@ -296,7 +310,7 @@ class BackendContract:
         if not secret:
             pytest.skip("it needs no key")
         shown = json.dumps([backend.options(), backend.identity()]) + repr(backend)
-        assert secret not in shown
+        assert secret not in shown + backend.display_name
 
     def test_an_unknown_option_is_refused(self, backend: Backend) -> None:
         """A misspelt option is an error, never ignored."""
@@ -325,12 +339,25 @@ class BackendContract:
         assert finished.provider_id
         assert backend.find(finished.job_id) == finished.provider_id
 
-    def test_an_unknown_job_is_not_found(self, backend: Backend) -> None:
-        """``find`` returns None, or raises where the backend cannot know; never another job."""
+    @pytest.mark.parametrize("job_id", ["ftg-never-sent", "ftg-contract"])
+    def test_an_unknown_job_is_not_found(
+        self, backend: Backend, finished: FinishedJob, job_id: str
+    ) -> None:
+        """None, or an error where the backend cannot know; never another job, even one whose id
+        begins with this."""
         try:
-            assert backend.find("ftg-never-sent") is None
+            assert backend.find(job_id) is None
         except BackendError as exc:
             assert exc.message
+
+    def test_two_jobs_are_told_apart(
+        self, backend: Backend, finished: FinishedJob, second: tuple[str, str]
+    ) -> None:
+        """``find`` gives each its own id, also where one of our ids begins with the other."""
+        job_id, provider_id = second
+        assert provider_id != finished.provider_id
+        assert backend.find(job_id) == provider_id
+        assert backend.find(finished.job_id) == finished.provider_id
 
     def test_a_job_ends_with_a_result(self, finished: FinishedJob) -> None:
         """On the way the status is always known, and never goes backwards."""
@@ -343,6 +370,12 @@ class BackendContract:
         for before, after in zip(statuses, statuses[1:], strict=False):
             assert later(before, after) is after
 
+    def test_polls_hold_no_secret(self, finished: FinishedJob, secret: str) -> None:
+        """All that a poll gives is stored and shown."""
+        if not secret:
+            pytest.skip("it needs no key")
+        assert not [snap for _, snap in finished.polls if secret in snap.model_dump_json()]
+
     def test_events_have_ids_of_their_own(self, finished: FinishedJob) -> None:
         """No poll from a later cursor repeats an event."""
         assert len(set(finished.event_ids)) == len(finished.event_ids)
@@ -351,8 +384,11 @@ class BackendContract:
         """The same cursor gives the same events, or the same and more."""
         for cursor, snapshot in finished.polls:
             again = backend.poll(finished.provider_id, cursor)
-            ids = [event.id for event in snapshot.events]
-            assert [event.id for event in again.events][: len(ids)] == ids
+            events = [(event.id, event.message) for event in snapshot.events]
+            repeated = [(event.id, event.message) for event in again.events]
+            assert repeated[: len(events)] == events
+            checkpoints = {point.id for point in again.checkpoints}
+            assert {point.id for point in snapshot.checkpoints} <= checkpoints
             assert later(snapshot.status, again.status) is again.status
         assert again.status is JobStatus.SUCCEEDED
         assert again.result == finished.last.result
@@ -373,18 +409,16 @@ class BackendContract:
         snapshot = backend.poll(finished.provider_id, finished.last.cursor)
         assert snapshot.status is JobStatus.SUCCEEDED
 
-    def test_cancel_ends_a_running_job(
-        self, backend: Backend, spec: TrainingSpec, train: DataFile
-    ) -> None:
-        """After some polls the job is cancelled. Cancelling twice is the same."""
+    def test_cancel_ends_a_running_job(self, backend: Backend, second: tuple[str, str]) -> None:
+        """After some polls it is cancelled. Cancelling again changes nothing, also afterwards."""
         if self.ends_at_once:
             pytest.skip("its jobs have ended when start returns")
-        job_id = "ftg-contract2"
-        provider_id = self._start(backend, job_id, spec, train)
-        backend.cancel(provider_id)
-        backend.cancel(provider_id)
+        job_id, provider_id = second
         cancelled = self._follow(backend, job_id, provider_id)
         assert cancelled.last.status is JobStatus.CANCELLED
+        backend.cancel(provider_id)
+        again = backend.poll(provider_id, cancelled.last.cursor)
+        assert again.status is JobStatus.CANCELLED
 
     # -- the model -----------------------------------------------------------------------
 

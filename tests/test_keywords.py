@@ -335,3 +335,89 @@ def test_the_command_line_answers_alike(ftg: Ftg, train_file: Path) -> None:
     done = ftg(*submit, "gpt-5-nanoo")
     assert done.returncode == 102
     assert "neither a folder here nor one of OpenAI's models" in done.stderr
+
+
+# -- values of a wrong type --------------------------------------------------------------
+
+ROWS = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]
+HUGE = 10**5000  # Python refuses to write it out
+VERBS_WITH_MODEL = ("submit", "plan", "estimate", "preview", "validate")
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_MODEL)
+@pytest.mark.parametrize("model", [..., Path("base"), 3])
+def test_what_is_no_name_of_a_model_is_refused(
+    verb: str, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In words, by every verb, and nothing is written."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SpecError, match="model must be"):
+        getattr(Gateway(tmp_path / "home"), verb)(ROWS, model=model)
+    assert verb == "validate" or not (tmp_path / "home").exists()  # it keeps rows as a file
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000], ids=["long", "long path"])
+def test_a_name_longer_than_any_file_name(name: str, tmp_path: Path) -> None:
+    """It is a model that nobody knows, not an error of the file system."""
+    with pytest.raises(NotFoundError):
+        Gateway(tmp_path).submit(ROWS, model=name)
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_MODEL)
+@pytest.mark.parametrize("backend", ["", [], 3])
+def test_an_empty_backend_is_not_the_default(verb: str, backend: Any, tmp_path: Path) -> None:
+    """A variable that is empty sends no job to OpenAI."""
+    if verb == "estimate" and backend == []:
+        backend = [""]
+        options = Gateway(tmp_path).estimate(ROWS, model=MINI, backend=backend)
+        assert isinstance(options[0].error, NotFoundError)
+        return
+    with pytest.raises((NotFoundError, SpecError), match="backend"):
+        getattr(Gateway(tmp_path), verb)(ROWS, model=MINI, backend=backend)
+
+
+@pytest.mark.parametrize("flag", ["allow_pii", "again"])
+def test_a_flag_given_as_text_is_refused(flag: str, tmp_path: Path) -> None:
+    """'no' is true in Python: it would send personal data, or buy a job twice."""
+    options: dict[str, Any] = {flag: "no"}
+    with pytest.raises(SpecError, match=f"{flag} must be True or False, not 'no'"):
+        Gateway(tmp_path).submit(ROWS, model="m", backend=FakeBackend(), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_epochs": HUGE},
+        {"seed": -HUGE},
+        {"learning_rate": HUGE},
+        {"train_price": HUGE},
+        {"validation_split": HUGE},
+        {"validation_split": "abc"},
+        {"validation_split": ...},
+        {"validation": 3},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_an_odd_value_is_refused_in_words(options: dict[str, Any], tmp_path: Path) -> None:
+    """Also a number too long to be written out."""
+    with pytest.raises(gateway.GatewayError) as error:
+        Gateway(tmp_path).plan(ROWS, model=MINI, backend="openai", **options)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("validate", {"ignore": 3}),
+        ("validate", {"ignore": None}),
+        ("validate", {"against": 3}),
+        ("preview", {"model": MINI, "rows": 3}),
+        ("preview", {"model": MINI, "rows": ["1"]}),
+    ],
+)
+def test_a_value_of_another_type_is_refused(
+    verb: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """In words, by validate and preview."""
+    with pytest.raises(gateway.GatewayError):
+        getattr(Gateway(tmp_path), verb)(ROWS, **options)

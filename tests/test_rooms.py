@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,7 +88,9 @@ MODULES = module_names(PACKAGE)
 
 def imports_of(source: str, by: str) -> Iterator[Import]:
     """Every import in a module's text, whatever its form."""
-    yield from _imports(ast.parse(source), by, "top level")
+    tree = ast.parse(source)
+    yield from _imports(tree, by, "top level")
+    yield from _disguised(tree, by)
 
 
 def _imports(node: ast.AST, by: str, form: str) -> Iterator[Import]:
@@ -126,11 +129,59 @@ def _is_import_module(node: ast.expr) -> bool:
     return ast.unparse(node).rpartition(".")[2] in ("import_module", "__import__")
 
 
+# What imports without an import statement: functions by their names, and modules of such functions.
+IMPORTERS = ("exec", "eval", "import_module", "__import__")
+IMPORTING = ("import_module", "__import__", "exec_module", "load_module", "module_from_spec")
+MODULES_THAT_IMPORT = ("runpy", "pkgutil", "builtins", "importlib.machinery", "zipimport")
+
+
+def _disguised(tree: ast.AST, by: str) -> Iterator[Import]:
+    """Every import whose target cannot be read off, and every text that names a module of ours."""
+    nodes = list(ast.walk(tree))
+    calls = [node for node in nodes if isinstance(node, ast.Call) and _is_import_module(node.func)]
+    read = {id(part) for call in calls for part in (call.func, *call.args)}
+    docstrings = (node.value for node in nodes if isinstance(node, ast.Expr))
+    read |= {id(value) for value in docstrings if isinstance(value, ast.Constant)}
+    for node in nodes:
+        if id(node) in read:
+            continue
+        if _imports_unseen(node):
+            yield Import(by, f"{NAME}.?", getattr(node, "lineno", 0), "import_module")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == NAME:
+            # "import finetune_gateway.errors" binds the package, and with it every public name.
+            target = f"{NAME}.{node.attr}" if node.attr in MODULES else NAME
+            yield Import(by, target, node.lineno, "attribute")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from _in_text(node.value, node.lineno, by)
+
+
+def _imports_unseen(node: ast.AST) -> bool:
+    """True for exec, for import_module under another name or passed on, for runpy and the like."""
+    if isinstance(node, ast.Name):
+        return node.id in IMPORTERS
+    if isinstance(node, ast.Attribute):
+        return node.attr in IMPORTING
+    if isinstance(node, ast.ImportFrom):
+        renamed = [alias for alias in node.names if alias.name in IMPORTING and alias.asname]
+        return node.module in MODULES_THAT_IMPORT or bool(renamed)
+    return isinstance(node, ast.Import) and any(
+        alias.name in MODULES_THAT_IMPORT for alias in node.names
+    )
+
+
+def _in_text(text: str, line: int, by: str) -> Iterator[Import]:
+    """A module that a text names can be imported by it: sys.modules, python -m, python -c."""
+    for below in re.findall(rf"\b{NAME}\.(\w+(?:\.\w+)*)", text):
+        if room_of(below) in ROOMS and by not in TABLES:
+            yield Import(by, f"{NAME}.{below}", line, "text")
+
+
 def _by_string(call: ast.Call, by: str) -> Import:
     """A literal is an import like any other; what is computed could be anything of ours."""
     first = call.args[0] if call.args else None
     named = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
-    target = named or f"{NAME}.?"
+    relative = named.startswith(".")  # import_module(".api", package)
+    target = f"{NAME}.?" if relative or not named else named
     return Import(by, target, call.lineno, "import_module")
 
 
@@ -208,6 +259,23 @@ FORMS = {
     "import_module, computed": "importlib.import_module(f'finetune_gateway.{name}')",
     "import_module of a variable": "import_module(name)",
     "__import__": "__import__('finetune_gateway.api')",
+    "import_module of a relative name": "import_module('.api', 'finetune_gateway')",
+    "an alias of import_module": "from importlib import import_module as load",
+    "import_module, passed on": "list(map(import_module, names))",
+    "importlib.import_module, passed on": "load = importlib.import_module",
+    "__import__, passed on": "load = __import__",
+    "getattr of importlib": "getattr(importlib, 'import_module')('finetune_gateway.api')",
+    "exec": "exec(text)",
+    "eval": "eval(text)",
+    "runpy": "import runpy",
+    "from runpy": "from runpy import run_module",
+    "pkgutil": "from pkgutil import resolve_name",
+    "a module by its file": "spec.loader.exec_module(module)",
+    "sys.modules": "sys.modules['finetune_gateway.api']",
+    "python -m": "run([sys.executable, '-m', 'finetune_gateway.cli'])",
+    "in code as text": "run([sys.executable, '-c', 'import finetune_gateway.api'])",
+    "the package, renamed": "import finetune_gateway as g",
+    "a public name": "from finetune_gateway import Gateway",
     "the package itself": "from finetune_gateway import __version__",
 }
 
@@ -216,9 +284,18 @@ FORMS = {
 def test_every_form_of_an_upward_import_is_seen(form: str) -> None:
     """Written into a module of the room data, each form is found out; one that leads down, or
     to a package that is not ours, is not."""
-    assert [upward(found) for found in imports_of(FORMS[form], "data.dataset")] == [True]
+    assert any(upward(found) for found in imports_of(FORMS[form], "data.dataset"))
     assert not any(map(upward, imports_of("from finetune_gateway import errors", "data.dataset")))
     assert not any(map(upward, imports_of("import_module('pandas')", "data.dataset")))
+    assert not any(map(upward, imports_of("'finetune_gateway.errors'", "data.dataset")))
+
+
+def test_the_package_bound_by_an_import_of_a_part_is_seen() -> None:
+    """``import finetune_gateway.errors`` binds the package, and with it every public name."""
+    source = "import finetune_gateway.errors\nfinetune_gateway."
+    for attribute in ("Gateway", "gateway", "submit"):
+        assert any(map(upward, imports_of(source + attribute, "data.dataset")))
+    assert not any(map(upward, imports_of(source + "errors", "data.dataset")))
 
 
 def test_backends_know_nothing_of_each_other() -> None:
@@ -241,7 +318,7 @@ def test_there_is_no_cycle() -> None:
     graph: dict[str, set[str]] = {name: set() for name in MODULES}
     for found in IMPORTS:
         target = own(found.target)
-        if target in MODULES:
+        if target in MODULES and found.form != "text":  # python -m: another process
             graph[found.by].add(target)
     assert _cycle(graph) == []
 

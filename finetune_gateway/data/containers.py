@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetune_gateway.data.row_access import loads_strict
-from finetune_gateway.errors import DataError, MissingDependency
+from finetune_gateway.errors import DataError, MissingDependency, shown
 from finetune_gateway.settings import files
 
 Json = dict[str, Any]
@@ -82,6 +82,9 @@ def object_lines(source: Any, container: str) -> Iterator[str]:
             "A single dict is not a dataset.",
             hint="Pass a list of rows, or one split of a DatasetDict: data['train'].",
         )
+    if not hasattr(source, "__iter__"):
+        hint = "Pass a path, rows or a Dataset."
+        raise DataError(f"{shown(source)} is not a dataset.", hint=hint)
     if container == "pandas":
         frame = source.to_dict(orient="records")
         return _dump_rows(

@@ -26,7 +26,7 @@ from typing import IO, Any
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import as_chat
 from finetune_gateway.data.row_access import as_dict, as_list
-from finetune_gateway.errors import DataError, SpecError
+from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import content_hash, iter_row_texts
@@ -47,13 +47,20 @@ class Assignment:
     loosened: int = 0  # rows of groups too large to be kept together
 
 
+def _is_share(ratio: Any) -> bool:
+    try:
+        return bool(0 < ratio < 1)
+    except (TypeError, ArithmeticError):  # no number; a NaN of Decimal
+        return False
+
+
 def split(
     dataset: Dataset, ratio: float, *, seed: int, folder: Path,
     stratify: bool = False, near: bool = True,
 ) -> tuple[Dataset, Dataset]:  # fmt: skip
     """Write two files below ``folder``, named by their content; see ``Dataset.split``."""
-    if not 0 < ratio < 1:
-        raise SpecError(f"A split of {ratio!r} is not between 0 and 1.", hint="Use e.g. 0.1.")
+    if not _is_share(ratio):
+        raise SpecError(f"A split of {shown(ratio)} is not between 0 and 1.", hint="Use e.g. 0.1.")
     assignment = assign(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify, near=near)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{dataset.path.stem}.part{number}" for number in range(2)]

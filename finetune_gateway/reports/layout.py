@@ -27,7 +27,9 @@ def environment() -> Environment:
 
 def render(template: str, view: object) -> str:
     """Return a whole page; the template knows the view as ``page``."""
-    return environment().get_template(template).render(page=view)
+    html = environment().get_template(template).render(page=view)
+    # A file's name may hold bytes that are no text; UTF-8 cannot write them.
+    return html.encode("utf-8", "backslashreplace").decode()
 
 
 def fragment(template: str, macro: str, view: object) -> Markup:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,18 +30,27 @@ def write_atomic(path: Path, data: str | bytes, *, fsync: bool = True) -> None:
 def atomic_file(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
     """Open a file that appears at ``path`` when the block ends, and never if the block raises.
 
-    A link stays a link, and the mode of a file that is replaced stays as it is. What is not a
-    regular file, such as ``/dev/stdout``, is written directly.
+    A link stays a link, and the mode of a file that is replaced stays as it is. A device or a
+    pipe, like /dev/stdout, is written to, not replaced.
     """
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+    target = Path(os.path.realpath(path))
+    mode = _mode(path)
+    if mode is not None and not stat.S_ISREG(mode):
+        with path.open("wb") as file:  # raises IsADirectoryError for a folder
             yield file
         return
-    target = path.resolve()
     with _temporary(target.parent, target.name, lambda: target, fsync) as file:
-        with suppress(FileNotFoundError):
-            os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+        if mode is not None:
+            os.fchmod(file.fileno(), stat.S_IMODE(mode))
         yield file
+
+
+def _mode(path: Path) -> int | None:
+    """Return the mode of the file that this path leads to; None if there is none."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def write_by_content(
@@ -69,9 +77,11 @@ def _temporary(
     folder: Path, name: str, target: Callable[[], Path], fsync: bool
 ) -> Iterator[BinaryIO]:
     """Open a file beside its target, and rename it when the block has ended well."""
-    path = folder / f".{name}.tmp.{os.getpid()}.{threading.get_ident()}"
+    # Random: process ids are the same in two containers that share a folder, and nobody can put a
+    # link in the way. Short: a name may have 255 bytes.
+    path = folder / f".{name[:40]}.tmp.{os.urandom(6).hex()}"
     try:
-        with path.open("wb") as file:
+        with path.open("xb") as file:
             yield file
             if fsync:
                 file.flush()
@@ -81,7 +91,8 @@ def _temporary(
         path.unlink(missing_ok=True)
         raise
     if fsync:
-        sync(folder)
+        with suppress(OSError):  # the file is in place; not every disk can sync a folder
+            sync(folder)
 
 
 def sync(path: Path) -> None:

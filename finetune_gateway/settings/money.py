@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 
 MOST_USD = Decimal(10**9)  # the most expensive unit known costs 100 USD; more is a typing error
 LEAST_USD = Decimal("1e-12")  # of amounts other than 0
@@ -18,7 +18,7 @@ def parse_usd(value: object, name: str) -> Decimal:
     """
     problem = None
     try:
-        usd = Decimal("NaN" if isinstance(value, bool) else str(value).strip().removeprefix("$"))
+        usd = Decimal("NaN" if isinstance(value, bool) else _digits(value))
     except InvalidOperation:
         usd = Decimal("NaN")
     if usd.is_nan():
@@ -30,9 +30,15 @@ def parse_usd(value: object, name: str) -> Decimal:
     elif 0 < usd < LEAST_USD:
         problem = f"it has more than {-LEAST_USD.adjusted()} digits after the point"
     if problem:
-        shown = str(value) if isinstance(value, Decimal) else repr(value)
+        given = str(value) if isinstance(value, Decimal) else shown(value)
         raise SpecError(
-            f"{name} cannot be {shown}: {problem}.",
+            f"{name} cannot be {given}: {problem}.",
             hint=f"Give USD as a plain number such as 50 or 12.50, at most {MOST_USD:,}.",
         )
     return usd
+
+
+def _digits(value: object) -> str | int:
+    if isinstance(value, int):  # Decimal takes any; str() none of more than 4,300 digits
+        return value
+    return str(value).strip().removeprefix("$")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.findings import RANK, Defect, Finding, Severity, position
 from finetune_gateway.text.quoting import MAX_PATH, quoted, shortened
 from finetune_gateway.validation.file_rules import FILE_GROUPS
@@ -109,7 +109,9 @@ def ignorable(codes: str | Iterable[str]) -> frozenset[str]:
     read: without it the report would call the file good.
     """
     listed = [codes] if isinstance(codes, str) else codes
-    names = [name.strip() for text in listed for name in text.split(",") if name.strip()]
+    if not isinstance(listed, Iterable):
+        raise SpecError(f"ignore must be codes of rules, not {shown(codes)}.")
+    names = [name.strip() for text in listed for name in str(text).split(",") if name.strip()]
     return frozenset(_ignorable(name) for name in names)
 
 

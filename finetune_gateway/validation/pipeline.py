@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.errors import SpecError, UnsupportedError, shown
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
@@ -40,8 +40,11 @@ def validate(
 
     ``options``: what to analyze of the dataset as a whole. ``ignored``: codes of rules that do
     not count. ``on_progress`` is called with the bytes read and the size of the file. Raises
-    SpecError for an unknown method, UnsupportedError for one that the hosted backend lacks.
+    SpecError for an unknown method or what is no model, UnsupportedError for a method that the
+    hosted backend lacks.
     """
+    if not isinstance(model, str | None):
+        raise SpecError(f"model must be text, not {shown(model)}.")
     method = _canonical_method(method)
     backends = (runner.display_name,) if runner else None
     if runner:

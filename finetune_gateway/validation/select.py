@@ -6,7 +6,7 @@ Reads no further than the last row requested; a bad row has the findings of ``va
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from finetune_gateway.backend import Capabilities
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.row_access import Json
-from finetune_gateway.errors import DataError, NotFoundError, SpecError
+from finetune_gateway.errors import DataError, NotFoundError, SpecError, shown
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.methods import usual_method
 from finetune_gateway.spec import TrainingSpec
@@ -47,13 +47,20 @@ def previews(
     have, SpecError for a number below 1.
     """
     _raise_if_not_text(dataset)
-    if numbers is not None and any(number < 1 for number in numbers):
-        raise SpecError("Lines are counted from 1.", hint="The first row is row 1.")
+    if numbers is not None:
+        _check_numbers(numbers)
     lines = _first(dataset) if numbers is None else _select(dataset, {*numbers})
     rows = [_preview(line, renderer, backend) for line in lines]
     if not rows:
         _raise(Defect("no_examples"))
     return rows
+
+
+def _check_numbers(numbers: Collection[int]) -> None:
+    if not isinstance(numbers, Iterable) or not all(isinstance(one, int) for one in numbers):
+        raise SpecError(f"rows must be a list of line numbers, not {shown(numbers)}.")
+    if any(number < 1 for number in numbers):
+        raise SpecError("Lines are counted from 1.", hint="The first row is row 1.")
 
 
 def _raise_if_not_text(dataset: Dataset) -> None:

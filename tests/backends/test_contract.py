@@ -16,7 +16,7 @@ from finetune_gateway.backend import Backend, Settings, TrainingSpec
 from finetune_gateway.backends.fake import FakeBackend
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.openai.backend import OpenAIBackend
-from finetune_gateway.events import Event, JobStatus, Snapshot
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.testing import BackendContract, FinishedJob
 
 KEY_VARIABLE = "CONTRACT_KEY"
@@ -128,6 +128,51 @@ class Forgetful(FakeBackend):
         status = JobStatus.CANCELLED if self.cancelled else JobStatus.SUCCEEDED
         event = Event(id=f"event-{self.polls}", message="Done.")
         return Snapshot(status=status, events=[event], cursor="1")
+
+
+class Confused(FakeBackend):
+    """Finds the newest job whose id contains the wanted one, reports its checkpoints once, and has
+    its key in an event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[str] = []
+        self.reported: set[str | None] = set()
+
+    def find(self, job_id: str) -> str | None:
+        return next((f"fake-{one}" for one in reversed(self.jobs) if job_id in one), None)
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        points = [] if cursor in self.reported else [Checkpoint(id="c", step=1, model="m")]
+        self.reported.add(cursor)
+        event = Event(id="event", message="Connected with sk-secret.")
+        result = Result(kind="hosted", model="m")
+        return Snapshot(
+            status=JobStatus.SUCCEEDED, events=[event], checkpoints=points, result=result
+        )
+
+
+def test_the_contract_catches_a_job_taken_for_another() -> None:
+    """A lookup by a part of the id, and one that gives the newest job."""
+    backend = Confused()
+    backend.jobs = ["ftg-contract1", "ftg-contract12"]
+    job = FinishedJob("ftg-contract1", "fake-ftg-contract1", [(None, backend.poll("x", None))])
+    contract = BackendContract()
+    with pytest.raises(AssertionError):
+        contract.test_two_jobs_are_told_apart(backend, job, ("ftg-contract12", "fake-x2"))
+    with pytest.raises(AssertionError):
+        contract.test_an_unknown_job_is_not_found(backend, job, "ftg-contract")
+
+
+def test_the_contract_catches_checkpoints_reported_once_and_keys() -> None:
+    """A repeated poll without the checkpoint, and an event with the key in it."""
+    backend = Confused()
+    job = FinishedJob("ftg-1", "fake-ftg-1", [(None, backend.poll("x", None))])
+    contract = BackendContract()
+    with pytest.raises(AssertionError):
+        contract.test_a_poll_is_repeatable(backend, job)
+    with pytest.raises(AssertionError):
+        contract.test_polls_hold_no_secret(job, "sk-secret")
 
 
 def test_the_contract_catches_what_breaks_it() -> None:

@@ -160,6 +160,17 @@ def test_a_long_retry_after_does_not_block(
     assert caught.value.retryable and sleeps == [] and len(provider.requests) == 1
 
 
+@pytest.mark.parametrize("wait", ["\u00b2", "9" * 5000, "-1", "1e9", "soon"])
+def test_an_odd_retry_after_gets_no_retry(
+    provider: Provider, backend: OpenAIBackend, wait: str
+) -> None:
+    """What is no number of seconds is an error of ours, not of Python's."""
+    provider.fault(RETRIEVE, "status", status=429, headers={"Retry-After": wait})
+    with pytest.raises(BackendError):
+        backend.poll("ftjob-1", None)
+    assert len(provider.requests) == 1
+
+
 def test_reads_ride_out_a_short_fault(
     provider: Provider, backend: OpenAIBackend, file: DataFile
 ) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -104,3 +108,55 @@ def test_a_file_named_by_its_content(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write_by_content(tmp_path, (b"%d" % (1 // n) for n in (1, 0)), str)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    """A device such as /dev/stdout is never replaced by a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_atomic(pipe, "text")
+    reader.join(10)
+    assert read == [b"text"] and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Nothing is left beside it either."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(folder, "text")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_link_that_leads_to_itself_is_an_os_error(tmp_path: Path) -> None:
+    """Callers turn an OSError into words, and nothing else."""
+    link = tmp_path / "loop"
+    link.symlink_to(link)
+    with pytest.raises(OSError, match="symbolic links"):
+        write_atomic(link, "text")
+
+
+def test_the_longest_name_is_written(tmp_path: Path) -> None:
+    """The temporary name is not longer; two files with the same beginning do not meet."""
+    one, other = tmp_path / ("x" * 254 + "1"), tmp_path / ("x" * 254 + "2")
+    with atomic_file(one) as first, atomic_file(other) as second:
+        first.write(b"1")
+        second.write(b"2")
+    assert (one.read_text(), other.read_text()) == ("1", "2")
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is in place then: an error would say that nothing has changed."""
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not here")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_atomic(tmp_path / "whole.txt", "new")
+    assert (tmp_path / "whole.txt").read_text() == "new"

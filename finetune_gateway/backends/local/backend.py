@@ -3,6 +3,7 @@ a process of its own."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -262,7 +263,7 @@ class LocalChat:
 def _unknown_model_reason(model: str) -> str:
     """Return why this machine cannot train a model: a host lists the name, and no folder has it."""
     hosts = profiles.hosts_of(model)
-    if not hosts or Path(model).is_dir():
+    if not hosts or os.path.isdir(model):
         return ""
     where = " and ".join(hosts)
     return f"{model!r} is a model of {where}; here use owner/name, builtin/tiny or a folder."

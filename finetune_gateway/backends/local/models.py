@@ -85,10 +85,10 @@ def _builtin(settings: Settings) -> Path:
 
 def _local(model: str) -> Path | None:
     path = Path(model).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         return path.absolute()
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if looks_like_path or path.exists():
+    if looks_like_path or os.path.exists(path):
         raise NotFoundError(
             f"There is no model folder {model!r}.",
             hint="Give a folder with config.json, or a Hugging Face id such as Qwen/Qwen3-0.6B.",

@@ -37,12 +37,17 @@ def _is_retryable(exc: BaseException) -> bool:
         return isinstance(exc, openai.APIConnectionError)
     headers = exc.response.headers
     wait = headers.get("retry-after", "")
-    if wait and not (wait.isdigit() and int(wait) <= LONGEST_WAIT):
+    if wait and not _is_short(wait):
         return False
     advice = headers.get("x-should-retry")
     if advice in ("true", "false"):
         return advice == "true"
     return exc.status_code in (408, 409, 429) or exc.status_code >= 500
+
+
+def _is_short(wait: str) -> bool:
+    # Not isdigit(): it is true for "²", which int() refuses, as it refuses thousands of digits.
+    return wait.isdecimal() and len(wait) < 6 and int(wait) <= LONGEST_WAIT
 
 
 def _wait(state: RetryCallState) -> float:

@@ -155,7 +155,7 @@ def _error(
     wait: str | None = None,
 ) -> BackendError:
     kind = AuthenticationError if rule.authentication else BackendError
-    advice = f" It asks to wait {wait} s." if wait and wait.isdigit() else ""
+    advice = f" It asks to wait {wait} s." if wait and wait.isdecimal() else ""
     return kind(
         redact(message, call.key),
         hint=(rule.hint + advice).strip(),
