@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,12 @@ def process(env: dict[str, str], *args: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def unmeasured(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a process that ``make cover`` leaves alone: measuring imports
+    modules and writes files of its own."""
+    return {name: value for name, value in env.items() if name != "COVERAGE_PROCESS_CONFIG"}
+
+
 def loaded_after(env: dict[str, str], *args: str) -> set[str]:
     """The modules that one command line imports."""
     code = (
@@ -75,6 +81,10 @@ def loaded_after(env: dict[str, str], *args: str) -> set[str]:
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        env=unmeasured(env),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     return set(done.stderr.splitlines()[-1].split())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.chaos import KEY, MODEL, end_workers
+from support.cli import unmeasured
 
 # arguments: the longest file in bytes, then a command line
 LIMITED = """
@@ -30,7 +31,7 @@ def run(limit: int | None, *words: object, home: Path) -> subprocess.CompletedPr
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "CHAOS_KEY": KEY, "FTG_HOME": str(home)},
+        env=unmeasured({**os.environ, "CHAOS_KEY": KEY, "FTG_HOME": str(home)}),
     )
 
 
