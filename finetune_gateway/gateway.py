@@ -42,7 +42,7 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, TrainOn
 from finetune_gateway.validation import pipeline
-from finetune_gateway.validation.collector import ignorable
+from finetune_gateway.validation.collector import ignorable, rules_for
 from finetune_gateway.validation.dataset import analysis
 
 if TYPE_CHECKING:
@@ -160,10 +160,10 @@ class Gateway:
         spec = TrainingSpec.build(
             model=model, train_on=train_on, max_length=max_length, chat_template=chat_template
         )
-        renderer = runner.preview_renderer(spec) or select.hosted_renderer(
-            spec, runner.capabilities(model)
-        )
-        return select.previews(self.open(data), renderer, runner.name, rows)
+        limits = runner.capabilities(model)
+        renderer = runner.preview_renderer(spec) or select.hosted_renderer(spec, limits)
+        rules = rules_for(runner.name, hosted=limits.hosted)
+        return select.previews(self.open(data), renderer, rules, rows)
 
     @overload
     def estimate(

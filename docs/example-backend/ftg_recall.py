@@ -51,7 +51,7 @@ class RecallBackend(Backend):
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         return Capabilities(
-            hosted=False,  # True: the data leaves the machine, so the user has to confirm
+            hosted=False,  # True: the data leaves the machine, and OpenAI's rules count for rows
             methods=frozenset({"sft"}),
             notes=("Trains nothing: it looks the answer up.",),
             poll_seconds=(0.05, 0.2),

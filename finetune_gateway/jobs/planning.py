@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -32,8 +32,10 @@ from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import TokenStats
 from finetune_gateway.validation import run as validation_run
+from finetune_gateway.validation.collector import rules_for
 from finetune_gateway.validation.dataset import analysis
 from finetune_gateway.validation.dataset.statistics import CountedDefect
+from finetune_gateway.validation.rules import Family
 
 ModelNames = list[str] | tuple[str, ...]
 Backends = ModelNames | list[Backend] | tuple[Backend, ...] | list[str | Backend]
@@ -127,6 +129,11 @@ class Candidate:
             raise NotFoundError(limits.unknown_model_reason, hint="See: ftg models --all")
         return cls(spec, backend, limits)
 
+    @property
+    def rules(self) -> Mapping[str, Family]:
+        """The backend, with the family of rules that counts for it."""
+        return rules_for(self.backend.display_name, hosted=self.limits.hosted)
+
 
 @dataclass(frozen=True)
 class FileCheck:
@@ -178,7 +185,7 @@ class FileChecks:
         key = (files.train.path, files.held_out.path)
         if key not in self._leaks:
             self._leaks[key] = analysis.find_leaks(files.train, files.held_out)
-        return analysis.with_leaks(report, self._leaks[key], (candidate.backend.display_name,))
+        return analysis.with_leaks(report, self._leaks[key], candidate.rules)
 
     def _run(
         self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter
@@ -188,7 +195,7 @@ class FileChecks:
             dataset,
             method=candidate.spec.method,
             model=None if self.shared else candidate.spec.model,
-            backends=(candidate.backend.name,),
+            backends=candidate.rules,
             counter=counter,
             max_context=limit,
             min_rows=min_rows,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from finetune_gateway.errors import SpecError, shown
@@ -19,10 +19,7 @@ from finetune_gateway.validation.rules import ROW_GROUPS, Family, Rule
 GROUPS: dict[str, dict[str, Rule]] = {**FILE_GROUPS, **ROW_GROUPS}  # topic -> rules
 RULES: dict[str, Rule] = {code: rule for group in GROUPS.values() for code, rule in group.items()}
 
-BACKENDS = ("openai", "azure", "local")  # the default: their rules count
-
-# All other backends follow OpenAI's API, so its rules count for them.
-_LOCAL = frozenset({"local", "ray", "fake"})
+BACKENDS: dict[str, Family] = {"openai": "hosted", "azure": "hosted", "local": "local"}
 
 MAX_GROUPS = 1000  # distinct findings kept, to bound memory and output
 MAX_LINES = 10  # line numbers kept for one finding
@@ -37,11 +34,14 @@ class _Group:
 
 
 class Findings:
-    """Collects defects and groups those with one code and one kind of path (``messages[*]``)."""
+    """Collects defects and groups those with one code and one kind of path (``messages[*]``).
 
-    def __init__(self, backends: Sequence[str] | None = None) -> None:
-        self.backends = tuple(backends or BACKENDS)
-        self.families: frozenset[Family] = frozenset(map(family_of, self.backends))
+    ``backends``: whose rules count, by default ``BACKENDS``; see ``rules_for``.
+    """
+
+    def __init__(self, backends: Mapping[str, Family] | None = None) -> None:
+        self.backends = backends or BACKENDS
+        self.families = frozenset(self.backends.values())
         self._groups: dict[tuple[str, str], _Group] = {}
         self._codes: set[str] = set()
         self._dropped = 0
@@ -96,7 +96,9 @@ class Findings:
             path=shortened(defect.path, MAX_PATH),
             message=f"{_sentence(defect.detail or rule.title)} {rule.why}",
             fix=defect.fix or rule.fix,
-            backends=[name for name in self.backends if rule.severity(family_of(name)) == "error"],
+            backends=[
+                name for name, family in self.backends.items() if rule.severity(family) == "error"
+            ],
             count=group.count,
             lines=group.lines,
         )
@@ -136,9 +138,9 @@ def _ignorable(name: str) -> str:
     return code
 
 
-def family_of(backend: str) -> Family:
-    """Return the family of rules that counts for a backend."""
-    return "local" if backend in _LOCAL else "hosted"
+def rules_for(backend: str, *, hosted: bool) -> dict[str, Family]:
+    """Return a backend with the family of rules that counts for it: OpenAI's if it is hosted."""
+    return {backend: "hosted" if hosted else "local"}
 
 
 def _sentence(text: str) -> str:

@@ -5,7 +5,7 @@ Separate from ``gateway``, so that ``ftg validate`` imports nothing of jobs and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from finetune_gateway.data.dataset import Dataset
@@ -17,10 +17,11 @@ from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.counter import HostedCounter, RowCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import run as validation_run
-from finetune_gateway.validation.collector import Findings
+from finetune_gateway.validation.collector import Findings, rules_for
 from finetune_gateway.validation.dataset import analysis, row_text
 from finetune_gateway.validation.dataset.analysis import AnalysisOptions
 from finetune_gateway.validation.file_bytes import BOM
+from finetune_gateway.validation.rules import Family
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
@@ -46,10 +47,11 @@ def validate(
     if not isinstance(model, str | None):
         raise SpecError(f"model must be text, not {shown(model)}.")
     method = _canonical_method(method)
-    backends = (runner.display_name,) if runner else None
+    backends = limit = None
     if runner:
         _require_method(runner, method)
-    limit = runner.capabilities(model).max_context if runner else None
+        limits = runner.capabilities(model)
+        backends, limit = rules_for(runner.display_name, hosted=limits.hosted), limits.max_context
     counter = _counter(runner, model, method, limit)
     report = validation_run.validate(
         dataset,
@@ -106,7 +108,9 @@ def _require_method(runner: Backend, method: str) -> None:
     )
 
 
-def _with_unread_lines(report: Report, other: Dataset, backends: Sequence[str] | None) -> Report:
+def _with_unread_lines(
+    report: Report, other: Dataset, backends: Mapping[str, Family] | None
+) -> Report:
     """Return the report with the lines of ``other`` that could not be compared, if any."""
     leaks = (report.quality or {}).get("leaks")
     if not leaks:

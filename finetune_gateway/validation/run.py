@@ -7,7 +7,7 @@ Never raises for what a file holds: everything wrong with it is a ``Finding`` in
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
 from finetune_gateway.validation.fast_path import FastPath
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
+from finetune_gateway.validation.rules import Family
 from finetune_gateway.validation.scan import Json, NotSplittable, RowCounter, Scan, Task
 
 __all__ = ["Finding", "Report", "RowCounter", "validate"]
@@ -36,7 +37,7 @@ def validate(
     dataset: Dataset,
     *,
     model: str | None = None,
-    backends: Sequence[str] | None = None,
+    backends: Mapping[str, Family] | None = None,
     method: str = "sft",
     counter: RowCounter | None = None,
     max_context: int | None = None,
@@ -48,9 +49,10 @@ def validate(
 ) -> Report:
     """Return a report on a dataset: what is wrong, where, why, and what to do.
 
-    ``backends``: whose rules count (default: openai, azure and local). ``counter`` and
-    ``on_row`` get each row without errors, ``on_row`` with its line. ``max_context``: tokens an
-    example may have; needs a ``counter``. ``min_rows``: examples a job needs (default 10).
+    ``backends``: whose rules count, by ``rules_for`` (default: openai, azure and local).
+    ``counter`` and ``on_row`` get each row without errors, ``on_row`` with its line.
+    ``max_context``: tokens an example may have; needs a ``counter``.
+    ``min_rows``: examples a job needs (default 10).
     ``near_duplicates``: also find rows that differ only in case and white space. ``workers``:
     processes for a large file (default: one per processor, at most 4); their number does not
     change the report. ``on_progress`` is called with the bytes read and the size of the file;
@@ -59,7 +61,7 @@ def validate(
     task = Task(
         dataset.path,
         method,
-        tuple(backends or ()),
+        backends,
         max_context,
         limit_words=f"{model} takes" if model else "the limit is",
         near_duplicates=near_duplicates,

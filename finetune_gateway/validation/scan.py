@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -38,6 +38,7 @@ from finetune_gateway.validation.json import multiline
 from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
 from finetune_gateway.validation.rows.chat import chat_defects
 from finetune_gateway.validation.rows.formats import format_defects
+from finetune_gateway.validation.rules import Family
 
 Json = dict[str, Any]
 
@@ -75,7 +76,7 @@ class Task:
 
     path: Path
     method: str
-    backends: tuple[str, ...]
+    backends: Mapping[str, Family] | None
     max_context: int | None
     limit_words: str  # the words before the limit in a finding: "gpt-4.1 takes"
     counter: TokenCounter | None = None  # an empty one, for a process of its own

@@ -6,7 +6,7 @@ Reads no further than the last row requested; a bad row has the findings of ``va
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.file_bytes import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
+from finetune_gateway.validation.rules import Family
 
 FIRST = 3  # rows shown by default
 
@@ -37,11 +38,11 @@ def hosted_renderer(spec: TrainingSpec, limits: Capabilities) -> HostedRenderer:
 def previews(
     dataset: Dataset,
     renderer: PreviewRenderer,
-    backend: str,
+    backends: Mapping[str, Family],
     numbers: Collection[int] | None = None,
 ) -> list[Preview]:
     """Return the previews of the rows in these lines (from 1), by default the first three,
-    validated for ``backend``.
+    validated for ``backends``.
 
     Raises DataError if the file is not JSONL or is empty, NotFoundError for a line it does not
     have, SpecError for a number below 1.
@@ -50,7 +51,7 @@ def previews(
     if numbers is not None:
         _check_numbers(numbers)
     lines = _first(dataset) if numbers is None else _select(dataset, {*numbers})
-    rows = [_preview(line, renderer, backend) for line in lines]
+    rows = [_preview(line, renderer, backends) for line in lines]
     if not rows:
         _raise(Defect("no_examples"))
     return rows
@@ -104,21 +105,21 @@ def _content(line: Line) -> bytes:
     return line.raw.removeprefix(BOM) if line.number == 1 else line.raw
 
 
-def _preview(line: Line, renderer: PreviewRenderer, backend: str) -> Preview:
-    row, report = _validate_line(line, backend)
+def _preview(line: Line, renderer: PreviewRenderer, backends: Mapping[str, Family]) -> Preview:
+    row, report = _validate_line(line, backends)
     if row is None or report.errors:
         return Preview(line.number, report.format, renderer.model, findings=report.findings)
     try:
         preview = renderer.preview(row, line.number)
     except DataError as exc:
         refusal = Defect("template_refuses", detail=exc.message, fix=exc.hint)
-        findings = [*_findings(refusal, line.number, backend), *report.findings]
+        findings = [*_findings(refusal, line.number, backends), *report.findings]
         return Preview(line.number, report.format, renderer.model, findings=findings)
     preview.findings = report.findings
     return preview
 
 
-def _validate_line(line: Line, backend: str) -> tuple[Json | None, Report]:
+def _validate_line(line: Line, backends: Mapping[str, Family]) -> tuple[Json | None, Report]:
     """Return the row, and the report on a file of this line alone."""
     raw = _content(line)
     try:
@@ -126,27 +127,27 @@ def _validate_line(line: Line, backend: str) -> tuple[Json | None, Report]:
             raise BadLine(Defect("line_too_long"))
         row = parse(decode(raw, line.offset))
     except BadLine as exc:
-        findings = _findings(exc.defect, line.number, backend)
+        findings = _findings(exc.defect, line.number, backends)
         return None, Report(ok=False, format="unknown", kind="unknown", rows=1, findings=findings)
     if not isinstance(row, dict):
-        return None, _report(raw, line.number, "sft", backend)
+        return None, _report(raw, line.number, "sft", backends)
     row_format = formats.format_of(row)
     method = usual_method(row_format.kind) if row_format else "sft"
-    return row, _report(raw, line.number, method, backend)
+    return row, _report(raw, line.number, method, backends)
 
 
-def _findings(defect: Defect, line: int, backend: str) -> list[Finding]:
-    findings = Findings((backend,))
+def _findings(defect: Defect, line: int, backends: Mapping[str, Family]) -> list[Finding]:
+    findings = Findings(backends)
     findings.add(defect, line)
     return findings.listed()
 
 
-def _report(raw: bytes, number: int, method: str, backend: str) -> Report:
+def _report(raw: bytes, number: int, method: str, backends: Mapping[str, Family]) -> Report:
     with tempfile.TemporaryDirectory(prefix="ftg-") as folder:
         path = Path(folder) / "row.jsonl"
         path.write_bytes(raw + b"\n")
         report = validation_run.validate(
-            Dataset(path), backends=(backend,), method=method, min_rows=1
+            Dataset(path), backends=backends, method=method, min_rows=1
         )
     findings = [
         finding.model_copy(update={"line": number, "lines": [number]} if finding.line else {})

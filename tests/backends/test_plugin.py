@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
+from support.rows import chat_rows
 
 EXAMPLE = ROOT / "docs" / "example-backend"
 
@@ -69,6 +70,17 @@ def test_an_installed_backend_is_listed(tmp_path: Path, home: Path) -> None:
     listed = ftg(tmp_path / "site", home, "backends")
     assert listed.returncode == 0, listed.stderr
     assert "recall  (ftg-recall 0.1.0)" in listed.stdout
+
+
+def test_a_backend_on_this_machine_is_held_to_local_rules(tmp_path: Path, home: Path) -> None:
+    """Four rows are too few for OpenAI; a plug-in whose data stay here trains on them."""
+    data = tmp_path / "four.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in chat_rows(4)), encoding="utf-8")
+    installed(tmp_path / "site")
+    words = (str(data), "--model", "any", "--backend", "recall")
+    for command in ("validate", "estimate", "submit"):
+        done = ftg(tmp_path / "site", home, command, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_without_it_the_name_is_unknown(tmp_path: Path, home: Path, train_file: Path) -> None:

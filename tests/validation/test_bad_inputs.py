@@ -13,6 +13,7 @@ from support.paths import SHARED_DATA
 from finetune_gateway import Dataset
 from finetune_gateway.findings import Report
 from finetune_gateway.tokens.counter import HostedCounter
+from finetune_gateway.validation.collector import rules_for
 from finetune_gateway.validation.run import validate
 
 MANIFEST = SHARED_DATA / "bad_inputs" / "manifest.json"
@@ -31,7 +32,7 @@ def judged(case: dict[str, Any]) -> Report:
     return validate(
         Dataset.open(SHARED_DATA / "bad_inputs" / case["file"]),
         model=args["--model"],
-        backends=[args["--backend"]],
+        backends=rules_for(args["--backend"], hosted=args["--backend"] != "local"),
         method=args.get("--method", "sft"),
         counter=HostedCounter(args["--model"]),
         max_context=65_536,

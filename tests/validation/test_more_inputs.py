@@ -64,12 +64,12 @@ def on_local(path: Path, method: str) -> Report:
     """The report of everything, judged for training here. A callback makes every row go the long
     way, which must make no difference."""
     dataset = Dataset.open(path)
-    report = validate(dataset, backends=["local"], method=method)
+    report = validate(dataset, backends={"local": "local"}, method=method)
     assert report == validate(
-        dataset, backends=["local"], method=method, on_row=lambda row, line: None
+        dataset, backends={"local": "local"}, method=method, on_row=lambda row, line: None
     )
     return analysis.with_quality(
-        report, dataset, analysis.AnalysisOptions(), backends=["local"], method=method
+        report, dataset, analysis.AnalysisOptions(), backends={"local": "local"}, method=method
     )
 
 

@@ -15,7 +15,7 @@ from finetune_gateway import Dataset
 from finetune_gateway.cli import main
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
-from finetune_gateway.validation.collector import GROUPS, RULES, Findings
+from finetune_gateway.validation.collector import GROUPS, RULES, Findings, rules_for
 from finetune_gateway.validation.examples import Example, example
 from scripts.rules_page import pages
 
@@ -59,7 +59,8 @@ def test_the_example_breaks_this_rule_alone(code: str, tmp_path: Path) -> None:
     report, backend = on_example(code, tmp_path), example(code).backend
     severities = {one.code: one.severity for one in report.findings}
     graver = {one.code for one in (*report.errors, *report.warnings)}
-    assert severities[code] == Findings([backend] if backend else None).severity(code)
+    rules = rules_for(backend, hosted=backend != "local") if backend else None
+    assert severities[code] == Findings(rules).severity(code)
     assert graver - {code} == set(example(code).also)
 
 

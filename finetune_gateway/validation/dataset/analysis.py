@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from finetune_gateway.validation.dataset.statistics import (
     RoleStats,
     SystemPromptStats,
 )
+from finetune_gateway.validation.rules import Family
 
 Json = dict[str, Any]
 
@@ -72,7 +73,7 @@ def with_quality(
     dataset: Dataset,
     options: AnalysisOptions,
     *,
-    backends: Sequence[str] | None = None,
+    backends: Mapping[str, Family] | None = None,
     method: str = "sft",
     render: Callable[[Json], str] | None = None,
 ) -> Report:
@@ -99,7 +100,9 @@ def find_leaks(train: Dataset, held_out: Dataset) -> list[CountedDefect]:
     return _leaks(train, [held_out], {})
 
 
-def with_leaks(report: Report, leaks: Sequence[CountedDefect], backends: Sequence[str]) -> Report:
+def with_leaks(
+    report: Report, leaks: Sequence[CountedDefect], backends: Mapping[str, Family]
+) -> Report:
     """Return the report on training data with the leaks that ``find_leaks`` returned."""
     if not leaks:
         return report
@@ -112,7 +115,7 @@ def with_leaks(report: Report, leaks: Sequence[CountedDefect], backends: Sequenc
 def analyze(
     dataset: Dataset,
     *,
-    backends: Sequence[str] | None = None,
+    backends: Mapping[str, Family] | None = None,
     method: str = "sft",
     against: Sequence[Dataset] = (),
     like: Dataset | None = None,
