@@ -29,8 +29,9 @@ from support.chaos import (
 from support.provider import CREATE, Provider
 
 from finetune_gateway import BackendError, BudgetError, Gateway, OpenAIBackend, SpecError
+from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.price_table import new_price, write_price
-from finetune_gateway.jobs.budget import dollars, month_of
+from finetune_gateway.jobs.budget import dollars, month_of, require_within
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 PRICE = Decimal(1000)  # USD a million tokens: a job of 12 short rows costs dollars
@@ -400,3 +401,28 @@ def test_another_month_is_another_budget(home: Path, train_file: Path) -> None:
     with gateway.store.transaction() as db:
         db.execute("UPDATE jobs SET created_at = ? WHERE id = ?", (start_, job.id))
     assert [hold.job_id for hold in gateway.budget().holds] == [job.id]
+
+
+def an_estimate(high: str | None, *, leaves: bool = True) -> Estimate:
+    usd = (
+        None
+        if high is None
+        else Range[Decimal](low=Decimal(0), expected=Decimal(0), high=Decimal(high))
+    )
+    return Estimate(
+        backend="openai", model="m", method="sft", n_epochs=1, n_epochs_rule="given",
+        cost_usd=usd, data_leaves_machine=leaves,
+    )  # fmt: skip
+
+
+def test_amounts_that_look_equal_are_shown_in_full() -> None:
+    """20.001 over a limit of 20 would read 20.00 over 20.00."""
+    with pytest.raises(BudgetError, match=r"cost 20\.001 USD, over the limit of 20\."):
+        require_within(an_estimate("20.001"), Decimal(20))
+
+
+def test_a_limit_without_a_price_stops_hosted_jobs_only() -> None:
+    """A run on this machine that nobody bills is not held by a limit that cannot be checked."""
+    require_within(an_estimate(None, leaves=False), Decimal(1))
+    with pytest.raises(BudgetError, match="No price is known"):
+        require_within(an_estimate(None), Decimal(1))
