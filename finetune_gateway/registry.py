@@ -66,7 +66,7 @@ def refuse_unknown(model: str) -> None:
 def _meant(model: str, names: list[str], hosts: list[str]) -> str:
     """Return what may be meant by a name that is not among these, but on the lists of hosts."""
     if hosts:
-        return f"{' and '.join(hosts)} lists it: name that backend."
+        return f"It can be trained at {' or '.join(hosts)}; choose that backend."
     if near := get_close_matches(model, names, 3, 0.5):
         return f"Did you mean {' or '.join(near)}? All of them: ftg models"
     return "See: ftg models. A model of the Hugging Face hub is named owner/name."

@@ -340,6 +340,8 @@ OTHER_WAYS = {
     "train_on_inputs": "Use train_on='all', or 'assistant' (the default) for answers alone.",
     "assistant_only_loss": "That is the default; train_on='all' trains every token.",
     "completion_only_loss": "That is the default; train_on='all' trains every token.",
+    "report_to": "Metrics stay on this machine: job.metrics(), or ftg metrics JOB --csv.",
+    "integrations": "Metrics stay on this machine: job.metrics(), or ftg metrics JOB --csv.",
     "hyperparameters": "Pass each by its name: n_epochs=3, batch_size=8, ...",
 }
 
@@ -348,7 +350,7 @@ def unknown(verb: str, name: str, known: Collection[str]) -> SpecError:
     """Return the error for a keyword that ``verb`` does not have, with what was probably meant."""
     meant = OTHER_WORDS.get(name)
     if meant not in known:
-        meant = next(iter(get_close_matches(name, known, 1)), None)
+        meant = next(iter(get_close_matches(name, known, 1, 0.7)), None)
     if meant in known:
         hint = f"Did you mean {meant}?"
     elif name in OTHER_WAYS:

@@ -24,6 +24,7 @@ from finetune_gateway.cli.options import (
     parse_amount,
     parse_number,
     parse_settings,
+    write_page,
 )
 from finetune_gateway.cli.placement import Placement
 from finetune_gateway.cli.progress import progress_bar
@@ -34,7 +35,6 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_view import EstimateView
 from finetune_gateway.reports.output import print_json, print_message, print_result
-from finetune_gateway.settings.files import write_atomic
 
 
 def estimate(
@@ -148,8 +148,7 @@ def estimate(
     view = EstimateView(data.name, options, costs)
     _print_view(view, output_format)
     if html is not None:
-        write_atomic(html, view.page())
-        print_message(f"Wrote {html}.", quiet=quiet)
+        write_page(html, view.page(), quiet=quiet)
     if output_format == "human":
         print_message("All figures are estimates. Nothing was sent anywhere.", quiet=quiet)
     first_error = options[0].error

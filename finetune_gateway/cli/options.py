@@ -152,3 +152,13 @@ def confirm(question: str) -> bool:
     except EOFError:
         print_message("")
         return False
+
+
+def write_page(path: Path, text: str, *, quiet: bool) -> None:
+    """Write an HTML page, whole or not at all. Raises StoreError if it cannot be written."""
+    # Imported here: only --html needs it.
+    from finetune_gateway.preparation.convert import whole_file
+
+    with whole_file(path) as file:
+        file.write(text.encode())
+    print_message(f"Wrote {path}.", quiet=quiet)

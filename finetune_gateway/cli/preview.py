@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.cli.options import Data, Json, Quiet, parse_settings
+from finetune_gateway.cli.options import Data, Json, Quiet, parse_settings, write_page
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.output import print_json, print_message, print_result
 from finetune_gateway.reports.preview_text import preview_document, preview_legend, preview_text
-from finetune_gateway.settings.files import write_atomic
 
 
 def preview(
@@ -69,8 +68,7 @@ def preview(
         # Imported here: only this option needs it.
         from finetune_gateway.reports.preview_page import page
 
-        write_atomic(html, page(data.name, rows))
-        print_message(f"Wrote {html}.", quiet=quiet)
+        write_page(html, page(data.name, rows), quiet=quiet)
     if json:
         print_json(preview_document(data, model, where, rows))
     elif tokens or html is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import textwrap
 import traceback
@@ -31,7 +32,7 @@ class Command(TyperCommand):
     """A command whose usage line has DATA, not {DATA}."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
 
 
 def run_one(name: str, args: list[str], *, debug: bool = False) -> int:
@@ -58,7 +59,7 @@ def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> 
     except (KeyboardInterrupt, typer.Abort) as exc:
         return _print_error(exc, "Interrupted.", "", 130, json_wanted)
     except typer.TyperException as exc:
-        hint = f"Run: ftg {name} --help"
+        hint = _option_hint(exc) or f"Run: ftg {name} --help"
         return _print_error(
             exc, exc.format_message(), hint, exc.exit_code, json_wanted, "UsageError"
         )
@@ -71,6 +72,24 @@ def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> 
             return _print_error(exc, str(exc), "", 1, json_wanted)
         hint = "" if debug else f"This is a bug. For the traceback: ftg --debug {name} ..."
         return _print_error(exc, f"{type(exc).__name__}: {exc}", hint, 1, json_wanted)
+
+
+def _option_hint(exc: typer.TyperException) -> str:
+    """Return how to pass a training setting that is not an option of its own, if this is one."""
+    option, context = getattr(exc, "option_name", ""), getattr(exc, "ctx", None)
+    if not option or context is None:
+        return ""
+    # Imported here: only an unknown option needs the settings, and pydantic with them.
+    from finetune_gateway.spec import OTHER_WORDS, TrainingSpec
+
+    options = {name for parameter in context.command.params for name in parameter.opts}
+    word = option.lstrip("-").replace("-", "_")
+    key = OTHER_WORDS.get(word, word)
+    flag = f"--{key.replace('_', '-')}"
+    if flag in options:
+        return f"Did you mean {flag}?"
+    known = "--set" in options and key in TrainingSpec.model_fields
+    return f"Use: --set {key}=VALUE" if known else ""
 
 
 def _invoke(name: str, args: list[str]) -> int:

@@ -22,6 +22,7 @@ from finetune_gateway.reports.output import (
     print_json_line,
     print_message,
     print_result,
+    strip_controls,
 )
 
 EXIT_CODES = {
@@ -68,9 +69,25 @@ def _print_events_as_json(job: Job) -> None:
 
 
 def _print_events(job: Job) -> None:
-    for event in job.watch():
+    for event in job.watch(on_poll=PhasePrinter()):
         print_result(event_line(event))
         sys.stdout.flush()
+
+
+class PhasePrinter:
+    """Prints on stderr what a job does before its first event, such as building a model."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.last = ""
+
+    def __call__(self, job: Job) -> None:
+        """Print the phase of the job if it is another one, not each step of the same."""
+        phase = "" if job.status.final else job.phase
+        name = phase.partition(":")[0]
+        if phase and name != self.last:
+            print_message(f"{job.id}  {job.status}: {strip_controls(phase)}", quiet=self.quiet)
+        self.last = name
 
 
 def exit_code(job: Job) -> int:
@@ -81,7 +98,7 @@ def exit_code(job: Job) -> int:
 def follow(job: Job, timeout: float | None = None, *, quiet: bool = False) -> None:
     """Wait until the job ends, and print its events on stderr."""
     try:
-        for event in job.watch(timeout):
+        for event in job.watch(timeout, on_poll=PhasePrinter(quiet=quiet)):
             print_message(f"{job.id}  {event_line(event)}", quiet=quiet)
     except KeyboardInterrupt:
         print_message(f"\nJob {job.id} is still running. Back to it: ftg watch {job.id}")

@@ -95,6 +95,8 @@ class Dataset:
             container = containers.container_of_object(source)
             lines = containers.object_lines(source, container)
             return cls(containers.spooled(lines, spool or _spool(), "rows"), None, container)
+        if source == "":
+            raise DataError("The path of the data is empty.", hint="Name the JSONL file.")
         path = _existing(Path(source))
         container = container_of(path)
         if container == "jsonl":

@@ -107,7 +107,7 @@ def canonical(row: Json) -> Json:
     """
     row_format = format_of(row)
     if row_format is None:
-        raise ConversionError("", f"no known training format has the keys {quoted_keys(row)}")
+        raise ConversionError("", no_format_text(row))
     errors: list[ConversionError] = []
     converted = _READERS[row_format.name](row, errors)
     if errors:
@@ -381,8 +381,14 @@ def _used_keys(row: Json, row_format: Format) -> frozenset[str]:
     return _USED[row_format.name]
 
 
+def no_format_text(row: Json) -> str:
+    """Return why the format of a row is not known."""
+    keys = quoted_keys(row)
+    return f"no known training format has the keys {keys}" if keys else "the row is an empty object"
+
+
 def quoted_keys(row: Json) -> str:
     """Return the keys of a row, quoted, bounded in number and length."""
     shown = ", ".join(quoted(key) for key in list(row)[:MAX_KEYS])
     more = len(row) - MAX_KEYS
-    return f"{shown} and {more} more" if more > 0 else shown or "none"
+    return f"{shown} and {more} more" if more > 0 else shown

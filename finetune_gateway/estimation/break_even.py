@@ -137,12 +137,16 @@ class BreakEven(BaseModel):
         """Return the same in words."""
         if self.expected is None:
             never = f"{self.own} is not cheaper than {self.hosted} at any volume"
-            return f"{never}; at its low cost {self.low.brief()}." if self.low else f"{never}."
+            return (
+                f"{never}; with the low estimate of its cost {self.low.brief()}."
+                if self.low
+                else f"{never}."
+            )
         expected = f"{self.own} is cheaper than {self.hosted} {self.expected.words()}."
         if self.low == self.high:
             return expected
         low, high = (one.brief() if one else "never" for one in (self.low, self.high))
-        return f"{expected} At its low cost {low}; at its high cost {high}."
+        return f"{expected} With the low estimate of its cost: {low}; with the high one: {high}."
 
 
 def find_break_even(own: Curve, hosted: Curve) -> BreakEvenRange | None:

@@ -120,5 +120,5 @@ def epochs_of(spec: TrainingSpec, rows: int) -> tuple[int, int, int, str]:
     if spec.n_epochs != "auto":
         return spec.n_epochs, spec.n_epochs, spec.n_epochs, "given"
     expected = auto_epochs(rows)
-    rule = "auto: the rule of OpenAI's cookbook, one more or less; the provider decides"
+    rule = "auto: the rule of OpenAI's cookbook; the provider decides, and may do one more or less"
     return max(1, expected - 1), expected, expected + 1, rule

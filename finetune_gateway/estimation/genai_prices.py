@@ -66,7 +66,7 @@ def _entry(info: ModelInfo, provider: Provider, host: Provider, today: date) -> 
     from genai_prices.types import TieredPrices
 
     prices = info.get_prices(datetime.combine(today, time(12), UTC))
-    notes = ["The release does not say on which day it was read."]
+    notes = ["The release does not say on which day the price was read."]
     if provider is not host:
         notes.append(f"{provider.name}'s price, assumed for {host.name}.")
     usd: dict[str, Decimal] = {}

@@ -235,8 +235,8 @@ class Profile(Model):
 
 
 def hosts_of(model: str) -> list[str]:
-    """Return the titles of the services that list this model."""
-    return [host.title for host in _read().values() if host.model(model)]
+    """Return the services that list this model, as ``Nebius (nebius)``: title and backend."""
+    return [f"{host.title} ({host.name})" for host in _read().values() if host.model(model)]
 
 
 def profile_names() -> list[str]:

@@ -65,7 +65,7 @@ Kind = Literal["tokens", "batch", "base", "deployment", "always_on", "on_demand"
 KINDS: dict[Kind, str] = {
     "tokens": "by the token",
     "batch": "batch, within 24 hours",
-    "base": "the base, not tuned, by the token",
+    "base": "base model, by the token",
     "deployment": "deployment by the hour",
     "always_on": "always on",
     "on_demand": "on demand, once a day",
@@ -342,9 +342,9 @@ def _own_assumptions(gpu: str, rows: Hour | None, rate: Decimal, source: str) ->
     return [
         *_price_note(gpu, rows),
         f"{rate:f} tokens per second on one {gpu}, in and out together: {source}.",
-        f"It works {BUSY[1]:.0%} of the paid time ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
+        f"The GPU works {BUSY[1]:.0%} of the paid time ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
         "On demand it starts once a day for the collected requests, 10 minutes each time.",
-        "Not checked: if the model fits the GPU, and if its answers are as good.",
+        "Not checked: whether the model fits the GPU, and whether its answers are as good.",
     ]
 
 

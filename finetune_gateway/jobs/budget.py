@@ -99,7 +99,7 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
     row = quote.row
     if row is None:
         if quote.cost_usd and quote.cost_usd.high == 0:
-            return ZERO, None, "no charge, and no price for this machine"
+            return ZERO, None, "no charge: this machine has no price"
         return None, None, "no price was known when it was submitted"
     of = f"of {row.as_of}, {row.source}"
     if row.unit == "train_mtok":

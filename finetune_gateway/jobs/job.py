@@ -125,13 +125,18 @@ class Job(Shown):
 
     # -- many polls ----------------------------------------------------------------------
 
-    def watch(self, timeout: float | None = None) -> Iterator[Event]:
+    def watch(
+        self, timeout: float | None = None, *, on_poll: Callable[[Job], object] | None = None
+    ) -> Iterator[Event]:
         """Yield events as they come, until the job has ended or ``timeout`` seconds have passed.
 
-        If the provider cannot be reached, keep trying for 10 minutes.
+        ``on_poll`` is called with the job after each poll, also when there is no event. If the
+        provider cannot be reached, keep trying for 10 minutes.
         """
         last = 0
         for _ in self._polls(timeout):
+            if on_poll:
+                on_poll(self)
             events = self._store.events(self.id, last)
             yield from (event for _, event in events)
             last = events[-1][0] if events else last

@@ -51,9 +51,13 @@ def _backend_text(backend: Document) -> str:
     head = f"{apply_style(backend['name'], 'bold')}  ({backend['origin']})"
     if not backend["usable"]:
         return f"{head}\n{wrap_text('cannot be used: ' + backend['error'], '  ')}"
-    types = f", {' or '.join(backend['training_types'])}" if backend["training_types"] else ""
+    types = f" ({', '.join(backend['training_types'])})" if backend["training_types"] else ""
     where = "hosted: the data leaves this machine" if backend["hosted"] else "on this machine"
-    lines = [head, f"  {where}", f"  trains: {', '.join(backend['methods']) or '-'}{types}"]
+    lines = [
+        head,
+        f"  {where}",
+        f"  trains: {', '.join(backend['methods']) or 'no method that is known here'}{types}",
+    ]
     if backend["no_new_jobs_after"]:
         lines.append(f"  takes new jobs until {backend['no_new_jobs_after']}")
     return "\n".join([*lines, *(wrap_text(note, "    ", "  - ") for note in backend["notes"])])
@@ -105,6 +109,8 @@ def models_text(models: Sequence[Document]) -> str:
     ]
     table = format_table(("HOST", "MODEL", "METHODS", "NEW JOBS UNTIL", "RETIRED ON"), rows)
     notes = [wrap_text(f"{one['model']}: {one['note']}", "  ") for one in models if one.get("note")]
+    if any(row[3].endswith("+") for row in rows):
+        notes.insert(0, wrap_text("A day with +: at least until then; no last day is known.", "  "))
     return "\n".join([table, *(["", *notes] if notes else [])])
 
 

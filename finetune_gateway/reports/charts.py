@@ -144,7 +144,7 @@ def _round_values(low: float, high: float, factors: tuple[int, ...]) -> list[flo
 def short(value: float) -> str:
     """Return a figure in few letters: 950, 1.2k, 65.5k, 2M."""
     rounded = float(f"{value:.3g}")
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if rounded >= size:
             return f"{rounded / size:.3g}{unit}"
     return f"{value:g}"

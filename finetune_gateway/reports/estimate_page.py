@@ -56,7 +56,7 @@ def page(name: str, options: Sequence[Option], costs: ServingCosts | None) -> st
     lines = zip(option_cells(options, notes), options, strict=True)
     numbered = [(number, *note) for note, number in notes.numbers.items()]
     view = EstimatePage(
-        title=f"What training on {name} takes",
+        title=f"Estimates for training on {name}",
         head=NAMES + FIGURES,
         rows=[_row(line, option, notes, max(highest, default=0.0)) for line, option in lines],
         warnings=[(number, text) for number, kind, text in numbered if kind == "warning"],

@@ -154,7 +154,7 @@ HEADS = {
     "range": "LOW TO HIGH",
     "time": "TIME",
     "memory": "MEMORY",
-    "leaves": "LEAVES?",
+    "leaves": "DATA SENT",
     "until": "NEW JOBS UNTIL",
     "retired": "RETIRED ON",
     "warnings": "WARNINGS",

@@ -29,7 +29,8 @@ def totals_text(totals: Totals) -> str:
         + f", {totals.without_estimate} without a price" * bool(totals.without_estimate),
         f"actual     {format_usd(totals.actual_usd)}"
         + f", {totals.without_actual} not known" * bool(totals.without_actual),
-        f"budget     {format_usd(totals.counted_usd)} counted: actual, else the high estimate",
+        f"budget     {format_usd(totals.counted_usd)} counted"
+        " (the actual cost, else the high estimate)",
     ]
     return "\n".join(lines)
 

@@ -64,8 +64,8 @@ def report(report: Report) -> View:
     tokens = report.tokens or {}
     facts = [("format", report.format), ("kind", report.kind)]
     if tokens.get("total"):
-        exact = "exact" if tokens["exact"] else "approximate"
-        facts.append(("tokens", f"{tokens['total']:,} ({exact}, {tokens['encoding']})"))
+        how = f"exact, {tokens['encoding']}" if tokens["exact"] else tokens["encoding"]
+        facts.append(("tokens", f"{tokens['total']:,} ({how})"))
     return View(
         f"{report.outcome}: {_counts(report.findings)} in {format_count(report.rows, 'row')}",
         tuple(facts),

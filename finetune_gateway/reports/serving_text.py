@@ -97,7 +97,7 @@ def price_sources(costs: ServingCosts) -> list[str]:
     for price in dict.fromkeys(price for way in costs.ways for price in way.prices):
         name = " ".join(filter(None, (price.backend, price.model, price.unit, price.market)))
         source = (f"{price.dated}, {price.source}", price.note)
-        groups.setdefault(source, []).append(f"{name} ${price.usd:f}")
+        groups.setdefault(source, []).append(f"{name} {format_usd(price.usd)}")
     return [
         f"prices {source}: {'; '.join(prices)}" + (f". {note}" if note else "")
         for (source, note), prices in groups.items()

@@ -128,8 +128,8 @@ def _section(title: str, fields: Fields) -> str:
 
 
 def _token_fields(tokens: Figures) -> Fields:
-    kind = "exact" if tokens.get("exact") else "approximate"
-    yield "total", f"{format_count(tokens['total'], 'token')} ({kind}, {tokens['encoding']})"
+    how = f"exact, {tokens['encoding']}" if tokens.get("exact") else tokens["encoding"]
+    yield "total", f"{format_count(tokens['total'], 'token')} ({how})"
     yield "trained", f"{tokens['trained']:,} ({tokens['trained'] / tokens['total']:.0%})"
     yield "per row", _percentiles(tokens)
     for role, counts in (tokens.get("roles") or {}).items():
@@ -189,13 +189,17 @@ def _system_prompts(systems: Figures) -> str:
     return f"{text}; none in {format_count(without, 'row')}" if without else text
 
 
+_ROLE_NAMES = {"other": "an unknown role"}
+
+
 def _turns(figures: Figures) -> str:
-    """Return how many rows have one answer, and how many end with another role."""
+    """Return how many rows are a single turn, and how many end with another role."""
     rows, last = sum(figures["last_turns"].values()), dict(figures["last_turns"])
     answered = last.pop("assistant", 0)
-    text = f"one answer in {figures['single_turn']:,} of {format_count(rows, 'row')}"
+    text = f"{figures['single_turn']:,} of {format_count(rows, 'row')} are a single turn"
     ends = [
-        f"{count:,} {'ends' if count == 1 else 'end'} with {role}" for role, count in last.items()
+        f"{count:,} {'ends' if count == 1 else 'end'} with {_ROLE_NAMES.get(role, role)}"
+        for role, count in last.items()
     ]
     return "; ".join([text, *ends[:NAMED]]) if answered else text
 

@@ -6,6 +6,7 @@ processes can read one file.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip"),
     (b"\x1f\x9d", "compress"),
-    (b"PK\x03\x04", "zip (or a spreadsheet, which is one)"),
+    (b"PK\x03\x04", "zip; an .xlsx spreadsheet is a zip file too"),
     (b"PK\x05\x06", "zip, empty"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\x00", "xz"),
@@ -244,10 +245,19 @@ def _is_utf32(head: bytes, name: str) -> bool:
         return False
 
 
+def _is_utf8(head: bytes) -> bool:
+    """Return True if the head is UTF-8; a character cut in two at its end is allowed."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _binary_defect(head: bytes) -> Defect | None:
-    """Return a defect if more than a fifth of the head is control bytes. NUL does not count: a
-    power loss leaves NULs in text files."""
+    """Return a defect if more than a fifth of the head is control bytes, or a twentieth where it
+    is not UTF-8 either. NUL does not count: a power loss leaves NULs in text files."""
     odd = sum(1 for byte in head if 0 < byte < 32 and byte not in b"\t\n\r\f\b\x1b")
-    if odd * 5 <= len(head):
+    if odd * 20 <= len(head) or (odd * 5 <= len(head) and _is_utf8(head)):
         return None
     return Defect("not_text", detail="the file is binary, not JSON lines")

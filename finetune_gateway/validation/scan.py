@@ -405,11 +405,12 @@ def _unknown_format(row: Json, expected: Format | None) -> Defect:
         if key.strip().lower() == "messages":
             return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")
     if expected is formats.CHAT:
-        return Defect("missing_messages", "messages", f"no 'messages'; the keys are {keys}")
+        row_keys = f"the keys are {keys}" if keys else "the row is an empty object"
+        return Defect("missing_messages", "messages", f"no 'messages'; {row_keys}")
     if "custom_id" in row and "body" in row:
         fix = "Take body.messages of each line and add the answer."
         return Defect("unknown_format", detail="this is a file for the Batch API", fix=fix)
-    return Defect("unknown_format", detail=f"no known training format has the keys {keys}")
+    return Defect("unknown_format", detail=formats.no_format_text(row))
 
 
 def _first_duplicates(

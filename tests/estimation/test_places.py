@@ -166,7 +166,10 @@ def test_reinforcement_has_its_rate_and_is_not_sent(ftg: Ftg) -> None:
 def test_the_rule_behind_the_epochs_is_told(ftg: Ftg) -> None:
     """Who decides, and that it may be one more or less; a given number needs no rule."""
     asked = ("estimate", str(DATA), "--model", MINI)
-    assert "auto: the rule of OpenAI's cookbook, one more or less" in words(ftg(*asked).stdout)
+    assert (
+        "auto: the rule of OpenAI's cookbook; the provider decides, and may do one more or less"
+        in words(ftg(*asked).stdout)
+    )
     assert "epochs: " not in ftg(*asked, "--n-epochs", "2").stdout
 
 

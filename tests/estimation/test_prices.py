@@ -221,7 +221,7 @@ def test_a_price_without_a_day_has_no_age(
         monkeypatch.setenv("FTG_TODAY", day)
         shown = " ".join(ftg("prices", "--model", MINI)[1].split())
         assert "date not known, genai-prices" in shown
-        assert "The release does not say on which day it was read." in shown
+        assert "The release does not say on which day the price was read." in shown
         said = " ".join(ftg(*asked)[1].split())
         assert "prices date not known, genai-prices" in said and "ago; check genai" not in said
         told = json.loads(ftg("prices", "--backend", "openai", "--model", MINI, "--json")[1])

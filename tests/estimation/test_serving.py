@@ -238,8 +238,8 @@ def test_a_second_gpu_makes_the_host_cheaper_again() -> None:
     assert meet.expected.left_out
     assert meet.text.endswith(
         "from 1,161,917 up to 1,290,348 requests a month, which 1 GPU serves; again from 2,323,834 "
-        "up to 2,580,696, with 2 GPUs; and so on; for good from 11,619,167, with 10 GPUs. At its "
-        "low cost from 1,161,917; at its high cost never."
+        "up to 2,580,696, with 2 GPUs; and so on; for good from 11,619,167, with 10 GPUs. With the "
+        "low estimate of its cost: from 1,161,917; with the high one: never."
     )
 
 

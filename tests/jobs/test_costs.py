@@ -141,7 +141,7 @@ def test_tokens_of_a_local_job_stand_beside_their_estimate(ftg: Ftg, home: Path)
             },
             0,
             0,
-            "no price for this machine",
+            "this machine has no price",
         ),
     ],
 )

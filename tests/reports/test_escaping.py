@@ -147,7 +147,7 @@ def test_the_estimate_page(home: Path, ftg: Ftg, train_file: Path, tmp_path: Pat
         done = ftg("estimate", str(data), *options, *more, "--format", "html")
         assert done.returncode == 0, done.stderr
         text = texts_of(done.stdout)
-        assert f"What training on {FILE_NAME} takes" in text
+        assert f"Estimates for training on {FILE_NAME}" in text
         assert text.count(PLANTED) >= 5 and "not possible: " in text
         assert ("Serving 1,000 requests" in text) is bool(more)
 

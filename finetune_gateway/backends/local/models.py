@@ -87,6 +87,10 @@ def _local(model: str) -> Path | None:
     path = Path(model).expanduser()
     if os.path.isdir(path):
         return path.absolute()
+    if model.startswith("builtin/"):
+        raise NotFoundError(
+            f"There is no built-in model {model!r}.", hint=f"There is one: {builtin.NAME}"
+        )
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
     if looks_like_path or os.path.exists(path):
         raise NotFoundError(
