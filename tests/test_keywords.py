@@ -304,7 +304,10 @@ def test_a_job_goes_to_the_same_place_in_python_and_on_the_command_line(
     ("model", "hint"),
     [
         ("gpt-5-nanoo", "Did you mean gpt-4.1-nano-2025-04-14? All of them: ftg models"),
-        ("Qwen-32B", "It can be trained at Azure OpenAI in Microsoft Foundry (azure)"),
+        (
+            "Qwen-32B",
+            "It can be trained at Azure OpenAI in Microsoft Foundry (azure); choose that backend.",
+        ),
         ("nonsense", "See: ftg models. A model of the Hugging Face hub is named owner/name."),
     ],
 )

@@ -313,7 +313,7 @@ def test_the_page_fits_two_screens_and_loads_nothing(ftg: Ftg, tmp_path: Path) -
         assert tab.js("document.querySelectorAll('.options tbody tr').length") == 6
         dead = "[...document.querySelectorAll('.marks a')].filter(a => !document.querySelector("
         assert tab.js(f"{dead}a.getAttribute('href'))).length") == 0
-        assert tab.js("document.querySelector('h1').textContent").endswith("<b>odd.jsonl takes")
+        assert tab.js("document.querySelector('h1').textContent").endswith("<b>odd.jsonl")
         assert [said for said in tab.said if not said.startswith("data:")] == []
 
 

@@ -31,7 +31,7 @@ def test_figures_are_short() -> None:
     """Three digits and a unit; a rounded one takes the next unit."""
     values = (0.05, 7, 950, 1200, 65536, 999_950, 2e6, 3e9, 1e12)
     assert [*map(short, values)] == [
-        "0.05", "7", "950", "1.2k", "65.5k", "1M", "2M", "3G", "1T",
+        "0.05", "7", "950", "1.2k", "65.5k", "1M", "2M", "3B", "1T",
     ]  # fmt: skip
 
 
