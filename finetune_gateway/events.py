@@ -10,7 +10,7 @@ import time
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_gateway.model import Model
 
@@ -88,6 +88,16 @@ class Metric(Model):
     train_loss: float | None = None
     valid_loss: float | None = None
     learning_rate: float | None = None
+
+
+def metrics_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of a metrics event without what is no number where ``Metric`` has one."""
+    try:
+        Metric.model_validate({"step": 0, **data})
+    except ValidationError as exc:
+        wrong = {error["loc"][0] for error in exc.errors(include_url=False)}
+        return {name: value for name, value in data.items() if name not in wrong}
+    return data
 
 
 class Checkpoint(Model):

@@ -101,7 +101,7 @@ class TrainingSpec(Model):
     ``help(gateway.submit)`` has a line on each field.
     """
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
     model: Annotated[str, Field(min_length=1, description="Base model to train")]
     method: Annotated[Method, BeforeValidator(_alias)] = Field(
@@ -173,6 +173,16 @@ class TrainingSpec(Model):
                 "learning_rate and learning_rate_multiplier exclude each other: the first is "
                 "absolute, the second a factor on the host's own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _encodable(self) -> Self:
+        for name in self.model_fields_set:
+            value = getattr(self, name)
+            try:
+                "".join(value if isinstance(value, tuple) else [str(value)]).encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{name} holds what is no text in UTF-8") from None
         return self
 
     @property

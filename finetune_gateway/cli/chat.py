@@ -19,9 +19,8 @@ from finetune_gateway.reports.output import (
     print_error,
     print_json,
     print_message,
-    print_result,
-    strip_controls,
 )
+from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.encodings import base_model
 
 Messages = list[dict[str, Any]]
@@ -45,6 +44,10 @@ def chat(
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(metavar="T", min=0, help="0 always picks the most likely token.")
+    ] = None,
+    named: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="Of a job whose host gives no model's name."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -71,14 +74,20 @@ def chat(
             raise SpecError("There is no question: stdin is empty.", hint="Give a PROMPT.")
     if prompt is None and json:
         raise SpecError("--json needs a PROMPT.", hint='Like: ftg chat latest --json "Hello"')
-    handle = open_model(model)
+    handle = _open_job_result(model, named) if named else open_model(model)
     if prompt is None:
         converse(handle, system, sampling)
     elif json:
         reply = handle.chat(prompt, system=system, **sampling)
         print_json({"model": handle.model, **reply.model_dump(mode="json")})
     else:
-        print_result(strip_controls(handle.chat(prompt, system=system, **sampling).text))
+        print_answer(handle.chat(prompt, system=system, **sampling).text, end="\n")
+
+
+def print_answer(text: str, end: str = "") -> None:
+    """Print a model's words: into a pipe as they are; a terminal they must not steer."""
+    shown = visible(text.replace("\r\n", "\n")) if sys.stdout.isatty() else text
+    print(shown, end=end, flush=True)
 
 
 def open_model(name: str) -> ModelHandle:
@@ -110,7 +119,7 @@ def _open_base(name: str) -> ModelHandle:
     return backend.base(name)
 
 
-def _open_job_result(name: str) -> ModelHandle:
+def _open_job_result(name: str, model: str | None = None) -> ModelHandle:
     job = Gateway().job(name)
     if not job.status.final:
         job.refresh()
@@ -120,12 +129,12 @@ def _open_job_result(name: str) -> ModelHandle:
             hint=f"Run: ftg wait {job.id}",
             job_id=job.id,
         )
-    return job.result()
+    return job.result(model=model)
 
 
 def converse(handle: ModelHandle, system: str | None, sampling: dict[str, Any]) -> None:
     """Ask for questions and print answers until the end of input; Ctrl-C stops an answer."""
-    print_message(f"{handle.model}. Ctrl-D ends, Ctrl-C stops an answer.")
+    print_message(f"{visible(handle.model)}. Ctrl-D ends, Ctrl-C stops an answer.")
     messages: Messages = []
     for question in _read_questions():
         messages.append({"role": "user", "content": question})
@@ -163,7 +172,7 @@ def _print_stream(pieces: Iterator[str]) -> str | None:
     try:
         for piece in pieces:
             received.append(piece)
-            print(strip_controls(piece), end="", flush=True)
+            print_answer(piece)
     except KeyboardInterrupt:
         print_message(" ...")
     except GatewayError as exc:

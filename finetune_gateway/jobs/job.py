@@ -21,13 +21,14 @@ from finetune_gateway.errors import (
     JobNotFinished,
     NotFoundError,
 )
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_of
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.renderers import Shown
+from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
 Advance = Callable[[JobRecord, Backend], JobRecord]
@@ -113,7 +114,7 @@ class Job(Shown):
             if event.type == "metrics" and isinstance(event.data.get("step"), int):
                 known = {k: v for k, v in event.data.items() if v is not None}
                 by_step.setdefault(event.data["step"], {}).update(known)
-        return [Metric.model_validate(by_step[step]) for step in sorted(by_step)]
+        return [Metric.model_validate(metrics_of(by_step[step])) for step in sorted(by_step)]
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the models saved during training."""
@@ -144,10 +145,18 @@ class Job(Shown):
     def wait(self, timeout: float | None = None) -> Job:
         """Block until the job has ended, whatever its status, and return self.
 
-        Raises JobNotFinished after ``timeout`` seconds; the job continues.
+        Raises JobNotFinished after ``timeout`` seconds, and if the provider says that the job has
+        ended but with a status that is not known here. The job continues.
         """
         for _ in self._polls(timeout):
             pass
+        if self.record.ended_otherwise:
+            raise JobNotFinished(
+                f"{self.record.display_name} has ended job {self.id} as "
+                f"{visible(self.record.raw_status)!r}, a status that is not known here.",
+                hint=f"Look at {self.provider_id} there; ftg status {self.id} asks again.",
+                job_id=self.id,
+            )
         if not self.status.final:
             raise JobNotFinished(
                 f"Job {self.id} is still {self.status} after {timeout:g} s.",
@@ -171,7 +180,9 @@ class Job(Shown):
                 if too_long or not (exc.retryable or exc.maybe_applied):
                     raise
             yield
-            if self.status.final or (deadline is not None and time.monotonic() >= deadline):
+            if self.status.final or self.record.ended_otherwise:
+                return
+            if deadline is not None and time.monotonic() >= deadline:
                 return
             now = (self.record.cursor, self.status, self.phase)
             pause = first if now != before else min(pause * 1.5, longest)
@@ -183,9 +194,10 @@ class Job(Shown):
 
     # -- the end -------------------------------------------------------------------------
 
-    def result(self, timeout: float | None = None) -> ModelHandle:
+    def result(self, timeout: float | None = None, *, model: str | None = None) -> ModelHandle:
         """Wait for the model and return it once it has answered a chat.
 
+        ``model``: its name, for a job that has succeeded at a host that does not give it.
         Raises JobFailed or JobCancelled if there will be no model, JobNotFinished after
         ``timeout`` seconds.
         """
@@ -201,7 +213,7 @@ class Job(Shown):
             raise JobCancelled(
                 f"Job {self.id} was cancelled.", hint="Submit it again to train.", job_id=self.id
             )
-        return self._ready(self._handle())
+        return self._ready(self._handle(model))
 
     def cancel(self) -> Job:
         """Ask the job to stop and return self. An ended job stays as it is.
@@ -233,15 +245,11 @@ class Job(Shown):
             job_id=self.id,
         )
 
-    def _handle(self) -> ModelHandle:
+    def _handle(self, model: str | None) -> ModelHandle:
         record = self.record
         if record.handle is not None:
             return ModelHandle.model_validate(record.handle)
-        if record.result is None:
-            raise NotFoundError(
-                f"Job {self.id} succeeded but left no model.", hint="Report it to its backend."
-            )
-        result = record.result
+        result = record.result or self._late_result(model)
         dates = self.backend.capabilities(record.spec.model).life_cycle
         return ModelHandle(
             kind=result.kind,
@@ -262,6 +270,22 @@ class Job(Shown):
             first_answer=result.first_answer,
             ready_at=record.finished_at if result.first_answer is not None else None,
             retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
+        )
+
+    def _late_result(self, model: str | None) -> Result:
+        """Return the result of a job that had succeeded without one: the host may name the model
+        by now, or the user does. Raises NotFoundError."""
+        if model is not None and self.record.hosted:
+            return Result(kind="hosted", model=model)
+        if self.provider_id is not None:
+            result = self.backend.poll(self.provider_id, self.record.cursor).result
+            if result is not None:
+                return result
+        host = self.record.display_name
+        raise NotFoundError(
+            f"Job {self.id} succeeded, but {host} gives no name of a model for it.",
+            hint=f"Look for the model of {self.provider_id} there, then run: "
+            f"ftg chat {self.id} --model NAME",
         )
 
     def _ready(self, handle: ModelHandle) -> ModelHandle:

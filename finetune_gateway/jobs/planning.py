@@ -29,6 +29,7 @@ from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.renderers import Shown
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import TokenStats
 from finetune_gateway.validation import run as validation_run
@@ -309,7 +310,7 @@ def intent(plan: Plan, folder: Path, *, again: bool = False) -> JobRecord:
     return JobRecord(
         id=records.new_job_id(),
         created_at=now,
-        name=plan.train.name,
+        name=encodable(plan.train.name),
         backend=plan.backend.name,
         backend_options=plan.backend.options(),
         hosted=plan.backend.capabilities().hosted,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
+import time
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from finetune_gateway.events import JobStatus, Result
+from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text.cleaning import LATEST, clean, moment, whole
 
 # The progress of a submit. "uploading" and "creating" are committed before the request is sent:
 # the provider may or may not have received a job that is found in such a step.
@@ -66,6 +68,12 @@ class JobRecord(BaseModel):
         """Its backend's name in messages."""
         return display_name(self.backend, self.backend_options)
 
+    @property
+    def ended_otherwise(self) -> bool:
+        """True if the provider says when the job has ended, but with a status that we do not
+        know."""
+        return self.finished_at is not None and not self.status.final
+
 
 def display_name(backend: str, options: dict[str, Any]) -> str:
     """Return the name of a backend in messages: ``azure`` rather than ``openai``, if these options
@@ -99,3 +107,17 @@ def record_of(row: sqlite3.Row) -> JobRecord:
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.loads(values[name])
     return JobRecord.model_validate(values)
+
+
+def storable(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with only what SQLite, JSON and the reports can hold, whatever the
+    backend has put into it."""
+    values = clean(snapshot.model_dump())
+    for event in values["events"]:
+        event["created_at"] = moment(event["created_at"]) or time.time()
+    points = values["checkpoints"]
+    values["checkpoints"] = [point for point in points if whole(point["step"]) is not None]
+    values["finished_at"] = moment(values["finished_at"])
+    if values["seconds"] is not None and not 0 <= values["seconds"] < LATEST:
+        values["seconds"] = None
+    return Snapshot.model_validate(values)

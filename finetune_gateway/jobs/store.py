@@ -20,9 +20,17 @@ from typing import Any
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Snapshot, later
 from finetune_gateway.jobs import schema
-from finetune_gateway.jobs.records import JobRecord, Step, StoredFile, record_of, row_of
+from finetune_gateway.jobs.records import (
+    JobRecord,
+    Step,
+    StoredFile,
+    record_of,
+    row_of,
+    storable,
+)
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import clean, encodable
 
 _PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
 
@@ -136,7 +144,7 @@ class Store:
 
     def set_phase(self, job_id: str, phase: str) -> JobRecord:
         with self.transaction() as db:
-            db.execute("UPDATE jobs SET phase = ? WHERE id = ?", (phase, job_id))
+            db.execute("UPDATE jobs SET phase = ? WHERE id = ?", (encodable(phase), job_id))
         return self.get(job_id)
 
     def fail(self, job_id: str, error: str, *, created: bool = False) -> JobRecord:
@@ -157,13 +165,15 @@ class Store:
             db.execute(
                 "UPDATE jobs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?"
                 " AND status NOT IN ('succeeded', 'failed', 'cancelled')",
-                (status, error, time.time(), job_id),
+                (status, clean(error), time.time(), job_id),
             )
         return self.get(job_id)
 
     def apply(self, job_id: str, snapshot: Snapshot, cursor: str | None) -> JobRecord:
         """Store the answer of a poll from ``cursor``, once: an answer to another cursor than the
-        stored one is dropped, events are unique, the status never goes backwards."""
+        stored one is dropped, events are unique, the status never goes backwards, and what cannot
+        be stored is left out."""
+        snapshot = storable(snapshot)
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
             record = record_of(row)
@@ -172,6 +182,8 @@ class Store:
             status = later(record.status, snapshot.status)
             self._insert_reports(db, job_id, snapshot)
             ended = (snapshot.finished_at or time.time()) if status.final else None
+            if snapshot.status is JobStatus.UNKNOWN:  # it may have ended with a word of its own
+                ended = snapshot.finished_at
             db.execute(
                 "UPDATE jobs SET status = ?, raw_status = ?, phase = ?, error = ?, cursor = ?,"
                 " polled_at = ?, trained_tokens = coalesce(?, trained_tokens),"
@@ -194,7 +206,8 @@ class Store:
 
     def set_handle(self, job_id: str, handle: dict[str, Any]) -> None:
         with self.transaction() as db:
-            db.execute("UPDATE jobs SET handle = ? WHERE id = ?", (json.dumps(handle), job_id))
+            stored = json.dumps(clean(handle))
+            db.execute("UPDATE jobs SET handle = ? WHERE id = ?", (stored, job_id))
 
     def _insert_reports(self, db: sqlite3.Connection, job_id: str, snapshot: Snapshot) -> None:
         db.executemany(

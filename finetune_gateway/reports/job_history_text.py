@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_gateway.events import Checkpoint, Event, Metric
 from finetune_gateway.reports.output import format_table, format_timestamp, terminal_width
+from finetune_gateway.text.cleaning import visible
 
 FIRST_COLUMNS = ("step", "total_steps", "train_loss", "valid_loss", "learning_rate")
 
@@ -16,7 +17,8 @@ FIRST_COLUMNS = ("step", "total_steps", "train_loss", "valid_loss", "learning_ra
 def event_line(event: Event) -> str:
     """Return an event on one line: its time, its level unless it is info, its message."""
     level = "" if event.level == "info" else f"{event.level}: "
-    return f"{format_timestamp(event.created_at)}  {level}{' '.join(event.message.split())}"
+    message = " ".join(visible(event.message).split())
+    return f"{format_timestamp(event.created_at)}  {level}{message}"
 
 
 def metrics_document(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
@@ -42,14 +44,14 @@ def metrics_text(metrics: Sequence[Metric]) -> str:
     while True:
         text = format_table(columns, cells, right=" ".join(columns))
         if len(text.partition("\n")[0]) <= terminal_width() or len(columns) <= 2:
-            return text
+            return visible(text)
         columns = columns[:-1]
         cells = [row[:-1] for row in cells]
 
 
 def checkpoints_text(checkpoints: Sequence[Checkpoint]) -> str:
     """Return a table of checkpoints."""
-    rows = [(str(point.step), point.id, point.model) for point in checkpoints]
+    rows = [(str(p.step), visible(p.id), visible(p.model)) for p in checkpoints]
     return format_table(("STEP", "CHECKPOINT", "MODEL"), rows, right="STEP")
 
 

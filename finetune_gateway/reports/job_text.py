@@ -21,6 +21,7 @@ from finetune_gateway.reports.output import (
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.text.cleaning import visible
 
 LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
 COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
@@ -56,12 +57,22 @@ def job_document(job: Job) -> dict[str, Any]:
 def job_text(job: Job) -> str:
     """Return a job as text, one fact per line."""
     facts = {name: text for name, text in _job_facts(job).items() if text}
-    return "\n".join(wrap_text(text, " " * 14, f"{name:<14}") for name, text in facts.items())
+    return "\n".join(
+        wrap_text(visible(text), " " * 14, f"{name:<14}") for name, text in facts.items()
+    )
 
 
 def status_line(job: Job) -> str:
     """Return ``ftg-7kq3 failed: the reason``."""
-    return f"{job.id} {job.status}{': ' + job.error if job.error else ''}"
+    return f"{job.id} {job.status}{': ' + visible(job.error) if job.error else _how_ended(job)}"
+
+
+def _how_ended(job: Job) -> str:
+    """Return the provider's word for a job that has ended with one that we do not know."""
+    if not job.record.ended_otherwise:
+        return ""
+    word = visible(job.record.raw_status)
+    return f", but {job.record.display_name} has ended it as {word!r}, which is not known here"
 
 
 def next_step(job: Job) -> str:
@@ -70,6 +81,8 @@ def next_step(job: Job) -> str:
         return f'Next: ftg chat {job.id} "Hello"'
     if job.status is JobStatus.FAILED:
         return f"Next: ftg logs {job.id}"
+    if job.record.ended_otherwise:
+        return f"Next: look at {job.provider_id} there; ftg status {job.id} asks again"
     return "" if job.status.final else f"Next: ftg watch {job.id}"
 
 
@@ -191,5 +204,6 @@ def _cost_row(record: JobRecord, model: int, _: int) -> tuple[str, ...]:
     return record.id, record.status, _shorten(record.spec.model, model), expected, most, cost
 
 
-def _shorten(text: str, longest: int) -> str:
+def _shorten(name: str, longest: int) -> str:
+    text = visible(name)
     return text if len(text) <= longest else f"{text[: longest - 2]}.."

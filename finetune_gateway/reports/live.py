@@ -13,7 +13,7 @@ from rich.text import Text
 
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.reports.output import strip_controls
+from finetune_gateway.text.cleaning import visible
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVE = 24  # columns of a sparkline
@@ -53,7 +53,7 @@ class View:
             self.metrics.setdefault(step, {}).update(numbers)
             self.times[step] = event.created_at
         else:
-            self.message = strip_controls(" ".join(event.message.split()))
+            self.message = visible(" ".join(event.message.split()))
 
     def __rich__(self) -> RenderableType:
         parts = [self._head(), self._progress(), *self._curves()]
@@ -71,10 +71,10 @@ class View:
 
     def _head(self) -> Text:
         record = self.job.record
-        phase = f" ({record.phase})" if record.phase and not record.status.final else ""
+        phase = f" ({visible(record.phase)})" if record.phase and not record.status.final else ""
         return Text.assemble(
             (record.id, "bold"),
-            f"  {record.display_name}  {record.spec.model}  ",
+            f"  {record.display_name}  {visible(record.spec.model)}  ",
             (record.status.value, COLOURS.get(record.status, "cyan")),
             phase,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, TextIO
+
+from finetune_gateway.text.cleaning import visible
 
 STYLES = {
     "error": "31",
@@ -32,13 +35,13 @@ _DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 def print_result(text: str = "") -> None:
     """Print a part of the result on stdout."""
-    print(strip_controls(text) if sys.stdout.isatty() else text)
+    print(escape_controls(text) if sys.stdout.isatty() else text)
 
 
 def print_message(text: str, *, quiet: bool = False) -> None:
     """Print progress or a hint on stderr, unless ``quiet``."""
     if not quiet:
-        print(strip_controls(text), file=sys.stderr, flush=True)
+        print(escape_controls(text), file=sys.stderr, flush=True)
 
 
 def print_warning(text: str) -> None:
@@ -64,9 +67,9 @@ def print_error(
         error = {"type": kind, "message": message, "hint": hint, "code": code}
         print_json_line({"error": error, **more})
         return
-    print_message(f"{apply_style('error:', 'error', sys.stderr)} {message}")
+    print_message(f"{apply_style('error:', 'error', sys.stderr)} {visible(message)}")
     if hint:
-        print_message(f"{apply_style('hint:', 'dim', sys.stderr)}  {hint}")
+        print_message(f"{apply_style('hint:', 'dim', sys.stderr)}  {visible(hint)}")
 
 
 def replace_non_finite(value: Any) -> Any:
@@ -78,19 +81,12 @@ def replace_non_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def strip_controls(text: str) -> str:
-    """Return the text without control characters, except our own colours.
-
-    A log line or a model's answer must not steer the terminal.
-    """
-    own = {f"\x1b[{code}m": f"\0{i}\0" for i, code in enumerate([*STYLES.values(), "0"])}
-    text = text.replace("\0", "")
-    for code, mark in own.items():
-        text = text.replace(code, mark)
-    text = "".join(c for c in text if c in "\n\t\0" or (c >= " " and not "\x7f" <= c <= "\x9f"))
-    for code, mark in own.items():
-        text = text.replace(mark, code)
-    return text
+def escape_controls(text: str) -> str:
+    """Return the text with ``\\u`` escapes for what steers the terminal or hides text, except our
+    own colours: a log line or a file's name must do neither."""
+    own = "|".join(re.escape(f"\x1b[{code}m") for code in [*STYLES.values(), "0"])
+    parts = re.split(f"({own})", text.replace("\r\n", "\n"))
+    return "".join(part if number % 2 else visible(part) for number, part in enumerate(parts))
 
 
 # -- layout --------------------------------------------------------------------------------

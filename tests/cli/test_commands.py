@@ -21,7 +21,7 @@ from support.paths import ROOT
 
 from finetune_gateway.cli import main, root_help
 from finetune_gateway.cli.commands import ALIASES, COMMANDS, GROUPS
-from finetune_gateway.reports.output import strip_controls
+from finetune_gateway.reports.output import escape_controls
 from scripts.cli_page import command_help
 
 DATA = ROOT / "finetune_gateway" / "resources" / "demo_train.jsonl"
@@ -247,9 +247,10 @@ def test_a_full_disk_behind_stdout_is_said(env: dict[str, str]) -> None:
 
 
 def test_words_of_others_do_not_steer_the_terminal() -> None:
-    """Control characters go, our own colours and line breaks stay."""
-    assert strip_controls("a\x1b[2Jb\x9bc\0d\re\nf\tg") == "a[2Jbcde\nf\tg"
-    assert strip_controls("\x1b[31mred\x1b[0m") == "\x1b[31mred\x1b[0m"
+    """Control characters and marks of direction are shown, our own colours and line breaks stay."""
+    shown = "a\\u001b[2Jb\\u009bc\\u0000d\\u000de\nf\tg\\u202eh"
+    assert escape_controls("a\x1b[2Jb\x9bc\0d\re\nf\tg\u202eh") == shown
+    assert escape_controls("\x1b[31mred\x1b[0m\r\n") == "\x1b[31mred\x1b[0m\n"
 
 
 # -- before anything is sent -------------------------------------------------------------------

@@ -42,7 +42,8 @@ class Fault:
     connection (RST); ``error_after`` applies, then 500; ``html`` 502 page, not applied;
     ``html_ok`` applies, then a page with 200; ``truncated`` applies, then half a JSON;
     ``cut`` applies and drops the connection after the first piece of a stream;
-    ``redirect`` 307 to ``location``; ``body`` answers 200 with ``body`` and applies nothing.
+    ``redirect`` 307 to ``location``; ``body`` answers 200 with ``body``, as JSON or as these bytes,
+    and applies nothing; ``overlay`` applies, and lays ``body`` over the answer.
     """
 
     kind: str
@@ -278,7 +279,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault.kind == "redirect":
             return self.send_json(307, {}, {"Location": fault.location})
         if fault.kind == "body":
-            return self.send_json(200, fault.body)
+            raw = fault.body if isinstance(fault.body, bytes) else json.dumps(fault.body).encode()
+            return self.send_bytes(200, "application/json", raw, fault.headers)
         refusal = Refused(fault.status, fault.message, code=fault.code)
         self.send_json(fault.status, refusal.body, fault.headers)
 
@@ -287,6 +289,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reset()
         if fault.kind == "late":
             time.sleep(fault.seconds)
+        if fault.kind == "overlay":
+            body = {**body, **fault.body}
         if fault.kind == "error_after":
             status, body = 500, Refused(500, "The server had an error.", code="server_error").body
         if fault.kind == "html_ok":

@@ -22,7 +22,7 @@ import httpx2
 import openai
 
 from finetune_gateway.backend import Backend, Capabilities, DataFile, HandleData
-from finetune_gateway.backends.openai import endpoint, request, wire
+from finetune_gateway.backends.openai import endpoint, reports, request, wire
 from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import (
@@ -34,7 +34,7 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
-from finetune_gateway.events import JobStatus, Result, Snapshot
+from finetune_gateway.events import Snapshot
 from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.counter import HostedCounter
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 LIST_LAG = 10.0  # seconds until a new job is in the lists; our allowance, no host states one
 UPLOAD_RATE = 1e6  # bytes per second; slower uploads time out
-EVENT_PAGES = 200  # of 100
-NEW_JOB_STATES = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED)
 
 
 class OpenAIBackend(Backend):
@@ -82,6 +80,8 @@ class OpenAIBackend(Backend):
         settle_seconds: float | None = None,
         poll_seconds: float = 2.0,
     ) -> None:
+        for setting in ("request_timeout", "settle_seconds", "poll_seconds"):
+            endpoint.check_seconds(setting, locals()[setting])
         given = base_url or endpoint.default(profile)
         self._base_url = endpoint.checked(given) if given else None
         ours = self._base_url is not None and endpoint.is_openai(self._base_url)
@@ -222,28 +222,29 @@ class OpenAIBackend(Backend):
     def upload(self, file: DataFile) -> str:
         """Send a file under a name made from its content; return its id."""
         with self.calling("upload the file", doubtful=True) as (client, call):
-            timeout = self.request_timeout + file.bytes / UPLOAD_RATE
-            files = client.with_options(timeout=timeout).files
+            files = client.files.with_raw_response
             with file.path.open("rb") as raw:
                 content = request.file_content(raw, self.profile)
                 part = (request.file_name(file), content, "application/jsonl")
-                answer = wire.plain(files.create(file=part, purpose="fine-tune"))
-            return wire.id_of(answer, call)
+                timeout = self.request_timeout + file.bytes / UPLOAD_RATE
+                answer = files.create(file=part, purpose="fine-tune", timeout=timeout)
+            return wire.id_of(wire.read(answer, call), call)
 
     def find_upload(self, file: DataFile) -> str | None:
         """Return the id of a file with this content, if one was uploaded before."""
         with self.calling("list the files", always_doubtful=True) as (client, call):
 
-            def fetch(after: str | None) -> object:
+            def fetch(after: str | None) -> wire.Answer:
+                files = client.files.with_raw_response
                 return retried(
-                    client.files.list, purpose="fine-tune", limit=100, after=after or openai.omit
+                    files.list, purpose="fine-tune", limit=100, after=after or openai.omit
                 )
 
             for page in wire.pages(fetch, call):
                 for item in page:
                     same = item.get("filename") == request.file_name(file)
                     if same and item.get("status") != "error":
-                        return str(item["id"])
+                        return wire.id_of(item, call)
         return None
 
     # -- the job -------------------------------------------------------------------------
@@ -254,7 +255,8 @@ class OpenAIBackend(Backend):
         """Post the job once. ``BackendError.maybe_applied`` says if it may exist."""
         body = request.create_job(job_id, spec, train, validation, self.profile)
         with self.calling("create the job", doubtful=True) as (client, call):
-            return wire.id_of(wire.plain(client.fine_tuning.jobs.create(**body)), call)
+            answer = client.fine_tuning.jobs.with_raw_response.create(**body)
+            return wire.id_of(wire.read(answer, call), call)
 
     def find(self, job_id: str) -> str | None:
         """Return the id of the job that has our id in its metadata; the host's filter is not
@@ -264,17 +266,17 @@ class OpenAIBackend(Backend):
         """
         blind = False
         with self.calling("list the jobs", always_doubtful=True) as (client, call):
-            jobs = client.fine_tuning.jobs
+            jobs = client.fine_tuning.jobs.with_raw_response
             tag = {request.METADATA_KEY: job_id}
 
-            def fetch(after: str | None) -> object:
+            def fetch(after: str | None) -> wire.Answer:
                 return retried(jobs.list, metadata=tag, limit=100, after=after or openai.omit)
 
             for page in wire.pages(fetch, call):
                 for job in page:
                     metadata = job.get("metadata")
                     if isinstance(metadata, dict) and tag.items() <= metadata.items():
-                        return str(job["id"])
+                        return wire.id_of(job, call)
                 blind = blind or not any("metadata" in job for job in page)
         if blind:
             raise self._untagged(job_id)
@@ -291,65 +293,17 @@ class OpenAIBackend(Backend):
         )
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
-        """Return the job as it is now, with its events since ``cursor`` (an event's id)."""
-        with self.calling("read the job") as (client, call):
-            jobs = client.fine_tuning.jobs
-            job = wire.plain(retried(jobs.retrieve, provider_id))
-            if job is None or not isinstance(job.get("status"), str):
-                raise wire.undecodable(call)
-            status = wire.status_of(job)
-            born = wire.moment(job.get("created_at")) or 0.0
-            items = self._events(jobs, provider_id, cursor, call)
-            events = [wire.event_of(item, born) for item in items]
-            points = [] if status in NEW_JOB_STATES else self._checkpoints(jobs, provider_id, call)
-        model = job.get("fine_tuned_model")
-        done = status is JobStatus.SUCCEEDED
-        unnamed = done and not model
-        trained_tokens = job.get("trained_tokens")
-        ended = wire.moment(job.get("finished_at"))
-        return Snapshot(
-            status=JobStatus.RUNNING if unnamed else status,
-            raw_status=str(job["status"]),
-            phase="waiting for the model id" if unnamed else "",
-            events=events,
-            checkpoints=[point for item in points if (point := wire.checkpoint_of(item))],
-            cursor=events[-1].id if events else cursor,
-            result=Result(kind="hosted", model=str(model)) if done and model else None,
-            trained_tokens=trained_tokens if isinstance(trained_tokens, int) else None,
-            seconds=max(0.0, ended - born) if ended and born else None,
-            finished_at=ended,
-            error=wire.error_of(job),
-        )
-
-    def _events(self, jobs: Any, provider_id: str, cursor: str | None, call: wire.Call) -> Any:
-        def fetch(after: str | None) -> object:
-            return retried(jobs.list_events, provider_id, limit=100, after=after or openai.omit)
-
-        try:
-            return wire.events_after(wire.pages(fetch, call, EVENT_PAGES), cursor)
-        except openai.NotFoundError:  # a host without this part of the contract
-            return []
-
-    def _checkpoints(self, jobs: Any, provider_id: str, call: wire.Call) -> list[wire.Json]:
-        def fetch(after: str | None) -> object:
-            return retried(
-                jobs.checkpoints.list, provider_id, limit=100, after=after or openai.omit
-            )
-
-        try:
-            items = [item for page in wire.pages(fetch, call) for item in page]
-        except openai.NotFoundError:
-            return []
-        return sorted(items, key=lambda item: item.get("step_number") or 0)
+        """Return the job as it is now, with its events since ``cursor``; see ``reports.poll``."""
+        return reports.poll(self, provider_id, cursor)
 
     def cancel(self, provider_id: str) -> None:
         """Ask the job to stop; a job that has ended stays as it is."""
-        with self.calling("cancel the job") as (client, _):
-            jobs = client.fine_tuning.jobs
+        with self.calling("cancel the job") as (client, call):
+            jobs = client.fine_tuning.jobs.with_raw_response
             try:
                 retried(jobs.cancel, provider_id)
             except (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError):
-                job = wire.plain(retried(jobs.retrieve, provider_id)) or {}
+                job = wire.read(retried(jobs.retrieve, provider_id), call)
                 if not wire.status_of(job).final:
                     raise
 

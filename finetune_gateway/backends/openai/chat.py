@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import openai
 
 from finetune_gateway.backend import ChatReply, Usage
 from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, SpecError
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from finetune_gateway.text.cleaning import encodable, visible, whole
 
 OURS = ("model", "messages", "stream")  # set by the handle, never by ``sampling``
 
@@ -23,7 +23,7 @@ class Host(Protocol):
     @property
     def name(self) -> str: ...
 
-    def calling(self, what: str) -> AbstractContextManager[tuple[OpenAI, wire.Call]]: ...
+    def calling(self, what: str) -> AbstractContextManager[tuple[openai.OpenAI, wire.Call]]: ...
 
 
 class OpenAIChat:
@@ -37,36 +37,40 @@ class OpenAIChat:
         """Return one whole answer. Raises BackendError; 404 while a new model is starting."""
         with self.backend.calling(self._what) as (client, call):
             answer = retried(
-                client.chat.completions.create,
+                client.chat.completions.with_raw_response.create,
                 model=self.model,
                 messages=messages,
                 extra_body=_passed(sampling),
             )
-            choices = (wire.plain(answer) or {}).get("choices")
-            if not isinstance(choices, list) or not choices:
-                raise wire.undecodable(call)
-            return _reply(choices[0], (wire.plain(answer) or {}).get("usage"))
+            body = wire.read(answer, call)
+            choices = wire.list_of(body.get("choices"))
+            if not choices or not isinstance(choices[0], dict):
+                raise wire.undecodable(call, wire.error_of(body) or "")
+            return _reply(choices[0], wire.object_of(body.get("usage")))
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
         """Yield one answer in pieces. Raises BackendError if it breaks off."""
-        finished = False
+        finished, half = False, ""
         with self.backend.calling(self._what) as (client, call):
             sent: Any = messages  # the SDK has a class per role; the wire has these dicts
-            chunks = retried(
-                lambda: client.chat.completions.create(
+            answer = retried(
+                lambda: client.chat.completions.with_raw_response.create(
                     model=self.model, messages=sent, stream=True, extra_body=_passed(sampling)
                 )
             )
-            with chunks:
-                for chunk in chunks:
-                    for choice in (wire.plain(chunk) or {}).get("choices") or []:
-                        finished = finished or bool(choice.get("finish_reason"))
-                        piece = (choice.get("delta") or {}).get("content")
-                        if piece:
-                            yield str(piece)
+            with answer.parse(to=openai.Stream[object]) as chunks:
+                for choice in _choices(chunks, call):
+                    finished = finished or bool(choice.get("finish_reason"))
+                    piece = half + _content(wire.object_of(choice.get("delta")))
+                    # A character beyond the first 65,536 may come in two halves.
+                    half = piece[-1:] if "\ud800" <= piece[-1:] <= "\udbff" else ""
+                    if ready := piece.removesuffix(half):
+                        yield encodable(ready)
+            if half:
+                yield encodable(half)
         if not finished:
             raise BackendError(
-                f"The answer of {self.model!r} broke off.",
+                f"The answer of {visible(self.model)!r} broke off.",
                 hint="Ask again.",
                 backend=self.backend.name,
                 retryable=True,
@@ -84,15 +88,34 @@ def _passed(sampling: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sampling.items() if value is not None}
 
 
-def _reply(choice: dict[str, Any], usage: Any) -> ChatReply:
-    message = choice.get("message") or {}
-    counted = usage if isinstance(usage, dict) else {}
+def _choices(chunks: Iterable[object], call: wire.Call) -> Iterator[wire.Json]:
+    """Yield the choices of a stream, as they come. Raises BackendError if a chunk is no JSON."""
+    try:
+        for chunk in chunks:
+            for choice in wire.list_of(wire.object_of(chunk).get("choices")):
+                yield wire.object_of(choice)
+    except (ValueError, RecursionError):
+        raise wire.undecodable(call) from None
+
+
+def _reply(choice: wire.Json, usage: wire.Json) -> ChatReply:
+    message = wire.object_of(choice.get("message"))
+    calls = wire.list_of(message.get("tool_calls"))
     return ChatReply(
-        text=message.get("content") or "",
-        finish_reason=choice.get("finish_reason"),
-        tool_calls=message.get("tool_calls") or [],
+        text=_content(message),
+        finish_reason=wire.text_of(choice.get("finish_reason")),
+        tool_calls=[call for call in calls if isinstance(call, dict)],
         usage=Usage(
-            prompt_tokens=counted.get("prompt_tokens") or 0,
-            completion_tokens=counted.get("completion_tokens") or 0,
+            prompt_tokens=whole(usage.get("prompt_tokens")) or 0,
+            completion_tokens=whole(usage.get("completion_tokens")) or 0,
         ),
     )
+
+
+def _content(message: wire.Json) -> str:
+    """Return the text of a message or of a piece of one; some hosts send a list of parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = (wire.object_of(part).get("text") for part in wire.list_of(content))
+    return "".join(part for part in parts if isinstance(part, str))

@@ -11,6 +11,7 @@ from finetune_gateway.estimation import profiles
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
+LONGEST_SETTING = 604_800  # seconds, a week
 
 
 def default(profile: str | None) -> str | None:
@@ -36,6 +37,16 @@ def checked(url: str) -> str:
             "base_url has a user or password in it.", hint="Keys come from api_key_env."
         )
     return url.rstrip("/")
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """Raise SpecError unless a setting is a number of seconds that a clock can wait, or None."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and 0 <= value <= LONGEST_SETTING):
+        raise SpecError(
+            f"{name} cannot be {value!r}.",
+            hint=f"Give seconds as a number from 0 to {LONGEST_SETTING:,}.",
+        )
 
 
 def is_openai(url: str) -> bool:

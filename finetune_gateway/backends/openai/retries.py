@@ -36,8 +36,7 @@ def _is_retryable(exc: BaseException) -> bool:
     if not isinstance(exc, openai.APIStatusError):
         return isinstance(exc, openai.APIConnectionError)
     headers = exc.response.headers
-    wait = headers.get("retry-after", "")
-    if wait and not _is_short(wait):
+    if headers.get("retry-after") and _seconds(headers["retry-after"]) is None:
         return False
     advice = headers.get("x-should-retry")
     if advice in ("true", "false"):
@@ -45,16 +44,18 @@ def _is_retryable(exc: BaseException) -> bool:
     return exc.status_code in (408, 409, 429) or exc.status_code >= 500
 
 
-def _is_short(wait: str) -> bool:
-    # Not isdigit(): it is true for "²", which int() refuses, as it refuses thousands of digits.
-    return wait.isdecimal() and len(wait) < 6 and int(wait) <= LONGEST_WAIT
+def _seconds(wait: str) -> float | None:
+    """Return the seconds of a Retry-After; None for a date, for a long wait and for nonsense."""
+    short = wait.isascii() and wait.isdigit() and len(wait) < 9 and int(wait) <= LONGEST_WAIT
+    return float(wait) if short else None
 
 
 def _wait(state: RetryCallState) -> float:
     """Return the seconds that the host asks for, else an exponential wait with jitter."""
     exc = state.outcome.exception() if state.outcome else None
     wait = exc.response.headers.get("retry-after") if isinstance(exc, openai.APIStatusError) else ""
-    return float(wait) if wait else BACKOFF(state)
+    seconds = _seconds(wait or "")
+    return BACKOFF(state) if seconds is None else seconds
 
 
 RETRYING = Retrying(

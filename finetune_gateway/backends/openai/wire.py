@@ -1,42 +1,39 @@
-"""OpenAI's wire contract as our types: errors, pages, job states, events, checkpoints.
+"""OpenAI's wire contract as our types: errors, answers, pages, job states.
 
-Knows the SDK's exceptions and the JSON of the contract; sends nothing. Answers are read as plain
-dicts, because hosts of this contract leave out fields, add states, and send ``error: {}`` with
-healthy jobs.
+Knows the SDK's exceptions and the JSON of the contract; sends nothing. Answers are read from their
+bytes as plain dicts, because hosts of this contract leave out fields, add states, send
+``error: {}`` with healthy jobs, and values that no model of the SDK can hold. ``read`` is the only
+way in.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from finetune_gateway.errors import AuthenticationError, BackendError
-from finetune_gateway.events import Checkpoint, Event, JobStatus
+from finetune_gateway.events import JobStatus
+from finetune_gateway.text.cleaning import clean, visible
 
 Json = dict[str, Any]
 
 MAX_PAGES = 50  # of 100; for a server that ignores ``after``
 SHOWN = 500  # characters of a provider's message
+LONGEST_INTEGER = 20  # digits; longer ones need more than 64 bits, and Python refuses 4,301
 
-# What a call of the SDK can raise. ``json.JSONDecodeError``, ``UnicodeDecodeError`` and
-# ``RecursionError`` come unwrapped if a 200 is not JSON.
-FAILURES = (
-    openai.OpenAIError,
-    httpx2.HTTPError,
-    httpx2.StreamError,
-    json.JSONDecodeError,
-    UnicodeDecodeError,
-    RecursionError,
-)
+# What a call of the SDK can raise.
+FAILURES = (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError)
+
+# Ids become a part of addresses: printable ASCII, without what an address gives a meaning.
+ID = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f-\U0010ffff/?#%\\]{1,256}")
 
 # The connection was never made, so nothing was sent.
 NEVER_SENT = (
@@ -128,15 +125,22 @@ def undecodable(call: Call, error: str = "") -> BackendError:
 
 
 def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
-    status, code = exc.status_code, exc.code
+    status, code, param = exc.status_code, text_of(exc.code), text_of(exc.param)
     rule = CODES.get(code or "") or RULES.get(status) or _by_class(status)
     reason = WORDS.get(code or "") or _provider_message(exc)
     if 300 <= status < 400:
-        reason = f"it redirects to {urlsplit(exc.response.headers.get('location', '')).netloc!r}"
-    field = f" (field {exc.param})" if exc.param else ""
+        reason = f"it redirects to {_host_in(exc.response.headers.get('location', ''))!r}"
+    field = f" (field {param})" if param else ""
     message = f"{call.host} refused to {call.what} ({status}): {reason.rstrip('.')}{field}."
     wait = exc.response.headers.get("retry-after")
     return _error(call, message, rule, status=status, code=code, wait=wait)
+
+
+def _host_in(location: str) -> str:
+    try:
+        return urlsplit(location).netloc
+    except ValueError:  # brackets that hold no address
+        return location
 
 
 def _by_class(status: int) -> Rule:
@@ -155,9 +159,9 @@ def _error(
     wait: str | None = None,
 ) -> BackendError:
     kind = AuthenticationError if rule.authentication else BackendError
-    advice = f" It asks to wait {wait} s." if wait and wait.isdecimal() else ""
+    advice = f" It asks to wait {wait} s." if wait and wait.isascii() and wait.isdigit() else ""
     return kind(
-        redact(message, call.key),
+        redact(visible(message), call.key),
         hint=(rule.hint + advice).strip(),
         backend=call.backend,
         status_code=status,
@@ -183,9 +187,9 @@ def _reason(cause: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text without control characters, cut at 500 characters."""
-    clean = "".join(char if char.isprintable() else " " for char in text).strip()
-    return clean if len(clean) <= SHOWN else f"{clean[:SHOWN]}..."
+    """Return the text on one line, its control characters as escapes, cut at 500 characters."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
 
 
 def redact(text: str, key: str | None = None) -> str:
@@ -196,26 +200,64 @@ def redact(text: str, key: str | None = None) -> str:
     return re.sub(r"\bsk-[\w*-]{4,}", "[key]", text)
 
 
+# Answers
+
+
+class Answer(Protocol):
+    """An answer of the SDK before it is read."""
+
+    @property
+    def content(self) -> bytes: ...
+
+
+def read(answer: Answer, call: Call) -> Json:
+    """Return an answer as a plain dict that can be stored and shown (see ``cleaning.clean``).
+
+    Raises BackendError if it is no JSON object.
+    """
+    text = answer.content.decode("utf-8-sig", "replace")
+    try:
+        value = clean(json.loads(text, parse_int=_integer, strict=False))
+    except (ValueError, RecursionError):
+        raise undecodable(call) from None
+    if not isinstance(value, dict):
+        raise undecodable(call)
+    return value
+
+
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) <= LONGEST_INTEGER else None
+
+
+def text_of(value: object) -> str | None:
+    """Return a text that is not empty; None for anything else."""
+    return clean(value) if isinstance(value, str) and value else None
+
+
+def object_of(value: object) -> Json:
+    """Return an object; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> list[Any]:
+    """Return a list; an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def id_of(item: Json, call: Call) -> str:
+    """Return the id of a job or a file. Raises BackendError if there is none that an address can
+    have in it."""
+    given = item.get("id")
+    if not isinstance(given, str) or not ID.fullmatch(given):
+        raise undecodable(call, error_of(item) or "")
+    return given
+
+
 # Pages
 
 
-def plain(answer: object) -> Json | None:
-    """Return an SDK object as a plain dict; None if the host sent no object."""
-    if not isinstance(answer, openai.BaseModel):
-        return None
-    return answer.to_dict(mode="json", warnings=False)
-
-
-def id_of(answer: Json | None, call: Call) -> str:
-    """Return the id of what was created. Raises BackendError if the answer has none."""
-    created_id = (answer or {}).get("id")
-    if not isinstance(created_id, str) or not created_id:
-        raise undecodable(call, error_of(answer or {}) or "")
-    return created_id
-
-
 def pages(
-    fetch: Callable[[str | None], object], call: Call, limit: int = MAX_PAGES
+    fetch: Callable[[str | None], Answer], call: Call, limit: int = MAX_PAGES
 ) -> Iterator[list[Json]]:
     """Yield the pages of a list, at most ``limit``, each item once.
 
@@ -225,26 +267,29 @@ def pages(
     after: str | None = None
     seen: set[str] = set()
     for _ in range(limit):
-        page = plain(fetch(after))
-        items = page.get("data") if page is not None else None
-        if page is None or not isinstance(items, list):
-            raise undecodable(call)
-        fresh = [item for item in map(_with_id, items) if item["id"] not in seen]
+        page = read(fetch(after), call)
+        items = page.get("data")
+        if not isinstance(items, list):
+            raise undecodable(call, error_of(page) or "")
+        objects = [as_item(item) for item in items if item is not None]
+        fresh = {key: item for item in objects if (key := key_of(item)) not in seen}
         if fresh:
-            yield fresh
-        seen.update(item["id"] for item in fresh)
-        if not fresh or page.get("has_more") is False:
+            yield [*fresh.values()]
+        seen.update(fresh)
+        after = text_of([*fresh.values()][-1].get("id")) if fresh else None
+        if after is None or page.get("has_more") is False:
             return
-        after = fresh[-1]["id"]
 
 
-def _with_id(item: Any) -> Json:
-    """Return the item with an id, digest from its content if the host gives none."""
-    named = item if isinstance(item, dict) else {"message": str(item)}
-    if isinstance(named.get("id"), str) and named["id"]:
-        return named
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:24]
-    return {**named, "id": f"made-{digest}"}
+def as_item(item: Any) -> Json:
+    """Return an item of a list; one that is no object becomes a message."""
+    return item if isinstance(item, dict) else {"message": str(item)}
+
+
+def key_of(item: Json) -> str:
+    """Return the item's id, or one made from its content if the host gives none."""
+    digest = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()[:24]
+    return text_of(item.get("id")) or f"made-{digest}"
 
 
 # Jobs
@@ -269,13 +314,6 @@ def status_of(job: Json) -> JobStatus:
     return STATES.get(raw) or JobStatus.parse(raw)
 
 
-def moment(value: object) -> float | None:
-    """Return seconds since the epoch; None if the host gives none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value) if value > 0 else None
-
-
 def error_of(job: Json) -> str | None:
     """Return why the job failed. ``error: {}`` comes with healthy jobs and is not an error."""
     error = job.get("error")
@@ -286,98 +324,3 @@ def error_of(job: Json) -> str | None:
     code, message = error.get("code"), error.get("message")
     text = ": ".join(str(part) for part in (code, message) if part)
     return redact(one_line(text)) or None
-
-
-# Events
-
-
-def events_after(pages: Iterator[list[Json]], cursor: str | None) -> list[Json]:
-    """Return the events after the one with the id ``cursor``, oldest first.
-
-    The contract lists the newest first, so reading stops at the cursor. A host that lists the
-    oldest first is recognised by its times and read to the end.
-    """
-    items: list[Json] = []
-    ascending = False
-    for number, page in enumerate(pages):
-        ascending = _ascends(page) if number == 0 else ascending
-        items += page
-        if not ascending and any(item["id"] == cursor for item in page):
-            break
-    ordered = items if ascending else items[::-1]
-    ids = [item["id"] for item in ordered]
-    return ordered[ids.index(cursor) + 1 :] if cursor in ids else ordered
-
-
-def _ascends(page: list[Json]) -> bool:
-    first, last = page[0].get("created_at"), page[-1].get("created_at")
-    if not isinstance(first, int | float) or not isinstance(last, int | float):
-        return False
-    return first < last
-
-
-def event_of(item: Json, born: float) -> Event:
-    """Return one event; its metrics are read from the text if ``data`` is empty.
-
-    ``born``: seconds since the epoch, for an event without a time.
-    """
-    message = redact(str(item.get("message") or ""))
-    given = item.get("data")
-    data = finite(given) if isinstance(given, dict) else {}
-    parsed = {} if data else figures(message)
-    kind = "metrics" if parsed else str(item.get("type") or "message")
-    time_given = item.get("created_at")
-    return Event(
-        id=item["id"],
-        created_at=time_given if isinstance(time_given, int | float) else born,
-        level=_level(item.get("level")),
-        type=kind,
-        message=message,
-        data=data or parsed,
-    )
-
-
-def _level(word: object) -> Literal["info", "warn", "error"]:
-    if word == "error":
-        return "error"
-    return "warn" if word in ("warn", "warning") else "info"
-
-
-def finite(data: Json) -> Json:
-    """Return the data with None for NaN and infinity, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in data.items()
-    }
-
-
-NAMES = {
-    "training loss": "train_loss",
-    "validation loss": "valid_loss",
-    "full validation loss": "full_valid_loss",
-}
-
-
-def figures(message: str) -> Json:
-    """Return ``Step 300/300: training loss=0.15, validation loss=0.27`` as data."""
-    step = re.match(r"Step (\d+)(?:/(\d+))?: ", message)
-    if not step:
-        return {}
-    data: Json = {"step": int(step[1])}
-    if step[2]:
-        data["total_steps"] = int(step[2])
-    for name, value in re.findall(r"([a-z][a-z ]*)=(\d+(?:\.\d+)?(?:e-?\d+)?)", message):
-        if name in NAMES:
-            data[NAMES[name]] = float(value)
-    return data
-
-
-def checkpoint_of(item: Json) -> Checkpoint | None:
-    """Return one checkpoint; None if the host does not give its model or step."""
-    model, step = item.get("fine_tuned_model_checkpoint"), item.get("step_number")
-    if not isinstance(model, str) or not isinstance(step, int):
-        return None
-    metrics = item.get("metrics")
-    kept = finite(metrics) if isinstance(metrics, dict) else {}
-    known = {name: value for name, value in kept.items() if value is not None}
-    return Checkpoint(id=item["id"], step=step, model=model, metrics=known)
