@@ -12,7 +12,7 @@ INT64 = 2**63
 DEEPEST = 32  # levels of lists and objects; pydantic writes 255
 LATEST = 253_402_300_800.0  # the year 10000, which no calendar of Python has
 
-# What steers a terminal or hides text: controls but for tab and newline, line separators, marks of
+# What steers a terminal or hides text: controls other than tab and newline, line ends, marks of
 # direction, tags, halves of surrogate pairs.
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
