@@ -22,8 +22,8 @@ from finetune_gateway.reports.output import (
     print_json_line,
     print_message,
     print_result,
-    strip_controls,
 )
+from finetune_gateway.text.cleaning import visible
 
 EXIT_CODES = {
     JobStatus.SUCCEEDED: 0,
@@ -86,7 +86,7 @@ class PhasePrinter:
         phase = "" if job.status.final else job.phase
         name = phase.partition(":")[0]
         if phase and name != self.last:
-            print_message(f"{job.id}  {job.status}: {strip_controls(phase)}", quiet=self.quiet)
+            print_message(f"{job.id}  {job.status}: {visible(phase)}", quiet=self.quiet)
         self.last = name
 
 
