@@ -52,9 +52,10 @@ bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of
 chaos: $(VENV)/.dev ## the tests that kill processes many times
 	@$(BIN)/python -m pytest -q -m chaos
 
-fuzz: $(VENV)/.fuzz ## look for bad ends: the parser and the gate FUZZ_SECONDS each (600), 10,000 rows a converter
+fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers FUZZ_SECONDS each (600), 10,000 rows a converter
 	@$(BIN)/python tests/fuzz/rows.py parser $(FUZZ_SECONDS)
 	@$(BIN)/python tests/fuzz/rows.py gate $(FUZZ_SECONDS)
+	@$(BIN)/python tests/fuzz/hosted.py $(FUZZ_SECONDS)
 	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py --hypothesis-profile=deep --timeout 7200
 
 clean: ## remove caches and builds; the environment stays (rm -rf .venv removes it)

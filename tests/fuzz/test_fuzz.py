@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 CHANGES = 5  # of each file
+ANSWERS = 150  # of a host
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def targets(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import targets
 
     yield targets
-    for name in ("targets", "seeds"):
+    for name in ("targets", "seeds", "hosted"):
         sys.modules.pop(name, None)
 
 
@@ -56,3 +59,12 @@ def test_what_was_found(targets: ModuleType, tmp_path: Path, kind: object) -> No
     row = json.loads(json.dumps(sys.modules["seeds"].ROWS[2]))
     row["tools"][0]["function"]["parameters"]["properties"]["id"]["type"] = kind
     targets.Gate(tmp_path).one(b"\0" + json.dumps(row).encode())
+
+
+def test_what_a_host_answers(targets: ModuleType, tmp_path: Path) -> None:
+    """Typed errors alone come of any answer, and every view of the job works afterwards."""
+    hosted = importlib.import_module("hosted")
+    fuzzed = hosted.Hosted(tmp_path)
+    for data in islice(hosted.inputs(fuzzed.seeds(), random.Random(7)), ANSWERS):
+        fuzzed.one(data)
+    fuzzed.close()

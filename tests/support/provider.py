@@ -43,7 +43,8 @@ class Fault:
     ``html_ok`` applies, then a page with 200; ``truncated`` applies, then half a JSON;
     ``cut`` applies and drops the connection after the first piece of a stream;
     ``redirect`` 307 to ``location``; ``body`` answers 200 with ``body``, as JSON or as these bytes,
-    and applies nothing; ``overlay`` applies, and lays ``body`` over the answer.
+    and applies nothing (``raw``: with any status);
+    ``overlay`` applies, and lays ``body`` over the answer.
     """
 
     kind: str
@@ -56,7 +57,7 @@ class Fault:
     body: Any = None
 
 
-NOT_APPLIED = {"refuse", "status", "reset_before", "html", "redirect", "body"}
+NOT_APPLIED = {"refuse", "status", "reset_before", "html", "redirect", "body", "raw"}
 
 
 class Provider:
@@ -281,6 +282,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault.kind == "body":
             raw = fault.body if isinstance(fault.body, bytes) else json.dumps(fault.body).encode()
             return self.send_bytes(200, "application/json", raw, fault.headers)
+        if fault.kind == "raw":
+            return self.send_bytes(fault.status, "application/json", fault.body, fault.headers)
         refusal = Refused(fault.status, fault.message, code=fault.code)
         self.send_json(fault.status, refusal.body, fault.headers)
 

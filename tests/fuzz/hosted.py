@@ -1,0 +1,235 @@
+"""Everything that the hosted backend reads, fuzzed over a socket, and what must hold of it.
+
+A call ends with an answer or with one of our errors. Whatever was answered is stored, and then
+every view of the job works and can be written anywhere.
+
+    python tests/fuzz/hosted.py 600 7     for 600 seconds, with the seed 7
+
+Ends with 0 when nothing was found; the bytes that led to a bug are kept in build/fuzz.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))  # for support, if this is the script
+
+from rich.console import Console
+from support.hosted import EVENTS, LIST, MODEL, RETRIEVE, SPEC, data_file, handle_of
+from support.provider import CREATE, Provider
+from targets import Wrong, restructured
+
+from finetune_gateway import Gateway, OpenAIBackend
+from finetune_gateway.errors import BackendError, GatewayError
+from finetune_gateway.jobs import records
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.reports import job_history_text, job_text, live, output
+
+CHECKPOINTS = "GET /fine_tuning/jobs/*/checkpoints"
+CANCEL = "POST /fine_tuning/jobs/*/cancel"
+CHAT = "POST /chat/completions"
+HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
+HEADERS = [
+    {}, {"Retry-After": "1"}, {"Retry-After": "\xb2"}, {"Retry-After": "9" * 400},
+    {"location": "http://[/"}, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"},
+]  # fmt: skip
+STATUSES = (200, 200, 200, 200, 307, 400, 403, 404, 409, 429, 500, 503)
+ODD: list[Any] = [
+    "\ud83d", "a\udc00", "\x1b[2J", "\u202e", "\0", "..", "../x", "a/b", "", "expired", 2**63,
+    2**70, -(2**70), 10**400, 1e300, -1, 0, 1.5, float("nan"), float("inf"), True, None, [], {},
+    [None], [[]], {"a": None}, "1", "1.5", "none", "succeeded", "failed", "metrics",
+]  # fmt: skip
+
+
+class Hosted:
+    """A provider whose next answer is the input, and a home with a job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.provider = Provider().__enter__()
+        self.backend = OpenAIBackend(
+            base_url=self.provider.url,
+            api_key=self.provider.api_key,
+            profile="custom",
+            request_timeout=5.0,
+        )
+        data = data_file(folder / "train.jsonl")
+        self.file = dataclasses.replace(data, remote_id=self.backend.upload(data))
+        gateway = Gateway(folder / "home")
+        submitted = gateway.submit(data.path, model=MODEL, backend=self.backend)
+        self.record, self.store = submitted.record, Store(gateway.settings)
+        model = self.backend.open(handle_of(MODEL))
+        ours = str(self.record.provider_id)
+        self.calls: list[tuple[str, Callable[[], object]]] = [
+            (RETRIEVE, self._follow),
+            (EVENTS, self._follow),
+            (CHECKPOINTS, self._follow),
+            ("POST /files", lambda: self.backend.upload(self.file)),
+            ("GET /files", lambda: self.backend.find_upload(self.file)),
+            (CREATE, lambda: self.backend.start("job-1", SPEC, self.file, None)),
+            (LIST, lambda: self.backend.find("job-1")),
+            (CHAT, lambda: model.chat(HELLO)),
+            (CHAT, lambda: [*model.stream(HELLO)]),
+            (CANCEL, lambda: self.backend.cancel(ours)),
+        ]
+
+    def close(self) -> None:
+        """Stop the provider."""
+        self.provider.__exit__()
+
+    def seeds(self) -> list[bytes]:
+        """Real answers of the provider: two bytes that say where and how, then the body."""
+        world, ours = self.provider.world, str(self.record.provider_id)
+        body: dict[str, Any] = {"model": MODEL, "messages": HELLO}
+        stream = [f"data: {json.dumps(chunk)}\n\n" for chunk in world.stream(body)]
+        world.jobs[ours]["stage"] = 9
+        shown = world.shown(world.jobs[ours])
+        tagged = {**shown, "metadata": {"ftg_job_id": "job-1"}}
+        file = world.file(str(self.file.remote_id))
+        lists: dict[str, list[Any]] = {LIST: [tagged], "GET /files": [file]}
+        answers: dict[str, Any] = {
+            RETRIEVE: shown,
+            EVENTS: world.list_events(ours, {}),
+            CHECKPOINTS: world.list_checkpoints(ours, {}),
+            "POST /files": file,
+            CREATE: shown,
+            CHAT: world.chat(body),
+            CANCEL: shown,
+            **{name: {"data": items, "has_more": False} for name, items in lists.items()},
+        }
+        error = {"error": {"message": "No.", "type": "x", "param": "model", "code": "not_found"}}
+        made = []
+        for number, (endpoint, _) in enumerate(self.calls):
+            raw = json.dumps(answers[endpoint])
+            made.append(bytes([number, 0]) + ("".join(stream) if number == 8 else raw).encode())
+            made.append(bytes([number, 5]) + json.dumps(error).encode())
+        return made
+
+    def one(self, data: bytes) -> None:
+        """Answer one call with these bytes."""
+        where, how = data[:2].ljust(2, b"\0")
+        endpoint, call = self.calls[where % len(self.calls)]
+        status = STATUSES[how % len(STATUSES)]
+        headers = {"x-should-retry": "false", **HEADERS[how // len(STATUSES) % len(HEADERS)]}
+        self.provider.faults[endpoint] = []
+        self.provider.fault(endpoint, "raw", status=status, body=data[2:], headers=headers)
+        try:
+            call()
+        except GatewayError as exc:
+            check_visible(str(exc))
+            code = exc.code if isinstance(exc, BackendError) else None
+            json.dumps([code], ensure_ascii=False).encode()
+
+    def _follow(self) -> None:
+        """Poll as a new job, store the answer, and look at the job in every way."""
+        name = records.new_job_id()
+        fresh = {"id": name, "submit_key": name, "cursor": None}
+        self.store.add(self.record.model_copy(update=fresh))
+        job = Job(self.store.get(name), self.store, lambda: self.backend, lambda r, b: r)
+        job.refresh()
+        events, view = job.events(), live.View(job)
+        for event in events:
+            view.add(event)
+            output.replace_non_finite(event.model_dump(mode="json"))
+        screen = io.StringIO()
+        Console(file=screen, width=80).print(view)
+        check_visible(screen.getvalue())
+        metrics = job.metrics()
+        json.dumps(job_text.job_document(job), allow_nan=False)
+        json.dumps(job_history_text.metrics_document(metrics))
+        job_history_text.metrics_csv(metrics).encode()
+        check_visible(job_text.job_text(job), job_text.status_line(job), job_text.next_step(job))
+        check_visible(*map(job_history_text.event_line, events))
+        check_visible(job_text.job_list_text([job.record]), job_text.job_costs_text([job.record]))
+        check_visible(job_history_text.checkpoints_text(job.checkpoints()))
+        if metrics:
+            check_visible(job_history_text.metrics_text(metrics))
+
+
+def check_visible(*texts: str) -> None:
+    """Raise Wrong for a text that steers a terminal; UnicodeEncodeError for one that is none."""
+    for text in texts:
+        text.encode()
+        if any(char in text for char in "\0\x1b\x9b\u202e\u2066"):
+            raise Wrong(f"a text that steers: {text!r}")
+
+
+def changed(data: bytes, chance: random.Random) -> bytes:
+    """The input with one value of its JSON replaced by an odd one, or as ``restructured`` does."""
+    if chance.random() < 0.4:
+        return data[:1] + restructured(data[1:], chance)
+    try:
+        value = json.loads(data[2:])
+    except (ValueError, RecursionError):
+        at = chance.randrange(2, len(data) + 1)
+        return data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
+    places = [*_places(value)]
+    if not places:
+        return data[:2] + json.dumps(chance.choice(ODD)).encode()
+    holder, key = chance.choice(places)
+    holder[key] = chance.choice(ODD)
+    return (
+        bytes([data[0], chance.choice((0, data[1], chance.randrange(256)))])
+        + json.dumps(value).encode()
+    )
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    if not isinstance(value, dict | list):
+        return []
+    pairs = [*(value.items() if isinstance(value, dict) else enumerate(value))]
+    return [(value, key) for key, _ in pairs] + [
+        place for _, inner in pairs for place in _places(inner)
+    ]
+
+
+def inputs(seeds: list[bytes], chance: random.Random) -> Iterator[bytes]:
+    """Yield every seed, then seeds with up to six changes, without end."""
+    yield from seeds
+    while True:
+        data = chance.choice(seeds)
+        for _ in range(chance.randrange(1, 7)):
+            data = changed(data, chance)
+        yield data
+
+
+def main(seconds: int, seed: int) -> int:
+    """Fuzz for so long and return how many different bugs were found."""
+    os.environ["FTG_TODAY"] = "2026-11-21"  # a day on which the model can be trained
+    kept, end, bugs = Path("build/fuzz"), time.monotonic() + seconds, set()
+    runs = 0
+    with tempfile.TemporaryDirectory() as name:
+        hosted = Hosted(Path(name))
+        for data in inputs(hosted.seeds(), random.Random(seed)):
+            if time.monotonic() > end:
+                break
+            runs += 1
+            try:
+                hosted.one(data)
+            except Exception as exc:
+                where = str(traceback.extract_tb(exc.__traceback__)[-1])
+                if (type(exc), where) not in bugs:
+                    bugs.add((type(exc), where))
+                    kept.mkdir(parents=True, exist_ok=True)
+                    path = kept / f"hosted-{hashlib.sha256(data).hexdigest()[:16]}"
+                    path.write_bytes(data)
+                    print(f"{path}: {type(exc).__name__}: {exc} at {where}", flush=True)
+        hosted.close()
+    print(f"hosted: {runs:,} answers with the seed {seed}, {len(bugs)} bugs")
+    return len(bugs)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(int(sys.argv[1]), int((sys.argv[2:] or ["7"])[0])), 100))
