@@ -8,6 +8,7 @@ import os
 import pty
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def backend(provider: Provider) -> OpenAIBackend:
 @pytest.fixture
 def file(tmp_path: Path) -> DataFile:
     return data_file(tmp_path / "train.jsonl")
+
+
+@contextmanager
+def no_crash() -> Iterator[None]:
+    """Any exception inside is a failed assertion."""
+    try:
+        yield
+    except Exception as exc:
+        raise AssertionError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def submitted(backend: OpenAIBackend, train_file: Path) -> Job:
@@ -134,10 +144,11 @@ def test_no_report_puts_a_job_out_of_reach(
     job = submitted(backend, train_file)
     provider.world.jobs[job.provider_id or ""]["stage"] = 9
     provider.fault(endpoint, "overlay", body=body)
-    job.refresh()
-    shown = in_reach(ftg, job)
+    with no_crash():
+        job.refresh()
+        shown = in_reach(ftg, job)
+        shown.encode()
     assert job.id in shown and "Traceback" not in shown
-    shown.encode()
 
 
 BODIES: list[bytes] = [
@@ -163,7 +174,7 @@ def test_every_answer_is_read_or_is_a_typed_error(
         lambda: backend.start("job-2", SPEC, train, None),
     ]
     for send in doubtful:
-        with pytest.raises(BackendError) as caught:
+        with no_crash(), pytest.raises(BackendError) as caught:
             send()
         assert caught.value.maybe_applied
     model = backend.open(handle_of(MODEL))
@@ -175,10 +186,11 @@ def test_every_answer_is_read_or_is_a_typed_error(
         lambda: [*model.stream(HELLO)],
     ]
     for call in reads:
-        try:
-            call()
-        except BackendError as exc:
-            str(exc).encode()
+        with no_crash():
+            try:
+                call()
+            except BackendError as exc:
+                str(exc).encode()
 
 
 @pytest.mark.parametrize("wait", ["²", "٣", "9" * 5000, "-1", "1.5", "\x1b", "Fri, 31 Dec 1999"])
@@ -188,7 +200,7 @@ def test_retry_after_is_a_number_or_nothing(
     """A wait that is no short number of seconds is no reason to crash."""
     headers = {"Retry-After": wait.encode().decode("latin-1")}
     provider.fault(RETRIEVE, "status", status=429, headers=headers)
-    with pytest.raises(BackendError) as caught:
+    with no_crash(), pytest.raises(BackendError) as caught:
         backend.poll("ftjob-1", None)
     assert caught.value.retryable and caught.value.status_code == 429
 
@@ -206,11 +218,12 @@ def test_retry_after_is_a_number_or_nothing(
 def test_refusals_in_any_shape(provider: Provider, backend: OpenAIBackend, error: Any) -> None:
     """The error of a refusal may hold anything; our message can be written and stored."""
     provider.fault(RETRIEVE, "overlay", body={"error": error})
-    with pytest.raises(BackendError) as caught:
+    with no_crash(), pytest.raises(BackendError) as caught:
         backend.poll("ftjob-none", None)
     assert caught.value.status_code == 404
-    str(caught.value).encode()
-    json.dumps([caught.value.code], ensure_ascii=False).encode()
+    with no_crash():
+        str(caught.value).encode()
+        json.dumps([caught.value.code], ensure_ascii=False).encode()
 
 
 def test_a_job_without_a_usable_id_is_no_answer(
@@ -240,7 +253,8 @@ def test_answers_in_other_shapes(provider: Provider, backend: OpenAIBackend) -> 
     usage = {"prompt_tokens": 1.5, "completion_tokens": None}
     body = {**reply(message={"content": parts, "tool_calls": calls}), "usage": usage}
     provider.fault(CHAT, "body", body=body)
-    answer = backend.open(handle_of(MODEL)).chat(HELLO)
+    with no_crash():
+        answer = backend.open(handle_of(MODEL)).chat(HELLO)
     assert (answer.text, answer.tool_calls) == ("In Utrecht", [{"id": "c1"}])
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (0, 0)
     for odd in (reply(message=None, finish_reason=3), reply(message={"content": 5}, usage=7)):
@@ -257,7 +271,8 @@ def test_halves_of_a_character_meet_in_a_stream(provider: Provider, backend: Ope
         end.append({"choices": [{"delta": None, "finish_reason": "stop"}]})
         lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in [*chunks, *end]]
         provider.fault(CHAT, "body", body="".join(lines).encode())
-        text = "".join(backend.open(handle_of(MODEL)).stream(HELLO))
+        with no_crash():
+            text = "".join(backend.open(handle_of(MODEL)).stream(HELLO))
         assert text == ("a \U0001f600 b" if one + other == "a \ud83d\ude00 b" else
                         "a \\ud83d b \\ude00")  # fmt: skip
 
@@ -313,7 +328,6 @@ def test_words_of_hosts_steer_nothing(
         *[(one, "html_ok", {}) for one in (EVENTS, CHECKPOINTS)],
         *[(one, "truncated", {}) for one in (EVENTS, CHECKPOINTS)],
         *[(one, "body", {"body": b"\xff"}) for one in (EVENTS, CHECKPOINTS)],
-        (EVENTS, "reset_before", {}),
         (CHECKPOINTS, "late", {"seconds": 0.2}),
     ],
 )
@@ -326,8 +340,9 @@ def test_a_status_depends_on_the_job_alone(
     provider_id = begin(backend, file)
     cursor = backend.poll(provider_id, None).cursor
     provider.world.jobs[provider_id]["stage"] = 9
-    provider.fault(endpoint, *[kind] * (3 if kind in ("reset_before", "late") else 1), **settings)
-    shot = backend.poll(provider_id, cursor)
+    provider.fault(endpoint, *[kind] * (3 if kind == "late" else 1), **settings)
+    with no_crash():
+        shot = backend.poll(provider_id, cursor)
     assert shot.status is JobStatus.SUCCEEDED and shot.result is not None
     notes = [event for event in shot.events if event.id.startswith("ftg-note-")]
     assert len(notes) == 1 and notes[0].level == "warn" and "could not be read" in notes[0].message
@@ -345,7 +360,9 @@ def test_a_success_without_a_model_ends_the_wait(
     """A host that names no model five minutes after the end is believed; then the user can."""
     provider.world.extra = {"fine_tuned_model": None, "finished_at": int(time.time()) - 3600}
     job = submitted(backend, train_file)
-    assert job.wait(timeout=5).status is JobStatus.SUCCEEDED
+    with no_crash():
+        job.wait(timeout=3)
+    assert job.status is JobStatus.SUCCEEDED
     assert "no name of a model" in job.events()[-1].message
     with pytest.raises(NotFoundError, match="gives no name of a model") as caught:
         job.result()
@@ -365,7 +382,8 @@ def test_a_model_named_late_is_taken(
     """If the name comes after all, result() takes it from the host."""
     provider.world.extra = {"fine_tuned_model": None, "finished_at": int(time.time()) - 3600}
     job = submitted(backend, train_file)
-    job.wait(timeout=5)
+    with no_crash():
+        job.wait(timeout=3)
     provider.world.extra = {}
     assert job.result().model == provider.world.model_name(provider.jobs[0])
 
@@ -380,6 +398,7 @@ def test_the_wait_for_a_model_is_bounded_without_a_time_of_the_host(
     shot = backend.poll(provider_id, None)
     assert (shot.status, shot.phase) == (JobStatus.RUNNING, "waiting for the model id")
     event, _, since = (shot.cursor or "").rpartition("=")
+    assert since.isdigit()
     again = backend.poll(provider_id, f"{event}={int(since) - 600}")
     assert again.status is JobStatus.SUCCEEDED and again.result is None
     assert [event.id for event in again.events] == ["ftg-note-model"]
@@ -424,8 +443,9 @@ def test_the_store_takes_any_snapshot(
         checkpoints=[{"id": "c", "step": 2**70, "model": HALF}],  # type: ignore[list-item]
     )
     store = Store(Gateway().settings)
-    store.apply(job.id, wrong, None)
-    store.set_phase(job.id, HALF)
+    with no_crash():
+        store.apply(job.id, wrong, None)
+        store.set_phase(job.id, HALF)
     text = in_reach(ftg, job)
     assert "half \\ud83d of it" in text
 

@@ -340,11 +340,13 @@ def test_a_redirect_leaks_nothing(provider: Provider, file: DataFile, endpoint: 
 
 
 def test_the_organisation_is_openais_business(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch
+    provider: Provider, file: DataFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OPENAI_ORG_ID and OPENAI_PROJECT_ID are not told to another host."""
     monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-secret")
-    connect(provider).find("job-1")
+    backend = connect(provider)
+    backend.find("job-1")
+    backend.poll(begin(backend, file), None)
     assert "secret" not in str(provider.requests)
     assert "authorization" in provider.requests[0][2]

@@ -66,5 +66,8 @@ def test_what_a_host_answers(targets: ModuleType, tmp_path: Path) -> None:
     hosted = importlib.import_module("hosted")
     fuzzed = hosted.Hosted(tmp_path)
     for data in islice(hosted.inputs(fuzzed.seeds(), random.Random(7)), ANSWERS):
-        fuzzed.one(data)
+        try:
+            fuzzed.one(data)
+        except Exception as exc:
+            raise AssertionError(f"{type(exc).__name__}: {exc} after {data!r}") from exc
     fuzzed.close()
