@@ -40,9 +40,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AuthenticationError", "Backend", "BackendError", "Capabilities", "ChatModel", "ChatReply",
     "Checkpoint", "DataFile", "Dataset", "Estimate", "Event", "HandleData", "HostedCounter",
-    "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range", "Result", "Settings", "Snapshot",
-    "SpecError", "TokenCounter", "TokenStats", "TrainingSpec", "UnsupportedError", "Usage",
+    "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range", "Result", "Settings",
+    "Snapshot", "SpecError", "TokenCounter", "TokenStats", "TrainingSpec", "UnsupportedError",
+    "Usage",
 ]  # fmt: skip
+
+# The code of a BackendError of ``find``: only a person can tell whether the job was created.
+NOT_SETTLED = "not_settled"
 
 # Settings that say what to train rather than how: every backend understands them.
 NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
@@ -105,6 +109,18 @@ class DataFile:
     rows: int
     bytes: int
     remote_id: str | None = None  # set once the backend has this content
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A job that may have been created, with all that it can be recognised by."""
+
+    job_id: str  # the tag it was sent with
+    spec: TrainingSpec
+    train: DataFile  # with the provider's id, if one is known
+    validation: DataFile | None = None
+    sent_at: float = 0.0  # seconds since the epoch; no create was sent before
+    others: frozenset[str] = frozenset()  # provider's ids of our other jobs there: never this one
 
 
 class Usage(Model):
@@ -219,6 +235,11 @@ class Backend(ABC):
     ) -> Estimate:
         """Return money, time and memory of a run on rows with these ``tokens``. Offline."""
 
+    def connect(self) -> None:
+        """Get ready to send; raise for what makes that impossible. Sends nothing: called before
+        the first request that may change something."""
+        return None
+
     def upload(self, file: DataFile) -> str | None:
         """Send a file once and return the provider's id; None if nothing is sent."""
         return None
@@ -238,10 +259,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def find(self, job_id: str) -> str | None:
-        """Return the provider's id of the job tagged ``job_id``; None if there certainly is none.
+    def find(self, intent: Intent) -> str | None:
+        """Return the provider's id of the job of this intent; None only if it can be known that
+        there is none.
 
-        None allows the gateway to send the job again. A search that failed must raise.
+        None allows the gateway to send the job again. Everything else raises BackendError with
+        ``maybe_applied``: a search that failed, a list that was not read to its end, and, with the
+        code ``not_settled``, a host whose answers cannot tell.
         """
 
     @abstractmethod

@@ -313,7 +313,7 @@ class Gateway:
 
         Raises DataError, SpecError, UnsupportedError, NotFoundError, BudgetError before anything
         is sent, and BackendError when the backend refuses. When it is not known whether the
-        backend received the job, it is returned unconfirmed; ``refresh`` and ``wait`` settle that.
+        backend received the job, it is returned unconfirmed; ``wait`` settles that.
         """
         require_bool("allow_pii", allow_pii)
         require_bool("again", again)
@@ -396,7 +396,7 @@ class Gateway:
                 return backend
             return self.backend(registry.load(record.backend, record.backend_options))
 
-        return Job(record, self.store, load, self._submitter.resume)
+        return Job(record, self.store, load, self._submitter)
 
     # -- data and backends ---------------------------------------------------------------
 

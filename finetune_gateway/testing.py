@@ -10,8 +10,9 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from finetune_gateway.backend import (
     Dataset,
     Estimate,
     HandleData,
+    Intent,
     JobStatus,
     Result,
     Settings,
@@ -37,6 +39,7 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import later
 from finetune_gateway.methods import METHODS
 
+Intents = Callable[..., Intent]
 QUESTION = [{"role": "user", "content": "Where is parcel number 3?"}]
 
 
@@ -178,6 +181,15 @@ class BackendContract:
             backend.cancel(provider_id)
             backend.cancel(provider_id)
         return job_id, provider_id
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def intent_of(
+        cls, backend: Backend, spec: TrainingSpec, train: DataFile, finished: FinishedJob
+    ) -> Intents:
+        """Return what makes the intent of a job, by our id, from the file that was sent."""
+        sent = dataclasses.replace(train, remote_id=backend.find_upload(train))
+        return partial(Intent, spec=spec, train=sent)
 
     @pytest.fixture
     def offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,30 +346,27 @@ class BackendContract:
 
     # -- the job -------------------------------------------------------------------------
 
-    def test_a_job_is_found_by_our_id(self, backend: Backend, finished: FinishedJob) -> None:
-        """``find`` gives the id that ``start`` gave."""
-        assert finished.provider_id
-        assert backend.find(finished.job_id) == finished.provider_id
-
     @pytest.mark.parametrize("job_id", ["ftg-never-sent", "ftg-contract"])
     def test_an_unknown_job_is_not_found(
-        self, backend: Backend, finished: FinishedJob, job_id: str
+        self, backend: Backend, finished: FinishedJob, intent_of: Intents, job_id: str
     ) -> None:
-        """None, or an error where the backend cannot know; never another job, even one whose id
-        begins with this."""
+        """``find`` returns None, or raises with ``maybe_applied`` where the backend cannot know;
+        never another job, even one whose id begins with this."""
+        others = frozenset({finished.provider_id})
         try:
-            assert backend.find(job_id) is None
+            assert backend.find(intent_of(job_id, sent_at=time.time(), others=others)) is None
         except BackendError as exc:
-            assert exc.message
+            assert exc.message and exc.maybe_applied
 
     def test_two_jobs_are_told_apart(
-        self, backend: Backend, finished: FinishedJob, second: tuple[str, str]
+        self, backend: Backend, finished: FinishedJob, second: tuple[str, str], intent_of: Intents
     ) -> None:
-        """``find`` gives each its own id, also where one of our ids begins with the other."""
+        """``find`` gives each the id that ``start`` gave, also where one of our ids begins with the
+        other."""
         job_id, provider_id = second
         assert provider_id != finished.provider_id
-        assert backend.find(job_id) == provider_id
-        assert backend.find(finished.job_id) == finished.provider_id
+        assert backend.find(intent_of(job_id)) == provider_id
+        assert backend.find(intent_of(finished.job_id)) == finished.provider_id
 
     def test_a_job_ends_with_a_result(self, finished: FinishedJob) -> None:
         """On the way the status is always known, and never goes backwards."""

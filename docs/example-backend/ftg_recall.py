@@ -23,6 +23,7 @@ from finetune_gateway.backend import (
     Event,
     HandleData,
     HostedCounter,
+    Intent,
     JobStatus,
     NotFoundError,
     Range,
@@ -89,8 +90,10 @@ class RecallBackend(Backend):
         (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
         return job_id
 
-    def find(self, job_id: str) -> str | None:
-        return job_id if (self.folder / job_id / "pairs.json").exists() else None
+    def find(self, intent: Intent) -> str | None:
+        # None only if it can be known that there is no such job: None allows a second create.
+        there = (self.folder / intent.job_id / "pairs.json").exists()
+        return intent.job_id if there else None
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         folder = self.folder / provider_id

@@ -18,6 +18,7 @@ from finetune_gateway.backend import (
     ChatReply,
     DataFile,
     HandleData,
+    Intent,
     Usage,
 )
 from finetune_gateway.errors import BackendError, SpecError
@@ -130,11 +131,11 @@ class FakeBackend(Backend):
             raise
         return PREFIX + job_id
 
-    def find(self, job_id: str) -> str | None:
+    def find(self, intent: Intent) -> str | None:
         """Return the id of a job that this object has started."""
         self._fail("find")
-        known = any(started[0] == job_id for started in self.started)
-        return PREFIX + job_id if known else None
+        known = any(started[0] == intent.job_id for started in self.started)
+        return PREFIX + intent.job_id if known else None
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         """Return the snapshot number ``cursor`` of the script; after its end the last one."""

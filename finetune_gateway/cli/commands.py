@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "checkpoints": ("logs:checkpoints", "Models saved during training", "Jobs"),
     "report": ("report:report", "Estimated and actual cost of jobs", "Jobs"),
     "cancel": ("jobs:cancel", "Stop a job", "Jobs"),
+    "settle": ("jobs:settle", "Say what became of a job in doubt", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
 }
 COUNTING = frozenset(("validate", "estimate", "submit"))  # commands that count tokens first

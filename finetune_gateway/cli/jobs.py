@@ -1,4 +1,4 @@
-"""``ftg list``, ``status`` and ``cancel``."""
+"""``ftg list``, ``status``, ``cancel`` and ``settle``."""
 
 from __future__ import annotations
 
@@ -136,6 +136,33 @@ def cancel(
         print_message("The job had already ended.", quiet=quiet)
     elif not opened.status.final:
         print_message(f"The job stops as soon as it can: ftg wait {opened.id}", quiet=quiet)
+
+
+def settle(
+    job: JobName,
+    created: Annotated[
+        str | None, typer.Option(metavar="ID", help="The provider's id: the job is there.")
+    ] = None,
+    not_created: Annotated[
+        bool, typer.Option("--not-created", help="The job is not there; 'ftg wait' sends it.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what became of a job in doubt: its answer was lost, and the list of its host cannot
+    tell whether it was created. Look at the host first. Sends nothing.
+
+    Examples:
+      ftg settle latest --created ftjob-abc123
+      ftg settle ftg-7kq3 --not-created
+    """
+    if (created is not None) == not_created:
+        raise SpecError("Say one thing.", hint="--created ID, or --not-created.")
+    opened = Gateway().job(job).settle(created)
+    if json:
+        print_json(job_document(opened))
+    else:
+        print_result(f"{opened.id} {opened.provider_id or 'has not been created'}")
+        print_message(next_step(opened))
 
 
 def _require_yes(job: Job) -> None:

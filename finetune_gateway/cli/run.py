@@ -57,7 +57,7 @@ def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> 
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, typer.Abort) as exc:
-        return _print_error(exc, "Interrupted.", "", 130, json_wanted)
+        return _print_error(exc, "Interrupted.", _notes(exc), 130, json_wanted)
     except typer.TyperException as exc:
         hint = _option_hint(exc) or f"Run: ftg {name} --help"
         return _print_error(
@@ -69,9 +69,15 @@ def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> 
         if isinstance(exc, GatewayError):
             return _print_gateway_error(exc, json_wanted)
         if isinstance(exc, OSError):
-            return _print_error(exc, str(exc), "", 1, json_wanted)
-        hint = "" if debug else f"This is a bug. For the traceback: ftg --debug {name} ..."
+            return _print_error(exc, str(exc), _notes(exc), 1, json_wanted)
+        bug = "" if debug else f"This is a bug. For the traceback: ftg --debug {name} ..."
+        hint = f"{_notes(exc)} {bug}".strip()
         return _print_error(exc, f"{type(exc).__name__}: {exc}", hint, 1, json_wanted)
+
+
+def _notes(exc: BaseException) -> str:
+    """Return what will become of the job that the command was about, where that is noted."""
+    return " ".join(getattr(exc, "__notes__", ()))
 
 
 def _option_hint(exc: typer.TyperException) -> str:

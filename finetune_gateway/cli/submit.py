@@ -143,7 +143,8 @@ def submit(
     if wait:
         print_message(status_line(job))
         return exit_code(job)
-    print_message(f"Next: ftg watch {job.id}", quiet=quiet)
+    if not job.record.unsent:
+        print_message(f"Next: ftg watch {job.id}", quiet=quiet)
     return 0
 
 

@@ -37,7 +37,8 @@ def watch(job: JobName, json: Json = False) -> int:
     """Follow a job on a live screen: status, progress, losses, time left. Ctrl-C leaves the job
     running. Without a terminal, prints one line per event.
 
-    The exit code says how the job ended: 0 succeeded, 100 failed, 103 cancelled; 0 after Ctrl-C.
+    The exit code says how the job ended: 0 succeeded, 100 failed, 103 cancelled; 0 after Ctrl-C;
+    101 for a job that has not been sent: watching sends nothing.
 
     Examples:
       ftg watch latest
@@ -55,7 +56,8 @@ def watch(job: JobName, json: Json = False) -> int:
         else:
             _print_events(opened)
     except KeyboardInterrupt:
-        print_message(f"\nJob {opened.id} is still running. Back to it: ftg watch {opened.id}")
+        still = f"Job {opened.id} is still running. Back to it: ftg watch {opened.id}"
+        print_message(f"\n{opened.record.outlook or still}")
         return 0
     print_message(status_line(opened))
     if hint := next_step(opened):
@@ -98,10 +100,11 @@ def exit_code(job: Job) -> int:
 def follow(job: Job, timeout: float | None = None, *, quiet: bool = False) -> None:
     """Wait until the job ends, and print its events on stderr."""
     try:
-        for event in job.watch(timeout, on_poll=PhasePrinter(quiet=quiet)):
+        for event in job.watch(timeout, send=True, on_poll=PhasePrinter(quiet=quiet)):
             print_message(f"{job.id}  {event_line(event)}", quiet=quiet)
     except KeyboardInterrupt:
-        print_message(f"\nJob {job.id} is still running. Back to it: ftg watch {job.id}")
+        still = f"Job {job.id} is still running. Back to it: ftg watch {job.id}"
+        print_message(f"\n{job.record.outlook or still}")
         raise
 
 
@@ -116,7 +119,7 @@ def wait(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Block until jobs end, whether they succeed or not.
+    """Block until jobs end, whether they succeed or not. A job that has not been sent is sent.
 
     Exit code: 0 if all succeeded, 100 if one failed, 101 if one has not finished in time (it
     keeps running), 103 if one was cancelled.

@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backend import Backend, ChatReply
+from finetune_gateway.backend import NOT_SETTLED, Backend, ChatReply
 from finetune_gateway.errors import (
     BackendError,
+    GatewayError,
     JobCancelled,
     JobFailed,
     JobNotFinished,
@@ -27,11 +28,11 @@ from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.renderers import Shown
 from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
-Advance = Callable[[JobRecord, Backend], JobRecord]
 
 # OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
 READY_SECONDS = 600.0
@@ -48,11 +49,11 @@ class Job(Shown):
     >>> job.result().chat("Where is my parcel?").text
     """
 
-    def __init__(self, record: JobRecord, store: Store, load: Load, advance: Advance) -> None:
+    def __init__(self, record: JobRecord, store: Store, load: Load, submitter: Submitter) -> None:
         self.record = record
         self._store = store
         self._load = load
-        self._advance = advance
+        self._submitter = submitter
 
     @cached_property
     def backend(self) -> Backend:
@@ -91,10 +92,17 @@ class Job(Shown):
     # -- one poll ------------------------------------------------------------------------
 
     def refresh(self) -> Job:
-        """Ask the backend once, store what is new, and return self. Raises BackendError."""
+        """Ask the backend once, store what is new, and return self. Raises BackendError.
+
+        A job that is not known to be there is looked for, never sent; ``wait`` and ``result`` send.
+        """
+        return self._refresh(send=False)
+
+    def _refresh(self, *, send: bool) -> Job:
         self.record = self._store.get(self.id)
-        if self.record.provider_id is None and not self.status.final:
-            self.record = self._advance(self.record, self.backend)
+        if self.record.unsent:
+            settle = self._submitter.resume if send else self._submitter.look
+            self.record = settle(self.record, self.backend)
         if self.record.provider_id is None or self.status.final:
             return self
         cursor = self.record.cursor
@@ -127,15 +135,20 @@ class Job(Shown):
     # -- many polls ----------------------------------------------------------------------
 
     def watch(
-        self, timeout: float | None = None, *, on_poll: Callable[[Job], object] | None = None
+        self,
+        timeout: float | None = None,
+        *,
+        send: bool = False,
+        on_poll: Callable[[Job], object] | None = None,
     ) -> Iterator[Event]:
         """Yield events as they come, until the job has ended or ``timeout`` seconds have passed.
 
-        ``on_poll`` is called with the job after each poll, also when there is no event. If the
-        provider cannot be reached, keep trying for 10 minutes.
+        ``send``: send a job that has not been sent, as ``wait`` does; else raise JobNotFinished
+        for such a job. ``on_poll`` is called with the job after each poll, also when there is no
+        event. If the provider cannot be reached, keep trying for 10 minutes.
         """
         last = 0
-        for _ in self._polls(timeout):
+        for _ in self._polls(timeout, send=send):
             if on_poll:
                 on_poll(self)
             events = self._store.events(self.id, last)
@@ -143,12 +156,13 @@ class Job(Shown):
             last = events[-1][0] if events else last
 
     def wait(self, timeout: float | None = None) -> Job:
-        """Block until the job has ended, whatever its status, and return self.
+        """Block until the job has ended, whatever its status, and return self. A job that is
+        certainly not at its backend is sent.
 
         Raises JobNotFinished after ``timeout`` seconds, and if the provider says that the job has
         ended but with a status that is not known here. The job continues.
         """
-        for _ in self._polls(timeout):
+        for _ in self._polls(timeout, send=True):
             pass
         if self.record.ended_otherwise:
             raise JobNotFinished(
@@ -165,21 +179,24 @@ class Job(Shown):
             )
         return self
 
-    def _polls(self, timeout: float | None) -> Iterator[None]:
+    def _polls(self, timeout: float | None, *, send: bool) -> Iterator[None]:
         """Refresh until the job has ended; wait longer while nothing changes."""
         first, longest = self.backend.capabilities().poll_seconds
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, before, failing_since = first, None, None
         while True:
             try:
-                self.refresh()
+                self._refresh(send=send)
                 failing_since = None
             except BackendError as exc:
                 failing_since = failing_since or time.monotonic()
                 too_long = time.monotonic() - failing_since > PATIENCE_SECONDS
-                if too_long or not (exc.retryable or exc.maybe_applied):
+                lasting = exc.code == NOT_SETTLED or not (exc.retryable or exc.maybe_applied)
+                if too_long or lasting:
                     raise
             yield
+            if not send and failing_since is None:
+                self._require_on_its_way()
             if self.status.final or self.record.ended_otherwise:
                 return
             if deadline is not None and time.monotonic() >= deadline:
@@ -191,6 +208,11 @@ class Job(Shown):
             wait = pause * random.uniform(1 - JITTER, 1)
             left = wait if deadline is None else deadline - time.monotonic()
             time.sleep(max(0.0, min(wait, left)))
+
+    def _require_on_its_way(self) -> None:
+        """Raise JobNotFinished for a job that only a command would send now."""
+        if self.record.unsent and not self._submitter.may_come(self.record, self.backend):
+            raise JobNotFinished(self.record.outlook, job_id=self.id)
 
     # -- the end -------------------------------------------------------------------------
 
@@ -218,32 +240,35 @@ class Job(Shown):
     def cancel(self) -> Job:
         """Ask the job to stop and return self. An ended job stays as it is.
 
-        A job that the provider may have is looked up there first, so that none runs on unnoticed.
-        A job that was certainly not created is not sent any more.
+        A job that is not known to be there is looked for first, and never sent: it ends here if it
+        is not there. Raises JobNotFinished while that cannot be known yet.
         """
         self.record = self._store.get(self.id)
-        if not self.status.final and budgets.never_created(self.record):
-            return self._cancel_unsent()
-        self.refresh()
-        if self.status.final:
+        if self.record.unsent:
+            self.record = self._submitter.withdraw(self.record, lambda: self.backend)
+        if self.record.provider_id is None or self.status.final:
             return self
-        if self.record.provider_id is None:
-            return self._cancel_unsent()
         self.backend.cancel(self.record.provider_id)
-        return self.refresh()
+        self.record = self._store.set_cancelling(self.id)
+        try:
+            return self.refresh()
+        except GatewayError:  # it was asked to stop, whatever else can be read of it
+            return self
 
-    def _cancel_unsent(self) -> Job:
-        """End a job that no provider has. Raises JobNotFinished if the provider may have it."""
-        with self._store.lock(self.id) as mine:
-            self.record = self._store.get(self.id)
-            if mine and self.record.provider_id is None and self.record.step != "creating":
-                self.record = self._store.end(self.id, JobStatus.CANCELLED)
-                return self
-        raise JobNotFinished(
-            f"{self.backend.name} may have job {self.id}, but has not confirmed it yet.",
-            hint="Cancel again in a minute.",
-            job_id=self.id,
-        )
+    def settle(self, created: str | None) -> Job:
+        """Say what became of a job in doubt, and return self. For hosts whose lists cannot tell.
+
+        Arguments:
+            created: The provider's id of the job; None if you know that it was not created. Then
+                ``wait`` sends it, and ``cancel`` ends it.
+
+        Raises SpecError for a job that is not in doubt and for the id of another job, BackendError
+        if the provider has no job with this id.
+        """
+        if created is not None:
+            self.backend.poll(created, None)
+        self.record = self._submitter.settle(self._store.get(self.id), created)
+        return self
 
     def _handle(self, model: str | None) -> ModelHandle:
         record = self.record

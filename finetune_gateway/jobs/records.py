@@ -50,6 +50,9 @@ class JobRecord(BaseModel):
     step: Step = "intent"
     step_at: float
     tries: int = 0
+    sent_at: float | None = None  # when its first create was announced
+    train_file_id: str | None = None  # the provider's id of the file in its last create
+    settled: bool = False  # a person said that it was not created
     provider_id: str | None = None
     status: JobStatus = JobStatus.VALIDATING_FILES
     raw_status: str = ""
@@ -73,6 +76,25 @@ class JobRecord(BaseModel):
         """True if the provider says when the job has ended, but with a status that we do not
         know."""
         return self.finished_at is not None and not self.status.final
+
+    @property
+    def unsent(self) -> bool:
+        """Return True if it goes on, and no provider's id is known."""
+        return self.provider_id is None and not self.status.final
+
+    @property
+    def outlook(self) -> str:
+        """What will become of an unsent job, and which command does it; empty for others."""
+        if not self.unsent:
+            return ""
+        end = f"ftg cancel {self.id} ends it."
+        if self.step == "creating":
+            return (
+                f"It is not known whether {self.display_name} has {self.id}. ftg wait {self.id} "
+                f"looks, and sends it only if it is not there; {end} If you know: "
+                f"ftg settle {self.id} --created ID, or --not-created"
+            )
+        return f"{self.id} has not been sent. ftg wait {self.id} sends it; {end}"
 
 
 def display_name(backend: str, options: dict[str, Any]) -> str:

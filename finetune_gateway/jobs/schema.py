@@ -89,6 +89,15 @@ def m003_costs(db: sqlite3.Connection) -> None:
     )
 
 
+@migration
+def m004_doubts(db: sqlite3.Connection) -> None:
+    # What a job that may have been created is recognised by: the time of its first create and the
+    # provider's id of its file. `settled`: a person said that it was not created.
+    db.execute("ALTER TABLE jobs ADD COLUMN sent_at REAL")
+    db.execute("ALTER TABLE jobs ADD COLUMN train_file_id TEXT")
+    db.execute("ALTER TABLE jobs ADD COLUMN settled INTEGER NOT NULL DEFAULT 0")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None)

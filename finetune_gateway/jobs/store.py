@@ -123,14 +123,51 @@ class Store:
         )
         return [record_of(row) for row in rows]
 
-    def set_step(self, job_id: str, step: Step, *, sending: bool = True) -> JobRecord:
-        """Commit the step of a submit, before the request of that step is sent."""
+    def set_step(
+        self, job_id: str, step: Step, *, sending: bool = True, file_id: str | None = None
+    ) -> JobRecord:
+        """Commit the step of a submit, before the request of that step is sent. ``file_id``: the
+        provider's id of the training file."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE jobs SET step = ?, step_at = ?, tries = tries + ? WHERE id = ?",
-                (step, time.time(), int(sending), job_id),
+                "UPDATE jobs SET step = ?1, step_at = ?2, tries = tries + ?3,"
+                " settled = CASE WHEN ?3 THEN 0 ELSE settled END,"
+                " sent_at = CASE ?1 WHEN 'creating' THEN coalesce(sent_at, ?2) ELSE sent_at END,"
+                " train_file_id = coalesce(?4, train_file_id) WHERE id = ?5",
+                (step, time.time(), int(sending), file_id, job_id),
             )
         return self.get(job_id)
+
+    def settle_unsent(self, job_id: str) -> JobRecord:
+        """Commit a person's word that the provider does not have a job."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET step = 'intent', step_at = ?, phase = '', settled = 1"
+                " WHERE id = ? AND provider_id IS NULL",
+                (time.time(), job_id),
+            )
+        return self.get(job_id)
+
+    def set_cancelling(self, job_id: str) -> JobRecord:
+        """Commit that the provider was asked to stop a job."""
+        with self.transaction() as db:
+            status = record_of(
+                db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            ).status
+            db.execute(
+                "UPDATE jobs SET status = ? WHERE id = ?",
+                (later(status, JobStatus.CANCELLING), job_id),
+            )
+        return self.get(job_id)
+
+    def other_provider_ids(self, record: JobRecord) -> frozenset[str]:
+        """Return the provider's ids of all other jobs of the same backend and host."""
+        rows = self.query(
+            "SELECT provider_id FROM jobs WHERE backend = ? AND id != ? AND provider_id IS NOT NULL"
+            " AND json_extract(backend_options, '$.base_url') IS ?",
+            (record.backend, record.id, record.backend_options.get("base_url")),
+        )
+        return frozenset(row["provider_id"] for row in rows)
 
     def set_sent(self, job_id: str, provider_id: str) -> JobRecord:
         """Commit the provider's id: from now on the job is only polled."""

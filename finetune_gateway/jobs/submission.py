@@ -14,8 +14,16 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_gateway.backend import Backend, DataFile
-from finetune_gateway.errors import BackendError, BudgetError, GatewayError
+from finetune_gateway.backend import NOT_SETTLED, Backend, DataFile, Intent
+from finetune_gateway.errors import (
+    BackendError,
+    BudgetError,
+    GatewayError,
+    JobNotFinished,
+    SpecError,
+    StoreError,
+)
+from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.store import Store
@@ -48,9 +56,8 @@ class Submitter:
             record, added = self._insert_within_budget(intent, backend)
             if added:
                 return self._send(record, backend, first=True)
-        if record.step == "intent":  # its submitter may have died before it sent anything
-            return self.advance(record, backend)
-        return record
+        # Who submits again asks for the result: its submitter may have died before it was sent.
+        return self.advance(record, backend) if record.unsent else record
 
     def advance(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Continue a job that has no provider's id yet, unless another process is sending it."""
@@ -66,6 +73,70 @@ class Submitter:
             if not self.store.get(record.id).status.final:
                 raise
             return self.store.get(record.id)
+
+    def look(self, record: JobRecord, backend: Backend) -> JobRecord:
+        """Adopt a job without a provider's id if the provider shows it; send nothing."""
+        with self.store.lock(record.id) as mine:
+            record = self.store.get(record.id)
+            return self._adopt(record, backend) if mine else record
+
+    def may_come(self, record: JobRecord, backend: Backend) -> bool:
+        """Return True if a job without a provider's id may get one by waiting: a process is sending
+        it, or a sent create may still take effect."""
+        in_doubt = record.step == "creating" and self._seconds_left(record, backend) > 0
+        return in_doubt or self.store.is_being_sent(record.id)
+
+    def withdraw(self, record: JobRecord, backend: Callable[[], Backend]) -> JobRecord:
+        """Adopt a job without a provider's id if the provider shows it, else end it: nothing is
+        sent. Raises JobNotFinished while the provider may still get it, BackendError if it cannot
+        be known whether it has."""
+        with self.store.lock(record.id) as mine:
+            record = self.store.get(record.id)
+            if not record.unsent:
+                return record
+            if not mine:
+                raise _not_yet(record, "another process is sending it")
+            record = self._adopt_if_known(record, backend)
+            if not record.unsent:
+                return record
+            self.store.set_step(record.id, "intent", sending=False)
+            return self.store.end(record.id, JobStatus.CANCELLED)
+
+    def _adopt_if_known(self, record: JobRecord, backend: Callable[[], Backend]) -> JobRecord:
+        """Adopt the job. Raises only if it may have been created: else a backend that cannot be
+        asked keeps nobody from ending it."""
+        try:
+            runner = backend()
+            record = self._adopt(record, runner)
+        except GatewayError:
+            if not budgets.never_created(record):
+                raise
+            return record
+        left = self._seconds_left(record, runner)
+        if record.unsent and record.step == "creating" and left > 0:
+            raise _not_yet(record, f"{record.display_name} may still get it, for {left:.0f} s")
+        return record
+
+    def settle(self, record: JobRecord, created: str | None) -> JobRecord:
+        """Commit what a person knows of an unsent job. Raises SpecError for a job that was sent,
+        and for a provider's id that another job has."""
+        with self.store.lock(record.id) as mine:
+            record = self.store.get(record.id)
+            if not mine:
+                raise _not_yet(record, "another process is sending it", "settle")
+            if not record.unsent:
+                known = record.provider_id or record.status
+                raise SpecError(
+                    f"Job {record.id} is not in doubt: it is {known}.",
+                    hint=f"See: ftg status {record.id}",
+                )
+            if created is None:
+                return self.store.settle_unsent(record.id)
+            if created in self.store.other_provider_ids(record):
+                raise SpecError(
+                    f"{created} is another of your jobs.", hint=f"See: ftg status {created}"
+                )
+            return self.store.set_sent(record.id, created)
 
     # -- money ---------------------------------------------------------------------------
 
@@ -121,7 +192,7 @@ class Submitter:
                 runner = backend if same else self._load(record)
                 if self._seconds_left(record, runner) > 0:
                     return False
-                provider_id = runner.find(record.id)
+                provider_id = runner.find(self._intent(record, runner))
             except GatewayError:  # a search that failed says nothing about the job
                 return False
             if provider_id is not None:
@@ -140,19 +211,54 @@ class Submitter:
         is found in such a step was interrupted: wait until a sent request can no longer take
         effect, look if it did, and only then send it again. The caller holds the job's lock.
         """
-        if record.provider_id or record.status.final:
+        if not record.unsent:
             return record
-        left = self._seconds_left(record, backend)
-        if record.step in ("uploading", "creating") and left > 0:
-            phase = f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
-            return self.store.set_phase(record.id, phase)
         with self._classify_failure(record, backend, first):
-            # Look before a file is sent again: its step would replace the step "creating".
-            provider_id = backend.find(record.id) if record.step == "creating" else None
-            if provider_id is None and not first:
+            if not first:
+                record = self._adopt(record, backend)
+                left = self._seconds_left(record, backend)
+                if not record.unsent:
+                    return record
+                if record.step in ("uploading", "creating") and left > 0:
+                    phase = (
+                        f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
+                    )
+                    return self.store.set_phase(record.id, phase)
                 self._reserve_again(record)
-            self.store.set_sent(record.id, provider_id or self._create(record, backend))
+            backend.connect()
+            self.store.set_sent(record.id, self._create(record, backend))
         return self.store.get(record.id)
+
+    def _adopt(self, record: JobRecord, backend: Backend) -> JobRecord:
+        """Store the provider's id if the provider shows the job. Raises BackendError if that cannot
+        be known, unless a sent request may still take effect: then a later look tells."""
+        if not record.unsent or record.settled:
+            return record
+        try:
+            provider_id = backend.find(self._intent(record, backend))
+        except BackendError as exc:
+            waiting = record.step == "creating" and self._seconds_left(record, backend) > 0
+            if exc.code != NOT_SETTLED or not waiting:
+                raise
+            return record
+        return self.store.set_sent(record.id, provider_id) if provider_id else record
+
+    def _intent(self, record: JobRecord, backend: Backend) -> Intent:
+        """Return what a job that may have been created is recognised by."""
+        train, held_out = self._data_file(record.train, backend), record.validation
+        return Intent(
+            job_id=record.id,
+            spec=record.spec,
+            train=replace(train, remote_id=record.train_file_id or train.remote_id),
+            validation=self._data_file(held_out, backend) if held_out else None,
+            sent_at=record.sent_at or record.created_at,
+            others=self.store.other_provider_ids(record),
+        )
+
+    def _data_file(self, file: StoredFile, backend: Backend) -> DataFile:
+        """Return the file, with the id that the provider is known to have it under."""
+        remote_id = self.store.remote_file(_scope(backend), file.sha256)
+        return DataFile(Path(file.path), file.sha256, file.rows, file.bytes, remote_id)
 
     def _seconds_left(self, record: JobRecord, backend: Backend) -> float:
         """Return how long a request of the job's step may still take effect."""
@@ -173,36 +279,41 @@ class Submitter:
         validation = None
         if record.validation is not None:
             validation = self._upload(record, backend, record.validation)
-        self.store.set_step(record.id, "creating")
+        self.store.set_step(record.id, "creating", file_id=train.remote_id)
         return backend.start(record.id, record.spec, train, validation)
 
     def _upload(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
         """Return the file with the provider's id; upload it if the provider does not have it."""
-        data = DataFile(Path(file.path), file.sha256, file.rows, file.bytes)
+        data = self._data_file(file, backend)
         if not backend.capabilities().hosted:
             return data
-        scope = _scope(backend)
-        remote_id = self.store.remote_file(scope, file.sha256)
+        remote_id = data.remote_id
         if remote_id is None and record.step == "uploading":
             remote_id = backend.find_upload(data)
         if remote_id is None:
             self.store.set_step(record.id, "uploading")
             remote_id = backend.upload(data)
         if remote_id is not None:
-            self.store.remember_file(scope, file.sha256, remote_id)
+            self.store.remember_file(_scope(backend), file.sha256, remote_id)
         return replace(data, remote_id=remote_id)
 
     @contextmanager
     def _classify_failure(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:
         """Store what a failed request means: it may have been applied (the step stays), it was
-        rejected for now (back to the intent), or it was refused (the job has failed)."""
+        rejected for now (back to the intent), or it was refused (the job has failed). A job of
+        which nothing was sent ends here, whatever the reason."""
         try:
             yield
+        except StoreError:
+            raise
         except BackendError as exc:
             now = self.store.get(record.id)
             unreachable = exc.status_code is None and not exc.maybe_applied
             refused = not (exc.maybe_applied or exc.retryable)
             out_of_tries = now.tries >= MAX_TRIES and not unreachable
+            if now.tries == record.tries and first:
+                self.store.fail(record.id, str(exc))
+                raise
             if now.tries == record.tries:
                 # Nothing was sent this time: a search that failed says nothing about the job.
                 self.store.set_phase(record.id, f"not confirmed: {exc.message}")
@@ -216,6 +327,21 @@ class Submitter:
                 record.id, now.step if exc.maybe_applied else "intent", sending=False
             )
             self.store.set_phase(record.id, f"not confirmed: {exc.message}")
+        except BaseException as exc:
+            now = self.store.get(record.id)
+            if first and now.tries == record.tries:
+                reason = f"Nothing was sent: {exc or type(exc).__name__}"
+                now = self.store.fail(record.id, reason)
+            exc.add_note(now.outlook or f"{record.id} has ended: nothing was sent.")
+            raise
+
+
+def _not_yet(record: JobRecord, reason: str, command: str = "cancel") -> JobNotFinished:
+    return JobNotFinished(
+        f"{record.id} is left as it is: {reason}.",
+        hint=f"Run ftg {command} {record.id} again then.",
+        job_id=record.id,
+    )
 
 
 def _scope(backend: Backend) -> str:

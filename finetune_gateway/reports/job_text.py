@@ -26,7 +26,10 @@ from finetune_gateway.text.cleaning import visible
 LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
 COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
 NAME_LENGTHS = ((60, 40), (22, 16), (16, 12), (12, 8))  # of a model's name and of a file's
-INTERNAL_FIELDS = {"submit_key", "step_at", "tries", "cursor", "system_prompt"}
+INTERNAL_FIELDS = {
+    "submit_key", "step_at", "tries", "cursor", "system_prompt",
+    "sent_at", "train_file_id", "settled",
+}  # fmt: skip
 
 
 # -- JSON ----------------------------------------------------------------------------------
@@ -79,6 +82,8 @@ def next_step(job: Job) -> str:
     """Return a command to run next, or an empty string if there is none."""
     if job.status is JobStatus.SUCCEEDED:
         return f'Next: ftg chat {job.id} "Hello"'
+    if job.record.unsent:
+        return job.record.outlook
     if job.status is JobStatus.FAILED:
         return f"Next: ftg logs {job.id}"
     if job.record.ended_otherwise:

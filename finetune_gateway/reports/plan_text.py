@@ -112,7 +112,7 @@ def submitted_text(job: Job) -> str:
         reason = job.phase.removeprefix("not confirmed: ")
         return (
             f"{job.id} is stored, but {job.backend.name} has not confirmed it: {reason}\n"
-            f"Run ftg status {job.id} to find out; it never submits a second job."
+            f"{job.record.outlook}"
         )
     return f"Submitted {job.id}{_provider(job)}." if job.provider_id or job.status.final else ""
 

@@ -65,6 +65,11 @@ class Settings:
         return self.home / "locks"
 
     @property
+    def hosts(self) -> Path:
+        """Hosts that were seen to keep our tags: an empty file for each."""
+        return self.home / "hosts"
+
+    @property
     def config(self) -> Path:
         """The user's settings; see ``config.py``."""
         return self.home / "config.toml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from support.hosted import MODEL
 from support.paths import ROOT
 from support.provider import Provider
 
-from finetune_gateway.backend import Backend, Settings, TrainingSpec
+from finetune_gateway.backend import Backend, DataFile, Intent, Settings, TrainingSpec
 from finetune_gateway.backends.fake import FakeBackend
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.openai.backend import OpenAIBackend
@@ -20,6 +21,8 @@ from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapsh
 from finetune_gateway.testing import BackendContract, FinishedJob
 
 KEY_VARIABLE = "CONTRACT_KEY"
+FILE = DataFile(Path("none.jsonl"), "0" * 64, 10, 100)
+INTENT_OF = partial(Intent, spec=TrainingSpec(model=MODEL), train=FILE)
 
 
 class TestFake(BackendContract):
@@ -139,8 +142,8 @@ class Confused(FakeBackend):
         self.jobs: list[str] = []
         self.reported: set[str | None] = set()
 
-    def find(self, job_id: str) -> str | None:
-        return next((f"fake-{one}" for one in reversed(self.jobs) if job_id in one), None)
+    def find(self, intent: Intent) -> str | None:
+        return next((f"fake-{one}" for one in reversed(self.jobs) if intent.job_id in one), None)
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         points = [] if cursor in self.reported else [Checkpoint(id="c", step=1, model="m")]
@@ -159,9 +162,11 @@ def test_the_contract_catches_a_job_taken_for_another() -> None:
     job = FinishedJob("ftg-contract1", "fake-ftg-contract1", [(None, backend.poll("x", None))])
     contract = BackendContract()
     with pytest.raises(AssertionError):
-        contract.test_two_jobs_are_told_apart(backend, job, ("ftg-contract12", "fake-x2"))
+        contract.test_two_jobs_are_told_apart(
+            backend, job, ("ftg-contract12", "fake-x2"), INTENT_OF
+        )
     with pytest.raises(AssertionError):
-        contract.test_an_unknown_job_is_not_found(backend, job, "ftg-contract")
+        contract.test_an_unknown_job_is_not_found(backend, job, INTENT_OF, "ftg-contract")
 
 
 def test_the_contract_catches_checkpoints_reported_once_and_keys() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_gateway import registry
-from finetune_gateway.backend import DataFile
+from finetune_gateway.backend import DataFile, Intent
 from finetune_gateway.backends.fake import FakeBackend
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.events import JobStatus, Snapshot
@@ -76,9 +76,13 @@ def test_a_script_of_ones_own_survives_options() -> None:
 def test_what_was_sent_can_be_seen() -> None:
     """started and uploaded show what a gateway sent; find knows only what was started."""
     backend = FakeBackend()
-    assert backend.find("job-1") is None and backend.find_upload(FILE) is None
+    assert backend.find(Intent("job-1", SPEC, FILE)) is None and backend.find_upload(FILE) is None
     assert backend.upload(FILE) == backend.find_upload(FILE)
-    assert backend.start("job-1", SPEC, FILE, None) == backend.find("job-1") == "fake-job-1"
+    assert (
+        backend.start("job-1", SPEC, FILE, None)
+        == backend.find(Intent("job-1", SPEC, FILE))
+        == "fake-job-1"
+    )
     assert backend.started == [("job-1", SPEC, FILE, None)] and backend.uploaded == [FILE]
 
 
@@ -89,7 +93,7 @@ def test_a_fault_leaves_what_it_says(applied: bool) -> None:
     backend = FakeBackend(faults={"start": [fault]})
     with pytest.raises(BackendError, match="The line broke"):
         backend.start("job-1", SPEC, FILE, None)
-    assert (backend.find("job-1") is not None) == applied
+    assert (backend.find(Intent("job-1", SPEC, FILE)) is not None) == applied
     assert backend.start("job-1", SPEC, FILE, None) == "fake-job-1"
 
 

@@ -22,6 +22,7 @@ from support.hosted import (
     data_file,
     handle_of,
     ids,
+    intent,
     poll_until,
     sent,
     wait_for,
@@ -333,7 +334,7 @@ def test_a_provider_outlives_its_process(tmp_path: Path, file: DataFile) -> None
         process.kill()
         process.wait()
         process, backend = run(int(port_file.read_text()))
-        assert backend.find("job-1") == provider_id
+        assert backend.find(intent("job-1")) == provider_id
         assert poll_until(backend, provider_id, JobStatus.SUCCEEDED)[-1].result
     finally:
         process.kill()

@@ -24,6 +24,7 @@ from support.hosted import (
     connect,
     data_file,
     handle_of,
+    intent,
     sent,
 )
 from support.provider import CREATE, Provider
@@ -180,7 +181,7 @@ def test_every_answer_is_read_or_is_a_typed_error(
     model = backend.open(handle_of(MODEL))
     reads: list[Callable[[], object]] = [
         lambda: backend.find_upload(file),
-        lambda: backend.find("job-1"),
+        lambda: backend.find(intent("job-1")),
         lambda: backend.poll(provider_id, None),
         lambda: model.chat(HELLO),
         lambda: [*model.stream(HELLO)],
@@ -233,9 +234,9 @@ def test_a_job_without_a_usable_id_is_no_answer(
     begin(backend, file)
     tagged = {"metadata": {"ftg_job_id": "job-1"}, "status": "running"}
     for wrong in ({}, {"id": 7}, {"id": ".."}, {"id": None}):
-        provider.fault(LIST, "overlay", body={"data": [{**tagged, **wrong}]})
+        provider.fault(LIST, *["overlay"] * 2, body={"data": [{**tagged, **wrong}]})
         with pytest.raises(BackendError) as caught:
-            backend.find("job-1")
+            backend.find(intent("job-1"))
         assert caught.value.maybe_applied
 
 

@@ -21,6 +21,7 @@ from support.hosted import (
     connect,
     data_file,
     handle_of,
+    intent,
     sent,
     wait_for,
 )
@@ -109,9 +110,9 @@ def test_create_is_sent_once(
     assert error.hint and provider.api_key not in str(error) and "<html" not in str(error)
     assert error.__cause__ is None
     if exists:
-        assert wait_for(lambda: backend.find("job-1")) == provider.jobs[0]["id"]
+        assert wait_for(lambda: backend.find(intent("job-1"))) == provider.jobs[0]["id"]
     else:
-        assert backend.find("job-1") is None and not provider.jobs
+        assert backend.find(intent("job-1")) is None and not provider.jobs
 
 
 def test_never_sent_is_not_doubtful(file: DataFile) -> None:
@@ -204,16 +205,17 @@ def test_find(file: DataFile, honours_filter: bool) -> None:
         for number in range(150):
             provider.world.create({"model": MODEL, "training_file": train.remote_id})
             provider.jobs[-1]["request"]["metadata"] = {METADATA_KEY: f"other-{number}"}
-        assert backend.find("mine") == mine
-        assert backend.find("nobody") is None
+        assert backend.find(intent("mine")) == mine
+        assert backend.find(intent("nobody")) is None
 
 
 def test_a_host_that_ignores_after_does_not_hang(file: DataFile) -> None:
-    """has_more for ever and ``after`` ignored: every list still ends."""
+    """has_more for ever and ``after`` ignored: every list still ends, and is no proof."""
     with Provider(honours_after=False, honours_filter=False) as provider:
         backend = connect(provider)
         provider_id = begin(backend, file)
-        assert backend.find("nobody") is None
+        with pytest.raises(BackendError, match="ftg settle nobody"):
+            backend.find(intent("nobody"))
         assert backend.poll(provider_id, None).events
         stranger = dataclasses.replace(file, sha256="f" * 64)
         assert backend.find_upload(stranger) is None
@@ -221,13 +223,18 @@ def test_a_host_that_ignores_after_does_not_hang(file: DataFile) -> None:
 
 
 def test_a_host_without_metadata_is_not_trusted(file: DataFile) -> None:
-    """Where jobs carry no metadata, "not found" would buy a second job: it is an error."""
+    """Where jobs carry no metadata, their files tell; without these, it is an error."""
     with Provider(keeps_metadata=False, honours_filter=False) as provider:
         backend = connect(provider)
-        begin(backend, file)
-        with pytest.raises(BackendError, match="keeps no metadata") as caught:
-            backend.find("job-1")
-        assert caught.value.maybe_applied
+        train = sent(backend, file)
+        mine = backend.start("job-1", SPEC, train, None)
+        assert backend.find(intent("job-1", train)) == mine
+        assert backend.find(intent("job-2", train, others=frozenset({mine}))) is None
+        assert backend.find(intent("job-2", dataclasses.replace(train, remote_id="file-2"))) is None
+        provider.world.hides = ("training_file",)
+        with pytest.raises(BackendError, match="cannot tell") as caught:
+            backend.find(intent("job-1", train))
+        assert caught.value.maybe_applied and caught.value.code == "not_settled"
 
 
 @pytest.mark.parametrize("fault", [{"status": 401}, {"status": 404}, {"status": 400}])
@@ -237,14 +244,14 @@ def test_a_failed_look_leaves_the_doubt(
     """When the list cannot be read, the job may still exist, whatever the status."""
     provider.fault(LIST, "status", **fault)
     with pytest.raises(BackendError) as caught:
-        backend.find("job-1")
+        backend.find(intent("job-1"))
     assert caught.value.maybe_applied
 
 
 def test_a_look_without_a_key_leaves_the_doubt(provider: Provider) -> None:
     """A missing key does not prove that there is no job."""
     with pytest.raises(AuthenticationError) as caught:
-        OpenAIBackend(base_url=provider.url).find("job-1")
+        OpenAIBackend(base_url=provider.url).find(intent("job-1"))
     assert caught.value.maybe_applied
 
 
@@ -253,8 +260,8 @@ def test_list_lag(file: DataFile) -> None:
     with Provider(list_lag=0.5) as provider:
         backend = connect(provider)
         provider_id = begin(backend, file)
-        assert backend.find("job-1") is None
-        assert wait_for(lambda: backend.find("job-1")) == provider_id
+        assert backend.find(intent("job-1")) is None
+        assert wait_for(lambda: backend.find(intent("job-1"))) == provider_id
 
 
 # The key
@@ -274,7 +281,7 @@ def test_a_wrong_key(provider: Provider) -> None:
 
 def test_the_key_is_in_no_text(provider: Provider, backend: OpenAIBackend) -> None:
     """repr, options and handle hold the name of the variable, never the key."""
-    backend.find("job-1")
+    backend.find(intent("job-1"))
     shown = repr(backend) + json.dumps(backend.options()) + str(vars(backend.open(handle_of("m"))))
     assert provider.api_key not in shown
     again = registry.load("openai", backend.options())
@@ -326,7 +333,7 @@ def test_a_redirect_leaks_nothing(provider: Provider, file: DataFile, endpoint: 
         provider.fault(endpoint, "redirect", location=f"{stranger.url}/anything")
         calls: dict[str, Callable[[], Any]] = {
             CREATE: lambda: backend.start("job-1", SPEC, train, None),
-            LIST: lambda: backend.find("job-1"),
+            LIST: lambda: backend.find(intent("job-1")),
             RETRIEVE: lambda: backend.poll("ftjob-1", None),
             "POST /files": lambda: backend.upload(file),
             "GET /files": lambda: backend.find_upload(file),
@@ -346,7 +353,7 @@ def test_the_organisation_is_openais_business(
     monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-secret")
     backend = connect(provider)
-    backend.find("job-1")
+    backend.find(intent("job-1"))
     backend.poll(begin(backend, file), None)
     assert "secret" not in str(provider.requests)
     assert "authorization" in provider.requests[0][2]

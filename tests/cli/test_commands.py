@@ -359,9 +359,10 @@ def test_a_job_in_doubt_is_kept_and_said_to_be(env: dict[str, str]) -> None:
         done = process(env, "submit", str(DATA), "--model", HOSTED, *where)
         job = done.stdout.strip()
         assert job.startswith("ftg-"), done.stderr
-        assert "has not confirmed it" in done.stderr and f"ftg status {job}" in done.stderr
+        assert "has not confirmed it" in done.stderr and f"ftg wait {job}" in done.stderr
         status = process(env, "status", job)
-        assert status.returncode == 0 and "uploading" in status.stdout
+        assert status.returncode == 0 and "not confirmed" in status.stdout
+        assert f"ftg wait {job} sends it" in status.stderr
         server.shutdown()
     listed = process(env, "list")
     assert job in listed.stdout and not listed.stderr

@@ -27,7 +27,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))  # for support, if this is the script
 
 from rich.console import Console
-from support.hosted import EVENTS, LIST, MODEL, RETRIEVE, SPEC, data_file, handle_of
+from support.hosted import EVENTS, LIST, MODEL, RETRIEVE, SPEC, data_file, handle_of, intent
 from support.provider import CREATE, Provider
 from targets import Wrong, restructured
 
@@ -36,6 +36,7 @@ from finetune_gateway.errors import BackendError, GatewayError
 from finetune_gateway.jobs import records
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.reports import job_history_text, job_text, live, output
 
 CHECKPOINTS = "GET /fine_tuning/jobs/*/checkpoints"
@@ -79,7 +80,7 @@ class Hosted:
             ("POST /files", lambda: self.backend.upload(self.file)),
             ("GET /files", lambda: self.backend.find_upload(self.file)),
             (CREATE, lambda: self.backend.start("job-1", SPEC, self.file, None)),
-            (LIST, lambda: self.backend.find("job-1")),
+            (LIST, lambda: self.backend.find(intent("job-1"))),
             (CHAT, lambda: model.chat(HELLO)),
             (CHAT, lambda: [*model.stream(HELLO)]),
             (CANCEL, lambda: self.backend.cancel(ours)),
@@ -137,7 +138,8 @@ class Hosted:
         name = records.new_job_id()
         fresh = {"id": name, "submit_key": name, "cursor": None}
         self.store.add(self.record.model_copy(update=fresh))
-        job = Job(self.store.get(name), self.store, lambda: self.backend, lambda r, b: r)
+        submitter = Submitter(self.store, lambda: None, lambda _: self.backend)
+        job = Job(self.store.get(name), self.store, lambda: self.backend, submitter)
         job.refresh()
         events, view = job.events(), live.View(job)
         for event in events:

@@ -183,7 +183,9 @@ def repetition(
         assert max(seen) <= cap and len(seen) > 10
         bought = provider.bought()
         assert max(bought.values()) == 1 and len(bought) == ROOM, (first, second, bought)
-        jobs = [job.refresh() for job in Gateway(home).jobs()]
+        jobs = Gateway(home).jobs()
+        for job in jobs:
+            list(job.watch(0, send=True))
         unsent = [job for job in jobs if job.provider_id is None]
         assert provider.bought() == bought, "what came too late was sent all the same"
         assert {job.id for job in jobs if job.provider_id} == set(bought)
@@ -307,7 +309,7 @@ def test_a_doubt_is_held_until_it_is_settled(home: Path, tmp_path: Path) -> None
         let_settle(home)
         admitted = submit(2)
         assert admitted.provider_id == provider.jobs[0]["id"]
-        doubtful.refresh()
+        list(doubtful.watch(0, send=True))
         assert doubtful.status == "failed" and "Not sent: The job may cost" in doubtful.error
         assert len(provider.jobs) == 1
 
@@ -332,7 +334,7 @@ def test_a_dead_submitters_room_comes_back(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while its file was being sent: nothing can have been created, so the room is free at
-    once; what is left of the job ends with the reason when somebody looks."""
+    once; what is left of the job ends with the reason when somebody waits for it."""
     row = {"backend": "custom", "model": MODEL, "unit": "train_mtok", "source": "a test"}
     write_price(home / "prices.toml", new_price(**row, usd=PRICE, as_of="2026-11-01"))
     with ProviderProcess(tmp_path, "--pace", 3600) as provider:
@@ -350,7 +352,7 @@ def test_a_dead_submitters_room_comes_back(
         other = gateway.submit(data_file(tmp_path, 2), model=MODEL, backend=backend)
         assert other.provider_id
         let_settle(home)
-        late = gateway.job(dead.id).refresh()
+        late = gateway.job(dead.id).wait(20)
         assert late.status == "failed" and other.id in str(late.error)
         assert provider.bought() == {other.id: 1}
 

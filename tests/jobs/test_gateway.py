@@ -28,6 +28,7 @@ from finetune_gateway import (
     SpecError,
     UnsupportedError,
 )
+from finetune_gateway.backend import Intent
 from finetune_gateway.jobs import planning
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -249,7 +250,7 @@ def test_endless_doubt_ends(home: Path, train_file: Path) -> None:
     """Ten requests that may change something are enough for one job."""
 
     class Lost(FakeBackend):
-        def find(self, job_id: str) -> str | None:
+        def find(self, intent: Intent) -> str | None:
             return None
 
     backend = Lost(faults={"start": [BackendError("reset", maybe_applied=True)] * 99})

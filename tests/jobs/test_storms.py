@@ -95,15 +95,21 @@ for job in gateway.jobs():
 FAULTS = "refuse=.05,slow=.05,reset_after=.1,late=.1,error_after=.05"
 
 
-@pytest.mark.parametrize(("seed", "lag"), [(1, 1.0), (2, 0.0)])
-def test_nothing_extra_nothing_missing(home: Path, tmp_path: Path, seed: int, lag: float) -> None:
+@pytest.mark.parametrize(
+    ("seed", "lag", "metadata"), [(1, 1.0, "kept"), (2, 0.0, "kept"), (3, 0.0, "null")]
+)
+def test_nothing_extra_nothing_missing(
+    home: Path, tmp_path: Path, seed: int, lag: float, metadata: str
+) -> None:
     """R1: 60 jobs through a provider that refuses, resets, answers late or with 500 in a third
-    of the creates, the gateway killed 20 times: 0 extra, 0 missing, 0 unfinished."""
+    of the creates, the gateway killed 20 times: 0 extra, 0 missing, 0 unfinished. The same where
+    jobs keep no metadata."""
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(60):
         data_file(folder, number)
     arguments = ["--chaos", FAULTS, "--seed", seed, "--list-lag", lag, "--fault-seconds", 1.5]
+    arguments += ["--metadata", metadata]
     draw, killed = random.Random(seed), 0
     waits = {"CHAOS_TIMEOUT": 1, "CHAOS_SETTLE": 3}  # late by 0.5 s + lag of 1 s, and room
     with ProviderProcess(tmp_path, *arguments) as provider:

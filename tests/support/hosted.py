@@ -12,7 +12,7 @@ from typing import Any
 
 from support.provider import Provider
 
-from finetune_gateway.backend import DataFile
+from finetune_gateway.backend import DataFile, Intent
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.events import JobStatus, Snapshot
 from finetune_gateway.jobs.handle import ModelHandle
@@ -39,6 +39,12 @@ def data_file(path: Path, rows: int = 10, start: bytes = b"") -> DataFile:
 
 def sent(backend: OpenAIBackend, file: DataFile) -> DataFile:
     return dataclasses.replace(file, remote_id=backend.upload(file))
+
+
+def intent(job_id: str, file: DataFile | None = None, **fields: Any) -> Intent:
+    """What a job of this file is looked for by, a minute after it was sent."""
+    train = file or DataFile(Path("none.jsonl"), "0" * 64, 10, 100)
+    return Intent(job_id, SPEC, train, **{"sent_at": time.time() - 60, **fields})
 
 
 def begin(backend: OpenAIBackend, file: DataFile, job_id: str = "job-1", **spec: Any) -> str:

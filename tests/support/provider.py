@@ -433,6 +433,7 @@ def main() -> None:
     parser.add_argument("--fault-seconds", type=float, default=1.0)
     parser.add_argument("--list-lag", type=float, default=0.0)
     parser.add_argument("--pace", type=float)
+    parser.add_argument("--metadata", default="kept", help="kept, null or empty")
     parser.add_argument("--steps", type=int, default=3)
     args = vars(parser.parse_args())
     port_file = args.pop("port_file")

@@ -40,6 +40,10 @@ class World:
         honours_filter: bool = True,
         honours_after: bool = True,
         keeps_metadata: bool = True,
+        metadata: str = "kept",  # or null, empty: every job shows that, and no filter matches
+        hides: tuple[str, ...] = (),  # fields that no job shows
+        jobs_newest_first: bool = True,
+        page_size: int | None = None,  # the longest page of a list, whatever ``limit`` says
         newest_first: bool = True,  # events
         fail_with: JSON | None = None,  # error of every job, instead of success
     ) -> None:
@@ -52,6 +56,10 @@ class World:
         self.honours_filter = honours_filter
         self.honours_after = honours_after
         self.keeps_metadata = keeps_metadata
+        self.metadata = metadata
+        self.hides = hides
+        self.jobs_newest_first = jobs_newest_first
+        self.page_size = page_size
         self.newest_first = newest_first
         self.fail_with = fail_with
         self.extra: JSON = {}  # laid over every job that is shown
@@ -200,8 +208,10 @@ class World:
             "shared_with_openai": False,
         }
         if self.keeps_metadata:
-            body["metadata"] = request.get("metadata")
-        return {**body, **self.extra}
+            dropped: JSON = {"null": None, "empty": {}}
+            body["metadata"] = dropped.get(self.metadata, request.get("metadata"))
+        shown = {**body, **self.extra}
+        return {name: value for name, value in shown.items() if name not in self.hides}
 
     def tokens(self, request: JSON, chosen: JSON) -> int:
         """Not a real count: characters / 4, so that estimates have something to meet."""
@@ -222,11 +232,15 @@ class World:
 
     def list_jobs(self, query: dict[str, str]) -> JSON:
         now = time.time()
-        jobs = [j for j in reversed(self.jobs.values()) if now - j["born"] >= self.list_lag]
+        ordered = reversed(self.jobs.values()) if self.jobs_newest_first else self.jobs.values()
+        jobs = [j for j in ordered if now - j["born"] >= self.list_lag]
         wanted = {k[9:-1]: v for k, v in query.items() if k.startswith("metadata[")}
         if wanted and self.honours_filter:
             jobs = [
-                j for j in jobs if wanted.items() <= (j["request"].get("metadata") or {}).items()
+                j
+                for j in jobs
+                if self.metadata == "kept"
+                and wanted.items() <= (j["request"].get("metadata") or {}).items()
             ]
         return self.page([self.shown(j) for j in jobs], query, 20)
 
@@ -302,6 +316,7 @@ class World:
         limit = int(query.get("limit", default))
         if not 1 <= limit <= 10000:
             raise ValueError(f"limit {limit} is not in 1..10000", "limit")
+        limit = min(limit, self.page_size or limit)
         after, start = query.get("after"), 0
         if after and self.honours_after:
             ids = [item["id"] for item in items]

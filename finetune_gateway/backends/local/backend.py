@@ -24,6 +24,7 @@ from finetune_gateway.backend import (
     ChatReply,
     DataFile,
     HandleData,
+    Intent,
 )
 from finetune_gateway.backends.local import fourbit, models
 from finetune_gateway.backends.local.counting import RowCount
@@ -186,8 +187,8 @@ class LocalBackend(Backend):
         )
         write_json(folder / "run.json", run.model_dump(mode="json"))
 
-    def find(self, job_id: str) -> str | None:
-        return job_id if self.queue.find(job_id) else None
+    def find(self, intent: Intent) -> str | None:
+        return intent.job_id if self.queue.find(intent.job_id) else None
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         """Return the queue row and the new events. A run that has lost its worker gets another one,

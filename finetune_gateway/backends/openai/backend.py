@@ -2,7 +2,7 @@
 
 A job is bought once. ``start`` posts once: the SDK's own retries are off, because it repeats a
 create that was applied, without an idempotency key (3 POSTs measured for one call).
-``maybe_applied`` says if the job may exist, and ``find`` looks it up by its metadata.
+``maybe_applied`` says if the job may exist, and ``find`` looks it up by its metadata or file.
 
 Knows nothing of storage and waiting; those are in ``jobs``.
 """
@@ -21,13 +21,12 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from finetune_gateway.backend import Backend, Capabilities, DataFile, HandleData
-from finetune_gateway.backends.openai import endpoint, reports, request, wire
+from finetune_gateway.backend import Backend, Capabilities, DataFile, HandleData, Intent
+from finetune_gateway.backends.openai import endpoint, finding, reports, request, wire
 from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import (
     AuthenticationError,
-    BackendError,
     NotFoundError,
     SpecError,
     UnsupportedError,
@@ -94,6 +93,7 @@ class OpenAIBackend(Backend):
         self._api_key = api_key
         self._prices: Path | None = None
         self._client: openai.OpenAI | None = None
+        self._tags = finding.TagMemory(self._base_url or "", None)
 
     @property
     def display_name(self) -> str:
@@ -135,8 +135,10 @@ class OpenAIBackend(Backend):
         return f"OpenAIBackend(base_url={self._base_url!r}, profile={self.profile_name!r})"
 
     def bind(self, settings: Settings) -> None:
-        """Use the price rows of this home folder before the package's."""
+        """Use the price rows of this home folder before the package's, and what it knows of the
+        host."""
         self._prices = settings.prices
+        self._tags = finding.TagMemory(self._base_url or "", settings.hosts)
 
     def today(self) -> date:
         """Return the day that decides which models are still open."""
@@ -219,6 +221,12 @@ class OpenAIBackend(Backend):
 
     # -- files ---------------------------------------------------------------------------
 
+    def connect(self) -> None:
+        """Make the client. Raises AuthenticationError for the key, BackendError for a proxy or a
+        certificate that cannot be used."""
+        with self.calling("connect"):
+            return None
+
     def upload(self, file: DataFile) -> str:
         """Send a file under a name made from its content; return its id."""
         with self.calling("upload the file", doubtful=True) as (client, call):
@@ -232,6 +240,10 @@ class OpenAIBackend(Backend):
 
     def find_upload(self, file: DataFile) -> str | None:
         """Return the id of a file with this content, if one was uploaded before."""
+        return next(iter(finding.uploads(self._list_files()[0], file)), None)
+
+    def _list_files(self) -> tuple[list[wire.Json], bool]:
+        """Return the files of the host, and True if the list was read to its end."""
         with self.calling("list the files", always_doubtful=True) as (client, call):
 
             def fetch(after: str | None) -> wire.Answer:
@@ -240,12 +252,8 @@ class OpenAIBackend(Backend):
                     files.list, purpose="fine-tune", limit=100, after=after or openai.omit
                 )
 
-            for page in wire.pages(fetch, call):
-                for item in page:
-                    same = item.get("filename") == request.file_name(file)
-                    if same and item.get("status") != "error":
-                        return wire.id_of(item, call)
-        return None
+            pages = wire.Pages(fetch, call)
+            return [file for page in pages for file in page], pages.complete
 
     # -- the job -------------------------------------------------------------------------
 
@@ -255,42 +263,43 @@ class OpenAIBackend(Backend):
         """Post the job once. ``BackendError.maybe_applied`` says if it may exist."""
         body = request.create_job(job_id, spec, train, validation, self.profile)
         with self.calling("create the job", doubtful=True) as (client, call):
-            answer = client.fine_tuning.jobs.with_raw_response.create(**body)
-            return wire.id_of(wire.read(answer, call), call)
+            raw = client.fine_tuning.jobs.with_raw_response.create(**body)
+            answer = wire.read(raw, call)
+            provider_id = wire.id_of(answer, call)
+            self._tags.look_at(answer)
+            return provider_id
 
-    def find(self, job_id: str) -> str | None:
-        """Return the id of the job that has our id in its metadata; the host's filter is not
-        trusted.
+    def find(self, intent: Intent) -> str | None:
+        """Return the id of the job of this intent, by its tag or else by its file.
 
-        Raises BackendError also if the host keeps no metadata: then "not found" means nothing.
+        None only if the list was read to its end and proves it: the host keeps tags, and no job
+        has ours; or it shows the files of its jobs, and none has ours. Else BackendError with the
+        code ``not_settled``.
         """
-        blind = False
+        documented = self._documents_tags
+        host = finding.Host(self.host, self._list_jobs, self._list_files, self._tags, documented)
+        return finding.find(intent, host)
+
+    @property
+    def _documents_tags(self) -> bool:
+        """True if the documentation of this host says that it keeps tags; another host that was
+        only given OpenAI's profile is not OpenAI."""
+        ours = self.profile_name != "openai" or endpoint.is_openai(self.base_url)
+        return bool(self.profile.keeps_metadata) and ours
+
+    def _list_jobs(self, tag: dict[str, str] | None) -> tuple[list[wire.Json], bool]:
+        """Return the jobs of the host, newest first, and True if the list was read to its end."""
         with self.calling("list the jobs", always_doubtful=True) as (client, call):
-            jobs = client.fine_tuning.jobs.with_raw_response
-            tag = {request.METADATA_KEY: job_id}
+            listed = client.fine_tuning.jobs.with_raw_response.list
 
             def fetch(after: str | None) -> wire.Answer:
-                return retried(jobs.list, metadata=tag, limit=100, after=after or openai.omit)
+                metadata = tag or openai.omit
+                return retried(listed, metadata=metadata, limit=100, after=after or openai.omit)
 
-            for page in wire.pages(fetch, call):
-                for job in page:
-                    metadata = job.get("metadata")
-                    if isinstance(metadata, dict) and tag.items() <= metadata.items():
-                        return wire.id_of(job, call)
-                blind = blind or not any("metadata" in job for job in page)
-        if blind:
-            raise self._untagged(job_id)
-        return None
-
-    def _untagged(self, job_id: str) -> BackendError:
-        return BackendError(
-            f"{self.host} keeps no metadata on its jobs, so it is not known if {job_id} "
-            "was created.",
-            hint="Look at its list of jobs before you submit again.",
-            backend=self.name,
-            code="metadata_not_kept",
-            maybe_applied=True,
-        )
+            pages = wire.Pages(fetch, call)
+            jobs = [job for page in pages for job in page]
+            named = [job for job in jobs if wire.usable_id(job)]
+            return named, pages.complete and len(named) == len(jobs)
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         """Return the job as it is now, with its events since ``cursor``; see ``reports.poll``."""
@@ -330,16 +339,20 @@ class OpenAIBackend(Backend):
         """Return the client, made at first use. Raises AuthenticationError if there is no key."""
         if self._client is not None:
             return self._client
-        http = openai.DefaultHttpxClient(follow_redirects=False)
-        timeout = httpx2.Timeout(self.request_timeout, connect=min(10.0, self.request_timeout))
         try:
             key = self._key()
         except AuthenticationError as exc:
             exc.maybe_applied = call.always_doubtful
             raise
-        client = openai.OpenAI(
-            api_key=key, base_url=self.base_url, timeout=timeout, max_retries=0, http_client=http
-        )
+        url = self.base_url
+        timeout = httpx2.Timeout(self.request_timeout, connect=min(10.0, self.request_timeout))
+        try:
+            http = openai.DefaultHttpxClient(follow_redirects=False)
+            client = openai.OpenAI(
+                api_key=key, base_url=url, timeout=timeout, max_retries=0, http_client=http
+            )
+        except wire.NOT_CONNECTABLE as exc:
+            raise wire.not_connectable(exc, call) from None
         if not endpoint.is_openai(self.base_url):
             # The SDK reads these from the environment; they are for OpenAI alone.
             client.organization = client.project = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -105,7 +105,7 @@ def _list(
                 )
                 return answer
 
-            found = wire.pages(fetch, call, EVENT_PAGES)
+            found = wire.Pages(fetch, call, EVENT_PAGES)
             if what == "events":
                 return events_after(found, cursor), []
             items = [item for page in found for item in page]
@@ -135,7 +135,7 @@ def joined_cursor(event: str | None, since: float) -> str:
     return f"{event or ''}{NO_MODEL_SINCE}{since:.0f}"
 
 
-def events_after(pages: Iterator[list[wire.Json]], cursor: str | None) -> list[wire.Json]:
+def events_after(pages: Iterable[list[wire.Json]], cursor: str | None) -> list[wire.Json]:
     """Return the events after the one with the id ``cursor``, oldest first.
 
     The contract lists the newest first, so reading stops at the cursor. A host that lists the

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from finetune_gateway.spec import TrainingSpec
 
 METADATA_KEY = "ftg_job_id"
+FILE_PREFIX = "ftg-"  # of the names that files are sent under
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 BOM = b"\xef\xbb\xbf"
 
 
 def file_name(file: DataFile) -> str:
     """Return a name made from the content, by which an upload is found again."""
-    return f"ftg-{file.sha256[:32]}.jsonl"
+    return f"{FILE_PREFIX}{file.sha256[:32]}.jsonl"
 
 
 def file_content(raw: BinaryIO, profile: Profile) -> BinaryIO | bytes:

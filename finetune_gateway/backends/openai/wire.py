@@ -46,6 +46,10 @@ NEVER_SENT = (
 )
 
 
+# What making a client raises for a proxy variable or a certificate path that cannot be used.
+NOT_CONNECTABLE = (ImportError, ValueError, OSError, httpx2.InvalidURL)
+
+
 @dataclass(frozen=True)
 class Call:
     """One request, as errors describe it."""
@@ -114,6 +118,14 @@ def translate(exc: BaseException, call: Call) -> BackendError:
     if type(exc) is openai.APIError:  # an error inside a stream
         return _error(call, f"{call.host} broke off: {_provider_message(exc)}", SERVER)
     return undecodable(call)
+
+
+def not_connectable(exc: BaseException, call: Call) -> BackendError:
+    """Return an error for a client that could not be made: nothing was sent."""
+    why = _reason(exc).rstrip(".")
+    reason = f"Nothing was sent: no connection to {call.host} can be made: {why}."
+    hint = "Check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+    return _error(call, reason, Rule(hint))
 
 
 def undecodable(call: Call, error: str = "") -> BackendError:
@@ -247,38 +259,55 @@ def list_of(value: object) -> list[Any]:
 def id_of(item: Json, call: Call) -> str:
     """Return the id of a job or a file. Raises BackendError if there is none that an address can
     have in it."""
-    given = item.get("id")
-    if not isinstance(given, str) or not ID.fullmatch(given):
+    given = usable_id(item)
+    if given is None:
         raise undecodable(call, error_of(item) or "")
     return given
+
+
+def usable_id(item: Json) -> str | None:
+    """Return the id of a job or a file; None if there is none that an address can have in it."""
+    given = item.get("id")
+    return given if isinstance(given, str) and ID.fullmatch(given) else None
 
 
 # Pages
 
 
-def pages(
-    fetch: Callable[[str | None], Answer], call: Call, limit: int = MAX_PAGES
-) -> Iterator[list[Json]]:
-    """Yield the pages of a list, at most ``limit``, each item once.
+class Pages:
+    """The pages of a list, at most ``limit``, each item once. ``complete``: read to its end.
 
     Ends after a page with nothing new: the SDK's own iteration never ends with a server that
     ignores ``after`` and leaves out ``has_more``.
     """
-    after: str | None = None
-    seen: set[str] = set()
-    for _ in range(limit):
-        page = read(fetch(after), call)
-        items = page.get("data")
-        if not isinstance(items, list):
-            raise undecodable(call, error_of(page) or "")
-        objects = [as_item(item) for item in items if item is not None]
-        fresh = {key: item for item in objects if (key := key_of(item)) not in seen}
-        if fresh:
-            yield [*fresh.values()]
-        seen.update(fresh)
-        after = text_of([*fresh.values()][-1].get("id")) if fresh else None
-        if after is None or page.get("has_more") is False:
-            return
+
+    def __init__(
+        self, fetch: Callable[[str | None], Answer], call: Call, limit: int = MAX_PAGES
+    ) -> None:
+        self.complete = False
+        self._fetch = fetch
+        self._call = call
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[list[Json]]:
+        after: str | None = None
+        seen: set[str] = set()
+        for _ in range(self._limit):
+            page = read(self._fetch(after), self._call)
+            items = page.get("data")
+            if not isinstance(items, list):
+                raise undecodable(self._call, error_of(page) or "")
+            objects = [as_item(item) for item in items if item is not None]
+            fresh = {key: item for item in objects if (key := key_of(item)) not in seen}
+            # A page that only repeats what was there shows that ``after`` is ignored.
+            more = page.get("has_more")
+            self.complete = more is False or (not items and not more)
+            if fresh:
+                yield [*fresh.values()]
+            seen.update(fresh)
+            after = text_of([*fresh.values()][-1].get("id")) if fresh else None
+            if after is None or self.complete:
+                return
 
 
 def as_item(item: Any) -> Json:

@@ -1,0 +1,178 @@
+"""Is a job of ours at the host? By its tag, else by its file; and whether "not there" is known.
+
+Knows the JSON of listed jobs; sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from finetune_gateway.backend import NOT_SETTLED
+from finetune_gateway.backends.openai.request import FILE_PREFIX, METADATA_KEY, file_name
+from finetune_gateway.backends.openai.wire import Json, usable_id
+from finetune_gateway.errors import BackendError
+from finetune_gateway.text.cleaning import moment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetune_gateway.backend import DataFile, Intent
+
+CLOCKS = 300.0  # seconds by which the host's clock may differ from ours
+
+
+class TagMemory:
+    """The hosts that were seen to keep our tag on a job: an empty file for each, in one folder."""
+
+    def __init__(self, base_url: str, folder: Path | None) -> None:
+        self._path = folder / quote(base_url, safe="") if folder else None
+        self._seen = False
+
+    @property
+    def seen(self) -> bool:
+        """Return True if the host has shown a tag of ours, to this process or an earlier one."""
+        return self._seen or (self._path is not None and self._path.exists())
+
+    def look_at(self, job: Json | None) -> None:
+        """Remember the host if this job of its carries a tag of ours."""
+        if job is None or tag_of(job) is None or self.seen:
+            return
+        self._seen = True
+        if self._path is not None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(mode=0o600)
+
+
+@dataclass(frozen=True)
+class Host:
+    """How to ask a host, and what is known of it."""
+
+    address: str  # in messages
+    # Lists the jobs with this metadata, or all; returns them, and True if that is the whole list.
+    list_jobs: Callable[[dict[str, str] | None], tuple[list[Json], bool]]
+    list_files: Callable[[], tuple[list[Json], bool]]
+    tags: TagMemory
+    documents_tags: bool  # its documentation says that jobs keep their metadata
+
+
+def find(intent: Intent, host: Host) -> str | None:
+    """Return the id of the job of this intent; None if there certainly is none. Raises BackendError
+    with the code ``not_settled`` if the lists do not tell."""
+    tagged, whole = host.list_jobs({METADATA_KEY: intent.job_id})
+    if found := _tagged(tagged, intent, host):
+        return found
+    if host.documents_tags and whole and not tags_dropped(tagged, intent):
+        return None
+    # The filter may be honoured by a host that drops the tags: only the whole list tells.
+    jobs, whole = host.list_jobs(None)
+    if found := _tagged(jobs, intent, host):
+        return found
+    keeps_tags = host.documents_tags or host.tags.seen
+    if keeps_tags and whole and jobs and not tags_dropped(jobs, intent):
+        return None
+    return _find_by_file(jobs, whole, intent, host)
+
+
+def _tagged(jobs: list[Json], intent: Intent, host: Host) -> str | None:
+    for job in jobs:
+        host.tags.look_at(job)
+    tagged = (job for job in jobs if tag_of(job) == intent.job_id)
+    return next((str(job["id"]) for job in tagged), None)
+
+
+def _find_by_file(jobs: list[Json], whole: bool, intent: Intent, host: Host) -> str | None:
+    if not jobs and whole and not intent.others:
+        return None
+    rest = candidates(jobs, intent)
+    known = intent.train.remote_id
+    file_ids = {known} if known else _file_ids(intent.train, host)
+    same_file = with_file(rest, file_ids or ())
+    if len(same_file) == 1 and is_ours(same_file[0], intent):
+        return str(same_file[0]["id"])
+    told_apart = not rest or (file_ids is not None and have_files(rest))
+    if whole and jobs and told_apart and not same_file:
+        return None
+    raise _not_settled(intent, host)
+
+
+def _file_ids(file: DataFile, host: Host) -> set[str] | None:
+    """Return the ids that a file has at the host, none if it was not sent; None if that cannot be
+    known: the list was not read to its end, or shows no file by the name that we gave it."""
+    files, whole = host.list_files()
+    names_kept = any(str(item.get("filename")).startswith(FILE_PREFIX) for item in files)
+    return set(uploads(files, file)) if whole and names_kept else None
+
+
+def uploads(files: list[Json], file: DataFile) -> list[str]:
+    """Return the ids of the usable files among these that have this content, by their name."""
+    return [
+        found
+        for item in files
+        if item.get("filename") == file_name(file)
+        and item.get("status") != "error"
+        and (found := usable_id(item))
+    ]
+
+
+def _not_settled(intent: Intent, host: Host) -> BackendError:
+    job_id = intent.job_id
+    return BackendError(
+        f"The list of jobs at {host.address} cannot tell whether it has {job_id}, which trains "
+        f"{intent.spec.model}.",
+        hint=f"Look there yourself, then run: ftg settle {job_id} --created ID, or: "
+        f"ftg settle {job_id} --not-created",
+        backend="openai",
+        code=NOT_SETTLED,
+        maybe_applied=True,
+    )
+
+
+def tag_of(job: Json) -> str | None:
+    """Return the id that the gateway has tagged a job with, if the host shows it."""
+    metadata = job.get("metadata")
+    tag = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    return tag if isinstance(tag, str) else None
+
+
+def tags_dropped(jobs: list[Json], intent: Intent) -> bool:
+    """Return True if the host shows one of our jobs without its tag."""
+    return any(job["id"] in intent.others and tag_of(job) is None for job in jobs)
+
+
+def candidates(jobs: list[Json], intent: Intent) -> list[Json]:
+    """Return the jobs that may be the one of this intent: held by none of our other jobs, tagged
+    for none, and not older than the first try."""
+    return [
+        job
+        for job in jobs
+        if job["id"] not in intent.others
+        and tag_of(job) is None
+        and not _is_older(job, intent.sent_at)
+    ]
+
+
+def _is_older(job: Json, sent_at: float) -> bool:
+    born = moment(job.get("created_at"))
+    return born is not None and born < sent_at - CLOCKS
+
+
+def have_files(jobs: list[Json]) -> bool:
+    """Return True if the host shows which file each of these jobs trains on."""
+    return all(isinstance(job.get("training_file"), str) for job in jobs)
+
+
+def with_file(jobs: list[Json], file_ids: Collection[str]) -> list[Json]:
+    """Return the jobs that train on one of these files."""
+    return [job for job in jobs if job.get("training_file") in file_ids]
+
+
+def is_ours(job: Json, intent: Intent) -> bool:
+    """Return True if a job that trains on our file is the one of this intent, by its model, its
+    seed and the fact that it has a time."""
+    spec = intent.spec
+    other_seed = spec.seed is not None and job.get("seed") not in (None, spec.seed)
+    known_time = moment(job.get("created_at")) is not None
+    return known_time and job.get("model") == spec.model and not other_seed
