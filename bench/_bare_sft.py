@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 # As in our worker: peft would import it, which takes 0.7 s and helps nobody here.
-sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # blocks the import
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402

@@ -83,7 +83,7 @@ def test_an_empty_row_has_no_keys_to_name(home: Path) -> None:
 @pytest.mark.parametrize("name", ["organization", "integrations", "dataset_text_field"])
 def test_no_keyword_is_suggested_that_only_shares_letters(name: str, home: Path) -> None:
     with pytest.raises(SpecError) as caught:
-        gateway.submit(DATA, model="m", **{name: 1})  # type: ignore[arg-type]
+        gateway.submit(DATA, model="m", **{name: 1})  # type: ignore[arg-type]  # unknown
     assert "Did you mean" not in caught.value.hint
 
 

@@ -150,6 +150,17 @@ def calibrated() -> Calibration:
     )  # fmt: skip
 
 
+def test_a_calibrated_range_is_narrower(home: Path, tiny_folder: Path, train_file: Path) -> None:
+    """Assumed speeds span a factor of ten, measured ones less; both hold what is expected."""
+    model = str(tiny_folder)
+    assumed = Gateway().estimate(train_file, model=model, backend="local", n_epochs=50).seconds
+    calibration.write(home, calibrated())
+    measured = Gateway().estimate(train_file, model=model, backend="local", n_epochs=50).seconds
+    assert assumed and measured
+    assert assumed.high / assumed.low >= 10 > measured.high / measured.low
+    assert measured.low < measured.expected < measured.high
+
+
 def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
     """Another machine, another torch, three months: each is said."""
     found = calibrated()
@@ -226,7 +237,7 @@ def test_a_price_of_ones_own_is_any_number_and_no_nonsense(
     with pytest.raises(SpecError, match="nothing to estimate"):
         Gateway().estimate(train_file, model=[])
     with pytest.raises(SpecError, match="since cannot be"):
-        Gateway().costs(since="2026-13-01")  # type: ignore[arg-type]
+        Gateway().costs(since="2026-13-01")  # type: ignore[arg-type]  # a string
 
 
 def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_file: Path) -> None:

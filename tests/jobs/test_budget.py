@@ -346,7 +346,8 @@ def test_a_dead_submitters_room_comes_back(
         dead = Gateway().jobs()[0]
         assert Gateway().budget().reserved_usd > 0, "alive, it holds its share"
         assert kill(process) and Gateway().budget().holds == ()
-        high = dead.record.estimate["cost_usd"]["high"]  # type: ignore[index]
+        assert dead.record.estimate is not None
+        high = dead.record.estimate["cost_usd"]["high"]
         gateway = Gateway(monthly_usd=Decimal(high) * 3 / 2)
         backend = OpenAIBackend(base_url=provider.url, api_key=KEY, profile="custom")
         other = gateway.submit(data_file(tmp_path, 2), model=MODEL, backend=backend)

@@ -187,7 +187,8 @@ def test_list_and_status_show_both(ftg: Ftg, home: Path, train_file: Path) -> No
     assert "of 2026-11-01, our contract" in " ".join(status.split())
     (found,) = json.loads(ftg("list", "--json")[1])
     assert found["actual"]["price"]["usd"] == "5.00"
-    assert Decimal(found["actual"]["cost_usd"]) == Gateway().job(name).actual.cost_usd  # type: ignore[union-attr]
+    actual = Gateway().job(name).actual
+    assert actual is not None and Decimal(found["actual"]["cost_usd"]) == actual.cost_usd
 
 
 def test_the_ledger_of_the_command_line(ftg: Ftg, home: Path, train_file: Path) -> None:
@@ -201,8 +202,10 @@ def test_the_ledger_of_the_command_line(ftg: Ftg, home: Path, train_file: Path) 
     found = json.loads(ftg("report", "costs", "--json")[1])
     lines = {line["job_id"]: line for line in found["jobs"]}
     assert len(lines) == 3 and found["totals"]["open"] == found["totals"]["without_actual"] == 1
-    cost = Gateway().job(name).actual.cost_usd  # type: ignore[union-attr]
-    assert Decimal(lines[name]["actual_usd"]) == Decimal(found["totals"]["actual_usd"]) == cost
+    actual = Gateway().job(name).actual
+    assert actual is not None
+    cost, total = actual.cost_usd, Decimal(found["totals"]["actual_usd"])
+    assert Decimal(lines[name]["actual_usd"]) == total == cost
     assert lines[name]["price_source"] == "our contract"
     assert lines[name]["price_as_of"] == "2026-11-01"
     assert lines[ended]["actual_usd"] is None and lines[ended]["estimated_usd"] is None

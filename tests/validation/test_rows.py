@@ -111,7 +111,7 @@ FOUND: list[tuple[Json, str, str]] = [
     ({"messages": []}, "empty_messages", "messages"),
     ({"messages": None}, "type_error", "messages"),
     ({"messages": "[]"}, "type_error", "messages"),
-    (chat("hi", answer()), "type_error", "messages[0]"),  # type: ignore[arg-type]
+    (chat("hi", answer()), "type_error", "messages[0]"),  # type: ignore[arg-type]  # no message
     (chat({"content": "x"}, answer()), "missing_role", "messages[0].role"),
     (chat({"role": None, "content": "x"}, answer()), "type_error", "messages[0].role"),
     (chat({"role": "user"}, answer()), "missing_content", "messages[0].content"),
