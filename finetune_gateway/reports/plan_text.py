@@ -18,6 +18,7 @@ from finetune_gateway.reports.output import (
     format_usd,
     wrap_text,
 )
+from finetune_gateway.text.cleaning import visible
 
 
 def plan_document(plan: Plan, budget: Budget | None) -> dict[str, Any]:
@@ -40,7 +41,8 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
         lines += _local_lines(estimate, budget)
     kinds = sum(len(report.warnings) for report in plan.reports)
     if kinds:
-        lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {plan.train.name}")
+        name = visible(plan.train.name)
+        lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {name}")
     return "\n".join(lines)
 
 
@@ -94,7 +96,7 @@ def _uploads(plan: Plan) -> Iterator[str]:
     for file, report in zip(files, plan.reports, strict=True):
         # Rows of another format are rewritten first, so that their size changes.
         note = "" if report.format.startswith("openai-") else "rewritten as chat rows, about "
-        yield f"{file.name} ({note}{format_bytes(file.size)}: {file.size:,} bytes)"
+        yield f"{visible(file.name)} ({note}{format_bytes(file.size)}: {file.size:,} bytes)"
 
 
 def _budget_left(cost: Range[Decimal] | None, budget: Budget) -> str:

@@ -11,6 +11,7 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.preparation.convert import Conversion
 from finetune_gateway.preparation.split import Assignment
 from finetune_gateway.reports.output import format_count, format_table
+from finetune_gateway.text.cleaning import visible
 from finetune_gateway.validation.dataset import near_duplicates
 
 PARTS = ("train", "validation", "test")
@@ -32,7 +33,8 @@ def conversion_text(dataset: Dataset, conversion: Conversion) -> str:
     """Return a conversion on one line."""
     formats = f"{' and '.join(conversion.formats)} in {NAMES[dataset.container]}"
     rows = format_count(conversion.rows, "row")
-    return f"{dataset.name}: converted {rows} from {formats} to {conversion.to}: {conversion.out}"
+    name, out = visible(dataset.name), visible(str(conversion.out))
+    return f"{name}: converted {rows} from {formats} to {conversion.to}: {out}"
 
 
 def split_document(

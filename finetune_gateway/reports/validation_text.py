@@ -14,6 +14,7 @@ from finetune_gateway.reports.output import (
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:
     from finetune_gateway.preparation.fix import FixReport
@@ -34,7 +35,7 @@ def report_document(report: Report, fixed: FixReport | None = None) -> dict[str,
 def report_text(data: Path, report: Report) -> str:
     """Return the report as text."""
     rows = format_count(report.rows, "row")
-    parts = [f"{apply_style(data.name, 'bold')}  {rows}  ({report.format})"]
+    parts = [f"{apply_style(visible(data.name), 'bold')}  {rows}  ({report.format})"]
     if report.findings:
         parts.append(findings_text(report.findings[:SHOWN]))
     if len(report.findings) > SHOWN:

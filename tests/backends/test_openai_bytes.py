@@ -427,6 +427,18 @@ def test_an_unknown_end_ends_the_wait(
 # The last line of defence, and what people give
 
 
+def test_names_of_files_steer_nothing(ftg: Ftg, train_file: Path) -> None:
+    """A name with escapes or without text can be validated, submitted and listed."""
+    for name in ("a\u202e\x1b[2J.jsonl", "b\udcff.jsonl"):
+        path = train_file.with_name(name)
+        path.write_text(train_file.read_text().replace("0", name[0]))
+        text = ftg("validate", str(path)).stdout
+        done = ftg("submit", str(path), "--model", "m", "--backend", "fake")
+        assert done.returncode == 0, done
+        text += done.stdout + done.stderr + ftg("list").stdout + ftg("status", "latest").stdout
+        assert "\x1b" not in text and "\u202e" not in text
+
+
 def test_the_store_takes_any_snapshot(
     provider: Provider, backend: OpenAIBackend, home: Path, train_file: Path, ftg: Ftg
 ) -> None:
