@@ -239,7 +239,7 @@ class Gateway:
         raised: NotFoundError for a file, SpecError for a keyword.
         """
         specs = [
-            (_named(backend, model), TrainingSpec.build(model=model, **options))
+            (_backend_for(backend, model), TrainingSpec.build(model=model, **options))
             for model, backend in pairs
         ]
         seed = specs[0][1].seed if specs else None
@@ -414,7 +414,7 @@ class Gateway:
 
     def _place(self, model: str, backend: str | Backend | None) -> Backend:
         """Return the backend that was named, or the one where this model is trained by default."""
-        return self.backend(_named(backend, model))
+        return self.backend(_backend_for(backend, model))
 
     def _files(
         self, data: Source, validation: Source | None, ratio: float | None, seed: int | None
@@ -423,7 +423,7 @@ class Gateway:
         return Files(self.open(data), held_out).split(ratio, seed, self.settings.home / "spool")
 
 
-def _named(backend: str | Backend | None, model: str) -> str | Backend:
+def _backend_for(backend: str | Backend | None, model: str) -> str | Backend:
     """Return the backend that was named, or where this model is trained by default."""
     if backend is None:
         return registry.default_backend(model)
