@@ -453,7 +453,7 @@ def test_the_store_takes_any_snapshot(
         trained_tokens=2**70,
         finished_at=float("inf"),
         events=[Event(id=HALF, created_at=float("nan"), type="metrics", message=HALF, data=loss)],
-        checkpoints=[{"id": "c", "step": 2**70, "model": HALF}],  # type: ignore[list-item]
+        checkpoints=[{"id": "c", "step": 2**70, "model": HALF}],  # type: ignore[list-item]  # as a plug-in may
     )
     store = Store(Gateway().settings)
     with no_crash():
