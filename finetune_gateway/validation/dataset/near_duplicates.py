@@ -274,8 +274,11 @@ class _RowReader:
         self.tries = bytearray(len(index))
 
     def difference(self, early: int, late: int) -> int | None:
-        """Return the number of words in which two rows differ, split at word boundaries or at
-        spaces; None if they are no near-duplicates or one has failed too many comparisons."""
+        """Return the number of words in which two near-duplicates differ; None for other rows.
+
+        Words are split at their boundaries; if too many differ, at spaces. Also None once the later
+        row has failed too many comparisons.
+        """
         if self.tries[late] == _TRIES:
             return None
         one, two = self._words(early), self._words(late)
