@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_gateway.errors import StoreError
+from finetune_gateway.settings import files
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
 
@@ -103,11 +104,20 @@ def connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=30, isolation_level=None)
     db.row_factory = sqlite3.Row
     db.execute("PRAGMA busy_timeout = 30000")
-    db.execute("PRAGMA journal_mode = WAL")
+    _write_ahead(db, path)
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA foreign_keys = ON")
     _migrate(db)
     return db
+
+
+def _write_ahead(db: sqlite3.Connection, path: Path) -> None:
+    """Switch a new database to WAL, one connection at a time: of two that switch at once, SQLite
+    refuses one without waiting for its busy_timeout. The file remembers the mode."""
+    if db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+    with files.locking(path.with_name(f"{path.name}-create")):
+        db.execute("PRAGMA journal_mode = WAL")
 
 
 def _migrate(db: sqlite3.Connection) -> None:

@@ -31,6 +31,7 @@ from finetune_gateway import (
 )
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
+from finetune_gateway.settings.files import try_lock
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
 SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 1e-3}
@@ -142,6 +143,27 @@ def test_cancel_while_training_keeps_a_checkpoint(
     assert job.wait(60).status is JobStatus.CANCELLED
     assert job.checkpoints() and not (home / "runs" / job.id / "model").exists()
     assert job.cancel().status is JobStatus.CANCELLED
+
+
+def test_a_cancel_before_the_worker_has_a_pid_counts(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """No signal can be sent to a worker that is just starting: it looks for the flag itself."""
+    job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
+    queue = queue_of(job)
+    while (pid := queue.get(job.id).pid) is None:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    while (lock := try_lock(queue._lock(job.id))) is None:
+        time.sleep(0.02)
+    fence = queue._next_fence(job.id)
+    queue.cancel(job.id)
+    queue._spawn(job.id, fence, lock)
+    os.close(lock)
+    while queue.alive(job.id):
+        time.sleep(0.02)
+    assert job.refresh().status is JobStatus.CANCELLED
+    assert [event.message for event in job.events()] == ["Cancelled."]
 
 
 def test_one_job_at_a_time_and_cancel_while_waiting(

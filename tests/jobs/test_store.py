@@ -50,6 +50,26 @@ def test_one_live_job_per_submit_key(store: Store) -> None:
     assert store.add(first)[1]
 
 
+def test_a_new_store_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """Switching a new file to WAL waits for its turn, as all else does."""
+    errors: list[Exception] = []
+
+    def open_one(path: Path) -> None:
+        try:
+            schema.connect(path).close()
+        except sqlite3.OperationalError as exc:
+            errors.append(exc)
+
+    for number in range(15):
+        path = tmp_path / f"{number}.sqlite3"
+        threads = [threading.Thread(target=open_one, args=(path,)) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+
+
 def test_a_job_is_found_by_id_beginning_provider_id_and_latest(store: Store) -> None:
     """Any unambiguous way to name it works; an ambiguous one lists the candidates."""
     old, _ = store.add(record(id="ftg-aaa2345678"))

@@ -158,7 +158,8 @@ class Run:
             self.queue.store.close()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        self.claim(heartbeat_at=time.time())
+        # A cancel that came before our pid was in the row has sent no signal: its flag counts.
+        self._beat()
         thread.start()
         try:
             yield
