@@ -7,6 +7,9 @@ so that create-then-crash, look-up and chat can be proven end to end.
         provider.fault("POST /fine_tuning/jobs", "reset_after")
 
     python -m support.provider --port-file F --state-file S    # as a process; GET /_provider
+
+Keys belong to accounts, and an account sees its own files and jobs alone: ``keys={"sk-2": "main"}``
+is a new key of the first account, ``{"sk-2": "other"}`` the key of another one.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from support.provider_state import World
+from support.provider_state import ACCOUNT, MAIN, World
 
 JSON = dict[str, Any]
 CREATE = "POST /fine_tuning/jobs"
@@ -68,6 +71,7 @@ class Provider:
         self,
         *,
         api_key: str = "sk-test-0123456789abcdef",
+        keys: dict[str, str] | None = None,  # more keys, and the account of each
         state_file: Path | None = None,
         port: int = 0,
         chaos: dict[str, float] | None = None,
@@ -76,6 +80,7 @@ class Provider:
         **world: Any,
     ) -> None:
         self.api_key = api_key
+        self.keys = {api_key: MAIN, **(keys or {})}  # take one out to revoke it
         self.world = World(state_file=state_file, **world)
         self.faults: dict[str, list[Fault]] = {}
         self.chaos = chaos or {}
@@ -233,7 +238,10 @@ class Handler(BaseHTTPRequestHandler):
     def control(self) -> None:
         if self.command == "POST":
             asked = json.loads(self.body)
-            self.provider.fault(asked.pop("endpoint"), Fault(**asked))
+            if "keys" in asked:  # from now on these, and no others
+                self.provider.keys = asked["keys"]
+            else:
+                self.provider.fault(asked.pop("endpoint"), Fault(**asked))
         self.send_json(200, self.provider.report())
 
     def answer(self, endpoint: str, fault: Fault | None) -> None:
@@ -265,9 +273,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def authorise(self) -> None:
         given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if given != self.provider.api_key:
+        account = self.provider.keys.get(given)
+        if account is None:
             shown = f"{given[:7]}{'*' * 12}{given[-4:]}"
             raise Refused(401, f"Incorrect API key provided: {shown}.", code="invalid_api_key")
+        ACCOUNT.set(account)
 
     # Faults
 
@@ -428,6 +438,7 @@ def main() -> None:
     parser.add_argument("--port-file", type=Path, required=True)
     parser.add_argument("--state-file", type=Path)
     parser.add_argument("--api-key", default="sk-test-0123456789abcdef")
+    parser.add_argument("--key", action="append", default=[], help="another key: KEY=ACCOUNT")
     parser.add_argument("--chaos", default="", help="refuse=.05,reset_after=.1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fault-seconds", type=float, default=1.0)
@@ -437,6 +448,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     args = vars(parser.parse_args())
     port_file = args.pop("port_file")
+    args["keys"] = dict(pair.split("=") for pair in args.pop("key"))
     shares = [pair.split("=") for pair in args.pop("chaos").split(",") if pair]
     with Provider(**args, chaos={kind: float(share) for kind, share in shares}) as provider:
         port_file.with_suffix(".tmp").write_text(str(provider.server.server_address[1]))

@@ -1,7 +1,8 @@
 """What the provider of ``provider.py`` knows: files, jobs and what they become.
 
 A job is its request, a birth time and a stage number; status, events and checkpoints are pure
-functions of these, so that the same question has the same answer, also after a restart.
+functions of these, so that the same question has the same answer, also after a restart. Each
+account (``ACCOUNT``) sees its own files and jobs alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ BASES = (
     "gpt-4.1-2025-04-14",
     "gpt-4.1-mini-2025-04-14",
 )
+MAIN = "main"
+ACCOUNT = ContextVar("account", default=MAIN)  # whose request this is; each has a thread of its own
 FIRST_STEP = 2  # stage 0 validates, 1 queues, 2.. train, then it has succeeded
 
 
@@ -94,25 +98,28 @@ class World:
                 "status_details": None,
                 "expires_at": None,
             }
-            self.files[file["id"]] = {**file, "content": content.decode("latin-1")}
+            held = {"content": content.decode("latin-1"), "account": ACCOUNT.get()}
+            self.files[file["id"]] = {**file, **held}
             self.save()
             return file
 
     def file(self, file_id: str) -> JSON:
-        return {k: v for k, v in self.files[file_id].items() if k != "content"}
+        held = own(self.files, file_id)
+        return {k: v for k, v in held.items() if k not in ("content", "account")}
 
     def content(self, file_id: str) -> bytes:
-        return str(self.files[file_id]["content"]).encode("latin-1")
+        return str(own(self.files, file_id)["content"]).encode("latin-1")
 
     def delete_file(self, file_id: str) -> JSON:
         with self.lock:
+            own(self.files, file_id)
             del self.files[file_id]
             self.save()
         return {"id": file_id, "object": "file", "deleted": True}
 
     def list_files(self, query: dict[str, str]) -> JSON:
         wanted = query.get("purpose")
-        files = [self.file(key) for key in reversed(self.files)]
+        files = [self.file(key) for key in reversed(self.files) if is_own(self.files[key])]
         return self.page([f for f in files if wanted in (None, f["purpose"])], query, 10000)
 
     # Jobs
@@ -122,6 +129,7 @@ class World:
         with self.lock:
             key = f"ftjob-{uuid.uuid4().hex[:24]}"
             self.jobs[key] = {"id": key, "born": time.time(), "stage": -1, "request": body}
+            self.jobs[key]["account"] = ACCOUNT.get()
             self.jobs[key]["bad_line"] = self.bad_line(body["training_file"])
             self.save()
             return self.shown(self.jobs[key])
@@ -132,7 +140,8 @@ class World:
             message = f"Model {model} is not available for fine-tuning or does not exist."
             raise ValueError(message, "model")
         for name in ("training_file", "validation_file"):
-            if body.get(name) is not None and body[name] not in self.files:
+            file = self.files.get(body[name]) if body.get(name) is not None else {}
+            if file is None or not is_own(file):
                 raise ValueError(f"invalid {name}: {body[name]}", name)
         if training is None:
             raise ValueError("you must provide a training_file", "training_file")
@@ -224,7 +233,7 @@ class World:
 
     def retrieve(self, job_id: str) -> JSON:
         with self.lock:
-            job = self.jobs[job_id]
+            job = own(self.jobs, job_id)
             if not self.pace:
                 job["stage"] = min(job["stage"] + 1, self.last)
                 self.save()
@@ -233,7 +242,7 @@ class World:
     def list_jobs(self, query: dict[str, str]) -> JSON:
         now = time.time()
         ordered = reversed(self.jobs.values()) if self.jobs_newest_first else self.jobs.values()
-        jobs = [j for j in ordered if now - j["born"] >= self.list_lag]
+        jobs = [j for j in ordered if is_own(j) and now - j["born"] >= self.list_lag]
         wanted = {k[9:-1]: v for k, v in query.items() if k.startswith("metadata[")}
         if wanted and self.honours_filter:
             jobs = [
@@ -246,7 +255,7 @@ class World:
 
     def cancel(self, job_id: str) -> JSON:
         with self.lock:
-            job = self.jobs[job_id]
+            job = own(self.jobs, job_id)
             if self.status(job) in ("succeeded", "failed", "cancelled"):
                 raise ValueError(f"Job has already completed: {job_id}")
             job["cancelled"] = self.stage(job)
@@ -291,12 +300,12 @@ class World:
         return "metrics", message, data
 
     def list_events(self, job_id: str, query: dict[str, str]) -> JSON:
-        events = self.events(self.jobs[job_id])
+        events = self.events(own(self.jobs, job_id))
         return self.page(events[::-1] if self.newest_first else events, query, 20)
 
     def list_checkpoints(self, job_id: str, query: dict[str, str]) -> JSON:
         """The last three epochs, as OpenAI keeps them; here an epoch is a step."""
-        job = self.jobs[job_id]
+        job = own(self.jobs, job_id)
         done = min(self.stage(job) - FIRST_STEP, self.steps)
         shown = [
             {
@@ -329,7 +338,7 @@ class World:
     # Models that answer
 
     def models(self) -> list[str]:
-        done = [j for j in self.jobs.values() if self.status(j) == "succeeded"]
+        done = [j for j in self.jobs.values() if is_own(j) and self.status(j) == "succeeded"]
         return [*BASES, *(self.model_name(job) for job in done)]
 
     def list_models(self) -> JSON:
@@ -376,6 +385,18 @@ class World:
             yield {**head, "model": body["model"], "choices": [choice]}
         last = {"index": 0, "delta": {}, "finish_reason": reason}
         yield {**head, "model": body["model"], "choices": [last]}
+
+
+def is_own(thing: JSON) -> bool:
+    """Does this file or job belong to the account that asks?"""
+    return bool(thing.get("account", MAIN) == ACCOUNT.get())
+
+
+def own(things: dict[str, JSON], name: str) -> JSON:
+    """A file or a job of the account that asks; KeyError, and so 404, for those of others."""
+    if not is_own(things[name]):
+        raise KeyError(name)
+    return things[name]
 
 
 def hyperparameters(body: JSON) -> JSON:
