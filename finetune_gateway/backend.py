@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -50,6 +50,8 @@ NOT_SETTLED = "not_settled"
 
 # Settings that say what to train rather than how: every backend understands them.
 NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
+# Settings of an adapter.
+LORA = frozenset({"lora_r", "lora_alpha", "lora_dropout", "target_modules"})
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Capabilities:
     priced: frozenset[str] = frozenset()  # methods it can price but not run
     training_types: frozenset[str] = frozenset()
     options: frozenset[str] = frozenset()  # spec fields it honours in addition to NEUTRAL
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # those it honours at one value alone
     min_rows: int = 1
     max_file_bytes: int | None = None
     max_context: int | None = None  # tokens per example; longer examples are cut at the end
@@ -89,14 +92,22 @@ class Capabilities:
                 backend=backend,
                 option="training_type",
             )
-        refused = spec.chosen - NEUTRAL - self.options - {"training_type"}
+        fixed = {name for name, value in self.fixed.items() if getattr(spec, name) == value}
+        refused = sorted(spec.chosen - NEUTRAL - self.options - fixed - {"training_type"})
         if refused:
-            name = sorted(refused)[0]
             raise UnsupportedError(
-                f"Backend {backend!r} cannot honour {', '.join(sorted(refused))}.",
+                f"Backend {backend!r} cannot honour {', '.join(refused)}.",
                 hint=f"It honours: {', '.join(sorted(self.options | NEUTRAL))}.",
                 backend=backend,
-                option=name,
+                option=refused[0],
+            )
+        unused = sorted(spec.chosen & LORA) if spec.training_type == "full" else []
+        if unused:
+            raise UnsupportedError(
+                f"training_type 'full' has no adapter, so it cannot honour {', '.join(unused)}.",
+                hint="Leave it out, or use training_type='lora'.",
+                backend=backend,
+                option=unused[0],
             )
 
 

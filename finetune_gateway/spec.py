@@ -7,6 +7,7 @@ training. A backend honours a setting or refuses it; it never ignores one
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
 from functools import cache, wraps
@@ -24,7 +25,16 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from finetune_gateway.errors import SpecError, shown
@@ -162,9 +172,11 @@ class TrainingSpec(Model):
     def build(cls, **options: Any) -> Self:
         """Return a spec. Raises SpecError, in plain words, for a wrong name or value."""
         try:
-            return cls(**options)
+            spec = cls(**options)
         except ValidationError as exc:
             raise _in_words(exc) from None
+        _check_suffix(spec.suffix)
+        return spec
 
     @model_validator(mode="after")
     def _one_learning_rate(self) -> Self:
@@ -187,15 +199,32 @@ class TrainingSpec(Model):
 
     @property
     def chosen(self) -> frozenset[str]:
-        """The fields that were set to something other than their default."""
-        fields = type(self).model_fields
-        return frozenset(
-            name for name in self.model_fields_set if getattr(self, name) != fields[name].default
-        )
+        """The fields that were given, be it with their default; None gives nothing."""
+        return frozenset(name for name in self.model_fields_set if getattr(self, name) is not None)
 
     def canonical(self) -> dict[str, Any]:
         """Return the spec as plain JSON, the same for equal specs however they were written."""
-        return self.model_dump(mode="json")
+        fields = self.model_dump(mode="json")
+        del fields["chosen"]
+        return fields
+
+    # A dump has every value, so that a default which changes later changes no stored job, and says
+    # which of them were chosen.
+
+    @model_serializer(mode="wrap")
+    def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**write(self), "chosen": sorted(self.chosen)}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _restore(cls, values: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        chosen = values.get("chosen") if isinstance(values, dict) else None
+        if not isinstance(chosen, list):
+            return read(values)
+        spec = read({name: value for name, value in values.items() if name != "chosen"})
+        given = spec.model_fields_set
+        given.difference_update([name for name in given if name not in chosen])
+        return spec
 
 
 @cache
@@ -209,6 +238,22 @@ def option_lines() -> dict[str, str]:
 
 
 # -- wrong values in plain words ---------------------------------------------------------
+
+
+def _check_suffix(suffix: str | None) -> None:
+    """Raise SpecError for a suffix that makes a model's name ambiguous, or a path. Not a rule of
+    the field: a job that was stored with such a suffix stays in reach."""
+    if suffix is None:
+        return
+    if found := next((char for char in suffix if char in ":/\\"), None):
+        reason = f"holds {found!r}, which separates the parts of a model's name or of a path"
+    elif found := next((char for char in suffix if unicodedata.category(char)[0] == "C"), None):
+        reason = f"holds the control character {found!r}"
+    elif suffix != suffix.strip():
+        reason = "begins or ends with a blank"
+    else:
+        return
+    raise SpecError(f"suffix {shown(suffix)} {reason}.", hint="Like suffix='support-v2'.")
 
 
 def _in_words(exc: ValidationError) -> SpecError:

@@ -128,7 +128,15 @@ def record_of(row: sqlite3.Row) -> JobRecord:
     values = dict(row)
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.loads(values[name])
+    if "chosen" not in values["spec"]:  # stored before that was kept
+        values["spec"]["chosen"] = _not_default(values["spec"])
     return JobRecord.model_validate(values)
+
+
+def _not_default(spec: dict[str, Any]) -> list[str]:
+    """Return the fields of a stored spec that differ from their default."""
+    fields = TrainingSpec.model_fields
+    return [name for name, value in spec.items() if value != fields[name].default]
 
 
 def storable(snapshot: Snapshot) -> Snapshot:

@@ -40,6 +40,8 @@ Rows = Callable[[int], list[dict[str, Any]]]
 
 def submit(data: Any, folder: Path, **options: Any) -> Job:
     given = {"max_steps": 4, **SMALL, **options}
+    if given.get("training_type") == "full":
+        del given["lora_r"]
     return Gateway().submit(data, model=str(folder), backend="local", **given)
 
 

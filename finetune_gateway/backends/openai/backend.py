@@ -155,6 +155,7 @@ class OpenAIBackend(Backend):
             methods=frozenset(self.profile.methods) & OPENAI_WORDS.keys(),
             priced=frozenset(self.profile.methods) - OPENAI_WORDS.keys(),
             options=frozenset(self.profile.options),
+            fixed={"train_on": "assistant"},  # their documented rule, which previews show
             min_rows=self.profile.min_rows,
             max_file_bytes=self.profile.max_file_bytes,
             max_context=self.profile.context(model) if model else self.profile.max_context,

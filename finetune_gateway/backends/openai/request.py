@@ -40,10 +40,12 @@ def create_job(
     validation: DataFile | None,
     profile: Profile,
 ) -> dict[str, Any]:
-    """Return the body of a create, with what the user chose and nothing else: the host has its own
-    defaults."""
+    """Return the body of a create, with what differs from our defaults and nothing else: those
+    leave it to the host."""
     word = OPENAI_WORDS[spec.method]
-    chosen = {name: getattr(spec, name) for name in HYPERPARAMETERS if name in spec.chosen}
+    fields = type(spec).model_fields
+    values = {name: getattr(spec, name) for name in HYPERPARAMETERS}
+    chosen = {name: value for name, value in values.items() if value != fields[name].default}
     if spec.learning_rate is not None and profile.learning_rate_key:
         chosen[profile.learning_rate_key] = spec.learning_rate
     method = {"type": word, **({word: {"hyperparameters": chosen}} if chosen else {})}

@@ -1,0 +1,148 @@
+"""What was chosen: a backend honours what was given, or refuses it; stored specs keep it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.provider import Provider
+from support.rows import chat_rows
+
+from finetune_gateway import (
+    FakeBackend,
+    Gateway,
+    OpenAIBackend,
+    SpecError,
+    TrainingSpec,
+    UnsupportedError,
+)
+from finetune_gateway.backend import NEUTRAL
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import TrainingOptions
+
+MODEL = "gpt-4.1-mini-2025-04-14"
+FIELDS = TrainingSpec.model_fields
+DEFAULTS = {
+    name: FIELDS[name].default
+    for name in TrainingOptions.__annotations__
+    if FIELDS[name].default is not None
+}
+
+
+def change(home: Path, columns: str, *values: str) -> None:
+    """Change the stored jobs, as an older version may have written them."""
+    with sqlite3.connect(Settings.load(home).database) as db:
+        db.execute(f"UPDATE jobs SET {columns}", values)
+
+
+@pytest.mark.parametrize("host", ["openai", "azure", "nebius", "custom", "local"])
+def test_a_given_default_is_refused_like_any_value(host: str) -> None:
+    """``lora_r=16`` was dropped silently for a hosted job, while 8 was refused."""
+    backend = Gateway().backend(host) if host == "local" else OpenAIBackend(profile=host)
+    limits = backend.capabilities()
+    for name, value in DEFAULTS.items():
+        spec = TrainingSpec.build(model=MODEL, **{name: value})
+        if name in NEUTRAL | limits.options or (limits.hosted and name == "train_on"):
+            limits.require(host, spec)
+            continue
+        with pytest.raises(UnsupportedError, match=name) as caught:
+            limits.require(host, spec)
+        assert caught.value.option == name
+
+
+def test_a_setting_that_a_host_lacks_sends_nothing(home: Path) -> None:
+    """The same for its default; None chooses nothing."""
+    with Provider() as provider:
+        backend = OpenAIBackend(base_url=provider.url, api_key=provider.api_key)
+        for given in ({"lora_r": 16}, {"lora_r": 8}, {"packing": False}):
+            with pytest.raises(UnsupportedError, match=next(iter(given))):
+                Gateway().submit(chat_rows(10), model=MODEL, backend=backend, **given)
+        assert not provider.requests
+        Gateway().submit(chat_rows(10), model=MODEL, backend=backend, max_steps=None, seed=None)
+        assert len(provider.jobs) == 1
+
+
+def test_a_rule_that_hosts_have_may_be_named() -> None:
+    """Hosts train what the assistant says: to ask for it is no error, for anything else it is."""
+    limits = OpenAIBackend(profile="openai").capabilities()
+    limits.require("openai", TrainingSpec(model=MODEL, train_on="assistant"))
+    with pytest.raises(UnsupportedError, match="train_on"):
+        limits.require("openai", TrainingSpec(model=MODEL, train_on="all"))
+
+
+@pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "lora_dropout", "target_modules"])
+def test_full_training_has_no_adapter(name: str) -> None:
+    """Settings of an adapter were dropped silently there."""
+    limits = Gateway().backend("local").capabilities()
+    spec = TrainingSpec.build(model="m", training_type="full", **{name: DEFAULTS[name]})
+    with pytest.raises(UnsupportedError, match=name):
+        limits.require("local", spec)
+
+
+def test_what_was_chosen_is_stored(home: Path) -> None:
+    """Also for a spec that an older version has stored, which says nothing of it."""
+    job = Gateway().submit(chat_rows(10), model="m", backend=FakeBackend(), lora_r=16, seed=7)
+    assert Gateway(home).job(job.id).record.spec.chosen == {"model", "lora_r", "seed"}
+    stored: dict[str, Any] = job.record.spec.canonical()
+    change(home, "spec = ?", json.dumps(stored))
+    old = Gateway(home).job(job.id).record.spec
+    assert old.chosen == {"model", "seed"} and old == job.record.spec
+
+
+def test_a_default_makes_no_other_job(home: Path) -> None:
+    """Who names a default asks for the same job, and gets it."""
+    backend = FakeBackend()
+    jobs = [
+        Gateway().submit(chat_rows(10), model="m", backend=backend, **given)
+        for given in ({}, {"lora_r": 16}, {"method": "supervised", "n_epochs": "auto"})
+    ]
+    assert len({job.id for job in jobs}) == len(backend.started) == 1
+    # What jobs of older stores are recognised by: every field, and nothing else.
+    assert jobs[1].record.spec.canonical().keys() == FIELDS.keys()
+
+
+@pytest.mark.parametrize("chosen", ["all", 3, None, {"model": 1}])
+def test_only_a_list_says_what_was_chosen(chosen: object) -> None:
+    with pytest.raises(SpecError, match="'chosen'"):
+        TrainingSpec.build(model="m", chosen=chosen)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "reason"),
+    [
+        ("a:b", "':'"),
+        ("../a", "'/'"),
+        ("a\\b", "separates"),
+        ("a\nb", "control character"),
+        ("a\u202eb", "control character"),
+        ("a\x1b[2J", "control character"),
+        (" a", "blank"),
+        ("a ", "blank"),
+        ("", "text of 1 to 64 characters"),
+        ("x" * 65, "text of 1 to 64 characters"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["openai", "azure", "local", "fake"])
+def test_a_suffix_is_one_part_of_a_name(suffix: str, reason: str, backend: str) -> None:
+    """``ft:base:org:a:b:id`` is ambiguous; refused everywhere, in words, before any work."""
+    model = "builtin/tiny" if backend == "local" else MODEL
+    with pytest.raises(SpecError, match="suffix") as caught:
+        Gateway().plan(chat_rows(10), model=model, backend=backend, suffix=suffix)
+    assert reason in caught.value.message and caught.value.message.isprintable()
+
+
+def test_a_suffix_may_have_other_characters() -> None:
+    """The contract limits its length alone: what a host refuses beside these, it says itself."""
+    for suffix in ("support-v2", "v1.5", "my bot", "zürich", "客服"):
+        assert TrainingSpec.build(model="m", suffix=suffix).suffix == suffix
+
+
+def test_a_job_with_an_old_suffix_stays_in_reach(home: Path) -> None:
+    """A rule of today keeps nobody from a job of yesterday."""
+    gateway = Gateway()
+    job = gateway.submit(chat_rows(10), model="m", backend=FakeBackend(), suffix="ab")
+    change(home, "spec = json_set(spec, '$.suffix', 'a:b')")
+    assert gateway.job(job.id).record.spec.suffix == "a:b"
