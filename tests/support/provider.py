@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from support.provider_state import ACCOUNT, MAIN, World
+from support.provider_state import ACCOUNT, MAIN, TurnedAway, World
 
 JSON = dict[str, Any]
 CREATE = "POST /fine_tuning/jobs"
@@ -40,7 +40,8 @@ CREATE = "POST /fine_tuning/jobs"
 class Fault:
     """What happens to one request instead of a plain answer.
 
-    ``refuse`` 503, not applied; ``status`` any status, not applied; ``slow`` waits, applies,
+    ``refuse`` 503, not applied; ``status`` any status, not applied; ``busy`` 429 that asks to wait
+    ``seconds``, not applied; ``slow`` waits, applies,
     answers; ``late`` applies, waits, answers; ``reset_before``/``reset_after`` drop the
     connection (RST); ``error_after`` applies, then 500; ``html`` 502 page, not applied;
     ``html_ok`` applies, then a page with 200; ``truncated`` applies, then half a JSON;
@@ -60,7 +61,7 @@ class Fault:
     body: Any = None
 
 
-NOT_APPLIED = {"refuse", "status", "reset_before", "html", "redirect", "body", "raw"}
+NOT_APPLIED = {"refuse", "status", "busy", "reset_before", "html", "redirect", "body", "raw"}
 
 
 class Provider:
@@ -250,6 +251,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail_before(fault)
         if fault and kind == "slow":
             time.sleep(fault.seconds)
+        self.more: dict[str, str] = {}
         status, body = self.applied(endpoint)
         if fault:
             return self.fail_after(fault, status, body)
@@ -264,6 +266,9 @@ class Handler(BaseHTTPRequestHandler):
             return 200, action(self)
         except Refused as refused:
             return refused.status, refused.body
+        except TurnedAway as away:
+            self.more = away.headers
+            return 429, Refused(429, str(away), code="rate_limit_exceeded").body
         except KeyError as missing:
             what = missing.args[0]
             return 404, Refused(404, f"No such object: {what}", code="not_found", param="id").body
@@ -284,6 +289,10 @@ class Handler(BaseHTTPRequestHandler):
     def fail_before(self, fault: Fault) -> None:
         if fault.kind == "reset_before":
             return self.reset()
+        if fault.kind == "busy":
+            fault.status, fault.code = 429, fault.code or "rate_limit_exceeded"
+            milliseconds = {"retry-after-ms": f"{fault.seconds * 1000:.0f}"}
+            fault.headers = fault.headers or milliseconds
         if fault.kind == "html":
             page = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
             return self.send_bytes(502, "text/html", page)
@@ -331,7 +340,7 @@ class Handler(BaseHTTPRequestHandler):
         elif isinstance(body, Iterator):
             self.send_stream(body)
         else:
-            self.send_json(status, body)
+            self.send_json(status, body, self.more)
 
     def send_json(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         self.send_bytes(status, "application/json", json.dumps(body).encode(), headers)
@@ -426,6 +435,8 @@ ROUTES: dict[str, Callable[[Handler], Any]] = {
     "GET /fine_tuning/jobs/*/events": lambda h: h.world.list_events(h.id, h.query),
     "GET /fine_tuning/jobs/*/checkpoints": lambda h: h.world.list_checkpoints(h.id, h.query),
     "POST /fine_tuning/jobs/*/cancel": lambda h: h.world.cancel(h.id),
+    "POST /fine_tuning/jobs/*/pause": lambda h: h.world.pause(h.id),
+    "POST /fine_tuning/jobs/*/resume": lambda h: h.world.resume(h.id),
     "GET /models": lambda h: h.world.list_models(),
     "GET /models/*": lambda h: h.world.model(h.id),
     "POST /chat/completions": Handler.chat,
@@ -446,6 +457,8 @@ def main() -> None:
     parser.add_argument("--pace", type=float)
     parser.add_argument("--metadata", default="kept", help="kept, null or empty")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--running-limit", type=int, help="jobs at a time; more get 429")
+    parser.add_argument("--retry-after", help="the header with that 429")
     args = vars(parser.parse_args())
     port_file = args.pop("port_file")
     args["keys"] = dict(pair.split("=") for pair in args.pop("key"))

@@ -29,6 +29,14 @@ ACCOUNT = ContextVar("account", default=MAIN)  # whose request this is; each has
 FIRST_STEP = 2  # stage 0 validates, 1 queues, 2.. train, then it has succeeded
 
 
+class TurnedAway(Exception):
+    """There is no room for another job now: 429, with these headers."""
+
+    def __init__(self, message: str, headers: dict[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
+
+
 class World:
     """The provider's memory. Settings are public and may be changed while it runs."""
 
@@ -50,6 +58,8 @@ class World:
         page_size: int | None = None,  # the longest page of a list, whatever ``limit`` says
         newest_first: bool = True,  # events
         fail_with: JSON | None = None,  # error of every job, instead of success
+        running_limit: int | None = None,  # jobs that have not ended; a create beyond them gets 429
+        retry_after: str | None = None,  # the header with that 429
     ) -> None:
         self.state_file = state_file
         self.steps = steps
@@ -66,6 +76,8 @@ class World:
         self.page_size = page_size
         self.newest_first = newest_first
         self.fail_with = fail_with
+        self.running_limit = running_limit
+        self.retry_after = retry_after
         self.extra: JSON = {}  # laid over every job that is shown
         self.files: dict[str, JSON] = {}
         self.jobs: dict[str, JSON] = {}
@@ -127,12 +139,24 @@ class World:
     def create(self, body: JSON) -> JSON:
         self.check(body)
         with self.lock:
+            self.require_room()
             key = f"ftjob-{uuid.uuid4().hex[:24]}"
             self.jobs[key] = {"id": key, "born": time.time(), "stage": -1, "request": body}
             self.jobs[key]["account"] = ACCOUNT.get()
             self.jobs[key]["bad_line"] = self.bad_line(body["training_file"])
             self.save()
             return self.shown(self.jobs[key])
+
+    def require_room(self) -> None:
+        ended = ("succeeded", "failed", "cancelled")
+        live = sum(is_own(job) and self.status(job) not in ended for job in self.jobs.values())
+        if self.running_limit is not None and live >= self.running_limit:
+            headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+            message = (
+                "This fine-tune request has been rate-limited. Your organization has reached the "
+                f"maximum of {self.running_limit} active requests for this model."
+            )
+            raise TurnedAway(message, headers)
 
     def check(self, body: JSON) -> None:
         model, training = body.get("model"), body.get("training_file")
@@ -162,9 +186,10 @@ class World:
         return None
 
     def stage(self, job: JSON) -> int:
-        if "cancelled" in job:
-            return int(job["cancelled"])
-        waited = int((time.time() - job["born"]) / self.pace) if self.pace else 0
+        if "cancelled" in job or "paused" in job:
+            return int(job.get("cancelled", job.get("paused")))
+        worked = time.time() - job["born"] - job.get("idle", 0)
+        waited = int(worked / self.pace) if self.pace else 0
         return min(max(int(job["stage"]), waited, 0), self.last)
 
     @property
@@ -181,6 +206,8 @@ class World:
         stage = self.stage(job)
         if "cancelled" in job:
             return "cancelled"
+        if "paused" in job:
+            return "paused"
         if stage >= 1 and job["bad_line"]:
             return "failed"
         if stage >= self.last:
@@ -234,7 +261,7 @@ class World:
     def retrieve(self, job_id: str) -> JSON:
         with self.lock:
             job = own(self.jobs, job_id)
-            if not self.pace:
+            if not self.pace and "paused" not in job:
                 job["stage"] = min(job["stage"] + 1, self.last)
                 self.save()
             return self.shown(job)
@@ -259,6 +286,25 @@ class World:
             if self.status(job) in ("succeeded", "failed", "cancelled"):
                 raise ValueError(f"Job has already completed: {job_id}")
             job["cancelled"] = self.stage(job)
+            self.save()
+            return self.shown(job)
+
+    def pause(self, job_id: str) -> JSON:
+        with self.lock:
+            job = own(self.jobs, job_id)
+            if self.status(job) not in ("queued", "running"):
+                raise ValueError(f"Job cannot be paused: it is {self.status(job)}")
+            job["paused"], job["paused_at"] = self.stage(job), time.time()
+            self.save()
+            return self.shown(job)
+
+    def resume(self, job_id: str) -> JSON:
+        with self.lock:
+            job = own(self.jobs, job_id)
+            if self.status(job) != "paused":
+                raise ValueError(f"Job cannot be resumed: it is {self.status(job)}")
+            job["idle"] = job.get("idle", 0) + time.time() - job.pop("paused_at")
+            del job["paused"]
             self.save()
             return self.shown(job)
 
