@@ -187,7 +187,7 @@ class World:
 
     def stage(self, job: JSON) -> int:
         if "cancelled" in job or "paused" in job:
-            return int(job.get("cancelled", job.get("paused")))
+            return int(job["cancelled"] if "cancelled" in job else job["paused"])
         worked = time.time() - job["born"] - job.get("idle", 0)
         waited = int(worked / self.pace) if self.pace else 0
         return min(max(int(job["stage"]), waited, 0), self.last)
