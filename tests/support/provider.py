@@ -187,9 +187,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
         self.open_sockets: set[int] = set()
+        self.accepted = 0  # connections, from the start
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.open_sockets.add(id(request))
+        self.accepted += 1
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:

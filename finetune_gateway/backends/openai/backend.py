@@ -10,7 +10,6 @@ Knows nothing of storage and waiting; those are in ``jobs``.
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-import httpx2
 import openai
 
 from finetune_gateway.backend import Backend, Capabilities, DataFile, HandleData, Intent
-from finetune_gateway.backends.openai import endpoint, finding, reports, request, wire
+from finetune_gateway.backends.openai import clients, endpoint, finding, reports, request, wire
 from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import (
@@ -92,7 +90,7 @@ class OpenAIBackend(Backend):
         self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that
         self._api_key = api_key
         self._prices: Path | None = None
-        self._client: openai.OpenAI | None = None
+        self._client: clients.Client | None = None  # kept, so that it stays open
         self._tags = finding.TagMemory(self._base_url or "", None)
 
     @property
@@ -329,35 +327,24 @@ class OpenAIBackend(Backend):
     ) -> Iterator[tuple[openai.OpenAI, wire.Call]]:
         """Yield the client for one call; the SDK's exceptions become ours."""
         call = wire.Call(what, self.name, self.host, self._secret(), doubtful, always_doubtful)
-        client = self._connect(call)
+        shared = self._connect(call)
         try:
-            yield client, call
+            yield shared.sdk, call
         except wire.FAILURES as exc:
             # Not chained: the SDK's exception holds the request, with the key in its headers.
             raise wire.translate(exc, call) from None
 
-    def _connect(self, call: wire.Call) -> openai.OpenAI:
-        """Return the client, made at first use. Raises AuthenticationError if there is no key."""
-        if self._client is not None:
-            return self._client
+    def _connect(self, call: wire.Call) -> clients.Client:
+        """Return the client for today's key. Raises AuthenticationError if there is none."""
         try:
             key = self._key()
         except AuthenticationError as exc:
             exc.maybe_applied = call.always_doubtful
             raise
-        url = self.base_url
-        timeout = httpx2.Timeout(self.request_timeout, connect=min(10.0, self.request_timeout))
         try:
-            http = openai.DefaultHttpxClient(follow_redirects=False)
-            client = openai.OpenAI(
-                api_key=key, base_url=url, timeout=timeout, max_retries=0, http_client=http
-            )
+            client = clients.shared(self.base_url, key, self.request_timeout)
         except wire.NOT_CONNECTABLE as exc:
             raise wire.not_connectable(exc, call) from None
-        if not endpoint.is_openai(self.base_url):
-            # The SDK reads these from the environment; they are for OpenAI alone.
-            client.organization = client.project = None
-        weakref.finalize(self, client.close)
         self._client = client
         return client
 

@@ -1,0 +1,84 @@
+"""One client per host, key and time-out in a process, shared by all backends that talk there.
+
+A client has the connections to a host. It is closed as soon as no backend uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+import weakref
+from urllib.request import getproxies
+
+import httpx2
+import openai
+
+from finetune_gateway.backends.openai import endpoint
+
+CONNECT_SECONDS = 10.0
+LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
+
+# With the proxies, what httpx2 and the SDK read from the environment when a client is made.
+VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
+
+
+class Client:
+    """The SDK's client for one host and key; closed when the last user has let go of this."""
+
+    def __init__(self, sdk: openai.OpenAI) -> None:
+        self.sdk = sdk
+        self.closer = weakref.finalize(self, sdk.close)
+
+
+_lock = threading.Lock()
+_clients: weakref.WeakValueDictionary[bytes, Client] = weakref.WeakValueDictionary()
+_inherited: list[Client] = []
+_salt = secrets.token_bytes(32)
+
+
+def shared(url: str, key: str, timeout: float) -> Client:
+    """Return the client of this process for a host, a key and a time-out in seconds. Another key,
+    proxy or certificate in the environment makes another client.
+
+    Raises what makes a client impossible: a proxy, a certificate (``wire.NOT_CONNECTABLE``).
+    """
+    name = _name(url, key, timeout)
+    with _lock:
+        client = _clients.get(name)
+        if client is None:
+            client = _clients[name] = Client(_build(url, key, timeout))
+        return client
+
+
+def _name(url: str, key: str, timeout: float) -> bytes:
+    """Return a name for all that a client is made from; no key or password can be read from it."""
+    environment = [os.environ.get(name) for name in VARIABLES]
+    parts = (url, key, timeout, environment, sorted(getproxies().items()))
+    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), key=_salt).digest()
+
+
+def _build(url: str, key: str, timeout: float) -> openai.OpenAI:
+    limit = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
+    http = openai.DefaultHttpxClient(follow_redirects=False, limits=LIMITS)
+    client = openai.OpenAI(
+        api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http
+    )
+    if not endpoint.is_openai(url):
+        # The SDK reads these from the environment; they are for OpenAI alone.
+        client.organization = client.project = None
+    return client
+
+
+def _forget() -> None:
+    """Leave the parent its connections: in a forked process, closing one would end it for both."""
+    global _lock
+    _lock = threading.Lock()
+    for client in _clients.values():
+        client.closer.detach()
+        _inherited.append(client)
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,119 @@
+"""Clients of hosts: one per host and key in a process, whatever is built, forked or rotated."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.hosted import begin, connect, data_file
+from support.provider import Provider
+
+from finetune_gateway import AuthenticationError, BackendError, OpenAIBackend
+from finetune_gateway.backends.openai import clients
+
+FORK = """
+import os, sys
+from finetune_gateway import OpenAIBackend
+
+backend = OpenAIBackend(base_url=sys.argv[1], api_key=sys.argv[2])
+backend.poll(sys.argv[3], None)
+child = os.fork()
+if child == 0:
+    backend.poll(sys.argv[3], None)
+    sys.exit(0)  # not os._exit: what runs at the end of a process runs here too
+assert os.waitpid(child, 0)[1] == 0
+backend.poll(sys.argv[3], None)
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[[Provider], str]:
+    return lambda provider: begin(connect(provider), data_file(tmp_path / "train.jsonl"))
+
+
+def test_backends_of_one_host_share_a_connection(job: Callable[[Provider], str]) -> None:
+    """50 backends of a host and key: one connection, closed with the last of them; another
+    time-out is another client."""
+    with Provider() as provider:
+        provider_id = job(provider)
+        before = provider.server.accepted
+        backends = [connect(provider) for _ in range(50)]
+        for backend in backends:
+            backend.poll(provider_id, None)
+        assert provider.server.accepted - before == 1
+        hurried = connect(provider, request_timeout=4.0)
+        hurried.poll(provider_id, None)
+        assert provider.server.accepted - before == 2
+        mine = {id(backend._client) for backend in backends}
+        assert len(mine) == 1
+        closers = [backends[0]._client.closer, hurried._client.closer]  # type: ignore[union-attr]
+        del backend, backends, hurried
+        assert not any(closer.alive for closer in closers)
+
+
+def test_a_rotated_key_makes_another_client(
+    job: Callable[[Provider], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is read at each call: a new one counts at once, one that is gone is missed, and
+    none can be read where clients are kept."""
+    with Provider() as provider:
+        provider_id = job(provider)
+        monkeypatch.setenv("ROTATED", provider.api_key)
+        backend = OpenAIBackend(base_url=provider.url, api_key_env="ROTATED")
+        backend.poll(provider_id, None)
+        kept = repr(dict(clients._clients)) + repr(backend) + repr(backend._client)
+        assert provider.api_key not in kept
+        provider.keys["sk-test-rotated"] = provider.keys.pop(provider.api_key)
+        with pytest.raises(AuthenticationError):
+            backend.poll(provider_id, None)
+        monkeypatch.setenv("ROTATED", "sk-test-rotated")
+        backend.poll(provider_id, None)
+        monkeypatch.delenv("ROTATED")
+        with pytest.raises(AuthenticationError, match="ROTATED is not set"):
+            backend.poll(provider_id, None)
+
+
+def test_a_proxy_that_is_set_later_counts(
+    job: Callable[[Provider], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a client reads from the environment is part of what it is shared by."""
+    with Provider() as provider:
+        provider_id = job(provider)
+        first, second = connect(provider), connect(provider)
+        first.poll(provider_id, None)
+        monkeypatch.setenv("HTTP_PROXY", "socks9://127.0.0.1:1")
+        with pytest.raises(BackendError, match="Nothing was sent"):
+            second.poll(provider_id, None)
+
+
+def test_threads_that_start_at_once_share_a_client(job: Callable[[Provider], str]) -> None:
+    """20 threads, each with a backend of its own: one client."""
+    with Provider() as provider:
+        provider_id = job(provider)
+        backends = [connect(provider) for _ in range(20)]
+        start = threading.Barrier(len(backends))
+
+        def poll(backend: OpenAIBackend) -> None:
+            start.wait()
+            backend.poll(provider_id, None)
+
+        threads = [threading.Thread(target=poll, args=(backend,)) for backend in backends]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({id(backend._client) for backend in backends}) == 1
+
+
+def test_a_forked_process_has_connections_of_its_own(job: Callable[[Provider], str]) -> None:
+    """A child asks over another connection, and its end does not close the parent's."""
+    with Provider() as provider:
+        provider_id = job(provider)
+        before = provider.server.accepted
+        command = [sys.executable, "-c", FORK, provider.url, provider.api_key, provider_id]
+        subprocess.run(command, check=True, timeout=60)
+        assert provider.server.accepted - before == 2
