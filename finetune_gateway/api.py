@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -114,10 +114,14 @@ def get_job(name: str) -> Job:
 
 @like(Gateway.jobs)
 def list_jobs(
-    *, status: str | None = None, backend: str | None = None, limit: int | None = None
+    *,
+    status: str | None = None,
+    backend: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    limit: int | None = None,
 ) -> list[Job]:
     """Return jobs, newest first, as they were last stored. Asks no backend."""
-    return _default().jobs(status=status, backend=backend, limit=limit)
+    return _default().jobs(status=status, backend=backend, metadata=metadata, limit=limit)
 
 
 @like(Gateway.budget)

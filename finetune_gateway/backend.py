@@ -41,9 +41,11 @@ __all__ = [
     "AuthenticationError", "Backend", "BackendError", "Capabilities", "ChatModel", "ChatReply",
     "Checkpoint", "DataFile", "Dataset", "Estimate", "Event", "HandleData", "HostedCounter",
     "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range", "Result", "Settings",
-    "Snapshot", "SpecError", "TokenCounter", "TokenStats", "TrainingSpec", "UnsupportedError",
-    "Usage",
+    "Snapshot", "SpecError", "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec",
+    "UnsupportedError", "Usage",
 ]  # fmt: skip
+
+JOB_TAG = "ftg_job_id"  # the key in a host's metadata that holds our id of the job
 
 # The code of a BackendError of ``find``: only a person can tell whether the job was created.
 NOT_SETTLED = "not_settled"
@@ -73,6 +75,7 @@ class Capabilities:
     notes: tuple[str, ...] = ()
     poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest wait between polls
     settle_seconds: float = 0.0  # how long a sent create may still take effect
+    takes_metadata: bool = False  # True if it is a TakesMetadata
 
     def require(self, backend: str, spec: TrainingSpec) -> None:
         """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
@@ -295,3 +298,18 @@ class Backend(ABC):
     def log_path(self, provider_id: str) -> Path | None:
         """Return the file with the raw log of the job, if there is one."""
         return None
+
+
+class TakesMetadata(Protocol):
+    """A backend that keeps the user's own metadata with a job: its ``start`` has one more keyword,
+    given only where ``Capabilities.takes_metadata`` says so."""
+
+    def start(
+        self,
+        job_id: str,
+        spec: TrainingSpec,
+        train: DataFile,
+        validation: DataFile | None,
+        *,
+        metadata: Mapping[str, str],
+    ) -> str: ...

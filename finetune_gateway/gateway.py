@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Unpack, overload
@@ -32,6 +32,7 @@ from finetune_gateway.keywords import (
     Money,
     PlanOptions,
     Source,
+    check_metadata,
     listed,
     require_backend,
     require_bool,
@@ -293,6 +294,7 @@ class Gateway:
         confirm: Callable[[Plan], bool] | None = None,
         allow_pii: bool = False,
         again: bool = False,
+        metadata: Mapping[str, str] | None = None,
         **options: Unpack[PlanOptions],
     ) -> Job:
         """Validate the data, price the run, write the job down, start it and return it.
@@ -310,6 +312,8 @@ class Gateway:
             confirm: Called with the Plan before anything is sent; False refuses.
             allow_pii: Send personal data and secrets that were found to a hosted backend.
             again: Start a new job even if the same one is running.
+            metadata: Your own pairs of key and text, at most 15; no part of what makes two submits
+                the same. Sent to hosts that take them, shown and kept: never a secret.
 
         Raises DataError, SpecError, UnsupportedError, NotFoundError, BudgetError before anything
         is sent, and BackendError when the backend refuses. When it is not known whether the
@@ -317,6 +321,7 @@ class Gateway:
         """
         require_bool("allow_pii", allow_pii)
         require_bool("again", again)
+        tags = check_metadata(metadata)
         if backend is None:
             registry.refuse_unknown(TrainingSpec.build(model=model).model)
         plan = self.plan(data, model=model, backend=backend, **options)
@@ -327,7 +332,7 @@ class Gateway:
         require_within(plan.estimate, limit)
         if confirm is not None and not confirm(plan):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
-        intent = planning.intent(plan, self.store.settings.files, again=again)
+        intent = planning.intent(plan, self.store.settings.files, again=again, metadata=tags)
         record = self._submitter.submit(intent, plan.backend)
         return self._job(record, plan.backend)
 
@@ -341,7 +346,12 @@ class Gateway:
         return self._job(self.store.find(name))
 
     def jobs(
-        self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | None = None,
+        backend: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> list[Job]:
         """Return jobs, newest first, as they were last stored. Asks no backend.
 
@@ -349,6 +359,7 @@ class Gateway:
             status: Only jobs with this status, like 'running'.
             backend: Only jobs of this backend, by its name. Hosts of OpenAI's contract that have
                 no name of their own count as 'openai'.
+            metadata: Only jobs that have all of these pairs among theirs.
             limit: At most so many.
 
         Raises SpecError for a status that does not exist.
@@ -356,7 +367,8 @@ class Gateway:
         if status is not None and status not in list(JobStatus):
             known = ", ".join(JobStatus)
             raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
-        records = self.store.jobs(status=status, backend=backend, limit=limit)
+        tags = check_metadata(metadata)
+        records = self.store.jobs(status=status, backend=backend, metadata=tags, limit=limit)
         return [self._job(record) for record in records]
 
     # -- money ---------------------------------------------------------------------------

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypedDict, TypeVar
 
 from finetune_gateway import spec
-from finetune_gateway.backend import Backend
+from finetune_gateway.backend import JOB_TAG, Backend
 from finetune_gateway.data.dataset import Dataset, Rows
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.planning import OnProgress, Plan
@@ -20,6 +21,9 @@ from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, Trai
 
 Source = str | os.PathLike[str] | Rows | Dataset
 Money = Decimal | float | str  # USD; a text may begin with $
+
+# OpenAI's specification: 16 pairs, of which one is our tag.
+MAX_PAIRS, MAX_KEY, MAX_VALUE = 15, 64, 512
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,6 +67,7 @@ class SubmitOptions(PlanOptions, total=False):
     confirm: Callable[[Plan], bool] | None
     allow_pii: bool
     again: bool
+    metadata: Mapping[str, str] | None
 
 
 # -- values of a wrong type --------------------------------------------------------------
@@ -91,6 +96,40 @@ def listed(value: Any, one: Any, name: str) -> list[Any]:
     if isinstance(value, bytes) or not isinstance(value, Iterable):
         raise SpecError(f"{name} must be a name or a list of names, not {shown(value)}.")
     return list(value)
+
+
+def check_metadata(metadata: object) -> dict[str, str]:
+    """Return a job's metadata. Raises SpecError for what the contract does not take."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise SpecError(
+            f"metadata must be pairs of a key and a text, not {shown(metadata)}.",
+            hint="Like metadata={'team': 'support'}.",
+        )
+    if len(metadata) > MAX_PAIRS:
+        raise SpecError(
+            f"metadata has {len(metadata)} pairs; at most {MAX_PAIRS} are taken.",
+            hint=f"A host takes {MAX_PAIRS + 1}, and {JOB_TAG!r} is one of them.",
+        )
+    for key, value in metadata.items():
+        _check_text("a key of metadata", key, 1, MAX_KEY)
+        _check_text(f"metadata {shown(key)}", value, 0, MAX_VALUE)
+    if JOB_TAG in metadata:
+        raise SpecError(f"{JOB_TAG!r} in metadata is set by the gateway.", hint="Use another key.")
+    return dict(metadata)
+
+
+def _check_text(what: str, value: object, shortest: int, longest: int) -> None:
+    if not isinstance(value, str):
+        hint = f"Write it as {str(value)!r}." if isinstance(value, int | float) else ""
+        raise SpecError(f"{what} must be text, not {shown(value)}.", hint=hint)
+    if not shortest <= len(value) <= longest:
+        limits = f"{shortest} to {longest}" if shortest else f"at most {longest}"
+        raise SpecError(f"{what} must have {limits} characters, not {len(value):,}.")
+    odd = next((char for char in value if unicodedata.category(char) in ("Cc", "Cs")), None)
+    if odd is not None:
+        raise SpecError(f"{what} holds {odd!r}, a control character or half of a character.")
 
 
 # -- verbs that refuse unknown keywords --------------------------------------------------

@@ -46,7 +46,7 @@ class FakeBackend(Backend):
     the name of the method, such as ``{"start": [BackendError("...", maybe_applied=True)]}``; with
     ``maybe_applied`` the call still takes effect.
 
-    ``started`` and ``uploaded`` hold what this object has received.
+    ``started``, ``metadata`` (by job id) and ``uploaded`` hold what this object has received.
     """
 
     name: ClassVar[str] = "fake"
@@ -62,6 +62,7 @@ class FakeBackend(Backend):
         self.script = None if script is None else [Snapshot.model_validate(s) for s in script]
         self.answer = answer
         self.started: list[tuple[str, TrainingSpec, DataFile, DataFile | None]] = []
+        self.metadata: dict[str, dict[str, str]] = {}
         self.uploaded: list[DataFile] = []
         self._faults = {call: list(errors) for call, errors in (faults or {}).items()}
         self._cancelled: set[str] = set()
@@ -82,6 +83,7 @@ class FakeBackend(Backend):
             options=frozenset(TrainingSpec.model_fields) - NEUTRAL,
             notes=("Trains nothing: it plays a script.",),
             poll_seconds=(0.01, 0.05),
+            takes_metadata=True,
         )
 
     def counter(self, spec: TrainingSpec) -> HostedCounter:
@@ -119,10 +121,17 @@ class FakeBackend(Backend):
         return _file_id(file) if any(f.sha256 == file.sha256 for f in self.uploaded) else None
 
     def start(
-        self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+        self,
+        job_id: str,
+        spec: TrainingSpec,
+        train: DataFile,
+        validation: DataFile | None,
+        *,
+        metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Keep the job in ``started``; return ``fake-<job_id>``."""
         self.started.append((job_id, spec, train, validation))
+        self.metadata[job_id] = dict(metadata or {})
         try:
             self._fail("start")
         except BackendError as exc:

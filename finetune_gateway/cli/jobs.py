@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli.options import JobName, Json, Quiet, confirm, open_job, refresh_or_warn
+from finetune_gateway.cli.options import (
+    JobName,
+    Json,
+    Quiet,
+    confirm,
+    open_job,
+    parse_metadata,
+    refresh_or_warn,
+)
 from finetune_gateway.errors import BudgetError, GatewayError, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.keywords import check_metadata
 from finetune_gateway.reports.job_text import (
     job_costs_text,
     job_document,
@@ -38,6 +47,10 @@ def list_jobs(
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this backend or host.")
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only jobs submitted with it; repeatable."),
+    ] = None,
     all_: Annotated[
         bool, typer.Option("--all", "-a", help="All jobs, not only the newest 20.")
     ] = False,
@@ -56,13 +69,15 @@ def list_jobs(
       ftg list
       ftg list --status running --refresh
       ftg list --costs
+      ftg list --metadata team=support
       ftg list -q --limit 1
     """
     if status is not None and status not in list(JobStatus):
         known = ", ".join(JobStatus)
         raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
     gateway = Gateway()
-    records = [_refresh(gateway, record, ask) for record in gateway.store.jobs(backend=backend)]
+    wanted = gateway.store.jobs(backend=backend, metadata=check_metadata(parse_metadata(metadata)))
+    records = [_refresh(gateway, record, ask) for record in wanted]
     matches = [record for record in records if status in (None, record.status)]
     newest = matches[: None if all_ and limit is None else limit or NEWEST]
     if json:
@@ -74,7 +89,7 @@ def list_jobs(
         print_result(job_costs_text(newest) if costs else job_list_text(newest))
         if len(matches) > len(newest):
             print_message(f"{len(matches) - len(newest)} older jobs: ftg list -a")
-    elif status is not None or backend is not None:
+    elif status is not None or backend is not None or metadata:
         print_message("No matching jobs.\nAll jobs: ftg list -a")
     else:
         print_message("No jobs.\nStart one: ftg submit train.jsonl --model builtin/tiny")

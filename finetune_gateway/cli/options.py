@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.errors import BackendError, SpecError, shown
 from finetune_gateway.reports.output import print_message, print_warning
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, unknown
@@ -39,6 +39,12 @@ Epochs = Annotated[str | None, typer.Option(metavar="N", help="1 to 50, or auto 
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
+]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metadata", metavar="KEY=VALUE", help="Your own notes on the job; repeatable. No secrets."
+    ),
 ]
 TrainPrice = Annotated[
     str | None,
@@ -105,6 +111,22 @@ def _parse_value(key: str, value: str) -> Any:
     if key == "target_modules" and "," in value:
         return [part.strip() for part in value.split(",")]
     return value
+
+
+def parse_metadata(pairs: list[str] | None) -> dict[str, str]:
+    """Return the KEY=VALUE pairs of ``--metadata``. Raises SpecError for one without ``=`` and for
+    a key that is given twice."""
+    metadata: dict[str, str] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise SpecError(
+                f"--metadata {shown(pair)} is not KEY=VALUE.", hint="Like: --metadata team=support"
+            )
+        if key in metadata:
+            raise SpecError(f"--metadata {shown(key)} is given twice.", hint="Drop one.")
+        metadata[key] = value
+    return metadata
 
 
 def open_job(name: str) -> Job:

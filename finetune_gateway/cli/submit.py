@@ -17,6 +17,7 @@ from finetune_gateway.cli.options import (
     Epochs,
     Json,
     KeyName,
+    Metadata,
     Method,
     Profile,
     Quiet,
@@ -26,6 +27,7 @@ from finetune_gateway.cli.options import (
     confirm,
     named_backend,
     parse_amount,
+    parse_metadata,
     parse_settings,
 )
 from finetune_gateway.cli.watch import exit_code, follow
@@ -42,6 +44,7 @@ from finetune_gateway.reports.output import (
 )
 from finetune_gateway.reports.plan_text import (
     existing_job_text,
+    metadata_notes,
     plan_document,
     plan_text,
     submitted_text,
@@ -82,6 +85,7 @@ def submit(
     again: Annotated[
         bool, typer.Option("--again", help="Start a new job even if the same one exists.")
     ] = False,
+    metadata: Metadata = None,
     allow_pii: Annotated[
         bool, typer.Option("--allow-pii", help="Send the data even if it has personal data.")
     ] = False,
@@ -117,6 +121,7 @@ def submit(
         seed=seed,
     )
     limit = parse_amount("max-cost", max_cost)
+    tags = parse_metadata(metadata)
     started = time.time()
     gateway = Gateway()
     question = Confirmation(gateway, yes=yes, dry_run=dry_run, limit=limit, json=json, quiet=quiet)
@@ -131,9 +136,12 @@ def submit(
         confirm=question.ask,
         allow_pii=allow_pii,
         again=again,
+        metadata=tags,
         **fields,
     )
     _print_submitted(job, existing=job.record.created_at < started, quiet=quiet)
+    for text in metadata_notes(job, tags):
+        print_warning(text)
     if wait:
         follow(job, quiet=quiet)
     if json:

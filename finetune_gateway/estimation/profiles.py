@@ -120,6 +120,7 @@ class Profile(Model):
     learning_rate_key: str | None = None  # its name for an absolute rate
     suffix_max_length: int = 64
     suffix_forbidden: str = ""  # characters not allowed in a suffix
+    takes_metadata: bool = True  # False if its create is documented without metadata
     keeps_metadata: str = ""  # the source that says that jobs keep the metadata they came with
     file_bom: bool = False  # files start with a UTF-8 byte order mark
     create_extra: dict[str, Any] = Field(default_factory=dict)  # sent with each create call

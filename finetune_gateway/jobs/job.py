@@ -84,6 +84,11 @@ class Job(Shown):
         return self.record.error
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """Your own pairs of key and value, as they were submitted."""
+        return dict(self.record.metadata)
+
+    @property
     def actual(self) -> Actual | None:
         """Tokens, time and cost of an ended job, by the price it was submitted at; None while it is
         running."""

@@ -290,11 +290,13 @@ def _name(backend: str | Backend) -> str:
 # -- from the plan to the job ------------------------------------------------------------
 
 
-def intent(plan: Plan, folder: Path, *, again: bool = False) -> JobRecord:
+def intent(
+    plan: Plan, folder: Path, *, again: bool = False, metadata: dict[str, str] | None = None
+) -> JobRecord:
     """Copy the files of a plan into ``folder`` and return the row of its job, not yet stored.
 
-    Equal plans have the same ``submit_key``, unless ``again``. Raises DataError for a row that
-    cannot be sent.
+    Equal plans have the same ``submit_key``, unless ``again``, and whatever their ``metadata``.
+    Raises DataError for a row that cannot be sent.
     """
     train = _stored_copy(plan.train, plan.reports[0], folder)
     validation = _stored_copy(plan.validation, plan.reports[1], folder) if plan.validation else None
@@ -319,6 +321,7 @@ def intent(plan: Plan, folder: Path, *, again: bool = False) -> JobRecord:
         validation=validation,
         system_prompt=Dataset(Path(train.path)).system_prompt(),
         estimate=plan.estimate.model_dump(mode="json"),
+        metadata=metadata or {},
         submit_key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         step_at=now,
     )

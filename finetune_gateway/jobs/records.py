@@ -46,6 +46,7 @@ class JobRecord(BaseModel):
     validation: StoredFile | None = None
     system_prompt: str | None = None
     estimate: dict[str, Any] | None = None
+    metadata: dict[str, str] = {}  # the user's own
     submit_key: str
     step: Step = "intent"
     step_at: float
@@ -105,7 +106,7 @@ def display_name(backend: str, options: dict[str, Any]) -> str:
 
 
 JSON_COLUMNS = frozenset(
-    {"backend_options", "spec", "train", "validation", "estimate", "result", "handle"}
+    {"backend_options", "spec", "train", "validation", "estimate", "metadata", "result", "handle"}
 )
 
 

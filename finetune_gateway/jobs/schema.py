@@ -99,6 +99,12 @@ def m004_doubts(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN settled INTEGER NOT NULL DEFAULT 0")
 
 
+@migration
+def m005_metadata(db: sqlite3.Connection) -> None:
+    # The user's own pairs of key and value: a JSON object of texts.
+    db.execute("ALTER TABLE jobs ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None)

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,15 +101,23 @@ class Store:
         raise NotFoundError(f"There is no job {name!r}.", hint="Run: ftg list")
 
     def jobs(
-        self, *, status: str | None = None, backend: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | None = None,
+        backend: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> list[JobRecord]:
         """Return jobs, newest first. ``backend``: a ``JobRecord.display_name``; hosts without a
-        profile (``custom``) match ``openai`` too."""
+        profile (``custom``) match ``openai`` too. ``metadata``: pairs that they all have."""
         rows = self.query(
             f"SELECT * FROM jobs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL"
             f" OR coalesce({_PROFILE}, backend) = ?2 OR (backend = ?2 AND {_PROFILE} = 'custom'))"
-            " ORDER BY created_at DESC LIMIT ?3",
-            (status, backend, -1 if limit is None else limit),
+            " AND NOT EXISTS (SELECT 1 FROM json_each(?3) AS wanted WHERE NOT EXISTS (SELECT 1 FROM"
+            " json_each(jobs.metadata) AS had WHERE had.key = wanted.key"
+            " AND had.value = wanted.value))"
+            " ORDER BY created_at DESC LIMIT ?4",
+            (status, backend, json.dumps(dict(metadata or {})), -1 if limit is None else limit),
         )
         return [record_of(row) for row in rows]
 
@@ -245,6 +253,12 @@ class Store:
         with self.transaction() as db:
             stored = json.dumps(clean(handle))
             db.execute("UPDATE jobs SET handle = ? WHERE id = ?", (stored, job_id))
+
+    def note(self, job_id: str, what: str, message: str) -> None:
+        """Add a note of ours to the events of a job; there is one for each ``what``."""
+        event = Event(id=f"ftg-note-{what}", level="warn", message=clean(message))
+        with self.transaction() as db:
+            self._insert_reports(db, job_id, Snapshot(status=JobStatus.UNKNOWN, events=[event]))
 
     def _insert_reports(self, db: sqlite3.Connection, job_id: str, snapshot: Snapshot) -> None:
         db.executemany(

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import cast
 
-from finetune_gateway.backend import NOT_SETTLED, Backend, DataFile, Intent
+from finetune_gateway.backend import NOT_SETTLED, Backend, DataFile, Intent, TakesMetadata
 from finetune_gateway.errors import (
     BackendError,
     BudgetError,
@@ -56,6 +57,7 @@ class Submitter:
             record, added = self._insert_within_budget(intent, backend)
             if added:
                 return self._send(record, backend, first=True)
+        self._note_other_metadata(record, intent)
         # Who submits again asks for the result: its submitter may have died before it was sent.
         return self.advance(record, backend) if record.unsent else record
 
@@ -280,7 +282,27 @@ class Submitter:
         if record.validation is not None:
             validation = self._upload(record, backend, record.validation)
         self.store.set_step(record.id, "creating", file_id=train.remote_id)
+        return self._start(record, backend, train, validation)
+
+    def _start(
+        self, record: JobRecord, backend: Backend, train: DataFile, validation: DataFile | None
+    ) -> str:
+        """Create the job, with the user's metadata where the backend takes them."""
+        if not record.metadata:
+            return backend.start(record.id, record.spec, train, validation)
+        if backend.capabilities().takes_metadata:
+            keeping = cast(TakesMetadata, backend)
+            return keeping.start(
+                record.id, record.spec, train, validation, metadata=record.metadata
+            )
+        text = f"{record.display_name} takes no metadata: those of this job are kept here alone."
+        self.store.note(record.id, "metadata", text)
         return backend.start(record.id, record.spec, train, validation)
+
+    def _note_other_metadata(self, record: JobRecord, intent: JobRecord) -> None:
+        if intent.metadata and intent.metadata != record.metadata:
+            text = "It was submitted again with other metadata; those of the first submit stay."
+            self.store.note(record.id, "other-metadata", text)
 
     def _upload(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
         """Return the file with the provider's id; upload it if the provider does not have it."""

@@ -104,6 +104,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "provider id": record.provider_id or "",
         "model": f"{record.spec.model}, {record.spec.method}",
         "data": f"{record.name}, {format_count(record.train.rows, 'row')}",
+        "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
         "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
         "last metrics": _last_metrics(job.metrics()),

@@ -124,5 +124,13 @@ def existing_job_text(job: Job) -> str:
     return f"This job is already there: {job.id}{_provider(job)}, {job.status}."
 
 
+def metadata_notes(job: Job, given: dict[str, str]) -> Iterator[str]:
+    """Yield what became of the metadata of a submit, if not what one would expect."""
+    if given and given != job.metadata:
+        yield f"{job.id} keeps the metadata of its first submit."
+    notes = (event.message for event in job.events() if event.id == "ftg-note-metadata")
+    yield from notes if given else ()
+
+
 def _provider(job: Job) -> str:
     return f" ({job.provider_id})" if job.provider_id not in (None, job.id) else ""

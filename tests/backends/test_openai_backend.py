@@ -30,9 +30,8 @@ from support.hosted import (
 from support.paths import TEST_PATH
 from support.provider import Provider
 
-from finetune_gateway.backend import DataFile
+from finetune_gateway.backend import JOB_TAG, DataFile
 from finetune_gateway.backends.openai.backend import OpenAIBackend
-from finetune_gateway.backends.openai.request import METADATA_KEY
 from finetune_gateway.errors import BackendError, NotFoundError, SpecError, UnsupportedError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.handle import ModelHandle
@@ -117,7 +116,7 @@ def test_only_what_was_chosen_is_sent(provider: Provider, backend: OpenAIBackend
         "model": MODEL,
         "training_file": "file-1",
         "method": {"type": "supervised"},
-        "metadata": {METADATA_KEY: "a"},
+        "metadata": {JOB_TAG: "a"},
     }
     hyper = {"n_epochs": 1, "learning_rate_multiplier": "auto"}
     assert chosen["method"] == {"type": "dpo", "dpo": {"hyperparameters": hyper}}

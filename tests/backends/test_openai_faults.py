@@ -28,9 +28,8 @@ from support.hosted import (
 from support.provider import CREATE, Provider, Recorder
 
 from finetune_gateway import registry
-from finetune_gateway.backend import DataFile
+from finetune_gateway.backend import JOB_TAG, DataFile
 from finetune_gateway.backends.openai.backend import OpenAIBackend
-from finetune_gateway.backends.openai.request import METADATA_KEY
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
 
@@ -204,7 +203,7 @@ def test_find(file: DataFile, honours_filter: bool) -> None:
         mine = backend.start("mine", SPEC, train, None)
         for number in range(150):
             provider.world.create({"model": MODEL, "training_file": train.remote_id})
-            provider.jobs[-1]["request"]["metadata"] = {METADATA_KEY: f"other-{number}"}
+            provider.jobs[-1]["request"]["metadata"] = {JOB_TAG: f"other-{number}"}
         assert backend.find(intent("mine")) == mine
         assert backend.find(intent("nobody")) is None
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -90,6 +90,7 @@ class LocalBackend(Backend):
             unknown_model_reason=_unknown_model_reason(model) if model else "",
             notes=("Nothing leaves this machine.", *(() if fourbit.installed() else (NO_QLORA,))),
             poll_seconds=(0.5, 2.0),
+            takes_metadata=True,
         )
 
     # -- before anything is trained ------------------------------------------------------
@@ -148,13 +149,19 @@ class LocalBackend(Backend):
     # -- jobs ----------------------------------------------------------------------------
 
     def start(
-        self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+        self,
+        job_id: str,
+        spec: TrainingSpec,
+        train: DataFile,
+        validation: DataFile | None,
+        *,
+        metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Write the run folder and the queue row, and start the worker. A second call for the same
         job changes nothing."""
         folder = self.queue.folder(job_id)
         try:
-            self._write_folder(folder, job_id, spec, train, validation)
+            self._write_folder(folder, job_id, spec, train, validation, metadata or {})
         except OSError as exc:
             raise StoreError(
                 f"The run folder {folder} cannot be written: {exc.strerror or exc}.",
@@ -171,6 +178,7 @@ class LocalBackend(Backend):
         spec: TrainingSpec,
         train: DataFile,
         validation: DataFile | None,
+        metadata: Mapping[str, str],
     ) -> None:
         (folder / "data").mkdir(parents=True, exist_ok=True)
         copyfile(train.path, folder / "data" / "train.jsonl")
@@ -182,6 +190,7 @@ class LocalBackend(Backend):
             train_sha256=train.sha256,
             validation_sha256=validation.sha256 if validation else None,
             system_prompt=Dataset(train.path).system_prompt(),
+            metadata=dict(metadata or {}),
             versions=_versions(),
             created_at=time.time(),
         )

@@ -44,6 +44,7 @@ class RunFile(BaseModel):
     train_sha256: str
     validation_sha256: str | None = None
     system_prompt: str | None = None
+    metadata: dict[str, str] = {}
     versions: dict[str, str]
     created_at: float
 

@@ -10,7 +10,7 @@ Knows nothing of storage and waiting; those are in ``jobs``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -163,6 +163,7 @@ class OpenAIBackend(Backend):
             notes=(*self.profile.notes, *warnings),
             poll_seconds=(self.poll_seconds, 15 * self.poll_seconds),
             settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
+            takes_metadata=self.profile.takes_metadata,
         )
 
     def check(self, spec: TrainingSpec) -> None:
@@ -257,10 +258,16 @@ class OpenAIBackend(Backend):
     # -- the job -------------------------------------------------------------------------
 
     def start(
-        self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+        self,
+        job_id: str,
+        spec: TrainingSpec,
+        train: DataFile,
+        validation: DataFile | None,
+        *,
+        metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Post the job once. ``BackendError.maybe_applied`` says if it may exist."""
-        body = request.create_job(job_id, spec, train, validation, self.profile)
+        body = request.create_job(job_id, spec, train, validation, self.profile, metadata or {})
         with self.calling("create the job", doubtful=True) as (client, call):
             raw = client.fine_tuning.jobs.with_raw_response.create(**body)
             answer = wire.read(raw, call)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from finetune_gateway.backend import NOT_SETTLED
-from finetune_gateway.backends.openai.request import FILE_PREFIX, METADATA_KEY, file_name
+from finetune_gateway.backend import JOB_TAG, NOT_SETTLED
+from finetune_gateway.backends.openai.request import FILE_PREFIX, file_name
 from finetune_gateway.backends.openai.wire import Json, usable_id
 from finetune_gateway.errors import BackendError
 from finetune_gateway.text.cleaning import moment
@@ -61,7 +61,7 @@ class Host:
 def find(intent: Intent, host: Host) -> str | None:
     """Return the id of the job of this intent; None if there certainly is none. Raises BackendError
     with the code ``not_settled`` if the lists do not tell."""
-    tagged, whole = host.list_jobs({METADATA_KEY: intent.job_id})
+    tagged, whole = host.list_jobs({JOB_TAG: intent.job_id})
     if found := _tagged(tagged, intent, host):
         return found
     if host.documents_tags and whole and not tags_dropped(tagged, intent):
@@ -133,7 +133,7 @@ def _not_settled(intent: Intent, host: Host) -> BackendError:
 def tag_of(job: Json) -> str | None:
     """Return the id that the gateway has tagged a job with, if the host shows it."""
     metadata = job.get("metadata")
-    tag = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    tag = metadata.get(JOB_TAG) if isinstance(metadata, dict) else None
     return tag if isinstance(tag, str) else None
 
 

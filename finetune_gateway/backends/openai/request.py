@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from finetune_gateway.backend import JOB_TAG
 from finetune_gateway.methods import OPENAI_WORDS
 
 if TYPE_CHECKING:
@@ -11,7 +13,6 @@ if TYPE_CHECKING:
     from finetune_gateway.estimation.profiles import Profile
     from finetune_gateway.spec import TrainingSpec
 
-METADATA_KEY = "ftg_job_id"
 FILE_PREFIX = "ftg-"  # of the names that files are sent under
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 BOM = b"\xef\xbb\xbf"
@@ -39,6 +40,7 @@ def create_job(
     train: DataFile,
     validation: DataFile | None,
     profile: Profile,
+    metadata: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the body of a create, with what differs from our defaults and nothing else: those
     leave it to the host."""
@@ -54,7 +56,7 @@ def create_job(
         "training_file": train.remote_id,
         "validation_file": validation.remote_id if validation else None,
         "method": method,
-        "metadata": {METADATA_KEY: job_id},
+        "metadata": {**metadata, JOB_TAG: job_id},
         "seed": spec.seed,
         "suffix": spec.suffix,
     }
