@@ -15,7 +15,7 @@ INPUTS := pyproject.toml constraints.txt
 SUITE := -q -n 2 --dist worksteal -m "not chaos"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint cover bench chaos fuzz clean
+.PHONY: help demo test check lint cover bench chaos fuzz trust clean
 
 help: ## what can be made
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers
 	@$(BIN)/python tests/fuzz/rows.py gate $(FUZZ_SECONDS)
 	@$(BIN)/python tests/fuzz/hosted.py $(FUZZ_SECONDS)
 	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py --hypothesis-profile=deep --timeout 7200
+
+trust: $(VENV)/.dev ## each test of docs/trust.md on the commit before its change, where it has to fail, and today
+	@$(BIN)/python tests/trust.py
 
 clean: ## remove caches and builds; the environment stays (rm -rf .venv removes it)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* demo-output *.egg-info

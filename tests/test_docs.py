@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trust
 import typer.main
 from test_rooms import ROOMS
 
@@ -233,3 +234,8 @@ def explanations(source: str) -> Iterator[str]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.string
+
+
+def test_each_promise_has_its_test() -> None:
+    """docs/trust.md is a table that `make trust` can read, and each test in it is there once."""
+    assert trust.complaints(ROOT) == []

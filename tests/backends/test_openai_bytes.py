@@ -8,7 +8,7 @@ import os
 import pty
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def test_every_answer_is_read_or_is_a_typed_error(
 ) -> None:
     """200 with anything: an upload and a create stay in doubt, nothing but our errors comes out."""
     provider_id, train = begin(backend, file), sent(backend, file)
-    faults = ("POST /files", "GET /files", CREATE, LIST, RETRIEVE, CHAT, CHAT)
+    faults = ("POST /files", "GET /files", CREATE, RETRIEVE, CHAT, CHAT)
     for endpoint in faults:
         provider.fault(endpoint, "body", body=body)
     doubtful: list[Callable[[], object]] = [
@@ -181,7 +181,6 @@ def test_every_answer_is_read_or_is_a_typed_error(
     model = backend.open(handle_of(MODEL))
     reads: list[Callable[[], object]] = [
         lambda: backend.find_upload(file),
-        lambda: backend.find(intent("job-1")),
         lambda: backend.poll(provider_id, None),
         lambda: model.chat(HELLO),
         lambda: [*model.stream(HELLO)],
@@ -192,6 +191,17 @@ def test_every_answer_is_read_or_is_a_typed_error(
                 call()
             except BackendError as exc:
                 str(exc).encode()
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:24].decode("latin-1"))
+def test_a_search_takes_no_strange_answer_for_a_job(
+    provider: Provider, backend: OpenAIBackend, file: DataFile, body: bytes
+) -> None:
+    """Lists of anything: a typed error, or nothing found."""
+    begin(backend, file)
+    provider.fault(LIST, "body", "body", body=body)
+    with no_crash(), suppress(BackendError):
+        assert backend.find(intent("job-1")) is None
 
 
 @pytest.mark.parametrize("wait", ["²", "٣", "9" * 5000, "-1", "1.5", "\x1b", "Fri, 31 Dec 1999"])
@@ -228,16 +238,20 @@ def test_refusals_in_any_shape(provider: Provider, backend: OpenAIBackend, error
 
 
 def test_a_job_without_a_usable_id_is_no_answer(
-    provider: Provider, backend: OpenAIBackend, file: DataFile
+    provider: Provider, file: DataFile, home: Path
 ) -> None:
     """A listed job with our tag and no id leaves the doubt: we do not make up an id for it."""
-    begin(backend, file)
-    tagged = {"metadata": {"ftg_job_id": "job-1"}, "status": "running"}
+    provider.fault(CREATE, "reset_after")
+    hosted = connect(provider, profile="custom", settle_seconds=0.1)
+    job = Gateway(home).submit(file.path, model=MODEL, backend=hosted)
+    tagged = {"metadata": {"ftg_job_id": job.id}, "status": "running"}
     for wrong in ({}, {"id": 7}, {"id": ".."}, {"id": None}):
         provider.fault(LIST, *["overlay"] * 2, body={"data": [{**tagged, **wrong}]})
-        with pytest.raises(BackendError) as caught:
-            backend.find(intent("job-1"))
-        assert caught.value.maybe_applied
+        with no_crash(), suppress(BackendError):
+            job.refresh()
+        assert Gateway(home).job(job.id).provider_id is None
+        provider.faults.clear()
+    assert job.refresh().provider_id == provider.jobs[0]["id"]
 
 
 # Chat

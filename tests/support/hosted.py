@@ -8,15 +8,18 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from support.provider import Provider
 
-from finetune_gateway.backend import DataFile, Intent
+from finetune_gateway.backend import DataFile
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.events import JobStatus, Snapshot
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.spec import TrainingSpec
+
+if TYPE_CHECKING:
+    from finetune_gateway.backend import Intent
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 SPEC = TrainingSpec(model=MODEL)
@@ -43,6 +46,9 @@ def sent(backend: OpenAIBackend, file: DataFile) -> DataFile:
 
 def intent(job_id: str, file: DataFile | None = None, **fields: Any) -> Intent:
     """What a job of this file is looked for by, a minute after it was sent."""
+    # Imported here: tests/trust.py runs tests on commits that have none.
+    from finetune_gateway.backend import Intent
+
     train = file or DataFile(Path("none.jsonl"), "0" * 64, 10, 100)
     return Intent(job_id, SPEC, train, **{"sent_at": time.time() - 60, **fields})
 
