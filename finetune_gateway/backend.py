@@ -76,6 +76,7 @@ class Capabilities:
     poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest wait between polls
     settle_seconds: float = 0.0  # how long a sent create may still take effect
     takes_metadata: bool = False  # True if it is a TakesMetadata
+    longest_wait: float | None = None  # seconds to wait at most when asked to; None: the setting
 
     def require(self, backend: str, spec: TrainingSpec) -> None:
         """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""

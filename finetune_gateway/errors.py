@@ -12,6 +12,7 @@ message and what to do next in ``hint``.
       NotFoundError(LookupError)        102                 no such job, model, file
       StoreError(OSError)                 1                 disk full, store locked or damaged
       BackendError(RuntimeError)          1    .backend .status_code .code .maybe_applied .retryable
+                                               .retry_after .turned_away
         AuthenticationError               5                 key missing, wrong or not allowed
       JobError                                 .job_id
         JobFailed                       100
@@ -122,7 +123,7 @@ class BackendError(GatewayError, RuntimeError):
 
     ``maybe_applied`` is True if the request may have taken effect although no answer
     came back (time-out, reset, 5xx). Such a request is never simply sent again, see
-    ``jobs.submission``.
+    ``jobs.submission``. ``retry_after``: seconds that the backend asks to wait, where it does.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class BackendError(GatewayError, RuntimeError):
         code: str | None = None,
         maybe_applied: bool = False,
         retryable: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.backend = backend
@@ -142,6 +144,13 @@ class BackendError(GatewayError, RuntimeError):
         self.code = code
         self.maybe_applied = maybe_applied
         self.retryable = retryable
+        self.retry_after = retry_after
+
+    @property
+    def turned_away(self) -> bool:
+        """True if the backend has refused the request for now, and has not applied it."""
+        answered = self.status_code is not None or self.retry_after is not None
+        return answered and self.retryable and not self.maybe_applied
 
 
 class AuthenticationError(BackendError):

@@ -36,6 +36,8 @@ def config(
 
     budget.monthly_usd (FTG_BUDGET_MONTHLY_USD) is what all jobs of a calendar month (UTC) may
     cost together; budget.job_usd (FTG_BUDGET_JOB_USD) is the limit of a job without --max-cost.
+    hosts.longest_wait_seconds (FTG_HOSTS_LONGEST_WAIT_SECONDS) is how long to wait at most when a
+    host asks to; the default is an hour.
 
     Examples:
       ftg config set budget.monthly_usd 50
@@ -68,8 +70,8 @@ def config(
 def _get(value: stored.Value, *, json: bool, quiet: bool) -> None:
     if json:
         print_json(setting_document(value))
-    elif value.usd is not None:
-        print_result(f"{value.usd:f}")
+    elif value.amount is not None:
+        print_result(f"{value.amount:f}")
     else:
         print_message(f"{value.key.name} is not set: no limit.", quiet=quiet)
 
@@ -79,7 +81,7 @@ def _set(settings: Settings, key: str, text: str, *, json: bool, quiet: bool) ->
     if json:
         print_json(setting_document(written))
     else:
-        print_result(f"{key} = {written.usd:f}")
+        print_result(f"{key} = {written.amount:f}")
     _warn_if_overridden(settings, key)
     print_message(f"Saved in {settings.config}", quiet=quiet)
 
@@ -97,7 +99,7 @@ def _warn_if_overridden(settings: Settings, key: str) -> None:
     """Warn if the environment overrides what was just written."""
     current = stored.current_value(settings, key)
     if current.origin == "environment":
-        variable = f"{current.key.variable}={current.usd:f}"
+        variable = f"{current.key.variable}={current.amount:f}"
         print_warning(f"{variable} in the environment overrides the file.")
 
 
@@ -116,5 +118,5 @@ def _list(settings: Settings, *, json: bool, quiet: bool) -> None:
         return
     print_result(settings_text(values))
     for value in values:
-        about = f"{value.key.name}: {value.key.about}, in USD."
+        about = f"{value.key.name}: {value.key.about}, in {value.key.unit}."
         print_message(wrap_text(about, "  ", ""), quiet=quiet)

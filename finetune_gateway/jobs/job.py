@@ -24,6 +24,7 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_of
 from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.records import JobRecord
@@ -106,7 +107,7 @@ class Job(Shown):
     def _refresh(self, *, send: bool) -> Job:
         self.record = self._store.get(self.id)
         if self.record.unsent:
-            settle = self._submitter.resume if send else self._submitter.look
+            settle = self._submitter.advance_or_end if send else self._submitter.look
             self.record = settle(self.record, self.backend)
         if self.record.provider_id is None or self.status.final:
             return self
@@ -179,26 +180,33 @@ class Job(Shown):
         if not self.status.final:
             raise JobNotFinished(
                 f"Job {self.id} is still {self.status} after {timeout:g} s.",
-                hint=f"It continues. Run: ftg watch {self.id}",
+                hint=self.record.outlook or f"It continues. Run: ftg watch {self.id}",
                 job_id=self.id,
             )
         return self
 
     def _polls(self, timeout: float | None, *, send: bool) -> Iterator[None]:
-        """Refresh until the job has ended; wait longer while nothing changes."""
+        """Refresh until the job has ended; wait longer while nothing changes. Who may send shows
+        that the job is waited for: these are sent in order."""
+        with turns.awaiting(self._store, self.id) as show:
+            yield from self._refreshes(timeout, show if send else None)
+
+    def _refreshes(self, timeout: float | None, show: Callable[[], None] | None) -> Iterator[None]:
+        send = show is not None
         first, longest = self.backend.capabilities().poll_seconds
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, before, failing_since = first, None, None
         while True:
+            asked = 0.0
+            if show and self.record.unsent:
+                show()
             try:
                 self._refresh(send=send)
                 failing_since = None
             except BackendError as exc:
                 failing_since = failing_since or time.monotonic()
-                too_long = time.monotonic() - failing_since > PATIENCE_SECONDS
-                lasting = exc.code == NOT_SETTLED or not (exc.retryable or exc.maybe_applied)
-                if too_long or lasting:
-                    raise
+                asked = self._wait_after(exc, time.monotonic() - failing_since)
+                failing_since = None if asked else failing_since
             yield
             if not send and failing_since is None:
                 self._require_on_its_way()
@@ -210,9 +218,25 @@ class Job(Shown):
             pause = first if now != before else min(pause * 1.5, longest)
             before = now
             # Jitter: processes that follow the same job do not all poll at once.
-            wait = pause * random.uniform(1 - JITTER, 1)
+            wait = max(pause * random.uniform(1 - JITTER, 1), asked)
+            if send and self.record.seconds_to_wait:
+                turns.require_short(self.record, self._longest_wait())
+                wait = max(asked, self.record.seconds_to_wait)
             left = wait if deadline is None else deadline - time.monotonic()
             time.sleep(max(0.0, min(wait, left)))
+
+    def _wait_after(self, exc: BackendError, failing: float) -> float:
+        """Return the seconds that the host asks to wait, 0 if it does not. Raises what lasts, has
+        lasted for too long, or asks for a longer wait than is allowed."""
+        lasting = exc.code == NOT_SETTLED or not (exc.retryable or exc.maybe_applied)
+        asked = exc.retry_after or 0.0
+        too_long = asked > self._longest_wait() if asked else failing > PATIENCE_SECONDS
+        if lasting or too_long:
+            raise exc
+        return asked
+
+    def _longest_wait(self) -> float:
+        return turns.longest_wait(self._store, self.backend.capabilities())
 
     def _require_on_its_way(self) -> None:
         """Raise JobNotFinished for a job that only a command would send now."""
@@ -337,14 +361,28 @@ class Job(Shown):
         import tenacity
 
         first, longest = self.backend.capabilities().poll_seconds
+        backoff = tenacity.wait_exponential(multiplier=first, exp_base=1.5, max=longest)
+        jitter = tenacity.wait_random(0, first / 4)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked = _asked_wait(state.outcome.exception() if state.outcome else None)
+            return (asked or backoff(state)) + jitter(state)
+
+        def may_be_starting(exc: BaseException) -> bool:
+            asked = _asked_wait(exc)
+            return _may_be_starting(exc) and (not asked or asked <= self._longest_wait())
+
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_be_starting),
-            wait=tenacity.wait_exponential(multiplier=first, exp_base=1.5, max=longest)
-            + tenacity.wait_random(0, first / 4),
+            retry=tenacity.retry_if_exception(may_be_starting),
+            wait=wait,
             stop=tenacity.stop_after_delay(READY_SECONDS),
             reraise=True,
         )
         return retrying(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
+
+
+def _asked_wait(exc: BaseException | None) -> float | None:
+    return exc.retry_after if isinstance(exc, BackendError) else None
 
 
 def _may_be_starting(exc: BaseException) -> bool:

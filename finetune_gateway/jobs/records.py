@@ -54,6 +54,8 @@ class JobRecord(BaseModel):
     sent_at: float | None = None  # when its first create was announced
     train_file_id: str | None = None  # the provider's id of the file in its last create
     settled: bool = False  # a person said that it was not created
+    not_before: float | None = None  # it waits here until then: its host takes no more jobs now
+    turned_away: int = 0  # how often that was so
     provider_id: str | None = None
     status: JobStatus = JobStatus.VALIDATING_FILES
     raw_status: str = ""
@@ -84,6 +86,31 @@ class JobRecord(BaseModel):
         return self.provider_id is None and not self.status.final
 
     @property
+    def waits_here(self) -> bool:
+        """Return True if its host takes no more jobs now: it is queued here, and not there."""
+        return self.unsent and self.step == "intent" and self.not_before is not None
+
+    @property
+    def seconds_to_wait(self) -> float:
+        """Return how long it still waits before it is sent; never longer than was asked for, if
+        the clock is set back."""
+        if self.not_before is None or not self.unsent:
+            return 0.0
+        return max(0.0, min(self.not_before - time.time(), self.not_before - self.step_at))
+
+    @property
+    def lane(self) -> tuple[str, str, str]:
+        """Return the host and account where it is sent: jobs with the same one wait in order."""
+        options = self.backend_options
+        if options.get("base_url") is None:
+            return self.backend, json.dumps(options, sort_keys=True), ""
+        return self.backend, str(options["base_url"]), str(options.get("api_key_env"))
+
+    def before(self, other: JobRecord) -> bool:
+        """Return True if it was submitted before the other job."""
+        return (self.created_at, self.id) < (other.created_at, other.id)
+
+    @property
     def outlook(self) -> str:
         """What will become of an unsent job, and which command does it; empty for others."""
         if not self.unsent:
@@ -94,6 +121,12 @@ class JobRecord(BaseModel):
                 f"It is not known whether {self.display_name} has {self.id}. ftg wait {self.id} "
                 f"looks, and sends it only if it is not there; {end} If you know: "
                 f"ftg settle {self.id} --created ID, or --not-created"
+            )
+        if self.waits_here:
+            reason = self.phase.removeprefix("waiting: ") or "its turn has not come"
+            return (
+                f"{self.id} is queued here: {reason}. ftg wait {self.id} sends it when there is "
+                f"room; {end}"
             )
         return f"{self.id} has not been sent. ftg wait {self.id} sends it; {end}"
 

@@ -105,6 +105,13 @@ def m005_metadata(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'")
 
 
+@migration
+def m006_turns(db: sqlite3.Connection) -> None:
+    # Until when a job that was turned away waits here, and how often it was turned away.
+    db.execute("ALTER TABLE jobs ADD COLUMN not_before REAL")
+    db.execute("ALTER TABLE jobs ADD COLUMN turned_away INTEGER NOT NULL DEFAULT 0")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None)

@@ -146,6 +146,16 @@ class Store:
             )
         return self.get(job_id)
 
+    def waiting(self, backend: str) -> list[JobRecord]:
+        """Return the jobs of a backend that wait here, in the order of their submits."""
+        rows = self.query(
+            "SELECT * FROM jobs WHERE not_before IS NOT NULL AND provider_id IS NULL"
+            " AND status NOT IN ('succeeded', 'failed', 'cancelled') AND backend = ?"
+            " ORDER BY created_at, id",
+            (backend,),
+        )
+        return [record_of(row) for row in rows]
+
     def settle_unsent(self, job_id: str) -> JobRecord:
         """Commit a person's word that the provider does not have a job."""
         with self.transaction() as db:
@@ -181,7 +191,8 @@ class Store:
         """Commit the provider's id: from now on the job is only polled."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = ''"
+                "UPDATE jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = '',"
+                " not_before = NULL"
                 " WHERE id = ?",
                 (time.time(), provider_id, job_id),
             )

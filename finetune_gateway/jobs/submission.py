@@ -26,10 +26,11 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.store import Store
 
-MAX_TRIES = 10  # requests per job that may change something, before it has failed
+MAX_TRIES = 10  # requests per job that may have taken effect, before it has failed
 
 
 class Submitter:
@@ -67,7 +68,7 @@ class Submitter:
             record = self.store.get(record.id)
             return self._send(record, backend, first=False) if mine else record
 
-    def resume(self, record: JobRecord, backend: Backend) -> JobRecord:
+    def advance_or_end(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Like ``advance``, but store a refusal as the job's error instead of raising it."""
         try:
             return self.advance(record, backend)
@@ -215,10 +216,15 @@ class Submitter:
         """
         if not record.unsent:
             return record
+        if record.step == "intent":
+            # Nothing is in doubt, so nothing has to be asked before its turn.
+            waiting = self.store.waiting(record.backend)
+            if waiting and (held := turns.hold(self.store, record, waiting)):
+                return held
         with self._classify_failure(record, backend, first):
             if not first:
                 record = self._adopt(record, backend)
-                left = self._seconds_left(record, backend)
+                left = max(self._seconds_left(record, backend), record.seconds_to_wait)
                 if not record.unsent:
                     return record
                 if record.step in ("uploading", "creating") and left > 0:
@@ -332,7 +338,7 @@ class Submitter:
             now = self.store.get(record.id)
             unreachable = exc.status_code is None and not exc.maybe_applied
             refused = not (exc.maybe_applied or exc.retryable)
-            out_of_tries = now.tries >= MAX_TRIES and not unreachable
+            out_of_tries = now.tries >= MAX_TRIES and exc.maybe_applied
             if now.tries == record.tries and first:
                 self.store.fail(record.id, str(exc))
                 raise
@@ -345,10 +351,7 @@ class Submitter:
                 # The host may have deleted a file that we remember: upload it again next time.
                 self.store.forget_files(_scope(backend), record.train, record.validation)
                 raise
-            self.store.set_step(
-                record.id, now.step if exc.maybe_applied else "intent", sending=False
-            )
-            self.store.set_phase(record.id, f"not confirmed: {exc.message}")
+            self._go_on_later(now, exc, backend)
         except BaseException as exc:
             now = self.store.get(record.id)
             if first and now.tries == record.tries:
@@ -356,6 +359,19 @@ class Submitter:
                 now = self.store.fail(record.id, reason)
             exc.add_note(now.outlook or f"{record.id} has ended: nothing was sent.")
             raise
+
+    def _go_on_later(self, record: JobRecord, exc: BackendError, backend: Backend) -> None:
+        """Commit that a request failed for now, and what is known of it."""
+        phase = f"not confirmed: {exc.message}"
+        if exc.turned_away:
+            turns.turn_away(self.store, record, exc, backend.capabilities())
+        elif not exc.maybe_applied:
+            turns.set_not_applied(self.store, record.id, phase)
+        else:
+            self.store.set_step(record.id, record.step, sending=False)
+            self.store.set_phase(record.id, phase)
+            if exc.retry_after is not None:
+                turns.set_waiting(self.store, record.id, time.time() + exc.retry_after, phase)
 
 
 def _not_yet(record: JobRecord, reason: str, command: str = "cancel") -> JobNotFinished:

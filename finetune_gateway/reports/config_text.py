@@ -11,14 +11,14 @@ from finetune_gateway.settings.config import Value
 
 def setting_document(value: Value) -> dict[str, Any]:
     """Return a setting as JSON."""
-    usd = None if value.usd is None else f"{value.usd:f}"
-    return {"key": value.key.name, "value": usd, "from": value.origin}
+    amount = None if value.amount is None else f"{value.amount:f}"
+    return {"key": value.key.name, "value": amount, "from": value.origin}
 
 
 def settings_text(values: Sequence[Value]) -> str:
     """Return a table of settings and where each comes from."""
     rows = [
-        (value.key.name, "-" if value.usd is None else f"{value.usd:f}", _origin(value))
+        (value.key.name, "-" if value.amount is None else f"{value.amount:f}", _origin(value))
         for value in values
     ]
     return format_table(("KEY", "VALUE", "FROM"), rows, right="VALUE")
@@ -27,4 +27,5 @@ def settings_text(values: Sequence[Value]) -> str:
 def _origin(value: Value) -> str:
     if value.origin == "environment":
         return f"environment ({value.key.variable})"
-    return "default: no limit" if value.origin == "default" else value.origin
+    no_limit = value.origin == "default" and value.amount is None
+    return "default: no limit" if no_limit else value.origin

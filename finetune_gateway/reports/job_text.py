@@ -28,7 +28,7 @@ COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
 NAME_LENGTHS = ((60, 40), (22, 16), (16, 12), (12, 8))  # of a model's name and of a file's
 INTERNAL_FIELDS = {
     "submit_key", "step_at", "tries", "cursor", "system_prompt",
-    "sent_at", "train_file_id", "settled",
+    "sent_at", "train_file_id", "settled", "turned_away",
 }  # fmt: skip
 
 
@@ -196,7 +196,8 @@ def _fit_table(
 
 def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
     names = _shorten(record.spec.model, model), _shorten(record.name, data)
-    return record.id, record.status, record.display_name, *names, format_age(record.created_at)
+    status = "queued here" if record.waits_here else record.status
+    return record.id, status, record.display_name, *names, format_age(record.created_at)
 
 
 def _cost_row(record: JobRecord, model: int, _: int) -> tuple[str, ...]:

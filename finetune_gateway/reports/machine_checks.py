@@ -109,7 +109,11 @@ def _check_files(settings: Settings) -> Iterator[Check]:
     try:
         config.read_file(settings.config)
         values = [config.current_value(settings, name) for name in config.KEYS]
-        limits = (f"{one.key.name} = {one.usd:f}" for one in values if one.usd is not None)
+        limits = (
+            f"{one.key.name} = {one.amount:f}"
+            for one in values
+            if one.amount is not None and one.origin != "default"
+        )
         yield Check("config", "ok", ", ".join(limits) or "no limits are set")
     except SpecError as exc:
         yield Check("config", "error", exc.message, exc.hint)

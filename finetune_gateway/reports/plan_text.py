@@ -110,6 +110,8 @@ def _budget_left(cost: Range[Decimal] | None, budget: Budget) -> str:
 
 def submitted_text(job: Job) -> str:
     """Return what came of a submit: confirmed by the provider, or only stored."""
+    if job.record.waits_here:
+        return f"{job.id} is stored, and not sent yet.\n{job.record.outlook}"
     if job.provider_id is None and not job.status.final:
         reason = job.phase.removeprefix("not confirmed: ")
         return (

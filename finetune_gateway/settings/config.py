@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_gateway.errors import SpecError, toml_error_text
+from finetune_gateway.errors import SpecError, shown, toml_error_text
 from finetune_gateway.settings.files import locking, write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
@@ -25,12 +25,19 @@ Origin = Literal["argument", "environment", "file", "default"]
 
 @dataclass(frozen=True)
 class Key:
-    """A setting: an amount of USD, where none means no limit."""
+    """A setting: an amount of USD, where none means no limit, or a number of seconds."""
 
     name: str  # as in the file: table.name
     variable: str  # environment variable
     argument: str  # name of the argument of a call
     about: str
+    unit: Literal["USD", "seconds"] = "USD"
+    default: Decimal | None = None
+
+    def parse(self, value: object, name: str) -> Decimal:
+        """Return the value of this setting in what a person gave, under this name. Raises
+        SpecError."""
+        return parse_usd(value, name) if self.unit == "USD" else _parse_seconds(value, name)
 
 
 KEYS = {
@@ -48,8 +55,17 @@ KEYS = {
             "max_cost_usd",
             "what a job may cost without --max-cost",
         ),
+        Key(
+            "hosts.longest_wait_seconds",
+            "FTG_HOSTS_LONGEST_WAIT_SECONDS",
+            "longest_wait",
+            "how long to wait at most when a host asks to",
+            "seconds",
+            Decimal(3600),
+        ),
     )
 }
+LONGEST_SECONDS = 604_800  # a week
 _HEAD = "# Settings of finetune-gateway. See: ftg config --help\n\n"
 
 
@@ -58,8 +74,13 @@ class Value:
     """The current value of a setting, and where it comes from."""
 
     key: Key
-    usd: Decimal | None
+    amount: Decimal | None
     origin: Origin
+
+    @property
+    def usd(self) -> Decimal | None:
+        """The amount, of a setting in USD."""
+        return self.amount
 
 
 def find_key(name: str) -> Key:
@@ -78,11 +99,24 @@ def current_value(settings: Settings, name: str, argument: object = None) -> Val
     """Return the value of a setting. Raises SpecError if it is invalid."""
     key = find_key(name)
     if argument is not None:
-        return Value(key, parse_usd(argument, key.argument), "argument")
+        return Value(key, key.parse(argument, key.argument), "argument")
     if text := os.environ.get(key.variable):
-        return Value(key, parse_usd(text, key.variable), "environment")
+        return Value(key, key.parse(text, key.variable), "environment")
     own = read_file(settings.config)
-    return Value(key, own.get(key.name), "file" if key.name in own else "default")
+    return Value(key, own.get(key.name, key.default), "file" if key.name in own else "default")
+
+
+def _parse_seconds(value: object, name: str) -> Decimal:
+    try:
+        seconds = Decimal("NaN" if isinstance(value, bool) else str(value).strip())
+    except ArithmeticError:
+        seconds = Decimal("NaN")
+    if not (seconds.is_finite() and 0 <= seconds <= LONGEST_SECONDS):
+        raise SpecError(
+            f"{name} cannot be {shown(value)}.",
+            hint=f"Give seconds as a number from 0 to {LONGEST_SECONDS:,}, such as 3600.",
+        )
+    return seconds
 
 
 def read_file(path: Path) -> dict[str, Decimal]:
@@ -102,7 +136,7 @@ def read_file(path: Path) -> dict[str, Decimal]:
     settings = {}
     for name, value in _flatten(tables):
         try:
-            settings[find_key(name).name] = parse_usd(value, name)
+            settings[find_key(name).name] = find_key(name).parse(value, name)
         except SpecError as exc:
             raise SpecError(f"{path}{_line(name, text)}: {exc.message}", hint=exc.hint) from None
     return settings
@@ -128,9 +162,9 @@ def _flatten(tables: dict[str, Any]) -> list[tuple[str, Any]]:
 def write(settings: Settings, name: str, text: str) -> Value:
     """Set one key in the file and return it; comments and other keys are kept. Raises SpecError."""
     key = find_key(name)
-    usd = parse_usd(text, key.name)
-    _edit(settings, key, usd)
-    return Value(key, usd, "file")
+    amount = key.parse(text, key.name)
+    _edit(settings, key, amount)
+    return Value(key, amount, "file")
 
 
 def remove(settings: Settings, name: str) -> bool:
@@ -142,7 +176,7 @@ def remove(settings: Settings, name: str) -> bool:
     return True
 
 
-def _edit(settings: Settings, key: Key, usd: Decimal | None) -> None:
+def _edit(settings: Settings, key: Key, amount: Decimal | None) -> None:
     """Read the file, change one key, and replace the file; one process at a time."""
     # Imported here: only writing needs it.
     import tomlkit
@@ -153,11 +187,11 @@ def _edit(settings: Settings, key: Key, usd: Decimal | None) -> None:
         document = tomlkit.parse(path.read_text("utf-8") if path.exists() else _HEAD)
         if table not in document:
             document[table] = tomlkit.table()
-        if usd is None:
+        if amount is None:
             del document[table][name]
         else:
             # As typed: a float would turn 0.10 into 0.1.
-            document[table][name] = tomlkit.value(f"{usd:f}")
+            document[table][name] = tomlkit.value(f"{amount:f}")
         try:
             write_atomic(path, tomlkit.dumps(document))
         except OSError as exc:

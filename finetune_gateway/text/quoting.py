@@ -51,3 +51,10 @@ def json_type(value: object) -> str:
     if value is None:
         return "null"
     return _TYPES.get(type(value), "an object")
+
+
+def duration(seconds: float) -> str:
+    """Return a wait in words: 60 s, 45 min, 3.5 h."""
+    if seconds < 600:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"

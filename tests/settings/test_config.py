@@ -84,7 +84,7 @@ def test_comments_and_other_keys_stay(ftg: Ftg, home: Path) -> None:
     ("words", "said"),
     [
         (("set", "budget.montly_usd", "50"), "Did you mean budget.monthly_usd?"),
-        (("get", "nothing.like.it"), "Keys: budget.monthly_usd, budget.job_usd."),
+        (("get", "nothing.like.it"), "Keys: budget.monthly_usd, budget.job_usd"),
         (("set", MONTH, "plenty"), "cannot be 'plenty'"),
         (("set", MONTH, "-1"), "-1"),
         (("set", MONTH, "nan"), "cannot be 'nan'"),

@@ -58,7 +58,9 @@ class OpenAIBackend(Backend):
     ================================================  =====================================
 
     ``request_timeout``: seconds without any answer from the host. ``settle_seconds``: how
-    long a sent create may still take effect (default: request_timeout + 10).
+    long a sent create may still take effect (default: request_timeout + 10). ``longest_wait``:
+    seconds to wait at most when the host asks to (default: hosts.longest_wait_seconds of the
+    settings, an hour).
 
     OPENAI_API_KEY is sent only to api.openai.com, to the host of OPENAI_BASE_URL and to this
     machine. Redirects are not followed.
@@ -76,8 +78,9 @@ class OpenAIBackend(Backend):
         request_timeout: float = 60.0,
         settle_seconds: float | None = None,
         poll_seconds: float = 2.0,
+        longest_wait: float | None = None,
     ) -> None:
-        for setting in ("request_timeout", "settle_seconds", "poll_seconds"):
+        for setting in ("request_timeout", "settle_seconds", "poll_seconds", "longest_wait"):
             endpoint.check_seconds(setting, locals()[setting])
         given = base_url or endpoint.default(profile)
         self._base_url = endpoint.checked(given) if given else None
@@ -88,6 +91,7 @@ class OpenAIBackend(Backend):
         self.request_timeout = request_timeout
         self.settle_seconds = settle_seconds
         self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that
+        self.longest_wait = longest_wait
         self._api_key = api_key
         self._prices: Path | None = None
         self._client: clients.Client | None = None  # kept, so that it stays open
@@ -123,6 +127,7 @@ class OpenAIBackend(Backend):
             "request_timeout": self.request_timeout,
             "settle_seconds": self.settle_seconds,
             "poll_seconds": self.poll_seconds,
+            "longest_wait": self.longest_wait,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -164,6 +169,7 @@ class OpenAIBackend(Backend):
             poll_seconds=(self.poll_seconds, 15 * self.poll_seconds),
             settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
             takes_metadata=self.profile.takes_metadata,
+            longest_wait=self.longest_wait,
         )
 
     def check(self, spec: TrainingSpec) -> None:
@@ -327,6 +333,12 @@ class OpenAIBackend(Backend):
         return OpenAIChat(self, handle.model)
 
     # -- the client ----------------------------------------------------------------------
+
+    @property
+    def chat_patience(self) -> float:
+        """Return how long a chat waits, in seconds, when the host asks for it."""
+        longest = self.longest_wait
+        return self.request_timeout if longest is None else min(longest, self.request_timeout)
 
     @contextmanager
     def calling(

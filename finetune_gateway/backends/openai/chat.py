@@ -23,6 +23,9 @@ class Host(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def chat_patience(self) -> float: ...
+
     def calling(self, what: str) -> AbstractContextManager[tuple[openai.OpenAI, wire.Call]]: ...
 
 
@@ -41,6 +44,7 @@ class OpenAIChat:
                 model=self.model,
                 messages=messages,
                 extra_body=_passed(sampling),
+                longest=self.backend.chat_patience,
             )
             body = wire.read(answer, call)
             choices = wire.list_of(body.get("choices"))
@@ -56,7 +60,8 @@ class OpenAIChat:
             answer = retried(
                 lambda: client.chat.completions.with_raw_response.create(
                     model=self.model, messages=sent, stream=True, extra_body=_passed(sampling)
-                )
+                ),
+                longest=self.backend.chat_patience,
             )
             with answer.parse(to=openai.Stream[object]) as chunks:
                 for choice in _choices(chunks, call):

@@ -19,9 +19,11 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
+from finetune_gateway.backends.openai.retries import asked_wait
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.text.cleaning import clean, visible
+from finetune_gateway.text.quoting import duration
 
 Json = dict[str, Any]
 
@@ -83,6 +85,9 @@ RULES = {
     413: Rule("Send a smaller file."),
     429: Rule("Try again later.", retryable=True),
 }
+# 409 or 503 that says when to ask again, in the contract's own words: the host itself has turned
+# the request away. Without these a server in between may have answered after it was passed on.
+TURNED_AWAY = Rule("Try again later.", retryable=True)
 REDIRECT = Rule("The key is not sent to another host; set base_url to the right one.")
 REFUSED = Rule("Change what it names, then try again.")
 SERVER = Rule("Try again later.", maybe_applied=True, retryable=True)
@@ -94,6 +99,8 @@ CODES = {
         authentication=True,
     ),
     "insufficient_quota": Rule("Add credit or raise the limit of that account."),
+    "billing_not_active": Rule("Add credit or a way to pay to that account."),
+    "billing_hard_limit_reached": Rule("Add credit or raise the limit of that account."),
 }
 WORDS = {
     "training_not_available": "this organisation can no longer create fine-tuning jobs there",
@@ -138,14 +145,25 @@ def undecodable(call: Call, error: str = "") -> BackendError:
 
 def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
     status, code, param = exc.status_code, text_of(exc.code), text_of(exc.param)
+    wait = asked_wait(exc.response.headers)
     rule = CODES.get(code or "") or RULES.get(status) or _by_class(status)
+    if status in (409, 503) and wait is not None and _has_error(exc.response.content):
+        rule = TURNED_AWAY
     reason = WORDS.get(code or "") or _provider_message(exc)
     if 300 <= status < 400:
         reason = f"it redirects to {_host_in(exc.response.headers.get('location', ''))!r}"
     field = f" (field {param})" if param else ""
     message = f"{call.host} refused to {call.what} ({status}): {reason.rstrip('.')}{field}."
-    wait = exc.response.headers.get("retry-after")
     return _error(call, message, rule, status=status, code=code, wait=wait)
+
+
+def _has_error(content: bytes) -> bool:
+    """Return True for an error in the contract's form, with words."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(object_of(object_of(body).get("error")).get("message"), str)
 
 
 def _host_in(location: str) -> str:
@@ -168,10 +186,11 @@ def _error(
     *,
     status: int | None = None,
     code: str | None = None,
-    wait: str | None = None,
+    wait: float | None = None,
 ) -> BackendError:
     kind = AuthenticationError if rule.authentication else BackendError
-    advice = f" It asks to wait {wait} s." if wait and wait.isascii() and wait.isdigit() else ""
+    wait = wait if rule.retryable else None
+    advice = "" if wait is None else f" It asks to wait {duration(wait)}."
     return kind(
         redact(visible(message), call.key),
         hint=(rule.hint + advice).strip(),
@@ -180,6 +199,7 @@ def _error(
         code=code,
         maybe_applied=call.always_doubtful or (call.doubtful and rule.maybe_applied),
         retryable=rule.retryable,
+        retry_after=wait,
     )
 
 
