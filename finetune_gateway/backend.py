@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import (
@@ -49,6 +49,8 @@ JOB_TAG = "ftg_job_id"  # the key in a host's metadata that holds our id of the 
 
 # The code of a BackendError of ``find``: only a person can tell whether the job was created.
 NOT_SETTLED = "not_settled"
+# The code with which a host refuses a chat with a model that has no deployment; Azure's word.
+NOT_DEPLOYED = "DeploymentNotFound"
 
 # Settings that say what to train rather than how: every backend understands them.
 NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
@@ -182,11 +184,20 @@ class HandleData(Model):
     ready_at: float | None = None  # when it first answered a chat
     first_answer: str | None = None
     retires_on: str | None = None  # YYYY-MM-DD, from the provider's dated profile
+    deploy: str | None = None  # the command that deploys it; None where it answers, or may
 
     @property
     def ready(self) -> bool:
         """True once the model has answered a chat."""
         return self.ready_at is not None
+
+    @model_serializer(mode="wrap")
+    def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``deploy`` out where it is None: versions that do not know it read the rest."""
+        fields: dict[str, Any] = write(self)
+        if self.deploy is None:
+            fields.pop("deploy", None)
+        return fields
 
 
 class ChatModel(Protocol):

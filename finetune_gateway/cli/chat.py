@@ -47,7 +47,11 @@ def chat(
     ] = None,
     named: Annotated[
         str | None,
-        typer.Option("--model", metavar="NAME", help="Of a job whose host gives no model's name."),
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Model of a job whose host names none; its deployment.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -75,6 +79,7 @@ def chat(
     if prompt is None and json:
         raise SpecError("--json needs a PROMPT.", hint='Like: ftg chat latest --json "Hello"')
     handle = _open_job_result(model, named) if named else open_model(model)
+    handle.require_deployed()
     if prompt is None:
         converse(handle, system, sampling)
     elif json:

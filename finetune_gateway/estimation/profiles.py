@@ -122,6 +122,8 @@ class Profile(Model):
     suffix_forbidden: str = ""  # characters not allowed in a suffix
     takes_metadata: bool = True  # False if its create is documented without metadata
     keeps_metadata: str = ""  # the source that says that jobs keep the metadata they came with
+    deploy_command: str = ""  # makes a tuned model answer, where it does not by itself
+    deploy_source: str = ""  # the source that says so
     file_bom: bool = False  # files start with a UTF-8 byte order mark
     create_extra: dict[str, Any] = Field(default_factory=dict)  # sent with each create call
     no_new_jobs_from: date | None = None  # from this day nobody can create a job

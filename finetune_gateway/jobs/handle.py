@@ -62,7 +62,17 @@ class ModelHandle(Shown, HandleData):
         """Use this backend object rather than one built from the stored options."""
         self._model = backend.open(self)
 
+    def require_deployed(self) -> None:
+        """Raise NotFoundError for a model that has no deployment to answer through."""
+        if self.deploy is not None:
+            job = self.job_id or "JOB"
+            raise NotFoundError(
+                f"Succeeded, not deployed: {self.model} answers only through a deployment.",
+                hint=f"To deploy it: {self.deploy} Then run: ftg chat {job} --model DEPLOYMENT",
+            )
+
     def _open(self) -> ChatModel:
+        self.require_deployed()
         if self._model is None:
             self._model = registry.load(self.backend, self.backend_options).open(self)
         return self._model

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backend import NOT_SETTLED, Backend, ChatReply
+from finetune_gateway.backend import NOT_DEPLOYED, NOT_SETTLED, Backend, ChatReply
 from finetune_gateway.errors import (
     BackendError,
     GatewayError,
@@ -246,11 +246,13 @@ class Job(Shown):
     # -- the end -------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None, *, model: str | None = None) -> ModelHandle:
-        """Wait for the model and return it once it has answered a chat.
+        """Wait for the model and return it once it has answered a chat. One that must be deployed
+        first is returned as it is: its ``deploy`` says how, and it is not ``ready``.
 
-        ``model``: its name, for a job that has succeeded at a host that does not give it.
+        ``model``: its name, for a job that has succeeded at a host that does not give it; or the
+        name of its deployment, which is kept once it has answered.
         Raises JobFailed or JobCancelled if there will be no model, JobNotFinished after
-        ``timeout`` seconds.
+        ``timeout`` seconds, NotFoundError for a deployment that is not there.
         """
         if not self.status.final:
             self.wait(timeout)
@@ -300,12 +302,12 @@ class Job(Shown):
         return self
 
     def _handle(self, model: str | None) -> ModelHandle:
-        record = self.record
+        record = self.record = self._store.get(self.id)  # another process may have a handle by now
         if record.handle is not None:
-            return ModelHandle.model_validate(record.handle)
+            return self._deployed(ModelHandle.model_validate(record.handle), model)
         result = record.result or self._late_result(model)
         dates = self.backend.capabilities(record.spec.model).life_cycle
-        return ModelHandle(
+        handle = ModelHandle(
             kind=result.kind,
             model=result.model,
             base_model=record.spec.model,
@@ -324,7 +326,33 @@ class Job(Shown):
             first_answer=result.first_answer,
             ready_at=record.finished_at if result.first_answer is not None else None,
             retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
+            deploy=result.deploy,
         )
+        return self._deployed(handle, model)
+
+    def _deployed(self, handle: ModelHandle, deployment: str | None) -> ModelHandle:
+        """Return the handle; of a model that needs a deployment, with the one that is named, once
+        it has answered. Raises NotFoundError if the host has no deployment of this name."""
+        result = self.record.result
+        needed = handle.deploy or (result and result.deploy)
+        if not needed or deployment is None or (handle.ready and deployment == handle.model):
+            return handle
+        named = handle.model_copy(
+            update={"model": deployment, "deploy": None, "ready_at": None, "first_answer": None}
+        )
+        named.attach(self.backend)
+        try:
+            reply = named.chat("Hello.", max_tokens=PROBE_TOKENS)
+        except BackendError as exc:
+            if exc.status_code != 404:
+                raise
+            raise NotFoundError(
+                f"{self.record.display_name} has no deployment {visible(deployment)!r}.",
+                hint=f"A new one may take some minutes to start. To create one: {needed}",
+            ) from None
+        named.first_answer, named.ready_at = reply.text, time.time()
+        self._store.set_handle(self.id, named.model_dump(mode="json"))
+        return named
 
     def _late_result(self, model: str | None) -> Result:
         """Return the result of a job that had succeeded without one: the host may name the model
@@ -345,9 +373,14 @@ class Job(Shown):
     def _ready(self, handle: ModelHandle) -> ModelHandle:
         """Return the handle once its model has answered; the backend may have an answer already."""
         handle.attach(self.backend)
-        if not handle.ready:
-            reply = self._first_answer(handle)
-            handle.first_answer, handle.ready_at = reply.text, time.time()
+        if not handle.ready and handle.deploy is None:
+            try:
+                reply = self._first_answer(handle)
+                handle.first_answer, handle.ready_at = reply.text, time.time()
+            except BackendError as exc:
+                if exc.code != NOT_DEPLOYED:
+                    raise
+                handle.deploy = "see the documentation of the host."
         if self.record.handle is None:
             self._store.set_handle(self.id, handle.model_dump(mode="json"))
             if handle.kind != "hosted":
@@ -387,6 +420,6 @@ def _asked_wait(exc: BaseException | None) -> float | None:
 
 def _may_be_starting(exc: BaseException) -> bool:
     """Return True for errors that a new model gives for some minutes, 404 among them."""
-    return isinstance(exc, BackendError) and (
-        exc.status_code == 404 or exc.retryable or exc.maybe_applied
-    )
+    if not isinstance(exc, BackendError) or exc.code == NOT_DEPLOYED:
+        return False
+    return exc.status_code == 404 or exc.retryable or exc.maybe_applied

@@ -81,6 +81,13 @@ class JobRecord(BaseModel):
         return self.finished_at is not None and not self.status.final
 
     @property
+    def deploy(self) -> str:
+        """How to deploy its model, if it has succeeded at a host where the model answers only
+        then, and no deployment has answered yet; else empty."""
+        known = self.handle or (self.result.model_dump() if self.result else {})
+        return known.get("deploy") or ""
+
+    @property
     def unsent(self) -> bool:
         """Return True if it goes on, and no provider's id is known."""
         return self.provider_id is None and not self.status.final

@@ -124,6 +124,8 @@ def model_sources(host: profiles.Profile, today: date) -> Iterator[str]:
         models = "" if len(names) == len(host.models) else f" ({', '.join(names)})"
         if only:
             yield f"only {only} can create jobs{models}"
+    if host.deploy_command:
+        yield f"a model tuned there answers only once it is deployed; {host.deploy_source}"
     for as_of, source in dict.fromkeys((life.as_of, life.source) for life in lives):
         days = (today - as_of).days
         old = f"; this is {days} days old: check it" if days > profiles.STALE_DAYS else ""

@@ -67,7 +67,12 @@ def job_text(job: Job) -> str:
 
 def status_line(job: Job) -> str:
     """Return ``ftg-7kq3 failed: the reason``."""
-    return f"{job.id} {job.status}{': ' + visible(job.error) if job.error else _how_ended(job)}"
+    ended = f": {visible(job.error)}" if job.error else _how_ended(job)
+    return f"{job.id} {job.status}{_not_deployed(job)}{ended}"
+
+
+def _not_deployed(job: Job) -> str:
+    return ", not deployed" if job.record.deploy else ""
 
 
 def _how_ended(job: Job) -> str:
@@ -80,6 +85,9 @@ def _how_ended(job: Job) -> str:
 
 def next_step(job: Job) -> str:
     """Return a command to run next, or an empty string if there is none."""
+    if job.record.deploy:
+        then = f"Then: ftg chat {job.id} --model DEPLOYMENT"
+        return f"Next, deploy it: {visible(job.record.deploy)}\n{then}"
     if job.status is JobStatus.SUCCEEDED:
         return f'Next: ftg chat {job.id} "Hello"'
     if job.record.unsent:
@@ -95,10 +103,11 @@ def _job_facts(job: Job) -> dict[str, str]:
     record, quote = job.record, Quote.of(job.record)
     unusual = record.raw_status not in ("", record.status)
     raw = f" (provider's status: {record.raw_status})" if unusual else ""
+    phase = f", {record.phase}" if record.phase else ""
     ended = record.finished_at or time.time()
     return {
         "job": record.id,
-        "status": f"{record.status}{raw}{', ' + record.phase if record.phase else ''}",
+        "status": f"{record.status}{_not_deployed(job)}{raw}{phase}",
         "error": record.error or "",
         "backend": _backend(record),
         "provider id": record.provider_id or "",

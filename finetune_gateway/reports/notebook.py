@@ -195,7 +195,7 @@ def model_handle(handle: ModelHandle) -> View:
     facts: list[tuple[str, str]] = [("kind", handle.kind)]
     facts += [("job", handle.job_id)] if handle.job_id else []
     facts += [("retires on", handle.retires_on)] if handle.retires_on else []
-    state = "ready" if handle.ready else "not yet ready"
+    state = "ready" if handle.ready else "not deployed" if handle.deploy else "not yet ready"
     return View(f"{handle.backend} {handle.model} from {handle.base_model}, {state}", tuple(facts))
 
 

@@ -34,6 +34,10 @@ from support.provider_state import ACCOUNT, MAIN, TurnedAway, World
 
 JSON = dict[str, Any]
 CREATE = "POST /fine_tuning/jobs"
+NO_DEPLOYMENT = (  # Azure's words
+    "The API deployment for this resource does not exist. If you created the deployment within the "
+    "last 5 minutes, please wait a moment and try again."
+)
 
 
 @dataclass
@@ -394,6 +398,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.json()
         model = str(body.get("model"))
         if not self.world.answers(model):
+            if self.world.deployments is not None:
+                raise Refused(404, NO_DEPLOYMENT, code="DeploymentNotFound")
             message = f"The model `{model}` does not exist or you do not have access to it."
             raise Refused(404, message, code="model_not_found")
         return self.world.stream(body) if body.get("stream") else self.world.chat(body)

@@ -48,6 +48,7 @@ class World:
         pace: float | None = None,  # seconds per stage; None: one stage per retrieve
         list_lag: float = 0.0,  # seconds until a new job shows in lists
         warm_up: int = 0,  # chats that a new model answers with 404
+        deployments: dict[str, str] | None = None,  # name -> model; if set, these alone answer
         any_model: bool = False,
         honours_filter: bool = True,
         honours_after: bool = True,
@@ -66,6 +67,7 @@ class World:
         self.pace = pace
         self.list_lag = list_lag
         self.warm_up = warm_up
+        self.deployments = deployments
         self.any_model = any_model
         self.honours_filter = honours_filter
         self.honours_after = honours_after
@@ -256,6 +258,8 @@ class World:
 
     def model_name(self, job: JSON) -> str:
         suffix = job["request"].get("suffix") or ""
+        if self.deployments is not None:
+            return f"{job['request']['model']}.ft-{job['id'][6:]}"
         return f"ft:{job['request']['model']}:test-org:{suffix}:{job['id'][6:14]}"
 
     def retrieve(self, job_id: str) -> JSON:
@@ -397,6 +401,8 @@ class World:
 
     def answers(self, model: str) -> bool:
         """Does this model answer now? A new one says 404 to its first ``warm_up`` chats."""
+        if self.deployments is not None:
+            return self.deployments.get(model) in self.models()
         if model.partition(":ckpt-step-")[0] not in self.models():
             return False
         with self.lock:

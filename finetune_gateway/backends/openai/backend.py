@@ -10,6 +10,7 @@ Knows nothing of storage and waiting; those are in ``jobs``.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -327,6 +328,13 @@ class OpenAIBackend(Backend):
                 job = wire.read(retried(jobs.retrieve, provider_id), call)
                 if not wire.status_of(job).final:
                     raise
+
+    def deploy_command(self, model: str) -> str | None:
+        """Return the command that deploys a tuned model; None where it answers without."""
+        if not self.profile.deploy_command:
+            return None
+        resource = shlex.quote(endpoint.resource(self.base_url, self.profile))
+        return self.profile.deploy_command.format(model=shlex.quote(model), resource=resource)
 
     def open(self, handle: HandleData) -> OpenAIChat:
         """Return the model of a handle. Raises AuthenticationError if there is no key."""

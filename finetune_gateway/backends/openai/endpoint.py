@@ -49,6 +49,14 @@ def check_seconds(name: str, value: float | None) -> None:
         )
 
 
+def resource(url: str, profile: profiles.Profile) -> str:
+    """Return the name of a customer's resource, which begins their address; RESOURCE if the address
+    is not one of the profile's own domain."""
+    host, form = urlsplit(url).hostname or "", urlsplit(profile.base_url_hint).hostname or ""
+    domain = ".".join(form.split(".")[-2:])
+    return host.partition(".")[0] if host.endswith(f".{domain}") else "RESOURCE"
+
+
 def is_openai(url: str) -> bool:
     """Return True for OpenAI itself, including its regional hosts (eu.api.openai.com)."""
     host = urlsplit(url).hostname or ""

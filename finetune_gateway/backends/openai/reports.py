@@ -30,6 +30,8 @@ class Host(Protocol):
     @property
     def host(self) -> str: ...
 
+    def deploy_command(self, model: str) -> str | None: ...
+
     def calling(self, what: str) -> AbstractContextManager[tuple[openai.OpenAI, wire.Call]]: ...
 
 
@@ -69,6 +71,9 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
         if not unnamed:
             text = f"The job has succeeded, but {host.host} gives no name of a model for it."
             notes.append(note("model", text))
+    result = None
+    if model:
+        result = Result(kind="hosted", model=model, deploy=host.deploy_command(model))
     return Snapshot(
         status=JobStatus.RUNNING if unnamed else status,
         raw_status=raw_status[: wire.SHOWN],
@@ -76,7 +81,7 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
         events=[*events, *notes],
         checkpoints=[point for item in points if (point := checkpoint_of(item))],
         cursor=last,
-        result=Result(kind="hosted", model=model) if model else None,
+        result=result,
         trained_tokens=whole(job.get("trained_tokens")),
         seconds=max(0.0, ended - born) if ended and born else None,
         finished_at=ended,

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
+from finetune_gateway.backend import NOT_DEPLOYED
 from finetune_gateway.backends.openai.retries import asked_wait
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
@@ -98,6 +99,7 @@ CODES = {
         "Use another host of the same contract (base_url=...), or your own GPU (--backend local).",
         authentication=True,
     ),
+    NOT_DEPLOYED: Rule("Deploy the model, then name its deployment: ftg chat JOB --model NAME."),
     "insufficient_quota": Rule("Add credit or raise the limit of that account."),
     "billing_not_active": Rule("Add credit or a way to pay to that account."),
     "billing_hard_limit_reached": Rule("Add credit or raise the limit of that account."),
