@@ -138,6 +138,9 @@ class Intent:
     validation: DataFile | None = None
     sent_at: float = 0.0  # seconds since the epoch; no create was sent before
     others: frozenset[str] = frozenset()  # provider's ids of our other jobs there: never this one
+    # False if the key at hand may belong to another account than the job: then only our tag shows
+    # that a job is this one.
+    same_account: bool = True
 
 
 class Usage(Model):
@@ -232,9 +235,18 @@ class Backend(ABC):
         return {}
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that say where a job goes. A repeated submit, and files that were
-        already sent, are recognised by these."""
+        """Return the options that say where a job goes, but not the name of a key's variable. A
+        repeated submit, and files that were already sent, are recognised by these and the account.
+        """
         return self.options()
+
+    def account(self) -> str | None:
+        """Return a salted fingerprint of the key at hand: ``settings.fingerprint(host, key)``. None
+        without a key, and for a backend without accounts.
+
+        A job and its files are sent and asked for with a key of its own account alone.
+        """
+        return None
 
     def bind(self, settings: Settings) -> None:
         """Use the home folder of this gateway; called before any work. A backend without files

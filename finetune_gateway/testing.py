@@ -314,15 +314,15 @@ class BackendContract:
         """Options are plain JSON, enough for another process."""
         rebuilt = self._rebuild(backend, settings)
         assert rebuilt.options() == backend.options()
-        assert rebuilt.identity() == backend.identity()
+        assert (rebuilt.identity(), rebuilt.account()) == (backend.identity(), backend.account())
         assert rebuilt.display_name == backend.display_name
 
     def test_options_hold_no_secret(self, backend: Backend, secret: str) -> None:
-        """Options, identity and repr hold no key: all of them are stored or shown."""
+        """Options, identity, account and repr hold no key: all of them are stored or shown."""
         if not secret:
             pytest.skip("it needs no key")
-        shown = json.dumps([backend.options(), backend.identity()]) + repr(backend)
-        assert secret not in shown + backend.display_name
+        stored = [backend.options(), backend.identity(), backend.account()]
+        assert secret not in json.dumps(stored) + repr(backend) + backend.display_name
 
     def test_an_unknown_option_is_refused(self, backend: Backend) -> None:
         """A misspelt option is an error, never ignored."""

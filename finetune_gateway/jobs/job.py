@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_gateway.backend import NOT_DEPLOYED, NOT_SETTLED, Backend, ChatReply
 from finetune_gateway.errors import (
+    AuthenticationError,
     BackendError,
     GatewayError,
     JobCancelled,
@@ -23,8 +24,8 @@ from finetune_gateway.errors import (
     NotFoundError,
 )
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_of
+from finetune_gateway.jobs import accounts, turns
 from finetune_gateway.jobs import budget as budgets
-from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.records import JobRecord
@@ -112,7 +113,8 @@ class Job(Shown):
         if self.record.provider_id is None or self.status.final:
             return self
         cursor = self.record.cursor
-        snapshot = self.backend.poll(self.record.provider_id, cursor)
+        with accounts.reading(self._store, self.record, self.backend):
+            snapshot = self.backend.poll(self.record.provider_id, cursor)
         self.record = self._store.apply(self.id, snapshot, cursor)
         return self
 
@@ -228,7 +230,8 @@ class Job(Shown):
     def _wait_after(self, exc: BackendError, failing: float) -> float:
         """Return the seconds that the host asks to wait, 0 if it does not. Raises what lasts, has
         lasted for too long, or asks for a longer wait than is allowed."""
-        lasting = exc.code == NOT_SETTLED or not (exc.retryable or exc.maybe_applied)
+        lasting = exc.code == NOT_SETTLED or isinstance(exc, AuthenticationError)
+        lasting = lasting or not (exc.retryable or exc.maybe_applied)
         asked = exc.retry_after or 0.0
         too_long = asked > self._longest_wait() if asked else failing > PATIENCE_SECONDS
         if lasting or too_long:
@@ -279,7 +282,8 @@ class Job(Shown):
             self.record = self._submitter.withdraw(self.record, lambda: self.backend)
         if self.record.provider_id is None or self.status.final:
             return self
-        self.backend.cancel(self.record.provider_id)
+        with accounts.reading(self._store, self.record, self.backend):
+            self.backend.cancel(self.record.provider_id)
         self.record = self._store.set_cancelling(self.id)
         try:
             return self.refresh()
@@ -298,7 +302,9 @@ class Job(Shown):
         """
         if created is not None:
             self.backend.poll(created, None)
-        self.record = self._submitter.settle(self._store.get(self.id), created)
+        self.record = self._submitter.settle(
+            self._store.get(self.id), created, lambda: self.backend
+        )
         return self
 
     def _handle(self, model: str | None) -> ModelHandle:
@@ -360,7 +366,8 @@ class Job(Shown):
         if model is not None and self.record.hosted:
             return Result(kind="hosted", model=model)
         if self.provider_id is not None:
-            result = self.backend.poll(self.provider_id, self.record.cursor).result
+            with accounts.reading(self._store, self.record, self.backend):
+                result = self.backend.poll(self.provider_id, self.record.cursor).result
             if result is not None:
                 return result
         host = self.record.display_name
@@ -372,6 +379,8 @@ class Job(Shown):
 
     def _ready(self, handle: ModelHandle) -> ModelHandle:
         """Return the handle once its model has answered; the backend may have an answer already."""
+        if not handle.ready:
+            accounts.proven(self._store, self.record, self.backend)
         handle.attach(self.backend)
         if not handle.ready and handle.deploy is None:
             try:

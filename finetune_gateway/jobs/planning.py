@@ -300,21 +300,17 @@ def intent(
     """
     train = _stored_copy(plan.train, plan.reports[0], folder)
     validation = _stored_copy(plan.validation, plan.reports[1], folder) if plan.validation else None
-    identity = [
-        train.sha256,
-        validation.sha256 if validation else None,
-        plan.spec.canonical(),
-        plan.backend.name,
-        plan.backend.identity(),
-        time.time_ns() if again else None,
-    ]
+    options, place = plan.backend.options(), plan.backend.identity()
+    variable = {name: options[name] for name in ("api_key_env",) if name in options}
+    work = [train.sha256, validation.sha256 if validation else None, plan.spec.canonical()]
+    nonce = time.time_ns() if again else None
     now = time.time()
     return JobRecord(
         id=records.new_job_id(),
         created_at=now,
         name=encodable(plan.train.name),
         backend=plan.backend.name,
-        backend_options=plan.backend.options(),
+        backend_options=options,
         hosted=plan.backend.capabilities().hosted,
         spec=plan.spec,
         train=train,
@@ -322,9 +318,14 @@ def intent(
         system_prompt=Dataset(Path(train.path)).system_prompt(),
         estimate=plan.estimate.model_dump(mode="json"),
         metadata=metadata or {},
-        submit_key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        submit_key=_hash([*work, plan.backend.name, place, nonce]),
+        old_submit_key=_hash([*work, plan.backend.name, place | variable, nonce]),
         step_at=now,
     )
+
+
+def _hash(identity: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _stored_copy(dataset: Dataset, report: Report, folder: Path) -> StoredFile:

@@ -6,9 +6,12 @@ import json
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.spec import TrainingSpec
@@ -48,8 +51,11 @@ class JobRecord(BaseModel):
     estimate: dict[str, Any] | None = None
     metadata: dict[str, str] = {}  # the user's own
     submit_key: str
+    old_submit_key: str = Field(default="", exclude=True)  # as stores without accounts have it
+    account: str | None = None  # see ``accounts``; None is not known
     step: Step = "intent"
     step_at: float
+    step_clock: str | None = None  # the same moment by the ``stopwatch``
     tries: int = 0
     sent_at: float | None = None  # when its first create was announced
     train_file_id: str | None = None  # the provider's id of the file in its last create
@@ -99,11 +105,12 @@ class JobRecord(BaseModel):
 
     @property
     def seconds_to_wait(self) -> float:
-        """Return how long it still waits before it is sent; never longer than was asked for, if
-        the clock is set back."""
+        """Return how long it still waits before it is sent, whatever the clock was set to."""
         if self.not_before is None or not self.unsent:
             return 0.0
-        return max(0.0, min(self.not_before - time.time(), self.not_before - self.step_at))
+        passed = seconds_since(self.step_at, self.step_clock)
+        # Of a clock that was set back nothing is known: to ask again costs nothing.
+        return max(0.0, self.not_before - self.step_at - passed) if passed >= 0 else 0.0
 
     @property
     def lane(self) -> tuple[str, str, str]:
@@ -111,7 +118,11 @@ class JobRecord(BaseModel):
         options = self.backend_options
         if options.get("base_url") is None:
             return self.backend, json.dumps(options, sort_keys=True), ""
-        return self.backend, str(options["base_url"]), str(options.get("api_key_env"))
+        return (
+            self.backend,
+            str(options["base_url"]),
+            self.account or str(options.get("api_key_env")),
+        )
 
     def before(self, other: JobRecord) -> bool:
         """Return True if it was submitted before the other job."""
@@ -148,6 +159,9 @@ def display_name(backend: str, options: dict[str, Any]) -> str:
 JSON_COLUMNS = frozenset(
     {"backend_options", "spec", "train", "validation", "estimate", "metadata", "result", "handle"}
 )
+# Where a row may have the path of a file in the home folder, which may move.
+PATHS = (("train", "path"), ("validation", "path"), ("result", "model"), ("handle", "model"))
+SAME: Callable[[str], str] = str
 
 
 def new_job_id() -> str:
@@ -156,19 +170,21 @@ def new_job_id() -> str:
     return "ftg-" + "".join(secrets.choice(alphabet) for _ in range(10))
 
 
-def row_of(record: JobRecord) -> dict[str, Any]:
-    """Return the columns of a record."""
+def row_of(record: JobRecord, stored_path: Callable[[str], str] = SAME) -> dict[str, Any]:
+    """Return the columns of a record. ``stored_path``: what the store keeps for a path."""
     values = record.model_dump(mode="json")
+    _replace_paths(values, stored_path)
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.dumps(values[name])
     return values
 
 
-def record_of(row: sqlite3.Row) -> JobRecord:
-    """Return the record in a row."""
+def record_of(row: sqlite3.Row, real_path: Callable[[str], str] = SAME) -> JobRecord:
+    """Return the record in a row. ``real_path``: the path that the store keeps as this."""
     values = dict(row)
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.loads(values[name])
+    _replace_paths(values, real_path)
     if "chosen" not in values["spec"]:  # stored before that was kept
         values["spec"]["chosen"] = _not_default(values["spec"])
     return JobRecord.model_validate(values)
@@ -178,6 +194,33 @@ def _not_default(spec: dict[str, Any]) -> list[str]:
     """Return the fields of a stored spec that differ from their default."""
     fields = TrainingSpec.model_fields
     return [name for name, value in spec.items() if value != fields[name].default]
+
+
+def _replace_paths(values: dict[str, Any], change: Callable[[str], str]) -> None:
+    for column, field in PATHS:
+        if values[column] is not None:
+            values[column][field] = change(values[column][field])
+
+
+@cache
+def _boot() -> str:
+    """Return what names this run of the machine; where it has no such name, this process."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return secrets.token_hex(8)
+
+
+def stopwatch() -> str:
+    """Return this moment by the clock that nobody can set, as text for ``seconds_since``."""
+    return f"{_boot()} {time.monotonic():.3f}"
+
+
+def seconds_since(moment: float, clock: str | None) -> float:
+    """Return the seconds since a stored moment. By its ``stopwatch``, if the machine has run since:
+    the time of day may have been set in between. Negative only for a moment without one."""
+    boot, _, started = (clock or "").partition(" ")
+    return time.monotonic() - float(started) if boot == _boot() else time.time() - moment
 
 
 def storable(snapshot: Snapshot) -> Snapshot:

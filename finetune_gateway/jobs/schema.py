@@ -6,6 +6,7 @@ was released never changes.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,36 @@ def m006_turns(db: sqlite3.Connection) -> None:
     # Until when a job that was turned away waits here, and how often it was turned away.
     db.execute("ALTER TABLE jobs ADD COLUMN not_before REAL")
     db.execute("ALTER TABLE jobs ADD COLUMN turned_away INTEGER NOT NULL DEFAULT 0")
+
+
+@migration
+def m007_accounts(db: sqlite3.Connection) -> None:
+    # `account`: the fingerprint of the first key that was seen of it. `keys` has the others, and
+    # those that are certainly of an account of their own. Of old jobs the account is not known.
+    db.execute("ALTER TABLE jobs ADD COLUMN account TEXT")
+    db.execute("CREATE TABLE keys (fingerprint TEXT PRIMARY KEY, account TEXT NOT NULL)")
+    # The same submit with the key of another account is another job.
+    db.execute("DROP INDEX jobs_live")
+    db.execute(
+        """CREATE UNIQUE INDEX jobs_live ON jobs (submit_key, coalesce(account, ''))
+            WHERE status NOT IN ('succeeded', 'failed', 'cancelled')"""
+    )
+    # The scope of a file was [backend, identity] with the name of the key's variable in it.
+    rows = db.execute("SELECT * FROM files ORDER BY uploaded_at").fetchall()
+    for scope, sha256, remote_id, at in rows:
+        backend, identity = json.loads(scope)
+        identity.pop("api_key_env", None)
+        db.execute("DELETE FROM files WHERE scope = ? AND sha256 = ?", (scope, sha256))
+        db.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+            (json.dumps([backend, identity, None], sort_keys=True), sha256, remote_id, at),
+        )
+
+
+@migration
+def m006_clocks(db: sqlite3.Connection) -> None:
+    # The time of day can be set; `step_clock` is the same moment by a clock that cannot.
+    db.execute("ALTER TABLE jobs ADD COLUMN step_clock TEXT")
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -9,6 +9,7 @@ WAL, synchronous=FULL (a commit takes about 4 ms; jobs are rare and cost money),
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.errors import NotFoundError, StoreError
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Snapshot, later
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, later
 from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import (
     JobRecord,
@@ -26,6 +27,7 @@ from finetune_gateway.jobs.records import (
     StoredFile,
     record_of,
     row_of,
+    stopwatch,
     storable,
 )
 from finetune_gateway.settings import files
@@ -35,35 +37,39 @@ from finetune_gateway.text.cleaning import clean, encodable
 _PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
 
 
+LIVE = "status NOT IN ('succeeded', 'failed', 'cancelled')"
+
+
 class Store:
     """The jobs of one home folder. Safe to use from several threads and processes."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.create()
         self._local = threading.local()
+        self._file: tuple[int, int] | None = None  # which file it is, by device and inode
 
     # -- jobs ----------------------------------------------------------------------------
 
     def add(
         self, record: JobRecord, reserve: Callable[[], None] | None = None
     ) -> tuple[JobRecord, bool]:
-        """Commit an intent and return it with True; if there is a live job with the same key,
-        return that with False.
+        """Commit an intent and return it with True; if there is a live job with the same key and
+        account, return that with False.
 
         ``reserve`` may refuse a new job by raising. It is called inside the transaction, so what it
         reads stays true.
         """
         with self.transaction() as db:
             live = db.execute(
-                "SELECT * FROM jobs WHERE submit_key = ? AND status NOT IN"
-                " ('succeeded', 'failed', 'cancelled')",
-                (record.submit_key,),
+                "SELECT * FROM jobs WHERE submit_key IN (?1, ?2) AND (account IS ?3"
+                f" OR account IS NULL OR ?3 IS NULL) AND {LIVE}",
+                (record.submit_key, record.old_submit_key, record.account),
             ).fetchone()
             if live:
-                return record_of(live), False
+                return self._record(live), False
             if reserve is not None:
                 reserve()
-            row = row_of(record)
+            row = row_of(record, self.settings.stored_path)
             marks = ", ".join("?" * len(row))
             db.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
         return record, True
@@ -73,7 +79,7 @@ class Store:
         row = self.query("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise NotFoundError(f"There is no job {job_id!r}.", hint="Run: ftg list")
-        return record_of(row)
+        return self._record(row)
 
     def find(self, name: str) -> JobRecord:
         """Return a job by its id, a unique prefix of it (with or without ``ftg-``), the provider's
@@ -92,7 +98,7 @@ class Store:
                 ).fetchall()
             )
         if len(rows) == 1:
-            return record_of(rows[0])
+            return self._record(rows[0])
         if rows:
             ids = ", ".join(row["id"] for row in rows)
             raise NotFoundError(
@@ -110,26 +116,29 @@ class Store:
     ) -> list[JobRecord]:
         """Return jobs, newest first. ``backend``: a ``JobRecord.display_name``; hosts without a
         profile (``custom``) match ``openai`` too. ``metadata``: pairs that they all have."""
-        rows = self.query(
-            f"SELECT * FROM jobs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL"
+        return self.select(
+            f"(?1 IS NULL OR status = ?1) AND (?2 IS NULL"
             f" OR coalesce({_PROFILE}, backend) = ?2 OR (backend = ?2 AND {_PROFILE} = 'custom'))"
             " AND NOT EXISTS (SELECT 1 FROM json_each(?3) AS wanted WHERE NOT EXISTS (SELECT 1 FROM"
             " json_each(jobs.metadata) AS had WHERE had.key = wanted.key"
-            " AND had.value = wanted.value))"
-            " ORDER BY created_at DESC LIMIT ?4",
-            (status, backend, json.dumps(dict(metadata or {})), -1 if limit is None else limit),
+            " AND had.value = wanted.value))",
+            (status, backend, json.dumps(dict(metadata or {}))),
+            -1 if limit is None else limit,
         )
-        return [record_of(row) for row in rows]
+
+    def select(self, where: str, values: tuple[Any, ...], limit: int = -1) -> list[JobRecord]:
+        """Return the jobs that an SQL condition holds for, newest first."""
+        rows = self.query(
+            f"SELECT * FROM jobs WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [self._record(row) for row in rows]
 
     def created(self, start: float, end: float | None = None) -> list[JobRecord]:
         """Return jobs created from ``start`` to before ``end`` (seconds since the epoch), oldest
         first."""
-        rows = self.query(
-            "SELECT * FROM jobs WHERE created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
-            " ORDER BY created_at",
-            (start, end),
-        )
-        return [record_of(row) for row in rows]
+        within = "created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
+        return self.select(within, (start, end))[::-1]
 
     def set_step(
         self, job_id: str, step: Step, *, sending: bool = True, file_id: str | None = None
@@ -138,38 +147,40 @@ class Store:
         provider's id of the training file."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE jobs SET step = ?1, step_at = ?2, tries = tries + ?3,"
+                "UPDATE jobs SET step = ?1, step_at = ?2, step_clock = ?6, tries = tries + ?3,"
                 " settled = CASE WHEN ?3 THEN 0 ELSE settled END,"
                 " sent_at = CASE ?1 WHEN 'creating' THEN coalesce(sent_at, ?2) ELSE sent_at END,"
                 " train_file_id = coalesce(?4, train_file_id) WHERE id = ?5",
-                (step, time.time(), int(sending), file_id, job_id),
+                (step, time.time(), int(sending), file_id, job_id, stopwatch()),
             )
         return self.get(job_id)
 
     def waiting(self, backend: str) -> list[JobRecord]:
         """Return the jobs of a backend that wait here, in the order of their submits."""
-        rows = self.query(
-            "SELECT * FROM jobs WHERE not_before IS NOT NULL AND provider_id IS NULL"
-            " AND status NOT IN ('succeeded', 'failed', 'cancelled') AND backend = ?"
-            " ORDER BY created_at, id",
+        waiting = self.select(
+            f"not_before IS NOT NULL AND provider_id IS NULL AND {LIVE} AND backend = ?",
             (backend,),
         )
-        return [record_of(row) for row in rows]
+        return waiting[::-1]
+
+    def begin_step_again(self, job_id: str) -> JobRecord:
+        """Count the time of a job's step from now: the clock has been set back since it began."""
+        change = "jobs SET step_at = ?, step_clock = ?"
+        return self._update(job_id, change, time.time(), stopwatch())
 
     def settle_unsent(self, job_id: str) -> JobRecord:
-        """Commit a person's word that the provider does not have a job."""
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE jobs SET step = 'intent', step_at = ?, phase = '', settled = 1"
-                " WHERE id = ? AND provider_id IS NULL",
-                (time.time(), job_id),
-            )
-        return self.get(job_id)
+        """Commit a person's word that the provider does not have a job; any account may get it."""
+        change = "jobs SET step = 'intent', step_at = ?, phase = '', settled = 1, account = NULL"
+        return self._update(job_id, change, time.time(), only="provider_id IS NULL")
+
+    def set_account(self, job_id: str, account: str | None) -> JobRecord:
+        """Commit whose job it is, unless an equal job of that account is live."""
+        return self._update(job_id, "OR IGNORE jobs SET account = ?", account)
 
     def set_cancelling(self, job_id: str) -> JobRecord:
         """Commit that the provider was asked to stop a job."""
         with self.transaction() as db:
-            status = record_of(
+            status = self._record(
                 db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
             ).status
             db.execute(
@@ -178,52 +189,27 @@ class Store:
             )
         return self.get(job_id)
 
-    def other_provider_ids(self, record: JobRecord) -> frozenset[str]:
-        """Return the provider's ids of all other jobs of the same backend and host."""
-        rows = self.query(
-            "SELECT provider_id FROM jobs WHERE backend = ? AND id != ? AND provider_id IS NOT NULL"
-            " AND json_extract(backend_options, '$.base_url') IS ?",
-            (record.backend, record.id, record.backend_options.get("base_url")),
-        )
-        return frozenset(row["provider_id"] for row in rows)
-
     def set_sent(self, job_id: str, provider_id: str) -> JobRecord:
         """Commit the provider's id: from now on the job is only polled."""
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = '',"
-                " not_before = NULL"
-                " WHERE id = ?",
-                (time.time(), provider_id, job_id),
-            )
-        return self.get(job_id)
+        change = (
+            "jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = '', not_before = NULL"
+        )
+        return self._update(job_id, change, time.time(), provider_id)
 
     def set_phase(self, job_id: str, phase: str) -> JobRecord:
-        with self.transaction() as db:
-            db.execute("UPDATE jobs SET phase = ? WHERE id = ?", (encodable(phase), job_id))
-        return self.get(job_id)
+        return self._update(job_id, "jobs SET phase = ?", encodable(phase))
 
     def fail(self, job_id: str, error: str, *, created: bool = False) -> JobRecord:
         """End a job that could not be sent. ``created``: the provider may still have it, and the
         job keeps the step that says so."""
         if not created:
-            with self.transaction() as db:
-                db.execute(
-                    "UPDATE jobs SET step = 'intent' WHERE id = ? AND provider_id IS NULL"
-                    " AND status NOT IN ('succeeded', 'failed', 'cancelled')",
-                    (job_id,),
-                )
+            self._update(job_id, "jobs SET step = 'intent'", only=f"provider_id IS NULL AND {LIVE}")
         return self.end(job_id, JobStatus.FAILED, error)
 
     def end(self, job_id: str, status: JobStatus, error: str | None = None) -> JobRecord:
         """Set a final status; a job that has ended keeps its own."""
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE jobs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?"
-                " AND status NOT IN ('succeeded', 'failed', 'cancelled')",
-                (status, clean(error), time.time(), job_id),
-            )
-        return self.get(job_id)
+        change = "jobs SET status = ?, error = ?, phase = '', finished_at = ?"
+        return self._update(job_id, change, status, clean(error), time.time(), only=LIVE)
 
     def apply(self, job_id: str, snapshot: Snapshot, cursor: str | None) -> JobRecord:
         """Store the answer of a poll from ``cursor``, once: an answer to another cursor than the
@@ -232,7 +218,7 @@ class Store:
         snapshot = storable(snapshot)
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            record = record_of(row)
+            record = self._record(row)
             if record.cursor != cursor or record.status.final:
                 return record
             status = later(record.status, snapshot.status)
@@ -254,7 +240,7 @@ class Store:
                     snapshot.trained_tokens,
                     snapshot.seconds,
                     ended,
-                    snapshot.result.model_dump_json() if snapshot.result else None,
+                    self._result(snapshot.result),
                     job_id,
                 ),
             )
@@ -262,6 +248,7 @@ class Store:
 
     def set_handle(self, job_id: str, handle: dict[str, Any]) -> None:
         with self.transaction() as db:
+            handle = {**handle, "model": self.settings.stored_path(handle["model"])}
             stored = json.dumps(clean(handle))
             db.execute("UPDATE jobs SET handle = ? WHERE id = ?", (stored, job_id))
 
@@ -270,6 +257,11 @@ class Store:
         event = Event(id=f"ftg-note-{what}", level="warn", message=clean(message))
         with self.transaction() as db:
             self._insert_reports(db, job_id, Snapshot(status=JobStatus.UNKNOWN, events=[event]))
+
+    def _update(self, job_id: str, change: str, *values: Any, only: str = "TRUE") -> JobRecord:
+        with self.transaction() as db:
+            db.execute(f"UPDATE {change} WHERE id = ? AND {only}", (*values, job_id))
+        return self.get(job_id)
 
     def _insert_reports(self, db: sqlite3.Connection, job_id: str, snapshot: Snapshot) -> None:
         db.executemany(
@@ -284,8 +276,20 @@ class Store:
         db.executemany(
             "INSERT OR REPLACE INTO checkpoints (job_id, id, step, model, metrics)"
             " VALUES (?, ?, ?, ?, ?)",
-            [(job_id, c.id, c.step, c.model, json.dumps(c.metrics)) for c in snapshot.checkpoints],
+            [
+                (job_id, c.id, c.step, self.settings.stored_path(c.model), json.dumps(c.metrics))
+                for c in snapshot.checkpoints
+            ],
         )
+
+    def _result(self, result: Result | None) -> str | None:
+        if result is None:
+            return None
+        model = self.settings.stored_path(result.model)
+        return result.model_copy(update={"model": model}).model_dump_json()
+
+    def _record(self, row: sqlite3.Row) -> JobRecord:
+        return record_of(row, self.settings.real_path)
 
     # -- reports -------------------------------------------------------------------------
 
@@ -315,7 +319,7 @@ class Store:
             Checkpoint(
                 id=row["id"],
                 step=row["step"],
-                model=row["model"],
+                model=self.settings.real_path(row["model"]),
                 metrics=json.loads(row["metrics"]),
             )
             for row in rows
@@ -390,10 +394,24 @@ class Store:
 
     def _db(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if self._file not in (None, self._identity()):
+            raise StoreError(
+                f"The store {self.settings.database} was deleted or replaced while it was in use.",
+                hint="Put it back, or start again with the one that is there now. Until then "
+                "nothing is sent.",
+            )
         if db is None:
             db = schema.connect(self.settings.database)
-            self._local.db = db
+            self._local.db, self._file = db, self._file or self._identity()
         return db
+
+    def _identity(self) -> tuple[int, int]:
+        """Return which file it is, by device and inode: SQLite goes on with a deleted one."""
+        try:
+            found = os.stat(self.settings.database)
+        except FileNotFoundError:
+            return (0, 0)
+        return (found.st_dev, found.st_ino)
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from finetune_gateway.errors import (
     StoreError,
 )
 from finetune_gateway.events import JobStatus
+from finetune_gateway.jobs import accounts, turns
 from finetune_gateway.jobs import budget as budgets
-from finetune_gateway.jobs import turns
-from finetune_gateway.jobs.records import JobRecord, StoredFile
+from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
 from finetune_gateway.jobs.store import Store
 
 MAX_TRIES = 10  # requests per job that may have taken effect, before it has failed
@@ -53,6 +53,8 @@ class Submitter:
     def submit(self, intent: JobRecord, backend: Backend) -> JobRecord:
         """Commit the intent with its share of the budget, send it, and return the job; if there is
         a live job with the same key, return that. Raises BudgetError, BackendError."""
+        if backend.account() is not None:
+            intent = accounts.of_intent(self.store, intent, backend, self.look)
         # Locked before the intent is committed: only a dead submitter leaves its job unlocked.
         with self.store.lock(intent.id):
             record, added = self._insert_within_budget(intent, backend)
@@ -120,7 +122,9 @@ class Submitter:
             raise _not_yet(record, f"{record.display_name} may still get it, for {left:.0f} s")
         return record
 
-    def settle(self, record: JobRecord, created: str | None) -> JobRecord:
+    def settle(
+        self, record: JobRecord, created: str | None, backend: Callable[[], Backend]
+    ) -> JobRecord:
         """Commit what a person knows of an unsent job. Raises SpecError for a job that was sent,
         and for a provider's id that another job has."""
         with self.store.lock(record.id) as mine:
@@ -135,10 +139,11 @@ class Submitter:
                 )
             if created is None:
                 return self.store.settle_unsent(record.id)
-            if created in self.store.other_provider_ids(record):
+            if created in accounts.other_provider_ids(self.store, record):
                 raise SpecError(
                     f"{created} is another of your jobs.", hint=f"See: ftg status {created}"
                 )
+            self.store.set_account(record.id, accounts.of(self.store, backend()))
             return self.store.set_sent(record.id, created)
 
     # -- money ---------------------------------------------------------------------------
@@ -146,7 +151,9 @@ class Submitter:
     def budget(self, moment: float, without: str = "") -> budgets.Budget:
         """Return the budget of the month of ``moment`` after all jobs, ``without`` one of them."""
         month, start, end = budgets.month_of(moment)
-        records = (record for record in self.store.created(start, end) if record.id != without)
+        # A job from a time when the clock was ahead counts too: it was bought before now.
+        last = end if end <= time.time() else None
+        records = (record for record in self.store.created(start, last) if record.id != without)
         return budgets.budget(records, month, self._cap(), self.store.is_being_sent)
 
     def _insert_within_budget(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
@@ -191,11 +198,10 @@ class Submitter:
             if not mine or record.step != "creating" or record.provider_id is not None:
                 return False
             try:
-                same = (record.backend, record.backend_options) == (backend.name, backend.options())
-                runner = backend if same else self._load(record)
+                runner = backend if self._runs_at(record, backend) else self._load(record)
                 if self._seconds_left(record, runner) > 0:
                     return False
-                provider_id = runner.find(self._intent(record, runner))
+                provider_id = self._find(record, runner)
             except GatewayError:  # a search that failed says nothing about the job
                 return False
             if provider_id is not None:
@@ -204,6 +210,11 @@ class Submitter:
             self.store.set_step(record.id, "intent", sending=False)
             self.store.set_phase(record.id, "")
             return True
+
+    def _runs_at(self, record: JobRecord, backend: Backend) -> bool:
+        """Return True if this is the backend of a job, with a key of its account."""
+        same = (record.backend, record.backend_options) == (backend.name, backend.options())
+        return same and record.account in (None, accounts.of(self.store, backend))
 
     # -- sending -------------------------------------------------------------------------
 
@@ -233,9 +244,19 @@ class Submitter:
                     )
                     return self.store.set_phase(record.id, phase)
                 self._reserve_again(record)
+                if record.account is None:
+                    account = accounts.of(self.store, backend)
+                    record = self.store.set_account(record.id, account)
             backend.connect()
-            self.store.set_sent(record.id, self._create(record, backend))
+            self._commit_sent(record, self._create(record, backend))
         return self.store.get(record.id)
+
+    def _commit_sent(self, record: JobRecord, provider_id: str) -> None:
+        try:
+            self.store.set_sent(record.id, provider_id)
+        except StoreError as exc:
+            exc.add_note(f"{record.display_name} has created {record.id} as {provider_id}.")
+            raise
 
     def _adopt(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Store the provider's id if the provider shows the job. Raises BackendError if that cannot
@@ -243,7 +264,7 @@ class Submitter:
         if not record.unsent or record.settled:
             return record
         try:
-            provider_id = backend.find(self._intent(record, backend))
+            provider_id = self._find(record, backend)
         except BackendError as exc:
             waiting = record.step == "creating" and self._seconds_left(record, backend) > 0
             if exc.code != NOT_SETTLED or not waiting:
@@ -251,26 +272,47 @@ class Submitter:
             return record
         return self.store.set_sent(record.id, provider_id) if provider_id else record
 
-    def _intent(self, record: JobRecord, backend: Backend) -> Intent:
+    def _find(self, record: JobRecord, backend: Backend) -> str | None:
+        """Return the provider's id of an unsent job; None only if it can be known that its account
+        does not have it. Raises BackendError."""
+        proven = record.account is None or accounts.proven(self.store, record, backend)
+        try:
+            provider_id = backend.find(self._intent(record, backend, proven))
+        except BackendError as exc:
+            if proven or exc.code != NOT_SETTLED:
+                raise
+            raise accounts.not_proven(record) from exc
+        if provider_id is not None:
+            accounts.adopt(self.store, record, backend)
+        elif not proven:
+            raise accounts.not_proven(record)
+        return provider_id
+
+    def _intent(self, record: JobRecord, backend: Backend, same_account: bool) -> Intent:
         """Return what a job that may have been created is recognised by."""
-        train, held_out = self._data_file(record.train, backend), record.validation
+        train, held_out = self._data_file(record, record.train, backend), record.validation
         return Intent(
             job_id=record.id,
             spec=record.spec,
             train=replace(train, remote_id=record.train_file_id or train.remote_id),
-            validation=self._data_file(held_out, backend) if held_out else None,
+            validation=self._data_file(record, held_out, backend) if held_out else None,
             sent_at=record.sent_at or record.created_at,
-            others=self.store.other_provider_ids(record),
+            others=accounts.other_provider_ids(self.store, record),
+            same_account=same_account,
         )
 
-    def _data_file(self, file: StoredFile, backend: Backend) -> DataFile:
-        """Return the file, with the id that the provider is known to have it under."""
-        remote_id = self.store.remote_file(_scope(backend), file.sha256)
+    def _data_file(self, record: JobRecord, file: StoredFile, backend: Backend) -> DataFile:
+        """Return a file of a job, with the id that its account is known to have it under."""
+        remote_id = self.store.remote_file(_scope(record, backend), file.sha256)
         return DataFile(Path(file.path), file.sha256, file.rows, file.bytes, remote_id)
 
     def _seconds_left(self, record: JobRecord, backend: Backend) -> float:
-        """Return how long a request of the job's step may still take effect."""
-        return record.step_at + backend.capabilities().settle_seconds - time.time()
+        """Return how long a request of the job's step may still take effect, whatever the clock was
+        set to."""
+        passed = seconds_since(record.step_at, record.step_clock)
+        if passed < 0:
+            self.store.begin_step_again(record.id)
+        return backend.capabilities().settle_seconds - max(0.0, passed)
 
     def _reserve_again(self, record: JobRecord) -> None:
         """Reserve the share of a job whose submitter died: other jobs may have taken it in the
@@ -312,7 +354,7 @@ class Submitter:
 
     def _upload(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
         """Return the file with the provider's id; upload it if the provider does not have it."""
-        data = self._data_file(file, backend)
+        data = self._data_file(record, file, backend)
         if not backend.capabilities().hosted:
             return data
         remote_id = data.remote_id
@@ -322,7 +364,7 @@ class Submitter:
             self.store.set_step(record.id, "uploading")
             remote_id = backend.upload(data)
         if remote_id is not None:
-            self.store.remember_file(_scope(backend), file.sha256, remote_id)
+            self.store.remember_file(_scope(record, backend), file.sha256, remote_id)
         return replace(data, remote_id=remote_id)
 
     @contextmanager
@@ -349,7 +391,7 @@ class Submitter:
             if refused or out_of_tries or (first and unreachable):
                 self.store.fail(record.id, str(exc), created=exc.maybe_applied)
                 # The host may have deleted a file that we remember: upload it again next time.
-                self.store.forget_files(_scope(backend), record.train, record.validation)
+                self.store.forget_files(_scope(now, backend), now.train, now.validation)
                 raise
             self._go_on_later(now, exc, backend)
         except BaseException as exc:
@@ -382,6 +424,6 @@ def _not_yet(record: JobRecord, reason: str, command: str = "cancel") -> JobNotF
     )
 
 
-def _scope(backend: Backend) -> str:
+def _scope(record: JobRecord, backend: Backend) -> str:
     """Return the key under which uploaded files are remembered: one host and one account."""
-    return json.dumps([backend.name, backend.identity()], sort_keys=True)
+    return json.dumps([backend.name, backend.identity(), record.account], sort_keys=True)

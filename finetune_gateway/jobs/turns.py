@@ -14,7 +14,7 @@ from pathlib import Path
 
 from finetune_gateway.backend import Capabilities
 from finetune_gateway.errors import BackendError, JobNotFinished
-from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.records import JobRecord, stopwatch
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config, files
 from finetune_gateway.text.cleaning import encodable
@@ -44,9 +44,9 @@ def set_not_applied(store: Store, job_id: str, phase: str) -> JobRecord:
     """Commit that the last request of a job was certainly not applied: it uses up no try."""
     with store.transaction() as db:
         db.execute(
-            "UPDATE jobs SET step = 'intent', step_at = ?, tries = max(tries - 1, 0), phase = ?"
-            " WHERE id = ?",
-            (time.time(), encodable(phase), job_id),
+            "UPDATE jobs SET step = 'intent', step_at = ?, step_clock = ?,"
+            " tries = max(tries - 1, 0), phase = ? WHERE id = ?",
+            (time.time(), stopwatch(), encodable(phase), job_id),
         )
     return store.get(job_id)
 
@@ -56,12 +56,12 @@ def set_waiting(store: Store, job_id: str, until: float, phase: str, times: int 
     away since the last call."""
     with store.transaction() as db:
         db.execute(
-            "UPDATE jobs SET not_before = ?, step_at = ?, phase = ?,"
+            "UPDATE jobs SET not_before = ?, step_at = ?, step_clock = ?, phase = ?,"
             " turned_away = turned_away + ?,"
             " status = CASE status WHEN 'validating_files' THEN 'queued' ELSE status END"
             " WHERE id = ? AND provider_id IS NULL"
             " AND status NOT IN ('succeeded', 'failed', 'cancelled')",
-            (until, time.time(), encodable(phase), times, job_id),
+            (until, time.time(), stopwatch(), encodable(phase), times, job_id),
         )
     return store.get(job_id)
 

@@ -2,18 +2,26 @@
 
 It is the ``home`` argument, else ``FTG_HOME``, else the platform's data folder
 (``~/.local/share/finetune-gateway`` on Linux). Keys are never stored: a backend reads them from the
-environment.
+environment, and of a key the store has a salted fingerprint.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from finetune_gateway.errors import StoreError
+
+SALT_BYTES = 32
+HERE = "$FTG_HOME/"  # begins a path in the store that is below the home folder, wherever that is
+FOLDERS = ("files", "runs", "models")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,43 @@ class Settings:
                 hint="Set FTG_HOME to a folder on a local disk that you may write to.",
             ) from None
         return self
+
+    def fingerprint(self, host: str, key: str) -> str:
+        """Return what a key is recognised by at a host: HMAC-SHA256 with the salt of this home. The
+        key cannot be found out from it."""
+        said = json.dumps([host, key]).encode()
+        return hmac.new(self._salt(), said, hashlib.sha256).hexdigest()
+
+    def _salt(self) -> bytes:
+        path = self.home / "key.salt"
+        if not path.exists():
+            # Linked into place, whole: of two processes, both use the salt of the first.
+            fresh = self.home / f".key.salt.{os.urandom(6).hex()}"
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+                f.write(os.urandom(SALT_BYTES))
+                f.flush()
+                os.fsync(f.fileno())
+            with suppress(FileExistsError):
+                os.link(fresh, path)
+            fresh.unlink()
+        return path.read_bytes()
+
+    def stored_path(self, path: str) -> str:
+        """Return a path as the store keeps it: below the home folder, by its place there."""
+        inside = f"{self.home}/"
+        return HERE + path.removeprefix(inside) if path.startswith(inside) else path
+
+    def real_path(self, stored: str) -> str:
+        """Return the path that the store keeps as ``stored``. Older stores have whole paths: of a
+        home that has moved, the file is looked for in the same place below it."""
+        if stored.startswith(HERE):
+            return str(self.home / stored.removeprefix(HERE))
+        if not os.path.isabs(stored) or os.path.exists(stored):
+            return stored
+        parts = Path(stored).parts
+        places = [at for at, part in enumerate(parts) if part in FOLDERS]
+        moved = (self.home.joinpath(*parts[at:]) for at in places)
+        return next((str(path) for path in moved if path.exists()), stored)
 
     @property
     def database(self) -> Path:

@@ -166,8 +166,8 @@ class World:
             message = f"Model {model} is not available for fine-tuning or does not exist."
             raise ValueError(message, "model")
         for name in ("training_file", "validation_file"):
-            file = self.files.get(body[name]) if body.get(name) is not None else {}
-            if file is None or not is_own(file):
+            file = self.files.get(body[name], {}) if body.get(name) is not None else None
+            if file is not None and not (file and is_own(file)):
                 raise ValueError(f"invalid {name}: {body[name]}", name)
         if training is None:
             raise ValueError("you must provide a training_file", "training_file")

@@ -38,7 +38,7 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
-from finetune_gateway.events import Checkpoint, JobStatus, Snapshot
+from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.methods import TRAINERS
 from finetune_gateway.settings.home import Settings
@@ -218,7 +218,7 @@ class LocalBackend(Backend):
             events=events,
             checkpoints=_checkpoints(folder / "checkpoints"),
             cursor=str(offset),
-            result=row.result,
+            result=_in_place(row.result, folder),
             trained_tokens=row.trained_tokens,
             seconds=row.seconds,
             finished_at=row.finished_at,
@@ -277,6 +277,11 @@ def _unknown_model_reason(model: str) -> str:
         return ""
     where = " and ".join(hosts)
     return f"{model!r} is a model of {where}; here use owner/name, builtin/tiny or a folder."
+
+
+def _in_place(result: Result | None, folder: Path) -> Result | None:
+    """Return the result of a run with its model where the run's folder is now."""
+    return result and result.model_copy(update={"model": str(folder / "model")})
 
 
 def _phase(row: RunRow) -> str:

@@ -97,7 +97,9 @@ class Progress(TrainerCallback):
         (path / "training_args.bin").unlink(missing_ok=True)  # a pickle that is never read
         write_json(path / "progress.json", {"trained_tokens": self.trained_tokens})
         self.run.event(
-            f"Saved {name}.", type="checkpoint", data={"step": state.global_step, "path": str(path)}
+            f"Saved {name}.",
+            type="checkpoint",
+            data={"step": state.global_step, "path": f"checkpoints/{name}"},
         )
 
     def _require_finite(self, figures: dict[str, float], step: int) -> None:

@@ -159,9 +159,14 @@ class Queue:
 
     def _kill_when_overdue(self, run_id: str) -> None:
         row = self.get(run_id)
-        if row.cancel_at is None or row.pid is None or time.time() - row.cancel_at < CANCEL_SECONDS:
+        if row.cancel_at is None or row.pid is None:
             return
-        _signal(row.pid, signal.SIGKILL)
+        passed = time.time() - row.cancel_at
+        if passed < 0:  # the clock was set back: count from now
+            with self.store.transaction() as db:
+                db.execute("UPDATE runs SET cancel_at = ? WHERE id = ?", (time.time(), run_id))
+        if passed >= CANCEL_SECONDS:
+            _signal(row.pid, signal.SIGKILL)
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop: the flag in the row counts, the signal makes it quick."""

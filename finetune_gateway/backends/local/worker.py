@@ -68,8 +68,9 @@ def work(run: Run) -> None:
         traceback.print_exc()
         fail(run, in_one_line(exc))
     else:
+        placed = result.model_copy(update={"model": run.model.name})  # within its folder
         end(
-            run, JobStatus.SUCCEEDED, result=result.model_dump_json(), trained_tokens=trained_tokens
+            run, JobStatus.SUCCEEDED, result=placed.model_dump_json(), trained_tokens=trained_tokens
         )
 
 

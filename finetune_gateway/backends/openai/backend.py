@@ -14,7 +14,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -94,7 +93,7 @@ class OpenAIBackend(Backend):
         self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that
         self.longest_wait = longest_wait
         self._api_key = api_key
-        self._prices: Path | None = None
+        self._settings: Settings | None = None
         self._client: clients.Client | None = None  # kept, so that it stays open
         self._tags = finding.TagMemory(self._base_url or "", None)
 
@@ -132,8 +131,15 @@ class OpenAIBackend(Backend):
         }
 
     def identity(self) -> dict[str, Any]:
-        """Return the host and the key's variable; time-outs and pauses do not matter here."""
-        return {"base_url": self._base_url, "api_key_env": self.api_key_env}
+        """Return the host; time-outs and pauses do not matter here."""
+        return {"base_url": self._base_url}
+
+    def account(self) -> str | None:
+        """Return a salted fingerprint of the key, given by name or by value; None without one."""
+        key = self._secret()
+        if key is None or self._settings is None:
+            return None
+        return self._settings.fingerprint(self.base_url, key)
 
     def __repr__(self) -> str:
         return f"OpenAIBackend(base_url={self._base_url!r}, profile={self.profile_name!r})"
@@ -141,7 +147,7 @@ class OpenAIBackend(Backend):
     def bind(self, settings: Settings) -> None:
         """Use the price rows of this home folder before the package's, and what it knows of the
         host."""
-        self._prices = settings.prices
+        self._settings = settings
         self._tags = finding.TagMemory(self._base_url or "", settings.hosts)
 
     def today(self) -> date:
@@ -215,7 +221,7 @@ class OpenAIBackend(Backend):
             spec,
             tokens,
             self.profile,
-            extra=self._prices,
+            extra=self._settings.prices if self._settings else None,
             host=self.host if self._base_url else None,
             today=self.today(),
         )

@@ -64,12 +64,14 @@ def find(intent: Intent, host: Host) -> str | None:
     tagged, whole = host.list_jobs({JOB_TAG: intent.job_id})
     if found := _tagged(tagged, intent, host):
         return found
-    if host.documents_tags and whole and not tags_dropped(tagged, intent):
+    if intent.same_account and host.documents_tags and whole and not tags_dropped(tagged, intent):
         return None
     # The filter may be honoured by a host that drops the tags: only the whole list tells.
     jobs, whole = host.list_jobs(None)
     if found := _tagged(jobs, intent, host):
         return found
+    if not intent.same_account:
+        raise _not_settled(intent, host)
     keeps_tags = host.documents_tags or host.tags.seen
     if keeps_tags and whole and jobs and not tags_dropped(jobs, intent):
         return None

@@ -65,7 +65,7 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
     unnamed = status is JobStatus.SUCCEEDED and model is None
     if unnamed:
         now = time.time()
-        since = min(now, ended or since or now)
+        since = min(now, ended or now, since or now)  # neither clock may stop the other
         unnamed = now - since < MODEL_ID_SECONDS
         last = joined_cursor(last, since)
         if not unnamed:

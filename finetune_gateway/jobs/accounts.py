@@ -1,0 +1,218 @@
+"""Whose key is at hand: a job is looked for, sent, polled and cancelled by its own account alone.
+
+An account is known by the salted fingerprints of its keys (``Backend.account``); its name is the
+first of them. Keys rotate: a new key that can read a job of an account belongs to it. A key that
+gets 404 for such a job belongs to another account, and decides nothing about this one. Any other
+error says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from finetune_gateway.backend import NOT_SETTLED, Backend
+from finetune_gateway.errors import AuthenticationError, BackendError
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import LIVE, Store
+
+OTHER_ACCOUNT = "other_account"  # the code of the error for a key of another account
+
+
+def of(store: Store, backend: Backend) -> str | None:
+    """Return the account of the key at hand; None if the backend has no accounts, or no key.
+
+    A new key is tried on a job of each account that is known at the host. A key that can read none
+    of them is of a new account.
+    """
+    key = backend.account()
+    known = _known(store, key)
+    if key is None or known is not None:
+        return known
+    certain = True
+    for account in _at_host(store, backend, key):
+        try:
+            reads = _reads(store, backend, account)
+        except BackendError:  # says nothing: the key is tried again next time
+            reads = None
+        if reads:
+            _join(store, key, account)
+            return account
+        certain = certain and reads is False
+    if certain:
+        _join(store, key, key)
+    return key
+
+
+def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
+    """Return True if the key at hand is of the job's account, or one of the two is not known; False
+    if nothing shows it, because no job of that account is known at the host.
+
+    Raises AuthenticationError for a key of another account, BackendError if it cannot be tried.
+    """
+    key = backend.account()
+    if key is None or not _is_strange(store, key, record):
+        return True
+    reads = _reads(store, backend, record.account or key)
+    if reads is False:
+        raise _other(record)
+    if reads:
+        adopt(store, record, backend)
+    return bool(reads)
+
+
+@contextmanager
+def reading(store: Store, record: JobRecord, backend: Backend) -> Iterator[None]:
+    """Wrap a request about a job by its provider's id, which shows whose key is at hand.
+
+    Raises AuthenticationError if a new key gets 404.
+    """
+    key = backend.account()
+    strange = key is not None and _is_strange(store, key, record)
+    try:
+        yield
+    except BackendError as exc:
+        if strange and exc.status_code == 404:
+            raise _other(record) from exc
+        raise
+    if strange or record.account is None:
+        adopt(store, record, backend)
+
+
+def adopt(store: Store, record: JobRecord, backend: Backend) -> None:
+    """Commit that the key at hand is of the job's account."""
+    key = backend.account()
+    if key is None:
+        return
+    if record.account is not None:
+        _join(store, key, record.account)
+    else:
+        store.set_account(record.id, _known(store, key) or key)
+
+
+def of_intent(
+    store: Store,
+    intent: JobRecord,
+    backend: Backend,
+    look: Callable[[JobRecord, Backend], JobRecord],
+) -> JobRecord:
+    """Return the intent with the account of the key at hand: that of an equal live job if the key,
+    a new one, is of its account. Raises BackendError if that cannot be known.
+
+    ``look``: adopts an unsent job that the host shows.
+    """
+    account = of(store, backend)
+    for twin in _twins(store, intent, account or ""):
+        if _is_of(store, twin, backend, look):
+            account = twin.account
+    return intent.model_copy(update={"account": account})
+
+
+def _is_of(
+    store: Store, twin: JobRecord, backend: Backend, look: Callable[[JobRecord, Backend], JobRecord]
+) -> bool:
+    try:
+        if proven(store, twin, backend):
+            return True
+    except AuthenticationError as exc:
+        if exc.code != OTHER_ACCOUNT:
+            raise
+        return False
+    if look(twin, backend).unsent:
+        raise not_proven(twin)
+    return True
+
+
+def other_provider_ids(store: Store, record: JobRecord) -> frozenset[str]:
+    """Return the provider's ids of all other jobs of the same backend, host and account; where no
+    account is known, those of all."""
+    rows = store.query(
+        "SELECT provider_id FROM jobs WHERE backend = ? AND id != ? AND provider_id IS NOT NULL"
+        " AND json_extract(backend_options, '$.base_url') IS ? AND coalesce(account = ?, TRUE)",
+        (record.backend, record.id, record.backend_options.get("base_url"), record.account),
+    )
+    return frozenset(row["provider_id"] for row in rows)
+
+
+def _twins(store: Store, intent: JobRecord, account: str) -> list[JobRecord]:
+    """Return the live jobs of other accounts that are equal to an intent."""
+    return store.select(
+        f"submit_key IN (?, ?) AND account != ? AND {LIVE}",
+        (intent.submit_key, intent.old_submit_key, account),
+    )
+
+
+def not_proven(record: JobRecord) -> BackendError:
+    """Return the error for an unsent job and a key of which nothing shows whose it is."""
+    return BackendError(
+        f"Nothing shows that the key at hand{_variable(record)} is of the account that job "
+        f"{record.id} was submitted with, so it cannot be known whether it is there.",
+        hint=f"Set the key it was submitted with. If there is none any more, look at the "
+        f"host yourself, then run: ftg settle {record.id} --created ID, or: "
+        f"ftg settle {record.id} --not-created",
+        backend=record.backend,
+        code=NOT_SETTLED,
+        maybe_applied=True,
+    )
+
+
+def _other(record: JobRecord) -> AuthenticationError:
+    variable = record.backend_options.get("api_key_env")
+    which = f" in {variable}" if variable else ""
+    return AuthenticationError(
+        f"The key at hand{which} is of another account of {record.display_name} than job "
+        f"{record.id}: it does not see that job.",
+        hint=f"Set {variable or 'the key'} to a key of the account that {record.id} was "
+        "submitted with. The job is left as it is.",
+        backend=record.backend,
+        code=OTHER_ACCOUNT,
+    )
+
+
+def _variable(record: JobRecord) -> str:
+    variable = record.backend_options.get("api_key_env")
+    return f" (in {variable})" if variable else ""
+
+
+def _known(store: Store, key: str | None) -> str | None:
+    row = store.query("SELECT account FROM keys WHERE fingerprint = ?", (key,)).fetchone()
+    return row["account"] if row else None
+
+
+def _is_strange(store: Store, key: str, record: JobRecord) -> bool:
+    """Return True if a key is not known to be of the account of a job."""
+    return record.account is not None and (_known(store, key) or key) != record.account
+
+
+def _reads(store: Store, backend: Backend, account: str) -> bool | None:
+    """Return True if the key at hand can read the newest job of this account, False if the host
+    does not show it; None if no job of it is known at the host. Raises BackendError."""
+    jobs = store.select("account = ? AND provider_id IS NOT NULL", (account,), limit=1)
+    if not jobs or jobs[0].provider_id is None:
+        return None
+    try:
+        backend.poll(jobs[0].provider_id, jobs[0].cursor)
+    except BackendError as exc:
+        if exc.status_code == 404:
+            return False
+        raise
+    return True
+
+
+def _at_host(store: Store, backend: Backend, key: str) -> list[str]:
+    """Return the accounts other than that of this key which have jobs at the host."""
+    rows = store.query(
+        "SELECT DISTINCT account FROM jobs WHERE account != ? AND backend = ?"
+        " AND json_extract(backend_options, '$.base_url') IS ?",
+        (key, backend.name, backend.options().get("base_url")),
+    )
+    return [row["account"] for row in rows]
+
+
+def _join(store: Store, key: str, account: str) -> None:
+    """Commit that a key, and all that was taken for its account, belongs to an account."""
+    before = _known(store, key) or key
+    with store.transaction() as db:
+        db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key, account))
+        db.execute("UPDATE keys SET account = ? WHERE account = ?", (account, before))
+        db.execute("UPDATE OR IGNORE jobs SET account = ? WHERE account = ?", (account, before))
