@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         get_job,
         list_jobs,
         preview,
+        refresh_jobs,
         submit,
         validate,
+        wait_for_jobs,
     )
     from finetune_gateway.backend import Backend, Capabilities, ChatReply
     from finetune_gateway.backends.fake import FakeBackend
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.handle import ModelHandle
     from finetune_gateway.jobs.job import Job
     from finetune_gateway.jobs.ledger import Ledger
+    from finetune_gateway.jobs.many import Failure
     from finetune_gateway.jobs.planning import Option, Plan
     from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
@@ -73,8 +76,10 @@ _MODULES = {
         "get_job",
         "list_jobs",
         "preview",
+        "refresh_jobs",
         "submit",
         "validate",
+        "wait_for_jobs",
     ],
     "errors": [
         "AuthenticationError",
@@ -100,6 +105,7 @@ _MODULES = {
     "jobs.planning": ["Option", "Plan"],
     "estimation.estimate": ["Estimate"],
     "jobs.ledger": ["Ledger"],
+    "jobs.many": ["Failure"],
     "spec": ["TrainingOptions", "TrainingSpec"],
     "jobs.budget": ["Actual", "Budget"],
 }
@@ -119,6 +125,7 @@ __all__ = [
     "Dataset",
     "Estimate",
     "Event",
+    "Failure",
     "FakeBackend",
     "Finding",
     "Gateway",
@@ -154,8 +161,10 @@ __all__ = [
     "get_job",
     "list_jobs",
     "preview",
+    "refresh_jobs",
     "submit",
     "validate",
+    "wait_for_jobs",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
+from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.planning import Backends, ModelNames, Option
 from finetune_gateway.keywords import (
     PlanOptions,
@@ -122,6 +123,23 @@ def list_jobs(
 ) -> list[Job]:
     """Return jobs, newest first, as they were last stored. Asks no backend."""
     return _default().jobs(status=status, backend=backend, metadata=metadata, limit=limit)
+
+
+@like(Gateway.refresh)
+def refresh_jobs(jobs: Iterable[Job] | None = None) -> list[Failure]:
+    """Ask the backends of these jobs, by default of all jobs, and store what is new."""
+    return _default().refresh(jobs)
+
+
+@like(Gateway.wait)
+def wait_for_jobs(
+    jobs: Iterable[Job],
+    timeout: float | None = None,
+    *,
+    on_change: Callable[[Job], object] | None = None,
+) -> list[Failure]:
+    """Block until these jobs have ended, or ``timeout`` seconds have passed."""
+    return _default().wait(jobs, timeout, on_change=on_change)
 
 
 @like(Gateway.budget)

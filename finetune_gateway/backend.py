@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -310,6 +310,15 @@ class Backend(ABC):
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         """Return the status, and what is new since ``cursor``. Repeatable: the same cursor gives
         the same answer, or the same and more."""
+
+    def statuses(self, provider_ids: Collection[str]) -> dict[str, Snapshot]:
+        """Return what is known of many jobs, by their ids, in as few requests as possible: their
+        ``status``, ``raw_status``, ``phase`` and ``finished_at``; the rest does not count.
+
+        A job that differs from what is stored is polled, and so is one that is left out: leave out
+        what a list does not tell. By default each job is polled.
+        """
+        return {provider_id: self.poll(provider_id, None) for provider_id in provider_ids}
 
     @abstractmethod
     def cancel(self, provider_id: str) -> None:

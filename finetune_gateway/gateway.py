@@ -6,10 +6,9 @@ through its short calls (``backend.Backend``). ``api`` has the same verbs as fun
 
 from __future__ import annotations
 
+import json
 import os
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Unpack, overload
 
@@ -20,10 +19,10 @@ from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import ledger, planning
-from finetune_gateway.jobs.budget import Budget, require_within
+from finetune_gateway.jobs import planning
+from finetune_gateway.jobs.budget import require_within
+from finetune_gateway.jobs.home import HomeJobs
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.planning import Backends, Files, ModelNames, OnProgress, Option, Plan
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from finetune_gateway.tokens.masks.preview import Preview
 
 
-class Gateway:
+class Gateway(HomeJobs):
     """One home folder and the jobs in it.
 
     >>> gateway = Gateway()
@@ -71,6 +70,7 @@ class Gateway:
         self.settings = Settings.load(home)
         self._monthly_usd = monthly_usd
         self._store: Store | None = None
+        self._backends: dict[str, Backend] = {}
 
     @property
     def store(self) -> Store:
@@ -336,14 +336,7 @@ class Gateway:
         record = self._submitter.submit(intent, plan.backend)
         return self._job(record, plan.backend)
 
-    # -- jobs ----------------------------------------------------------------------------
-
-    def job(self, name: str) -> Job:
-        """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``.
-
-        Raises NotFoundError.
-        """
-        return self._job(self.store.find(name))
+    # -- jobs: see also HomeJobs ---------------------------------------------------------
 
     def jobs(
         self,
@@ -371,24 +364,6 @@ class Gateway:
         records = self.store.jobs(status=status, backend=backend, metadata=tags, limit=limit)
         return [self._job(record) for record in records]
 
-    # -- money ---------------------------------------------------------------------------
-
-    def budget(self) -> Budget:
-        """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""
-        return self._submitter.budget(time.time())
-
-    def costs(self, since: date | None = None, until: date | None = None) -> Ledger:
-        """Return what each job was expected to cost and what it did cost, from the store alone.
-
-        Arguments:
-            since: The first day, in UTC; None is the first day of all.
-            until: The last day, included; None is today.
-
-        Raises SpecError for what is no date, or when since comes after until.
-        """
-        records = self.store.created(*ledger.bounds(since, until))
-        return ledger.of(records, since, until, self.store.is_being_sent)
-
     @property
     def monthly_usd(self) -> Decimal | None:
         """What all jobs of a month may cost, in USD; None is no limit. Raises SpecError for a
@@ -397,18 +372,21 @@ class Gateway:
 
     @property
     def _submitter(self) -> Submitter:
-        def load(record: JobRecord) -> Backend:
-            return self.backend(registry.load(record.backend, record.backend_options))
-
-        return Submitter(self.store, lambda: self.monthly_usd, load)
+        return Submitter(self.store, lambda: self.monthly_usd, self._backend_of)
 
     def _job(self, record: JobRecord, backend: Backend | None = None) -> Job:
         def load() -> Backend:
-            if backend is not None:
-                return backend
-            return self.backend(registry.load(record.backend, record.backend_options))
+            return backend or self._backend_of(record)
 
         return Job(record, self.store, load, self._submitter)
+
+    def _backend_of(self, record: JobRecord) -> Backend:
+        """Return the backend of a stored job: one object for all jobs with the same options."""
+        name = json.dumps([record.backend, record.backend_options], sort_keys=True)
+        if name not in self._backends:
+            backend = self.backend(registry.load(record.backend, record.backend_options))
+            self._backends.setdefault(name, backend)
+        return self._backends[name]
 
     # -- data and backends ---------------------------------------------------------------
 

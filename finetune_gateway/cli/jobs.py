@@ -14,15 +14,13 @@ from finetune_gateway.cli.options import (
     confirm,
     open_job,
     parse_metadata,
-    refresh_or_warn,
 )
-from finetune_gateway.errors import BudgetError, GatewayError, SpecError
+from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.keywords import check_metadata
 from finetune_gateway.reports.job_text import (
+    as_last_seen,
     job_costs_text,
     job_document,
     job_list_text,
@@ -76,9 +74,10 @@ def list_jobs(
         known = ", ".join(JobStatus)
         raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
     gateway = Gateway()
-    wanted = gateway.store.jobs(backend=backend, metadata=check_metadata(parse_metadata(metadata)))
-    records = [_refresh(gateway, record, ask) for record in wanted]
-    matches = [record for record in records if status in (None, record.status)]
+    jobs = gateway.jobs(backend=backend, metadata=parse_metadata(metadata))
+    for failure in gateway.refresh(job for job in jobs if ask or not job.record.hosted):
+        print_warning(f"{as_last_seen(failure.jobs)}: {failure.error.message}")
+    matches = [job.record for job in jobs if status in (None, job.status)]
     newest = matches[: None if all_ and limit is None else limit or NEWEST]
     if json:
         print_json([record_document(record) for record in newest])
@@ -93,19 +92,6 @@ def list_jobs(
         print_message("No matching jobs.\nAll jobs: ftg list -a")
     else:
         print_message("No jobs.\nStart one: ftg submit train.jsonl --model builtin/tiny")
-
-
-def _refresh(gateway: Gateway, record: JobRecord, ask: bool) -> JobRecord:
-    """Return the record after asking its backend; a failure is a warning."""
-    if record.status.final or (record.hosted and not ask):
-        return record
-    try:
-        job = gateway.job(record.id)
-    except GatewayError as exc:
-        print_warning(f"{record.id} is shown as last seen: {exc.message}")
-        return record
-    refresh_or_warn(job)
-    return job.record
 
 
 def status(job: JobName, json: Json = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,13 +14,15 @@ from finetune_gateway.errors import JobCancelled, JobFailed, JobNotFinished, Spe
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.many import Failure
 from finetune_gateway.reports.job_history_text import event_line
-from finetune_gateway.reports.job_text import job_document, next_step, status_line
+from finetune_gateway.reports.job_text import job_document, name_jobs, next_step, status_line
 from finetune_gateway.reports.output import (
     print_json,
     print_json_line,
     print_message,
     print_result,
+    print_warning,
 )
 from finetune_gateway.text.cleaning import visible
 
@@ -121,6 +122,9 @@ def wait(
 ) -> int:
     """Block until jobs end, whether they succeed or not. A job that has not been sent is sent.
 
+    The events of one job are printed as they come. Of several, each change of status is: their
+    hosts are asked once for all of them.
+
     Exit code: 0 if all succeeded, 100 if one failed, 101 if one has not finished in time (it
     keeps running), 103 if one was cancelled.
 
@@ -128,17 +132,57 @@ def wait(
       ftg wait latest
       ftg wait ftg-7kq3 ftg-9xm2 --timeout 2h && echo done
     """
-    deadline = None if timeout is None else time.monotonic() + parse_seconds(timeout)
+    seconds = None if timeout is None else parse_seconds(timeout)
     gateway = Gateway()
-    opened = [gateway.job(name) for name in dict.fromkeys(jobs)]
-    for job in opened:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        follow(job, left, quiet=quiet)
-        if not json:
-            print_result(status_line(job))
+    opened = [*{(job := gateway.job(name)).id: job for name in jobs}.values()]
+    failures: list[Failure] = []
+    if len(opened) == 1:
+        follow(opened[0], seconds, quiet=quiet)
+    else:
+        failures = follow_all(gateway, opened, seconds, quiet=quiet)
     if json:
         print_json([job_document(job) for job in opened])
+    else:
+        for job in opened:
+            print_result(status_line(job))
+    _raise_first(failures)
     return combine_exit_codes([exit_code(job) for job in opened])
+
+
+def follow_all(
+    gateway: Gateway, jobs: list[Job], timeout: float | None = None, *, quiet: bool = False
+) -> list[Failure]:
+    """Wait until these jobs end, and print on stderr when one moves; return those that have not
+    ended, and why."""
+    printers = {job.id: PhasePrinter(quiet=quiet) for job in jobs}
+
+    def show(job: Job) -> None:
+        if job.status.final:
+            print_message(status_line(job), quiet=quiet)
+        printers[job.id](job)
+
+    try:
+        return gateway.wait(jobs, timeout, on_change=show)
+    except KeyboardInterrupt:
+        rest = [job for job in jobs if not job.status.final]
+        unsent = [job.record.outlook for job in rest if job.record.unsent]
+        going_on = [job for job in rest if not job.record.unsent]
+        back = (
+            [f"{name_jobs(going_on)} still running. Back to them: ftg wait, ftg list"]
+            if going_on
+            else []
+        )
+        print_message("\n".join(["", *back, *unsent]))
+        raise
+
+
+def _raise_first(failures: list[Failure]) -> None:
+    """Print the errors that kept jobs from being followed, and raise the first of them."""
+    errors = [one for one in failures if not isinstance(one.error, JobNotFinished)]
+    for failure in errors[1:]:
+        print_warning(f"{name_jobs(failure.jobs)}: {failure.error.message}")
+    if errors:
+        raise errors[0].error
 
 
 def combine_exit_codes(codes: Sequence[int]) -> int:

@@ -63,6 +63,11 @@ class Job(Shown):
         return self._load()
 
     @property
+    def store(self) -> Store:
+        """Where it is kept."""
+        return self._store
+
+    @property
     def id(self) -> str:
         return self.record.id
 
@@ -98,12 +103,18 @@ class Job(Shown):
 
     # -- one poll ------------------------------------------------------------------------
 
-    def refresh(self) -> Job:
+    def refresh(self, *, send: bool = False) -> Job:
         """Ask the backend once, store what is new, and return self. Raises BackendError.
 
-        A job that is not known to be there is looked for, never sent; ``wait`` and ``result`` send.
+        A job that is not known to be there is looked for, and sent only with ``send``, as ``wait``
+        and ``result`` do.
         """
-        return self._refresh(send=False)
+        return self._refresh(send=send)
+
+    def reload(self) -> Job:
+        """Read the stored job again, without asking its backend, and return self."""
+        self.record = self._store.get(self.id)
+        return self
 
     def _refresh(self, *, send: bool) -> Job:
         self.record = self._store.get(self.id)
@@ -173,12 +184,7 @@ class Job(Shown):
         for _ in self._polls(timeout, send=True):
             pass
         if self.record.ended_otherwise:
-            raise JobNotFinished(
-                f"{self.record.display_name} has ended job {self.id} as "
-                f"{visible(self.record.raw_status)!r}, a status that is not known here.",
-                hint=f"Look at {self.provider_id} there; ftg status {self.id} asks again.",
-                job_id=self.id,
-            )
+            raise self.ended_otherwise()
         if not self.status.final:
             raise JobNotFinished(
                 f"Job {self.id} is still {self.status} after {timeout:g} s.",
@@ -186,6 +192,15 @@ class Job(Shown):
                 job_id=self.id,
             )
         return self
+
+    def ended_otherwise(self) -> JobNotFinished:
+        """Return the error for a job that has ended with a status that is not known here."""
+        return JobNotFinished(
+            f"{self.record.display_name} has ended job {self.id} as "
+            f"{visible(self.record.raw_status)!r}, a status that is not known here.",
+            hint=f"Look at {self.provider_id} there; ftg status {self.id} asks again.",
+            job_id=self.id,
+        )
 
     def _polls(self, timeout: float | None, *, send: bool) -> Iterator[None]:
         """Refresh until the job has ended; wait longer while nothing changes. Who may send shows

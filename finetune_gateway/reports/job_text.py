@@ -178,6 +178,19 @@ def _cost(actual: Actual | None) -> str:
 # -- several jobs --------------------------------------------------------------------------
 
 
+def as_last_seen(jobs: Sequence[Job]) -> str:
+    """Return ``ftg-7kq3, ftg-9xm2 and 498 more are shown as last seen``."""
+    return f"{name_jobs(jobs)} {'is' if len(jobs) == 1 else 'are'} shown as last seen"
+
+
+def name_jobs(jobs: Sequence[Job]) -> str:
+    """Return the ids of up to three jobs, and how many more there are."""
+    ids = [job.id for job in jobs[:3]]
+    if len(jobs) > 3:
+        return f"{', '.join(ids[:2])} and {len(jobs) - 2} more"
+    return " and ".join([", ".join(ids[:-1]), ids[-1]] if len(ids) > 1 else ids)
+
+
 def job_list_text(records: Sequence[JobRecord]) -> str:
     """Return a table of jobs that fits the terminal."""
     return _fit_table(LIST_HEAD, records, _list_row)

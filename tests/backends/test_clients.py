@@ -59,6 +59,8 @@ def test_a_rotated_key_makes_another_client(
 ) -> None:
     """The key is read at each call: a new one counts at once, one that is gone is missed, and
     none can be read where clients are kept."""
+    from finetune_gateway.backends.openai import clients
+
     with Provider() as provider:
         provider_id = job(provider)
         monkeypatch.setenv("ROTATED", provider.api_key)

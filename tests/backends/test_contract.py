@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -191,3 +191,20 @@ def test_the_contract_catches_what_breaks_it() -> None:
     twice = FinishedJob("ftg-1", "fake-ftg-1", job.polls * 2)
     with pytest.raises(AssertionError):
         BackendContract().test_events_have_ids_of_their_own(twice)
+
+
+class Gossip(FakeBackend):
+    """Tells of jobs that nobody asked for, and of ends before they come."""
+
+    def statuses(self, provider_ids: Collection[str]) -> dict[str, Snapshot]:
+        return {one: Snapshot(status=JobStatus.FAILED) for one in [*provider_ids, "another"]}
+
+
+def test_the_contract_catches_statuses_that_are_not_true() -> None:
+    """A job that was not asked for, and one that has not ended."""
+    backend = Gossip()
+    job = FinishedJob("ftg-1", "fake-ftg-1", [(None, backend.poll("fake-ftg-1", None))])
+    with pytest.raises(AssertionError):
+        BackendContract().test_statuses_are_those_of_polls(backend, job, ("ftg-2", "fake-ftg-2"))
+    with pytest.raises(AssertionError):
+        BackendContract().test_a_job_that_is_not_there_hides_no_other(backend, job)

@@ -7,6 +7,7 @@ next poll of a job that has lost its worker starts a new one.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +76,14 @@ class Queue:
     def find(self, run_id: str) -> RunRow | None:
         row = self.store.query("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
         return _run(row) if row else None
+
+    def find_all(self, run_ids: Collection[str]) -> list[RunRow]:
+        """Return those of these runs that there are, by one query."""
+        rows = self.store.query(
+            "SELECT * FROM runs WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([*run_ids]),),
+        )
+        return [_run(row) for row in rows]
 
     def get(self, run_id: str) -> RunRow:
         row = self.find(run_id)

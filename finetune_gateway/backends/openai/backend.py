@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -323,6 +323,10 @@ class OpenAIBackend(Backend):
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         """Return the job as it is now, with its events since ``cursor``; see ``reports.poll``."""
         return reports.poll(self, provider_id, cursor)
+
+    def statuses(self, provider_ids: Collection[str]) -> dict[str, Snapshot]:
+        """Return the status of those jobs that the host's list shows; see ``reports.statuses``."""
+        return reports.statuses(self, frozenset(provider_ids))
 
     def cancel(self, provider_id: str) -> None:
         """Ask the job to stop; a job that has ended stays as it is."""

@@ -1,10 +1,10 @@
-"""What a hosted job reports: its status, and events and checkpoints as far as they can be had."""
+"""What hosted jobs report: their status, and events and checkpoints as far as they can be had."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -13,7 +13,15 @@ import openai
 from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, metrics_of
+from finetune_gateway.events import (
+    Checkpoint,
+    Event,
+    JobStatus,
+    Result,
+    Snapshot,
+    later,
+    metrics_of,
+)
 from finetune_gateway.text.cleaning import clean, moment, whole
 
 EVENT_PAGES = 200  # of 100
@@ -86,6 +94,61 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
         seconds=max(0.0, ended - born) if ended and born else None,
         finished_at=ended,
         error=wire.error_of(job),
+    )
+
+
+def statuses(host: Host, provider_ids: Collection[str]) -> dict[str, Snapshot]:
+    """Return the status of those of these jobs that the host's list of jobs shows.
+
+    The list is read until all are seen, or a job is asked for as cheaply by itself: when the pages
+    that showed none are as many as the jobs still missing. A list that is refused or cannot be read
+    tells nothing. Raises BackendError if the host cannot be reached, or refuses the key.
+    """
+    told: dict[str, Snapshot] = {}
+    missing, fruitless = set(provider_ids), 0
+    if not missing:
+        return told
+    with host.calling("list the jobs") as (client, call):
+        listed = client.fine_tuning.jobs.with_raw_response.list
+
+        def fetch(after: str | None) -> wire.Answer:
+            answer: wire.Answer = retried(listed, limit=100, after=after or openai.omit)
+            return answer
+
+        most = max(wire.MAX_PAGES, len(missing))
+        try:
+            for page in wire.Pages(fetch, call, most, _id_and_status):
+                before = len(missing)
+                for job in page:
+                    _take(job, provider_ids, told)
+                missing -= told.keys()
+                fruitless += len(missing) == before
+                if fruitless >= len(missing):
+                    break
+        except BackendError:  # no list
+            return told
+        except openai.APIStatusError as exc:
+            if exc.status_code in (401, 429):
+                raise
+    return told
+
+
+def _id_and_status(job: wire.Json) -> str:
+    return f"{wire.key_of(job)} {job.get('status')}"
+
+
+def _take(job: wire.Json, wanted: Collection[str], told: dict[str, Snapshot]) -> None:
+    """Add the status of a listed job; of one that is listed twice, the later status."""
+    provider_id, raw_status = wire.usable_id(job), wire.text_of(job.get("status"))
+    if provider_id is None or provider_id not in wanted or raw_status is None:
+        return
+    status = wire.status_of(job)
+    if provider_id in told and later(told[provider_id].status, status) is not status:
+        return
+    told[provider_id] = Snapshot(
+        status=status,
+        raw_status=raw_status[: wire.SHOWN],
+        finished_at=moment(job.get("finished_at")),
     )
 
 

@@ -299,17 +299,23 @@ def usable_id(item: Json) -> str | None:
 class Pages:
     """The pages of a list, at most ``limit``, each item once. ``complete``: read to its end.
 
-    Ends after a page with nothing new: the SDK's own iteration never ends with a server that
-    ignores ``after`` and leaves out ``has_more``.
+    ``same``: gives what two items that are one have in common. Ends after a page with nothing new:
+    the SDK's own iteration never ends with a server that ignores ``after`` and leaves out
+    ``has_more``.
     """
 
     def __init__(
-        self, fetch: Callable[[str | None], Answer], call: Call, limit: int = MAX_PAGES
+        self,
+        fetch: Callable[[str | None], Answer],
+        call: Call,
+        limit: int = MAX_PAGES,
+        same: Callable[[Json], str] | None = None,
     ) -> None:
         self.complete = False
         self._fetch = fetch
         self._call = call
         self._limit = limit
+        self._same = same or key_of
 
     def __iter__(self) -> Iterator[list[Json]]:
         after: str | None = None
@@ -320,14 +326,15 @@ class Pages:
             if not isinstance(items, list):
                 raise undecodable(self._call, error_of(page) or "")
             objects = [as_item(item) for item in items if item is not None]
-            fresh = {key: item for item in objects if (key := key_of(item)) not in seen}
+            fresh = {key: item for item in objects if (key := self._same(item)) not in seen}
             # A page that only repeats what was there shows that ``after`` is ignored.
             more = page.get("has_more")
             self.complete = more is False or (not items and not more)
             if fresh:
                 yield [*fresh.values()]
             seen.update(fresh)
-            after = text_of([*fresh.values()][-1].get("id")) if fresh else None
+            ids = [text_of(item.get("id")) for item in fresh.values()]
+            after = next((one for one in reversed(ids) if one), None)
             if after is None or self.complete:
                 return
 

@@ -6,12 +6,10 @@ Needs pytest; nothing else in the package imports this module.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,26 +36,12 @@ from finetune_gateway.backend import (
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import later
 from finetune_gateway.methods import METHODS
+from finetune_gateway.testing.finished_job import FinishedJob, data_file
+
+__all__ = ["BackendContract", "FinishedJob"]
 
 Intents = Callable[..., Intent]
 QUESTION = [{"role": "user", "content": "Where is parcel number 3?"}]
-
-
-@dataclass(frozen=True)
-class FinishedJob:
-    """A job that was followed to its end: each poll with the cursor it was asked with."""
-
-    job_id: str
-    provider_id: str
-    polls: list[tuple[str | None, Snapshot]]
-
-    @property
-    def last(self) -> Snapshot:
-        return self.polls[-1][1]
-
-    @property
-    def event_ids(self) -> list[str]:
-        return [event.id for _, snapshot in self.polls for event in snapshot.events]
 
 
 class BackendContract:
@@ -159,7 +143,7 @@ class BackendContract:
         """Return the training file."""
         path = tmp_path_factory.mktemp("data") / "train.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return _data_file(path, len(rows))
+        return data_file(path, len(rows))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -338,11 +322,11 @@ class BackendContract:
         """Other content is not found. A backend that takes no files finds none."""
         other = tmp_path / "other.jsonl"
         other.write_text('{"messages": []}\n', encoding="utf-8")
-        assert backend.find_upload(_data_file(other, 1)) is None
+        assert backend.find_upload(data_file(other, 1)) is None
         remote_id = backend.upload(train)
         copy = tmp_path / "copy.jsonl"
         copy.write_bytes(train.path.read_bytes())
-        assert (backend.find_upload(_data_file(copy, train.rows)) is None) == (remote_id is None)
+        assert (backend.find_upload(data_file(copy, train.rows)) is None) == (remote_id is None)
 
     # -- the job -------------------------------------------------------------------------
 
@@ -412,6 +396,27 @@ class BackendContract:
         assert snapshot.result == finished.last.result
         assert not {event.id for event in snapshot.events} - set(finished.event_ids)
 
+    def test_statuses_are_those_of_polls(
+        self, backend: Backend, finished: FinishedJob, second: tuple[str, str]
+    ) -> None:
+        """Of many jobs at once: none is further than a poll says, and none was not asked for."""
+        asked = [finished.provider_id, second[1]]
+        told = backend.statuses(asked)
+        assert told.keys() <= {*asked}
+        for provider_id, snapshot in told.items():
+            now = backend.poll(provider_id, None).status
+            assert later(snapshot.status, now) is now
+        assert backend.statuses([]) == {}
+
+    def test_a_job_that_is_not_there_hides_no_other(
+        self, backend: Backend, finished: FinishedJob
+    ) -> None:
+        """``statuses`` leaves it out. Where each job is polled, its error is that of the poll."""
+        if type(backend).statuses is Backend.statuses:
+            pytest.skip("each job is polled")
+        told = backend.statuses([finished.provider_id, "no-such-job"])
+        assert told.keys() <= {finished.provider_id}
+
     def test_cancel_leaves_an_ended_job(self, backend: Backend, finished: FinishedJob) -> None:
         """The status stays, and nothing is raised."""
         backend.cancel(finished.provider_id)
@@ -442,8 +447,3 @@ class BackendContract:
         stream = model.stream(QUESTION, max_tokens=8)
         assert isinstance(stream, Iterator)
         assert "".join(stream)
-
-
-def _data_file(path: Path, rows: int) -> DataFile:
-    raw = path.read_bytes()
-    return DataFile(path, hashlib.sha256(raw).hexdigest(), rows, len(raw))

@@ -1,0 +1,79 @@
+"""The jobs of a home folder: open, list, refresh and wait for them, and what they cost."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from datetime import date
+
+from finetune_gateway.jobs import ledger, many
+from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.ledger import Ledger
+from finetune_gateway.jobs.many import Failure
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.jobs.submission import Submitter
+
+
+class HomeJobs(ABC):
+    """The half of a Gateway that is about jobs which have been submitted."""
+
+    @property
+    @abstractmethod
+    def store(self) -> Store:
+        """Where the jobs are kept."""
+
+    @property
+    @abstractmethod
+    def _submitter(self) -> Submitter: ...
+
+    @abstractmethod
+    def _job(self, record: JobRecord) -> Job: ...
+
+    def job(self, name: str) -> Job:
+        """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``.
+
+        Raises NotFoundError.
+        """
+        return self._job(self.store.find(name))
+
+    def refresh(self, jobs: Iterable[Job] | None = None) -> list[Failure]:
+        """Ask the backends of these jobs, by default of all jobs, and store what is new; return
+        what could not be asked, and why.
+
+        A host is asked once for all its jobs; those that have moved are polled, so the events of
+        others may be older. Sends nothing.
+        """
+        every = map(self._job, self.store.jobs()) if jobs is None else jobs
+        return many.refresh(every)
+
+    def wait(
+        self,
+        jobs: Iterable[Job],
+        timeout: float | None = None,
+        *,
+        on_change: Callable[[Job], object] | None = None,
+    ) -> list[Failure]:
+        """Block until these jobs have ended, whatever their status, or ``timeout`` seconds have
+        passed; return those that have not ended, and why. A job that is certainly not at its
+        backend is sent. ``on_change`` is called with each job that has moved.
+        """
+        return many.wait(jobs, timeout, on_change)
+
+    def budget(self) -> Budget:
+        """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""
+        return self._submitter.budget(time.time())
+
+    def costs(self, since: date | None = None, until: date | None = None) -> Ledger:
+        """Return what each job was expected to cost and what it did cost, from the store alone.
+
+        Arguments:
+            since: The first day, in UTC; None is the first day of all.
+            until: The last day, included; None is today.
+
+        Raises SpecError for what is no date, or when since comes after until.
+        """
+        records = self.store.created(*ledger.bounds(since, until))
+        return ledger.of(records, since, until, self.store.is_being_sent)

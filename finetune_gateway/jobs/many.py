@@ -1,0 +1,421 @@
+"""Many jobs at once: a pass asks each host for all its jobs, and polls those that have moved.
+
+Hosts are asked side by side, so that one that does not answer holds up no other. A list is a hint:
+what it says of a job is checked by a poll, and what it does not say means nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
+from finetune_gateway.errors import BackendError, GatewayError, JobNotFinished
+from finetune_gateway.events import JobStatus, later
+from finetune_gateway.jobs import turns
+from finetune_gateway.jobs.job import JITTER, PATIENCE_SECONDS, Job
+from finetune_gateway.jobs.records import JobRecord
+
+SINGLES = 100  # jobs of a host that one pass polls because the host's list does not tell of them
+STALE_SECONDS = 600.0  # after so long without a poll of its own, a job may get one: lists can lie
+MOVES = 20  # if more jobs of a host go on in another status, only that is stored, without events
+THREADS = 16  # hosts that are asked at the same time
+
+
+@dataclass
+class Failure:
+    """Jobs that are as they were last seen, and why."""
+
+    jobs: list[Job]
+    error: GatewayError
+
+
+@dataclass(eq=False)
+class Group:
+    """The jobs of one host and account, or of one other backend."""
+
+    backend: Backend
+    jobs: list[Job]
+    pause: float = 0.0  # seconds before the last pass
+    asked: set[str] = field(default_factory=set)  # of those that its list does not tell of
+    failing: dict[str, float] = field(default_factory=dict)  # since when, by job
+
+    @property
+    def hosted(self) -> bool:
+        return self.backend.capabilities().hosted
+
+
+@dataclass
+class Answer:
+    """What came of a pass. ``left``: jobs that it did not ask for, because there are too many."""
+
+    failures: list[Failure]
+    left: list[Job] = field(default_factory=list)
+
+
+def refresh(jobs: Iterable[Job]) -> list[Failure]:
+    """Ask each backend once for all these jobs and store what is new; return what could not be
+    asked. Sends nothing."""
+    groups, failures = _grouped(jobs)
+
+    def after(group: Group, answer: Answer) -> None:
+        failures.extend(answer.failures)
+        if answer.left:
+            failures.append(Failure(answer.left, _too_many(answer.left)))
+
+    _Passes(groups, after, send=False).run()
+    return failures
+
+
+def wait(
+    jobs: Iterable[Job],
+    timeout: float | None = None,
+    on_change: Callable[[Job], object] | None = None,
+) -> list[Failure]:
+    """Block until these jobs have ended or ``timeout`` seconds have passed; return those that have
+    not ended, and why. A job that is certainly not at its backend is sent.
+
+    ``on_change`` is called with each job whose status or phase has changed, or that has news.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    groups, failures = _grouped(jobs)
+    waiting = _Wait(groups, failures, on_change or (lambda job: None))
+    _Passes(groups, waiting.after, send=True, deadline=deadline).run()
+    if late := [job for group in groups for job in group.jobs if not job.status.final]:
+        failures.append(Failure(late, _not_finished(late, timeout or 0.0)))
+    return failures
+
+
+# -- groups ------------------------------------------------------------------------------
+
+
+def _grouped(jobs: Iterable[Job]) -> tuple[list[Group], list[Failure]]:
+    """Return the jobs by host and account, without those that have ended; a job whose backend
+    cannot be loaded is a failure."""
+    groups: dict[Hashable, Group] = {}
+    failed: list[tuple[Job, GatewayError]] = []
+    for job in jobs:
+        if job.status.final:
+            continue
+        try:
+            backend = job.backend
+        except GatewayError as exc:
+            failed.append((job, exc))
+            continue
+        groups.setdefault(_place(backend), Group(backend, [])).jobs.append(job)
+    return [*groups.values()], _failures(failed)
+
+
+def _place(backend: Backend) -> Hashable:
+    """Return what is equal for jobs that one list can tell of: those of one backend object, which
+    a gateway has for all stored jobs with the same options."""
+    return id(backend)
+
+
+def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
+    """Return each kind of error once, with all its jobs."""
+    kinds: dict[Hashable, Failure] = {}
+    for job, error in failed:
+        told = (getattr(error, "status_code", None), getattr(error, "code", None))
+        kind = (job.record.backend, type(error), *told)
+        kinds.setdefault(kind, Failure([], error)).jobs.append(job)
+    return [*kinds.values()]
+
+
+# -- one pass ----------------------------------------------------------------------------
+
+
+def _ask(group: Group, deadline: float | None, *, send: bool) -> Answer:
+    """Ask the backend of a group for all its jobs, and poll those that have moved."""
+    live = [job for job in group.jobs if not job.reload().status.final]
+    unsent = [job for job in live if job.provider_id is None and _is_due(job, send=send)]
+    unsent.sort(key=lambda job: job.record.created_at)  # in this order hosts get them
+    try:
+        moved, untold = _ask_for_list(group, [job for job in live if job.provider_id is not None])
+    except GatewayError as exc:
+        return Answer([Failure(live, exc)])
+    turn, left = _take_turns(group, untold)
+    failed = _poll_each([*unsent, *moved, *turn], deadline, send=send)
+    return Answer(_failures(failed), left)
+
+
+def _is_due(job: Job, *, send: bool) -> bool:
+    """Return False for an unsent job that waits here because its host takes none now: it is not
+    there, and cannot be sent yet."""
+    return not job.record.waits_here or (send and job.record.seconds_to_wait == 0)
+
+
+def _ask_for_list(group: Group, sent: list[Job]) -> tuple[list[Job], list[Job]]:
+    """Return the jobs to poll, and those that the list of the backend does not tell of."""
+    if len(sent) < 2 or type(group.backend).statuses is Backend.statuses:
+        return sent, []  # no list is cheaper; a poll brings events too
+    listed = group.backend.statuses([job.record.provider_id or "" for job in sent])
+    told = {job: listed[one] for job in sent if (one := job.record.provider_id or "") in listed}
+    news = {job: _has_moved(job.record, snapshot) for job, snapshot in told.items()}
+    moved = {job: told[job] for job in told if news[job]}
+    still = [job for job in told if news[job] is False]
+    untold = [job for job in sent if news.get(job) is None]
+    return _worth_a_poll(moved, hosted=group.hosted) + _overdue(still), untold
+
+
+def _worth_a_poll(moved: dict[Job, Snapshot], *, hosted: bool) -> list[Job]:
+    """Return those to poll of the jobs that have moved, in no order: one whose poll always fails
+    must not keep the others from their turn."""
+    polls = [job for job in moved if moved[job].status.final]
+    going_on = [job for job in moved if not moved[job].status.final]
+    if hosted and len(going_on) > MOVES:
+        for job in going_on:
+            _take_its_word(job, moved[job])
+    else:
+        polls += going_on
+    random.shuffle(polls)
+    return polls
+
+
+def _take_its_word(job: Job, told: Snapshot) -> None:
+    """Store the status of a list. What else a poll brings comes with the next poll of the job."""
+    cursor = job.record.cursor
+    job.record = job.store.apply(job.id, told.model_copy(update={"cursor": cursor}), cursor)
+
+
+def _has_moved(record: JobRecord, told: Snapshot) -> bool | None:
+    """Return True if a job has moved by what its backend tells, False if it has not; None if only
+    a poll can show it: its status is a word that we do not know."""
+    if told.status is JobStatus.UNKNOWN:
+        same = (told.raw_status, told.finished_at) == (record.raw_status, record.finished_at)
+        return False if same else None
+    if told.status.final:
+        return True
+    if later(record.status, told.status) is not told.status:
+        return False  # an older answer than the stored one
+    return (told.status, told.phase) != (record.status, record.phase)
+
+
+def _overdue(still: list[Job]) -> list[Job]:
+    """Return one of the jobs that have not been polled for long: a list that never changes would
+    hide their end."""
+    before = time.time() - STALE_SECONDS
+    stale = [job for job in still if (job.record.polled_at or job.record.step_at) < before]
+    return random.sample(stale, min(1, len(stale)))
+
+
+def _take_turns(group: Group, untold: list[Job]) -> tuple[list[Job], list[Job]]:
+    """Return the jobs to poll in this pass and those to leave for the next ones."""
+    if not group.hosted:
+        return untold, []
+    if all(job.id in group.asked for job in untold):
+        group.asked.clear()
+    order = random.sample(untold, len(untold))
+    order.sort(key=lambda job: job.id in group.asked)
+    turn, left = order[:SINGLES], order[SINGLES:]
+    group.asked.update(job.id for job in turn)
+    return turn, left
+
+
+def _poll_each(
+    jobs: list[Job], deadline: float | None, *, send: bool
+) -> list[tuple[Job, GatewayError]]:
+    """Refresh each job, up to the deadline or an error that the others would meet too; return the
+    errors."""
+    failed: list[tuple[Job, GatewayError]] = []
+    for place, job in enumerate(jobs):
+        if deadline is not None and time.monotonic() >= deadline and place:
+            return failed
+        try:
+            job.refresh(send=send)
+        except GatewayError as exc:
+            if _is_of_host(exc):
+                return failed + [(one, exc) for one in jobs[place:]]
+            failed.append((job, exc))
+    return failed
+
+
+def _is_of_host(error: GatewayError) -> bool:
+    """Return True for an error that is about the host or the key, not about one job."""
+    if not isinstance(error, BackendError) or error.code == NOT_SETTLED:
+        return False
+    if error.status_code is None:
+        return error.retryable or error.maybe_applied
+    return error.status_code in (401, 408, 429) or error.status_code >= 500
+
+
+# -- many passes -------------------------------------------------------------------------
+
+
+class _Passes:
+    """Runs the passes of all groups; ``after`` says in how many seconds the next one of a group is
+    due, or None for no other.
+
+    Each hosted group is asked in a thread of its own if there are several; ``after`` is called in
+    the caller's thread. Ends at ``deadline``, whatever still runs: threads end with the process.
+    """
+
+    def __init__(
+        self,
+        groups: list[Group],
+        after: Callable[[Group, Answer], float | None],
+        *,
+        send: bool,
+        deadline: float | None = None,
+    ) -> None:
+        self.after = after
+        self.send = send
+        self.deadline = deadline
+        self.alone = len(groups) == 1
+        self.running = 0
+        self.started = len(groups)
+        self.due = [(0.0, place, group) for place, group in enumerate(groups)]  # a heap
+        self.answers: SimpleQueue[tuple[Group, Answer | BaseException]] = SimpleQueue()
+
+    def run(self) -> None:
+        while self.due or self.running:
+            self._start_due()
+            try:
+                group, answer = self.answers.get(timeout=self._seconds())
+            except Empty:
+                if self.deadline is not None and time.monotonic() >= self.deadline:
+                    return
+                continue
+            self.running -= 1
+            if isinstance(answer, BaseException):
+                raise answer
+            if (pause := self.after(group, answer)) is not None:
+                self.started += 1
+                heapq.heappush(self.due, (time.monotonic() + pause, self.started, group))
+
+    def _start_due(self) -> None:
+        while self.due and self.due[0][0] <= time.monotonic() and self.running < THREADS:
+            group = heapq.heappop(self.due)[2]
+            self.running += 1
+            if self.alone or not group.hosted:
+                self.answers.put((group, _ask(group, self.deadline, send=self.send)))
+            else:
+                threading.Thread(target=self._ask_beside, args=(group,), daemon=True).start()
+
+    def _ask_beside(self, group: Group) -> None:
+        stores = {id(job.store): job.store for job in group.jobs}
+        try:
+            answer: Answer | BaseException = _ask(group, self.deadline, send=self.send)
+        except BaseException as exc:
+            answer = exc
+        for store in stores.values():
+            store.close()  # the connection of this thread
+        self.answers.put((group, answer))
+
+    def _seconds(self) -> float | None:
+        """Return how long to wait for an answer: until a pass is due, or until the deadline."""
+        ends = [] if self.deadline is None else [self.deadline]
+        if self.due and self.running < THREADS:
+            ends.append(self.due[0][0])
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+
+class _Wait:
+    """What happens after each pass of a wait."""
+
+    def __init__(
+        self, groups: list[Group], failures: list[Failure], on_change: Callable[[Job], object]
+    ) -> None:
+        self.failures = failures
+        self.on_change = on_change
+        self.last = {job.id: _state(job) for group in groups for job in group.jobs}
+
+    def after(self, group: Group, answer: Answer) -> float | None:
+        """Drop the jobs that have ended, or that cannot be waited for; return the next pause."""
+        changed = [job for job in group.jobs if self._has_changed(job)]
+        for job in changed:
+            self.on_change(job)
+        lost = {job.id for failure in self._lost(group, answer) for job in failure.jobs}
+        group.jobs = [job for job in group.jobs if not job.status.final and job.id not in lost]
+        if not group.jobs:
+            return None
+        first, longest = group.backend.capabilities().poll_seconds
+        group.pause = first if changed else min(max(group.pause, first) * 1.5, longest)
+        asked = [_asked_wait(failure.error) for failure in answer.failures]
+        return max([group.pause * random.uniform(1 - JITTER, 1), *asked])
+
+    def _has_changed(self, job: Job) -> bool:
+        before, self.last[job.id] = self.last[job.id], _state(job)
+        return before != self.last[job.id]
+
+    def _lost(self, group: Group, answer: Answer) -> list[Failure]:
+        """Return, and keep, the failures that waiting does not mend."""
+        now, allowed = time.monotonic(), _longest_wait(group)
+        failing = {
+            job.id
+            for failure in answer.failures
+            for job in failure.jobs
+            if not _asked_wait(failure.error)
+        }
+        group.failing = {one: group.failing.get(one, now) for one in failing}
+        lost = []
+        for failure in answer.failures:
+            lasting = _is_lasting(failure.error) or _asked_wait(failure.error) > allowed
+            over = [
+                job
+                for job in failure.jobs
+                if lasting or now - group.failing.get(job.id, now) > PATIENCE_SECONDS
+            ]
+            lost += [Failure(over, failure.error)] if over else []
+        for job in group.jobs:
+            if error := _why_not(job, allowed):
+                lost.append(Failure([job], error))
+        self.failures += lost
+        return lost
+
+
+def _why_not(job: Job, allowed: float) -> JobNotFinished | None:
+    """Return why waiting does not help a job: it has ended with a word that we do not know, or its
+    host asks for a longer wait than is allowed."""
+    if job.record.ended_otherwise:
+        return job.ended_otherwise()
+    try:
+        turns.require_short(job.record, allowed)
+    except JobNotFinished as exc:
+        return exc
+    return None
+
+
+def _longest_wait(group: Group) -> float:
+    return turns.longest_wait(group.jobs[0].store, group.backend.capabilities())
+
+
+def _asked_wait(error: GatewayError) -> float:
+    """Return the seconds that a host asks to wait; 0 if it does not."""
+    return (error.retry_after or 0.0) if isinstance(error, BackendError) else 0.0
+
+
+def _state(job: Job) -> Hashable:
+    return job.status, job.phase, job.record.cursor
+
+
+def _is_lasting(error: GatewayError) -> bool:
+    """Return True for an error that does not go away by waiting."""
+    if not isinstance(error, BackendError):
+        return True
+    return error.code == NOT_SETTLED or not (error.retryable or error.maybe_applied)
+
+
+def _not_finished(jobs: list[Job], seconds: float) -> JobNotFinished:
+    count = f"{len(jobs)} jobs are" if len(jobs) > 1 else f"Job {jobs[0].id} is"
+    return JobNotFinished(
+        f"{count} not finished after {seconds:g} s.",
+        hint="They continue. See: ftg list" if len(jobs) > 1 else "It continues.",
+        job_id=jobs[0].id,
+    )
+
+
+def _too_many(jobs: list[Job]) -> BackendError:
+    host = jobs[0].record.display_name
+    return BackendError(
+        f"The list of jobs at {host} does not show them, and at most {SINGLES} are asked for one "
+        "by one.",
+        hint="Refresh again for the next ones.",
+        backend=jobs[0].record.backend,
+        retryable=True,
+    )
