@@ -50,7 +50,7 @@ def test_killed_at_every_step(home: Path, tmp_path: Path) -> None:
         jobs = Gateway().jobs()
         assert killed >= 5 and {job.record.step for job in jobs} >= {"uploading", "creating"}
         figures = account(provider)
-        assert figures.items() >= CLEAN.items() and figures["jobs"] >= 5, figures
+        assert figures.items() >= CLEAN.items() and figures["asked"] >= 5, figures
 
 
 def test_the_command_line_killed_after_its_answer(home: Path, tmp_path: Path) -> None:
@@ -84,4 +84,4 @@ def test_the_waiting_process_killed_while_it_settles_a_doubt(home: Path, tmp_pat
             time.sleep(1.2)
             kill(waiting)
         figures = account(provider)
-        assert figures == {"jobs": 1, "bought": 1, **CLEAN}
+        assert figures == {"asked": 1, "bought": 1, **CLEAN}

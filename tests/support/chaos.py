@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -65,12 +65,20 @@ gateway.submit(sys.argv[1], model=sys.argv[2], backend="local", max_steps=1, bat
                seed=int(sys.argv[3]))
 """
 
-# What a user does after a crash: list the jobs, wait for each.
+# What a user does after a crash: list the jobs, oldest first, and wait for each. One of which the
+# host cannot tell whether it is there has the status ``doubt``.
 FINISH = """
 import json
+from finetune_gateway import BackendError
 from finetune_gateway.gateway import Gateway
-jobs = Gateway().jobs()
-print(json.dumps({job.id: [job.wait(timeout=120).status, job.provider_id] for job in jobs}))
+def end(job):
+    try:
+        return job.wait(timeout=120).status
+    except BackendError as exc:
+        assert f"ftg settle {job.id}" in str(exc), exc
+        return "doubt"
+jobs = Gateway().jobs()[::-1]
+print(json.dumps({job.id: [end(job), job.provider_id] for job in jobs}))
 """
 
 
@@ -92,7 +100,7 @@ def begin(command: list[str], **variables: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "CHAOS_KEY": KEY, **given},
+        env={"CHAOS_KEY": KEY, **os.environ, **given},
         start_new_session=True,
     )
 
@@ -168,6 +176,10 @@ class ProviderProcess:
         answer: dict[str, Any] = httpx.get(f"{self.root}/_provider").json()
         return answer
 
+    def swap_keys(self, keys: dict[str, str]) -> None:
+        """From now on these keys are known, each with its account, and no others."""
+        httpx.post(f"{self.root}/_provider", json={"keys": keys})
+
     def fault(self, endpoint: str, kind: str, **settings: Any) -> None:
         httpx.post(f"{self.root}/_provider", json={"endpoint": endpoint, "kind": kind, **settings})
 
@@ -189,20 +201,24 @@ class ProviderProcess:
         return Counter(file["content"] for file in files.values())
 
 
-def account(provider: ProviderProcess) -> dict[str, int]:
-    """The figures of R1: what was bought against what the gateway knows, after ``finish``."""
+def account(provider: ProviderProcess, lost: Set[str] = frozenset()) -> dict[str, int]:
+    """The figures of R1: what was bought against what the gateway knows, after ``finish``.
+
+    ``lost``: jobs that a restored store does not know, and whose owners asked for them again.
+    """
     ended, bought = finish(), provider.bought()
     return {
-        "jobs": len(ended),
+        "asked": len(ended.keys() | lost),
         "bought": sum(bought.values()),
-        "extra": sum(bought.values()) - len(bought) + len(bought.keys() - ended.keys()),
+        "extra": sum(bought.values()) - len(bought) + len(bought.keys() - ended.keys() - lost),
         "missing": len(ended.keys() - bought.keys()),
-        "unfinished": sum(status != "succeeded" for status, _ in ended.values()),
+        "unfinished": sum(status not in ("succeeded", "doubt") for status, _ in ended.values()),
+        "doubts": sum(status == "doubt" for status, _ in ended.values()),
         "extra_uploads": sum(provider.contents().values()) - len(provider.contents()),
     }
 
 
-CLEAN = {"extra": 0, "missing": 0, "unfinished": 0, "extra_uploads": 0}
+CLEAN = {"extra": 0, "missing": 0, "unfinished": 0, "doubts": 0, "extra_uploads": 0}
 
 
 # -- local runs ---------------------------------------------------------------------------

@@ -465,6 +465,7 @@ def main() -> None:
     parser.add_argument("--pace", type=float)
     parser.add_argument("--metadata", default="kept", help="kept, null or empty")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--oldest-first", dest="jobs_newest_first", action="store_false")
     parser.add_argument("--running-limit", type=int, help="jobs at a time; more get 429")
     parser.add_argument("--retry-after", help="the header with that 429")
     args = vars(parser.parse_args())
