@@ -375,8 +375,10 @@ class Store:
         """Commit everything or nothing. BEGIN IMMEDIATE takes the write lock at once."""
         with _in_words(self.settings.database):
             db = self._db()
-            db.execute("BEGIN IMMEDIATE")
+            if db.in_transaction:  # Ctrl-C has left one behind, between two lines
+                db.execute("ROLLBACK")
             try:
+                db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
             except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.chaos import ctrl_c_at_line
 from support.records import record
 
 from finetune_gateway.errors import NotFoundError, StoreError
@@ -133,6 +135,24 @@ def old_file(settings: Settings, version: int, *records: JobRecord) -> None:
         db.execute(f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})", values)
     db.commit()
     db.close()
+
+
+def test_ctrl_c_leaves_the_store_usable(store: Store) -> None:
+    """At any line of a transaction, and while its exception is still handled."""
+    job, _ = store.add(record())
+    other = Store(store.settings)
+    for number in itertools.count(1):
+        try:
+            with ctrl_c_at_line(number):
+                store.set_phase(job.id, str(number))
+            break
+        except KeyboardInterrupt:
+            try:
+                store.set_phase(job.id, "after it")
+            except StoreError as exc:
+                pytest.fail(f"Ctrl-C at line {number}: {exc}")
+        assert other.set_phase(job.id, "from elsewhere").phase == "from elsewhere"
+    assert number > 10
 
 
 def test_an_old_file_is_brought_up_to_date(home: Path) -> None:

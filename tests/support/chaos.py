@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 import httpx
@@ -144,6 +145,28 @@ def until(look: Callable[[], Any], seconds: float = 60, pause: float = 0.005) ->
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(pause)
     return found
+
+
+@contextmanager
+def ctrl_c_at_line(number: int) -> Iterator[None]:
+    """Ctrl-C when the block comes to its n-th line in jobs/."""
+    left = number
+
+    def line(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if "/finetune_gateway/jobs/" not in frame.f_code.co_filename:
+            return None
+        left -= event == "line"
+        if left == 0 and event == "line":
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return line
+
+    sys.settrace(line)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
 
 
 # -- the provider as a process ------------------------------------------------------------
