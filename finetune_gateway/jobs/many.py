@@ -7,15 +7,22 @@ what it says of a job is checked by a poll, and what it does not say means nothi
 from __future__ import annotations
 
 import heapq
+import json
 import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
-from finetune_gateway.errors import BackendError, GatewayError, JobNotFinished
+from finetune_gateway.errors import (
+    AuthenticationError,
+    BackendError,
+    GatewayError,
+    JobNotFinished,
+)
 from finetune_gateway.events import JobStatus, later
 from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.job import JITTER, PATIENCE_SECONDS, Job
@@ -24,6 +31,7 @@ from finetune_gateway.jobs.records import JobRecord
 SINGLES = 100  # jobs of a host that one pass polls because the host's list does not tell of them
 STALE_SECONDS = 600.0  # after so long without a poll of its own, a job may get one: lists can lie
 MOVES = 20  # if more jobs of a host go on in another status, only that is stored, without events
+SHOWN = 8  # unsent jobs of a host that keep their place before those of other processes
 THREADS = 16  # hosts that are asked at the same time
 
 
@@ -44,10 +52,20 @@ class Group:
     pause: float = 0.0  # seconds before the last pass
     asked: set[str] = field(default_factory=set)  # of those that its list does not tell of
     failing: dict[str, float] = field(default_factory=dict)  # since when, by job
+    shown: dict[str, ExitStack] = field(default_factory=dict)  # unsent jobs, see show_waiting
 
     @property
     def hosted(self) -> bool:
         return self.backend.capabilities().hosted
+
+    def show_waiting(self, unsent: list[Job]) -> None:
+        """Let other processes see that we wait for the first of these jobs, and for no other."""
+        first = {job.id: job for job in unsent[:SHOWN]}
+        for one in self.shown.keys() - first.keys():
+            self.shown.pop(one).close()
+        for one in first.keys() - self.shown.keys():
+            self.shown[one] = ExitStack()
+            self.shown[one].enter_context(turns.awaiting(first[one].store, one))()
 
 
 @dataclass
@@ -85,7 +103,11 @@ def wait(
     deadline = None if timeout is None else time.monotonic() + timeout
     groups, failures = _grouped(jobs)
     waiting = _Wait(groups, failures, on_change or (lambda job: None))
-    _Passes(groups, waiting.after, send=True, deadline=deadline).run()
+    try:
+        _Passes(groups, waiting.after, send=True, deadline=deadline).run()
+    finally:
+        for group in groups:
+            group.show_waiting([])
     if late := [job for group in groups for job in group.jobs if not job.status.final]:
         failures.append(Failure(late, _not_finished(late, timeout or 0.0)))
     return failures
@@ -103,18 +125,21 @@ def _grouped(jobs: Iterable[Job]) -> tuple[list[Group], list[Failure]]:
         if job.status.final:
             continue
         try:
-            backend = job.backend
+            place = _place(job.backend)
         except GatewayError as exc:
             failed.append((job, exc))
             continue
-        groups.setdefault(_place(backend), Group(backend, [])).jobs.append(job)
+        groups.setdefault(place, Group(job.backend, [])).jobs.append(job)
     return [*groups.values()], _failures(failed)
 
 
 def _place(backend: Backend) -> Hashable:
-    """Return what is equal for jobs that one list can tell of: those of one backend object, which
-    a gateway has for all stored jobs with the same options."""
-    return id(backend)
+    """Return what is equal for jobs that one list can tell of: a host and an account, or one
+    backend object."""
+    account = backend.account()
+    if account is None:
+        return id(backend)
+    return backend.name, json.dumps(backend.identity(), sort_keys=True), account
 
 
 def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
@@ -133,14 +158,17 @@ def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
 def _ask(group: Group, deadline: float | None, *, send: bool) -> Answer:
     """Ask the backend of a group for all its jobs, and poll those that have moved."""
     live = [job for job in group.jobs if not job.reload().status.final]
-    unsent = [job for job in live if job.provider_id is None and _is_due(job, send=send)]
+    unsent = [job for job in live if job.provider_id is None]
     unsent.sort(key=lambda job: job.record.created_at)  # in this order hosts get them
+    group.show_waiting(unsent if send else [])
     try:
         moved, untold = _ask_for_list(group, [job for job in live if job.provider_id is not None])
     except GatewayError as exc:
         return Answer([Failure(live, exc)])
     turn, left = _take_turns(group, untold)
-    failed = _poll_each([*unsent, *moved, *turn], deadline, send=send)
+    # Apart: a host may refuse one kind of request and not the other.
+    due = [job for job in unsent if _is_due(job, send=send)]
+    failed = _poll_each(due, deadline, send=send) + _poll_each(moved + turn, deadline, send=False)
     return Answer(_failures(failed), left)
 
 
@@ -396,7 +424,7 @@ def _state(job: Job) -> Hashable:
 
 def _is_lasting(error: GatewayError) -> bool:
     """Return True for an error that does not go away by waiting."""
-    if not isinstance(error, BackendError):
+    if not isinstance(error, BackendError) or isinstance(error, AuthenticationError):
         return True
     return error.code == NOT_SETTLED or not (error.retryable or error.maybe_applied)
 

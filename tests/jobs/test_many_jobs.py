@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.fleet import KEY, asked, end, running, stored
-from support.hosted import EVENTS, LIST, RETRIEVE
+from support.hosted import EVENTS, LIST, MODEL, RETRIEVE
 from support.provider import CREATE, Fault, Provider
 
 from finetune_gateway import (
@@ -96,9 +96,7 @@ def test_jobs_that_are_not_sent_are_sent_by_wait_alone(gateway: Gateway, train_f
         running(provider, gateway.store, 3)
         provider.fault(CREATE, "reset_before")
         options = gateway.jobs()[0].record.backend_options
-        job = gateway.submit(
-            train_file, model="gpt-4.1-mini-2025-04-14", backend=OpenAIBackend(**options)
-        )
+        job = gateway.submit(train_file, model=MODEL, backend=OpenAIBackend(**options))
         time.sleep(0.15)
         sent = provider.posts["/fine_tuning/jobs"]
         assert gateway.refresh() == [] and provider.posts["/fine_tuning/jobs"] == sent
@@ -107,6 +105,21 @@ def test_jobs_that_are_not_sent_are_sent_by_wait_alone(gateway: Gateway, train_f
         assert gateway.wait(gateway.jobs(), 20) == []
         assert provider.posts["/fine_tuning/jobs"] == sent + 1
         assert stored(gateway) == {"succeeded": 4}
+
+
+def test_a_host_that_runs_few_jobs_gets_them_in_order(gateway: Gateway, train_file: Path) -> None:
+    """Five jobs at a host that runs two at a time: a wait for all sends each once, oldest first."""
+    with Provider(running_limit=2, pace=99.0) as provider:
+        backend = OpenAIBackend(
+            base_url=provider.url, api_key_env=KEY, profile="custom", poll_seconds=0.02
+        )
+        jobs = [
+            gateway.submit(train_file, model=MODEL, backend=backend, seed=seed) for seed in range(5)
+        ]
+        assert sum(job.record.waits_here for job in jobs) == 3
+        provider.world.pace = 0.05
+        assert gateway.wait(reversed(jobs), 20) == [] and stored(gateway) == {"succeeded": 5}
+        assert [made["request"]["seed"] for made in provider.jobs] == [0, 1, 2, 3, 4]
 
 
 # -- lists that cannot be believed -------------------------------------------------------
@@ -303,6 +316,22 @@ def test_each_account_is_asked_with_its_key(gateway: Gateway) -> None:
             wanted = "Bearer sk-other" if theirs[0] in path else "Bearer sk-test"
             assert len(path) < 20 or headers["authorization"].startswith(wanted)
         assert stored(gateway) == {"succeeded": 2, "running": 8}
+
+
+def test_backends_that_were_built_one_by_one_share_a_list(
+    gateway: Gateway, train_file: Path
+) -> None:
+    """Four jobs, each with a backend object and the key by value: one host, one account."""
+    with Provider(pace=99.0) as provider:
+        jobs = []
+        for seed in range(4):
+            backend = OpenAIBackend(
+                base_url=provider.url, api_key=provider.api_key, profile="custom"
+            )
+            jobs.append(gateway.submit(train_file, model=MODEL, backend=backend, seed=seed))
+        since = len(provider.requests)
+        assert gateway.refresh(jobs) == []
+        assert asked(provider, since) == {"list": 1} and provider.server.accepted == 1
 
 
 def test_backends_without_a_list_are_polled_from_where_they_were(gateway: Gateway) -> None:
