@@ -106,7 +106,7 @@ def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
     estimate = gateway.estimate(data, model=base, backend="local", max_steps=steps, **asked)
     assert estimate.seconds is not None
     began = time.time()
-    job = gateway.submit(data, model=base, backend="local", max_steps=steps, **asked)
+    job = gateway.submit(data, model=base, backend="local", max_steps=steps, again=True, **asked)
     cpu = 0.0
     while not job.status.final:
         job.refresh()

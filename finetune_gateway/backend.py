@@ -75,6 +75,7 @@ class Capabilities:
     life_cycle: LifeCycle | None = None  # dates of the model, where one is named
     unknown_model_reason: str = ""  # why this backend certainly lacks the model; "" if it may not
     notes: tuple[str, ...] = ()
+    resumes: frozenset[JobStatus] = frozenset()  # states that ``Backend.resume`` leads out of
     poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest wait between polls
     settle_seconds: float = 0.0  # how long a sent create may still take effect
     takes_metadata: bool = False  # True if it is a TakesMetadata
@@ -323,6 +324,20 @@ class Backend(ABC):
     @abstractmethod
     def cancel(self, provider_id: str) -> None:
         """Ask the job to stop; a job that has ended stays as it is."""
+
+    def resume(self, provider_id: str, attempt: int) -> None:
+        """Let a job in a state of ``Capabilities.resumes`` go on as the same job; leave others as
+        they are.
+
+        ``attempt`` counts the resumes of an ended job, from 1: a second call with the same number
+        changes nothing. Raises UnsupportedError if this job certainly cannot go on.
+        """
+        raise UnsupportedError(
+            f"{self.display_name} cannot let a job go on.",
+            hint="Submit it again.",
+            backend=self.name,
+            option="resume",
+        )
 
     @abstractmethod
     def open(self, handle: HandleData) -> ChatModel:

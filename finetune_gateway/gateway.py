@@ -299,8 +299,8 @@ class Gateway(HomeJobs):
     ) -> Job:
         """Validate the data, price the run, write the job down, start it and return it.
 
-        The same submit twice returns the same live job. All jobs of a month together stay below
-        its budget, whatever submits at the same time.
+        The same submit twice returns the same job, also after it has succeeded. All jobs of a month
+        together stay below its budget, whatever submits at the same time.
 
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
@@ -311,9 +311,9 @@ class Gateway(HomeJobs):
             max_cost_usd: Refuse when the high estimate is above this, or no price is known.
             confirm: Called with the Plan before anything is sent; False refuses.
             allow_pii: Send personal data and secrets that were found to a hosted backend.
-            again: Start a new job even if the same one is running.
             metadata: Your own pairs of key and text, at most 15; no part of what makes two submits
                 the same. Sent to hosts that take them, shown and kept: never a secret.
+            again: Start a new job even if the same one is running or has succeeded.
 
         Raises DataError, SpecError, UnsupportedError, NotFoundError, BudgetError before anything
         is sent, and BackendError when the backend refuses. When it is not known whether the

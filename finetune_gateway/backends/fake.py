@@ -66,6 +66,7 @@ class FakeBackend(Backend):
         self.uploaded: list[DataFile] = []
         self._faults = {call: list(errors) for call, errors in (faults or {}).items()}
         self._cancelled: set[str] = set()
+        self._resumes: dict[str, int] = {}
 
     def options(self) -> dict[str, Any]:
         """Return the script and the answer. Faults belong to this object alone."""
@@ -82,6 +83,7 @@ class FakeBackend(Backend):
             training_types=TRAINING_TYPES,
             options=frozenset(TrainingSpec.model_fields) - NEUTRAL,
             notes=("Trains nothing: it plays a script.",),
+            resumes=frozenset({JobStatus.PAUSED, JobStatus.CANCELLED}),
             poll_seconds=(0.01, 0.05),
             takes_metadata=True,
         )
@@ -160,6 +162,13 @@ class FakeBackend(Backend):
         """Let polls of this object say ``cancelled`` from now on, unless the script has ended."""
         self._fail("cancel")
         self._cancelled.add(provider_id)
+
+    def resume(self, provider_id: str, attempt: int) -> None:
+        """Let a cancelled job of this object go on with the script."""
+        self._fail("resume")
+        if attempt > self._resumes.get(provider_id, 0):
+            self._resumes[provider_id] = attempt
+            self._cancelled.discard(provider_id)
 
     def open(self, handle: HandleData) -> FakeChat:
         """Return a model that echoes, or gives ``answer``."""

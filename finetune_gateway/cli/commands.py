@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "checkpoints": ("logs:checkpoints", "Models saved during training", "Jobs"),
     "report": ("report:report", "Estimated and actual cost of jobs", "Jobs"),
     "cancel": ("jobs:cancel", "Stop a job", "Jobs"),
+    "resume": ("jobs:resume", "Let a job that has stopped go on as the same job", "Jobs"),
     "settle": ("jobs:settle", "Say what became of a job in doubt", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
 }

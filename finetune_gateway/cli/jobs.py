@@ -1,4 +1,4 @@
-"""``ftg list``, ``status``, ``cancel`` and ``settle``."""
+"""``ftg list``, ``status``, ``cancel``, ``resume`` and ``settle``."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def cancel(
     opened = Gateway().job(job)
     ended = opened.status.final
     if not ended and not yes:
-        _require_yes(opened)
+        _require_yes(opened, "Stop", "stopped")
     opened.cancel()
     if json:
         print_json(job_document(opened))
@@ -137,6 +137,33 @@ def cancel(
         print_message("The job had already ended.", quiet=quiet)
     elif not opened.status.final:
         print_message(f"The job stops as soon as it can: ftg wait {opened.id}", quiet=quiet)
+
+
+def resume(
+    job: JobName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let a job that has stopped go on, as the same job. One that was not sent is looked for, and
+    sent if it is not there. One that is paused is resumed at its host, after a yes: it costs again;
+    without a terminal, --yes is required. A local one that has failed or was cancelled goes on from
+    its last complete checkpoint. Any other is refused (exit 2).
+
+    Examples:
+      ftg resume latest
+      ftg resume ftg-7kq3 --yes --json
+    """
+    opened = open_job(job)
+    if opened.status is JobStatus.PAUSED and opened.record.hosted and not yes:
+        _require_yes(opened, "Resume", "resumed")
+    opened.resume()
+    if json:
+        print_json(job_document(opened))
+    else:
+        print_result(f"{opened.id} {opened.status}")
+    if hint := next_step(opened):
+        print_message(hint, quiet=quiet)
 
 
 def settle(
@@ -166,12 +193,12 @@ def settle(
         print_message(next_step(opened))
 
 
-def _require_yes(job: Job) -> None:
-    """Ask before stopping a job. Raises BudgetError without a yes."""
+def _require_yes(job: Job, verb: str, done: str) -> None:
+    """Ask before stopping or resuming a job. Raises BudgetError without a yes."""
     if not sys.stdin.isatty():
         raise BudgetError(
-            f"Job {job.id} was not stopped: there is no terminal to confirm at.",
+            f"Job {job.id} was not {done}: there is no terminal to confirm at.",
             hint="Pass --yes.",
         )
-    if not confirm(f"Stop {job.id} ({job.record.display_name}, {job.record.spec.model})?"):
-        raise BudgetError(f"Job {job.id} was not stopped: the answer was not yes.")
+    if not confirm(f"{verb} {job.id} ({job.record.display_name}, {job.record.spec.model})?"):
+        raise BudgetError(f"Job {job.id} was not {done}: the answer was not yes.")

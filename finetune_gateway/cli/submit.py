@@ -100,9 +100,9 @@ def submit(
 
     Nothing is sent before you confirm. Hosted jobs ask; without a terminal they need --yes
     (exit 4). Local jobs cost nothing and do not ask. A job that does not fit the budget of the
-    month (ftg config) is refused. Submitting the same job twice returns the running one, unless
-    --again. Without --backend, 'owner/name', builtin models and folders are trained on this
-    machine, other models at OpenAI.
+    month (ftg config) is refused. Submitting the same job twice returns the one that is running or
+    has succeeded, unless --again. Without --backend, 'owner/name', builtin models and folders are
+    trained on this machine, other models at OpenAI.
 
     Keys come from the environment, never from an option.
 
@@ -139,13 +139,14 @@ def submit(
         metadata=tags,
         **fields,
     )
-    _print_submitted(job, existing=job.record.created_at < started, quiet=quiet)
+    existing = job.record.created_at < started
+    _print_submitted(job, existing=existing, quiet=quiet)
     for text in metadata_notes(job, tags):
         print_warning(text)
     if wait:
         follow(job, quiet=quiet)
     if json:
-        print_json(job_document(job))
+        print_json({**job_document(job), "existing": existing})
     else:
         print_result(job.id)
     if wait:

@@ -20,6 +20,7 @@ from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 
 FILE_NAME = "finetune_gateway.json"
+PROBE_TOKENS = 32  # of a first answer
 MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
 
 

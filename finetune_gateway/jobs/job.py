@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backend import NOT_DEPLOYED, NOT_SETTLED, Backend, ChatReply
+from finetune_gateway.backend import NOT_DEPLOYED, NOT_SETTLED, Backend
 from finetune_gateway.errors import (
     AuthenticationError,
     BackendError,
@@ -24,10 +24,10 @@ from finetune_gateway.errors import (
     NotFoundError,
 )
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_of
-from finetune_gateway.jobs import accounts, turns
+from finetune_gateway.jobs import accounts, resumption, turns
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
-from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
@@ -36,9 +36,6 @@ from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
 
-# OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
-READY_SECONDS = 600.0
-PROBE_TOKENS = 32
 PATIENCE_SECONDS = 600.0  # wait() continues so long while the provider cannot be reached
 JITTER = 0.2  # share by which a pause between two polls may be shorter
 
@@ -123,11 +120,17 @@ class Job(Shown):
             self.record = settle(self.record, self.backend)
         if self.record.provider_id is None or self.status.final:
             return self
-        cursor = self.record.cursor
+        self._tell_of_resume()
+        cursor, resumes = self.record.cursor, self.record.resumes
         with accounts.reading(self._store, self.record, self.backend):
             snapshot = self.backend.poll(self.record.provider_id, cursor)
-        self.record = self._store.apply(self.id, snapshot, cursor)
+        self.record = self._store.apply(self.id, snapshot, cursor, resumes)
         return self
+
+    def _tell_of_resume(self) -> None:
+        """Tell the backend of a resume whose process died before it could."""
+        if self.record.step == "resuming":
+            self.record = resumption.go_on(self.record, self._store, self.backend)
 
     def events(self, after: int = 0) -> list[Event]:
         """Return the stored events, oldest first; those after number ``after``."""
@@ -282,7 +285,9 @@ class Job(Shown):
             )
         if self.status is JobStatus.CANCELLED:
             raise JobCancelled(
-                f"Job {self.id} was cancelled.", hint="Submit it again to train.", job_id=self.id
+                f"Job {self.id} was cancelled.",
+                hint=f"Run: ftg resume {self.id}" if self.resumable else "Submit it again.",
+                job_id=self.id,
             )
         return self._ready(self._handle(model))
 
@@ -297,12 +302,41 @@ class Job(Shown):
             self.record = self._submitter.withdraw(self.record, lambda: self.backend)
         if self.record.provider_id is None or self.status.final:
             return self
+        self._tell_of_resume()
         with accounts.reading(self._store, self.record, self.backend):
             self.backend.cancel(self.record.provider_id)
         self.record = self._store.set_cancelling(self.id)
         try:
             return self.refresh()
         except GatewayError:  # it was asked to stop, whatever else can be read of it
+            return self
+
+    @property
+    def resumable(self) -> bool:
+        """True if ``resume`` lets it go on: its backend can do that in its present state."""
+        try:
+            return self.record.unsent or resumption.can_resume(self.record, self.backend)
+        except GatewayError:  # its plug-in is gone
+            return False
+
+    def resume(self) -> Job:
+        """Let the job go on as the same job, and return self.
+
+        A job that was not sent is looked for, and sent if it is not there; a paused one is resumed
+        at its host; a local one that has failed or was cancelled goes on from its last complete
+        checkpoint. Raises SpecError for any other, with what to do instead, and BudgetError if
+        there is no room for its cost.
+        """
+        self.record = self._store.get(self.id)
+        if self.record.unsent:
+            self.record = self._submitter.advance(self.record, self.backend)
+            return self
+        self.refresh()
+        reserve = self._submitter.reserve
+        self.record = resumption.resume(self.record, self._store, self.backend, reserve)
+        try:
+            return self.refresh()
+        except BackendError:  # it goes on, whatever can be read of it now
             return self
 
     def settle(self, created: str | None) -> Job:
@@ -399,7 +433,10 @@ class Job(Shown):
         handle.attach(self.backend)
         if not handle.ready and handle.deploy is None:
             try:
-                reply = self._first_answer(handle)
+                # Imported here: only a job that has succeeded needs tenacity.
+                from finetune_gateway.jobs.first_answer import first_answer
+
+                reply = first_answer(handle, self.backend, self._longest_wait)
                 handle.first_answer, handle.ready_at = reply.text, time.time()
             except BackendError as exc:
                 if exc.code != NOT_DEPLOYED:
@@ -410,40 +447,3 @@ class Job(Shown):
             if handle.kind != "hosted":
                 handle.save(handle.model)
         return handle
-
-    def _first_answer(self, handle: ModelHandle) -> ChatReply:
-        """Chat once with the system prompt of the training data; retry while the provider is
-        still starting the model."""
-        # Imported here: only a job that has succeeded needs it.
-        import tenacity
-
-        first, longest = self.backend.capabilities().poll_seconds
-        backoff = tenacity.wait_exponential(multiplier=first, exp_base=1.5, max=longest)
-        jitter = tenacity.wait_random(0, first / 4)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            asked = _asked_wait(state.outcome.exception() if state.outcome else None)
-            return (asked or backoff(state)) + jitter(state)
-
-        def may_be_starting(exc: BaseException) -> bool:
-            asked = _asked_wait(exc)
-            return _may_be_starting(exc) and (not asked or asked <= self._longest_wait())
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(may_be_starting),
-            wait=wait,
-            stop=tenacity.stop_after_delay(READY_SECONDS),
-            reraise=True,
-        )
-        return retrying(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
-
-
-def _asked_wait(exc: BaseException | None) -> float | None:
-    return exc.retry_after if isinstance(exc, BackendError) else None
-
-
-def _may_be_starting(exc: BaseException) -> bool:
-    """Return True for errors that a new model gives for some minutes, 404 among them."""
-    if not isinstance(exc, BackendError) or exc.code == NOT_DEPLOYED:
-        return False
-    return exc.status_code == 404 or exc.retryable or exc.maybe_applied

@@ -303,7 +303,7 @@ def intent(
     options, place = plan.backend.options(), plan.backend.identity()
     variable = {name: options[name] for name in ("api_key_env",) if name in options}
     work = [train.sha256, validation.sha256 if validation else None, plan.spec.canonical()]
-    nonce = time.time_ns() if again else None
+    nonce = records.new_job_id() if again else None
     now = time.time()
     return JobRecord(
         id=records.new_job_id(),

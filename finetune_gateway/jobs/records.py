@@ -18,8 +18,9 @@ from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import LATEST, clean, moment, whole
 
 # The progress of a submit. "uploading" and "creating" are committed before the request is sent:
-# the provider may or may not have received a job that is found in such a step.
-Step = Literal["intent", "uploading", "creating", "sent"]
+# the provider may or may not have received a job that is found in such a step. "resuming": an ended
+# job goes on, and its backend may not know it yet.
+Step = Literal["intent", "uploading", "creating", "sent", "resuming"]
 
 
 class StoredFile(BaseModel):
@@ -62,6 +63,7 @@ class JobRecord(BaseModel):
     settled: bool = False  # a person said that it was not created
     not_before: float | None = None  # it waits here until then: its host takes no more jobs now
     turned_away: int = 0  # how often that was so
+    resumes: int = 0  # how often it was led out of failed or cancelled
     provider_id: str | None = None
     status: JobStatus = JobStatus.VALIDATING_FILES
     raw_status: str = ""

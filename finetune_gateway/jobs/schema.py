@@ -143,6 +143,15 @@ def m006_clocks(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN step_clock TEXT")
 
 
+@migration
+def m009_resumes(db: sqlite3.Connection) -> None:
+    # How often a job was led out of failed or cancelled. A run acts on each number once; its
+    # `first_fence` is where the count of workers of this attempt begins.
+    db.execute("ALTER TABLE jobs ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE runs ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE runs ADD COLUMN first_fence INTEGER NOT NULL DEFAULT 0")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None)

@@ -53,20 +53,21 @@ class Store:
     def add(
         self, record: JobRecord, reserve: Callable[[], None] | None = None
     ) -> tuple[JobRecord, bool]:
-        """Commit an intent and return it with True; if there is a live job with the same key and
-        account, return that with False.
+        """Commit an intent and return it with True; if there is a job with the same key and account
+        that is live or has succeeded, return that with False.
 
         ``reserve`` may refuse a new job by raising. It is called inside the transaction, so what it
         reads stays true.
         """
         with self.transaction() as db:
-            live = db.execute(
+            same = db.execute(
                 "SELECT * FROM jobs WHERE submit_key IN (?1, ?2) AND (account IS ?3"
-                f" OR account IS NULL OR ?3 IS NULL) AND {LIVE}",
+                " OR account IS NULL OR ?3 IS NULL) AND status NOT IN ('failed', 'cancelled')"
+                " ORDER BY status = 'succeeded', created_at DESC",
                 (record.submit_key, record.old_submit_key, record.account),
             ).fetchone()
-            if live:
-                return self._record(live), False
+            if same:
+                return self._record(same), False
             if reserve is not None:
                 reserve()
             row = row_of(record, self.settings.stored_path)
@@ -211,15 +212,19 @@ class Store:
         change = "jobs SET status = ?, error = ?, phase = '', finished_at = ?"
         return self._update(job_id, change, status, clean(error), time.time(), only=LIVE)
 
-    def apply(self, job_id: str, snapshot: Snapshot, cursor: str | None) -> JobRecord:
+    def apply(
+        self, job_id: str, snapshot: Snapshot, cursor: str | None, resumes: int | None = None
+    ) -> JobRecord:
         """Store the answer of a poll from ``cursor``, once: an answer to another cursor than the
         stored one is dropped, events are unique, the status never goes backwards, and what cannot
-        be stored is left out."""
+        be stored is left out. ``resumes``: of the job when it was polled; an answer about an
+        earlier attempt is dropped."""
         snapshot = storable(snapshot)
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
             record = self._record(row)
-            if record.cursor != cursor or record.status.final:
+            earlier = resumes is not None and resumes != record.resumes
+            if record.cursor != cursor or record.status.final or earlier:
                 return record
             status = later(record.status, snapshot.status)
             self._insert_reports(db, job_id, snapshot)

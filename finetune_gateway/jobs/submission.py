@@ -52,7 +52,8 @@ class Submitter:
 
     def submit(self, intent: JobRecord, backend: Backend) -> JobRecord:
         """Commit the intent with its share of the budget, send it, and return the job; if there is
-        a live job with the same key, return that. Raises BudgetError, BackendError."""
+        a job with the same key that is live or has succeeded, return that. Raises BudgetError,
+        BackendError."""
         if backend.account() is not None:
             intent = accounts.of_intent(self.store, intent, backend, self.look)
         # Locked before the intent is committed: only a dead submitter leaves its job unlocked.
@@ -169,13 +170,13 @@ class Submitter:
 
     def _insert(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
         try:
-            return self.store.add(intent, lambda: self._reserve(intent))
+            return self.store.add(intent, lambda: self.reserve(intent))
         except BudgetError:
             if not self._reconcile_orphans(intent, backend):
                 raise
-        return self.store.add(intent, lambda: self._reserve(intent))
+        return self.store.add(intent, lambda: self.reserve(intent))
 
-    def _reserve(self, record: JobRecord) -> None:
+    def reserve(self, record: JobRecord) -> None:
         """Raise BudgetError if the month has no room for the job. Inside a transaction no other
         process can take the same room."""
         if self._cap() is not None:
@@ -319,7 +320,7 @@ class Submitter:
         meantime. Then the job has failed. Raises BudgetError."""
         try:
             with self.store.transaction():
-                self._reserve(record)
+                self.reserve(record)
         except BudgetError as exc:
             self.store.fail(record.id, f"Not sent: {exc.message}", created=False)
             raise

@@ -92,8 +92,10 @@ def next_step(job: Job) -> str:
         return f'Next: ftg chat {job.id} "Hello"'
     if job.record.unsent:
         return job.record.outlook
-    if job.status is JobStatus.FAILED:
-        return f"Next: ftg logs {job.id}"
+    if job.status in (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PAUSED):
+        logs = [f"ftg logs {job.id}"] if job.status is JobStatus.FAILED else []
+        resume = [f"ftg resume {job.id} lets it go on"] if job.resumable else []
+        return f"Next: {'; '.join(logs + resume)}" if logs or resume else ""
     if job.record.ended_otherwise:
         return f"Next: look at {job.provider_id} there; ftg status {job.id} asks again"
     return "" if job.status.final else f"Next: ftg watch {job.id}"

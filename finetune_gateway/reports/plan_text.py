@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.budget import BILLED, Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
@@ -123,6 +124,11 @@ def submitted_text(job: Job) -> str:
 
 def existing_job_text(job: Job) -> str:
     """Return that the same job is there already."""
+    if job.status is JobStatus.SUCCEEDED:
+        return (
+            f"This job has succeeded already: {job.id}{_provider(job)}. Nothing was sent. "
+            "To train it once more: --again"
+        )
     return f"This job is already there: {job.id}{_provider(job)}, {job.status}."
 
 

@@ -98,7 +98,7 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
 def test_the_run_folder_is_enough_to_train_again(home: Path, tiny_folder: Path, rows: Rows) -> None:
     """Spec, data, seed and versions are in it, and the same seed gives the same bytes."""
     first = submit(rows(12), tiny_folder).wait(180)
-    second = submit(rows(12), tiny_folder).wait(180)
+    second = submit(rows(12), tiny_folder, again=True).wait(180)
     assert first.id != second.id and first.status is second.status is JobStatus.SUCCEEDED
     runs = [home / "runs" / job.id for job in (first, second)]
     asked = json.loads((runs[0] / "run.json").read_text())

@@ -84,7 +84,7 @@ def test_a_killed_worker_is_continued_to_the_same_result(
     options: dict[str, Any] = {"max_steps": 40, "save_steps": 5}
     unbroken = submit(rows(12), tiny_folder, **options).wait(180)
     options |= {"validation": rows(16)[12:], "eval_steps": 4}
-    job = submit(rows(12), tiny_folder, **options)
+    job = submit(rows(12), tiny_folder, again=True, **options)
     deadline = time.monotonic() + 120
     while len(losses(job.refresh())) < 8 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -96,14 +96,16 @@ def test_another_process_can_go_on(home: Path, train_file: Path) -> None:
 
 
 def test_the_same_submit_twice_is_one_job(home: Path, train_file: Path) -> None:
-    """Same data, spec and backend: the live job comes back, unless another is asked for."""
+    """Same data, spec and backend: the job comes back, also when it has succeeded, unless another
+    is asked for."""
     backend, g = FakeBackend(), Gateway()
     first = g.submit(train_file, model="m", backend=backend)
     assert g.submit(train_file, model="m", backend=backend, method="supervised").id == first.id
     assert g.submit(train_file, model="m", backend=backend, seed=1).id != first.id
     assert g.submit(train_file, model="m", backend=backend, again=True).id != first.id
     first.wait()
-    assert g.submit(train_file, model="m", backend=backend).id != first.id
+    assert g.submit(train_file, model="m", backend=backend).id == first.id
+    assert g.submit(train_file, model="m", backend=backend, again=True).id != first.id
     assert len(backend.started) == 4
 
 
@@ -324,8 +326,8 @@ def test_a_file_the_host_has_deleted_is_sent_again(home: Path, train_file: Path)
         g.submit(train_file, model=MODEL, backend=backend).wait(30)
         provider.world.delete_file(next(iter(provider.world.files)))
         with pytest.raises(BackendError):
-            g.submit(train_file, model=MODEL, backend=backend)
-        assert g.submit(train_file, model=MODEL, backend=backend).wait(30).status.final
+            g.submit(train_file, model=MODEL, backend=backend, again=True)
+        assert g.submit(train_file, model=MODEL, backend=backend, again=True).wait(30).status.final
         assert g.job("latest").status is JobStatus.SUCCEEDED
 
 

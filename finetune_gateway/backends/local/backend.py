@@ -31,7 +31,7 @@ from finetune_gateway.backends.local.counting import RowCount
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import MissingDependency, SpecError, StoreError
+from finetune_gateway.errors import MissingDependency, SpecError, StoreError, UnsupportedError
 from finetune_gateway.estimation import calibration, profiles
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.estimate import Estimate
@@ -89,6 +89,7 @@ class LocalBackend(Backend):
             options=OPTIONS,
             unknown_model_reason=_unknown_model_reason(model) if model else "",
             notes=("Nothing leaves this machine.", *(() if fourbit.installed() else (NO_QLORA,))),
+            resumes=frozenset({JobStatus.FAILED, JobStatus.CANCELLED}),
             poll_seconds=(0.5, 2.0),
             takes_metadata=True,
         )
@@ -240,6 +241,18 @@ class LocalBackend(Backend):
 
     def cancel(self, provider_id: str) -> None:
         self.queue.cancel(provider_id)
+
+    def resume(self, provider_id: str, attempt: int) -> None:
+        """Let a run that has failed or was cancelled go on from its last complete checkpoint."""
+        folder = self.queue.folder(provider_id)
+        if not (folder / "run.json").exists():
+            raise UnsupportedError(
+                f"The run folder of {provider_id} is gone: {folder}.",
+                hint="Submit it again: that makes a new job.",
+                backend=self.name,
+                option="resume",
+            )
+        self.queue.resume(provider_id, attempt)
 
     def log_path(self, provider_id: str) -> Path | None:
         return self.queue.folder(provider_id) / "worker.log"

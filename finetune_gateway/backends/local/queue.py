@@ -27,7 +27,7 @@ from finetune_gateway.settings.files import is_locked, try_lock
 from finetune_gateway.settings.home import Settings
 
 MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
-MAX_STARTS = 30  # workers in total, including those that died before they started to train
+MAX_STARTS = 30  # workers in all, those that died before they started to train included
 CANCEL_SECONDS = 60.0  # from cancel to SIGKILL; the last checkpoint stays usable
 SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
 
@@ -50,6 +50,8 @@ class RunRow:
     error: str | None
     result: Result | None
     trained_tokens: int | None
+    resumes: int  # how often it was led out of failed or cancelled
+    first_fence: int  # the count of workers before this resume
     seconds: float  # of work with a slot, over all attempts; a dead worker counts to its heartbeat
     finished_at: float | None
 
@@ -128,11 +130,12 @@ class Queue:
                 f"{self.folder(run_id) / 'worker.log'}.",
             )
             return False
-        if row.fence >= MAX_STARTS:
+        starts = row.fence - row.first_fence
+        if starts >= MAX_STARTS:
             self._end(
                 run_id,
                 JobStatus.FAILED,
-                f"Its worker died {row.fence} times, most of them before it started to train. "
+                f"Its worker died {starts} times, most of them before it started to train. "
                 f"The reason is in {self.folder(run_id) / 'worker.log'}.",
             )
             return False
@@ -189,6 +192,20 @@ class Queue:
         row = self.get(run_id)
         if not row.status.final and row.pid is not None and self.alive(run_id):
             _signal(row.pid, signal.SIGTERM)
+        self.ensure_worker(run_id)
+
+    def resume(self, run_id: str, attempt: int) -> None:
+        """Let a run that has failed or was cancelled go on, once for each ``attempt``. Its last
+        worker, which may not quite have ended, must not write any more: the fence is a new one."""
+        with self.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET status = 'queued', phase = 'resuming', attempts = 0,"
+                " fence = fence + 1, first_fence = fence + 1, resumes = ?1, pid = NULL,"
+                " slot = NULL, heartbeat_at = NULL, cancel_at = NULL, error = NULL,"
+                " finished_at = NULL"
+                " WHERE id = ?2 AND resumes < ?1 AND status IN ('failed', 'cancelled')",
+                (attempt, run_id),
+            )
         self.ensure_worker(run_id)
 
     # -- for the worker ------------------------------------------------------------------
@@ -289,6 +306,8 @@ def _run(row: sqlite3.Row) -> RunRow:
         error=row["error"],
         result=Result.model_validate_json(row["result"]) if row["result"] else None,
         trained_tokens=row["trained_tokens"],
+        resumes=row["resumes"],
+        first_fence=row["first_fence"],
         seconds=row["seconds"],
         finished_at=row["finished_at"],
     )

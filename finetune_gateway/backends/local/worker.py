@@ -92,10 +92,13 @@ def wait_for_slot(run: Run) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     run.begin()
     run.claim(status=JobStatus.RUNNING, slot=name, phase="starting")
-    attempts = run.queue.get(run.id).attempts + 1
+    row = run.queue.get(run.id)
+    attempts = row.attempts + 1
     run.claim(attempts=attempts)
     if attempts > 1:
         run.event(f"The worker died; attempt {attempts} starts.", level="warn")
+    elif row.resumes:
+        run.event("The job was resumed.")
 
 
 def train(run: Run) -> tuple[Result, int | None]:

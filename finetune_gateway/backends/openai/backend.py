@@ -31,7 +31,7 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
-from finetune_gateway.events import Snapshot
+from finetune_gateway.events import JobStatus, Snapshot
 from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.counter import HostedCounter
@@ -177,6 +177,7 @@ class OpenAIBackend(Backend):
             settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
             takes_metadata=self.profile.takes_metadata,
             longest_wait=self.longest_wait,
+            resumes=frozenset({JobStatus.PAUSED}),
         )
 
     def check(self, spec: TrainingSpec) -> None:
@@ -345,6 +346,17 @@ class OpenAIBackend(Backend):
             return None
         resource = shlex.quote(endpoint.resource(self.base_url, self.profile))
         return self.profile.deploy_command.format(model=shlex.quote(model), resource=resource)
+
+    def resume(self, provider_id: str, attempt: int) -> None:
+        """Ask a paused job to go on; a job that is not paused stays as it is."""
+        with self.calling("resume the job") as (client, call):
+            jobs = client.fine_tuning.jobs.with_raw_response
+            try:
+                retried(jobs.resume, provider_id)
+            except (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError):
+                job = wire.read(retried(jobs.retrieve, provider_id), call)
+                if wire.status_of(job) is JobStatus.PAUSED:
+                    raise
 
     def open(self, handle: HandleData) -> OpenAIChat:
         """Return the model of a handle. Raises AuthenticationError if there is no key."""

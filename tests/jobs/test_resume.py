@@ -1,0 +1,338 @@
+"""Jobs that go on as the same job, and the same submit after its job has ended."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.chaos import (
+    end_workers,
+    kill,
+    kill_worker,
+    queue,
+    row,
+    slots_taken,
+    until,
+    workers,
+)
+from support.chaos import (
+    ftg as ftg_process,
+)
+from support.cli import Ftg
+from support.provider import CREATE, Provider
+
+from finetune_gateway import (
+    BudgetError,
+    FakeBackend,
+    Gateway,
+    Job,
+    JobStatus,
+    OpenAIBackend,
+    SpecError,
+)
+from finetune_gateway.backends.local.queue import MAX_STARTS
+from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.events import Snapshot
+from finetune_gateway.spec import TrainingSpec
+
+MODEL = "gpt-4.1-mini-2025-04-14"
+JOBS = "/fine_tuning/jobs"
+SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 1e-3}
+Rows = Callable[[int], list[dict[str, Any]]]
+
+
+def wire(provider: Provider) -> OpenAIBackend:
+    """A hosted backend that settles and polls quickly."""
+    return OpenAIBackend(
+        base_url=provider.url,
+        profile="custom",
+        api_key=provider.api_key,
+        request_timeout=1.0,
+        settle_seconds=0.1,
+        poll_seconds=0.005,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _ended(home: Path) -> Iterator[None]:
+    yield
+    end_workers(home)
+
+
+def cancelled(file: Any, backend: FakeBackend | None = None, **options: Any) -> Job:
+    """A fake job that was cancelled; without options it would succeed."""
+    job = Gateway().submit(file, model="m", backend=backend or FakeBackend(), **options)
+    assert job.cancel().wait(20).status is JobStatus.CANCELLED
+    return job
+
+
+# -- at a host ---------------------------------------------------------------------------
+
+
+def test_a_job_that_was_not_sent_is_sent(home: Path, train_file: Path) -> None:
+    """After a look: it is adopted if it is there."""
+    with Provider() as provider:
+        for number, kind in enumerate(("reset_after", "reset_before"), 1):
+            provider.fault(CREATE, kind)
+            job = Gateway().submit(train_file, model=MODEL, backend=wire(provider), seed=number)
+            time.sleep(0.15)
+            assert job.resume().provider_id == provider.jobs[-1]["id"]
+            assert len(provider.jobs) == number
+        assert provider.posts[JOBS] == 3
+
+
+def test_a_paused_job_is_resumed_at_its_host(
+    home: Path, train_file: Path, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, after a yes, because it costs; the lost answer of a resume is no harm."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+    with Provider(pace=600) as provider:
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
+        path = f"{JOBS}/{job.provider_id}/resume"
+        provider.world.jobs[str(job.provider_id)]["stage"] = 2
+        provider.world.pause(str(job.provider_id))
+        assert job.refresh().status is JobStatus.PAUSED
+        refused = ftg("resume", job.id)
+        assert refused.returncode == 4 and "--yes" in refused.stderr and not provider.posts[path]
+        provider.fault(f"POST {JOBS}/*/resume", "reset_after")
+        done = ftg("resume", job.id, "--yes", "--json")
+        assert done.returncode == 0 and json.loads(done.stdout)["status"] == "running", done
+        assert provider.posts[path] == 2  # the answer to the first was lost
+        with pytest.raises(SpecError, match=r"is running.*ftg watch"):
+            job.resume()
+        provider.world.pace = 0.01
+        assert job.wait(20).status is JobStatus.SUCCEEDED and len(provider.jobs) == 1
+
+
+def test_what_has_ended_at_a_host_is_refused_in_words(home: Path, train_file: Path) -> None:
+    """Each with what to do instead; nothing is sent."""
+    failure = {"code": "bad", "message": "No."}
+    with Provider(steps=1) as provider:
+        done = Gateway().submit(train_file, model=MODEL, backend=wire(provider)).wait(20)
+        provider.world.fail_with = failure
+        failed = Gateway().submit(train_file, model=MODEL, backend=wire(provider), seed=1).wait(20)
+        requests = len(provider.requests)
+        with pytest.raises(SpecError, match=r"has succeeded.*ftg chat"):
+            done.resume()
+        with pytest.raises(SpecError, match=r"has failed.*Submit it again"):
+            failed.resume()
+        assert len(provider.requests) == requests and not failed.resumable
+
+
+def test_a_backend_without_resume_says_so(home: Path, train_file: Path) -> None:
+    """What plug-ins inherit: refused in words, the job stays as it is."""
+
+    class Plain(FakeBackend):
+        def resume(self, provider_id: str, attempt: int) -> None:
+            super(FakeBackend, self).resume(provider_id, attempt)
+
+    job = cancelled(train_file, Plain())
+    with pytest.raises(UnsupportedError, match="cannot let a job go on"):
+        job.resume()
+    assert Gateway().job(job.id).status is JobStatus.CANCELLED
+
+
+# -- out of cancelled --------------------------------------------------------------------
+
+
+def test_only_one_equal_job_lives(home: Path, train_file: Path) -> None:
+    """A resume is refused while an equal job is live; afterwards the job goes on as itself."""
+    backend = FakeBackend()
+    job = cancelled(train_file, backend)
+    other = Gateway().submit(train_file, model="m", backend=backend)
+    assert other.id != job.id
+    with pytest.raises(SpecError, match=f"{other.id} trains the same"):
+        job.resume()
+    other.cancel().wait(20)
+    assert job.resume().wait(20).status is JobStatus.SUCCEEDED
+    assert job.record.resumes == 1 and job.record.error is None
+
+
+def test_fifty_resumes_at_once_are_one_attempt(home: Path, train_file: Path) -> None:
+    """The others get an error that says so."""
+    script = [{"status": "running"}]
+    job, gateway = cancelled(train_file, FakeBackend(script=script)), Gateway()
+    refusals: list[Exception] = []
+
+    def resume() -> None:
+        try:
+            gateway._job(gateway.store.get(job.id), job.backend).resume()
+        except Exception as exc:
+            refusals.append(exc)
+        gateway.store.close()
+
+    threads = [threading.Thread(target=resume) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refusals) == 49 and gateway.job(job.id).record.resumes == 1
+    assert {type(exc).__name__ for exc in refusals} <= {"SpecError", "JobNotFinished"}
+
+
+class Priced(FakeBackend):
+    """A fake job that would cost 6 USD."""
+
+    def estimate(self, spec: TrainingSpec, *counts: Any) -> Estimate:
+        cost = Range(low=Decimal(6), expected=Decimal(6), high=Decimal(6))
+        return super().estimate(spec, *counts).model_copy(update={"cost_usd": cost})
+
+
+def test_a_resume_needs_room_in_the_budget(home: Path, train_file: Path) -> None:
+    """Without it the job stays cancelled; with it, its share is reserved again."""
+    backend = Priced(script=[{"status": "running"}])
+    job = cancelled(train_file, backend)
+    poor = Gateway(monthly_usd=5)
+    with pytest.raises(BudgetError, match=r"6\.00"):
+        poor._job(job.record, backend).resume()
+    assert Gateway().job(job.id).status is JobStatus.CANCELLED
+    rich = Gateway(monthly_usd=10)
+    rich._job(job.record, backend).resume()
+    assert rich.budget().reserved_usd == 6
+
+
+def test_a_late_answer_about_the_attempt_before_changes_nothing(
+    home: Path, train_file: Path
+) -> None:
+    """A poll that was under way when the job was resumed says that it is cancelled."""
+    job, store = cancelled(train_file), Gateway().store
+    before, cursor = job.record.resumes, job.record.cursor
+    assert job.resume().status is not JobStatus.CANCELLED
+    late = Snapshot(status=JobStatus.CANCELLED, cursor=cursor)
+    assert store.apply(job.id, late, job.record.cursor, before).status is not JobStatus.CANCELLED
+    assert job.wait(20).status is JobStatus.SUCCEEDED
+
+
+# -- on this machine ---------------------------------------------------------------------
+
+
+def test_a_cancelled_training_goes_on_to_the_same_adapter(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """Cancelled in the middle, resumed: the same job, from its checkpoint, and bit for bit the
+    adapter of the unbroken run."""
+    options: dict[str, Any] = {**SMALL, "max_steps": 60, "save_steps": 50}
+    submit = Gateway().submit
+    unbroken = submit(rows(12), model=str(tiny_folder), backend="local", **options).wait(180)
+    job = submit(rows(12), model=str(tiny_folder), backend="local", again=True, **options)
+    until(lambda: len(steps_of(job.refresh())) >= 8, 120)
+    job.cancel()
+    assert job.wait(60).status is JobStatus.CANCELLED
+    reached = steps_of(job)[-1]
+    assert 8 <= reached < 60 and job.resumable
+    assert job.resume().wait(180).status is JobStatus.SUCCEEDED, job.error
+    assert any(f"Continuing from checkpoint-{reached}" in e.message for e in job.events())
+    assert steps_of(job) == list(range(1, 61)) and row(home, job.id).resumes == 1
+    assert job.record.trained_tokens == unbroken.record.trained_tokens
+    files = [home / "runs" / j.id / "model" / "adapter_model.safetensors" for j in (unbroken, job)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(SpecError, match="has succeeded"):
+        job.resume()
+
+
+def steps_of(job: Job) -> list[int]:
+    return [metric.step for metric in job.metrics() if metric.train_loss is not None]
+
+
+def queued(data: Any, folder: Path) -> Job:
+    """A job whose worker waits for a slot (hold them all while you ask)."""
+    job = Gateway().submit(data, model=str(folder), backend="local", **SMALL, max_steps=1)
+    until(lambda: job.refresh().phase.startswith("waiting"), 30)
+    return job
+
+
+def test_a_failed_run_gets_workers_again(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """One whose workers died too often: its count begins anew, with new fences."""
+    with slots_taken(home):
+        job = queued(rows(12), tiny_folder)
+        with queue(home).store.transaction() as db:
+            db.execute("UPDATE runs SET fence = ?, attempts = 5", (MAX_STARTS,))
+        kill_worker(row(home, job.id).pid)
+        assert job.wait(30).status is JobStatus.FAILED
+        assert job.resume().status is JobStatus.QUEUED and job.error is None
+        until(lambda: row(home, job.id).pid in workers(home), 30)
+        assert row(home, job.id).fence == MAX_STARTS + 2 and row(home, job.id).attempts == 0
+        assert job.cancel().wait(30).status is JobStatus.CANCELLED
+        (home / "runs" / job.id / "run.json").unlink()
+        with pytest.raises(UnsupportedError, match="run folder .* is gone"):
+            job.resume()
+        assert Gateway().job(job.id).status is JobStatus.CANCELLED
+
+
+def test_resumes_killed_at_any_moment(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """Of two processes at a time, killed or not: nothing is lost, one attempt has one worker."""
+    with slots_taken(home):
+        job = queued(rows(12), tiny_folder)
+        for moment in (0.9, 1.2, 1.5, None):
+            assert job.cancel().wait(30).status is JobStatus.CANCELLED
+            before = job.record.resumes
+            processes = [ftg_process("resume", job.id) for _ in range(2)]
+            if moment is not None:
+                time.sleep(moment)
+                [kill(process) for process in processes]
+            else:
+                [process.communicate(timeout=60) for process in processes]
+            codes = {process.returncode for process in processes}
+            Gateway().job(job.id).refresh()
+            record, run = Gateway().job(job.id).record, row(home, job.id)
+            assert record.resumes <= before + 1 and record.step == "sent"
+            assert run.resumes in (record.resumes, before), (run, record)
+            if moment is None:
+                assert record.resumes == before + 1 and 0 in codes
+            if record.resumes > before:
+                until(lambda: row(home, job.id).pid in workers(home), 30)
+                assert len(workers(home)) == 1 and record.status is JobStatus.QUEUED
+            job.refresh()
+
+
+# -- the same submit after the end -------------------------------------------------------
+
+
+def test_the_same_submit_after_success_is_the_finished_job(
+    home: Path, train_file: Path, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back and is said to be there; no request is sent. --again makes another one."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+    with Provider(steps=1) as provider:
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider)).wait(20)
+        requests = len(provider.requests)
+        same = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
+        assert same.id == job.id and same.status is JobStatus.SUCCEEDED
+        words = ["submit", str(train_file), "--model", MODEL, "--base-url", provider.url, "--yes"]
+        done = ftg(*words, "--json")
+        shown = json.loads(done.stdout)
+        assert (shown["id"], shown["existing"], shown["status"]) == (job.id, True, "succeeded")
+        assert "has succeeded already" in done.stderr and "--again" in done.stderr
+        assert len(provider.requests) == requests
+        assert ftg(*words, "--again").returncode == 0
+        assert len(provider.jobs) == 2 and Gateway().job("latest").id != job.id
+
+
+def test_after_a_failure_the_same_submit_is_a_new_job(home: Path, train_file: Path) -> None:
+    """As it was; one that can go on says how."""
+    job = cancelled(train_file)
+    assert Gateway().submit(train_file, model="m", backend=FakeBackend()).id != job.id
+
+
+def test_fifty_submits_after_a_success(home: Path, train_file: Path) -> None:
+    """Those that ask for another job get one each, the others the finished one."""
+    backend, gateway = FakeBackend(), Gateway()
+    gateway.submit(train_file, model="m", backend=backend).wait()
+
+    def submit(again: bool) -> None:
+        gateway.submit(train_file, model="m", backend=backend, again=again)
+        gateway.store.close()
+
+    threads = [threading.Thread(target=submit, args=(place % 2 == 0,)) for place in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(backend.started) == len(gateway.jobs()) == 26
