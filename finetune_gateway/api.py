@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset as _Dataset
+from finetune_gateway.data.dataset import Source
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.findings import Report
 from finetune_gateway.gateway import Gateway
@@ -22,7 +23,6 @@ from finetune_gateway.jobs.planning import Backends, ModelNames, Option
 from finetune_gateway.keywords import (
     PlanOptions,
     PreviewOptions,
-    Source,
     SubmitOptions,
     ValidateOptions,
     like,
@@ -103,7 +103,7 @@ def estimate(
 
 @like(Gateway.submit)
 def submit(data: Source, *, model: str, **options: Unpack[SubmitOptions]) -> Job:
-    """Validate the data, price the run, write the job down, start it and return it."""
+    """Copy the data, validate and price the copy, write the job down, start it and return it."""
     return _default().submit(data, model=model, **options)
 
 

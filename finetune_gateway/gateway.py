@@ -10,12 +10,14 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, overload
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import BudgetError, SpecError
+from finetune_gateway.data.dataset import Dataset, Source
+from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
@@ -30,7 +32,6 @@ from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.keywords import (
     Money,
     PlanOptions,
-    Source,
     check_metadata,
     listed,
     require_backend,
@@ -244,22 +245,21 @@ class Gateway(HomeJobs):
             for model, backend in pairs
         ]
         seed = specs[0][1].seed if specs else None
-        files = self._files(data, validation, validation_split, seed)
+        files = Files.open(data, validation, self.settings.spool).split(
+            validation_split, seed, self.settings.spool
+        )
         return planning.side_by_side(
             specs, self.backend, files, train_price=_usd(train_price), on_progress=on_progress
         )
 
-    @verb(TrainingOptions)
+    @verb(PlanOptions)
     def plan(
         self,
         data: Source,
         *,
         model: str,
         backend: str | Backend | None = None,
-        validation: Source | None = None,
-        validation_split: float | None = None,
-        train_price: Money | None = None,
-        **options: Unpack[TrainingOptions],
+        **options: Unpack[PlanOptions],
     ) -> Plan:
         """Return everything that submit knows before it writes a job down: reports on the data,
         tokens, the estimate. Offline.
@@ -268,18 +268,10 @@ class Gateway(HomeJobs):
             data: Path of a file, rows in memory, or a Dataset.
             model: Base model to train.
             backend: Where to train it. By default as in submit.
-            validation: Held-out rows.
-            validation_split: Share of the rows to hold out, like 0.1.
-            train_price: Your own price, in USD per million training tokens.
 
-        Raises SpecError, UnsupportedError, NotFoundError, and DataError with a report of lines
-        and fixes.
+        Raises SpecError, UnsupportedError, NotFoundError, DataError with a report of lines.
         """
-        spec = TrainingSpec.build(model=model, **options)
-        place = self._place(spec.model, backend)
-        candidate = planning.Candidate.of(spec, place, priced=train_price is not None)
-        files = self._files(data, validation, validation_split, spec.seed)
-        return planning.plan(candidate, files, planning.FileChecks(), _usd(train_price))
+        return self._plan(data, model, backend, None, options)
 
     # -- submit --------------------------------------------------------------------------
 
@@ -297,7 +289,7 @@ class Gateway(HomeJobs):
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[PlanOptions],
     ) -> Job:
-        """Validate the data, price the run, write the job down, start it and return it.
+        """Copy the data, validate and price the copy, write the job down, start it and return it.
 
         The same submit twice returns the same job, also after it has succeeded. All jobs of a month
         together stay below its budget, whatever submits at the same time.
@@ -324,17 +316,34 @@ class Gateway(HomeJobs):
         tags = check_metadata(metadata)
         if backend is None:
             registry.refuse_unknown(TrainingSpec.build(model=model).model)
-        plan = self.plan(data, model=model, backend=backend, **options)
-        plan.backend.check(plan.spec)
-        if not allow_pii:
-            plan.require_no_private_data()
-        limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
-        require_within(plan.estimate, limit)
-        if confirm is not None and not confirm(plan):
-            raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
-        intent = planning.intent(plan, self.store.settings.files, again=again, metadata=tags)
-        record = self._submitter.submit(intent, plan.backend)
+        with planning.copies_folder(self.settings) as folder:
+            plan = self._plan(data, model, backend, folder, options)
+            plan.backend.check(plan.spec)
+            if not allow_pii:
+                plan.require_no_private_data()
+            limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
+            require_within(plan.estimate, limit)
+            plan.require_confirmed(confirm)
+            intent = planning.intent(plan, self.settings.files, again=again, metadata=tags)
+            keep = partial(planning.keep, plan, self.settings.files)
+            record = self._submitter.submit(intent, plan.backend, keep)
         return self._job(record, plan.backend)
+
+    def _plan(
+        self, data: Source, model: str, backend: str | Backend | None, copies: Path | None,
+        options: PlanOptions,
+    ) -> Plan:  # fmt: skip
+        """Return the plan of a job: of copies of its files in the folder ``copies``, if given."""
+        validation, price = options.pop("validation", None), options.pop("train_price", None)
+        share = options.pop("validation_split", None)
+        spec = TrainingSpec.build(model=model, **options)
+        place, priced = self._place(spec.model, backend), price is not None
+        candidate = planning.Candidate.of(spec, place, priced=priced)
+        folder = copies or self.settings.spool
+        files = Files.open(data, validation, folder, copy=bool(copies))
+        files = files.split(share, spec.seed, folder)
+        plan = planning.plan(candidate, files, planning.FileChecks(), _usd(price))
+        return planning.with_sent_files(plan, copies) if copies else plan
 
     # -- jobs: see also HomeJobs ---------------------------------------------------------
 
@@ -392,7 +401,7 @@ class Gateway(HomeJobs):
 
     def open(self, data: Source) -> Dataset:
         """Return a dataset from a path or from rows in memory."""
-        return Dataset.open(data, spool=self.settings.home / "spool")
+        return Dataset.open(data, spool=self.settings.spool)
 
     def backend(self, backend: str | Backend) -> Backend:
         """Return a backend by name, or the one you built, with this gateway's home folder."""
@@ -405,12 +414,6 @@ class Gateway(HomeJobs):
     def _place(self, model: str, backend: str | Backend | None) -> Backend:
         """Return the backend that was named, or the one where this model is trained by default."""
         return self.backend(_backend_for(backend, model))
-
-    def _files(
-        self, data: Source, validation: Source | None, ratio: float | None, seed: int | None
-    ) -> Files:
-        held_out = None if validation is None else self.open(validation)
-        return Files(self.open(data), held_out).split(ratio, seed, self.settings.home / "spool")
 
 
 def _backend_for(backend: str | Backend | None, model: str) -> str | Backend:

@@ -6,7 +6,6 @@ Knows names, types and defaults. What a verb does with them is said in ``gateway
 from __future__ import annotations
 
 import inspect
-import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -14,12 +13,11 @@ from typing import Any, TypedDict, TypeVar
 
 from finetune_gateway import spec
 from finetune_gateway.backend import JOB_TAG, Backend
-from finetune_gateway.data.dataset import Dataset, Rows
+from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.planning import OnProgress, Plan
 from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, TrainOn
 
-Source = str | os.PathLike[str] | Rows | Dataset
 Money = Decimal | float | str  # USD; a text may begin with $
 
 # OpenAI's specification: 16 pairs, of which one is our tag.

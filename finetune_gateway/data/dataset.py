@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -67,8 +67,10 @@ class Dataset:
         name: str | None = None,
         container: str = "jsonl",
         source: Path | None = None,
+        sha256: str | None = None,
     ) -> None:
         self.path = path
+        self.sha256 = sha256  # of a copy: it was known when it was written
         self.name = name or path.name  # for messages
         self.container = container
         self.source = source or (path if container == "jsonl" else None)  # the user's file
@@ -113,7 +115,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the file, in hexadecimal."""
+        """The SHA-256 of the file as it is now, in hexadecimal."""
         digest = hashlib.sha256()
         for chunk in self._chunks():
             digest.update(chunk)
@@ -148,8 +150,8 @@ class Dataset:
         for line in self.lines():
             if line.cut:
                 raise DataError(
-                    f"{self.path}: line {line.number} is longer than 64 MB.",
-                    hint=f"Run: ftg validate {self.path}",
+                    f"{self._shown}: line {line.number} is longer than 64 MB.",
+                    hint=f"Run: ftg validate {self._shown}",
                 )
             raw = line.raw.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.raw
             if raw.strip():
@@ -157,26 +159,37 @@ class Dataset:
 
     def system_prompt(self) -> str | None:
         """Return the system prompt that all rows share, or None if they differ or have none."""
-        shared: str | None = None
+        prompt = SharedSystemPrompt()
         for row in self.rows():
-            prompt = _system_prompt_of(row.data)
-            if prompt is None or (shared is not None and prompt != shared):
-                return None
-            shared = prompt
-        return shared
+            prompt.add(system_prompt_of(row.data))
+            if not prompt.shared:
+                break
+        return prompt.text
 
-    def copy_into(self, folder: Path, rewrite: Rewrite | None = None) -> tuple[Path, str]:
-        """Copy to ``folder/<sha256>.jsonl``, with each row rewritten by ``rewrite``, if any; return
-        the path and the hash.
+    def copied(self, folder: Path) -> Dataset:
+        """Return a copy of the file in ``folder``, named by its hash, with the same line numbers.
+        Raises StoreError when it cannot be written."""
+        path, digest = self._write(folder, self._chunks())
+        source = self.source or self.path
+        return Dataset(path, self.name, self.container, source, digest)
 
-        The copy appears whole or not at all. Raises StoreError when it cannot be written.
+    def rewritten(self, folder: Path, rewrite: Rewrite) -> Dataset:
+        """Return a copy in ``folder`` with each row of this copy, a validated one, rewritten.
+
+        Raises StoreError when it cannot be written, DataError if this copy has changed.
         """
-        chunks = self._chunks() if rewrite is None else self._rewritten(rewrite)
+        path, digest = self._write(folder, self._rewritten(rewrite))
+        return Dataset(path, self.name, "jsonl", self.source, digest)
+
+    def _write(self, folder: Path, chunks: Iterable[bytes]) -> tuple[Path, str]:
         try:
-            return files.write_by_content(folder, chunks, lambda digest: f"{digest}.jsonl")
+            # Not synced: most copies are for a while.
+            return files.write_by_content(
+                folder, chunks, lambda digest: f"{digest}.jsonl", fsync=False
+            )
         except OSError as exc:
             raise StoreError(
-                f"{self.path} cannot be copied to {folder}: {exc.strerror or exc}.",
+                f"{self.source or self.path} cannot be copied to {folder}: {exc.strerror or exc}.",
                 hint="Free some space there, or set FTG_HOME to a folder on another disk.",
             ) from None
 
@@ -186,8 +199,17 @@ class Dataset:
                 yield chunk
 
     def _rewritten(self, rewrite: Rewrite) -> Iterator[bytes]:
-        for row in self.rows():
-            yield json.dumps(rewrite(row.data), ensure_ascii=False).encode() + b"\n"
+        digest = hashlib.sha256()
+        for line in self.lines():
+            digest.update(line.raw + line.end)
+            raw = line.raw.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.raw
+            if raw.strip():
+                yield json.dumps(rewrite(json.loads(raw)), ensure_ascii=False).encode() + b"\n"
+        if digest.hexdigest() != self.sha256:
+            raise DataError(
+                f"The copy of {self.name} was changed while it was checked.",
+                hint="Submit it again; nothing was sent.",
+            )
 
     def parse(self, number: int, raw: bytes) -> dict[str, Any]:
         """Return the row of a line. Raises DataError if it is not a JSON object (RFC 8259)."""
@@ -195,18 +217,26 @@ class Dataset:
             data = loads_strict(raw.decode())
         except (ValueError, RecursionError) as exc:
             raise DataError(
-                f"{self.path}: line {number} is not valid JSON: {str(exc)[:200]}.",
-                hint=f"Run: ftg validate {self.path}",
+                f"{self._shown}: line {number} is not valid JSON: {str(exc)[:200]}.",
+                hint=f"Run: ftg validate {self._shown}",
             ) from None
         if not isinstance(data, dict):
             raise DataError(
-                f"{self.path}: line {number} is not a JSON object.",
-                hint=f"Run: ftg validate {self.path}",
+                f"{self._shown}: line {number} is not a JSON object.",
+                hint=f"Run: ftg validate {self._shown}",
             )
         return data
 
+    @property
+    def _shown(self) -> Path:
+        """The user's file, for messages."""
+        return self.source or self.path
+
     def __repr__(self) -> str:
         return f"Dataset({str(self.path)!r})"
+
+
+Source = str | os.PathLike[str] | Rows | Dataset
 
 
 def container_of(path: Path) -> str:
@@ -237,8 +267,37 @@ def kind_of(row: dict[str, Any]) -> Kind:
     return "text" if "text" in keys else "unknown"
 
 
-def _system_prompt_of(row: dict[str, Any]) -> str | None:
-    messages = row.get("messages")
+@dataclass(slots=True)
+class SharedSystemPrompt:
+    """The system prompt that all rows share: ``text``, None as soon as two differ or one has
+    none."""
+
+    text: str | None = None
+    shared: bool = True
+
+    def add(self, prompt: str | None) -> None:
+        """Add the system prompt of one row."""
+        self.shared = self.shared and prompt is not None and self.text in (None, prompt)
+        self.text = prompt if self.shared else None
+
+    def add_plain(self, roles: Sequence[tuple[str, ...]], texts: Sequence[str]) -> None:
+        """Add rows given as the roles of each, and the texts of all of them in order."""
+        place = 0
+        for row_roles in roles if self.shared else ():
+            if row_roles[0] != "system" or texts[place] != self.text:
+                self.add(texts[place] if row_roles[0] == "system" else None)
+            place += len(row_roles)
+
+    def join(self, later: SharedSystemPrompt) -> None:
+        """Add the rows of a later part of the file."""
+        if later.text is not None or not later.shared:
+            self.add(later.text)
+
+
+def system_prompt_of(row: dict[str, Any]) -> str | None:
+    """Return the system prompt of a chat row or a preference pair in OpenAI's form, if any."""
+    pair_input = row.get("input")
+    messages = (pair_input if isinstance(pair_input, dict) else row).get("messages")
     first = messages[0] if isinstance(messages, list) and messages else None
     if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
         return None
@@ -264,4 +323,4 @@ def _existing(path: Path) -> Path:
 
 def _spool() -> Path:
     """Return the default folder for rows that are not JSON lines."""
-    return Settings.load().home / "spool"
+    return Settings.load().spool

@@ -8,6 +8,7 @@ are numbered in order, and an id is written only if it differs from its number.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,7 +117,8 @@ class TurnReader:
     def tools(self, value: Any, path: str = "tools") -> list[Json]:
         """Return the tools of a row from a list or a JSON string; bare functions are wrapped."""
         try:
-            read = loads_strict(value) if isinstance(value, str) and value.strip() else value or []
+            text = value.strip() if isinstance(value, str) else ""
+            read = loads_strict(text) if text else [] if isinstance(value, str) else value or []
         except (ValueError, RecursionError):
             read = None
         if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
@@ -140,6 +142,44 @@ def _is_call(call: Any) -> bool:
 def as_string(arguments: Any) -> Any:
     """Return arguments as JSON in a string, as OpenAI's API has them."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def call_errors(message: Json, path: str) -> Iterator[ConversionError]:
+    """Yield errors of malformed calls, which no format could represent."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | None):
+        yield ConversionError(f"{path}.tool_calls", "this is not a list of calls")
+        return
+    for index, call in enumerate(calls or []):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not {"name", "arguments"} <= function.keys():
+            yield ConversionError(
+                f"{path}.tool_calls[{index}]", "a call has a function with its arguments"
+            )
+    if not isinstance(message.get("function_call"), dict | None):
+        yield ConversionError(f"{path}.function_call", "this is not a call")
+
+
+def with_string_arguments(message: Json) -> Json:
+    """Return a message with the arguments of its calls as JSON in a string."""
+    converted = dict(message)
+    if isinstance(message.get("function_call"), dict):
+        converted["function_call"] = _string_arguments(message["function_call"])
+    if isinstance(message.get("tool_calls"), list):
+        converted["tool_calls"] = [_string_call(call) for call in message["tool_calls"]]
+    return converted
+
+
+def _string_call(call: Any) -> Any:
+    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
+        return call
+    return {**call, "function": _string_arguments(call["function"])}
+
+
+def _string_arguments(function: Json) -> Json:
+    if not isinstance(function.get("arguments"), dict):
+        return function
+    return {**function, "arguments": as_string(function["arguments"])}
 
 
 # -- writing -----------------------------------------------------------------------------------

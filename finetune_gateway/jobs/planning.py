@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backend import Backend, Capabilities
 from finetune_gateway.data import formats
-from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.sharegpt import ConversionError
-from finetune_gateway.errors import BackendError, DataError, GatewayError, NotFoundError, SpecError
+from finetune_gateway.data.canonical import as_sent
+from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt, Source
+from finetune_gateway.errors import (
+    BackendError,
+    BudgetError,
+    DataError,
+    GatewayError,
+    NotFoundError,
+    SpecError,
+    StoreError,
+)
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.hosted import at_train_price
 from finetune_gateway.findings import Report
@@ -28,6 +38,8 @@ from finetune_gateway.jobs import records
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.renderers import Shown
+from finetune_gateway.settings.files import private_folder, remove_old_temporaries, sync
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
@@ -37,6 +49,8 @@ from finetune_gateway.validation.collector import rules_for
 from finetune_gateway.validation.dataset import analysis
 from finetune_gateway.validation.dataset.statistics import CountedDefect
 from finetune_gateway.validation.rules import Family
+
+_DAY = 24 * 3600.0
 
 ModelNames = list[str] | tuple[str, ...]
 Backends = ModelNames | list[Backend] | tuple[Backend, ...] | list[str | Backend]
@@ -53,6 +67,9 @@ class Plan(Shown):
     reports: tuple[Report, ...]  # of the training file, then of the validation file
     tokens: TokenStats
     estimate: Estimate
+    system_prompt: str | None = None  # shared by all training rows
+    # Of a submit: the files as they will be sent, in a folder that is removed afterwards.
+    sent: tuple[StoredFile, ...] = ()
 
     def require_no_private_data(self) -> None:
         """Raise DataError when personal data or secrets would leave this machine."""
@@ -68,6 +85,11 @@ class Plan(Shown):
                     hint="Remove it, train with --backend local, or pass --allow-pii.",
                     report=report,
                 )
+
+    def require_confirmed(self, confirm: Callable[[Plan], bool] | None) -> None:
+        """Raise BudgetError if a person is to be asked and does not agree."""
+        if confirm is not None and not confirm(self):
+            raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +124,16 @@ class Files:
 
     train: Dataset
     held_out: Dataset | None = None
+
+    @classmethod
+    def open(
+        cls, data: Source, validation: Source | None, folder: Path, *, copy: bool = False
+    ) -> Files:
+        """Return the files of these data. Rows that are not JSON lines are written to ``folder``,
+        and with ``copy`` all others too."""
+        given = [data] if validation is None else [data, validation]
+        datasets = [Dataset.open(one, spool=folder) for one in given]
+        return cls(*(one.copied(folder) if copy else one for one in datasets))
 
     def split(self, ratio: float | None, seed: int | None, folder: Path) -> Files:
         """Return files with this share of the rows held out, written to ``folder``."""
@@ -144,6 +176,7 @@ class FileCheck:
     tokens: TokenStats
     limit: int | None
     all_fit: bool  # no row reached the limit, so a higher one would have changed nothing
+    system_prompt: str | None = None  # shared by all rows
 
     def holds_for(self, limit: int | None) -> bool:
         """Return True if a pass with this limit would give the same result."""
@@ -177,7 +210,7 @@ class FileChecks:
         tokens = check.tokens.model_copy(update={"encoding": counter.encoding})
         report = _for_backend(check.report, candidate.backend.display_name)
         report = report.model_copy(update={"tokens": tokens.summary()})
-        return FileCheck(report, tokens, check.limit, check.all_fit)
+        return FileCheck(report, tokens, check.limit, check.all_fit, check.system_prompt)
 
     def with_leaks(self, candidate: Candidate, report: Report, files: Files) -> Report:
         """Return the report with the training rows that are also in the held-out data."""
@@ -191,7 +224,7 @@ class FileChecks:
     def _run(
         self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter
     ) -> FileCheck:
-        limit = candidate.limits.max_context
+        limit, prompt = candidate.limits.max_context, SharedSystemPrompt()
         report = validation_run.validate(
             dataset,
             method=candidate.spec.method,
@@ -201,11 +234,12 @@ class FileChecks:
             max_context=limit,
             min_rows=min_rows,
             on_progress=self.on_progress,
+            system_prompt=prompt,
         )
         tokens = counter.stats()
         too_long = any(finding.code == "example_too_long" for finding in report.findings)
         cut = too_long or counter.totals().truncated or tokens.truncated_rows > 0
-        return FileCheck(report, tokens, limit, not cut)
+        return FileCheck(report, tokens, limit, not cut, prompt.text)
 
 
 def _for_backend(report: Report, name: str) -> Report:
@@ -233,7 +267,10 @@ def plan(
     estimate = backend.estimate(spec, train.tokens, held_out.tokens if held_out else None)
     if train_price is not None:
         estimate = at_train_price(estimate, train_price)
-    return Plan(spec, backend, files.train, files.held_out, tuple(reports), train.tokens, estimate)
+    return Plan(
+        spec, backend, files.train, files.held_out, tuple(reports), train.tokens, estimate,
+        train.system_prompt,
+    )  # fmt: skip
 
 
 def side_by_side(
@@ -290,16 +327,65 @@ def _name(backend: str | Backend) -> str:
 # -- from the plan to the job ------------------------------------------------------------
 
 
+@contextmanager
+def copies_folder(settings: Settings) -> Iterator[Path]:
+    """Yield a private folder for the copies of one submit: what is checked, and what is sent. It is
+    removed at the end, and those of killed processes first. Raises StoreError."""
+    settings.create()
+    remove_old_temporaries(settings.files, _DAY)  # of earlier versions
+    with ExitStack() as stack:
+        with _storing("No copy can be made", settings.files):
+            made = private_folder(settings.files, settings.locks, "submit")
+            folder = stack.enter_context(made)
+        yield folder
+
+
+@contextmanager
+def _storing(failure: str, folder: Path) -> Iterator[None]:
+    """Raise StoreError for an OSError of the block."""
+    try:
+        yield
+    except OSError as exc:
+        raise StoreError(
+            f"{failure} in {folder}: {exc.strerror or exc}.",
+            hint="Free some space there, or set FTG_HOME to a folder on another disk.",
+        ) from None
+
+
+def with_sent_files(plan: Plan, folder: Path) -> Plan:
+    """Return the plan of checked copies with the files as they will be sent, in ``folder``: the
+    copies themselves, or one canonical row for each of their rows."""
+    checked = [plan.train, *([plan.validation] if plan.validation else [])]
+    sent = [
+        _sent_file(dataset, report, folder)
+        for dataset, report in zip(checked, plan.reports, strict=True)
+    ]
+    return replace(plan, sent=tuple(sent))
+
+
+def _sent_file(dataset: Dataset, report: Report, folder: Path) -> StoredFile:
+    unchanged = report.format in {one.name for one in formats.SENT_UNCHANGED}
+    sent = dataset if unchanged else dataset.rewritten(folder, as_sent)
+    assert sent.sha256 is not None  # for the type checker: it is a copy
+    sent.path.chmod(0o600)
+    return StoredFile(path=str(sent.path), sha256=sent.sha256, rows=report.rows, bytes=sent.size)
+
+
 def intent(
     plan: Plan, folder: Path, *, again: bool = False, metadata: dict[str, str] | None = None
 ) -> JobRecord:
-    """Copy the files of a plan into ``folder`` and return the row of its job, not yet stored.
+    """Return the row of a job, not yet stored, whose files ``keep`` will put in ``folder``.
 
     Equal plans have the same ``submit_key``, unless ``again``, and whatever their ``metadata``.
-    Raises DataError for a row that cannot be sent.
+    Raises StoreError if the files cannot be put on the disk.
     """
-    train = _stored_copy(plan.train, plan.reports[0], folder)
-    validation = _stored_copy(plan.validation, plan.reports[1], folder) if plan.validation else None
+    with _storing("The data cannot be kept", folder):
+        for file in plan.sent:
+            sync(Path(file.path))
+    train, *others = [
+        file.model_copy(update={"path": str(folder / f"{file.sha256}.jsonl")}) for file in plan.sent
+    ]
+    validation = others[0] if others else None
     options, place = plan.backend.options(), plan.backend.identity()
     variable = {name: options[name] for name in ("api_key_env",) if name in options}
     work = [train.sha256, validation.sha256 if validation else None, plan.spec.canonical()]
@@ -315,7 +401,7 @@ def intent(
         spec=plan.spec,
         train=train,
         validation=validation,
-        system_prompt=Dataset(Path(train.path)).system_prompt(),
+        system_prompt=plan.system_prompt,
         estimate=plan.estimate.model_dump(mode="json"),
         metadata=metadata or {},
         submit_key=_hash([*work, plan.backend.name, place, nonce]),
@@ -328,16 +414,10 @@ def _hash(identity: list[Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _stored_copy(dataset: Dataset, report: Report, folder: Path) -> StoredFile:
-    """Copy a file into ``folder`` and return the copy: the file may change before the job is sent,
-    or sent again. Rows of another format are written as OpenAI's chat or preference rows, which
-    every backend takes."""
-    rewrite = None if report.format.startswith("openai-") else formats.canonical
-    try:
-        path, digest = dataset.copy_into(folder, rewrite)
-    except ConversionError as exc:
-        raise DataError(
-            f"{dataset.name}: a row of the format {report.format} cannot be sent: {exc}.",
-            hint=f"See: ftg convert {dataset.name} --to openai -o OUT",
-        ) from None
-    return StoredFile(path=str(path), sha256=digest, rows=report.rows, bytes=path.stat().st_size)
+def keep(plan: Plan, folder: Path) -> None:
+    """Move the files of a plan into ``folder``: before the job is stored that names them, and only
+    then. Raises StoreError."""
+    with _storing("The data cannot be kept", folder):
+        for path, sha256 in {(file.path, file.sha256) for file in plan.sent}:
+            os.replace(path, folder / f"{sha256}.jsonl")
+        sync(folder)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.errors import DataError
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import LATEST, clean, moment, whole
@@ -32,6 +34,17 @@ class StoredFile(BaseModel):
     sha256: str
     rows: int
     bytes: int
+
+    def require_unchanged(self) -> None:
+        """Raise DataError unless the copy is what was checked."""
+        path = Path(self.path)
+        if path.exists() and Dataset(path).fingerprint == self.sha256:
+            return
+        state = "is no longer what was checked" if path.exists() else "is gone"
+        raise DataError(
+            f"The copy of the data {state}: {path}.",
+            hint="Submit the same data again: it is copied and checked anew.",
+        )
 
 
 class JobRecord(BaseModel):

@@ -50,20 +50,25 @@ class Submitter:
         self._cap = cap
         self._load = load
 
-    def submit(self, intent: JobRecord, backend: Backend) -> JobRecord:
+    def submit(
+        self, intent: JobRecord, backend: Backend, keep: Callable[[], None] = lambda: None
+    ) -> JobRecord:
         """Commit the intent with its share of the budget, send it, and return the job; if there is
-        a job with the same key that is live or has succeeded, return that. Raises BudgetError,
-        BackendError."""
+        a job with the same key that is live or has succeeded, return that. ``keep`` puts the copies
+        of its files in their place, once it has its share. Raises BudgetError, BackendError."""
         if backend.account() is not None:
             intent = accounts.of_intent(self.store, intent, backend, self.look)
         # Locked before the intent is committed: only a dead submitter leaves its job unlocked.
         with self.store.lock(intent.id):
-            record, added = self._insert_within_budget(intent, backend)
+            record, added = self._insert_within_budget(intent, backend, keep)
             if added:
                 return self._send(record, backend, first=True)
         self._note_other_metadata(record, intent)
         # Who submits again asks for the result: its submitter may have died before it was sent.
-        return self.advance(record, backend) if record.unsent else record
+        if not record.unsent:
+            return record
+        keep()  # equal files: what has become of the copies since does not matter
+        return self.advance(record, backend)
 
     def advance(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Continue a job that has no provider's id yet, unless another process is sending it."""
@@ -157,24 +162,32 @@ class Submitter:
         records = (record for record in self.store.created(start, last) if record.id != without)
         return budgets.budget(records, month, self._cap(), self.store.is_being_sent)
 
-    def _insert_within_budget(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
+    def _insert_within_budget(
+        self, intent: JobRecord, backend: Backend, keep: Callable[[], None]
+    ) -> tuple[JobRecord, bool]:
         """Commit the intent if its month has room for it, in one transaction; return the job, and
         True if it was added."""
         added = False
         try:
-            record, added = self._insert(intent, backend)
+            record, added = self._insert(intent, backend, keep)
         finally:
             if not added:
                 self.store.drop_lock(intent.id)
         return record, added
 
-    def _insert(self, intent: JobRecord, backend: Backend) -> tuple[JobRecord, bool]:
+    def _insert(
+        self, intent: JobRecord, backend: Backend, keep: Callable[[], None]
+    ) -> tuple[JobRecord, bool]:
+        def admit() -> None:
+            self.reserve(intent)
+            keep()
+
         try:
-            return self.store.add(intent, lambda: self.reserve(intent))
+            return self.store.add(intent, admit)
         except BudgetError:
             if not self._reconcile_orphans(intent, backend):
                 raise
-        return self.store.add(intent, lambda: self.reserve(intent))
+        return self.store.add(intent, admit)
 
     def reserve(self, record: JobRecord) -> None:
         """Raise BudgetError if the month has no room for the job. Inside a transaction no other
@@ -326,6 +339,10 @@ class Submitter:
             raise
 
     def _create(self, record: JobRecord, backend: Backend) -> str:
+        hosted = backend.capabilities().hosted
+        for file in filter(None, (record.train, record.validation)):
+            if not hosted or self._data_file(record, file, backend).remote_id is None:
+                file.require_unchanged()  # before any of them leaves, or is trained
         train = self._upload(record, backend, record.train)
         validation = None
         if record.validation is not None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_gateway.data import sharegpt
+from finetune_gateway.data.canonical import canonical
 from finetune_gateway.data.containers import dumped
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.formats import canonical, format_of
+from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_gateway.data import formats, sharegpt
-from finetune_gateway.data.formats import canonical, format_of
+from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
 

@@ -23,8 +23,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
+from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.formats import as_chat
 from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
@@ -67,7 +67,7 @@ def split(
     parts = []
     for path, digest in zip(paths, _write_parts(dataset, assignment, paths), strict=True):
         renamed = path.rename(folder / f"{dataset.path.stem}-{digest[:16]}.jsonl")
-        parts.append(Dataset(renamed, dataset.name))
+        parts.append(Dataset(renamed, dataset.name, source=dataset.source, sha256=digest))
     return parts[0], parts[1]
 
 
@@ -285,7 +285,7 @@ def _unit(text: str) -> float:
 
 def stratum(row: dict[str, Any]) -> str:
     """Return the stratum of a row: its short final answer, else its system prompt."""
-    chat = as_chat(row)
+    chat = as_sent(row)
     messages = as_list(chat.get("messages") or as_dict(chat.get("input")).get("messages"))
     answers = messages or as_list(chat.get("preferred_output"))
     last, first = as_dict(answers[-1] if answers else None), as_dict((messages or [None])[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.events import JobStatus
+from finetune_gateway.findings import Report
 from finetune_gateway.jobs.budget import BILLED, Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
@@ -94,10 +95,13 @@ def _exact_usd(amount: Decimal) -> str:
 def _uploads(plan: Plan) -> Iterator[str]:
     """Yield each file that will be sent, with its size."""
     files = [plan.train, *([plan.validation] if plan.validation else [])]
-    for file, report in zip(files, plan.reports, strict=True):
-        # Rows of another format are rewritten first, so that their size changes.
-        note = "" if report.format.startswith("openai-") else "rewritten as chat rows, about "
-        yield f"{visible(file.name)} ({note}{format_bytes(file.size)}: {file.size:,} bytes)"
+    for file, report, sent in zip(files, plan.reports, plan.sent, strict=True):
+        note = "" if report.format.startswith("openai-") else f"as {_openai_rows(report)}, "
+        yield f"{visible(file.name)} ({note}{format_bytes(sent.bytes)}: {sent.bytes:,} bytes)"
+
+
+def _openai_rows(report: Report) -> str:
+    return "preference rows" if report.kind == "preference" else "chat rows"
 
 
 def _budget_left(cost: Range[Decimal] | None, budget: Budget) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +68,7 @@ def write_by_content(
         return folder / name(digest.hexdigest())
 
     with _temporary(folder, "copy", target, fsync) as file:
+        os.fchmod(file.fileno(), 0o600)
         for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
@@ -162,3 +165,38 @@ def locking(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+# -- folders for a while ---------------------------------------------------------------------
+
+
+@contextmanager
+def private_folder(parent: Path, locks: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder in ``parent`` for this user alone, and remove it at the end.
+
+    A lock in ``locks`` says that its owner is alive: what dead ones have left is removed first.
+    Raises OSError.
+    """
+    for left in parent.glob(f".{name}-*"):
+        if not is_locked(locks / left.name.lstrip(".")):
+            _remove_folder(left, locks)
+    folder = parent / f".{name}-{os.urandom(6).hex()}"
+    with try_locking(locks / folder.name.lstrip(".")):  # before there is a folder to remove
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            _remove_folder(folder, locks)
+
+
+def _remove_folder(folder: Path, locks: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (locks / folder.name.lstrip(".")).unlink(missing_ok=True)
+
+
+def remove_old_temporaries(folder: Path, seconds: float) -> None:
+    """Remove the temporary files of writers that died at least so long ago."""
+    for path in folder.glob(".*.tmp.*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()

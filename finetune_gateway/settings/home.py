@@ -96,6 +96,11 @@ class Settings:
         return self.home / "files"
 
     @property
+    def spool(self) -> Path:
+        """Rows that were not JSON lines, written as such to be read."""
+        return self.home / "spool"
+
+    @property
     def runs(self) -> Path:
         """One folder per local job."""
         return self.home / "runs"

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Protocol
 
-from finetune_gateway.data import row_access
+from finetune_gateway.data import formats, row_access
+from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import kind_of
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.errors import DataError
@@ -266,15 +267,14 @@ class HostedCounter(TokenCounter):
         return self._totals
 
     def measure(self, row: Json) -> RowTokens:
-        """Return the tokens of a row of any kind: ``total`` by the prompt rule, ``billed`` by the
-        bill's."""
+        """Return the tokens of a row of any format, as it is sent: ``total`` by the prompt rule,
+        ``billed`` by the bill's."""
         self.text.exact = True
-        kind = kind_of(row)
-        if kind == "preference":
+        if formats.format_of(row) not in formats.SENT_UNCHANGED:
+            row = as_sent(row)
+        if kind_of(row) == "preference":
             return self._preference(row)
-        if kind == "chat" or isinstance(row.get("messages"), list):
-            return self._chat(row)
-        return self._completion(row)
+        return self._chat(row) if "messages" in row else self._text(row)
 
     def _chat(self, row: Json) -> RowTokens:
         sums = self._sum(row_access.messages_of(row.get("messages")))
@@ -287,7 +287,7 @@ class HostedCounter(TokenCounter):
         images = sums.images * (_IMAGE_HIGH - _IMAGE_LOW)
         high = max(billed, other + tools, total) + tools_high - tools + images
         low = min(billed - tools, other) - sums.unweighted
-        exact = sums.exact and self.text.exact and not tools_high
+        exact = sums.exact and sums.messages > 0 and self.text.exact and not tools_high
         return RowTokens(
             total, sums.trained, sums.messages, exact, billed, low, high, longest=billed,
             roles=sums.by_role,
@@ -296,13 +296,13 @@ class HostedCounter(TokenCounter):
     def _preference(self, row: Json) -> RowTokens:
         """Count a prompt and its two answers. How a pair is billed is not known: from the contents
         alone to the prompt charged once with each answer."""
-        source = {**row, **row_access.as_dict(row.get("input"))}
-        prompt = self._sum(row_access.messages_of(row_access.first(source, "messages", "prompt")))
+        pair_input = row_access.as_dict(row.get("input"))
+        prompt = self._sum(row_access.messages_of(pair_input.get("messages")))
         chosen, rejected = (
-            self._sum(row_access.messages_of(row_access.first(row, *keys), "assistant"))
-            for keys in (("preferred_output", "chosen"), ("non_preferred_output", "rejected"))
+            self._sum(row_access.messages_of(row.get(side), "assistant"))
+            for side in ("preferred_output", "non_preferred_output")
         )
-        tools, tools_high = self._tools(source)
+        tools, tools_high = self._tools(pair_input)
         billed = prompt.billed + chosen.billed + rejected.billed + _BILLED_PER_ROW + tools
         twice = 2 * (prompt.prompt + _PER_ROW + tools_high) + chosen.prompt + rejected.prompt
         return RowTokens(
@@ -318,19 +318,15 @@ class HostedCounter(TokenCounter):
             roles=_merge_roles(prompt.by_role, chosen.by_role, rejected.by_role),
         )
 
-    def _completion(self, row: Json) -> RowTokens:
-        """Count the contents of a prompt/completion or text row; high as if sent as two turns."""
-        prompt = self._sum(row_access.messages_of(row.get("prompt")))
-        answer = self._sum(
-            row_access.messages_of(row_access.first(row, "completion", "text"), "assistant")
-        )
-        content = prompt.content + answer.content
-        messages = prompt.messages + answer.messages
-        high = content + _BILLED_PER_MESSAGE * messages + _PER_ROW
-        exact = messages > 0 and self.text.exact and prompt.exact and answer.exact
+    def _text(self, row: Json) -> RowTokens:
+        """Count a text row; high as if sent as one turn."""
+        text = self._sum(row_access.messages_of(row.get("text"), "assistant"))
+        content = text.content
+        high = content + _BILLED_PER_MESSAGE * text.messages + _PER_ROW
+        exact = text.messages > 0 and self.text.exact and text.exact
         return RowTokens(
-            content, answer.content, messages, exact, content, content, high, longest=content,
-            roles=_merge_roles(prompt.by_role, answer.by_role),
+            content, content, text.messages, exact, content, content, high, longest=content,
+            roles=text.by_role,
         )  # fmt: skip
 
     def _sum(self, messages: Iterable[Json]) -> _MessageSums:

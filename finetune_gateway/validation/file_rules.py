@@ -226,6 +226,16 @@ _FORMATS = {
         "input, preferred_output and non_preferred_output; chosen and rejected.",
         'Convert each row to {"messages": [...]}.',
     ),
+    "not_convertible": Rule(
+        E, E, "a row that cannot be read as a conversation without loss",
+        "Rows of this format are trained and sent as OpenAI's chat or preference rows.",
+        "Change the field, or remove it.",
+    ),
+    "not_sent": Rule(
+        N, N, "keys that are not part of the example",
+        "Only the conversation is counted, trained and sent.", "Nothing to do.",
+        autofix="Keeps them in the chat or preference rows that it writes.",
+    ),
     "missing_output": Rule(
         E, E, "an Alpaca row without 'output'", "There is no answer to learn.",
         "Add the answer, or remove the row.",

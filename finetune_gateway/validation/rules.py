@@ -362,7 +362,7 @@ _PREFERENCE = {
         "The answers would follow an answer.", "End 'input' with the user's message.",
     ),
     "preference_identical": Rule(
-        W, W, "both answers of a pair are the same", "There is no preference to learn.",
+        E, E, "both answers of a pair are the same", "There is no preference to learn.",
         "Remove the row.",
     ),
     "preference_prompt_differs": Rule(

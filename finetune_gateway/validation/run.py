@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.findings import Finding, Report
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
@@ -46,6 +46,7 @@ def validate(
     near_duplicates: bool = True,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
+    system_prompt: SharedSystemPrompt | None = None,
 ) -> Report:
     """Return a report on a dataset: what is wrong, where, why, and what to do.
 
@@ -56,7 +57,8 @@ def validate(
     ``near_duplicates``: also find rows that differ only in case and white space. ``workers``:
     processes for a large file (default: one per processor, at most 4); their number does not
     change the report. ``on_progress`` is called with the bytes read and the size of the file;
-    with several processes, from the progress of the first.
+    with several processes, from the progress of the first. ``system_prompt`` gets the system
+    prompts of the rows without errors.
     """
     task = Task(
         dataset.path,
@@ -75,6 +77,8 @@ def validate(
         scan.read()
     if isinstance(counter, HostedCounter):
         counter.text.note_bytes_read(task.path.stat().st_size)
+    if system_prompt is not None:
+        system_prompt.join(scan.system_prompt)
     return scan.report(MIN_ROWS if min_rows is None else min_rows)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune_gateway.data import formats
-from finetune_gateway.data.dataset import Line
+from finetune_gateway.data.canonical import CanonicalRow, read
+from finetune_gateway.data.dataset import Line, SharedSystemPrompt, system_prompt_of
 from finetune_gateway.data.formats import Format
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import METHODS
-from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.tokens.counter import TokenCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
@@ -37,7 +37,12 @@ from finetune_gateway.validation.file_bytes import (
 from finetune_gateway.validation.json import multiline
 from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
 from finetune_gateway.validation.rows.chat import chat_defects
-from finetune_gateway.validation.rows.formats import format_defects
+from finetune_gateway.validation.rows.formats import (
+    format_defects,
+    not_object,
+    sent_defects,
+    unknown_format,
+)
 from finetune_gateway.validation.rules import Family
 
 Json = dict[str, Any]
@@ -114,6 +119,7 @@ class Scan:
         self.blank_count = 0
         self.pushed_back: deque[Line] = deque()  # lines read ahead, to be read again
         self.duplicates = DuplicateFinder(task.near_duplicates)
+        self.system_prompt = SharedSystemPrompt()
         self.batch = 1  # rows offered to the fast path; doubles as long as it takes all of them
         self.stopped = self.looking_ahead = False
         self.rows_before = 0  # 1: there are rows before this part
@@ -171,6 +177,7 @@ class Scan:
             rows = fast_path.take(raws)
             count = self._count_plain(rows)
             taken = raws[:count]
+            self.system_prompt.add_plain(rows.roles[:count], rows.texts)
             start = source.offset + size
             size += self.duplicates.add(taken, source.number + lines, start) - start
             lines += count
@@ -279,6 +286,7 @@ class Scan:
         self.rows += later.rows
         self.objects += later.objects
         self.ends |= later.ends
+        self.system_prompt.join(later.system_prompt)
         self.duplicates.extend(later.duplicates)
         self.stopped = later.stopped
 
@@ -311,19 +319,36 @@ class Scan:
 
     def _check_value(self, value: Any, text: str, line: int) -> None:
         if not isinstance(value, dict):
-            self.findings.add(_not_object(value), line)
+            self.findings.add(not_object(value), line)
             return
         self.objects += 1
-        # A list, since any() of a generator would stop at the first error.
-        errors = [self.findings.add(defect, line) for defect in self._defects(value, text, line)]
-        if not any(errors):
-            self._count_row(value, line)
+        row_format, codes = formats.format_of(value), set[str]()
+        if self._report(self._defects(value, row_format, text, line), line, codes):
+            return
+        sent = CanonicalRow(value)
+        if row_format and row_format not in formats.SENT_UNCHANGED:
+            sent = read(value)
+            if self._report(sent_defects(sent, row_format), line, codes):
+                return
+        self._count_row(value, sent.row, line)
 
-    def _defects(self, row: Json, text: str, line: int) -> Iterator[Defect]:
+    def _report(self, defects: Iterator[Defect], line: int, codes: set[str]) -> bool:
+        """Add the defects of a row, except those of ``codes``, which were added before; return True
+        if one is an error."""
+        failed, added = False, set[str]()
+        for defect in defects:
+            if defect.code not in codes:
+                failed = self.findings.add(defect, line) or failed
+                added.add(defect.code)
+        codes |= added
+        return failed
+
+    def _defects(
+        self, row: Json, row_format: Format | None, text: str, line: int
+    ) -> Iterator[Defect]:
         yield from escape_defects(text, row)
-        row_format = formats.format_of(row)
         if row_format is None:
-            yield _unknown_format(row, self.format)
+            yield unknown_format(row, self.format)
         else:
             yield from self._defects_by_format(row, row_format, line)
         yield from text_defects(text, row)
@@ -357,13 +382,14 @@ class Scan:
             fix = f"Use the method {_methods_for(row_format)}."
             yield Defect("method_mismatch", detail=detail, fix=fix)
 
-    def _count_row(self, row: Json, line: int) -> None:
+    def _count_row(self, row: Json, sent: Json, line: int) -> None:
         if self.on_row:
             self.on_row(row, line)
+        self.system_prompt.add(system_prompt_of(sent))
         if not self.counter:
             return
         try:
-            total = self.counter.add(formats.as_chat(row)).total
+            total = self.counter.add(sent).total
         except DataError as exc:  # a local model's template refuses the row
             self.findings.add(Defect("template_refuses", detail=exc.message, fix=exc.hint), line)
             return
@@ -389,28 +415,6 @@ class Scan:
             tokens=self.counter.stats().summary() if self.counter else None,
             findings=listed,
         )
-
-
-def _not_object(value: Any) -> Defect:
-    if not isinstance(value, list) or not value or not all(isinstance(x, dict) for x in value):
-        return Defect("row_not_object", detail=f"the line is {json_type(value)}, not an object")
-    if "role" in value[0]:
-        return Defect("row_not_object", detail="the line is a bare list of messages")
-    return Defect("json_array_not_jsonl", detail=f"the line is an array of {len(value)} objects")
-
-
-def _unknown_format(row: Json, expected: Format | None) -> Defect:
-    keys = formats.quoted_keys(row)
-    for key in row:
-        if key.strip().lower() == "messages":
-            return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")
-    if expected is formats.CHAT:
-        row_keys = f"the keys are {keys}" if keys else "the row is an empty object"
-        return Defect("missing_messages", "messages", f"no 'messages'; {row_keys}")
-    if "custom_id" in row and "body" in row:
-        fix = "Take body.messages of each line and add the answer."
-        return Defect("unknown_format", detail="this is a file for the Batch API", fix=fix)
-    return Defect("unknown_format", detail=formats.no_format_text(row))
 
 
 def _first_duplicates(

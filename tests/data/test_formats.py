@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
-from finetune_gateway.data.formats import as_chat, canonical, format_of
+from finetune_gateway.data.canonical import as_sent, canonical
+from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.errors import DataError, NotFoundError, SpecError
 from finetune_gateway.preparation.convert import TARGETS, convert_row
@@ -276,9 +277,9 @@ def test_a_round_trip_loses_nothing(row: Json, to: str) -> None:
 ))  # fmt: skip
 @settings(max_examples=120, deadline=None)
 def test_any_row_is_read_or_refused(row: Json) -> None:
-    """Reading any row returns a row or raises ConversionError, and as_chat never raises."""
+    """Reading any row returns a row or raises ConversionError, and as_sent never raises."""
     if format_of(row):
-        as_chat(row)
+        as_sent(row)
     try:
         made = canonical(row)
     except ConversionError:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.provider import CREATE, Provider
+from support.records import write_down
 from typer.testing import CliRunner
 
 from finetune_gateway import (
@@ -23,7 +24,6 @@ from finetune_gateway import (
     SpecError,
 )
 from finetune_gateway.backend import Capabilities
-from finetune_gateway.jobs import planning
 from finetune_gateway.jobs.job import Job
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -159,8 +159,7 @@ def test_a_restored_store_buys_nothing_again(home: Path, train_file: Path, tmp_p
     """The copy is from before the create: the job is looked for, and adopted."""
     with Provider() as provider:
         g = Gateway()
-        plan = g.plan(train_file, model=MODEL, backend=wire(provider))
-        g.store.add(planning.intent(plan, g.settings.files))
+        write_down(g, train_file, model=MODEL, backend=wire(provider))
         g.store.close()
         shutil.copytree(home, tmp_path / "backup")
         job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.provider import CREATE, Provider
+from support.records import write_down
 
 import finetune_gateway as gateway
 from finetune_gateway import (
@@ -29,7 +30,6 @@ from finetune_gateway import (
     UnsupportedError,
 )
 from finetune_gateway.backend import Intent
-from finetune_gateway.jobs import planning
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 Rows = Callable[[int], list[dict[str, Any]]]
@@ -375,8 +375,7 @@ def test_a_submit_again_sends_what_its_first_process_could_not(
     """The first process died after the intent: the same command is enough."""
     with Provider() as provider:
         g = Gateway()
-        plan = g.plan(train_file, model=MODEL, backend=wire(provider))
-        g.store.add(planning.intent(plan, g.settings.files))
+        write_down(g, train_file, model=MODEL, backend=wire(provider))
         job = g.submit(train_file, model=MODEL, backend=wire(provider))
         assert job.provider_id == provider.jobs[0]["id"] and len(g.jobs()) == 1
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from finetune_gateway import Dataset
+from finetune_gateway.data.canonical import canonical
 from finetune_gateway.data.containers import dumped
-from finetune_gateway.data.formats import FORMATS, canonical, format_of
+from finetune_gateway.data.formats import FORMATS, format_of
 from finetune_gateway.preparation.convert import convert_row
 from finetune_gateway.preparation.fix_row import fix_row
 
@@ -166,6 +167,10 @@ def test_sharegpt(row: Json) -> None:
     same(convert_row(row, "sharegpt"), row)
 
 
+def said_something(text: str | None) -> bool:
+    return bool(text and text.strip())
+
+
 # -- formats in --------------------------------------------------------------------------------
 
 
@@ -174,12 +179,13 @@ def test_alpaca(
     asked: str, more: str | None, answer: str, system: str | None, history: Any
 ) -> None:
     """Each text is in its place, and an empty input or system prompt is none."""
+    assume(said_something(asked) or said_something(more))
     row: Json = {"instruction": asked, "input": more, "output": answer, "system": system}
     row["history"] = [list(pair) for pair in history]
-    wanted = [] if not system else [{"role": "system", "content": system}]
+    wanted = [{"role": "system", "content": system}] if system and system.strip() else []
     for one, other in history:
         wanted += [{"role": "user", "content": one}, {"role": "assistant", "content": other}]
-    said = f"{asked}\n\n{more}" if more else asked
+    said = "\n\n".join(text for text in (asked, more) if text and text.strip())
     wanted += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
     assert canonical(row) == {"messages": wanted}
 
@@ -237,7 +243,7 @@ def test_sharegpt_in(row: Json, system: str | None, own: str | None) -> None:
             turn["from"], turn["from"]
         )
     made |= ({"system": system} if system else {}) | ({"id": own} if own else {})
-    if system:
+    if said_something(system):
         messages.insert(0, {"role": "system", "content": system})
     same(made, {**row, **({"id": own} if own else {})})
 

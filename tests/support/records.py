@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from finetune_gateway import Gateway
+from finetune_gateway.errors import BudgetError
+from finetune_gateway.jobs import planning
+from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.records import JobRecord, StoredFile, new_job_id
 from finetune_gateway.spec import TrainingSpec
 
@@ -24,3 +30,15 @@ def record(**changes: Any) -> JobRecord:
         "step_at": now,
     }
     return JobRecord(**{**values, **changes})
+
+
+def write_down(g: Gateway, file: Path, **options: Any) -> None:
+    """Store the intent of a submit, and no more: as if its process had died then."""
+
+    def confirm(plan: Plan) -> bool:
+        intent = planning.intent(plan, g.settings.files)
+        g.store.add(intent, lambda: planning.keep(plan, g.settings.files))
+        return False
+
+    with suppress(BudgetError):
+        g.submit(file, confirm=confirm, **options)

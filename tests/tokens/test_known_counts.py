@@ -50,7 +50,13 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
     CALLS: (
         "sft",
         300,
-        {"boilerplate_answer": 1, "contradictions": 1, "duplicates": 35, "pii": 19},
+        {
+            "boilerplate_answer": 1,
+            "contradictions": 1,
+            "duplicates": 35,
+            "pii": 19,
+            "tool_args_schema": 1,
+        },
     ),
     LABELS: ("kto", 300, {"mojibake": 2, "pii": 1, "special_tokens_in_text": 2}),
     WEB: ("pretrain", 300, {"invisible_char": 3, "pii": 12, "replacement_char": 4}),

@@ -217,9 +217,16 @@ def test_preference_rows_count_the_prompt_and_both_answers() -> None:
 
 
 def test_plain_rows_count_their_contents() -> None:
-    """prompt/completion rows train the completion, text rows all of it."""
-    pair = HostedCounter("babbage-002").add({"prompt": words(8), "completion": words(3)})
-    assert (pair.total, pair.trained, pair.billed) == (11, 3, 11)
+    """prompt/completion rows count as the chat rows they are sent as; of text rows all is
+    trained."""
+    row = {"prompt": words(8), "completion": words(3)}
+    said = [
+        {"role": "user", "content": words(8)},
+        {"role": "assistant", "content": words(3)},
+    ]
+    pair = HostedCounter("babbage-002").add(row)
+    assert pair == HostedCounter("babbage-002").add({"messages": said})
+    assert pair.trained == 3
     text = HostedCounter("babbage-002").add({"text": words(30)})
     assert (text.total, text.trained, text.billed, text.exact) == (30, 30, 30, True)
 
@@ -272,7 +279,7 @@ def test_local_counter_takes_the_template_at_its_word() -> None:
 
 def test_a_row_of_an_unknown_kind_is_not_called_exact() -> None:
     """A row without messages, prompt or text counts as nothing, and not as exactly nothing."""
-    counted = HostedCounter("gpt-4o").add({"instruction": "Say hi.", "output": "hi"})
+    counted = HostedCounter("gpt-4o").add({"question": "Say hi.", "answer": "hi"})
     assert (counted.total, counted.exact) == (0, False)
 
 

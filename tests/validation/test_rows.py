@@ -596,7 +596,7 @@ def pair(**changes: Any) -> Json:
         ),
         (
             pair(non_preferred_output=[answer("good")]),
-            "warning",
+            "error",
             "preference_identical",
             "non_preferred_output",
         ),

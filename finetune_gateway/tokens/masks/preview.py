@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from finetune_gateway.data import formats, row_access
-from finetune_gateway.data.formats import PREFERENCE, TEXT, TRL_PREFERENCE, UNPAIRED
+from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.findings import Finding
 from finetune_gateway.renderers import Shown
@@ -156,34 +156,31 @@ class PreviewRenderer(ABC):
         row_format = formats.format_of(row)
         name = row_format.name if row_format else "unknown"
         preview = Preview(line, name, self.model, self.encoding, self.limit)
-        if row_format in (PREFERENCE, TRL_PREFERENCE):
-            self._pair(row, preview)
-        elif row_format is TEXT:
-            preview.sequences.append(self.text(str(row["text"])))
+        sent = as_sent(row)
+        if "preferred_output" in sent:
+            self._pair(sent, preview)
+        elif "text" in sent:
+            preview.sequences.append(self.text(str(sent["text"])))
             preview.notes.append("Text rows are trained from the first token to the last.")
-        elif row_format is UNPAIRED:
-            self._unpaired(row, preview)
         else:
-            chat = formats.as_chat(row)
-            self._chat(row_access.messages_of(chat.get("messages")), chat, preview)
+            self._chat(row_access.messages_of(sent.get("messages")), sent, preview)
+        if "label" in sent:
+            label, effect = ("good", "more") if sent["label"] else ("bad", "less")
+            note = f"The answer is labelled {label}; training makes it {effect} likely."
+            preview.notes.append(note)
         return preview
 
     def _chat(self, messages: Conversation, row: Json, preview: Preview) -> None:
         preview.sequences.append(self.conversation(messages, row))
         preview.notes += self.notes(messages, row)
 
-    def _unpaired(self, row: Json, preview: Preview) -> None:
-        """Add a row with a label (KTO): one answer, labelled good or bad."""
-        prompt = _untrained(row_access.messages_of(row.get("prompt")))
-        answer = row_access.messages_of(
-            row_access.first(row, "messages", "completion"), "assistant"
-        )
-        self._chat([*prompt, *answer], row, preview)
-        label, effect = ("good", "more") if row.get("label") else ("bad", "less")
-        preview.notes.append(f"The answer is labelled {label}; training makes it {effect} likely.")
-
     def _pair(self, row: Json, preview: Preview) -> None:
-        prompt, chosen, rejected, source = pair_of(row)
+        source = {**row, **row_access.as_dict(row.get("input"))}
+        prompt = _untrained(row_access.messages_of(source.get("messages")))
+        chosen, rejected = (
+            row_access.messages_of(row.get(side), "assistant")
+            for side in ("preferred_output", "non_preferred_output")
+        )
         for name, answer in (("chosen", chosen), ("rejected", rejected)):
             preview.sequences.append(self.conversation([*prompt, *answer], source))
             preview.sequences[-1].name = name
@@ -202,23 +199,6 @@ class PreviewRenderer(ABC):
     @abstractmethod
     def notes(self, messages: Conversation, row: Json) -> list[str]:
         """Return what is exact, documented, inferred or not shown."""
-
-
-def pair_of(row: Json) -> tuple[Conversation, Conversation, Conversation, Json]:
-    """Return the prompt, both answers and the object with the tools of a preference row, in
-    OpenAI's form or TRL's. Without a prompt it is what both answers share; answers in it are not
-    trained."""
-    source = {**row, **row_access.as_dict(row.get("input"))}
-    prompt = row_access.messages_of(row_access.first(source, "messages", "prompt"))
-    chosen, rejected = (
-        row_access.messages_of(row_access.first(row, *keys), "assistant")
-        for keys in (("preferred_output", "chosen"), ("non_preferred_output", "rejected"))
-    )
-    if not prompt:
-        same = [a == b for a, b in zip(chosen[:-1], rejected[:-1], strict=False)]
-        shared = same.index(False) if False in same else len(same)
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    return _untrained(prompt), chosen, rejected, source
 
 
 def _untrained(messages: Iterable[Message]) -> Conversation:

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from finetune_gateway.data import formats
+from finetune_gateway.data.canonical import canonical
 from finetune_gateway.data.dataset import Dataset, Kind, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list, calls_of
 from finetune_gateway.data.sharegpt import ConversionError
@@ -96,21 +96,21 @@ def _encodable(value: Any) -> Any:
 def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | None:
     """Return the texts of a row, or None if it is malformed or has no known format."""
     try:
-        canonical = formats.canonical(row)
+        read = canonical(row)
     except ConversionError:
         return None
-    kind = kind_of(canonical)
+    kind = kind_of(read)
     if kind == "text":
-        return RowText(line, offset, kind, None, "", str(canonical["text"]))
+        return RowText(line, offset, kind, None, "", str(read["text"]))
     if kind == "preference":
-        messages = as_list(as_dict(canonical.get("input")).get("messages"))
-        answer = as_list(canonical.get("preferred_output"))
+        messages = as_list(as_dict(read.get("input")).get("messages"))
+        answer = as_list(read.get("preferred_output"))
     else:
-        *messages, last = as_list(canonical.get("messages")) or [None]
+        *messages, last = as_list(read.get("messages")) or [None]
         answer = [last]
     turns = messages if kind == "preference" else [*messages, *answer]
     system, prompt = _system_and_prompt(messages)
-    label = canonical.get("label")
+    label = read.get("label")
     return RowText(
         line,
         offset,
@@ -118,7 +118,7 @@ def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | Non
         system,
         prompt,
         answer="\n".join(map(message_text, answer)),
-        tools=json.dumps(canonical["tools"], sort_keys=True) if canonical.get("tools") else "",
+        tools=json.dumps(read["tools"], sort_keys=True) if read.get("tools") else "",
         label=label if isinstance(label, bool) else None,
         roles=tuple(str(as_dict(message).get("role")) for message in turns),
         calls=sum(len(calls_of(as_dict(message))) for message in turns),

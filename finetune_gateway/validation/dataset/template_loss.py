@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finetune_gateway.data import formats
+from finetune_gateway.data.canonical import canonical
 from finetune_gateway.data.dataset import Dataset, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.data.sharegpt import ConversionError
@@ -44,14 +44,14 @@ def defects(dataset: Dataset, render: Callable[[Json], str], limit: int) -> Iter
 def conversation(row: Json) -> Json | None:
     """Return a row as one conversation, a pair with its better answer; None for other rows."""
     try:
-        canonical = formats.canonical(row)
+        read = canonical(row)
     except ConversionError:
         return None
-    if kind_of(canonical) == "preference":
-        prompt = canonical["input"]
-        messages = [*as_list(prompt.get("messages")), *canonical["preferred_output"]]
+    if kind_of(read) == "preference":
+        prompt = read["input"]
+        messages = [*as_list(prompt.get("messages")), *read["preferred_output"]]
         return {**prompt, "messages": messages}
-    return canonical if "messages" in canonical else None
+    return read if "messages" in read else None
 
 
 def lost_texts(row: Json, text: str) -> Iterator[Defect]:

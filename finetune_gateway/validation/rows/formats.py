@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from finetune_gateway.data import formats
+from finetune_gateway.data.canonical import CanonicalRow
 from finetune_gateway.data.formats import Format
+from finetune_gateway.data.sharegpt import with_string_arguments
 from finetune_gateway.findings import Defect, wrong_type
-from finetune_gateway.text.quoting import quoted
+from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.validation.rows.chat import (
     blank,
     conversation_defects,
@@ -28,6 +31,7 @@ Json = dict[str, Any]
 Defects = Iterator[Defect]
 
 _PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
+_PROMPTS = ("prompt", "conversations", "messages", "instruction")
 _SIDES = {
     "preferred_output": "missing_preferred",
     "non_preferred_output": "missing_non_preferred",
@@ -41,12 +45,55 @@ def format_defects(row: Json, row_format: Format) -> Defects:
     return _CHECKS[row_format.name](row)
 
 
+def not_object(value: Any) -> Defect:
+    """Return the defect of a line that holds another value than an object."""
+    if not isinstance(value, list) or not value or not all(isinstance(x, dict) for x in value):
+        return Defect("row_not_object", detail=f"the line is {json_type(value)}, not an object")
+    if "role" in value[0]:
+        return Defect("row_not_object", detail="the line is a bare list of messages")
+    return Defect("json_array_not_jsonl", detail=f"the line is an array of {len(value)} objects")
+
+
+def unknown_format(row: Json, expected: Format | None) -> Defect:
+    """Return the defect of a row of no known format."""
+    keys = formats.quoted_keys(row)
+    for key in row:
+        if key.strip().lower() == "messages":
+            return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")
+    if expected is formats.CHAT:
+        row_keys = f"the keys are {keys}" if keys else "the row is an empty object"
+        return Defect("missing_messages", "messages", f"no 'messages'; {row_keys}")
+    if "custom_id" in row and "body" in row:
+        fix = "Take body.messages of each line and add the answer."
+        return Defect("unknown_format", detail="this is a file for the Batch API", fix=fix)
+    return Defect("unknown_format", detail=formats.no_format_text(row))
+
+
+def sent_defects(sent: CanonicalRow, row_format: Format) -> Defects:
+    """Yield the defects that a row of another format than OpenAI's has as it is sent, with the
+    paths of the user's row."""
+    for error in sent.errors:
+        yield Defect("not_convertible", error.path, f"{error.reason} (as it would be sent)")
+    if not sent.errors and row_format.kind != "text":
+        judge = _preference if "preferred_output" in sent.row else conversation_defects
+        for defect in judge(sent.row):
+            yield replace(defect, path=sent.origin(defect.path))
+    if sent.others:
+        yield Defect("not_sent", "", _not_sent(sent.others))
+
+
+def _not_sent(keys: tuple[str, ...]) -> str:
+    shown = ", ".join(quoted(key) for key in keys[: formats.MAX_KEYS])
+    more = len(keys) - formats.MAX_KEYS
+    return f"keys that are not part of the example: {shown}{f' and {more} more' * (more > 0)}"
+
+
 def _prompt_completion(row: Json) -> Defects:
     for key in ("prompt", "completion"):
         if row.get(key) is None:
             yield Defect(f"missing_{key}", key)
         elif isinstance(row[key], list):
-            yield from messages_defects(row[key], key)
+            yield from _messages(row[key], key)
         elif not isinstance(row[key], str):
             yield wrong_type(key, row[key], "a string or a list of messages")
     if isinstance(row.get("prompt"), str) and blank(row["prompt"]):
@@ -54,6 +101,12 @@ def _prompt_completion(row: Json) -> Defects:
     yield from _answer(row.get("completion"), "completion")
     if is_conversation(row.get("completion")):
         yield from ending_defects(row["completion"], "completion")
+
+
+def _messages(messages: list[Any], path: str) -> Defects:
+    """Check messages as they are sent: with the arguments of calls as strings."""
+    sent = [with_string_arguments(one) if isinstance(one, dict) else one for one in messages]
+    yield from messages_defects(sent, path)
 
 
 def _answer(text: Any, path: str) -> Defects:
@@ -67,9 +120,10 @@ def _alpaca(row: Json) -> Defects:
         value = row.get(key)
         if value is not None and not isinstance(value, str):
             yield wrong_type(key, value, "a string")
-    if isinstance(row["instruction"], str) and blank(row["instruction"]):
-        yield Defect("empty_content", "instruction", "an instruction without content")
-    if row["instruction"] is None:
+    asked = isinstance(row.get("input"), str) and not blank(row["input"])
+    if isinstance(row["instruction"], str) and blank(row["instruction"]) and not asked:
+        yield Defect("missing_prompt", "instruction", "an instruction without content")
+    if row["instruction"] is None and not asked:
         yield Defect("missing_prompt", "instruction", "'instruction' is null")
     if row.get("output") is None:
         yield Defect("missing_output", "output", _missing_detail(row, "output"))
@@ -95,13 +149,8 @@ def _sharegpt(row: Json) -> Defects:
     turns = row["conversations"]
     if not turns:
         yield Defect("empty_messages", "conversations", "'conversations' is empty")
-    defects = list(_turns(turns))
-    yield from defects
+    yield from _turns(turns)
     yield from image_files(row)
-    messages = formats.as_chat({"conversations": turns})["messages"]
-    if not defects and is_conversation(messages):
-        yield from order_defects(messages, "conversations")
-        yield from ending_defects(messages, "conversations")
 
 
 def _turns(turns: list[Any]) -> Defects:
@@ -218,14 +267,25 @@ def _is_same(row: Json, one: str, other: str) -> bool:
 
 
 def _stripped(answer: Any) -> Any:
-    """Return an answer without the spaces around its texts, which make no difference."""
+    """Return an answer without what makes no difference: spaces around its texts, null keys, and
+    whether the text is a string or parts."""
     if isinstance(answer, str):
         return answer.strip()
     if isinstance(answer, list):
         return [_stripped(item) for item in answer]
-    if isinstance(answer, dict) and isinstance(answer.get("content"), str):
-        return {**answer, "content": answer["content"].strip()}
-    return answer
+    if not isinstance(answer, dict):
+        return answer
+    content = answer.get("content")
+    if isinstance(content, list) and all(_is_text(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    bare = {key: value for key, value in answer.items() if value is not None}
+    return {**bare, "content": _stripped(content)} if content else bare
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and part.keys() == {"type", "text"} and isinstance(part["text"], str)
+    )
 
 
 def _trl_preference(row: Json) -> Defects:
@@ -241,7 +301,7 @@ def _trl_side(row: Json, side: str) -> Defects:
     if value is None or value == []:
         yield Defect(_SIDES[side], side, f"{side!r} is {'empty' if value == [] else 'missing'}")
     elif isinstance(value, list):
-        yield from messages_defects(value, side)
+        yield from _messages(value, side)
         last = value[-1].get("role") if isinstance(value[-1], dict) else None
         if isinstance(last, str) and last != "assistant":
             detail = f"the role is {quoted(last)}, not assistant"
@@ -258,7 +318,7 @@ def _text_of(value: Any) -> Any:
 
 def _pair_prompt(row: Json) -> Defects:
     """Check the prompt, which is given separately or repeated by both sides."""
-    if any(row.get(key) for key in ("prompt", "conversations", "instruction", "messages")):
+    if any(row.get(key) for key in _PROMPTS) or isinstance(row.get("input"), str):
         yield from _prompt(row.get("prompt"))
         return
     good, bad = row.get("chosen"), row.get("rejected")
@@ -273,7 +333,7 @@ def _pair_prompt(row: Json) -> Defects:
 
 def _prompt(prompt: Any) -> Defects:
     if isinstance(prompt, list):
-        yield from messages_defects(prompt, "prompt")
+        yield from _messages(prompt, "prompt")
     elif not isinstance(prompt, str | dict | None):
         yield wrong_type("prompt", prompt, "a string or a list of messages")
 
