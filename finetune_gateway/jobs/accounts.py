@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from finetune_gateway.backend import NOT_SETTLED, Backend
 from finetune_gateway.errors import AuthenticationError, BackendError
@@ -145,11 +146,11 @@ def _twins(store: Store, intent: JobRecord, account: str) -> list[JobRecord]:
 def not_proven(record: JobRecord) -> BackendError:
     """Return the error for an unsent job and a key of which nothing shows whose it is."""
     return BackendError(
-        f"Nothing shows that the key at hand{_variable(record)} is of the account that job "
-        f"{record.id} was submitted with, so it cannot be known whether it is there.",
-        hint=f"Set the key it was submitted with. If there is none any more, look at the "
-        f"host yourself, then run: ftg settle {record.id} --created ID, or: "
-        f"ftg settle {record.id} --not-created",
+        f"It cannot be known whether {_host(record)} has job {record.id}: nothing shows that the "
+        f"key{_variable(record)} belongs to the account it was submitted with. Set the key it was "
+        "submitted with.",
+        hint="If there is none any more, look there yourself, then run: "
+        f"ftg settle {record.id} --created ID, or: ftg settle {record.id} --not-created",
         backend=record.backend,
         code=NOT_SETTLED,
         maybe_applied=True,
@@ -157,21 +158,23 @@ def not_proven(record: JobRecord) -> BackendError:
 
 
 def _other(record: JobRecord) -> AuthenticationError:
-    variable = record.backend_options.get("api_key_env")
-    which = f" in {variable}" if variable else ""
     return AuthenticationError(
-        f"The key at hand{which} is of another account of {record.display_name} than job "
-        f"{record.id}: it does not see that job.",
-        hint=f"Set {variable or 'the key'} to a key of the account that {record.id} was "
-        "submitted with. The job is left as it is.",
+        f"The key{_variable(record)} belongs to another account of {_host(record)} than job "
+        f"{record.id}. Set a key of the account that it was submitted with.",
+        hint="The job is left as it is.",
         backend=record.backend,
         code=OTHER_ACCOUNT,
     )
 
 
+def _host(record: JobRecord) -> str:
+    url = record.backend_options.get("base_url")
+    return urlsplit(str(url)).netloc if url else record.display_name
+
+
 def _variable(record: JobRecord) -> str:
     variable = record.backend_options.get("api_key_env")
-    return f" (in {variable})" if variable else ""
+    return f" in {variable}" if variable else ""
 
 
 def _known(store: Store, key: str | None) -> str | None:
