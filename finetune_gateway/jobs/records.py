@@ -114,6 +114,16 @@ class JobRecord(BaseModel):
         return self.provider_id is None and not self.status.final
 
     @property
+    def first_sent_at(self) -> float:
+        """Return a moment before which none of its creates was sent, by the clock as it is set now;
+        0 if nothing is known of the clock that it was sent by."""
+        sent_at = self.sent_at or self.created_at
+        passed = seconds_since(self.step_at, self.step_clock)
+        if passed < 0:
+            return 0.0
+        return min(sent_at, time.time() - passed - max(0.0, self.step_at - sent_at))
+
+    @property
     def waits_here(self) -> bool:
         """Return True if its host takes no more jobs now: it is queued here, and not there."""
         return self.unsent and self.step == "intent" and self.not_before is not None

@@ -310,7 +310,7 @@ class Submitter:
             spec=record.spec,
             train=replace(train, remote_id=record.train_file_id or train.remote_id),
             validation=self._data_file(record, held_out, backend) if held_out else None,
-            sent_at=record.sent_at or record.created_at,
+            sent_at=record.first_sent_at,
             others=accounts.other_provider_ids(self.store, record),
             same_account=same_account,
         )

@@ -19,7 +19,7 @@ import platformdirs
 
 from finetune_gateway.errors import StoreError
 
-SALT_BYTES = 32
+SALT, SALT_BYTES = "key.salt", 32
 HERE = "$FTG_HOME/"  # begins a path in the store that is below the home folder, wherever that is
 FOLDERS = ("files", "runs", "models")
 
@@ -53,13 +53,19 @@ class Settings:
         """Return what a key is recognised by at a host: HMAC-SHA256 with the salt of this home. The
         key cannot be found out from it."""
         said = json.dumps([host, key]).encode()
-        return hmac.new(self._salt(), said, hashlib.sha256).hexdigest()
+        try:
+            return hmac.new(self._salt(), said, hashlib.sha256).hexdigest()
+        except OSError as exc:
+            raise StoreError(
+                f"{self.home / SALT} cannot be used: {exc.strerror or exc}.",
+                hint="Check that you may read it and write there, or set another FTG_HOME.",
+            ) from None
 
     def _salt(self) -> bytes:
-        path = self.home / "key.salt"
+        path = self.home / SALT
         if not path.exists():
             # Linked into place, whole: of two processes, both use the salt of the first.
-            fresh = self.home / f".key.salt.{os.urandom(6).hex()}"
+            fresh = self.home / f".{SALT}.{os.urandom(6).hex()}"
             with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
                 f.write(os.urandom(SALT_BYTES))
                 f.flush()
