@@ -207,8 +207,9 @@ def _worth_a_poll(moved: dict[Job, Snapshot], *, hosted: bool) -> list[Job]:
 
 def _take_its_word(job: Job, told: Snapshot) -> None:
     """Store the status of a list. What else a poll brings comes with the next poll of the job."""
-    cursor = job.record.cursor
-    job.record = job.store.apply(job.id, told.model_copy(update={"cursor": cursor}), cursor)
+    cursor, resumes = job.record.cursor, job.record.resumes
+    told = told.model_copy(update={"cursor": cursor})
+    job.record = job.store.apply(job.id, told, cursor, resumes)
 
 
 def _has_moved(record: JobRecord, told: Snapshot) -> bool | None:

@@ -213,6 +213,7 @@ def test_a_late_answer_about_the_attempt_before_changes_nothing(
 # -- on this machine ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cancelled_training_goes_on_to_the_same_adapter(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
