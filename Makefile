@@ -49,8 +49,8 @@ bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of
 	  $(BIN)/python "$$file" || exit; \
 	done
 
-chaos: $(VENV)/.dev ## the tests that kill processes many times
-	@$(BIN)/python -m pytest -q -m chaos
+chaos: $(VENV)/.dev ## the tests that kill processes many times; each prints its figures
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m chaos -rPs --show-capture stdout
 
 fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers FUZZ_SECONDS each (600), 10,000 rows a converter
 	@$(BIN)/python tests/fuzz/rows.py parser $(FUZZ_SECONDS)

@@ -254,6 +254,23 @@ def test_a_job_without_a_usable_id_is_no_answer(
     assert job.refresh().provider_id == provider.jobs[0]["id"]
 
 
+@pytest.mark.parametrize("strange", [["file-1"], {}, 7, None])
+def test_a_listed_job_with_a_strange_file(
+    provider: Provider, file: DataFile, home: Path, strange: object
+) -> None:
+    """It is not known what that job is: the doubt stays, and is told."""
+    provider.world.metadata = "null"
+    provider.fault(CREATE, "reset_after")
+    hosted = connect(provider, profile="custom", settle_seconds=0.1, poll_seconds=0.02)
+    job = Gateway(home).submit(file.path, model=MODEL, backend=hosted)
+    time.sleep(0.15)
+    provider.world.extra = {"training_file": strange}
+    with no_crash(), pytest.raises(BackendError, match=f"ftg settle {job.id}"):
+        job.wait(10)
+    provider.world.extra = {}
+    assert job.wait(20).status is JobStatus.SUCCEEDED and len(provider.jobs) == 1
+
+
 # Chat
 
 

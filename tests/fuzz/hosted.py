@@ -1,12 +1,16 @@
 """Everything that the hosted backend reads, fuzzed over a socket, and what must hold of it.
 
 A call ends with an answer or with one of our errors. Whatever was answered is stored, and then
-every view of the job works and can be written anywhere.
+every view of the job works and can be written anywhere. What a person sets is read too: an address,
+a key, a suffix.
 
     python tests/fuzz/hosted.py 600 7     for 600 seconds, with the seed 7
 
-Ends with 0 when nothing was found; the bytes that led to a bug are kept in build/fuzz.
+Prints the share of the lines of backends/openai/ that were reached. Ends with 0 when that is at
+least 90 % and nothing was found; the bytes that led to a bug are kept in build/fuzz.
 """
+
+# ruff: noqa: E402 - the measurement of lines begins before what is measured is imported
 
 from __future__ import annotations
 
@@ -24,7 +28,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))  # for support, if this is the script
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))  # for support, if this is the script
+
+if __name__ == "__main__":  # before what is measured is imported
+    import coverage
+
+    ROOM = ROOT / "finetune_gateway/backends/openai"
+    MEASURED = coverage.Coverage(data_file=None, config_file=False, source=[str(ROOM)])
+    MEASURED.exclude("if TYPE_CHECKING:")
+    MEASURED.start()
 
 from rich.console import Console
 from support.hosted import EVENTS, LIST, MODEL, RETRIEVE, SPEC, data_file, handle_of, intent
@@ -38,14 +51,18 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.reports import job_history_text, job_text, live, output
+from finetune_gateway.spec import TrainingSpec
 
 CHECKPOINTS = "GET /fine_tuning/jobs/*/checkpoints"
 CANCEL = "POST /fine_tuning/jobs/*/cancel"
 CHAT = "POST /chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
+BROKEN = ("reset_before", "reset_after", "late", "cut")  # connections, for the last values of how
+ENOUGH = 0.9  # of the lines
 HEADERS = [
-    {}, {"Retry-After": "1"}, {"Retry-After": "\xb2"}, {"Retry-After": "9" * 400},
-    {"location": "http://[/"}, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"},
+    {}, {"Retry-After": "1"}, {"Retry-After": "\xb2"}, {"retry-after-ms": "1.5.2"},
+    {"Retry-After": "9" * 400}, {"location": "http://[/"},
+    {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"},
 ]  # fmt: skip
 STATUSES = (200, 200, 200, 200, 307, 400, 403, 404, 409, 429, 500, 503)
 ODD: list[Any] = [
@@ -55,17 +72,21 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
+SETTINGS: dict[str, Any] = {
+    "base_url": "http://127.0.0.1:9/v1", "api_key_env": "FUZZ_KEY", "profile": "custom",
+    "request_timeout": 1.0, "settle_seconds": None, "poll_seconds": 0.1, "key": "sk-test",
+    "suffix": "mine", "model": MODEL, "method": "sft",
+}  # fmt: skip
+
+
 class Hosted:
-    """A provider whose next answer is the input, and a home with a job."""
+    """A provider whose next answer is the input, and a home with a job. It shows no metadata, so
+    that jobs are told apart by their files where the input does not show them."""
 
     def __init__(self, folder: Path) -> None:
-        self.provider = Provider().__enter__()
-        self.backend = OpenAIBackend(
-            base_url=self.provider.url,
-            api_key=self.provider.api_key,
-            profile="custom",
-            request_timeout=5.0,
-        )
+        self.provider = Provider(metadata="null").__enter__()
+        self.folder = folder
+        self.backend, azure, hurried = (self._backend(name) for name in ("custom", "azure", ""))
         data = data_file(folder / "train.jsonl")
         self.file = dataclasses.replace(data, remote_id=self.backend.upload(data))
         gateway = Gateway(folder / "home")
@@ -73,6 +94,7 @@ class Hosted:
         self.record, self.store = submitted.record, Store(gateway.settings)
         model = self.backend.open(handle_of(MODEL))
         ours = str(self.record.provider_id)
+        others = frozenset([ours])
         self.calls: list[tuple[str, Callable[[], object]]] = [
             (RETRIEVE, self._follow),
             (EVENTS, self._follow),
@@ -84,7 +106,24 @@ class Hosted:
             (CHAT, lambda: model.chat(HELLO)),
             (CHAT, lambda: [*model.stream(HELLO)]),
             (CANCEL, lambda: self.backend.cancel(ours)),
+            (LIST, lambda: self.backend.statuses([ours, "ftjob-none"])),
+            (LIST, lambda: self.backend.find(intent("job-2", self.file, others=others))),
+            (LIST, lambda: self.backend.find(intent("job-2", data))),
+            ("GET /files", lambda: self.backend.find(intent("job-2", data))),
+            (RETRIEVE, lambda: azure.poll(ours, None)),
+            ("POST /files", lambda: azure.upload(self.file)),
+            (CREATE, lambda: azure.start("job-1", SPEC, self.file, None)),
+            (RETRIEVE, lambda: hurried.poll(ours, None)),
+            ("", self._set),
         ]
+
+    def _backend(self, profile: str) -> OpenAIBackend:
+        return OpenAIBackend(
+            base_url=self.provider.url,
+            api_key=self.provider.api_key,
+            profile=profile or "custom",
+            request_timeout=5.0 if profile else 0.2,
+        )
 
     def close(self) -> None:
         """Stop the provider."""
@@ -98,8 +137,9 @@ class Hosted:
         world.jobs[ours]["stage"] = 9
         shown = world.shown(world.jobs[ours])
         tagged = {**shown, "metadata": {"ftg_job_id": "job-1"}}
+        ours_by_file = {**shown, "id": "ftjob-2", "status": "running"}
         file = world.file(str(self.file.remote_id))
-        lists: dict[str, list[Any]] = {LIST: [tagged], "GET /files": [file]}
+        lists: dict[str, list[Any]] = {LIST: [tagged, ours_by_file, shown], "GET /files": [file]}
         answers: dict[str, Any] = {
             RETRIEVE: shown,
             EVENTS: world.list_events(ours, {}),
@@ -109,14 +149,45 @@ class Hosted:
             CHAT: world.chat(body),
             CANCEL: shown,
             **{name: {"data": items, "has_more": False} for name, items in lists.items()},
+            "": SETTINGS,
         }
         error = {"error": {"message": "No.", "type": "x", "param": "model", "code": "not_found"}}
         made = []
         for number, (endpoint, _) in enumerate(self.calls):
-            raw = json.dumps(answers[endpoint])
-            made.append(bytes([number, 0]) + ("".join(stream) if number == 8 else raw).encode())
+            raw = json.dumps(answers[endpoint]).encode()
+            made.append(bytes([number, 0]) + ("".join(stream).encode() if number == 8 else raw))
             made.append(bytes([number, 5]) + json.dumps(error).encode())
-        return made
+            if endpoint == LIST:
+                made += [bytes([number, 0]) + json.dumps(body).encode() for body in self._lists()]
+        numbered = dict(enumerate(endpoint for endpoint, _ in self.calls))
+        cut = [number for number, endpoint in numbered.items() if endpoint == CHAT]
+        late = [number for number, endpoint in numbered.items() if endpoint == RETRIEVE][-1]
+        breaks = [(1, 252), (5, 253), (late, 254), *((number, 255) for number in cut)]
+        moved = [bytes([number, 4]) + b"{}" for number in numbered]  # 307
+        return [*made, *(bytes([*pair]) + b"{}" for pair in breaks), *moved]
+
+    def _lists(self) -> Iterator[dict[str, Any]]:
+        """Lists of jobs without tags: another's, none of ours, one with our file, several pages."""
+        job: dict[str, Any] = {"id": "ftjob-9", "model": MODEL, "created_at": int(time.time())}
+        job |= {"training_file": "file-other", "metadata": None, "status": "queued", "seed": None}
+        mine = {**job, "id": "ftjob-8", "training_file": self.file.remote_id}
+        for jobs in ([], [job], [job, mine], [mine, {**mine, "id": "ftjob-7"}]):
+            yield {"object": "list", "data": jobs, "has_more": False}
+        yield {"object": "list", "data": [job], "has_more": True}
+
+    def _set(self) -> None:
+        """Read what a person sets: the answer is a request for a backend of these settings."""
+        given = self.settings
+        known = {name: given[name] for name in SETTINGS if name in given}
+        spec = {name: known.pop(name) for name in ("suffix", "model", "method") if name in known}
+        os.environ["FUZZ_KEY"] = str(given.get("key", "")).encode("ascii", "ignore").decode()
+        os.environ["FUZZ_KEY"] = os.environ["FUZZ_KEY"].replace("\0", "")
+        known.pop("key", None)
+        backend = OpenAIBackend(**known)
+        json.dumps([repr(backend), backend.display_name, backend.options()]).encode()
+        asked = TrainingSpec.build(**spec)
+        backend.capabilities(asked.model)
+        backend.check(asked)
 
     def one(self, data: bytes) -> None:
         """Answer one call with these bytes."""
@@ -124,8 +195,13 @@ class Hosted:
         endpoint, call = self.calls[where % len(self.calls)]
         status = STATUSES[how % len(STATUSES)]
         headers = {"x-should-retry": "false", **HEADERS[how // len(STATUSES) % len(HEADERS)]}
-        self.provider.faults[endpoint] = []
-        self.provider.fault(endpoint, "raw", status=status, body=data[2:], headers=headers)
+        self.provider.faults.clear()
+        if how >= 256 - len(BROKEN):
+            self.provider.fault(endpoint, BROKEN[how - 256], seconds=0.3)
+        else:
+            answer: dict[str, Any] = {"status": status, "body": data[2:], "headers": headers}
+            self.provider.fault(endpoint, "raw", "raw", **answer)
+        self.settings = settings_in(data[2:]) if not endpoint else {}
         try:
             call()
         except GatewayError as exc:
@@ -158,6 +234,15 @@ class Hosted:
         check_visible(job_history_text.checkpoints_text(job.checkpoints()))
         if metrics:
             check_visible(job_history_text.metrics_text(metrics))
+
+
+def settings_in(data: bytes) -> dict[str, Any]:
+    """The settings that these bytes ask for, none if they are no JSON object."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_visible(*texts: str) -> None:
@@ -210,8 +295,7 @@ def inputs(seeds: list[bytes], chance: random.Random) -> Iterator[bytes]:
 def main(seconds: int, seed: int) -> int:
     """Fuzz for so long and return how many different bugs were found."""
     os.environ["FTG_TODAY"] = "2026-11-21"  # a day on which the model can be trained
-    kept, end, bugs = Path("build/fuzz"), time.monotonic() + seconds, set()
-    runs = 0
+    end, bugs, runs = time.monotonic() + seconds, set(), 0
     with tempfile.TemporaryDirectory() as name:
         hosted = Hosted(Path(name))
         for data in inputs(hosted.seeds(), random.Random(seed)):
@@ -224,14 +308,34 @@ def main(seconds: int, seed: int) -> int:
                 where = str(traceback.extract_tb(exc.__traceback__)[-1])
                 if (type(exc), where) not in bugs:
                     bugs.add((type(exc), where))
-                    kept.mkdir(parents=True, exist_ok=True)
-                    path = kept / f"hosted-{hashlib.sha256(data).hexdigest()[:16]}"
-                    path.write_bytes(data)
-                    print(f"{path}: {type(exc).__name__}: {exc} at {where}", flush=True)
+                    print(f"{kept(data)}: {type(exc).__name__}: {exc!r} at {where}", flush=True)
         hosted.close()
     print(f"hosted: {runs:,} answers with the seed {seed}, {len(bugs)} bugs")
     return len(bugs)
 
 
+def kept(data: bytes) -> Path:
+    """Keep an input that led to a bug."""
+    folder = Path("build/fuzz")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"hosted-{hashlib.sha256(data).hexdigest()[:16]}"
+    path.write_bytes(data)
+    return path
+
+
+def share_reached() -> float:
+    """Print which lines of backends/openai/ were not reached, and return the share that was."""
+    MEASURED.stop()
+    lines, missed = 0, 0
+    for path in sorted(ROOM.glob("*.py")):
+        _, statements, _, missing, shown = MEASURED.analysis2(str(path))
+        lines, missed = lines + len(statements), missed + len(missing)
+        print(f"  {path.name}: not reached {shown}" if missing else "", end="\n" if missing else "")
+    reached = (lines - missed) / lines
+    print(f"hosted: {reached:.1%} of the {lines} lines of backends/openai/ reached")
+    return reached
+
+
 if __name__ == "__main__":
-    sys.exit(min(main(int(sys.argv[1]), int((sys.argv[2:] or ["7"])[0])), 100))
+    found = main(int(sys.argv[1]), int((sys.argv[2:] or ["7"])[0]))
+    sys.exit(min(found + (share_reached() < ENOUGH), 100))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from finetune_gateway.backend import JOB_TAG, NOT_SETTLED
 from finetune_gateway.backends.openai.request import FILE_PREFIX, file_name
-from finetune_gateway.backends.openai.wire import Json, usable_id
+from finetune_gateway.backends.openai.wire import Json, text_of, usable_id
 from finetune_gateway.errors import BackendError
 from finetune_gateway.text.cleaning import moment
 
@@ -168,7 +168,7 @@ def have_files(jobs: list[Json]) -> bool:
 
 def with_file(jobs: list[Json], file_ids: Collection[str]) -> list[Json]:
     """Return the jobs that train on one of these files."""
-    return [job for job in jobs if job.get("training_file") in file_ids]
+    return [job for job in jobs if text_of(job.get("training_file")) in file_ids]
 
 
 def is_ours(job: Json, intent: Intent) -> bool:
