@@ -179,7 +179,7 @@ def test_a_clock_that_is_set_back_prolongs_no_wait() -> None:
     machine since it was started. Else the host is asked again."""
     now = time.time()
     away = {"not_before": now + 86400 + 60, "step_at": now + 86400}
-    assert record(**away, step_clock=stopwatch()).seconds_to_wait == pytest.approx(60, abs=1)
+    assert 30 < record(**away, step_clock=stopwatch()).seconds_to_wait <= 60
     assert record(**away).seconds_to_wait == 0
 
 
