@@ -148,7 +148,7 @@ def not_proven(record: JobRecord) -> BackendError:
     return BackendError(
         f"It cannot be known whether {_host(record)} has job {record.id}: nothing shows that the "
         f"key{_variable(record)} belongs to the account it was submitted with. Set the key it was "
-        "submitted with.",
+        f"submitted with.{_scope(record)}",
         hint="If there is none any more, look there yourself, then run: "
         f"ftg settle {record.id} --created ID, or: ftg settle {record.id} --not-created",
         backend=record.backend,
@@ -161,7 +161,7 @@ def _other(record: JobRecord) -> AuthenticationError:
     return AuthenticationError(
         f"The key{_variable(record)} belongs to another account of {_host(record)} than job "
         f"{record.id}. Set a key of the account that it was submitted with.",
-        hint="The job is left as it is.",
+        hint=f"The job is left as it is.{_scope(record)}",
         backend=record.backend,
         code=OTHER_ACCOUNT,
     )
@@ -170,6 +170,12 @@ def _other(record: JobRecord) -> AuthenticationError:
 def _host(record: JobRecord) -> str:
     url = record.backend_options.get("base_url")
     return urlsplit(str(url)).netloc if url else record.display_name
+
+
+def _scope(record: JobRecord) -> str:
+    if record.display_name != "openai":
+        return ""
+    return " OPENAI_ORG_ID and OPENAI_PROJECT_ID have to be as they were, too."
 
 
 def _variable(record: JobRecord) -> str:

@@ -49,10 +49,10 @@ class Settings:
             ) from None
         return self
 
-    def fingerprint(self, host: str, key: str) -> str:
+    def fingerprint(self, host: str, key: str, *scope: str) -> str:
         """Return what a key is recognised by at a host: HMAC-SHA256 with the salt of this home. The
-        key cannot be found out from it."""
-        said = json.dumps([host, key]).encode()
+        key cannot be found out from it. ``scope``: whom it is used for, if it has several."""
+        said = json.dumps([host, key, *scope]).encode()
         try:
             return hmac.new(self._salt(), said, hashlib.sha256).hexdigest()
         except OSError as exc:

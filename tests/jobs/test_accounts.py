@@ -53,11 +53,14 @@ def wire(provider: Provider, **options: Any) -> OpenAIBackend:
     """A hosted backend that settles quickly, with the key of the variable."""
     given = {"request_timeout": 1.0, "settle_seconds": 0.1, "poll_seconds": 0.02}
     named = {"api_key_env": VARIABLE}
-    return OpenAIBackend(base_url=provider.url, profile="custom", **given | named | options)
+    place = {"base_url": provider.url, "profile": "custom"}
+    return OpenAIBackend(**place | given | named | options)
 
 
-def submit(provider: Provider, file: Path, **options: Any) -> Job:
-    return Gateway().submit(file, model=MODEL, backend=wire(provider), **options)
+def submit(
+    provider: Provider, file: Path, place: dict[str, Any] | None = None, **options: Any
+) -> Job:
+    return Gateway().submit(file, model=MODEL, backend=wire(provider, **place or {}), **options)
 
 
 def lost(provider: Provider, file: Path, kind: str, endpoint: str = CREATE, **options: Any) -> Job:
@@ -175,6 +178,31 @@ def test_the_variable_does_not_matter(
         backend = wire(provider, **options)
         assert Gateway().submit(train_file, model=MODEL, backend=backend).id == first.id
     assert provider.posts == {"/files": 1, JOBS: 1}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_project_has_its_own_jobs(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """The same key with another OPENAI_PROJECT_ID is another account: what it does not see there
+    may be in the first project."""
+    with Provider() as provider:
+        monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
+        place: dict[str, Any] = {"base_url": "http://api.openai.com/v1", "profile": None}
+        monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_first")
+        if known:
+            submit(provider, new_file(train_file), place=place).wait(20)
+        job = lost(provider, train_file, "reset_after", place=place)
+        before = provider.posts.copy()
+        monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_other")
+        for name in ("wait", "cancel"):
+            with pytest.raises(BackendError, match=f"{job.id}.*OPENAI_PROJECT_ID"):
+                ACTIONS[name](Gateway().job(job.id))
+        assert provider.posts == before and not Gateway().job(job.id).status.final
+        monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_first")
+        assert Gateway().job(job.id).wait(20).status is JobStatus.SUCCEEDED
+        assert {job["account"] for job in provider.jobs} == {"main proj_first"}
+        assert len(provider.jobs) == 1 + known
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "reset_before"])

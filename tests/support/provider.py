@@ -9,7 +9,8 @@ so that create-then-crash, look-up and chat can be proven end to end.
     python -m support.provider --port-file F --state-file S    # as a process; GET /_provider
 
 Keys belong to accounts, and an account sees its own files and jobs alone: ``keys={"sk-2": "main"}``
-is a new key of the first account, ``{"sk-2": "other"}`` the key of another one.
+is a new key of the first account, ``{"sk-2": "other"}`` the key of another one. A project that is
+named with a key has files and jobs of its own.
 """
 
 from __future__ import annotations
@@ -288,7 +289,8 @@ class Handler(BaseHTTPRequestHandler):
         if account is None:
             shown = f"{given[:7]}{'*' * 12}{given[-4:]}"
             raise Refused(401, f"Incorrect API key provided: {shown}.", code="invalid_api_key")
-        ACCOUNT.set(account)
+        project = self.headers.get("OpenAI-Project")
+        ACCOUNT.set(f"{account} {project}" if project else account)
 
     # Faults
 

@@ -135,11 +135,12 @@ class OpenAIBackend(Backend):
         return {"base_url": self._base_url}
 
     def account(self) -> str | None:
-        """Return a salted fingerprint of the key, given by name or by value; None without one."""
+        """Return a salted fingerprint of the key, given by name or by value, with its organisation
+        and project at OpenAI; None without a key."""
         key = self._secret()
         if key is None or self._settings is None:
             return None
-        return self._settings.fingerprint(self.base_url, key)
+        return self._settings.fingerprint(self.base_url, key, *endpoint.scope(self.base_url))
 
     def __repr__(self) -> str:
         return f"OpenAIBackend(base_url={self._base_url!r}, profile={self.profile_name!r})"

@@ -21,7 +21,7 @@ CONNECT_SECONDS = 10.0
 LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 
 # With the proxies, what httpx2 and the SDK read from the environment when a client is made.
-VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
+VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", *endpoint.SCOPE)
 
 
 class Client:

@@ -11,6 +11,8 @@ from finetune_gateway.estimation import profiles
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
+# What a key acts for. The SDK reads them from the environment and sends them to OpenAI.
+SCOPE = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
 LONGEST_SETTING = 604_800  # seconds, a week
 
 
@@ -61,6 +63,13 @@ def is_openai(url: str) -> bool:
     """Return True for OpenAI itself, including its regional hosts (eu.api.openai.com)."""
     host = urlsplit(url).hostname or ""
     return host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")
+
+
+def scope(url: str) -> list[str]:
+    """Return the organisation and the project that a key is used for at OpenAI, where they are set:
+    the same key sees other jobs with others."""
+    named = [os.environ.get(name) or "" for name in SCOPE]
+    return named if is_openai(url) and any(named) else []
 
 
 def key_allowed_for(url: str, variable: str) -> bool:
