@@ -21,7 +21,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import planning
+from finetune_gateway.jobs import accounts, planning
 from finetune_gateway.jobs.budget import require_within
 from finetune_gateway.jobs.home import HomeJobs
 from finetune_gateway.jobs.job import Job
@@ -323,10 +323,14 @@ class Gateway(HomeJobs):
                 plan.require_no_private_data()
             limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
             require_within(plan.estimate, limit)
-            plan.require_confirmed(confirm)
             intent = planning.intent(plan, self.settings.files, again=again, metadata=tags)
             keep = partial(planning.keep, plan, self.settings.files)
-            record = self._submitter.submit(intent, plan.backend, keep)
+            record = accounts.equal(self.store, intent, plan.backend)
+            if record is None:
+                plan.require_confirmed(confirm)
+                record = self._submitter.submit(intent, plan.backend, keep)
+            else:  # nothing to pay, so nothing to ask
+                record = self._submitter.rejoin(record, intent, plan.backend, keep)
         return self._job(record, plan.backend)
 
     def _plan(

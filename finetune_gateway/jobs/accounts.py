@@ -45,6 +45,16 @@ def of(store: Store, backend: Backend) -> str | None:
     return key
 
 
+def equal(store: Store, intent: JobRecord, backend: Backend) -> JobRecord | None:
+    """Return the job that an equal submit has made, live or succeeded. Asks no host: None also
+    with a key that is new here, whose account nobody knows yet."""
+    key = backend.account()
+    account = _known(store, key)
+    if key is not None and account is None:
+        return None
+    return store.equal(intent.model_copy(update={"account": account}))
+
+
 def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
     """Return True if the key at hand is of the job's account, or one of the two is not known; False
     if nothing shows it, because no job of that account is known at the host.

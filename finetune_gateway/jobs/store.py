@@ -60,20 +60,24 @@ class Store:
         reads stays true.
         """
         with self.transaction() as db:
-            same = db.execute(
-                "SELECT * FROM jobs WHERE submit_key IN (?1, ?2) AND (account IS ?3"
-                " OR account IS NULL OR ?3 IS NULL) AND status NOT IN ('failed', 'cancelled')"
-                " ORDER BY status = 'succeeded', created_at DESC",
-                (record.submit_key, record.old_submit_key, record.account),
-            ).fetchone()
-            if same:
-                return self._record(same), False
+            if same := self.equal(record):
+                return same, False
             if reserve is not None:
                 reserve()
             row = row_of(record, self.settings.stored_path)
             marks = ", ".join("?" * len(row))
             db.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
         return record, True
+
+    def equal(self, record: JobRecord) -> JobRecord | None:
+        """Return the job with the same key and account that is live or has succeeded."""
+        row = self.query(
+            "SELECT * FROM jobs WHERE submit_key IN (?1, ?2) AND (account IS ?3"
+            " OR account IS NULL OR ?3 IS NULL) AND status NOT IN ('failed', 'cancelled')"
+            " ORDER BY status = 'succeeded', created_at DESC",
+            (record.submit_key, record.old_submit_key, record.account),
+        ).fetchone()
+        return self._record(row) if row else None
 
     def get(self, job_id: str) -> JobRecord:
         """Return a job by its whole id. Raises NotFoundError."""

@@ -63,8 +63,15 @@ class Submitter:
             record, added = self._insert_within_budget(intent, backend, keep)
             if added:
                 return self._send(record, backend, first=True)
-        self._note_other_metadata(record, intent)
-        # Who submits again asks for the result: its submitter may have died before it was sent.
+        return self.rejoin(record, intent, backend, keep)
+
+    def rejoin(
+        self, record: JobRecord, intent: JobRecord, backend: Backend, keep: Callable[[], None]
+    ) -> JobRecord:
+        """Return the job of an equal submit, which may have died before it was sent."""
+        if intent.metadata and intent.metadata != record.metadata:
+            text = "It was submitted again with other metadata; those of the first submit stay."
+            self.store.note(record.id, "other-metadata", text)
         if not record.unsent:
             return record
         keep()  # equal files: what has become of the copies since does not matter
@@ -365,11 +372,6 @@ class Submitter:
         self.store.note(record.id, "metadata", text)
         return backend.start(record.id, record.spec, train, validation)
 
-    def _note_other_metadata(self, record: JobRecord, intent: JobRecord) -> None:
-        if intent.metadata and intent.metadata != record.metadata:
-            text = "It was submitted again with other metadata; those of the first submit stay."
-            self.store.note(record.id, "other-metadata", text)
-
     def _upload(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
         """Return the file with the provider's id; upload it if the provider does not have it."""
         data = self._data_file(record, file, backend)
@@ -399,12 +401,11 @@ class Submitter:
             unreachable = exc.status_code is None and not exc.maybe_applied
             refused = not (exc.maybe_applied or exc.retryable)
             out_of_tries = now.tries >= MAX_TRIES and exc.maybe_applied
-            if now.tries == record.tries and first:
-                self.store.fail(record.id, str(exc))
-                raise
-            if now.tries == record.tries:
-                # Nothing was sent this time: a search that failed says nothing about the job.
-                self.store.set_phase(record.id, f"not confirmed: {exc.message}")
+            if now.tries == record.tries:  # nothing was sent this time
+                if first:
+                    self.store.fail(record.id, str(exc))
+                else:  # a search that failed says nothing about the job
+                    self.store.set_phase(record.id, f"not confirmed: {exc.message}")
                 raise
             if refused or out_of_tries or (first and unreachable):
                 self.store.fail(record.id, str(exc), created=exc.maybe_applied)

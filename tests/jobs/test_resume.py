@@ -311,7 +311,10 @@ def test_the_same_submit_after_success_is_the_finished_job(
         shown = json.loads(done.stdout)
         assert (shown["id"], shown["existing"], shown["status"]) == (job.id, True, "succeeded")
         assert "has succeeded already" in done.stderr and "--again" in done.stderr
+        unasked = ftg(*words[:-1])  # no --yes: nothing is bought, so nothing is asked
+        assert unasked.returncode == 0 and job.id in unasked.stdout
         assert len(provider.requests) == requests
+        assert ftg(*words[:-1], "--again").returncode == 4
         assert ftg(*words, "--again").returncode == 0
         assert len(provider.jobs) == 2 and Gateway().job("latest").id != job.id
 
