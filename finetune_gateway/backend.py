@@ -45,6 +45,9 @@ __all__ = [
     "UnsupportedError", "Usage",
 ]  # fmt: skip
 
+# Seconds until a new job is in the lists of its host; our allowance, no host states one.
+LIST_LAG = 10.0
+
 JOB_TAG = "ftg_job_id"  # the key in a host's metadata that holds our id of the job
 
 # The code of a BackendError of ``find``: only a person can tell whether the job was created.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune_gateway.backend import Capabilities
+from finetune_gateway.backend import LIST_LAG, Capabilities
 from finetune_gateway.errors import BackendError, JobNotFinished
 from finetune_gateway.jobs.records import JobRecord, stopwatch
 from finetune_gateway.jobs.store import Store
@@ -31,6 +31,9 @@ def turn_away(
     first, longest = limits.poll_seconds
     pause = min(first * 2 ** min(record.turned_away, 20), LONGEST_PAUSE * longest)
     pause = pause if error.retry_after is None else error.retry_after
+    if record.step == "creating":
+        # A host may create the job and refuse all the same: then lists have to show it first.
+        pause = max(pause, min(LIST_LAG, limits.settle_seconds))
     host = record.display_name
     full = record.step == "creating" and error.status_code == 429
     reason = f"{host} takes no more jobs now" if full else f"{host} asks to wait"

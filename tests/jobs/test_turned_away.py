@@ -108,6 +108,20 @@ def test_the_host_is_asked_again_when_it_said(home: Path, train_file: Path, stat
         assert provider.posts[JOBS] == 2 and provider.jobs[0]["born"] >= began + 0.45
 
 
+@pytest.mark.parametrize("status", [429, 409, 503])
+def test_a_host_that_creates_and_refuses_has_one_job(
+    home: Path, train_file: Path, status: int
+) -> None:
+    """The next create waits until the lists would show that job, also if the host asks for less."""
+    with Provider(list_lag=0.4) as provider:
+        headers = {"retry-after-ms": "50"}
+        provider.fault(CREATE, *["refused_after"] * 2, status=status, headers=headers)
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider, settle_seconds=0.6))
+        assert job.status is JobStatus.QUEUED
+        assert job.wait(20).status is JobStatus.SUCCEEDED
+        assert provider.posts[JOBS] == len(provider.jobs) == 1
+
+
 def test_a_page_of_a_server_in_between_is_a_doubt(home: Path, train_file: Path) -> None:
     """503 and a time, but not in the contract's form: the request may have been passed on."""
     page: dict[str, Any] = {"status": 503, "body": b"<html>", "headers": {"Retry-After": "1"}}

@@ -48,7 +48,8 @@ class Fault:
     ``refuse`` 503, not applied; ``status`` any status, not applied; ``busy`` 429 that asks to wait
     ``seconds``, not applied; ``slow`` waits, applies,
     answers; ``late`` applies, waits, answers; ``reset_before``/``reset_after`` drop the
-    connection (RST); ``error_after`` applies, then 500; ``html`` 502 page, not applied;
+    connection (RST); ``error_after`` applies, then 500;
+    ``refused_after`` applies, then any status with ``headers``; ``html`` 502 page, not applied;
     ``html_ok`` applies, then a page with 200; ``truncated`` applies, then half a JSON;
     ``cut`` applies and drops the connection after the first piece of a stream;
     ``redirect`` 307 to ``location``; ``body`` answers 200 with ``body``, as JSON or as these bytes,
@@ -323,6 +324,9 @@ class Handler(BaseHTTPRequestHandler):
             body = {**body, **fault.body}
         if fault.kind == "error_after":
             status, body = 500, Refused(500, "The server had an error.", code="server_error").body
+        if fault.kind == "refused_after":
+            refusal = Refused(fault.status, fault.message, code=fault.code)
+            return self.send_json(fault.status, refusal.body, fault.headers)
         if fault.kind == "html_ok":
             return self.send_bytes(200, "text/html", b"<html>Welcome to the portal</html>")
         if fault.kind == "cut" and isinstance(body, Iterator):

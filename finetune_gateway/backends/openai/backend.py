@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 
 import openai
 
-from finetune_gateway.backend import Backend, Capabilities, DataFile, HandleData, Intent
+from finetune_gateway.backend import (
+    LIST_LAG,
+    Backend,
+    Capabilities,
+    DataFile,
+    HandleData,
+    Intent,
+)
 from finetune_gateway.backends.openai import clients, endpoint, finding, reports, request, wire
 from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import retried
@@ -42,7 +49,6 @@ if TYPE_CHECKING:
     from finetune_gateway.spec import TrainingSpec
     from finetune_gateway.tokens.stats import TokenStats
 
-LIST_LAG = 10.0  # seconds until a new job is in the lists; our allowance, no host states one
 UPLOAD_RATE = 1e6  # bytes per second; slower uploads time out
 
 
