@@ -102,7 +102,7 @@ FAULTS = "refuse=.05,slow=.05,reset_after=.1,late=.1,error_after=.05"
 HOSTS: dict[str, list[object]] = {
     "shows new jobs late": ["--list-lag", 1.0],
     "keeps metadata": [],
-    "oldest first": ["--oldest-first"],
+    "metadata null": ["--metadata", "null"],
     "metadata null, oldest first": ["--metadata", "null", "--oldest-first"],
     "three at a time": ["--running-limit", 3, "--retry-after", 1, "--pace", 0.02],
 }
@@ -196,7 +196,7 @@ def test_a_store_that_is_restored(home: Path, tmp_path: Path) -> None:
 
 def test_ctrl_c_anywhere_in_a_submit(home: Path, tmp_path: Path) -> None:
     """Every third line of jobs/ that a submit runs: there is no job, or it has ended with nothing
-    sent, or a look buys nothing and who asks for it gets one job. Prints how often its id was said."""
+    sent, or a look buys nothing and who asks for it gets one. Prints how often its id was said."""
     ended: Counter[str] = Counter()
     with ProviderProcess(tmp_path) as provider:
         hosted: dict[str, Any] = {
