@@ -278,6 +278,46 @@ def reply(**choice: Any) -> dict[str, Any]:
     return {"choices": [{"finish_reason": "stop", "message": {}, **choice}]}
 
 
+def test_a_key_that_a_host_echoes_is_kept_nowhere(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch, ftg: Ftg
+) -> None:
+    """In events, their data, errors, words for a status, the model: not in the store, and not on
+    the screen. A key of a form that nothing tells, and one with escapes."""
+    key = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    escaped = "".join(f"\\u{ord(char):04x}" for char in key)
+    event = '{"id": "e1", "message": "%s", "type": "x", "data": {"sent": {"%s": ["%s"]}}}'
+    body = '{"data": [%s], "has_more": false}' % (event % (key, key, escaped))
+    with Provider(api_key=key) as provider:
+        provider.world.fail_with = {"code": "bad", "message": f"failed with {key}"}
+        provider.fault(EVENTS, *["body"] * 9, body=body.encode())
+        backend = connect(provider, api_key=None, profile="custom", poll_seconds=0.01)
+        job = Gateway().submit(train_file, model=MODEL, backend=backend)
+        assert job.wait(20).error == "bad: failed with [key]"
+        shown = [ftg("logs", job.id), ftg("status", job.id, "--json")]
+        assert all(key not in done.stdout and "[key]" in done.stdout for done in shown)
+    assert job.events()[0].data == {"sent": {"[key]": ["[key]"]}}
+    assert not [
+        path for path in home.rglob("*") if path.is_file() and key.encode() in path.read_bytes()
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key_env": "sk-proj-0123456789abcdef"},
+        {"api_key_env": "0123456789abcdef", "api_key": "0123456789abcdef"},
+        {"base_url": "https://host.test/v1?api-key=0123456789abcdef"},
+        {"base_url": "https://host.test/v1#0123456789abcdef"},
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_shown(options: dict[str, str]) -> None:
+    """Given as the name of its variable, or in the address: both are stored and shown."""
+    with pytest.raises(SpecError, match="api_key_env") as caught:
+        OpenAIBackend(**options)  # type: ignore[arg-type]
+    assert "0123456789abcdef" not in str(caught.value)
+
+
 def test_answers_in_other_shapes(provider: Provider, backend: OpenAIBackend) -> None:
     """Content as a list of parts is joined; odd counts are 0; what is no call is left out."""
     parts = [{"type": "text", "text": "In "}, None, {"type": "image"}, {"text": "Utrecht"}]

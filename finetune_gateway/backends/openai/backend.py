@@ -93,7 +93,7 @@ class OpenAIBackend(Backend):
         ours = self._base_url is not None and endpoint.is_openai(self._base_url)
         self.profile_name = profile or ("openai" if ours else "custom")
         self.profile = profiles.load_profile(self.profile_name)
-        self.api_key_env = api_key_env or self.profile.api_key_env
+        self.api_key_env = endpoint.checked_variable(api_key_env or self.profile.api_key_env)
         self.request_timeout = request_timeout
         self.settle_seconds = settle_seconds
         self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that

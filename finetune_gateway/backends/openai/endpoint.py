@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import urlsplit
 
 from finetune_gateway.backends.openai.wire import redact
@@ -30,7 +31,7 @@ def default(profile: str | None) -> str | None:
 
 def checked(url: str) -> str:
     """Return the address without its last slash. Raises SpecError if it is not a URL, or has a
-    password in it."""
+    password or a query in it: it is stored and shown."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SpecError(f"base_url {redact(url)!r} is not a URL.", hint="Like https://HOST/v1.")
@@ -38,7 +39,23 @@ def checked(url: str) -> str:
         raise SpecError(
             "base_url has a user or password in it.", hint="Keys come from api_key_env."
         )
+    if parts.query or parts.fragment:
+        raise SpecError(
+            "base_url has something after ? or # in it.",
+            hint="Leave that out. Keys come from api_key_env.",
+        )
     return url.rstrip("/")
+
+
+def checked_variable(name: str) -> str:
+    """Return the name of a key's variable. Raises SpecError, without the words, for what can be
+    none: the key itself, perhaps."""
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise SpecError(
+            "api_key_env is no name of an environment variable.",
+            hint="Give the name, not the key: --api-key-env MY_KEY, after: export MY_KEY=...",
+        )
+    return name
 
 
 def check_seconds(name: str, value: float | None) -> None:

@@ -30,6 +30,7 @@ Json = dict[str, Any]
 
 MAX_PAGES = 50  # of 100; for a server that ignores ``after``
 SHOWN = 500  # characters of a provider's message
+SHORTEST_KEY = 12  # characters; shorter ones, like EMPTY, are no secret and may be words
 LONGEST_INTEGER = 20  # digits; longer ones need more than 64 bits, and Python refuses 4,301
 
 # What a call of the SDK can raise.
@@ -245,7 +246,8 @@ class Answer(Protocol):
 
 
 def read(answer: Answer, call: Call) -> Json:
-    """Return an answer as a plain dict that can be stored and shown (see ``cleaning.clean``).
+    """Return an answer as a plain dict that can be stored and shown: see ``cleaning.clean``, and
+    without the key, which a host may echo.
 
     Raises BackendError if it is no JSON object.
     """
@@ -256,7 +258,18 @@ def read(answer: Answer, call: Call) -> Json:
         raise undecodable(call) from None
     if not isinstance(value, dict):
         raise undecodable(call)
-    return value
+    key = call.key if len(call.key or "") >= SHORTEST_KEY else None
+    echoed = key is not None and (key in text or "\\" in text)  # an escape may hide it
+    return object_of(_without(value, key)) if key and echoed else value
+
+
+def _without(value: Any, key: str) -> Any:
+    """Return a JSON value without the key in any of its texts."""
+    if isinstance(value, str):
+        return value.replace(key, "[key]")
+    if isinstance(value, dict):
+        return {_without(name, key): _without(inner, key) for name, inner in value.items()}
+    return [_without(inner, key) for inner in value] if isinstance(value, list) else value
 
 
 def _integer(digits: str) -> int | None:
