@@ -97,11 +97,10 @@ def object_lines(source: Any, container: str) -> Iterator[str]:
 
 def spooled(rows: Iterable[str], folder: Path, stem: str) -> Path:
     """Write lines to ``folder/<stem>-<hash>.jsonl`` atomically; return the path."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines = (row.encode() + b"\n" for row in rows)
     # Not synced: it is written again for whoever needs it.
     path, _ = files.write_by_content(
-        folder, lines, lambda digest: f"{stem}-{digest[:16]}.jsonl", fsync=False
+        files.folder(folder), lines, lambda digest: f"{stem}-{digest[:16]}.jsonl", fsync=False
     )
     return path
 

@@ -29,6 +29,10 @@ _CONTAINERS = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parque
 MAX_LINE = 64 << 20  # bytes; a longer line is not a training example and would fill the memory
 
 
+def _never(head: bytes) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a file: its number (from 1), offset and bytes, without the newline.
@@ -85,7 +89,8 @@ class Dataset:
         frame.
 
         Other forms than JSON lines are first written as JSON lines below ``spool`` (default: the
-        home folder), named by their hash. Raises NotFoundError if there is no such file,
+        home folder), named by their hash; so is what comes through a pipe, which can be read only
+        once. Raises NotFoundError if there is no such file,
         DataError if it cannot be read, MissingDependency for Parquet and folders of the
         ``datasets`` library without pyarrow.
         """
@@ -102,7 +107,8 @@ class Dataset:
         path = _existing(Path(source))
         container = container_of(path)
         if container == "jsonl":
-            return cls(path)
+            piped = not path.is_file()
+            return cls(path).copied(files.folder(spool or _spool())) if piped else cls(path)
         lines = containers.lines(path, container)
         return cls(
             containers.spooled(lines, spool or _spool(), path.stem), path.name, container, path
@@ -166,12 +172,16 @@ class Dataset:
                 break
         return prompt.text
 
-    def copied(self, folder: Path) -> Dataset:
+    def copied(self, folder: Path, refused: Callable[[bytes], object] = _never) -> Self:
         """Return a copy of the file in ``folder``, named by its hash, with the same line numbers.
-        Raises StoreError when it cannot be written."""
-        path, digest = self._write(folder, self._chunks())
+
+        Only what a check would read: nothing after a line of more than 64 MB, and no more than the
+        beginning of a file that is ``refused`` by it. Raises StoreError when it cannot be written,
+        DataError or NotFoundError when the file cannot be read any more.
+        """
+        path, digest = self._write(folder, self._readable(refused))
         source = self.source or self.path
-        return Dataset(path, self.name, self.container, source, digest)
+        return type(self)(path, self.name, self.container, source, digest)
 
     def rewritten(self, folder: Path, rewrite: Rewrite) -> Dataset:
         """Return a copy in ``folder`` with each row of this copy, a validated one, rewritten.
@@ -194,9 +204,27 @@ class Dataset:
             ) from None
 
     def _chunks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
+        try:
+            with self.path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except FileNotFoundError:
+            raise _not_there(self._shown) from None
+        except OSError as exc:
+            raise DataError(
+                f"{str(self._shown)!r} cannot be read: {exc.strerror or exc}.",
+                hint="It was there a moment ago; check the path.",
+            ) from None
+
+    def _readable(self, refused: Callable[[bytes], object]) -> Iterator[bytes]:
+        """Yield the chunks of the file as far as a check reads them."""
+        unfinished, head = 0, b""  # unfinished: the bytes of the last line so far
+        for chunk in self._chunks():
+            yield chunk
+            unfinished = len(chunk) - chunk.rfind(b"\n") - 1 + unfinished * (b"\n" not in chunk)
+            if unfinished > MAX_LINE or (not head and refused(chunk)):
+                return
+            head = head or chunk
 
     def _rewritten(self, rewrite: Rewrite) -> Iterator[bytes]:
         digest = hashlib.sha256()
@@ -306,19 +334,27 @@ def system_prompt_of(row: dict[str, Any]) -> str | None:
 
 
 def _existing(path: Path) -> Path:
+    try:
+        there = path.exists()
+    except OSError:  # the name is too long
+        there = False
+    if not there:
+        raise _not_there(path)
     if path.is_dir() and not container_of(path):
         raise DataError(
             f"{str(path)!r} is a folder, not a file.", hint="Name the JSONL file in it."
-        )
-    if not path.exists():
-        raise NotFoundError(
-            f"There is no file {str(path)!r}.", hint=f"You are in {os.getcwd()}; check the path."
         )
     if not os.access(path, os.R_OK):
         raise DataError(
             f"{str(path)!r} cannot be read: permission denied.", hint=f"Run: chmod u+r {path}"
         )
     return path
+
+
+def _not_there(path: Path) -> NotFoundError:
+    return NotFoundError(
+        f"There is no file {str(path)!r}.", hint=f"You are in {os.getcwd()}; check the path."
+    )
 
 
 def _spool() -> Path:

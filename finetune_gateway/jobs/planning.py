@@ -48,6 +48,7 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import rules_for
 from finetune_gateway.validation.dataset import analysis
 from finetune_gateway.validation.dataset.statistics import CountedDefect
+from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.rules import Family
 
 _DAY = 24 * 3600.0
@@ -133,7 +134,7 @@ class Files:
         and with ``copy`` all others too."""
         given = [data] if validation is None else [data, validation]
         datasets = [Dataset.open(one, spool=folder) for one in given]
-        return cls(*(one.copied(folder) if copy else one for one in datasets))
+        return cls(*(one.copied(folder, _is_no_text) if copy else one for one in datasets))
 
     def split(self, ratio: float | None, seed: int | None, folder: Path) -> Files:
         """Return files with this share of the rows held out, written to ``folder``."""
@@ -142,6 +143,11 @@ class Files:
         if self.held_out is not None:
             raise SpecError("validation and validation_split exclude each other.", hint="Drop one.")
         return Files(*splitting.split(self.train, ratio, seed=seed or 0, folder=folder))
+
+
+def _is_no_text(head: bytes) -> bool:
+    """Return True if the check refuses a file for its first bytes, so that the rest is not read."""
+    return file_defect(head[:HEAD]) is not None
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,10 @@ def atomic_file(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
         with path.open("wb") as file:  # raises IsADirectoryError for a folder
             yield file
         return
-    with _temporary(target.parent, target.name, lambda: target, fsync) as file:
+    allowed = 0o666 if mode is None else stat.S_IMODE(mode)
+    with _temporary(target.parent, target.name, lambda: target, fsync, allowed) as file:
         if mode is not None:
-            os.fchmod(file.fileno(), stat.S_IMODE(mode))
+            os.fchmod(file.fileno(), allowed)  # whatever the umask is
         yield file
 
 
@@ -58,7 +59,8 @@ def _mode(path: Path) -> int | None:
 def write_by_content(
     folder: Path, chunks: Iterable[bytes], name: Callable[[str], str], *, fsync: bool = True
 ) -> tuple[Path, str]:
-    """Write chunks to a file named by its content; return its path and the sha256 in hex.
+    """Write chunks to a file named by its content, for this user alone; return its path and the
+    sha256 in hex.
 
     ``name``: gives the file's name for that hash.
     """
@@ -67,8 +69,7 @@ def write_by_content(
     def target() -> Path:
         return folder / name(digest.hexdigest())
 
-    with _temporary(folder, "copy", target, fsync) as file:
-        os.fchmod(file.fileno(), 0o600)
+    with _temporary(folder, "copy", target, fsync, 0o600) as file:
         for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
@@ -77,14 +78,16 @@ def write_by_content(
 
 @contextmanager
 def _temporary(
-    folder: Path, name: str, target: Callable[[], Path], fsync: bool
+    folder: Path, name: str, target: Callable[[], Path], fsync: bool, mode: int
 ) -> Iterator[BinaryIO]:
-    """Open a file beside its target, and rename it when the block has ended well."""
+    """Open a file beside its target, and rename it when the block has ended well. It has this mode
+    from its first moment, less what the umask forbids."""
     # Random: process ids are the same in two containers that share a folder, and nobody can put a
     # link in the way. Short: a name may have 255 bytes.
     path = folder / f".{name[:40]}.tmp.{os.urandom(6).hex()}"
     try:
-        with path.open("xb") as file:
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(opened, "wb") as file:
             yield file
             if fsync:
                 file.flush()
@@ -165,6 +168,12 @@ def locking(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def folder(path: Path) -> Path:
+    """Return a folder for this user alone, made if it is not there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 # -- folders for a while ---------------------------------------------------------------------

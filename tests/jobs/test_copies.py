@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.chaos import kill, ready, start
+from support.disks import plain_failure, run
 from support.provider import Provider
 from support.rows import chat_rows
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend, Gateway, OpenAIBackend
-from finetune_gateway.errors import DataError, GatewayError
+from finetune_gateway.errors import DataError, GatewayError, NotFoundError
 from finetune_gateway.jobs.planning import Plan
 
 Json = dict[str, Any]
@@ -276,3 +278,66 @@ def test_a_pair_costs_what_is_sent_of_it(home: Path) -> None:
         for row in (turns, openai)
     ]
     assert costs[0] == costs[1]
+
+
+# -- files that are none ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("becomes", ["gone", "a folder"])
+def test_a_file_that_goes_away_before_the_copy(becomes: str, home: Path, train_file: Path) -> None:
+    """The error is about the file, not about the disk; it keeps its exit code."""
+
+    def held_out() -> Iterator[Json]:  # read after the training file was opened
+        train_file.unlink()
+        if becomes == "a folder":
+            train_file.mkdir()
+        yield from chat_rows(12)
+
+    with pytest.raises(GatewayError) as caught:
+        Gateway().submit(train_file, validation=held_out(), model="m", backend=FakeBackend())
+    assert isinstance(caught.value, NotFoundError if becomes == "gone" else DataError)
+    assert str(train_file) in str(caught.value)
+    assert left(home) == []
+
+
+@pytest.mark.parametrize("start", ["model", "long line"])
+def test_of_a_wrong_file_only_its_beginning_is_copied(
+    start: str, home: Path, tmp_path: Path
+) -> None:
+    """A file of many gigabytes, named by mistake, does not fill the disk."""
+    file = tmp_path / "train.jsonl"
+    size = 80 << 20  # of zeros that need no room
+    with file.open("wb") as wrong:
+        wrong.write((100).to_bytes(8, "little") + b'{"' if start == "model" else b'{"messages"')
+        wrong.truncate(size)
+    limit = (1 if start == "model" else 70) << 20
+    words = ["submit", file, "--model", "builtin/tiny", "--yes"]
+    error = plain_failure(run(limit, *words, home=home))
+    assert "safetensors" in error if start == "model" else "longer than 64 MB" in error
+    assert left(home) == []
+
+
+def test_rows_from_a_pipe_are_read_like_a_file(
+    home: Path, train_file: Path, tmp_path: Path
+) -> None:
+    """By every command, although a pipe can be read only once; the copy is this user's alone."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def piped() -> Path:
+        threading.Thread(target=lambda: pipe.write_bytes(train_file.read_bytes())).start()
+        return pipe
+
+    mask = os.umask(0)
+    try:
+        assert gateway.validate(piped()) == gateway.validate(train_file)
+    finally:
+        os.umask(mask)
+    assert (home / "spool").stat().st_mode & 0o777 == 0o700 and modes(home) == {"0o600"}
+    costs = [
+        gateway.estimate(data, model=MODEL, backend="openai").cost_usd
+        for data in (piped(), train_file)
+    ]
+    assert costs[0] == costs[1]
+    job = gateway.submit(piped(), model="m", backend=FakeBackend())
+    assert Path(job.record.train.path).read_bytes() == train_file.read_bytes()
