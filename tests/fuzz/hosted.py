@@ -159,6 +159,14 @@ class Hosted:
             made.append(bytes([number, 5]) + json.dumps(error).encode())
             if endpoint == LIST:
                 made += [bytes([number, 0]) + json.dumps(body).encode() for body in self._lists()]
+        odd: list[dict[str, Any]] = [
+            {"base_url": None, "profile": "azure"}, {"profile": "openai", "model": "none"},
+            {"key": ""}, {"key": "a b"}, {"suffix": "x" * 99}, {"base_url": "nowhere"},
+            {"base_url": "http://a:b@c"}, {"poll_seconds": -1}, {"method": "reinforcement"},
+            {"base_url": "http://example.org", "api_key_env": "OPENAI_API_KEY"},
+        ]  # fmt: skip
+        last = bytes([len(self.calls) - 1, 0])
+        made += [last + json.dumps({**SETTINGS, **one}).encode() for one in odd]
         numbered = dict(enumerate(endpoint for endpoint, _ in self.calls))
         cut = [number for number, endpoint in numbered.items() if endpoint == CHAT]
         late = [number for number, endpoint in numbered.items() if endpoint == RETRIEVE][-1]
