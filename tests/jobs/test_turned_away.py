@@ -24,7 +24,7 @@ from finetune_gateway import (
     OpenAIBackend,
     SpecError,
 )
-from finetune_gateway.jobs.records import stopwatch
+from finetune_gateway.jobs import records
 from finetune_gateway.settings import files
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -193,7 +193,7 @@ def test_a_clock_that_is_set_back_prolongs_no_wait() -> None:
     machine since it was started. Else the host is asked again."""
     now = time.time()
     away = {"not_before": now + 86400 + 60, "step_at": now + 86400}
-    assert 30 < record(**away, step_clock=stopwatch()).seconds_to_wait <= 60
+    assert 30 < record(**away, step_clock=records.stopwatch()).seconds_to_wait <= 60
     assert record(**away).seconds_to_wait == 0
 
 
