@@ -134,6 +134,7 @@ class Snapshot(Model):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     status: JobStatus
+    job_id: str | None = None  # whose it is, if the backend shows that
     raw_status: str = ""
     phase: str = ""  # local detail: waiting for a slot, loading, training, saving, ...
     events: list[Event] = Field(default_factory=list)

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from finetune_gateway.backend import NOT_SETTLED, Backend
-from finetune_gateway.errors import AuthenticationError, BackendError
+from finetune_gateway.errors import AuthenticationError, BackendError, SpecError
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import LIVE, Store
+from finetune_gateway.text.cleaning import visible
 
 OTHER_ACCOUNT = "other_account"  # the code of the error for a key of another account
 
@@ -132,6 +133,18 @@ def _is_of(
     if look(twin, backend).unsent:
         raise not_proven(twin)
     return True
+
+
+def require_own(record: JobRecord, backend: Backend, provider_id: str) -> None:
+    """Raise SpecError if the host shows that it has a job for another one than this, BackendError
+    if it does not show it to the key at hand."""
+    tag = backend.poll(provider_id, None).job_id
+    if tag not in (None, record.id):
+        raise SpecError(
+            f"{visible(provider_id)} is not {record.id}: {_host(record)} has it for the job "
+            f"{visible(tag)}.",
+            hint=f"Look there for one with {record.id} in its metadata.",
+        )
 
 
 def other_provider_ids(store: Store, record: JobRecord) -> frozenset[str]:

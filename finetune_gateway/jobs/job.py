@@ -346,11 +346,11 @@ class Job(Shown):
             created: The provider's id of the job; None if you know that it was not created. Then
                 ``wait`` sends it, and ``cancel`` ends it.
 
-        Raises SpecError for a job that is not in doubt and for the id of another job, BackendError
-        if the provider has no job with this id.
+        Raises SpecError for a job that is not in doubt and for the id of another job, also one of
+        another store, BackendError if the provider has no job with this id.
         """
         if created is not None:
-            self.backend.poll(created, None)
+            accounts.require_own(self.record, self.backend, created)
         self.record = self._submitter.settle(
             self._store.get(self.id), created, lambda: self.backend
         )

@@ -204,7 +204,7 @@ def test_a_search_takes_no_strange_answer_for_a_job(
         assert backend.find(intent("job-1")) is None
 
 
-@pytest.mark.parametrize("wait", ["²", "٣", "9" * 5000, "-1", "1.5", "\x1b", "Fri, 31 Dec 1999"])
+@pytest.mark.parametrize("wait", ["²", "٣", "9" * 5000, "-1", "1.5s", "\x1b", "Fri, 31 Dec 1999"])
 def test_retry_after_is_a_number_or_nothing(
     provider: Provider, backend: OpenAIBackend, wait: str
 ) -> None:

@@ -20,6 +20,7 @@ from finetune_gateway import (
     Gateway,
     JobNotFinished,
     JobStatus,
+    NotFoundError,
     OpenAIBackend,
     SpecError,
 )
@@ -130,6 +131,26 @@ def test_a_person_says_that_it_is_not_there(home: Path, train_file: Path) -> Non
         assert done.exit_code == 0 and "has not been created" in done.output, done.output
         assert provider.posts[JOBS] == 2
         assert job.wait(20).status is JobStatus.SUCCEEDED and provider.posts[JOBS] == 3
+
+
+@pytest.mark.parametrize(
+    "named", ["", " ", "..", "a/../b", "ftjob-\n", "\ud800", "of another store"]
+)
+def test_a_wrong_id_settles_nothing(home: Path, train_file: Path, named: str) -> None:
+    """Said in words: what can be no id, and the job of somebody else by its tag."""
+    with Provider() as provider:
+        other = provider.world.create(
+            {
+                "model": MODEL,
+                "training_file": provider.world.add_file("fine-tune", "theirs", b"")["id"],
+                "metadata": {"ftg_job_id": "ftg-theirs"},
+            }
+        )["id"]
+        job = lost(provider, train_file, "reset_before")
+        foreign = named == "of another store"
+        with pytest.raises(SpecError if foreign else NotFoundError, match="job ftg-theirs|no id"):
+            job.settle(created=other if foreign else named)
+        assert Gateway().job(job.id).provider_id is None
 
 
 def _app(name: str) -> Any:

@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 
 import openai
 
-from finetune_gateway.backends.openai import wire
+from finetune_gateway.backends.openai import finding, wire
 from finetune_gateway.backends.openai.retries import retried
-from finetune_gateway.errors import BackendError
+from finetune_gateway.errors import BackendError, NotFoundError
 from finetune_gateway.events import (
     Checkpoint,
     Event,
@@ -22,7 +22,7 @@ from finetune_gateway.events import (
     later,
     metrics_of,
 )
-from finetune_gateway.text.cleaning import clean, moment, whole
+from finetune_gateway.text.cleaning import clean, encodable, moment, visible, whole
 
 EVENT_PAGES = 200  # of 100
 MODEL_ID_SECONDS = 300.0  # from success until a host that names no model is believed
@@ -50,6 +50,12 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
     among the events says so, and the cursor stays. A job that has succeeded is running until
     the host names its model, at most five minutes; that time is kept in the cursor.
     """
+    if wire.usable_id({"id": provider_id}) is None:  # a person has named it
+        named = visible(encodable(provider_id[: wire.SHOWN]))
+        raise NotFoundError(
+            f"{host.host} has no job {named!r}: that is no id.",
+            hint="They look like ftjob-abc123.",
+        )
     with host.calling("read the job") as (client, call):
         job = wire.read(
             retried(client.fine_tuning.jobs.with_raw_response.retrieve, provider_id), call
@@ -84,6 +90,7 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
         result = Result(kind="hosted", model=model, deploy=host.deploy_command(model))
     return Snapshot(
         status=JobStatus.RUNNING if unnamed else status,
+        job_id=finding.tag_of(job),
         raw_status=raw_status[: wire.SHOWN],
         phase="waiting for the model id" if unnamed else "",
         events=[*events, *notes],
