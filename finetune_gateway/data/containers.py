@@ -95,14 +95,25 @@ def object_lines(source: Any, container: str) -> Iterator[str]:
     return _dump_rows(source, "rows")
 
 
-def spooled(rows: Iterable[str], folder: Path, stem: str) -> Path:
-    """Write lines to ``folder/<stem>-<hash>.jsonl`` atomically; return the path."""
-    lines = (row.encode() + b"\n" for row in rows)
-    # Not synced: it is written again for whoever needs it.
-    path, _ = files.write_by_content(
-        files.folder(folder), lines, lambda digest: f"{stem}-{digest[:16]}.jsonl", fsync=False
-    )
-    return path
+def spooled(rows: Iterable[str], folder: Path, stem: str) -> tuple[Path, str]:
+    """Write lines to ``folder/<stem>-<hash>.jsonl`` atomically; return the path and the SHA-256.
+    Raises StoreError if they cannot be written, DataError if there is no next row."""
+    with files.storing("The rows cannot be written", folder):
+        # Not synced: it is written again for whoever needs it.
+        return files.write_by_content(
+            files.folder(folder),
+            _encoded(rows, stem),
+            lambda digest: f"{stem}-{digest[:16]}.jsonl",
+            fsync=False,
+        )
+
+
+def _encoded(rows: Iterable[str], stem: str) -> Iterator[bytes]:
+    try:
+        for row in rows:
+            yield row.encode() + b"\n"
+    except OSError as exc:  # of a file, or of a connection behind an iterable
+        raise DataError(f"{stem} cannot be read to its end: {exc}.", hint="Try again.") from exc
 
 
 # -- a JSON array ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from finetune_gateway.data import containers
 from finetune_gateway.data.row_access import loads_strict
-from finetune_gateway.errors import DataError, NotFoundError, StoreError
+from finetune_gateway.errors import DataError, NotFoundError
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 
@@ -101,7 +101,8 @@ class Dataset:
         if not isinstance(source, str | os.PathLike):
             container = containers.container_of_object(source)
             lines = containers.object_lines(source, container)
-            return cls(containers.spooled(lines, spool or _spool(), "rows"), None, container)
+            written, digest = containers.spooled(lines, spool or _spool(), "rows")
+            return cls(written, None, container, sha256=digest)
         if source == "":
             raise DataError("The path of the data is empty.", hint="Name the JSONL file.")
         path = _existing(Path(source))
@@ -110,9 +111,8 @@ class Dataset:
             piped = not path.is_file()
             return cls(path).copied(files.folder(spool or _spool())) if piped else cls(path)
         lines = containers.lines(path, container)
-        return cls(
-            containers.spooled(lines, spool or _spool(), path.stem), path.name, container, path
-        )
+        written, digest = containers.spooled(lines, spool or _spool(), path.stem)
+        return cls(written, path.name, container, path, digest)
 
     @property
     def size(self) -> int:
@@ -192,16 +192,11 @@ class Dataset:
         return Dataset(path, self.name, "jsonl", self.source, digest)
 
     def _write(self, folder: Path, chunks: Iterable[bytes]) -> tuple[Path, str]:
-        try:
+        with files.storing(f"{self.source or self.path} cannot be copied", folder):
             # Not synced: most copies are for a while.
             return files.write_by_content(
                 folder, chunks, lambda digest: f"{digest}.jsonl", fsync=False
             )
-        except OSError as exc:
-            raise StoreError(
-                f"{self.source or self.path} cannot be copied to {folder}: {exc.strerror or exc}.",
-                hint="Free some space there, or set FTG_HOME to a folder on another disk.",
-            ) from None
 
     def _chunks(self) -> Iterator[bytes]:
         try:

@@ -29,7 +29,6 @@ from finetune_gateway.errors import (
     GatewayError,
     NotFoundError,
     SpecError,
-    StoreError,
 )
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.hosted import at_train_price
@@ -38,7 +37,8 @@ from finetune_gateway.jobs import records
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.renderers import Shown
-from finetune_gateway.settings.files import private_folder, remove_old_temporaries, sync
+from finetune_gateway.settings import files as disk
+from finetune_gateway.settings.files import private_folder, remove_old_temporaries, storing, sync
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import encodable
@@ -134,7 +134,7 @@ class Files:
         and with ``copy`` all others too."""
         given = [data] if validation is None else [data, validation]
         datasets = [Dataset.open(one, spool=folder) for one in given]
-        return cls(*(one.copied(folder, _is_no_text) if copy else one for one in datasets))
+        return cls(*(_copied(one, folder) if copy else one for one in datasets))
 
     def split(self, ratio: float | None, seed: int | None, folder: Path) -> Files:
         """Return files with this share of the rows held out, written to ``folder``."""
@@ -142,7 +142,13 @@ class Files:
             return self
         if self.held_out is not None:
             raise SpecError("validation and validation_split exclude each other.", hint="Drop one.")
-        return Files(*splitting.split(self.train, ratio, seed=seed or 0, folder=folder))
+        made = disk.folder(folder)
+        return Files(*splitting.split(self.train, ratio, seed=seed or 0, folder=made))
+
+
+def _copied(dataset: Dataset, folder: Path) -> Dataset:
+    """Return a copy in ``folder``: the dataset itself if it was written there just now."""
+    return dataset if dataset.path.parent == folder else dataset.copied(folder, _is_no_text)
 
 
 def _is_no_text(head: bytes) -> bool:
@@ -340,22 +346,10 @@ def copies_folder(settings: Settings) -> Iterator[Path]:
     settings.create()
     remove_old_temporaries(settings.files, _DAY)  # of earlier versions
     with ExitStack() as stack:
-        with _storing("No copy can be made", settings.files):
+        with storing("No copy can be made", settings.files):
             made = private_folder(settings.files, settings.locks, "submit")
             folder = stack.enter_context(made)
         yield folder
-
-
-@contextmanager
-def _storing(failure: str, folder: Path) -> Iterator[None]:
-    """Raise StoreError for an OSError of the block."""
-    try:
-        yield
-    except OSError as exc:
-        raise StoreError(
-            f"{failure} in {folder}: {exc.strerror or exc}.",
-            hint="Free some space there, or set FTG_HOME to a folder on another disk.",
-        ) from None
 
 
 def with_sent_files(plan: Plan, folder: Path) -> Plan:
@@ -385,7 +379,7 @@ def intent(
     Equal plans have the same ``submit_key``, unless ``again``, and whatever their ``metadata``.
     Raises StoreError if the files cannot be put on the disk.
     """
-    with _storing("The data cannot be kept", folder):
+    with storing("The data cannot be kept", folder):
         for file in plan.sent:
             sync(Path(file.path))
     train, *others = [
@@ -423,7 +417,7 @@ def _hash(identity: list[Any]) -> str:
 def keep(plan: Plan, folder: Path) -> None:
     """Move the files of a plan into ``folder``: before the job is stored that names them, and only
     then. Raises StoreError."""
-    with _storing("The data cannot be kept", folder):
+    with storing("The data cannot be kept", folder):
         for path, sha256 in {(file.path, file.sha256) for file in plan.sent}:
             os.replace(path, folder / f"{sha256}.jsonl")
         sync(folder)

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from finetune_gateway.errors import StoreError
+
 
 def write_atomic(path: Path, data: str | bytes, *, fsync: bool = True) -> None:
     """Write a file, in place of the one that is there. Raises OSError, and then changes nothing.
@@ -168,6 +170,18 @@ def locking(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def storing(failure: str, folder: Path) -> Iterator[None]:
+    """Raise StoreError for an OSError of the block."""
+    try:
+        yield
+    except OSError as exc:
+        raise StoreError(
+            f"{failure} in {folder}: {exc.strerror or exc}.",
+            hint="Free some space there, or set FTG_HOME to a folder on another disk.",
+        ) from None
 
 
 def folder(path: Path) -> Path:

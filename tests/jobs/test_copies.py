@@ -341,3 +341,25 @@ def test_rows_from_a_pipe_are_read_like_a_file(
     assert costs[0] == costs[1]
     job = gateway.submit(piped(), model="m", backend=FakeBackend())
     assert Path(job.record.train.path).read_bytes() == train_file.read_bytes()
+
+
+def test_a_full_disk_is_said_of_rows_that_are_no_json_lines_too(home: Path, tmp_path: Path) -> None:
+    """CSV is written as JSON lines first: what is wrong, where, and what to do; nothing is left."""
+    file = tmp_path / "rows.csv"
+    file.write_text("prompt,completion\n" + "".join(f"{n}?,{n}.\n" for n in range(20_000)))
+    for words in (["submit", file, "--model", "builtin/tiny", "--yes"], ["validate", file]):
+        error = plain_failure(run(300_000, *words, home=home))
+        assert str(home) in error and "Free some space" in error
+    assert left(home) == []
+
+
+def test_rows_that_end_in_an_error_are_not_a_full_disk(home: Path) -> None:
+    """An iterable may stand on a connection that breaks."""
+
+    def rows() -> Iterator[Json]:
+        yield from chat_rows(12)
+        raise ConnectionResetError("by peer")
+
+    with pytest.raises(DataError, match="by peer"):
+        Gateway().submit(rows(), model="m", backend=FakeBackend())
+    assert left(home) == []
