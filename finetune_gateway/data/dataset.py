@@ -25,6 +25,7 @@ Rows = Iterable[dict[str, Any]]
 Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
 CHUNK = 1 << 20  # bytes read at a time
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # once: json.dumps makes one for each row
 _CONTAINERS = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parquet"}
 MAX_LINE = 64 << 20  # bytes; a longer line is not a training example and would fill the memory
 
@@ -227,7 +228,7 @@ class Dataset:
             digest.update(line.raw + line.end)
             raw = line.raw.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.raw
             if raw.strip():
-                yield json.dumps(rewrite(json.loads(raw)), ensure_ascii=False).encode() + b"\n"
+                yield _encode(rewrite(json.loads(raw))).encode() + b"\n"
         if digest.hexdigest() != self.sha256:
             raise DataError(
                 f"The copy of {self.name} was changed while it was checked.",

@@ -106,14 +106,6 @@ class Job(Shown):
         A job that is not known to be there is looked for, and sent only with ``send``, as ``wait``
         and ``result`` do.
         """
-        return self._refresh(send=send)
-
-    def reload(self) -> Job:
-        """Read the stored job again, without asking its backend, and return self."""
-        self.record = self._store.get(self.id)
-        return self
-
-    def _refresh(self, *, send: bool) -> Job:
         self.record = self._store.get(self.id)
         if self.record.unsent:
             settle = self._submitter.advance_or_end if send else self._submitter.look
@@ -125,6 +117,11 @@ class Job(Shown):
         with accounts.reading(self._store, self.record, self.backend):
             snapshot = self.backend.poll(self.record.provider_id, cursor)
         self.record = self._store.apply(self.id, snapshot, cursor, resumes)
+        return self
+
+    def reload(self) -> Job:
+        """Read the stored job again, without asking its backend, and return self."""
+        self.record = self._store.get(self.id)
         return self
 
     def _tell_of_resume(self) -> None:
@@ -221,7 +218,7 @@ class Job(Shown):
             if show and self.record.unsent:
                 show()
             try:
-                self._refresh(send=send)
+                self.refresh(send=send)
                 failing_since = None
             except BackendError as exc:
                 failing_since = failing_since or time.monotonic()

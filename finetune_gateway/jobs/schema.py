@@ -138,7 +138,7 @@ def m007_accounts(db: sqlite3.Connection) -> None:
 
 
 @migration
-def m006_clocks(db: sqlite3.Connection) -> None:
+def m008_clocks(db: sqlite3.Connection) -> None:
     # The time of day can be set; `step_clock` is the same moment by a clock that cannot.
     db.execute("ALTER TABLE jobs ADD COLUMN step_clock TEXT")
 

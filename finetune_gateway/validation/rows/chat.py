@@ -109,12 +109,14 @@ def messages_defects(messages: Any, path: str) -> Defects:
         return
     if not messages:
         yield Defect("empty_messages", path)
+    images = 0
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             yield wrong_type(f"{path}[{index}]", message, "an object with role and content")
         elif not _is_plain(message):
             yield from _message_defects(message, f"{path}[{index}]")
-    if (images := sum(map(_count_images, messages))) > MAX_IMAGES:
+            images += _count_images(message)
+    if images > MAX_IMAGES:
         yield Defect("image_count", path, f"{images} images in one row")
 
 
@@ -129,9 +131,9 @@ def _is_plain(message: Json) -> bool:
     )
 
 
-def _count_images(message: Any) -> int:
+def _count_images(message: Json) -> int:
     """Return the number of images in a message."""
-    content = message.get("content") if isinstance(message, dict) else None
+    content = message.get("content")
     parts = content if isinstance(content, list) else []
     return sum(1 for part in parts if isinstance(part, dict) and "image_url" in part)
 
