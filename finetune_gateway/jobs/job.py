@@ -24,7 +24,7 @@ from finetune_gateway.errors import (
     NotFoundError,
 )
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_of
-from finetune_gateway.jobs import accounts, resumption, turns
+from finetune_gateway.jobs import accounts, resumption, settling, turns
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
@@ -348,9 +348,7 @@ class Job(Shown):
         """
         if created is not None:
             accounts.require_own(self.record, self.backend, created)
-        self.record = self._submitter.settle(
-            self._store.get(self.id), created, lambda: self.backend
-        )
+        self.record = settling.settle(self._store, self.id, created, lambda: self.backend)
         return self
 
     def _handle(self, model: str | None) -> ModelHandle:

@@ -1,4 +1,4 @@
-"""Many jobs at once: a pass asks each host for all its jobs, and polls those that have moved.
+"""Many jobs at once: a pass asks each host for all its jobs, and polls those that have changed.
 
 Hosts are asked side by side, so that one that does not answer holds up no other. A list is a hint:
 what it says of a job is checked by a poll, and what it does not say means nothing.
@@ -146,8 +146,8 @@ def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
     """Return each kind of error once, with all its jobs."""
     kinds: dict[Hashable, Failure] = {}
     for job, error in failed:
-        told = (getattr(error, "status_code", None), getattr(error, "code", None))
-        kind = (job.record.backend, type(error), *told)
+        codes = (getattr(error, "status_code", None), getattr(error, "code", None))
+        kind = (job.record.backend, type(error), *codes)
         kinds.setdefault(kind, Failure([], error)).jobs.append(job)
     return [*kinds.values()]
 
@@ -156,19 +156,20 @@ def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
 
 
 def _ask(group: Group, deadline: float | None, *, send: bool) -> Answer:
-    """Ask the backend of a group for all its jobs, and poll those that have moved."""
+    """Ask the backend of a group for all its jobs, and poll those that have changed."""
     live = [job for job in group.jobs if not job.reload().status.final]
     unsent = [job for job in live if job.provider_id is None]
     unsent.sort(key=lambda job: job.record.created_at)  # in this order hosts get them
     group.show_waiting(unsent if send else [])
     try:
-        moved, untold = _ask_for_list(group, [job for job in live if job.provider_id is not None])
+        sent = [job for job in live if job.provider_id is not None]
+        changed, unlisted = _ask_for_list(group, sent)
     except GatewayError as exc:
         return Answer([Failure(live, exc)])
-    turn, left = _take_turns(group, untold)
+    turn, left = _take_turns(group, unlisted)
     # Apart: a host may refuse one kind of request and not the other.
     due = [job for job in unsent if _is_due(job, send=send)]
-    failed = _poll_each(due, deadline, send=send) + _poll_each(moved + turn, deadline, send=False)
+    failed = _poll_each(due, deadline, send=send) + _poll_each(changed + turn, deadline, send=False)
     return Answer(_failures(failed), left)
 
 
@@ -183,46 +184,46 @@ def _ask_for_list(group: Group, sent: list[Job]) -> tuple[list[Job], list[Job]]:
     if len(sent) < 2 or type(group.backend).statuses is Backend.statuses:
         return sent, []  # no list is cheaper; a poll brings events too
     listed = group.backend.statuses([job.record.provider_id or "" for job in sent])
-    told = {job: listed[one] for job in sent if (one := job.record.provider_id or "") in listed}
-    news = {job: _has_moved(job.record, snapshot) for job, snapshot in told.items()}
-    moved = {job: told[job] for job in told if news[job]}
-    still = [job for job in told if news[job] is False]
-    untold = [job for job in sent if news.get(job) is None]
-    return _worth_a_poll(moved, hosted=group.hosted) + _overdue(still), untold
+    shown = {job: listed[one] for job in sent if (one := job.record.provider_id or "") in listed}
+    news = {job: _has_changed(job.record, snapshot) for job, snapshot in shown.items()}
+    changed = {job: shown[job] for job in shown if news[job]}
+    still = [job for job in shown if news[job] is False]
+    unlisted = [job for job in sent if news.get(job) is None]
+    return _worth_a_poll(changed, hosted=group.hosted) + _overdue(still), unlisted
 
 
-def _worth_a_poll(moved: dict[Job, Snapshot], *, hosted: bool) -> list[Job]:
-    """Return those to poll of the jobs that have moved, in no order: one whose poll always fails
+def _worth_a_poll(changed: dict[Job, Snapshot], *, hosted: bool) -> list[Job]:
+    """Return those to poll of the jobs that have changed, in no order: one whose poll always fails
     must not keep the others from their turn."""
-    polls = [job for job in moved if moved[job].status.final]
-    going_on = [job for job in moved if not moved[job].status.final]
+    polls = [job for job in changed if changed[job].status.final]
+    going_on = [job for job in changed if not changed[job].status.final]
     if hosted and len(going_on) > MOVES:
         for job in going_on:
-            _take_its_word(job, moved[job])
+            _take_its_word(job, changed[job])
     else:
         polls += going_on
     random.shuffle(polls)
     return polls
 
 
-def _take_its_word(job: Job, told: Snapshot) -> None:
+def _take_its_word(job: Job, listed: Snapshot) -> None:
     """Store the status of a list. What else a poll brings comes with the next poll of the job."""
     cursor, resumes = job.record.cursor, job.record.resumes
-    told = told.model_copy(update={"cursor": cursor})
-    job.record = job.store.apply(job.id, told, cursor, resumes)
+    listed = listed.model_copy(update={"cursor": cursor})
+    job.record = job.store.apply(job.id, listed, cursor, resumes)
 
 
-def _has_moved(record: JobRecord, told: Snapshot) -> bool | None:
-    """Return True if a job has moved by what its backend tells, False if it has not; None if only
+def _has_changed(record: JobRecord, listed: Snapshot) -> bool | None:
+    """Return True if a job has changed by what its backend tells, False if it has not; None if only
     a poll can show it: its status is a word that we do not know."""
-    if told.status is JobStatus.UNKNOWN:
-        same = (told.raw_status, told.finished_at) == (record.raw_status, record.finished_at)
+    if listed.status is JobStatus.UNKNOWN:
+        same = (listed.raw_status, listed.finished_at) == (record.raw_status, record.finished_at)
         return False if same else None
-    if told.status.final:
+    if listed.status.final:
         return True
-    if later(record.status, told.status) is not told.status:
+    if later(record.status, listed.status) is not listed.status:
         return False  # an older answer than the stored one
-    return (told.status, told.phase) != (record.status, record.phase)
+    return (listed.status, listed.phase) != (record.status, record.phase)
 
 
 def _overdue(still: list[Job]) -> list[Job]:
@@ -233,13 +234,13 @@ def _overdue(still: list[Job]) -> list[Job]:
     return random.sample(stale, min(1, len(stale)))
 
 
-def _take_turns(group: Group, untold: list[Job]) -> tuple[list[Job], list[Job]]:
+def _take_turns(group: Group, unlisted: list[Job]) -> tuple[list[Job], list[Job]]:
     """Return the jobs to poll in this pass and those to leave for the next ones."""
     if not group.hosted:
-        return untold, []
-    if all(job.id in group.asked for job in untold):
+        return unlisted, []
+    if all(job.id in group.asked for job in unlisted):
         group.asked.clear()
-    order = random.sample(untold, len(untold))
+    order = random.sample(unlisted, len(unlisted))
     order.sort(key=lambda job: job.id in group.asked)
     turn, left = order[:SINGLES], order[SINGLES:]
     group.asked.update(job.id for job in turn)
@@ -373,7 +374,7 @@ class _Wait:
         return before != self.last[job.id]
 
     def _lost(self, group: Group, answer: Answer) -> list[Failure]:
-        """Return, and keep, the failures that waiting does not mend."""
+        """Return, and keep, the failures that no waiting will end."""
         now, allowed = time.monotonic(), _longest_wait(group)
         failing = {
             job.id

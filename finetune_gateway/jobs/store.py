@@ -204,11 +204,9 @@ class Store:
     def set_phase(self, job_id: str, phase: str) -> JobRecord:
         return self._update(job_id, "jobs SET phase = ?", encodable(phase))
 
-    def fail(self, job_id: str, error: str, *, created: bool = False) -> JobRecord:
-        """End a job that could not be sent. ``created``: the provider may still have it, and the
-        job keeps the step that says so."""
-        if not created:
-            self._update(job_id, "jobs SET step = 'intent'", only=f"provider_id IS NULL AND {LIVE}")
+    def fail(self, job_id: str, error: str) -> JobRecord:
+        """End a job that could not be sent: the provider certainly does not have it."""
+        self._update(job_id, "jobs SET step = 'intent'", only=f"provider_id IS NULL AND {LIVE}")
         return self.end(job_id, JobStatus.FAILED, error)
 
     def end(self, job_id: str, status: JobStatus, error: str | None = None) -> JobRecord:

@@ -20,14 +20,13 @@ from finetune_gateway.errors import (
     BackendError,
     BudgetError,
     GatewayError,
-    JobNotFinished,
-    SpecError,
     StoreError,
 )
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import accounts, turns
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
+from finetune_gateway.jobs.settling import not_yet
 from finetune_gateway.jobs.store import Store
 
 MAX_TRIES = 10  # requests per job that may have taken effect, before it has failed
@@ -59,7 +58,7 @@ class Submitter:
         if backend.account() is not None:
             intent = accounts.of_intent(self.store, intent, backend, self.look)
         # Locked before the intent is committed: only a dead submitter leaves its job unlocked.
-        with self.store.lock(intent.id):
+        with self._sending(intent.id):
             record, added = self._insert_within_budget(intent, backend, keep)
             if added:
                 return self._send(record, backend, first=True)
@@ -79,7 +78,7 @@ class Submitter:
 
     def advance(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Continue a job that has no provider's id yet, unless another process is sending it."""
-        with self.store.lock(record.id) as mine:
+        with self._sending(record.id) as mine:
             record = self.store.get(record.id)
             return self._send(record, backend, first=False) if mine else record
 
@@ -113,7 +112,7 @@ class Submitter:
             if not record.unsent:
                 return record
             if not mine:
-                raise _not_yet(record, "another process is sending it")
+                raise not_yet(record, "another process is sending it")
             record = self._adopt_if_known(record, backend)
             if not record.unsent:
                 return record
@@ -132,32 +131,8 @@ class Submitter:
             return record
         left = self._seconds_left(record, runner)
         if record.unsent and record.step == "creating" and left > 0:
-            raise _not_yet(record, f"{record.display_name} may still get it, for {left:.0f} s")
+            raise not_yet(record, f"{record.display_name} may still get it, for {left:.0f} s")
         return record
-
-    def settle(
-        self, record: JobRecord, created: str | None, backend: Callable[[], Backend]
-    ) -> JobRecord:
-        """Commit what a person knows of an unsent job. Raises SpecError for a job that was sent,
-        and for a provider's id that another job has."""
-        with self.store.lock(record.id) as mine:
-            record = self.store.get(record.id)
-            if not mine:
-                raise _not_yet(record, "another process is sending it", "settle")
-            if not record.unsent:
-                known = record.provider_id or record.status
-                raise SpecError(
-                    f"Job {record.id} is not in doubt: it is {known}.",
-                    hint=f"See: ftg status {record.id}",
-                )
-            if created is None:
-                return self.store.settle_unsent(record.id)
-            if created in accounts.other_provider_ids(self.store, record):
-                raise SpecError(
-                    f"{created} is another of your jobs.", hint=f"See: ftg status {created}"
-                )
-            self.store.set_account(record.id, accounts.of(self.store, backend()))
-            return self.store.set_sent(record.id, created)
 
     # -- money ---------------------------------------------------------------------------
 
@@ -239,6 +214,19 @@ class Submitter:
 
     # -- sending -------------------------------------------------------------------------
 
+    @contextmanager
+    def _sending(self, job_id: str) -> Iterator[bool]:
+        """Hold the lock of a job while it is sent; True if it is ours. What aborts that (Ctrl-C, a
+        bug) says which job it was and what becomes of it."""
+        with self.store.lock(job_id) as mine:
+            try:
+                yield mine
+            except GatewayError:  # says it in its own words
+                raise
+            except BaseException as exc:
+                exc.add_note(_what_becomes_of(self.store, job_id))
+                raise
+
     def _send(self, record: JobRecord, backend: Backend, *, first: bool) -> JobRecord:
         """Take a job from its intent to a provider's id; send nothing twice.
 
@@ -264,6 +252,9 @@ class Submitter:
                         f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
                     )
                     return self.store.set_phase(record.id, phase)
+                if record.tries >= MAX_TRIES:
+                    reason = f"Sent {record.tries} times without an answer, and it is not there."
+                    return self.store.fail(record.id, reason)
                 self._reserve_again(record)
                 if record.account is None:
                     account = accounts.of(self.store, backend)
@@ -342,7 +333,7 @@ class Submitter:
             with self.store.transaction():
                 self.reserve(record)
         except BudgetError as exc:
-            self.store.fail(record.id, f"Not sent: {exc.message}", created=False)
+            self.store.fail(record.id, f"Not sent: {exc.message}")
             raise
 
     def _create(self, record: JobRecord, backend: Backend) -> str:
@@ -400,15 +391,14 @@ class Submitter:
             now = self.store.get(record.id)
             unreachable = exc.status_code is None and not exc.maybe_applied
             refused = not (exc.maybe_applied or exc.retryable)
-            out_of_tries = now.tries >= MAX_TRIES and exc.maybe_applied
             if now.tries == record.tries:  # nothing was sent this time
                 if first:
                     self.store.fail(record.id, str(exc))
                 else:  # a search that failed says nothing about the job
                     self.store.set_phase(record.id, f"not confirmed: {exc.message}")
                 raise
-            if refused or out_of_tries or (first and unreachable):
-                self.store.fail(record.id, str(exc), created=exc.maybe_applied)
+            if refused or (first and unreachable):
+                self.store.fail(record.id, str(exc))
                 # The host may have deleted a file that we remember: upload it again next time.
                 self.store.forget_files(_scope(now, backend), now.train, now.validation)
                 raise
@@ -416,9 +406,7 @@ class Submitter:
         except BaseException as exc:
             now = self.store.get(record.id)
             if first and now.tries == record.tries:
-                reason = f"Nothing was sent: {exc or type(exc).__name__}"
-                now = self.store.fail(record.id, reason)
-            exc.add_note(now.outlook or f"{record.id} has ended: nothing was sent.")
+                self.store.fail(record.id, f"Nothing was sent: {exc or type(exc).__name__}")
             raise
 
     def _go_on_later(self, record: JobRecord, exc: BackendError, backend: Backend) -> None:
@@ -435,12 +423,16 @@ class Submitter:
                 turns.set_waiting(self.store, record.id, time.time() + exc.retry_after, phase)
 
 
-def _not_yet(record: JobRecord, reason: str, command: str = "cancel") -> JobNotFinished:
-    return JobNotFinished(
-        f"{record.id} is left as it is: {reason}.",
-        hint=f"Run ftg {command} {record.id} again then.",
-        job_id=record.id,
-    )
+def _what_becomes_of(store: Store, job_id: str) -> str:
+    """Return what an abort leaves of a job, in words."""
+    try:
+        record = store.get(job_id)
+    except GatewayError:
+        return "Nothing was sent."
+    if record.status.final:
+        return f"{job_id} has ended: nothing was sent."
+    created = f"{record.display_name} has {job_id} as {record.provider_id}. ftg watch {job_id}"
+    return record.outlook or f"{created} follows it, ftg cancel {job_id} ends it."
 
 
 def _scope(record: JobRecord, backend: Backend) -> str:

@@ -89,8 +89,8 @@ class Settings:
             return stored
         parts = Path(stored).parts
         places = [at for at, part in enumerate(parts) if part in FOLDERS]
-        moved = (self.home.joinpath(*parts[at:]) for at in places)
-        return next((str(path) for path in moved if path.exists()), stored)
+        paths = (self.home.joinpath(*parts[at:]) for at in places)
+        return next((str(path) for path in paths if path.exists()), stored)
 
     @property
     def database(self) -> Path:

@@ -258,7 +258,7 @@ def test_a_job_without_a_usable_id_is_no_answer(
 def test_a_listed_job_with_a_strange_file(
     provider: Provider, file: DataFile, home: Path, strange: object
 ) -> None:
-    """It is not known what that job is: the doubt stays, and is told."""
+    """It is not known what that job is: the doubt stays, and is said."""
     provider.world.metadata = "null"
     provider.fault(CREATE, "reset_after")
     hosted = connect(provider, profile="custom", settle_seconds=0.1, poll_seconds=0.02)

@@ -268,6 +268,42 @@ def test_whatever_happens_before_the_first_byte_ends_the_job(
     assert f"{job.id} has ended: nothing was sent." in caught.value.__notes__
 
 
+@pytest.mark.parametrize(("kind", "jobs"), [("reset_after", 1), ("reset_before", 0)])
+def test_the_last_try_is_a_doubt_like_the_others(
+    home: Path, train_file: Path, kind: str, jobs: int
+) -> None:
+    """The tenth create has no answer: it is looked for, and only then it has failed."""
+    with Provider() as provider:
+        job = lost(provider, train_file, "reset_before")
+        with job.store.transaction() as db:
+            db.execute("UPDATE jobs SET tries = 9 WHERE id = ?", (job.id,))
+        provider.fault(CREATE, kind)
+        assert job.wait(20).status is (JobStatus.SUCCEEDED if jobs else JobStatus.FAILED)
+        assert len(provider.jobs) == jobs
+
+
+@pytest.mark.parametrize("step", ["added", "sent"])
+def test_an_abort_says_which_job_it_was(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Ctrl-C right after the job is committed, or after its create: its id, and what becomes of
+    it."""
+    gateway = Gateway(home)
+    method = {"added": "add", "sent": "set_sent"}[step]
+    real = getattr(gateway.store, method)
+
+    def stop(*args: Any) -> None:
+        real(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gateway.store, method, stop)
+    with Provider() as provider, pytest.raises(KeyboardInterrupt) as caught:
+        gateway.submit(train_file, model=MODEL, backend=wire(provider))
+    [job] = Gateway(home).jobs()
+    [note] = caught.value.__notes__
+    assert job.id in note and ("follows it" if step == "sent" else "has not been sent") in note
+
+
 # -- cancel ------------------------------------------------------------------------------
 
 

@@ -347,7 +347,7 @@ def test_backends_without_a_list_are_polled_from_where_they_were(gateway: Gatewa
 
 
 def test_local_runs_are_read_by_one_query(home: Path) -> None:
-    """Runs that wait or have ended are told; one that has lost its worker, one that was asked to
+    """Runs that wait or have ended are in it; one that has lost its worker, one that was asked to
     stop and one that is not there are left to a poll."""
     settings = Settings.load().create()
     backend, queue = LocalBackend(), Queue(settings)
