@@ -21,7 +21,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import accounts, planning
+from finetune_gateway.jobs import planning
 from finetune_gateway.jobs.budget import require_within
 from finetune_gateway.jobs.home import HomeJobs
 from finetune_gateway.jobs.job import Job
@@ -325,7 +325,7 @@ class Gateway(HomeJobs):
             require_within(plan.estimate, limit)
             intent = planning.intent(plan, self.settings.files, again=again, metadata=tags)
             keep = partial(planning.keep, plan, self.settings.files)
-            record = accounts.equal(self.store, intent, plan.backend)
+            record = self._submitter.equal(intent, plan.backend)
             if record is None:
                 plan.require_confirmed(confirm)
                 record = self._submitter.submit(intent, plan.backend, keep)

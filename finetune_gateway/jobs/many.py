@@ -17,12 +17,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
-from finetune_gateway.errors import (
-    AuthenticationError,
-    BackendError,
-    GatewayError,
-    JobNotFinished,
-)
+from finetune_gateway.errors import AuthenticationError, BackendError, GatewayError, JobNotFinished
 from finetune_gateway.events import JobStatus, later
 from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.job import JITTER, PATIENCE_SECONDS, Job
@@ -161,8 +156,8 @@ def _ask(group: Group, deadline: float | None, *, send: bool) -> Answer:
     unsent = [job for job in live if job.provider_id is None]
     unsent.sort(key=lambda job: job.record.created_at)  # in this order hosts get them
     group.show_waiting(unsent if send else [])
+    sent = [job for job in live if job.provider_id is not None]
     try:
-        sent = [job for job in live if job.provider_id is not None]
         changed, unlisted = _ask_for_list(group, sent)
     except GatewayError as exc:
         return Answer([Failure(live, exc)])

@@ -64,6 +64,12 @@ class Submitter:
                 return self._send(record, backend, first=True)
         return self.rejoin(record, intent, backend, keep)
 
+    def equal(self, intent: JobRecord, backend: Backend) -> JobRecord | None:
+        """Return the job of an equal submit, live or succeeded, as far as that is known here."""
+        if backend.account() is None:
+            return self.store.equal(intent)
+        return accounts.equal(self.store, intent, backend)
+
     def rejoin(
         self, record: JobRecord, intent: JobRecord, backend: Backend, keep: Callable[[], None]
     ) -> JobRecord:
