@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.forms import PAIR, PAIRS, SYSTEM, TOOL, USER, WITH_SYSTEM
+from support.forms import ASK, CHOSEN, FULL, PAIR, PAIRS, SYSTEM, TOOL, USER, WITH_SYSTEM
 
 from finetune_gateway.data.canonical import as_sent, read
 from finetune_gateway.preparation.convert import convert_row
@@ -76,3 +76,10 @@ def test_ultrafeedback_is_accepted_after_conversion() -> None:
     row = PAIRS["ultrafeedback_binarized"]
     for to in ("openai", "trl", "sharegpt"):
         assert as_sent(convert_row(as_sent(row), to)) == PAIR
+
+
+def test_a_prompt_that_both_sides_repeat_after_a_system_prompt_is_read_once() -> None:
+    sides = {side: [SAID, *FULL[side]] for side in ("chosen", "rejected")}
+    sent = read({"prompt": ASK, **sides})
+    assert sent.errors == [] and sent.row["input"] == {"messages": [SAID, USER]}
+    assert sent.row["preferred_output"] == [CHOSEN]

@@ -334,3 +334,15 @@ def test_a_job_of_an_old_store_gets_its_account(
     with pytest.raises(AuthenticationError, match=job.id):
         Gateway().job(job.id).refresh()
     assert submit(provider, train_file).id != job.id
+
+
+def test_a_job_of_an_old_store_gets_the_account_of_a_rotated_key(
+    home: Path, train_file: Path, provider: Provider, key: Callable[[str], None]
+) -> None:
+    """The name of an account is its first key, whichever of its keys reads the job."""
+    old, new = submit(provider, train_file), submit(provider, train_file, seed=1)
+    key(ROTATED)
+    Gateway().job(new.id).refresh()
+    Gateway().store.query("UPDATE jobs SET account = NULL WHERE id = ?", (old.id,))
+    Gateway().job(old.id).refresh()
+    assert Gateway().job(old.id).record.account == new.record.account
