@@ -13,6 +13,7 @@ from finetune_gateway.backend import Backend
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.cli.options import Json
 from finetune_gateway.errors import GatewayError, JobNotFinished, NotFoundError, SpecError
+from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
 from finetune_gateway.reports.output import (
@@ -131,7 +132,7 @@ def _open_job_result(name: str, model: str | None = None) -> ModelHandle:
     if not job.status.final:
         raise JobNotFinished(
             f"Job {job.id} is still {job.status}; there is no model yet.",
-            hint=f"Run: ftg wait {job.id}",
+            hint=f"Run: ftg {'resume' if job.status is JobStatus.PAUSED else 'wait'} {job.id}",
             job_id=job.id,
         )
     return job.result(model=model)

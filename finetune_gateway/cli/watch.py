@@ -78,7 +78,8 @@ def _print_events(job: Job) -> None:
 
 
 class PhasePrinter:
-    """Prints on stderr what a job does before its first event, such as building a model."""
+    """Prints on stderr what a job does before its first event, such as building a model, and why
+    nothing is heard of it."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -86,11 +87,20 @@ class PhasePrinter:
 
     def __call__(self, job: Job) -> None:
         """Print the phase of the job if it is another one, not each step of the same."""
-        phase = "" if job.status.final else job.phase
+        phase = "" if job.status.final else _doing(job)
         name = phase.partition(":")[0]
         if phase and name != self.last:
             print_message(f"{job.id}  {job.status}: {visible(phase)}", quiet=self.quiet)
         self.last = name
+
+
+def _doing(job: Job) -> str:
+    """Return the phase of a job, or why it does not move."""
+    if job.trouble is not None and not job.record.unsent:
+        return f"as last seen, for {job.trouble.message}"
+    if job.status is JobStatus.PAUSED and not job.phase:
+        return f"it goes on when it is resumed, here with ftg resume {job.id}"
+    return job.phase
 
 
 def exit_code(job: Job) -> int:
@@ -161,6 +171,8 @@ def follow_all(
             print_message(status_line(job), quiet=quiet)
         printers[job.id](job)
 
+    for job in jobs:
+        printers[job.id](job)
     try:
         return gateway.wait(jobs, timeout, on_change=show)
     except KeyboardInterrupt:

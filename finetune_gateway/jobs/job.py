@@ -53,6 +53,7 @@ class Job(Shown):
         self._store = store
         self._load = load
         self._submitter = submitter
+        self.trouble: GatewayError | None = None  # why the last poll of a wait told nothing
 
     @cached_property
     def backend(self) -> Backend:
@@ -219,9 +220,9 @@ class Job(Shown):
                 show()
             try:
                 self.refresh(send=send)
-                failing_since = None
+                self.trouble = failing_since = None
             except BackendError as exc:
-                failing_since = failing_since or time.monotonic()
+                self.trouble, failing_since = exc, failing_since or time.monotonic()
                 asked = self._wait_after(exc, time.monotonic() - failing_since)
                 failing_since = None if asked else failing_since
             yield

@@ -352,6 +352,9 @@ class _Wait:
 
     def after(self, group: Group, answer: Answer) -> float | None:
         """Drop the jobs that have ended, or that cannot be waited for; return the next pause."""
+        trouble = {job.id: one.error for one in answer.failures for job in one.jobs}
+        for job in group.jobs:
+            job.trouble = trouble.get(job.id)
         changed = [job for job in group.jobs if self._has_changed(job)]
         for job in changed:
             self.on_change(job)
@@ -370,7 +373,8 @@ class _Wait:
 
     def _lost(self, group: Group, answer: Answer) -> list[Failure]:
         """Return, and keep, the failures that no waiting will end."""
-        now, allowed = time.monotonic(), _longest_wait(group)
+        allowed = turns.longest_wait(group.jobs[0].store, group.backend.capabilities())
+        now = time.monotonic()
         failing = {
             job.id
             for failure in answer.failures
@@ -406,17 +410,13 @@ def _why_not(job: Job, allowed: float) -> JobNotFinished | None:
     return None
 
 
-def _longest_wait(group: Group) -> float:
-    return turns.longest_wait(group.jobs[0].store, group.backend.capabilities())
-
-
 def _asked_wait(error: GatewayError) -> float:
     """Return the seconds that a host asks to wait; 0 if it does not."""
     return (error.retry_after or 0.0) if isinstance(error, BackendError) else 0.0
 
 
 def _state(job: Job) -> Hashable:
-    return job.status, job.phase, job.record.cursor
+    return job.status, job.phase, job.record.cursor, job.trouble is None
 
 
 def _is_lasting(error: GatewayError) -> bool:

@@ -59,6 +59,8 @@ class View:
         parts = [self._head(), self._progress(), *self._curves()]
         if note := overfitting_note(self.values("valid_loss")):
             parts.append(Text(f"note: {note}", "yellow"))
+        if self.job.trouble is not None:
+            parts.append(Text(f"as last seen, for {visible(self.job.trouble.message)}", "yellow"))
         if self.message:
             parts.append(Text(self.message, "dim", no_wrap=True, overflow="ellipsis"))
         if not self.job.status.final:

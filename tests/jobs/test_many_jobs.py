@@ -110,9 +110,8 @@ def test_jobs_that_are_not_sent_are_sent_by_wait_alone(gateway: Gateway, train_f
 def test_a_host_that_runs_few_jobs_gets_them_in_order(gateway: Gateway, train_file: Path) -> None:
     """Five jobs at a host that runs two at a time: a wait for all sends each once, oldest first."""
     with Provider(running_limit=2, pace=99.0) as provider:
-        backend = OpenAIBackend(
-            base_url=provider.url, api_key_env=KEY, profile="custom", poll_seconds=0.02
-        )
+        hosted: dict[str, Any] = {"base_url": provider.url, "api_key_env": KEY}
+        backend = OpenAIBackend(**hosted, profile="custom", poll_seconds=0.02, settle_seconds=0.1)
         jobs = [
             gateway.submit(train_file, model=MODEL, backend=backend, seed=seed) for seed in range(5)
         ]

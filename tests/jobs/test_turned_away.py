@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.chaos import until
 from support.cli import Ftg
-from support.hosted import RETRIEVE, connect, handle_of
+from support.hosted import LIST, RETRIEVE, connect, handle_of
 from support.provider import CREATE, Provider
 from support.records import record
 
@@ -25,6 +25,7 @@ from finetune_gateway import (
     SpecError,
 )
 from finetune_gateway.jobs import records
+from finetune_gateway.jobs.job import Job
 from finetune_gateway.settings import files
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -278,3 +279,36 @@ def test_a_chat_waits_as_long_as_for_an_answer(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(BackendError, match="asks to wait 90 s") as caught:
             model.chat(question)
         assert caught.value.retry_after == 90 and sleeps == [20.0]
+
+
+@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize(
+    "why, word", [("429", "Busy"), ("500", "Busy"), ("paused", "ftg resume {}")]
+)
+def test_a_job_that_does_not_move_says_why(
+    home: Path, train_file: Path, ftg: Ftg, monkeypatch: pytest.MonkeyPatch,
+    why: str, word: str, several: bool,
+) -> None:  # fmt: skip
+    """A wait could be silent for ever: the host answers 429 and a time, it is down, or the job is
+    paused there."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+    monkeypatch.setenv("FTG_HOME", str(home))
+    headers = {"Retry-After": "6"} if why == "429" else {"x-should-retry": "false"}
+    with Provider() as provider:
+        jobs = [submit(provider, train_file, seed) for seed in range(1 + several)]
+        for job in jobs:
+            job.refresh().refresh().refresh()
+        if why == "paused":
+            for held in provider.jobs:
+                provider.world.pause(held["id"])
+        else:
+            for endpoint in (RETRIEVE, LIST):
+                faults = ["status"] * 99
+                provider.fault(endpoint, *faults, status=int(why), headers=headers, message="Busy.")
+        done = ftg("--home", str(home), "wait", *[job.id for job in jobs], "--timeout", "0.3s")
+    assert word.format(jobs[0].id) in done.stderr
+
+
+def submit(provider: Provider, file: Path, seed: int) -> Job:
+    """Submit a job to this provider."""
+    return Gateway().submit(file, model=MODEL, backend=wire(provider), seed=seed)
