@@ -18,6 +18,7 @@ from support.rows import chat_rows
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend, Gateway, OpenAIBackend
+from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError, GatewayError, NotFoundError
 from finetune_gateway.jobs.planning import Plan
 
@@ -363,3 +364,12 @@ def test_rows_that_end_in_an_error_are_not_a_full_disk(home: Path) -> None:
     with pytest.raises(DataError, match="by peer"):
         Gateway().submit(rows(), model="m", backend=FakeBackend())
     assert left(home) == []
+
+
+def test_a_copy_that_changes_before_its_rows_are_rewritten_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "train.jsonl"
+    source.write_text('{"prompt": "Hi", "completion": "Hello"}\n')
+    copy = Dataset.open(source).copied(tmp_path)
+    copy.path.write_text('{"prompt": "Hi", "completion": "Other"}\n')
+    with pytest.raises(DataError, match="changed while it was checked"):
+        copy.rewritten(tmp_path, lambda row: row)

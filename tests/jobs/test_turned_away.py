@@ -24,6 +24,7 @@ from finetune_gateway import (
     OpenAIBackend,
     SpecError,
 )
+from finetune_gateway.backends.openai import retries
 from finetune_gateway.jobs import records
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.settings import files
@@ -187,6 +188,14 @@ def test_a_longer_wait_than_is_allowed_is_said(
         with pytest.raises(SpecError, match="longest_wait"):
             OpenAIBackend(longest_wait=float("inf"))
         assert job.status is JobStatus.QUEUED and provider.posts[JOBS] == 1
+
+
+def test_a_date_counts_from_the_time_of_the_host() -> None:
+    """Whose clock may be a day ahead of ours."""
+    ahead = time.time() + 86400
+    headers = {"date": formatdate(ahead, usegmt=True)}
+    headers["retry-after"] = formatdate(ahead + 90, usegmt=True)
+    assert retries.asked_wait(headers) == 90
 
 
 def test_a_clock_that_is_set_back_prolongs_no_wait() -> None:
