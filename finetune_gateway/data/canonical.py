@@ -16,11 +16,10 @@ take their row from here, so none of them can see another row than the one that 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_gateway.data.canonical_row import SIDES, CanonicalRow, of_texts
 from finetune_gateway.data.formats import (
     ALPACA,
     CHAT,
@@ -46,38 +45,6 @@ Json = dict[str, Any]
 
 _CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls", "label"})
 _PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
-_MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
-_TURN_FIELDS = {"content": "value", "role": "from", "tool_calls": "value", "weight": "weight"}
-
-
-@dataclass(slots=True)
-class CanonicalRow:
-    """A row as it is sent, and where its parts come from.
-
-    ``errors``: what could not be read without loss. ``others``: keys of the user's row that are
-    not part of it.
-    """
-
-    row: Json
-    errors: list[ConversionError] = field(default_factory=list)
-    others: tuple[str, ...] = ()
-    # Of each message: the path in the user's row, and its form there: message, turn or text.
-    _origins: dict[int, tuple[str, str]] = field(default_factory=dict)
-    _lists: dict[str, str] = field(default_factory=dict)
-
-    def origin(self, path: str) -> str:
-        """Return the path in the user's row of a path in this one."""
-        match = _MESSAGE.fullmatch(path)
-        if match is None:
-            return self._lists.get(path, path.removeprefix("input."))
-        holder = self.row["input"] if match[1].startswith("input.") else self.row
-        message = holder[match[1].removeprefix("input.")][int(match[2])]
-        source, form = self._origins.get(id(message), ("", "text"))
-        if form == "message":
-            return source + match[3]
-        if form == "turn" and match[3]:
-            return f"{source}.{_TURN_FIELDS.get(re.split(r'[.[]', match[3])[1], 'value')}"
-        return source
 
 
 def read(row: Json) -> CanonicalRow:
@@ -86,6 +53,9 @@ def read(row: Json) -> CanonicalRow:
     row_format = format_of(row)
     if row_format is None or row_format in SENT_UNCHANGED:
         return CanonicalRow(row)
+    texts = of_texts(row) if len(row) <= 3 else None
+    if texts is not None:
+        return texts
     reader = _Reader(row)
     converted = _READERS[row_format.name](reader)
     known = {"text"} if row_format is TEXT else _PAIR_KEYS | _CHAT_KEYS
@@ -357,7 +327,7 @@ def _trl_preference(reader: _Reader) -> Json:
         reader.lists["input.messages"] = "chosen"
     if not prompt:
         reader.refuse("prompt", "there is no prompt, and the two sides do not start with one")
-    reader.lists |= {"preferred_output": "chosen", "non_preferred_output": "rejected"}
+    reader.lists |= SIDES
     reader.used.add("parallel_tool_calls")
     parallel = {key: reader.row[key] for key in ("parallel_tool_calls",) if key in reader.row}
     pair_input = {"messages": reader.with_system(prompt), **reader.tools(), **parallel}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +29,11 @@ from support.forms import (
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend
-from finetune_gateway.data.formats import format_of
+from finetune_gateway.data.canonical import read
+from finetune_gateway.data.formats import PROMPT_COMPLETION, format_of
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
+from finetune_gateway.validation.rows.formats import format_defects, sent_defects
 
 Json = dict[str, Any]
 
@@ -217,3 +220,24 @@ def sent_rows(row: Json) -> list[Json]:
     except DataError as exc:
         raise AssertionError(f"validate had no error, but submit: {exc}") from None
     return [json.loads(line) for line in backend.started[0][2].path.read_text("utf-8").splitlines()]
+
+
+ODD_TEXTS = ["", " ", "\u200b", "a", "a\x00b", "\u202e", "<|im_end|>", "{{name}}", "é", "a\n\nb"]
+
+
+@pytest.mark.parametrize("keys", [("prompt", "completion"), ("prompt", "chosen", "rejected")])
+def test_rows_of_texts_are_read_as_by_a_reader(keys: tuple[str, ...]) -> None:
+    """The short way for the most common rows gives the same row and paths; and the checks of their
+    own format find all that is wrong with two texts as they are sent."""
+    for texts in itertools.product(ODD_TEXTS, repeat=len(keys)):
+        row = dict(zip(keys, texts, strict=True))
+        short, long = read(row), read({**row, "a": 1, "b": 2, "c": 3})
+        assert json.dumps(short.row) == json.dumps(long.row)
+        if short.errors:  # a pair without a prompt
+            continue
+        paths = [path for key in short.row for path in (f"{key}[0]", f"{key}[0].content", key)]
+        paths = [path.replace("input[0]", "input.messages[0]") for path in paths]
+        assert [short.origin(path) for path in paths] == [long.origin(path) for path in paths]
+        if short.plain:
+            own = {defect.code for defect in format_defects(row, PROMPT_COMPLETION)}
+            assert {defect.code for defect in sent_defects(short, PROMPT_COMPLETION)} <= own

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_gateway.data import formats
-from finetune_gateway.data.canonical import CanonicalRow
+from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.formats import Format
 from finetune_gateway.data.sharegpt import with_string_arguments
 from finetune_gateway.findings import Defect, wrong_type

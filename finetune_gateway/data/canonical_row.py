@@ -1,0 +1,82 @@
+"""A row as it is sent, and the short way to it for rows of texts alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_gateway.data.sharegpt import ConversionError
+
+Json = dict[str, Any]
+
+SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
+_MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
+_TURN_FIELDS = {"content": "value", "role": "from", "tool_calls": "value", "weight": "weight"}
+
+
+@dataclass(slots=True)
+class CanonicalRow:
+    """A row as it is sent, and where its parts come from.
+
+    ``errors``: what could not be read without loss. ``others``: keys of the user's row that are
+    not part of it. ``plain``: a question and an answer, both texts, and nothing else.
+    """
+
+    row: Json
+    errors: list[ConversionError] = field(default_factory=list)
+    others: tuple[str, ...] = ()
+    # Of each message: the path in the user's row, and its form there: message, turn or text.
+    _origins: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _lists: dict[str, str] = field(default_factory=dict)
+    plain: bool = False
+
+    def origin(self, path: str) -> str:
+        """Return the path in the user's row of a path in this one."""
+        match = _MESSAGE.fullmatch(path)
+        if match is None:
+            return self._lists.get(path, path.removeprefix("input."))
+        holder = self.row["input"] if match[1].startswith("input.") else self.row
+        message = holder[match[1].removeprefix("input.")][int(match[2])]
+        source, form = self._origins.get(id(message), ("", "text"))
+        if form == "message":
+            return source + match[3]
+        if form == "turn" and match[3]:
+            return f"{source}.{_TURN_FIELDS.get(re.split(r'[.[]', match[3])[1], 'value')}"
+        return source
+
+
+def of_texts(row: Json) -> CanonicalRow | None:
+    """Return the canonical row of a prompt with a completion, or with a chosen and a rejected
+    answer, all texts and nothing else; None for other rows.
+
+    Most rows are such, and a reader takes three times as long to the same end.
+    """
+    prompt = row.get("prompt")
+    if type(prompt) is not str or not prompt:
+        return None
+    asked = {"role": "user", "content": prompt}
+    if len(row) == 2 and type(answer := row.get("completion")) is str:
+        said = {"role": "assistant", "content": answer}
+        origins = {id(asked): ("prompt", "text"), id(said): ("completion", "text")}
+        lists = {"messages": "completion"}
+        return CanonicalRow({"messages": [asked, said]}, [], (), origins, lists, plain=True)
+    good, bad = row.get("chosen"), row.get("rejected")
+    if len(row) == 3 and type(good) is str and type(bad) is str:
+        return _pair(asked, good, bad)
+    return None
+
+
+def _pair(asked: Json, good: str, bad: str) -> CanonicalRow:
+    chosen, rejected = ({"role": "assistant", "content": text} for text in (good, bad))
+    row = {
+        "input": {"messages": [asked]},
+        "preferred_output": [chosen],
+        "non_preferred_output": [rejected],
+    }
+    origins = {
+        id(asked): ("prompt", "text"),
+        id(chosen): ("chosen", "text"),
+        id(rejected): ("rejected", "text"),
+    }
+    return CanonicalRow(row, [], (), origins, {"input.messages": "prompt", **SIDES})
