@@ -124,7 +124,7 @@ SETTLE = 4
 def let_settle(home: Path) -> None:
     """Let the time pass after which a request can no longer take effect."""
     with Gateway(home).store.transaction() as db:
-        db.execute("UPDATE jobs SET step_at = step_at - ?", (SETTLE,))
+        db.execute("UPDATE jobs SET step_at = step_at - ?, step_clock = NULL", (SETTLE,))
 
 
 def one_job(home: Path, folder: Path) -> Decimal:

@@ -171,7 +171,7 @@ def test_two_who_write_at_once_both_count(home: Path) -> None:
     names = list(config.KEYS)
 
     def write(number: int) -> None:
-        config.write(settings, names[number % 2], str(number))
+        config.write(settings, names[number % len(names)], str(number))
 
     threads = [Thread(target=write, args=(number,)) for number in range(20)]
     for thread in threads:

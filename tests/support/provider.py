@@ -192,17 +192,24 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
-        self.open_sockets: set[int] = set()
+        self.open_sockets: dict[int, Any] = {}
         self.accepted = 0  # connections, from the start
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.open_sockets.add(id(request))
+        self.open_sockets[id(request)] = request
         self.accepted += 1
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         super().shutdown_request(request)
-        self.open_sockets.discard(id(request))
+        self.open_sockets.pop(id(request), None)
+
+    def server_close(self) -> None:
+        """Be gone for those who have a connection already, too."""
+        super().server_close()
+        for request in list(self.open_sockets.values()):
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is what these tests are about; anything else is printed."""
