@@ -3,7 +3,8 @@
 Whole processes with a new home folder, and the fake backend, which takes files at once: what is
 measured is our own work on the data. ``--against FOLDER``: the same submit by the package in that
 folder, such as a worktree of an earlier commit; else the baseline is a validate of the same file.
-``--rows 26000`` makes 50 MB, once of chat rows and once of the same as prompt and completion.
+``--rows 26000`` makes 50 MB: of chat rows, of the same as prompt and completion, and as pairs with
+a worse answer in three forms of TRL: prompt and answers as messages, as texts, and two whole chats.
 """
 
 from __future__ import annotations
@@ -32,8 +33,21 @@ def single(rows):
         *prompt, answer = row["messages"]
         text = "\\n".join(message["content"] for message in prompt if message["role"] == "user")
         yield {"prompt": text, "completion": answer["content"]}
-rows = chat_rows(int(sys.argv[3]))
-write(Path(sys.argv[2]), single(rows) if sys.argv[4] == "prompt_completion" else rows)
+def pairs(rows):
+    for row in rows:
+        *prompt, answer = row["messages"]
+        worse = {"role": "assistant", "content": "I do not know. " + answer["content"][:40]}
+        yield {"prompt": prompt, "chosen": [answer], "rejected": [worse]}
+def pairs_of_texts(rows):
+    for row in single(rows):
+        worse = "I do not know. " + row["completion"][:40]
+        yield {"prompt": row["prompt"], "chosen": row["completion"], "rejected": worse}
+def pairs_of_chats(rows):
+    for row in pairs(rows):
+        yield {key: row["prompt"] + row[key] for key in ("chosen", "rejected")}
+forms = {"chat": iter, "prompt_completion": single, "preference": pairs,
+         "preference_texts": pairs_of_texts, "preference_chats": pairs_of_chats}
+write(Path(sys.argv[2]), forms[sys.argv[4]](chat_rows(int(sys.argv[3]))))
 """
 SUBMIT = """\
 import json, resource, sys, time
@@ -42,20 +56,23 @@ preload(DEFAULT_ENCODING)  # as the command line does
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend
 model, data, backend = "gpt-4.1-mini-2025-04-14", sys.argv[1], FakeBackend()
+method = sys.argv[3]
 def check():
-    report = gateway.validate(data, model=model, quality=False)
+    report = gateway.validate(data, model=model, method=method, quality=False)
     return {"rows": report.rows, "ok": report.ok}
 def submit():
-    job = gateway.submit(data, model=model, backend=backend, allow_pii=True)
+    job = gateway.submit(
+        data, model=model, method=method, backend=backend, allow_pii=True, max_cost_usd=1e6
+    )
     return {"rows": job.record.train.rows, "ok": job.provider_id is not None}
 began = time.perf_counter()
 did = check() if sys.argv[2] == "validate" else submit()
 seconds = time.perf_counter() - began
 peaks = [resource.getrusage(who).ru_maxrss for who in
          (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({**did, "seconds": seconds, "peak": max(peaks)}))
+print(json.dumps({**did, "seconds": seconds, "peak": max(peaks), "package": gateway.__file__}))
 """
-FORMS = ("chat", "prompt_completion")
+FORMS = ("chat", "prompt_completion", "preference", "preference_texts", "preference_chats")
 
 
 def main() -> int:
@@ -91,7 +108,8 @@ def measured(data: Path, tree: Path, what: str, home: Path) -> Process:
     """Submit or validate in a process of its own, by the package in ``tree``."""
     rmtree(home, ignore_errors=True)
     env = {**os.environ, "FTG_HOME": str(home), "PYTHONPATH": str(tree)}
-    return run([sys.executable, "-c", SUBMIT, str(data), what], env)
+    method = "dpo" if data.stem.startswith("preference") else "sft"
+    return run([sys.executable, "-P", "-c", SUBMIT, str(data), what, method], env)
 
 
 def figures(processes: list[Process], rows: int) -> tuple[list[float], list[float], list[float]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finetune_gateway.data.canonical_row import SIDES, CanonicalRow, of_texts
+from finetune_gateway.data.canonical_row import SIDES, CanonicalRow, of_messages, of_texts
 from finetune_gateway.data.formats import (
     ALPACA,
     CHAT,
@@ -45,6 +45,7 @@ Json = dict[str, Any]
 
 _CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls", "label"})
 _PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
+_CALL_KEYS = frozenset({"tool_calls", "function_call"})
 
 
 def read(row: Json) -> CanonicalRow:
@@ -53,9 +54,9 @@ def read(row: Json) -> CanonicalRow:
     row_format = format_of(row)
     if row_format is None or row_format in SENT_UNCHANGED:
         return CanonicalRow(row)
-    texts = of_texts(row) if len(row) <= 3 else None
-    if texts is not None:
-        return texts
+    short = (of_texts(row) or of_messages(row)) if len(row) <= 3 else None
+    if short is not None:
+        return short
     reader = _Reader(row)
     converted = _READERS[row_format.name](reader)
     known = {"text"} if row_format is TEXT else _PAIR_KEYS | _CHAT_KEYS
@@ -133,6 +134,8 @@ class _Reader:
             return message
         if not isinstance(message.get("role"), str):
             self.refuse(f"{path}.role", "there is no role")
+        elif _CALL_KEYS.isdisjoint(message):  # most messages; a copy, for weights are set in it
+            return self.noted(dict(message), path, "message")
         else:
             self.errors += call_errors(message, path)
         return self.noted(with_string_arguments(message), path, "message")

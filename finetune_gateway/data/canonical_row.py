@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from finetune_gateway.data.sharegpt import ConversionError
 
 Json = dict[str, Any]
+Origins = dict[int, tuple[str, str]]
 
 SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
 _MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
@@ -20,16 +21,18 @@ class CanonicalRow:
     """A row as it is sent, and where its parts come from.
 
     ``errors``: what could not be read without loss. ``others``: keys of the user's row that are
-    not part of it. ``plain``: a question and an answer, both texts, and nothing else.
+    not part of it. ``plain``: a question and an answer, both texts, and nothing else. ``renamed``:
+    a pair of which every part is in this row too, so that judging this row is enough.
     """
 
     row: Json
     errors: list[ConversionError] = field(default_factory=list)
     others: tuple[str, ...] = ()
     # Of each message: the path in the user's row, and its form there: message, turn or text.
-    _origins: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _origins: Origins = field(default_factory=dict)
     _lists: dict[str, str] = field(default_factory=dict)
     plain: bool = False
+    renamed: bool = False
 
     def origin(self, path: str) -> str:
         """Return the path in the user's row of a path in this one."""
@@ -38,12 +41,15 @@ class CanonicalRow:
             return self._lists.get(path, path.removeprefix("input."))
         holder = self.row["input"] if match[1].startswith("input.") else self.row
         message = holder[match[1].removeprefix("input.")][int(match[2])]
-        source, form = self._origins.get(id(message), ("", "text"))
+        source, form = self._origins.get(id(message)) or self._in_list(match)
         if form == "message":
             return source + match[3]
         if form == "turn" and match[3]:
             return f"{source}.{_TURN_FIELDS.get(re.split(r'[.[]', match[3])[1], 'value')}"
         return source
+
+    def _in_list(self, match: re.Match[str]) -> tuple[str, str]:
+        return f"{self._lists.get(match[1], '')}[{match[2]}]", "message"
 
 
 def of_texts(row: Json) -> CanonicalRow | None:
@@ -67,16 +73,49 @@ def of_texts(row: Json) -> CanonicalRow | None:
     return None
 
 
+def of_messages(row: Json) -> CanonicalRow | None:
+    """Return the canonical row of a chosen and a rejected answer, beside their prompt or each with
+    it, as lists of messages with role and content alone; None for other rows. The messages are the
+    row's own."""
+    good, bad = row.get("chosen"), row.get("rejected")
+    if not (_are_texts(good) and _are_texts(bad)):
+        return None
+    if len(row) == 2 and len(good) > 1 and good[:-1] == bad[:-1]:
+        ends = zip((good[-1], bad[-1]), (good, bad), ("chosen", "rejected"), strict=True)
+        origins = {id(last): (f"{key}[{len(chat) - 1}]", "message") for last, chat, key in ends}
+        return _renamed(good[:-1], good[-1:], bad[-1:], {"input.messages": "chosen"}, origins)
+    prompt = row.get("prompt")
+    if len(row) == 3 and len(good) == 1 == len(bad) and _are_texts(prompt):
+        return _renamed(prompt, good, bad, {"input.messages": "prompt"}, {})
+    return None
+
+
+def _are_texts(messages: Any) -> TypeGuard[list[Json]]:
+    """Return True for a list of messages with a role and a text, and nothing else."""
+    return type(messages) is list and bool(messages) and all(map(_is_text, messages))
+
+
+def _is_text(message: Any) -> bool:
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and type(message.get("role")) is str
+        and type(message.get("content")) is str
+    )
+
+
 def _pair(asked: Json, good: str, bad: str) -> CanonicalRow:
     chosen, rejected = ({"role": "assistant", "content": text} for text in (good, bad))
-    row = {
-        "input": {"messages": [asked]},
-        "preferred_output": [chosen],
-        "non_preferred_output": [rejected],
-    }
     origins = {
         id(asked): ("prompt", "text"),
         id(chosen): ("chosen", "text"),
         id(rejected): ("rejected", "text"),
     }
-    return CanonicalRow(row, [], (), origins, {"input.messages": "prompt", **SIDES})
+    return _renamed([asked], [chosen], [rejected], {"input.messages": "prompt"}, origins)
+
+
+def _renamed(
+    prompt: list[Json], good: list[Json], bad: list[Json], lists: dict[str, str], origins: Origins
+) -> CanonicalRow:
+    row = {"input": {"messages": prompt}, "preferred_output": good, "non_preferred_output": bad}
+    return CanonicalRow(row, [], (), origins, lists | SIDES, renamed=True)

@@ -323,15 +323,13 @@ class Scan:
             self.findings.add(not_object(value), line)
             return
         self.objects += 1
-        row_format, codes = formats.format_of(value), set[str]()
-        if self._report(self._defects(value, row_format, text, line), line, codes):
+        row_format, codes, sent = formats.format_of(value), set[str](), read(value)
+        if self._report(self._defects(value, row_format, sent, text, line), line, codes):
             return
-        sent = CanonicalRow(value)
-        if row_format and row_format not in formats.SENT_UNCHANGED:
-            sent = read(value)
-            # Two texts have nothing that the checks of their own format do not see.
-            if not sent.plain and self._report(sent_defects(sent, row_format), line, codes):
-                return
+        # Two texts have nothing that the checks of their own format do not see.
+        unchanged = row_format is None or row_format in formats.SENT_UNCHANGED or sent.plain
+        if not unchanged and self._report(sent_defects(sent), line, codes):
+            return
         self._count_row(value, sent.row, line)
 
     def _report(self, defects: Iterator[Defect], line: int, codes: set[str]) -> bool:
@@ -346,21 +344,24 @@ class Scan:
         return failed
 
     def _defects(
-        self, row: Json, row_format: Format | None, text: str, line: int
+        self, row: Json, row_format: Format | None, sent: CanonicalRow, text: str, line: int
     ) -> Iterator[Defect]:
         yield from escape_defects(text, row)
         if row_format is None:
             yield unknown_format(row, self.format)
         else:
-            yield from self._defects_by_format(row, row_format, line)
+            yield from self._defects_by_format(row, row_format, sent, line)
         yield from text_defects(text, row)
 
-    def _defects_by_format(self, row: Json, row_format: Format, line: int) -> Iterator[Defect]:
+    def _defects_by_format(
+        self, row: Json, row_format: Format, sent: CanonicalRow, line: int
+    ) -> Iterator[Defect]:
         if self.format is None:
             self.format, self.format_line = row_format, line
             yield from self._first_row_defects(row_format)
         if row_format is self.format:
-            yield from self._row_defects(row, row_format)
+            # What is only renamed is judged once, as it is sent.
+            yield from () if sent.renamed else self._row_defects(row, row_format)
             return
         detail = (
             f"line {line} is in the format {row_format.name}, but line {self.format_line} in "

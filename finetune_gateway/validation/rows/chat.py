@@ -84,7 +84,7 @@ def conversation_defects(row: Json, *, reinforcement: bool = False) -> Defects:
         yield from tools_defects(row, "")
     if is_conversation(messages):
         yield from order_defects(messages, "messages")
-        if any(item["role"] == "tool" or item.get("tool_calls") for item in messages):
+        if calls_tools(messages):
             yield from exchange_defects(messages, row, "messages")
         if not reinforcement:
             yield from ending_defects(messages, "messages")
@@ -97,6 +97,11 @@ def is_conversation(messages: Any) -> TypeGuard[list[Json]]:
         and bool(messages)
         and all(isinstance(item, dict) and item.get("role") in ROLES for item in messages)
     )
+
+
+def calls_tools(messages: list[Json]) -> bool:
+    """Return True if a message of a conversation calls a tool, or is a tool's result."""
+    return any(item["role"] == "tool" or item.get("tool_calls") for item in messages)
 
 
 def messages_defects(messages: Any, path: str) -> Defects:

@@ -15,6 +15,7 @@ from finetune_gateway.findings import Defect, wrong_type
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.validation.rows.chat import (
     blank,
+    calls_tools,
     conversation_defects,
     ending_defects,
     image_files,
@@ -69,12 +70,12 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     return Defect("unknown_format", detail=formats.no_format_text(row))
 
 
-def sent_defects(sent: CanonicalRow, row_format: Format) -> Defects:
+def sent_defects(sent: CanonicalRow) -> Defects:
     """Yield the defects that a row of another format than OpenAI's has as it is sent, with the
     paths of the user's row."""
     for error in sent.errors:
         yield Defect("not_convertible", error.path, f"{error.reason} (as it would be sent)")
-    if not sent.errors and row_format.kind != "text":
+    if not sent.errors and "text" not in sent.row:
         judge = _preference if "preferred_output" in sent.row else conversation_defects
         for defect in judge(sent.row):
             yield replace(defect, path=sent.origin(defect.path))
@@ -184,7 +185,8 @@ def _turn(turn: Json, path: str) -> Defects:
 
 
 def _preference(row: Json) -> Defects:
-    yield from unknown_keys(_without_old_keys(row), _PAIR_KEYS, "")
+    if not _PAIR_KEYS.issuperset(row):
+        yield from unknown_keys(_without_old_keys(row), _PAIR_KEYS, "")
     yield from _input(row)
     for side in ("preferred_output", "non_preferred_output"):
         old = side.replace("output", "completion")
@@ -193,7 +195,8 @@ def _preference(row: Json) -> Defects:
         else:
             yield from _side(row, side)
             yield from _side_calls(row, side)
-    if row.get("preferred_output") and _is_same(row, "preferred_output", "non_preferred_output"):
+    good, bad = row.get("preferred_output"), row.get("non_preferred_output")
+    if good and _stripped(good) == _stripped(bad):
         yield Defect("preference_identical", "non_preferred_output")
 
 
@@ -220,7 +223,8 @@ def _input_messages(pair_input: Json) -> Defects:
     if not is_conversation(messages):
         return
     yield from _no_images(messages, path)
-    yield from exchange_defects(messages, pair_input, path)
+    if calls_tools(messages):
+        yield from exchange_defects(messages, pair_input, path)
     yield from order_defects(messages, path)
     if messages[-1]["role"] == "assistant":
         yield Defect("preference_input_end", f"{path}[{len(messages) - 1}]")
@@ -238,8 +242,9 @@ def _side(row: Json, side: str) -> Defects:
 
 def _side_calls(row: Json, side: str) -> Defects:
     """Check the calls of an answer against the tools of the input."""
-    if isinstance(row.get("input"), dict) and is_conversation(row.get(side)):
-        yield from offered_defects(row[side], row["input"], side, "input.tools")
+    answers = row.get(side)
+    if isinstance(row.get("input"), dict) and is_conversation(answers) and calls_tools(answers):
+        yield from offered_defects(answers, row["input"], side, "input.tools")
 
 
 def _answers(answers: list[Any], side: str) -> Defects:
@@ -257,13 +262,11 @@ def _answers(answers: list[Any], side: str) -> Defects:
 def _no_images(messages: list[Json], path: str) -> Defects:
     for index, message in enumerate(messages):
         parts = message.get("content")
-        for at, part in enumerate(parts if isinstance(parts, list) else []):
+        if not isinstance(parts, list):
+            continue
+        for at, part in enumerate(parts):
             if isinstance(part, dict) and part.get("type") == "image_url":
                 yield Defect("preference_text_only", f"{path}[{index}].content[{at}]")
-
-
-def _is_same(row: Json, one: str, other: str) -> bool:
-    return bool(_stripped(row.get(one)) == _stripped(row.get(other)))
 
 
 def _stripped(answer: Any) -> Any:
@@ -291,8 +294,6 @@ def _is_text(part: Any) -> bool:
 def _trl_preference(row: Json) -> Defects:
     for side in ("chosen", "rejected"):
         yield from _trl_side(row, side)
-    if row.get("chosen") and _is_same(row, "chosen", "rejected"):
-        yield Defect("preference_identical", "rejected")
     yield from _pair_prompt(row)
 
 
