@@ -69,12 +69,15 @@ def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
     assert json.loads(out.read_text("utf-8"))["figures"] == [*found.values()]
 
 
+PAIRS = ("preference", "preference_texts", "preference_chats")
+
+
 def test_submit_speed_prints_its_figures() -> None:
-    """Both forms of rows are submitted, and validated on the other side."""
+    """All forms of rows are submitted, and validated on the other side."""
     found = figures("submit_speed", "--rows", "60")
     assert set(found) == {
         f"{form}_{metric}"
-        for form in ("chat", "prompt_completion")
+        for form in ("chat", "prompt_completion", *PAIRS)
         for metric in ("seconds", "cpu", "peak")
     }
     assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())

@@ -323,12 +323,13 @@ class Scan:
             self.findings.add(not_object(value), line)
             return
         self.objects += 1
-        row_format, codes, sent = formats.format_of(value), set[str](), read(value)
+        row_format, codes = formats.format_of(value), set[str]()
+        unchanged = row_format is None or row_format in formats.SENT_UNCHANGED
+        sent = CanonicalRow(value) if unchanged else read(value)
         if self._report(self._defects(value, row_format, sent, text, line), line, codes):
             return
         # Two texts have nothing that the checks of their own format do not see.
-        unchanged = row_format is None or row_format in formats.SENT_UNCHANGED or sent.plain
-        if not unchanged and self._report(sent_defects(sent), line, codes):
+        if not (unchanged or sent.plain) and self._report(sent_defects(sent), line, codes):
             return
         self._count_row(value, sent.row, line)
 
