@@ -5,6 +5,7 @@ message and what to do next in ``hint``.
 
     GatewayError                          1
       DataError(ValueError)               3    .report      bad rows, with lines and fixes
+        PrivateDataError                       .found .host personal data or secrets, not allowed
       SpecError(ValueError)               2                 contradictory or unknown settings
       UnsupportedError                    2    .backend .option
       BudgetError                         4                 over the limit, or not confirmed
@@ -70,6 +71,27 @@ class DataError(GatewayError, ValueError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.report = report
+
+
+class PrivateDataError(DataError):
+    """Personal data or secrets would be sent to a host, and this was not allowed.
+
+    ``found``: for each file its findings, with ``kind``, ``lines`` and ``path``. ``host``: where
+    they would go.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        report: FindingsReport | None = None,
+        found: dict[str, list[Any]] | None = None,
+        host: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint, report=report)
+        self.found = found or {}
+        self.host = host
 
 
 class SpecError(GatewayError, ValueError):

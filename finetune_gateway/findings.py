@@ -35,6 +35,9 @@ class Finding(Model):
     code: str = Field(description="The rule that was broken: ftg rules CODE says all of it.")
     severity: Severity = Field(description="The gravest of what the judged backends make of it.")
     line: int | None = Field(description="The first line, from 1; null: the file as a whole.")
+    kind: str = Field(
+        default="", description="Of private data what it is, like 'an e-mail address'; else empty."
+    )
     path: str = Field(
         description="Where in the row: messages[2].tool_calls[0].function.arguments; may be empty."
     )
@@ -135,12 +138,16 @@ class Report(Shown, Model):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """A broken rule at one place. ``detail`` replaces the title of the rule, ``fix`` its advice."""
+    """A broken rule at one place. ``detail`` replaces the title of the rule, ``fix`` its advice.
+
+    ``kind``: defects of a rule that are listed apart, like e-mail addresses and card numbers.
+    """
 
     code: str
     path: str = ""
     detail: str = ""
     fix: str = ""
+    kind: str = ""
 
 
 def position(finding: Finding) -> tuple[int, int, str]:

@@ -21,7 +21,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import planning
+from finetune_gateway.jobs import planning, private_data
 from finetune_gateway.jobs.budget import require_within
 from finetune_gateway.jobs.home import HomeJobs
 from finetune_gateway.jobs.job import Job
@@ -285,6 +285,7 @@ class Gateway(HomeJobs):
         max_cost_usd: Money | None = None,
         confirm: Callable[[Plan], bool] | None = None,
         allow_pii: bool = False,
+        allow_secrets: bool = False,
         again: bool = False,
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[PlanOptions],
@@ -302,16 +303,19 @@ class Gateway(HomeJobs):
                 trained here, other names at OpenAI.
             max_cost_usd: Refuse when the high estimate is above this, or no price is known.
             confirm: Called with the Plan before anything is sent; False refuses.
-            allow_pii: Send personal data and secrets that were found to a hosted backend.
+            allow_pii: Send personal data that was found to a hosted backend.
+            allow_secrets: Send keys and passwords that were found to a hosted backend.
             metadata: Your own pairs of key and text, at most 15; no part of what makes two submits
                 the same. Sent to hosts that take them, shown and kept: never a secret.
             again: Start a new job even if the same one is running or has succeeded.
 
         Raises DataError, SpecError, UnsupportedError, NotFoundError, BudgetError before anything
-        is sent, and BackendError when the backend refuses. When it is not known whether the
+        is sent (PrivateDataError for personal data and secrets that are not allowed), and
+        BackendError when the backend refuses. When it is not known whether the
         backend received the job, it is returned unconfirmed; ``wait`` settles that.
         """
         require_bool("allow_pii", allow_pii)
+        require_bool("allow_secrets", allow_secrets)
         require_bool("again", again)
         tags = check_metadata(metadata)
         if backend is None:
@@ -319,11 +323,14 @@ class Gateway(HomeJobs):
         with planning.copies_folder(self.settings) as folder:
             plan = self._plan(data, model, backend, folder, options)
             plan.backend.check(plan.spec)
-            if not allow_pii:
-                plan.require_no_private_data()
+            allowed = {}
+            if plan.estimate.data_leaves_machine:
+                allowed = private_data.require_allowed(plan, pii=allow_pii, secrets=allow_secrets)
             limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
             require_within(plan.estimate, limit)
-            intent = planning.intent(plan, self.settings.files, again=again, metadata=tags)
+            intent = planning.intent(
+                plan, self.settings.files, again=again, metadata=tags, allowed=allowed
+            )
             keep = partial(planning.keep, plan, self.settings.files)
             record = self._submitter.equal(intent, plan.backend)
             if record is None:

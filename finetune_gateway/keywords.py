@@ -64,6 +64,7 @@ class SubmitOptions(PlanOptions, total=False):
     max_cost_usd: Money | None
     confirm: Callable[[Plan], bool] | None
     allow_pii: bool
+    allow_secrets: bool
     again: bool
     metadata: Mapping[str, str] | None
 

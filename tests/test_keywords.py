@@ -43,6 +43,7 @@ job: Job = gateway.submit("x", model="m")
 gateway.submit("x", model="m", n_epochs=3, lora_r=8, backend="local", target_modules=["q_proj"])
 gateway.submit("x", model="m", n_epochs="auto", method="supervised", max_cost_usd=Decimal(20))
 gateway.submit([{"messages": []}], model="m", confirm=yes, allow_pii=True, again=True)
+gateway.submit("x", model="m", allow_secrets=True)
 g.submit("x", model="m", backend=OpenAIBackend(base_url="http://gpu/v1"), validation="y", seed=1)
 one: Estimate = gateway.estimate("x", model="m", backend="openai", train_price="4.40")
 several: list[Option] = gateway.estimate("x", model=["m", "n"], n_epochs=2)
@@ -379,7 +380,7 @@ def test_an_empty_backend_is_not_the_default(verb: str, backend: Any, tmp_path: 
         getattr(Gateway(tmp_path), verb)(ROWS, model=MINI, backend=backend)
 
 
-@pytest.mark.parametrize("flag", ["allow_pii", "again"])
+@pytest.mark.parametrize("flag", ["allow_pii", "allow_secrets", "again"])
 def test_a_flag_given_as_text_is_refused(flag: str, tmp_path: Path) -> None:
     """'no' is true in Python: it would send personal data, or buy a job twice."""
     options: dict[str, Any] = {flag: "no"}

@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from finetune_gateway.cli.commands import ALIASES, COMMANDS, GLOBAL_OPTIONS
 from finetune_gateway.cli.streams import discard_stdout
-from finetune_gateway.errors import DataError, GatewayError
+from finetune_gateway.errors import DataError, GatewayError, PrivateDataError
 from finetune_gateway.reports.output import print_error, print_message
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for other tools in a pipeline
@@ -160,13 +160,22 @@ def _print_gateway_error(exc: GatewayError, json_wanted: bool) -> int:
     if isinstance(exc, DataError) and exc.report is not None:
         if json_wanted:
             more = {"report": exc.report.model_dump(mode="json")}
+            if isinstance(exc, PrivateDataError):
+                more["found"] = {
+                    name: [one.model_dump(mode="json") for one in findings]
+                    for name, findings in exc.found.items()
+                }
         else:
             # Imported here: only this error needs it.
-            from finetune_gateway.reports.validation_text import findings_text
+            from finetune_gateway.reports.validation_text import findings_text, private_data_text
 
-            print_message(findings_text(exc.report.errors))
-            message = "The data has errors; nothing was sent."
-            hint = "Fix these lines. For all findings: ftg validate FILE"
+            if isinstance(exc, PrivateDataError):
+                print_message(private_data_text(exc.found))
+                message = f"Nothing was sent: this would go to {exc.host}."
+            else:
+                print_message(findings_text(exc.report.errors))
+                message = "The data has errors; nothing was sent."
+                hint = "Fix these lines. For all findings: ftg validate FILE"
     print_error(kind, message, hint, exc.exit_code, json_wanted=json_wanted, **more)
     return exc.exit_code
 

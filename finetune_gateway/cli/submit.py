@@ -87,7 +87,10 @@ def submit(
     ] = False,
     metadata: Metadata = None,
     allow_pii: Annotated[
-        bool, typer.Option("--allow-pii", help="Send the data even if it has personal data.")
+        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
+    ] = False,
+    allow_secrets: Annotated[
+        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends.")] = False,
     base_url: BaseUrl = None,
@@ -101,8 +104,9 @@ def submit(
     Nothing is sent before you confirm. Hosted jobs ask; without a terminal they need --yes
     (exit 4). Local jobs cost nothing and do not ask. A job that does not fit the budget of the
     month (ftg config) is refused. Submitting the same job twice returns the one that is running or
-    has succeeded, unless --again. Without --backend, 'owner/name', builtin models and folders are
-    trained on this machine, other models at OpenAI.
+    has succeeded, unless --again. Personal data and secrets go to a host only with --allow-pii and
+    --allow-secrets; what was allowed is kept with the job. Without --backend, 'owner/name', builtin
+    models and folders are trained on this machine, other models at OpenAI.
 
     Keys come from the environment, never from an option.
 
@@ -135,6 +139,7 @@ def submit(
         max_cost_usd=limit,
         confirm=question.ask,
         allow_pii=allow_pii,
+        allow_secrets=allow_secrets,
         again=again,
         metadata=tags,
         **fields,

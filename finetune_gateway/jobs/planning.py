@@ -25,7 +25,6 @@ from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt, Source
 from finetune_gateway.errors import (
     BackendError,
     BudgetError,
-    DataError,
     GatewayError,
     NotFoundError,
     SpecError,
@@ -71,21 +70,6 @@ class Plan(Shown):
     system_prompt: str | None = None  # shared by all training rows
     # Of a submit: the files as they will be sent, in a folder that is removed afterwards.
     sent: tuple[StoredFile, ...] = ()
-
-    def require_no_private_data(self) -> None:
-        """Raise DataError when personal data or secrets would leave this machine."""
-        if not self.estimate.data_leaves_machine:
-            return
-        host = self.estimate.host or self.estimate.backend
-        for report in self.reports:
-            private = [one for one in report.findings if one.code in ("pii", "secret")]
-            if private:
-                raise DataError(
-                    f"Data that should stay here would be sent to {host}, "
-                    f"line {private[0].line}: {private[0].message}",
-                    hint="Remove it, train with --backend local, or pass --allow-pii.",
-                    report=report,
-                )
 
     def require_confirmed(self, confirm: Callable[[Plan], bool] | None) -> None:
         """Raise BudgetError if a person is to be asked and does not agree."""
@@ -372,11 +356,17 @@ def _sent_file(dataset: Dataset, report: Report, folder: Path) -> StoredFile:
 
 
 def intent(
-    plan: Plan, folder: Path, *, again: bool = False, metadata: dict[str, str] | None = None
+    plan: Plan,
+    folder: Path,
+    *,
+    again: bool = False,
+    metadata: dict[str, str] | None = None,
+    allowed: dict[str, int] | None = None,
 ) -> JobRecord:
     """Return the row of a job, not yet stored, whose files ``keep`` will put in ``folder``.
 
     Equal plans have the same ``submit_key``, unless ``again``, and whatever their ``metadata``.
+    ``allowed``: the private data that it may send.
     Raises StoreError if the files cannot be put on the disk.
     """
     with storing("The data cannot be kept", folder):
@@ -404,6 +394,7 @@ def intent(
         system_prompt=plan.system_prompt,
         estimate=plan.estimate.model_dump(mode="json"),
         metadata=metadata or {},
+        allowed=allowed or {},
         submit_key=_hash([*work, plan.backend.name, place, nonce]),
         old_submit_key=_hash([*work, plan.backend.name, place | variable, nonce]),
         step_at=now,

@@ -64,6 +64,7 @@ class JobRecord(BaseModel):
     system_prompt: str | None = None
     estimate: dict[str, Any] | None = None
     metadata: dict[str, str] = {}  # the user's own
+    allowed: dict[str, int] = {}  # private data that it may send: kinds, and how often found
     submit_key: str
     old_submit_key: str = Field(default="", exclude=True)  # as stores without accounts have it
     account: str | None = None  # see ``accounts``; None is not known
@@ -182,7 +183,17 @@ def display_name(backend: str, options: dict[str, Any]) -> str:
 
 
 JSON_COLUMNS = frozenset(
-    {"backend_options", "spec", "train", "validation", "estimate", "metadata", "result", "handle"}
+    {
+        "backend_options",
+        "spec",
+        "train",
+        "validation",
+        "estimate",
+        "metadata",
+        "allowed",
+        "result",
+        "handle",
+    }
 )
 # Where a row may have the path of a file in the home folder, which may move.
 PATHS = (("train", "path"), ("validation", "path"), ("result", "model"), ("handle", "model"))

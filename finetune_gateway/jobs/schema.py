@@ -152,6 +152,12 @@ def m009_resumes(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE runs ADD COLUMN first_fence INTEGER NOT NULL DEFAULT 0")
 
 
+@migration
+def m010_allowed(db: sqlite3.Connection) -> None:
+    # The private data that a job may send: a JSON object of kinds, and how often each was found.
+    db.execute("ALTER TABLE jobs ADD COLUMN allowed TEXT NOT NULL DEFAULT '{}'")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None)

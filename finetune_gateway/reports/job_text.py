@@ -10,6 +10,7 @@ from finetune_gateway.events import JobStatus, Metric
 from finetune_gateway.jobs import budget
 from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.private_data import kinds_text
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.reports.output import (
     format_age,
@@ -116,6 +117,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "model": f"{record.spec.model}, {record.spec.method}",
         "data": f"{record.name}, {format_count(record.train.rows, 'row')}",
         "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
+        "sent anyway": kinds_text(record.allowed),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
         "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
         "last metrics": _last_metrics(job.metrics()),

@@ -89,6 +89,21 @@ def findings_text(findings: Sequence[Finding]) -> str:
     return "\n".join(map(_finding_text, findings))
 
 
+def private_data_text(found: dict[str, list[Finding]]) -> str:
+    """Return the private data that stops a submit: kinds and lines, file by file."""
+    parts = []
+    for name, findings in found.items():
+        parts += [visible(name), *map(_private_text, findings[:SHOWN])]
+        if len(findings) > SHOWN:
+            parts.append(f"  ... {len(findings) - SHOWN} more; ftg validate lists all.")
+    return "\n".join(parts)
+
+
+def _private_text(finding: Finding) -> str:
+    label = apply_style(f"{finding.code:<8}", "warning")
+    return f"  {label} {_where(finding)}\n{wrap_text(finding.message.split('. ')[0], ' ' * 11)}."
+
+
 def _finding_text(finding: Finding) -> str:
     label = f"{finding.severity:<8}"
     where = _where(finding)

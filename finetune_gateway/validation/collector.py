@@ -34,7 +34,8 @@ class _Group:
 
 
 class Findings:
-    """Collects defects and groups those with one code and one kind of path (``messages[*]``).
+    """Collects defects and groups those with one code, one kind and one sort of path
+    (``messages[*]``).
 
     ``backends``: whose rules count, by default ``BACKENDS``; see ``rules_for``.
     """
@@ -42,7 +43,7 @@ class Findings:
     def __init__(self, backends: Mapping[str, Family] | None = None) -> None:
         self.backends = backends or BACKENDS
         self.families = frozenset(self.backends.values())
-        self._groups: dict[tuple[str, str], _Group] = {}
+        self._groups: dict[tuple[str, str, str], _Group] = {}
         self._codes: set[str] = set()
         self._dropped = 0
 
@@ -51,7 +52,7 @@ class Findings:
         severity = self.severity(defect.code)
         if severity is None:
             return False
-        key = (defect.code, _INDEX.sub("[*]", defect.path))
+        key = (defect.code, defect.kind, _INDEX.sub("[*]", defect.path))
         group = self._groups.get(key)
         # The first of each code is always kept: a thousand odd keys must not hide an error.
         if group is None and len(self._groups) >= MAX_GROUPS and defect.code in self._codes:
@@ -93,6 +94,7 @@ class Findings:
             code=defect.code,
             severity=self.severity(defect.code) or "note",
             line=group.lines[0] if group.lines else None,
+            kind=defect.kind,
             path=shortened(defect.path, MAX_PATH),
             message=f"{_sentence(defect.detail or rule.title)} {rule.why}",
             fix=defect.fix or rule.fix,

@@ -228,4 +228,6 @@ def _detect(leaf: str, path: str, hints: frozenset[str]) -> Defects:
         texts = windows_around_numbers(leaf) if detector.hints == NUMBERS else [leaf]
         first = next((match for text in texts for match in detector.find(text)), None)
         if first is not None:
-            yield Defect(detector.code, path, f"{detector.name} {detector.mask(first)} in {path}")
+            kind = detector.name if detector.code in ("pii", "secret") else ""
+            detail = f"{detector.name} {detector.mask(first)} in {path}"
+            yield Defect(detector.code, path, detail, kind=kind)

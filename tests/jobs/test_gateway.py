@@ -413,7 +413,7 @@ def test_settings_a_hosted_service_cannot_honour_are_refused(home: Path, train_f
 def test_personal_data_leaves_only_when_allowed(home: Path, rows: Rows) -> None:
     """A hosted submit stops before the first byte; a local one and an allowed one go on."""
     data = rows(12)
-    data[4]["messages"][0]["content"] = "Write to jo.doe@example.com please."
+    data[4]["messages"][0]["content"] = "Write to jo.doe@acme-shop.com please."
     with Provider() as provider:
         with pytest.raises(DataError, match="line 5.*allow-pii"):
             Gateway().submit(data, model=MODEL, backend=wire(provider))

@@ -734,7 +734,7 @@ def test_the_json_of_a_report(tmp_path: Path) -> None:
     assert one.pop("message") and one.pop("fix")
     assert one == {
         "code": "empty_assistant", "severity": "error", "line": 6,
-        "path": "messages[1].content", "backends": ["openai", "azure"], "count": 1, "lines": [6],
+        "kind": "", "path": "messages[1].content", "backends": ["openai", "azure"], "count": 1, "lines": [6],
     }  # fmt: skip
 
 
