@@ -733,8 +733,8 @@ def test_the_json_of_a_report(tmp_path: Path) -> None:
     (one,) = found["findings"]
     assert one.pop("message") and one.pop("fix")
     assert one == {
-        "code": "empty_assistant", "severity": "error", "line": 6,
-        "kind": "", "path": "messages[1].content", "backends": ["openai", "azure"], "count": 1, "lines": [6],
+        "code": "empty_assistant", "severity": "error", "line": 6, "kind": "",
+        "path": "messages[1].content", "backends": ["openai", "azure"], "count": 1, "lines": [6],
     }  # fmt: skip
 
 
