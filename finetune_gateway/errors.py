@@ -207,6 +207,11 @@ class JobCancelled(JobError):
     exit_code = 103
 
 
+def asked_wait(error: BaseException | None) -> float:
+    """Return the seconds that a backend asks to wait with this error; 0 if it does not."""
+    return (error.retry_after or 0.0) if isinstance(error, BackendError) else 0.0
+
+
 def toml_error_text(error: object, text: str) -> str:
     """Return the message of a tomllib error, with the line number where it only says the end."""
     last = len(text.splitlines()) or 1

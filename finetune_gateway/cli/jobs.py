@@ -118,7 +118,8 @@ def cancel(
     quiet: Quiet = False,
 ) -> None:
     """Stop a job. Costs so far are still charged; saved checkpoints stay usable. A job that has
-    ended stays as it is. Without a terminal, --yes is required.
+    ended stays as it is. Without a terminal, --yes is required. One that its host has just refused
+    may be there all the same: it is looked for first, ten seconds at most.
 
     Examples:
       ftg cancel latest
@@ -128,7 +129,7 @@ def cancel(
     ended = opened.status.final
     if not ended and not yes:
         _require_yes(opened, "Stop", "stopped")
-    opened.cancel()
+    opened.cancel(on_wait=lambda reason: print_message(reason, quiet=quiet))
     if json:
         print_json(job_document(opened))
     else:

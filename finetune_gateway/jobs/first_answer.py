@@ -10,7 +10,7 @@ from collections.abc import Callable
 import tenacity
 
 from finetune_gateway.backend import NOT_DEPLOYED, Backend, ChatReply
-from finetune_gateway.errors import BackendError
+from finetune_gateway.errors import BackendError, asked_wait
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
 
 # OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
@@ -27,11 +27,11 @@ def first_answer(
     jitter = tenacity.wait_random(0, first / 4)
 
     def wait(state: tenacity.RetryCallState) -> float:
-        asked = _asked_wait(state.outcome.exception() if state.outcome else None)
+        asked = asked_wait(state.outcome.exception() if state.outcome else None)
         return (asked or backoff(state)) + jitter(state)
 
     def may_be_starting(exc: BaseException) -> bool:
-        asked = _asked_wait(exc)
+        asked = asked_wait(exc)
         return _may_be_starting(exc) and (not asked or asked <= longest_wait())
 
     retrying = tenacity.Retrying(
@@ -41,10 +41,6 @@ def first_answer(
         reraise=True,
     )
     return retrying(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
-
-
-def _asked_wait(exc: BaseException | None) -> float | None:
-    return exc.retry_after if isinstance(exc, BackendError) else None
 
 
 def _may_be_starting(exc: BaseException) -> bool:

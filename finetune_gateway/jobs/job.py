@@ -31,6 +31,7 @@ from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
+from finetune_gateway.jobs.withdrawal import withdraw
 from finetune_gateway.renderers import Shown
 from finetune_gateway.text.cleaning import visible
 
@@ -289,15 +290,16 @@ class Job(Shown):
             )
         return self._ready(self._handle(model))
 
-    def cancel(self) -> Job:
+    def cancel(self, *, on_wait: Callable[[str], object] = lambda reason: None) -> Job:
         """Ask the job to stop and return self. An ended job stays as it is.
 
         A job that is not known to be there is looked for first, and never sent: it ends here if it
-        is not there. Raises JobNotFinished while that cannot be known yet.
+        is not there. Raises JobNotFinished while that cannot be known yet. One that its host has
+        just refused is looked for up to ten seconds; ``on_wait`` is called with the reason first.
         """
         self.record = self._store.get(self.id)
         if self.record.unsent:
-            self.record = self._submitter.withdraw(self.record, lambda: self.backend)
+            self.record = withdraw(self._submitter, self.id, lambda: self.backend, on_wait)
         if self.record.provider_id is None or self.status.final:
             return self
         self._tell_of_resume()

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
-from finetune_gateway.errors import AuthenticationError, BackendError, GatewayError, JobNotFinished
+from finetune_gateway.errors import (
+    AuthenticationError,
+    BackendError,
+    GatewayError,
+    JobNotFinished,
+    asked_wait,
+)
 from finetune_gateway.events import JobStatus, later
 from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.job import JITTER, PATIENCE_SECONDS, Job
@@ -364,7 +370,7 @@ class _Wait:
             return None
         first, longest = group.backend.capabilities().poll_seconds
         group.pause = first if changed else min(max(group.pause, first) * 1.5, longest)
-        asked = [_asked_wait(failure.error) for failure in answer.failures]
+        asked = [asked_wait(failure.error) for failure in answer.failures]
         return max([group.pause * random.uniform(1 - JITTER, 1), *asked])
 
     def _has_changed(self, job: Job) -> bool:
@@ -379,12 +385,12 @@ class _Wait:
             job.id
             for failure in answer.failures
             for job in failure.jobs
-            if not _asked_wait(failure.error)
+            if not asked_wait(failure.error)
         }
         group.failing = {one: group.failing.get(one, now) for one in failing}
         lost = []
         for failure in answer.failures:
-            lasting = _is_lasting(failure.error) or _asked_wait(failure.error) > allowed
+            lasting = _is_lasting(failure.error) or asked_wait(failure.error) > allowed
             over = [
                 job
                 for job in failure.jobs
@@ -408,11 +414,6 @@ def _why_not(job: Job, allowed: float) -> JobNotFinished | None:
     except JobNotFinished as exc:
         return exc
     return None
-
-
-def _asked_wait(error: GatewayError) -> float:
-    """Return the seconds that a host asks to wait; 0 if it does not."""
-    return (error.retry_after or 0.0) if isinstance(error, BackendError) else 0.0
 
 
 def _state(job: Job) -> Hashable:

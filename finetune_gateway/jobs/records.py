@@ -130,6 +130,12 @@ class JobRecord(BaseModel):
         return self.unsent and self.step == "intent" and self.not_before is not None
 
     @property
+    def refused(self) -> bool:
+        """Return True if its host has refused its create for now, and nobody has said since that it
+        is not there: a host may create a job and refuse all the same."""
+        return self.waits_here and self.sent_at is not None and not self.settled
+
+    @property
     def seconds_to_wait(self) -> float:
         """Return how long it still waits before it is sent, whatever the clock was set to."""
         if self.not_before is None or not self.unsent:
@@ -256,7 +262,9 @@ def seconds_since(moment: float, clock: str | None) -> float:
     """Return the seconds since a stored moment. By its ``stopwatch``, if the machine has run since:
     the time of day may have been set in between. Negative only for a moment without one."""
     boot, _, started = (clock or "").partition(" ")
-    return time.monotonic() - float(started) if boot == _boot() else time.time() - moment
+    if boot == _boot():
+        return max(0.0, time.monotonic() - float(started))  # the text may be rounded up
+    return time.time() - moment
 
 
 def storable(snapshot: Snapshot) -> Snapshot:

@@ -161,12 +161,16 @@ def m010_allowed(db: sqlite3.Connection) -> None:
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None)
-    db.row_factory = sqlite3.Row
-    db.execute("PRAGMA busy_timeout = 30000")
-    _write_ahead(db, path)
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    _migrate(db)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA busy_timeout = 30000")
+        _write_ahead(db, path)
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        _migrate(db)
+    except BaseException:  # of Ctrl-C too: a transaction of a held traceback would lock others out
+        db.close()
+        raise
     return db
 
 
@@ -191,7 +195,6 @@ def _migrate(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA user_version = {number}")
         db.execute("COMMIT")
     if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS):
-        db.close()
         raise StoreError(
             "The store was written by a newer finetune-gateway.",
             hint="Upgrade, or set another FTG_HOME.",

@@ -22,11 +22,9 @@ from finetune_gateway.errors import (
     GatewayError,
     StoreError,
 )
-from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import accounts, turns
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
-from finetune_gateway.jobs.settling import not_yet
 from finetune_gateway.jobs.store import Store
 
 MAX_TRIES = 10  # requests per job that may have taken effect, before it has failed
@@ -101,44 +99,13 @@ class Submitter:
         """Adopt a job without a provider's id if the provider shows it; send nothing."""
         with self.store.lock(record.id) as mine:
             record = self.store.get(record.id)
-            return self._adopt(record, backend) if mine else record
+            return self.adopt(record, backend) if mine else record
 
     def may_come(self, record: JobRecord, backend: Backend) -> bool:
         """Return True if a job without a provider's id may get one by waiting: a process is sending
         it, or a sent create may still take effect."""
-        in_doubt = record.step == "creating" and self._seconds_left(record, backend) > 0
+        in_doubt = record.step == "creating" and self.seconds_left(record, backend) > 0
         return in_doubt or self.store.is_being_sent(record.id)
-
-    def withdraw(self, record: JobRecord, backend: Callable[[], Backend]) -> JobRecord:
-        """Adopt a job without a provider's id if the provider shows it, else end it: nothing is
-        sent. Raises JobNotFinished while the provider may still get it, BackendError if it cannot
-        be known whether it has."""
-        with self.store.lock(record.id) as mine:
-            record = self.store.get(record.id)
-            if not record.unsent:
-                return record
-            if not mine:
-                raise not_yet(record, "another process is sending it")
-            record = self._adopt_if_known(record, backend)
-            if not record.unsent:
-                return record
-            self.store.set_step(record.id, "intent", sending=False)
-            return self.store.end(record.id, JobStatus.CANCELLED)
-
-    def _adopt_if_known(self, record: JobRecord, backend: Callable[[], Backend]) -> JobRecord:
-        """Adopt the job. Raises only if it may have been created: else a backend that cannot be
-        asked keeps nobody from ending it."""
-        try:
-            runner = backend()
-            record = self._adopt(record, runner)
-        except GatewayError:
-            if not budgets.never_created(record):
-                raise
-            return record
-        left = self._seconds_left(record, runner)
-        if record.unsent and record.step == "creating" and left > 0:
-            raise not_yet(record, f"{record.display_name} may still get it, for {left:.0f} s")
-        return record
 
     # -- money ---------------------------------------------------------------------------
 
@@ -201,7 +168,7 @@ class Submitter:
                 return False
             try:
                 runner = backend if self._runs_at(record, backend) else self._load(record)
-                if self._seconds_left(record, runner) > 0:
+                if self.seconds_left(record, runner) > 0:
                     return False
                 provider_id = self._find(record, runner)
             except GatewayError:  # a search that failed says nothing about the job
@@ -249,8 +216,8 @@ class Submitter:
                 return held
         with self._classify_failure(record, backend, first):
             if not first:
-                record = self._adopt(record, backend)
-                left = max(self._seconds_left(record, backend), record.seconds_to_wait)
+                record = self.adopt(record, backend)
+                left = max(self.seconds_left(record, backend), record.seconds_to_wait)
                 if not record.unsent:
                     return record
                 if record.step in ("uploading", "creating") and left > 0:
@@ -276,7 +243,7 @@ class Submitter:
             exc.add_note(f"{record.display_name} has created {record.id} as {provider_id}.")
             raise
 
-    def _adopt(self, record: JobRecord, backend: Backend) -> JobRecord:
+    def adopt(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Store the provider's id if the provider shows the job. Raises BackendError if that cannot
         be known, unless a sent request may still take effect: then a later look tells."""
         if not record.unsent or record.settled:
@@ -284,7 +251,7 @@ class Submitter:
         try:
             provider_id = self._find(record, backend)
         except BackendError as exc:
-            waiting = record.step == "creating" and self._seconds_left(record, backend) > 0
+            waiting = record.step == "creating" and self.seconds_left(record, backend) > 0
             if exc.code != NOT_SETTLED or not waiting:
                 raise
             return record
@@ -324,7 +291,7 @@ class Submitter:
         remote_id = self.store.remote_file(_scope(record, backend), file.sha256)
         return DataFile(Path(file.path), file.sha256, file.rows, file.bytes, remote_id)
 
-    def _seconds_left(self, record: JobRecord, backend: Backend) -> float:
+    def seconds_left(self, record: JobRecord, backend: Backend) -> float:
         """Return how long a request of the job's step may still take effect, whatever the clock was
         set to."""
         passed = seconds_since(record.step_at, record.step_clock)

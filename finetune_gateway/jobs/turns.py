@@ -14,7 +14,7 @@ from pathlib import Path
 
 from finetune_gateway.backend import LIST_LAG, Capabilities
 from finetune_gateway.errors import BackendError, JobNotFinished
-from finetune_gateway.jobs.records import JobRecord, stopwatch
+from finetune_gateway.jobs.records import JobRecord, seconds_since, stopwatch
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config, files
 from finetune_gateway.text.cleaning import encodable
@@ -32,8 +32,7 @@ def turn_away(
     pause = min(first * 2 ** min(record.turned_away, 20), LONGEST_PAUSE * longest)
     pause = pause if error.retry_after is None else error.retry_after
     if record.step == "creating":
-        # A host may create the job and refuse all the same: then lists have to show it first.
-        pause = max(pause, min(LIST_LAG, limits.settle_seconds))
+        pause = max(pause, _list_lag(limits))
     host = record.display_name
     full = record.step == "creating" and error.status_code == 429
     reason = f"{host} takes no more jobs now" if full else f"{host} asks to wait"
@@ -41,6 +40,17 @@ def turn_away(
     phase = _phase(reason, until)
     set_not_applied(store, record.id, phase)
     return set_waiting(store, record.id, until, phase, times=1)
+
+
+def _list_lag(limits: Capabilities) -> float:
+    """Return how late a host may list a job that it has created although it refused it."""
+    return min(LIST_LAG, limits.settle_seconds)
+
+
+def seconds_until_listed(record: JobRecord, limits: Capabilities) -> float:
+    """Return for how long its host may still list a refused job late; 0 or less for no longer."""
+    passed = seconds_since(record.step_at, record.step_clock)
+    return _list_lag(limits) - max(0.0, passed)
 
 
 def set_not_applied(store: Store, job_id: str, phase: str) -> JobRecord:

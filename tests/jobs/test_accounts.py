@@ -136,6 +136,22 @@ def test_a_sent_job_is_left_alone_with_another_key(
         assert Gateway().job(job.id).cancel().status is JobStatus.CANCELLED
 
 
+def test_a_model_is_first_asked_with_a_key_of_its_account(
+    home: Path, train_file: Path, provider: Provider, key: Callable[[str], None]
+) -> None:
+    """A job that has succeeded, and another account's key: no chat is sent, and the error says
+    which key to set."""
+    job = submit(provider, train_file).wait(20)
+    provider.fault("POST /chat/completions", "status", status=400)  # else it would be asked again
+    key(OTHER)
+    with pytest.raises(AuthenticationError, match=f"another account.*{job.id}"):
+        Gateway().job(job.id).result()
+    assert provider.posts["/chat/completions"] == 0
+    provider.faults.clear()
+    key(ROTATED)
+    assert Gateway().job(job.id).result().ready
+
+
 def test_accounts_have_their_own_jobs_and_files(
     home: Path, train_file: Path, provider: Provider, key: Callable[[str], None]
 ) -> None:

@@ -155,6 +155,26 @@ def test_ctrl_c_leaves_the_store_usable(store: Store) -> None:
     assert number > 10
 
 
+def test_ctrl_c_in_a_new_home_locks_nobody_out(tmp_path: Path) -> None:
+    """While the tables are made, and while its exception is still held, as in a notebook."""
+    held = []
+    for number in itertools.count(25, 40):
+        home = tmp_path / str(number)
+        try:
+            with ctrl_c_at_line(number):
+                Store(Settings(home)).add(record())
+            break
+        except KeyboardInterrupt as exc:
+            held.append(exc)
+        db = sqlite3.connect(home / "gateway.sqlite3", timeout=0)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as exc:
+            pytest.fail(f"Ctrl-C at line {number}: {exc}")
+        db.close()
+    assert held
+
+
 def test_an_old_file_is_brought_up_to_date(home: Path) -> None:
     """A file written by the first version gains what came later and keeps its jobs."""
     settings = Settings(home)

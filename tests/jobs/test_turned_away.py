@@ -14,6 +14,7 @@ from support.cli import Ftg
 from support.hosted import LIST, RETRIEVE, connect, handle_of
 from support.provider import CREATE, Provider
 from support.records import record
+from typer.testing import CliRunner
 
 from finetune_gateway import (
     BackendError,
@@ -25,6 +26,7 @@ from finetune_gateway import (
     SpecError,
 )
 from finetune_gateway.backends.openai import retries
+from finetune_gateway.cli.run import build_app
 from finetune_gateway.jobs import records
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.settings import files
@@ -122,6 +124,39 @@ def test_a_host_that_creates_and_refuses_has_one_job(
         assert job.status is JobStatus.QUEUED
         assert job.wait(20).status is JobStatus.SUCCEEDED
         assert provider.posts[JOBS] == len(provider.jobs) == 1
+
+
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize(("kind", "jobs"), [("refused_after", 1), ("status", 0)])
+def test_cancel_soon_after_a_refusal_waits_for_the_lists(
+    home: Path, train_file: Path, kind: str, jobs: int
+) -> None:
+    """429, but the host may have the job, and lists it late: it is stopped there, and called
+    cancelled here only then, or once it cannot be listed late any more. Nothing is sent."""
+    with Provider(list_lag=0.15, pace=60) as provider:
+        provider.fault(CREATE, kind, status=429)
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider, settle_seconds=0.3))
+        assert job.record.waits_here and len(provider.jobs) == jobs
+        done = CliRunner().invoke(build_app("cancel"), [job.id, "--yes"])
+        assert job.reload().status is JobStatus.CANCELLED
+        assert ["cancelled" in there for there in provider.jobs] == [True] * jobs
+        assert provider.posts[JOBS] == 1 and done.exit_code == 0
+        assert f"{job.id}, but may have created it: looking for" in done.output
+
+
+def test_a_refused_job_is_not_ended_unseen(home: Path, train_file: Path) -> None:
+    """Where the host cannot be asked, nobody knows whether it has created the job all the same. A
+    person may say so; then nothing is asked."""
+    with Provider() as provider:
+        provider.fault(CREATE, "status", status=429)
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
+        provider.fault(LIST, "status", status=500, headers={"x-should-retry": "false"})
+        with pytest.raises(BackendError, match="500"):
+            job.cancel()
+        assert job.reload().record.waits_here
+        requests = len(provider.requests)
+        assert job.settle(created=None).cancel().status is JobStatus.CANCELLED
+        assert len(provider.requests) == requests
 
 
 def test_a_page_of_a_server_in_between_is_a_doubt(home: Path, train_file: Path) -> None:

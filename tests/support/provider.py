@@ -54,7 +54,9 @@ class Fault:
     ``cut`` applies and drops the connection after the first piece of a stream;
     ``redirect`` 307 to ``location``; ``body`` answers 200 with ``body``, as JSON or as these bytes,
     and applies nothing (``raw``: with any status);
-    ``overlay`` applies, and lays ``body`` over the answer.
+    ``overlay`` applies, and lays ``body`` over the answer;
+    ``endless`` applies, then a body of spaces, 160 MB if nobody stops it; ``trickle`` the same a
+    byte at a time, for ``seconds``; ``hints`` applies, then says 102 again and again, as long.
     """
 
     kind: str
@@ -66,6 +68,13 @@ class Fault:
     location: str = ""
     body: Any = None
 
+
+FOR_EVER = {  # the head, what comes again and again, and the seconds in between
+    "endless": (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" " * 2**20, 0.0),
+    "trickle": (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" ", 0.02),
+    "hints": (b"", b"HTTP/1.1 102 Processing\r\n\r\n", 0.02),
+}
+MOST_SENT = 160_000_000  # bytes of such an answer
 
 NOT_APPLIED = {"refuse", "status", "busy", "reset_before", "html", "redirect", "body", "raw"}
 
@@ -95,6 +104,7 @@ class Provider:
         self.fault_seconds = fault_seconds
         self.posts: Counter[str] = Counter()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.sent = 0  # bytes of answers without an end
         self.lock = threading.Lock()
         handler = type("BoundHandler", (Handler,), {"provider": self})
         self.server = Server(("127.0.0.1", port), handler)
@@ -325,6 +335,8 @@ class Handler(BaseHTTPRequestHandler):
     def fail_after(self, fault: Fault, status: int, body: Any) -> None:
         if fault.kind == "reset_after":
             return self.reset()
+        if fault.kind in FOR_EVER:
+            return self.send_for_ever(fault)
         if fault.kind == "late":
             time.sleep(fault.seconds)
         if fault.kind == "overlay":
@@ -343,6 +355,18 @@ class Handler(BaseHTTPRequestHandler):
             half = json.dumps(body).encode()
             return self.send_bytes(status, "application/json", half[: len(half) // 2])
         self.send(status, body)
+
+    def send_for_ever(self, fault: Fault) -> None:
+        """Send until nobody reads any more."""
+        head, piece, pause = FOR_EVER[fault.kind]
+        self.close_connection = True
+        self.wfile.write(head)
+        sent, end = 0, time.monotonic() + fault.seconds
+        while sent < MOST_SENT and time.monotonic() < end:
+            self.wfile.write(piece)
+            sent += len(piece)
+            self.provider.sent += len(piece)
+            time.sleep(pause)
 
     def reset(self) -> None:
         """Close with RST, as a crashed peer or a firewall does."""

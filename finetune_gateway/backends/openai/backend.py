@@ -63,10 +63,10 @@ class OpenAIBackend(Backend):
     ``              api_key_env="GPU_KEY")``
     ================================================  =====================================
 
-    ``request_timeout``: seconds without any answer from the host. ``settle_seconds``: how
-    long a sent create may still take effect (default: request_timeout + 10). ``longest_wait``:
-    seconds to wait at most when the host asks to (default: hosts.longest_wait_seconds of the
-    settings, an hour).
+    ``request_timeout``: seconds in which the host may send nothing; a whole answer may take five
+    times as long. ``settle_seconds``: how long a sent create may still take effect (default:
+    request_timeout + 10). ``longest_wait``: seconds to wait at most when the host asks to (default:
+    hosts.longest_wait_seconds of the settings, an hour).
 
     OPENAI_API_KEY is sent only to api.openai.com, to the host of OPENAI_BASE_URL and to this
     machine. Redirects are not followed.

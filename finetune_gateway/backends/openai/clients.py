@@ -15,7 +15,7 @@ from urllib.request import getproxies
 import httpx2
 import openai
 
-from finetune_gateway.backends.openai import endpoint
+from finetune_gateway.backends.openai import bounds, endpoint
 
 CONNECT_SECONDS = 10.0
 LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
@@ -61,7 +61,7 @@ def _name(url: str, key: str, timeout: float) -> bytes:
 
 def _build(url: str, key: str, timeout: float) -> openai.OpenAI:
     limit = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
-    http = openai.DefaultHttpxClient(follow_redirects=False, limits=LIMITS)
+    http = bounds.Client(follow_redirects=False, limits=LIMITS)
     client = openai.OpenAI(
         api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http
     )

@@ -23,6 +23,8 @@ from tenacity import (
     wait_random,
 )
 
+from finetune_gateway.backends.openai.bounds import Endless
+
 ATTEMPTS = 3
 LONGEST_WAIT = 5.0  # seconds; a host that asks for more gets no retry within a call
 LONGEST_ASKED = 604_800.0  # seconds, a week: more is no answer
@@ -51,7 +53,8 @@ def retried(
 def _is_retryable(exc: BaseException, longest: float) -> bool:
     """Return True for a lost connection, a time-out, 408, 409, 429 and 5xx, as the SDK does."""
     if not isinstance(exc, openai.APIStatusError):
-        return isinstance(exc, openai.APIConnectionError)
+        endless = isinstance(exc.__cause__, Endless)
+        return isinstance(exc, openai.APIConnectionError) and not endless
     headers = exc.response.headers
     asked = asked_wait(headers)
     if asked is None and headers.get("retry-after"):

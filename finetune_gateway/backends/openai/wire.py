@@ -20,6 +20,7 @@ import httpx2
 import openai
 
 from finetune_gateway.backend import NOT_DEPLOYED
+from finetune_gateway.backends.openai.bounds import Endless
 from finetune_gateway.backends.openai.retries import asked_wait
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
@@ -93,6 +94,11 @@ TURNED_AWAY = Rule("Try again later.", retryable=True)
 REDIRECT = Rule("The key is not sent to another host; set base_url to the right one.")
 REFUSED = Rule("Change what it names, then try again.")
 SERVER = Rule("Try again later.", maybe_applied=True, retryable=True)
+STRANGE = Rule(
+    "Is base_url right (it usually ends in /v1), and no proxy in between?",
+    maybe_applied=True,
+    retryable=True,
+)
 
 # Codes that say more than their status.
 CODES = {
@@ -121,6 +127,9 @@ def translate(exc: BaseException, call: Call) -> BackendError:
             f"Could not reach {call.host}: {_reason(cause)}.",
             Rule("Check the address and the network.", retryable=True),
         )
+    if isinstance(cause, Endless):
+        text = f"{call.host} did not end its answer to {call.what}: it was cut off after {cause}."
+        return _error(call, text, STRANGE)
     if isinstance(cause, httpx2.TimeoutException):
         return _error(call, f"{call.host} did not answer in time to {call.what}.", SERVER)
     if isinstance(cause, httpx2.HTTPError | openai.APIConnectionError):
@@ -142,8 +151,7 @@ def undecodable(call: Call, error: str = "") -> BackendError:
     """Return an error for an answer with a good status that does not follow the contract."""
     detail = f" It said: {error}" if error else ""
     message = f"{call.host} did not answer in OpenAI's format to {call.what}.{detail}"
-    hint = "Is base_url right (it usually ends in /v1), and no proxy in between?"
-    return _error(call, message, Rule(hint, maybe_applied=True, retryable=True))
+    return _error(call, message, STRANGE)
 
 
 def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
