@@ -170,6 +170,9 @@ class Sequence:
     def restore(self) -> None:
         """Put a copy in the place of the home; what came after it is unknown now."""
         if self.copies:
+            # What was created after the copy is in the host's lists by now; before that, nobody
+            # could know of it (docs/jobs.md).
+            time.sleep(self.provider.world.list_lag)
             known = {job.id: self.kind_of(job) for job in self.gateways[0].jobs()}
             self._close()
             shutil.rmtree(self.home)
