@@ -216,3 +216,33 @@ def toml_error_text(error: object, text: str) -> str:
     """Return the message of a tomllib error, with the line number where it only says the end."""
     last = len(text.splitlines()) or 1
     return str(error).replace("at end of document", f"at the end, line {last}")
+
+
+_WANTED = {
+    "string": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "decimal": "a number",
+    "bool": "true or false",
+    "date": "a date like 2026-11-21",
+    "list": "a list",
+    "dict": "an object",
+    "model": "an object",
+}
+
+
+def validation_error_text(error: Any) -> str:
+    """Return the first problem of a pydantic error in our words: ``as_of must be a date like
+    2026-11-21, not 'soon'``."""
+    first = error.errors(include_url=False)[0]
+    name, kind, context = ".".join(map(str, first["loc"])), first["type"], first.get("ctx", {})
+    if kind == "json_invalid":
+        return f"it is not valid JSON ({context['error']})"
+    if kind in ("missing", "extra_forbidden"):
+        return f"{name} {'is missing' if kind == 'missing' else 'is not known'}"
+    if kind == "value_error":
+        return f"{name}: {context['error']}"
+    wanted = context.get("expected") or _WANTED.get(kind.partition("_")[0], "another value")
+    bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    limits = [f"{words} {context[key]}" for key, words in bounds.items() if key in context]
+    return f"{name or 'it'} must be {' and '.join(limits) or wanted}, not {shown(first['input'])}"

@@ -340,6 +340,13 @@ class Gateway(HomeJobs):
                 record = self._submitter.rejoin(record, intent, plan.backend, keep)
         return self._job(record, plan.backend)
 
+    def equal_job(self, plan: Plan) -> Job | None:
+        """Return the job that is running or has succeeded with the same data, spec and backend: a
+        submit returns it, and sends nothing. ``plan``: as ``submit`` gives it to ``confirm``."""
+        intent = planning.intent(plan, self.settings.files)
+        record = self._submitter.equal(intent, plan.backend)
+        return self._job(record, plan.backend) if record else None
+
     def _plan(
         self, data: Source, model: str, backend: str | Backend | None, copies: Path | None,
         options: PlanOptions,

@@ -72,6 +72,14 @@ def _meant(model: str, names: list[str], hosts: list[str]) -> str:
     return "See: ftg models. A model of the Hugging Face hub is named owner/name."
 
 
+def require_known(name: str) -> None:
+    """Raise NotFoundError with the names of all backends if this is not one of them."""
+    if name not in (known := names()):
+        raise NotFoundError(
+            f"No backend named {name!r}; installed: {', '.join(known)}.", hint="Run: ftg backends"
+        )
+
+
 def origin(name: str) -> str:
     """Return where a backend comes from: ``built in``, or the distribution that brought it."""
     if name in BUILTIN or name in HOSTS:
@@ -120,13 +128,9 @@ def load(name: str, options: dict[str, Any] | None = None) -> Backend:
 
 
 def _load_plugin(name: str) -> type[Backend]:
-    plugins = _plugins()
-    if name not in plugins:
-        raise NotFoundError(
-            f"No backend named {name!r}; installed: {', '.join(names())}.", hint="Run: ftg backends"
-        )
+    require_known(name)
     try:
-        loaded: type[Backend] = plugins[name].load()
+        loaded: type[Backend] = _plugins()[name].load()
     except (ImportError, AttributeError) as exc:
         raise GatewayError(
             f"Backend {name!r} of {origin(name)} cannot be imported: {exc}.",

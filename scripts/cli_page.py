@@ -22,6 +22,9 @@ INTRO = """\
   one a line. An error is `{"error": {"type", "message", "hint", "code"}}`.
 - Nothing is sent or spent without a yes at the prompt or `--yes`. Keys come from the
   environment, never from an option.
+- A reader that leaves (`ftg list | head -1`) ends the command with 141, a full disk behind stdout
+  with 1. A closed stdout is an empty one, and stderr may be closed or full: the exit code stays.
+- On a terminal, lines of stderr are wrapped at words; in a pipe an error is one line.
 - Dashes and underscores are both accepted: `--n-epochs`, `--n_epochs`.
 
 Everywhere: `--home DIR` (or `FTG_HOME`: where jobs are kept), `--no-color` (or `NO_COLOR`),

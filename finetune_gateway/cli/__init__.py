@@ -17,11 +17,17 @@ from finetune_gateway.cli.commands import (
     GLOBAL_OPTIONS,
     GROUPS,
 )
-from finetune_gateway.cli.streams import discard_stdout, escape_unprintable
+from finetune_gateway.cli.streams import (
+    discard_stdout,
+    escape_unprintable,
+    open_missing,
+    os_error_text,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    open_missing()
     escape_unprintable()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
@@ -144,10 +150,14 @@ def _did_you_mean(name: str) -> str:
 
 
 def _usage_error(message: str, hint: str, json_wanted: bool) -> int:
+    return _error("UsageError", message, hint, 2, json_wanted)
+
+
+def _error(kind: str, message: str, hint: str, code: int, json_wanted: bool = False) -> int:
     from finetune_gateway.reports.output import print_error
 
-    print_error("UsageError", message, hint, 2, json_wanted=json_wanted)
-    return 2
+    print_error(kind, message, hint, code, json_wanted=json_wanted)
+    return code
 
 
 def _print(text: str) -> int:
@@ -155,4 +165,7 @@ def _print(text: str) -> int:
         print(text, flush=True)
     except BrokenPipeError:
         discard_stdout()
+    except OSError as exc:  # the disk behind stdout is full
+        discard_stdout()
+        return _error("OSError", os_error_text(exc), "", 1)
     return 0

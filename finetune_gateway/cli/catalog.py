@@ -8,6 +8,7 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.cli.options import Json
+from finetune_gateway.errors import NotFoundError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.reports.catalog_text import (
     backend_document,
@@ -50,9 +51,14 @@ def models(
       ftg models
       ftg models --backend openai --all
     """
-    today = clock.today()
-    names = [backend] if backend not in (None, "local") else profiles.profile_names()
-    hosts = [] if backend == "local" else [profiles.load_profile(str(name)) for name in names]
+    today, names = clock.today(), profiles.profile_names()
+    if backend not in (None, "local", *names):
+        raise NotFoundError(
+            f"No models of {backend!r} are known; known: local, {', '.join(names)}.",
+            hint="Run: ftg models",
+        )
+    names = [backend] if backend in names else names
+    hosts = [] if backend == "local" else [profiles.load_profile(name) for name in names]
     models = [row for host in hosts for row in hosted_models(host, today) if all_ or row["open"]]
     if backend in (None, "local"):
         models += local_models()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from finetune_gateway import registry
 from finetune_gateway.backends.local import measure
 from finetune_gateway.cli.options import BaseUrl, Json, KeyName
 from finetune_gateway.reports.doctor_text import (
@@ -43,6 +44,8 @@ def doctor(
       ftg doctor --calibrate
       ftg doctor --json
     """
+    if backend is not None:
+        registry.require_known(backend)
     settings = Settings.load()
     if calibrate:
         return _calibrate(settings, json)

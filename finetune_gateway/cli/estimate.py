@@ -46,7 +46,10 @@ def estimate(
         list[str] | None, typer.Option(metavar="NAME", help="openai, local, ...; repeatable.")
     ] = None,
     validation_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Held-out rows; their tokens are counted.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Held-out rows; their tokens are counted.", readable=False
+        ),
     ] = None,
     method: Method = None,
     n_epochs: Epochs = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from finetune_gateway import registry
 from finetune_gateway.cli.options import (
     JobName,
     Json,
@@ -75,6 +76,8 @@ def list_jobs(
         raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
     gateway = Gateway()
     jobs = gateway.jobs(backend=backend, metadata=parse_metadata(metadata))
+    if backend is not None and not jobs:
+        registry.require_known(backend)
     for failure in gateway.refresh(job for job in jobs if ask or not job.record.hosted):
         print_warning(f"{as_last_seen(failure.jobs)}: {failure.error.message}")
     matches = [job.record for job in jobs if status in (None, job.status)]
@@ -185,7 +188,9 @@ def settle(
       ftg settle ftg-7kq3 --not-created
     """
     if (created is not None) == not_created:
-        raise SpecError("Say one thing.", hint="--created ID, or --not-created.")
+        raise SpecError(
+            "Say whether the job is there.", hint="Either --created ID, or --not-created."
+        )
     opened = Gateway().job(job).settle(created)
     if json:
         print_json(job_document(opened))

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
     from finetune_gateway.jobs.job import Job
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL file.", show_default=False)]
+# What cannot be read is refused when it is opened, as in Python: readable=False.
+Data = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="JSONL file.", show_default=False, readable=False),
+]
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="Id, its beginning, or 'latest'.", show_default=False)
 ]
@@ -106,8 +110,10 @@ def _parse_value(key: str, value: str) -> Any:
     if value.startswith("["):
         try:
             return json.loads(value)
-        except ValueError as exc:
-            raise SpecError(f"--set {key}: {exc}.", hint='A list is like ["q_proj"].') from None
+        except ValueError:
+            raise SpecError(
+                f"--set {key}: {shown(value)} is not a list.", hint='A list is like ["q_proj"].'
+            ) from None
     if key == "target_modules" and "," in value:
         return [part.strip() for part in value.split(",")]
     return value

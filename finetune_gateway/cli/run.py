@@ -16,7 +16,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from finetune_gateway.cli.commands import ALIASES, COMMANDS, GLOBAL_OPTIONS
-from finetune_gateway.cli.streams import discard_stdout
+from finetune_gateway.cli.streams import discard_stdout, os_error_text
 from finetune_gateway.errors import DataError, GatewayError, PrivateDataError
 from finetune_gateway.reports.output import print_error, print_message
 
@@ -29,10 +29,11 @@ CONTEXT = {
 
 
 class Command(TyperCommand):
-    """A command whose usage line has DATA, not {DATA}."""
+    """A command whose usage line has DATA and [KEY], not {DATA} and [[KEY]]."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
+        pieces = [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
+        return [re.sub(r"^\[\[(.*)\]\]$", r"[\1]", piece) for piece in pieces]
 
 
 def run_one(name: str, args: list[str], *, debug: bool = False) -> int:
@@ -46,7 +47,7 @@ def run_one(name: str, args: list[str], *, debug: bool = False) -> int:
         return BROKEN_PIPE
     except OSError as exc:  # the disk behind stdout is full
         discard_stdout()
-        return _print_error(exc, str(exc), "", 1, False)
+        return _print_error(exc, os_error_text(exc), "", 1, False)
     return code
 
 
@@ -59,17 +60,18 @@ def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> 
     except (KeyboardInterrupt, typer.Abort) as exc:
         return _print_error(exc, "Interrupted.", _notes(exc), 130, json_wanted)
     except typer.TyperException as exc:
-        hint = _option_hint(exc) or f"Run: ftg {name} --help"
-        return _print_error(
-            exc, exc.format_message(), hint, exc.exit_code, json_wanted, "UsageError"
-        )
+        # Imported here: most command lines are right.
+        from finetune_gateway.cli.usage import usage_error
+
+        message, hint = usage_error(exc, name, args)
+        return _print_error(exc, message, hint, exc.exit_code, json_wanted, "UsageError")
     except Exception as exc:  # bugs too are reported in two lines
         if debug:
             traceback.print_exc()
         if isinstance(exc, GatewayError):
             return _print_gateway_error(exc, json_wanted)
         if isinstance(exc, OSError):
-            return _print_error(exc, str(exc), _notes(exc), 1, json_wanted)
+            return _print_error(exc, os_error_text(exc), _notes(exc), 1, json_wanted)
         bug = "" if debug else f"This is a bug. For the traceback: ftg --debug {name} ..."
         hint = f"{_notes(exc)} {bug}".strip()
         return _print_error(exc, f"{type(exc).__name__}: {exc}", hint, 1, json_wanted)
@@ -80,28 +82,10 @@ def _notes(exc: BaseException) -> str:
     return " ".join(getattr(exc, "__notes__", ()))
 
 
-def _option_hint(exc: typer.TyperException) -> str:
-    """Return how to pass a training setting that is not an option of its own, if this is one."""
-    option, context = getattr(exc, "option_name", ""), getattr(exc, "ctx", None)
-    if not option or context is None:
-        return ""
-    # Imported here: only an unknown option needs the settings, and pydantic with them.
-    from finetune_gateway.spec import OTHER_WORDS, TrainingSpec
-
-    options = {name for parameter in context.command.params for name in parameter.opts}
-    word = option.lstrip("-").replace("-", "_")
-    key = OTHER_WORDS.get(word, word)
-    flag = f"--{key.replace('_', '-')}"
-    if flag in options:
-        return f"Did you mean {flag}?"
-    known = "--set" in options and key in TrainingSpec.model_fields
-    return f"Use: --set {key}=VALUE" if known else ""
-
-
 def _invoke(name: str, args: list[str]) -> int:
     command = typer.main.get_command(build_app(name))
     try:
-        with command.make_context(f"ftg {name}", args) as context:
+        with command.make_context(f"ftg {name}", [*args]) as context:
             return command.invoke(context) or 0
     except typer.Exit as exc:
         return exc.exit_code

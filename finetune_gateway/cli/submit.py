@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -33,6 +33,7 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.cli.watch import exit_code, follow
 from finetune_gateway.errors import BudgetError
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs.budget import Budget, require_room
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.reports.job_text import job_document, status_line
@@ -60,7 +61,7 @@ def submit(
         str | None, typer.Option(metavar="NAME", help="openai, local, ...; see ftg backends.")
     ] = None,
     validation_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Held-out rows.")
+        Path | None, typer.Option(metavar="FILE", help="Held-out rows.", readable=False)
     ] = None,
     validation_split: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Share of the rows to hold out, like 0.1.")
@@ -108,6 +109,9 @@ def submit(
     --allow-secrets; what was allowed is kept with the job. Without --backend, 'owner/name', builtin
     models and folders are trained on this machine, other models at OpenAI.
 
+    --dry-run checks all of this up to the question, sends nothing, and ends with the exit code that
+    the submit would have.
+
     Keys come from the environment, never from an option.
 
     Examples:
@@ -128,7 +132,9 @@ def submit(
     tags = parse_metadata(metadata)
     started = time.time()
     gateway = Gateway()
-    question = Confirmation(gateway, yes=yes, dry_run=dry_run, limit=limit, json=json, quiet=quiet)
+    question = Confirmation(
+        gateway, yes=yes, dry_run=dry_run, again=again, limit=limit, json=json, quiet=quiet
+    )
     job = gateway.submit(
         data,
         model=model,
@@ -140,7 +146,7 @@ def submit(
         confirm=question.ask,
         allow_pii=allow_pii,
         allow_secrets=allow_secrets,
-        again=again,
+        again=again or dry_run,  # an equal job that was not sent would be sent
         metadata=tags,
         **fields,
     )
@@ -169,6 +175,7 @@ class Confirmation:
     gateway: Gateway
     yes: bool
     dry_run: bool
+    again: bool
     limit: Decimal | None
     json: bool
     quiet: bool
@@ -177,15 +184,12 @@ class Confirmation:
         """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
         hosted = plan.estimate.data_leaves_machine
         budget = self.gateway.budget() if self.gateway.monthly_usd is not None else None
-        if self.dry_run and self.json:
-            print_json(plan_document(plan, budget))
         if not self.quiet or (hosted and not self.yes):
             print_message(plan_text(plan, self.limit, budget))
         for text in plan.estimate.warnings:
             print_warning(text)
         if self.dry_run:
-            print_message("Dry run: nothing was stored or sent.")
-            raise typer.Exit(0)
+            self._end_dry_run(plan, budget)
         if self.yes or not hosted:
             return True
         if not sys.stdin.isatty():
@@ -196,6 +200,19 @@ class Confirmation:
         if not confirm("Proceed?"):
             raise BudgetError("Nothing was sent: the answer was not yes.")
         return True
+
+    def _end_dry_run(self, plan: Plan, budget: Budget | None) -> NoReturn:
+        """Raise Exit, or BudgetError if the month has no room: what the submit itself would do."""
+        equal = None if self.again else self.gateway.equal_job(plan)
+        if equal is None and budget is not None:
+            model = plan.spec.model if plan.estimate.data_leaves_machine else None
+            require_room(plan.estimate.cost_usd, budget, unpriced=model)
+        if self.json:
+            print_json(plan_document(plan, budget, equal))
+        if equal is not None:
+            print_message(existing_job_text(equal))
+        print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
+        raise typer.Exit(0)
 
 
 def _print_submitted(job: Job, *, existing: bool, quiet: bool) -> None:

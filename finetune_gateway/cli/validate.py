@@ -77,11 +77,17 @@ def validate(
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Validation or test data that must share no row."),
+        typer.Option(
+            metavar="FILE", help="Validation or test data that must share no row.", readable=False
+        ),
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Prompts from production that the data should resemble."),
+        typer.Option(
+            metavar="FILE",
+            help="Prompts from production that the data should resemble.",
+            readable=False,
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,

@@ -332,6 +332,11 @@ def system_prompt_of(row: dict[str, Any]) -> str | None:
 def _existing(path: Path) -> Path:
     try:
         there = path.exists()
+    except PermissionError:
+        raise DataError(
+            f"{str(path)!r} cannot be read: permission denied.",
+            hint=f"Ask for rights on the folder {path.parent}.",
+        ) from None
     except OSError:  # the name is too long
         there = False
     if not there:

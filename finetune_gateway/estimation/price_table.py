@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from finetune_gateway.errors import SpecError, toml_error_text
+from finetune_gateway.errors import SpecError, StoreError, toml_error_text, validation_error_text
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.model import Model
@@ -155,13 +155,13 @@ def packaged_prices() -> tuple[Price, ...]:
 
 
 _BAD_TABLE = (
-    OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError, SpecError,
+    UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError, SpecError,
 )  # fmt: skip
 
 
 def read_prices(path: Path | None) -> list[Price]:
     """Return the rows of the user's file; none if there is no such file. Raises SpecError if it is
-    not a price table."""
+    not a price table, StoreError if it cannot be read."""
     if path is None:
         return []
     text = ""
@@ -170,6 +170,8 @@ def read_prices(path: Path | None) -> list[Price]:
         return list(_parse_rows(tomllib.loads(text)))
     except FileNotFoundError:
         return []
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be read: {exc.strerror or exc}.") from None
     except _BAD_TABLE as exc:
         message = f"{path} is not a price table: {_explain(exc, text)}{_locate(text)}"
         raise SpecError(message, hint=FORM) from None
@@ -180,9 +182,7 @@ def _explain(exc: Exception, text: str = "") -> str:
         return exc.message
     if not isinstance(exc, ValidationError):
         return f"{toml_error_text(exc, text)}."
-    first = exc.errors()[0]
-    field = ".".join(map(str, first["loc"])) or "row"
-    return f"{field}: {first['msg']}, not {first['input']!r}."
+    return f"{validation_error_text(exc)}."
 
 
 def _locate(text: str) -> str:
@@ -224,8 +224,9 @@ def new_price(usd: object, **fields: Any) -> Price:
     try:
         row = Price(usd=parse_usd(usd, "usd"), **fields)
     except ValidationError as exc:
-        hint = f"Units: {', '.join(UNITS)}."
-        raise SpecError(f"This is not a price row: {_explain(exc)}", hint=hint) from None
+        raise SpecError(
+            f"This is not a price row: {_explain(exc)}", hint="Run: ftg prices --help"
+        ) from None
     if (row.market is not None) != (row.unit == "gpu_hour"):
         raise SpecError(
             f"market belongs to gpu_hour rows only; this is {row.unit}.",
@@ -239,8 +240,8 @@ def new_price(usd: object, **fields: Any) -> Price:
 def write_price(path: Path, row: Price) -> bool:
     """Put a row into the user's file and return True if it replaced one with the same key.
 
-    Comments and other rows stay as they are. Raises SpecError if the file is not a price table or
-    cannot be written.
+    Comments and other rows stay as they are. Raises SpecError if the file is not a price table,
+    StoreError if it cannot be written.
     """
     # Imported here: only this writes.
     import tomlkit
@@ -266,7 +267,7 @@ def write_price(path: Path, row: Price) -> bool:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, text)
     except OSError as exc:
-        raise SpecError(f"{path} cannot be written: {exc.strerror or exc}.") from None
+        raise StoreError(f"{path} cannot be written: {exc.strerror or exc}.") from None
     return replaced
 
 
@@ -299,7 +300,7 @@ def check_prices(extra: Path | None, today: date) -> list[Issue]:
     issues = list(_check_table("the package", list(packaged_prices()), today))
     try:
         own = read_prices(extra)
-    except SpecError as exc:
+    except (SpecError, StoreError) as exc:
         return [*issues, Issue("error", str(extra), exc.message)]
     issues += _check_table(str(extra), own, today)
     package = {price.key: price for price in packaged_prices()}

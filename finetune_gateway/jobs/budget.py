@@ -242,20 +242,26 @@ def budget(
 
 def admit(record: JobRecord, others: Budget) -> None:
     """Raise BudgetError if the job does not fit into what the other jobs leave of the month."""
-    left = others.left_usd
-    quote = Quote.of(record)
+    cost = Quote.of(record).cost_usd
+    require_room(cost, others, unpriced=record.spec.model if record.hosted else None)
+
+
+def require_room(cost: Range[Decimal] | None, others: Budget, unpriced: str | None) -> None:
+    """Raise BudgetError if a job of this cost does not fit into what the other jobs leave of the
+    month. ``unpriced``: the model of a job that needs a price."""
+    left, high = others.left_usd, cost.high if cost else ZERO
     if left is None:
         return
-    if quote.cost_usd is None and record.hosted:
+    if cost is None and unpriced is not None:
         raise BudgetError(
-            f"No price is known for {record.spec.model!r}, so the budget of {others.month} "
+            f"No price is known for {unpriced!r}, so the budget of {others.month} "
             "cannot be checked.",
             hint="Give --train-price USD, or add a row: ftg prices set --help",
         )
-    if quote.high <= left:
+    if high <= left:
         return
     raise BudgetError(
-        f"The job may cost {dollars(quote.high)} USD, and {dollars(left)} of the "
+        f"The job may cost {dollars(high)} USD, and {dollars(left)} of the "
         f"{dollars(others.cap_usd or ZERO)} for {others.month} (UTC) are left: "
         f"{dollars(others.spent_usd)} spent, {dollars(others.reserved_usd)} reserved"
         f"{_list_holds(others.holds)}.",

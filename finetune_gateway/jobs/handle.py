@@ -15,7 +15,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, ChatModel, ChatReply, HandleData
-from finetune_gateway.errors import NotFoundError, SpecError
+from finetune_gateway.errors import NotFoundError, SpecError, validation_error_text
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 
@@ -97,8 +97,10 @@ class ModelHandle(Shown, HandleData):
                 f"There is no model handle at {str(path)!r}.", hint="Run: ftg list"
             ) from None
         except (ValidationError, UnicodeDecodeError) as exc:
+            wrong = isinstance(exc, ValidationError) and validation_error_text(exc)
             raise SpecError(
-                f"{source} is not a model handle: {exc}.", hint="Was it written by ftg?"
+                f"{source} is not a model handle: {wrong or 'it is not UTF-8 text'}.",
+                hint="Was it written by ftg?",
             ) from None
         # The folder may have been moved, or copied to another machine.
         if handle.kind != "hosted" and (source.parent / MANIFEST).exists():

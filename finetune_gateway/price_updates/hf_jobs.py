@@ -15,7 +15,7 @@ from typing import Literal
 import httpx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.errors import BackendError, SpecError, validation_error_text
 from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price
 
@@ -60,7 +60,7 @@ def gpu_hours(today: date) -> list[Price]:
         ) from None
     except ValidationError as exc:
         raise BackendError(
-            f"{address} sent prices in an unknown form: {exc.errors()[0]['msg']}.",
+            f"{address} sent prices in an unknown form: {validation_error_text(exc)}.",
             hint="Write rows yourself: ftg prices set --backend huggingface --unit gpu_hour ...",
             backend="huggingface",
         ) from None

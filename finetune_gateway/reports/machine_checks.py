@@ -20,7 +20,7 @@ import psutil
 from finetune_gateway import registry
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
-from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores
 from finetune_gateway.reports.output import format_bytes, format_count
@@ -120,7 +120,7 @@ def _check_files(settings: Settings) -> Iterator[Check]:
     try:
         rows = len(price_table.read_prices(settings.prices))
         yield Check("prices", "ok", f"{format_count(rows, 'row')} of your own")
-    except SpecError as exc:
+    except (SpecError, StoreError) as exc:
         fix = f"Fix it in an editor, then run: ftg prices check. {exc.hint}"
         yield Check("prices", "error", exc.message, fix)
 

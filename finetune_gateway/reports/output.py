@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, TextIO
@@ -39,9 +40,17 @@ def print_result(text: str = "") -> None:
 
 
 def print_message(text: str, *, quiet: bool = False) -> None:
-    """Print progress or a hint on stderr, unless ``quiet``."""
+    """Print progress or a hint on stderr, unless ``quiet``; on a terminal wrapped at words."""
     if not quiet:
-        print(escape_controls(text), file=sys.stderr, flush=True)
+        text = escape_controls(text)
+        _write_stderr(fold(text, terminal_width()) if sys.stderr.isatty() else text)
+
+
+def _write_stderr(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it, or its disk is full: the result and the exit code count more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def print_warning(text: str) -> None:
@@ -101,7 +110,45 @@ def apply_style(text: str, style: str, stream: TextIO | None = None) -> str:
 
 def terminal_width() -> int:
     """Return the columns of the terminal: at least 40, and 80 without one."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns)
+    columns = shutil.get_terminal_size((0, 0)).columns or _stderr_columns()
+    return max(40, columns or 80)
+
+
+def _stderr_columns() -> int:
+    """Return the columns of stderr, for a result that goes into a pipe; 0 without a terminal."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+
+
+def display_width(text: str) -> int:
+    """Return the columns that a text takes: two for a wide character, none for our colours."""
+    text = re.sub("\x1b\\[[0-9;]*m", "", text)
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(one) in "WF" for one in text)
+    return len(text) + wide - sum(unicodedata.combining(one) > 0 for one in text)
+
+
+def fold(text: str, width: int) -> str:
+    """Return the text with lines that are too long wrapped at words, under their first word; after
+    ``error:`` and the like, under the second."""
+    return "\n".join(_fold_line(line, width) for line in text.split("\n"))
+
+
+def _fold_line(line: str, width: int) -> str:
+    if display_width(line) <= width:
+        return line
+    lead, *words = re.findall(r"\s+|\S+\s*", line)
+    labelled = re.fullmatch(r"(?:\x1b\[[0-9;]*m)?(?:error|hint|warning|note):.*", lead.rstrip())
+    indent = " " * (display_width(lead) if labelled or lead.isspace() else 0)
+    lines = [lead]
+    for word in words:
+        if display_width(lines[-1] + word.rstrip()) > width and lines[-1].strip():
+            lines.append(indent)
+        lines[-1] += word
+    return "\n".join(one.rstrip() for one in lines)
 
 
 def wrap_text(text: str, indent: str = "", first: str | None = None) -> str:

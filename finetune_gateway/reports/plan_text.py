@@ -12,7 +12,7 @@ from finetune_gateway.findings import Report
 from finetune_gateway.jobs.budget import BILLED, Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
-from finetune_gateway.reports.estimate_figures import dates_text, price_text
+from finetune_gateway.reports.estimate_figures import price_text
 from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
@@ -23,10 +23,11 @@ from finetune_gateway.reports.output import (
 from finetune_gateway.text.cleaning import visible
 
 
-def plan_document(plan: Plan, budget: Budget | None) -> dict[str, Any]:
-    """Return a dry run as JSON."""
+def plan_document(plan: Plan, budget: Budget | None, equal: Job | None) -> dict[str, Any]:
+    """Return a dry run as JSON. ``equal``: the job that a submit would return."""
     return {
         "dry_run": True,
+        "existing": equal.id if equal else None,
         "estimate": plan.estimate.model_dump(mode="json"),
         "budget": budget.summary() if budget else None,
     }
@@ -63,8 +64,6 @@ def _hosted_lines(plan: Plan, limit: Decimal | None, budget: Budget | None) -> I
         yield wrap_text(_budget_left(estimate.cost_usd, budget))
     host = estimate.host or getattr(plan.backend, "host", plan.backend.name)
     yield wrap_text(f"{' and '.join(_uploads(plan))} will be uploaded to {host}.")
-    if dates := dates_text(estimate):
-        yield wrap_text(f"{dates}.")
 
 
 def _local_lines(estimate: Estimate, budget: Budget | None) -> Iterator[str]:

@@ -123,7 +123,7 @@ def test_completion_knows_commands_and_options(env: dict[str, str]) -> None:
         (("--home",), "--home needs a folder"),
         (("--json",), "No command"),
         (("--frobnicate",), "There is no command"),
-        (("validate",), "Missing argument 'DATA'"),
+        (("validate",), "DATA is missing"),
         (("validate", str(DATA), "--frob"), "--frob"),
         (("validate", str(DATA), "--method", "frob"), "method"),
         (("list", "--limit", "x"), "limit"),

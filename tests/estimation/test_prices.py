@@ -86,13 +86,13 @@ def test_a_gpu_is_found_by_its_whole_name_cheapest_first() -> None:
         ({"usd": "NaN"}, "usd cannot be 'NaN': it is not a number"),
         ({"usd": "1e999"}, "usd cannot be '1e999': it is above 1,000,000,000 USD"),
         ({"usd": "1000000000.01"}, "above 1,000,000,000 USD"),
-        ({"unit": "per_token"}, "unit: "),
-        ({"source": ""}, "source: "),
-        ({"as_of": "yesterday"}, "as_of: "),
+        ({"unit": "per_token"}, "unit must "),
+        ({"source": ""}, "source must "),
+        ({"as_of": "yesterday"}, "as_of must "),
         ({"as_of": clock.today() + timedelta(days=2)}, "is in the future"),
         ({"market": "spot"}, "market belongs to gpu_hour"),
         ({"unit": "gpu_hour"}, "market belongs to gpu_hour"),
-        ({"unit": "gpu_hour", "market": "moon"}, "market: "),
+        ({"unit": "gpu_hour", "market": "moon"}, "market must "),
     ],
 )
 def test_a_wrong_field_is_named(changes: dict[str, Any], said: str) -> None:
@@ -148,7 +148,7 @@ def test_a_broken_file_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(OWN.replace("in_mtok", "in_token"))
     before = path.read_bytes()
-    with pytest.raises(SpecError, match=r"prices\.toml is not a price table: unit: .*in_token"):
+    with pytest.raises(SpecError, match=r"prices\.toml is not a price table: unit must .*in_token"):
         write_price(path, row())
     assert path.read_bytes() == before
 
@@ -369,7 +369,7 @@ def test_check_ends_with_three_when_your_file_cannot_be_read(ftg: Run, home: Pat
     home.mkdir(exist_ok=True)
     (home / "prices.toml").write_text(OWN.replace("train_mtok", "tokens"))
     code, out, _ = ftg("prices", "check")
-    assert code == 3 and "not a price table: unit: " in " ".join(out.split())
+    assert code == 3 and "not a price table: unit must " in " ".join(out.split())
     assert "(row 1, from line 2)" in " ".join(out.split())
     told = json.loads(ftg("prices", "check", "--json")[1])
     assert told["ok"] is False and told["findings"][-1]["severity"] == "error"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backends.local import builtin
-from finetune_gateway.errors import BackendError, NotFoundError, SpecError
+from finetune_gateway.errors import BackendError, NotFoundError, SpecError, StoreError
 from finetune_gateway.settings.files import locking
 from finetune_gateway.settings.home import Settings
 
@@ -61,6 +61,10 @@ def config_of(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SpecError(
             f"There is no {folder / 'config.json'}.", hint="Is this a model folder?"
+        ) from None
+    except OSError as exc:
+        raise StoreError(
+            f"{folder / 'config.json'} cannot be read: {exc.strerror or exc}."
         ) from None
     except ValueError as exc:
         raise SpecError(f"{folder / 'config.json'} is not valid JSON: {exc}.") from None
