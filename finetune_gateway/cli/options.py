@@ -50,6 +50,7 @@ Metadata = Annotated[
         "--metadata", metavar="KEY=VALUE", help="Your own notes on the job; repeatable. No secrets."
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="With --html: replace OUT whatever it is.")]
 TrainPrice = Annotated[
     str | None,
     typer.Option(metavar="USD", help="Your own price per million training tokens."),
@@ -180,6 +181,15 @@ def confirm(question: str) -> bool:
     except EOFError:
         print_message("")
         return False
+
+
+def refuse_foreign_page(path: Path | None, force: bool, *inputs: Path) -> None:
+    """Raise SpecError if a page may not be written to this path, before any work."""
+    if path is not None:
+        # Imported here: only --html needs it.
+        from finetune_gateway.reports.layout import raise_if_foreign
+
+        raise_if_foreign(path, force=force, inputs=inputs)
 
 
 def write_page(path: Path, text: str, *, quiet: bool) -> None:
