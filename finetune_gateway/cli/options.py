@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.errors import BackendError, SpecError, shown
+from finetune_gateway.errors import BackendError, SpecError, StoreError, shown
 from finetune_gateway.reports.output import print_message, print_warning
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, unknown
@@ -147,10 +147,12 @@ def open_job(name: str) -> Job:
 
 
 def refresh_or_warn(job: Job) -> None:
-    """Ask the backend once; a failure is a warning."""
+    """Ask the backend once; a failure is a warning, and so is a store that can only be read."""
     try:
         job.refresh()
-    except BackendError as exc:
+    except (BackendError, StoreError) as exc:
+        if isinstance(exc, StoreError) and not job.store.read_only:
+            raise
         print_warning(f"{job.id} is shown as last seen: {exc.message}")
 
 

@@ -124,7 +124,7 @@ def validate(
       ftg validate train.jsonl --strict --ignore pii,unknown_key
     """
     ignored = ignorable(ignore or ())  # refuse an unknown code before reading a large file
-    open_dataset = partial(Dataset.open, spool=Settings.load().home / "spool")
+    open_dataset = partial(Dataset.open, spool=Settings.load().spool)
     dataset = open_dataset(data)
     refuse_foreign_page(html, force, dataset.path, dataset.source or data)
     runner = _load_backend(backend) if backend else None

@@ -103,12 +103,15 @@ class Job(Shown):
     # -- one poll ------------------------------------------------------------------------
 
     def refresh(self, *, send: bool = False) -> Job:
-        """Ask the backend once, store what is new, and return self. Raises BackendError.
+        """Ask the backend once, store what is new, and return self. Raises BackendError, and
+        StoreError where nothing can be stored.
 
         A job that is not known to be there is looked for, and sent only with ``send``, as ``wait``
         and ``result`` do.
         """
         self.record = self._store.get(self.id)
+        if not self.status.final:
+            self._store.settings.require_writable()
         if self.record.unsent:
             settle = self._submitter.advance_or_end if send else self._submitter.look
             self.record = settle(self.record, self.backend)
@@ -440,8 +443,8 @@ class Job(Shown):
                 if exc.code != NOT_DEPLOYED:
                     raise
                 handle.deploy = "see the documentation of the host."
-        if self.record.handle is None:
+        if self.record.handle is None and not self._store.read_only:
             self._store.set_handle(self.id, handle.model_dump(mode="json"))
             if handle.kind != "hosted":
-                handle.save(handle.model)
+                handle.save(handle.model, private=True)
         return handle
