@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         list_jobs,
         preview,
         refresh_jobs,
+        remove_jobs,
         submit,
         validate,
         wait_for_jobs,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         JobCancelled,
         JobFailed,
         JobNotFinished,
+        JobRemoved,
         MissingDependency,
         NotFoundError,
         PrivateDataError,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.ledger import Ledger
     from finetune_gateway.jobs.many import Failure
     from finetune_gateway.jobs.planning import Option, Plan
+    from finetune_gateway.jobs.removal import Removed
     from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 
@@ -78,6 +81,7 @@ _MODULES = {
         "list_jobs",
         "preview",
         "refresh_jobs",
+        "remove_jobs",
         "submit",
         "validate",
         "wait_for_jobs",
@@ -91,6 +95,7 @@ _MODULES = {
         "JobCancelled",
         "JobFailed",
         "JobNotFinished",
+        "JobRemoved",
         "MissingDependency",
         "NotFoundError",
         "PrivateDataError",
@@ -105,6 +110,7 @@ _MODULES = {
     "jobs.job": ["Job"],
     "tokens.masks.preview": ["Preview", "Sequence", "Token"],
     "jobs.planning": ["Option", "Plan"],
+    "jobs.removal": ["Removed"],
     "estimation.estimate": ["Estimate"],
     "jobs.ledger": ["Ledger"],
     "jobs.many": ["Failure"],
@@ -136,6 +142,7 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "JobNotFinished",
+    "JobRemoved",
     "JobStatus",
     "Ledger",
     "LocalBackend",
@@ -148,6 +155,7 @@ __all__ = [
     "Plan",
     "Preview",
     "PrivateDataError",
+    "Removed",
     "Report",
     "Sequence",
     "Snapshot",
@@ -165,6 +173,7 @@ __all__ = [
     "list_jobs",
     "preview",
     "refresh_jobs",
+    "remove_jobs",
     "submit",
     "validate",
     "wait_for_jobs",

@@ -20,6 +20,7 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.planning import Backends, ModelNames, Option
+from finetune_gateway.jobs.removal import Removed
 from finetune_gateway.keywords import (
     PlanOptions,
     PreviewOptions,
@@ -140,6 +141,12 @@ def wait_for_jobs(
 ) -> list[Failure]:
     """Block until these jobs have ended, or ``timeout`` seconds have passed."""
     return _default().wait(jobs, timeout, on_change=on_change)
+
+
+@like(Gateway.remove)
+def remove_jobs(jobs: Iterable[Job]) -> list[Removed]:
+    """Remove every text of these jobs from this machine, and return what went."""
+    return _default().remove(jobs)
 
 
 @like(Gateway.budget)

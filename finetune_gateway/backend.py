@@ -83,6 +83,10 @@ class Capabilities:
     settle_seconds: float = 0.0  # how long a sent create may still take effect
     takes_metadata: bool = False  # True if it is a TakesMetadata
     longest_wait: float | None = None  # seconds to wait at most when asked to; None: the setting
+    deletes: frozenset[Literal["file", "model"]] = frozenset()  # what the host deletes when asked
+    uploads_expire: float | None = (
+        None  # seconds for which the host keeps an upload; None: for good
+    )
 
     def require(self, backend: str, spec: TrainingSpec) -> None:
         """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
@@ -349,6 +353,34 @@ class Backend(ABC):
     def log_path(self, provider_id: str) -> Path | None:
         """Return the file with the raw log of the job, if there is one."""
         return None
+
+    # -- what is deleted ------------------------------------------------------------------
+
+    def kept_files(self, provider_id: str, *, model: bool = True) -> list[Path]:
+        """Return the files and folders in which this machine keeps an ended job: ``ftg rm`` deletes
+        them. Without ``model``, those that its model does without: ``ftg prune`` deletes these.
+
+        Raises JobNotFinished while something still writes to them.
+        """
+        return []
+
+    def delete_file(self, remote_id: str) -> None:
+        """Delete an upload at the host; one that is not there is no error. Only where
+        ``Capabilities.deletes`` has ``file``."""
+        raise self._cannot_delete("an uploaded file")
+
+    def delete_model(self, model: str) -> None:
+        """Delete a model that a job has made, or one of its checkpoints, at the host; one that is
+        not there is no error. Only where ``Capabilities.deletes`` has ``model``."""
+        raise self._cannot_delete("a model")
+
+    def _cannot_delete(self, what: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{self.display_name} cannot be asked to delete {what}.",
+            hint="Delete it there yourself.",
+            backend=self.name,
+            option="delete",
+        )
 
 
 class TakesMetadata(Protocol):

@@ -19,6 +19,7 @@ message and what to do next in ``hint``.
         JobFailed                       100
         JobNotFinished(TimeoutError)    101
         JobCancelled                    103
+        JobRemoved(LookupError)         102                 its texts and its model are gone
 """
 
 from __future__ import annotations
@@ -205,6 +206,12 @@ class JobCancelled(JobError):
     """The job was cancelled."""
 
     exit_code = 103
+
+
+class JobRemoved(JobError, LookupError):
+    """The job was removed: only what it cost is kept."""
+
+    exit_code = 102
 
 
 def asked_wait(error: BaseException | None) -> float:

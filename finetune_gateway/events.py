@@ -7,6 +7,7 @@ Knows nothing of backends or storage. Status words are OpenAI's
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -98,6 +99,16 @@ def metrics_of(data: dict[str, Any]) -> dict[str, Any]:
         wrong = {error["loc"][0] for error in exc.errors(include_url=False)}
         return {name: value for name, value in data.items() if name not in wrong}
     return data
+
+
+def metrics_by_step(events: Iterable[Event]) -> list[Metric]:
+    """Return the metrics in these events; the later of two about a step counts."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if event.type == "metrics" and isinstance(event.data.get("step"), int):
+            known = {k: v for k, v in event.data.items() if v is not None}
+            by_step.setdefault(event.data["step"], {}).update(known)
+    return [Metric.model_validate(metrics_of(by_step[step])) for step in sorted(by_step)]
 
 
 class Checkpoint(Model):

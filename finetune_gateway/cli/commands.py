@@ -29,10 +29,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "events": ("logs:events", "Events of a job", "Jobs"),
     "metrics": ("logs:metrics", "Losses and learning rates by step", "Jobs"),
     "checkpoints": ("logs:checkpoints", "Models saved during training", "Jobs"),
-    "costs": ("costs:costs", "Estimated and actual cost of jobs", "Jobs"),
+    "report": ("report:report", "Estimated and actual cost of jobs", "Jobs"),
     "cancel": ("jobs:cancel", "Stop a job", "Jobs"),
     "resume": ("jobs:resume", "Let a job that has stopped go on as the same job", "Jobs"),
     "settle": ("jobs:settle", "Say what became of a job in doubt", "Jobs"),
+    "rm": ("removal:rm", "Remove all texts of a job; what it cost stays", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
 }
 COUNTING = frozenset(("validate", "estimate", "submit"))  # commands that count tokens first
@@ -43,6 +44,8 @@ ALIASES = {
     "retrieve": "status",
     "create": "submit",
     "train": "submit",
+    "remove": "rm",
+    "delete": "rm",
 }
 GROUPS = {
     "Start": "Get started",

@@ -14,7 +14,6 @@ from finetune_gateway.cli.options import (
     BaseUrl,
     Data,
     Epochs,
-    Force,
     Json,
     Method,
     Profile,
@@ -25,7 +24,6 @@ from finetune_gateway.cli.options import (
     parse_amount,
     parse_number,
     parse_settings,
-    refuse_foreign_page,
     write_page,
 )
 from finetune_gateway.cli.placement import Placement
@@ -95,7 +93,6 @@ def estimate(
         Path | None,
         typer.Option(metavar="OUT", help="Write one HTML page."),
     ] = None,
-    force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -136,7 +133,8 @@ def estimate(
     )
     serving.check()
     output_format = _choose_format(format_, json)
-    refuse_foreign_page(html, force, data)
+    if html and html.exists() and data.exists() and html.samefile(data):
+        raise SpecError(f"--html {html} is the data file.", hint="Choose another name.")
     if validation_file is not None:
         fields["validation"] = validation_file
     if train_price is not None:

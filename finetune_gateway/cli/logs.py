@@ -13,6 +13,7 @@ import typer
 from finetune_gateway.cli.options import JobName, Json, open_job, refresh_or_warn
 from finetune_gateway.cli.watch import exit_code
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.removal import require_kept
 from finetune_gateway.reports.job_history_text import (
     checkpoints_text,
     event_line,
@@ -47,9 +48,7 @@ def logs(
       ftg logs latest
       ftg logs ftg-7kq3 -f -n 20
     """
-    opened = open_job(job)
-    if follow and not opened.status.final:
-        opened.store.settings.require_writable()
+    opened = _open_kept(job)
     path = opened.log_path()
     write = _line_writer(json)
     if path is None or not path.exists():
@@ -60,6 +59,13 @@ def logs(
         if follow:
             _follow(opened, file, write)
     return exit_code(opened) if follow else 0
+
+
+def _open_kept(name: str) -> Job:
+    """Return a job, refreshed. Raises JobRemoved for one that was removed."""
+    job = open_job(name)
+    require_kept(job.record)
+    return job
 
 
 def _line_writer(json: bool) -> Callable[[str], None]:
@@ -104,7 +110,7 @@ def events(job: JobName, json: Json = False) -> None:
       ftg events latest
       ftg events ftg-7kq3 --json | jq .message
     """
-    events = open_job(job).events()
+    events = _open_kept(job).events()
     for event in events:
         if json:
             print_json_line(event.model_dump(mode="json"))
@@ -126,7 +132,7 @@ def metrics(
       ftg metrics latest
       ftg metrics ftg-7kq3 --csv > curve.csv
     """
-    metrics = open_job(job).metrics()
+    metrics = _open_kept(job).metrics()
     if json:
         print_json(metrics_document(metrics))
     elif as_csv:
@@ -144,7 +150,7 @@ def checkpoints(job: JobName, json: Json = False) -> None:
       ftg checkpoints latest
       ftg checkpoints ftg-7kq3 --json
     """
-    checkpoints = open_job(job).checkpoints()
+    checkpoints = _open_kept(job).checkpoints()
     if json:
         print_json([point.model_dump(mode="json") for point in checkpoints])
     elif checkpoints:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from finetune_gateway.backend import NOT_SETTLED, Backend
 from finetune_gateway.errors import AuthenticationError, BackendError, SpecError
@@ -141,7 +140,7 @@ def require_own(record: JobRecord, backend: Backend, provider_id: str) -> None:
     tag = backend.poll(provider_id, None).job_id
     if tag not in (None, record.id):
         raise SpecError(
-            f"{visible(provider_id)} is not {record.id}: {_host(record)} has it for the job "
+            f"{visible(provider_id)} is not {record.id}: {record.host} has it for the job "
             f"{visible(tag)}.",
             hint=f"Look there for one with {record.id} in its metadata.",
         )
@@ -169,7 +168,7 @@ def _twins(store: Store, intent: JobRecord, account: str) -> list[JobRecord]:
 def not_proven(record: JobRecord) -> BackendError:
     """Return the error for an unsent job and a key of which nothing shows whose it is."""
     return BackendError(
-        f"It cannot be known whether {_host(record)} has job {record.id}: nothing shows that the "
+        f"It cannot be known whether {record.host} has job {record.id}: nothing shows that the "
         f"key{_variable(record)} belongs to the account it was submitted with. Set the key it was "
         f"submitted with.{_scope(record)}",
         hint="If there is none any more, look there yourself, then run: "
@@ -182,17 +181,12 @@ def not_proven(record: JobRecord) -> BackendError:
 
 def _other(record: JobRecord) -> AuthenticationError:
     return AuthenticationError(
-        f"The key{_variable(record)} belongs to another account of {_host(record)} than job "
+        f"The key{_variable(record)} belongs to another account of {record.host} than job "
         f"{record.id}. Set a key of the account that it was submitted with.",
         hint=f"The job is left as it is.{_scope(record)}",
         backend=record.backend,
         code=OTHER_ACCOUNT,
     )
-
-
-def _host(record: JobRecord) -> str:
-    url = record.backend_options.get("base_url")
-    return urlsplit(str(url)).netloc if url else record.display_name
 
 
 def _scope(record: JobRecord) -> str:

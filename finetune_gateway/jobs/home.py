@@ -13,6 +13,7 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 
@@ -61,6 +62,23 @@ class HomeJobs(ABC):
         backend is sent. ``on_change`` is called with each job that has moved.
         """
         return many.wait(jobs, timeout, on_change)
+
+    def remove(self, jobs: Iterable[Job]) -> list[Removed]:
+        """Remove every text of these jobs from this machine, and return what went: data, prompts,
+        answers, events, errors, metadata, local models. What they cost stays.
+
+        Raises SpecError, and removes nothing, if one has not ended or if another job was trained
+        from its model; StoreError for what cannot be deleted: the same call again goes on.
+        """
+        return self._remover.remove([job.reload().record for job in jobs])
+
+    def removable(self, jobs: Iterable[Job]) -> list[Removed]:
+        """Return what ``remove`` would remove, and change nothing. Raises as it does."""
+        return self._remover.plan([job.reload().record for job in jobs])
+
+    @property
+    def _remover(self) -> Remover:
+        return Remover(self.store, self._submitter.load)
 
     def budget(self) -> Budget:
         """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""

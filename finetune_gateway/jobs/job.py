@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from finetune_gateway.backend import NOT_DEPLOYED, NOT_SETTLED, Backend
 from finetune_gateway.errors import (
@@ -23,12 +22,13 @@ from finetune_gateway.errors import (
     JobNotFinished,
     NotFoundError,
 )
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_of
-from finetune_gateway.jobs import accounts, resumption, settling, turns
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_by_step
+from finetune_gateway.jobs import accounts, removal, resumption, settling, turns
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
@@ -103,19 +103,16 @@ class Job(Shown):
     # -- one poll ------------------------------------------------------------------------
 
     def refresh(self, *, send: bool = False) -> Job:
-        """Ask the backend once, store what is new, and return self. Raises BackendError, and
-        StoreError where nothing can be stored.
+        """Ask the backend once, store what is new, and return self. Raises BackendError.
 
         A job that is not known to be there is looked for, and sent only with ``send``, as ``wait``
         and ``result`` do.
         """
         self.record = self._store.get(self.id)
-        if not self.status.final:
-            self._store.settings.require_writable()
         if self.record.unsent:
             settle = self._submitter.advance_or_end if send else self._submitter.look
             self.record = settle(self.record, self.backend)
-        if self.record.provider_id is None or self.status.final:
+        if self.record.provider_id is None or self.status.final or self.record.removed:
             return self
         self._tell_of_resume()
         cursor, resumes = self.record.cursor, self.record.resumes
@@ -141,12 +138,7 @@ class Job(Shown):
     def metrics(self) -> list[Metric]:
         """Return the metrics by step. A step that ran again after a restart counts once, with its
         latest values."""
-        by_step: dict[int, dict[str, Any]] = {}
-        for event in self.events():
-            if event.type == "metrics" and isinstance(event.data.get("step"), int):
-                known = {k: v for k, v in event.data.items() if v is not None}
-                by_step.setdefault(event.data["step"], {}).update(known)
-        return [Metric.model_validate(metrics_of(by_step[step])) for step in sorted(by_step)]
+        return metrics_by_step(self.events())
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the models saved during training."""
@@ -279,6 +271,7 @@ class Job(Shown):
         """
         if not self.status.final:
             self.wait(timeout)
+        removal.require_kept(self.reload().record)
         if self.status is JobStatus.FAILED:
             raise JobFailed(
                 f"Job {self.id} failed: {self.error or 'no reason was given'}",
@@ -318,7 +311,8 @@ class Job(Shown):
     def resumable(self) -> bool:
         """True if ``resume`` lets it go on: its backend can do that in its present state."""
         try:
-            return self.record.unsent or resumption.can_resume(self.record, self.backend)
+            waits = self.record.unsent or resumption.can_resume(self.record, self.backend)
+            return waits and not self.record.removed
         except GatewayError:  # its plug-in is gone
             return False
 
@@ -330,7 +324,7 @@ class Job(Shown):
         checkpoint. Raises SpecError for any other, with what to do instead, and BudgetError if
         there is no room for its cost.
         """
-        self.record = self._store.get(self.id)
+        removal.require_kept(self.reload().record)
         if self.record.unsent:
             self.record = self._submitter.advance(self.record, self.backend)
             return self
@@ -341,6 +335,11 @@ class Job(Shown):
             return self.refresh()
         except BackendError:  # it goes on, whatever can be read of it now
             return self
+
+    def remove(self) -> Removed:
+        """Remove every text of the job from this machine: data, prompts, answers, events, errors,
+        metadata, a local model. What it cost stays. Raises SpecError unless it has ended."""
+        return Remover(self._store, self._submitter.load).remove([self.reload().record])[0]
 
     def settle(self, created: str | None) -> Job:
         """Say what became of a job in doubt, and return self. For hosts whose lists cannot tell.
@@ -443,8 +442,8 @@ class Job(Shown):
                 if exc.code != NOT_DEPLOYED:
                     raise
                 handle.deploy = "see the documentation of the host."
-        if self.record.handle is None and not self._store.read_only:
+        if self.record.handle is None:
             self._store.set_handle(self.id, handle.model_dump(mode="json"))
             if handle.kind != "hosted":
-                handle.save(handle.model, private=True)
+                handle.save(handle.model)
         return handle

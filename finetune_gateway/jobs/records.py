@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -90,11 +91,24 @@ class JobRecord(BaseModel):
     finished_at: float | None = None
     result: Result | None = None
     handle: dict[str, Any] | None = None
+    removed_at: float | None = None  # its texts were removed then: see ``removal``
+    erased: bool = False  # and no file has anything left of them
+    gone: bool = False  # its host has nothing more of it that is to be deleted: see ``pruning``
+
+    @property
+    def removed(self) -> bool:
+        return self.removed_at is not None
 
     @property
     def display_name(self) -> str:
         """Its backend's name in messages."""
         return display_name(self.backend, self.backend_options)
+
+    @property
+    def host(self) -> str:
+        """Where it is sent: the host in its address, where it has one."""
+        url = self.backend_options.get("base_url")
+        return urlsplit(str(url)).netloc if url else self.display_name
 
     @property
     def ended_otherwise(self) -> bool:

@@ -14,6 +14,7 @@ from finetune_gateway.backend import Backend
 from finetune_gateway.errors import JobNotFinished, SpecError, UnsupportedError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.removal import require_kept
 from finetune_gateway.jobs.store import LIVE, Store
 
 
@@ -68,6 +69,7 @@ def _reopen(store: Store, record: JobRecord, reserve: Callable[[JobRecord], None
     equal job is live, and what ``reserve`` raises."""
     with store.transaction() as db:
         current = store.get(record.id)
+        require_kept(current)
         if current.status is not record.status:
             raise _refusal(current)
         equal = db.execute(

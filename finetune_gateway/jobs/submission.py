@@ -45,7 +45,7 @@ class Submitter:
     ) -> None:
         self.store = store
         self._cap = cap
-        self._load = load
+        self.load = load
 
     def submit(
         self, intent: JobRecord, backend: Backend, keep: Callable[[], None] = lambda: None
@@ -167,7 +167,7 @@ class Submitter:
             if not mine or record.step != "creating" or record.provider_id is not None:
                 return False
             try:
-                runner = backend if self._runs_at(record, backend) else self._load(record)
+                runner = backend if self._runs_at(record, backend) else self.load(record)
                 if self.seconds_left(record, runner) > 0:
                     return False
                 provider_id = self._find(record, runner)

@@ -29,7 +29,7 @@ COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
 NAME_LENGTHS = ((60, 40), (22, 16), (16, 12), (12, 8))  # of a model's name and of a file's
 INTERNAL_FIELDS = {
     "submit_key", "step_at", "tries", "cursor", "system_prompt",
-    "sent_at", "train_file_id", "settled", "turned_away",
+    "sent_at", "train_file_id", "settled", "turned_away", "erased", "gone",
 }  # fmt: skip
 
 
@@ -86,6 +86,8 @@ def _how_ended(job: Job) -> str:
 
 def next_step(job: Job) -> str:
     """Return a command to run next, or an empty string if there is none."""
+    if job.record.removed:
+        return ""
     if job.record.deploy:
         then = f"Then: ftg chat {job.id} --model DEPLOYMENT"
         return f"Next, deploy it: {visible(job.record.deploy)}\n{then}"
@@ -115,7 +117,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "backend": _backend(record),
         "provider id": record.provider_id or "",
         "model": f"{record.spec.model}, {record.spec.method}",
-        "data": f"{record.name}, {format_count(record.train.rows, 'row')}",
+        "data": f"{record.name or '(removed)'}, {format_count(record.train.rows, 'row')}",
         "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
         "sent anyway": kinds_text(record.allowed),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
@@ -125,7 +127,15 @@ def _job_facts(job: Job) -> dict[str, str]:
         "estimate": _estimate(quote),
         "cost": _cost(job.actual),
         "result": record.result.model if record.result else "",
+        "removed": removed_text(record),
     }
+
+
+def removed_text(record: JobRecord) -> str:
+    """Return when the texts of a job were removed; empty if they are kept."""
+    if record.removed_at is None:
+        return ""
+    return f"{format_timestamp(record.removed_at)}: only what it cost is kept"
 
 
 def _backend(record: JobRecord) -> str:
@@ -221,7 +231,8 @@ def _fit_table(
 
 
 def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
-    names = _shorten(record.spec.model, model), _shorten(record.name, data)
+    name = "(removed)" if record.removed else record.name
+    names = _shorten(record.spec.model, model), _shorten(name, data)
     status = "queued here" if record.waits_here else record.status
     return record.id, status, record.display_name, *names, format_age(record.created_at)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import psutil
@@ -38,9 +39,8 @@ from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
-from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import TRAINERS
-from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
@@ -181,10 +181,10 @@ class LocalBackend(Backend):
         validation: DataFile | None,
         metadata: Mapping[str, str],
     ) -> None:
-        data = files.folder(folder / "data")
-        files.copy_private(train.path, data / "train.jsonl")
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        copyfile(train.path, folder / "data" / "train.jsonl")
         if validation is not None:
-            files.copy_private(validation.path, data / "validation.jsonl")
+            copyfile(validation.path, folder / "data" / "validation.jsonl")
         run = RunFile(
             job_id=job_id,
             spec=spec,
@@ -256,6 +256,15 @@ class LocalBackend(Backend):
 
     def log_path(self, provider_id: str) -> Path | None:
         return self.queue.folder(provider_id) / "worker.log"
+
+    def kept_files(self, provider_id: str, *, model: bool = True) -> list[Path]:
+        """Return the run folder; without ``model``, all of it but a result and ``run.json``."""
+        folder = self.queue.folder(provider_id)
+        self.queue.require_ended(provider_id)
+        if model or not (folder / "model" / MANIFEST).exists():
+            return [folder] if folder.exists() else []
+        stay = ("model", "run.json", "worker.lock")
+        return [path for path in folder.iterdir() if path.name not in stay]
 
     # -- the model -----------------------------------------------------------------------
 

@@ -19,16 +19,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_gateway.errors import BackendError, NotFoundError
+from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings.files import is_locked, open_private, try_lock
+from finetune_gateway.settings.files import is_locked, try_lock
 from finetune_gateway.settings.home import Settings
 
 MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
 MAX_STARTS = 30  # workers in all, those that died before they started to train included
 CANCEL_SECONDS = 60.0  # from cancel to SIGKILL; the last checkpoint stays usable
+LEAVE_SECONDS = 10.0  # from the final status of a run to the end of its worker
 SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
 
 
@@ -98,6 +99,18 @@ class Queue:
     def alive(self, run_id: str) -> bool:
         return is_locked(self._lock(run_id))
 
+    def require_ended(self, run_id: str) -> None:
+        """Wait for a moment until the worker of an ended run has left. Raises JobNotFinished."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self.alive(run_id):
+            if time.monotonic() >= deadline:
+                raise JobNotFinished(
+                    f"The worker of {run_id} still writes to {self.folder(run_id)}.",
+                    hint="Try again in a moment.",
+                    job_id=run_id,
+                )
+            time.sleep(0.05)
+
     def ensure_worker(self, run_id: str) -> None:
         """Start a worker for a run that has none and needs one.
 
@@ -149,8 +162,7 @@ class Queue:
     def _spawn(self, run_id: str, fence: int, descriptor: int) -> None:
         command = [sys.executable, "-m", "finetune_gateway.backends.local.worker"]
         command += [str(self.settings.home), run_id, str(fence), str(descriptor)]
-        path = self.folder(run_id) / "worker.log"
-        with open(open_private(path, os.O_WRONLY | os.O_APPEND), "ab") as log:
+        with (self.folder(run_id) / "worker.log").open("ab") as log:
             # The process started here forks, starts a session of its own and ends at once: the
             # worker outlives us, and leaves no zombie in a long-lived parent.
             started = subprocess.run(

@@ -1,4 +1,4 @@
-"""``ftg costs``."""
+"""``ftg report costs``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from finetune_gateway.reports.output import print_json, print_message, print_res
 FORMATS = ("table", "csv", "json")
 
 
-def costs(
+def report(
+    what: Annotated[str, typer.Argument(metavar="costs", show_default=False)],
     since: Annotated[
         str | None, typer.Option(metavar="DATE", help="First day (default: of this month).")
     ] = None,
@@ -38,10 +39,12 @@ def costs(
     to update hosted ones, run: ftg list --refresh
 
     Examples:
-      ftg costs
-      ftg costs --since 2026-10-01 --format csv > costs.csv
-      ftg costs --since 2026-01-01 --json | jq .totals
+      ftg report costs
+      ftg report costs --since 2026-10-01 --format csv > costs.csv
+      ftg report costs --since 2026-01-01 --json | jq .totals
     """
+    if what != "costs":
+        raise SpecError(f"There is no 'report {what}'.", hint="Run: ftg report costs")
     if form not in FORMATS:
         raise SpecError(f"There is no format {form!r}.", hint=f"Use one of: {', '.join(FORMATS)}.")
     first = _parse_day("since", since) or datetime.now(UTC).date().replace(day=1)

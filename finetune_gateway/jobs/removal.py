@@ -1,0 +1,325 @@
+"""Remove jobs: every text of theirs goes, and what they cost stays.
+
+In this order, so that a removal that is killed anywhere can be finished by the next one:
+
+1. The rows of the store lose their texts, in one transaction.
+2. The copies of the data that no other job needs, and what the backend has kept, are deleted.
+3. The database is written anew, without free pages, and its write-ahead log is emptied.
+4. The job is marked as ``erased``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from finetune_gateway.backend import Backend
+from finetune_gateway.errors import GatewayError, JobRemoved, SpecError, StoreError
+from finetune_gateway.events import Result
+from finetune_gateway.jobs import schema
+from finetune_gateway.jobs.budget import Quote
+from finetune_gateway.jobs.records import JobRecord, StoredFile, row_of
+from finetune_gateway.jobs.store import LIVE, Store
+from finetune_gateway.model import Model
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import TrainingSpec
+
+Load = Callable[[JobRecord], Backend]
+
+ENDED_AT = "coalesce(finished_at, step_at)"  # in SQL: when a job that has ended did so
+
+
+class Removed(Model):
+    """What is removed of one job. ``bytes``: of files on this machine. ``shared_with``: jobs that
+    need the same copy of the data, which stays. ``left``: what is not removed, and why."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    job_id: str
+    bytes: int = 0
+    events: int = 0
+    shared_with: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+class Remover:
+    """Removes jobs of one store. ``load``: returns the backend of a stored job."""
+
+    def __init__(self, store: Store, load: Load) -> None:
+        self.store = store
+        self._load = load
+
+    def plan(self, records: Sequence[JobRecord]) -> list[Removed]:
+        """Return what ``remove`` would remove, and change nothing. Raises SpecError for a job that
+        has not ended, or whose model another job was trained from."""
+        going = {record.id for record in records}
+        for record in records:
+            self._require_removable(record, going)
+        return [self._look(record, going) for record in records]
+
+    def remove(self, records: Sequence[JobRecord]) -> list[Removed]:
+        """Remove the texts of these jobs, and what an earlier removal has left; return what went.
+
+        Raises as ``plan`` does, and StoreError for what could not be deleted: calling it again
+        finishes.
+        """
+        removed = self.plan(records)
+        going = {record.id for record in records}
+        with self.store.transaction():
+            for name in going:
+                self._strip(name, going)
+        self._finish()
+        return removed
+
+    # -- before ----------------------------------------------------------------------------
+
+    def _require_removable(self, record: JobRecord, going: set[str]) -> None:
+        if record.removed:
+            return
+        if not (record.status.final or record.ended_otherwise):
+            raise SpecError(
+                f"{record.id} has not ended (it is {record.status}), so it is not removed.",
+                hint=f"Cancel it first: ftg cancel {record.id}",
+            )
+        trained_from = self.store.select(
+            "removed_at IS NULL AND NOT hosted AND id != ?1 AND instr(json_extract(spec,"
+            " '$.model'), ?1)",
+            (record.id,),
+        )
+        if others := [one.id for one in trained_from if one.id not in going]:
+            raise SpecError(
+                f"{record.id} is not removed: {', '.join(others)} was trained from its model.",
+                hint=f"Remove them together: ftg rm {record.id} {' '.join(others)}",
+            )
+
+    def _look(self, record: JobRecord, going: set[str]) -> Removed:
+        if record.removed:
+            return Removed(job_id=record.id)
+        shared = {file.sha256: self._needing(file, going) for file in _files(record)}
+        own = [Path(file.path) for file in _files(record) if not shared[file.sha256]]
+        left: list[str] = []
+        kept = self._kept(record, left)
+        count = self.store.query("SELECT count(*) FROM events WHERE job_id = ?", (record.id,))
+        if record.hosted and not record.gone and (record.provider_id or record.tries):
+            left.append(f"its uploads and its model at {record.host}: ftg prune --remote")
+        return Removed(
+            job_id=record.id,
+            bytes=sum(map(size, {*own, *kept})),
+            events=count.fetchone()[0],
+            shared_with=tuple(sorted({job for jobs in shared.values() for job in jobs})),
+            left=tuple(left),
+        )
+
+    def _needing(self, file: StoredFile, going: set[str]) -> list[str]:
+        """Return the jobs besides those that go which need a copy of this content."""
+        content = "IN (json_extract(train, '$.sha256'), json_extract(validation, '$.sha256'))"
+        records = self.store.select(f"removed_at IS NULL AND ? {content}", (file.sha256,))
+        return [record.id for record in records if record.id not in going]
+
+    def _kept(self, record: JobRecord, left: list[str]) -> list[Path]:
+        """Return what the backend has kept of a job on this machine; add to ``left`` why that is
+        not known."""
+        if record.hosted:
+            return []
+        try:
+            backend = self._load(record)
+        except GatewayError as exc:  # its plug-in is gone
+            left.append(f"what backend {record.backend!r} has kept itself: {exc.message}")
+            return []
+        return backend.kept_files(record.provider_id or record.id)
+
+    # -- the rows ----------------------------------------------------------------------------
+
+    def _strip(self, job_id: str, going: set[str]) -> None:
+        """Take all texts out of the rows of a job. Inside a transaction."""
+        record = self.store.get(job_id)
+        if record.removed:
+            return
+        self._require_removable(record, going)  # another process may have resumed it
+        row = row_of(without_texts(record), self.store.settings.stored_path)
+        columns = ", ".join(f"{name} = ?" for name in row)
+        query = self.store.query
+        query(f"UPDATE jobs SET {columns} WHERE id = ?", (*row.values(), job_id))
+        query("DELETE FROM events WHERE job_id = ?", (job_id,))
+        if record.hosted:  # by these names their models can be deleted at the host
+            query("UPDATE checkpoints SET metrics = '{}' WHERE job_id = ?", (job_id,))
+        else:
+            query("DELETE FROM checkpoints WHERE job_id = ?", (job_id,))
+        query("DELETE FROM runs WHERE id IN (?, ?)", (job_id, record.provider_id))
+
+    # -- the files ---------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Delete the files of all jobs whose rows have no texts any more, and erase what the
+        database has left of them."""
+        stripped = self.store.select("removed_at IS NOT NULL AND NOT erased", ())
+        whole = []
+        for record in stripped:
+            unknown: list[str] = []
+            for path in self._kept(record, unknown):
+                delete(path)
+            if not unknown:
+                whole.append(record.id)
+        remove_copies(self.store)
+        remove_leftovers(self.store.settings)
+        if not stripped:
+            return
+        erase(self.store.settings.database)
+        with self.store.transaction() as db:
+            db.executemany("UPDATE jobs SET erased = 1 WHERE id = ?", [(one,) for one in whole])
+
+
+def without_texts(record: JobRecord) -> JobRecord:
+    """Return what stays of a job: when and where it ran, on which model, with which hashes, and all
+    that its cost is made of."""
+    quote = None if record.estimate is None else Quote.of(record).model_dump(mode="json")
+    spec = TrainingSpec(model=record.spec.model, method=record.spec.method)
+    hosted = record.hosted and record.result is not None
+    return record.model_copy(
+        update={
+            "name": "",
+            # What a plug-in for this machine keeps there may be texts, such as scripted answers.
+            "backend_options": record.backend_options if record.hosted else {},
+            "spec": spec,
+            "system_prompt": None,
+            "estimate": quote,
+            "metadata": {},
+            "submit_key": f"removed {record.id}",  # an equal submit is a new job
+            "raw_status": "",
+            "phase": "",
+            "error": None,
+            "cursor": None,
+            "result": Result(kind="hosted", model=record.result.model)
+            if hosted and record.result
+            else None,
+            "handle": None,
+            "removed_at": time.time(),
+        }
+    )
+
+
+def require_kept(record: JobRecord) -> None:
+    """Raise JobRemoved for a job that was removed."""
+    if record.removed_at is not None:
+        day = time.strftime("%Y-%m-%d", time.gmtime(record.removed_at))
+        raise JobRemoved(
+            f"Job {record.id} was removed on {day}: only what it cost is kept.",
+            hint="See: ftg list --costs",
+            job_id=record.id,
+        )
+
+
+# -- copies and what dead processes have left --------------------------------------------------
+
+
+def remove_copies(store: Store, before: float = 0.0) -> int:
+    """Remove the copies of data that no job needs: a job that was removed needs none, and one that
+    ended ``before`` a moment neither. Return their bytes."""
+    # Nobody can store a job in the meantime that names one of them.
+    with store.transaction():
+        going = unneeded_copies(store, before)
+        freed = sum(map(size, going))
+        for path in going:
+            delete(path)
+    return freed
+
+
+def unneeded_copies(store: Store, before: float = 0.0) -> list[Path]:
+    """Return the copies that ``remove_copies`` would remove."""
+    rows = store.query(
+        "SELECT json_extract(train, '$.sha256') AS train,"
+        " json_extract(validation, '$.sha256') AS validation FROM jobs"
+        f" WHERE removed_at IS NULL AND ({LIVE} OR {ENDED_AT} >= ?)",
+        (before,),
+    )
+    needed = {sha256 for row in rows for sha256 in (row["train"], row["validation"])}
+    return [path for path in store.settings.files.glob("*.jsonl") if path.stem not in needed]
+
+
+def leftovers(settings: Settings) -> list[Path]:
+    """Return what killed processes and earlier versions have left of rows."""
+    return [
+        *files.left_folders(settings.files, settings.locks, "submit"),
+        *settings.files.glob(".*.tmp.*"),
+        *files.left_folders(settings.spool, settings.spool, "rows"),
+        *settings.spool.glob("*.jsonl"),
+    ]
+
+
+def remove_leftovers(settings: Settings) -> int:
+    """Remove these; return their bytes."""
+    going = leftovers(settings)
+    freed = sum(map(size, going))
+    for path in going:
+        delete(path)
+    return freed
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    found = [path, *path.rglob("*")] if path.is_dir() else [path]
+    total = 0
+    for one in found:
+        with suppress(OSError):  # another process removes it
+            total += one.lstat().st_size if one.is_symlink() or not one.is_dir() else 0
+    return total
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, for good also after a power cut. Raises StoreError."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        files.sync(path.parent)
+    except FileNotFoundError:  # another process was faster
+        return
+    except OSError as exc:
+        raise StoreError(
+            f"{exc.filename or path} cannot be removed: {exc.strerror or exc}.",
+            hint="Check its rights, then run the same command again: it goes on from there.",
+        ) from None
+
+
+def _files(record: JobRecord) -> Iterable[StoredFile]:
+    return filter(None, (record.train, record.validation))
+
+
+# -- the database ------------------------------------------------------------------------------
+
+
+def erase(path: Path) -> None:
+    """Write the database anew, so that its file and its log have nothing of what was deleted.
+
+    A row that is deleted or changed leaves its old text in free pages, in gaps between rows and in
+    the write-ahead log: VACUUM copies the rows into pages that are zero elsewhere
+    (``secure_delete``), by way of memory and not of a file in /tmp, and a checkpoint puts these
+    into the file and cuts the log to nothing. Raises StoreError while another process reads.
+    """
+    db = schema.connect(path)
+    try:
+        db.execute("PRAGMA secure_delete = ON")
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("VACUUM")
+        busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error as exc:
+        raise _not_erased(path, str(exc)) from exc
+    finally:
+        db.close()
+    if busy:
+        raise _not_erased(path, "another process is reading it")
+
+
+def _not_erased(path: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{path} still has what was deleted from it: it cannot be written anew ({reason}).",
+        hint="Run the same command again when that has changed: it goes on from there.",
+    )
