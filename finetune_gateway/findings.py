@@ -119,7 +119,8 @@ class Report(Shown, Model):
         """Write this report as one HTML page, with the rows of ``data`` that findings name.
 
         ``limit``: tokens that an example may have, drawn among the lengths. Raises SpecError
-        when the file exists and ``force`` is not set, StoreError when it cannot be written.
+        when the file exists and is not a page of ours, unless ``force`` is set, StoreError when it
+        cannot be written.
         """
         write = renderer("Report.to_html")
         write(self, Path(path), Dataset.open(data), model=model, limit=limit, force=force)

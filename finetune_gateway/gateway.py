@@ -359,7 +359,7 @@ class Gateway(HomeJobs):
         candidate = planning.Candidate.of(spec, place, priced=priced)
         folder = copies or self.settings.spool
         files = Files.open(data, validation, folder, copy=bool(copies))
-        files = files.split(share, spec.seed, folder)
+        files = files.split(share, spec.seed, folder, copy=bool(copies))
         plan = planning.plan(candidate, files, planning.FileChecks(), _usd(price))
         return planning.with_sent_files(plan, copies) if copies else plan
 

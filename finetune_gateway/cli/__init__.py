@@ -66,6 +66,10 @@ def _run_command(words: list[str], debug: bool) -> int:
     name, args = words[leading], [*words[:leading], *words[leading + 1 :]]
     if name == "help":
         name, args = args[0], ["--help"]
+    if name == "report" and "costs" in args:  # its name until 0.1
+        name = "costs"
+        args.remove("costs")
+        print("'ftg report costs' is now: ftg costs", file=sys.stderr)
     name = ALIASES.get(name, name)
     if name not in COMMANDS:
         return _usage_error(f"There is no command {name!r}.", _did_you_mean(name), json_wanted)

@@ -14,6 +14,7 @@ from finetune_gateway.cli.options import (
     BaseUrl,
     Data,
     Epochs,
+    Force,
     Json,
     Method,
     Profile,
@@ -24,6 +25,7 @@ from finetune_gateway.cli.options import (
     parse_amount,
     parse_number,
     parse_settings,
+    refuse_foreign_page,
     write_page,
 )
 from finetune_gateway.cli.placement import Placement
@@ -93,6 +95,7 @@ def estimate(
         Path | None,
         typer.Option(metavar="OUT", help="Write one HTML page."),
     ] = None,
+    force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -133,8 +136,7 @@ def estimate(
     )
     serving.check()
     output_format = _choose_format(format_, json)
-    if html and html.exists() and data.exists() and html.samefile(data):
-        raise SpecError(f"--html {html} is the data file.", hint="Choose another name.")
+    refuse_foreign_page(html, force, data)
     if validation_file is not None:
         fields["validation"] = validation_file
     if train_price is not None:

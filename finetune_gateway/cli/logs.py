@@ -49,6 +49,8 @@ def logs(
       ftg logs ftg-7kq3 -f -n 20
     """
     opened = _open_kept(job)
+    if follow and not opened.status.final:
+        opened.store.settings.require_writable()
     path = opened.log_path()
     write = _line_writer(json)
     if path is None or not path.exists():

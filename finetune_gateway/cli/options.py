@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.errors import BackendError, SpecError, shown
+from finetune_gateway.errors import BackendError, SpecError, StoreError, shown
 from finetune_gateway.reports.output import print_message, print_warning
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, unknown
@@ -50,6 +50,7 @@ Metadata = Annotated[
         "--metadata", metavar="KEY=VALUE", help="Your own notes on the job; repeatable. No secrets."
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="With --html: replace OUT whatever it is.")]
 TrainPrice = Annotated[
     str | None,
     typer.Option(metavar="USD", help="Your own price per million training tokens."),
@@ -146,10 +147,12 @@ def open_job(name: str) -> Job:
 
 
 def refresh_or_warn(job: Job) -> None:
-    """Ask the backend once; a failure is a warning."""
+    """Ask the backend once; a failure is a warning, and so is a store that can only be read."""
     try:
         job.refresh()
-    except BackendError as exc:
+    except (BackendError, StoreError) as exc:
+        if isinstance(exc, StoreError) and not job.store.read_only:
+            raise
         print_warning(f"{job.id} is shown as last seen: {exc.message}")
 
 
@@ -180,6 +183,15 @@ def confirm(question: str) -> bool:
     except EOFError:
         print_message("")
         return False
+
+
+def refuse_foreign_page(path: Path | None, force: bool, *inputs: Path) -> None:
+    """Raise SpecError if a page may not be written to this path, before any work."""
+    if path is not None:
+        # Imported here: only --html needs it.
+        from finetune_gateway.reports.layout import raise_if_foreign
+
+        raise_if_foreign(path, force=force, inputs=inputs)
 
 
 def write_page(path: Path, text: str, *, quiet: bool) -> None:

@@ -8,8 +8,16 @@ from typing import Annotated
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.cli.options import Data, Json, Quiet, parse_settings, write_page
-from finetune_gateway.errors import DataError, SpecError
+from finetune_gateway.cli.options import (
+    Data,
+    Force,
+    Json,
+    Quiet,
+    parse_settings,
+    refuse_foreign_page,
+    write_page,
+)
+from finetune_gateway.errors import DataError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.output import print_json, print_message, print_result
 from finetune_gateway.reports.preview_text import preview_document, preview_legend, preview_text
@@ -38,6 +46,7 @@ def preview(
         Path | None,
         typer.Option(metavar="OUT", help="Write one HTML page.", show_default=False),
     ] = None,
+    force: Force = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,7 +69,7 @@ def preview(
       ftg preview train.jsonl --model builtin/tiny --row 7 --tokens
       ftg preview pairs.jsonl --model gpt-4.1-mini-2025-04-14 --html pairs.html
     """
-    _refuse_data_file(html, data)
+    refuse_foreign_page(html, force, data)
     fields = parse_settings(settings)
     where = backend or registry.default_backend(model)
     rows = Gateway().preview(data, model=model, backend=where, rows=row, **fields)
@@ -76,9 +85,3 @@ def preview(
         if not tokens and not quiet and any(one.ok for one in rows):
             print_message(preview_legend())
     return 0 if all(one.ok for one in rows) else DataError.exit_code
-
-
-def _refuse_data_file(html: Path | None, data: Path) -> None:
-    """Raise SpecError when the page would overwrite the data."""
-    if html is not None and html.exists() and data.exists() and html.samefile(data):
-        raise SpecError(f"--html {html} is the data file.", hint="Choose another name.")

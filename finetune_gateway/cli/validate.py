@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.cli.options import Data, Json, Method, Quiet
+from finetune_gateway.cli.options import Data, Json, Method, Quiet, refuse_foreign_page
 from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
@@ -65,7 +65,7 @@ def validate(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="With --fix and --html: replace OUT.")
+        bool, typer.Option("--force", help="With --fix and --html: replace OUT whatever it is.")
     ] = False,
     quality: Annotated[
         bool | None,
@@ -124,10 +124,9 @@ def validate(
       ftg validate train.jsonl --strict --ignore pii,unknown_key
     """
     ignored = ignorable(ignore or ())  # refuse an unknown code before reading a large file
-    open_dataset = partial(Dataset.open, spool=Settings.load().home / "spool")
+    open_dataset = partial(Dataset.open, spool=Settings.load().spool)
     dataset = open_dataset(data)
-    if html:
-        _refuse_existing(html, dataset, force)  # before reading a large file
+    refuse_foreign_page(html, force, dataset.path, dataset.source or data)
     runner = _load_backend(backend) if backend else None
     options = analysis.AnalysisOptions(
         quality,
@@ -183,12 +182,6 @@ def _load_backend(name: str) -> Backend:
     from finetune_gateway.gateway import Gateway
 
     return Gateway().backend(name)
-
-
-def _refuse_existing(html: Path, dataset: Dataset, force: bool) -> None:
-    from finetune_gateway.preparation import convert as converting
-
-    converting.raise_if_taken(html, dataset, force)
 
 
 def _fix(dataset: Dataset, out: Path, force: bool, check: Check, quiet: bool) -> FixReport:

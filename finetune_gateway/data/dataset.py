@@ -19,6 +19,7 @@ from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.errors import DataError, NotFoundError
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.spool import new_folder, remove_with
 
 Kind = Literal["chat", "preference", "unpaired_preference", "prompt_completion", "text", "unknown"]
 Rows = Iterable[dict[str, Any]]
@@ -81,39 +82,62 @@ class Dataset:
         self.source = source or (path if container == "jsonl" else None)  # the user's file
         # Called with the bytes read and the size of the file while lines are read.
         self.on_progress: Callable[[int, int], None] | None = None
+        self._reads: Dataset | None = None  # whose file this is, while anything reads it
 
     @classmethod
     def open(
-        cls, source: str | os.PathLike[str] | Rows | Dataset, *, spool: Path | None = None
+        cls,
+        source: str | os.PathLike[str] | Rows | Dataset,
+        *,
+        spool: Path | None = None,
+        folder: Path | None = None,
     ) -> Self:
         """Open a path, or rows in memory: an iterable of dicts, a ``datasets.Dataset``, a pandas
         frame.
 
         Other forms than JSON lines are first written as JSON lines below ``spool`` (default: the
-        home folder), named by their hash; so is what comes through a pipe, which can be read only
-        once. Raises NotFoundError if there is no such file,
+        home folder), for as long as there is a Dataset that reads them; so is what comes through a
+        pipe, which can be read only once. ``folder``: write them there instead, and leave them.
+        Raises NotFoundError if there is no such file,
         DataError if it cannot be read, MissingDependency for Parquet and folders of the
         ``datasets`` library without pyarrow.
         """
         if isinstance(source, cls):
             return source
         if isinstance(source, Dataset):
-            return cls(source.path, source.name, source.container, source.source)
+            same = cls(source.path, source.name, source.container, source.source)
+            same._reads = source
+            return same
+        if isinstance(source, str | os.PathLike):
+            if source == "":
+                raise DataError("The path of the data is empty.", hint="Name the JSONL file.")
+            path = _existing(Path(source))
+            if container_of(path) == "jsonl" and path.is_file():
+                return cls(path)
+        if folder is not None:
+            return cls._written(source, folder)
+        return cls._written(source, new_folder(spool or Settings.load().spool)).for_a_while()
+
+    @classmethod
+    def _written(cls, source: str | os.PathLike[str] | Rows, folder: Path) -> Self:
+        """Write rows that are not a file of JSON lines to ``folder``."""
         if not isinstance(source, str | os.PathLike):
             container = containers.container_of_object(source)
             lines = containers.object_lines(source, container)
-            written, digest = containers.spooled(lines, spool or _spool(), "rows")
+            written, digest = containers.spooled(lines, folder, "rows")
             return cls(written, None, container, sha256=digest)
-        if source == "":
-            raise DataError("The path of the data is empty.", hint="Name the JSONL file.")
-        path = _existing(Path(source))
+        path = Path(source)
         container = container_of(path)
         if container == "jsonl":
-            piped = not path.is_file()
-            return cls(path).copied(files.folder(spool or _spool())) if piped else cls(path)
+            return cls(path).copied(files.folder(folder))
         lines = containers.lines(path, container)
-        written, digest = containers.spooled(lines, spool or _spool(), path.stem)
+        written, digest = containers.spooled(lines, folder, path.stem)
         return cls(written, path.name, container, path, digest)
+
+    def for_a_while(self) -> Self:
+        """Remove the file when nothing reads it any more; return this dataset."""
+        remove_with(self, self.path)
+        return self
 
     @property
     def size(self) -> int:
@@ -356,8 +380,3 @@ def _not_there(path: Path) -> NotFoundError:
     return NotFoundError(
         f"There is no file {str(path)!r}.", hint=f"You are in {os.getcwd()}; check the path."
     )
-
-
-def _spool() -> Path:
-    """Return the default folder for rows that are not JSON lines."""
-    return Settings.load().spool

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from finetune_gateway.estimation.memory import TILE_VOCABULARY, Setup
 from finetune_gateway.estimation.model_shape import ModelShape, lora_parameters
-from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings import files
 
 FILE = "calibration.json"
 # QLoRA: dequantising costs 5 % of a step on one row of 512 tokens, 8 % on 128, 11 % on 32 (QLoRA
@@ -227,9 +227,9 @@ def read(home: Path) -> Calibration | None:
 
 def write(home: Path, calibration: Calibration) -> Path:
     """Write the figures to a home folder and return the path of the file."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = home / FILE
-    write_atomic(path, json.dumps(calibration.model_dump(mode="json"), indent=2) + "\n")
+    path = files.folder(home) / FILE
+    text = json.dumps(calibration.model_dump(mode="json"), indent=2) + "\n"
+    files.write_atomic(path, text, private=True)
     return path
 
 

@@ -24,8 +24,7 @@ from finetune_gateway.errors import SpecError, StoreError, toml_error_text, vali
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.model import Model
-from finetune_gateway.settings import clock
-from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings import clock, files
 from finetune_gateway.settings.money import MOST_USD, parse_usd
 from finetune_gateway.tokens.encodings import base_model
 
@@ -264,8 +263,8 @@ def write_price(path: Path, row: Price) -> bool:
     text = tomlkit.dumps(document)
     list(_parse_rows(tomllib.loads(text)))  # never replace a valid file by an invalid one
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(path, text)
+        files.folder(path.parent)
+        files.write_atomic(path, text, private=True)
     except OSError as exc:
         raise StoreError(f"{path} cannot be written: {exc.strerror or exc}.") from None
     return replaced

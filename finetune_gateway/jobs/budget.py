@@ -266,7 +266,7 @@ def require_room(cost: Range[Decimal] | None, others: Budget, unpriced: str | No
         f"{dollars(others.spent_usd)} spent, {dollars(others.reserved_usd)} reserved"
         f"{_list_holds(others.holds)}.",
         hint="Wait for a job to end, cancel one, or raise the cap: ftg config set "
-        "budget.monthly_usd USD. All of them: ftg report costs",
+        "budget.monthly_usd USD. All of them: ftg costs",
     )
 
 

@@ -78,11 +78,14 @@ class ModelHandle(Shown, HandleData):
             self._model = registry.load(self.backend, self.backend_options).open(self)
         return self._model
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the handle as JSON and return the path; in a folder, ``finetune_gateway.json``."""
+    def save(self, path: str | os.PathLike[str], *, private: bool = False) -> Path:
+        """Write the handle as JSON and return the path; in a folder, ``finetune_gateway.json``.
+
+        ``private``: for this user alone, whatever the umask; it holds the system prompt.
+        """
         target = Path(path)
         target = target / FILE_NAME if target.is_dir() else target
-        write_atomic(target, self.model_dump_json(indent=2) + "\n")
+        write_atomic(target, self.model_dump_json(indent=2) + "\n", private=private)
         return target
 
     @classmethod

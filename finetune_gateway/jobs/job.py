@@ -28,7 +28,6 @@ from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
 from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
@@ -103,12 +102,15 @@ class Job(Shown):
     # -- one poll ------------------------------------------------------------------------
 
     def refresh(self, *, send: bool = False) -> Job:
-        """Ask the backend once, store what is new, and return self. Raises BackendError.
+        """Ask the backend once, store what is new, and return self. Raises BackendError, and
+        StoreError where nothing can be stored.
 
         A job that is not known to be there is looked for, and sent only with ``send``, as ``wait``
         and ``result`` do.
         """
         self.record = self._store.get(self.id)
+        if not self.status.final:
+            self._store.settings.require_writable()
         if self.record.unsent:
             settle = self._submitter.advance_or_end if send else self._submitter.look
             self.record = settle(self.record, self.backend)
@@ -311,8 +313,7 @@ class Job(Shown):
     def resumable(self) -> bool:
         """True if ``resume`` lets it go on: its backend can do that in its present state."""
         try:
-            waits = self.record.unsent or resumption.can_resume(self.record, self.backend)
-            return waits and not self.record.removed
+            return self.record.unsent or resumption.can_resume(self.record, self.backend)
         except GatewayError:  # its plug-in is gone
             return False
 
@@ -336,10 +337,10 @@ class Job(Shown):
         except BackendError:  # it goes on, whatever can be read of it now
             return self
 
-    def remove(self) -> Removed:
+    def remove(self) -> removal.Removed:
         """Remove every text of the job from this machine: data, prompts, answers, events, errors,
         metadata, a local model. What it cost stays. Raises SpecError unless it has ended."""
-        return Remover(self._store, self._submitter.load).remove([self.reload().record])[0]
+        return removal.Remover(self._store, self._submitter.load).remove([self.reload().record])[0]
 
     def settle(self, created: str | None) -> Job:
         """Say what became of a job in doubt, and return self. For hosts whose lists cannot tell.
@@ -442,8 +443,8 @@ class Job(Shown):
                 if exc.code != NOT_DEPLOYED:
                     raise
                 handle.deploy = "see the documentation of the host."
-        if self.record.handle is None:
+        if self.record.handle is None and not self._store.read_only:
             self._store.set_handle(self.id, handle.model_dump(mode="json"))
             if handle.kind != "hosted":
-                handle.save(handle.model)
+                handle.save(handle.model, private=True)
         return handle

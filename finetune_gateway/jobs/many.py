@@ -119,13 +119,14 @@ def wait(
 
 def _grouped(jobs: Iterable[Job]) -> tuple[list[Group], list[Failure]]:
     """Return the jobs by host and account, without those that have ended; a job whose backend
-    cannot be loaded is a failure."""
+    cannot be loaded is a failure, and so is one whose news cannot be stored."""
     groups: dict[Hashable, Group] = {}
     failed: list[tuple[Job, GatewayError]] = []
     for job in jobs:
         if job.status.final or job.record.removed:
             continue
         try:
+            job.store.settings.require_writable()
             place = _place(job.backend)
         except GatewayError as exc:
             failed.append((job, exc))

@@ -39,6 +39,7 @@ from finetune_gateway.renderers import Shown
 from finetune_gateway.settings import files as disk
 from finetune_gateway.settings.files import private_folder, remove_old_temporaries, storing, sync
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.spool import new_folder
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
@@ -114,20 +115,25 @@ class Files:
     def open(
         cls, data: Source, validation: Source | None, folder: Path, *, copy: bool = False
     ) -> Files:
-        """Return the files of these data. Rows that are not JSON lines are written to ``folder``,
-        and with ``copy`` all others too."""
+        """Return the files of these data. Rows that are not JSON lines are written for a while
+        below ``folder``, the spool; with ``copy`` all files are written to ``folder``, to stay."""
         given = [data] if validation is None else [data, validation]
-        datasets = [Dataset.open(one, spool=folder) for one in given]
-        return cls(*(_copied(one, folder) if copy else one for one in datasets))
+        if not copy:
+            return cls(*(Dataset.open(one, spool=folder) for one in given))
+        datasets = [Dataset.open(one, folder=folder) for one in given]
+        return cls(*(_copied(one, folder) for one in datasets))
 
-    def split(self, ratio: float | None, seed: int | None, folder: Path) -> Files:
-        """Return files with this share of the rows held out, written to ``folder``."""
+    def split(
+        self, ratio: float | None, seed: int | None, folder: Path, *, copy: bool = False
+    ) -> Files:
+        """Return files with this share of the rows held out, written as ``open`` does."""
         if ratio is None:
             return self
         if self.held_out is not None:
             raise SpecError("validation and validation_split exclude each other.", hint="Drop one.")
-        made = disk.folder(folder)
-        return Files(*splitting.split(self.train, ratio, seed=seed or 0, folder=made))
+        made = disk.folder(folder) if copy else new_folder(folder)
+        parts = splitting.split(self.train, ratio, seed=seed or 0, folder=made, private=True)
+        return Files(*(part if copy else part.for_a_while() for part in parts))
 
 
 def _copied(dataset: Dataset, folder: Path) -> Dataset:
@@ -351,7 +357,6 @@ def _sent_file(dataset: Dataset, report: Report, folder: Path) -> StoredFile:
     unchanged = report.format in {one.name for one in formats.SENT_UNCHANGED}
     sent = dataset if unchanged else dataset.rewritten(folder, as_sent)
     assert sent.sha256 is not None  # for the type checker: it is a copy
-    sent.path.chmod(0o600)
     return StoredFile(path=str(sent.path), sha256=sent.sha256, rows=report.rows, bytes=sent.size)
 
 

@@ -48,7 +48,8 @@ def resume(
 
 def can_resume(record: JobRecord, backend: Backend) -> bool:
     """Return True if the backend lets a job in this state go on."""
-    return record.provider_id is not None and record.status in backend.capabilities().resumes
+    sent = record.provider_id is not None and not record.removed
+    return sent and record.status in backend.capabilities().resumes
 
 
 def go_on(record: JobRecord, store: Store, backend: Backend) -> JobRecord:

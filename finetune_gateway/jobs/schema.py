@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetune_gateway.errors import StoreError
@@ -171,18 +172,66 @@ def m011_removed(db: sqlite3.Connection) -> None:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
-    db = sqlite3.connect(path, timeout=30, isolation_level=None)
-    try:
-        db.row_factory = sqlite3.Row
+    with suppress(OSError):  # SQLite says why it cannot be opened
+        files.make_private(path)  # its -wal and -shm get the mode of the database
+    db = _open(str(path))
+    with _closed_on_error(db):
         db.execute("PRAGMA busy_timeout = 30000")
         _write_ahead(db, path)
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         _migrate(db)
-    except BaseException:  # of Ctrl-C too: a transaction of a held traceback would lock others out
+    return db
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open the database of a home that cannot be written, and write nothing beside it either. One
+    of an earlier version is copied into memory, where it gets the newest tables. Raises StoreError
+    if it is newer than we are, or if there are commits in a -wal that cannot be read."""
+    shared, log = (path.with_name(f"{path.name}-{end}") for end in ("shm", "wal"))
+    if shared.exists():
+        # Of processes that have it open, or had until they died. SQLite would make it otherwise.
+        mode = "mode=ro&readonly_shm=1"
+    elif log.exists() and log.stat().st_size:
+        raise StoreError(
+            f"The last changes of the store are in {log}, which cannot be read without writing.",
+            hint="Copy the home folder to where you may write, and set FTG_HOME to the copy.",
+        )
+    else:
+        # All is in the one file. Without a -shm, mode=ro alone cannot open it.
+        mode = "mode=ro&immutable=1"
+    db = _open(f"{path.absolute().as_uri()}?{mode}")
+    with _closed_on_error(db):
+        if _version(db) < len(MIGRATIONS):
+            stored, db = db, _open(":memory:")
+            stored.backup(db)
+            stored.close()
+        _migrate(db)
+        db.execute("PRAGMA query_only = ON")
+    return db
+
+
+@contextmanager
+def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
+    """Close a connection that cannot be used, for Ctrl-C too: a transaction of a held traceback
+    would lock others out."""
+    try:
+        yield
+    except BaseException:
         db.close()
         raise
+
+
+def _open(name: str) -> sqlite3.Connection:
+    """Open a database by its path or its URI."""
+    db = sqlite3.connect(name, timeout=30, isolation_level=None, uri=name.startswith("file:"))
+    db.row_factory = sqlite3.Row
     return db
+
+
+def _version(db: sqlite3.Connection) -> int:
+    number: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return number
 
 
 def _write_ahead(db: sqlite3.Connection, path: Path) -> None:
@@ -196,17 +245,30 @@ def _write_ahead(db: sqlite3.Connection, path: Path) -> None:
 
 def _migrate(db: sqlite3.Connection) -> None:
     """Run the migrations that this file lacks, each in its own transaction."""
-    if db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+    if _version(db) == len(MIGRATIONS):
         return
     for number, step in enumerate(MIGRATIONS, 1):
         db.execute("BEGIN IMMEDIATE")
         # Read again with the write lock: another process may have been faster.
-        if db.execute("PRAGMA user_version").fetchone()[0] < number:
+        if _version(db) < number:
             step(db)
             db.execute(f"PRAGMA user_version = {number}")
         db.execute("COMMIT")
-    if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS):
+    if _version(db) > len(MIGRATIONS):
         raise StoreError(
             "The store was written by a newer finetune-gateway.",
             hint="Upgrade, or set another FTG_HOME.",
         )
+
+
+def advice(text: str) -> str:
+    """Return what to do about an error of SQLite."""
+    if "full" in text or "I/O" in text:
+        return "Free some space on that disk; nothing that was committed is lost."
+    if "locked" in text:
+        return (
+            "Another process has held it for 30 s; is FTG_HOME on a network disk? Use a local one."
+        )
+    if "readonly" in text or "unable to open" in text:
+        return "Check that you may write there, or set FTG_HOME to another folder."
+    return "Move the file away to start again, and keep it: jobs may be read from it."

@@ -36,7 +36,6 @@ from finetune_gateway.text.cleaning import clean, encodable
 
 _PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
 
-
 LIVE = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
 
@@ -44,7 +43,8 @@ class Store:
     """The jobs of one home folder. Safe to use from several threads and processes."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings.create()
+        self.read_only = settings.read_only
+        self.settings = settings if self.read_only else settings.create()
         self._local = threading.local()
         self._file: tuple[int, int] | None = None  # which file it is, by device and inode
 
@@ -341,13 +341,11 @@ class Store:
         ).fetchone()
         return row["remote_id"] if row else None
 
-    def remember_file(
-        self, scope: str, sha256: str, remote_id: str, expires_at: float | None = None
-    ) -> None:
+    def remember_file(self, scope: str, sha256: str, remote_id: str) -> None:
         with self.transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
-                (scope, sha256, remote_id, time.time(), expires_at),
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, NULL)",
+                (scope, sha256, remote_id, time.time()),
             )
 
     def forget_files(self, scope: str, *files: StoredFile | None) -> None:
@@ -382,6 +380,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit everything or nothing. BEGIN IMMEDIATE takes the write lock at once."""
+        self.settings.require_writable()
         with _in_words(self.settings.database):
             db = self._db()
             if db.in_transaction:  # Ctrl-C has left one behind, between two lines
@@ -404,6 +403,8 @@ class Store:
             self._local.db = None
 
     def _db(self) -> sqlite3.Connection:
+        if self.read_only:
+            return self._read_only_db()
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if self._file not in (None, self._identity()):
             raise StoreError(
@@ -414,6 +415,17 @@ class Store:
         if db is None:
             db = schema.connect(self.settings.database)
             self._local.db, self._file = db, self._file or self._identity()
+        return db
+
+    def _read_only_db(self) -> sqlite3.Connection:
+        """Open it again when it has changed: SQLite takes for granted that it does not."""
+        found = os.stat(self.settings.database)
+        state = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        if getattr(self._local, "state", None) != state:
+            self.close()
+            self._local.db = schema.connect_read_only(self.settings.database)
+            self._local.state = state
+        db: sqlite3.Connection = self._local.db
         return db
 
     def _identity(self) -> tuple[int, int]:
@@ -434,17 +446,5 @@ def _in_words(path: Path) -> Iterator[None]:
         raise
     except sqlite3.DatabaseError as exc:
         raise StoreError(
-            f"The store {path} cannot be used: {exc}.", hint=_advice(str(exc))
+            f"The store {path} cannot be used: {exc}.", hint=schema.advice(str(exc))
         ) from exc
-
-
-def _advice(text: str) -> str:
-    if "full" in text or "I/O" in text:
-        return "Free some space on that disk; nothing that was committed is lost."
-    if "locked" in text:
-        return (
-            "Another process has held it for 30 s; is FTG_HOME on a network disk? Use a local one."
-        )
-    if "readonly" in text or "unable to open" in text:
-        return "Check that you may write there, or set FTG_HOME to another folder."
-    return "Move the file away to start again, and keep it: jobs may be read from it."

@@ -342,11 +342,11 @@ def raise_if_taken(path: Path, dataset: Dataset, force: bool) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Open a file that appears only if the block succeeds. Raises StoreError if it cannot be
     written."""
     try:
-        with atomic_file(path) as file:
+        with atomic_file(path, private=private) as file:
             yield file
     except OSError as exc:
         raise StoreError(

@@ -56,16 +56,18 @@ def _is_share(ratio: Any) -> bool:
 
 def split(
     dataset: Dataset, ratio: float, *, seed: int, folder: Path,
-    stratify: bool = False, near: bool = True,
+    stratify: bool = False, near: bool = True, private: bool = False,
 ) -> tuple[Dataset, Dataset]:  # fmt: skip
-    """Write two files below ``folder``, named by their content; see ``Dataset.split``."""
+    """Write two files below ``folder``, named by their content; see ``Dataset.split``. ``private``:
+    for this user alone, whatever the umask."""
     if not _is_share(ratio):
         raise SpecError(f"A split of {shown(ratio)} is not between 0 and 1.", hint="Use e.g. 0.1.")
     assignment = assign(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify, near=near)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{dataset.path.stem}.part{number}" for number in range(2)]
     parts = []
-    for path, digest in zip(paths, _write_parts(dataset, assignment, paths), strict=True):
+    digests = _write_parts(dataset, assignment, paths, private=private)
+    for path, digest in zip(paths, digests, strict=True):
         renamed = path.rename(folder / f"{dataset.path.stem}-{digest[:16]}.jsonl")
         parts.append(Dataset(renamed, dataset.name, source=dataset.source, sha256=digest))
     return parts[0], parts[1]
@@ -92,11 +94,15 @@ def write(
     return assignment
 
 
-def _write_parts(dataset: Dataset, assignment: Assignment, paths: Sequence[Path]) -> list[str]:
+def _write_parts(
+    dataset: Dataset, assignment: Assignment, paths: Sequence[Path], *, private: bool = False
+) -> list[str]:
     """Write the parts in one pass; return the SHA-256 of each."""
     digests = [hashlib.sha256() for _ in paths]
     with ExitStack() as stack:
-        files: list[IO[bytes]] = [stack.enter_context(whole_file(path)) for path in paths]
+        files: list[IO[bytes]] = [
+            stack.enter_context(whole_file(path, private=private)) for path in paths
+        ]
         for (_, raw), part in zip(dataset.examples(), assignment.parts, strict=True):
             line = raw.strip() + b"\n"
             digests[part].update(line)

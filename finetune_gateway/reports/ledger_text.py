@@ -1,4 +1,4 @@
-"""What ``ftg report costs`` shows: estimated and actual cost of each job."""
+"""What ``ftg costs`` shows: estimated and actual cost of each job."""
 
 from __future__ import annotations
 

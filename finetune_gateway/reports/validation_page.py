@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, Report, Severity
-from finetune_gateway.preparation.convert import raise_if_taken, whole_file
+from finetune_gateway.preparation.convert import whole_file
 from finetune_gateway.reports import html_text
 from finetune_gateway.reports.charts import (
     Axis,
@@ -26,7 +26,7 @@ from finetune_gateway.reports.charts import (
     short,
 )
 from finetune_gateway.reports.html_text import Piece, short_text
-from finetune_gateway.reports.layout import fragment, render
+from finetune_gateway.reports.layout import fragment, raise_if_foreign, render
 from finetune_gateway.reports.row_view import row_views
 from finetune_gateway.tokens.token_text import visible
 from finetune_gateway.validation.collector import RULES
@@ -127,11 +127,16 @@ def write(
     limit: int | None = None,
     force: bool = False,
 ) -> None:
-    """Write the page. Raises SpecError when the file exists and ``force`` is not set or is the
-    data, StoreError when it cannot be written."""
-    raise_if_taken(path, dataset, force)
+    """Write the page. Raises SpecError when the file is the data, or exists and is not a page of
+    ours, unless ``force``; StoreError when it cannot be written."""
+    raise_if_foreign(path, force=force, inputs=files_of(dataset))
     with whole_file(path) as file:
         file.write(page(report, dataset, model=model, limit=limit).encode())
+
+
+def files_of(dataset: Dataset) -> tuple[Path, ...]:
+    """Return the files that hold the rows: the one that is read, and the one it was made from."""
+    return tuple(one for one in (dataset.path, dataset.source) if one is not None)
 
 
 def page(

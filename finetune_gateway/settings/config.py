@@ -193,6 +193,6 @@ def _edit(settings: Settings, key: Key, amount: Decimal | None) -> None:
             # As typed: a float would turn 0.10 into 0.1.
             document[table][name] = tomlkit.value(f"{amount:f}")
         try:
-            write_atomic(path, tomlkit.dumps(document))
+            write_atomic(path, tomlkit.dumps(document), private=True)
         except OSError as exc:
             raise SpecError(f"{path} cannot be written: {exc.strerror or exc}.") from None

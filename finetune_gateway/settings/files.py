@@ -1,12 +1,16 @@
-"""Files that several processes share: written whole, and locked.
+"""Files that several processes share: written whole, locked, and private in the home folder.
 
 A reader sees the old content or the new one, never half of it, whatever happens to the writer: a
 full disk, a kill, a power cut. The kernel releases a lock when its holder dies, so a locked file
 means that its holder is alive, whatever happens to process ids.
+
+What is private is for this user alone from its first moment, whatever the umask. What the user
+names (``-o``, ``--html``, ``handle.save``) follows the umask.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,22 +24,27 @@ from typing import BinaryIO
 
 from finetune_gateway.errors import StoreError
 
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+OTHERS = 0o077  # what the group and all others may do
 
-def write_atomic(path: Path, data: str | bytes, *, fsync: bool = True) -> None:
+
+def write_atomic(
+    path: Path, data: str | bytes, *, fsync: bool = True, private: bool = False
+) -> None:
     """Write a file, in place of the one that is there. Raises OSError, and then changes nothing.
 
     ``fsync``: put it on the disk before this returns, so that a power cut keeps it.
     """
-    with atomic_file(path, fsync=fsync) as file:
+    with atomic_file(path, fsync=fsync, private=private) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
-def atomic_file(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, fsync: bool = True, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file that appears at ``path`` when the block ends, and never if the block raises.
 
-    A link stays a link, and the mode of a file that is replaced stays as it is. A device or a
-    pipe, like /dev/stdout, is written to, not replaced.
+    A link stays a link, and the mode of a file that is replaced stays as it is, unless it is
+    ``private``. A device or a pipe, like /dev/stdout, is written to, not replaced.
     """
     target = Path(os.path.realpath(path))
     mode = _mode(path)
@@ -44,6 +53,7 @@ def atomic_file(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
             yield file
         return
     allowed = 0o666 if mode is None else stat.S_IMODE(mode)
+    allowed = PRIVATE_FILE if private else allowed
     with _temporary(target.parent, target.name, lambda: target, fsync, allowed) as file:
         if mode is not None:
             os.fchmod(file.fileno(), allowed)  # whatever the umask is
@@ -71,7 +81,7 @@ def write_by_content(
     def target() -> Path:
         return folder / name(digest.hexdigest())
 
-    with _temporary(folder, "copy", target, fsync, 0o600) as file:
+    with _temporary(folder, "copy", target, fsync, PRIVATE_FILE) as file:
         for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
@@ -122,7 +132,7 @@ def try_lock(path: Path) -> int | None:
     Close the descriptor to release the lock. A child that inherits the descriptor (``pass_fds``)
     holds the lock too.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -164,7 +174,7 @@ def try_locking(path: Path) -> Iterator[bool]:
 @contextmanager
 def locking(path: Path) -> Iterator[None]:
     """Hold the lock; wait for it as long as it takes."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -178,16 +188,86 @@ def storing(failure: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
+        refused = exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise StoreError(
             f"{failure} in {folder}: {exc.strerror or exc}.",
-            hint="Free some space there, or set FTG_HOME to a folder on another disk.",
+            hint="Set FTG_HOME to a folder that you may write to."
+            if refused
+            else "Free some space there, or set FTG_HOME to a folder on another disk.",
         ) from None
 
 
+# -- private files and folders ---------------------------------------------------------------
+
+
 def folder(path: Path) -> Path:
-    """Return a folder for this user alone, made if it is not there."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Return a folder for this user alone, made if it is not there, as what is missing above it
+    is: ``mkdir(parents=True)`` would give those to everybody."""
+    if not path.is_dir():
+        folder(path.parent)
+        path.mkdir(PRIVATE_FOLDER, exist_ok=True)
     return path
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Return a descriptor of a file, which is made for this user alone if it is not there."""
+    return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file for this user alone, unless there is one: for what libraries write, which
+    go by the umask.
+
+    One that is there is not opened: to close it would drop the locks that SQLite holds on it for
+    another connection of this process (https://sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with suppress(FileExistsError):
+        os.close(open_private(path, os.O_WRONLY | os.O_EXCL))
+
+
+def copy_private(source: Path, target: Path) -> None:
+    """Copy a file for this user alone."""
+    make_private(target)
+    shutil.copyfile(source, target)
+
+
+def narrow(path: str | Path) -> None:
+    """Take a file or folder, with all that is in it, from the group and all others. What belongs
+    to another user stays as it is, and so do links and what they lead to."""
+    with suppress(OSError):  # another process may have removed it
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            return
+        if mode & OTHERS:
+            os.chmod(path, stat.S_IMODE(mode) & ~OTHERS)
+        if stat.S_ISDIR(mode):
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    narrow(entry.path)
+
+
+_users_umask: int | None = None  # of a process that make_process_private was called in
+
+
+def make_process_private() -> None:
+    """From now on what this process writes is for this user alone: for the process of a job, in
+    which libraries write too."""
+    global _users_umask
+    _users_umask = os.umask(OTHERS)
+
+
+@contextmanager
+def by_the_users_umask() -> Iterator[None]:
+    """Write by the umask of the user, as in any process of theirs: for the cache of the hub, which
+    several users may share and which has no texts."""
+    if _users_umask is None:
+        yield
+        return
+    os.umask(_users_umask)
+    try:
+        yield
+    finally:
+        os.umask(OTHERS)
 
 
 # -- folders for a while ---------------------------------------------------------------------
@@ -205,7 +285,7 @@ def private_folder(parent: Path, locks: Path, name: str) -> Iterator[Path]:
     folder = parent / f".{name}-{os.urandom(6).hex()}"
     with try_locking(locks / folder.name.lstrip(".")):  # before there is a folder to remove
         try:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(PRIVATE_FOLDER)
             yield folder
         finally:
             _remove_folder(folder, locks)

@@ -3,6 +3,8 @@
 It is the ``home`` argument, else ``FTG_HOME``, else the platform's data folder
 (``~/.local/share/finetune-gateway`` on Linux). Keys are never stored: a backend reads them from the
 environment, and of a key the store has a salted fingerprint.
+
+All that is in it is for this user alone: folders 0700, files 0600.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import hashlib
 import hmac
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +21,17 @@ from pathlib import Path
 import platformdirs
 
 from finetune_gateway.errors import StoreError
+from finetune_gateway.settings import files
 
 SALT, SALT_BYTES = "key.salt", 32
 HERE = "$FTG_HOME/"  # begins a path in the store that is below the home folder, wherever that is
 FOLDERS = ("files", "runs", "models")
+DATABASE = "gateway.sqlite3"
+NARROWED = ".private"  # an empty file: what earlier versions left wide has been closed
+# All that we write in a home folder; beside the database lie its -wal, -shm and -create.
+OWN = frozenset(
+    (*FOLDERS, "spool", "locks", "hosts", SALT, "config.toml", "prices.toml", "calibration.json")
+)
 
 
 @dataclass(frozen=True)
@@ -32,22 +42,72 @@ class Settings:
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:
-        """Return the settings of a home folder; by default the user's own."""
+        """Return the settings of a home folder; by default the user's own. Closes it to others."""
         chosen = home or os.environ.get("FTG_HOME")
         default = platformdirs.user_data_path("finetune-gateway", appauthor=False)
-        return cls(Path(chosen).expanduser().absolute() if chosen else default)
+        return cls(Path(chosen).expanduser().absolute() if chosen else default).mend()
 
     def create(self) -> Settings:
         """Create the folders and return self. Raises StoreError if that is not possible."""
+        self.require_writable()
         try:
             for folder in (self.home, self.files, self.runs, self.models, self.locks):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                files.folder(folder)
         except OSError as exc:
             raise StoreError(
                 f"The home folder {self.home} cannot be created: {exc.strerror or exc}.",
                 hint="Set FTG_HOME to a folder on a local disk that you may write to.",
             ) from None
+        return self.mend()
+
+    # -- who may read and write it -----------------------------------------------------------
+
+    @property
+    def read_only(self) -> bool:
+        """True for a home with jobs that can be read and not written: another user's, or on a disk
+        that is mounted so."""
+        written = (self.home, self.database)
+        return self.database.exists() and not all(may_write(path) for path in written)
+
+    def require_writable(self) -> None:
+        """Raise StoreError if nothing can be written here."""
+        if self.read_only:
+            raise StoreError(
+                f"The home folder {self.home} can be read, but not written.",
+                hint="Set FTG_HOME or --home to a folder that you may write to.",
+            )
+
+    def mend(self) -> Settings:
+        """Take a home that exists from the group and all others, and return self.
+
+        Earlier versions went by the umask in places. The whole tree is walked once; then only the
+        home and what lies directly in it are looked at, and all is walked again if one of these is
+        wide. A folder that has things of others too keeps its own mode.
+        """
+        if not self.home.is_dir() or self.read_only:
+            return self
+        with suppress(OSError):
+            self._narrow()
         return self
+
+    def _narrow(self) -> None:
+        with os.scandir(self.home) as listed:
+            entries = [*listed]
+        own = [entry for entry in entries if _is_own(entry.name)]
+        mode = self.home.stat().st_mode
+        if mode & files.OTHERS and len(own) == len(entries):
+            self.home.chmod(stat.S_IMODE(mode) & ~files.OTHERS)  # first: it closes what is below
+        mended = NARROWED in {entry.name for entry in own} and not any(map(_is_wide, own))
+        if mended or not own:
+            return
+        begun = self.home / f"{NARROWED}.tmp"
+        files.make_private(begun)
+        files.narrow(begun)
+        if begun.stat().st_mode & files.OTHERS:
+            return  # a disk without modes, such as exFAT: a walk would change nothing
+        for entry in own:
+            files.narrow(entry.path)
+        begun.replace(self.home / NARROWED)
 
     def fingerprint(self, host: str, key: str, *scope: str) -> str:
         """Return what a key is recognised by at a host: HMAC-SHA256 with the salt of this home. The
@@ -66,7 +126,7 @@ class Settings:
         if not path.exists():
             # Linked into place, whole: of two processes, both use the salt of the first.
             fresh = self.home / f".{SALT}.{os.urandom(6).hex()}"
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+            with os.fdopen(files.open_private(fresh, os.O_WRONLY | os.O_EXCL), "wb") as f:
                 f.write(os.urandom(SALT_BYTES))
                 f.flush()
                 os.fsync(f.fileno())
@@ -94,7 +154,7 @@ class Settings:
 
     @property
     def database(self) -> Path:
-        return self.home / "gateway.sqlite3"
+        return self.home / DATABASE
 
     @property
     def files(self) -> Path:
@@ -103,7 +163,7 @@ class Settings:
 
     @property
     def spool(self) -> Path:
-        """Rows that were not JSON lines, written as such to be read."""
+        """Rows that were not JSON lines, written as such while they are read."""
         return self.home / "spool"
 
     @property
@@ -134,3 +194,23 @@ class Settings:
     def prices(self) -> Path:
         """The user's price rows, which come before the package's."""
         return self.home / "prices.toml"
+
+
+def _is_own(name: str) -> bool:
+    """Return True for what we write in a home folder, half-written files among it."""
+    return name in OWN or name.startswith((DATABASE, f".{SALT}.", NARROWED)) or ".tmp." in name
+
+
+def _is_wide(entry: os.DirEntry[str]) -> bool:
+    """Return True for what others may use, though it is ours to close."""
+    found = entry.stat(follow_symlinks=False)
+    is_link = stat.S_ISLNK(found.st_mode)
+    return bool(found.st_mode & files.OTHERS) and not is_link and found.st_uid == os.geteuid()
+
+
+def may_write(path: Path) -> bool:
+    """Return True if this process may write a file, or in a folder; as the kernel judges it, with
+    the rights that the process has now."""
+    effective = os.access in os.supports_effective_ids
+    mode = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+    return os.access(path, mode, effective_ids=effective)

@@ -17,6 +17,7 @@ from finetune_gateway.data.row_access import Json
 from finetune_gateway.errors import DataError, NotFoundError, SpecError, shown
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.methods import usual_method
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.masks.hosted import HostedRenderer
 from finetune_gateway.tokens.masks.preview import Preview, PreviewRenderer
@@ -145,7 +146,7 @@ def _findings(defect: Defect, line: int, backends: Mapping[str, Family]) -> list
 def _report(raw: bytes, number: int, method: str, backends: Mapping[str, Family]) -> Report:
     with tempfile.TemporaryDirectory(prefix="ftg-") as folder:
         path = Path(folder) / "row.jsonl"
-        path.write_bytes(raw + b"\n")
+        write_atomic(path, raw + b"\n", fsync=False, private=True)
         report = validation_run.validate(
             Dataset(path), backends=backends, method=method, min_rows=1
         )

@@ -227,6 +227,30 @@ def test_what_may_not_be_read_or_written_is_said_in_a_line(
         assert "ermission denied" in said and len(said.splitlines()) <= 2, said
 
 
+# -- pages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["validate", "preview", "estimate"])
+def test_a_page_replaces_pages_of_ours_alone(command: str, ftg: Ftg, tmp_path: Path) -> None:
+    """Another file is replaced with --force only, and refused before any work."""
+    page = tmp_path / "index.html"
+    page.write_text("<title>My own site</title>")
+    words = (command, DATA, "--model", HOSTED, "--html", str(page), "-q")
+    done = ftg(*words)
+    assert done.returncode == 2 and "not a page of ours" in done.stderr and "--force" in done.stderr
+    assert "My own site" in page.read_text() and done.stdout == ""
+    assert ftg(*words, "--force").returncode == 0
+    before = page.stat().st_ino
+    assert ftg(*words).returncode == 0 and page.stat().st_ino != before
+
+
+def test_the_demo_keeps_a_summary_that_is_not_its_own(ftg: Ftg, tmp_path: Path) -> None:
+    (tmp_path / "summary.html").write_text("mine")
+    done = ftg("demo", "--out", str(tmp_path))
+    assert done.returncode == 2 and "not a page of ours" in done.stderr
+    assert (tmp_path / "summary.html").read_text() == "mine"
+
+
 # -- wrapping ----------------------------------------------------------------------------------
 
 

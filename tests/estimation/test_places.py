@@ -214,7 +214,7 @@ def test_jobs_are_listed_under_the_names_of_their_hosts(
     told = json.loads(ftg("list", "--json", "--backend", "azure").stdout)
     assert (told[0]["called"], told[0]["backend"]) == ("azure", "openai")
     assert "azure at http://" in ftg("status", azure).stdout
-    ledger = json.loads(ftg("report", "costs", "--json").stdout)["jobs"]
+    ledger = json.loads(ftg("costs", "--json").stdout)["jobs"]
     assert [line["backend"] for line in ledger] == ["azure", "custom", "fake"]
     assert "No matching jobs." in ftg("list", "--backend", "nebius").stderr
 

@@ -121,7 +121,7 @@ def test_tokens_of_a_local_job_stand_beside_their_estimate(ftg: Ftg, home: Path)
     ended = Snapshot(status=JobStatus.SUCCEEDED, seconds=9, trained_tokens=7, cursor="1")
     store.apply(name, ended, None)
     assert "trained       7 tokens, estimated 7\n" in ftg("status", name)[1]
-    line = json.loads(ftg("report", "costs", "--since", "2020-01-01", "--json")[1])["jobs"][0]
+    line = json.loads(ftg("costs", "--since", "2020-01-01", "--json")[1])["jobs"][0]
     assert (line["estimated_tokens"], line["trained_tokens"]) == (7, 7)
 
 
@@ -199,7 +199,7 @@ def test_the_ledger_of_the_command_line(ftg: Ftg, home: Path, train_file: Path) 
     ended = stored(home, backend="gone", hosted=True)
     Gateway().store.set_sent(ended, "y")
     Gateway().store.apply(ended, Snapshot(status=JobStatus.SUCCEEDED, cursor="1"), None)
-    found = json.loads(ftg("report", "costs", "--json")[1])
+    found = json.loads(ftg("costs", "--json")[1])
     lines = {line["job_id"]: line for line in found["jobs"]}
     assert len(lines) == 3 and found["totals"]["open"] == found["totals"]["without_actual"] == 1
     actual = Gateway().job(name).actual
@@ -210,12 +210,12 @@ def test_the_ledger_of_the_command_line(ftg: Ftg, home: Path, train_file: Path) 
     assert lines[name]["price_as_of"] == "2026-11-01"
     assert lines[ended]["actual_usd"] is None and lines[ended]["estimated_usd"] is None
     assert Decimal(found["totals"]["counted_usd"]) == (cost or 0) + 3
-    code, out, err = ftg("report", "costs", "--format", "csv")
+    code, out, err = ftg("costs", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0 and [row["job_id"] for row in rows] == [*lines]
     assert Decimal(rows[0]["actual_usd"]) == cost and rows[2]["actual_usd"] == ""
     assert "3 jobs, 1 not finished" in err
-    table = ftg("report", "costs")[1]
+    table = ftg("costs")[1]
     assert all(len(line) <= 80 for line in table.splitlines()), table
     assert all(job in table for job in lines) and "1 not known" in table
 
@@ -227,7 +227,7 @@ def test_days_are_of_utc_and_both_are_in(ftg: Ftg, home: Path) -> None:
     now = stored(home, created_at=time.time())
 
     def listed(*words: str) -> list[str]:
-        jobs = json.loads(ftg("report", "costs", *words, "--json")[1])["jobs"]
+        jobs = json.loads(ftg("costs", *words, "--json")[1])["jobs"]
         return [line["job_id"] for line in jobs]
 
     assert listed("--since", "2026-03-05", "--until", "2026-03-05") == names[1:3]
@@ -240,7 +240,7 @@ def test_a_spreadsheet_runs_nothing(ftg: Ftg, home: Path) -> None:
     """Names that begin like a formula are preceded by an apostrophe, quotes are doubled."""
     stored(home, name='=HYPERLINK("http://x","y").jsonl', backend="@sum")
     stored(home, name="-1+1.jsonl", backend="+b")
-    rows = list(csv.DictReader(io.StringIO(ftg("report", "costs", "--format", "csv", "-q")[1])))
+    rows = list(csv.DictReader(io.StringIO(ftg("costs", "--format", "csv", "-q")[1])))
     assert [row["data"] for row in rows] == ['\'=HYPERLINK("http://x","y").jsonl', "'-1+1.jsonl"]
     assert [row["backend"] for row in rows] == ["'@sum", "'+b"]
     assert all(not cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
@@ -249,16 +249,23 @@ def test_a_spreadsheet_runs_nothing(ftg: Ftg, home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("costs", "--since", "yesterday"), "Like 2026-11-21"),
-        (("costs", "--since", "2026-02-01", "--until", "2026-01-01"), "comes after"),
-        (("costs", "--format", "xml"), "table, csv, json"),
-        (("profits",), "ftg report costs"),
+        (("--since", "yesterday"), "Like 2026-11-21"),
+        (("--since", "2026-02-01", "--until", "2026-01-01"), "comes after"),
+        (("--format", "xml"), "table, csv, json"),
     ],
 )
 def test_what_makes_no_sense_is_refused(ftg: Ftg, words: tuple[str, ...], said: str) -> None:
     """Exit 2 and the next step."""
-    code, out, err = ftg("report", *words)
+    code, out, err = ftg("costs", *words)
     assert code == 2 and out == "" and said in err
+
+
+def test_the_former_name_works_and_says_the_new_one(ftg: Ftg, home: Path) -> None:
+    """One line on stderr; stdout is that of ``ftg costs``."""
+    stored(home)
+    new, former = ftg("costs", "--json"), ftg("report", "costs", "--json")
+    assert former[:2] == new[:2] and len(json.loads(new[1])["jobs"]) == 1
+    assert former[2].splitlines()[0] == "'ftg report costs' is now: ftg costs"
 
 
 def test_the_confirmation_shows_price_bytes_host_and_budget(

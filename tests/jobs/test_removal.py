@@ -255,7 +255,7 @@ def test_rm_asks_and_says_what_goes(ftg: Ftg, env: dict[str, str], provider: Pro
     os.environ["FTG_HOME"] = env["FTG_HOME"]
     job = hosted(provider, rows())
     other = gateway.submit(chat_rows(10), model="m", backend=FakeBackend()).wait(5)
-    costs = json.loads(ftg("report", "costs", "--json").stdout)["totals"]
+    costs = json.loads(ftg("costs", "--json").stdout)["totals"]
     refused = ftg("rm", job.id)
     assert refused.returncode == 4 and "no terminal" in refused.stderr
     assert f"{job.id}, succeeded" in refused.stderr and "of files" in refused.stderr
@@ -263,7 +263,7 @@ def test_rm_asks_and_says_what_goes(ftg: Ftg, env: dict[str, str], provider: Pro
     assert done.stdout == f"{job.id} removed\n{other.id} removed\n"
     assert "ftg prune --remote" in " ".join(done.stderr.split())
     assert found(Path(env["FTG_HOME"])) == []
-    assert json.loads(ftg("report", "costs", "--json").stdout)["totals"] == costs
+    assert json.loads(ftg("costs", "--json").stdout)["totals"] == costs
     assert ftg("list").stdout.count("(removed)") == 2
     assert "only what it cost is kept" in ftg("status", job.id).stdout
     for words in (("logs", job.id), ("events", job.id), ("chat", job.id, "Hi")):

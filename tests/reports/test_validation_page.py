@@ -133,7 +133,9 @@ def test_from_python(home: Path, tmp_path: Path) -> None:
     report = gateway.validate(rows)
     report.to_html(out, rows)
     assert marked(row_of(out.read_text(encoding="utf-8"), 11)) == ["empty text"]
-    with pytest.raises(SpecError, match="already exists"):
+    report.to_html(out, rows)  # a page of ours is replaced
+    out.write_text("mine")
+    with pytest.raises(SpecError, match="not a page of ours"):
         report.to_html(out, rows)
     report.to_html(out, rows, force=True)
 

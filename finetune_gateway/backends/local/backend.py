@@ -12,7 +12,6 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 import psutil
@@ -41,6 +40,7 @@ from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import TRAINERS
+from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
@@ -181,10 +181,10 @@ class LocalBackend(Backend):
         validation: DataFile | None,
         metadata: Mapping[str, str],
     ) -> None:
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        copyfile(train.path, folder / "data" / "train.jsonl")
+        data = files.folder(folder / "data")
+        files.copy_private(train.path, data / "train.jsonl")
         if validation is not None:
-            copyfile(validation.path, folder / "data" / "validation.jsonl")
+            files.copy_private(validation.path, data / "validation.jsonl")
         run = RunFile(
             job_id=job_id,
             spec=spec,

@@ -15,14 +15,14 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.resources import files
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings import files
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def demo_path(name: Split) -> Path:
 
 
 def _data(name: str) -> Path:
-    return Path(str(files("finetune_gateway") / "resources" / name))
+    return Path(str(resources.files("finetune_gateway") / "resources" / name))
 
 
 def demo_intents() -> list[str]:
@@ -268,13 +268,17 @@ def ensure_tokenizer(folder: Path) -> Path:
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    files.folder(folder)
     if not (folder / "tokenizer.json").exists():
-        write_atomic(folder / "tokenizer.json", build_tokenizer().to_str(pretty=True))
-    write_atomic(folder / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2))
-    write_atomic(folder / "config.json", json.dumps(CONFIG, indent=2))
-    write_atomic(folder / "generation_config.json", json.dumps(GENERATION_CONFIG, indent=2))
+        _write(folder / "tokenizer.json", build_tokenizer().to_str(pretty=True))
+    _write(folder / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2))
+    _write(folder / "config.json", json.dumps(CONFIG, indent=2))
+    _write(folder / "generation_config.json", json.dumps(GENERATION_CONFIG, indent=2))
     return folder
+
+
+def _write(path: Path, data: str | bytes) -> None:
+    files.write_atomic(path, data, private=True)
 
 
 def folder_name() -> str:
@@ -403,4 +407,4 @@ def _encoded(template: ChatTemplate, row: Row) -> tuple[list[int], list[int]]:
 def _save(weights: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save
 
-    write_atomic(path, save(weights, metadata={"format": "pt"}))  # transformers asks for the format
+    _write(path, save(weights, metadata={"format": "pt"}))  # transformers asks for the format

@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import BackendError, NotFoundError, SpecError, StoreError
-from finetune_gateway.settings.files import locking
+from finetune_gateway.settings.files import by_the_users_umask, locking
 from finetune_gateway.settings.home import Settings
 
 SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to estimate
@@ -119,7 +119,8 @@ def _hub(model: str, patterns: list[str] | None) -> Path:
 
     hint = f"Check the name, run: hf download {model}, or use --model builtin/tiny to try things."
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        with by_the_users_umask():
+            return Path(snapshot_download(model, allow_patterns=patterns))
     except HFValidationError:
         raise NotFoundError(f"{model!r} is not a model id.", hint=hint) from None
     except LocalEntryNotFoundError:

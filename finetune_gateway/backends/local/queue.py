@@ -23,7 +23,7 @@ from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings.files import is_locked, try_lock
+from finetune_gateway.settings.files import is_locked, open_private, try_lock
 from finetune_gateway.settings.home import Settings
 
 MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
@@ -162,7 +162,8 @@ class Queue:
     def _spawn(self, run_id: str, fence: int, descriptor: int) -> None:
         command = [sys.executable, "-m", "finetune_gateway.backends.local.worker"]
         command += [str(self.settings.home), run_id, str(fence), str(descriptor)]
-        with (self.folder(run_id) / "worker.log").open("ab") as log:
+        path = self.folder(run_id) / "worker.log"
+        with open(open_private(path, os.O_WRONLY | os.O_APPEND), "ab") as log:
             # The process started here forks, starts a session of its own and ends at once: the
             # worker outlives us, and leaves no zombie in a long-lived parent.
             started = subprocess.run(

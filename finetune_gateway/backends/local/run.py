@@ -6,6 +6,8 @@ events.jsonl    the worker's events, one per line
 worker.log      the output of the libraries
 checkpoints/    from which training can continue
 model/          the result, complete with manifest.json; it appears whole or not at all
+
+All of it is for this user alone, what libraries write too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import StoreError
 from finetune_gateway.events import Event
-from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -184,7 +186,7 @@ class Run:
 def _append(path: Path, line: bytes) -> None:
     """Append a line. If the disk is full, cut off the part that was written: the next line would be
     glued to it, and neither could be read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = files.open_private(path, os.O_WRONLY | os.O_APPEND)
     try:
         size = os.fstat(descriptor).st_size
         try:
@@ -221,4 +223,4 @@ def _drop_torn_line(path: Path) -> None:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    write_atomic(path, json.dumps(data, indent=2, ensure_ascii=False))
+    files.write_atomic(path, json.dumps(data, indent=2, ensure_ascii=False), private=True)

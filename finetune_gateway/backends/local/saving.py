@@ -20,7 +20,7 @@ from safetensors import safe_open
 from finetune_gateway.backends.local.run import write_json
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import MANIFEST
-from finetune_gateway.settings.files import sync
+from finetune_gateway.settings import files
 
 
 def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
@@ -38,20 +38,19 @@ def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # free its space on a full disk
         raise
-    sync(target.parent)
+    files.sync(target.parent)
 
 
 def _fill(temporary: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
-    temporary.mkdir(parents=True)
+    files.folder(temporary)
     write(temporary)
     for name in ("training_args.bin", "README.md"):  # a pickle, and an empty model card
         (temporary / name).unlink(missing_ok=True)
     _check_weights(temporary)
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    for path in files:
-        path.chmod(0o666 & ~_umask())  # safetensors 0.8 writes 0600 whatever the umask
-        sync(path)
-    hashes = {str(path.relative_to(temporary)): _sha256(path) for path in files}
+    saved = sorted(path for path in temporary.rglob("*") if path.is_file())
+    for path in saved:
+        files.sync(path)
+    hashes = {str(path.relative_to(temporary)): _sha256(path) for path in saved}
     write_json(temporary / MANIFEST, {**about, "files": hashes})
 
 
@@ -91,9 +90,3 @@ def _check_weights(folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -21,6 +21,7 @@ from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.methods import load_trainer
+from finetune_gateway.settings.files import make_process_private
 from finetune_gateway.settings.home import Settings
 
 SLOT_SECONDS = 0.3  # longest wait between two looks for a free slot
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> None:
     if os.fork() > 0:
         os._exit(0)
     os.setsid()
+    make_process_private()
     os.set_inheritable(int(descriptor), False)  # no child may hold the lock that means we live
     run = Run(Settings(home=Path(home)), run_id, int(fence))
 

@@ -14,6 +14,7 @@ from finetune_gateway.backend import JOB_TAG, NOT_SETTLED
 from finetune_gateway.backends.openai.request import FILE_PREFIX, file_name
 from finetune_gateway.backends.openai.wire import Json, text_of, usable_id
 from finetune_gateway.errors import BackendError
+from finetune_gateway.settings import files
 from finetune_gateway.text.cleaning import moment
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class TagMemory:
             return
         self._seen = True
         if self._path is not None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.touch(mode=0o600)
+            files.folder(self._path.parent)
+            files.make_private(self._path)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_figures import cost_text, new_jobs_until_text, time_text
+from finetune_gateway.reports.layout import raise_if_foreign
 from finetune_gateway.reports.output import format_count, format_duration
 from finetune_gateway.settings import clock
 
@@ -30,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "lora_alpha": 32,
     "seed": 42,
 }
+SUMMARY = "summary.html"
 GOAL = 0.9  # share of the held-out answers that must be as taught
 SHOWN = 3  # questions whose answers are printed
 
@@ -44,7 +46,8 @@ class Folders:
 
     @classmethod
     def create(cls, out: Path) -> Folders:
-        """Create the folder. Raises SpecError if that fails."""
+        """Create the folder. Raises SpecError if that fails, or if a file that is not ours has the
+        name of the summary."""
         out, home = out.expanduser().absolute(), os.environ.get("FTG_HOME")
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -53,11 +56,12 @@ class Folders:
                 f"The folder {out} cannot be created: {exc.strerror or exc}.",
                 hint="Choose another: ftg demo --out DIR",
             ) from None
+        raise_if_foreign(out / SUMMARY)
         return cls(out, Path(home).expanduser().absolute() if home else out / "home", not home)
 
     @property
     def summary(self) -> Path:
-        return self.out / "summary.html"
+        return self.out / SUMMARY
 
     def run(self, job: Job) -> Path:
         """Return the run folder of a job."""

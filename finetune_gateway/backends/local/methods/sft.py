@@ -229,7 +229,7 @@ def pin_base(path: Path, model: str, folder: Path) -> None:
     config["revision"] = models.revision_of(folder)
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
-    write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n", private=True)
 
 
 def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""``ftg report costs``."""
+"""``ftg costs``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from finetune_gateway.reports.output import print_json, print_message, print_res
 FORMATS = ("table", "csv", "json")
 
 
-def report(
-    what: Annotated[str, typer.Argument(metavar="costs", show_default=False)],
+def costs(
     since: Annotated[
         str | None, typer.Option(metavar="DATE", help="First day (default: of this month).")
     ] = None,
@@ -39,12 +38,10 @@ def report(
     to update hosted ones, run: ftg list --refresh
 
     Examples:
-      ftg report costs
-      ftg report costs --since 2026-10-01 --format csv > costs.csv
-      ftg report costs --since 2026-01-01 --json | jq .totals
+      ftg costs
+      ftg costs --since 2026-10-01 --format csv > costs.csv
+      ftg costs --since 2026-01-01 --json | jq .totals
     """
-    if what != "costs":
-        raise SpecError(f"There is no 'report {what}'.", hint="Run: ftg report costs")
     if form not in FORMATS:
         raise SpecError(f"There is no format {form!r}.", hint=f"Use one of: {', '.join(FORMATS)}.")
     first = _parse_day("since", since) or datetime.now(UTC).date().replace(day=1)
