@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.cli.options import Json
+from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import NotFoundError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.reports.catalog_text import (
@@ -22,7 +22,7 @@ from finetune_gateway.reports.output import print_json, print_message, print_res
 from finetune_gateway.settings import clock
 
 
-def backends(json: Json = False) -> None:
+def backends(json: Json = False, quiet: Quiet = False) -> None:
     """List the backends a job can run on: built in, or from an installed package.
 
     Examples:
@@ -32,6 +32,8 @@ def backends(json: Json = False) -> None:
     documents = [backend_document(name) for name in registry.names()]
     if json:
         print_json(documents)
+    elif quiet:
+        print_result("\n".join(registry.names()))
     else:
         print_result(backends_text(documents))
 
@@ -43,6 +45,7 @@ def models(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="Include closed models.")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """List models that can be trained, on each host and on this machine, with known dates. Read
     from dated tables in the package; no network.
@@ -64,6 +67,9 @@ def models(
         models += local_models()
     if json:
         print_json(models)
+        return
+    if quiet:
+        print_result("\n".join(dict.fromkeys(row["model"] for row in models)))
         return
     print_result(models_text(models))
     for host in hosts:

@@ -58,11 +58,11 @@ def config(
     if action == "set":
         _set(settings, *words, json=json, quiet=quiet)
     elif action == "unset":
-        _unset(settings, words[0], json=json)
+        _unset(settings, words[0], json=json, quiet=quiet)
     elif action == "get":
         _get(stored.current_value(settings, words[0]), json=json, quiet=quiet)
     elif action == "path":
-        _path(settings, json=json)
+        _path(settings, json=json, quiet=quiet)
     else:
         _list(settings, json=json, quiet=quiet)
 
@@ -81,34 +81,36 @@ def _set(settings: Settings, key: str, text: str, *, json: bool, quiet: bool) ->
     if json:
         print_json(setting_document(written))
     else:
-        print_result(f"{key} = {written.amount:f}")
-    _warn_if_overridden(settings, key)
+        print_result(f"{written.amount:f}" if quiet else f"{key} = {written.amount:f}")
+    _warn_if_overridden(settings, key, quiet)
     print_message(f"Saved in {settings.config}", quiet=quiet)
 
 
-def _unset(settings: Settings, key: str, *, json: bool) -> None:
+def _unset(settings: Settings, key: str, *, json: bool, quiet: bool) -> None:
     removed = stored.remove(settings, key)
     if json:
         print_json({"key": key, "removed": removed})
     else:
-        print_result(f"{key} {'removed' if removed else 'was not set'}")
-    _warn_if_overridden(settings, key)
+        done = "removed" if removed else "was not set"
+        print_result(done if quiet else f"{key} {done}")
+    _warn_if_overridden(settings, key, quiet)
 
 
-def _warn_if_overridden(settings: Settings, key: str) -> None:
+def _warn_if_overridden(settings: Settings, key: str, quiet: bool) -> None:
     """Warn if the environment overrides what was just written."""
     current = stored.current_value(settings, key)
     if current.origin == "environment":
         variable = f"{current.key.variable}={current.amount:f}"
-        print_warning(f"{variable} in the environment overrides the file.")
+        print_warning(f"{variable} in the environment overrides the file.", quiet=quiet)
 
 
-def _path(settings: Settings, *, json: bool) -> None:
+def _path(settings: Settings, *, json: bool, quiet: bool) -> None:
     exists = settings.config.exists()
     if json:
         print_json({"path": str(settings.config), "exists": exists})
     else:
-        print_result(f"{settings.config}{'' if exists else '  (does not exist yet)'}")
+        missing = "" if exists or quiet else "  (does not exist yet)"
+        print_result(f"{settings.config}{missing}")
 
 
 def _list(settings: Settings, *, json: bool, quiet: bool) -> None:

@@ -53,7 +53,7 @@ def convert(
     if json:
         print_json(conversion_document(dataset, conversion))
         return 0
-    print_result(conversion_text(dataset, conversion))
+    print_result(str(out) if quiet else conversion_text(dataset, conversion))
     for note in conversion.notes:
         print_message(f"note: {note}", quiet=quiet)
     print_message(f"Next: ftg validate {shlex.quote(str(out))}", quiet=quiet)

@@ -55,7 +55,7 @@ def costs(
         print_result(ledger_text(ledger))
         print_message("For a spreadsheet: --format csv", quiet=quiet)
     else:
-        print_message(f"No jobs since {ledger.since}.")
+        print_message(f"No jobs since {ledger.since}.", quiet=quiet)
 
 
 def _parse_day(name: str, text: str | None) -> date | None:

@@ -8,7 +8,7 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.backends.local import measure
-from finetune_gateway.cli.options import BaseUrl, Json, KeyName
+from finetune_gateway.cli.options import BaseUrl, Json, KeyName, Quiet
 from finetune_gateway.reports.doctor_text import (
     calibration_document,
     calibration_text,
@@ -30,6 +30,7 @@ def doctor(
         bool, typer.Option("--calibrate", help="Measure and store how fast this machine trains.")
     ] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Check this machine: Python, packages, home folder, store, your settings and prices, GPU,
     keys (names only), and the closing dates of hosted services. Exit code 1 if something
@@ -48,23 +49,24 @@ def doctor(
         registry.require_known(backend)
     settings = Settings.load()
     if calibrate:
-        return _calibrate(settings, json)
+        return _calibrate(settings, json, quiet)
     checks = [*check_machine(settings, backend)]
     if backend is not None:
         options = {"base_url": base_url, "api_key_env": api_key_env}
         given = {name: value for name, value in options.items() if value is not None}
         checks.append(check_backend(backend, given))
+    broken = any(check.state == "error" for check in checks)
     if json:
         print_json(checks_document(checks))
     else:
-        print_result(checks_text(checks))
-    return 1 if any(check.state == "error" for check in checks) else 0
+        print_result(("broken" if broken else "ready") if quiet else checks_text(checks))
+    return 1 if broken else 0
 
 
-def _calibrate(settings: Settings, json: bool) -> int:
+def _calibrate(settings: Settings, json: bool, quiet: bool) -> int:
     with measure.training_slot(settings):
         message = "Training small models to measure this machine; this takes about a minute."
-        print_message(message, quiet=json)
+        print_message(message, quiet=json or quiet)
         calibration = measure.measure(settings)
     if json:
         print_json(calibration_document(calibration))

@@ -36,7 +36,7 @@ from finetune_gateway.estimation.serving import USUAL_GPU
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_view import EstimateView
-from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.output import print_json, print_message, print_result, wrap_text
 
 
 def estimate(
@@ -96,6 +96,9 @@ def estimate(
         typer.Option(metavar="OUT", help="Write one HTML page."),
     ] = None,
     force: Force = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also print what the figures rest on.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -104,7 +107,9 @@ def estimate(
 
     With commas in --backend, every model is estimated on every backend. With one --backend per
     --model, they pair up in order. Without --backend, 'owner/name', builtin models and folders
-    are local, other models are OpenAI's. An option that is not possible says why.
+    are local, other models are OpenAI's. Options are sorted by price; one that is not possible is
+    left out. --explain says why, and prints sources, dates, assumptions and memory by part.
+    --quiet prints the expected cost in USD alone.
 
     --base-url sets the address of another host with OpenAI's API: of the one backend that has
     no address of its own.
@@ -118,7 +123,7 @@ def estimate(
           --model gpt-4.1-mini-2025-04-14 --model builtin/tiny
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 --backend openai \\
           --model Qwen/Qwen3-4B --backend local --n-epochs 3
-      ftg estimate train.jsonl --model Qwen/Qwen3-4B --gpu H200
+      ftg estimate train.jsonl --model Qwen/Qwen3-4B --gpu H200 --explain
       ftg estimate train.jsonl --model gpt-9 --train-price 4.40
       ftg estimate train.jsonl --model my-model --backend openai \\
           --base-url https://gpu.example.com/v1 --train-price 0.50
@@ -137,6 +142,9 @@ def estimate(
     serving.check()
     output_format = _choose_format(format_, json)
     refuse_foreign_page(html, force, data)
+    if explain and (quiet or output_format != "human"):
+        other = "--quiet" if quiet else f"--format {output_format}"
+        raise SpecError(f"--explain contradicts {other}.", hint="Drop one of them.")
     if validation_file is not None:
         fields["validation"] = validation_file
     if train_price is not None:
@@ -151,11 +159,15 @@ def estimate(
         raise options[0].error
     costs = serving.costs(estimates, gateway.settings.prices)
     view = EstimateView(data.name, options, costs)
-    _print_view(view, output_format)
+    if output_format == "human":
+        print_result(view.price() if quiet else view.text(explain=explain))
+    else:
+        _print_document(view, output_format)
     if html is not None:
         write_page(html, view.page(), quiet=quiet)
     if output_format == "human":
-        print_message("All figures are estimates. Nothing was sent anywhere.", quiet=quiet)
+        said = "All figures are estimates. Nothing was sent anywhere."
+        print_message(wrap_text(said), quiet=quiet)
     first_error = options[0].error
     return first_error.exit_code if first_error and not estimates else 0
 
@@ -179,13 +191,11 @@ def _choose_format(name: str | None, json: bool) -> str:
     return name
 
 
-def _print_view(view: EstimateView, output_format: str) -> None:
+def _print_document(view: EstimateView, output_format: str) -> None:
     if output_format == "json":
         print_json(view.document())
-    elif output_format == "html":
-        print_result(view.page())
     else:
-        print_result(view.text())
+        print_result(view.page())
 
 
 def pair_up(models: list[str], backends: list[str]) -> list[tuple[str, str]]:

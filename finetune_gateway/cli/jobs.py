@@ -79,7 +79,8 @@ def list_jobs(
     if backend is not None and not jobs:
         registry.require_known(backend)
     for failure in gateway.refresh(job for job in jobs if ask or not job.record.hosted):
-        print_warning(f"{as_last_seen(failure.jobs)}: {failure.error.message}")
+        text = f"{as_last_seen(failure.jobs)}: {failure.error.message}"
+        print_warning(text, quiet=quiet)
     matches = [job.record for job in jobs if status in (None, job.status)]
     newest = matches[: None if all_ and limit is None else limit or NEWEST]
     if json:
@@ -97,7 +98,7 @@ def list_jobs(
         print_message("No jobs.\nStart one: ftg submit train.jsonl --model builtin/tiny")
 
 
-def status(job: JobName, json: Json = False) -> None:
+def status(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
     """Show one job: its status, last metrics, cost, and the resulting model. Its backend is
     asked once; if that fails, the job is shown as last seen.
 
@@ -105,13 +106,13 @@ def status(job: JobName, json: Json = False) -> None:
       ftg status latest
       ftg status ftg-7kq3 --json
     """
-    opened = open_job(job)
+    opened = open_job(job, quiet=quiet)
     if json:
         print_json(job_document(opened))
         return
-    print_result(job_text(opened))
+    print_result(str(opened.status) if quiet else job_text(opened))
     if hint := next_step(opened):
-        print_message(hint)
+        print_message(hint, quiet=quiet)
 
 
 def cancel(
@@ -136,7 +137,7 @@ def cancel(
     if json:
         print_json(job_document(opened))
     else:
-        print_result(f"{opened.id} {opened.status}")
+        print_result(str(opened.status) if quiet else f"{opened.id} {opened.status}")
     if ended:
         print_message("The job had already ended.", quiet=quiet)
     elif not opened.status.final:
@@ -158,14 +159,14 @@ def resume(
       ftg resume latest
       ftg resume ftg-7kq3 --yes --json
     """
-    opened = open_job(job)
+    opened = open_job(job, quiet=quiet)
     if opened.status is JobStatus.PAUSED and opened.record.hosted and not yes:
         _require_yes(opened, "Resume", "resumed")
     opened.resume()
     if json:
         print_json(job_document(opened))
     else:
-        print_result(f"{opened.id} {opened.status}")
+        print_result(str(opened.status) if quiet else f"{opened.id} {opened.status}")
     if hint := next_step(opened):
         print_message(hint, quiet=quiet)
 
@@ -179,6 +180,7 @@ def settle(
         bool, typer.Option("--not-created", help="The job is not there; 'ftg wait' sends it.")
     ] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what became of a job in doubt: its answer was lost, and the list of its host cannot
     tell whether it was created. Look at the host first. Sends nothing.
@@ -195,8 +197,9 @@ def settle(
     if json:
         print_json(job_document(opened))
     else:
-        print_result(f"{opened.id} {opened.provider_id or 'has not been created'}")
-        print_message(next_step(opened))
+        became = opened.provider_id or "has not been created"
+        print_result(became if quiet else f"{opened.id} {became}")
+        print_message(next_step(opened), quiet=quiet)
 
 
 def _require_yes(job: Job, verb: str, done: str) -> None:

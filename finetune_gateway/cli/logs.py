@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from finetune_gateway.cli.options import JobName, Json, open_job, refresh_or_warn
+from finetune_gateway.cli.options import JobName, Json, Quiet, open_job, refresh_or_warn
 from finetune_gateway.cli.watch import exit_code
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.removal import require_kept
@@ -40,6 +40,7 @@ def logs(
         int, typer.Option("--lines", "-n", metavar="N", min=0, help="The last N lines.")
     ] = 100,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Print the raw log of a local job, or the events of a hosted one. With -f, the exit code
     says how the job ended, as for 'ftg wait'.
@@ -48,7 +49,7 @@ def logs(
       ftg logs latest
       ftg logs ftg-7kq3 -f -n 20
     """
-    opened = _open_kept(job)
+    opened = _open_kept(job, quiet=quiet)
     if follow and not opened.status.final:
         opened.store.settings.require_writable()
     path = opened.log_path()
@@ -59,13 +60,13 @@ def logs(
         for line in deque(_read_lines(file), maxlen=lines):
             write(line)
         if follow:
-            _follow(opened, file, write)
+            _follow(opened, file, write, quiet)
     return exit_code(opened) if follow else 0
 
 
-def _open_kept(name: str) -> Job:
+def _open_kept(name: str, *, quiet: bool) -> Job:
     """Return a job, refreshed. Raises JobRemoved for one that was removed."""
-    job = open_job(name)
+    job = open_job(name, quiet=quiet)
     require_kept(job.record)
     return job
 
@@ -80,9 +81,9 @@ def _read_lines(file: BinaryIO) -> Iterator[str]:
         yield raw.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
 
 
-def _follow(job: Job, file: BinaryIO, write: Callable[[str], None]) -> None:
+def _follow(job: Job, file: BinaryIO, write: Callable[[str], None], quiet: bool) -> None:
     while True:
-        refresh_or_warn(job)
+        refresh_or_warn(job, quiet=quiet)
         final = job.status.final  # read before the last lines, so that none is missed
         for line in _read_lines(file):
             write(line)
@@ -105,27 +106,28 @@ def _print_events(job: Job, follow: bool, lines: int, write: Callable[[str], Non
     return exit_code(job)
 
 
-def events(job: JobName, json: Json = False) -> None:
+def events(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
     """Print the events of a job, oldest first.
 
     Examples:
       ftg events latest
       ftg events ftg-7kq3 --json | jq .message
     """
-    events = _open_kept(job).events()
+    events = _open_kept(job, quiet=quiet).events()
     for event in events:
         if json:
             print_json_line(event.model_dump(mode="json"))
         else:
             print_result(event_line(event))
     if not events:
-        print_message("No events yet.")
+        print_message("No events yet.", quiet=quiet)
 
 
 def metrics(
     job: JobName,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print losses and learning rates by step. A step that was repeated after a restart is
     listed once.
@@ -134,7 +136,7 @@ def metrics(
       ftg metrics latest
       ftg metrics ftg-7kq3 --csv > curve.csv
     """
-    metrics = _open_kept(job).metrics()
+    metrics = _open_kept(job, quiet=quiet).metrics()
     if json:
         print_json(metrics_document(metrics))
     elif as_csv:
@@ -142,20 +144,20 @@ def metrics(
     elif metrics:
         print_result(metrics_text(metrics))
     else:
-        print_message("No metrics yet.")
+        print_message("No metrics yet.", quiet=quiet)
 
 
-def checkpoints(job: JobName, json: Json = False) -> None:
+def checkpoints(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
     """List models saved during training: the path of a local one, the id of a hosted one.
 
     Examples:
       ftg checkpoints latest
       ftg checkpoints ftg-7kq3 --json
     """
-    checkpoints = _open_kept(job).checkpoints()
+    checkpoints = _open_kept(job, quiet=quiet).checkpoints()
     if json:
         print_json([point.model_dump(mode="json") for point in checkpoints])
     elif checkpoints:
         print_result(checkpoints_text(checkpoints))
     else:
-        print_message("No checkpoints yet.")
+        print_message("No checkpoints yet.", quiet=quiet)

@@ -29,7 +29,7 @@ JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="Id, its beginning, or 'latest'.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result, no hints.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -136,24 +136,24 @@ def parse_metadata(pairs: list[str] | None) -> dict[str, str]:
     return metadata
 
 
-def open_job(name: str) -> Job:
+def open_job(name: str, *, quiet: bool = False) -> Job:
     """Return a job, refreshed; if its backend cannot be asked, as last seen, with a warning."""
     # Imported here: 'ftg validate' needs these options, but no jobs.
     from finetune_gateway.gateway import Gateway
 
     job = Gateway().job(name)
-    refresh_or_warn(job)
+    refresh_or_warn(job, quiet=quiet)
     return job
 
 
-def refresh_or_warn(job: Job) -> None:
+def refresh_or_warn(job: Job, *, quiet: bool = False) -> None:
     """Ask the backend once; a failure is a warning, and so is a store that can only be read."""
     try:
         job.refresh()
     except (BackendError, StoreError) as exc:
         if isinstance(exc, StoreError) and not job.store.read_only:
             raise
-        print_warning(f"{job.id} is shown as last seen: {exc.message}")
+        print_warning(f"{job.id} is shown as last seen: {exc.message}", quiet=quiet)
 
 
 def parse_amount(name: str, text: str | None) -> Decimal | None:

@@ -80,6 +80,8 @@ def preview(
         write_page(html, page(data.name, rows), quiet=quiet)
     if json:
         print_json(preview_document(data, model, where, rows))
+    elif quiet and html is not None:
+        print_result(str(html))
     elif tokens or html is None:
         print_result(preview_text(data.name, rows, listed=tokens))
         if not tokens and not quiet and any(one.ok for one in rows):

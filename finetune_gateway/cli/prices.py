@@ -88,7 +88,7 @@ def prices(
     if action == "show":
         return _show(own, filters, everything=all_, json=json, quiet=quiet)
     if action == "path":
-        return _path(own, json)
+        return _path(own, json, quiet)
     if action == "check":
         return _check(own, json)
     if action == "set":
@@ -165,10 +165,13 @@ def _full_name(backend: str, model: str) -> str:
 # -- path, check, set, update ------------------------------------------------------------
 
 
-def _path(own: Path, json: bool) -> int:
+def _path(own: Path, json: bool, quiet: bool) -> int:
     packaged = Path(price_table.__file__).with_name("prices.toml")
     if json:
         print_json({"user": str(own), "exists": own.exists(), "package": str(packaged)})
+        return 0
+    if quiet:
+        print_result(str(own))
         return 0
     print_result(f"yours    {own}{'' if own.exists() else '  (does not exist yet)'}")
     print_result(f"package  {packaged}")
@@ -200,7 +203,8 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     if json:
         print_json({"path": str(own), "replaced": replaced, "row": row.model_dump(mode="json")})
         return 0
-    print_result(f"{'replaced' if replaced else 'added'}  {price_rows_text([row])}")
+    done = "replaced" if replaced else "added"
+    print_result(done if quiet else f"{done}  {price_rows_text([row])}")
     print_message(f"Saved in {own}", quiet=quiet)
     return 0
 

@@ -49,7 +49,7 @@ def rm(
     jobs = list({job.id: job for job in map(gateway.job, names)}.values())
     for job in jobs:
         if not (job.status.final or job.record.removed):
-            refresh_or_warn(job)
+            refresh_or_warn(job, quiet=quiet)
     planned = gateway.removable(jobs)
     if not yes:
         print_message(to_remove_text(jobs, planned))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli.options import Json
+from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.reports.output import print_json, print_result
 from finetune_gateway.reports.rules_text import (
     rule_document,
@@ -14,7 +14,7 @@ from finetune_gateway.reports.rules_text import (
     rules_document,
     rules_text,
 )
-from finetune_gateway.validation.collector import known_code
+from finetune_gateway.validation.collector import RULES, known_code
 
 
 def rules(
@@ -22,6 +22,7 @@ def rules(
         str | None, typer.Argument(metavar="CODE", help="One rule.", show_default=False)
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """List what validate checks, with the severity for hosted backends (OpenAI's API) and for
     local training. With CODE: the reason for a rule, what to do, what --fix does, and an example.
@@ -39,6 +40,8 @@ def rules(
             print_result(rule_text(code))
     elif json:
         print_json(rules_document())
+    elif quiet:
+        print_result("\n".join(RULES))
     else:
         print_result(rules_text())
     return 0

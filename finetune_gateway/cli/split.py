@@ -80,7 +80,7 @@ def split(
     if json:
         print_json(split_document(assignment, paths, seed, stratify))
         return 0
-    print_result(split_text(assignment, paths))
+    print_result("\n".join(map(str, paths)) if quiet else split_text(assignment, paths))
     for note in split_notes(assignment, near=near):
         print_message(wrap_text(note), quiet=quiet)
     print_message(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)

@@ -36,6 +36,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.budget import Budget, require_room
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
+from finetune_gateway.reports.estimate_figures import price
 from finetune_gateway.reports.job_text import job_document, status_line
 from finetune_gateway.reports.output import (
     print_json,
@@ -153,7 +154,7 @@ def submit(
     existing = job.record.created_at < started
     _print_submitted(job, existing=existing, quiet=quiet)
     for text in metadata_notes(job, tags):
-        print_warning(text)
+        print_warning(text, quiet=quiet)
     if wait:
         follow(job, quiet=quiet)
     if json:
@@ -161,7 +162,7 @@ def submit(
     else:
         print_result(job.id)
     if wait:
-        print_message(status_line(job))
+        print_message(status_line(job), quiet=quiet)
         return exit_code(job)
     if not job.record.unsent:
         print_message(f"Next: ftg watch {job.id}", quiet=quiet)
@@ -184,10 +185,11 @@ class Confirmation:
         """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
         hosted = plan.estimate.data_leaves_machine
         budget = self.gateway.budget() if self.gateway.monthly_usd is not None else None
-        if not self.quiet or (hosted and not self.yes):
-            print_message(plan_text(plan, self.limit, budget))
+        # What is asked about is shown in any case.
+        quiet = self.quiet and (self.yes or self.dry_run or not hosted)
+        print_message(plan_text(plan, self.limit, budget), quiet=quiet)
         for text in plan.estimate.warnings:
-            print_warning(text)
+            print_warning(text, quiet=quiet)
         if self.dry_run:
             self._end_dry_run(plan, budget)
         if self.yes or not hosted:
@@ -209,16 +211,18 @@ class Confirmation:
             require_room(plan.estimate.cost_usd, budget, unpriced=model)
         if self.json:
             print_json(plan_document(plan, budget, equal))
+        elif self.quiet:
+            print_result(price(plan.estimate))
         if equal is not None:
-            print_message(existing_job_text(equal))
+            print_message(existing_job_text(equal), quiet=self.quiet)
         print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
         raise typer.Exit(0)
 
 
 def _print_submitted(job: Job, *, existing: bool, quiet: bool) -> None:
-    """Print what came of the submit; ``quiet`` leaves out only what went as expected."""
+    """Print what came of the submit; ``quiet`` leaves out what went as expected."""
     if existing:
-        print_message(existing_job_text(job))
+        print_message(existing_job_text(job), quiet=quiet)
     confirmed = job.provider_id is not None or job.status.final
     if not existing or not confirmed:
         print_message(submitted_text(job), quiet=quiet and confirmed)

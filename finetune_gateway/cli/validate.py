@@ -155,23 +155,23 @@ def validate(
         print_message(f"Wrote {html}.", quiet=quiet)
     if json:
         print_json(report_document(report, fixed))
+    elif quiet:
+        print_result(report.outcome)
     else:
         if fixed:
             print_result(fix_text(fixed))
         print_result(report_text(fix or data, report))
-        _print_hints(fix or data, report, "jsonl" if fixed else dataset.container, model, quiet)
+        _print_hints(fix or data, report, "jsonl" if fixed else dataset.container, model)
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0
 
 
-def _print_hints(
-    data: Path, report: Report, container: str, model: str | None, quiet: bool
-) -> None:
+def _print_hints(data: Path, report: Report, container: str, model: str | None) -> None:
     if container != "jsonl":
-        print_message(f"Read from {NAMES[container]}: lines above are row numbers.", quiet=quiet)
+        print_message(f"Read from {NAMES[container]}: lines above are row numbers.")
     if report.ok:
         command = f"ftg estimate {shlex.quote(str(data))} --model {model or EXAMPLE_MODEL}"
-        print_message(f"Next: {command}", quiet=quiet)
+        print_message(f"Next: {command}")
 
 
 # Imported inside functions: what only some options need. These imports would be a fifth of the

@@ -154,7 +154,8 @@ def wait(
         print_json([job_document(job) for job in opened])
     else:
         for job in opened:
-            print_result(status_line(job))
+            alone = quiet and len(opened) == 1
+            print_result(str(job.status) if alone else status_line(job))
     _raise_first(failures)
     return combine_exit_codes([exit_code(job) for job in opened])
 

@@ -24,6 +24,7 @@ from finetune_gateway.tokens.stats import TokenStats
 
 # Importing torch and TRL, loading and saving: 10 s measured, more on a busy machine.
 START_SECONDS = (5.0, 15.0, 60.0)
+ENERGY = "Energy: the power of this machine is not known; that of a GPU is (--gpu)."
 
 
 @dataclass(frozen=True)
@@ -176,5 +177,5 @@ def unknown(shape: ModelShape | None, target: TargetDevice, prices: Sequence[Pri
     if target.device == "gpu" and not prices:
         notes.append("The price of a GPU hour: give --usd-per-gpu-hour.")
     if target.gpu is None:
-        notes.append("Energy: the power of this machine is not known; that of a GPU is (--gpu).")
+        notes.append(ENERGY)
     return notes

@@ -131,22 +131,27 @@ class BreakEven(BaseModel):
     expected: BreakEvenRange | None
     high: BreakEvenRange | None
 
+    @property
+    def answer(self) -> str:
+        """Return the expected volumes in words."""
+        if self.expected is None:
+            return f"{self.own} is not cheaper than {self.hosted} at any volume."
+        return f"{self.own} is cheaper than {self.hosted} {self.expected.words()}."
+
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
     @property
     def text(self) -> str:
         """Return the same in words."""
         if self.expected is None:
-            never = f"{self.own} is not cheaper than {self.hosted} at any volume"
-            return (
-                f"{never}; with the low estimate of its cost {self.low.brief()}."
-                if self.low
-                else f"{never}."
-            )
-        expected = f"{self.own} is cheaper than {self.hosted} {self.expected.words()}."
+            low = self.low
+            also = f"; with the low estimate of its cost {low.brief()}." if low else "."
+            return f"{self.answer.removesuffix('.')}{also}"
         if self.low == self.high:
-            return expected
-        low, high = (one.brief() if one else "never" for one in (self.low, self.high))
-        return f"{expected} With the low estimate of its cost: {low}; with the high one: {high}."
+            return self.answer
+        least, most = (one.brief() if one else "never" for one in (self.low, self.high))
+        return (
+            f"{self.answer} With the low estimate of its cost: {least}; with the high one: {most}."
+        )
 
 
 def find_break_even(own: Curve, hosted: Curve) -> BreakEvenRange | None:

@@ -21,6 +21,8 @@ from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
 HOURLY_ROW = "add a row: ftg prices set --unit train_hour"
+REFUSED = "This job cannot be created: "
+WAIT = "How long a hosted job waits and trains."
 NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"
 
 # UTF-8 bytes / 4 is off by -54 % (chemical formulas) to +30 % (95th percentile of mixed rows), so
@@ -64,7 +66,7 @@ def estimate_hosted(
         life_cycle=profile.life_cycle(spec.model),
         assumptions=_assumptions(tokens, profile, prices, hourly=hourly),
         warnings=[
-            *([f"This job cannot be created: {refusal}"] if refusal else []),
+            *([f"{REFUSED}{refusal}"] if refusal else []),
             *profile.warnings(spec.model, day),
             *stale_prices(prices, day),
             *_truncation(tokens),
@@ -181,7 +183,7 @@ def _truncation(tokens: TokenStats) -> list[str]:
 
 
 def _unknown(spec: TrainingSpec, profile: Profile, prices: list[Price]) -> list[str]:
-    notes = ["How long a hosted job waits and trains."]
+    notes = [WAIT]
     rate = next((price for price in prices if price.unit.startswith("train_")), None)
     if spec.method == "reinforcement":
         hour = f"{rate.usd} USD each" if rate else f"at an unknown price ({HOURLY_ROW})"

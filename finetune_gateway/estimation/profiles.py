@@ -212,16 +212,31 @@ class Profile(Model):
         """Return the coming dates of this model, who may use it, and what is not known. What has
         ended is in ``refusal``."""
         row, life = self.model(model), self.life_cycle(model)
-        warnings = [row.note if row else self._unknown(model)]
-        if not life.closed_on(today):
-            warnings += _new_jobs(life, today)
-        if row and not (life.retires_on and life.retires_on <= today):
-            warnings += _retiring(row.model, life, today)
+        warnings = [
+            row.note if row else self._unknown(model),
+            *_new_jobs(life, today),
+            *_only(life, today),
+            *_retiring(row, life, today),
+            *self.age_warnings(model, today),
+        ]
+        return [warning for warning in warnings if warning]
+
+    def date_warnings(self, model: str, today: date) -> list[str]:
+        """Return those of the warnings that are coming dates of the model's life cycle."""
+        row, life = self.model(model), self.life_cycle(model)
+        at_least = life.new_jobs_at_least_until
+        coming = at_least is None or at_least >= today
+        return [*(_new_jobs(life, today) if coming else ()), *_retiring(row, life, today)]
+
+    def age_warnings(self, model: str, today: date) -> list[str]:
+        """Return those of the warnings that say how old the facts are."""
+        row, life = self.model(model), self.life_cycle(model)
+        warnings = []
         if row and life.known and life.as_of != self.as_of and life.stale(today):
             warnings.append(f"The dates of {row.model} are from {life.as_of}; check {life.source}")
         if (today - self.as_of).days > STALE_DAYS:
             warnings.append(f"The facts on {self.title} are from {self.as_of}; check {self.source}")
-        return [warning for warning in warnings if warning]
+        return warnings
 
     def unknown_model_reason(self, model: str) -> str:
         """Return why this is certainly not a model of this service; empty if it may be one: the
@@ -274,8 +289,10 @@ def _profile(name: str, table: dict[str, Any]) -> Profile:
 
 
 def _new_jobs(life: LifeCycle, today: date) -> Iterator[str]:
-    """Yield until when jobs can be created, and by whom."""
+    """Yield until when jobs can be created."""
     last, at_least = life.new_jobs_until, life.new_jobs_at_least_until
+    if life.closed_on(today):
+        return
     if last:
         end = last + DAY
         yield f"New jobs are possible until {last}; none from {end} on ({in_days(end, today)})."
@@ -283,18 +300,24 @@ def _new_jobs(life: LifeCycle, today: date) -> Iterator[str]:
         end = at_least + DAY
         when = f"end on any day from {end} on" if end > today else f"have ended since {end}"
         yield f"New jobs may {when}; no last day is known."
-    if life.only:
+
+
+def _only(life: LifeCycle, today: date) -> Iterator[str]:
+    """Yield who may create jobs, while somebody may."""
+    if life.only and not life.closed_on(today):
         yield f"Only {life.only_for(today)} can create jobs."
 
 
-def _retiring(model: str, life: LifeCycle, today: date) -> Iterator[str]:
-    """Yield when the base and its fine-tunes are retired."""
+def _retiring(row: ModelRow | None, life: LifeCycle, today: date) -> Iterator[str]:
+    """Yield when the base and its fine-tunes are retired, if they are not yet."""
+    if row is None or (life.retires_on and life.retires_on <= today):
+        return
     if life.base_retires_on and life.base_retires_on != life.retires_on:
         verb = "was retired" if life.base_retires_on <= today else "will be retired"
-        yield f"The base {model} itself {verb} on {life.base_retires_on}."
+        yield f"The base {row.model} itself {verb} on {life.base_retires_on}."
     if life.retires_on:
         when = f"{life.retires_on} ({in_days(life.retires_on, today)})"
-        yield f"A fine-tune of {model} stops answering on {when}."
+        yield f"A fine-tune of {row.model} stops answering on {when}."
 
 
 def in_days(day: date, today: date) -> str:

@@ -351,5 +351,5 @@ def range_bar(low: float, expected: float, high: float, top: float) -> Picture:
     low, expected, high = (100 * value / top for value in (low, expected, high))
     bar = _rect("range", x=low, width=max(0.8, high - low), height=8)
     return Picture(
-        "inline", 100, 8, [bar, _rect("expected", x=max(0.0, expected - 1), width=2, height=8)]
+        "inline", 100, 8, [bar, _rect("expected", x=min(99.2, expected), width=0.8, height=8)]
     )

@@ -7,10 +7,17 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from finetune_gateway.estimation.assumptions import ENERGY
 from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.hosted import WAIT, stale_prices
 from finetune_gateway.estimation.local import MOST_ROWS
 from finetune_gateway.estimation.price_table import Price
-from finetune_gateway.estimation.profiles import LifeCycle
+from finetune_gateway.estimation.profiles import (
+    LifeCycle,
+    in_days,
+    load_profile,
+    profile_names,
+)
 from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
@@ -25,6 +32,7 @@ UNITS = {
     "gpu_hour": "per GPU hour",
     "hosting_hour": "per hour of hosting",
 }
+TRAINING = ("train_mtok", "train_hour", "gpu_hour")  # units of what a job costs
 
 
 # -- single figures ------------------------------------------------------------------------
@@ -33,6 +41,11 @@ UNITS = {
 def cost_text(estimate: Estimate) -> str:
     """Return ``$5.74 ($3.83 to $7.65)``."""
     return format_range(estimate.cost_usd, format_usd)
+
+
+def price(estimate: Estimate) -> str:
+    """Return the expected cost in USD alone, ``0.2085``, or ``unknown``."""
+    return f"{estimate.cost_usd.expected:f}" if estimate.cost_usd else "unknown"
 
 
 def time_text(estimate: Estimate) -> str:
@@ -88,11 +101,6 @@ def retires_on_text(estimate: Estimate) -> str:
     return str(life.retires_on) if life.retires_on else "not known"
 
 
-def leaves_machine_text(estimate: Estimate) -> str:
-    """Return ``yes`` or ``no``."""
-    return "yes" if estimate.data_leaves_machine else "no"
-
-
 def tokens_text(estimate: Estimate) -> str:
     """Return ``37,000 (2 epochs)``."""
     counted = estimate.tokens.total * estimate.n_epochs if estimate.tokens else 0
@@ -131,6 +139,73 @@ def format_range(figure: Any, form: Callable[[Any], str]) -> str:
 
 def _source(life: LifeCycle) -> str:
     return f"as of {life.as_of}, {life.source}"
+
+
+# -- the answer ----------------------------------------------------------------------------
+
+
+def answer(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """Yield what a user asks first, as (name, text)."""
+    yield "cost", _dated_cost(estimate)
+    yield "tokens", tokens_text(estimate)
+    yield "time", time_text(estimate)
+    if not estimate.data_leaves_machine or estimate.memory_bytes is not None:
+        yield "memory", memory_range_text(estimate)
+    if estimate.life_cycle is not None:
+        yield "until", _until(estimate)
+    yield "data", data_text(estimate)
+
+
+def answer_unknowns(estimate: Estimate) -> list[str]:
+    """Return what is not known, and could be given; not what nobody knows."""
+    return [text for text in estimate.unknown if text not in (WAIT, ENERGY)]
+
+
+def _dated_cost(estimate: Estimate) -> str:
+    """Return ``$0.208 ($0.139 to $0.289), price as of 2026-10-05``."""
+    price = next((one for one in estimate.prices if one.unit in TRAINING), None)
+    dated = f", price {price.dated}" if price and estimate.cost_usd else ""
+    return f"{cost_text(estimate)}{dated}"
+
+
+def _until(estimate: Estimate) -> str:
+    """Return ``2027-01-05 (in 37 days) for new jobs; retired on 2027-01-14``."""
+    life = estimate.life_cycle
+    last, today = life and life.new_jobs_until, clock.today()
+    left = f" ({in_days(last, today)})" if last and last >= today else ""
+    until, retired = new_jobs_until_text(estimate), retires_on_text(estimate)
+    if life is None or not life.known:
+        return until
+    what = "" if life.closed_on(today) else f"{left} for new jobs"
+    return f"{until}{what}; retired on {retired}"
+
+
+def data_text(estimate: Estimate) -> str:
+    """Return ``sent to api.openai.com``, or that the data stays here."""
+    if not estimate.data_leaves_machine:
+        return "stays on your own machine"
+    return f"sent to {estimate.host or estimate.backend}"
+
+
+def answer_warnings(estimate: Estimate) -> list[str]:
+    """Return the warnings without the coming dates, which the answer says, and the ages of
+    sources."""
+    said = {*_date_warnings(estimate), *age_warnings(estimate)}
+    return [text for text in estimate.warnings if text not in said]
+
+
+def age_warnings(estimate: Estimate) -> list[str]:
+    """Return the warnings that say how old a price or a fact is."""
+    today, ages = clock.today(), stale_prices(estimate.prices, clock.today())
+    if estimate.backend in profile_names():
+        ages += load_profile(estimate.backend).age_warnings(estimate.model, today)
+    return [text for text in estimate.warnings if text in ages]
+
+
+def _date_warnings(estimate: Estimate) -> list[str]:
+    if estimate.backend not in profile_names():
+        return []
+    return load_profile(estimate.backend).date_warnings(estimate.model, clock.today())
 
 
 # -- all that is known of an estimate ------------------------------------------------------
@@ -175,15 +250,17 @@ def grounds(estimate: Estimate) -> Iterator[tuple[str, str]]:
     yield from (("price", f"{price_text(price)} {price.note}".strip()) for price in estimate.prices)
     if (rule := estimate.n_epochs_rule) != "given":
         yield "epochs", f"{estimate.n_epochs}, {rule}"
-    if estimate.life_cycle is not None and estimate.life_cycle.known:
-        yield "dates", _source(estimate.life_cycle)
+    if dates := dates_text(estimate):
+        yield "dates", dates
     yield from (("assumed", text) for text in estimate.assumptions)
     yield from (("not known", text) for text in estimate.unknown)
 
 
 def details(estimate: Estimate) -> Iterator[tuple[str, str]]:
-    """Yield the figures that have no column in the table, as (kind, text)."""
+    """Yield the figures that the table has no room for, as (kind, text)."""
     yield "tokens", f"{tokens_text(estimate)} to train"
+    if estimate.seconds is not None:
+        yield "time", time_text(estimate)
     if estimate.host:
         yield "sent", f"to {estimate.host}"
     if estimate.memory_bytes is not None:

@@ -1,39 +1,48 @@
-"""The page of ``ftg estimate --html``: the options in a table, their notes, and what serving the
-result costs where that was asked for."""
+"""The page of ``ftg estimate --html``: cost beside cost, then the other figures; what they rest on
+is folded away. What serving the result costs follows where that was asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass
 
-from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.serving import ServingCosts
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.charts import Picture, range_bar
-from finetune_gateway.reports.estimate_figures import time_text
-from finetune_gateway.reports.estimate_text import NumberedNotes, OptionCells, option_cells
+from finetune_gateway.reports.estimate_figures import (
+    cost_text,
+    data_text,
+    memory_range_text,
+    new_jobs_until_text,
+    retires_on_text,
+    time_text,
+)
+from finetune_gateway.reports.estimate_notes import (
+    Ranking,
+    join_runs,
+    name_of,
+    refusal,
+    sections,
+    shown_warnings,
+)
 from finetune_gateway.reports.layout import render
+from finetune_gateway.reports.output import format_usd
 from finetune_gateway.reports.serving_page import ServingView, serving_view
 
-NAMES = ("#", "Backend", "Model")
-FIGURES = (
-    "Cost", "Time", "Memory", "Data leaves this machine", "New jobs until", "Retired on", "Notes",
-)  # fmt: skip
+FIGURES = ("#", "Option", "Time", "Memory", "Data", "New jobs until", "Retired on")
 
 
 @dataclass(frozen=True)
-class OptionRow:
-    """One option of the table: its figures, or why there are none."""
+class CostRow:
+    """The cost of one option, drawn from low to high on the scale of all."""
 
-    names: list[tuple[str, str]]  # column and text
-    refusal: str = ""
-    cost: str = ""
-    cost_range: str = ""
-    cost_bar: Picture | None = None
-    figures: list[tuple[str, str]] = field(default_factory=list)  # from the time on
-    warnings: list[int] = field(default_factory=list)  # numbers of its notes
-    notes: list[int] = field(default_factory=list)
+    number: int
+    backend: str
+    model: str
+    cost: str
+    cost_range: str
+    bar: Picture | None
 
 
 @dataclass(frozen=True)
@@ -41,50 +50,85 @@ class EstimatePage:
     """What the page shows."""
 
     title: str
+    answer: str
+    scale: str  # of the bars; empty without any
+    costs: list[CostRow]
     head: tuple[str, ...]
-    rows: list[OptionRow]
-    warnings: list[tuple[int, str]]
-    notes: list[tuple[int, str]]
+    figures: list[tuple[str, ...]]
+    warnings: list[str]
+    left_out: list[tuple[str, str]]  # names, and why
+    sections: list[tuple[str, list[tuple[str, str]]]]  # numbers of options, and a note on them
     serving: ServingView | None
+
+    @property
+    def count(self) -> int:
+        """How many notes are folded away."""
+        return sum(len(notes) for _, notes in self.sections)
 
 
 def page(name: str, options: Sequence[Option], costs: ServingCosts | None) -> str:
     """Return the whole page."""
-    notes = NumberedNotes(options)
-    estimates = [option.estimate for option in options if option.estimate]
-    highest = [float(one.cost_usd.high) for one in estimates if one.cost_usd]
-    lines = zip(option_cells(options, notes), options, strict=True)
-    numbered = [(number, *note) for note, number in notes.numbers.items()]
+    ranking = Ranking.of(options)
+    priced = [one.cost_usd for one in ranking.estimates if one.cost_usd]
+    top = max((cost.high for cost in priced), default=None)
+    numbered = [*enumerate(ranking.possible, start=1)]
     view = EstimatePage(
         title=f"Estimates for training on {name}",
-        head=NAMES + FIGURES,
-        rows=[_row(line, option, notes, max(highest, default=0.0)) for line, option in lines],
-        warnings=[(number, text) for number, kind, text in numbered if kind == "warning"],
-        notes=[(number, f"{kind}: {text}") for number, kind, text in numbered if kind != "warning"],
+        answer=_answer(ranking),
+        scale=f"$0 to {format_usd(top)}" if top else "",
+        costs=[_cost_row(number, one, float(top or 0)) for number, one in numbered],
+        head=FIGURES,
+        figures=[_figures(number, one) for number, one in numbered],
+        warnings=[*shown_warnings(ranking)],
+        left_out=[(name_of(one), refusal(one)) for one in ranking.left_out],
+        sections=[
+            (title, [(join_runs(numbers), text) for numbers, text in notes])
+            for title, notes in sections(ranking).items()
+        ],
         serving=serving_view(costs) if costs else None,
     )
     return render("estimate.html", view)
 
 
-def _row(line: OptionCells, option: Option, notes: NumberedNotes, top: float) -> OptionRow:
+def _answer(ranking: Ranking) -> str:
+    """Return ``Cheapest: openai / gpt-4.1-mini-2025-04-14, $0.208 ($0.139 to $0.289).``"""
+    if not ranking.possible:
+        return "None of these options is possible."
+    if ranking.estimates[0].cost_usd is None:
+        return "No price is known."
+    name, cost = name_of(ranking.possible[0]), cost_text(ranking.estimates[0])
+    return f"{'Cheapest: ' if len(ranking.possible) > 1 else ''}{name}, {cost}."
+
+
+def _cost_row(number: int, option: Option, top: float) -> CostRow:
     """Return the row of an option; ``top``: the highest cost of all, in USD."""
-    names = [*zip(NAMES, (line.cells[key] for key in ("number", "backend", "model")), strict=True)]
-    estimate = option.estimate
-    if estimate is None:
-        return OptionRow(names, refusal=line.refusal)
-    texts = [line.cells[key] or "-" for key in ("memory", "leaves", "until", "retired")]
-    return OptionRow(
-        names,
-        cost=line.cells["cost"],
-        cost_range=line.cells["range"],
-        cost_bar=_bar(estimate.cost_usd, top),
-        figures=[*zip(FIGURES[1:-1], [time_text(estimate), *texts], strict=True)],
-        warnings=notes.numbers_of(estimate, warnings=True),
-        notes=notes.numbers_of(estimate, warnings=False),
+    cost = _estimate(option).cost_usd
+    if cost is None:
+        return CostRow(number, option.backend, option.model, "not known", "", None)
+    low, expected, high = float(cost.low), float(cost.expected), float(cost.high)
+    return CostRow(
+        number,
+        option.backend,
+        option.model,
+        format_usd(cost.expected),
+        "" if low == high else f"{format_usd(cost.low)} to {format_usd(cost.high)}",
+        range_bar(low, expected, high, top) if top else None,
     )
 
 
-def _bar(cost: Range[Decimal] | None, top: float) -> Picture | None:
-    if cost is None or not top:
-        return None
-    return range_bar(float(cost.low), float(cost.expected), float(cost.high), top)
+def _figures(number: int, option: Option) -> tuple[str, ...]:
+    estimate = _estimate(option)
+    return (
+        f"{number}",
+        name_of(option),
+        time_text(estimate),
+        memory_range_text(estimate),
+        data_text(estimate),
+        new_jobs_until_text(estimate),
+        retires_on_text(estimate),
+    )
+
+
+def _estimate(option: Option) -> Estimate:
+    assert option.estimate is not None  # for the type checker: it is possible
+    return option.estimate

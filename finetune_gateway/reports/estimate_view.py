@@ -8,7 +8,9 @@ from typing import Any
 
 from finetune_gateway.estimation.serving import ServingCosts
 from finetune_gateway.jobs.planning import Option
-from finetune_gateway.reports.estimate_text import option_text, options_text
+from finetune_gateway.reports.estimate_figures import price
+from finetune_gateway.reports.estimate_notes import Ranking
+from finetune_gateway.reports.estimate_text import estimates_text
 from finetune_gateway.reports.serving_text import serving_text
 
 
@@ -20,14 +22,22 @@ class EstimateView:
     options: Sequence[Option]
     serving: ServingCosts | None
 
-    def text(self) -> str:
-        """Return the estimates as text."""
-        single = self.options[0].estimate if len(self.options) == 1 else None
-        if single:
-            text = option_text(single, self.options[0].backend)
-        else:
-            text = options_text(self.options)
-        return f"{text}\n\n{serving_text(self.serving)}" if self.serving else text
+    def text(self, *, explain: bool = False) -> str:
+        """Return the estimates as text, with ``explain`` also what they rest on."""
+        text = estimates_text(self.options, explain=explain)
+        if self.serving is None:
+            return text
+        return f"{text}\n\n{serving_text(self.serving, explain=explain)}"
+
+    def price(self) -> str:
+        """Return the expected cost in USD alone; of several options a line each, the cheapest
+        first."""
+        ranking = Ranking.of(self.options)
+        prices = [price(estimate) for estimate in ranking.estimates]
+        if len(self.options) == 1:
+            return prices[0]
+        named = zip(prices, ranking.possible, strict=True)
+        return "\n".join(f"{usd}\t{one.backend}\t{one.model}" for usd, one in named)
 
     def document(self) -> Any:
         """Return the estimates as JSON."""

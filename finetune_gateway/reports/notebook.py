@@ -6,7 +6,7 @@ data is masked as in findings, and no row of the data is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,8 @@ MOST_ROWS = 20  # of a table; more are counted below it
 
 @dataclass(frozen=True)
 class View:
-    """A result: ``line`` is its answer, ``facts`` its figures, the table its parts."""
+    """A result: ``line`` is its answer, ``facts`` its figures, the table its parts; ``why`` is
+    folded away."""
 
     line: str
     facts: Facts = ()
@@ -44,6 +45,7 @@ class View:
     rows: Sequence[tuple[str, ...]] = ()
     name: str = ""
     more: str = ""
+    why: Facts = ()
 
     def html(self, name: str) -> str:
         """Return the result as HTML, every value escaped."""
@@ -120,7 +122,8 @@ def _tokens(one: Preview | TokenSequence) -> str:
 def estimate(estimate: Estimate) -> View:
     """Return ``openai gpt-4.1: $0.31 ($0.20 to $0.45), 12,300 tokens x 3 epochs``."""
     line = f"{estimate.backend} {estimate.model}: {_figures(estimate)}"
-    return View(line, tuple(_facts(estimate)))
+    facts, why = _answer_and_grounds(estimate)
+    return View(line, facts, why=why)
 
 
 def _figures(estimate: Estimate) -> str:
@@ -135,36 +138,33 @@ def _figures(estimate: Estimate) -> str:
     return ", ".join(answer)
 
 
-def _facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
-    yield "method", estimate.method
-    yield "cost", figures.cost_text(estimate)
-    yield "time", figures.time_text(estimate)
-    yield "tokens", figures.tokens_text(estimate)
-    if estimate.memory_bytes is not None:
-        yield "memory", figures.memory_range_text(estimate)
-    yield "data leaves this machine", figures.leaves_machine_text(estimate)
-    yield from (("price", figures.price_text(price)) for price in estimate.prices)
-    if dates := figures.dates_text(estimate):
-        yield "dates", dates
-    yield from (("warning", text) for text in estimate.warnings)
+def _answer_and_grounds(estimate: Estimate) -> tuple[Facts, Facts]:
+    """Return what is asked first with what may stand in the way, and what the figures rest on."""
+    warnings = (("warning", text) for text in figures.answer_warnings(estimate))
+    unknown = (("not known", text) for text in figures.answer_unknowns(estimate))
+    facts = (*figures.answer(estimate), *unknown, *warnings)
+    said = {text for _, text in facts}
+    known = (*figures.local_figures(estimate), *figures.grounds(estimate))
+    return facts, tuple((name.strip(), text) for name, text in known if text not in said)
 
 
 def option(option: Option) -> View:
     """Return the line of its estimate, or the error."""
     if option.estimate is not None:
-        figures = _figures(option.estimate)
-        return View(f"{option.backend} {option.model}: {figures}", tuple(_facts(option.estimate)))
+        line = f"{option.backend} {option.model}: {_figures(option.estimate)}"
+        facts, why = _answer_and_grounds(option.estimate)
+        return View(line, facts, why=why)
     error = option.error
     text = f"{type(error).__name__}: {error.message}" if error else "no estimate"
-    facts = (("what to do", error.hint),) if error and error.hint else ()
-    return View(f"{option.backend} {option.model}: {text}", facts)
+    hint: Facts = (("what to do", error.hint),) if error and error.hint else ()
+    return View(f"{option.backend} {option.model}: {text}", hint)
 
 
 def plan(plan: Plan) -> View:
     """Return ``sft of 240 rows: `` and the line of its estimate."""
     rows = format_count(plan.reports[0].rows, "row")
     shown = estimate(plan.estimate)
-    return View(f"{plan.spec.method} of {rows}: {shown.line}", shown.facts)
+    return View(f"{plan.spec.method} of {rows}: {shown.line}", shown.facts, why=shown.why)
 
 
 # -- jobs ----------------------------------------------------------------------------------

@@ -53,9 +53,9 @@ def _write_stderr(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def print_warning(text: str) -> None:
-    """Print a warning on stderr."""
-    print_message(f"{apply_style('warning:', 'warning', sys.stderr)} {text}")
+def print_warning(text: str, *, quiet: bool = False) -> None:
+    """Print a warning on stderr, unless ``quiet``."""
+    print_message(f"{apply_style('warning:', 'warning', sys.stderr)} {text}", quiet=quiet)
 
 
 def print_json(document: Any) -> None:
@@ -151,6 +151,11 @@ def _fold_line(line: str, width: int) -> str:
     return "\n".join(one.rstrip() for one in lines)
 
 
+def terminal_height() -> int:
+    """Return the lines of the terminal: at least 20, and 24 without one."""
+    return max(20, shutil.get_terminal_size((80, 24)).lines)
+
+
 def wrap_text(text: str, indent: str = "", first: str | None = None) -> str:
     """Return the text wrapped at the terminal's width.
 
@@ -164,6 +169,14 @@ def wrap_text(text: str, indent: str = "", first: str | None = None) -> str:
         break_on_hyphens=False,
         break_long_words=False,
     )
+
+
+def elide(text: str, width: int) -> str:
+    """Return the text without its middle where it is longer: ``gpt-4.1-m…2025-04-14``."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
+from finetune_gateway.estimation.break_even import BreakEven
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.serving import KINDS, ServingCosts, ServingOption, Traffic
 from finetune_gateway.reports.output import (
@@ -15,20 +16,39 @@ from finetune_gateway.reports.output import (
     wrap_text,
 )
 
+FIRST = 3  # break-even points in the answer
 
-def serving_text(costs: ServingCosts) -> str:
-    """Return a table of costs, the break-even points, and what the figures rest on."""
+
+def serving_text(costs: ServingCosts, *, explain: bool = False) -> str:
+    """Return a table of costs and the first break-even points; with ``explain`` all of them, and
+    what the figures rest on."""
     lines = [apply_style(wrap_text(traffic_text(costs.traffic)), "bold")]
-    prices = [per_thousand_text(way, costs.traffic) for way in costs.ways]
+    ways = [way for way in costs.ways if explain or way.monthly_usd]
+    prices = [per_thousand_text(way, costs.traffic) for way in ways]
     last = max(13, 2 + max(map(len, prices), default=0))
     edge = terminal_width() - last
     lines.append(f"{'per month':>{edge}}{'per 1,000':>{last}}")
-    for place, ways in group_by_place(costs.ways).items():
+    for place, group in group_by_place(ways).items():
         lines.append(place)
-        for way in ways:
+        for way in group:
             lines += _row(way, edge, f"{per_thousand_text(way, costs.traffic):>{last}}")
-    lines += [wrap_text(point.text, "  ", "") for point in costs.break_even]
-    return "\n".join([*lines, *_ground_lines(costs)])
+    points = [point for point in costs.break_even if explain or point.expected]
+    shown = points if explain else points[:FIRST]
+    lines += [wrap_text(point.text if explain else point.answer, "  ", "") for point in shown]
+    rest = _ground_lines(costs) if explain else _left_out_lines(costs, ways, shown)
+    return "\n".join([*lines, *rest])
+
+
+def _left_out_lines(
+    costs: ServingCosts, ways: Sequence[ServingOption], points: Sequence[BreakEven]
+) -> Iterator[str]:
+    """Yield what ``--explain`` also prints, in one line."""
+    left = [
+        format_count(len(costs.break_even) - len(points), "more break-even"),
+        format_count(len(costs.ways) - len(ways), "way") + " without a price",
+    ]
+    if more := ", ".join(text for text in left if not text.startswith("0 ")):
+        yield wrap_text(f"{more}: --explain", "  ", "")
 
 
 def traffic_text(traffic: Traffic) -> str:

@@ -289,11 +289,12 @@ def test_validate_screen_names_line_reason_and_fix(ftg: Ftg, tmp_path: Path) -> 
 
 
 def test_estimate_shows_options_side_by_side(ftg: Ftg) -> None:
-    """Hosted and local in one table; one that cannot be done says why; offline, no key."""
+    """Hosted and local in one table; a name that nobody has says why; offline, no key."""
     args = ("estimate", str(DATA), "--model", HOSTED, "--n_epochs", "2")
-    done = ftg(*args, "--backend", "openai,fake", "--backend", "frob")
+    done = ftg(*args, "--backend", "openai,fake", "--backend", "frob", "--explain")
     assert done.returncode == 0, done.stderr
-    for text in ("1  openai", "2  fake", "not possible:", "api.openai.com", "as of", "(2 epochs)"):
+    for text in ("1  fake", "2  openai", "Left out", "No backend named 'frob'", "api.openai.com",
+                 "as of", "(2 epochs)"):  # fmt: skip
         assert text in done.stdout
     assert max(len(line) for line in done.stdout.splitlines() if "http" not in line) <= 80
     told = json.loads(ftg(*args, "--backend", "openai,frob", "--json").stdout)

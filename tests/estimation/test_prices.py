@@ -216,7 +216,7 @@ def test_a_price_without_a_day_has_no_age(
     change in force, that price is used."""
     pytest.importorskip("genai_prices")
     asked = ("estimate", str(train_file), "--model", MINI, "--n-epochs", "1", "--monthly-requests",
-             "1000")  # fmt: skip
+             "1000", "--explain")  # fmt: skip
     for day in ("2026-11-21", "2027-06-01"):
         monkeypatch.setenv("FTG_TODAY", day)
         shown = " ".join(ftg("prices", "--model", MINI)[1].split())

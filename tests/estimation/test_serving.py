@@ -362,8 +362,11 @@ ASKED = ("--model", MINI, "--monthly-requests", "300000", "--tokens-in", "800", 
 
 
 def test_the_screen_tells_costs_and_where_they_meet(ftg: Run, train_file: Path) -> None:
-    """80 columns; each way, its sum, the break-even, the rows with their dates."""
-    code, out, _ = ftg("estimate", str(train_file), *ASKED)
+    """80 columns; each way, its sum, the break-even; with --explain the rows with their dates."""
+    short = ftg("estimate", str(train_file), *ASKED)[1]
+    assert "from 621,641 requests a month" in " ".join(short.split())
+    assert "prices as of" not in short and short.count("--explain") == 1
+    code, out, _ = ftg("estimate", str(train_file), *ASKED, "--explain")
     assert code == 0
     assert max(len(line) for line in out.splitlines() if "http" not in line) <= 80
     flat = " ".join(out.split())
@@ -386,7 +389,7 @@ def test_text_json_and_page_say_where_it_is_cheaper(
         "from 1,161,917 up to 1,290,348 requests a month, which 1 GPU serves; again from 2,323,834 "
         "up to 2,580,696, with 2 GPUs; and so on; for good from 11,619,167, with 10 GPUs."
     )
-    _, out, _ = ftg("estimate", str(train_file), *TWICE, "--html", str(page))
+    _, out, _ = ftg("estimate", str(train_file), *TWICE, "--explain", "--html", str(page))
     assert said in " ".join(out.split()) and "always on, 2 GPUs" in out and "$5,577.20" in out
     assert said in unescape(page.read_text(encoding="utf-8"))
     serving = json.loads(ftg("estimate", str(train_file), *TWICE, "--json")[1])["serving"]
@@ -440,7 +443,7 @@ def test_the_note_of_a_price_is_shown(ftg: Run, train_file: Path, tmp_path: Path
     page, note = tmp_path / "costs.html", "OpenAI's price, assumed for Microsoft Azure."
     asked = ("estimate", str(train_file), "--model", MINI, "--backend", "azure",
              "--monthly-requests", "1000")  # fmt: skip
-    assert note in " ".join(ftg(*asked, "--html", str(page))[1].split())
+    assert note in " ".join(ftg(*asked, "--explain", "--html", str(page))[1].split())
     assert note in unescape(page.read_text(encoding="utf-8"))
     ways = json.loads(ftg(*asked, "--json")[1])["serving"]["ways"]
     assert any(note in row["note"] for way in ways for row in way["prices"])

@@ -122,4 +122,4 @@ def test_bars_in_tables() -> None:
     assert bar_table("", ("what", "rows"), [("a", (5,))], 0).rows[0].share == 0
     bar, expected = range_bar(5, 5, 5, 10).shapes
     assert bar.attributes["x"] == "50.00" and float(bar.attributes["width"]) > 0.5
-    assert expected.attributes["x"] == "49.00"
+    assert expected.attributes["x"] == "50.00"

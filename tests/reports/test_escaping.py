@@ -148,7 +148,7 @@ def test_the_estimate_page(home: Path, ftg: Ftg, train_file: Path, tmp_path: Pat
         assert done.returncode == 0, done.stderr
         text = texts_of(done.stdout)
         assert f"Estimates for training on {FILE_NAME}" in text
-        assert text.count(PLANTED) >= 5 and "not possible: " in text
+        assert text.count(PLANTED) >= 5 and "left out: why" in text
         assert ("Serving 1,000 requests" in text) is bool(more)
 
 

@@ -373,7 +373,7 @@ def test_the_page(home: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "a<b>.jsonl", turns(("user", evil), ("assistant", evil)), PAIR, "[")
     out = tmp_path / "page.html"
     done = ftg(data, "--model", HOSTED, "--html", out, "-q")
-    assert done.returncode == 3 and done.stdout == ""
+    assert done.returncode == 3 and done.stdout == f"{out}\n"
     page = out.read_text(encoding="utf-8")
     assert not re.search(r"<(script|img|link|iframe)|https?://|@import|url\(", page)
     spans = re.findall(

@@ -1,0 +1,140 @@
+"""With --quiet a command prints its result alone: a price, an id, a path, a word."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.cli import Done, Ftg
+from support.options import DATA, MINI, TINY
+
+from finetune_gateway import Gateway
+from finetune_gateway.cli.commands import COMMANDS
+from finetune_gateway.cli.run import load_command
+
+FAKE = ("submit", str(DATA), "--model", "m", "--backend", "fake")
+LOCAL = ("submit", str(DATA), "--model", TINY, "--dry-run")
+HOSTED = ("--model", MINI)
+KEY, ROW = "budget.monthly_usd", ("--backend", "custom", "--model", "m", "--unit", "train_mtok")
+
+# command -> calls, each with what its stdout is; OUT is an empty folder, JOB a finished job.
+CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
+    "doctor": [(("doctor",), "ready|broken")],
+    "backends": [(("backends",), r"(\w+\n)*fake(\n\w+)*")],
+    "models": [(("models", "--backend", "openai"), r"(\S+\n)*gpt-4\.1-mini-2025-04-14(\n\S+)*")],
+    "prices": [
+        (("prices", "path"), r"OUT/home/prices\.toml"),
+        (("prices", "set", *ROW, "--usd", "2", "--source", "ours"), "added"),
+        (("prices", "--model", "m"), r" *\$2  custom m train_mtok\n.*, ours; .*"),
+    ],
+    "config": [
+        (("config", "path"), r"OUT/home/config\.toml"),
+        (("config", "get", KEY), ""),
+        (("config", "set", KEY, "50"), "50"),
+        (("config", "get", KEY), "50"),
+        (("config", "unset", KEY), "removed"),
+    ],
+    "validate": [
+        (("validate", str(DATA), "--no-quality"), "accepted"),
+        (("validate", "OUT/bad.jsonl", "--html", "OUT/v.html"), "rejected"),
+        (("validate", str(DATA), "--no-quality", "--fix", "OUT/fixed.jsonl"), "accepted"),
+    ],
+    "rules": [(("rules",), r"(\w+\n)+\w+")],
+    "convert": [(("convert", str(DATA), "--to", "trl", "-o", "OUT/trl.jsonl"), r"OUT/trl\.jsonl")],
+    "split": [
+        (("split", str(DATA), "-o", "OUT"), r"OUT/\S+\.train\.jsonl\nOUT/\S+\.validation\.jsonl")
+    ],
+    "preview": [
+        (("preview", str(DATA), *HOSTED, "--row", "1"), r"(.*\n)*.*assistant.*(\n.*)*"),
+        (("preview", str(DATA), *HOSTED, "--html", "OUT/p.html"), r"OUT/p\.html"),
+    ],
+    "estimate": [
+        (("estimate", str(DATA), *HOSTED), r"0\.2085"),
+        (("estimate", str(DATA), *HOSTED, "--html", "OUT/e.html"), r"0\.2085"),
+        (("estimate", str(DATA), "--backend", "openai,local", *HOSTED, "--model", TINY),
+         f"0\tlocal\t{TINY}\n0\\.2085\topenai\t{re.escape(MINI)}"),
+        (("estimate", str(DATA), "--backend", "azure", *HOSTED), "unknown"),
+    ],
+    "submit": [
+        (LOCAL, "0"),
+        (FAKE, "JOB"),  # it has succeeded already
+        ((*FAKE, "--again", "--wait"), r"ftg-\w{10}"),
+    ],
+    "list": [(("list", "--backend", "fake", "--limit", "1"), "JOB"),
+             (("list", "--backend", "azure"), "")],
+    "status": [(("status", "JOB"), "succeeded")],
+    "wait": [(("wait", "JOB"), "succeeded"), (("wait", "JOB", "latest"), "succeeded")],
+    "cancel": [(("cancel", "JOB"), "succeeded")],
+    "logs": [(("logs", "JOB"), r"(.+\n)*.+"), (("logs", "JOB", "-f"), r"(.+\n)*.+")],
+    "events": [(("events", "JOB"), r"(.+\n)+.+")],
+    "metrics": [(("metrics", "JOB"), r"(.+\n)+.+")],
+    "checkpoints": [(("checkpoints", "JOB"), r"(.+\n)*.+")],
+    "rm": [(("rm", "JOB", "--yes"), "JOB removed")],
+    "costs": [(("costs",), r"(.*\n)*.*JOB.*(\n.*)*"),
+               (("costs", "--since", "2026-01-01", "--until", "2026-01-02"), "")],
+}  # fmt: skip
+# What needs a job in doubt, a stopped one or minutes is looked at in tests of its own.
+ELSEWHERE = {"demo", "resume", "settle"}
+
+
+def quiet_commands() -> set[str]:
+    """The commands that take --quiet."""
+    return {name for name in COMMANDS if "quiet" in load_command(name).__annotations__}
+
+
+def test_every_command_that_takes_it_is_looked_at() -> None:
+    """And all take it that print more than a result."""
+    assert quiet_commands() == CALLS.keys() | ELSEWHERE
+    assert COMMANDS.keys() - quiet_commands() == {"watch", "chat"}
+
+
+@pytest.fixture
+def job(ftg: Ftg) -> str:
+    """A finished job."""
+    done = ftg(*FAKE, "-q")
+    assert re.fullmatch(r"ftg-\w{10}\n", done.stdout) and done.stderr == ""
+    Gateway().job(done.stdout.strip()).result()
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_result_alone(
+    ftg: Ftg, tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    """Exactly that on stdout, and nothing on stderr."""
+    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n' * 10)
+    job = request.getfixturevalue("job") if "JOB" in str(CALLS[name]) else ""
+    for words, said in CALLS[name]:
+        call = [word.replace("OUT", str(tmp_path)).replace("JOB", job) for word in words]
+        done = ftg(*call, "-q")
+        assert done.stderr == "", call
+        expected = said.replace("OUT", re.escape(str(tmp_path))).replace("JOB", job)
+        assert re.fullmatch(expected, done.stdout.removesuffix("\n")), (call, done.stdout)
+
+
+def test_errors_are_not_quiet(ftg: Ftg) -> None:
+    """They are on stderr with their exit code, and nothing is on stdout."""
+    for call in (("validate", "none.jsonl"), ("status", "ftg-none"), ("config", "get", "x")):
+        done = ftg(*call, "-q")
+        assert done.returncode != 0 and done.stdout == ""
+        assert done.stderr.startswith("error: ")
+
+
+def test_a_question_is_not_quiet(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What --yes would agree to is shown where it is not given; with it only the result is."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    asked: Done = ftg("submit", str(DATA), *HOSTED, "-q")
+    assert asked.returncode == 4 and "Estimated cost: $0.208" in asked.stderr
+    assert asked.stdout == ""
+    dry = ftg("submit", str(DATA), *HOSTED, "-q", "--dry-run")
+    assert (dry.stdout, dry.stderr) == ("0.2085\n", "")
+
+
+def test_a_job_that_goes_on_or_is_settled_is_a_word(ftg: Ftg, job: str) -> None:
+    """--quiet leaves out the id, which the caller has."""
+    done = ftg("resume", job, "-q")
+    assert done.returncode == 2 and done.stdout == ""
+    assert ftg("settle", job, "--not-created", "-q").stdout == ""
+    assert json.loads(ftg("status", job, "--json", "-q").stdout)["status"] == "succeeded"

@@ -1,0 +1,117 @@
+"""The answer of estimate: a few lines, one screen, each thing once; --explain has the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from support.cli import Ftg
+from support.options import DATA, LARGE, MINI, SMALL, TINY
+from support.paths import ROOT
+
+ONE = ("estimate", str(DATA), "--model", MINI)
+TWELVE = ("estimate", str(DATA), "--backend", "openai,azure,nebius,custom",
+          "--model", MINI, "--model", LARGE, "--model", SMALL)  # fmt: skip
+MIXED = ("estimate", str(DATA), "--backend", "openai,azure,local",
+         "--model", MINI, "--model", TINY)  # fmt: skip
+SCREEN = 24  # lines of a terminal
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [(MINI, "cost tokens time until data"), (TINY, "cost tokens time memory data")],
+)
+def test_one_option_is_six_lines_and_what_stands_in_the_way(
+    ftg: Ftg, model: str, names: str
+) -> None:
+    """Price with range and day, tokens, time, whether it fits or until when, where the data go."""
+    lines = ftg("estimate", str(DATA), "--model", model).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:6]] == names.split()
+    assert lines[0].endswith(f" / {model}") and lines[-1] == "why: --explain"
+    text = words("\n".join(lines[6:-1]))
+    if model == TINY:
+        assert "fits in" in lines[4] and text == ""
+    else:
+        assert lines[1] == "cost     $0.208 ($0.139 to $0.289), price as of 2026-10-05"
+        assert "2027-01-05 (in 45 days) for new jobs; retired on 2027-01-14" in lines[4]
+        assert text.startswith("warning: Only organisations") and text.count("warning:") == 1
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40])
+@pytest.mark.parametrize("call", [ONE, TWELVE, MIXED])
+def test_the_answer_fits_one_screen(
+    ftg: Ftg, monkeypatch: pytest.MonkeyPatch, columns: int, call: tuple[str, ...]
+) -> None:
+    """With what is on stderr and the prompt; the options by price, one line each where they fit."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = ftg(*call)
+    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    assert max(map(len, lines)) <= columns
+    taken = sum(-(-len(line) // columns) or 1 for line in lines)
+    assert taken < SCREEN
+    if call == TWELVE:
+        costs = re.findall(r" (\$[\d.]+|not known)(?=$|  )", done.stdout, re.MULTILINE)
+        assert costs[:3] == ["$0.125", "$0.208", "$1.04"]
+        table = done.stdout.splitlines()[1:13]
+        assert all(re.match(r"(openai|azure|nebius|custom) +gpt-4", line) for line in table)
+
+
+def test_a_higher_terminal_shows_more(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is counted; with 60 lines nothing but the age of sources is left."""
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "(4 more warnings)" in words(ftg(*MIXED).stdout)
+    monkeypatch.setenv("LINES", "60")
+    assert "(2 more warnings)" in words(ftg(*MIXED).stdout)
+
+
+def test_what_is_said_of_several_options_is_said_once(
+    ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the names of those it is about; why whole backends are left out is said too."""
+    monkeypatch.setenv("LINES", "60")
+    call = [word.replace("custom", "local,frob") for word in TWELVE]
+    said = words(ftg(*call).stdout)
+    assert said.count("used a fine-tuned model in the past 60 days") == 1
+    assert f"warning: nebius, azure / {LARGE}, azure / {SMALL}: No price" not in said
+    assert said.count("nebius: The cost of this model on nebius: no price known") == 1
+    assert f"6 left out (see --explain): local / {MINI}, frob / " in said
+    assert said.count(f"left out: local / {MINI}, local / {LARGE}, local / {SMALL}: this") == 1
+    assert said.count("No backend named 'frob'") == 1
+
+
+@pytest.mark.parametrize("call", [ONE, MIXED])
+def test_explain_prints_all_that_is_known(ftg: Ftg, call: tuple[str, ...]) -> None:
+    """Every warning, source, assumption and unknown that JSON has, each once; with the reasons."""
+    said = words(ftg(*call, "--explain").stdout)
+    for one in json.loads(ftg(*call, "--json").stdout):
+        if "error" in one:
+            assert words(one["error"]["message"]) in said
+            continue
+        texts = [*one["warnings"], *one["assumptions"], *one["unknown"]]
+        assert texts and all(said.count(words(text)) == 1 for text in texts)
+        assert all(price["source"] in said and price["as_of"] in said for price in one["prices"])
+        assert one["n_epochs_rule"] in said
+    for flag in ("--quiet", "--json"):
+        refused = ftg(*call, "--explain", flag)
+        assert refused.returncode == 2 and "contradicts" in refused.stderr + refused.stdout
+
+
+def test_the_example_of_the_docs_is_what_is_printed(
+    ftg: Ftg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command on the page gives the screen below it, whatever the speed of this machine."""
+    text = (ROOT / "docs" / "estimate.md").read_text(encoding="utf-8")
+    shown = text.partition("```text\n")[2].partition("```")[0]
+    shutil.copy(DATA, tmp_path / "train.jsonl")
+    monkeypatch.chdir(tmp_path)
+    printed = ftg("estimate", "train.jsonl", *MIXED[2:]).stdout
+    assert "--backend openai,azure,local" in text.partition("```text\n")[0]
+    time = re.compile(r"\d+ (?:s|min) +fits")
+    assert time.sub("TIME", printed) == time.sub("TIME", shown)
