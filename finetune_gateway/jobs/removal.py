@@ -245,11 +245,15 @@ def unneeded_copies(store: Store, before: float = 0.0) -> list[Path]:
 
 def leftovers(settings: Settings) -> list[Path]:
     """Return what killed processes and earlier versions have left of rows."""
+    copies = files.left_folders(settings.files, settings.locks, "submit")
+    spooled = files.left_folders(settings.spool, settings.spool, "rows")
     return [
-        *files.left_folders(settings.files, settings.locks, "submit"),
         *settings.files.glob(".*.tmp.*"),
-        *files.left_folders(settings.spool, settings.spool, "rows"),
         *settings.spool.glob("*.jsonl"),
+        *copies,
+        *spooled,
+        *(files.lock_of(folder, settings.locks) for folder in copies),
+        *(files.lock_of(folder, settings.spool) for folder in spooled),
     ]
 
 

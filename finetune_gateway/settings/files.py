@@ -294,7 +294,12 @@ def private_folder(parent: Path, locks: Path, name: str) -> Iterator[Path]:
 def left_folders(parent: Path, locks: Path, name: str) -> list[Path]:
     """Return those private folders of this name whose owners are dead."""
     folders = parent.glob(f".{name}-*")
-    return [folder for folder in folders if not is_locked(locks / folder.name.lstrip("."))]
+    return [folder for folder in folders if not is_locked(lock_of(folder, locks))]
+
+
+def lock_of(folder: Path, locks: Path) -> Path:
+    """Return the lock of a private folder's owner."""
+    return locks / folder.name.lstrip(".")
 
 
 def _remove_folder(folder: Path, locks: Path) -> None:

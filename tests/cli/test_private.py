@@ -64,6 +64,7 @@ CALLS = {
     "resume": ["resume latest --yes"],
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
+    "rm": ["rm latest --yes"],
 }
 FIRST_ACTS = ("validate", "preview", "estimate", "prices", "config", "submit")
 ENDS = {"resume latest --yes": 2, "settle latest --not-created": 2}  # nothing to do for them
