@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         PrivateDataError,
         SpecError,
         StoreError,
+        UnboundKeyError,
         UnsupportedError,
     )
     from finetune_gateway.estimation.estimate import Estimate
@@ -101,6 +102,7 @@ _MODULES = {
         "PrivateDataError",
         "SpecError",
         "StoreError",
+        "UnboundKeyError",
         "UnsupportedError",
     ],
     "events": ["Checkpoint", "Event", "JobStatus", "Metric", "Snapshot"],
@@ -164,6 +166,7 @@ __all__ = [
     "Token",
     "TrainingOptions",
     "TrainingSpec",
+    "UnboundKeyError",
     "UnsupportedError",
     "__version__",
     "budget",

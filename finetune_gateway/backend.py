@@ -227,6 +227,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    restored: bool = False  # built from what a job or a handle says, not by a call of the user
 
     @property
     def display_name(self) -> str:
@@ -259,6 +260,11 @@ class Backend(ABC):
     def bind(self, settings: Settings) -> None:
         """Use the home folder of this gateway; called before any work. A backend without files
         ignores it."""
+        return None
+
+    def remember(self) -> None:
+        """Keep in the home folder what a later process has to know of the user's call, beside
+        ``options``: called before a job is stored."""
         return None
 
     def check(self, spec: TrainingSpec) -> None:

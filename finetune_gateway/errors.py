@@ -15,6 +15,7 @@ message and what to do next in ``hint``.
       BackendError(RuntimeError)          1    .backend .status_code .code .maybe_applied .retryable
                                                .retry_after .turned_away
         AuthenticationError               5                 key missing, wrong or not allowed
+          UnboundKeyError                    .variable .url a key that was not sent
       JobError                                 .job_id
         JobFailed                       100
         JobNotFinished(TimeoutError)    101
@@ -180,6 +181,17 @@ class AuthenticationError(BackendError):
     """The key is missing, wrong, or not allowed to do this."""
 
     exit_code = 5
+
+
+class UnboundKeyError(AuthenticationError):
+    """Nothing binds the key in ``variable`` to the address ``url``: nothing was sent there."""
+
+    def __init__(
+        self, message: str, *, hint: str = "", backend: str = "", variable: str, url: str
+    ) -> None:
+        super().__init__(message, hint=hint, backend=backend)
+        self.variable = variable
+        self.url = url
 
 
 class JobError(GatewayError):

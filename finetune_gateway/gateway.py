@@ -335,8 +335,10 @@ class Gateway(HomeJobs):
             record = self._submitter.equal(intent, plan.backend)
             if record is None:
                 plan.require_confirmed(confirm)
+                plan.backend.remember()
                 record = self._submitter.submit(intent, plan.backend, keep)
             else:  # nothing to pay, so nothing to ask
+                plan.backend.remember()
                 record = self._submitter.rejoin(record, intent, plan.backend, keep)
         return self._job(record, plan.backend)
 
@@ -411,7 +413,7 @@ class Gateway(HomeJobs):
         """Return the backend of a stored job: one object for all jobs with the same options."""
         name = json.dumps([record.backend, record.backend_options], sort_keys=True)
         if name not in self._backends:
-            backend = self.backend(registry.load(record.backend, record.backend_options))
+            backend = self.backend(registry.restore(record.backend, record.backend_options))
             self._backends.setdefault(name, backend)
         return self._backends[name]
 

@@ -81,6 +81,7 @@ def chat(
         raise SpecError("--json needs a PROMPT.", hint='Like: ftg chat latest --json "Hello"')
     handle = _open_job_result(model, named) if named else open_model(model)
     handle.require_deployed()
+    handle.connect()
     if prompt is None:
         converse(handle, system, sampling)
     elif json:

@@ -18,6 +18,7 @@ from finetune_gateway.reports.output import (
     wrap_text,
 )
 from finetune_gateway.settings import config as stored
+from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
 
 ARGUMENTS = {"list": 0, "path": 0, "get": 1, "unset": 1, "set": 2}  # after the action
@@ -37,12 +38,15 @@ def config(
     budget.monthly_usd (FTG_BUDGET_MONTHLY_USD) is what all jobs of a calendar month (UTC) may
     cost together; budget.job_usd (FTG_BUDGET_JOB_USD) is the limit of a job without --max-cost.
     hosts.longest_wait_seconds (FTG_HOSTS_LONGEST_WAIT_SECONDS) is how long to wait at most when a
-    host asks to; the default is an hour.
+    host asks to; the default is an hour. hosts.allow_http (FTG_HOSTS_ALLOW_HTTP) are hosts beyond
+    this machine that may be asked by http://. keys.VARIABLE are hosts that may get the key in that
+    environment variable.
 
     Examples:
       ftg config set budget.monthly_usd 50
       ftg config get budget.monthly_usd
       ftg config unset budget.monthly_usd
+      ftg config set keys.GPU_KEY gpu.example.com
       ftg config list
     """
     if action not in ARGUMENTS:
@@ -70,10 +74,11 @@ def config(
 def _get(value: stored.Value, *, json: bool, quiet: bool) -> None:
     if json:
         print_json(setting_document(value))
-    elif value.amount is not None:
-        print_result(f"{value.amount:f}")
+    elif value.text is not None:
+        print_result(value.text)
     else:
-        print_message(f"{value.key.name} is not set: no limit.", quiet=quiet)
+        limit = "" if value.key.unit == "hosts" else ": no limit"
+        print_message(f"{value.key.name} is not set{limit}.", quiet=quiet)
 
 
 def _set(settings: Settings, key: str, text: str, *, json: bool, quiet: bool) -> None:
@@ -81,13 +86,15 @@ def _set(settings: Settings, key: str, text: str, *, json: bool, quiet: bool) ->
     if json:
         print_json(setting_document(written))
     else:
-        print_result(f"{written.amount:f}" if quiet else f"{key} = {written.amount:f}")
+        print_result(f"{'' if quiet else f'{key} = '}{written.text}")
     _warn_if_overridden(settings, key, quiet)
     print_message(f"Saved in {settings.config}", quiet=quiet)
 
 
 def _unset(settings: Settings, key: str, *, json: bool, quiet: bool) -> None:
     removed = stored.remove(settings, key)
+    if key.startswith(stored.KEYS_TABLE):
+        removed |= Bindings(settings).forget(key.removeprefix(stored.KEYS_TABLE))
     if json:
         print_json({"key": key, "removed": removed})
     else:
@@ -100,7 +107,7 @@ def _warn_if_overridden(settings: Settings, key: str, quiet: bool) -> None:
     """Warn if the environment overrides what was just written."""
     current = stored.current_value(settings, key)
     if current.origin == "environment":
-        variable = f"{current.key.variable}={current.amount:f}"
+        variable = f"{current.key.variable}={current.text}"
         print_warning(f"{variable} in the environment overrides the file.", quiet=quiet)
 
 
@@ -114,11 +121,16 @@ def _path(settings: Settings, *, json: bool, quiet: bool) -> None:
 
 
 def _list(settings: Settings, *, json: bool, quiet: bool) -> None:
-    values = [stored.current_value(settings, name) for name in stored.KEYS]
+    names = dict.fromkeys([*stored.KEYS, *stored.read_file(settings.config)])
+    values = [stored.current_value(settings, name) for name in names]
     if json:
         print_json([setting_document(value) for value in values])
         return
     print_result(settings_text(values))
+    for variable, place in Bindings(settings).kept():
+        about = f"{variable} goes to {place} (given with a job; ftg config unset keys.{variable})."
+        print_message(wrap_text(about, "  ", ""), quiet=quiet)
     for value in values:
-        about = f"{value.key.name}: {value.key.about}, in {value.key.unit}."
+        unit = "" if value.key.unit == "hosts" else f", in {value.key.unit}"
+        about = f"{value.key.name}: {value.key.about}{unit}."
         print_message(wrap_text(about, "  ", ""), quiet=quiet)

@@ -8,7 +8,7 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.backends.local import measure
-from finetune_gateway.cli.options import BaseUrl, Json, KeyName, Quiet
+from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, Quiet
 from finetune_gateway.reports.doctor_text import (
     calibration_document,
     calibration_text,
@@ -26,6 +26,7 @@ def doctor(
     ] = None,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
+    allow_http: AllowHttp = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure and store how fast this machine trains.")
     ] = False,
@@ -52,8 +53,8 @@ def doctor(
         return _calibrate(settings, json, quiet)
     checks = [*check_machine(settings, backend)]
     if backend is not None:
-        options = {"base_url": base_url, "api_key_env": api_key_env}
-        given = {name: value for name, value in options.items() if value is not None}
+        options = {"base_url": base_url, "api_key_env": api_key_env, "allow_http": allow_http}
+        given = {name: value for name, value in options.items() if value not in (None, False)}
         checks.append(check_backend(backend, given))
     broken = any(check.state == "error" for check in checks)
     if json:

@@ -60,31 +60,29 @@ KeyName = Annotated[
     str | None,
     typer.Option("--api-key-env", metavar="NAME", help="Environment variable that holds the key."),
 ]
+AllowHttp = Annotated[
+    bool, typer.Option("--allow-http", help="Ask that host by http:// (no encryption).")
+]
 Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help="openai, azure, nebius, bedrock or custom.")
 ]
 
 
-def build_backend(
-    name: str, base_url: str | None, api_key_env: str | None, profile: str | None
-) -> str | Backend:
+def build_backend(name: str, **options: Any) -> str | Backend:
     """Return the name, or a backend built with the options that were given.
 
     Raises SpecError when the backend takes none of them.
     """
-    options = {"base_url": base_url, "api_key_env": api_key_env, "profile": profile}
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value not in (None, False)}
     return registry.load(name, given) if given else name
 
 
-def named_backend(
-    name: str | None, model: str, base_url: str | None, api_key_env: str | None, profile: str | None
-) -> str | Backend | None:
+def named_backend(name: str | None, model: str, **options: Any) -> str | Backend | None:
     """Return the backend built with the options that were given; None, for the gateway to choose,
     when neither a name nor an option was given. Raises SpecError."""
-    if name is None and not (base_url or api_key_env or profile):
+    if name is None and all(value in (None, False) for value in options.values()):
         return None
-    return build_backend(name or registry.default_backend(model), base_url, api_key_env, profile)
+    return build_backend(name or registry.default_backend(model), **options)
 
 
 def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from finetune_gateway.cli.commands import ALIASES, COMMANDS, GLOBAL_OPTIONS
 from finetune_gateway.cli.streams import discard_stdout, os_error_text
-from finetune_gateway.errors import DataError, GatewayError, PrivateDataError
+from finetune_gateway.errors import DataError, GatewayError, PrivateDataError, UnboundKeyError
 from finetune_gateway.reports.output import print_error, print_message
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for other tools in a pipeline
@@ -68,6 +68,8 @@ def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> 
     except Exception as exc:  # bugs too are reported in two lines
         if debug:
             traceback.print_exc()
+        if isinstance(exc, UnboundKeyError) and _bound(exc):
+            return _run_guarded(name, args, debug, json_wanted)
         if isinstance(exc, GatewayError):
             return _print_gateway_error(exc, json_wanted)
         if isinstance(exc, OSError):
@@ -75,6 +77,23 @@ def _run_guarded(name: str, args: list[str], debug: bool, json_wanted: bool) -> 
         bug = "" if debug else f"This is a bug. For the traceback: ftg --debug {name} ..."
         hint = f"{_notes(exc)} {bug}".strip()
         return _print_error(exc, f"{type(exc).__name__}: {exc}", hint, 1, json_wanted)
+
+
+def _bound(exc: UnboundKeyError) -> bool:
+    """Ask in a terminal whether a key belongs to an address; True if it does from now on."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    # Imported here: only this question needs them.
+    from finetune_gateway.cli.options import confirm
+    from finetune_gateway.settings.bindings import Bindings
+    from finetune_gateway.settings.home import Settings
+    from finetune_gateway.settings.network import origin
+
+    print_message(exc.message)
+    if not confirm(f"Send the key in {exc.variable} to {origin(exc.url)}, now and later?"):
+        return False
+    Bindings(Settings.load()).keep(exc.variable, exc.url)
+    return True
 
 
 def _notes(exc: BaseException) -> str:

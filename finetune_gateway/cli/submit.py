@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from finetune_gateway.cli.options import (
+    AllowHttp,
     BaseUrl,
     Data,
     Epochs,
@@ -98,6 +99,7 @@ def submit(
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
     profile: Profile = None,
+    allow_http: AllowHttp = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -113,7 +115,8 @@ def submit(
     --dry-run checks all of this up to the question, sends nothing, and ends with the exit code that
     the submit would have.
 
-    Keys come from the environment, never from an option.
+    Keys come from the environment, never from an option: --api-key-env names the variable. An
+    address and a variable given together belong together from then on.
 
     Examples:
       ftg submit train.jsonl --model builtin/tiny
@@ -139,7 +142,14 @@ def submit(
     job = gateway.submit(
         data,
         model=model,
-        backend=named_backend(backend, model, base_url, api_key_env, profile),
+        backend=named_backend(
+            backend,
+            model,
+            base_url=base_url,
+            api_key_env=api_key_env,
+            profile=profile,
+            allow_http=allow_http,
+        ),
         validation=validation_file,
         validation_split=validation_split,
         train_price=parse_amount("train-price", train_price),

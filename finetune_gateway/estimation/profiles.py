@@ -111,6 +111,7 @@ class Profile(Model):
     base_url: str | None = None
     base_url_hint: str = ""  # its form, if every customer has an address of their own
     api_key_env: str
+    key_hosts: tuple[str, ...] = ()  # where that key belongs; * is one part of a name
     min_rows: int = 1
     max_rows: int | None = None
     max_file_bytes: int | None = None
@@ -256,6 +257,13 @@ class Profile(Model):
 def hosts_of(model: str) -> list[str]:
     """Return the services that list this model, as ``Nebius (nebius)``: title and backend."""
     return [f"{host.title} ({host.name})" for host in _read().values() if host.model(model)]
+
+
+def hosts_of_key(variable: str) -> list[str]:
+    """Return the hosts to which the profiles bind the key in this variable."""
+    return [
+        host for one in _read().values() if one.api_key_env == variable for host in one.key_hosts
+    ]
 
 
 def profile_names() -> list[str]:

@@ -18,6 +18,7 @@ from finetune_gateway.backend import Backend, ChatModel, ChatReply, HandleData
 from finetune_gateway.errors import NotFoundError, SpecError, validation_error_text
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings.home import Settings
 
 FILE_NAME = "finetune_gateway.json"
 PROBE_TOKENS = 32  # of a first answer
@@ -28,6 +29,7 @@ class ModelHandle(Shown, HandleData):
     """A fine-tuned model: where it is, what it was made from, and how to chat with it."""
 
     _model: ChatModel | None = PrivateAttr(default=None)
+    _backend: Backend | None = PrivateAttr(default=None)
 
     def chat(
         self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
@@ -61,7 +63,14 @@ class ModelHandle(Shown, HandleData):
 
     def attach(self, backend: Backend) -> None:
         """Use this backend object rather than one built from the stored options."""
-        self._model = backend.open(self)
+        self._backend, self._model = backend, backend.open(self)
+
+    def connect(self) -> None:
+        """Get ready to chat; raise for what makes that impossible, such as a key that is missing or
+        may not be sent to this host. Sends nothing."""
+        self._open()
+        if self._backend is not None:
+            self._backend.connect()
 
     def require_deployed(self) -> None:
         """Raise NotFoundError for a model that has no deployment to answer through."""
@@ -75,7 +84,10 @@ class ModelHandle(Shown, HandleData):
     def _open(self) -> ChatModel:
         self.require_deployed()
         if self._model is None:
-            self._model = registry.load(self.backend, self.backend_options).open(self)
+            backend = registry.restore(self.backend, self.backend_options)
+            backend.bind(Settings.load())
+            self.attach(backend)
+            assert self._model is not None  # for the type checker
         return self._model
 
     def save(self, path: str | os.PathLike[str], *, private: bool = False) -> Path:

@@ -11,21 +11,18 @@ from finetune_gateway.settings.config import Value
 
 def setting_document(value: Value) -> dict[str, Any]:
     """Return a setting as JSON."""
-    amount = None if value.amount is None else f"{value.amount:f}"
-    return {"key": value.key.name, "value": amount, "from": value.origin}
+    return {"key": value.key.name, "value": value.text, "from": value.origin}
 
 
 def settings_text(values: Sequence[Value]) -> str:
     """Return a table of settings and where each comes from."""
-    rows = [
-        (value.key.name, "-" if value.amount is None else f"{value.amount:f}", _origin(value))
-        for value in values
-    ]
+    rows = [(value.key.name, value.text or "-", _origin(value)) for value in values]
     return format_table(("KEY", "VALUE", "FROM"), rows, right="VALUE")
 
 
 def _origin(value: Value) -> str:
     if value.origin == "environment":
         return f"environment ({value.key.variable})"
-    no_limit = value.origin == "default" and value.amount is None
-    return "default: no limit" if no_limit else value.origin
+    if value.origin == "default" and value.value is None:
+        return "default: no limit"
+    return value.origin

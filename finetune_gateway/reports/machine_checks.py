@@ -110,9 +110,9 @@ def _check_files(settings: Settings) -> Iterator[Check]:
         config.read_file(settings.config)
         values = [config.current_value(settings, name) for name in config.KEYS]
         limits = (
-            f"{one.key.name} = {one.amount:f}"
+            f"{one.key.name} = {one.text}"
             for one in values
-            if one.amount is not None and one.origin != "default"
+            if one.text is not None and one.origin != "default"
         )
         yield Check("config", "ok", ", ".join(limits) or "no limits are set")
     except SpecError as exc:
@@ -243,6 +243,7 @@ def check_backend(name: str, options: Mapping[str, Any] | None = None) -> Check:
     """Load a backend; ask a host with OpenAI's API for its models."""
     try:
         backend = registry.load(name, dict(options) if options else None)
+        backend.bind(Settings.load())
         if name == "openai" or name in registry.HOSTS:
             return _check_endpoint(name, backend)
     except GatewayError as exc:

@@ -21,22 +21,25 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 
 Origin = Literal["argument", "environment", "file", "default"]
+Setting = Decimal | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Key:
-    """A setting: an amount of USD, where none means no limit, or a number of seconds."""
+    """A setting: an amount of USD, where none means no limit, a number of seconds, or hosts."""
 
     name: str  # as in the file: table.name
-    variable: str  # environment variable
+    variable: str  # environment variable; "" for none
     argument: str  # name of the argument of a call
     about: str
-    unit: Literal["USD", "seconds"] = "USD"
-    default: Decimal | None = None
+    unit: Literal["USD", "seconds", "hosts"] = "USD"
+    default: Setting | None = None
 
-    def parse(self, value: object, name: str) -> Decimal:
+    def parse(self, value: object, name: str) -> Setting:
         """Return the value of this setting in what a person gave, under this name. Raises
         SpecError."""
+        if self.unit == "hosts":
+            return parse_hosts(value, name)
         return parse_usd(value, name) if self.unit == "USD" else _parse_seconds(value, name)
 
 
@@ -63,9 +66,19 @@ KEYS = {
             "seconds",
             Decimal(3600),
         ),
+        Key(
+            "hosts.allow_http",
+            "FTG_HOSTS_ALLOW_HTTP",
+            "allow_http",
+            "hosts beyond this machine that may be asked without encryption",
+            "hosts",
+            (),
+        ),
     )
 }
+KEYS_TABLE = "keys."  # begins the settings that say where the key in a variable may be sent
 LONGEST_SECONDS = 604_800  # a week
+_HOST = re.compile(r"(?:https?://)?((?:[a-z0-9*._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?)(?:/.*)?")
 _HEAD = "# Settings of finetune-gateway. See: ftg config --help\n\n"
 
 
@@ -74,21 +87,41 @@ class Value:
     """The current value of a setting, and where it comes from."""
 
     key: Key
-    amount: Decimal | None
+    value: Setting | None
     origin: Origin
+
+    @property
+    def amount(self) -> Decimal | None:
+        """The number, of a setting in USD or seconds."""
+        return self.value if isinstance(self.value, Decimal) else None
 
     @property
     def usd(self) -> Decimal | None:
         """The amount, of a setting in USD."""
         return self.amount
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts, of a setting that lists some."""
+        return self.value if isinstance(self.value, tuple) else ()
+
+    @property
+    def text(self) -> str | None:
+        """The value as it is shown; None where there is none."""
+        if self.amount is not None:
+            return f"{self.amount:f}"
+        return ", ".join(self.hosts) or None
+
 
 def find_key(name: str) -> Key:
     """Return the key of this name. Raises SpecError that suggests a similar one."""
     if name in KEYS:
         return KEYS[name]
+    variable = name.removeprefix(KEYS_TABLE)
+    if variable != name and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable):
+        return Key(name, "", "", f"hosts that get the key in {variable}", "hosts", ())
     near = get_close_matches(name, KEYS, n=1, cutoff=0.5)
-    known = f"Keys: {', '.join(KEYS)}."
+    known = f"Keys: {', '.join(KEYS)}, keys.VARIABLE."
     raise SpecError(
         f"There is no setting {name!r}.",
         hint=f"Did you mean {near[0]}? {known}" if near else known,
@@ -100,7 +133,7 @@ def current_value(settings: Settings, name: str, argument: object = None) -> Val
     key = find_key(name)
     if argument is not None:
         return Value(key, key.parse(argument, key.argument), "argument")
-    if text := os.environ.get(key.variable):
+    if key.variable and (text := os.environ.get(key.variable)):
         return Value(key, key.parse(text, key.variable), "environment")
     own = read_file(settings.config)
     return Value(key, own.get(key.name, key.default), "file" if key.name in own else "default")
@@ -119,7 +152,22 @@ def _parse_seconds(value: object, name: str) -> Decimal:
     return seconds
 
 
-def read_file(path: Path) -> dict[str, Decimal]:
+def parse_hosts(value: object, name: str) -> tuple[str, ...]:
+    """Return the hosts in a text with commas, or in a list: ``host``, ``host:port``, with ``*`` for
+    one part of a name; of an address, its host. Raises SpecError."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        words = [""]
+    hosts = [_HOST.fullmatch(word.strip().lower()) for word in words]
+    if not all(hosts):
+        raise SpecError(
+            f"{name} cannot be {shown(value)}.",
+            hint="Give hosts, such as gpu.example.com, gpu.example.com:8443 or *.example.com.",
+        )
+    return tuple(dict.fromkeys(host[1] for host in hosts if host))
+
+
+def read_file(path: Path) -> dict[str, Setting]:
     """Return the settings of the file; none if it does not exist.
 
     Raises SpecError, which names the file and the line.
@@ -162,9 +210,9 @@ def _flatten(tables: dict[str, Any]) -> list[tuple[str, Any]]:
 def write(settings: Settings, name: str, text: str) -> Value:
     """Set one key in the file and return it; comments and other keys are kept. Raises SpecError."""
     key = find_key(name)
-    amount = key.parse(text, key.name)
-    _edit(settings, key, amount)
-    return Value(key, amount, "file")
+    value = key.parse(text, key.name)
+    _edit(settings, key, value)
+    return Value(key, value, "file")
 
 
 def remove(settings: Settings, name: str) -> bool:
@@ -176,7 +224,7 @@ def remove(settings: Settings, name: str) -> bool:
     return True
 
 
-def _edit(settings: Settings, key: Key, amount: Decimal | None) -> None:
+def _edit(settings: Settings, key: Key, value: Setting | None) -> None:
     """Read the file, change one key, and replace the file; one process at a time."""
     # Imported here: only writing needs it.
     import tomlkit
@@ -187,11 +235,13 @@ def _edit(settings: Settings, key: Key, amount: Decimal | None) -> None:
         document = tomlkit.parse(path.read_text("utf-8") if path.exists() else _HEAD)
         if table not in document:
             document[table] = tomlkit.table()
-        if amount is None:
+        if value is None:
             del document[table][name]
+        elif isinstance(value, tuple):
+            document[table][name] = [*value]
         else:
             # As typed: a float would turn 0.10 into 0.1.
-            document[table][name] = tomlkit.value(f"{amount:f}")
+            document[table][name] = tomlkit.value(f"{value:f}")
         try:
             write_atomic(path, tomlkit.dumps(document), private=True)
         except OSError as exc:

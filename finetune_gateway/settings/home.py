@@ -30,8 +30,9 @@ DATABASE = "gateway.sqlite3"
 NARROWED = ".private"  # an empty file: what earlier versions left wide has been closed
 # All that we write in a home folder; beside the database lie its -wal, -shm and -create.
 OWN = frozenset(
-    (*FOLDERS, "spool", "locks", "hosts", SALT, "config.toml", "prices.toml", "calibration.json")
-)
+    (*FOLDERS, "spool", "locks", "hosts", SALT, "key_hosts", "config.toml", "prices.toml",
+     "calibration.json")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,11 @@ class Settings:
     def hosts(self) -> Path:
         """Hosts that were seen to keep our tags: an empty file for each."""
         return self.home / "hosts"
+
+    @property
+    def key_hosts(self) -> Path:
+        """Which key's variable may be sent where; see ``bindings.py``."""
+        return self.home / "key_hosts"
 
     @property
     def config(self) -> Path:

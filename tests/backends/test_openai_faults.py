@@ -120,7 +120,7 @@ def test_never_sent_is_not_doubtful(file: DataFile) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     for url in (f"http://127.0.0.1:{port}/v1", "http://no-such-host.invalid/v1"):
-        backend = OpenAIBackend(base_url=url, api_key="sk-test-123456")
+        backend = OpenAIBackend(base_url=url, api_key="sk-test-123456", allow_http=True)
         with pytest.raises(BackendError, match="Could not reach") as caught:
             backend.start("job-1", SPEC, dataclasses.replace(file, remote_id="file-1"), None)
         assert not caught.value.maybe_applied and caught.value.retryable
@@ -306,14 +306,10 @@ def test_a_malformed_key_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch, k
 
 
 def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handle that names a stranger's host does not get OPENAI_API_KEY sent there."""
+    """An address alone gets no OPENAI_API_KEY, unless it is OpenAI's or that of OPENAI_BASE_URL."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-real-123456")
-    options: dict[str, Any] = {
-        "base_url": "https://evil.example/v1",
-        "api_key_env": "OPENAI_API_KEY",
-    }
     with pytest.raises(AuthenticationError, match="is not sent to evil.example"):
-        OpenAIBackend(**options).check(SPEC)
+        OpenAIBackend(base_url="https://evil.example/v1").check(SPEC)
     OpenAIBackend(base_url="https://eu.api.openai.com/v1")._key()
     monkeypatch.setenv("OPENAI_BASE_URL", "https://proxy.example/v1")
     OpenAIBackend().check(SPEC)

@@ -204,7 +204,8 @@ def test_a_project_has_its_own_jobs(
     may be in the first project."""
     with Provider() as provider:
         monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
-        place: dict[str, Any] = {"base_url": "http://api.openai.com/v1", "profile": None}
+        url = "http://api.openai.com/v1"
+        place: dict[str, Any] = {"base_url": url, "profile": None, "allow_http": True}
         monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_first")
         if known:
             submit(provider, new_file(train_file), place=place).wait(20)

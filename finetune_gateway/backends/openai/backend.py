@@ -27,7 +27,15 @@ from finetune_gateway.backend import (
     HandleData,
     Intent,
 )
-from finetune_gateway.backends.openai import clients, endpoint, finding, reports, request, wire
+from finetune_gateway.backends.openai import (
+    clients,
+    endpoint,
+    finding,
+    permission,
+    reports,
+    request,
+    wire,
+)
 from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import (
@@ -41,11 +49,12 @@ from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
 from finetune_gateway.events import JobStatus, Snapshot
 from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.settings import clock
+from finetune_gateway.settings.bindings import Bindings
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.counter import HostedCounter
 
 if TYPE_CHECKING:
     from finetune_gateway.estimation.estimate import Estimate
-    from finetune_gateway.settings.home import Settings
     from finetune_gateway.spec import TrainingSpec
     from finetune_gateway.tokens.stats import TokenStats
 
@@ -59,7 +68,7 @@ class OpenAIBackend(Backend):
     ``OpenAIBackend()``                               api.openai.com, or OPENAI_BASE_URL
     ``OpenAIBackend(profile="nebius")``               a known host with its own key variable
     ``OpenAIBackend(profile="azure")``                the same; base_url is needed to send
-    ``OpenAIBackend(base_url="http://gpu:8000/v1",``  any other host
+    ``OpenAIBackend(base_url="https://gpu:8000/v1",`` any other host, and the key for it
     ``              api_key_env="GPU_KEY")``
     ================================================  =====================================
 
@@ -68,8 +77,10 @@ class OpenAIBackend(Backend):
     request_timeout + 10). ``longest_wait``: seconds to wait at most when the host asks to (default:
     hosts.longest_wait_seconds of the settings, an hour).
 
-    OPENAI_API_KEY is sent only to api.openai.com, to the host of OPENAI_BASE_URL and to this
-    machine. Redirects are not followed.
+    A key is sent where its profile, OPENAI_BASE_URL (for OPENAI_API_KEY) or the settings
+    (``keys.VARIABLE``) bind its variable, to an address given with it as above, and to this machine
+    where ``base_url`` says so. ``allow_http``: ask a host beyond this machine by http://. Redirects
+    are not followed.
     """
 
     name: ClassVar[str] = "openai"
@@ -85,11 +96,12 @@ class OpenAIBackend(Backend):
         settle_seconds: float | None = None,
         poll_seconds: float = 2.0,
         longest_wait: float | None = None,
+        allow_http: bool = False,
     ) -> None:
         for setting in ("request_timeout", "settle_seconds", "poll_seconds", "longest_wait"):
             endpoint.check_seconds(setting, locals()[setting])
-        given = base_url or endpoint.default(profile)
-        self._base_url = endpoint.checked(given) if given else None
+        given = endpoint.default(profile) if base_url is None else base_url
+        self._base_url = None if given is None else endpoint.checked(given)
         ours = self._base_url is not None and endpoint.is_openai(self._base_url)
         self.profile_name = profile or ("openai" if ours else "custom")
         self.profile = profiles.load_profile(self.profile_name)
@@ -99,6 +111,9 @@ class OpenAIBackend(Backend):
         self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that
         self.longest_wait = longest_wait
         self._api_key = api_key
+        self._call = permission.Call(
+            base_url is not None, api_key_env is not None, api_key is not None, allow_http
+        )
         self._settings: Settings | None = None
         self._client: clients.Client | None = None  # kept, so that it stays open
         self._tags = finding.TagMemory(self._base_url or "", None)
@@ -156,6 +171,10 @@ class OpenAIBackend(Backend):
         host."""
         self._settings = settings
         self._tags = finding.TagMemory(self._base_url or "", settings.hosts)
+
+    def remember(self) -> None:
+        """Keep that this variable belongs to this address, if the user's call says so."""
+        self._permission.remember(self._bindings)
 
     def today(self) -> date:
         """Return the day that decides which models are still open."""
@@ -409,25 +428,14 @@ class OpenAIBackend(Backend):
 
     def _key(self) -> str:
         """Return the key for this host. Raises AuthenticationError if it is missing or malformed,
-        or belongs to another host."""
-        key = self._secret()
-        if key is None:
-            raise AuthenticationError(
-                f"There is no key for {self.host}: {self.api_key_env} is not set.",
-                hint=f"Run: export {self.api_key_env}=...",
-                backend=self.name,
-            )
-        if not all("!" <= char <= "~" for char in key):
-            raise AuthenticationError(
-                f"The key in {self.api_key_env} has spaces or characters no key has.",
-                hint="Copy it again.",
-                backend=self.name,
-            )
-        if self._api_key is None and not endpoint.key_allowed_for(self.base_url, self.api_key_env):
-            raise AuthenticationError(
-                f"{self.api_key_env} is not sent to {self.host}: it may belong to another host.",
-                hint=f"Set OPENAI_BASE_URL={self.base_url} too, or name another variable "
-                "with api_key_env.",
-                backend=self.name,
-            )
-        return key
+        or may not be sent there."""
+        return self._permission.key(self._secret(), self._bindings)
+
+    @property
+    def _permission(self) -> permission.Permission:
+        call = permission.RESTORED if self.restored else self._call
+        return permission.Permission(self.api_key_env, self.base_url, call)
+
+    @property
+    def _bindings(self) -> Bindings:
+        return Bindings(self._settings or Settings.load())

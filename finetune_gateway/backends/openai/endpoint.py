@@ -1,19 +1,24 @@
-"""Which host a hosted backend talks to, and which key may be sent there."""
+"""Which host a hosted backend talks to."""
 
 from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+import httpx2
 
 from finetune_gateway.backends.openai.wire import redact
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation import profiles
+from finetune_gateway.settings.network import PORTS
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
 # What a key acts for. The SDK reads them from the environment and sends them to OpenAI.
 SCOPE = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
+# Without spaces, controls and a backslash, which readers of addresses understand differently.
+PLAIN = re.compile(r"[!-\[\]-~]+")
 LONGEST_SETTING = 604_800  # seconds, a week
 
 
@@ -32,10 +37,10 @@ def default(profile: str | None) -> str | None:
 def checked(url: str) -> str:
     """Return the address without its last slash. Raises SpecError if it is not a URL, or has a
     password or a query in it: it is stored and shown."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = parts_of(url)
+    if parts is None:
         raise SpecError(f"base_url {redact(url)!r} is not a URL.", hint="Like https://HOST/v1.")
-    if parts.username or parts.password:
+    if parts.username or parts.password or "@" in parts.netloc:
         raise SpecError(
             "base_url has a user or password in it.", hint="Keys come from api_key_env."
         )
@@ -45,6 +50,23 @@ def checked(url: str) -> str:
             hint="Leave that out. Keys come from api_key_env.",
         )
     return url.rstrip("/")
+
+
+def parts_of(url: str) -> SplitResult | None:
+    """Return the parts of an address; None if it is none, or if the one who connects would read
+    another host in it than the one who checks: https://api.openai.com\\@other.example."""
+    if not PLAIN.fullmatch(url):
+        return None
+    try:
+        parts, real = urlsplit(url), httpx2.URL(url)
+        same = (real.scheme, real.host, real.port or None) == (
+            parts.scheme,
+            parts.hostname,
+            None if parts.port == PORTS.get(parts.scheme) else parts.port,
+        )
+    except (ValueError, httpx2.InvalidURL):
+        return None
+    return parts if parts.scheme in PORTS and parts.hostname and same else None
 
 
 def checked_variable(name: str) -> str:
@@ -87,16 +109,3 @@ def scope(url: str) -> list[str]:
     the same key sees other jobs with others."""
     named = [os.environ.get(name) or "" for name in SCOPE]
     return named if is_openai(url) and any(named) else []
-
-
-def key_allowed_for(url: str, variable: str) -> bool:
-    """Return True if the key in that variable may be sent to this host.
-
-    A handle or a stored job names a host. If that were enough, a file from somebody else could send
-    OpenAI's key anywhere (as in CVE-2024-6587).
-    """
-    if variable != OPENAI_KEY or is_openai(url):
-        return True
-    host = urlsplit(url).hostname
-    ambient = urlsplit(os.environ.get("OPENAI_BASE_URL", "")).hostname
-    return host in ("127.0.0.1", "localhost", "::1") or host == ambient

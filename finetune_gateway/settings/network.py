@@ -1,0 +1,126 @@
+"""Addresses: this machine, origins, and the proxy on the way to one. Sends nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from os import environ
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
+
+PORTS = {"http": 80, "https": 443}
+
+
+def is_loopback(host: str) -> bool:
+    """Return True for this machine itself: ``localhost``, 127.0.0.0/8, ::1."""
+    if host.lower() == "localhost":
+        return True
+    address = _ip(host)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address is not None and (mapped or address).is_loopback
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def origin(url: str) -> str:
+    """Return ``https://host`` or ``http://host:8000``: scheme, host, and a port of its own."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    port = parts.port if parts.port != PORTS.get(parts.scheme) else None
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}"
+
+
+def matches(name: str, url: str) -> bool:
+    """Return True if ``host``, ``host:port`` or ``*.host`` names the host of this address; ``*`` is
+    one part of it."""
+    netloc = origin(url).partition("://")[2]
+    pattern = re.escape(name.lower()).replace(r"\*", "[a-z0-9_-]+")
+    return bool(re.fullmatch(rf"{pattern}|{pattern}:\d+", netloc))
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy, and the environment variable that names it; "" for one of the system's settings."""
+
+    variable: str
+    url: str
+
+    @property
+    def shown(self) -> str:
+        """Its address and variable, without user and password."""
+        address = re.sub(r"^([a-z0-9+.-]+://)?.*@", r"\1***@", self.url, flags=re.I | re.S)
+        return f"{address} ({self.variable or 'the settings of this system'})"
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Its host and port. Raises ValueError if it has none that can be used."""
+        parts = urlsplit(self.url)
+        if not parts.hostname:
+            raise ValueError("it names no host")
+        return parts.hostname, parts.port or PORTS.get(parts.scheme, 1080)
+
+    def hide(self, text: str) -> str:
+        """Return a text without the user and the password of this proxy."""
+        said = self.url.rpartition("@")[0].partition("://")[2]
+        words = {said, *said.split(":", 1)}
+        for word in sorted(words | {unquote(word) for word in words}, key=len, reverse=True):
+            text = text.replace(word, "***") if len(word) > 2 else text
+        return text
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """Return the proxy on the way to an address, by the environment; None for none, and always for
+    this machine: what is sent to it must not leave it."""
+    parts, known = urlsplit(url), proxies()
+    proxy = known.get(parts.scheme) or known.get("all")
+    if proxy is None or is_loopback(parts.hostname or ""):
+        return None
+    return None if _goes_around(url, getproxies().get("no", "")) else proxy
+
+
+def proxies() -> dict[str, Proxy]:
+    """Return the proxies that are set, by what they are for: ``http``, ``https``, ``all``."""
+    known = getproxies()
+    return {
+        kind: Proxy(_variable(kind, known[kind]), _with_scheme(known[kind]))
+        for kind in PORTS.keys() | {"all"}
+        if known.get(kind)
+    }
+
+
+def _variable(kind: str, value: str) -> str:
+    """Return the variable that this value comes from, as it is written there."""
+    names = (name for name in environ if name.lower() == f"{kind}_proxy")
+    return next((name for name in sorted(names, reverse=True) if environ[name] == value), "")
+
+
+def _with_scheme(address: str) -> str:
+    return address if "://" in address else f"http://{address}"
+
+
+def _goes_around(url: str, exceptions: str) -> bool:
+    """Return True if NO_PROXY names the host of an address: ``*``, a name with all below it, those
+    below ``.name``, an address, a network."""
+    host = (urlsplit(url).hostname or "").lower()
+    words = [word.strip().lower() for word in exceptions.split(",") if word.strip()]
+    return any(word == "*" or _is_in(host, url, word) for word in words)
+
+
+def _is_in(host: str, url: str, word: str) -> bool:
+    address = _ip(host)
+    if address is not None:
+        try:
+            return address in ipaddress.ip_network(word.strip("[]"), strict=False)
+        except ValueError:
+            return matches(word, url)
+    if word.startswith((".", "*.")):
+        return host.endswith(word.removeprefix("*"))
+    name = word.partition("://")[2] or word
+    return host.endswith(f".{name}") or matches(name, url)
