@@ -27,6 +27,7 @@ from finetune_gateway import (
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.cli import main
+from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.files import try_lock
 from finetune_gateway.settings.home import Settings
 
@@ -274,6 +275,7 @@ def test_a_host_that_does_not_answer_holds_up_no_other(gateway: Gateway) -> None
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         made = running(provider, gateway.store, 5)
         lost = running(provider, gateway.store, 5)
+        Bindings(gateway.settings).keep(KEY, url)
         with gateway.store.transaction() as db:
             db.execute(
                 "UPDATE jobs SET backend_options = json_set(backend_options, '$.base_url', ?,"

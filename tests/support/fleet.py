@@ -11,6 +11,7 @@ from support.records import record
 
 from finetune_gateway import Gateway
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.bindings import Bindings
 
 KEY = "MANY_KEY"  # the variable that holds the provider's key
 RUNNING = 3  # a stage of the provider's jobs
@@ -28,6 +29,7 @@ def running(
         provider.world.create({"model": MODEL, "training_file": file["id"]})["id"]
         for _ in range(count)
     ]
+    Bindings(store.settings).keep(key, provider.url)  # as a submit would
     store.query("PRAGMA synchronous = OFF")  # of this connection: no wait for the disk
     for number, provider_id in enumerate(made):
         provider.world.jobs[provider_id]["stage"] = RUNNING
