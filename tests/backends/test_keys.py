@@ -99,7 +99,11 @@ def handle_file(folder: Path, **options: Any) -> Path:
 
 
 def submit(provider: Provider, file: Path, **options: Any) -> gateway.Job:
-    given = {"base_url": provider.url, "api_key_env": "GPU_KEY", "poll_seconds": 0.02}
+    given: dict[str, Any] = {
+        "base_url": provider.url,
+        "api_key_env": "GPU_KEY",
+        "poll_seconds": 0.02,
+    }
     return Gateway().submit(file, model=MODEL, backend=OpenAIBackend(**given | options))
 
 
@@ -152,12 +156,19 @@ def test_a_terminal_is_asked(
         monkeypatch.setattr(sys, "stderr", stderr)
         os.write(main, f"{answer}\n".encode())
         assert ftg_main(["chat", str(tmp_path / "m"), "Hello"]) == code
-        shown = " ".join(os.read(main, 65536).decode().split())
+    shown = " ".join(b"".join(iter(lambda: _piece(main), b"")).decode().split())
     os.close(main)
     assert f"Send the key in HF_TOKEN to http://{tap.address}, now and later? [y/N]" in shown
     assert (SECRETS["HF_TOKEN"].encode() in tap.heard) == (answer == "y")
     monkeypatch.undo()
     assert (tmp_path / "home" / "key_hosts").exists() == (answer == "y")
+
+
+def _piece(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # its other end is closed
+        return b""
 
 
 def test_a_stored_job_binds_nothing(tap: Wiretap, train_file: Path) -> None:
