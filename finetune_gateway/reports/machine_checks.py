@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -23,9 +24,10 @@ from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores
+from finetune_gateway.jobs import schema
 from finetune_gateway.reports.output import format_bytes, format_count
-from finetune_gateway.settings import clock, config
-from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings import clock, config, files
+from finetune_gateway.settings.home import Settings, may_write
 
 State = Literal["ok", "warning", "error"]
 CORE = ("finetune-gateway", "openai", "huggingface-hub", "pydantic", "tiktoken", "typer")
@@ -87,7 +89,12 @@ def gpu_names() -> list[str]:
 def _check_home(settings: Settings) -> Iterator[Check]:
     home = settings.home
     existing = next(path for path in (home, *home.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if settings.read_only:
+        fix = "Its jobs can be listed and shown. To submit, set FTG_HOME to a folder of your own."
+        yield Check("home", "warning", f"{home} can be read, but not written", fix)
+        yield _check_store(settings)
+        return
+    if not existing.is_dir() or not may_write(existing):
         fix = "Set FTG_HOME or --home to a folder you can write to."
         yield Check("home", "error", f"{home} is not writable", fix)
         return
@@ -101,7 +108,7 @@ def _check_home(settings: Settings) -> Iterator[Check]:
     free = shutil.disk_usage(existing).free
     warning = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
     yield Check("disk", "warning" if warning else "ok", f"{format_bytes(free)} free", warning)
-    yield _check_store(settings.database)
+    yield _check_store(settings)
 
 
 def _check_files(settings: Settings) -> Iterator[Check]:
@@ -132,20 +139,32 @@ def filesystem(path: Path) -> str:
     return next((mounts[p] for p in (resolved, *resolved.parents) if p in mounts), "")
 
 
-def _check_store(database: Path) -> Check:
+def _check_store(settings: Settings) -> Check:
+    database = settings.database
     if not database.exists():
         return Check("store", "ok", "no jobs yet")
     try:
-        with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5) as db:
+        with closing(_open_store(settings)) as db:
             verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
             jobs = db.execute("SELECT count(*) FROM jobs").fetchone()[0]
-        db.close()
+    except StoreError as exc:
+        return Check("store", "warning", exc.message, exc.hint)
     except sqlite3.Error as exc:
         verdict, jobs = str(exc), 0
     if verdict != "ok":
         fix = f"Move {database} away, but keep it: jobs may be recovered from it."
         return Check("store", "error", f"damaged: {verdict}", fix)
-    return Check("store", "ok", f"{format_count(jobs, 'job')}, integrity ok")
+    found = f"{format_count(jobs, 'job')}, integrity ok"
+    if database.stat().st_mode & files.OTHERS:  # we close our own, where a disk has modes
+        fix = "It is another user's, or its disk has no modes. Choose another FTG_HOME."
+        return Check("store", "warning", f"{found}; others can read it", fix)
+    return Check("store", "ok", found)
+
+
+def _open_store(settings: Settings) -> sqlite3.Connection:
+    if settings.read_only:
+        return schema.connect_read_only(settings.database)
+    return sqlite3.connect(f"{settings.database.as_uri()}?mode=ro", uri=True, timeout=5)
 
 
 def _check_training(backend: str | None) -> Iterator[Check]:

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from support.modes import umask, wide
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.demo.answers import (
@@ -52,9 +53,11 @@ def ftg(folder: Path, *args: str, home: Path | None = None) -> subprocess.Comple
 def test_the_demo_teaches_a_model(tmp_path: Path) -> None:
     """From nothing: the faults are found, few answers are as taught before and at least 90 %
     after, the losses fall, and the page and the job are there for other commands."""
-    done = ftg(tmp_path, "demo", "--json")
+    with umask(0):
+        done = ftg(tmp_path, "demo", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert wide(Path(found["paths"]["home"])) == {}
     assert found["data"]["ok"] and found["data"]["rows"] == 270
     assert [(fault["line"], fault["code"]) for fault in found["faults"]] == [
         (7, "no_assistant"),

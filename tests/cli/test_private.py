@@ -26,7 +26,6 @@ import finetune_gateway
 from finetune_gateway import Dataset, FakeBackend, Gateway, StoreError
 from finetune_gateway.cli.commands import COMMANDS
 from finetune_gateway.jobs import schema
-from finetune_gateway.settings.home import NARROWED
 
 GPT = "gpt-4.1-mini-2025-04-14"
 SUBMIT = "submit train.jsonl --model m --backend fake --yes"
@@ -204,7 +203,7 @@ def test_one_module_makes_what_is_in_the_home() -> None:
 
 def widen(home: Path) -> None:
     """As an earlier version left it under the umask 000."""
-    (home / NARROWED).unlink(missing_ok=True)
+    (home / ".private").unlink(missing_ok=True)
     run = home / "runs" / "ftg-1"
     run.mkdir(parents=True)
     for path in (run / "worker.log", home / "models" / "config.json", home / "config.toml"):
@@ -313,7 +312,7 @@ def test_a_home_that_cannot_be_written_is_read(home: Path, jobs: tuple[str, str]
     with read_only(home):
         before = state(home)
         shown = [ftg(*look) for look in looks]
-        status = ftg("status", live)
+        status, doctor = ftg("status", live), ftg("doctor", "--json")
         refused = [
             ftg(*words.split())
             for words in (SUBMIT, f"wait {live}", f"cancel {live} --yes", f"logs -f {live}")
@@ -328,6 +327,9 @@ def test_a_home_that_cannot_be_written_is_read(home: Path, jobs: tuple[str, str]
     assert status.returncode == 0 and f"as last seen: The home folder {home} {REFUSED}" in (
         " ".join(status.stderr.split())
     )
+    checks = {one["name"]: one for one in json.loads(doctor.stdout)["checks"]}
+    assert REFUSED in checks["home"]["found"] and "2 jobs" in checks["store"]["found"]
+    assert "others can read it" in checks["store"]["found"]  # as the files are here
     for done in refused:
         assert done.returncode and done.stderr.count("error:") == 1, done
         assert "writ" in done.stderr and "Traceback" not in done.stderr, done

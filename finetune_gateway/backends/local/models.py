@@ -27,9 +27,11 @@ def small_files(model: str, settings: Settings) -> Path:
     Raises NotFoundError, SpecError, and BackendError if the hub cannot be reached.
     """
     if model == builtin.NAME:
-        folder = _builtin(settings)
-        complete = (folder / "generation_config.json").exists()  # the last of the small files
-        return folder if complete else builtin.ensure_tokenizer(folder)
+        folder = settings.models / builtin.folder_name()
+        if not (folder / "generation_config.json").exists():  # the last of the small files
+            settings.create()
+            builtin.ensure_tokenizer(folder)
+        return folder
     return _local(model) or _hub(model, SMALL_FILES)
 
 
@@ -39,8 +41,10 @@ def with_weights(model: str, settings: Settings, report: Callable[[str], None]) 
     ``report`` is called with what is being done.
     """
     if model == builtin.NAME:
-        folder = _builtin(settings)
-        with locking(settings.locks / folder.name):  # one builder at a time
+        folder = settings.models / builtin.folder_name()
+        if builtin.is_built(folder):
+            return folder
+        with locking(settings.create().locks / folder.name):  # one builder at a time
             return builtin.ensure_model(folder, report)
     local = _local(model)
     if local is None:
@@ -81,10 +85,6 @@ def config_of(folder: Path) -> dict[str, Any]:
 def revision_of(folder: Path) -> str | None:
     """Return the commit of a model in the hub's cache (``.../snapshots/<commit>``)."""
     return folder.name if folder.parent.name == "snapshots" else None
-
-
-def _builtin(settings: Settings) -> Path:
-    return settings.create().models / builtin.folder_name()
 
 
 def _local(model: str) -> Path | None:
