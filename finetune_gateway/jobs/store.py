@@ -336,9 +336,8 @@ class Store:
 
     def remote_file(self, scope: str, sha256: str) -> str | None:
         """Return the id under which a host (``scope``) has this content."""
-        row = self.query(
-            "SELECT remote_id FROM files WHERE scope = ? AND sha256 = ?", (scope, sha256)
-        ).fetchone()
+        select = "SELECT remote_id FROM files WHERE scope = ? AND sha256 = ?"
+        row = self.query(select, (scope, sha256)).fetchone()
         return row["remote_id"] if row else None
 
     def remember_file(self, scope: str, sha256: str, remote_id: str) -> None:
@@ -360,6 +359,7 @@ class Store:
 
     def lock(self, job_id: str) -> AbstractContextManager[bool]:
         """Return the lock of a job: one process at a time takes it from intent to sent."""
+        self.settings.require_writable()
         return files.try_locking(self._lock_file(job_id))
 
     def is_being_sent(self, job_id: str) -> bool:

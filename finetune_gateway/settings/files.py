@@ -275,7 +275,17 @@ def by_the_users_umask() -> Iterator[None]:
 
 @contextmanager
 def private_folder(parent: Path, locks: Path, name: str) -> Iterator[Path]:
-    """Yield a new folder in ``parent`` for this user alone, and remove it at the end.
+    """Yield a new folder in ``parent`` for this user alone, and remove it at the end. Raises
+    OSError."""
+    folder, lock = open_private_folder(parent, locks, name)
+    try:
+        yield folder
+    finally:
+        remove_private_folder(folder, locks, lock)
+
+
+def open_private_folder(parent: Path, locks: Path, name: str) -> tuple[Path, int]:
+    """Return a new folder in ``parent`` for this user alone, and the descriptor of its lock.
 
     A lock in ``locks`` says that its owner is alive: what dead ones have left is removed first.
     Raises OSError.
@@ -283,12 +293,21 @@ def private_folder(parent: Path, locks: Path, name: str) -> Iterator[Path]:
     for left in left_folders(parent, locks, name):
         _remove_folder(left, locks)
     folder = parent / f".{name}-{os.urandom(6).hex()}"
-    with try_locking(locks / folder.name.lstrip(".")):  # before there is a folder to remove
-        try:
-            folder.mkdir(PRIVATE_FOLDER)
-            yield folder
-        finally:
-            _remove_folder(folder, locks)
+    # Before there is a folder to remove.
+    lock = open_private(locks / folder.name.lstrip("."), os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir(PRIVATE_FOLDER)
+    except BaseException:
+        remove_private_folder(folder, locks, lock)
+        raise
+    return folder, lock
+
+
+def remove_private_folder(folder: Path, locks: Path, lock: int) -> None:
+    """Remove a folder of ``open_private_folder`` and its lock."""
+    _remove_folder(folder, locks)
+    os.close(lock)
 
 
 def left_folders(parent: Path, locks: Path, name: str) -> list[Path]:

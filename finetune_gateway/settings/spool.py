@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from finetune_gateway.settings import files
@@ -38,15 +38,14 @@ def _open(spool: Path) -> Path:
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _DAY:
                 left.unlink()
-    stack = ExitStack()
-    folder = stack.enter_context(files.private_folder(spool, spool, "rows"))
-    atexit.register(_close, stack, os.getpid())
+    folder, lock = files.open_private_folder(spool, spool, "rows")
+    atexit.register(_close, folder, lock, os.getpid())
     return folder
 
 
-def _close(stack: ExitStack, process: int) -> None:
+def _close(folder: Path, lock: int, process: int) -> None:
     if os.getpid() == process:  # a fork has this call too, and the folder is not its own
-        stack.close()
+        files.remove_private_folder(folder, folder.parent, lock)
 
 
 def remove_with(reader: object, path: Path) -> None:
