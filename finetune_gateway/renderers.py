@@ -6,11 +6,14 @@ here and import it when they are called.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 RENDERERS = {
+    "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
     "Budget": "finetune_gateway.reports.notebook:budget",
@@ -51,3 +54,15 @@ class Shown:
     def _shown_as(self) -> str:
         """Return the name of this class, or of the base that RENDERERS has."""
         return next(base.__name__ for base in type(self).__mro__ if base.__name__ in RENDERERS)
+
+
+class Pictured(Shown):
+    """A result that is also written as a page of its own."""
+
+    def to_html(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write it as one HTML page: its losses as a chart, its facts, its events.
+
+        Raises SpecError when the file exists and is not a page of ours, unless ``force`` is set,
+        StoreError when it cannot be written.
+        """
+        renderer(f"{self._shown_as()}.to_html")(self, Path(path), force=force)

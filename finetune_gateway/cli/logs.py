@@ -5,13 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
 
-from finetune_gateway.cli.options import JobName, Json, Quiet, open_job, refresh_or_warn
+from finetune_gateway.cli.options import (
+    Force,
+    JobName,
+    Json,
+    Quiet,
+    open_job,
+    refresh_or_warn,
+    refuse_foreign_page,
+    write_page,
+)
 from finetune_gateway.cli.watch import exit_code
+from finetune_gateway.errors import SpecError
+from finetune_gateway.events import Metric
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.removal import require_kept
 from finetune_gateway.reports.job_history_text import (
@@ -20,6 +32,7 @@ from finetune_gateway.reports.job_history_text import (
     metrics_csv,
     metrics_document,
     metrics_text,
+    plot_text,
 )
 from finetune_gateway.reports.output import (
     print_json,
@@ -125,6 +138,18 @@ def events(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
 
 def metrics(
     job: JobName,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the losses as a chart in the terminal.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT",
+            help="Write one HTML page: losses, facts, events.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Force = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -132,19 +157,44 @@ def metrics(
     """Print losses and learning rates by step. A step that was repeated after a restart is
     listed once.
 
+    --plot draws training and validation loss at the width of the terminal, without color, and in
+    plain ASCII where the terminal has nothing else. The scale is logarithmic where losses fall
+    far; the chart says so.
+
     Examples:
       ftg metrics latest
+      ftg metrics latest --plot
+      ftg metrics ftg-7kq3 --html job.html
       ftg metrics ftg-7kq3 --csv > curve.csv
     """
-    metrics = _open_kept(job, quiet=quiet).metrics()
+    if sum((plot, as_csv, json)) > 1:
+        raise SpecError("--plot, --csv and --json exclude each other.", hint="Give one of them.")
+    refuse_foreign_page(html, force)
+    opened = _open_kept(job, quiet=quiet)
+    metrics = opened.metrics()
+    if html is not None:
+        # Imported here: only this option needs it.
+        from finetune_gateway.reports.job_page import page
+
+        write_page(html, page(opened), quiet=quiet)
+        if not (plot or as_csv or json):
+            return
     if json:
         print_json(metrics_document(metrics))
     elif as_csv:
         sys.stdout.write(metrics_csv(metrics))
-    elif metrics:
-        print_result(metrics_text(metrics))
+    elif text := _metrics_text(opened.id, metrics, plot):
+        print_result(text)
     else:
-        print_message("No metrics yet.", quiet=quiet)
+        missing = "losses" if plot and metrics else "metrics"
+        print_message(f"No {missing} yet.", quiet=quiet)
+
+
+def _metrics_text(job_id: str, metrics: Sequence[Metric], plot: bool) -> str:
+    """Return a table or a chart; empty if there is nothing to show."""
+    if plot:
+        return plot_text(job_id, metrics, sys.stdout.encoding)
+    return metrics_text(metrics) if metrics else ""
 
 
 def checkpoints(job: JobName, json: Json = False, quiet: Quiet = False) -> None:

@@ -31,7 +31,7 @@ from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
-from finetune_gateway.renderers import Shown
+from finetune_gateway.renderers import Pictured
 from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
@@ -40,7 +40,7 @@ PATIENCE_SECONDS = 600.0  # wait() continues so long while the provider cannot b
 JITTER = 0.2  # share by which a pause between two polls may be shorter
 
 
-class Job(Shown):
+class Job(Pictured):
     """One training run, on any backend. Any process can open it by its id.
 
     >>> job = gateway.submit("train.jsonl", model="gpt-4.1-mini-2025-04-14")

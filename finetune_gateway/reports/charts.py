@@ -6,6 +6,7 @@ Computes shapes; the template ``parts.html`` writes them as SVG.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +14,7 @@ from typing import ClassVar
 COLORS = 8
 RIGHT, BOTTOM = 22, 40  # pixels beside and below the plot
 ROW = 16  # pixels for the name of a marker
+APART = 1.5  # pixels between two lines that are one to the eye, at most
 X_APART, Y_APART = 46, 24  # pixels from a figure on an axis to the next, at least
 
 Bin = tuple[int, int, int]  # first, last (inclusive), how many
@@ -47,13 +49,20 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From ``low`` to ``high``, evenly or by powers of ten; ``unit`` stands before each figure."""
+    """From ``low`` to ``high``, evenly or by powers of ten; ``unit`` stands before each figure.
+    Figures are whole numbers unless ``fractions``; on a logarithmic scale they may be any."""
 
     name: str
     low: float
     high: float
     log: bool = False
     unit: str = ""
+    fractions: bool = False
+
+    @property
+    def title(self) -> str:
+        """Its name, and that it is logarithmic."""
+        return f"{self.name}, log scale" if self.log else self.name
 
     def share(self, value: float) -> float:
         """Return where a value lies, from 0 at the low end to 1."""
@@ -69,8 +78,10 @@ class Axis:
 
     def ticks(self, most: int) -> list[Tick]:
         """Return round values with their figures, about ``most`` of them or fewer."""
-        find = log_ticks if self.log else linear_ticks
-        values = find(self.low, self.high, most)
+        if self.log:
+            values = log_ticks(self.low, self.high, most)
+        else:
+            values = linear_ticks(self.low, self.high, most, least=0.0 if self.fractions else 1.0)
         return [(self.share(value), f"{self.unit}{short(value)}") for value in values]
 
 
@@ -81,6 +92,13 @@ class Bins:
     name: str
     bins: Sequence[Bin]
     log: ClassVar[bool] = False
+
+    @property
+    def title(self) -> str:
+        """Its name, and that it is logarithmic: later columns span more."""
+        first, last = self.bins[0], self.bins[-1]
+        grows = last[1] - last[0] > first[1] - first[0]
+        return f"{self.name}, log scale" if grows else self.name
 
     def share(self, value: float) -> float:
         """Return where a value lies, from 0 at the low end to 1."""
@@ -105,7 +123,7 @@ def log_axis(
     values: Sequence[float],
     *,
     least: float = 0.0,
-    factors: tuple[int, ...] = (1, 2, 5),
+    factors: tuple[float, ...] = (1, 2, 5),
     unit: str = "",
 ) -> Axis:
     """Return an axis that begins and ends at such a factor of a power of ten, around the values;
@@ -118,12 +136,29 @@ def log_axis(
     return Axis(name, round_values[first], round_values[max(last, first + 1)], log=True, unit=unit)
 
 
-def linear_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return multiples of 1, 2 or 5 times a power of ten, about half of ``most``."""
-    rough = max(1.0, (high - low) / max(1, (most + 1) // 2))
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def linear_axis(name: str, values: Sequence[float]) -> Axis:
+    """Return an axis that begins and ends at round values around these."""
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - abs(low) / 2, high + abs(high) / 2 or 1.0
+    step = _round_step((high - low) / 4)
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    return Axis(name, low, high, fractions=True)
+
+
+def linear_ticks(low: float, high: float, most: int, least: float = 1.0) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of ten, of ``least`` if that is more; about half
+    of ``most``."""
+    step = _round_step(max(least, (high - low) / max(1, (most + 1) // 2)))
+    inside = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [float(f"{step * n:.12g}") for n in inside]
+
+
+def _round_step(rough: float) -> float:
+    """Return the next of 1, 2 and 5 times a power of ten."""
+    power = math.floor(math.log10(rough))
+    steps = (float(f"{factor}e{power}") for factor in (1, 2, 5, 10))
+    return next(step for step in steps if step >= rough * (1 - 1e-9))
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -135,7 +170,7 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
     return powers[:: max(1, -(-len(powers) // max(1, most)))]
 
 
-def _round_values(low: float, high: float, factors: tuple[int, ...]) -> list[float]:
+def _round_values(low: float, high: float, factors: tuple[float, ...]) -> list[float]:
     """Return these factors of powers of ten, from one below ``low`` to one above ``high``."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [float(f"{factor}e{power}") for power in powers for factor in factors]
@@ -162,6 +197,21 @@ class Line:
     color: int = 0
     dashed: bool = False
     band: tuple[Sequence[Point], Sequence[Point]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The name of a line with its color; of several that lie on each other, theirs."""
+
+    name: str
+    colors: Sequence[int]
+
+    @classmethod
+    def of(cls, lines: Sequence[Line]) -> Key:
+        """Return the key of one line, or of several that coincide."""
+        names = " and ".join(line.name for line in lines)
+        together = f"{names} (the same line)" if len(lines) > 1 else names
+        return cls(together, [line.color for line in lines])
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +246,19 @@ class Chart:
     markers: Sequence[Marker] = ()
     wide: tuple[int, int] = (720, 300)
     narrow: tuple[int, int] = (340, 260)
+
+    @property
+    def keys(self) -> list[Key]:
+        """What each line is; lines that lie on each other are named together."""
+        plot = _Plot(self, *self.wide)
+        groups: list[list[Line]] = []
+        for line in self.lines:
+            same = (group for group in groups if plot.coincide(group[0], line))
+            if group := next(same, None):
+                group.append(line)
+            else:
+                groups.append([line])
+        return [Key.of(group) for group in groups]
 
     def pictures(self) -> list[Picture]:
         """Return the chart for wide screens and for narrow ones, with letters just as large."""
@@ -238,13 +301,18 @@ class _Plot:
         """Return the pixels of a point."""
         return self.x(self.chart.x.share(point[0])), self.y(self.chart.y.share(point[1]))
 
+    def coincide(self, one: Line, other: Line) -> bool:
+        """Return True if nobody can tell two lines apart: each point is on the other line."""
+        first, second = [[*map(self.at, line.points)] for line in (one, other)]
+        return _all_on(first, second) and _all_on(second, first)
+
     def _y_axis(self) -> Iterator[Shape]:
         for share, figure in self.up:
             y = self.y(share)
             yield _path("grid", f"M{self.left} {y:.1f}H{self.right}")
             yield _text(figure, self.left - 6, y + 4, "end")
         middle = f"translate(11 {(self.foot + self.top) / 2:.0f}) rotate(-90)"
-        yield Shape("text", {"transform": middle, "text-anchor": "middle"}, self.chart.y.name)
+        yield Shape("text", {"transform": middle, "text-anchor": "middle"}, self.chart.y.title)
 
     def _x_axis(self) -> Iterator[Shape]:
         end = f"V{self.top}" if self.chart.x.log else "v4"
@@ -252,7 +320,7 @@ class _Plot:
             x = self.x(share)
             yield _path("grid", f"M{x:.1f} {self.foot}{end}")
             yield _text(figure, x, self.foot + 17, "middle")
-        yield _text(self.chart.x.name, (self.left + self.right) / 2, self.height - 6, "middle")
+        yield _text(self.chart.x.title, (self.left + self.right) / 2, self.height - 6, "middle")
 
     def _columns(self, bins: Sequence[Bin]) -> Iterator[Shape]:
         step = (self.right - self.left) / len(bins)
@@ -295,6 +363,25 @@ class _Plot:
         kind = f"dot {f'series-{dot.color}' if dot.color is not None else ''} {dot.kind}"
         size = {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "3" if dot.color is not None else "5"}
         return Shape("circle", {"class": " ".join(kind.split()), **size}, title=dot.title)
+
+
+def _all_on(points: Sequence[Point], line: Sequence[Point]) -> bool:
+    """Return True if each point is at most APART pixels above or below the line."""
+    across = [x for x, _ in line]
+    return all(_distance(point, line, bisect_left(across, point[0])) <= APART for point in points)
+
+
+def _distance(point: Point, line: Sequence[Point], place: int) -> float:
+    """Return the pixels from a point to the line between its points at ``place`` and before."""
+    (x, y), (left, low), (right, high) = (
+        point,
+        line[max(0, place - 1)],
+        line[min(place, len(line) - 1)],
+    )
+    if not left - APART <= x <= right + APART:
+        return math.inf
+    share = (x - left) / (right - left) if right > left else 0.0
+    return abs(y - low - (high - low) * min(1.0, max(0.0, share)))
 
 
 def _path(kind: str, line: str) -> Shape:

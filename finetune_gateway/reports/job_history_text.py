@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune_gateway.events import Checkpoint, Event, Metric
-from finetune_gateway.reports.output import format_table, format_timestamp, terminal_width
+from finetune_gateway.reports.charts import Chart
+from finetune_gateway.reports.loss_chart import (
+    CURVES,
+    loss_chart,
+    lowest_text,
+    overfitting_note,
+    series,
+    span_text,
+)
+from finetune_gateway.reports.output import (
+    format_table,
+    format_timestamp,
+    terminal_width,
+    wrap_text,
+)
+from finetune_gateway.reports.terminal_chart import ASCII, Signs, chart_lines, signs_for
 from finetune_gateway.text.cleaning import visible
 
 FIRST_COLUMNS = ("step", "total_steps", "train_loss", "valid_loss", "learning_rate")
@@ -38,15 +53,51 @@ def metrics_csv(metrics: Sequence[Metric]) -> str:
 
 def metrics_text(metrics: Sequence[Metric]) -> str:
     """Return a table of the usual columns, then as many others as fit the terminal."""
-    rows = metrics_document(metrics)
-    columns = [name for name in _columns(rows) if name != "total_steps"]
-    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    columns, cells = metric_rows(metrics)
     while True:
         text = format_table(columns, cells, right=" ".join(columns))
         if len(text.partition("\n")[0]) <= terminal_width() or len(columns) <= 2:
             return visible(text)
         columns = columns[:-1]
         cells = [row[:-1] for row in cells]
+
+
+def metric_rows(metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
+    """Return the names of all columns, and the figures of each step."""
+    rows = metrics_document(metrics)
+    columns = [name for name in _columns(rows) if name != "total_steps"]
+    return columns, [[_cell(row.get(name)) for name in columns] for row in rows]
+
+
+def plot_text(job_id: str, metrics: Sequence[Metric], encoding: str | None) -> str:
+    """Return the losses as a chart of the terminal's width, in characters that the encoding has;
+    empty without losses."""
+    chart = loss_chart(metrics)
+    if chart is None:
+        return ""
+    signs = signs_for(encoding)
+    note = overfitting_note([value for _, value in series(metrics, "valid_loss")])
+    scale = ", log scale" if chart.y.log else ""
+    return "\n".join(
+        [
+            f"{job_id}  {chart.y.name} by {chart.x.name}{scale}",
+            *chart_lines(chart, terminal_width(), signs),
+            *_plot_keys(chart, metrics, signs),
+            *([wrap_text(f"note: {note}")] if note else []),
+        ]
+    )
+
+
+def _plot_keys(chart: Chart, metrics: Sequence[Metric], signs: Signs) -> Iterator[str]:
+    """Yield what each line of the chart is, from where to where it goes, and its lowest value."""
+    dotted = {dot.color for dot in chart.dots}
+    for metric, name, color in CURVES:
+        if points := series(metrics, metric):
+            sign = signs.dot if color in dotted else signs.line
+            facts = ", ".join(filter(None, (span_text(points), lowest_text(points))))
+            if signs is ASCII:
+                facts = facts.replace("→", "to")
+            yield wrap_text(facts, " " * 14, f"{sign * 2} {name:<11}")
 
 
 def checkpoints_text(checkpoints: Sequence[Checkpoint]) -> str:

@@ -60,10 +60,14 @@ def job_document(job: Job) -> dict[str, Any]:
 
 def job_text(job: Job) -> str:
     """Return a job as text, one fact per line."""
-    facts = {name: text for name, text in _job_facts(job).items() if text}
     return "\n".join(
-        wrap_text(visible(text), " " * 14, f"{name:<14}") for name, text in facts.items()
+        wrap_text(visible(text), " " * 14, f"{name:<14}") for name, text in job_facts(job).items()
     )
+
+
+def job_facts(job: Job) -> dict[str, str]:
+    """Return what is known of a job, by name."""
+    return {name: text for name, text in _job_facts(job).items() if text}
 
 
 def status_line(job: Job) -> str:

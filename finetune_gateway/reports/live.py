@@ -13,6 +13,7 @@ from rich.text import Text
 
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.reports.loss_chart import overfitting_note
 from finetune_gateway.text.cleaning import visible
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -150,10 +151,3 @@ def sparkline(values: Sequence[float], columns: int) -> str:
     low, high = min(values), max(values)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] for value in values)
-
-
-def overfitting_note(valid_loss: Sequence[float]) -> str | None:
-    """Return a note if the last two evaluations are no better than the best before them."""
-    if len(valid_loss) < 3 or min(valid_loss[-2:]) < min(valid_loss[:-2]):
-        return None
-    return "valid_loss has not fallen for 2 evaluations (possible overfitting)"

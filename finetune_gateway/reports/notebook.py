@@ -6,11 +6,13 @@ data is masked as in findings, and no row of the data is shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finetune_gateway.reports import estimate_figures as figures
+from finetune_gateway.reports.charts import Chart, Picture
+from finetune_gateway.reports.loss_chart import loss_chart
 from finetune_gateway.reports.output import (
     format_count,
     format_duration,
@@ -46,6 +48,8 @@ class View:
     name: str = ""
     more: str = ""
     why: Facts = ()
+    draw: Callable[[], Chart | None] = lambda: None  # only a notebook needs it
+    picture: Picture | None = None
 
     def html(self, name: str) -> str:
         """Return the result as HTML, every value escaped."""
@@ -54,7 +58,10 @@ class View:
 
         left_out = len(self.rows) - MOST_ROWS
         more = f"... and {left_out:,} more" if left_out > 0 else ""
-        view = replace(self, name=name, rows=self.rows[:MOST_ROWS], more=more)
+        chart = self.draw()
+        picture = chart.pictures()[0] if chart else None
+        rows = self.rows[:MOST_ROWS]
+        view = replace(self, name=name, rows=rows, more=more, picture=picture)
         return str(fragment("notebook.html", "result", view))
 
 
@@ -187,7 +194,7 @@ def job(job: Job) -> View:
     if record.seconds is not None:
         facts.append(("time", format_duration(record.seconds)))
     line = f"{job.id} {record.display_name} {job.status}: {record.spec.model}"
-    return View(line, tuple(facts))
+    return View(line, tuple(facts), draw=lambda: loss_chart(job.metrics()))
 
 
 def model_handle(handle: ModelHandle) -> View:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_gateway.reports.layout import render
+from finetune_gateway.reports.output import format_count
 from finetune_gateway.reports.preview_text import sequence_figures
 from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 from finetune_gateway.tokens.token_text import visible
@@ -40,6 +41,7 @@ class RowView:
     """One row; ``prompt`` is what both answers of a pair begin with."""
 
     row: Preview
+    notes: list[str]
     prompt: list[TokenView]
     sequences: list[SequenceView]
 
@@ -50,22 +52,46 @@ class PreviewPage:
 
     title: str
     models: list[str]
+    answer: str
+    notes: list[str]  # on every row; a row has its own beside
     rows: list[RowView]
 
 
 def page(name: str, rows: list[Preview]) -> str:
     """Return the whole page."""
-    models = sorted({f"{row.model}, {row.encoding}" for row in rows if row.ok})
-    view = PreviewPage(f"Preview of {visible(name)}", models, [_row(row) for row in rows])
+    shown = [row for row in rows if row.ok]
+    models = sorted({f"{row.model}, {row.encoding}" for row in shown})
+    notes = (
+        [note for note in shown[0].notes if all(note in row.notes for row in shown)]
+        if shown
+        else []
+    )
+    view = PreviewPage(
+        f"Preview of {visible(name)}",
+        models,
+        _answer(rows),
+        notes,
+        [_row(row, notes) for row in rows],
+    )
     return render("preview.html", view)
 
 
-def _row(row: Preview) -> RowView:
+def _answer(rows: list[Preview]) -> str:
+    """Return ``3 rows: 240 tokens, 31 of them trained; 1 row has an error``."""
+    total, trained = sum(row.total for row in rows), sum(row.trained for row in rows)
+    wrong = sum(not row.ok for row in rows)
+    errors = f"; {format_count(wrong, 'row')} with an error" if wrong else ""
+    tokens = f"{format_count(total, 'token')}, {trained:,} of them trained"
+    return f"{format_count(len(rows), 'row')}: {tokens}{errors}"
+
+
+def _row(row: Preview, notes: list[str]) -> RowView:
     prompt: list[TokenView] = []
     if len(row.sequences) == 2:
         first = row.sequences[0]
         prompt = [*_tokens(first.tokens[: first.prompt][:SHOWN])]
-    return RowView(row, prompt, [_sequence(one, row.limit) for one in row.sequences])
+    own = [note for note in row.notes if note not in notes]
+    return RowView(row, own, prompt, [_sequence(one, row.limit) for one in row.sequences])
 
 
 def _sequence(sequence: Sequence, limit: int | None) -> SequenceView:

@@ -27,7 +27,9 @@ from finetune_gateway.reports.charts import (
 )
 from finetune_gateway.reports.html_text import Piece, short_text
 from finetune_gateway.reports.layout import fragment, raise_if_foreign, render
+from finetune_gateway.reports.output import format_count
 from finetune_gateway.reports.row_view import row_views
+from finetune_gateway.reports.validation_text import not_analyzed_text
 from finetune_gateway.tokens.token_text import visible
 from finetune_gateway.validation.collector import RULES
 
@@ -40,6 +42,7 @@ Pairs = list[tuple[str, str]]
 FINDINGS = 300  # kinds on the page; the JSON report has all
 ROWS = 500
 ROW_BYTES = 3_500_000  # of HTML, all rows together
+FEWEST_COLUMNS = 8  # of a chart; fewer are bars in a table
 BARS = 24  # roles, languages and other files that get a bar of their own
 
 _GROUPS: tuple[tuple[Severity, str], ...] = (
@@ -104,7 +107,7 @@ class ValidationPage:
     groups: list[tuple[Severity, str, list[FindingView]]]
     hidden: int  # kinds of findings that are not on the page
     figures: list[Figure]
-    analyzed: bool  # the data as a whole
+    not_analyzed: str
     rows: list[Markup]
     rules: list[RuleView]
 
@@ -161,7 +164,7 @@ def page(
         groups=[group for group in groups if group[2]],
         hidden=len(report.findings) - len(listed),
         figures=[*_figures(report, limit, model)],
-        analyzed=report.quality is not None,
+        not_analyzed=not_analyzed_text(report),
         rows=[*rows.values()],
         rules=[_rule(code) for code in sorted({finding.code for _, finding in listed})],
     )
@@ -259,14 +262,13 @@ def _figures(report: Report, limit: int | None, model: str | None) -> Iterator[F
 
 
 def _lengths(tokens: Json, limit: int | None, model: str | None) -> Figure:
-    spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("min", "median", "p95", "max"))
-    words = f"Tokens per row: {spread}."
+    words = _spread_text(tokens)
     if limit is not None:
         whose = f"The limit of {visible(model)}" if model else "The limit"
         over = "longer rows are cut or refused" if tokens["max"] > limit else "no row is longer"
         words += f" {whose} is {limit:,}; {over}."
     bins: list[Bin] = [(low, high, rows) for low, high, rows in tokens.get("histogram") or []]
-    if not bins:
+    if not bins or tokens["min"] == tokens["max"]:
         return Figure("Lengths", words)
     markers = [
         Marker(tokens["median"], f"median {tokens['median']:,}"),
@@ -278,6 +280,13 @@ def _lengths(tokens: Json, limit: int | None, model: str | None) -> Figure:
     table = bar_table("Rows by length", ("tokens", "rows"), rows, sum(one[2] for one in bins))
     chart = _columns(bins, "tokens per row", words, markers)
     return Figure("Lengths", words, chart, folded=table)
+
+
+def _spread_text(tokens: Json) -> str:
+    if tokens["min"] == tokens["max"]:
+        return f"Every row has {format_count(tokens['max'], 'token')}."
+    spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("min", "median", "p95", "max"))
+    return f"Tokens per row: {spread}."
 
 
 def _columns(bins: Sequence[Bin], name: str, label: str, markers: Sequence[Marker] = ()) -> Chart:
@@ -315,22 +324,32 @@ def _repeats(report: Report) -> Figure:
     for name, leaks in [*(quality.get("leaks") or {}).items()][:BARS]:
         rows.append((f"also in {visible(name)}", (leaks["exact"],)))
         rows.append((f"nearly in {visible(name)}", (leaks["near"],)))
+    if not any(count for _, (count,) in rows):
+        return Figure("Repeats", f"None: {', '.join(name for name, _ in rows)}.")
     caption = "Rows that repeat others, and their share of all rows"
     return Figure("Repeats", bars=bar_table(caption, ("what", "rows"), rows, report.rows))
 
 
 def _classes(classes: list[int]) -> Figure:
+    if len(classes) == 1:
+        return Figure("Classes", f"One short answer repeats like a class, in {classes[0]:,} rows.")
     words = (
         f"{len(classes)} short answers repeat like classes: the most common in {classes[0]:,} "
         f"rows, the rarest in {classes[-1]:,}."
     )
     bins: list[Bin] = [(place, place, count) for place, count in enumerate(classes, 1)]
-    return Figure("Classes", words, _columns(bins, "answers, the most common first", words))
+    if len(bins) >= FEWEST_COLUMNS:
+        return Figure("Classes", words, _columns(bins, "answers, the most common first", words))
+    rows = [(f"number {place}", (count,)) for place, _, count in bins]
+    return Figure("Classes", bars=bar_table(words, ("answer", "rows"), rows, sum(classes)))
 
 
 def _languages(languages: dict[str, int]) -> Figure:
+    total = sum(languages.values())
+    if len(languages) == 1:
+        return Figure("Languages", f"{visible(*languages)}, in all {total:,} answers of a sample.")
     rows = [(visible(name), (count,)) for name, count in [*languages.items()][:BARS]]
-    caption, total = "Languages of the answers, in a sample", sum(languages.values())
+    caption = "Languages of the answers, in a sample"
     return Figure("Languages", bars=bar_table(caption, ("language", "answers"), rows, total))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from finetune_gateway.reports.output import (
     wrap_text,
 )
 from finetune_gateway.text.cleaning import visible
+from finetune_gateway.validation.dataset.statistics import can_detect
 
 if TYPE_CHECKING:
     from finetune_gateway.preparation.fix import FixReport
@@ -43,8 +44,8 @@ def report_text(data: Path, report: Report) -> str:
         parts.append(f"... {hidden} more kinds of findings; --json lists all.")
     if report.tokens and report.tokens["total"]:
         parts.append(_section("tokens", _token_fields(report.tokens)))
-    if report.quality and report.quality["rows"]:
-        parts.append(_section("quality", _quality_fields(report, report.quality)))
+    if quality := [*_quality_fields(report)]:
+        parts.append(_section("quality", quality))
     if report.ignored:
         parts.append(_ignored_text(report.ignored))
     parts.append(f"{_outcome_text(report)}  Nothing was sent anywhere.")
@@ -134,7 +135,7 @@ def _where(finding: Finding) -> str:
 # -- figures ---------------------------------------------------------------------------------
 
 
-def _section(title: str, fields: Fields) -> str:
+def _section(title: str, fields: Iterable[tuple[str, str]]) -> str:
     """Return a title, and beside it the fields."""
     parts = []
     for label, text in fields:
@@ -152,7 +153,14 @@ def _token_fields(tokens: Figures) -> Fields:
         yield role, f"{counts['tokens']:,} in {format_count(counts['messages'], 'message')}"
 
 
-def _quality_fields(report: Report, figures: Figures) -> Fields:
+def _quality_fields(report: Report) -> Fields:
+    if report.quality and report.quality["rows"]:
+        yield from _quality_figures(report, report.quality)
+    if missing := not_analyzed_text(report):
+        yield "not looked at", missing
+
+
+def _quality_figures(report: Report, figures: Figures) -> Fields:
     yield "duplicates", _duplicates(report, figures)
     if systems := _system_prompts(figures.get("system_prompts") or {}):
         yield "system prompts", systems
@@ -175,6 +183,20 @@ def _quality_fields(report: Report, figures: Figures) -> Fields:
         yield "leaks", f"{_leaks(shared)} also in {name}"
     if drift := figures.get("drift"):
         yield from _drift(drift)
+
+
+def not_analyzed_text(report: Report) -> str:
+    """Return what was not looked at in the data as a whole, and the option that looks; empty if
+    everything was."""
+    if not report.rows or report.format == "unknown":
+        return ""
+    parts = {"near-duplicates": "similar_rows", "languages": "languages"}
+    missing = [name for name, key in parts.items() if (report.quality or {}).get(key) is None]
+    if report.quality is None:
+        missing = ["contradictions", "system prompts", "classes", *missing]
+    if missing[-1:] == ["languages"] and not can_detect():
+        missing[-1:] = ["languages (with the extra [lang])"]
+    return f"{', '.join(missing)}; --quality looks" if missing else ""
 
 
 def _duplicates(report: Report, figures: Figures) -> str:

@@ -24,10 +24,11 @@ from finetune_gateway.cli.demo.answers import (
     pick_samples,
 )
 from finetune_gateway.cli.demo.command import break_rows
-from finetune_gateway.cli.demo.page import Prices, Summary, loss_chart, page, series
+from finetune_gateway.cli.demo.page import Prices, Summary, page
 from finetune_gateway.cli.demo.screen import event_line, side_by_side
 from finetune_gateway.events import Event, Metric
 from finetune_gateway.reports.layout import fragment
+from finetune_gateway.reports.loss_chart import loss_chart, series
 
 GOOD = {"intent": "refund", "urgency": "low", "reply": "We paid it back."}
 NASTY = "<script>alert('&')</script>"

@@ -19,7 +19,8 @@ from support.paths import DEMO_TRAIN
 
 from finetune_gateway.cli.watch import combine_exit_codes, parse_seconds
 from finetune_gateway.errors import SpecError
-from finetune_gateway.reports.live import overfitting_note, sparkline
+from finetune_gateway.reports.live import sparkline
+from finetune_gateway.reports.loss_chart import overfitting_note
 
 DATA = DEMO_TRAIN
 PLUGIN = '''

@@ -42,6 +42,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
 
 
 FIGURES = r"\$[\d.]+( \(\$[\d.]+ to \$[\d.]+\))?, [\d,]+ tokens x 3 epochs"
+PAGES = {"Job.to_html", "Report.to_html"}
 LINES = {
     "Budget": r"2\d{3}-\d\d: \$0\.00 spent, \$0\.00 reserved, no cap",
     "Estimate": rf"openai {MINI}: {FIGURES}",
@@ -58,7 +59,7 @@ LINES = {
 
 def test_each_result_is_one_line(results: dict[str, Any]) -> None:
     """repr and str alike; and in a notebook the line and a table."""
-    assert results.keys() == LINES.keys() == RENDERERS.keys() - {"Report.to_html"}
+    assert results.keys() == LINES.keys() == RENDERERS.keys() - PAGES
     for name, result in results.items():
         text = repr(result)
         assert re.fullmatch(rf"{name}\({LINES[name]}\)", text), text
@@ -133,4 +134,4 @@ def test_every_public_model_is_of_this_kind() -> None:
     ]
     assert len(models) > 8 and all(issubclass(one, Model) for one in models)
     shown = {one.__name__ for one in public if isinstance(one, type) and issubclass(one, Shown)}
-    assert shown == RENDERERS.keys() - {"Report.to_html"}
+    assert shown == RENDERERS.keys() - PAGES

@@ -334,7 +334,7 @@ def test_repeats_classes_and_leaks_are_shown(home: Path, tmp_path: Path) -> None
     assert report.quality and report.quality["leaks"]["held <out>.jsonl"]["exact"] == 5
     assert "assistant 42; 42 with one answer" in seen
     short_look = text_of(page(gateway.validate(dataset, quality=False), dataset))
-    assert "Not analyzed" in short_look
+    assert "Not looked at: contradictions, system prompts, classes" in short_look
 
 
 # -- in a browser --------------------------------------------------------------------------

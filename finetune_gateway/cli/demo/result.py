@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.demo.answers import Answer, Score, pick_samples
-from finetune_gateway.cli.demo.page import Prices, Summary, series
+from finetune_gateway.cli.demo.page import Prices, Summary
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.findings import Report
@@ -19,6 +19,7 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_figures import cost_text, new_jobs_until_text, time_text
 from finetune_gateway.reports.layout import raise_if_foreign
+from finetune_gateway.reports.loss_chart import series
 from finetune_gateway.reports.output import format_count, format_duration
 from finetune_gateway.settings import clock
 

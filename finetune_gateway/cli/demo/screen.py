@@ -115,7 +115,7 @@ def print_ending(result: DemoResult, folders: Folders, printer: Printer) -> None
         printer.print(f"  export FTG_HOME={shlex.quote(str(folders.home))}")
     question = result.answers[0][0].question.prompt
     printer.print(f"  ftg chat {job.id} {shlex.quote(question)}")
-    for command in (f"watch {job.id}", f"metrics {job.id} --csv", "list"):
+    for command in (f"watch {job.id}", f"metrics {job.id} --plot", "list"):
         printer.print(f"  ftg {command}")
     if printer.quiet and not printer.json:
         print_result(f"{score}\n{folders.summary}\n{folders.run(job)}")

