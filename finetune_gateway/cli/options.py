@@ -173,11 +173,12 @@ def parse_number(name: str, text: str | None) -> Decimal | None:
     return number
 
 
-def confirm(question: str) -> bool:
-    """Ask on stderr; True for a yes, False for anything else and for end of input."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+def confirm(question: str, *, default: bool = False) -> bool:
+    """Ask on stderr; True for a yes, ``default`` for an empty line, False for anything else and for
+    end of input."""
+    print(f"{question} {'[Y/n]' if default else '[y/N]'} ", end="", file=sys.stderr, flush=True)
     try:
-        return input().strip().lower() in ("y", "yes")
+        return input().strip().lower() in ("y", "yes", *([""] if default else []))
     except EOFError:
         print_message("")
         return False

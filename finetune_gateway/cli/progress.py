@@ -69,6 +69,37 @@ class _Bar:
             self.progress.stop()
 
 
+class PhaseBar:
+    """How much is done of what a job does before its first step: one bar on stderr."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def show(self, name: str, share: float) -> None:
+        """Draw the bar, or move it."""
+        # Imported here: rich takes 50 ms, and few jobs have to build or fetch their base.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        if self.progress is None:
+            self.progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=16),
+                TaskProgressColumn(),
+                console=Console(stderr=True, highlight=False),
+                transient=True,
+            )
+            self.progress.add_task(name, total=1.0)
+            self.progress.start()
+        self.progress.update(self.progress.task_ids[0], description=name, completed=share)
+
+    def stop(self) -> None:
+        """Remove the bar, if there is one."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
 def _start(total: int) -> Progress:
     # Imported here: rich takes 50 ms, and most files are checked before a bar is worth it.
     from rich import progress

@@ -31,14 +31,14 @@ from finetune_gateway.cli.options import (
     parse_metadata,
     parse_settings,
 )
-from finetune_gateway.cli.watch import exit_code, follow
+from finetune_gateway.cli.watch import exit_code, follow, watch_job
 from finetune_gateway.errors import BudgetError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.budget import Budget, require_room
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.reports.estimate_figures import price
-from finetune_gateway.reports.job_text import job_document, status_line
+from finetune_gateway.reports.job_text import job_document, next_step, status_line
 from finetune_gateway.reports.output import (
     print_json,
     print_message,
@@ -113,7 +113,8 @@ def submit(
     models and folders are trained on this machine, other models at OpenAI.
 
     --dry-run checks all of this up to the question, sends nothing, and ends with the exit code that
-    the submit would have.
+    the submit would have. In a terminal you can watch the job at once; then the exit code is that
+    of 'ftg watch'.
 
     Keys come from the environment, never from an option: --api-key-env names the variable. An
     address and a variable given together belong together from then on.
@@ -174,9 +175,23 @@ def submit(
     if wait:
         print_message(status_line(job), quiet=quiet)
         return exit_code(job)
-    if not job.record.unsent:
-        print_message(f"Next: ftg watch {job.id}", quiet=quiet)
+    if job.record.unsent:
+        return 0
+    if not (yes or json or quiet or job.status.final) and wants_to_watch():
+        return watch_job(job)
+    print_message(next_step(job), quiet=quiet)
     return 0
+
+
+def wants_to_watch() -> bool:
+    """Ask in a terminal whether to watch the job; Ctrl-C is a no, and leaves the job alone."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return confirm("Watch it now?", default=True)
+    except KeyboardInterrupt:
+        print_message("")
+        return False
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,20 @@ from typing import Annotated
 import typer
 
 from finetune_gateway.cli.options import JobName, Json, Quiet
+from finetune_gateway.cli.progress import PhaseBar
 from finetune_gateway.errors import JobCancelled, JobFailed, JobNotFinished, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.many import Failure
 from finetune_gateway.reports.job_history_text import event_line
-from finetune_gateway.reports.job_text import job_document, name_jobs, next_step, status_line
+from finetune_gateway.reports.job_text import (
+    job_document,
+    name_jobs,
+    next_step,
+    phase_share,
+    status_line,
+)
 from finetune_gateway.reports.output import (
     print_json,
     print_json_line,
@@ -45,7 +52,11 @@ def watch(job: JobName, json: Json = False) -> int:
       ftg watch latest
       ftg watch ftg-7kq3 --json
     """
-    opened = Gateway().job(job)
+    return watch_job(Gateway().job(job), json=json)
+
+
+def watch_job(opened: Job, *, json: bool = False) -> int:
+    """Follow a job on the screen and return its exit code; 0 after Ctrl-C."""
     try:
         if json:
             _print_events_as_json(opened)
@@ -79,19 +90,29 @@ def _print_events(job: Job) -> None:
 
 class PhasePrinter:
     """Prints on stderr what a job does before its first event, such as building a model, and why
-    nothing is heard of it."""
+    nothing is heard of it. ``bar``: with a bar, on a terminal, for what says how far it is."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, bar: bool = False) -> None:
         self.quiet = quiet
         self.last = ""
+        self.bar = PhaseBar() if bar and not quiet and sys.stderr.isatty() else None
 
     def __call__(self, job: Job) -> None:
         """Print the phase of the job if it is another one, not each step of the same."""
         phase = "" if job.status.final else _doing(job)
-        name = phase.partition(":")[0]
-        if phase and name != self.last:
+        name, counted = phase.partition(":")[0], phase_share(phase)
+        if self.bar and counted:
+            self.bar.show(f"{job.id}  {counted[0]}", counted[1])
+        elif self.bar:
+            self.bar.stop()
+        if phase and name != self.last and not (self.bar and counted):
             print_message(f"{job.id}  {job.status}: {visible(phase)}", quiet=self.quiet)
         self.last = name
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self.bar:
+            self.bar.stop()
 
 
 def _doing(job: Job) -> str:
@@ -110,13 +131,17 @@ def exit_code(job: Job) -> int:
 
 def follow(job: Job, timeout: float | None = None, *, quiet: bool = False) -> None:
     """Wait until the job ends, and print its events on stderr."""
+    printer = PhasePrinter(quiet=quiet, bar=True)
     try:
-        for event in job.watch(timeout, send=True, on_poll=PhasePrinter(quiet=quiet)):
+        for event in job.watch(timeout, send=True, on_poll=printer):
             print_message(f"{job.id}  {event_line(event)}", quiet=quiet)
     except KeyboardInterrupt:
         still = f"Job {job.id} is still running. Back to it: ftg watch {job.id}"
+        printer.stop()
         print_message(f"\n{job.record.outlook or still}")
         raise
+    finally:
+        printer.stop()
 
 
 def wait(

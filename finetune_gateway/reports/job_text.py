@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from finetune_gateway.text.cleaning import visible
 
 LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
 COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
+_COUNTED = re.compile(r"([^:]+): (?:step )?(\d+(?:\.\d+)?) of (\d+(?:\.\d+)?)\b")
 NAME_LENGTHS = ((60, 40), (22, 16), (16, 12), (12, 8))  # of a model's name and of a file's
 INTERNAL_FIELDS = {
     "submit_key", "step_at", "tries", "cursor", "system_prompt",
@@ -74,6 +76,15 @@ def status_line(job: Job) -> str:
     """Return ``ftg-7kq3 failed: the reason``."""
     ended = f": {visible(job.error)}" if job.error else _how_ended(job)
     return f"{job.id} {job.status}{_not_deployed(job)}{ended}"
+
+
+def phase_share(phase: str) -> tuple[str, float] | None:
+    """Return what is being done and how much of it is done, 0 to 1, of a phase such as ``building
+    builtin/tiny: step 25 of 600, loss 4.1``; None where a phase says no share."""
+    counted = _COUNTED.match(phase)
+    if counted is None or not float(counted[3]):
+        return None
+    return visible(counted[1]), min(1.0, float(counted[2]) / float(counted[3]))
 
 
 def _not_deployed(job: Job) -> str:

@@ -13,11 +13,14 @@ from rich.text import Text
 
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.reports.job_text import phase_share
 from finetune_gateway.reports.loss_chart import overfitting_note
+from finetune_gateway.reports.output import terminal_width
 from finetune_gateway.text.cleaning import visible
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVE = 24  # columns of a sparkline
+NARROW = 72  # columns below which progress takes two lines, and a curve is shorter
 COLOURS = {
     JobStatus.SUCCEEDED: "green",
     JobStatus.FAILED: "red",
@@ -74,7 +77,9 @@ class View:
 
     def _head(self) -> Text:
         record = self.job.record
-        phase = f" ({visible(record.phase)})" if record.phase and not record.status.final else ""
+        counted = phase_share(record.phase)  # then the bar says how far
+        doing = counted[0] if counted else visible(record.phase)
+        phase = f" ({doing})" if doing and not record.status.final else ""
         return Text.assemble(
             (record.id, "bold"),
             f"  {record.display_name}  {visible(record.spec.model)}  ",
@@ -94,9 +99,14 @@ class View:
         if left is not None:
             parts.append(f"left {_format_clock(left)}")
         row = Table.grid(padding=(0, 2))
-        if total:
-            done = f"{100 * step / total:3.0f}%"
-            row.add_row(ProgressBar(total, step, width=16), done, Text("  ".join(parts)))
+        counted = None if total else phase_share(self.job.phase)
+        share = counted[1] if counted else step / total if total else None
+        if share is not None:
+            facts, bar = Text("  ".join(parts)), ProgressBar(1.0, share, width=16)
+            if terminal_width() < NARROW:
+                row.add_row(bar, f"{100 * share:3.0f}%")
+                return Group(row, facts)
+            row.add_row(bar, f"{100 * share:3.0f}%", facts)
         else:
             row.add_row(Text("  ".join(parts)))
         return row
@@ -137,8 +147,12 @@ def loss_curve(name: str, values: Sequence[float]) -> Text | None:
     """Return ``train_loss  █▆▄▂▁  1.92 → 0.61  best 0.60``, or None without values."""
     if not values:
         return None
-    figures = f"{values[0]:.3g} → {values[-1]:.3g}  best {min(values):.3g}"
-    return Text.assemble(f"{name:<11} ", (sparkline(values, CURVE), "cyan"), f"  {figures}")
+    figures, columns = f"{values[0]:.3g} → {values[-1]:.3g}", CURVE
+    if terminal_width() >= NARROW:
+        figures += f"  best {min(values):.3g}"
+    else:
+        columns = min(CURVE, max(1, terminal_width() - len(figures) - 14))
+    return Text.assemble(f"{name:<11} ", (sparkline(values, columns), "cyan"), f"  {figures}")
 
 
 def sparkline(values: Sequence[float], columns: int) -> str:

@@ -42,6 +42,11 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
         lines += _hosted_lines(plan, limit, budget)
     else:
         lines += _local_lines(estimate, budget)
+    if plan.spec.model.startswith("builtin/"):
+        # Imported here: it was for this plan, and other models need none of it.
+        from finetune_gateway.backends.local.builtin import ABOUT
+
+        lines.append(wrap_text(ABOUT))
     kinds = sum(len(report.warnings) for report in plan.reports)
     if kinds:
         name = visible(plan.train.name)
@@ -122,7 +127,10 @@ def submitted_text(job: Job) -> str:
             f"{job.id} is stored, but {job.backend.name} has not confirmed it: {reason}\n"
             f"{job.record.outlook}"
         )
-    return f"Submitted {job.id}{_provider(job)}." if job.provider_id or job.status.final else ""
+    if job.status.final:
+        return f"Submitted {job.id}{_provider(job)}."
+    where = f"at {job.record.display_name}" if job.record.hosted else "on this machine"
+    return f"Submitted {job.id}{_provider(job)}. It runs {where}; you may close this terminal."
 
 
 def existing_job_text(job: Job) -> str:

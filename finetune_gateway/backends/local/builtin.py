@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "builtin/tiny"
+ABOUT = f"{NAME} is a toy: it knows the questions of one small shop, and nothing else."
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")  # ids 0..3
 
 CONFIG: dict[str, Any] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from finetune_gateway.errors import BackendError, NotFoundError, SpecError, Stor
 from finetune_gateway.settings.files import by_the_users_umask, locking
 from finetune_gateway.settings.home import Settings
 
+MB = 1_000_000
 SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to estimate
 
 
@@ -49,7 +51,7 @@ def with_weights(model: str, settings: Settings, report: Callable[[str], None]) 
     local = _local(model)
     if local is None:
         report(f"downloading {model}")
-        return _hub(model, None)
+        return _hub(model, None, report)
     if not any(local.glob("*.safetensors")):
         raise SpecError(
             f"The model folder {local} has no *.safetensors.",
@@ -104,7 +106,9 @@ def _local(model: str) -> Path | None:
     return None
 
 
-def _hub(model: str, patterns: list[str] | None) -> Path:
+def _hub(
+    model: str, patterns: list[str] | None, report: Callable[[str], None] | None = None
+) -> Path:
     # Imported here: the hub's client takes 0.2 s and only hub models need it.
     # It reads this when it is imported; otherwise it sends the versions of other libraries, and
     # which program runs it.
@@ -120,7 +124,8 @@ def _hub(model: str, patterns: list[str] | None) -> Path:
     hint = f"Check the name, run: hf download {model}, or use --model builtin/tiny to try things."
     try:
         with by_the_users_umask():
-            return Path(snapshot_download(model, allow_patterns=patterns))
+            bar = _reporting(model, report) if report else None
+        return Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bar))
     except HFValidationError:
         raise NotFoundError(f"{model!r} is not a model id.", hint=hint) from None
     except LocalEntryNotFoundError:
@@ -137,3 +142,25 @@ def _hub(model: str, patterns: list[str] | None) -> Path:
         raise BackendError(
             f"Model {model!r} could not be downloaded: {exc}.", hint=hint, backend="local"
         ) from None
+
+
+def _reporting(model: str, report: Callable[[str], None]) -> type[Any]:
+    """Return a bar for the hub's client that draws nothing, and reports the megabytes that have
+    come, once a second."""
+    from tqdm.auto import tqdm
+
+    class Reported(tqdm):  # type: ignore[misc]  # tqdm has no types
+        reported = 0.0
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            """Draw nothing: this runs in a worker."""
+
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
+            # One bar counts files, one what comes from the network, one what is on the disk.
+            on_disk = self.unit == "B" and not str(self.desc).startswith("Downloading")
+            if on_disk and self.total and time.monotonic() - self.reported > 1:
+                self.reported = time.monotonic()
+                report(f"downloading {model}: {self.n / MB:.0f} of {self.total / MB:.0f} MB")
+
+    return Reported
