@@ -17,10 +17,12 @@ import trust
 import typer.main
 from test_rooms import ROOMS
 
+import finetune_gateway as gateway
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.commands import ALIASES, COMMANDS
 from finetune_gateway.cli.run import load_command
 from finetune_gateway.validation.collector import RULES
+from scripts.readme_picture import picture
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -154,6 +156,20 @@ def test_code_comes_early_in_the_readme() -> None:
     """The first block of code is on the first screen."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text[: text.index("```")].count("\n") < 40
+
+
+def test_the_picture_in_the_readme_is_what_preview_prints() -> None:
+    """It loads nothing from anywhere, and is what ``scripts.readme_picture`` makes today."""
+    shown = (ROOT / "docs" / "images" / "preview.svg").read_text(encoding="utf-8")
+    assert shown == picture()
+    assert "url(http" not in shown and "@import" not in shown
+
+
+def test_the_example_data_are_good() -> None:
+    """The file of the first job has no error and no warning, and costs little."""
+    report = gateway.validate(ROOT / "examples" / "shop.jsonl")
+    assert report.ok and report.rows == 100
+    assert {finding.severity for finding in report.findings} <= {"note"}
 
 
 def test_the_tree_in_the_tour_is_the_tree() -> None:
