@@ -16,6 +16,7 @@ from finetune_gateway.reports.estimate_figures import (
     answer_warnings,
     details,
     grounds,
+    local_figures,
 )
 
 SECTIONS = {
@@ -76,14 +77,15 @@ def refusal(option: Option) -> str:
     return f"{error.message} {error.hint}".strip() if error else ""
 
 
-def sections(ranking: Ranking) -> dict[str, list[tuple[Numbers, str]]]:
-    """Return everything the figures rest on, by title: each text with its options."""
-    notes = ranking.estimates
+def sections(ranking: Ranking, *, answered: bool = False) -> dict[str, list[tuple[Numbers, str]]]:
+    """Return everything the figures rest on, by title: each text with its options. ``answered``:
+    without the figures of the answer about one option."""
+    figures = local_figures if answered else details
     found: dict[str, dict[str, list[int]]] = {title: {} for title in SECTIONS.values()}
-    for number, estimate in enumerate(notes, start=1):
-        for kind, text in (*details(estimate), *grounds(estimate)):
+    for number, estimate in enumerate(ranking.estimates, start=1):
+        for kind, text in (*figures(estimate), *grounds(estimate)):
             title = SECTIONS.get(kind, SECTIONS["figure"])
-            shown = text if kind in SECTIONS else f"{kind}: {text}"
+            shown = text if kind in SECTIONS else f"{kind.strip()}: {text}"
             found[title].setdefault(shown, []).append(number)
     return {
         title: [(tuple(numbers), text) for text, numbers in texts.items()]

@@ -114,7 +114,7 @@ def _refusals(ranking: Ranking) -> Iterator[str]:
 
 
 def _section_lines(ranking: Ranking, *, single: bool) -> Iterator[str]:
-    for title, notes in sections(ranking).items():
+    for title, notes in sections(ranking, answered=single).items():
         yield apply_style(title, "warning" if title == "Warnings" else "bold")
         for numbers, text in notes:
             about = "" if single else f"{join_runs(numbers)}  "

@@ -60,7 +60,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "submit": [
         (LOCAL, "0"),
         (FAKE, "JOB"),  # it has succeeded already
-        ((*FAKE, "--again", "--wait"), r"ftg-\w{10}"),
+        ((*FAKE, "--wait"), "JOB"),
     ],
     "list": [(("list", "--backend", "fake", "--limit", "1"), "JOB"),
              (("list", "--backend", "azure"), "")],
@@ -71,9 +71,9 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "events": [(("events", "JOB"), r"(.+\n)+.+")],
     "metrics": [(("metrics", "JOB"), r"(.+\n)+.+")],
     "checkpoints": [(("checkpoints", "JOB"), r"(.+\n)*.+")],
-    "rm": [(("rm", "JOB", "--yes"), "JOB removed")],
     "costs": [(("costs",), r"(.*\n)*.*JOB.*(\n.*)*"),
                (("costs", "--since", "2026-01-01", "--until", "2026-01-02"), "")],
+    "rm": [(("rm", "JOB", "--yes"), "JOB removed")],
 }  # fmt: skip
 # What needs a job in doubt, a stopped one or minutes is looked at in tests of its own.
 ELSEWHERE = {"demo", "resume", "settle"}
@@ -99,19 +99,31 @@ def job(ftg: Ftg) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_the_result_alone(
-    ftg: Ftg, tmp_path: Path, name: str, request: pytest.FixtureRequest
-) -> None:
-    """Exactly that on stdout, and nothing on stderr."""
-    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n' * 10)
-    job = request.getfixturevalue("job") if "JOB" in str(CALLS[name]) else ""
+def check(ftg: Ftg, folder: Path, name: str, job: str = "") -> None:
+    """Each call of a command prints what it should on stdout, and nothing on stderr."""
     for words, said in CALLS[name]:
-        call = [word.replace("OUT", str(tmp_path)).replace("JOB", job) for word in words]
+        call = [word.replace("OUT", str(folder)).replace("JOB", job) for word in words]
         done = ftg(*call, "-q")
         assert done.stderr == "", call
-        expected = said.replace("OUT", re.escape(str(tmp_path))).replace("JOB", job)
+        expected = said.replace("OUT", re.escape(str(folder))).replace("JOB", job)
         assert re.fullmatch(expected, done.stdout.removesuffix("\n")), (call, done.stdout)
+
+
+OF_A_JOB = [name for name in CALLS if "JOB" in str(CALLS[name])]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in OF_A_JOB])
+def test_the_result_alone(ftg: Ftg, tmp_path: Path, name: str) -> None:
+    """Without a job."""
+    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n' * 10)
+    check(ftg, tmp_path, name)
+
+
+def test_the_result_of_a_job_alone(ftg: Ftg, tmp_path: Path, job: str) -> None:
+    """Submitted, looked at, and removed at last."""
+    assert OF_A_JOB[-1] == "rm"
+    for name in OF_A_JOB:
+        check(ftg, tmp_path, name, job)
 
 
 def test_errors_are_not_quiet(ftg: Ftg) -> None:

@@ -12,12 +12,20 @@ from support.cli import Ftg
 from support.options import DATA, LARGE, MINI, SMALL, TINY
 from support.paths import ROOT
 
+import finetune_gateway as gateway
+from finetune_gateway import Option
+from finetune_gateway.reports.estimate_text import estimates_text
+
 ONE = ("estimate", str(DATA), "--model", MINI)
 TWELVE = ("estimate", str(DATA), "--backend", "openai,azure,nebius,custom",
           "--model", MINI, "--model", LARGE, "--model", SMALL)  # fmt: skip
 MIXED = ("estimate", str(DATA), "--backend", "openai,azure,local",
          "--model", MINI, "--model", TINY)  # fmt: skip
 SCREEN = 24  # lines of a terminal
+
+
+def side_by_side(backends: list[str], models: list[str]) -> list[Option]:
+    return gateway.estimate(DATA, model=models, backend=backends)
 
 
 def words(text: str) -> str:
@@ -44,31 +52,29 @@ def test_one_option_is_six_lines_and_what_stands_in_the_way(
         assert text.startswith("warning: Only organisations") and text.count("warning:") == 1
 
 
-@pytest.mark.parametrize("columns", [80, 60, 40])
-@pytest.mark.parametrize("call", [ONE, TWELVE, MIXED])
-def test_the_answer_fits_one_screen(
-    ftg: Ftg, monkeypatch: pytest.MonkeyPatch, columns: int, call: tuple[str, ...]
-) -> None:
-    """With what is on stderr and the prompt; the options by price, one line each where they fit."""
-    monkeypatch.setenv("COLUMNS", str(columns))
-    done = ftg(*call)
-    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
-    assert max(map(len, lines)) <= columns
-    taken = sum(-(-len(line) // columns) or 1 for line in lines)
-    assert taken < SCREEN
-    if call == TWELVE:
-        costs = re.findall(r" (\$[\d.]+|not known)(?=$|  )", done.stdout, re.MULTILINE)
-        assert costs[:3] == ["$0.125", "$0.208", "$1.04"]
-        table = done.stdout.splitlines()[1:13]
-        assert all(re.match(r"(openai|azure|nebius|custom) +gpt-4", line) for line in table)
+def test_the_answer_fits_one_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80, 60 and 40 columns, with the prompt and what is on stderr: one option, options that
+    are partly left out, and twelve, in the order of their cost."""
+    twelve = side_by_side(["openai", "azure", "nebius", "custom"], [MINI, LARGE, SMALL])
+    mixed = side_by_side(["openai", "azure", "local"], [MINI, TINY])
+    for columns in (80, 60, 40):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for options in (twelve, mixed, mixed[:1], mixed[-1:], twelve[1:2]):
+            lines = estimates_text(options).splitlines()
+            assert max(map(len, lines)) <= columns
+            assert len(lines) <= SCREEN - 3, "\n".join(lines)
+        lines = estimates_text(twelve).splitlines()
+        costs = [re.findall(r" \$[\d.]+|not known", line)[0].strip() for line in lines[1:13]]
+        assert costs == ["$0.125", "$0.208", "$1.04", *["not known"] * 9]
 
 
-def test_a_higher_terminal_shows_more(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_higher_terminal_shows_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is counted; with 60 lines nothing but the age of sources is left."""
+    mixed = side_by_side(["openai", "azure", "local"], [MINI, TINY])
     monkeypatch.setenv("COLUMNS", "40")
-    assert "(4 more warnings)" in words(ftg(*MIXED).stdout)
+    assert "(4 more warnings)" in words(estimates_text(mixed))
     monkeypatch.setenv("LINES", "60")
-    assert "(2 more warnings)" in words(ftg(*MIXED).stdout)
+    assert "(2 more warnings)" in words(estimates_text(mixed))
 
 
 def test_what_is_said_of_several_options_is_said_once(
