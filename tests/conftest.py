@@ -29,7 +29,7 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-pytest_plugins = ("support.cli", "support.disks")
+pytest_plugins = ("support.browser", "support.cli", "support.disks")
 
 PROVIDER_VARIABLES = ("OPENAI_", "AZURE_OPENAI_", "NEBIUS_", "AWS_BEARER_", "FTG_")
 SMALL = {

@@ -80,7 +80,7 @@ def plot_text(job_id: str, metrics: Sequence[Metric], encoding: str | None) -> s
     scale = ", log scale" if chart.y.log else ""
     return "\n".join(
         [
-            f"{job_id}  {chart.y.name} by {chart.x.name}{scale}",
+            wrap_text(f"{job_id}  {chart.y.name} by {chart.x.name}{scale}{_progress(metrics[-1])}"),
             *chart_lines(chart, terminal_width(), signs),
             *_plot_keys(chart, metrics, signs),
             *([wrap_text(f"note: {note}")] if note else []),
@@ -88,12 +88,17 @@ def plot_text(job_id: str, metrics: Sequence[Metric], encoding: str | None) -> s
     )
 
 
+def _progress(last: Metric) -> str:
+    if not last.total_steps or last.step >= last.total_steps:
+        return ""
+    return f", step {last.step:,} of {last.total_steps:,}"
+
+
 def _plot_keys(chart: Chart, metrics: Sequence[Metric], signs: Signs) -> Iterator[str]:
     """Yield what each line of the chart is, from where to where it goes, and its lowest value."""
-    dotted = {dot.color for dot in chart.dots}
     for metric, name, color in CURVES:
         if points := series(metrics, metric):
-            sign = signs.dot if color in dotted else signs.line
+            sign = signs.line if color == chart.lines[0].color else signs.dot
             facts = ", ".join(filter(None, (span_text(points), lowest_text(points))))
             if signs is ASCII:
                 facts = facts.replace("→", "to")

@@ -131,12 +131,18 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     )
 
 
-def _thinned(metrics: Sequence[Metric]) -> list[Metric]:
-    """Return at most STEPS of them: all evaluations, and of the others every so many."""
-    rare = {metric.step for metric in metrics if metric.valid_loss is not None}
-    every = -(-len(metrics) // STEPS)
-    kept = [m for at, m in enumerate(metrics) if at % every == 0 or m.step in rare]
-    return kept[:STEPS] if every > 1 else list(metrics)
+def _thinned(metrics: Sequence[Metric]) -> Sequence[Metric]:
+    """Return at most STEPS of them: the last one, the evaluations if they are few, and of the
+    others every so many."""
+    if len(metrics) <= STEPS:
+        return metrics
+    every = -(-2 * len(metrics) // STEPS)
+    evaluations = {metric.step for metric in metrics if metric.valid_loss is not None}
+    rare = evaluations if len(evaluations) < STEPS // 2 else set()
+    last = len(metrics) - 1
+    return [
+        m for at, m in enumerate(metrics) if at in (0, last) or at % every == 0 or m.step in rare
+    ]
 
 
 def _event(event: Event) -> EventView:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
 
 from finetune_gateway.events import Metric
 from finetune_gateway.reports.charts import Axis, Chart, Dot, Line, linear_axis, log_axis
@@ -12,6 +14,7 @@ CURVES = (("train_loss", "training", 0), ("valid_loss", "validation", 2))  # met
 LEAST = 1e-4  # losses below are drawn there
 ENDS = (1, 1.5, 2, 3, 4, 5, 7)  # where a logarithmic axis may begin and end, times powers of ten
 FALL = 4  # from such a ratio on, later losses would lie on a linear axis
+PARTS = 20  # of many evaluations
 MOST_DOTS = 60  # more evaluations are a line without dots
 
 
@@ -64,9 +67,10 @@ def span_text(points: Sequence[tuple[int, float]]) -> str:
 
 
 def lowest_text(points: Sequence[tuple[int, float]]) -> str:
-    """Return ``lowest 0.1 at step 180``; empty where the last is the lowest."""
+    """Return ``lowest 0.1 at step 180``; empty where the last one is no higher."""
     step, value = min(points, key=lambda point: point[1])
-    return "" if value >= points[-1][1] else f"lowest {_figure(value)} at step {step:,}"
+    lowest = _figure(value)
+    return "" if lowest == _figure(points[-1][1]) else f"lowest {lowest} at step {step:,}"
 
 
 def _figure(loss: float) -> str:
@@ -74,7 +78,16 @@ def _figure(loss: float) -> str:
 
 
 def overfitting_note(valid_loss: Sequence[float]) -> str | None:
-    """Return a note if the last two evaluations are no better than the best before them."""
-    if len(valid_loss) < 3 or min(valid_loss[-2:]) < min(valid_loss[:-2]):
+    """Return a note if the last two evaluations are no better than the best before them. Many
+    evaluations differ by chance: of those it is the means of their twentieths."""
+    many = len(valid_loss) > PARTS
+    values = _means(valid_loss) if many else valid_loss
+    if len(values) < 3 or min(values[-2:]) < min(values[:-2]):
         return None
-    return "valid_loss has not fallen for 2 evaluations (possible overfitting)"
+    span = "in its last tenth" if many else "for 2 evaluations"
+    return f"valid_loss has not fallen {span} (possible overfitting)"
+
+
+def _means(values: Sequence[float]) -> list[float]:
+    edges = [part * len(values) // PARTS for part in range(PARTS + 1)]
+    return [fmean(values[start:end]) for start, end in pairwise(edges)]

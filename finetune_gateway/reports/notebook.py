@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finetune_gateway.reports import estimate_figures as figures
-from finetune_gateway.reports.charts import Chart, Picture
+from finetune_gateway.reports.charts import Chart, Key, Picture
 from finetune_gateway.reports.loss_chart import loss_chart
 from finetune_gateway.reports.output import (
     format_count,
@@ -50,6 +50,7 @@ class View:
     why: Facts = ()
     draw: Callable[[], Chart | None] = lambda: None  # only a notebook needs it
     picture: Picture | None = None
+    keys: Sequence[Key] = ()
 
     def html(self, name: str) -> str:
         """Return the result as HTML, every value escaped."""
@@ -59,9 +60,9 @@ class View:
         left_out = len(self.rows) - MOST_ROWS
         more = f"... and {left_out:,} more" if left_out > 0 else ""
         chart = self.draw()
-        picture = chart.pictures()[0] if chart else None
-        rows = self.rows[:MOST_ROWS]
-        view = replace(self, name=name, rows=rows, more=more, picture=picture)
+        view = replace(self, name=name, rows=self.rows[:MOST_ROWS], more=more)
+        if chart:
+            view = replace(view, picture=chart.pictures()[0], keys=chart.keys)
         return str(fragment("notebook.html", "result", view))
 
 

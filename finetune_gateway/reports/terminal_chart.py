@@ -14,6 +14,7 @@ from finetune_gateway.reports.charts import Chart, Point
 
 DOTS_WIDE, DOTS_HIGH = 2, 4  # of a character of Braille
 BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of its dots, by row and column
+APART = 2  # columns from a dot to the next, about
 FIGURE = 5  # columns from a figure below the chart to the next, at least
 
 
@@ -44,8 +45,8 @@ def signs_for(encoding: str | None) -> Signs:
 
 
 def chart_lines(chart: Chart, width: int, signs: Signs) -> list[str]:
-    """Return the chart in so many columns, without color: axes with figures, the lines that have
-    dots as dots, the others as lines."""
+    """Return the chart in so many columns, without color: axes with figures, its first line as a
+    line, others as dots on top of it."""
     return _Plot(chart, width, signs).text()
 
 
@@ -55,7 +56,8 @@ class _Plot:
     def __init__(self, chart: Chart, width: int, signs: Signs) -> None:
         self.chart, self.signs = chart, signs
         self.high = max(9, min(16, width // 5))
-        self.up = {self._row(share): figure for share, figure in chart.y.ticks(self.high * 2 // 3)}
+        most = self.high * 2 // 3 if chart.y.log else self.high
+        self.up = {self._row(share): figure for share, figure in chart.y.ticks(most)}
         self.left = max(map(len, self.up.values()))
         self.wide = width - self.left - 2
         self.cells: dict[tuple[int, int], str] = {}  # row, column
@@ -65,14 +67,18 @@ class _Plot:
 
     def text(self) -> list[str]:
         """Return everything, line by line."""
-        dotted = {dot.color for dot in self.chart.dots}
-        for line in self.chart.lines:
-            if line.color not in dotted:
-                self._draw(line.points)
-        for dot in self.chart.dots:
-            column = round(self.chart.x.share(dot.x) * (self.wide - 1))
-            self.cells[self._row(self.chart.y.share(dot.y)), column] = self.signs.dot
+        first, *others = self.chart.lines
+        self._draw(first.points)
+        for line in others:
+            self._dot(line.points)
         return [*map(self._line, range(self.high)), *self._foot()]
+
+    def _dot(self, points: Sequence[Point]) -> None:
+        """Draw the points; of many some, so that the line below can be seen."""
+        every = -(-len(points) * APART // self.wide) if len(points) * APART > self.wide else 1
+        for x, y in points[::-every]:
+            column = round(self.chart.x.share(x) * (self.wide - 1))
+            self.cells[self._row(self.chart.y.share(y)), column] = self.signs.dot
 
     def _draw(self, points: Sequence[Point]) -> None:
         across, down = (1, 1) if self.signs is ASCII else (DOTS_WIDE, DOTS_HIGH)

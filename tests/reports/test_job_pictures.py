@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import Browser, browser
+from support.browser import Browser
 from support.cli import Ftg, process
 
 from finetune_gateway import FakeBackend, Gateway, Job
@@ -127,6 +126,19 @@ def test_few_or_odd_losses_are_drawn_too(home: Path) -> None:
     assert plot_text("job", [Metric(step=1)], "utf-8") == ""
 
 
+def test_many_evaluations_leave_the_training_loss_in_sight(home: Path) -> None:
+    """Hosts report both at each step: some of them are dots, the latest is one; where it stands
+    is said while the job runs."""
+    both = [
+        Metric(step=at, total_steps=900, train_loss=1.0, valid_loss=1.0) for at in range(1, 601)
+    ]
+    lines = plot_text("job", both, "utf-8").splitlines()
+    assert lines[0] == "job  loss by step, step 600 of 900"
+    row = next(line for line in lines if "●" in line)
+    assert row.endswith("●") and 30 < row.count("●") < 45
+    assert sum(one > "\u2800" for one in row) > 30
+
+
 def test_nothing_to_draw_is_said(ftg: Ftg, env: dict[str, str]) -> None:
     """A job without losses, and two forms at once."""
     job_with(Path(env["FTG_HOME"]), [{"step": 1, "learning_rate": 0.1}])
@@ -140,18 +152,14 @@ def test_losses_in_words(home: Path) -> None:
     """From where to where, the lowest unless it is the last; no number is no loss."""
     assert span_text([(1, 1.957), (9, 0.0687)]) == "1.96 → 0.069" and span_text([(1, 0.5)]) == "0.5"
     assert lowest_text([(1, 3.0), (5, 0.25), (9, 0.5)]) == "lowest 0.25 at step 5"
-    assert lowest_text([(1, 3.0), (9, 0.5)]) == ""
+    assert lowest_text([(1, 3.0), (8, 0.4999), (9, 0.5)]) == ""
     assert series([Metric(step=1, train_loss=float("inf"))], "train_loss") == []
-    assert overfitting_note([1.0, 0.8, 0.9, 0.81])
+    noise = [0.01 * (at % 7) for at in range(400)]
+    assert overfitting_note([1 - at / 500 + noise[at] for at in range(400)]) is None, "it falls"
+    assert "last tenth" in (overfitting_note([0.5 + noise[at] for at in range(400)]) or "")
 
 
 # -- as a page -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser")) as started:
-        yield started
 
 
 def test_the_page_of_a_job(ftg: Ftg, env: dict[str, str], tmp_path: Path, tab: Browser) -> None:
@@ -174,6 +182,8 @@ def test_the_page_of_a_job(ftg: Ftg, env: dict[str, str], tmp_path: Path, tab: B
     assert "Training starts." not in seen
     tab.click("details:last-of-type summary")
     assert "Training starts." in tab.js("document.body.innerText")
+    tab.js("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert tab.js("document.documentElement.scrollWidth") == 360
     assert tab.said == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import Browser, browser
+from support.browser import Browser
 
 import finetune_gateway as gateway
 from finetune_gateway import Dataset
@@ -340,12 +340,6 @@ def test_repeats_classes_and_leaks_are_shown(home: Path, tmp_path: Path) -> None
 # -- in a browser --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser")) as started:
-        yield started
-
-
 @pytest.fixture
 def shown_page(tmp_path: Path) -> Path:
     """A page with hostile rows; what hides in them would be noticed by the browser."""
@@ -377,6 +371,9 @@ def test_a_click_on_a_line_goes_to_its_row_and_back(tab: Browser, shown_page: Pa
     assert tab.js("document.querySelector(':target').className").startswith("finding")
     tab.click(".finding h3 a")
     assert tab.js("document.querySelector(':target').innerText") in tab.js("location.hash")
+    assert tab.js("document.querySelector(':target').closest('details').open"), (
+        "a folded rule opens"
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -149,3 +149,16 @@ def browser(folder: Path) -> Iterator[Browser]:
         if started.poll() is None:
             started.kill()
             started.wait()
+
+
+@pytest.fixture(scope="session")
+def _session_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("browser")) as started:
+        yield started
+
+
+@pytest.fixture
+def tab(_session_browser: Browser) -> Browser:
+    """The tab that all tests of a process share: a browser takes a second or two to start."""
+    _session_browser.said.clear()
+    return _session_browser
