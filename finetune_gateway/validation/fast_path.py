@@ -15,9 +15,10 @@ from typing import Literal
 
 import msgspec
 
+from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.encodings import NEW_LETTERS
-from finetune_gateway.validation.detectors import prefilter_patterns
+from finetune_gateway.validation.detectors import disguise_patterns, prefilter_patterns
 from finetune_gateway.validation.rows.chat import NOTHING, chat_defects
 
 _GROUP = 16  # rows searched as one text
@@ -71,11 +72,13 @@ class FastPath:
     and decoding them together three quarters.
     """
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, regions: Regions = ()) -> None:
         self._method = method
         decoder = msgspec.json.Decoder(_Row)
         self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
-        self._may_match = searcher(_DUPLICATE_KEY, _BLANK, NEW_LETTERS, *prefilter_patterns())
+        patterns = prefilter_patterns(regions)
+        self._as_written = searcher(_DUPLICATE_KEY, _BLANK, NEW_LETTERS, *patterns)
+        self._disguised = searcher(*disguise_patterns())
         self._orders: dict[Roles, bool] = {}
 
     def take(self, raws: Sequence[bytes]) -> PlainRows:
@@ -89,6 +92,9 @@ class FastPath:
             if len(taken.roles) < len(group):
                 break
         return rows
+
+    def _may_match(self, raw: bytes) -> bool:
+        return self._as_written(raw) or self._disguised(raw)
 
     def _take_together(self, raws: Sequence[bytes]) -> PlainRows | None:
         """Return all of the rows, or None if one may have a defect."""

@@ -282,6 +282,12 @@ _DATASET = {
         "A hosted job would upload it, and a model can repeat its training data.",
         "Mask or remove it.",
     ),
+    "pii_reserved": Rule(
+        N, N, "personal data that stands for nobody",
+        "Names kept for examples (example.com, .test), test numbers of cards and 555-01xx do not "
+        "stop a job.",
+        "Nothing to do.",
+    ),
     "secret": Rule(
         W, W, "something that looks like a key or password",
         "A hosted job would upload it, and a model can repeat its training data.",

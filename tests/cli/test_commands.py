@@ -25,7 +25,10 @@ from finetune_gateway.reports.output import escape_controls
 from scripts.cli_page import command_help
 
 DATA = ROOT / "finetune_gateway" / "resources" / "demo_train.jsonl"
-HEAVY = ("torch", "transformers", "trl", "peft", "openai", "huggingface_hub", "ray", "datasets")
+HEAVY = (
+    "torch", "transformers", "trl", "peft", "openai", "huggingface_hub", "ray", "datasets",
+    "phonenumbers",
+)  # fmt: skip
 HOSTED = "gpt-4.1-mini-2025-04-14"
 CLOSED = "http://127.0.0.1:9/v1"  # the discard port: nobody listens
 

@@ -583,20 +583,20 @@ PARTS = [
 # is a reported answer of OpenAI's), broken or invisible characters.
 TEXTS = [
     *(Case(f"personal_{name}", asked(text), W, "pii", CONTENT) for name, text in (
-        ("mail", "Write to maria.lopez@shop.example.com please."),
+        ("mail", "Write to maria.lopez@shop.acme-mail.com please."),
         ("mail_plus", "cc: j.doe+orders@example.co.uk"),
         ("phone", "Call me at (415) 555-2671."),
         ("phone_abroad", "My number is +49 30 901820."),
         ("phone_france", "Appelez le 01 23 45 67 89."),
-        ("card", "Card 5555 5555 5555 4444, thanks."),
-        ("card_amex", "Charge 3782 822463 10005"),
+        ("card", "Card 5555 5555 5555 5557, thanks."),
+        ("card_amex", "Charge 3782 822463 10013"),
         ("iban", "Send it to DE89 3704 0044 0532 0130 00."),
         ("ssn", "SSN: 219-09-9999"),
     )),
-    Case("personal_answer", said("Her mail is maria@example.org."), W, "pii", ANSWER),
-    Case("personal_arguments", arguments('{"q": "maria@example.org"}'), W, "pii", ARGUMENTS),
-    Case("personal_part", asked([{"type": "text", "text": "maria@example.org"}]), W, "pii", f"{CONTENT}[0].text"),
-    Case("personal_escaped", rb'{"messages": [{"role": "user", "content": "maria\u0040example.org"}, {"role": "assistant", "content": "b"}]}',
+    Case("personal_answer", said("Her mail is maria@acme-mail.org."), W, "pii", ANSWER),
+    Case("personal_arguments", arguments('{"q": "maria@acme-mail.org"}'), W, "pii", ARGUMENTS),
+    Case("personal_part", asked([{"type": "text", "text": "maria@acme-mail.org"}]), W, "pii", f"{CONTENT}[0].text"),
+    Case("personal_escaped", rb'{"messages": [{"role": "user", "content": "maria\u0040acme-mail.org"}, {"role": "assistant", "content": "b"}]}',
          W, "pii", CONTENT),
     *(Case(f"secret_{name}", asked(text), W, "secret", CONTENT) for name, text in (
         ("openai", "key=sk-proj-" + "aB3dE5gH7jK9mN1pQ3sT5vX7z"),

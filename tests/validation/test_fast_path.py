@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import DATA
 
-from finetune_gateway.text import pii
-from finetune_gateway.text.pii import NUMBER_HINTS, find_pii
+from finetune_gateway.text import pii_numbers, pii_phones
+from finetune_gateway.text.pii import find_pii, number_hints
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation import detectors
 from finetune_gateway.validation.detectors import text_defects
@@ -40,14 +40,19 @@ def test_no_row_with_personal_data_is_taken_as_clean() -> None:
     assert seen > 4 * len(values)
 
 
-PATTERNS = (pii._CARD, pii._IBAN.pattern, pii._SSN, *pii._PHONES, *pii._CALL)
+CARD = pii_numbers._CARD.pattern
+PATTERNS = (
+    CARD, pii_numbers._IBAN.pattern, pii_numbers._SSN, pii_numbers._CHINA.pattern,
+    pii_numbers._KOREA.pattern, *pii_phones._PHONES, *pii_phones._CALL, pii_phones._PLUS.pattern,
+    *(number.pattern for number, _ in pii_phones._MOBILES),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_hints_are_in_every_number_that_a_look_finds(pattern: str) -> None:
     """What a pattern matches has one of the hints, whatever its check makes of the digits; but
     telephone numbers have as many digits as their check asks for."""
-    hinted, seen = searcher(*NUMBER_HINTS), 0
+    hinted, seen = searcher(*number_hints()), 0
     ascii_only = st.characters(min_codepoint=32, max_codepoint=126)
 
     @settings(max_examples=120, deadline=None, database=None)
@@ -55,9 +60,9 @@ def test_the_hints_are_in_every_number_that_a_look_finds(pattern: str) -> None:
     def holds(text: str) -> None:
         nonlocal seen
         for match in re.finditer(pattern, text):
-            if pattern == pii._CARD and match[0][0] not in "23456":
+            if pattern == CARD and match[0][0] not in "23456":
                 continue  # no network begins so
-            if pattern not in pii._PHONES or pii._is_phone(match[0]):
+            if pattern not in pii_phones._PHONES or pii_phones._is_phone(match[0]):
                 seen += 1
                 assert hinted(text), text
 
@@ -77,8 +82,8 @@ def test_no_character_hides_behind_an_escape(monkeypatch: pytest.MonkeyPatch) ->
     """Of every character of the basic plane, escaped or not, the fast path takes only rows that the
     long way, which then looks at each text of a row, has nothing to say about."""
     fast_path, taken = FastPath("sft"), 0
-    monkeypatch.setattr(detectors, "prefilter_patterns", lambda: ("(?s).",))
-    monkeypatch.setattr(detectors, "_hint_patterns", lambda: ("(?s).",))
+    monkeypatch.setattr(detectors, "prefilter_patterns", lambda *_: ("(?s).",))
+    monkeypatch.setattr(detectors, "_leaf_patterns", lambda *_: ("(?s).",))
     for number in range(0x80, 0x10000):
         char = chr(number)
         if "\ud800" <= char <= "\udfff":

@@ -115,8 +115,8 @@ def without_fast_path(path: Path, **options: Any) -> Report:
     options["workers"] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FastPath, "take", lambda self, raws: PlainRows())
-        patch.setattr(detectors, "prefilter_patterns", lambda: ("(?s).",))
-        patch.setattr(detectors, "_hint_patterns", lambda: ("(?s).",))
+        patch.setattr(detectors, "prefilter_patterns", lambda *_: ("(?s).",))
+        patch.setattr(detectors, "_leaf_patterns", lambda *_: ("(?s).",))
         return report_on(path, **options)
 
 

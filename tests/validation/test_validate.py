@@ -42,7 +42,7 @@ def odd(content: str, answer: str = "Yes.", **more: Any) -> Json:
 
 
 SILENT = odd("Say nothing.", "")
-EMAIL = odd("Write to ada@example.org")
+EMAIL = odd("Write to ada@analytical.org")
 
 
 # -- --ignore --------------------------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""Texts as a person reads them, for detectors: full-width and foreign digits as ASCII, without what
+has no width, base64 decoded."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+
+from finetune_gateway.text.regex import searcher
+
+# What is not there when one reads: spaces of no width, joiners, marks of direction, soft hyphens.
+_NO_WIDTH = (
+    "\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e01ef"
+)
+_DASHES = "\u2010-\u2015\u2212\ufe58\ufe63"
+_SPACES = "\u00a0\u2000-\u200a\u202f\u205f\u3000"
+_DIGITS = "\uff10-\uff19\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\u0e50-\u0e59"
+_ODD = re.compile(
+    f"[{_NO_WIDTH}{_DASHES}{_SPACES}{_DIGITS}\uff01-\uff5e\ufe6b]"
+    f"|(?<=[0-9{_DIGITS}])\u30fc"  # a long vowel, typed for a dash
+)
+_REMOVED = re.compile(f"[{_NO_WIDTH}]")
+
+# A row has one of these wherever the forms here hide something; a JSON escape stands for itself.
+_HIDDEN = r"[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff]"
+_GAP = f"[ .()\\-{_DASHES}{_SPACES}\uff08\uff09\uff0d\uff0e\u30fc]"
+HINTS = (
+    f"[0-9A-Za-z@.+-] ?{_HIDDEN}+ ?[0-9A-Za-z@.+-]",
+    "[\uff01-\uff5e]{16}",
+    f"(?:[{_DIGITS}]{_GAP}{{0,3}}){{7}}",
+    f"[0-9]{{2,4}}[{_DASHES}{_SPACES}\u30fc][0-9]{{2,4}}[{_DASHES}{_SPACES}\u30fc ][0-9]{{2,4}}",
+    "[\uff20\ufe6b]",
+    "[\uff08\uff3b\u3010] ?(?i:at|\uff41\uff54) ?[\uff09\uff3d\u3011]",
+)
+ESCAPED_HINTS = (
+    r"(?:\\u[fF][fF][0-5][0-9a-fA-F]){16}",
+    r"[0-9A-Za-z@.+-] ?\\u(?:00[aA][dD]|034[fF]|180[eE]|200[b-fB-F]|206[0-4]|[fF][eE]0[0-9a-fA-F]"
+    r"|[fF][eE][fF][fF]) ?[0-9A-Za-z@.+-]",
+    r"(?:\\u(?:[fF][fF]1[0-9]|066[0-9]|06[fF][0-9]|096[6-9a-fA-F]|0[eE]5[0-9])"
+    r"(?:\\u[0-9a-fA-F]{4}|[ .()-]){0,3}){7}",
+    r"[0-9]{2,4}\\u(?:201[0-5]|2212|00[aA]0|202[fF]|2009|200[0-9aA]|3000|30[fF][cC])[0-9]{2,4}",
+    r"\\u(?:[fF][fF]20|[fF][eE]6[bB])",
+    r"\\u(?:[fF][fF]08|[fF][fF]3[bB]|3010) ?(?i:at)",
+)
+
+# Base64 of text: four characters stand for three bytes, of ASCII (which never has its highest bit)
+# or of letters of three bytes, that begin with the first, the third or the second of the bytes, or
+# of letters of two.
+_FOUR = (
+    "[I-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/_-]"
+    "|[4-7][I-LY-bo-r4-7][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
+    "|[g-v][I-LY-bo-r4-7][DHLPTXbfjnrvz37/_][g-v]"
+    "|[g-v][Oeu+-][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
+    "|[w-z0-3][I-LY-bo-r4-7][DHLPTXbfjnrvz37/_][A-Za-f]|[g-v][MNcdst89][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
+)
+BASE64_HINTS = (f"(?:{_FOUR}){{4}}",)
+_RUN = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/_=-])")
+_LONGEST = 65_536  # characters of base64; a text of a person is shorter
+
+
+@cache
+def _plain_of(char: str) -> str:
+    """Return what a character is read as."""
+    if _REMOVED.match(char):
+        return ""
+    if unicodedata.category(char) == "Nd":
+        return str(unicodedata.decimal(char))
+    if unicodedata.category(char) == "Pd" or char in "\u2212\u30fc":
+        return "-"
+    folded = unicodedata.normalize("NFKC", char)
+    return folded if len(folded) == 1 and folded.isascii() else char
+
+
+def read_as(text: str) -> str:
+    """Return a text as it is read: itself, unless it has one of the forms here."""
+    if text.isascii() or not searcher(*HINTS)(text.encode("utf-8", "replace")):
+        return text
+    return _ODD.sub(lambda match: _plain_of(match[0]), text)
+
+
+def places_of(text: str) -> list[int]:
+    """Return the place in a text of each character of ``read_as(text)``."""
+    odd = {match.start() for match in _ODD.finditer(text) if not _plain_of(match[0])}
+    return [place for place in range(len(text)) if place not in odd]
+
+
+def decoded(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each part of a text that is base64 of text, and that text."""
+    if not searcher(*BASE64_HINTS)(text.encode("utf-8", "replace")):
+        return
+    for run in _RUN.finditer(text):
+        if len(run[0]) <= _LONGEST and (inner := _decode(run[0])):
+            yield run[0], inner
+
+
+def _decode(run: str) -> str:
+    """Return the text in a run of base64; empty if there is none."""
+    plain = run.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        inner = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+    printed = inner.replace("\n", " ").replace("\r", " ").replace("\t", " ")
+    return inner if printed.isprintable() else ""

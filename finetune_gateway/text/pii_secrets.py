@@ -1,0 +1,83 @@
+"""Detectors of keys, tokens and passwords."""
+
+from __future__ import annotations
+
+import re
+
+from finetune_gateway.text.pii_detector import Detector, finder, masked
+
+KEYS = (
+    "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "AKIA", "ASIA",
+    "AIza", "xox", "xapp-", "sk_live_", "rk_live_", "sk_test_", "rk_test_", "whsec_", "SG.", "npm_",
+    "pypi-", "gsk_", "xai-", "r8_", "ya29.", "dop_v1_", "eyJ",
+)  # fmt: skip
+
+TELEGRAM = ":AA"
+OTHER_KEYS = (
+    "ecret_access_key", "ECRET_ACCESS_KEY", "ecretAccessKey", "AccountKey=", "SharedAccessKey=",
+    "hooks.slack.com", TELEGRAM,
+)  # fmt: skip
+PASSWORDS = ("assword", "asswort", "ASSWORD", "asswd", "ASSWD", "pwd", "Pwd", "PWD")
+
+
+_KEY = (
+    r"(?<![A-Za-z0-9_-])(?:sk-(?:[a-z]{2,12}-)?[A-Za-z0-9_-]{20,250}"
+    r"|gh[pousr]_[A-Za-z0-9]{36,251}|github_pat_[A-Za-z0-9_]{22,255}|glpat-[A-Za-z0-9_-]{20,60}"
+    r"|hf_[A-Za-z0-9]{30,40}|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])|AIza[A-Za-z0-9_-]{35}"
+    r"|xox[abeoprs](?:\.xox[bp])?-[A-Za-z0-9-]{10,250}|xapp-\d-[A-Za-z0-9-]{20,250}"
+    r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,250}|whsec_[A-Za-z0-9+/=]{24,120}"
+    r"|SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{30,64}|npm_[A-Za-z0-9]{36}"
+    r"|pypi-[A-Za-z0-9_-]{50,250}|gsk_[A-Za-z0-9]{40,60}|xai-[A-Za-z0-9]{60,90}"
+    r"|r8_[A-Za-z0-9]{37,40}|ya29\.[A-Za-z0-9_-]{30,250}|dop_v1_[a-f0-9]{64}"
+    r"|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,2000})"
+)
+# Keys that are recognized by the words beside them, or by their whole form.
+_NAMED_KEY = (
+    r"(?:[sS]ecret_access_key|SECRET_ACCESS_KEY|[sS]ecretAccessKey)[\"']?[ \t]{0,3}[:=][ \t]{0,3}"
+    r"[\"']?([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
+)
+_WHOLE_KEY = (
+    r"(?:(?<=AccountKey=)|(?<=SharedAccessKey=))[A-Za-z0-9+/]{42,86}={1,2}"
+    r"|hooks\.slack\.com/(?:services|workflows)/T[A-Z0-9]{6,14}/[AB][A-Z0-9]{6,14}/[A-Za-z0-9/]{16,60}"
+    r"|(?<![\w-])\d{8,10}:AA[A-Za-z0-9_-]{33}(?![\w-])"
+)
+# Set by an equals sign, or named at the beginning of a line, after a comma or "my"; not what an
+# assistant makes up ("Your new password: ...").
+_PASSWORD = (
+    r"(?:(?i:passwor[dt]|passwd|pwd) {0,3}=[ \t]{0,3}"
+    r"|(?:^|[\n,;/(] ?|\b(?i:my|use|with|and) )(?i:passwor[dt]|passwd|pwd)(?::| is)[ \t]{1,3})"
+    r"[\"']?([A-Za-z0-9!@#$%^&*_+~?-]{8,40})(?![^\s\"'<,;.]|[.][^\s\"'<])"
+)
+_BLOCK = r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+
+
+def _is_key(text: str) -> bool:
+    """Return True if the text looks random: placeholders have few distinct letters, names of CSS
+    classes a single case."""
+    mixed = text[4:] != text[4:].lower() or any(char in "0123456789" for char in text)
+    return mixed and len(set(text)) >= 10
+
+
+def _is_password(text: str) -> bool:
+    """Require letters of both cases, digits and a sign: identifiers in code lack one of them."""
+    kinds = ("[a-z]", "[A-Z]", "[0-9]", "[!@#$%^&*+~?]")
+    return all(re.search(kind, text) for kind in kinds)
+
+
+def _private_key(text: str) -> str:
+    """Return the first line of a key block, which reveals nothing of the key."""
+    return repr(text)
+
+
+SECRETS = (
+    Detector("secret", "a key or token", KEYS, finder(_KEY, _is_key), masked),
+    Detector(
+        "secret",
+        "a key or token",
+        OTHER_KEYS,
+        finder(f"{_NAMED_KEY}|{_WHOLE_KEY}", _is_key),
+        masked,
+    ),
+    Detector("secret", "a password", PASSWORDS, finder(_PASSWORD, _is_password), masked),
+    Detector("secret", "a private key", ("-----BEGIN",), finder(_BLOCK), _private_key),
+)
