@@ -69,7 +69,7 @@ def costs_chart(costs: ServingCosts, options: Sequence[ServingOption]) -> Chart:
         dots=[*_dots(costs.break_even, options, requests)],
         markers=[Marker(costs.traffic.requests, kind="volume")],
         wide=(900, 420),
-        narrow=(420, 420),
+        narrow=(340, 380),
     )
 
 
