@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from finetune_gateway.backend import Backend
+from finetune_gateway.backends.local import builtin
 from finetune_gateway.backends.local.backend import LocalBackend
-from finetune_gateway.cli.options import Json
-from finetune_gateway.errors import GatewayError, JobNotFinished, NotFoundError, SpecError
+from finetune_gateway.cli.conversation import Conversation, first_doing, print_stream
+from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, build_backend
+from finetune_gateway.cli.progress import working
+from finetune_gateway.errors import JobNotFinished, NotFoundError, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
-from finetune_gateway.reports.output import (
-    print_error,
-    print_json,
-    print_message,
-)
+from finetune_gateway.reports.output import print_json, print_message
 from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.encodings import base_model
-
-Messages = list[dict[str, Any]]
 
 
 def chat(
@@ -54,19 +50,26 @@ def chat(
             help="Model of a job whose host names none; its deployment.",
         ),
     ] = None,
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
+    allow_http: AllowHttp = False,
     json: Json = False,
 ) -> None:
     """Chat with a model, with the template and the system prompt it was trained with.
 
     MODEL is a job (its result), a handle's file or folder, builtin/tiny or another base model on
-    this machine, or the id of a hosted fine-tuned model (ft:...). Without PROMPT, questions are
-    read from the terminal until Ctrl-D; text from a pipe is one question.
+    this machine, or the id of a hosted model (ft:...): at the host of the job that made it, at
+    OpenAI, or at --base-url. Text from a pipe is one question, and the answer into a pipe is exact.
+
+    Without PROMPT, questions are read from the terminal. Ctrl-C stops an answer; at the prompt it
+    leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands.
 
     Examples:
       ftg chat latest "Where is my parcel?"
       ftg chat builtin/tiny "Hello" --max-tokens 20
       ftg chat latest -s "You are brief." --json "Hello"
       ftg chat ./my-model
+      ftg chat my-model --base-url http://127.0.0.1:8000/v1
     """
     sampling = {
         name: value
@@ -79,22 +82,48 @@ def chat(
             raise SpecError("There is no question: stdin is empty.", hint="Give a PROMPT.")
     if prompt is None and json:
         raise SpecError("--json needs a PROMPT.", hint='Like: ftg chat latest --json "Hello"')
-    handle = _open_job_result(model, named) if named else open_model(model)
+    host = {"base_url": base_url, "api_key_env": api_key_env, "allow_http": allow_http}
+    handle = _open(model, named, host)
     handle.require_deployed()
     handle.connect()
     if prompt is None:
-        converse(handle, system, sampling)
+        print_message(_title(model, handle))
+        Conversation(handle, system, sampling).run()
     elif json:
         reply = handle.chat(prompt, system=system, **sampling)
         print_json({"model": handle.model, **reply.model_dump(mode="json")})
+    elif sys.stdout.isatty():
+        pieces = handle.stream(prompt, system=system, **sampling)
+        print_stream(pieces, [], first_doing(handle))
     else:
-        print_answer(handle.chat(prompt, system=system, **sampling).text, end="\n")
+        print(handle.chat(prompt, system=system, **sampling).text, flush=True)
 
 
-def print_answer(text: str, end: str = "") -> None:
-    """Print a model's words: into a pipe as they are; a terminal they must not steer."""
-    shown = visible(text.replace("\r\n", "\n")) if sys.stdout.isatty() else text
-    print(shown, end=end, flush=True)
+def _open(model: str, named: str | None, host: dict[str, Any]) -> ModelHandle:
+    """Return the handle of a model: at this host, if one was given."""
+    if not any(host.values()):
+        return _open_job_result(model, named) if named else open_model(model)
+    if not host["base_url"] or named:
+        raise SpecError(
+            "--api-key-env and --allow-http belong to --base-url."
+            if not host["base_url"]
+            else "--base-url and --model exclude each other.",
+            hint="Like: ftg chat MODEL --base-url https://HOST/v1 --api-key-env NAME",
+        )
+    handle = ModelHandle(kind="hosted", model=model, base_model=base_model(model), backend="openai")
+    handle.attach(Gateway().backend(build_backend("openai", **host)))
+    return handle
+
+
+def _title(name: str, handle: ModelHandle) -> str:
+    """Return which model answers, as the user calls it, and where."""
+    if handle.kind == "merged" and handle.base_model == name:
+        about = f"\n{builtin.ABOUT}" if name == builtin.NAME else ""
+        return f"{visible(name)}, without fine-tuning.{about}"
+    if handle.kind != "hosted":
+        return visible(f"{handle.job_id or handle.model}: {handle.base_model}, fine-tuned.")
+    host = handle.backend_options.get("base_url")
+    return f"{visible(handle.model)}{f' at {visible(host)}' if host else ''}."
 
 
 def open_model(name: str) -> ModelHandle:
@@ -104,6 +133,8 @@ def open_model(name: str) -> ModelHandle:
         return ModelHandle.load(path)
     if path.is_dir() or name.startswith("builtin/"):
         return _open_base(name)
+    if made_by := _job_that_made(name):
+        return _open_job_result(made_by)
     if name.startswith("ft:"):
         return ModelHandle(kind="hosted", model=name, base_model=base_model(name), backend="openai")
     try:
@@ -111,6 +142,8 @@ def open_model(name: str) -> ModelHandle:
     except NotFoundError as exc:
         if "/" in name and not name.startswith((".", "/", "~")):
             return _open_base(name)
+        if name == "latest":
+            raise NotFoundError("There are no jobs yet.", hint="Run: ftg submit --help") from exc
         raise NotFoundError(
             f"There is no job, handle or model folder {name!r}.",
             hint="See your jobs: ftg list. To try a base model: ftg chat builtin/tiny",
@@ -122,8 +155,14 @@ def _open_base(name: str) -> ModelHandle:
     backend: Backend = gateway.backend("local")
     if not isinstance(backend, LocalBackend):
         raise SpecError("The local backend was replaced by one that has no base models.")
-    print_message(f"Opening {name}, without fine-tuning ...")
-    return backend.base(name)
+    with working(f"Opening {name}") as say:
+        return backend.base(name, say)
+
+
+def _job_that_made(model: str) -> str | None:
+    """Return the newest job with this model as its result: it knows the host."""
+    results = ((job.id, job.record.result) for job in Gateway().jobs(status=JobStatus.SUCCEEDED))
+    return next((job for job, result in results if result and result.model == model), None)
 
 
 def _open_job_result(name: str, model: str | None = None) -> ModelHandle:
@@ -137,53 +176,3 @@ def _open_job_result(name: str, model: str | None = None) -> ModelHandle:
             job_id=job.id,
         )
     return job.result(model=model)
-
-
-def converse(handle: ModelHandle, system: str | None, sampling: dict[str, Any]) -> None:
-    """Ask for questions and print answers until the end of input; Ctrl-C stops an answer."""
-    print_message(f"{visible(handle.model)}. Ctrl-D ends, Ctrl-C stops an answer.")
-    messages: Messages = []
-    for question in _read_questions():
-        messages.append({"role": "user", "content": question})
-        answer = _print_stream(handle.stream([*messages], system=system, **sampling))
-        if answer is None:
-            messages.pop()
-        else:
-            messages.append({"role": "assistant", "content": answer})
-
-
-def _read_questions() -> Iterator[str]:
-    while True:
-        try:
-            question = _read_line("you> ").strip()
-        except EOFError:
-            print_message("")
-            return
-        if question:
-            yield question
-
-
-def _read_line(prompt: str) -> str:
-    """Read a line from the terminal; the prompt goes to stderr if stdout is redirected."""
-    if sys.stdout.isatty():
-        import readline  # noqa: F401  # importing it enables arrow keys and history
-
-        return input(prompt)
-    print(prompt, end="", file=sys.stderr, flush=True)
-    return input()
-
-
-def _print_stream(pieces: Iterator[str]) -> str | None:
-    """Print an answer as it arrives and return it; None if it is empty or failed."""
-    received: list[str] = []
-    try:
-        for piece in pieces:
-            received.append(piece)
-            print_answer(piece)
-    except KeyboardInterrupt:
-        print_message(" ...")
-    except GatewayError as exc:
-        print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
-        return None
-    print()
-    return "".join(received) or None

@@ -69,14 +69,43 @@ class _Bar:
             self.progress.stop()
 
 
+@contextmanager
+def working(doing: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something takes time, until the block ends. Yield what is called with
+    another text, such as ``building builtin/tiny: step 25 of 600``; without a terminal the first of
+    these is printed."""
+    # Imported here: most bars are those of files.
+    from finetune_gateway.reports.job_text import phase_share
+    from finetune_gateway.reports.output import print_message
+
+    said: list[str] = []
+    bar = PhaseBar() if sys.stderr.isatty() else None
+
+    def say(text: str) -> None:
+        name, share = phase_share(text) or (text, None)
+        if bar:
+            bar.show(name, share)
+        elif not said:
+            said.append(name)
+            print_message(f"{name} ...")
+
+    try:
+        if bar:
+            bar.show(doing, None)
+        yield say
+    finally:
+        if bar:
+            bar.stop()
+
+
 class PhaseBar:
-    """How much is done of what a job does before its first step: one bar on stderr."""
+    """How much is done of what takes time before the first step: one bar on stderr."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
 
-    def show(self, name: str, share: float) -> None:
-        """Draw the bar, or move it."""
+    def show(self, name: str, share: float | None) -> None:
+        """Draw the bar, or move it. ``share``: None where nobody knows how long it takes."""
         # Imported here: rich takes 50 ms, and few jobs have to build or fetch their base.
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -85,13 +114,16 @@ class PhaseBar:
             self.progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=16),
-                TaskProgressColumn(),
+                TaskProgressColumn(show_speed=False),
                 console=Console(stderr=True, highlight=False),
                 transient=True,
             )
-            self.progress.add_task(name, total=1.0)
+            self.progress.add_task(name, total=None)
             self.progress.start()
-        self.progress.update(self.progress.task_ids[0], description=name, completed=share)
+        total = None if share is None else 1.0
+        self.progress.update(
+            self.progress.task_ids[0], description=name, completed=share or 0, total=total
+        )
 
     def stop(self) -> None:
         """Remove the bar, if there is one."""

@@ -31,6 +31,7 @@ from support.provider import CREATE, Provider
 
 from finetune_gateway import Gateway, JobNotFinished, NotFoundError, OpenAIBackend
 from finetune_gateway.backend import DataFile
+from finetune_gateway.cli.conversation import print_stream
 from finetune_gateway.errors import BackendError, GatewayError, SpecError
 from finetune_gateway.events import Event, JobStatus, Snapshot
 from finetune_gateway.jobs.job import Job
@@ -362,10 +363,8 @@ def test_chat_is_exact_in_a_pipe_and_harmless_on_a_terminal(
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
-        from finetune_gateway.cli.chat import print_answer
-
-        print_answer(STEERING)
-    assert os.read(ours, 1000).decode() == "\\u001b[2J\\u202ereversed\\u009b1m"
+        print_stream(iter([STEERING]), [])
+    assert os.read(ours, 1000).decode().strip() == "\\u001b[2J\\u202ereversed\\u009b1m"
 
 
 def test_words_of_hosts_steer_nothing(

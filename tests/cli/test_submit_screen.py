@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from rich.console import Console
-from support.cli import Done, Ftg
+from support.cli import Ftg, Terminal, at_terminal
 from support.paths import DEMO_TRAIN
 from support.records import record
 
@@ -19,7 +18,6 @@ import finetune_gateway as gateway
 from finetune_gateway.backends.fake import FakeBackend
 from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.builtin import ABOUT
-from finetune_gateway.cli import main
 from finetune_gateway.cli.watch import follow
 from finetune_gateway.events import Event, JobStatus, Snapshot
 from finetune_gateway.jobs.job import Job
@@ -29,24 +27,6 @@ from finetune_gateway.reports.live import View
 DATA = str(DEMO_TRAIN)
 HOSTED = "gpt-4.1-mini-2025-04-14"
 FAKE = ("submit", DATA, "--model", "m", "--backend", "fake")
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def at_terminal(monkeypatch: pytest.MonkeyPatch, keys: str, *args: str) -> Done:
-    """Run a command line in this process with a terminal for its three streams."""
-    out, err = Terminal(), Terminal()
-    with monkeypatch.context() as patch:
-        for name, stream in (("stdin", Terminal(keys)), ("stdout", out), ("stderr", err)):
-            patch.setattr(sys, name, stream)
-        patch.setenv("TERM", "xterm")
-        code = main([*args])
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 # -- submit ------------------------------------------------------------------------------------

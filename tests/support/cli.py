@@ -56,6 +56,35 @@ def ftg(
     return run
 
 
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal; at the end of its keys is Ctrl-D, or Ctrl-C."""
+
+    ctrl_c = False
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # as StringIO's own
+        line = super().readline(size)
+        if self.ctrl_c and not line:
+            raise KeyboardInterrupt
+        return line
+
+
+def at_terminal(
+    monkeypatch: pytest.MonkeyPatch, keys: str, *args: str, ctrl_c: bool = False
+) -> Done:
+    """Run a command line in this process with a terminal for its three streams."""
+    typed, out, err = Terminal(keys), Terminal(), Terminal()
+    typed.ctrl_c = ctrl_c
+    with monkeypatch.context() as patch:
+        for name, stream in (("stdin", typed), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, stream)
+        patch.setenv("TERM", "xterm")
+        code = main([*args])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
 def process(env: dict[str, str], *args: str) -> Done:
     """Runs ``python -m finetune_gateway``; its stdin is no terminal."""
     command = [sys.executable, "-m", "finetune_gateway", *args]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -271,12 +271,12 @@ class LocalBackend(Backend):
     def open(self, handle: HandleData) -> ChatModel:
         return LocalChat(handle, self.settings)
 
-    def base(self, model: str) -> ModelHandle:
+    def base(self, model: str, report: Callable[[str], None] = lambda text: None) -> ModelHandle:
         """Return a handle on a base model, to chat with before training. Missing weights are built
-        or downloaded now."""
+        or downloaded now; ``report`` is called with what is being done."""
         return ModelHandle(
             kind="merged",
-            model=str(models.with_weights(model, self.settings, lambda text: None)),
+            model=str(models.with_weights(model, self.settings, report)),
             base_model=model,
             backend=self.name,
         )
