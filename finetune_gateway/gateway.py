@@ -126,6 +126,7 @@ class Gateway(HomeJobs):
             ),
             ignored=ignored,
             on_progress=on_progress,
+            regions=config.pii_regions(self.settings),
         )
 
     @verb()
@@ -309,10 +310,10 @@ class Gateway(HomeJobs):
                 the same. Sent to hosts that take them, shown and kept: never a secret.
             again: Start a new job even if the same one is running or has succeeded.
 
-        Raises DataError, SpecError, UnsupportedError, NotFoundError, BudgetError before anything
-        is sent (PrivateDataError for personal data and secrets that are not allowed), and
-        BackendError when the backend refuses. When it is not known whether the
-        backend received the job, it is returned unconfirmed; ``wait`` settles that.
+        Raises DataError (PrivateDataError: for private data that is not allowed), SpecError,
+        UnsupportedError, NotFoundError, BudgetError before anything is sent, and BackendError when
+        the backend refuses. When it is not known whether the backend received the job, it is
+        returned unconfirmed; ``wait`` settles that.
         """
         require_bool("allow_pii", allow_pii)
         require_bool("allow_secrets", allow_secrets)
@@ -323,9 +324,9 @@ class Gateway(HomeJobs):
         with planning.copies_folder(self.settings) as folder:
             plan = self._plan(data, model, backend, folder, options)
             plan.backend.check(plan.spec)
-            allowed = {}
-            if plan.estimate.data_leaves_machine:
-                allowed = private_data.require_allowed(plan, pii=allow_pii, secrets=allow_secrets)
+            leaves = plan.estimate.data_leaves_machine
+            permits = {"pii": allow_pii, "secrets": allow_secrets}
+            allowed = private_data.require_allowed(plan, **permits) if leaves else {}
             limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
             require_within(plan.estimate, limit)
             intent = planning.intent(
@@ -362,7 +363,8 @@ class Gateway(HomeJobs):
         folder = copies or self.settings.spool
         files = Files.open(data, validation, folder, copy=bool(copies))
         files = files.split(share, spec.seed, folder, copy=bool(copies))
-        plan = planning.plan(candidate, files, planning.FileChecks(), _usd(price))
+        checks = planning.FileChecks(regions=config.pii_regions(self.settings))
+        plan = planning.plan(candidate, files, checks, _usd(price))
         return planning.with_sent_files(plan, copies) if copies else plan
 
     # -- jobs: see also HomeJobs ---------------------------------------------------------

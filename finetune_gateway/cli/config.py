@@ -21,6 +21,7 @@ from finetune_gateway.settings import config as stored
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
 
+LISTS = ("hosts", "regions")
 ARGUMENTS = {"list": 0, "path": 0, "get": 1, "unset": 1, "set": 2}  # after the action
 
 
@@ -40,13 +41,15 @@ def config(
     hosts.longest_wait_seconds (FTG_HOSTS_LONGEST_WAIT_SECONDS) is how long to wait at most when a
     host asks to; the default is an hour. hosts.allow_http (FTG_HOSTS_ALLOW_HTTP) are hosts beyond
     this machine that may be asked by http://. keys.VARIABLE are hosts that may get the key in that
-    environment variable.
+    environment variable. pii.regions (FTG_PII_REGIONS) are countries, such as DE,US, whose national
+    telephone numbers count as personal data; international ones always do.
 
     Examples:
       ftg config set budget.monthly_usd 50
       ftg config get budget.monthly_usd
       ftg config unset budget.monthly_usd
       ftg config set keys.GPU_KEY gpu.example.com
+      ftg config set pii.regions DE,US
       ftg config list
     """
     if action not in ARGUMENTS:
@@ -77,7 +80,7 @@ def _get(value: stored.Value, *, json: bool, quiet: bool) -> None:
     elif value.text is not None:
         print_result(value.text)
     else:
-        limit = "" if value.key.unit == "hosts" else ": no limit"
+        limit = "" if value.key.unit in LISTS else ": no limit"
         print_message(f"{value.key.name} is not set{limit}.", quiet=quiet)
 
 
@@ -131,6 +134,6 @@ def _list(settings: Settings, *, json: bool, quiet: bool) -> None:
         about = f"{variable} goes to {place} (given with a job; ftg config unset keys.{variable})."
         print_message(wrap_text(about, "  ", ""), quiet=quiet)
     for value in values:
-        unit = "" if value.key.unit == "hosts" else f", in {value.key.unit}"
+        unit = "" if value.key.unit in LISTS else f", in {value.key.unit}"
         about = f"{value.key.name}: {value.key.about}{unit}."
         print_message(wrap_text(about, "  ", ""), quiet=quiet)

@@ -42,6 +42,7 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.spool import new_folder
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import encodable
+from finetune_gateway.text.pii import Regions
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import TokenStats
 from finetune_gateway.validation import run as validation_run
@@ -191,10 +192,11 @@ class FileCheck:
 @dataclass
 class FileChecks:
     """Checks of files, each made once. ``shared``: several options use them, so nothing in a
-    report may be about one model."""
+    report may be about one model. ``regions``: see ``validation.run``."""
 
     shared: bool = False
     on_progress: OnProgress | None = None
+    regions: Regions | None = None
     _checks: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
     _leaks: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
 
@@ -237,6 +239,7 @@ class FileChecks:
             min_rows=min_rows,
             on_progress=self.on_progress,
             system_prompt=prompt,
+            regions=self.regions,
         )
         tokens = counter.stats()
         too_long = any(finding.code == "example_too_long" for finding in report.findings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from finetune_gateway.data import formats
 from finetune_gateway.findings import Defect, Finding
+from finetune_gateway.settings import config
 from finetune_gateway.text.quoting import MAX_PATH, shortened
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.json.parsing import BadLine, escape_defects, parse
@@ -66,4 +67,4 @@ def _defects(raw: bytes) -> Iterator[Defect]:
         yield from chat_defects(row)
     elif format is not None:
         yield from format_defects(row, format)
-    yield from text_defects(text, row)
+    yield from text_defects(text, row, config.pii_regions())

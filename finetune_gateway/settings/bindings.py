@@ -28,12 +28,12 @@ class Bindings:
 
     def allow(self, variable: str, url: str) -> bool:
         """Return True if the key in this variable may be sent to this address."""
-        hosts = config.current_value(self._settings, config.KEYS_TABLE + variable).hosts
+        hosts = config.current_value(self._settings, config.KEYS_TABLE + variable).listed
         return any(matches(host, url) for host in hosts) or (variable, origin(url)) in self.kept()
 
     def allow_http(self, url: str) -> bool:
         """Return True if this address may be asked although nothing on the way is encrypted."""
-        hosts = config.current_value(self._settings, "hosts.allow_http").hosts
+        hosts = config.current_value(self._settings, "hosts.allow_http").listed
         known = {kept for _, kept in self.kept()}
         return any(matches(host, url) for host in hosts) or origin(url) in known
 

@@ -26,13 +26,14 @@ Setting = Decimal | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """A setting: an amount of USD, where none means no limit, a number of seconds, or hosts."""
+    """A setting: an amount of USD, where none means no limit, a number of seconds, or a list of
+    hosts or regions."""
 
     name: str  # as in the file: table.name
     variable: str  # environment variable; "" for none
     argument: str  # name of the argument of a call
     about: str
-    unit: Literal["USD", "seconds", "hosts"] = "USD"
+    unit: Literal["USD", "seconds", "hosts", "regions"] = "USD"
     default: Setting | None = None
 
     def parse(self, value: object, name: str) -> Setting:
@@ -40,6 +41,8 @@ class Key:
         SpecError."""
         if self.unit == "hosts":
             return parse_hosts(value, name)
+        if self.unit == "regions":
+            return _parse_regions(value, name)
         return parse_usd(value, name) if self.unit == "USD" else _parse_seconds(value, name)
 
 
@@ -74,6 +77,14 @@ KEYS = {
             "hosts",
             (),
         ),
+        Key(
+            "pii.regions",
+            "FTG_PII_REGIONS",
+            "regions",
+            "whose national telephone numbers count as personal data",
+            "regions",
+            (),
+        ),
     )
 }
 KEYS_TABLE = "keys."  # begins the settings that say where the key in a variable may be sent
@@ -101,8 +112,8 @@ class Value:
         return self.amount
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """The hosts, of a setting that lists some."""
+    def listed(self) -> tuple[str, ...]:
+        """The hosts or regions, of a setting that lists some."""
         return self.value if isinstance(self.value, tuple) else ()
 
     @property
@@ -110,7 +121,7 @@ class Value:
         """The value as it is shown; None where there is none."""
         if self.amount is not None:
             return f"{self.amount:f}"
-        return ", ".join(self.hosts) or None
+        return ", ".join(self.listed) or None
 
 
 def find_key(name: str) -> Key:
@@ -139,6 +150,11 @@ def current_value(settings: Settings, name: str, argument: object = None) -> Val
     return Value(key, own.get(key.name, key.default), "file" if key.name in own else "default")
 
 
+def pii_regions(settings: Settings | None = None) -> tuple[str, ...]:
+    """Return the setting ``pii.regions``, by default of the user's own home. Raises SpecError."""
+    return current_value(settings or Settings.load(), "pii.regions").listed
+
+
 def _parse_seconds(value: object, name: str) -> Decimal:
     try:
         seconds = Decimal("NaN" if isinstance(value, bool) else str(value).strip())
@@ -155,16 +171,34 @@ def _parse_seconds(value: object, name: str) -> Decimal:
 def parse_hosts(value: object, name: str) -> tuple[str, ...]:
     """Return the hosts in a text with commas, or in a list: ``host``, ``host:port``, with ``*`` for
     one part of a name; of an address, its host. Raises SpecError."""
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        words = [""]
-    hosts = [_HOST.fullmatch(word.strip().lower()) for word in words]
+    hosts = [_HOST.fullmatch(word.lower()) for word in _words(value)]
     if not all(hosts):
         raise SpecError(
             f"{name} cannot be {shown(value)}.",
             hint="Give hosts, such as gpu.example.com, gpu.example.com:8443 or *.example.com.",
         )
     return tuple(dict.fromkeys(host[1] for host in hosts if host))
+
+
+def _parse_regions(value: object, name: str) -> tuple[str, ...]:
+    regions = tuple(dict.fromkeys(word.upper() for word in _words(value)))
+    # Imported here: nobody else needs to know all regions.
+    import phonenumbers
+
+    if not all(region in phonenumbers.SUPPORTED_REGIONS for region in regions):
+        raise SpecError(
+            f"{name} cannot be {shown(value)}.",
+            hint="Give countries by their two letters, such as DE,US.",
+        )
+    return regions
+
+
+def _words(value: object) -> list[str]:
+    """Return the words in a text with commas, or in a list; one that is empty for anything else."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return [""]
+    return [word.strip() for word in words]
 
 
 def read_file(path: Path) -> dict[str, Setting]:

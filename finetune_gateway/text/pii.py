@@ -6,10 +6,13 @@ shown masked.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
 
+from finetune_gateway.errors import SpecError
+from finetune_gateway.settings import config
 from finetune_gateway.text import pii_email, pii_forms, pii_numbers, pii_phones
 from finetune_gateway.text.pii_detector import Detector, masked
 from finetune_gateway.text.pii_numbers import IBAN_HINT, NUMBERS
@@ -22,6 +25,15 @@ __all__ = ["Detector", "Regions", "detectors", "find_pii", "masked", "number_hin
 _RUN = re.compile(r"[0-9](?:[ .()/-]{0,3}[0-9]){8}")
 _SHORT_RUN = re.compile(r"[0-9](?:[ .()/-]{0,3}[0-9]){6}")  # of a region
 _NEAR = 80  # characters; matches with the words beside them are shorter
+
+
+@cache
+def _masked_regions(home: str | None, variable: str | None) -> Regions:
+    """Return the regions whose numbers are masked: read once, since every text is masked."""
+    try:
+        return config.pii_regions()
+    except SpecError:  # validate reports it
+        return ()
 
 
 @cache
@@ -60,9 +72,13 @@ def matches(detector: Detector, text: str, regions: Regions = ()) -> Iterator[st
         yield from detector.find(window)
 
 
-def find_pii(text: str, regions: Regions = ()) -> Iterator[tuple[str, str]]:
+def find_pii(text: str, regions: Regions | None = None) -> Iterator[tuple[str, str]]:
     """Yield (name, match) for all personal data and keys in a text, unmasked, in no order; a match
-    is a part of the text as it is written."""
+    is a part of the text as it is written. National telephone numbers are those of the user's
+    regions, unless ``regions`` are given."""
+    if regions is None:
+        environ = os.environ
+        regions = _masked_regions(environ.get("FTG_HOME"), environ.get("FTG_PII_REGIONS"))
     yield from _found(text, regions)
     plain = pii_forms.read_as(text)
     if plain != text:

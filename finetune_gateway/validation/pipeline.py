@@ -13,6 +13,7 @@ from finetune_gateway.errors import SpecError, UnsupportedError, shown
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.counter import HostedCounter, RowCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
@@ -36,13 +37,15 @@ def validate(
     options: AnalysisOptions | None = None,
     ignored: frozenset[str] = frozenset(),
     on_progress: Callable[[int, int], None] | None = None,
+    regions: Regions | None = None,
 ) -> Report:
     """Return the report on a dataset for one backend, or for all known ones.
 
     ``options``: what to analyze of the dataset as a whole. ``ignored``: codes of rules that do
-    not count. ``on_progress`` is called with the bytes read and the size of the file. Raises
-    SpecError for an unknown method or what is no model, UnsupportedError for a method that the
-    hosted backend lacks.
+    not count. ``on_progress`` is called with the bytes read and the size of the file.
+    ``regions``: whose national telephone numbers count (default: those of the user's settings).
+    Raises SpecError for an unknown method or what is no model, UnsupportedError for a method that
+    the hosted backend lacks.
     """
     if not isinstance(model, str | None):
         raise SpecError(f"model must be text, not {shown(model)}.")
@@ -61,6 +64,7 @@ def validate(
         counter=counter,
         max_context=limit,
         on_progress=on_progress,
+        regions=regions,
     )
     options = options or AnalysisOptions()
     report = analysis.with_quality(

@@ -15,6 +15,8 @@ from itertools import islice
 
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.findings import Finding, Report
+from finetune_gateway.settings import config
+from finetune_gateway.text.pii import Regions
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
@@ -47,6 +49,7 @@ def validate(
     workers: int | None = None,
     on_progress: OnProgress | None = None,
     system_prompt: SharedSystemPrompt | None = None,
+    regions: Regions | None = None,
 ) -> Report:
     """Return a report on a dataset: what is wrong, where, why, and what to do.
 
@@ -58,7 +61,8 @@ def validate(
     processes for a large file (default: one per processor, at most 4); their number does not
     change the report. ``on_progress`` is called with the bytes read and the size of the file;
     with several processes, from the progress of the first. ``system_prompt`` gets the system
-    prompts of the rows without errors.
+    prompts of the rows without errors. ``regions``: whose national telephone numbers count as
+    personal data (default: those of the user's settings).
     """
     task = Task(
         dataset.path,
@@ -67,6 +71,7 @@ def validate(
         max_context,
         limit_words=f"{model} takes" if model else "the limit is",
         near_duplicates=near_duplicates,
+        regions=config.pii_regions() if regions is None else regions,
     )
     _choose_engine(task, counter)
     scan = None
@@ -134,7 +139,7 @@ def _starts_with_plain_row(task: Task) -> bool:
     """Return True if the first row is plain chat: every part then has a known format."""
     with task.path.open("rb") as file:
         first = next(Lines(file.fileno(), Range(0, sys.maxsize)), None)
-    return first is not None and bool(FastPath(task.method).take([first.raw]).roles)
+    return first is not None and bool(FastPath(task.method, task.regions).take([first.raw]).roles)
 
 
 def _scan_part(task: Task, on_progress: OnProgress | None = None) -> tuple[Scan, TokenTotals]:

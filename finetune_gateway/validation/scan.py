@@ -21,6 +21,7 @@ from finetune_gateway.data.formats import Format
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import METHODS
+from finetune_gateway.text.pii_phones import Regions
 from finetune_gateway.tokens.counter import TokenCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
@@ -87,6 +88,7 @@ class Task:
     limit_words: str  # the words before the limit in a finding: "gpt-4.1 takes"
     counter: TokenCounter | None = None  # an empty one, for a process of its own
     near_duplicates: bool = True
+    regions: Regions = ()  # whose national telephone numbers count
     part: Range = Range(0, sys.maxsize)
     last: bool = True
 
@@ -111,7 +113,7 @@ class Scan:
         self.counter = counter
         self.on_row = on_row
         plain = on_row is None and (counter is None or isinstance(counter, TokenCounter))
-        self.fast_path = FastPath(task.method) if plain else None
+        self.fast_path = FastPath(task.method, task.regions) if plain else None
         self.format: Format | None = None
         self.format_line = 0
         self.rows = self.objects = self.lookaheads = 0
@@ -352,7 +354,7 @@ class Scan:
             yield unknown_format(row, self.format)
         else:
             yield from self._defects_by_format(row, row_format, sent, line)
-        yield from text_defects(text, row)
+        yield from text_defects(text, row, self.task.regions)
 
     def _defects_by_format(
         self, row: Json, row_format: Format, sent: CanonicalRow, line: int

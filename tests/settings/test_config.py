@@ -168,7 +168,7 @@ def test_the_limit_is_shown_to_its_last_digit(
 def test_two_who_write_at_once_both_count(home: Path) -> None:
     """One process at a time reads, changes and replaces the file."""
     settings = Settings(home)
-    names = list(config.KEYS)
+    names = [name for name, key in config.KEYS.items() if key.unit != "regions"]
 
     def write(number: int) -> None:
         config.write(settings, names[number % len(names)], str(number))
@@ -195,3 +195,24 @@ def test_the_limit_of_a_job_can_be_a_setting(ftg: Ftg, home: Path, train_file: P
         assert code == 4 and "no terminal to confirm" in err
     with pytest.raises(SpecError, match="cannot be 'x'"):
         config.write(Settings(home), MONTH, "x")
+
+
+def test_regions_are_countries(ftg: Ftg, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their two letters; their national numbers are found in rows and masked in what is quoted,
+    and in no other home."""
+    number = "0301234 5678"
+    answer = {"role": "assistant", "content": "Noted."}
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}: {number}"}, answer]} for n in range(10)
+    ]
+    assert not [one for one in Gateway().validate(rows).findings if one.code == "pii"]
+    assert ftg("config", "set", "pii.regions", "de, US")[:2] == (0, "pii.regions = DE, US\n")
+    assert json.loads(ftg("config", "get", "pii.regions", "--json")[1])["value"] == "DE, US"
+    (found,) = [one for one in Gateway().validate(rows).findings if one.code == "pii"]
+    assert (found.kind, found.count) == ("a telephone number", 10) and number not in found.message
+    other = Gateway(home / "other")
+    assert not [one for one in other.validate(rows).findings if one.code == "pii"]
+    assert ftg("config", "set", "pii.regions", "Germany")[0] == 2
+    monkeypatch.setenv("FTG_PII_REGIONS", "XX")
+    with pytest.raises(SpecError, match="FTG_PII_REGIONS cannot be 'XX'"):
+        Gateway().validate(rows)
