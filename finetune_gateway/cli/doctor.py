@@ -34,11 +34,11 @@ def doctor(
     quiet: Quiet = False,
 ) -> int:
     """Check this machine: Python, packages, home folder, store, your settings and prices, GPU,
-    keys (names only), and the closing dates of hosted services. Exit code 1 if something
+    keys (names only), proxies, and the closing dates of hosted services. Exit code 1 if something
     required is broken.
 
-    Uses the network only with --backend. --calibrate trains small models for about a minute
-    instead, so that ``ftg estimate`` knows how long a job takes here.
+    Asks a host only with --backend; a proxy that is set is connected to. --calibrate trains small
+    models for about a minute instead, so that ``ftg estimate`` knows how long a job takes here.
 
     Examples:
       ftg doctor

@@ -7,10 +7,12 @@ are installed here and what runs it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 from typing import Literal
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -18,6 +20,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from finetune_gateway.errors import BackendError, SpecError, validation_error_text
 from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.settings.bindings import Bindings
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.network import Proxy, is_loopback, origin, proxy_for
 
 MILLION = 1_000_000
 PER_HOUR = {"minute": 60, "hour": 1}  # how many of the hub's units are in an hour
@@ -48,23 +53,46 @@ def gpu_hours(today: date) -> list[Price]:
     """
     host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     address = f"{host.rstrip('/')}/api/jobs/hardware"
+    shown = re.sub("//[^/]*@", "//", address)  # without a password of a mirror
+    proxy = proxy_for(address)
+    way = f" through the proxy {proxy.shown}" if proxy else ""
     try:
-        response = httpx.get(address, timeout=TIMEOUT).raise_for_status()
-        machines = TypeAdapter(list[_Machine]).validate_json(response.content)
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        machines = TypeAdapter(list[_Machine]).validate_json(_get(address, shown, proxy))
+    except ValidationError as exc:
         raise BackendError(
-            f"{address} did not answer: {exc}.",
+            f"{shown} sent prices in an unknown form: {validation_error_text(exc)}.",
+            hint="Write rows yourself: ftg prices set --backend huggingface --unit gpu_hour ...",
+            backend="huggingface",
+        ) from None
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError) as exc:
+        why = str(exc).partition(" for url ")[0]
+        why = proxy.hide(why) if proxy else why
+        raise BackendError(
+            f"{shown} did not answer{way}: {why}.",
             hint="The package's own rows stay in use: ftg prices --backend huggingface",
             backend="huggingface",
             retryable=True,
         ) from None
-    except ValidationError as exc:
-        raise BackendError(
-            f"{address} sent prices in an unknown form: {validation_error_text(exc)}.",
-            hint="Write rows yourself: ftg prices set --backend huggingface --unit gpu_hour ...",
-            backend="huggingface",
-        ) from None
-    return list(_rows(machines, today, address))
+    return list(_rows(machines, today, shown))
+
+
+def _get(address: str, shown: str, proxy: Proxy | None) -> bytes:
+    """Return the answer of the hub. Raises SpecError for an address beyond this machine that is not
+    encrypted and not allowed, httpx's errors if there is no answer."""
+    here = is_loopback(urlsplit(address).hostname or "")
+    plain = urlsplit(address).scheme == "http" and not here
+    if plain and not Bindings(Settings.load()).allow_http(address):
+        raise SpecError(
+            f"{shown} is not encrypted: prices could be changed on the way.",
+            hint="Set HF_ENDPOINT to an address with https://, or allow it: ftg config set "
+            f"hosts.allow_http {origin(address).partition('://')[2]}",
+        )
+    try:
+        way = httpx.HTTPTransport(proxy=proxy.url if proxy else None)
+    except ValueError as exc:  # a kind of proxy that there is not
+        raise httpx.UnsupportedProtocol(str(exc)) from None
+    with httpx.Client(transport=way, timeout=TIMEOUT) as client:
+        return client.get(address).raise_for_status().content
 
 
 def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Price]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -26,13 +27,15 @@ from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores
 from finetune_gateway.jobs import schema
 from finetune_gateway.reports.output import format_bytes, format_count
-from finetune_gateway.settings import clock, config, files
+from finetune_gateway.settings import clock, config, files, network
+from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings, may_write
 
 State = Literal["ok", "warning", "error"]
 CORE = ("finetune-gateway", "openai", "huggingface-hub", "pydantic", "tiktoken", "typer")
 # SQLite's write-ahead log needs shared memory, which these do not give (sqlite.org/wal.html).
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "lustre", "ceph"})
+PROXY_SECONDS = 3.0  # a proxy is near
 LITTLE_DISK = 5 << 30  # bytes; a 3B base in 16 bits with its checkpoints takes more
 
 
@@ -47,7 +50,7 @@ class Check:
 
 
 def check_machine(settings: Settings, backend: str | None) -> Iterator[Check]:
-    """Yield all checks that need no network.
+    """Yield all checks that ask no host; a proxy that is set is tried.
 
     Missing training packages are an error if ``backend`` is local, else a warning.
     """
@@ -55,7 +58,8 @@ def check_machine(settings: Settings, backend: str | None) -> Iterator[Check]:
     yield from _check_home(settings)
     yield from _check_files(settings)
     yield from _check_training(backend)
-    yield from _check_keys()
+    yield from _check_keys(settings)
+    yield from _check_proxies()
     yield from _check_dates()
 
 
@@ -181,11 +185,43 @@ def _check_training(backend: str | None) -> Iterator[Check]:
     yield Check("training", state, f"not installed: {', '.join(missing)}", fix)
 
 
-def _check_keys() -> Iterator[Check]:
+def _check_keys(settings: Settings) -> Iterator[Check]:
     names = {profiles.load_profile(name).api_key_env for name in profiles.profile_names()}
     keys = (f"{name} {'is set' if os.environ.get(name) else '-'}" for name in sorted(names))
     token = "is set" if os.environ.get("HF_TOKEN") else "-"
     yield Check("keys", "ok", ", ".join([*keys, f"HF_TOKEN {token}"]))
+    try:
+        bound = [f"{variable} to {place}" for variable, place in Bindings(settings).kept()]
+    except StoreError as exc:
+        yield Check("keys go", "error", exc.message)
+        return
+    if bound:
+        fix = "To end that: ftg config unset keys.VARIABLE"
+        yield Check("keys go", "ok", f"as given with a job: {', '.join(bound)}", fix)
+
+
+def _check_proxies() -> Iterator[Check]:
+    """Connect to each proxy that is set, and send it nothing."""
+    for proxy in sorted(set(network.proxies().values()), key=lambda one: one.variable):
+        try:
+            _try(proxy)
+        except (ImportError, ValueError, OSError) as exc:
+            why = proxy.hide(str(exc)).rstrip(".") or type(exc).__name__
+            fix = f"Hosts are asked through it. Set {proxy.variable or 'it'} right, or unset it."
+            yield Check("proxy", "warning", f"{proxy.shown} cannot be used: {why}", fix)
+        else:
+            yield Check("proxy", "ok", f"{proxy.shown} takes connections")
+
+
+def _try(proxy: network.Proxy) -> None:
+    # Imported here: only a proxy needs it.
+    import httpx2
+
+    try:
+        httpx2.HTTPTransport(proxy=proxy.url).close()
+    except httpx2.InvalidURL as exc:
+        raise ValueError(str(exc)) from None
+    socket.create_connection(proxy.endpoint, timeout=PROXY_SECONDS).close()
 
 
 def _check_dates() -> Iterator[Check]:

@@ -13,6 +13,7 @@ from support.hosted import begin, connect, data_file
 from support.provider import Provider
 
 from finetune_gateway import AuthenticationError, BackendError, OpenAIBackend
+from finetune_gateway.backend import DataFile
 
 FORK = """
 import atexit, os, stat, sys
@@ -100,17 +101,16 @@ def test_a_rotated_key_makes_another_client(
             backend.poll(provider_id, None)
 
 
-def test_a_proxy_that_is_set_later_counts(
-    job: Callable[[Provider], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_is_set_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a client reads from the environment is part of what it is shared by."""
     with Provider() as provider:
-        provider_id = job(provider)
-        first, second = connect(provider), connect(provider)
-        first.poll(provider_id, None)
+        place = {"base_url": "http://gpu.example/v1", "allow_http": True}
+        first, second = connect(provider, **place), connect(provider, **place)
+        monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
+        assert first.find_upload(DataFile(Path("none"), "0" * 64, 1, 1)) is None
         monkeypatch.setenv("HTTP_PROXY", "socks9://127.0.0.1:1")
         with pytest.raises(BackendError, match="Nothing was sent"):
-            second.poll(provider_id, None)
+            second.poll("ftjob-1", None)
 
 
 def test_threads_that_start_at_once_share_a_client(job: Callable[[Provider], str]) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import pty
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from support.cli import Ftg
 from support.hosted import MODEL
 from support.provider import Provider
+from support.wiretap import Wiretap
 
 import finetune_gateway as gateway
 from finetune_gateway import (
@@ -36,45 +35,6 @@ SECRETS = {
     "NEBIUS_API_KEY": "neb-canary-0123456789",
     "GPU_KEY": "gpu-canary-0123456789",
 }
-
-
-class Wiretap:
-    """A listener that keeps each byte it is sent and answers nothing of use."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.connections = 0
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
-        self.url = f"http://{self.address}/v1"
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                peer, _ = self._socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            with peer:
-                peer.settimeout(0.2)
-                self._read(peer)
-
-    def _read(self, peer: socket.socket) -> None:
-        try:
-            while piece := peer.recv(65536):
-                self.heard += piece
-                if b"\r\n\r\n" in self.heard:
-                    peer.sendall(b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n{}")
-        except OSError:
-            return
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._listen, daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
 
 
 @pytest.fixture(autouse=True)

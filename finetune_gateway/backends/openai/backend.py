@@ -51,6 +51,7 @@ from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.network import proxy_for
 from finetune_gateway.tokens.counter import HostedCounter
 
 if TYPE_CHECKING:
@@ -401,7 +402,8 @@ class OpenAIBackend(Backend):
         self, what: str, *, doubtful: bool = False, always_doubtful: bool = False
     ) -> Iterator[tuple[openai.OpenAI, wire.Call]]:
         """Yield the client for one call; the SDK's exceptions become ours."""
-        call = wire.Call(what, self.name, self.host, self._secret(), doubtful, always_doubtful)
+        secret, proxy = self._secret(), proxy_for(self.base_url)
+        call = wire.Call(what, self.name, self.host, secret, proxy, doubtful, always_doubtful)
         shared = self._connect(call)
         try:
             yield shared.sdk, call

@@ -13,6 +13,7 @@ from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.text.cleaning import encodable, visible, whole
+from finetune_gateway.text.redaction import Stream
 
 OURS = ("model", "messages", "stream")  # set by the handle, never by ``sampling``
 
@@ -56,6 +57,7 @@ class OpenAIChat:
         """Yield one answer in pieces. Raises BackendError if it breaks off."""
         finished, half = False, ""
         with self.backend.calling(self._what) as (client, call):
+            stream = Stream(call.key)
             sent: Any = messages  # the SDK has a class per role; the wire has these dicts
             answer = retried(
                 lambda: client.chat.completions.with_raw_response.create(
@@ -69,10 +71,10 @@ class OpenAIChat:
                     piece = half + _content(wire.object_of(choice.get("delta")))
                     # A character beyond the first 65,536 may come in two halves.
                     half = piece[-1:] if "\ud800" <= piece[-1:] <= "\udbff" else ""
-                    if ready := piece.removesuffix(half):
-                        yield encodable(ready)
-            if half:
-                yield encodable(half)
+                    if ready := stream.ready(encodable(piece.removesuffix(half))):
+                        yield ready
+            if rest := stream.rest() + encodable(half):
+                yield rest
         if not finished:
             raise BackendError(
                 f"The answer of {visible(self.model)!r} broke off.",

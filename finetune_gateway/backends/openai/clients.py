@@ -10,18 +10,19 @@ import os
 import secrets
 import threading
 import weakref
-from urllib.request import getproxies
 
 import httpx2
 import openai
 
 from finetune_gateway.backends.openai import bounds, endpoint
+from finetune_gateway.settings.network import Proxy, proxy_for
 
 CONNECT_SECONDS = 10.0
 LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 
-# With the proxies, what httpx2 and the SDK read from the environment when a client is made.
-VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", *endpoint.SCOPE)
+# With the proxy, what httpx2 and the SDK read from the environment when a client is made.
+HEADERS = "OPENAI_CUSTOM_HEADERS"
+VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", HEADERS, *endpoint.SCOPE)
 
 
 class Client:
@@ -44,30 +45,34 @@ def shared(url: str, key: str, timeout: float) -> Client:
 
     Raises what makes a client impossible: a proxy, a certificate (``wire.NOT_CONNECTABLE``).
     """
-    name = _name(url, key, timeout)
+    proxy = proxy_for(url)
+    name = _name(url, key, timeout, proxy)
     with _lock:
         client = _clients.get(name)
         if client is None:
-            client = _clients[name] = Client(_build(url, key, timeout))
+            client = _clients[name] = Client(_build(url, key, timeout, proxy))
         return client
 
 
-def _name(url: str, key: str, timeout: float) -> bytes:
+def _name(url: str, key: str, timeout: float, proxy: Proxy | None) -> bytes:
     """Return a name for all that a client is made from; no key or password can be read from it."""
     environment = [os.environ.get(name) for name in VARIABLES]
-    parts = (url, key, timeout, environment, sorted(getproxies().items()))
+    parts = (url, key, timeout, environment, proxy)
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), key=_salt).digest()
 
 
-def _build(url: str, key: str, timeout: float) -> openai.OpenAI:
+def _build(url: str, key: str, timeout: float, proxy: Proxy | None) -> openai.OpenAI:
     limit = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
-    http = bounds.Client(follow_redirects=False, limits=LIMITS)
+    # Chosen here and not by httpx2, so that errors name the proxy that is on the way.
+    way = httpx2.HTTPTransport(limits=LIMITS, proxy=proxy.url if proxy else None)
+    http = bounds.Client(follow_redirects=False, transport=way)
     client = openai.OpenAI(
         api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http
     )
     if not endpoint.is_openai(url):
         # The SDK reads these from the environment; they are for OpenAI alone.
-        client.organization = client.project = None
+        client.organization = client.project = client.admin_api_key = None
+        client._custom_headers = {}
     return client
 
 

@@ -8,10 +8,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
-from finetune_gateway.backends.openai.wire import redact
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.settings.network import PORTS
+from finetune_gateway.text.redaction import redact
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"

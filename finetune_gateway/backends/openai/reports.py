@@ -23,6 +23,7 @@ from finetune_gateway.events import (
     metrics_of,
 )
 from finetune_gateway.text.cleaning import clean, encodable, moment, visible, whole
+from finetune_gateway.text.redaction import redact
 
 EVENT_PAGES = 200  # of 100
 MODEL_ID_SECONDS = 300.0  # from success until a host that names no model is believed
@@ -240,7 +241,7 @@ def event_of(item: wire.Json, born: float) -> Event:
 
     ``born``: seconds since the epoch, for an event without a time.
     """
-    message = wire.redact(wire.text_of(item.get("message")) or "")
+    message = redact(wire.text_of(item.get("message")) or "")
     data = wire.object_of(item.get("data"))
     parsed = {} if data else figures(message)
     kind = "metrics" if parsed else wire.text_of(item.get("type")) or "message"

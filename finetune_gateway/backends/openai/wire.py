@@ -24,14 +24,15 @@ from finetune_gateway.backends.openai.bounds import Endless
 from finetune_gateway.backends.openai.retries import asked_wait
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
+from finetune_gateway.settings.network import Proxy
 from finetune_gateway.text.cleaning import clean, visible
 from finetune_gateway.text.quoting import duration
+from finetune_gateway.text.redaction import holds, redact, without
 
 Json = dict[str, Any]
 
 MAX_PAGES = 50  # of 100; for a server that ignores ``after``
 SHOWN = 500  # characters of a provider's message
-SHORTEST_KEY = 12  # characters; shorter ones, like EMPTY, are no secret and may be words
 LONGEST_INTEGER = 20  # digits; longer ones need more than 64 bits, and Python refuses 4,301
 
 # What a call of the SDK can raise.
@@ -63,8 +64,14 @@ class Call:
     backend: str
     host: str
     key: str | None = None  # only to remove it from messages
+    proxy: Proxy | None = None  # on the way to the host
     doubtful: bool = False  # True if it may take effect although no answer comes back
     always_doubtful: bool = False  # True if it looks for an earlier request that may have done so
+
+    @property
+    def way(self) -> str:
+        """Return `` through the proxy http://proxy:3128 (HTTPS_PROXY)``; empty without one."""
+        return f" through the proxy {self.proxy.shown}" if self.proxy else ""
 
 
 # Errors
@@ -86,6 +93,7 @@ RULES = {
     408: Rule("Try again later.", maybe_applied=True, retryable=True),
     409: Rule("Try again later.", maybe_applied=True, retryable=True),
     413: Rule("Send a smaller file."),
+    407: Rule("That is the proxy: it wants a user and a password, http://USER:PASSWORD@HOST:PORT."),
     429: Rule("Try again later.", retryable=True),
 }
 # 409 or 503 that says when to ask again, in the contract's own words: the host itself has turned
@@ -124,27 +132,38 @@ def translate(exc: BaseException, call: Call) -> BackendError:
     if isinstance(cause, NEVER_SENT):
         return _error(
             call,
-            f"Could not reach {call.host}: {_reason(cause)}.",
-            Rule("Check the address and the network.", retryable=True),
+            f"Could not reach {call.host}{call.way}: {_reason(cause, call)}.",
+            Rule(_way_out(call) or "Check the address and the network.", retryable=True),
         )
     if isinstance(cause, Endless):
         text = f"{call.host} did not end its answer to {call.what}: it was cut off after {cause}."
         return _error(call, text, STRANGE)
     if isinstance(cause, httpx2.TimeoutException):
-        return _error(call, f"{call.host} did not answer in time to {call.what}.", SERVER)
+        return _error(call, f"{call.host} did not answer in time to {call.what}{call.way}.", SERVER)
     if isinstance(cause, httpx2.HTTPError | openai.APIConnectionError):
-        return _error(call, f"The connection to {call.host} broke ({_reason(cause)}).", SERVER)
+        return _error(
+            call, f"The connection to {call.host}{call.way} broke ({_reason(cause, call)}).", SERVER
+        )
     if type(exc) is openai.APIError:  # an error inside a stream
-        return _error(call, f"{call.host} broke off: {_provider_message(exc)}", SERVER)
+        return _error(call, f"{call.host} broke off: {_provider_message(exc, call)}", SERVER)
     return undecodable(call)
 
 
 def not_connectable(exc: BaseException, call: Call) -> BackendError:
     """Return an error for a client that could not be made: nothing was sent."""
-    why = _reason(exc).rstrip(".")
-    reason = f"Nothing was sent: no connection to {call.host} can be made: {why}."
-    hint = "Check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
-    return _error(call, reason, Rule(hint))
+    why = _reason(exc, call).rstrip(".")
+    reason = f"Nothing was sent: no connection to {call.host}{call.way} can be made: {why}."
+    hint = "Check SSL_CERT_FILE and SSL_CERT_DIR."
+    return _error(call, reason, Rule(f"{_way_out(call)} {hint}".strip()))
+
+
+def _way_out(call: Call) -> str:
+    """Return what to do about a proxy that does not work; empty without one."""
+    if call.proxy is None:
+        return ""
+    host = call.host.rpartition(":")[0] or call.host
+    named = call.proxy.variable or "the proxy of this system"
+    return f"Check {named}, or go around that proxy: NO_PROXY={host}."
 
 
 def undecodable(call: Call, error: str = "") -> BackendError:
@@ -160,9 +179,10 @@ def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
     rule = CODES.get(code or "") or RULES.get(status) or _by_class(status)
     if status in (409, 503) and wait is not None and _has_error(exc.response.content):
         rule = TURNED_AWAY
-    reason = WORDS.get(code or "") or _provider_message(exc)
+    reason = WORDS.get(code or "") or _provider_message(exc, call)
     if 300 <= status < 400:
-        reason = f"it redirects to {_host_in(exc.response.headers.get('location', ''))!r}"
+        location = without(exc.response.headers.get("location", ""), call.key)
+        reason = f"it redirects to {_host_in(location)!r}"
     field = f" (field {param})" if param else ""
     message = f"{call.host} refused to {call.what} ({status}): {reason.rstrip('.')}{field}."
     return _error(call, message, rule, status=status, code=code, wait=wait)
@@ -207,14 +227,14 @@ def _error(
         hint=(rule.hint + advice).strip(),
         backend=call.backend,
         status_code=status,
-        code=code,
+        code=code and without(code, call.key),
         maybe_applied=call.always_doubtful or (call.doubtful and rule.maybe_applied),
         retryable=rule.retryable,
         retry_after=wait,
     )
 
 
-def _provider_message(exc: openai.APIError) -> str:
+def _provider_message(exc: openai.APIError, call: Call) -> str:
     """Return the provider's message, short and on one line."""
     body = exc.body
     if isinstance(body, dict):
@@ -222,25 +242,18 @@ def _provider_message(exc: openai.APIError) -> str:
         text = words if isinstance(words, str) else json.dumps(words)
     else:
         text = "no reason in OpenAI's format" if "<" in exc.message else exc.message
-    return one_line(text)
+    return one_line(without(text, call.key))  # before it is cut
 
 
-def _reason(cause: BaseException) -> str:
-    return one_line(str(cause)) or type(cause).__name__
+def _reason(cause: BaseException, call: Call) -> str:
+    said = call.proxy.hide(str(cause)) if call.proxy else str(cause)
+    return one_line(without(said, call.key)) or type(cause).__name__
 
 
 def one_line(text: str) -> str:
     """Return the text on one line, its control characters as escapes, cut at 500 characters."""
     line = " ".join(visible(text).split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
-
-
-def redact(text: str, key: str | None = None) -> str:
-    """Return the text without ``key``, and without anything that looks like a key."""
-    if key:
-        text = text.replace(key, "[key]")
-    text = re.sub(r"(?i)bearer\s+[^\s\"',]+", "Bearer [key]", text)
-    return re.sub(r"\bsk-[\w*-]{4,}", "[key]", text)
 
 
 # Answers
@@ -266,15 +279,15 @@ def read(answer: Answer, call: Call) -> Json:
         raise undecodable(call) from None
     if not isinstance(value, dict):
         raise undecodable(call)
-    key = call.key if len(call.key or "") >= SHORTEST_KEY else None
-    echoed = key is not None and (key in text or "\\" in text)  # an escape may hide it
-    return object_of(_without(value, key)) if key and echoed else value
+    if call.key and holds(answer.content, call.key):
+        return object_of(_without(value, call.key))
+    return value
 
 
 def _without(value: Any, key: str) -> Any:
     """Return a JSON value without the key in any of its texts."""
     if isinstance(value, str):
-        return value.replace(key, "[key]")
+        return without(value, key)
     if isinstance(value, dict):
         return {_without(name, key): _without(inner, key) for name, inner in value.items()}
     return [_without(inner, key) for inner in value] if isinstance(value, list) else value
