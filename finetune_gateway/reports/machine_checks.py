@@ -214,13 +214,8 @@ def _check_proxies() -> Iterator[Check]:
 
 
 def _try(proxy: network.Proxy) -> None:
-    # Imported here: only a proxy needs it.
-    import httpx2
-
-    try:
-        httpx2.HTTPTransport(proxy=proxy.url).close()
-    except httpx2.InvalidURL as exc:
-        raise ValueError(str(exc)) from None
+    if proxy.is_socks and find_spec("socksio") is None:
+        raise ImportError("it needs a package: pip install socksio")
     socket.create_connection(proxy.endpoint, timeout=PROXY_SECONDS).close()
 
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 PORTS = {"http": 80, "https": 443}
+SOCKS = ("socks5", "socks5h")
 
 
 def is_loopback(host: str) -> bool:
@@ -62,9 +63,17 @@ class Proxy:
     def endpoint(self) -> tuple[str, int]:
         """Its host and port. Raises ValueError if it has none that can be used."""
         parts = urlsplit(self.url)
+        if parts.scheme not in (*PORTS, *SOCKS):
+            raise ValueError(
+                f"{parts.scheme}:// is no proxy, but {', '.join((*PORTS, *SOCKS))} are"
+            )
         if not parts.hostname:
             raise ValueError("it names no host")
         return parts.hostname, parts.port or PORTS.get(parts.scheme, 1080)
+
+    @property
+    def is_socks(self) -> bool:
+        return urlsplit(self.url).scheme in SOCKS
 
     def hide(self, text: str) -> str:
         """Return a text without the user and the password of this proxy."""

@@ -195,6 +195,21 @@ def test_what_was_given_together_is_kept_with_the_job(
         assert "neb-canary" not in str(provider.requests)
 
 
+@pytest.mark.parametrize(("variable", "kept"), [("OPENAI_API_KEY", True), ("GPU_KEY", False)])
+def test_a_key_by_value_names_the_variable_that_holds_it(variable: str, kept: bool) -> None:
+    """No other variable may go there later: the key of OpenAI is in OPENAI_API_KEY."""
+    backend = OpenAIBackend(base_url="https://gpu.example/v1", api_key=SECRETS[variable])
+    backend.connect()
+    backend.remember()
+    stored = registry.restore("openai", backend.options())
+    assert stored.options()["api_key_env"] == "OPENAI_API_KEY"
+    if kept:
+        stored.connect()
+        return
+    with pytest.raises(UnboundKeyError):
+        stored.connect()
+
+
 def test_a_handle_goes_where_the_call_says(tmp_path: Path) -> None:
     """In Python, a backend of your own is the way out: its address, its variable."""
     with Provider(keys={SECRETS["GPU_KEY"]: "main"}) as provider, Wiretap() as tap:

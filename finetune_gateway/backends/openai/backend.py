@@ -113,7 +113,7 @@ class OpenAIBackend(Backend):
         self.longest_wait = longest_wait
         self._api_key = api_key
         self._call = permission.Call(
-            base_url is not None, api_key_env is not None, api_key is not None, allow_http
+            base_url is not None, api_key_env is not None, api_key, allow_http
         )
         self._settings: Settings | None = None
         self._client: clients.Client | None = None  # kept, so that it stays open

@@ -6,7 +6,7 @@ A handle or a stored job names both, and may come from somebody else: what it sa
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from finetune_gateway.backends.openai.endpoint import OPENAI_KEY, parts_of
@@ -23,8 +23,8 @@ class Call:
     """What the user gave in the call that built a backend."""
 
     address: bool = False
-    variable: bool = False
-    key: bool = False  # its value
+    variable: bool = False  # its name
+    key: str | None = field(default=None, repr=False)  # its value
     allow_http: bool = False
 
 
@@ -60,7 +60,7 @@ class Permission:
     def _require(self, bindings: Bindings) -> None:
         """Raise UnboundKeyError if nothing binds the variable to the address, AuthenticationError
         if the address is not encrypted and nothing allows that."""
-        bound = self.call.key or self._bound_by_call or self._bound_by_profile
+        bound = self.call.key is not None or self._bound_by_call or self._bound_by_profile
         if not (bound or bindings.allow(self.variable, self.url)):
             raise self._unbound()
         if self._plain and not (self.call.allow_http or bindings.allow_http(self.url)):
@@ -69,14 +69,17 @@ class Permission:
     def remember(self, bindings: Bindings) -> None:
         """Keep what the call says, for processes that have the job alone."""
         known = self._bound_by_profile and not self._plain
-        by_value = self.call.key and not self.call.variable  # no variable holds it
-        if self._bound_by_call and not known and not by_value:
+        if self._bound_by_call and not known:
             bindings.keep(self.variable, self.url)
 
     @property
     def _bound_by_call(self) -> bool:
-        """True if the call names the variable, or an address on this machine."""
-        return self.call.variable or (self.call.address and self._is_here)
+        """True if the call names the variable, gives the very key that is in it, or gives no key
+        and an address on this machine."""
+        by_value = self.call.key is not None
+        named = by_value and self.call.key == os.environ.get(self.variable)
+        here = self.call.address and self._is_here and not by_value
+        return self.call.variable or named or here
 
     @property
     def _bound_by_profile(self) -> bool:
