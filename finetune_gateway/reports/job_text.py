@@ -28,6 +28,7 @@ from finetune_gateway.text.cleaning import visible
 LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
 COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
 _COUNTED = re.compile(r"([^:]+): (?:step )?(\d+(?:\.\d+)?) of (\d+(?:\.\d+)?)\b")
+LEFT_OUT = ("DATA", "BACKEND", "MODEL", "AT_MOST", "EXPECTED")  # columns, on a narrow screen
 NAME_LENGTHS = ((60, 40), (22, 16), (16, 12), (12, 8))  # of a model's name and of a file's
 INTERNAL_FIELDS = {
     "submit_key", "step_at", "tries", "cursor", "system_prompt",
@@ -236,13 +237,25 @@ def _fit_table(
     row: Callable[[JobRecord, int, int], tuple[str, ...]],
     right: str = "",
 ) -> str:
-    """Return the table with names as long as the terminal allows."""
-    text = ""
+    """Return the table with names as long as the terminal allows, in a narrow one with fewer
+    columns."""
     for lengths in NAME_LENGTHS:
-        text = format_table(head, [row(record, *lengths) for record in records], right=right)
-        if max(map(len, text.splitlines())) <= terminal_width():
+        rows = [row(record, *lengths) for record in records]
+        text = format_table(head, rows, right=right)
+        if _fits(text):
+            return text
+    left = [*range(len(head))]
+    for name in LEFT_OUT:
+        left = [number for number in left if head[number] != name]
+        cells = [[line[number] for number in left] for line in (head, *rows)]
+        text = format_table(cells[0], cells[1:], right=right)
+        if _fits(text):
             break
     return text
+
+
+def _fits(table: str) -> bool:
+    return max(map(len, table.splitlines())) <= terminal_width()
 
 
 def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:

@@ -149,3 +149,16 @@ def test_a_download_says_how_far_it_is() -> None:
     disk.update(20_000_000)
     disk.update(1)  # not a second later
     assert said == ["downloading acme/x: 20 of 80 MB"]
+
+
+@pytest.mark.parametrize("columns", [60, 40])
+def test_a_list_fits_a_narrow_screen(
+    columns: int, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the job, its status and its age or its cost; the wide one has every column."""
+    job = ftg(*FAKE, "-q").stdout.strip()
+    assert "DATA" in ftg("list").stdout
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words, last in ((("list",), "CREATED"), (("list", "--costs"), "ACTUAL")):
+        head, row = ftg(*words).stdout.splitlines()
+        assert len(head) <= columns and len(row) <= columns and last in head and job in row
