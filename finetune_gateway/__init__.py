@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         get_job,
         list_jobs,
         preview,
+        prune,
         refresh_jobs,
         remove_jobs,
         submit,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.ledger import Ledger
     from finetune_gateway.jobs.many import Failure
     from finetune_gateway.jobs.planning import Option, Plan
+    from finetune_gateway.jobs.pruning import Pruned
     from finetune_gateway.jobs.removal import Removed
     from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
@@ -81,6 +83,7 @@ _MODULES = {
         "get_job",
         "list_jobs",
         "preview",
+        "prune",
         "refresh_jobs",
         "remove_jobs",
         "submit",
@@ -112,6 +115,7 @@ _MODULES = {
     "jobs.job": ["Job"],
     "tokens.masks.preview": ["Preview", "Sequence", "Token"],
     "jobs.planning": ["Option", "Plan"],
+    "jobs.pruning": ["Pruned"],
     "jobs.removal": ["Removed"],
     "estimation.estimate": ["Estimate"],
     "jobs.ledger": ["Ledger"],
@@ -157,6 +161,7 @@ __all__ = [
     "Plan",
     "Preview",
     "PrivateDataError",
+    "Pruned",
     "Removed",
     "Report",
     "Sequence",
@@ -175,6 +180,7 @@ __all__ = [
     "get_job",
     "list_jobs",
     "preview",
+    "prune",
     "refresh_jobs",
     "remove_jobs",
     "submit",

@@ -20,6 +20,7 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.planning import Backends, ModelNames, Option
+from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.removal import Removed
 from finetune_gateway.keywords import (
     PlanOptions,
@@ -147,6 +148,17 @@ def wait_for_jobs(
 def remove_jobs(jobs: Iterable[Job]) -> list[Removed]:
     """Remove every text of these jobs from this machine, and return what went."""
     return _default().remove(jobs)
+
+
+@like(Gateway.prune)
+def prune(
+    older_than_days: float | None = None,
+    *,
+    remote: bool = False,
+    confirm: Callable[[list[Item]], bool] | None = None,
+) -> Pruned:
+    """Remove data that no job needs any more, and return what went."""
+    return _default().prune(older_than_days, remote=remote, confirm=confirm)
 
 
 @like(Gateway.budget)

@@ -84,9 +84,6 @@ class Capabilities:
     takes_metadata: bool = False  # True if it is a TakesMetadata
     longest_wait: float | None = None  # seconds to wait at most when asked to; None: the setting
     deletes: frozenset[Literal["file", "model"]] = frozenset()  # what the host deletes when asked
-    uploads_expire: float | None = (
-        None  # seconds for which the host keeps an upload; None: for good
-    )
 
     def require(self, backend: str, spec: TrainingSpec) -> None:
         """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
@@ -296,6 +293,11 @@ class Backend(ABC):
         """Send a file once and return the provider's id; None if nothing is sent."""
         return None
 
+    def upload_lifetime(self) -> float | None:
+        """Return for how many seconds the host keeps what ``upload`` sends; None: until it is
+        deleted."""
+        return None
+
     def find_upload(self, file: DataFile) -> str | None:
         """Return the id of a file with this content that an earlier ``upload`` has sent; None if
         there certainly is none. A search that failed must raise."""
@@ -373,14 +375,15 @@ class Backend(ABC):
     def delete_file(self, remote_id: str) -> None:
         """Delete an upload at the host; one that is not there is no error. Only where
         ``Capabilities.deletes`` has ``file``."""
-        raise self._cannot_delete("an uploaded file")
+        raise self.cannot_delete("an uploaded file")
 
     def delete_model(self, model: str) -> None:
         """Delete a model that a job has made, or one of its checkpoints, at the host; one that is
         not there is no error. Only where ``Capabilities.deletes`` has ``model``."""
-        raise self._cannot_delete("a model")
+        raise self.cannot_delete("a model")
 
-    def _cannot_delete(self, what: str) -> UnsupportedError:
+    def cannot_delete(self, what: str) -> UnsupportedError:
+        """Return the error for a host that is not known to delete this."""
         return UnsupportedError(
             f"{self.display_name} cannot be asked to delete {what}.",
             hint="Delete it there yourself.",

@@ -112,6 +112,11 @@ class RecallBackend(Backend):
     def cancel(self, provider_id: str) -> None:
         """Do nothing: a job has ended when start returns."""
 
+    def kept_files(self, provider_id: str, *, model: bool = True) -> list[Path]:
+        # What "ftg rm" deletes; with model=False what "ftg prune" may, and here all is the model.
+        folder = self.folder / provider_id
+        return [folder] if model and folder.exists() else []
+
     # -- the model ----------------------------------------------------------------------
 
     def open(self, handle: HandleData) -> Recall:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "resume": ("jobs:resume", "Let a job that has stopped go on as the same job", "Jobs"),
     "settle": ("jobs:settle", "Say what became of a job in doubt", "Jobs"),
     "rm": ("removal:rm", "Remove all texts of a job; what it cost stays", "Jobs"),
+    "prune": ("removal:prune", "Remove old data, here and with --remote at hosts", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
 }
 COUNTING = frozenset(("validate", "estimate", "submit"))  # commands that count tokens first

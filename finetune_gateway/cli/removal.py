@@ -1,19 +1,24 @@
-"""``ftg rm``."""
+"""``ftg rm`` and ``ftg prune``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from finetune_gateway.cli.options import Json, Quiet, confirm, refresh_or_warn
-from finetune_gateway.errors import BudgetError
+from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.reports.output import print_json, print_message, print_result
 from finetune_gateway.reports.removal_text import (
+    item_text,
+    items_text,
     left_text,
+    not_pruned_text,
+    pruned_document,
+    pruned_text,
     removed_document,
     removed_text,
     to_remove_text,
@@ -54,7 +59,8 @@ def rm(
     if not yes:
         print_message(to_remove_text(jobs, planned))
         what = "it" if len(jobs) == 1 else f"these {len(jobs)} jobs"
-        require_yes(lambda: confirm(f"Remove {what} for good?"))
+        if not _confirmed(f"Remove {what} for good?"):
+            raise BudgetError("Nothing was removed: the answer was not yes.")
     removed = gateway.remove(jobs)
     if json:
         print_json(removed_document(removed))
@@ -65,11 +71,77 @@ def rm(
         print_message(text, quiet=quiet)
 
 
-def require_yes(ask: Callable[[], bool]) -> None:
-    """Ask before anything is removed. Raises BudgetError without a yes."""
+def prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="DAYS", help="Of jobs that ended longer ago: 30d (default), 0d."),
+    ] = None,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Delete uploads and models at hosts too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Remove data that no job needs any more: copies of files and, of local jobs, rows, logs and
+    checkpoints, if their jobs have ended long ago; and what killed processes have left. Says first
+    what goes, in bytes. Models, metrics and costs stay: 'ftg rm' removes the texts of a job.
+
+    --remote also deletes what this home has put at hosts, each thing named and asked for: uploads
+    of these jobs, and all models of jobs that were removed with 'ftg rm', however young. What a job
+    needs that has not ended stays. 'ftg config set retention.days 90' sets another age; nothing is
+    removed before you run this. Without a terminal, --yes is required.
+
+    Examples:
+      ftg prune
+      ftg prune --older-than 7d --dry-run
+      ftg prune --remote --yes
+    """
+    days = _parse_days(older_than)
+
+    def ask(items: list[Item]) -> bool:
+        if not json or not yes:
+            print_message(items_text(items), quiet=quiet and yes)
+        if dry_run or yes:
+            return yes and not dry_run
+        if items[0].host:
+            return _confirmed(f"Delete {item_text(items[0])}?")
+        return _confirmed("Remove this for good?")
+
+    pruned = Gateway().prune(days, remote=remote, confirm=ask)
+    if json:
+        print_json(pruned_document(pruned))
+        return _pruned_code(pruned)
+    if text := pruned_text(pruned, dry_run=dry_run):
+        print_result(text)
+    else:
+        print_message("There is nothing to remove.", quiet=quiet)
+    if text := not_pruned_text(pruned):
+        print_message(text)
+    return _pruned_code(pruned)
+
+
+def _pruned_code(pruned: Pruned) -> int:
+    """Return 1 if something could not be removed or asked."""
+    return 1 if pruned.failed or pruned.unknown else 0
+
+
+def _parse_days(text: str | None) -> float | None:
+    if text is None:
+        return None
+    number = text.strip().removesuffix("d")
+    if not number.isdecimal():
+        raise SpecError(f"--older-than {text!r} is no number of days.", hint="Like 30d, or 0d.")
+    return float(number)
+
+
+def _confirmed(question: str) -> bool:
+    """Ask at the terminal. Raises BudgetError where there is none."""
     if not sys.stdin.isatty():
         raise BudgetError(
             "Nothing was removed: there is no terminal to confirm at.", hint="Pass --yes."
         )
-    if not ask():
-        raise BudgetError("Nothing was removed: the answer was not yes.")
+    return confirm(question)

@@ -123,6 +123,9 @@ class Profile(Model):
     suffix_forbidden: str = ""  # characters not allowed in a suffix
     takes_metadata: bool = True  # False if its create is documented without metadata
     keeps_metadata: str = ""  # the source that says that jobs keep the metadata they came with
+    deletes_files: str = ""  # the source that says that uploads can be deleted
+    deletes_models: str = ""  # and fine-tuned models
+    uploads_expire: str = ""  # the source that says that uploads may come with ``expires_after``
     deploy_command: str = ""  # makes a tuned model answer, where it does not by itself
     deploy_source: str = ""  # the source that says so
     file_bom: bool = False  # files start with a UTF-8 byte order mark

@@ -7,15 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import date
 
-from finetune_gateway.jobs import ledger, many
+from finetune_gateway.jobs import ledger, many, pruning
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
+from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
+from finetune_gateway.settings import config
 
 
 class HomeJobs(ABC):
@@ -75,6 +77,31 @@ class HomeJobs(ABC):
     def removable(self, jobs: Iterable[Job]) -> list[Removed]:
         """Return what ``remove`` would remove, and change nothing. Raises as it does."""
         return self._remover.plan([job.reload().record for job in jobs])
+
+    def prune(
+        self,
+        older_than_days: float | None = None,
+        *,
+        remote: bool = False,
+        confirm: Callable[[list[Item]], bool] | None = None,
+    ) -> Pruned:
+        """Remove data that no job needs any more, and return what went: copies, the rows and
+        checkpoints of local jobs, what killed processes have left. Models and histories stay.
+
+        Arguments:
+            older_than_days: Keep what belongs to a job that has ended since. By default
+                ``retention.days`` of the settings, else 30.
+            remote: Delete at hosts too: uploads of these jobs, and the models of jobs that were
+                removed, of whatever age. Only what this home has sent or made.
+            confirm: Called with all that would go on this machine, then with each thing at a host;
+                False keeps it.
+
+        Raises StoreError for what cannot be removed here; what a host refuses is in the result.
+        """
+        setting = config.current_value(self.store.settings, "retention.days", older_than_days)
+        days = pruning.DEFAULT_DAYS if setting.amount is None else float(setting.amount)
+        pruner = pruning.Pruner(self.store, self._submitter.load, days)
+        return pruning.prune(pruner, confirm or (lambda items: True), remote=remote)
 
     @property
     def _remover(self) -> Remover:

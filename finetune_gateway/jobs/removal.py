@@ -88,12 +88,7 @@ class Remover:
                 f"{record.id} has not ended (it is {record.status}), so it is not removed.",
                 hint=f"Cancel it first: ftg cancel {record.id}",
             )
-        trained_from = self.store.select(
-            "removed_at IS NULL AND NOT hosted AND id != ?1 AND instr(json_extract(spec,"
-            " '$.model'), ?1)",
-            (record.id,),
-        )
-        if others := [one.id for one in trained_from if one.id not in going]:
+        if others := [one for one in trained_from(self.store, record) if one not in going]:
             raise SpecError(
                 f"{record.id} is not removed: {', '.join(others)} was trained from its model.",
                 hint=f"Remove them together: ftg rm {record.id} {' '.join(others)}",
@@ -201,8 +196,19 @@ def without_texts(record: JobRecord) -> JobRecord:
             else None,
             "handle": None,
             "removed_at": time.time(),
+            "gone": False,  # until its model is gone too
         }
     )
+
+
+def trained_from(store: Store, record: JobRecord) -> list[str]:
+    """Return the jobs that were trained from the model of a local job, and need it."""
+    records = store.select(
+        "removed_at IS NULL AND NOT hosted AND id != ?1"
+        " AND instr(json_extract(spec, '$.model'), ?1)",
+        (record.id,),
+    )
+    return [one.id for one in records]
 
 
 def require_kept(record: JobRecord) -> None:
@@ -241,6 +247,18 @@ def unneeded_copies(store: Store, before: float = 0.0) -> list[Path]:
     )
     needed = {sha256 for row in rows for sha256 in (row["train"], row["validation"])}
     return [path for path in store.settings.files.glob("*.jsonl") if path.stem not in needed]
+
+
+def overdue(store: Store, before: float) -> int:
+    """Return how many jobs ended ``before`` a moment and still have rows here."""
+    copies = {path.stem for path in unneeded_copies(store, before)}
+    old = store.select(f"removed_at IS NULL AND NOT ({LIVE}) AND {ENDED_AT} < ?", (before,))
+    runs = store.settings.runs
+    return sum(
+        any(file.sha256 in copies for file in _files(record))
+        or (runs / (record.provider_id or record.id) / "data").exists()
+        for record in old
+    )
 
 
 def leftovers(settings: Settings) -> list[Path]:

@@ -24,7 +24,6 @@ from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import (
     JobRecord,
     Step,
-    StoredFile,
     record_of,
     row_of,
     stopwatch,
@@ -331,29 +330,6 @@ class Store:
             )
             for row in rows
         ]
-
-    # -- files already sent --------------------------------------------------------------
-
-    def remote_file(self, scope: str, sha256: str) -> str | None:
-        """Return the id under which a host (``scope``) has this content."""
-        select = "SELECT remote_id FROM files WHERE scope = ? AND sha256 = ?"
-        row = self.query(select, (scope, sha256)).fetchone()
-        return row["remote_id"] if row else None
-
-    def remember_file(self, scope: str, sha256: str, remote_id: str) -> None:
-        with self.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, NULL)",
-                (scope, sha256, remote_id, time.time()),
-            )
-
-    def forget_files(self, scope: str, *files: StoredFile | None) -> None:
-        """Forget uploads: the host may no longer have these files."""
-        with self.transaction() as db:
-            db.executemany(
-                "DELETE FROM files WHERE scope = ? AND sha256 = ?",
-                [(scope, file.sha256) for file in files if file is not None],
-            )
 
     # -- the database --------------------------------------------------------------------
 

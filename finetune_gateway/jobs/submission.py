@@ -6,7 +6,6 @@ docs/decisions/0005-budget.md.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from finetune_gateway.errors import (
     GatewayError,
     StoreError,
 )
-from finetune_gateway.jobs import accounts, turns
+from finetune_gateway.jobs import accounts, turns, uploads
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
 from finetune_gateway.jobs.store import Store
@@ -288,7 +287,9 @@ class Submitter:
 
     def _data_file(self, record: JobRecord, file: StoredFile, backend: Backend) -> DataFile:
         """Return a file of a job, with the id that its account is known to have it under."""
-        remote_id = self.store.remote_file(_scope(record, backend), file.sha256)
+        remote_id = None
+        if record.hosted:
+            remote_id = uploads.find(self.store, uploads.scope_of(record, backend), file.sha256)
         return DataFile(Path(file.path), file.sha256, file.rows, file.bytes, remote_id)
 
     def seconds_left(self, record: JobRecord, backend: Backend) -> float:
@@ -341,14 +342,17 @@ class Submitter:
         data = self._data_file(record, file, backend)
         if not backend.capabilities().hosted:
             return data
-        remote_id = data.remote_id
+        remote_id, sent_at = data.remote_id, record.step_at
         if remote_id is None and record.step == "uploading":
             remote_id = backend.find_upload(data)
         if remote_id is None:
-            self.store.set_step(record.id, "uploading")
+            sent_at = self.store.set_step(record.id, "uploading").step_at
             remote_id = backend.upload(data)
-        if remote_id is not None:
-            self.store.remember_file(_scope(record, backend), file.sha256, remote_id)
+        if remote_id is not None and data.remote_id is None:
+            scope = uploads.scope_of(record, backend)
+            lifetime = backend.upload_lifetime()
+            expires_at = None if lifetime is None else sent_at + lifetime
+            uploads.remember(self.store, scope, file.sha256, remote_id, expires_at)
         return replace(data, remote_id=remote_id)
 
     @contextmanager
@@ -373,7 +377,8 @@ class Submitter:
             if refused or (first and unreachable):
                 self.store.fail(record.id, str(exc))
                 # The host may have deleted a file that we remember: upload it again next time.
-                self.store.forget_files(_scope(now, backend), now.train, now.validation)
+                scope = uploads.scope_of(now, backend)
+                uploads.forget(self.store, scope, now.train, now.validation)
                 raise
             self._go_on_later(now, exc, backend)
         except BaseException as exc:
@@ -406,8 +411,3 @@ def _what_becomes_of(store: Store, job_id: str) -> str:
         return f"{job_id} has ended: nothing was sent."
     created = f"{record.display_name} has {job_id} as {record.provider_id}. ftg watch {job_id}"
     return record.outlook or f"{created} follows it, ftg cancel {job_id} ends it."
-
-
-def _scope(record: JobRecord, backend: Backend) -> str:
-    """Return the key under which uploaded files are remembered: one host and one account."""
-    return json.dumps([backend.name, backend.identity(), record.account], sort_keys=True)

@@ -23,6 +23,5 @@ def settings_text(values: Sequence[Value]) -> str:
 def _origin(value: Value) -> str:
     if value.origin == "environment":
         return f"environment ({value.key.variable})"
-    if value.origin == "default" and value.value is None:
-        return "default: no limit"
-    return value.origin
+    unset = value.origin == "default" and value.value is None
+    return f"default: {value.key.unset}" if unset else value.origin

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores
-from finetune_gateway.jobs import schema
+from finetune_gateway.jobs import removal, schema
+from finetune_gateway.jobs.pruning import DAY
+from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports.output import format_bytes, format_count
 from finetune_gateway.settings import clock, config, files, network
 from finetune_gateway.settings.bindings import Bindings
@@ -56,6 +59,7 @@ def check_machine(settings: Settings, backend: str | None) -> Iterator[Check]:
     """
     yield from _check_machine()
     yield from _check_home(settings)
+    yield from _check_data(settings)
     yield from _check_files(settings)
     yield from _check_training(backend)
     yield from _check_keys(settings)
@@ -113,6 +117,47 @@ def _check_home(settings: Settings) -> Iterator[Check]:
     warning = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
     yield Check("disk", "warning" if warning else "ok", f"{format_bytes(free)} free", warning)
     yield _check_store(settings)
+
+
+def _check_data(settings: Settings) -> Iterator[Check]:
+    """Say how many bytes of data are kept, since when, and what should have gone."""
+    parts = {
+        "copies": [settings.files, settings.spool],
+        "run folders": [settings.runs],
+        "store": [*settings.home.glob(f"{settings.database.name}*")],
+    }
+    sizes = {name: sum(map(removal.size, paths)) for name, paths in parts.items()}
+    kept = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items() if size)
+    if not kept:
+        yield Check("data", "ok", "none are kept")
+        return
+    data = (path for folder in (settings.files, settings.runs) for path in folder.rglob("*"))
+    oldest = min((path.lstat().st_mtime for path in data if path.is_file()), default=None)
+    since = "" if oldest is None else f"; the oldest file is of {date.fromtimestamp(oldest)}"
+    found = f"{format_bytes(sum(sizes.values()))} are kept: {kept}{since}"
+    fix = "" if settings.read_only else _data_to_remove(settings)
+    yield Check("data", "warning" if fix else "ok", found, fix)
+
+
+def _data_to_remove(settings: Settings) -> str:
+    """Return what to run if a removal was interrupted, or data are older than the setting says."""
+    if not settings.database.exists():
+        return ""
+    try:
+        store = Store(settings)
+        days = config.current_value(settings, "retention.days")
+        interrupted = store.select("removed_at IS NOT NULL AND NOT erased", (), limit=1)
+        if interrupted:
+            return f"A removal was interrupted. To finish it, run: ftg rm {interrupted[0].id}"
+        if days.amount is None:
+            return ""
+        old = removal.overdue(store, time.time() - float(days.amount) * DAY)
+    except (StoreError, SpecError):  # other checks say it
+        return ""
+    if not old:
+        return ""
+    jobs = format_count(old, "job")
+    return f"Data of {jobs} are older than retention.days ({days.text}). Run: ftg prune"
 
 
 def _check_files(settings: Settings) -> Iterator[Check]:

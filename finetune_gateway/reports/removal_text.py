@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.removal import Removed
 from finetune_gateway.reports.output import format_bytes, format_count, wrap_text
 
@@ -52,3 +53,57 @@ def left_text(removed: Sequence[Removed]) -> str:
         for left in one.left
     ]
     return "\n".join(lines)
+
+
+# -- prune -------------------------------------------------------------------------------------
+
+
+def items_text(items: Sequence[Item]) -> str:
+    """Return what would go on this machine, or the one thing at a host."""
+    lines = [wrap_text(item_text(item), "    ", "  ") for item in items]
+    if items[0].host:
+        return lines[0]
+    total = format_bytes(sum(item.bytes for item in items))
+    return "\n".join([f"On this machine, {total}:", *lines])
+
+
+def item_text(item: Item) -> str:
+    """Return one thing that is pruned, with its bytes."""
+    size = format_bytes(item.bytes)
+    if item.kind == "copies":
+        count = "1 copy" if item.count == 1 else f"{item.count:,} copies"
+        return f"{count} of data, {size}"
+    if item.kind == "leftovers":
+        return f"what killed processes have left, {size}"
+    if item.kind == "run":
+        return f"rows, log and checkpoints of {item.name}, {size}"
+    of = f"of {item.jobs[0]} at {item.host}"
+    if item.kind == "file":
+        return f"the uploaded file {item.name} {of}, {size}"
+    return f"the model {item.name} {of}"
+
+
+def pruned_document(pruned: Pruned) -> dict[str, Any]:
+    """Return what was pruned as JSON."""
+    return {**pruned.model_dump(mode="json"), "bytes": pruned.bytes}
+
+
+def pruned_text(pruned: Pruned, *, dry_run: bool) -> str:
+    """Return one line: what went here, and how much at hosts; empty if there is nothing."""
+    there = sum(bool(item.host) for item in pruned.removed)
+    at_hosts = f"; {format_count(there, 'thing')} deleted at hosts" if there else ""
+    if not (pruned.removed or pruned.kept or pruned.failed):
+        return ""
+    if dry_run:
+        return "Nothing was removed: --dry-run."
+    return f"{format_bytes(pruned.bytes)} removed here{at_hosts}"
+
+
+def not_pruned_text(pruned: Pruned) -> str:
+    """Return what could not be removed, and why; each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for one in pruned.failed:
+        reasons.setdefault(one.reason, []).append(item_text(one.item))
+    lines = [f"Not deleted: {', '.join(items)}. {reason}" for reason, items in reasons.items()]
+    lines += [f"Not asked: {reason}" for reason in pruned.unknown]
+    return "\n".join(wrap_text(line, "  ", "") for line in lines)

@@ -26,15 +26,18 @@ Setting = Decimal | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """A setting: an amount of USD, where none means no limit, a number of seconds, or a list of
-    hosts or regions."""
+    """A setting: an amount of USD, where none means no limit, a number of seconds or days, or a
+    list of hosts or regions."""
 
     name: str  # as in the file: table.name
     variable: str  # environment variable; "" for none
     argument: str  # name of the argument of a call
     about: str
-    unit: Literal["USD", "seconds", "hosts", "regions"] = "USD"
+    unit: Literal["USD", "seconds", "days", "hosts", "regions"] = "USD"
     default: Setting | None = None
+    least: int = 0
+    most: int = 604_800  # a week, of seconds
+    unset: str = "no limit"  # what it means that there is none
 
     def parse(self, value: object, name: str) -> Setting:
         """Return the value of this setting in what a person gave, under this name. Raises
@@ -43,7 +46,21 @@ class Key:
             return parse_hosts(value, name)
         if self.unit == "regions":
             return _parse_regions(value, name)
-        return parse_usd(value, name) if self.unit == "USD" else _parse_seconds(value, name)
+        return parse_usd(value, name) if self.unit == "USD" else self._parse_number(value, name)
+
+    def _parse_number(self, value: object, name: str) -> Decimal:
+        try:
+            number = Decimal("NaN" if isinstance(value, bool) else str(value).strip())
+        except ArithmeticError:
+            number = Decimal("NaN")
+        if not (number.is_finite() and self.least <= number <= self.most):
+            like = self.default or max(self.least, 30)
+            raise SpecError(
+                f"{name} cannot be {shown(value)}.",
+                hint=f"Give {self.unit} as a number from {self.least:,} to {self.most:,}, such as "
+                f"{like}.",
+            )
+        return number
 
 
 KEYS = {
@@ -76,6 +93,26 @@ KEYS = {
             "hosts beyond this machine that may be asked without encryption",
             "hosts",
             (),
+            unset="",
+        ),
+        Key(
+            "hosts.uploads_expire_seconds",
+            "FTG_HOSTS_UPLOADS_EXPIRE_SECONDS",
+            "uploads_expire",
+            "how long OpenAI and Azure keep an upload before they delete it",
+            "seconds",
+            unset="for good",
+            least=3600,  # as OpenAI's contract has it, like the most
+            most=2_592_000,
+        ),
+        Key(
+            "retention.days",
+            "FTG_RETENTION_DAYS",
+            "older_than_days",
+            "ftg prune removes data of jobs that ended longer ago; nothing goes before you run it",
+            "days",
+            most=36_500,
+            unset="30",
         ),
         Key(
             "pii.regions",
@@ -84,11 +121,11 @@ KEYS = {
             "whose national telephone numbers count as personal data",
             "regions",
             (),
+            unset="",
         ),
     )
 }
 KEYS_TABLE = "keys."  # begins the settings that say where the key in a variable may be sent
-LONGEST_SECONDS = 604_800  # a week
 _HOST = re.compile(r"(?:https?://)?((?:[a-z0-9*._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?)(?:/.*)?")
 _HEAD = "# Settings of finetune-gateway. See: ftg config --help\n\n"
 
@@ -130,7 +167,7 @@ def find_key(name: str) -> Key:
         return KEYS[name]
     variable = name.removeprefix(KEYS_TABLE)
     if variable != name and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable):
-        return Key(name, "", "", f"hosts that get the key in {variable}", "hosts", ())
+        return Key(name, "", "", f"hosts that get the key in {variable}", "hosts", (), unset="")
     near = get_close_matches(name, KEYS, n=1, cutoff=0.5)
     known = f"Keys: {', '.join(KEYS)}, keys.VARIABLE."
     raise SpecError(
@@ -153,19 +190,6 @@ def current_value(settings: Settings, name: str, argument: object = None) -> Val
 def pii_regions(settings: Settings | None = None) -> tuple[str, ...]:
     """Return the setting ``pii.regions``, by default of the user's own home. Raises SpecError."""
     return current_value(settings or Settings.load(), "pii.regions").listed
-
-
-def _parse_seconds(value: object, name: str) -> Decimal:
-    try:
-        seconds = Decimal("NaN" if isinstance(value, bool) else str(value).strip())
-    except ArithmeticError:
-        seconds = Decimal("NaN")
-    if not (seconds.is_finite() and 0 <= seconds <= LONGEST_SECONDS):
-        raise SpecError(
-            f"{name} cannot be {shown(value)}.",
-            hint=f"Give seconds as a number from 0 to {LONGEST_SECONDS:,}, such as 3600.",
-        )
-    return seconds
 
 
 def parse_hosts(value: object, name: str) -> tuple[str, ...]:

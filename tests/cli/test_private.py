@@ -64,6 +64,7 @@ CALLS = {
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
     "rm": ["rm latest --yes"],
+    "prune": ["prune --older-than 0d --yes"],
 }
 FIRST_ACTS = ("validate", "preview", "estimate", "prices", "config", "submit")
 ENDS = {"resume latest --yes": 2, "settle latest --not-created": 2}  # nothing to do for them
@@ -168,6 +169,7 @@ BY_THE_UMASK = {
     "cli/demo/command.py",  # --out
     "cli/demo/result.py",
     "testing/__init__.py",  # the files of an author's tests
+    "testing/deletion.py",
     "backends/local/calibrate.py",  # invented rows in a folder for a while
 }
 

@@ -73,6 +73,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "checkpoints": [(("checkpoints", "JOB"), r"(.+\n)*.+")],
     "costs": [(("costs",), r"(.*\n)*.*JOB.*(\n.*)*"),
                (("costs", "--since", "2026-01-01", "--until", "2026-01-02"), "")],
+    "prune": [(("prune", "--yes"), "")],
     "rm": [(("rm", "JOB", "--yes"), "JOB removed")],
 }  # fmt: skip
 # What needs a job in doubt, a stopped one or minutes is looked at in tests of its own.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -18,6 +17,7 @@ from support.cli import Ftg
 from support.provider import Provider
 from support.records import record
 from support.rows import chat_rows
+from support.traces import traces
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend, Gateway, Job, OpenAIBackend
@@ -63,14 +63,7 @@ def file_of(folder: Path, word: str = CANARY, count: int = 12) -> Path:
 
 
 def found(home: Path, word: str = CANARY) -> list[str]:
-    """The files of a home that have a word in their bytes or in their names, whatever they are:
-    write-ahead log, free pages, hidden ones. JSON has it as it is: there is nothing to escape."""
-    # By another process: one that closes a database which it has open loses its locks (POSIX).
-    search = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", word, str(home)]
-    done = subprocess.run(search, capture_output=True, text=True)
-    paths = [*map(Path, done.stdout.splitlines())]
-    paths += [path for path in home.rglob("*") if word in path.name]
-    return sorted({str(path.relative_to(home)) for path in paths})
+    return traces(home, word)
 
 
 @pytest.fixture

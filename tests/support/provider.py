@@ -451,12 +451,14 @@ def starred(path: str) -> str:
     return "/".join(parts)
 
 
-def multipart(handler: Handler) -> tuple[str, str, bytes]:
-    """(purpose, file name, content) of an upload, cut exactly at the boundaries."""
+def multipart(handler: Handler) -> tuple[str, str, bytes, JSON]:
+    """(purpose, file name, content, ``expires_after``) of an upload, cut exactly at the
+    boundaries."""
     marker = handler.headers.get("Content-Type", "").partition("boundary=")[2].strip('"')
     if not marker:
         raise Refused(400, "Expected multipart/form-data.")
     purpose, name, content = "", "", b""
+    expiry: JSON = {}
     for part in handler.body.split(b"--" + marker.encode())[1:-1]:
         head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         value = value.removesuffix(b"\r\n")
@@ -465,7 +467,9 @@ def multipart(handler: Handler) -> tuple[str, str, bytes]:
         elif b'name="file"' in head:
             name = head.partition(b'filename="')[2].partition(b'"')[0].decode()
             content = value
-    return purpose, name, content
+        elif b'name="expires_after[' in head:
+            expiry[head.partition(b"[")[2].partition(b"]")[0].decode()] = value.decode()
+    return purpose, name, content, expiry
 
 
 ROUTES: dict[str, Callable[[Handler], Any]] = {
@@ -484,6 +488,7 @@ ROUTES: dict[str, Callable[[Handler], Any]] = {
     "POST /fine_tuning/jobs/*/resume": lambda h: h.world.resume(h.id),
     "GET /models": lambda h: h.world.list_models(),
     "GET /models/*": lambda h: h.world.model(h.id),
+    "DELETE /models/*": lambda h: h.world.delete_model(h.id),
     "POST /chat/completions": Handler.chat,
 }
 

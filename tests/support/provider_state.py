@@ -84,20 +84,27 @@ class World:
         self.files: dict[str, JSON] = {}
         self.jobs: dict[str, JSON] = {}
         self.chats: dict[str, int] = {}
+        self.deleted: set[str] = set()  # models
         self.lock = threading.RLock()
         if state_file and state_file.exists():
             saved = json.loads(state_file.read_text())
             self.files, self.jobs = saved["files"], saved["jobs"]
+            self.deleted = {*saved["deleted"]}
 
     def save(self) -> None:
         if self.state_file:
             temporary = self.state_file.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"files": self.files, "jobs": self.jobs}))
+            kept = {"files": self.files, "jobs": self.jobs, "deleted": [*self.deleted]}
+            temporary.write_text(json.dumps(kept))
             temporary.replace(self.state_file)
 
     # Files
 
-    def add_file(self, purpose: str, name: str, content: bytes) -> JSON:
+    def add_file(self, purpose: str, name: str, content: bytes, expiry: JSON | None = None) -> JSON:
+        expiry = expiry or {}
+        seconds = int(expiry["seconds"]) if expiry.get("anchor") == "created_at" else None
+        if expiry and not (seconds and 3600 <= seconds <= 2_592_000):
+            raise ValueError(f"expires_after cannot be {expiry}", "expires_after")
         if purpose != "fine-tune":
             raise ValueError(f"'{purpose}' is not one of ['fine-tune']", "purpose")
         with self.lock:
@@ -110,7 +117,7 @@ class World:
                 "purpose": purpose,
                 "status": "processed",
                 "status_details": None,
-                "expires_at": None,
+                "expires_at": int(time.time()) + seconds if seconds else None,
             }
             held = {"content": content.decode("latin-1"), "account": ACCOUNT.get()}
             self.files[file["id"]] = {**file, **held}
@@ -389,7 +396,8 @@ class World:
 
     def models(self) -> list[str]:
         done = [j for j in self.jobs.values() if is_own(j) and self.status(j) == "succeeded"]
-        return [*BASES, *(self.model_name(job) for job in done)]
+        names = (self.model_name(job) for job in done)
+        return [*BASES, *(name for name in names if name not in self.deleted)]
 
     def list_models(self) -> JSON:
         return {"object": "list", "data": [self.model(name) for name in self.models()]}
@@ -399,11 +407,21 @@ class World:
             raise KeyError(name)
         return {"id": name, "object": "model", "created": 1700000000, "owned_by": "test-org"}
 
+    def delete_model(self, name: str) -> JSON:
+        """A model, or one of its checkpoints, which no list shows."""
+        made = [self.model_name(job) for job in self.jobs.values() if is_own(job)]
+        if name in self.deleted or name.partition(":ckpt-step-")[0] not in made:
+            raise KeyError(name)
+        with self.lock:
+            self.deleted.add(name)
+            self.save()
+        return {"id": name, "object": "model", "deleted": True}
+
     def answers(self, model: str) -> bool:
         """Does this model answer now? A new one says 404 to its first ``warm_up`` chats."""
         if self.deployments is not None:
             return self.deployments.get(model) in self.models()
-        if model.partition(":ckpt-step-")[0] not in self.models():
+        if model in self.deleted or model.partition(":ckpt-step-")[0] not in self.models():
             return False
         with self.lock:
             self.chats[model] = self.chats.get(model, 0) + 1

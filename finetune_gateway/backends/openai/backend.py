@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ from finetune_gateway.backends.openai import (
     permission,
     reports,
     request,
+    storage,
     wire,
 )
 from finetune_gateway.backends.openai.chat import OpenAIChat
@@ -59,8 +61,6 @@ if TYPE_CHECKING:
     from finetune_gateway.spec import TrainingSpec
     from finetune_gateway.tokens.stats import TokenStats
 
-UPLOAD_RATE = 1e6  # bytes per second; slower uploads time out
-
 
 class OpenAIBackend(Backend):
     """OpenAI, or another host of its contract.
@@ -76,7 +76,9 @@ class OpenAIBackend(Backend):
     ``request_timeout``: seconds in which the host may send nothing; a whole answer may take five
     times as long. ``settle_seconds``: how long a sent create may still take effect (default:
     request_timeout + 10). ``longest_wait``: seconds to wait at most when the host asks to (default:
-    hosts.longest_wait_seconds of the settings, an hour).
+    hosts.longest_wait_seconds of the settings, an hour). ``uploads_expire``: seconds after which
+    the host deletes an upload, an hour to 30 days (default: hosts.uploads_expire_seconds, else
+    never).
 
     A key is sent where its profile, OPENAI_BASE_URL (for OPENAI_API_KEY) or the settings
     (``keys.VARIABLE``) bind its variable, to an address given with it as above, and to this machine
@@ -98,6 +100,7 @@ class OpenAIBackend(Backend):
         poll_seconds: float = 2.0,
         longest_wait: float | None = None,
         allow_http: bool = False,
+        uploads_expire: float | None = None,
     ) -> None:
         for setting in ("request_timeout", "settle_seconds", "poll_seconds", "longest_wait"):
             endpoint.check_seconds(setting, locals()[setting])
@@ -111,6 +114,7 @@ class OpenAIBackend(Backend):
         self.settle_seconds = settle_seconds
         self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that
         self.longest_wait = longest_wait
+        self.uploads_expire = storage.checked_lifetime(uploads_expire, self.profile)
         self._api_key = api_key
         self._call = permission.Call(
             base_url is not None, api_key_env is not None, api_key, allow_http
@@ -150,6 +154,7 @@ class OpenAIBackend(Backend):
             "settle_seconds": self.settle_seconds,
             "poll_seconds": self.poll_seconds,
             "longest_wait": self.longest_wait,
+            "uploads_expire": self.uploads_expire,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -204,6 +209,7 @@ class OpenAIBackend(Backend):
             settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
             takes_metadata=self.profile.takes_metadata,
             longest_wait=self.longest_wait,
+            deletes=storage.kinds(self.profile),
             resumes=frozenset({JobStatus.PAUSED}),
         )
 
@@ -270,31 +276,23 @@ class OpenAIBackend(Backend):
 
     def upload(self, file: DataFile) -> str:
         """Send a file under a name made from its content; return its id."""
-        with self.calling("upload the file", doubtful=True) as (client, call):
-            files = client.files.with_raw_response
-            with file.path.open("rb") as raw:
-                content = request.file_content(raw, self.profile)
-                part = (request.file_name(file), content, "application/jsonl")
-                timeout = self.request_timeout + file.bytes / UPLOAD_RATE
-                answer = files.create(file=part, purpose="fine-tune", timeout=timeout)
-            return wire.id_of(wire.read(answer, call), call)
+        return storage.upload(self, file)
+
+    def upload_lifetime(self) -> float | None:
+        """Return the lifetime of an upload, by this backend or the settings; None: for good."""
+        return storage.lifetime(self.uploads_expire, self.profile, self._settings)
 
     def find_upload(self, file: DataFile) -> str | None:
         """Return the id of a file with this content, if one was uploaded before."""
-        return next(iter(finding.uploads(self._list_files()[0], file)), None)
+        return next(iter(finding.uploads(storage.list_files(self)[0], file)), None)
 
-    def _list_files(self) -> tuple[list[wire.Json], bool]:
-        """Return the files of the host, and True if the list was read to its end."""
-        with self.calling("list the files", always_doubtful=True) as (client, call):
+    def delete_file(self, remote_id: str) -> None:
+        """Delete an upload at the host."""
+        storage.delete_file(self, remote_id)
 
-            def fetch(after: str | None) -> wire.Answer:
-                files = client.files.with_raw_response
-                return retried(
-                    files.list, purpose="fine-tune", limit=100, after=after or openai.omit
-                )
-
-            pages = wire.Pages(fetch, call)
-            return [file for page in pages for file in page], pages.complete
+    def delete_model(self, model: str) -> None:
+        """Delete a fine-tuned model, or a checkpoint, at the host."""
+        storage.delete_model(self, model)
 
     # -- the job -------------------------------------------------------------------------
 
@@ -324,7 +322,8 @@ class OpenAIBackend(Backend):
         code ``not_settled``.
         """
         documented = self._documents_tags
-        host = finding.Host(self.host, self._list_jobs, self._list_files, self._tags, documented)
+        files = partial(storage.list_files, self)
+        host = finding.Host(self.host, self._list_jobs, files, self._tags, documented)
         return finding.find(intent, host)
 
     @property

@@ -1,0 +1,156 @@
+"""What a host stores for us: uploads, which are sent, listed, deleted or expire, and models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import openai
+
+from finetune_gateway.backends.openai import request, wire
+from finetune_gateway.backends.openai.retries import retried
+from finetune_gateway.errors import BackendError, SpecError, UnsupportedError
+from finetune_gateway.settings import config
+
+if TYPE_CHECKING:
+    from finetune_gateway.backend import DataFile
+    from finetune_gateway.estimation.profiles import Profile
+    from finetune_gateway.settings.home import Settings
+
+UPLOAD_RATE = 1e6  # bytes per second; slower uploads time out
+SETTING = "hosts.uploads_expire_seconds"
+Kind = Literal["file", "model"]
+
+
+class Host(Protocol):
+    """The part of an OpenAIBackend that is used here."""
+
+    profile: Profile
+    request_timeout: float
+
+    def upload_lifetime(self) -> float | None: ...
+
+    def cannot_delete(self, what: str) -> UnsupportedError: ...
+
+    def calling(
+        self, what: str, *, doubtful: bool = False, always_doubtful: bool = False
+    ) -> AbstractContextManager[tuple[openai.OpenAI, wire.Call]]: ...
+
+
+def kinds(profile: Profile) -> frozenset[Kind]:
+    """Return what the host is documented to delete when asked."""
+    sources: dict[Kind, str] = {"file": profile.deletes_files, "model": profile.deletes_models}
+    return frozenset(kind for kind, source in sources.items() if source)
+
+
+# -- uploads -----------------------------------------------------------------------------------
+
+
+def upload(host: Host, file: DataFile) -> str:
+    """Send a file under a name made from its content; return its id."""
+    expiry = _expiry(host.upload_lifetime())
+    with host.calling("upload the file", doubtful=True) as (client, call):
+        files = client.files.with_raw_response
+        with file.path.open("rb") as raw:
+            content = request.file_content(raw, host.profile)
+            part = (request.file_name(file), content, "application/jsonl")
+            timeout = host.request_timeout + file.bytes / UPLOAD_RATE
+            answer = files.create(
+                file=part, purpose="fine-tune", expires_after=expiry, timeout=timeout
+            )
+        return wire.id_of(wire.read(answer, call), call)
+
+
+def list_files(host: Host) -> tuple[list[wire.Json], bool]:
+    """Return the files of the host, and True if the list was read to its end."""
+    with host.calling("list the files", always_doubtful=True) as (client, call):
+
+        def fetch(after: str | None) -> wire.Answer:
+            files = client.files.with_raw_response
+            return retried(files.list, purpose="fine-tune", limit=100, after=after or openai.omit)
+
+        pages = wire.Pages(fetch, call)
+        return [file for page in pages for file in page], pages.complete
+
+
+# -- uploads that expire -----------------------------------------------------------------------
+
+
+def checked_lifetime(seconds: float | None, profile: Profile) -> float | None:
+    """Return the seconds for which an upload is kept. Raises SpecError for what no host takes, and
+    for a host that is not documented to delete uploads by itself."""
+    if seconds is None:
+        return None
+    config.find_key(SETTING).parse(seconds, "uploads_expire")
+    if not profile.uploads_expire:
+        raise SpecError(
+            f"{profile.title} is not documented to let uploads expire.",
+            hint="Leave uploads_expire out, and delete them with: ftg prune --remote",
+        )
+    return seconds
+
+
+def lifetime(seconds: float | None, profile: Profile, settings: Settings | None) -> float | None:
+    """Return this, else the setting where the host takes it, else None: uploads are kept."""
+    if seconds is not None or settings is None or not profile.uploads_expire:
+        return seconds
+    setting = config.current_value(settings, SETTING).amount
+    return None if setting is None else float(setting)
+
+
+def _expiry(seconds: float | None) -> Any:
+    """Return the field of an upload that expires, as OpenAI's contract has it."""
+    return openai.omit if seconds is None else {"anchor": "created_at", "seconds": int(seconds)}
+
+
+# -- what is deleted ---------------------------------------------------------------------------
+
+
+def delete_file(host: Host, remote_id: str) -> None:
+    """Delete an upload."""
+
+    def is_there() -> bool:
+        files, whole = list_files(host)
+        return not whole or any(file.get("id") == remote_id for file in files)
+
+    _delete(host, "file", remote_id, lambda client: client.files, is_there)
+
+
+def delete_model(host: Host, model: str) -> None:
+    """Delete a fine-tuned model."""
+
+    def is_there() -> bool:
+        with host.calling("list the models") as (client, call):
+            listed = wire.read(retried(client.models.with_raw_response.list), call)
+        models = wire.list_of(listed.get("data"))
+        # An empty list tells nothing: a host has bases, too.
+        return not models or any(wire.object_of(one).get("id") == model for one in models)
+
+    _delete(host, "model", model, lambda client: client.models, is_there)
+
+
+def _delete(
+    host: Host,
+    kind: Kind,
+    name: str,
+    resource: Callable[[openai.OpenAI], Any],
+    is_there: Callable[[], bool],
+) -> None:
+    """Ask the host to delete something. An answer that does not say that it is deleted, such as a
+    404, will do where a list does not show it any more: the answer to an earlier request was lost,
+    or somebody else was faster. Raises BackendError."""
+    if kind not in kinds(host.profile):
+        raise host.cannot_delete(f"a {kind}")
+    try:
+        with host.calling(f"delete the {kind} {name}") as (client, call):
+            answer = wire.read(retried(resource(client).with_raw_response.delete, name), call)
+        if answer.get("deleted") is True:
+            return
+        error = wire.undecodable(call, wire.error_of(answer) or "")
+    except BackendError as exc:
+        if exc.status_code not in (None, 404):
+            raise
+        error = exc
+    if is_there():
+        raise error

@@ -1,0 +1,305 @@
+"""Prune: remove data that no job needs any more, here and at the hosts where this home has sent it.
+
+Here go the copies, the rows and checkpoints of local jobs that ended long ago, and what killed
+processes have left. A model never goes, and no job loses its history: that is ``removal``.
+
+At a host go the uploads of these jobs, and all models of jobs that were removed. Only what this
+home has sent or made there is asked for, by the ids that it has kept; of an upload whose answer
+was lost, by its name, which is made from its content.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from finetune_gateway.backend import DataFile
+from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.jobs import accounts, removal, uploads
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.removal import ENDED_AT, Load
+from finetune_gateway.jobs.store import LIVE, Store
+from finetune_gateway.model import Model
+
+Kind = Literal["copies", "leftovers", "run", "file", "model"]
+
+DEFAULT_DAYS = 30.0
+DAY = 24 * 3600.0
+
+
+class Item(Model):
+    """Something that is pruned. ``name``: of a run its job, of a file or a model its id at the
+    ``host``. ``jobs``: those that it is of."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    kind: Kind
+    name: str
+    bytes: int = 0
+    count: int = 1
+    jobs: tuple[str, ...] = ()
+    host: str = ""
+    sha256: str = ""
+
+
+class Failed(Model):
+    """Something that could not be removed, and why."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    item: Item
+    reason: str
+
+
+class Pruned(Model):
+    """What a prune has removed, what was kept because ``confirm`` said so, and what could not be
+    removed. ``unknown``: hosts that could not be asked, and why."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    removed: tuple[Item, ...] = ()
+    kept: tuple[Item, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """What was freed on this machine."""
+        return sum(item.bytes for item in self.removed if not item.host)
+
+
+Confirm = Callable[[list[Item]], bool]
+
+
+class Pruner:
+    """Prunes the data of one home. ``load``: returns the backend of a stored job. ``days``: for how
+    long data stay after their job has ended."""
+
+    def __init__(self, store: Store, load: Load, days: float) -> None:
+        self.store = store
+        self._load = load
+        self.before = time.time() - days * DAY
+
+    # -- on this machine -----------------------------------------------------------------
+
+    def here(self) -> list[Item]:
+        """Return what would go on this machine."""
+        copies = removal.unneeded_copies(self.store, self.before)
+        left = [path for path in removal.leftovers(self.store.settings) if path.exists()]
+        groups: list[tuple[Kind, list[Path]]] = [("copies", copies), ("leftovers", left)]
+        items = [
+            Item(kind=kind, name=kind, bytes=_bytes(paths), count=len(paths))
+            for kind, paths in groups
+            if paths
+        ]
+        return [*items, *self._runs()]
+
+    def remove(self, item: Item) -> None:
+        """Remove something on this machine. Raises StoreError."""
+        if item.kind == "copies":
+            removal.remove_copies(self.store, self.before)
+        elif item.kind == "leftovers":
+            removal.remove_leftovers(self.store.settings)
+        else:
+            for path in self._run_files(self.store.get(item.name)):
+                removal.delete(path)
+            with self.store.transaction() as db:
+                db.execute("DELETE FROM checkpoints WHERE job_id = ?", (item.name,))
+
+    def _runs(self) -> Iterator[Item]:
+        """Yield the runs of old local jobs that have more than their model."""
+        for record in self.store.select(
+            "NOT hosted AND removed_at IS NULL AND provider_id IS NOT NULL"
+            f" AND NOT ({LIVE}) AND {ENDED_AT} < ?",
+            (self.before,),
+        ):
+            if paths := self._run_files(record):
+                yield Item(kind="run", name=record.id, bytes=_bytes(paths), jobs=(record.id,))
+
+    def _run_files(self, record: JobRecord) -> list[Path]:
+        if removal.trained_from(self.store, record):  # perhaps from one of its checkpoints
+            return []
+        try:
+            return self._load(record).kept_files(record.provider_id or record.id, model=False)
+        except GatewayError:  # its plug-in is gone, or its worker still writes
+            return []
+
+    # -- at hosts ------------------------------------------------------------------------
+
+    def at_hosts(self) -> Iterator[Remote]:
+        """Yield what this home has at hosts and no job needs, thing by thing."""
+        for record in self.store.select(
+            "hosted AND NOT gone AND (provider_id IS NOT NULL OR tries > 0)"
+            f" AND (removed_at IS NOT NULL OR (NOT ({LIVE}) AND {ENDED_AT} < ?))",
+            (self.before,),
+        ):
+            yield Remote(record, self._load, self.store)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What one job has at its host."""
+
+    record: JobRecord
+    load: Load
+    store: Store
+
+    def items(self) -> list[Item]:
+        """Return what can be deleted: uploads that no live job needs, and of a job that was removed
+        its models. Asks the host only for an upload whose answer was lost. Raises BackendError."""
+        return [*self._models(), *self._uploads()]
+
+    def delete(self, item: Item) -> None:
+        """Delete one of these. Raises BackendError, UnsupportedError; and AuthenticationError for
+        the key of another account."""
+        backend = self.load(self.record)
+        if item.kind not in backend.capabilities().deletes:
+            what = "uploaded files" if item.kind == "file" else "models"
+            raise backend.cannot_delete(what)
+        if not accounts.proven(self.store, self.record, backend):
+            raise accounts.not_proven(self.record)
+        if item.kind == "model":
+            backend.delete_model(item.name)
+            self._forget_model(item.name)
+            return
+        # First forgotten: an equal submit sends the file again, whenever it comes.
+        with self.store.transaction() as db:
+            if self._needed(item.sha256):
+                raise SpecError(f"{item.name} is needed by a job that was submitted just now.")
+            db.execute("DELETE FROM files WHERE remote_id = ?", (item.name,))
+        backend.delete_file(item.name)
+        with self.store.transaction() as db:
+            change = "UPDATE jobs SET train_file_id = NULL WHERE train_file_id = ?"
+            db.execute(f"{change} AND NOT ({LIVE})", (item.name,))
+
+    def waits(self) -> bool:
+        """Return True if an upload of the job stays for a while, for a job that has not ended."""
+        files = filter(None, (self.record.train, self.record.validation))
+        return any(self._needed(file.sha256) for file in files)
+
+    def mark_gone(self) -> None:
+        """Commit that the host has nothing more of the job, by what is known here."""
+        with self.store.transaction() as db:
+            db.execute("UPDATE jobs SET gone = 1 WHERE id = ?", (self.record.id,))
+
+    def _models(self) -> Iterator[Item]:
+        if not self.record.removed:
+            return
+        names = [point.model for point in self.store.checkpoints(self.record.id)]
+        if self.record.result is not None:
+            names.append(self.record.result.model)  # last: while it is there, so may they be
+        for name in dict.fromkeys(names):
+            yield self._item("model", name)
+
+    def _uploads(self) -> Iterator[Item]:
+        backend = self.load(self.record)
+        scope = uploads.scope_of(self.record, backend)
+        for file in filter(None, (self.record.train, self.record.validation)):
+            if self._needed(file.sha256):
+                continue
+            known = {uploads.find(self.store, scope, file.sha256, lasting=False)}
+            if file is self.record.train:
+                known.add(self.record.train_file_id)
+            if known == {None} and self.record.tries:
+                data = DataFile(Path(file.path), file.sha256, file.rows, file.bytes)
+                known = {backend.find_upload(data)}
+            for name in sorted(filter(None, known)):
+                yield self._item("file", name, bytes=file.bytes, sha256=file.sha256)
+
+    def _item(self, kind: Kind, name: str, **more: Any) -> Item:
+        return Item(kind=kind, name=name, jobs=(self.record.id,), host=self.record.host, **more)
+
+    def _needed(self, sha256: str) -> bool:
+        """Return True if a job that has not ended may train on this content at the same host."""
+        content = "IN (json_extract(train, '$.sha256'), json_extract(validation, '$.sha256'))"
+        place = "json_extract(backend_options, '$.base_url') IS ?"
+        options = self.record.backend_options
+        return bool(
+            self.store.select(
+                f"removed_at IS NULL AND {LIVE} AND backend = ? AND {place} AND ? {content}",
+                (self.record.backend, options.get("base_url"), sha256),
+            )
+        )
+
+    def _forget_model(self, name: str) -> None:
+        """Drop the name of a model that is gone: it may have a suffix in it."""
+        with self.store.transaction() as db:
+            db.execute(
+                "DELETE FROM checkpoints WHERE job_id = ? AND model = ?", (self.record.id, name)
+            )
+            db.execute(
+                "UPDATE jobs SET result = NULL WHERE id = ?"
+                " AND json_extract(result, '$.model') = ?",
+                (self.record.id, name),
+            )
+
+
+def _bytes(paths: Iterable[Path]) -> int:
+    return sum(map(removal.size, paths))
+
+
+def prune(pruner: Pruner, confirm: Confirm, *, remote: bool) -> Pruned:
+    """Remove what is old. ``confirm`` is called with all that is here at once, then with each thing
+    at a host; what it says no to stays. Raises StoreError."""
+    outcome = _Outcome()
+    here = pruner.here()
+    if here:
+        agreed = confirm(here)
+        (outcome.removed if agreed else outcome.kept).extend(here)
+    for item in outcome.removed:
+        pruner.remove(item)
+    for one in pruner.at_hosts() if remote else ():
+        _prune_host(one, confirm, outcome)
+    if any(item.kind == "model" for item in outcome.removed):
+        removal.erase(pruner.store.settings.database)  # their names may have a suffix in them
+    return Pruned(
+        removed=tuple(outcome.removed),
+        kept=tuple(outcome.kept),
+        failed=tuple(outcome.failed),
+        unknown=tuple(outcome.unknown),
+    )
+
+
+@dataclass
+class _Outcome:
+    removed: list[Item] = field(default_factory=list)
+    kept: list[Item] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    done: dict[tuple[str, str], bool] = field(default_factory=dict)  # by host and id
+
+
+def _prune_host(one: Remote, confirm: Confirm, outcome: _Outcome) -> None:
+    """Delete what one job has at its host; what two jobs have in common once."""
+    try:
+        items = one.items()
+    except GatewayError as exc:
+        reason = f"{one.record.host}: {exc}"
+        outcome.unknown.extend([] if reason in outcome.unknown else [reason])
+        return
+    gone = True
+    for item in items:
+        place = (item.host, item.name)
+        if place not in outcome.done:
+            outcome.done[place] = _delete(one, item, confirm, outcome)
+        gone = gone and outcome.done[place]
+    if gone and not one.waits():
+        one.mark_gone()
+
+
+def _delete(one: Remote, item: Item, confirm: Confirm, outcome: _Outcome) -> bool:
+    if not confirm([item]):
+        outcome.kept.append(item)
+        return False
+    try:
+        one.delete(item)
+    except GatewayError as exc:
+        outcome.failed.append(Failed(item=item, reason=str(exc)))
+        return False
+    outcome.removed.append(item)
+    return True

@@ -1,0 +1,51 @@
+"""Which host has which file, for which account: what was sent is not sent again.
+
+The ``files`` of the store. A scope is one host and one account.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from finetune_gateway.backend import Backend
+from finetune_gateway.jobs.records import JobRecord, StoredFile
+from finetune_gateway.jobs.store import Store
+
+SPARE_SECONDS = 1800.0  # a host may need an upload for so long after its job was created
+
+
+def scope_of(record: JobRecord, backend: Backend) -> str:
+    """Return the key under which the uploads of a job are remembered."""
+    return json.dumps([backend.name, backend.identity(), record.account], sort_keys=True)
+
+
+def find(store: Store, scope: str, sha256: str, *, lasting: bool = True) -> str | None:
+    """Return the id under which a host has this content. ``lasting``: not if it deletes the file
+    within half an hour."""
+    row = store.query(
+        "SELECT remote_id FROM files WHERE scope = ? AND sha256 = ?"
+        " AND (expires_at IS NULL OR expires_at > ?)",
+        (scope, sha256, time.time() + SPARE_SECONDS if lasting else 0.0),
+    ).fetchone()
+    return row["remote_id"] if row else None
+
+
+def remember(
+    store: Store, scope: str, sha256: str, remote_id: str, expires_at: float | None
+) -> None:
+    """Commit that a host has this content, until then or for good."""
+    with store.transaction() as db:
+        db.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+            (scope, sha256, remote_id, time.time(), expires_at),
+        )
+
+
+def forget(store: Store, scope: str, *files: StoredFile | None) -> None:
+    """Forget uploads: the host may no longer have these files."""
+    with store.transaction() as db:
+        db.executemany(
+            "DELETE FROM files WHERE scope = ? AND sha256 = ?",
+            [(scope, file.sha256) for file in files if file is not None],
+        )
