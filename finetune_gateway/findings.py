@@ -114,16 +114,19 @@ class Report(Shown, Model):
         *,
         model: str | None = None,
         limit: int | None = None,
+        no_rows: bool = False,
         force: bool = False,
     ) -> None:
         """Write this report as one HTML page, with the rows of ``data`` that findings name.
 
-        ``limit``: tokens that an example may have, drawn among the lengths. Raises SpecError
-        when the file exists and is not a page of ours, unless ``force`` is set, StoreError when it
-        cannot be written.
+        ``limit``: tokens that an example may have, drawn among the lengths. ``no_rows``: no text
+        of the rows is on the page, in findings and figures neither. Raises SpecError when the file
+        exists and is not a page of ours, unless ``force`` is set, StoreError when it cannot be
+        written.
         """
         write = renderer("Report.to_html")
-        write(self, Path(path), Dataset.open(data), model=model, limit=limit, force=force)
+        dataset = Dataset.open(data)
+        write(self, Path(path), dataset, model=model, limit=limit, no_rows=no_rows, force=force)
 
     def raise_for_errors(self) -> None:
         """Raise DataError with this report if there is an error."""

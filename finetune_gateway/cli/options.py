@@ -50,6 +50,9 @@ Metadata = Annotated[
         "--metadata", metavar="KEY=VALUE", help="Your own notes on the job; repeatable. No secrets."
     ),
 ]
+NoRows = Annotated[
+    bool, typer.Option("--no-rows", help="With --html: no text of the rows on the page.")
+]
 Force = Annotated[bool, typer.Option("--force", help="With --html: replace OUT whatever it is.")]
 TrainPrice = Annotated[
     str | None,
@@ -191,6 +194,12 @@ def refuse_foreign_page(path: Path | None, force: bool, *inputs: Path) -> None:
         from finetune_gateway.reports.layout import raise_if_foreign
 
         raise_if_foreign(path, force=force, inputs=inputs)
+
+
+def require_page(html: Path | None, no_rows: bool) -> None:
+    """Raise SpecError for --no-rows without a page."""
+    if no_rows and html is None:
+        raise SpecError("--no-rows is about a page.", hint="Give --html OUT too.")
 
 
 def write_page(path: Path, text: str, *, quiet: bool) -> None:

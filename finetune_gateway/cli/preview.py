@@ -12,9 +12,11 @@ from finetune_gateway.cli.options import (
     Data,
     Force,
     Json,
+    NoRows,
     Quiet,
     parse_settings,
     refuse_foreign_page,
+    require_page,
     write_page,
 )
 from finetune_gateway.errors import DataError
@@ -46,6 +48,7 @@ def preview(
         Path | None,
         typer.Option(metavar="OUT", help="Write one HTML page.", show_default=False),
     ] = None,
+    no_rows: NoRows = False,
     force: Force = False,
     settings: Annotated[
         list[str] | None,
@@ -69,6 +72,7 @@ def preview(
       ftg preview train.jsonl --model builtin/tiny --row 7 --tokens
       ftg preview pairs.jsonl --model gpt-4.1-mini-2025-04-14 --html pairs.html
     """
+    require_page(html, no_rows)
     refuse_foreign_page(html, force, data)
     fields = parse_settings(settings)
     where = backend or registry.default_backend(model)
@@ -77,7 +81,7 @@ def preview(
         # Imported here: only this option needs it.
         from finetune_gateway.reports.preview_page import page
 
-        write_page(html, page(data.name, rows), quiet=quiet)
+        write_page(html, page(data.name, rows, no_rows=no_rows), quiet=quiet)
     if json:
         print_json(preview_document(data, model, where, rows))
     elif quiet and html is not None:

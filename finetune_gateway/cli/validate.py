@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.cli.options import Data, Json, Method, Quiet, refuse_foreign_page
+from finetune_gateway.cli.options import (
+    Data,
+    Json,
+    Method,
+    NoRows,
+    Quiet,
+    refuse_foreign_page,
+    require_page,
+)
 from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
@@ -64,6 +72,7 @@ def validate(
             show_default=False,
         ),
     ] = None,
+    no_rows: NoRows = False,
     force: Annotated[
         bool, typer.Option("--force", help="With --fix and --html: replace OUT whatever it is.")
     ] = False,
@@ -119,10 +128,11 @@ def validate(
       ftg validate train.jsonl --backend openai --model gpt-4.1-mini-2025-04-14
       ftg validate pairs.jsonl --method dpo --json
       ftg validate export.json --fix train.jsonl
-      ftg validate train.jsonl --html report.html
+      ftg validate train.jsonl --html report.html --no-rows
       ftg validate train.jsonl --against validation.jsonl --like prompts.jsonl
       ftg validate train.jsonl --strict --ignore pii,unknown_key
     """
+    require_page(html, no_rows)
     ignored = ignorable(ignore or ())  # refuse an unknown code before reading a large file
     open_dataset = partial(Dataset.open, spool=Settings.load().spool)
     dataset = open_dataset(data)
@@ -151,7 +161,7 @@ def validate(
     if html:
         checked = open_dataset(fix) if fix else dataset
         limit = _token_limit(model, runner)
-        report.to_html(html, checked, model=model, limit=limit, force=force)
+        report.to_html(html, checked, model=model, limit=limit, no_rows=no_rows, force=force)
         print_message(f"Wrote {html}.", quiet=quiet)
     if json:
         print_json(report_document(report, fixed))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from finetune_gateway.reports import withheld
 from finetune_gateway.reports.layout import render
 from finetune_gateway.reports.output import format_count
 from finetune_gateway.reports.preview_text import sequence_figures
@@ -12,6 +13,7 @@ from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 from finetune_gateway.tokens.token_text import visible
 
 SHOWN = 20_000  # tokens of a sequence on the page; a browser takes 100,000 spans badly
+BLOCK = "\u2584 "  # in the place of a token whose text is not shown
 SPACES = frozenset("␣⇥␍⏎")  # signs of ``visible`` for whitespace
 
 
@@ -55,10 +57,12 @@ class PreviewPage:
     answer: str
     notes: list[str]  # on every row; a row has its own beside
     rows: list[RowView]
+    about_texts: str  # that nothing is masked, or that there are none
 
 
-def page(name: str, rows: list[Preview]) -> str:
-    """Return the whole page."""
+def page(name: str, rows: list[Preview], *, no_rows: bool = False) -> str:
+    """Return the whole page. ``no_rows``: a block for each token instead of its text."""
+    rows = [_without_texts(row) for row in rows] if no_rows else rows
     shown = [row for row in rows if row.ok]
     models = sorted({f"{row.model}, {row.encoding}" for row in shown})
     notes = (
@@ -72,8 +76,22 @@ def page(name: str, rows: list[Preview]) -> str:
         _answer(rows),
         notes,
         [_row(row, notes) for row in rows],
+        withheld.NO_TEXTS if no_rows else withheld.NOT_MASKED,
     )
     return render("preview.html", view)
+
+
+def _without_texts(row: Preview) -> Preview:
+    """Return a row of blocks, with the special tokens: what is trained, and how long it is."""
+    sequences = [
+        replace(one, tokens=[_block(token) for token in one.tokens]) for one in row.sequences
+    ]
+    findings = [withheld.finding_without_texts(one) for one in row.findings]
+    return replace(row, sequences=sequences, findings=findings, notes=[])
+
+
+def _block(token: Token) -> Token:
+    return token if token.part == "special" else token._replace(id=None, text=BLOCK)
 
 
 def _answer(rows: list[Preview]) -> str:
@@ -127,6 +145,7 @@ def _classes(token: Token, place: int) -> str:
 def _title(token: Token) -> str:
     state = "cut off" if token.truncated else "trained" if token.trained else "read"
     id = "id not published" if token.id is None else f"id {token.id}"
+    id = "" if token.text == BLOCK else id
     return ", ".join(filter(None, (id, visible(token.role or ""), token.part, state)))
 
 

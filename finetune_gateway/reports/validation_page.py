@@ -14,7 +14,7 @@ from finetune_gateway.data.containers import NAMES
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, Report, Severity
 from finetune_gateway.preparation.convert import whole_file
-from finetune_gateway.reports import html_text
+from finetune_gateway.reports import html_text, withheld
 from finetune_gateway.reports.charts import (
     Axis,
     BarTable,
@@ -30,6 +30,7 @@ from finetune_gateway.reports.layout import fragment, raise_if_foreign, render
 from finetune_gateway.reports.output import format_count
 from finetune_gateway.reports.row_view import row_views
 from finetune_gateway.reports.validation_text import not_analyzed_text
+from finetune_gateway.reports.withheld import without_texts
 from finetune_gateway.tokens.token_text import visible
 from finetune_gateway.validation.collector import RULES
 
@@ -110,6 +111,7 @@ class ValidationPage:
     not_analyzed: str
     rows: list[Markup]
     rules: list[RuleView]
+    about_texts: str  # what is masked, or that no row is on the page
 
     @property
     def verdict(self) -> tuple[str, str, str]:
@@ -128,13 +130,15 @@ def write(
     *,
     model: str | None = None,
     limit: int | None = None,
+    no_rows: bool = False,
     force: bool = False,
 ) -> None:
     """Write the page. Raises SpecError when the file is the data, or exists and is not a page of
     ours, unless ``force``; StoreError when it cannot be written."""
     raise_if_foreign(path, force=force, inputs=files_of(dataset))
     with whole_file(path) as file:
-        file.write(page(report, dataset, model=model, limit=limit).encode())
+        html = page(report, dataset, model=model, limit=limit, no_rows=no_rows)
+        file.write(html.encode())
 
 
 def files_of(dataset: Dataset) -> tuple[Path, ...]:
@@ -143,11 +147,18 @@ def files_of(dataset: Dataset) -> tuple[Path, ...]:
 
 
 def page(
-    report: Report, dataset: Dataset, *, model: str | None = None, limit: int | None = None
+    report: Report,
+    dataset: Dataset,
+    *,
+    model: str | None = None,
+    limit: int | None = None,
+    no_rows: bool = False,
 ) -> str:
-    """Return the whole page, of a few megabytes at most. ``limit``: tokens an example may have."""
+    """Return the whole page, of a few megabytes at most. ``limit``: tokens an example may have.
+    ``no_rows``: no text of the rows is on it, in findings and figures neither."""
+    report = without_texts(report) if no_rows else report
     listed = list(enumerate(report.findings[:FINDINGS], 1))
-    rows = _rows(dataset, listed)
+    rows = {} if no_rows else _rows(dataset, listed)
     groups = [
         (
             severity,
@@ -167,6 +178,7 @@ def page(
         not_analyzed=not_analyzed_text(report),
         rows=[*rows.values()],
         rules=[_rule(code) for code in sorted({finding.code for _, finding in listed})],
+        about_texts=withheld.NO_TEXTS if no_rows else withheld.MASKED,
     )
     return render("validation.html", view)
 
