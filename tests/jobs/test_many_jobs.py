@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fleet import KEY, asked, end, running, stored
+from support.fleet import KEY, asked, bind, end, running, stored
 from support.hosted import EVENTS, LIST, MODEL, RETRIEVE
 from support.provider import CREATE, Fault, Provider
 
@@ -27,7 +27,6 @@ from finetune_gateway import (
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.cli import main
-from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.files import try_lock
 from finetune_gateway.settings.home import Settings
 
@@ -275,7 +274,7 @@ def test_a_host_that_does_not_answer_holds_up_no_other(gateway: Gateway) -> None
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         made = running(provider, gateway.store, 5)
         lost = running(provider, gateway.store, 5)
-        Bindings(gateway.settings).keep(KEY, url)
+        bind(gateway.store, KEY, url)
         with gateway.store.transaction() as db:
             db.execute(
                 "UPDATE jobs SET backend_options = json_set(backend_options, '$.base_url', ?,"
