@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.cli import Ftg
+from support.hosted import data_file
 from support.provider import CREATE, Provider
 from support.records import record
 from support.rows import chat_rows
@@ -85,8 +86,9 @@ def names(items: tuple[Item, ...]) -> list[tuple[str, str]]:
 
 
 def test_after_rm_and_prune_the_provider_has_nothing(home: Path, provider: Provider) -> None:
-    """Both files, the model and its checkpoints; and the name of the model is in no file of the
-    home any more. A second time there is nothing to do, and nothing is asked."""
+    """Both files, the model and its checkpoints, and nothing that this home has not sent; the name
+    of the model is in no file of the home any more. A second time nothing is asked."""
+    theirs = provider.world.add_file("fine-tune", "theirs.jsonl", b"{}")["id"]
     job = hosted(provider, rows(), validation=rows(count=11), suffix=CANARY)
     other = hosted(provider, chat_rows(10))
     assert CANARY in state(provider)
@@ -95,7 +97,7 @@ def test_after_rm_and_prune_the_provider_has_nothing(home: Path, provider: Provi
     kinds = [kind for kind, _ in names(pruned.removed)]
     assert kinds == ["file", "file", "model", "model", "model", "model"] and not pruned.failed
     assert CANARY not in state(provider)
-    assert provider.world.files.keys() == {other.record.train_file_id}
+    assert provider.world.files.keys() == {other.record.train_file_id, theirs}
     assert CANARY.encode() not in b"".join(path.read_bytes() for path in (home / "files").iterdir())
     assert job.reload().record.result is None and job.record.gone
     before = len(provider.requests)
@@ -159,14 +161,6 @@ def test_an_upload_whose_answer_was_lost_is_found(home: Path, provider: Provider
     assert len(gateway.prune(remote=True).removed) == 2 and provider.world.files == {}
 
 
-def test_another_homes_files_stay(home: Path, provider: Provider) -> None:
-    """Only what this home has sent or made is asked for."""
-    theirs = provider.world.add_file("fine-tune", "theirs.jsonl", b"{}")["id"]
-    hosted(provider, rows()).remove()
-    gateway.prune(remote=True)
-    assert provider.world.files.keys() == {theirs}
-
-
 def test_a_lost_answer_to_a_delete_is_no_failure(home: Path, provider: Provider) -> None:
     """It is asked again, and what a list does not show any more is gone."""
     hosted(provider, rows()).remove()
@@ -219,10 +213,11 @@ def test_uploads_expire_where_the_host_takes_it(home: Path, provider: Provider) 
     hosted(provider, rows(), backend=wire(provider, profile="openai"), again=True)
     assert len(provider.world.files) == 2
     config.write(Settings(home), "hosts.uploads_expire_seconds", "3600")
-    for profile, expires in (("openai", True), ("custom", False)):
-        provider.world.files.clear()
-        hosted(provider, rows(profile), backend=wire(provider, profile=profile))
-        assert [bool(one["expires_at"]) for one in provider.world.files.values()] == [expires]
+    for profile, lifetime in (("openai", 3600), ("custom", None)):
+        backend = Gateway().backend(wire(provider, profile=profile))
+        uploaded = provider.world.files[backend.upload(data_file(home / "x.jsonl")) or ""]
+        assert backend.upload_lifetime() == lifetime
+        assert bool(uploaded["expires_at"]) == (lifetime is not None)
 
 
 def test_a_lifetime_that_no_host_takes_is_refused(provider: Provider) -> None:

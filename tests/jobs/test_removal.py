@@ -24,6 +24,7 @@ from finetune_gateway import FakeBackend, Gateway, Job, OpenAIBackend
 from finetune_gateway.errors import BackendError, JobRemoved, SpecError
 from finetune_gateway.events import Event, JobStatus, Result, Snapshot
 from finetune_gateway.jobs import removal
+from finetune_gateway.jobs.store import Store
 from finetune_gateway.spec import TrainingSpec
 
 Json = dict[str, Any]
@@ -85,6 +86,16 @@ def hosted(provider: Provider, data: Any, **options: Any) -> Job:
     return job
 
 
+def leave_free_pages(store: Store) -> None:
+    """Leave the word in pages that are in no use, as a SQLite does that does not overwrite what it
+    deletes; builds of it differ in that."""
+    db = store.query("PRAGMA secure_delete = OFF").connection
+    db.execute("CREATE TABLE gone (text TEXT)")
+    db.executemany("INSERT INTO gone VALUES (?)", [(CANARY * 100,)] * 100)
+    db.execute("DROP TABLE gone")
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
 def money(g: Gateway) -> list[Json]:
     """The lines of the ledger, without the names of files."""
     return [line.model_dump(exclude={"data"}) for line in g.costs(date(2020, 1, 1)).jobs]
@@ -103,6 +114,8 @@ def test_no_byte_of_a_hosted_job_is_left(home: Path, tmp_path: Path, provider: P
     assert {"gateway.sqlite3-wal", f"files/{job.record.train.sha256}.jsonl"} <= {*found(home)}
     g = Gateway()
     before, budget = money(g), g.budget()
+    leave_free_pages(reader)
+    assert "gateway.sqlite3" in found(home)
     removed = g.job(job.id).remove()
     assert removed.bytes > 1000 and removed.events > 3
     assert found(home) == []
