@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
@@ -42,6 +42,7 @@ from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import (
     AuthenticationError,
+    BackendError,
     NotFoundError,
     SpecError,
     UnsupportedError,
@@ -60,6 +61,10 @@ if TYPE_CHECKING:
     from finetune_gateway.estimation.estimate import Estimate
     from finetune_gateway.spec import TrainingSpec
     from finetune_gateway.tokens.stats import TokenStats
+
+
+# What a host answers that does not do what a job was asked to.
+REFUSALS = (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError)
 
 
 class OpenAIBackend(Backend):
@@ -284,7 +289,7 @@ class OpenAIBackend(Backend):
 
     def find_upload(self, file: DataFile) -> str | None:
         """Return the id of a file with this content, if one was uploaded before."""
-        return next(iter(finding.uploads(storage.list_files(self)[0], file)), None)
+        return storage.find_upload(self, file)
 
     def delete_file(self, remote_id: str) -> None:
         """Delete an upload at the host."""
@@ -357,13 +362,20 @@ class OpenAIBackend(Backend):
 
     def cancel(self, provider_id: str) -> None:
         """Ask the job to stop; a job that has ended stays as it is."""
-        with self.calling("cancel the job") as (client, call):
+        self._ask_to("cancel", provider_id, lambda now: now.final or now is JobStatus.CANCELLING)
+
+    def _ask_to(self, word: str, job: str, heeded: Callable[[JobStatus], bool]) -> None:
+        """Ask a job to cancel or resume. After a refusal, or an answer that is not this job (the
+        page of a portal, with 200), raise that error unless the job's status shows it ``heeded``.
+        """
+        with self.calling(f"{word} the job") as (client, call):
             jobs = client.fine_tuning.jobs.with_raw_response
             try:
-                retried(jobs.cancel, provider_id)
-            except (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError):
-                job = wire.read(retried(jobs.retrieve, provider_id), call)
-                if not wire.status_of(job).final:
+                answer = wire.read(retried(getattr(jobs, word), job), call)
+                if wire.id_of(answer, call) != job:
+                    raise wire.undecodable(call)
+            except (*REFUSALS, BackendError):
+                if not heeded(wire.status_of(wire.read(retried(jobs.retrieve, job), call))):
                     raise
 
     def deploy_command(self, model: str) -> str | None:
@@ -375,14 +387,8 @@ class OpenAIBackend(Backend):
 
     def resume(self, provider_id: str, attempt: int) -> None:
         """Ask a paused job to go on; a job that is not paused stays as it is."""
-        with self.calling("resume the job") as (client, call):
-            jobs = client.fine_tuning.jobs.with_raw_response
-            try:
-                retried(jobs.resume, provider_id)
-            except (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError):
-                job = wire.read(retried(jobs.retrieve, provider_id), call)
-                if wire.status_of(job) is JobStatus.PAUSED:
-                    raise
+        waits = (JobStatus.PAUSED, JobStatus.UNKNOWN)
+        self._ask_to("resume", provider_id, lambda now: now not in waits)
 
     def open(self, handle: HandleData) -> OpenAIChat:
         """Return the model of a handle. Raises AuthenticationError if there is no key."""

@@ -5,10 +5,12 @@ Knows the JSON of listed jobs; sends nothing.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from finetune_gateway.backend import JOB_TAG, NOT_SETTLED
 from finetune_gateway.backends.openai.request import FILE_PREFIX, file_name
@@ -29,22 +31,26 @@ class TagMemory:
     """The hosts that were seen to keep our tag on a job: an empty file for each, in one folder."""
 
     def __init__(self, base_url: str, folder: Path | None) -> None:
-        self._path = folder / quote(base_url, safe="") if folder else None
+        # An address can be longer than the name of a file may be.
+        name = hashlib.sha256(base_url.encode()).hexdigest()[:32]
+        self._path = folder / name if folder else None
         self._seen = False
 
     @property
     def seen(self) -> bool:
         """Return True if the host has shown a tag of ours, to this process or an earlier one."""
-        return self._seen or (self._path is not None and self._path.exists())
+        return self._seen or (self._path is not None and os.path.exists(self._path))
 
     def look_at(self, job: Json | None) -> None:
-        """Remember the host if this job of its carries a tag of ours."""
+        """Remember the host if this job of its carries a tag of ours; a disk that does not take
+        that is no error of the job, which may just have been bought."""
         if job is None or tag_of(job) is None or self.seen:
             return
         self._seen = True
         if self._path is not None:
-            files.folder(self._path.parent)
-            files.make_private(self._path)
+            with suppress(OSError):
+                files.folder(self._path.parent)
+                files.make_private(self._path)
 
 
 @dataclass(frozen=True)

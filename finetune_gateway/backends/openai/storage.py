@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import openai
 
-from finetune_gateway.backends.openai import request, wire
+from finetune_gateway.backends.openai import finding, request, wire
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, SpecError, UnsupportedError
 from finetune_gateway.settings import config
@@ -60,6 +60,15 @@ def upload(host: Host, file: DataFile) -> str:
                 file=part, purpose="fine-tune", expires_after=expiry, timeout=timeout
             )
         return wire.id_of(wire.read(answer, call), call)
+
+
+def find_upload(host: Host, file: DataFile) -> str | None:
+    """Return the id of a file with this content, by its name and, where the host shows it, its
+    size: of an upload that broke off a host may keep what had come. Azure may count the mark."""
+    sizes = (file.bytes, file.bytes + len(request.BOM))
+    listed, _ = list_files(host)
+    same_size = [one for one in listed if one.get("bytes") is None or one["bytes"] in sizes]
+    return next(iter(finding.uploads(same_size, file)), None)
 
 
 def list_files(host: Host) -> tuple[list[wire.Json], bool]:
