@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 from support.paths import SHARED
 from support.rows import chat_rows
+from tenacity import wait_fixed
 
 # Before any library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -56,6 +58,16 @@ def _away_from_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in [name for name in os.environ if name.startswith(PROVIDER_VARIABLES)]:
             patch.delenv(name)
         patch.setenv("FTG_HOME", str(tmp_path_factory.mktemp("any-home")))
+        # Each client of a host reads all certificates of the machine; none of the tests' hosts has
+        # one.
+        certificates = tmp_path_factory.mktemp("any-certificate") / "one.pem"
+        end = "-----END CERTIFICATE-----\n"
+        first = Path(certifi.where()).read_text("ascii").partition(end)
+        certificates.write_text(first[0] + first[1], "ascii")
+        patch.setenv("SSL_CERT_FILE", str(certificates))
+        patch.delenv("SSL_CERT_DIR", raising=False)
+        # Reads that have failed are repeated at once: hundreds of tests let them fail.
+        patch.setattr("finetune_gateway.backends.openai.retries.BACKOFF", wait_fixed(0.01))
         # Models retire and prices grow old: tests are about this day, in all they start.
         patch.setenv("FTG_TODAY", "2026-11-21")
         yield

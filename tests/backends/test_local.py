@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from support.chaos import end_workers, ended, kill_worker, row, slots_taken, until
 from support.modes import umask, wide
 
 from finetune_gateway import (
@@ -32,6 +33,8 @@ from finetune_gateway import (
 )
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.estimation.local import evaluations
 from finetune_gateway.settings.files import try_lock
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
@@ -44,6 +47,12 @@ def submit(data: Any, folder: Path, **options: Any) -> Job:
     if given.get("training_type") == "full":
         del given["lora_r"]
     return Gateway().submit(data, model=str(folder), backend="local", **given)
+
+
+@pytest.fixture(autouse=True)
+def _ended(home: Path) -> Iterator[None]:
+    yield
+    end_workers(home)
 
 
 def queue_of(job: Job) -> Queue:
@@ -68,15 +77,21 @@ def steps_of(job: Job) -> list[int]:
 
 def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> None:
     """Losses on both sides, a whole adapter, a handle that has answered and answers again; all of
-    it for this user alone."""
+    it for this user alone. The run folder is enough to train again: spec, data, seed and versions
+    are in it."""
     data = rows(16)
     with umask(0):  # the worker inherits it, and libraries go by it
         job = submit(data, tiny_folder, validation=rows(20)[16:], max_steps=6, save_steps=2)
         handle = job.result(timeout=180)
     assert wide(home) == {}
     assert job.status is JobStatus.SUCCEEDED and steps_of(job) == [1, 2, 3, 4, 5, 6]
-    assert [m.step for m in job.metrics() if m.valid_loss is not None]
+    evaluated = [m.step for m in job.metrics() if m.valid_loss is not None]
+    assert len(evaluated) == evaluations(job.record.spec, 6) and evaluated[-1] == 6
     assert [c.step for c in job.checkpoints()][-1] == 6
+    run = home / "runs" / job.id
+    asked = json.loads((run / "run.json").read_text())
+    assert asked["spec"]["seed"] == 3 and asked["versions"]["trl"] and asked["train_sha256"]
+    assert len((run / "data" / "train.jsonl").read_text().splitlines()) == 16
     folder = Path(handle.model)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest["files"]) == {p.name for p in folder.iterdir()} - {
@@ -96,28 +111,9 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
         again.chat("Hi", max_token=3)
 
 
-def test_the_run_folder_is_enough_to_train_again(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """Spec, data, seed and versions are in it, and the same seed gives the same bytes."""
-    first = submit(rows(12), tiny_folder).wait(180)
-    second = submit(rows(12), tiny_folder, again=True).wait(180)
-    assert first.id != second.id and first.status is second.status is JobStatus.SUCCEEDED
-    runs = [home / "runs" / job.id for job in (first, second)]
-    asked = json.loads((runs[0] / "run.json").read_text())
-    assert asked["spec"]["seed"] == 3 and asked["versions"]["trl"] and asked["train_sha256"]
-    assert len((runs[0] / "data" / "train.jsonl").read_text().splitlines()) == 12
-    weights = [(run / "model" / "adapter_model.safetensors").read_bytes() for run in runs]
-    assert weights[0] == weights[1]
-
-
 def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """All weights, loadable on their own, no adapter."""
-    handle = submit(rows(12), tiny_folder, training_type="full", learning_rate=1e-4).result(180)
-    assert handle.kind == "merged" and not list(Path(handle.model).glob("adapter*"))
-    assert handle.chat("Hi", max_tokens=4).usage.completion_tokens > 0
-
-
-def test_only_the_counted_tokens_are_trained(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """The trainer's own count is what the labels say; cut and dropped rows are reported."""
+    """All weights, loadable on their own, no adapter. Only the counted tokens are trained: the
+    trainer's own count is what the labels say; cut and dropped rows are reported."""
     data = rows(12)
     data[0]["messages"][1]["weight"] = 0
     data[0]["messages"] += [
@@ -125,8 +121,11 @@ def test_only_the_counted_tokens_are_trained(home: Path, tiny_folder: Path, rows
         {"role": "assistant", "content": "Then nothing."},
     ]
     data[1]["messages"][0]["content"] = "word " * 60
-    job = submit(data, tiny_folder, max_steps=None, n_epochs=1, batch_size=4, max_length=48)
-    assert job.wait(180).status is JobStatus.SUCCEEDED, job.error
+    options: dict[str, Any] = {"training_type": "full", "learning_rate": 1e-4, "n_epochs": 1}
+    job = submit(data, tiny_folder, max_steps=None, max_length=48, **options)
+    handle = job.result(180)
+    assert handle.kind == "merged" and not list(Path(handle.model).glob("adapter*"))
+    assert handle.chat("Hi", max_tokens=4).usage.completion_tokens > 0
     template = ChatTemplate.load(tiny_folder)
     labels = [template.encode(row, max_length=48).labels for row in data]
     expected = sum(label != IGNORED for row in labels for label in row[1:])
@@ -134,18 +133,6 @@ def test_only_the_counted_tokens_are_trained(home: Path, tiny_folder: Path, rows
     [told] = [event for event in job.events() if "rows" in event.data]
     assert told.level == "warn" and told.data["dropped_rows"] == 1
     assert told.data["truncated_rows"] == 1 and told.data["rows"] == 11
-
-
-def test_cancel_while_training_keeps_a_checkpoint(
-    home: Path, tiny_folder: Path, rows: Rows
-) -> None:
-    """Quick, final, and the last checkpoint is whole."""
-    job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
-    worker_pid(job)
-    job.cancel()
-    assert job.wait(60).status is JobStatus.CANCELLED
-    assert job.checkpoints() and not (home / "runs" / job.id / "model").exists()
-    assert job.cancel().status is JobStatus.CANCELLED
 
 
 def test_a_cancel_before_the_worker_has_a_pid_counts(
@@ -172,78 +159,75 @@ def test_a_cancel_before_the_worker_has_a_pid_counts(
 def test_one_job_at_a_time_and_cancel_while_waiting(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
-    """The second waits for the first, in order; a waiting one can be cancelled."""
+    """The second waits for the first, and a waiting one can be cancelled. A cancel while training
+    is quick and final, and the last checkpoint is whole."""
     first = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
     worker_pid(first)
     second = submit(rows(12), tiny_folder, max_steps=3)
     third = submit(rows(12), tiny_folder, max_steps=5)
-    deadline = time.monotonic() + 30
-    while "waiting" not in second.refresh().phase and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert second.status is JobStatus.QUEUED and "waiting" in second.phase
-    third.cancel()
-    assert third.wait(30).status is JobStatus.CANCELLED
-    first.cancel()
-    assert second.wait(120).status is JobStatus.SUCCEEDED
-    assert first.refresh().status is JobStatus.CANCELLED
+    until(lambda: "waiting" in second.refresh().phase, 30, 0.05)
+    assert second.status is JobStatus.QUEUED
+    assert ended(third.cancel(), 30) is JobStatus.CANCELLED
+    assert ended(first.cancel()) is JobStatus.CANCELLED
+    assert first.checkpoints() and not (home / "runs" / first.id / "model").exists()
+    assert first.cancel().status is JobStatus.CANCELLED
+    until(lambda: second.refresh().status is JobStatus.RUNNING, 30, 0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_continued_to_the_same_result(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
-    """kill -9 in the middle: another worker goes on from the last checkpoint, and the adapter
-    is bit for bit that of the unbroken run."""
+    """kill -9 inside a save, then cancelled and resumed: each time the same job goes on from its
+    last whole checkpoint, and the adapter is bit for bit that of the unbroken run."""
     options: dict[str, Any] = {"max_steps": 60, "save_steps": 5}
-    unbroken = submit(rows(12), tiny_folder, **options).wait(180)
+    unbroken = submit(rows(12), tiny_folder, **options)
+    assert ended(unbroken, 180) is JobStatus.SUCCEEDED, unbroken.error
     job = submit(rows(12), tiny_folder, again=True, **options)
     pid = worker_pid(job)
-    while len(steps_of(job.refresh())) < 8:
-        time.sleep(0.05)
+    until(lambda: len(steps_of(job.refresh())) >= 8)
     os.kill(pid, signal.SIGKILL)
-    assert job.wait(180).status is JobStatus.SUCCEEDED, job.error
-    assert any("Continuing from checkpoint" in event.message for event in job.events())
-    assert steps_of(job) == list(range(1, 61))
+    until(lambda: not queue_of(job).alive(job.id))
+    half = leave_half_a_save(home / "runs" / job.id)
+    reached = steps_of(job.refresh())[-1]  # starts the next worker
+    until(lambda: steps_of(job.refresh())[-1] > reached)
+    job.cancel()
+    assert ended(job) is JobStatus.CANCELLED and job.resumable and not half.exists()
+    reached = steps_of(job)[-1]
+    assert 8 <= reached < 60
+    assert ended(job.resume(), 180) is JobStatus.SUCCEEDED, job.error
+    said = [event.message for event in job.events() if "Continuing from" in event.message]
+    assert len(said) == 2 and said[1] == f"Continuing from checkpoint-{reached}."
+    assert steps_of(job) == list(range(1, 61)) and row(home, job.id).resumes == 1
     assert job.record.trained_tokens == unbroken.record.trained_tokens
     files = [home / "runs" / j.id / "model" / "adapter_model.safetensors" for j in (unbroken, job)]
     assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(SpecError, match="has succeeded"):
+        job.resume()
+
+
+def leave_half_a_save(run: Path) -> Path:
+    """Leave in a run's folder what a kill inside a save leaves, and half a line of its events;
+    return the checkpoint that is not whole."""
+    half = run / "checkpoints" / "checkpoint-9999"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"torn")
+    (run / "model.tmp.1").mkdir()
+    with (run / "events.jsonl").open("a") as events:
+        events.write('{"id": "torn')
+    return half
 
 
 def test_a_worker_that_always_dies_ends_the_job(home: Path, tiny_folder: Path, rows: Rows) -> None:
     """After so many attempts the death is the answer, with the reason and the log's place."""
-    job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=2000)
-    pid = worker_pid(job)
-    queue = queue_of(job)
-    with queue.store.transaction() as db:
-        db.execute("UPDATE runs SET attempts = ? WHERE id = ?", (MAX_ATTEMPTS, job.id))
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(JobFailed, match="died 5 times.*worker.log"):
-        job.result(timeout=60)
-
-
-def test_a_kill_inside_a_save_leaves_nothing_half(
-    home: Path, tiny_folder: Path, rows: Rows
-) -> None:
-    """A checkpoint without its last file is dropped and training goes on from the one before."""
-    job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=10)
-    pid = worker_pid(job)
-    while not job.refresh().checkpoints():
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-    while queue_of(job).alive(job.id):
-        time.sleep(0.02)
-    checkpoints = home / "runs" / job.id / "checkpoints"
-    half = checkpoints / "checkpoint-9999"
-    half.mkdir()
-    (half / "adapter_model.safetensors").write_bytes(b"torn")
-    (home / "runs" / job.id / "model.tmp.1").mkdir()
-    with (home / "runs" / job.id / "events.jsonl").open("a") as events:
-        events.write('{"id": "torn')
-    job.refresh()
-    worker_pid(job)
-    job.cancel()
-    assert job.wait(60).status is JobStatus.CANCELLED
-    assert not half.exists()
-    assert any("Continuing from checkpoint" in event.message for event in job.events())
+    with slots_taken(home):
+        job = submit(rows(12), tiny_folder)
+        pid = until(lambda: queue_of(job).get(job.id).pid)
+        with queue_of(job).store.transaction() as db:
+            db.execute("UPDATE runs SET attempts = ? WHERE id = ?", (MAX_ATTEMPTS, job.id))
+        kill_worker(pid)
+        with pytest.raises(JobFailed, match="died 5 times.*worker.log"):
+            job.result(timeout=60)
 
 
 def test_what_cannot_be_trained_is_refused_before_a_job_exists(
@@ -305,34 +289,26 @@ def test_training_that_diverges_fails_with_the_reason(
 
 
 def test_real_data_sets_train_to_a_handle(home: Path, tiny_folder: Path, shared: Path) -> None:
-    """Chat, SQL, tool calls and long turns of other people: all go through."""
-    for name, extra in {
-        "foundry_gsm8k_chat/chat_train.jsonl": {"max_length": 256},
-        "fireworks_text2sql/text2sql_dataset.jsonl": {},
-        "foundry_stock_toolcall/stock_toolcall_training.jsonl": {"max_length": 1024},
-        "together_coqa/small_coqa_10.jsonl": {"max_length": 512},
-    }.items():
-        job = submit(shared / "data" / name, tiny_folder, max_steps=2, batch_size=2, **extra)
-        handle = job.result(timeout=180)
-        assert handle.ready and handle.chat("Hi", max_tokens=3).usage.prompt_tokens, name
-        told = next(event for event in job.events() if "rows" in event.data)
-        rows = sum(1 for line in (shared / "data" / name).read_bytes().splitlines() if line.strip())
-        assert told.data["rows"] + told.data["dropped_rows"] == rows, name
-
-
-def test_the_submitting_process_may_die_at_once(
-    home: Path, tiny_folder: Path, train_file: Path
-) -> None:
-    """The worker is a process of its own: it neither needs nor notices its parent."""
-    script = (
-        "import sys, os, finetune_gateway as g\n"
-        "job = g.submit(sys.argv[1], model=sys.argv[2], backend='local', max_steps=3)\n"
-        "print(job.id, flush=True); os.kill(os.getpid(), 9)\n"
+    """Chat, SQL, tool calls and long turns of other people: all go through, in one job."""
+    names = (
+        "foundry_gsm8k_chat/chat_train.jsonl",
+        "fireworks_text2sql/text2sql_dataset.jsonl",
+        "foundry_stock_toolcall/stock_toolcall_training.jsonl",
+        "together_coqa/small_coqa_10.jsonl",
     )
-    command = [sys.executable, "-c", script, str(train_file), str(tiny_folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert Gateway().job(done.stdout.strip()).wait(180).status is JobStatus.SUCCEEDED
+    data = [one for name in names for one in shortest(shared / "data" / name, 4)]
+    job = submit(data, tiny_folder, max_steps=None, n_epochs=1, max_length=512)
+    handle = job.result(timeout=180)
+    assert handle.ready and handle.chat("Hi", max_tokens=3).usage.prompt_tokens
+    told = next(event for event in job.events() if "rows" in event.data)
+    assert told.data["rows"] + told.data["dropped_rows"] == 16
+    assert told.data["rows"] > 12 and len(steps_of(job)) == 4  # so there are some of each
+
+
+def shortest(path: Path, count: int) -> list[dict[str, Any]]:
+    """Return the shortest rows of a file."""
+    data = [row.data for row in Dataset(path).rows()]
+    return sorted(data, key=lambda one: len(json.dumps(one)))[:count]
 
 
 def test_the_hub_is_told_nothing_but_what_is_fetched(home: Path, train_file: Path) -> None:

@@ -262,9 +262,9 @@ def test_a_listed_job_with_a_strange_file(
     """It is not known what that job is: the doubt stays, and is said."""
     provider.world.metadata = "null"
     provider.fault(CREATE, "reset_after")
-    hosted = connect(provider, profile="custom", settle_seconds=0.1, poll_seconds=0.02)
+    hosted = connect(provider, profile="custom", settle_seconds=0.03, poll_seconds=0.005)
     job = Gateway(home).submit(file.path, model=MODEL, backend=hosted)
-    time.sleep(0.15)
+    time.sleep(0.05)
     provider.world.extra = {"training_file": strange}
     with no_crash(), pytest.raises(BackendError, match=f"ftg settle {job.id}"):
         job.wait(10)

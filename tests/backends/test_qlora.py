@@ -4,22 +4,21 @@ bitsandbytes."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
+from support.chaos import end_workers, ended, kill_worker, row, until
 
-from finetune_gateway import Gateway, Job, JobStatus, LocalBackend, ModelHandle, SpecError
+from finetune_gateway import Gateway, Job, JobStatus, ModelHandle, SpecError
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.estimation.calibration import WORK, Calibration, load_of
+from finetune_gateway.estimation.local import evaluations
 from finetune_gateway.estimation.memory import NF4_BYTES, Setup, step_memory
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.spec import TrainingSpec
@@ -37,6 +36,12 @@ MODEL = {
 Rows = Callable[[int], list[dict[str, Any]]]
 
 
+@pytest.fixture(autouse=True)
+def _ended(home: Path) -> Iterator[None]:
+    yield
+    end_workers(home)
+
+
 def submit(data: Any, folder: Path, **options: Any) -> Job:
     given = {"training_type": "qlora", **SMALL, **options}
     return Gateway().submit(data, model=str(folder), backend="local", **given)
@@ -50,11 +55,15 @@ def weights(job: Job, home: Path) -> bytes:
     return (home / "runs" / job.id / "model" / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_qlora_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> None:
     """The loss falls, also after evaluations; as many tokens are trained as predicted; the adapter
-    is in float32; the handle says that its base was in 4 bits, and answers on such a one."""
+    is in float32; the handle says that its base was in 4 bits, and answers on such a one.
+
+    A run that was killed, with twice as many evaluations, comes to the same result: after one
+    bitsandbytes would compute otherwise, and let no gradient through."""
     data, held_out = rows(16), rows(20)[16:]
-    asked: dict[str, Any] = {"n_epochs": 4, "eval_steps": 4, "save_steps": 8}
+    asked: dict[str, Any] = {"n_epochs": 4, "eval_steps": 4, "save_steps": 4}
     quote = Gateway().estimate(
         data, model=str(tiny_folder), backend="local", training_type="qlora", **SMALL, **asked
     )
@@ -63,6 +72,8 @@ def test_qlora_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> N
     found = losses(job)
     assert sum(found[-4:]) < sum(found[:4]) - 0.5, found
     assert quote.trained_tokens and quote.trained_tokens.expected == job.record.trained_tokens
+    evaluated = [metric.step for metric in job.metrics() if metric.valid_loss is not None]
+    assert evaluated == [4, 8, 12, 16] and evaluations(job.record.spec, 16) == 4
     folder = Path(handle.model)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["base_quantization"] == handle.base_quantization == "nf4"
@@ -75,27 +86,12 @@ def test_qlora_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> N
     assert again.base_quantization == "nf4" and again.kind == "adapter"
     assert again.chat("Where is parcel number 3?", max_tokens=4).usage.completion_tokens == 4
 
-
-def test_a_killed_worker_is_continued_to_the_same_result(
-    home: Path, tiny_folder: Path, rows: Rows
-) -> None:
-    """With evaluations on the way; they are no part of the other run, and change nothing: after one
-    bitsandbytes would compute otherwise, and let no gradient through."""
-    options: dict[str, Any] = {"max_steps": 40, "save_steps": 5}
-    unbroken = submit(rows(12), tiny_folder, **options).wait(180)
-    options |= {"validation": rows(16)[12:], "eval_steps": 4}
-    job = submit(rows(12), tiny_folder, again=True, **options)
-    deadline = time.monotonic() + 120
-    while len(losses(job.refresh())) < 8 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert isinstance(job.backend, LocalBackend)
-    pid = job.backend.queue.get(job.id).pid
-    assert pid is not None and not job.status.final
-    os.kill(pid, signal.SIGKILL)
-    assert job.wait(180).status is unbroken.status is JobStatus.SUCCEEDED, job.error
-    assert any("Continuing from checkpoint" in event.message for event in job.events())
-    assert losses(job) == losses(unbroken)
-    assert weights(job, home) == weights(unbroken, home)
+    killed = submit(data, tiny_folder, validation=held_out, **{**asked, "eval_steps": 2})
+    until(lambda: len(losses(killed.refresh())) >= 6)
+    assert kill_worker(row(home, killed.id).pid)
+    assert ended(killed, 180) is JobStatus.SUCCEEDED, killed.error
+    assert any("Continuing from checkpoint" in event.message for event in killed.events())
+    assert losses(killed) == found and weights(killed, home) == weights(job, home)
 
 
 HIDDEN = """

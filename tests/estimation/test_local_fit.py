@@ -10,7 +10,7 @@ from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -41,13 +41,12 @@ def uneven(count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"n_epochs": 2, "batch_size": 4},
-        {"n_epochs": 3, "batch_size": 4, "gradient_accumulation_steps": 3, "max_length": 64},
-        {"n_epochs": 2, "batch_size": 2, "packing": True, "max_length": 128},
-        {"n_epochs": 1, "batch_size": 3, "gradient_checkpointing": True, "train_on": "all"},
+        {"n_epochs": 3, "batch_size": 4, "gradient_accumulation_steps": 3, "max_length": 64,
+         "gradient_checkpointing": True},
+        {"n_epochs": 2, "batch_size": 2, "packing": True, "max_length": 128, "train_on": "all"},
     ],
-    ids=["epochs", "cut and accumulated", "packed", "checkpointed"],
-)
+    ids=["cut and accumulated", "packed"],
+)  # fmt: skip
 def test_trained_tokens_are_predicted_exactly(
     home: Path, tiny_folder: Path, options: dict[str, Any]
 ) -> None:
@@ -205,17 +204,13 @@ def test_validation_takes_time(
 def test_evaluations_are_those_of_the_trainer(
     home: Path, tiny_folder: Path, train_file: Path
 ) -> None:
-    """At each multiple of eval_steps and at the end, as a real run does it."""
-    cases: list[tuple[int, int | Literal["auto"]]] = [(5, 2), (4, 2), (3, "auto")]
-    for steps, every in cases:
-        asked: dict[str, Any] = {"model": str(tiny_folder), "max_steps": steps, "batch_size": 2}
-        job = Gateway().submit(
-            train_file, backend="local", validation_split=0.2, eval_steps=every, **asked
-        )
-        job.result(timeout=180)
-        spec = TrainingSpec(eval_steps=every, **asked)
-        told = [metric.step for metric in job.metrics() if metric.valid_loss is not None]
-        assert len(told) == local_estimation.evaluations(spec, steps) and told[-1] == steps
+    """At each multiple of eval_steps and at the end, as a real run does it. (Where the end is such
+    a multiple, and with "auto": in test_qlora and test_local.)"""
+    asked: dict[str, Any] = {"model": str(tiny_folder), "max_steps": 5, "batch_size": 2}
+    job = Gateway().submit(train_file, backend="local", validation_split=0.2, eval_steps=2, **asked)
+    job.wait(timeout=180)
+    told = [metric.step for metric in job.metrics() if metric.valid_loss is not None]
+    assert told == [2, 4, 5] and local_estimation.evaluations(job.record.spec, 5) == 3
 
 
 def test_a_price_of_ones_own_is_any_number_and_no_nonsense(

@@ -51,7 +51,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def wire(provider: Provider, **options: Any) -> OpenAIBackend:
     """A hosted backend that settles quickly, with the key of the variable."""
-    given = {"request_timeout": 1.0, "settle_seconds": 0.1, "poll_seconds": 0.02}
+    given = {"request_timeout": 1.0, "settle_seconds": 0.03, "poll_seconds": 0.005}
     named = {"api_key_env": VARIABLE}
     place = {"base_url": provider.url, "profile": "custom"}
     return OpenAIBackend(**place | given | named | options)
@@ -68,7 +68,7 @@ def lost(provider: Provider, file: Path, kind: str, endpoint: str = CREATE, **op
     provider.fault(endpoint, kind)
     job = submit(provider, file, **options)
     assert job.provider_id is None
-    time.sleep(0.15)
+    time.sleep(0.05)
     return Gateway().job(job.id)
 
 

@@ -347,7 +347,7 @@ def test_rows_from_a_pipe_are_read_like_a_file(
 def test_a_full_disk_is_said_of_rows_that_are_no_json_lines_too(home: Path, tmp_path: Path) -> None:
     """CSV is written as JSON lines first: what is wrong, where, and what to do; nothing is left."""
     file = tmp_path / "rows.csv"
-    file.write_text("prompt,completion\n" + "".join(f"{n}?,{n}.\n" for n in range(20_000)))
+    file.write_text("prompt,completion\n" + "".join(f"{n}?,{n}.\n" for n in range(8_000)))
     for words in (["submit", file, "--model", "builtin/tiny", "--yes"], ["validate", file]):
         error = plain_failure(run(300_000, *words, home=home))
         assert str(home) in error and "Free some space" in error

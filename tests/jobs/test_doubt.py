@@ -33,7 +33,7 @@ JOBS = "/fine_tuning/jobs"
 
 def wire(provider: Provider, **options: Any) -> OpenAIBackend:
     """A hosted backend that settles quickly."""
-    given = {"request_timeout": 1.0, "settle_seconds": 0.1, "poll_seconds": 0.02}
+    given = {"request_timeout": 1.0, "settle_seconds": 0.03, "poll_seconds": 0.005}
     place = {"base_url": provider.url, "profile": "custom", "api_key": provider.api_key}
     return OpenAIBackend(**place | given | options)
 
@@ -49,7 +49,7 @@ def lost(provider: Provider, file: Path, kind: str, **options: Any) -> Job:
     provider.fault(CREATE, kind)
     job = Gateway().submit(file, model=MODEL, backend=wire(provider), **options)
     assert job.provider_id is None
-    time.sleep(0.15)
+    time.sleep(0.05)
     return job
 
 
@@ -213,7 +213,7 @@ def test_a_look_buys_nothing(home: Path, train_file: Path, look: str, kind: str)
     with Provider() as provider:
         provider.fault(CREATE, kind, status=429)
         job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
-        time.sleep(0.15)
+        time.sleep(0.05)
         if kind == "reset_after" and look == "watch":
             assert list(job.watch(20))
         else:

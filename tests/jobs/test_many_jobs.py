@@ -97,7 +97,7 @@ def test_jobs_that_are_not_sent_are_sent_by_wait_alone(gateway: Gateway, train_f
         provider.fault(CREATE, "reset_before")
         options = gateway.jobs()[0].record.backend_options
         job = gateway.submit(train_file, model=MODEL, backend=OpenAIBackend(**options))
-        time.sleep(0.15)
+        time.sleep(0.05)
         sent = provider.posts["/fine_tuning/jobs"]
         assert gateway.refresh() == [] and provider.posts["/fine_tuning/jobs"] == sent
         assert gateway.job(job.id).record.unsent
@@ -109,14 +109,14 @@ def test_jobs_that_are_not_sent_are_sent_by_wait_alone(gateway: Gateway, train_f
 
 def test_a_host_that_runs_few_jobs_gets_them_in_order(gateway: Gateway, train_file: Path) -> None:
     """Five jobs at a host that runs two at a time: a wait for all sends each once, oldest first."""
-    with Provider(running_limit=2, pace=99.0) as provider:
+    with Provider(running_limit=2, pace=99.0, steps=1) as provider:
         hosted: dict[str, Any] = {"base_url": provider.url, "api_key_env": KEY}
-        backend = OpenAIBackend(**hosted, profile="custom", poll_seconds=0.02, settle_seconds=0.1)
+        backend = OpenAIBackend(**hosted, profile="custom", poll_seconds=0.005, settle_seconds=0.03)
         jobs = [
             gateway.submit(train_file, model=MODEL, backend=backend, seed=seed) for seed in range(5)
         ]
         assert sum(job.record.waits_here for job in jobs) == 3
-        provider.world.pace = 0.05
+        provider.world.pace = 0.02
         assert gateway.wait(reversed(jobs), 20) == [] and stored(gateway) == {"succeeded": 5}
         assert [made["request"]["seed"] for made in provider.jobs] == [0, 1, 2, 3, 4]
 
@@ -283,7 +283,7 @@ def test_a_host_that_does_not_answer_holds_up_no_other(gateway: Gateway) -> None
             )
         end(provider, *made)
         ended: list[str] = []
-        failures = gateway.wait(gateway.jobs(), 1.0, on_change=lambda job: ended.append(job.id))
+        failures = gateway.wait(gateway.jobs(), 0.5, on_change=lambda job: ended.append(job.id))
         assert len(ended) == 5 and stored(gateway) == {"succeeded": 5, "running": 5}
         (failure,) = failures
         assert isinstance(failure.error, JobNotFinished) and len(failure.jobs) == 5
@@ -430,10 +430,10 @@ def measure(*args: str) -> tuple[int, int]:
 
 
 def test_hundreds_of_jobs_in_one_process(gateway: Gateway) -> None:
-    """300 jobs, 20 of them also refreshed one by one: less than 64 descriptors and 300 MB."""
+    """200 jobs, 5 of them also refreshed one by one: less than 64 descriptors and 300 MB."""
     with Provider(steps=LONG) as provider:
-        running(provider, gateway.store, 300)
-        descriptors, megabytes = measure("20")
+        running(provider, gateway.store, 200)
+        descriptors, megabytes = measure("5")
         assert descriptors < 64 and megabytes < 300
         assert provider.server.accepted <= 2
 

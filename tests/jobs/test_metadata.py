@@ -26,7 +26,7 @@ def provider() -> Iterator[Provider]:
 
 
 def wire(provider: Provider, **options: Any) -> OpenAIBackend:
-    given = {"settle_seconds": 0.1, "poll_seconds": 0.02, "profile": "custom", **options}
+    given = {"settle_seconds": 0.03, "poll_seconds": 0.005, "profile": "custom", **options}
     return OpenAIBackend(base_url=provider.url, api_key=provider.api_key, **given)
 
 
@@ -69,10 +69,8 @@ def test_a_host_that_takes_none_gets_none(home: Path, provider: Provider) -> Non
     assert job.metadata == TAGS and "nebius takes no metadata" in job.events()[0].message
 
 
-def test_local_jobs_keep_them_in_the_run_folder(home: Path, tiny_folder: Path) -> None:
-    job = Gateway().submit(
-        chat_rows(10), model=str(tiny_folder), backend="local", max_steps=1, metadata=TAGS
-    )
+def test_local_jobs_keep_them_in_the_run_folder(home: Path) -> None:
+    job = Gateway().submit(chat_rows(10), model="builtin/tiny", backend="local", metadata=TAGS)
     job.cancel()
     run = json.loads((home / "runs" / job.id / "run.json").read_text("utf-8"))
     assert run["metadata"] == TAGS

@@ -44,7 +44,7 @@ def wire(provider: Provider, settle_seconds: float = 0.4) -> OpenAIBackend:
         profile="custom",
         request_timeout=1.0,
         settle_seconds=settle_seconds,
-        poll_seconds=0.02,
+        poll_seconds=0.005,
     )
 
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from support.chaos import (
     end_workers,
+    ended,
     kill,
     kill_worker,
     queue,
+    ready,
     row,
     slots_taken,
+    start,
     until,
     workers,
-)
-from support.chaos import (
-    ftg as ftg_process,
 )
 from support.cli import Ftg
 from support.provider import CREATE, Provider
@@ -44,7 +44,6 @@ from finetune_gateway.spec import TrainingSpec
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 JOBS = "/fine_tuning/jobs"
-SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 1e-3}
 Rows = Callable[[int], list[dict[str, Any]]]
 
 
@@ -55,7 +54,7 @@ def wire(provider: Provider) -> OpenAIBackend:
         profile="custom",
         api_key=provider.api_key,
         request_timeout=1.0,
-        settle_seconds=0.1,
+        settle_seconds=0.03,
         poll_seconds=0.005,
     )
 
@@ -82,7 +81,7 @@ def test_a_job_that_was_not_sent_is_sent(home: Path, train_file: Path) -> None:
         for number, kind in enumerate(("reset_after", "reset_before"), 1):
             provider.fault(CREATE, kind)
             job = Gateway().submit(train_file, model=MODEL, backend=wire(provider), seed=number)
-            time.sleep(0.15)
+            time.sleep(0.05)
             assert job.resume().provider_id == provider.jobs[-1]["id"]
             assert len(provider.jobs) == number
         assert provider.posts[JOBS] == 3
@@ -213,68 +212,54 @@ def test_a_late_answer_about_the_attempt_before_changes_nothing(
 # -- on this machine ---------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_cancelled_training_goes_on_to_the_same_adapter(
-    home: Path, tiny_folder: Path, rows: Rows
-) -> None:
-    """Cancelled in the middle, resumed: the same job, from its checkpoint, and bit for bit the
-    adapter of the unbroken run."""
-    options: dict[str, Any] = {**SMALL, "max_steps": 60, "save_steps": 50}
-    submit = Gateway().submit
-    unbroken = submit(rows(12), model=str(tiny_folder), backend="local", **options).wait(180)
-    job = submit(rows(12), model=str(tiny_folder), backend="local", again=True, **options)
-    until(lambda: len(steps_of(job.refresh())) >= 8, 120)
-    job.cancel()
-    assert job.wait(60).status is JobStatus.CANCELLED
-    reached = steps_of(job)[-1]
-    assert 8 <= reached < 60 and job.resumable
-    assert job.resume().wait(180).status is JobStatus.SUCCEEDED, job.error
-    assert any(f"Continuing from checkpoint-{reached}" in e.message for e in job.events())
-    assert steps_of(job) == list(range(1, 61)) and row(home, job.id).resumes == 1
-    assert job.record.trained_tokens == unbroken.record.trained_tokens
-    files = [home / "runs" / j.id / "model" / "adapter_model.safetensors" for j in (unbroken, job)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    with pytest.raises(SpecError, match="has succeeded"):
-        job.resume()
-
-
-def steps_of(job: Job) -> list[int]:
-    return [metric.step for metric in job.metrics() if metric.train_loss is not None]
-
-
-def queued(data: Any, folder: Path) -> Job:
+def queued(data: Any) -> Job:
     """A job whose worker waits for a slot (hold them all while you ask)."""
-    job = Gateway().submit(data, model=str(folder), backend="local", **SMALL, max_steps=1)
+    job = Gateway().submit(data, model="builtin/tiny", backend="local")
     until(lambda: job.refresh().phase.startswith("waiting"), 30)
     return job
 
 
-def test_a_failed_run_gets_workers_again(home: Path, tiny_folder: Path, rows: Rows) -> None:
+def test_a_failed_run_gets_workers_again(home: Path, rows: Rows) -> None:
     """One whose workers died too often: its count begins anew, with new fences."""
     with slots_taken(home):
-        job = queued(rows(12), tiny_folder)
+        job = queued(rows(12))
         with queue(home).store.transaction() as db:
             db.execute("UPDATE runs SET fence = ?, attempts = 5", (MAX_STARTS,))
         kill_worker(row(home, job.id).pid)
-        assert job.wait(30).status is JobStatus.FAILED
+        assert ended(job) is JobStatus.FAILED
         assert job.resume().status is JobStatus.QUEUED and job.error is None
         until(lambda: row(home, job.id).pid in workers(home), 30)
         assert row(home, job.id).fence == MAX_STARTS + 2 and row(home, job.id).attempts == 0
-        assert job.cancel().wait(30).status is JobStatus.CANCELLED
+        assert ended(job.cancel()) is JobStatus.CANCELLED
         (home / "runs" / job.id / "run.json").unlink()
         with pytest.raises(UnsupportedError, match="run folder .* is gone"):
             job.resume()
         assert Gateway().job(job.id).status is JobStatus.CANCELLED
 
 
-def test_resumes_killed_at_any_moment(home: Path, tiny_folder: Path, rows: Rows) -> None:
+# arguments: job, the file that says when
+RESUME = """
+import os, sys, time
+from finetune_gateway.gateway import Gateway
+job = Gateway().job(sys.argv[1])
+print("ready", flush=True)
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.001)
+job.resume()
+"""
+
+
+def test_resumes_killed_at_any_moment(home: Path, tmp_path: Path, rows: Rows) -> None:
     """Of two processes at a time, killed or not: nothing is lost, one attempt has one worker."""
     with slots_taken(home):
-        job = queued(rows(12), tiny_folder)
-        for moment in (0.9, 1.2, 1.5, None):
-            assert job.cancel().wait(30).status is JobStatus.CANCELLED
-            before = job.record.resumes
-            processes = [ftg_process("resume", job.id) for _ in range(2)]
+        job = queued(rows(12))
+        for moment in (0.01, 0.1, None):
+            assert ended(job.cancel()) is JobStatus.CANCELLED
+            before, now = job.record.resumes, tmp_path / f"now-{moment}"
+            processes = [start(RESUME, job.id, now) for _ in range(2)]
+            for process in processes:
+                ready(process)
+            now.touch()
             if moment is not None:
                 time.sleep(moment)
                 [kill(process) for process in processes]

@@ -359,8 +359,8 @@ def run(
 
 
 def test_nothing_is_bought_unasked_or_twice(run: Callable[..., Sequence]) -> None:
-    """A few short sequences, one for each kind of host."""
-    for seed in range(len(WORLDS)):
+    """A short sequence at each of four kinds of hosts."""
+    for seed in range(0, len(WORLDS), 3):
         run(seed, 6)
 
 

@@ -26,7 +26,7 @@ import psutil
 from support.paths import TEST_PATH
 from support.rows import chat_rows
 
-from finetune_gateway import Gateway
+from finetune_gateway import Gateway, Job, JobStatus
 from finetune_gateway.backends.local.queue import Queue, RunRow, slots
 from finetune_gateway.settings.home import Settings
 
@@ -251,6 +251,12 @@ def queue(home: Path) -> Queue:
     return Queue(Settings(home))
 
 
+def ended(job: Job, seconds: float = 60) -> JobStatus:
+    """The status of a job once it has ended, looking more often than its ``wait``."""
+    until(lambda: job.refresh().status.final, seconds, 0.02)
+    return job.status
+
+
 @contextmanager
 def slots_taken(home: Path) -> Iterator[None]:
     """Hold every slot: workers live, wait, and cost nothing."""
@@ -281,11 +287,20 @@ def row(home: Path, run_id: str) -> RunRow:
 
 def kill_worker(pid: int | None) -> bool:
     """kill -9 of a worker, and wait until it is gone; False when it had ended."""
-    if pid is None or not psutil.pid_exists(pid):
+    if pid is None or not lives(pid):
         return False
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not psutil.pid_exists(pid), 10)
+    until(lambda: not lives(pid), 10)
     return True
+
+
+def lives(pid: int) -> bool:
+    """Does this process run? One that has ended may keep its number for seconds, until init asks
+    for its end."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def fences(home: Path, run_id: str) -> list[int]:

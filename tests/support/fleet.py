@@ -23,7 +23,7 @@ def running(
     """Let a provider have so many running jobs that the store knows as running; return the
     provider's ids, oldest first."""
     options: dict[str, object] = {"base_url": provider.url, "api_key_env": key, "profile": "custom"}
-    options |= {"poll_seconds": 0.02, "request_timeout": 5.0, "settle_seconds": 0.1}
+    options |= {"poll_seconds": 0.005, "request_timeout": 5.0, "settle_seconds": 0.03}
     file = provider.world.add_file("fine-tune", "train.jsonl", b'{"messages": []}\n')
     made = [
         provider.world.create({"model": MODEL, "training_file": file["id"]})["id"]

@@ -35,6 +35,7 @@ from support.provider_state import ACCOUNT, MAIN, TurnedAway, World
 
 JSON = dict[str, Any]
 CREATE = "POST /fine_tuning/jobs"
+POLL = 0.005  # seconds until a server sees that it has to stop: hundreds are started
 NO_DEPLOYMENT = (  # Azure's words
     "The API deployment for this resource does not exist. If you created the deployment within the "
     "last 5 minutes, please wait a moment and try again."
@@ -154,7 +155,7 @@ class Provider:
         }
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(POLL,), daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -188,7 +189,7 @@ class Recorder:
         return f"http://localhost:{self.server.server_address[1]}/v1"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(POLL,), daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:

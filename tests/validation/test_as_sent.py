@@ -201,7 +201,7 @@ def rows(draw: st.DrawFn) -> Json:
     return {**row, **draw(st.sampled_from(extra))}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows())
 def test_tokens_are_those_of_the_rows_that_are_sent(row: Json) -> None:
     """The report on the rows and on the file that a submit sends of them: the same tokens, and no
