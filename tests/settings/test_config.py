@@ -171,7 +171,7 @@ def test_two_who_write_at_once_both_count(home: Path) -> None:
     names = [name for name, key in config.KEYS.items() if key.unit != "regions"]
 
     def write(number: int) -> None:
-        config.write(settings, names[number % len(names)], str(number))
+        config.write(settings, names[number % len(names)], str(4000 + number))  # all take that
 
     threads = [Thread(target=write, args=(number,)) for number in range(20)]
     for thread in threads:
