@@ -164,6 +164,7 @@ PACKAGE = Path(finetune_gateway.__file__).parent
 # a home. All others go through settings/files.py.
 BY_THE_UMASK = {
     "settings/files.py",
+    "cli/conversation.py",  # /save FILE
     "cli/split.py",  # --out
     "preparation/split.py",  # Dataset.split(folder=)
     "cli/demo/command.py",  # --out
