@@ -148,6 +148,7 @@ class BackendError(GatewayError, RuntimeError):
     ``maybe_applied`` is True if the request may have taken effect although no answer
     came back (time-out, reset, 5xx). Such a request is never simply sent again, see
     ``jobs.submission``. ``retry_after``: seconds that the backend asks to wait, where it does.
+    ``not_there``: True if the backend says, in the form of its contract, that it has no such job.
     """
 
     def __init__(
@@ -161,9 +162,11 @@ class BackendError(GatewayError, RuntimeError):
         maybe_applied: bool = False,
         retryable: bool = False,
         retry_after: float | None = None,
+        not_there: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
         self.backend = backend
+        self.not_there = not_there
         self.status_code = status_code
         self.code = code
         self.maybe_applied = maybe_applied

@@ -177,13 +177,18 @@ def settle(
         str | None, typer.Option(metavar="ID", help="The provider's id: the job is there.")
     ] = None,
     not_created: Annotated[
-        bool, typer.Option("--not-created", help="The job is not there; 'ftg wait' sends it.")
+        bool,
+        typer.Option(
+            "--not-created",
+            help="The job is not there: 'ftg wait' sends it; one that its host has lost ends.",
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what became of a job in doubt: its answer was lost, and the list of its host cannot
-    tell whether it was created. Look at the host first. Sends nothing.
+    tell whether it was created; or its host has lost it, or has its id for another job. Look at
+    the host first. Sends nothing.
 
     Examples:
       ftg settle latest --created ftjob-abc123
@@ -198,6 +203,7 @@ def settle(
         print_json(job_document(opened))
     else:
         became = opened.provider_id or "has not been created"
+        became = str(opened.status) if opened.status.final else became
         print_result(became if quiet else f"{opened.id} {became}")
         print_message(next_step(opened), quiet=quiet)
 

@@ -1,9 +1,10 @@
 """Whose key is at hand: a job is looked for, sent, polled and cancelled by its own account alone.
 
 An account is known by the salted fingerprints of its keys (``Backend.account``); its name is the
-first of them. Keys rotate: a new key that can read a job of an account belongs to it. A key that
-gets 404 for such a job belongs to another account, and decides nothing about this one. Any other
-error says nothing.
+first of them. Keys rotate: a new key that can read a job of an account belongs to it. A key of
+which the host says for several such jobs that it has none belongs to another account, and decides
+nothing about this one. Any other error says nothing, nor does a page with 404 of a server in
+between.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from contextlib import contextmanager
 
 from finetune_gateway.backend import NOT_SETTLED, Backend
 from finetune_gateway.errors import AuthenticationError, BackendError, SpecError
+from finetune_gateway.events import Snapshot
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.text.cleaning import visible
 
 OTHER_ACCOUNT = "other_account"  # the code of the error for a key of another account
+OTHER_JOB = "other_job"  # and for an answer about another job
+TRIED = 5  # jobs of an account that a new key is tried on: hosts may lose some
 
 
 def of(store: Store, backend: Backend) -> str | None:
@@ -64,7 +68,7 @@ def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
     key = backend.account()
     if key is None or not _is_strange(store, key, record):
         return True
-    reads = _reads(store, backend, record.account or key)
+    reads = _reads(store, backend, record.account or key, record)
     if reads is False:
         raise _other(record)
     if reads:
@@ -76,18 +80,41 @@ def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
 def reading(store: Store, record: JobRecord, backend: Backend) -> Iterator[None]:
     """Wrap a request about a job by its provider's id, which shows whose key is at hand.
 
-    Raises AuthenticationError if a new key gets 404.
+    Raises AuthenticationError if it is the key of another account.
     """
     key = backend.account()
     strange = key is not None and _is_strange(store, key, record)
     try:
         yield
     except BackendError as exc:
-        if strange and exc.status_code == 404:
-            raise _other(record) from exc
+        if strange and exc.not_there:
+            proven(store, record, backend)
+        if exc.not_there and not record.status.final:
+            raise _missing(record, exc) from exc
         raise
     if strange or record.account is None:
         adopt(store, record, backend)
+
+
+def poll(record: JobRecord, backend: Backend) -> Snapshot:
+    """Ask for a job by its provider's id. Raises BackendError for an answer about another job."""
+    snapshot = backend.poll(record.provider_id or "", record.cursor)
+    if not is_about(snapshot, record):
+        raise BackendError(
+            f"{record.host} has {record.provider_id} for another job than {record.id}: for "
+            f"{visible(snapshot.job_id or '')}. Nothing of the answer is kept.",
+            hint=f"If that is the wrong id, run: ftg settle {record.id} --created ID",
+            backend=record.backend,
+            status_code=200,
+            code=OTHER_JOB,
+            retryable=True,
+        )
+    return snapshot
+
+
+def is_about(snapshot: Snapshot, record: JobRecord) -> bool:
+    """Return False for a job that carries the tag of another one."""
+    return snapshot.job_id in (None, record.id)
 
 
 def adopt(store: Store, record: JobRecord, backend: Backend) -> None:
@@ -179,6 +206,17 @@ def not_proven(record: JobRecord) -> BackendError:
     )
 
 
+def _missing(record: JobRecord, exc: BackendError) -> BackendError:
+    return BackendError(
+        exc.message,
+        hint=f"If it is gone there for good, ftg settle {record.id} --not-created ends it here.",
+        backend=record.backend,
+        status_code=exc.status_code,
+        code=exc.code,
+        not_there=True,
+    )
+
+
 def _other(record: JobRecord) -> AuthenticationError:
     return AuthenticationError(
         f"The key{_variable(record)} belongs to another account of {record.host} than job "
@@ -210,18 +248,29 @@ def _is_strange(store: Store, key: str, record: JobRecord) -> bool:
     return record.account is not None and (_known(store, key) or key) != record.account
 
 
-def _reads(store: Store, backend: Backend, account: str) -> bool | None:
-    """Return True if the key at hand can read the newest job of this account, False if the host
-    does not show it; None if no job of it is known at the host. Raises BackendError."""
-    jobs = store.select("account = ? AND provider_id IS NOT NULL", (account,), limit=1)
-    if not jobs or jobs[0].provider_id is None:
-        return None
+def _reads(
+    store: Store, backend: Backend, account: str, first: JobRecord | None = None
+) -> bool | None:
+    """Return True if the key at hand can read one of the last jobs of this account, or the
+    ``first``; False if the host says of each that it has none; None if no job of it is known at the
+    host. Raises BackendError."""
+    sent = "account = ? AND provider_id IS NOT NULL AND NOT gone"
+    jobs = {job.id: job for job in store.select(sent, (account,), limit=TRIED)}
+    if first and first.provider_id is not None:
+        jobs = {first.id: first, **jobs}
+    for job in jobs.values():
+        if _is_shown(job, backend):
+            return True
+    return False if jobs else None
+
+
+def _is_shown(job: JobRecord, backend: Backend) -> bool:
     try:
-        backend.poll(jobs[0].provider_id, jobs[0].cursor)
+        poll(job, backend)
     except BackendError as exc:
-        if exc.status_code == 404:
-            return False
-        raise
+        if not exc.not_there:
+            raise
+        return False
     return True
 
 

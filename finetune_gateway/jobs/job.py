@@ -117,10 +117,10 @@ class Job(Pictured):
         if self.record.provider_id is None or self.status.final or self.record.removed:
             return self
         self._tell_of_resume()
-        cursor, resumes = self.record.cursor, self.record.resumes
-        with accounts.reading(self._store, self.record, self.backend):
-            snapshot = self.backend.poll(self.record.provider_id, cursor)
-        self.record = self._store.apply(self.id, snapshot, cursor, resumes)
+        record = self.record
+        with accounts.reading(self._store, record, self.backend):
+            snapshot = accounts.poll(record, self.backend)
+        self.record = self._store.apply(self.id, snapshot, record.cursor, record.resumes)
         return self
 
     def reload(self) -> Job:
@@ -347,13 +347,12 @@ class Job(Pictured):
 
         Arguments:
             created: The provider's id of the job; None if you know that it was not created. Then
-                ``wait`` sends it, and ``cancel`` ends it.
+                ``wait`` sends it, and ``cancel`` ends it. A job that its provider has lost ends as
+                failed.
 
         Raises SpecError for a job that is not in doubt and for the id of another job, also one of
         another store, BackendError if the provider has no job with this id.
         """
-        if created is not None:
-            accounts.require_own(self.record, self.backend, created)
         self.record = settling.settle(self._store, self.id, created, lambda: self.backend)
         return self
 
@@ -417,7 +416,7 @@ class Job(Pictured):
             return Result(kind="hosted", model=model)
         if self.provider_id is not None:
             with accounts.reading(self._store, self.record, self.backend):
-                result = self.backend.poll(self.provider_id, self.record.cursor).result
+                result = accounts.poll(self.record, self.backend).result
             if result is not None:
                 return result
         host = self.record.display_name

@@ -25,7 +25,7 @@ from finetune_gateway.errors import (
     asked_wait,
 )
 from finetune_gateway.events import JobStatus, later
-from finetune_gateway.jobs import turns
+from finetune_gateway.jobs import accounts, turns
 from finetune_gateway.jobs.job import JITTER, PATIENCE_SECONDS, Job
 from finetune_gateway.jobs.records import JobRecord
 
@@ -186,7 +186,8 @@ def _ask_for_list(group: Group, sent: list[Job]) -> tuple[list[Job], list[Job]]:
     if len(sent) < 2 or type(group.backend).statuses is Backend.statuses:
         return sent, []  # no list is cheaper; a poll brings events too
     listed = group.backend.statuses([job.record.provider_id or "" for job in sent])
-    shown = {job: listed[one] for job in sent if (one := job.record.provider_id or "") in listed}
+    told = ((job, listed.get(job.record.provider_id or "")) for job in sent)
+    shown = {job: one for job, one in told if one and accounts.is_about(one, job.record)}
     news = {job: _has_changed(job.record, snapshot) for job, snapshot in shown.items()}
     changed = {job: shown[job] for job in shown if news[job]}
     still = [job for job in shown if news[job] is False]

@@ -17,6 +17,14 @@ from finetune_gateway.settings import files
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
 
+# In SQL: another job of the same host and account has the provider's id ``?2``.
+HELD = (
+    "EXISTS (SELECT 1 FROM jobs AS other WHERE other.provider_id = ?2 AND other.id != jobs.id"
+    " AND other.backend = jobs.backend AND json_extract(other.backend_options, '$.base_url')"
+    " IS json_extract(jobs.backend_options, '$.base_url')"
+    " AND coalesce(other.account = jobs.account, TRUE))"
+)
+
 
 def migration(
     function: Callable[[sqlite3.Connection], None],

@@ -1,11 +1,12 @@
-"""A person settles whether a job in doubt was created; nothing is sent here."""
+"""A person settles whether a job in doubt was created, or is gone; nothing is sent here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from finetune_gateway.backend import Backend
-from finetune_gateway.errors import JobNotFinished, SpecError
+from finetune_gateway.errors import BackendError, JobNotFinished, SpecError
+from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import accounts
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
@@ -14,25 +15,55 @@ from finetune_gateway.jobs.store import Store
 def settle(
     store: Store, job_id: str, created: str | None, backend: Callable[[], Backend]
 ) -> JobRecord:
-    """Commit what a person knows of an unsent job and return it. Raises SpecError for a job that
-    was sent, and for a provider's id that another job has."""
+    """Commit what a person knows of a job in doubt and return it. Raises SpecError for a job that
+    its host shows, and for a provider's id that another job has."""
+    if created is not None:
+        accounts.require_own(store.get(job_id), backend(), created)
     with store.lock(job_id) as mine:
         record = store.get(job_id)
         if not mine:
             raise not_yet(record, "another process is sending it", "settle")
         if not record.unsent:
-            known = record.provider_id or record.status
-            raise SpecError(
-                f"Job {job_id} is not in doubt: it is {known}.", hint=f"See: ftg status {job_id}"
-            )
+            _require_lost(store, record, backend)
         if created is None:
-            return store.settle_unsent(job_id)
+            return store.settle_unsent(job_id) if record.unsent else _end(store, record)
         if created in accounts.other_provider_ids(store, record):
             raise SpecError(
                 f"{created} is another of your jobs.", hint=f"See: ftg status {created}"
             )
         store.set_account(job_id, accounts.of(store, backend()))
         return store.set_sent(job_id, created)
+
+
+def _require_lost(store: Store, record: JobRecord, backend: Callable[[], Backend]) -> None:
+    """Raise SpecError unless the host says that it has no job with this id, or has it for another
+    job."""
+    if not record.status.final and _is_lost(store, record, backend()):
+        return
+    known = record.status if record.status.final else record.provider_id
+    raise SpecError(
+        f"Job {record.id} is not in doubt: it is {known}.", hint=f"See: ftg status {record.id}"
+    )
+
+
+def _is_lost(store: Store, record: JobRecord, backend: Backend) -> bool:
+    try:
+        with accounts.reading(store, record, backend):
+            accounts.poll(record, backend)
+    except BackendError as exc:
+        if not exc.not_there and exc.code != accounts.OTHER_JOB:
+            raise
+        return True
+    return False
+
+
+def _end(store: Store, record: JobRecord) -> JobRecord:
+    """End a job that its host has no more. It may have run: its share of the budget stays."""
+    text = (
+        f"{record.host} has no {record.provider_id} for it any more, so it was ended here. What it "
+        "has cost is not known: its estimate counts as spent."
+    )
+    return store.end(record.id, JobStatus.FAILED, text)
 
 
 def not_yet(record: JobRecord, reason: str, command: str = "cancel") -> JobNotFinished:

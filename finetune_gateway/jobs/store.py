@@ -18,7 +18,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.errors import NotFoundError, StoreError
+from finetune_gateway.backend import NOT_SETTLED
+from finetune_gateway.errors import BackendError, NotFoundError, StoreError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, later
 from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import (
@@ -31,7 +32,7 @@ from finetune_gateway.jobs.records import (
 )
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.text.cleaning import clean, encodable
+from finetune_gateway.text.cleaning import clean, encodable, visible
 
 _PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
 
@@ -194,11 +195,16 @@ class Store:
         return self.get(job_id)
 
     def set_sent(self, job_id: str, provider_id: str) -> JobRecord:
-        """Commit the provider's id: from now on the job is only polled."""
+        """Commit the provider's id: from now on the job is only polled. Raises BackendError if
+        another job has it: this one stays in doubt."""
         change = (
-            "jobs SET step = 'sent', step_at = ?, provider_id = ?, phase = '', not_before = NULL"
+            "jobs SET step = 'sent', step_at = ?1, provider_id = ?2, phase = '', not_before = NULL,"
+            " cursor = NULL"
         )
-        return self._update(job_id, change, time.time(), provider_id)
+        record = self._update(job_id, change, time.time(), provider_id, only=f"NOT {schema.HELD}")
+        if record.provider_id != provider_id:
+            raise _held_by_another(record, provider_id)
+        return record
 
     def set_phase(self, job_id: str, phase: str) -> JobRecord:
         return self._update(job_id, "jobs SET phase = ?", encodable(phase))
@@ -411,6 +417,18 @@ class Store:
         except FileNotFoundError:
             return (0, 0)
         return (found.st_dev, found.st_ino)
+
+
+def _held_by_another(record: JobRecord, provider_id: str) -> BackendError:
+    return BackendError(
+        f"{record.host} names {visible(provider_id)} for {record.id}, but another of your jobs has "
+        "this id.",
+        hint=f"ftg wait {record.id} looks again. If you know: ftg settle {record.id} --created ID, "
+        "or --not-created",
+        backend=record.backend,
+        code=NOT_SETTLED,
+        maybe_applied=True,
+    )
 
 
 @contextmanager

@@ -170,10 +170,10 @@ class Submitter:
                 if self.seconds_left(record, runner) > 0:
                     return False
                 provider_id = self._find(record, runner)
+                if provider_id is not None:
+                    self.store.set_sent(record.id, provider_id)
+                    return False
             except GatewayError:  # a search that failed says nothing about the job
-                return False
-            if provider_id is not None:
-                self.store.set_sent(record.id, provider_id)
                 return False
             self.store.set_step(record.id, "intent", sending=False)
             self.store.set_phase(record.id, "")

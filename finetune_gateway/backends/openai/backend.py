@@ -316,6 +316,8 @@ class OpenAIBackend(Backend):
             raw = client.fine_tuning.jobs.with_raw_response.create(**body)
             answer = wire.read(raw, call)
             provider_id = wire.id_of(answer, call)
+            if not finding.is_created(answer, job_id):
+                raise wire.undecodable(call, wire.error_of(answer) or "")
             self._tags.look_at(answer)
             return provider_id
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from finetune_gateway.backend import DataFile, Intent
 
+JOB = "fine_tuning.job"  # what the contract calls a job
 CLOCKS = 300.0  # seconds by which the host's clock may differ from ours
 
 
@@ -68,12 +69,11 @@ class Host:
 def find(intent: Intent, host: Host) -> str | None:
     """Return the id of the job of this intent; None if there certainly is none. Raises BackendError
     with the code ``not_settled`` if the lists do not tell."""
-    tagged, whole = host.list_jobs({JOB_TAG: intent.job_id})
+    tagged, _ = host.list_jobs({JOB_TAG: intent.job_id})
     if found := _tagged(tagged, intent, host):
         return found
-    if intent.same_account and host.documents_tags and whole and not tags_dropped(tagged, intent):
-        return None
-    # The filter may be honoured by a host that drops the tags: only the whole list tells.
+    # The filter may be broken, or honoured by a host that drops the tags: only the whole list
+    # tells.
     jobs, whole = host.list_jobs(None)
     if found := _tagged(jobs, intent, host):
         return found
@@ -83,6 +83,11 @@ def find(intent: Intent, host: Host) -> str | None:
     if keeps_tags and whole and jobs and not tags_dropped(jobs, intent):
         return None
     return _find_by_file(jobs, whole, intent, host)
+
+
+def is_created(answer: Json, job_id: str) -> bool:
+    """Return False if the answer of a create is about something else than this job."""
+    return answer.get("object") in (None, JOB) and tag_of(answer) in (None, job_id)
 
 
 def _tagged(jobs: list[Json], intent: Intent, host: Host) -> str | None:

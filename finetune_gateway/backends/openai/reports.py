@@ -62,7 +62,7 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
             retried(client.fine_tuning.jobs.with_raw_response.retrieve, provider_id), call
         )
         raw_status = wire.text_of(job.get("status"))
-        if raw_status is None:
+        if raw_status is None or job.get("id", provider_id) != provider_id:
             raise wire.undecodable(call, wire.error_of(job) or "")
     status = wire.status_of(job)
     born = moment(job.get("created_at")) or 0.0
@@ -155,6 +155,7 @@ def _take(job: wire.Json, wanted: Collection[str], told: dict[str, Snapshot]) ->
         return
     told[provider_id] = Snapshot(
         status=status,
+        job_id=finding.tag_of(job),
         raw_status=raw_status[: wire.SHOWN],
         finished_at=moment(job.get("finished_at")),
     )

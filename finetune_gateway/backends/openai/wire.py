@@ -185,7 +185,9 @@ def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
         reason = f"it redirects to {_host_in(location)!r}"
     field = f" (field {param})" if param else ""
     message = f"{call.host} refused to {call.what} ({status}): {reason.rstrip('.')}{field}."
-    return _error(call, message, rule, status=status, code=code, wait=wait)
+    # A page of a server in between is no word of the host about a job.
+    missing = status == 404 and _has_error(exc.response.content)
+    return _error(call, message, rule, status=status, code=code, wait=wait, missing=missing)
 
 
 def _has_error(content: bytes) -> bool:
@@ -218,6 +220,7 @@ def _error(
     status: int | None = None,
     code: str | None = None,
     wait: float | None = None,
+    missing: bool = False,
 ) -> BackendError:
     kind = AuthenticationError if rule.authentication else BackendError
     wait = wait if rule.retryable else None
@@ -231,6 +234,7 @@ def _error(
         maybe_applied=call.always_doubtful or (call.doubtful and rule.maybe_applied),
         retryable=rule.retryable,
         retry_after=wait,
+        not_there=missing,
     )
 
 
@@ -354,6 +358,7 @@ class Pages:
     def __iter__(self) -> Iterator[list[Json]]:
         after: str | None = None
         seen: set[str] = set()
+        readable = True
         for _ in range(self._limit):
             page = read(self._fetch(after), self._call)
             items = page.get("data")
@@ -363,14 +368,25 @@ class Pages:
             fresh = {key: item for item in objects if (key := self._same(item)) not in seen}
             # A page that only repeats what was there shows that ``after`` is ignored.
             more = page.get("has_more")
-            self.complete = more is False or (not items and not more)
+            ended = more is False or (not items and not more)
+            readable = readable and _is_readable(page)
+            self.complete = ended and readable
             if fresh:
                 yield [*fresh.values()]
             seen.update(fresh)
             ids = [text_of(item.get("id")) for item in fresh.values()]
             after = next((one for one in reversed(ids) if one), None)
-            if after is None or self.complete:
+            if after is None or ended:
                 return
+
+
+def _is_readable(page: Json) -> bool:
+    """Return False for a page that may lack items: it has empty ones, or an error, does not say
+    whether there is more, or names a next page in a way that is not the contract's."""
+    more = page.get("has_more", False)
+    next_page = any(value for name, value in page.items() if name.lower().startswith("next"))
+    cut = page.get("error") or None in page["data"] or (next_page and not more)
+    return isinstance(more, bool) and not cut
 
 
 def as_item(item: Any) -> Json:
