@@ -41,7 +41,7 @@ class Shown:
 
     def __repr__(self) -> str:
         name = self._shown_as()
-        return f"{name}({renderer(name)(self).line})"
+        return f"{name}({renderer(name)(self).text()})"
 
     def __str__(self) -> str:
         return repr(self)

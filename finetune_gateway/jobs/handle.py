@@ -19,6 +19,7 @@ from finetune_gateway.errors import NotFoundError, SpecError, validation_error_t
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import visible
 
 FILE_NAME = "finetune_gateway.json"
 PROBE_TOKENS = 32  # of a first answer
@@ -75,10 +76,10 @@ class ModelHandle(Shown, HandleData):
     def require_deployed(self) -> None:
         """Raise NotFoundError for a model that has no deployment to answer through."""
         if self.deploy is not None:
-            job = self.job_id or "JOB"
+            job, model, deploy = self.job_id or "JOB", visible(self.model), visible(self.deploy)
             raise NotFoundError(
-                f"Succeeded, not deployed: {self.model} answers only through a deployment.",
-                hint=f"To deploy it: {self.deploy} Then run: ftg chat {job} --model DEPLOYMENT",
+                f"Succeeded, not deployed: {model} answers only through a deployment.",
+                hint=f"To deploy it: {deploy} Then run: ftg chat {job} --model DEPLOYMENT",
             )
 
     def _open(self) -> ChatModel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.reports import estimate_figures as figures
 from finetune_gateway.reports.charts import Chart, Key, Picture
@@ -19,6 +19,7 @@ from finetune_gateway.reports.output import (
     format_timestamp,
     format_usd,
 )
+from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:
     from finetune_gateway.estimation.estimate import Estimate
@@ -52,6 +53,10 @@ class View:
     picture: Picture | None = None
     keys: Sequence[Key] = ()
 
+    def text(self) -> str:
+        """Return the line as a terminal may show it."""
+        return visible(self.line)
+
     def html(self, name: str) -> str:
         """Return the result as HTML, every value escaped."""
         # Imported here: one line needs no template.
@@ -60,10 +65,22 @@ class View:
         left_out = len(self.rows) - MOST_ROWS
         more = f"... and {left_out:,} more" if left_out > 0 else ""
         chart = self.draw()
-        view = replace(self, name=name, rows=self.rows[:MOST_ROWS], more=more)
+        view = replace(
+            self,
+            line=self.text(),
+            facts=_visible(self.facts),
+            why=_visible(self.why),
+            rows=_visible(self.rows[:MOST_ROWS]),
+            name=name,
+            more=more,
+        )
         if chart:
             view = replace(view, picture=chart.pictures()[0], keys=chart.keys)
         return str(fragment("notebook.html", "result", view))
+
+
+def _visible(rows: Sequence[tuple[str, ...]]) -> Any:
+    return tuple(tuple(map(visible, row)) for row in rows)
 
 
 # -- data ----------------------------------------------------------------------------------

@@ -69,7 +69,16 @@ class Proxy:
             )
         if not parts.hostname:
             raise ValueError("it names no host")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError:
+            raise ValueError("its host has a part that is empty or too long") from None
         return parts.hostname, parts.port or PORTS.get(parts.scheme, 1080)
+
+    @property
+    def usable_url(self) -> str:
+        """Its address. Raises ValueError as ``endpoint`` does."""
+        return self.url if self.endpoint else ""
 
     @property
     def is_socks(self) -> bool:

@@ -113,6 +113,23 @@ def test_a_proxy_that_is_set_later_counts(monkeypatch: pytest.MonkeyPatch) -> No
             second.poll("ftjob-1", None)
 
 
+@pytest.mark.parametrize("proxy", ["a..b:9", f"http://{'x' * 64}"])
+def test_a_proxy_that_cannot_be_looked_up_is_said(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """In words, with nothing sent: sockets end in a UnicodeError there."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    backend = OpenAIBackend(base_url="https://nobody.invalid/v1", api_key="sk-test")
+    try:
+        with pytest.raises(BackendError, match=r"Nothing was sent") as caught:
+            backend.poll("ftjob-1", None)
+    except UnicodeError as exc:
+        pytest.fail(f"no words, but {exc!r}")
+    assert "HTTPS_PROXY" in str(caught.value)
+
+
 def test_threads_that_start_at_once_share_a_client(job: Callable[[Provider], str]) -> None:
     """20 threads, each with a backend of its own: one client."""
     with Provider() as provider:

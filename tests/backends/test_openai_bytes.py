@@ -31,7 +31,6 @@ from support.provider import CREATE, Provider
 
 from finetune_gateway import Gateway, JobNotFinished, NotFoundError, OpenAIBackend
 from finetune_gateway.backend import DataFile
-from finetune_gateway.cli.conversation import print_stream
 from finetune_gateway.errors import BackendError, GatewayError, SpecError
 from finetune_gateway.events import Event, JobStatus, Snapshot
 from finetune_gateway.jobs.job import Job
@@ -363,6 +362,8 @@ def test_chat_is_exact_in_a_pipe_and_harmless_on_a_terminal(
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
+        from finetune_gateway.cli.conversation import print_stream  # later than the commit before
+
         print_stream(iter([STEERING]), [])
     assert os.read(ours, 1000).decode().strip() == "\\u001b[2J\\u202ereversed\\u009b1m"
 
@@ -539,6 +540,31 @@ def test_no_clock_waits_for_ever(name: str, value: Any) -> None:
     """Seconds are finite numbers."""
     with pytest.raises(SpecError, match=name):
         OpenAIBackend(base_url="http://127.0.0.1:9/v1", **{name: value})
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "["])
+def test_an_address_that_cannot_be_looked_up_is_refused(host: str) -> None:
+    """In words, before any request: sockets end in a UnicodeError there."""
+    with no_crash(), pytest.raises(SpecError, match="is not a URL"):
+        OpenAIBackend(base_url=f"http://{host}/v1")
+
+
+@pytest.mark.parametrize("name", ["base_url", "api_key", "api_key_env", "profile"])
+def test_settings_of_a_host_are_text(name: str) -> None:
+    """Refused by name, without the value."""
+    wrong: list[Any] = [7, ["sk-secret"], {"a": "sk-secret"}]
+    for value in wrong:
+        with no_crash(), pytest.raises(SpecError, match=f"{name} must be text") as caught:
+            OpenAIBackend(**{name: value})
+        assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["request_timeout", "poll_seconds"])
+def test_a_time_that_is_needed_is_given(name: str) -> None:
+    """None ended in a TypeError later."""
+    none: Any = {name: None}
+    with no_crash(), pytest.raises(SpecError, match=name):
+        OpenAIBackend(**none)
 
 
 def test_settings_are_finite_and_text() -> None:

@@ -1,13 +1,13 @@
 """Everything that the hosted backend reads, fuzzed over a socket, and what must hold of it.
 
 A call ends with an answer or with one of our errors. Whatever was answered is stored, and then
-every view of the job works and can be written anywhere. What a person sets is read too: an address,
-a key, a suffix.
+every view of the job works, can be written anywhere and steers no terminal. What a person sets is
+read too: an address, a key, a proxy, a suffix.
 
     python tests/fuzz/hosted.py 600 7     for 600 seconds, with the seed 7
 
 Prints the share of the lines of backends/openai/ that were reached. Ends with 0 when that is at
-least 90 % and nothing was found; the bytes that led to a bug are kept in build/fuzz.
+least 92 % and nothing was found; the bytes that led to a bug are kept in build/fuzz.
 """
 
 # ruff: noqa: E402 - the measurement of lines begins before what is measured is imported
@@ -24,7 +24,9 @@ import sys
 import tempfile
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -45,38 +47,89 @@ from support.provider import CREATE, Provider
 from targets import Wrong, restructured
 
 from finetune_gateway import Gateway, OpenAIBackend
+from finetune_gateway.backend import Intent
 from finetune_gateway.errors import BackendError, GatewayError
+from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs import records
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.reports import job_history_text, job_text, live, output
+from finetune_gateway.settings.network import proxy_for
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.stats import TokenStats
 
 CHECKPOINTS = "GET /fine_tuning/jobs/*/checkpoints"
 CANCEL = "POST /fine_tuning/jobs/*/cancel"
+RESUME = "POST /fine_tuning/jobs/*/resume"
+FILES, UPLOAD, DELETE = "GET /files", "POST /files", "DELETE /files/*"
+MODELS, DELETE_MODEL = "GET /models", "DELETE /models/*"
 CHAT = "POST /chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
 BROKEN = ("reset_before", "reset_after", "late", "cut")  # connections, for the last values of how
-ENOUGH = 0.9  # of the lines
+ENOUGH = 0.92  # of the lines
+SHORTEST = 5  # bytes of an input with a body
 HEADERS = [
     {}, {"Retry-After": "1"}, {"Retry-After": "\xb2"}, {"retry-after-ms": "1.5.2"},
     {"Retry-After": "9" * 400}, {"location": "http://[/"},
-    {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"},
+    {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, {"retry-after-ms": "1"},
+    {"Retry-After": "3600", "location": "http://\x9b/"},
 ]  # fmt: skip
 STATUSES = (200, 200, 200, 200, 307, 400, 403, 404, 409, 429, 500, 503)
+REFUSED = (5, 20)  # values of how: 400; 409 that asks to wait
+# 200, 307, 404, 409 that asks to wait, 307 to an address that is none, each with half a JSON.
+BARE = (0, 4, 7, 20, 64)
+ONCE = {"x-should-retry": "false"}
+NOBODY = "127.0.0.1:9"
+KEY = "sk-test-0123456789abcdef"  # of the provider
+# Marks of direction, tags, and what is not to be seen between two words.
+HIDDEN = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\U000e0041"
 ODD: list[Any] = [
-    "\ud83d", "a\udc00", "\x1b[2J", "\u202e", "\0", "..", "../x", "a/b", "", "expired", 2**63,
+    "\ud83d", "a\udc00", "\x1b[2J", "\x9b1m", "a\rb", "\u202e", "\u2067a", "\u200f", "\u2028",
+    "\U000e0041", "\0", "..", "../x", "a/b", "", "expired", 2**63,
     2**70, -(2**70), 10**400, 1e300, -1, 0, 1.5, float("nan"), float("inf"), True, None, [], {},
-    [None], [[]], {"a": None}, "1", "1.5", "none", "succeeded", "failed", "metrics",
+    [None], [[]], {"a": None}, KEY, f"a {KEY}", "1", "1.5",
+    "none", "succeeded", "failed", "metrics",
 ]  # fmt: skip
 
 
 SETTINGS: dict[str, Any] = {
-    "base_url": "http://127.0.0.1:9/v1", "api_key_env": "FUZZ_KEY", "profile": "custom",
+    "base_url": f"http://{NOBODY}/v1", "api_key_env": "FUZZ_KEY", "profile": "custom",
     "request_timeout": 1.0, "settle_seconds": None, "poll_seconds": 0.1, "key": "sk-test",
-    "suffix": "mine", "model": MODEL, "method": "sft",
+    "suffix": "mine", "model": MODEL, "method": "sft", "job": "ftjob-1", "allow_http": False,
+    "uploads_expire": None, "OPENAI_BASE_URL": None, "OPENAI_API_KEY": None, "HTTPS_PROXY": None,
 }  # fmt: skip
+VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "HTTPS_PROXY")  # of the environment
+AWAY = {"base_url": "https://nobody.invalid/v1"}
+ODD_SETTINGS: list[dict[str, Any]] = [
+    {"base_url": None, "profile": "azure"}, {"profile": "openai", "model": "none"},
+    {"key": ""}, {"key": "a b"}, {"suffix": "x" * 99}, {"base_url": "nowhere"},
+    {"base_url": "http://a:b@c"}, {"base_url": "http://c/?d"}, {"poll_seconds": -1},
+    {"method": "reinforcement"}, {"profile": "azure", "suffix": "a.b"},
+    {"base_url": "http://example.org", "api_key_env": "OPENAI_API_KEY", "OPENAI_API_KEY": "sk-x"},
+    {"base_url": None, "profile": "openai", "OPENAI_BASE_URL": f"http://{NOBODY}/v1"},
+    {"base_url": None, "profile": None, "OPENAI_BASE_URL": "\u202e"},
+    {**AWAY, "HTTPS_PROXY": "socks9://x"}, {**AWAY, "HTTPS_PROXY": f"http://{NOBODY}"},
+    {"job": "../x"}, {"job": "\x1b[2J\u2067"}, {"api_key_env": 7},
+    {"uploads_expire": 3600}, {"profile": "openai", "uploads_expire": 60},
+    {"base_url": "http://example.org"}, {"base_url": "http://example.org", "allow_http": True},
+    {"profile": "openai", "base_url": "http://127.0.0.1:9", "model": "gpt-3.5-turbo-0125"},
+]  # fmt: skip
+ODD_STREAMS = [
+    b'data: {"error": {"message": "No \\u001b[2J."}}\n\n', b"data: {\n\n", b"data: [DONE]\n\n",
+    b'data: {"choices": [{"delta": {"content": "\\ud83d"}}]}\n\n',
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What is called, and the request whose answer is the input."""
+
+    endpoint: str
+    run: Callable[[], object]
+    # A request before it: of another kind, it is refused; of the same kind, it has a real answer.
+    first: str = ""
+    streams: bool = False
 
 
 class Hosted:
@@ -86,35 +139,53 @@ class Hosted:
     def __init__(self, folder: Path) -> None:
         self.provider = Provider(metadata="null").__enter__()
         self.folder = folder
-        self.backend, azure, hurried = (self._backend(name) for name in ("custom", "azure", ""))
+        self.backend, self.azure = self._backend("custom"), self._backend("azure")
         data = data_file(folder / "train.jsonl")
         self.file = dataclasses.replace(data, remote_id=self.backend.upload(data))
-        gateway = Gateway(folder / "home")
-        submitted = gateway.submit(data.path, model=MODEL, backend=self.backend)
-        self.record, self.store = submitted.record, Store(gateway.settings)
-        model = self.backend.open(handle_of(MODEL))
+        self.gateway = Gateway(folder / "home")
+        self.azure.bind(self.gateway.settings)
+        submitted = self.gateway.submit(data.path, model=MODEL, backend=self.backend)
+        self.record, self.store = submitted.record, Store(self.gateway.settings)
+        backend, azure, file = self.backend, self.azure, self.file
+        model, hurried = backend.open(handle_of(MODEL)), self._backend("")
         ours = str(self.record.provider_id)
-        others = frozenset([ours])
-        self.calls: list[tuple[str, Callable[[], object]]] = [
-            (RETRIEVE, self._follow),
-            (EVENTS, self._follow),
-            (CHECKPOINTS, self._follow),
-            ("POST /files", lambda: self.backend.upload(self.file)),
-            ("GET /files", lambda: self.backend.find_upload(self.file)),
-            (CREATE, lambda: self.backend.start("job-1", SPEC, self.file, None)),
-            (LIST, lambda: self.backend.find(intent("job-1"))),
-            (CHAT, lambda: model.chat(HELLO)),
-            (CHAT, lambda: [*model.stream(HELLO)]),
-            (CANCEL, lambda: self.backend.cancel(ours)),
-            (LIST, lambda: self.backend.statuses([ours, "ftjob-none"])),
-            (LIST, lambda: self.backend.find(intent("job-2", self.file, others=others))),
-            (LIST, lambda: self.backend.find(intent("job-2", data))),
-            ("GET /files", lambda: self.backend.find(intent("job-2", data))),
-            (RETRIEVE, lambda: azure.poll(ours, None)),
-            ("POST /files", lambda: azure.upload(self.file)),
-            (CREATE, lambda: azure.start("job-1", SPEC, self.file, None)),
-            (RETRIEVE, lambda: hurried.poll(ours, None)),
-            ("", self._set),
+        other = intent("job-2", file, others=frozenset([ours]))
+        late = self.provider.world.events(self.provider.jobs[0])[0]["id"]
+        unnamed = f"{late} no-model-since={int(time.time()) - 600}"
+        self.calls = [
+            Call(RETRIEVE, self._follow),
+            Call(EVENTS, self._follow),
+            Call(CHECKPOINTS, self._follow),
+            Call(UPLOAD, lambda: backend.upload(file)),
+            Call(FILES, lambda: backend.find_upload(file)),
+            Call(CREATE, lambda: backend.start("job-1", SPEC, file, None)),
+            Call(LIST, lambda: self._find(intent("job-1"))),
+            Call(LIST, lambda: self._find(intent("job-1")), first=LIST),
+            Call(CHAT, lambda: model.chat(HELLO)),
+            Call(CHAT, lambda: [*model.stream(HELLO)], streams=True),
+            Call(CANCEL, lambda: backend.cancel(ours)),
+            Call(RETRIEVE, lambda: backend.cancel(ours), first=CANCEL),
+            Call(RESUME, lambda: backend.resume(ours, 1)),
+            Call(RETRIEVE, lambda: backend.resume(ours, 1), first=RESUME),
+            Call(LIST, lambda: backend.statuses([ours, "ftjob-none"])),
+            Call(LIST, lambda: backend.statuses(["ftjob-none"])),
+            Call(LIST, self._list),
+            Call(LIST, lambda: self._find(other)),
+            Call(LIST, lambda: self._find(intent("job-2", data))),
+            Call(LIST, lambda: self._find(intent("job-2", same_account=False))),
+            Call(FILES, lambda: self._find(intent("job-2", data))),
+            Call(RETRIEVE, lambda: self._follow(azure)),
+            Call(CHAT, self._deploy),
+            Call(UPLOAD, lambda: azure.upload(file)),
+            Call(CREATE, lambda: azure.start("job-1", SPEC, file, None)),
+            Call(DELETE, lambda: azure.delete_file("file-1")),
+            Call(FILES, lambda: azure.delete_file("file-1"), first=DELETE),
+            Call(DELETE_MODEL, lambda: azure.delete_model("m")),
+            Call(MODELS, lambda: azure.delete_model("m"), first=DELETE_MODEL),
+            Call(EVENTS, lambda: self._follow(cursor=late)),
+            Call(RETRIEVE, lambda: self._follow(cursor=unnamed)),
+            Call(RETRIEVE, lambda: hurried.poll(ours, None)),
+            Call("", self._set),
         ]
 
     def _backend(self, profile: str) -> OpenAIBackend:
@@ -124,6 +195,10 @@ class Hosted:
             profile=profile or "custom",
             request_timeout=5.0 if profile else 0.2,
         )
+
+    def _find(self, wanted: Intent) -> str | None:
+        """Look for a job, not knowing yet what the host keeps."""
+        return self._backend("custom").find(wanted)
 
     def close(self) -> None:
         """Stop the provider."""
@@ -139,91 +214,149 @@ class Hosted:
         tagged = {**shown, "metadata": {"ftg_job_id": "job-1"}}
         ours_by_file = {**shown, "id": "ftjob-2", "status": "running"}
         file = world.file(str(self.file.remote_id))
-        lists: dict[str, list[Any]] = {LIST: [tagged, ours_by_file, shown], "GET /files": [file]}
+        lists: dict[str, list[Any]] = {LIST: [tagged, ours_by_file], FILES: [file]}
         answers: dict[str, Any] = {
             RETRIEVE: shown,
             EVENTS: world.list_events(ours, {}),
             CHECKPOINTS: world.list_checkpoints(ours, {}),
-            "POST /files": file,
+            UPLOAD: file,
             CREATE: shown,
             CHAT: world.chat(body),
             CANCEL: shown,
+            RESUME: shown,
+            DELETE: {"id": "file-1", "deleted": True},
+            DELETE_MODEL: {"id": "m", "deleted": True},
+            MODELS: {"data": [{"id": MODEL}]},
             **{name: {"data": items, "has_more": False} for name, items in lists.items()},
             "": SETTINGS,
         }
+        more = {
+            RETRIEVE: self._jobs(shown),
+            LIST: self._lists(shown),
+            EVENTS: self._events(),
+            CHECKPOINTS: [{"data": [{"id": "c1", "step_number": 1}], "has_more": False}],
+        }
         error = {"error": {"message": "No.", "type": "x", "param": "model", "code": "not_found"}}
         made = []
-        for number, (endpoint, _) in enumerate(self.calls):
-            raw = json.dumps(answers[endpoint]).encode()
-            made.append(bytes([number, 0]) + ("".join(stream).encode() if number == 8 else raw))
-            made.append(bytes([number, 5]) + json.dumps(error).encode())
-            if endpoint == LIST:
-                made += [bytes([number, 0]) + json.dumps(body).encode() for body in self._lists()]
-        odd: list[dict[str, Any]] = [
-            {"base_url": None, "profile": "azure"}, {"profile": "openai", "model": "none"},
-            {"key": ""}, {"key": "a b"}, {"suffix": "x" * 99}, {"base_url": "nowhere"},
-            {"base_url": "http://a:b@c"}, {"poll_seconds": -1}, {"method": "reinforcement"},
-            {"base_url": "http://example.org", "api_key_env": "OPENAI_API_KEY"},
-        ]  # fmt: skip
+        for number, call in enumerate(self.calls):
+            raw = "".join(stream) if call.streams else json.dumps(answers[call.endpoint])
+            made.append(bytes([number, 0]) + raw.encode())
+            made += [bytes([number, how]) + json.dumps(error).encode() for how in REFUSED]
+            odd = [json.dumps(one).encode() for one in more.get(call.endpoint, [])]
+            made += [bytes([number, 0]) + one for one in (ODD_STREAMS if call.streams else odd)]
         last = bytes([len(self.calls) - 1, 0])
-        made += [last + json.dumps({**SETTINGS, **one}).encode() for one in odd]
-        numbered = dict(enumerate(endpoint for endpoint, _ in self.calls))
+        made += [last + json.dumps({**SETTINGS, **one}).encode() for one in ODD_SETTINGS]
+        numbered = {number: call.endpoint for number, call in enumerate(self.calls)}
         cut = [number for number, endpoint in numbered.items() if endpoint == CHAT]
         late = [number for number, endpoint in numbered.items() if endpoint == RETRIEVE][-1]
         breaks = [(1, 252), (5, 253), (late, 254), *((number, 255) for number in cut)]
-        moved = [bytes([number, 4]) + b"{}" for number in numbered]  # 307
-        return [*made, *(bytes([*pair]) + b"{}" for pair in breaks), *moved]
+        bare = [bytes([number, how]) + b"{" for number in numbered for how in BARE]
+        return [*made, *(bytes([*pair]) + b"{}" for pair in breaks), *bare]
 
-    def _lists(self) -> Iterator[dict[str, Any]]:
-        """Lists of jobs without tags: another's, none of ours, one with our file, several pages."""
+    def _jobs(self, shown: dict[str, Any]) -> list[dict[str, Any]]:
+        """Jobs that have succeeded long ago and name no model, are paused, have failed, or have a
+        status with the key in it."""
+        unnamed = {**shown, "fine_tuned_model": None, "finished_at": 1_700_000_000}
+        why = {"code": "bad", "message": f"No \x1b[2J {KEY}."}
+        failed = {**shown, "status": "failed", "error": why}
+        return [unnamed, {**shown, "status": "paused"}, failed, {**shown, "status": f"x {KEY}"}]
+
+    def _lists(self, shown: dict[str, Any]) -> list[dict[str, Any]]:
+        """Lists of jobs without tags: another's, none of ours, one with our file, several pages,
+        one job twice."""
         job: dict[str, Any] = {"id": "ftjob-9", "model": MODEL, "created_at": int(time.time())}
         job |= {"training_file": "file-other", "metadata": None, "status": "queued", "seed": None}
         mine = {**job, "id": "ftjob-8", "training_file": self.file.remote_id}
-        for jobs in ([], [job], [job, mine], [mine, {**mine, "id": "ftjob-7"}]):
-            yield {"object": "list", "data": jobs, "has_more": False}
-        yield {"object": "list", "data": [job], "has_more": True}
+        found: list[list[dict[str, Any]]] = [
+            [], [job], [job, mine], [mine, {**mine, "id": "ftjob-7"}],
+            [shown, {**shown, "status": "running"}],
+        ]  # fmt: skip
+        lists = [{"object": "list", "data": jobs, "has_more": False} for jobs in found]
+        return [*lists, {"object": "list", "data": [job], "has_more": True}]
+
+    def _events(self) -> list[dict[str, Any]]:
+        """Figures that are none, and an error that steers a terminal."""
+        wrong = {"id": "e1", "type": "metrics", "message": "Step 1", "data": {"train_loss": "\x9b"}}
+        said = {"id": "e2", "level": "error", "type": "message", "message": "\x1b[2J\u2067 gone"}
+        return [{"data": [wrong, said], "has_more": False}]
 
     def _set(self) -> None:
         """Read what a person sets: the answer is a request for a backend of these settings."""
-        given = self.settings
-        known = {name: given[name] for name in SETTINGS if name in given}
+        known = {name: self.settings[name] for name in SETTINGS if name in self.settings}
         spec = {name: known.pop(name) for name in ("suffix", "model", "method") if name in known}
-        os.environ["FUZZ_KEY"] = str(given.get("key", "")).encode("ascii", "ignore").decode()
-        os.environ["FUZZ_KEY"] = os.environ["FUZZ_KEY"].replace("\0", "")
-        known.pop("key", None)
-        backend = OpenAIBackend(**known)
-        json.dumps([repr(backend), backend.display_name, backend.options()]).encode()
-        asked = TrainingSpec.build(**spec)
-        backend.capabilities(asked.model)
-        backend.check(asked)
+        job = str(known.pop("job", ""))
+        if job != SETTINGS["job"]:  # as a person names it
+            self.backend.poll(job, None)
+        variables = {name: known.pop(name, None) for name in VARIABLES}
+        with environment({"FUZZ_KEY": known.pop("key", ""), **variables}):
+            backend = OpenAIBackend(**known)
+            backend.bind(self.gateway.settings)
+            shown = [repr(backend), backend.display_name, backend.options(), backend.identity()]
+            json.dumps(shown).encode()
+            asked = TrainingSpec.build(**spec)
+            backend.capabilities(asked.model)
+            tokens = TokenStats(encoding="o200k_base", exact=True, rows=9, total=99, trained=9)
+            json.dumps(backend.estimate(asked, tokens, tokens).model_dump(mode="json")).encode()
+            backend.account()
+            backend.check(asked)
+            backend.connect()
+            way = proxy_for(backend.base_url)
+            if NOBODY in (backend.host, way and way.url.removeprefix("http://")):
+                backend.start("job-1", asked, self.file, None)
 
     def one(self, data: bytes) -> None:
         """Answer one call with these bytes."""
         where, how = data[:2].ljust(2, b"\0")
-        endpoint, call = self.calls[where % len(self.calls)]
+        call = self.calls[where % len(self.calls)]
+        endpoint = call.endpoint
         status = STATUSES[how % len(STATUSES)]
         headers = {"x-should-retry": "false", **HEADERS[how // len(STATUSES) % len(HEADERS)]}
         self.provider.faults.clear()
+        if call.first == endpoint:
+            self.provider.fault(endpoint, "ok")
+        elif call.first:
+            refusal = 404 if call.first.startswith("DELETE") else 409
+            self.provider.fault(call.first, "status", status=refusal, headers=ONCE)
         if how >= 256 - len(BROKEN):
-            self.provider.fault(endpoint, BROKEN[how - 256], seconds=0.3)
+            kind = BROKEN[how - 256]
+            self.provider.fault(endpoint, *[kind] * (3 if kind == "late" else 1), seconds=0.3)
         else:
             answer: dict[str, Any] = {"status": status, "body": data[2:], "headers": headers}
             self.provider.fault(endpoint, "raw", "raw", **answer)
-        self.settings = settings_in(data[2:]) if not endpoint else {}
+        typed = data[2:].replace(KEY.encode(), b"none")  # of a host alone a key must not come back
+        self.settings = settings_in(typed) if not endpoint else {}
         try:
-            call()
+            call.run()
         except GatewayError as exc:
-            check_visible(str(exc))
+            check_visible(str(exc), said(exc))
             code = exc.code if isinstance(exc, BackendError) else None
             json.dumps([code], ensure_ascii=False).encode()
 
-    def _follow(self) -> None:
-        """Poll as a new job, store the answer, and look at the job in every way."""
+    def _job(self, backend: OpenAIBackend, **values: Any) -> Job:
+        """Return a new job that is at its host."""
         name = records.new_job_id()
-        fresh = {"id": name, "submit_key": name, "cursor": None}
+        fresh = {"id": name, "submit_key": name, "backend_options": backend.options(), **values}
         self.store.add(self.record.model_copy(update=fresh))
-        submitter = Submitter(self.store, lambda: None, lambda _: self.backend)
-        job = Job(self.store.get(name), self.store, lambda: self.backend, submitter)
+        submitter = Submitter(self.store, lambda: None, lambda _: backend)
+        return Job(self.store.get(name), self.store, lambda: backend, submitter)
+
+    def _list(self) -> None:
+        """Ask for many jobs at once, and list them."""
+        jobs = [self._job(self.backend, status=JobStatus.RUNNING) for _ in range(2)]
+        for failure in self.gateway.refresh(jobs):
+            check_visible(str(failure.error), said(failure.error))
+        check_visible(job_text.job_list_text([self.store.get(job.id) for job in jobs]))
+
+    def _deploy(self) -> None:
+        """Name a deployment: what it answers first is kept, and shown."""
+        result = Result(kind="hosted", model="m", deploy="az deploy")
+        job = self._job(self.azure, status=JobStatus.SUCCEEDED, result=result)
+        check_visible(repr(job.result(model="ours")), job_text.job_text(job))
+        json.dumps(job_text.job_document(job), allow_nan=False)
+
+    def _follow(self, backend: OpenAIBackend | None = None, cursor: str | None = None) -> None:
+        """Poll as a new job, store the answer, and look at the job in every way."""
+        job = self._job(backend or self.backend, cursor=cursor)
         job.refresh()
         events, view = job.events(), live.View(job)
         for event in events:
@@ -233,12 +366,15 @@ class Hosted:
         Console(file=screen, width=80).print(view)
         check_visible(screen.getvalue())
         metrics = job.metrics()
-        json.dumps(job_text.job_document(job), allow_nan=False)
+        check_visible(json.dumps(job_text.job_document(job), allow_nan=False))
         json.dumps(job_history_text.metrics_document(metrics))
         job_history_text.metrics_csv(metrics).encode()
         check_visible(job_text.job_text(job), job_text.status_line(job), job_text.next_step(job))
         check_visible(*map(job_history_text.event_line, events))
         check_visible(job_text.job_list_text([job.record]), job_text.job_costs_text([job.record]))
+        check_visible(repr(job), job._repr_html_())
+        if job.record.deploy:
+            check_visible(repr(job.result()), job.result()._repr_html_())
         check_visible(job_history_text.checkpoints_text(job.checkpoints()))
         if metrics:
             check_visible(job_history_text.metrics_text(metrics))
@@ -253,12 +389,46 @@ def settings_in(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+@contextmanager
+def environment(variables: dict[str, Any]) -> Iterator[None]:
+    """Set variables for a block, as far as a variable can have this value; None is not set."""
+    before = os.environ.copy()
+    for name, value in variables.items():
+        if value is not None:
+            os.environ[name] = str(value).encode("ascii", "ignore").decode().replace("\0", "")
+    try:
+        yield
+    finally:
+        for name in variables.keys() - before.keys():
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def said(exc: GatewayError) -> str:
+    """Return what the command line shows of an error."""
+    screen = io.StringIO()
+    with redirect_stderr(screen):
+        output.print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
+    return screen.getvalue()
+
+
 def check_visible(*texts: str) -> None:
-    """Raise Wrong for a text that steers a terminal; UnicodeEncodeError for one that is none."""
+    """Raise Wrong for a text that has the key in it, steers a terminal or hides a part of itself;
+    UnicodeEncodeError for one that is none."""
     for text in texts:
         text.encode()
-        if any(char in text for char in "\0\x1b\x9b\u202e\u2066"):
-            raise Wrong(f"a text that steers: {text!r}")
+        if KEY in text:
+            raise Wrong(f"a text with the key: {text!a}")
+        found = [char for char in text if steers(char)]
+        if found:
+            raise Wrong(f"a text that steers, by {found[0]!a}: {text!a}")
+
+
+def steers(char: str) -> bool:
+    """Is it a control character, a line end of Unicode, a mark of direction, or hidden?"""
+    if char.isascii():
+        return char < " " and char not in "\t\n" or char == "\x7f"
+    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in HIDDEN
 
 
 def changed(data: bytes, chance: random.Random) -> bytes:
@@ -291,10 +461,12 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def inputs(seeds: list[bytes], chance: random.Random) -> Iterator[bytes]:
-    """Yield every seed, then seeds with up to six changes, without end."""
+    """Yield every seed, then seeds with up to six changes, without end: those with a body that is
+    read."""
     yield from seeds
+    whole = [data for data in seeds if data[1] == 0 and len(data) > SHORTEST]
     while True:
-        data = chance.choice(seeds)
+        data = chance.choice(whole)
         for _ in range(chance.randrange(1, 7)):
             data = changed(data, chance)
         yield data

@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 CHANGES = 5  # of each file
-ANSWERS = 150  # of a host
+ANSWERS = 200  # of a host
 
 
 @pytest.fixture
@@ -65,7 +65,8 @@ def test_what_a_host_answers(targets: ModuleType, tmp_path: Path) -> None:
     """Typed errors alone come of any answer, and every view of the job works afterwards."""
     hosted = importlib.import_module("hosted")
     fuzzed = hosted.Hosted(tmp_path)
-    for data in islice(hosted.inputs(fuzzed.seeds(), random.Random(7)), ANSWERS):
+    seeds = [seed for seed in fuzzed.seeds() if seed[1] == 0]  # with a status of 200
+    for data in islice(hosted.inputs(seeds, random.Random(7)), ANSWERS):
         try:
             fuzzed.one(data)
         except Exception as exc:

@@ -11,7 +11,7 @@ import pydantic
 import pytest
 
 import finetune_gateway as gateway
-from finetune_gateway import Gateway, NotFoundError, OpenAIBackend
+from finetune_gateway import Gateway, ModelHandle, NotFoundError, OpenAIBackend
 from finetune_gateway.model import Model, deprecated_names
 from finetune_gateway.renderers import RENDERERS, Shown, renderer
 from finetune_gateway.reports.notebook import View
@@ -99,6 +99,16 @@ def test_values_are_escaped_and_data_stay_out(home: Path, rows: Rows) -> None:
         assert "<script>" not in result._repr_html_() and "<b>m" not in result._repr_html_()
     assert "&lt;b&gt;m" in shown[2]._repr_html_()
     assert report.warnings and report.warnings[0].code in report._repr_html_()
+
+
+def test_words_of_hosts_steer_no_session() -> None:
+    """A model's name: in the line of a handle, in its table, in the error without a deployment."""
+    name = "\x1b[2J\u202e"
+    handle = ModelHandle(kind="hosted", model=name, base_model=name, backend="b", deploy=name)
+    with pytest.raises(NotFoundError) as caught:
+        handle.require_deployed()
+    for text in (repr(handle), handle._repr_html_(), str(caught.value), caught.value.hint):
+        assert "\\u001b[2J\\u202e" in text and not set(name[0] + name[-1]) & set(text)
 
 
 def test_a_failed_option_shows_its_error(home: Path, rows: Rows) -> None:

@@ -107,8 +107,7 @@ class OpenAIBackend(Backend):
         allow_http: bool = False,
         uploads_expire: float | None = None,
     ) -> None:
-        for setting in ("request_timeout", "settle_seconds", "poll_seconds", "longest_wait"):
-            endpoint.check_seconds(setting, locals()[setting])
+        endpoint.check_settings(locals())
         given = endpoint.default(profile) if base_url is None else base_url
         self._base_url = None if given is None else endpoint.checked(given)
         ours = self._base_url is not None and endpoint.is_openai(self._base_url)

@@ -64,7 +64,7 @@ def _name(url: str, key: str, timeout: float, proxy: Proxy | None) -> bytes:
 def _build(url: str, key: str, timeout: float, proxy: Proxy | None) -> openai.OpenAI:
     limit = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
     # Chosen here and not by httpx2, so that errors name the proxy that is on the way.
-    way = httpx2.HTTPTransport(limits=LIMITS, proxy=proxy.url if proxy else None)
+    way = httpx2.HTTPTransport(limits=LIMITS, proxy=proxy.usable_url if proxy else None)
     http = bounds.Client(follow_redirects=False, transport=way)
     client = openai.OpenAI(
         api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
 import httpx2
@@ -59,6 +60,7 @@ def parts_of(url: str) -> SplitResult | None:
         return None
     try:
         parts, real = urlsplit(url), httpx2.URL(url)
+        (parts.hostname or "").encode("idna")  # as sockets do, which fail without a word on it
         same = (real.scheme, real.host, real.port or None) == (
             parts.scheme,
             parts.hostname,
@@ -80,12 +82,25 @@ def checked_variable(name: str) -> str:
     return name
 
 
-def check_seconds(name: str, value: float | None) -> None:
-    """Raise SpecError unless a setting is a number of seconds that a clock can wait, or None."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and 0 <= value <= LONGEST_SETTING):
+def check_settings(given: Mapping[str, object]) -> None:
+    """Raise SpecError for a setting that is no text, or no time that a clock can wait. None is one
+    where there is a default that depends on others."""
+    for name in ("base_url", "api_key", "api_key_env", "profile"):
+        if not isinstance(given[name], str | None):
+            kind = type(given[name]).__name__  # not the value: it may be a key
+            raise SpecError(f"{name} must be text, not {kind}.", hint="Write it in quotes.")
+    for name in ("request_timeout", "poll_seconds"):
+        _check_seconds(name, given[name])
+    for name in ("settle_seconds", "longest_wait"):
+        if given[name] is not None:
+            _check_seconds(name, given[name])
+
+
+def _check_seconds(name: str, value: object) -> None:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
+    if not 0 <= number <= LONGEST_SETTING:
         raise SpecError(
-            f"{name} cannot be {value!r}.",
+            f"{name} cannot be {redact(repr(value))}.",
             hint=f"Give seconds as a number from 0 to {LONGEST_SETTING:,}.",
         )
 
