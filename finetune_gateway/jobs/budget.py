@@ -24,6 +24,7 @@ from finetune_gateway.renderers import Shown
 ZERO = Decimal(0)
 BILLED = ("train_mtok", "train_hour", "gpu_hour")  # units a training bill is made of
 CENT_PARTS = Decimal("0.000001")
+TOO_MANY = 10  # times the high estimate of the tokens: no host has trained so many
 NAMED = 5  # jobs that a refusal lists
 
 
@@ -84,7 +85,7 @@ def actual(record: JobRecord) -> Actual | None:
     quote = Quote.of(record)
     cost, price, basis = _bill(record, quote)
     return Actual(
-        trained_tokens=record.trained_tokens,
+        trained_tokens=reported_tokens(record, quote),
         seconds=record.seconds,
         cost_usd=cost,
         price=price,
@@ -103,15 +104,32 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
         return None, None, "no price was known when it was submitted"
     of = f"of {row.as_of}, {row.source}"
     if row.unit == "train_mtok":
-        if record.trained_tokens is None:
-            return None, row, f"{record.display_name} did not report the trained tokens"
-        cost = row.usd * record.trained_tokens / MILLION
-        return cost, row, f"{record.trained_tokens:,} tokens x ${row.usd} a million, {of}"
+        tokens = reported_tokens(record, quote)
+        if tokens is None:
+            return None, row, f"{record.display_name} {_said_of_tokens(record)}"
+        cost = row.usd * tokens / MILLION
+        return cost, row, f"{tokens:,} tokens x ${row.usd} a million, {of}"
     if record.seconds is None:
         return None, row, f"{record.display_name} did not report how long it trained"
     hours = Decimal(str(record.seconds)) / 3600
     cost = (hours * row.usd).quantize(CENT_PARTS)
     return cost, row, f"{hours:.4f} hours x ${row.usd}, {of}"
+
+
+def reported_tokens(record: JobRecord, quote: Quote) -> int | None:
+    """Return the tokens that were trained; None if they were not reported, or if that cannot be
+    true: more than ten times the high estimate, or of a success fewer than one for each row."""
+    tokens, billed = record.trained_tokens, quote.billed_tokens
+    if tokens is None or billed is None:
+        return tokens
+    too_few = record.status is JobStatus.SUCCEEDED and tokens < record.train.rows
+    return None if too_few or tokens > TOO_MANY * billed.high else tokens
+
+
+def _said_of_tokens(record: JobRecord) -> str:
+    if record.trained_tokens is None:
+        return "did not report the trained tokens"
+    return f"reported {record.trained_tokens:,} trained tokens, which cannot be true"
 
 
 def never_created(record: JobRecord) -> bool:

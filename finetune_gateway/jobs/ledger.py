@@ -132,7 +132,7 @@ def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
         actual_usd=actual.cost_usd if actual else None,
         counted_usd=budgets.held(record, alive),
         estimated_tokens=quote.tokens,
-        trained_tokens=record.trained_tokens,
+        trained_tokens=budgets.reported_tokens(record, quote),
         estimated_seconds=quote.seconds.expected if quote.seconds else None,
         seconds=record.seconds,
         price_usd=price.usd if price else None,

@@ -21,6 +21,8 @@ _UNICODE = re.compile(rb"\\+u00([0-9a-fA-F]{2})")
 _PERCENT = re.compile(rb"%([0-9a-fA-F]{2})")
 _ENTITY = re.compile(rb"&(?:#\d+|#[xX][0-9a-fA-F]+|amp|lt|gt|quot|apos);")
 
+_LONG_NUMBER = re.compile(rb"(?<=&#)0*(\d{1,8})\d*")  # Python reads none of 4,301 digits
+
 # A character of a key, in these forms: itself, %2B, \u002b, &#43; and &#x2b;.
 _CHARACTER = r"(?:%s|(?i:%%(?:25){0,3}%02x)|(?i:\\{1,8}u00%02x)|&#0{0,5}%d;|(?i:&#x0{0,5}%x;))"
 # What may be between two of them.
@@ -69,6 +71,7 @@ def _readings(raw: bytes) -> Iterator[bytes]:
         plain = plain.translate(None, b"\\")
         yield plain
     if _ENTITY.search(plain):
+        plain = _LONG_NUMBER.sub(rb"\1", plain)
         plain = html.unescape(plain.decode("utf-8", "replace")).encode("utf-8", "replace")
         yield plain
     for _ in range(3):
@@ -97,8 +100,10 @@ def _forms(key: str) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _pattern(form: str) -> re.Pattern[str]:
     """Return what finds a form of a key in its escapes, also with gaps."""
-    parts = (_CHARACTER % (re.escape(char), *[ord(char)] * 4) for char in form)
-    return re.compile(_GAP.join(parts))
+    first, *others = (_CHARACTER % (re.escape(char), *[ord(char)] * 4) for char in form)
+    # Decided for each character by itself: a run of backslashes can be read in many ways, and all
+    # ways of all characters together would take for ever.
+    return re.compile(first + "".join(f"(?>{_GAP}{char})" for char in others))
 
 
 class Stream:

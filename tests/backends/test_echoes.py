@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +118,21 @@ def test_a_redirect_that_carries_the_key_is_told_without_it() -> None:
         with pytest.raises(BackendError, match="redirects to") as caught:
             connect(provider).poll("ftjob-1", None)
         assert KEY not in str(caught.value)
+
+
+ODD = "".join(8 * "\\" + f"u00{ord(char):02x}" for char in KEY[:8])
+
+
+@pytest.mark.parametrize("message", [f"{KEY} {ODD}!", f"&#{'1' * 5000};"], ids=["ways", "digits"])
+def test_no_echo_takes_for_ever(message: str) -> None:
+    """A host knows the key, and can send its beginning in a form that can be read in many ways, or
+    an entity of 5,000 digits, which Python does not read: the rest is there at once."""
+    with Provider(api_key=KEY) as provider:
+        provider.fault(RETRIEVE, "body", body={"status": "failed", "error": {"message": message}})
+        began = time.monotonic()
+        try:
+            error = connect(provider).poll("ftjob-1", None).error or ""
+        except ValueError as exc:
+            error = f"ValueError: {exc}"
+        assert time.monotonic() - began < 2 and "ValueError" not in error
+        assert error and KEY not in error

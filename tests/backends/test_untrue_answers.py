@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from support.hosted import MODEL, RETRIEVE, begin, connect, data_file, poll_until
-from support.provider import Provider
+from support.hosted import MODEL, RETRIEVE, SPEC, begin, connect, data_file, poll_until, sent
+from support.provider import CREATE, Provider
 
-from finetune_gateway import BackendError, Gateway, JobStatus
+from finetune_gateway import AuthenticationError, BackendError, Gateway, JobStatus
 from finetune_gateway.backends.openai.request import file_name
 
 CANCEL, RESUME = "POST /fine_tuning/jobs/*/cancel", "POST /fine_tuning/jobs/*/resume"
@@ -131,3 +132,70 @@ def test_an_upload_is_known_by_its_size(
         there = provider.world.add_file("fine-tune", file_name(file), content)
         provider.world.files[there["id"]] |= extra
         assert (connect(provider).find_upload(file) == there["id"]) is found
+
+
+@pytest.mark.parametrize(("tokens", "believed"), [(0, False), (10**15, False), (3000, True)])
+def test_tokens_that_cannot_be_are_not_billed(
+    home: Path, train_file: Path, tokens: int, believed: bool
+) -> None:
+    """A success on no token is not free, and one on 10^15 does not empty the month: such a job
+    counts with its high estimate, as one does whose tokens were not reported."""
+    with Provider() as provider:
+        provider.world.extra = {"trained_tokens": tokens}
+        hosted = connect(provider, profile="openai", poll_seconds=0.02)
+        gateway = Gateway()
+        job = gateway.submit(train_file, model=MODEL, backend=hosted, train_price=5.0, n_epochs=3)
+        job.wait(10)
+        assert job.actual is not None and job.record.estimate is not None
+        cost, high = job.actual.cost_usd, Decimal(job.record.estimate["cost_usd"]["high"])
+        assert (cost is not None, job.actual.trained_tokens) == (
+            believed,
+            tokens if believed else None,
+        )
+        assert gateway.budget().spent_usd == (cost if believed else high)
+        assert believed or f"reported {tokens:,} trained tokens, which" in job.actual.basis
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "headers"),
+    [
+        (425, None, {}),
+        (420, None, {}),
+        (403, "rate_limit_exceeded", {}),
+        (400, "rate_limit_exceeded", {}),
+        (403, None, {"Retry-After": "2"}),
+    ],
+)
+def test_too_many_requests_in_other_numbers(
+    tmp_path: Path, status: int, code: str | None, headers: dict[str, str]
+) -> None:
+    """Such a create is turned away, not refused: it can be sent again, and is not there."""
+    error = refused(tmp_path, "status", status, code, headers)
+    assert (error.retryable, error.maybe_applied) == (True, False)
+    assert not isinstance(error, AuthenticationError)
+
+
+@pytest.mark.parametrize(("status", "doubt"), [(303, True), (307, False)])
+def test_see_other_is_a_doubt(tmp_path: Path, status: int, doubt: bool) -> None:
+    """A 303 is the answer to a request that was taken; a 307 passes it on to where we do not go."""
+    error = refused(tmp_path, "refused_after", status, None, {"Location": "/v1/elsewhere"})
+    assert error.maybe_applied is doubt
+
+
+@pytest.mark.parametrize("code", ["insufficient_quota", None])
+def test_a_refusal_stays_one(tmp_path: Path, code: str | None) -> None:
+    """Without a word of too many requests, or where a wait does not help."""
+    headers = {"Retry-After": "2"} if code else {}
+    assert not refused(tmp_path, "status", 403, code, headers).retryable
+
+
+def refused(
+    tmp_path: Path, kind: str, status: int, code: str | None, headers: dict[str, str]
+) -> BackendError:
+    with Provider() as provider:
+        hosted = connect(provider)
+        file = sent(hosted, data_file(tmp_path / "train.jsonl"))
+        provider.fault(CREATE, kind, status=status, code=code, headers=headers)
+        with pytest.raises(BackendError) as caught:
+            hosted.start("job-1", SPEC, file, None)
+        return caught.value

@@ -29,6 +29,7 @@ from finetune_gateway.backend import (
     Intent,
 )
 from finetune_gateway.backends.openai import (
+    bounds,
     clients,
     endpoint,
     finding,
@@ -39,7 +40,7 @@ from finetune_gateway.backends.openai import (
     wire,
 )
 from finetune_gateway.backends.openai.chat import OpenAIChat
-from finetune_gateway.backends.openai.retries import retried
+from finetune_gateway.backends.openai.retries import REFUSALS, retried
 from finetune_gateway.errors import (
     AuthenticationError,
     BackendError,
@@ -61,10 +62,6 @@ if TYPE_CHECKING:
     from finetune_gateway.estimation.estimate import Estimate
     from finetune_gateway.spec import TrainingSpec
     from finetune_gateway.tokens.stats import TokenStats
-
-
-# What a host answers that does not do what a job was asked to.
-REFUSALS = (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError)
 
 
 class OpenAIBackend(Backend):
@@ -341,7 +338,8 @@ class OpenAIBackend(Backend):
 
     def _list_jobs(self, tag: dict[str, str] | None) -> tuple[list[wire.Json], bool]:
         """Return the jobs of the host, newest first, and True if the list was read to its end."""
-        with self.calling("list the jobs", always_doubtful=True) as (client, call):
+        listing = self.calling("list the jobs", always_doubtful=True)
+        with listing as (client, call), bounds.within():
             listed = client.fine_tuning.jobs.with_raw_response.list
 
             def fetch(after: str | None) -> wire.Answer:

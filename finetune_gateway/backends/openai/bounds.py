@@ -1,13 +1,15 @@
-"""How much of an answer is read, and for how long: a host may send for ever.
+"""How much of an answer is read, and for how long: a host may send for ever, or read nothing.
 
-A time-out of httpx2 is for one read of the socket: it ends none that brings a byte now and then,
-and no body without an end. These bounds are for a whole answer, its head and its body.
+A time-out of httpx2 is for one read or write of the socket: it ends none that moves a byte now and
+then, and no body without an end. These bounds are for a whole request and its whole answer, and
+``within`` for all that one question takes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -16,13 +18,17 @@ import httpx2
 
 from finetune_gateway.text.quoting import duration
 
-# Bytes of a body, unpacked. A page of 100 jobs has about 0.1 MB, 10,000 jobs of a host that ignores
-# ``limit`` 10 MB, 32,000 words with the 20 ``top_logprobs`` of each 40 MB. No file is downloaded.
-LONGEST_BODY = 64_000_000
+# Bytes of a body, unpacked. A page of 100 jobs has about 0.1 MB; 8,000 jobs of a host that ignores
+# ``limit`` have 8 MB. They are few, because what is read takes up to 60 times as much memory.
+LONGEST_BODY = 8_000_000
+LONGEST_LIST = 32_000_000  # all pages of one
+LONGEST_CHAT = 64_000_000  # 32,000 words with the 20 ``top_logprobs`` of each have 40 MB
+CHAT = "/chat/completions"
 # A whole answer may take so many times as long as one read: five minutes, by default.
 READS = 5
 # Seconds for the pieces of a streamed answer, which come as long as a model writes.
 STREAM_SECONDS = 3600.0
+WRITTEN = 16_384  # bytes at a time, so that the clock is looked at while a request is sent
 
 PACKED = b"content-encoding"
 
@@ -32,14 +38,17 @@ class Endless(httpx2.ReadError):
 
 
 class Client(httpx2.Client):
-    """A client that reads no answer for ever. Raises Endless for one that goes on."""
+    """A client that sends no request and reads no answer for ever. Raises Endless for an answer
+    that goes on, WriteTimeout for a request that is not taken."""
 
     def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
-        clock = _Clock(READS * request.extensions["timeout"]["read"])
+        longest = LONGEST_CHAT if request.url.path.endswith(CHAT) else LONGEST_BODY
+        clock = _Clock(READS * request.extensions["timeout"]["read"], longest, _bounds.get())
         _clock.set(clock)
         request.extensions["trace"] = _watch
+        clock.check()
         answer = super().send(request, stream=True, **options)
         if stream:
             clock.seconds = STREAM_SECONDS
@@ -55,33 +64,87 @@ class Client(httpx2.Client):
         return unpacked
 
 
-class _Clock:
-    """How long an answer may take, from its first read: until then the request is sent."""
+class _Bounds:
+    """What all requests of one question may take together."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, size: int) -> None:
         self.seconds = seconds
+        self.end = time.monotonic() + seconds
+        self.longest = self.left = size
+
+
+_bounds: ContextVar[_Bounds | None] = ContextVar("bounds", default=None)
+
+
+@contextmanager
+def within(seconds: float = float("inf"), size: int = LONGEST_LIST) -> Iterator[None]:
+    """Let all requests in this block take no more seconds, and their answers no more bytes."""
+    token = _bounds.set(_Bounds(seconds, size))
+    try:
+        yield
+    finally:
+        _bounds.reset(token)
+
+
+class _Clock:
+    """How long a request may take to be sent, and its answer from its first read; how long the
+    answer may be."""
+
+    def __init__(self, seconds: float, longest: int, bounds: _Bounds | None) -> None:
+        self.seconds = seconds
+        self.longest = longest
+        self._bounds = bounds
+        self._sent_by = time.monotonic() + seconds
         self._began: float | None = None
 
     def check(self) -> None:
+        """Raise Endless if the time of the question is over, or the answer's own."""
         now = time.monotonic()
-        self._began = self._began or now
-        if now - self._began > self.seconds:
+        if self._bounds and now > self._bounds.end:
+            raise Endless(duration(self._bounds.seconds))
+        if self._began is not None and now - self._began > self.seconds:
             raise Endless(duration(self.seconds))
+
+    def check_answer(self) -> None:
+        self._began = self._began or time.monotonic()
+        self.check()
+
+    def check_sending(self) -> None:
+        end = min(self._sent_by, self._bounds.end) if self._bounds else self._sent_by
+        if time.monotonic() > end:
+            raise httpx2.WriteTimeout("the request was not taken in time")
+
+    def count(self, size: int, piece: int) -> None:
+        """Raise Endless for a body, or for all of the question, that has become too long."""
+        if size > self.longest:
+            raise Endless(f"{self.longest // 10**6} MB")
+        if self._bounds is None:
+            return
+        self._bounds.left -= piece
+        if self._bounds.left < 0:
+            raise Endless(f"{self._bounds.longest // 10**6} MB in all")
 
 
 _clock: ContextVar[_Clock] = ContextVar("clock")  # of the answer that is being read
 
 
 def _watch(event: str, info: dict[str, Any]) -> None:
-    """Check the clock before each read of a new connection: an extension of httpx2."""
+    """Check the clock before each read and write of a new connection: an extension of httpx2."""
     if event.endswith(("connect_tcp.complete", "start_tls.complete")):
         connection = info["return_value"]
         connection.read = partial(_read, connection.read)
+        connection.write = partial(_write, connection.write)
 
 
 def _read(read: Callable[..., bytes], size: int, timeout: float | None = None) -> bytes:
-    _clock.get().check()
+    _clock.get().check_answer()
     return read(size, timeout)
+
+
+def _write(write: Callable[..., None], raw: bytes, timeout: float | None = None) -> None:
+    for start in range(0, len(raw), WRITTEN):
+        _clock.get().check_sending()
+        write(raw[start : start + WRITTEN], timeout)
 
 
 class _Body(httpx2.SyncByteStream):
@@ -96,8 +159,7 @@ class _Body(httpx2.SyncByteStream):
         _clock.set(self._clock)
         for piece in self._answer.iter_bytes():
             size += len(piece)
-            if size > LONGEST_BODY:
-                raise Endless(f"{LONGEST_BODY // 10**6} MB")
+            self._clock.count(size, len(piece))
             yield piece
             _clock.set(self._clock)  # another answer may have been read in between
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Collection, Iterable
@@ -10,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import openai
 
-from finetune_gateway.backends.openai import finding, wire
+from finetune_gateway.backends.openai import bounds, finding, wire
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, NotFoundError
 from finetune_gateway.events import (
@@ -28,6 +29,8 @@ from finetune_gateway.text.redaction import redact
 EVENT_PAGES = 200  # of 100
 MODEL_ID_SECONDS = 300.0  # from success until a host that names no model is believed
 REPORTS_TIMEOUT = 10.0  # seconds without any answer, for events and checkpoints
+REPORTS_READS = 3  # so many times as long may all of the events take, and all of the checkpoints
+LONGEST_TEXT = 10_000  # characters of one event that are stored
 NEW_JOB_STATES = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED)
 
 
@@ -116,7 +119,7 @@ def statuses(host: Host, provider_ids: Collection[str]) -> dict[str, Snapshot]:
     missing, fruitless = set(provider_ids), 0
     if not missing:
         return told
-    with host.calling("list the jobs") as (client, call):
+    with host.calling("list the jobs") as (client, call), bounds.within():
         listed = client.fine_tuning.jobs.with_raw_response.list
 
         def fetch(after: str | None) -> wire.Answer:
@@ -167,9 +170,10 @@ def _list(
     """Return the events after ``cursor`` or the checkpoints of a job, oldest first; nothing and
     a note if the host does not give them."""
     try:
-        with host.calling(f"list the {what}") as (client, call):
-            # Not as long as for the job: this must not delay its status.
-            seconds = min(host.request_timeout, REPORTS_TIMEOUT)
+        # Not as long as for the job: this must not delay its status, however many pages there are.
+        seconds = min(host.request_timeout, REPORTS_TIMEOUT)
+        whole_list = bounds.within(REPORTS_READS * seconds)
+        with host.calling(f"list the {what}") as (client, call), whole_list:
             jobs = client.fine_tuning.jobs
             listed: Any = {
                 "events": jobs.with_raw_response.list_events,
@@ -242,9 +246,11 @@ def event_of(item: wire.Json, born: float) -> Event:
 
     ``born``: seconds since the epoch, for an event without a time.
     """
-    message = redact(wire.text_of(item.get("message")) or "")
+    message = _cut(redact(wire.text_of(item.get("message")) or ""))
     data = wire.object_of(item.get("data"))
     parsed = {} if data else figures(message)
+    if len(json.dumps(data)) > LONGEST_TEXT:
+        data, message = {}, f"{message} (its data were left out: they are too long)"
     kind = "metrics" if parsed else wire.text_of(item.get("type")) or "message"
     return Event(
         id=wire.key_of(item),
@@ -254,6 +260,12 @@ def event_of(item: wire.Json, born: float) -> Event:
         message=message,
         data=metrics_of(data) if kind == "metrics" and data else data or parsed,
     )
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST_TEXT:
+        return text
+    return f"{text[:LONGEST_TEXT]}... (cut off: the host sent {len(text):,} characters)"
 
 
 def note(what: str, message: str) -> Event:
@@ -290,15 +302,20 @@ NAMES = {
 }
 
 
+# Bounded, or a long text without an equals sign takes the square of its length.
+FIGURE = r"([a-z][a-z ]{0,40})=(\d{1,20}(?:\.\d{1,20})?(?:e-?\d{1,3})?)"
+
+
 def figures(message: str) -> wire.Json:
     """Return ``Step 300/300: training loss=0.15, validation loss=0.27`` as data."""
+    message = message[: wire.SHOWN]
     step = re.match(r"Step ([0-9]{1,18})(?:/([0-9]{1,18}))?: ", message)
     if not step:
         return {}
     data: wire.Json = {"step": int(step[1])}
     if step[2]:
         data["total_steps"] = int(step[2])
-    for name, value in re.findall(r"([a-z][a-z ]*)=(\d+(?:\.\d+)?(?:e-?\d+)?)", message):
+    for name, value in re.findall(FIGURE, message):
         if name in NAMES:
             data[NAMES[name]] = float(value)
     return wire.object_of(clean(data))

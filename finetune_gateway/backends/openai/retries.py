@@ -29,6 +29,8 @@ ATTEMPTS = 3
 LONGEST_WAIT = 5.0  # seconds; a host that asks for more gets no retry within a call
 LONGEST_ASKED = 604_800.0  # seconds, a week: more is no answer
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+# What a host answers that does not do what a job was asked to.
+REFUSALS = (openai.BadRequestError, openai.ConflictError, openai.UnprocessableEntityError)
 BACKOFF = wait_exponential(multiplier=0.5, max=LONGEST_WAIT) + wait_random(0, 0.25)
 
 T = TypeVar("T")
@@ -51,7 +53,8 @@ def retried(
 
 
 def _is_retryable(exc: BaseException, longest: float) -> bool:
-    """Return True for a lost connection, a time-out, 408, 409, 429 and 5xx, as the SDK does."""
+    """Return True for a lost connection, a time-out, 408, 409, 429 and 5xx, as the SDK does, and
+    for 420 and 425."""
     if not isinstance(exc, openai.APIStatusError):
         endless = isinstance(exc.__cause__, Endless)
         return isinstance(exc, openai.APIConnectionError) and not endless
@@ -64,7 +67,7 @@ def _is_retryable(exc: BaseException, longest: float) -> bool:
     advice = headers.get("x-should-retry")
     if advice in ("true", "false"):
         return advice == "true"
-    return exc.status_code in (408, 409, 429) or exc.status_code >= 500
+    return exc.status_code in (408, 409, 420, 425, 429) or exc.status_code >= 500
 
 
 def _wait(state: RetryCallState) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import openai
 
-from finetune_gateway.backends.openai import finding, request, wire
+from finetune_gateway.backends.openai import bounds, finding, request, wire
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, SpecError, UnsupportedError
 from finetune_gateway.settings import config
@@ -50,12 +50,14 @@ def kinds(profile: Profile) -> frozenset[Kind]:
 def upload(host: Host, file: DataFile) -> str:
     """Send a file under a name made from its content; return its id."""
     expiry = _expiry(host.upload_lifetime())
-    with host.calling("upload the file", doubtful=True) as (client, call):
+    seconds = file.bytes / UPLOAD_RATE
+    whole = bounds.within(bounds.READS * host.request_timeout + seconds)
+    with host.calling("upload the file", doubtful=True) as (client, call), whole:
         files = client.files.with_raw_response
         with file.path.open("rb") as raw:
             content = request.file_content(raw, host.profile)
             part = (request.file_name(file), content, "application/jsonl")
-            timeout = host.request_timeout + file.bytes / UPLOAD_RATE
+            timeout = host.request_timeout + seconds
             answer = files.create(
                 file=part, purpose="fine-tune", expires_after=expiry, timeout=timeout
             )
@@ -73,7 +75,8 @@ def find_upload(host: Host, file: DataFile) -> str | None:
 
 def list_files(host: Host) -> tuple[list[wire.Json], bool]:
     """Return the files of the host, and True if the list was read to its end."""
-    with host.calling("list the files", always_doubtful=True) as (client, call):
+    listing = host.calling("list the files", always_doubtful=True)
+    with listing as (client, call), bounds.within():
 
         def fetch(after: str | None) -> wire.Answer:
             files = client.files.with_raw_response

@@ -90,14 +90,19 @@ class Rule:
 RULES = {
     401: Rule("Check the key and the account it belongs to.", authentication=True),
     403: Rule("This key or organisation is not allowed to do that.", authentication=True),
+    # See Other: it was taken, and something else is to be read.
+    303: Rule("Set base_url to the address it redirects to.", maybe_applied=True),
     408: Rule("Try again later.", maybe_applied=True, retryable=True),
     409: Rule("Try again later.", maybe_applied=True, retryable=True),
     413: Rule("Send a smaller file."),
     407: Rule("That is the proxy: it wants a user and a password, http://USER:PASSWORD@HOST:PORT."),
+    420: Rule("Try again later.", retryable=True),
+    425: Rule("Try again later.", retryable=True),
     429: Rule("Try again later.", retryable=True),
 }
 # 409 or 503 that says when to ask again, in the contract's own words: the host itself has turned
 # the request away. Without these a server in between may have answered after it was passed on.
+# So does 400 or 403 that says when, or that there were too many requests.
 TURNED_AWAY = Rule("Try again later.", retryable=True)
 REDIRECT = Rule("The key is not sent to another host; set base_url to the right one.")
 REFUSED = Rule("Change what it names, then try again.")
@@ -177,7 +182,7 @@ def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
     status, code, param = exc.status_code, text_of(exc.code), text_of(exc.param)
     wait = asked_wait(exc.response.headers)
     rule = CODES.get(code or "") or RULES.get(status) or _by_class(status)
-    if status in (409, 503) and wait is not None and _has_error(exc.response.content):
+    if _turns_away(exc, wait):
         rule = TURNED_AWAY
     reason = WORDS.get(code or "") or _provider_message(exc, call)
     if 300 <= status < 400:
@@ -188,6 +193,15 @@ def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
     # A page of a server in between is no word of the host about a job.
     missing = status == 404 and _has_error(exc.response.content)
     return _error(call, message, rule, status=status, code=code, wait=wait, missing=missing)
+
+
+def _turns_away(exc: openai.APIStatusError, wait: float | None) -> bool:
+    """Return True if the host takes the request later, and has not taken it now."""
+    if exc.status_code in (409, 503):
+        return wait is not None and _has_error(exc.response.content)
+    code = text_of(exc.code)
+    later = code == "rate_limit_exceeded" or (wait is not None and code not in CODES)
+    return exc.status_code in (400, 403) and later
 
 
 def _has_error(content: bytes) -> bool:
