@@ -107,3 +107,10 @@ def test_cpu_of_a_moment_between_two_looks(bench_folder: None) -> None:
 
     samples = [overhead.Sample(at, cpu) for at, cpu in ((0, 0), (1, 0.5), (2, 1.5), (3, 9.0))]
     assert overhead.cpu_at(samples, 2.5) == pytest.approx(2.0)
+
+
+def test_personal_data_prints_its_figures() -> None:
+    """What is found of each kind, script and form."""
+    found = figures("personal_data", "--values", "48")
+    assert {"found of all", "found of Thai", "found of an e-mail address"} <= set(found)
+    assert found["found of all"]["ours"] >= 0.95

@@ -149,7 +149,10 @@ def _is_day(year: str, month: str, day: str) -> bool:
 
 # Korea: the day of birth, then 1 to 8 for the century, sex and origin. Numbers given since October
 # 2020 have no check digit.
-_KOREA = re.compile(r"(?<![\w.-])\d{6}-[1-8]\d{6}(?![\w-])(?![.,]\d)", re.ASCII)
+_KOREA = re.compile(
+    r"(?<![\w.-])\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])-[1-8]\d{6}(?![\w-])(?![.,]\d)",
+    re.ASCII,
+)
 
 
 def _is_korean_id(text: str) -> bool:
@@ -218,7 +221,7 @@ HINTS = (
     r"[0-9]{3}-[0-9]{2}-[0-9]{4}",  # social security
     r"(?i:ssn|social security)[^\n0-9]{0,20}[0-9]{3} ?[0-9]{2} ?[0-9]{4}",
     r"[1-9][0-9]{5}[ -]?(?:19|20)[0-9]{6}[ -]?[0-9]{3}[0-9Xx]",  # China
-    r"[0-9]{6}-[1-8][0-9]{6}",
+    r"[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])-[1-8][0-9]{6}",  # Korea
     r"[1-8][ -][0-9]{4}[ -][0-9]{5}[ -][0-9]{2}[ -][0-9]",
     r"(?:[\u0e00-\u0e4e]|\\u0[eE][0-9a-fA-F]{2})[ :]?[1-8][0-9]{12}",
     r"(?:\u30ca\u30f3\u30d0\u30fc|\u756a\u53f7|\\u[0-9a-fA-F]{4})[^0-9\n]{0,12}"
