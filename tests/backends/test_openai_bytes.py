@@ -8,7 +8,7 @@ import os
 import pty
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from support.hosted import (
     data_file,
     handle_of,
     intent,
+    no_crash,
     sent,
 )
 from support.provider import CREATE, Provider
@@ -59,15 +60,6 @@ def backend(provider: Provider) -> OpenAIBackend:
 @pytest.fixture
 def file(tmp_path: Path) -> DataFile:
     return data_file(tmp_path / "train.jsonl")
-
-
-@contextmanager
-def no_crash() -> Iterator[None]:
-    """Any exception inside is a failed assertion."""
-    try:
-        yield
-    except Exception as exc:
-        raise AssertionError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def submitted(backend: OpenAIBackend, train_file: Path) -> Job:

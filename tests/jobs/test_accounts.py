@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,9 @@ def test_a_project_has_its_own_jobs(
     with Provider() as provider:
         monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
         url = "http://api.openai.com/v1"
-        place: dict[str, Any] = {"base_url": url, "profile": None, "allow_http": True}
+        place: dict[str, Any] = {"base_url": url, "profile": None}
+        if "allow_http" in signature(OpenAIBackend).parameters:  # not before (tests/trust.py)
+            place["allow_http"] = True
         monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_first")
         if known:
             submit(provider, new_file(train_file), place=place).wait(20)

@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,15 @@ def ids(shots: list[Snapshot]) -> list[str]:
 
 def handle_of(model: str) -> ModelHandle:
     return ModelHandle(kind="hosted", model=model, base_model=MODEL, backend="openai")
+
+
+@contextmanager
+def no_crash() -> Iterator[None]:
+    """Any exception inside is a failed assertion."""
+    try:
+        yield
+    except Exception as exc:
+        raise AssertionError(f"{type(exc).__name__}: {exc!a}") from exc
 
 
 def wait_for(look: Callable[[], str | None]) -> str | None:

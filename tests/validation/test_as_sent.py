@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -29,12 +28,9 @@ from support.forms import (
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend
-from finetune_gateway.data.canonical import read
-from finetune_gateway.data.canonical_row import CanonicalRow
-from finetune_gateway.data.formats import PROMPT_COMPLETION, TRL_PREFERENCE, format_of
+from finetune_gateway.data.formats import format_of
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
-from finetune_gateway.validation.rows.formats import format_defects, sent_defects
 
 Json = dict[str, Any]
 
@@ -221,65 +217,3 @@ def sent_rows(row: Json) -> list[Json]:
     except DataError as exc:
         raise AssertionError(f"validate had no error, but submit: {exc}") from None
     return [json.loads(line) for line in backend.started[0][2].path.read_text("utf-8").splitlines()]
-
-
-ODD_TEXTS = ["", " ", "\u200b", "a", "a\x00b", "\u202e", "<|im_end|>", "{{name}}", "é", "a\n\nb"]
-
-
-@pytest.mark.parametrize("keys", [("prompt", "completion"), ("prompt", "chosen", "rejected")])
-def test_rows_of_texts_are_read_as_by_a_reader(keys: tuple[str, ...]) -> None:
-    """The short way for the most common rows gives the same row and paths; and the checks of their
-    own format find all that is wrong with two texts as they are sent."""
-    for texts in itertools.product(ODD_TEXTS, repeat=len(keys)):
-        row = dict(zip(keys, texts, strict=True))
-        short, long = read(row), read({**row, "a": 1, "b": 2, "c": 3})
-        assert json.dumps(short.row) == json.dumps(long.row)
-        if short.errors:  # a pair without a prompt
-            continue
-        paths = [path for key in short.row for path in (f"{key}[0]", f"{key}[0].content", key)]
-        paths = [path.replace("input[0]", "input.messages[0]") for path in paths]
-        assert [short.origin(path) for path in paths] == [long.origin(path) for path in paths]
-        if short.plain:
-            own = {defect.code for defect in format_defects(row, PROMPT_COMPLETION)}
-            assert {defect.code for defect in sent_defects(short)} <= own
-
-
-ROLES = ["system", "user", "assistant", "tool", "asistant", " user"]
-MESSAGES = [{"role": "user", "content": text} for text in ODD_TEXTS]
-MESSAGES += [{"role": role, "content": "a"} for role in ROLES]
-
-
-def beside_their_prompt(asked: Json, good: Json, bad: Json) -> Json:
-    return {"prompt": [asked], "chosen": [good], "rejected": [bad]}
-
-
-def each_with_the_prompt(asked: Json, good: Json, bad: Json) -> Json:
-    return {"chosen": [asked, good], "rejected": [asked, bad]}
-
-
-def texts(asked: Json, good: Json, bad: Json) -> Json:
-    pair = (asked, good, bad)
-    return {key: one["content"] for key, one in zip(("prompt", *SIDES), pair, strict=True)}
-
-
-@pytest.mark.parametrize("form", [beside_their_prompt, each_with_the_prompt, texts])
-def test_pairs_that_are_only_renamed_are_read_and_judged_as_by_a_reader(
-    form: Callable[[Json, Json, Json], Json],
-) -> None:
-    """They are judged once, as they are sent: the same rows, and errors of the same kinds at the
-    same fields as with the checks of their own format before."""
-    answers = [{**one, "role": "assistant"} for one in MESSAGES[:4]] + MESSAGES[-4:]
-    for asked, good, bad in itertools.product(MESSAGES, answers, answers):
-        row = json.loads(json.dumps(form(asked, good, bad)))
-        short, long = read(row), read({**row, "tools": None, "system": None, "system_prompt": None})
-        assert json.dumps(short.row) == json.dumps(long.row)
-        assert short.renamed is not bool(short.errors)  # a text without a prompt is no pair
-        if short.renamed:
-            assert defects(short) == defects(long)
-            own = {defect.code for defect in format_defects(row, TRL_PREFERENCE)}
-            assert own <= {code for code, _ in defects(short)}
-
-
-def defects(sent: CanonicalRow) -> set[tuple[str, str]]:
-    """Return the codes and fields of a pair's errors as it is sent."""
-    return {(defect.code, defect.path) for defect in sent_defects(sent)}
