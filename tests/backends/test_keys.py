@@ -25,6 +25,7 @@ from finetune_gateway import (
     UnboundKeyError,
     registry,
 )
+from finetune_gateway.backend import DataFile
 from finetune_gateway.cli import main as ftg_main
 from finetune_gateway.jobs.records import row_of
 
@@ -307,13 +308,15 @@ def test_plain_http_has_to_be_allowed(
     home: Path, monkeypatch: pytest.MonkeyPatch, train_file: Path
 ) -> None:
     """By the call or the settings; a key by value changes nothing. Nothing is sent before."""
+    file = DataFile(train_file, "0" * 64, 10, train_file.stat().st_size)
     with Wiretap() as network:  # what leaves this machine goes through it
         monkeypatch.setenv("HTTP_PROXY", f"http://{network.address}")
         url = "http://gpu.example/v1"
         call: dict[str, Any] = {"base_url": url, "request_timeout": 1.0}
-        for key in ({"api_key_env": "GPU_KEY"}, {"api_key": "by-value-0123456789"}):
+        for key in ("api_key_env", "api_key"):
+            there = OpenAIBackend(**{**call, key: "GPU_KEY_0123456789"})
             with pytest.raises(AuthenticationError, match="not encrypted") as caught:
-                OpenAIBackend(**call, **key).find_upload(None)  # type: ignore[arg-type]
+                there.find_upload(file)
             assert "--allow-http" in caught.value.hint and caught.value.code == "plain_http"
         assert network.connections == 0
         allowed = OpenAIBackend(**call, api_key_env="GPU_KEY", allow_http=True)

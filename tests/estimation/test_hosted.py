@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.estimation.estimate import Estimate, Range, auto_epochs
 from finetune_gateway.estimation.hosted import at_train_price, estimate_hosted, with_validation
 from finetune_gateway.estimation.price_table import Price, find_price, prices
@@ -304,7 +304,7 @@ def test_a_bad_user_file_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_folder_in_place_of_the_user_file_is_named(tmp_path: Path) -> None:
     """What cannot be opened is an error in words too."""
-    with pytest.raises(SpecError, match="is not a price table"):
+    with pytest.raises(StoreError, match="cannot be read: Is a directory"):
         prices(tmp_path)
 
 

@@ -271,7 +271,7 @@ def test_the_screen_shows_memory_by_part(home: Path, tiny_folder: Path, train_fi
             [*command, "--model", str(tiny_folder), *words], capture_output=True, text=True
         )
 
-    text = ftg("--gpu", "RTX 4090").stdout
+    text = ftg("--gpu", "RTX 4090", "--explain").stdout
     for said in ("by part", "weights", "optimizer", "smallest GPU", "energy", "trained tokens",
                  "per GPU hour", "not measured"):  # fmt: skip
         assert said in text, said
