@@ -76,14 +76,14 @@ FORMS = ("chat", "prompt_completion", "preference", "preference_texts", "prefere
 
 
 def main() -> int:
-    asked = arguments(__doc__, rows=WHOLE, runs=5, against="")
+    asked = arguments(__doc__, rows=WHOLE, runs=5, against="", forms=",".join(FORMS))
     bench = Bench("submit_speed", versions("finetune-gateway", "toktok-rs", "splintr-rs"))
     other = Path(asked.against).resolve() if asked.against else None
     baseline = f"against {other.name}" if other else "against a validate"
     bound = AT_MOST if other and asked.rows >= WHOLE else None
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for form in FORMS:
+        for form in asked.forms.split(","):
             data = folder / f"{form}.jsonl"
             run([sys.executable, "-c", WRITE, str(HERE), str(data), str(asked.rows), form])
             size = f"{data.stat().st_size / 1e6:.0f} MB of {form} rows, {baseline}"

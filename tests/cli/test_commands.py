@@ -321,16 +321,16 @@ def test_nothing_is_sent_without_a_yes(ftg: Ftg, monkeypatch: pytest.MonkeyPatch
     assert json.loads(ftg("list", "--json").stdout) == []
 
 
-def test_a_server_that_is_down_is_told_plainly(env: dict[str, str]) -> None:
+def test_a_server_that_is_down_is_told_plainly(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
     """submit and doctor say what cannot be reached, with exit 1; the list still works."""
-    env = env | {"GPU_KEY": "secret-value"}
+    monkeypatch.setenv("GPU_KEY", "secret-value")
     where = ("--base-url", CLOSED, "--api-key-env", "GPU_KEY")
     args = ("submit", str(DATA), "--model", HOSTED, "--backend", "openai", "--yes", *where)
-    done = process(env, *args)
+    done = ftg(*args)
     assert done.returncode == 1 and "Could not reach 127.0.0.1:9" in done.stderr
-    listed = process(env, "list")
+    listed = ftg("list")
     assert listed.returncode == 0 and "failed" in listed.stdout
-    doctor = process(env, "doctor", "--backend", "openai", *where)
+    doctor = ftg("doctor", "--backend", "openai", *where)
     assert doctor.returncode == 1 and "FAIL" in doctor.stdout
     every = done.stdout + done.stderr + listed.stdout + doctor.stdout
     assert "secret-value" not in every and "Traceback" not in every

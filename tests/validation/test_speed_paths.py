@@ -121,7 +121,7 @@ def without_fast_path(path: Path, **options: Any) -> Report:
 
 
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(lines(), min_size=1, max_size=12))
 @example([b'{"messages": [{"role": "user", "role": "user", "content": "x"}]}'])
