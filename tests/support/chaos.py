@@ -296,9 +296,10 @@ def kill_worker(pid: int | None) -> bool:
 
 def lives(pid: int) -> bool:
     """Does this process run? One that has ended may keep its number for seconds, until init asks
-    for its end."""
+    for its end; while another of its threads ends, it still holds its locks."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
     except psutil.NoSuchProcess:
         return False
 
