@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.findings import Finding, Report
 from finetune_gateway.settings import config
@@ -21,8 +22,8 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
-from finetune_gateway.validation.fast_path import FastPath
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
+from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.rules import Family
 from finetune_gateway.validation.scan import Json, NotSplittable, RowCounter, Scan, Task
 
@@ -105,7 +106,7 @@ def _scan_in_parallel(
         return None
     if workers is None:
         workers = min(parallel.count_processors(), MAX_WORKERS)
-    if workers < 2 or not _starts_with_plain_row(task):
+    if workers < 2 or not _starts_with_chat(task):
         return None
     with task.path.open("rb") as file:
         parts = cut(file.fileno(), size, workers)
@@ -135,11 +136,17 @@ def _scaled(on_progress: OnProgress | None, size: int, parts: int) -> OnProgress
     return lambda done, _: on_progress(min(done * parts, size), size)
 
 
-def _starts_with_plain_row(task: Task) -> bool:
-    """Return True if the first row is plain chat: every part then has a known format."""
+def _starts_with_chat(task: Task) -> bool:
+    """Return True if the first row is a chat: every part then has a known format."""
     with task.path.open("rb") as file:
         first = next(Lines(file.fileno(), Range(0, sys.maxsize)), None)
-    return first is not None and bool(FastPath(task.method, task.regions).take([first.raw]).roles)
+    if first is None or first.cut:
+        return False
+    try:
+        row = parse(decode(first.raw, first.offset))
+    except BadLine:
+        return False
+    return isinstance(row, dict) and formats.format_of(row) is formats.CHAT
 
 
 def _scan_part(task: Task, on_progress: OnProgress | None = None) -> tuple[Scan, TokenTotals]:

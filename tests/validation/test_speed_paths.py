@@ -242,6 +242,34 @@ def both_ways(path: Path, patch: pytest.MonkeyPatch, **options: Any) -> tuple[Re
 
 
 @pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "Turn at the point."}, {"role": "assistant", "content": "a"}],
+        [{"role": "user", "content": "mail a@b.org"}, {"role": "assistant", "content": "a"}],
+        [{"role": "user", "content": ""}, {"role": "assistent", "content": "a", "weight": 2}],
+        [],
+    ],
+)
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_a_file_is_split_whatever_its_first_chat_says(
+    messages: list[Json], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its format matters; faults of the first row change no report and cost no speed."""
+    path = tmp_path / "first.jsonl"
+    path.write_text("\n".join([json.dumps({"messages": messages}), *rows(100)]) + "\n", "utf-8")
+    split: list[bool] = []
+    scan = checks._scan_in_parallel
+
+    def noted(*options: Any) -> Any:
+        split.append((found := scan(*options)) is not None)
+        return found
+
+    monkeypatch.setattr(checks, "_scan_in_parallel", noted)
+    several, one = both_ways(path, monkeypatch, method=method)
+    assert several == one and split == [True, False]
+
+
+@pytest.mark.parametrize(
     "faults",
     [
         {}, {40: "{"}, {40: '{"a": 1,'}, {40: "{", 41: '"a": 1', 42: "}"}, {30: "", 60: ""},
