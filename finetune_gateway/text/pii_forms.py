@@ -53,10 +53,11 @@ ESCAPED_HINTS = (
 # of letters of two.
 _FOUR = (
     "[I-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/_-]"
-    "|[4-7][I-LY-bo-r4-7][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
-    "|[g-v][I-LY-bo-r4-7][DHLPTXbfjnrvz37/_][g-v]"
+    "|[4-7][I-LYZabo-r4-7][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
+    "|[g-v][I-LYZabo-r4-7][DHLPTXbfjnrvz37/_][g-v]"
     "|[g-v][Oeu+-][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
-    "|[w-z0-3][I-LY-bo-r4-7][DHLPTXbfjnrvz37/_][A-Za-f]|[g-v][MNcdst89][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
+    "|[w-z0-3][I-LYZabo-r4-7][DHLPTXbfjnrvz37/_][A-Za-f]"
+    "|[g-v][MNcdst89][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
 )
 BASE64_HINTS = (f"(?:{_FOUR}){{4}}",)
 _RUN = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/_=-])")
