@@ -113,7 +113,7 @@ def is_reserved(address: str) -> bool:
 
 SPELT = ("an address spelt out",)  # no plain piece of text
 HINTS = (
-    r"[\[({<] ?(?:at|AT|At|@|arroba) ?[\])}>] {0,2}[A-Za-z0-9]",
+    r"[A-Za-z0-9._+-] {0,2}[\[({<] ?(?:at|AT|At|@|arroba) ?[\])}>] {0,2}[A-Za-z0-9]",
     r" (?:at|AT|At) [A-Za-z0-9.-]+(?: {1,2}(?i:dot) "
     r"| {0,2}[\[({<] ?(?i:dot|punkt|punto|point|\.) ?[\])}>])",
     r"[._0-9][A-Za-z0-9_]* (?:at|AT|At) [A-Za-z0-9-]+\.[A-Za-z]",

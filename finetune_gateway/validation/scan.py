@@ -26,7 +26,7 @@ from finetune_gateway.tokens.counter import TokenCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.duplicates import DuplicateFinder
-from finetune_gateway.validation.fast_path import FastPath, PlainRows
+from finetune_gateway.validation.fast_path import FastPath, PlainRows, Prefilter
 from finetune_gateway.validation.file_bytes import (
     BOM,
     HEAD,
@@ -137,7 +137,8 @@ class Scan:
             if self.task.part.start == 0 and not self._check_head(file.read(HEAD)):
                 self.stopped = True
                 return
-            self._check_lines(Lines(file.fileno(), self.task.part, self.on_progress))
+            look = Prefilter(self.task.regions).suspects
+            self._check_lines(Lines(file.fileno(), self.task.part, self.on_progress, look))
         if self.task.part.stop == sys.maxsize:
             self.finish()
 
@@ -176,8 +177,8 @@ class Scan:
     def _take_from_chunk(self, source: Lines, fast_path: FastPath) -> tuple[int, int]:
         """Return the number of lines that the fast path took, and their bytes."""
         lines = size = 0
-        while raws := source.chunk[source.at + lines : source.at + lines + self.batch]:
-            rows = fast_path.take(raws)
+        while raws := source.chunk[(at := source.at + lines) : at + self.batch]:
+            rows = fast_path.take(raws, source.suspects[at : at + self.batch])
             count = self._count_plain(rows)
             taken = raws[:count]
             self.system_prompt.add_plain(rows.roles[:count], rows.texts)
@@ -230,7 +231,7 @@ class Scan:
             return self._report_bad_line(exc, line, raw, source)
         if isinstance(value, dict):
             self.duplicates.add([raw], line.number, line.offset + len(line.raw) - len(raw))
-        self._check_value(value, text, line.number)
+        self._check_value(value, text, line)
         return True
 
     def _without_bom(self, line: Line) -> bytes:
@@ -320,7 +321,8 @@ class Scan:
 
     # -- a row -----------------------------------------------------------------------------
 
-    def _check_value(self, value: Any, text: str, line: int) -> None:
+    def _check_value(self, value: Any, text: str, source: Line) -> None:
+        line = source.number
         if not isinstance(value, dict):
             self.findings.add(not_object(value), line)
             return
@@ -328,7 +330,7 @@ class Scan:
         row_format, codes = formats.format_of(value), set[str]()
         unchanged = row_format is None or row_format in formats.SENT_UNCHANGED
         sent = CanonicalRow(value) if unchanged else read(value)
-        if self._report(self._defects(value, row_format, sent, text, line), line, codes):
+        if self._report(self._defects(value, row_format, sent, text, source), line, codes):
             return
         # Two texts have nothing that the checks of their own format do not see.
         if not (unchanged or sent.plain) and self._report(sent_defects(sent), line, codes):
@@ -347,14 +349,15 @@ class Scan:
         return failed
 
     def _defects(
-        self, row: Json, row_format: Format | None, sent: CanonicalRow, text: str, line: int
+        self, row: Json, row_format: Format | None, sent: CanonicalRow, text: str, line: Line
     ) -> Iterator[Defect]:
         yield from escape_defects(text, row)
         if row_format is None:
             yield unknown_format(row, self.format)
         else:
-            yield from self._defects_by_format(row, row_format, sent, line)
-        yield from text_defects(text, row, self.task.regions)
+            yield from self._defects_by_format(row, row_format, sent, line.number)
+        if line.suspect:
+            yield from text_defects(text, row, self.task.regions)
 
     def _defects_by_format(
         self, row: Json, row_format: Format, sent: CanonicalRow, line: int

@@ -25,7 +25,7 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import detectors, parallel, scan
 from finetune_gateway.validation import run as checks
 from finetune_gateway.validation.duplicates import DuplicateFinder, folded
-from finetune_gateway.validation.fast_path import FastPath, PlainRows
+from finetune_gateway.validation.fast_path import FastPath, PlainRows, Prefilter
 from finetune_gateway.validation.file_bytes import Lines, Range, cut
 from finetune_gateway.validation.rows.chat import blank
 
@@ -114,8 +114,9 @@ def without_fast_path(path: Path, **options: Any) -> Report:
     """The report of the long way alone."""
     options["workers"] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FastPath, "take", lambda self, raws: PlainRows())
-        patch.setattr(detectors, "prefilter_patterns", lambda *_: ("(?s).",))
+        patch.setattr(FastPath, "take", lambda self, raws, suspects=None: PlainRows())
+        patch.setattr(Prefilter, "suspects", lambda self, lines: bytearray(b"\1" * len(lines)))
+        patch.setattr(detectors, "prefilters", lambda *_: (("(?s).",),))
         patch.setattr(detectors, "_leaf_patterns", lambda *_: ("(?s).",))
         return report_on(path, **options)
 
@@ -213,6 +214,17 @@ def test_most_rows_go_the_short_way() -> None:
             }
             raw = json.dumps(row, ensure_ascii=ascii_only)
             assert bool(fast_path.take([raw.encode()]).roles) is ("\\ud83d" not in raw), raw
+
+
+def test_a_line_that_is_no_text_hides_no_other(tmp_path: Path) -> None:
+    """A search finds nothing in bytes that are not UTF-8: the lines beside them are read alone."""
+    private = FIRST.replace(b'"a"', b'"write to ann.lee@acme.com"')
+    lines = [*[FIRST] * 5, private, *[FIRST] * 5, FIRST.replace(b'"a"', b'"\xff"'), *[FIRST] * 5]
+    assert [*Prefilter().suspects(lines)] == [0] * 5 + [1] + [0] * 5 + [1] + [0] * 5
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    found = {finding.code: finding.lines for finding in report_on(path).findings}
+    assert found["pii"] == [6] and found["encoding_not_utf8"] == [12]
 
 
 # -- files in parts ---------------------------------------------------------------------------
