@@ -39,7 +39,7 @@ def _never(head: bytes) -> bool:
 class Line:
     """One line of a file: its number (from 1), offset and bytes, without the newline.
 
-    ``cut``: it is longer than 64 MB, and ``raw`` only its beginning. ``suspect``: a detector may
+    ``cut``: it is longer than 64 MB, and ``raw`` only its beginning. ``flagged``: a detector may
     find something in its texts.
     """
 
@@ -48,7 +48,7 @@ class Line:
     raw: bytes
     cut: bool = False
     end: bytes = b"\n"  # its line end
-    suspect: bool = True
+    flagged: bool = True
 
 
 @dataclass(frozen=True)

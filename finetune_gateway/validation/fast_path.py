@@ -77,7 +77,7 @@ class Prefilter:
         own = searcher(_DUPLICATE_KEY, _BLANK, NEW_LETTERS, *written)
         self._searches = (own, *(searcher(*patterns) for patterns in others))
 
-    def suspects(self, lines: Sequence[bytes]) -> bytearray:
+    def flags_of(self, lines: Sequence[bytes]) -> bytearray:
         """Return for each line 1 if something may be found in it, else 0."""
         flags = bytearray(len(lines))
         groups = {start: lines[start : start + _GROUP] for start in range(0, len(lines), _GROUP)}
@@ -118,11 +118,11 @@ class FastPath:
         self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
         self._orders: dict[Roles, bool] = {}
 
-    def take(self, raws: Sequence[bytes], suspects: bytearray | None = None) -> PlainRows:
-        """Return the first of these rows, up to one that may have a defect. ``suspects``: what the
+    def take(self, raws: Sequence[bytes], flags: bytearray | None = None) -> PlainRows:
+        """Return the first of these rows, up to one that may have a defect. ``flags``: what the
         prefilter says of them, if it was asked before."""
-        flags = self.prefilter.suspects(raws) if suspects is None else suspects
-        count = flags.find(1)
+        known = self.prefilter.flags_of(raws) if flags is None else flags
+        count = known.find(1)
         clean = raws if count < 0 else raws[:count]
         rows = PlainRows()
         for start in range(0, len(clean), _GROUP):

@@ -33,7 +33,7 @@ class Lines(Iterator[Line]):
     ``chunk``: lines without their line feed, of which those from ``at`` on are still to come;
     ``number`` and ``offset`` are those of the next one. A caller that takes lines from the chunk
     calls ``skip``. The last line of a file without a line feed, and a line that is too long, are
-    never in the chunk. ``suspects``: of each line of the chunk, what ``look`` says of it.
+    never in the chunk. ``flags``: of each line of the chunk, what ``look`` says of it.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Lines(Iterator[Line]):
         on_progress: OnProgress | None = None,
         look: Callable[[list[bytes]], bytearray] | None = None,
     ) -> None:
-        self._file, self._on_progress, self._look = file, on_progress, look or _all_suspect
+        self._file, self._on_progress, self._look = file, on_progress, look or _all_flagged
         self._start = part.start
         self._size = min(part.stop, os.fstat(file).st_size) - part.start
         self._next, self._stop = part.start, part.stop
         self._rest = b""
         self.chunk: list[bytes] = []
-        self.suspects = bytearray()
+        self.flags = bytearray()
         self.at = 0
         self.offset, self.number = part.start, part.number
 
@@ -67,7 +67,7 @@ class Lines(Iterator[Line]):
 
     def __next__(self) -> Line:
         if self.more():
-            return self._take(self.chunk[self.at], b"\n", suspect=bool(self.suspects[self.at]))
+            return self._take(self.chunk[self.at], b"\n", flagged=bool(self.flags[self.at]))
         if not self._rest:
             raise StopIteration
         raw, self._rest = self._rest, b""
@@ -78,10 +78,10 @@ class Lines(Iterator[Line]):
         self.number += 1
         return line
 
-    def _take(self, raw: bytes, end: bytes, *, suspect: bool = True) -> Line:
+    def _take(self, raw: bytes, end: bytes, *, flagged: bool = True) -> Line:
         body = raw.rstrip(b"\r\n")
         end_of_line = raw[len(body) :] + end
-        line = Line(self.number, self.offset, body, end=end_of_line, suspect=suspect)
+        line = Line(self.number, self.offset, body, end=end_of_line, flagged=flagged)
         self.skip(1 if end else 0, len(raw) + len(end))
         return line
 
@@ -104,10 +104,10 @@ class Lines(Iterator[Line]):
         *self.chunk, self._rest = b"".join(pieces).split(b"\n")
         if self.chunk and len(self.chunk[0]) >= dataset.MAX_LINE:
             self.chunk, self._rest = [], self.chunk[0]
-        self.suspects = self._look(self.chunk)
+        self.flags = self._look(self.chunk)
 
 
-def _all_suspect(lines: list[bytes]) -> bytearray:
+def _all_flagged(lines: list[bytes]) -> bytearray:
     return bytearray(b"\x01" * len(lines))
 
 

@@ -137,7 +137,7 @@ class Scan:
             if self.task.part.start == 0 and not self._check_head(file.read(HEAD)):
                 self.stopped = True
                 return
-            look = Prefilter(self.task.regions).suspects
+            look = Prefilter(self.task.regions).flags_of
             self._check_lines(Lines(file.fileno(), self.task.part, self.on_progress, look))
         if self.task.part.stop == sys.maxsize:
             self.finish()
@@ -178,7 +178,7 @@ class Scan:
         """Return the number of lines that the fast path took, and their bytes."""
         lines = size = 0
         while raws := source.chunk[(at := source.at + lines) : at + self.batch]:
-            rows = fast_path.take(raws, source.suspects[at : at + self.batch])
+            rows = fast_path.take(raws, source.flags[at : at + self.batch])
             count = self._count_plain(rows)
             taken = raws[:count]
             self.system_prompt.add_plain(rows.roles[:count], rows.texts)
@@ -356,7 +356,7 @@ class Scan:
             yield unknown_format(row, self.format)
         else:
             yield from self._defects_by_format(row, row_format, sent, line.number)
-        if line.suspect:
+        if line.flagged:
             yield from text_defects(text, row, self.task.regions)
 
     def _defects_by_format(

@@ -114,8 +114,8 @@ def without_fast_path(path: Path, **options: Any) -> Report:
     """The report of the long way alone."""
     options["workers"] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FastPath, "take", lambda self, raws, suspects=None: PlainRows())
-        patch.setattr(Prefilter, "suspects", lambda self, lines: bytearray(b"\1" * len(lines)))
+        patch.setattr(FastPath, "take", lambda self, raws, flags=None: PlainRows())
+        patch.setattr(Prefilter, "flags_of", lambda self, lines: bytearray(b"\1" * len(lines)))
         patch.setattr(detectors, "prefilters", lambda *_: (("(?s).",),))
         patch.setattr(detectors, "_leaf_patterns", lambda *_: ("(?s).",))
         return report_on(path, **options)
@@ -220,7 +220,7 @@ def test_a_line_that_is_no_text_hides_no_other(tmp_path: Path) -> None:
     """A search finds nothing in bytes that are not UTF-8: the lines beside them are read alone."""
     private = FIRST.replace(b'"a"', b'"write to ann.lee@acme.com"')
     lines = [*[FIRST] * 5, private, *[FIRST] * 5, FIRST.replace(b'"a"', b'"\xff"'), *[FIRST] * 5]
-    assert [*Prefilter().suspects(lines)] == [0] * 5 + [1] + [0] * 5 + [1] + [0] * 5
+    assert [*Prefilter().flags_of(lines)] == [0] * 5 + [1] + [0] * 5 + [1] + [0] * 5
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(lines))
     found = {finding.code: finding.lines for finding in report_on(path).findings}
