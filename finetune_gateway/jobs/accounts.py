@@ -134,8 +134,8 @@ def of_intent(
     backend: Backend,
     look: Callable[[JobRecord, Backend], JobRecord],
 ) -> JobRecord:
-    """Return the intent with the account of the key at hand: that of an equal live job if the key,
-    a new one, is of its account. Raises BackendError if that cannot be known.
+    """Return the intent with the account of the key at hand: that of an equal job, live or
+    succeeded, if the key, a new one, is of its account. Raises BackendError if that cannot be known.
 
     ``look``: adopts an unsent job that the host shows.
     """
@@ -152,9 +152,9 @@ def _is_of(
     try:
         if proven(store, twin, backend):
             return True
-    except AuthenticationError as exc:
+    except BackendError as exc:
         if exc.code != OTHER_ACCOUNT:
-            raise
+            raise _not_known(twin, exc) from exc
         return False
     if look(twin, backend).unsent:
         raise not_proven(twin)
@@ -184,10 +184,51 @@ def other_provider_ids(store: Store, record: JobRecord) -> frozenset[str]:
     return frozenset(row["provider_id"] for row in rows)
 
 
+def is_contested(store: Store, record: JobRecord) -> bool:
+    """Return True if another job without a provider's id may have been created at the same host, on
+    the same file and model, in another way: the host may show one of the two."""
+    rivals = store.select(
+        "backend = ? AND id != ? AND provider_id IS NULL AND sent_at IS NOT NULL AND NOT settled"
+        f" AND {LIVE} AND json_extract(backend_options, '$.base_url') IS ?"
+        " AND coalesce(account = ?, TRUE) AND json_extract(train, '$.sha256') = ?",
+        (
+            record.backend,
+            record.id,
+            record.backend_options.get("base_url"),
+            record.account,
+            record.train.sha256,
+        ),
+    )
+    return any(
+        one.spec.model == record.spec.model and _work(one) != _work(record) for one in rivals
+    )
+
+
+def _work(record: JobRecord) -> object:
+    held_out = record.validation
+    return record.spec.canonical(), held_out.sha256 if held_out else None
+
+
+def require_only(store: Store, record: JobRecord, account: str | None) -> None:
+    """Raise SpecError if the account that an unsent job would get has an equal job, live or
+    succeeded."""
+    equal = store.select(
+        "id != ? AND submit_key = ? AND account = ? AND status NOT IN ('failed', 'cancelled')",
+        (record.id, record.submit_key, account),
+        limit=1,
+    )
+    if equal:
+        raise SpecError(
+            f"{record.id} is not sent: with this key, {equal[0].id} trains the same, and is "
+            f"{equal[0].status}.",
+            hint=f"Use that one, and end this one: ftg cancel {record.id}",
+        )
+
+
 def _twins(store: Store, intent: JobRecord, account: str) -> list[JobRecord]:
-    """Return the live jobs of other accounts that are equal to an intent."""
+    """Return the jobs of other accounts that are equal to an intent, live or succeeded."""
     return store.select(
-        f"submit_key IN (?, ?) AND account != ? AND {LIVE}",
+        "submit_key IN (?, ?) AND account != ? AND status NOT IN ('failed', 'cancelled')",
         (intent.submit_key, intent.old_submit_key, account),
     )
 
@@ -203,6 +244,20 @@ def not_proven(record: JobRecord) -> BackendError:
         backend=record.backend,
         code=NOT_SETTLED,
         maybe_applied=True,
+    )
+
+
+def _not_known(twin: JobRecord, exc: BackendError) -> BackendError:
+    """Return the error for a key of which the host does not say whether an equal job is its own."""
+    return type(exc)(
+        f"Nothing was sent: it cannot be known whether the key{_variable(twin)} belongs to the "
+        f"account of {twin.id}, which trains the same. {exc.message}",
+        hint=f"{exc.hint} To make another job whatever there is: --again.".strip(),
+        backend=twin.backend,
+        status_code=exc.status_code,
+        code=exc.code,
+        retryable=exc.retryable,
+        retry_after=exc.retry_after,
     )
 
 

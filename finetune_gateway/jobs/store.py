@@ -174,9 +174,11 @@ class Store:
         return self._update(job_id, change, time.time(), stopwatch())
 
     def settle_unsent(self, job_id: str) -> JobRecord:
-        """Commit a person's word that the provider does not have a job; any account may get it."""
-        change = "jobs SET step = 'intent', step_at = ?, phase = '', settled = 1, account = NULL"
-        return self._update(job_id, change, time.time(), only="provider_id IS NULL")
+        """Commit a person's word that the provider does not have a job; any account may get it,
+        unless that holds for an equal job already."""
+        change = "jobs SET step = 'intent', step_at = ?, phase = '', settled = 1"
+        self._update(job_id, change, time.time(), only="provider_id IS NULL")
+        return self._update(job_id, "OR IGNORE jobs SET account = NULL", only="settled")
 
     def set_account(self, job_id: str, account: str | None) -> JobRecord:
         """Commit whose job it is, unless an equal job of that account is live."""

@@ -230,6 +230,7 @@ class Submitter:
                 self._reserve_again(record)
                 if record.account is None:
                     account = accounts.of(self.store, backend)
+                    accounts.require_only(self.store, record, account)
                     record = self.store.set_account(record.id, account)
             backend.connect()
             self._commit_sent(record, self._create(record, backend))
@@ -282,6 +283,7 @@ class Submitter:
             validation=self._data_file(record, held_out, backend) if held_out else None,
             sent_at=record.first_sent_at,
             others=accounts.other_provider_ids(self.store, record),
+            contested=accounts.is_contested(self.store, record),
             same_account=same_account,
         )
 

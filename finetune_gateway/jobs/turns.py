@@ -20,6 +20,7 @@ from finetune_gateway.settings import config, files
 from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.text.quoting import duration
 
+PATIENCE_SECONDS = 600.0  # after which a job whose turn it was holds up no other
 LONGEST_PAUSE = 10  # times the longest pause between polls; for a host that does not say how long
 
 
@@ -131,8 +132,13 @@ def _behind(store: Store, record: JobRecord, other: JobRecord) -> JobRecord:
 def _goes_first(store: Store, other: JobRecord, record: JobRecord) -> bool:
     """Return True if an earlier job keeps this one back: somebody waits for it, and the host may
     take it now. One for another model that the host has just turned away keeps back nobody, for
-    limits may be by model."""
+    limits may be by model. Nor does one that should have been sent long ago: who waits for it has
+    been stopped (Ctrl-Z, a laptop that sleeps)."""
     due = other.seconds_to_wait == 0
+    passed = seconds_since(other.step_at, other.step_clock)
+    late = passed - max(0.0, (other.not_before or 0.0) - other.step_at)
+    if late > PATIENCE_SECONDS and not store.is_being_sent(other.id):
+        return False
     return (due or other.spec.model == record.spec.model) and files.is_locked(
         _wait_lock(store, other.id)
     )

@@ -9,8 +9,10 @@ import json
 import time
 
 from finetune_gateway.backend import Backend
+from finetune_gateway.errors import BackendError
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.text.cleaning import visible
 
 SPARE_SECONDS = 1800.0  # a host may need an upload for so long after its job was created
 
@@ -34,8 +36,22 @@ def find(store: Store, scope: str, sha256: str, *, lasting: bool = True) -> str 
 def remember(
     store: Store, scope: str, sha256: str, remote_id: str, expires_at: float | None
 ) -> None:
-    """Commit that a host has this content, until then or for good."""
+    """Commit that a host has this content, until then or for good. Raises BackendError if it has
+    other content under this id: then one of the two answers was about another file."""
     with store.transaction() as db:
+        held = db.execute(
+            "SELECT 1 FROM files WHERE scope = ? AND remote_id = ? AND sha256 != ?"
+            " AND (expires_at IS NULL OR expires_at > ?)",
+            (scope, remote_id, sha256, time.time()),
+        ).fetchone()
+        if held:
+            raise BackendError(
+                f"The host answered the upload with {visible(remote_id)}, which is another file of "
+                "yours.",
+                hint="Nothing was trained. Try again later.",
+                maybe_applied=True,
+                retryable=True,
+            )
         db.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
             (scope, sha256, remote_id, time.time(), expires_at),

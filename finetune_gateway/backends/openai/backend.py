@@ -312,7 +312,7 @@ class OpenAIBackend(Backend):
             raw = client.fine_tuning.jobs.with_raw_response.create(**body)
             answer = wire.read(raw, call)
             provider_id = wire.id_of(answer, call)
-            if not finding.is_created(answer, job_id):
+            if not finding.is_created(answer, job_id, train):
                 raise wire.undecodable(call, wire.error_of(answer) or "")
             self._tags.look_at(answer)
             return provider_id
@@ -374,7 +374,8 @@ class OpenAIBackend(Backend):
                 if wire.id_of(answer, call) != job:
                     raise wire.undecodable(call)
             except (*REFUSALS, BackendError):
-                if not heeded(wire.status_of(wire.read(retried(jobs.retrieve, job), call))):
+                now = wire.read(retried(jobs.retrieve, job), call)
+                if now.get("id") != job or not heeded(wire.status_of(now)):
                     raise
 
     def deploy_command(self, model: str) -> str | None:

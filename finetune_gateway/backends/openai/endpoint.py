@@ -36,8 +36,9 @@ def default(profile: str | None) -> str | None:
 
 
 def checked(url: str) -> str:
-    """Return the address without its last slash. Raises SpecError if it is not a URL, or has a
-    password or a query in it: it is stored and shown."""
+    """Return the address in one form: its host in small letters, without the usual port and the
+    last slash. Raises SpecError if it is not a URL, or has a password or a query in it: it is
+    stored and shown."""
     parts = parts_of(url)
     if parts is None:
         raise SpecError(f"base_url {redact(url)!r} is not a URL.", hint="Like https://HOST/v1.")
@@ -50,7 +51,8 @@ def checked(url: str) -> str:
             "base_url has something after ? or # in it.",
             hint="Leave that out. Keys come from api_key_env.",
         )
-    return url.rstrip("/")
+    host = parts.netloc.lower().removesuffix(f":{PORTS[parts.scheme]}")
+    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
 
 
 def parts_of(url: str) -> SplitResult | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finetune_gateway.backend import DataFile, Intent
 
 JOB = "fine_tuning.job"  # what the contract calls a job
+FILE = "file"  # and an upload
 CLOCKS = 300.0  # seconds by which the host's clock may differ from ours
 
 
@@ -69,8 +70,7 @@ class Host:
 def find(intent: Intent, host: Host) -> str | None:
     """Return the id of the job of this intent; None if there certainly is none. Raises BackendError
     with the code ``not_settled`` if the lists do not tell."""
-    tagged, _ = host.list_jobs({JOB_TAG: intent.job_id})
-    if found := _tagged(tagged, intent, host):
+    if found := _tagged(_filtered(intent, host), intent, host):
         return found
     # The filter may be broken, or honoured by a host that drops the tags: only the whole list
     # tells.
@@ -80,14 +80,28 @@ def find(intent: Intent, host: Host) -> str | None:
     if not intent.same_account:
         raise _not_settled(intent, host)
     keeps_tags = host.documents_tags or host.tags.seen
-    if keeps_tags and whole and jobs and not tags_dropped(jobs, intent):
+    dropped = tags_dropped(jobs, intent) or may_be_untagged(jobs, intent)
+    if keeps_tags and whole and jobs and not dropped:
         return None
     return _find_by_file(jobs, whole, intent, host)
 
 
-def is_created(answer: Json, job_id: str) -> bool:
-    """Return False if the answer of a create is about something else than this job."""
-    return answer.get("object") in (None, JOB) and tag_of(answer) in (None, job_id)
+def _filtered(intent: Intent, host: Host) -> list[Json]:
+    """Return the jobs that the host shows with our tag; none where it knows no such filter."""
+    try:
+        return host.list_jobs({JOB_TAG: intent.job_id})[0]
+    except BackendError as exc:
+        if exc.status_code not in (400, 404, 422, 501):
+            raise
+        return []
+
+
+def is_created(answer: Json, job_id: str, train: DataFile) -> bool:
+    """Return False if the answer of a create is about something else than this job, such as one
+    that trains on another file."""
+    ours = answer.get("object") in (None, JOB) and tag_of(answer) in (None, job_id)
+    names = (train.remote_id or "", file_name(train))
+    return ours and (not text_of(answer.get("training_file")) or bool(with_file([answer], names)))
 
 
 def _tagged(jobs: list[Json], intent: Intent, host: Host) -> str | None:
@@ -100,12 +114,16 @@ def _tagged(jobs: list[Json], intent: Intent, host: Host) -> str | None:
 def _find_by_file(jobs: list[Json], whole: bool, intent: Intent, host: Host) -> str | None:
     if not jobs and whole and not intent.others:
         return None
-    rest = candidates(jobs, intent)
+    free = candidates(jobs, intent)
+    rest = [job for job in free if not _is_older(job, intent.sent_at)]
     known = intent.train.remote_id
     file_ids = {known} if known else _file_ids(intent.train, host)
-    same_file = with_file(rest, file_ids or ())
-    if len(same_file) == 1 and is_ours(same_file[0], intent):
-        return str(same_file[0]["id"])
+    # An older one, too: the host's clock may be more behind ours than is allowed for.
+    same_file = with_file(free, {*(file_ids or ()), file_name(intent.train)})
+    if len(same_file) == 1 and same_file[0] in rest and not intent.contested:
+        [job] = same_file
+        if job["training_file"] in (file_ids or ()) and is_ours(job, intent):
+            return str(job["id"])
     told_apart = not rest or (file_ids is not None and have_files(rest))
     if whole and jobs and told_apart and not same_file:
         return None
@@ -129,6 +147,14 @@ def uploads(files: list[Json], file: DataFile) -> list[str]:
         and item.get("status") != "error"
         and (found := usable_id(item))
     ]
+
+
+def is_uploaded(answer: Json, file: DataFile) -> bool:
+    """Return False if the answer of an upload is about something else than this file, such as
+    another one that was sent from here."""
+    name = text_of(answer.get("filename")) or ""
+    ours = name == file_name(file) or not name.startswith(FILE_PREFIX)
+    return answer.get("object") in (None, FILE) and ours
 
 
 def _not_settled(intent: Intent, host: Host) -> BackendError:
@@ -156,16 +182,24 @@ def tags_dropped(jobs: list[Json], intent: Intent) -> bool:
     return any(job["id"] in intent.others and tag_of(job) is None for job in jobs)
 
 
-def candidates(jobs: list[Json], intent: Intent) -> list[Json]:
-    """Return the jobs that may be the one of this intent: held by none of our other jobs, tagged
-    for none, and not older than the first try."""
-    return [
-        job
-        for job in jobs
-        if job["id"] not in intent.others
-        and tag_of(job) is None
+def may_be_untagged(jobs: list[Json], intent: Intent) -> bool:
+    """Return True if the host shows a job without a tag that may be ours: on our file, or on one
+    that it does not show. A host may answer a create with the tag, and list the job without."""
+    free = candidates(jobs, intent)
+    hidden = (
+        text_of(job.get("training_file")) is None
+        and job.get("model") in (intent.spec.model, None)
         and not _is_older(job, intent.sent_at)
-    ]
+        for job in free
+    )
+    known = intent.train.remote_id
+    return any(hidden) or bool(known and with_file(free, {known}))
+
+
+def candidates(jobs: list[Json], intent: Intent) -> list[Json]:
+    """Return the jobs that may be the one of this intent: held by none of our other jobs, and
+    tagged for none."""
+    return [job for job in jobs if job["id"] not in intent.others and tag_of(job) is None]
 
 
 def _is_older(job: Json, sent_at: float) -> bool:
@@ -179,8 +213,12 @@ def have_files(jobs: list[Json]) -> bool:
 
 
 def with_file(jobs: list[Json], file_ids: Collection[str]) -> list[Json]:
-    """Return the jobs that train on one of these files."""
-    return [job for job in jobs if text_of(job.get("training_file")) in file_ids]
+    """Return the jobs that train on one of these files, or on an address with one of them in it."""
+    return [
+        job
+        for job in jobs
+        if any(one in (text_of(job.get("training_file")) or "") for one in file_ids)
+    ]
 
 
 def is_ours(job: Json, intent: Intent) -> bool:

@@ -65,7 +65,7 @@ def poll(host: Host, provider_id: str, cursor: str | None) -> Snapshot:
             retried(client.fine_tuning.jobs.with_raw_response.retrieve, provider_id), call
         )
         raw_status = wire.text_of(job.get("status"))
-        if raw_status is None or job.get("id", provider_id) != provider_id:
+        if raw_status is None or job.get("id") != provider_id:
             raise wire.undecodable(call, wire.error_of(job) or "")
     status = wire.status_of(job)
     born = moment(job.get("created_at")) or 0.0

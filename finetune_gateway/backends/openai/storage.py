@@ -61,7 +61,11 @@ def upload(host: Host, file: DataFile) -> str:
             answer = files.create(
                 file=part, purpose="fine-tune", expires_after=expiry, timeout=timeout
             )
-        return wire.id_of(wire.read(answer, call), call)
+        uploaded = wire.read(answer, call)
+        file_id = wire.id_of(uploaded, call)
+        if not finding.is_uploaded(uploaded, file):
+            raise wire.undecodable(call, wire.error_of(uploaded) or "")
+        return file_id
 
 
 def find_upload(host: Host, file: DataFile) -> str | None:
