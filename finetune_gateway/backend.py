@@ -143,8 +143,8 @@ class Intent:
     validation: DataFile | None = None
     sent_at: float = 0.0  # seconds since the epoch; no create was sent before
     others: frozenset[str] = frozenset()  # provider's ids of our other jobs there: never this one
-    # True if another of our jobs may be there that trains on the same file in another way, and whose
-    # id is not known either: then the file does not show which of the two a job is.
+    # True if another job of ours may be there on the same file, trained in another way, whose id is
+    # not known either: then the file does not show which of the two a job is.
     contested: bool = False
     # False if the key at hand may belong to another account than the job: then only our tag shows
     # that a job is this one.

@@ -135,7 +135,7 @@ def of_intent(
     look: Callable[[JobRecord, Backend], JobRecord],
 ) -> JobRecord:
     """Return the intent with the account of the key at hand: that of an equal job, live or
-    succeeded, if the key, a new one, is of its account. Raises BackendError if that cannot be known.
+    succeeded, if the key, a new one, is of its account. Raises BackendError if it cannot be known.
 
     ``look``: adopts an unsent job that the host shows.
     """

@@ -241,7 +241,7 @@ def test_a_failed_look_leaves_the_doubt(
     provider: Provider, backend: OpenAIBackend, fault: dict[str, Any]
 ) -> None:
     """When the list cannot be read, the job may still exist, whatever the status."""
-    provider.fault(LIST, "status", **fault)
+    provider.fault(LIST, "status", "status", **fault)  # by our tag, and all
     with pytest.raises(BackendError) as caught:
         backend.find(intent("job-1"))
     assert caught.value.maybe_applied

@@ -91,7 +91,7 @@ def _filtered(intent: Intent, host: Host) -> list[Json]:
     try:
         return host.list_jobs({JOB_TAG: intent.job_id})[0]
     except BackendError as exc:
-        if exc.status_code not in (400, 404, 422, 501):
+        if exc.status_code not in (400, 422):
             raise
         return []
 
