@@ -174,6 +174,23 @@ def test_a_create_is_answered_with_a_job_on_its_file(provider: Provider) -> None
     assert job.refresh().provider_id == provider.jobs[0]["id"] and creates(provider) == 1
 
 
+@pytest.mark.parametrize("status", [301, 302])
+def test_a_redirect_to_a_new_job_is_a_doubt(provider: Provider, status: int) -> None:
+    """As 303 is: the job was created. A redirect to elsewhere is a refusal."""
+    headers = {"Location": f"{provider.url}{JOBS}/ftjob-1"}
+    provider.fault(CREATE, Fault("refused_after", status=status, headers=headers))
+    with suppress(BackendError):
+        submit(provider)
+    [job] = Gateway().jobs()
+    assert not job.status.final
+    assert submit(provider).provider_id == provider.jobs[0]["id"] and creates(provider) == 1
+    elsewhere = {"Location": f"{provider.url}{JOBS}/"}
+    provider.fault(CREATE, Fault("status", status=status, headers=elsewhere))
+    with pytest.raises(BackendError):
+        submit(provider, rows=13)
+    assert Gateway().jobs(limit=1)[0].status is JobStatus.FAILED
+
+
 # -- which account and host ----------------------------------------------------------------
 
 

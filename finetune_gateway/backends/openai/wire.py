@@ -51,9 +51,9 @@ NEVER_SENT = (
     httpx2.LocalProtocolError,
 )
 
-
 # What making a client raises for a proxy variable or a certificate path that cannot be used.
 NOT_CONNECTABLE = (ImportError, ValueError, OSError, httpx2.InvalidURL)
+NEW_JOB = re.compile(r"/fine_tuning/jobs/[^/?#]+")  # where 301 and 302 mean See Other
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ def _from_status(exc: openai.APIStatusError, call: Call) -> BackendError:
     if 300 <= status < 400:
         location = without(exc.response.headers.get("location", ""), call.key)
         reason = f"it redirects to {_host_in(location)!r}"
+        rule = RULES[303] if status < 303 and NEW_JOB.search(location) else rule
     field = f" (field {param})" if param else ""
     message = f"{call.host} refused to {call.what} ({status}): {reason.rstrip('.')}{field}."
     # A page of a server in between is no word of the host about a job.
