@@ -306,6 +306,13 @@ class Backend(ABC):
         there certainly is none. A search that failed must raise."""
         return None
 
+    def find_uploads(self, file: DataFile, since: float, until: float) -> list[str]:
+        """Return the ids of all uploads of this content that were sent between these two moments,
+        as far as the host says when; also of those that broke off or were refused. ``ftg prune
+        --remote`` deletes them. Raises BackendError if not all could be looked through."""
+        found = self.find_upload(file)
+        return [] if found is None else [found]
+
     @abstractmethod
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None

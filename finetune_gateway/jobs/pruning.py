@@ -4,8 +4,8 @@ Here go the copies, the rows and checkpoints of local jobs that ended long ago, 
 processes have left. A model never goes, and no job loses its history: that is ``removal``.
 
 At a host go the uploads of these jobs, and all models of jobs that were removed. Only what this
-home has sent or made there is asked for, by the ids that it has kept; of an upload whose answer
-was lost, by its name, which is made from its content.
+home has sent or made there is asked for, by the ids that it has kept; an upload whose answer was
+lost by its name, which is made from its content, and its time.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from finetune_gateway.backend import DataFile
-from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.backend import Backend, DataFile
+from finetune_gateway.errors import BackendError, GatewayError, SpecError
 from finetune_gateway.jobs import accounts, removal, uploads
-from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.removal import ENDED_AT, Load
 from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.model import Model
@@ -30,6 +30,7 @@ Kind = Literal["copies", "leftovers", "run", "file", "model"]
 
 DEFAULT_DAYS = 30.0
 DAY = 24 * 3600.0
+SPREAD = 300.0  # seconds by which the host's clock may differ from ours
 
 
 class Item(Model):
@@ -133,26 +134,61 @@ class Pruner:
 
     def at_hosts(self) -> Iterator[Remote]:
         """Yield what this home has at hosts and no job needs, thing by thing."""
-        for record in self.store.select(
+        records = self.store.select(
             "hosted AND NOT gone AND (provider_id IS NOT NULL OR tries > 0)"
             f" AND (removed_at IS NOT NULL OR (NOT ({LIVE}) AND {ENDED_AT} < ?))",
             (self.before,),
-        ):
-            yield Remote(record, self._load, self.store)
+        )
+        # Answered before the first of them is deleted, and its file forgotten.
+        doubts = [self._may_have_lost(record) for record in records]
+        for record, lost in zip(records, doubts, strict=True):
+            yield Remote(record, self._load, self.store, lost)
+
+    def _may_have_lost(self, record: JobRecord) -> bool:
+        """Return True if a host may have an upload of this job whose answer was lost: its requests
+        were not its create and, once each, the files that are known to be sent for it."""
+        contents = {file.sha256 for file in (record.train, record.validation) if file}
+        try:
+            scope = uploads.scope_of(record, self._load(record))
+        except GatewayError:  # its plug-in is gone
+            return True
+        times = [uploads.sent_at(self.store, scope, sha256) for sha256 in contents]
+        sent = sum(at is not None and at >= record.created_at for at in times)
+        return record.tries > 0 and (None in times or record.tries != sent + 1)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """What one job has at its host."""
+    """What one job has at its host. ``lost``: perhaps an upload whose answer was lost."""
 
     record: JobRecord
     load: Load
     store: Store
+    lost: bool
 
-    def items(self) -> list[Item]:
-        """Return what can be deleted: uploads that no live job needs, and of a job that was removed
-        its models. Asks the host only for an upload whose answer was lost. Raises BackendError."""
+    def known(self) -> list[Item]:
+        """Return what can be deleted, by the ids that this home has: uploads that no live job
+        needs, and of a job that was removed its models. Asks no host."""
         return [*self._models(), *self._uploads()]
+
+    def sought(self) -> list[Item]:
+        """Return what the host has besides: uploads whose answers were lost, and checkpoints that
+        it did not show while the job ran. Raises BackendError if it cannot be asked, and for the
+        key of another account, to which it shows nothing."""
+        backend = self.load(self.record)
+        deletes = backend.capabilities().deletes
+        wanted = [*self._models_seen(backend)] if "model" in deletes else []
+        if not self.lost:
+            return wanted
+        if "file" not in deletes:
+            raise backend.cannot_delete("uploaded files")
+        self._require_account(backend)
+        since, until = self.record.created_at - SPREAD, self.record.step_at + SPREAD
+        for file in self._unneeded():
+            data = DataFile(Path(file.path), file.sha256, file.rows, file.bytes)
+            names = backend.find_uploads(data, since, until)
+            wanted += [self._file(file, name) for name in names]
+        return wanted
 
     def delete(self, item: Item) -> None:
         """Delete one of these. Raises BackendError, UnsupportedError; and AuthenticationError for
@@ -161,8 +197,7 @@ class Remote:
         if item.kind not in backend.capabilities().deletes:
             what = "uploaded files" if item.kind == "file" else "models"
             raise backend.cannot_delete(what)
-        if not accounts.proven(self.store, self.record, backend):
-            raise accounts.not_proven(self.record)
+        self._require_account(backend)
         if item.kind == "model":
             backend.delete_model(item.name)
             self._forget_model(item.name)
@@ -196,20 +231,41 @@ class Remote:
         for name in dict.fromkeys(names):
             yield self._item("model", name)
 
+    def _models_seen(self, backend: Backend) -> Iterator[Item]:
+        """Yield the checkpoints of a job that was removed, as the host shows them now."""
+        if not (self.record.removed and self.record.provider_id):
+            return
+        self._require_account(backend)
+        try:
+            snapshot = accounts.poll(self.record, backend)
+        except BackendError as exc:
+            if not exc.not_there:
+                raise
+            return
+        for point in snapshot.checkpoints:
+            yield self._item("model", point.model)
+
     def _uploads(self) -> Iterator[Item]:
-        backend = self.load(self.record)
-        scope = uploads.scope_of(self.record, backend)
-        for file in filter(None, (self.record.train, self.record.validation)):
-            if self._needed(file.sha256):
-                continue
+        scope = uploads.scope_of(self.record, self.load(self.record))
+        for file in self._unneeded():
             known = {uploads.find(self.store, scope, file.sha256, lasting=False)}
             if file is self.record.train:
                 known.add(self.record.train_file_id)
-            if known == {None} and self.record.tries:
-                data = DataFile(Path(file.path), file.sha256, file.rows, file.bytes)
-                known = {backend.find_upload(data)}
             for name in sorted(filter(None, known)):
-                yield self._item("file", name, bytes=file.bytes, sha256=file.sha256)
+                yield self._file(file, name)
+
+    def _unneeded(self) -> list[StoredFile]:
+        """Return the files of the job that no live job needs."""
+        files = filter(None, (self.record.train, self.record.validation))
+        return [file for file in files if not self._needed(file.sha256)]
+
+    def _require_account(self, backend: Backend) -> None:
+        """Raise AuthenticationError, or BackendError, unless the key is of the job's account."""
+        if not accounts.proven(self.store, self.record, backend):
+            raise accounts.not_proven(self.record)
+
+    def _file(self, file: StoredFile, name: str) -> Item:
+        return self._item("file", name, bytes=file.bytes, sha256=file.sha256)
 
     def _item(self, kind: Kind, name: str, **more: Any) -> Item:
         return Item(kind=kind, name=name, jobs=(self.record.id,), host=self.record.host, **more)
@@ -276,18 +332,20 @@ class _Outcome:
 
 def _prune_host(one: Remote, confirm: Confirm, outcome: _Outcome) -> None:
     """Delete what one job has at its host; what two jobs have in common once."""
-    try:
-        items = one.items()
-    except GatewayError as exc:
-        reason = f"{one.record.host}: {exc}"
-        outcome.unknown.extend([] if reason in outcome.unknown else [reason])
-        return
     gone = True
-    for item in items:
-        place = (item.host, item.name)
-        if place not in outcome.done:
-            outcome.done[place] = _delete(one, item, confirm, outcome)
-        gone = gone and outcome.done[place]
+    for look in (one.known, one.sought):
+        try:
+            items = look()
+        except GatewayError as exc:
+            reason = f"{one.record.host}: {exc}"
+            outcome.unknown.extend([] if reason in outcome.unknown else [reason])
+            gone = False
+            continue
+        for item in items:
+            place = (item.host, item.name)
+            if place not in outcome.done:
+                outcome.done[place] = _delete(one, item, confirm, outcome)
+            gone = gone and outcome.done[place]
     if gone and not one.waits():
         one.mark_gone()
 

@@ -33,6 +33,14 @@ def find(store: Store, scope: str, sha256: str, *, lasting: bool = True) -> str 
     return row["remote_id"] if row else None
 
 
+def sent_at(store: Store, scope: str, sha256: str) -> float | None:
+    """Return when this content was sent; None if no upload of it is remembered."""
+    row = store.query(
+        "SELECT uploaded_at FROM files WHERE scope = ? AND sha256 = ?", (scope, sha256)
+    ).fetchone()
+    return row["uploaded_at"] if row else None
+
+
 def remember(
     store: Store, scope: str, sha256: str, remote_id: str, expires_at: float | None
 ) -> None:

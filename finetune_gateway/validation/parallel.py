@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any, Protocol, TypeVar
 
+from finetune_gateway.settings import interpreter
+
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-
-_CHILD = f"from {__name__} import serve; serve()"
 
 
 class WorkerDied(RuntimeError):
@@ -124,11 +124,11 @@ class _Interpreter:
     def __init__(self, work: Callable[[Any], Any], part: Any) -> None:
         task = pickle.dumps((work, part))  # before the process starts: it may fail
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            interpreter.call(__name__, "serve"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._process.stdin is not None  # for the type checker: it is a pipe
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-            pickle.dump((sys.path, task), pipe)
+            pipe.write(task)
 
     def result(self) -> Any:
         assert self._process.stdout is not None  # as above
@@ -144,8 +144,7 @@ class _Interpreter:
 def serve() -> None:
     """Run in a new interpreter: read the task from stdin, write the result to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.path[:], task = pickle.load(sys.stdin.buffer)  # first: unpickling imports modules
-    _send(sys.stdout.buffer, *pickle.loads(task))
+    _send(sys.stdout.buffer, *pickle.load(sys.stdin.buffer))
 
 
 def _send(pipe: IO[bytes], work: Callable[[Any], Any], part: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from finetune_gateway.backends.local.queue import Queue, worker_environment
 from finetune_gateway.errors import BackendError, MissingDependency
 from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation.calibration import Calibration
+from finetune_gateway.settings import interpreter
 from finetune_gateway.settings.home import Settings
 
 
@@ -43,12 +43,11 @@ def training_slot(settings: Settings) -> Iterator[None]:
 
 def measure(settings: Settings) -> Calibration:
     """Train small models, and store how long it took. Raises BackendError if it failed."""
-    command = [sys.executable, "-m", "finetune_gateway.backends.local.calibrate"]
+    name = "finetune_gateway.backends.local.calibrate"
+    command = interpreter.module(name, str(settings.home))
     # On the CPU: GPUs are estimated by their datasheets.
     env = {**worker_environment(), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, str(settings.home)], capture_output=True, text=True, env=env, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     try:
         measured = Calibration.model_validate_json(done.stdout.strip().rpartition("\n")[2])
     except ValidationError:

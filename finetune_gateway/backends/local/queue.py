@@ -13,7 +13,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings import interpreter
 from finetune_gateway.settings.files import is_locked, open_private, try_lock
 from finetune_gateway.settings.home import Settings
 
@@ -160,8 +160,8 @@ class Queue:
         return self.get(run_id).fence
 
     def _spawn(self, run_id: str, fence: int, descriptor: int) -> None:
-        command = [sys.executable, "-m", "finetune_gateway.backends.local.worker"]
-        command += [str(self.settings.home), run_id, str(fence), str(descriptor)]
+        words = str(self.settings.home), run_id, str(fence), str(descriptor)
+        command = interpreter.module("finetune_gateway.backends.local.worker", *words)
         path = self.folder(run_id) / "worker.log"
         with open(open_private(path, os.O_WRONLY | os.O_APPEND), "ab") as log:
             # The process started here forks, starts a session of its own and ends at once: the

@@ -224,16 +224,14 @@ class OpenAIBackend(Backend):
         if spec.method not in OPENAI_WORDS:
             raise UnsupportedError(request.unsent(spec.method), backend=self.name, option="method")
         if self.profile_name == "openai" and self.profile.model(spec.model) is None:
+            trainable = self.profile.trainable(spec.method, self.today())
             raise NotFoundError(
                 f"{spec.model!r} cannot be fine-tuned at {self.host}.",
-                hint=f"Trainable there: {', '.join(self._trainable(spec.method))}.",
+                hint=f"Trainable there: {', '.join(trainable)}.",
             )
         self._check_suffix(spec.suffix or "")
         endpoint.checked(self.base_url)  # raises if there is none
         self._key()
-
-    def _trainable(self, method: str) -> list[str]:
-        return self.profile.trainable(method, self.today())
 
     def _check_suffix(self, suffix: str) -> None:
         longest, forbidden = self.profile.suffix_max_length, self.profile.suffix_forbidden
@@ -284,8 +282,12 @@ class OpenAIBackend(Backend):
         return storage.lifetime(self.uploads_expire, self.profile, self._settings)
 
     def find_upload(self, file: DataFile) -> str | None:
-        """Return the id of a file with this content, if one was uploaded before."""
+        """Return the id of a whole file with this content, if one was uploaded before."""
         return storage.find_upload(self, file)
+
+    def find_uploads(self, file: DataFile, since: float, until: float) -> list[str]:
+        """Return the ids of all files with the name of this content, whole or not."""
+        return storage.find_uploads(self, file, since, until)
 
     def delete_file(self, remote_id: str) -> None:
         """Delete an upload at the host."""
@@ -324,9 +326,8 @@ class OpenAIBackend(Backend):
         has ours; or it shows the files of its jobs, and none has ours. Else BackendError with the
         code ``not_settled``.
         """
-        documented = self._documents_tags
         files = partial(storage.list_files, self)
-        host = finding.Host(self.host, self._list_jobs, files, self._tags, documented)
+        host = finding.Host(self.host, self._list_jobs, files, self._tags, self._documents_tags)
         return finding.find(intent, host)
 
     @property

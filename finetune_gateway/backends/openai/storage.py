@@ -12,6 +12,7 @@ from finetune_gateway.backends.openai import bounds, finding, request, wire
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, SpecError, UnsupportedError
 from finetune_gateway.settings import config
+from finetune_gateway.text.cleaning import moment
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import DataFile
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 UPLOAD_RATE = 1e6  # bytes per second; slower uploads time out
 SETTING = "hosts.uploads_expire_seconds"
+ASKED = 3  # times at most, for one delete
 Kind = Literal["file", "model"]
 
 
@@ -28,6 +30,9 @@ class Host(Protocol):
 
     profile: Profile
     request_timeout: float
+
+    @property
+    def host(self) -> str: ...
 
     def upload_lifetime(self) -> float | None: ...
 
@@ -75,6 +80,23 @@ def find_upload(host: Host, file: DataFile) -> str | None:
     listed, _ = list_files(host)
     same_size = [one for one in listed if one.get("bytes") is None or one["bytes"] in sizes]
     return next(iter(finding.uploads(same_size, file)), None)
+
+
+def find_uploads(host: Host, file: DataFile, since: float, until: float) -> list[str]:
+    """Return the ids of all files with the name of this content, whatever has become of them, that
+    the host does not show to be older or younger. Raises BackendError for a list with an end
+    missing."""
+    listed, whole = list_files(host)
+    if not whole:
+        raise BackendError(
+            f"{host.host} did not list all files, so an upload whose answer was lost may be there.",
+            hint=f"Run the same command again, or look there for {request.file_name(file)}",
+            backend="openai",
+            retryable=True,
+        )
+    ours = [one for one in listed if one.get("filename") == request.file_name(file)]
+    inside = [one for one in ours if since <= (moment(one.get("created_at")) or since) <= until]
+    return [found for one in inside if (found := wire.usable_id(one))]
 
 
 def list_files(host: Host) -> tuple[list[wire.Json], bool]:
@@ -140,8 +162,9 @@ def delete_model(host: Host, model: str) -> None:
         with host.calling("list the models") as (client, call):
             listed = wire.read(retried(client.models.with_raw_response.list), call)
         models = wire.list_of(listed.get("data"))
-        # An empty list tells nothing: a host has bases, too.
-        return not models or any(wire.object_of(one).get("id") == model for one in models)
+        # An empty list tells nothing: a host has bases, too. Nor does half a list.
+        whole = models and not listed.get("has_more") and not listed.get("error")
+        return not whole or any(wire.object_of(one).get("id") == model for one in models)
 
     _delete(host, "model", model, lambda client: client.models, is_there)
 
@@ -153,20 +176,30 @@ def _delete(
     resource: Callable[[openai.OpenAI], Any],
     is_there: Callable[[], bool],
 ) -> None:
-    """Ask the host to delete something. An answer that does not say that it is deleted, such as a
-    404, will do where a list does not show it any more: the answer to an earlier request was lost,
-    or somebody else was faster. Raises BackendError."""
+    """Ask the host to delete something, again after an answer that was lost or is no word of the
+    host, such as the page of a portal. Its word that there is none will do where a list does not
+    show it either: an earlier request was taken, or somebody else was faster. Checkpoints are in no
+    list, so that a list alone tells nothing. Raises BackendError."""
     if kind not in kinds(host.profile):
         raise host.cannot_delete(f"a {kind}")
+    for _ in range(ASKED):
+        error = _ask_to_delete(host, f"delete the {kind} {name}", name, resource)
+        if error is None or error.not_there:
+            break
+    if error is not None and (not error.not_there or is_there()):
+        raise error
+
+
+def _ask_to_delete(
+    host: Host, what: str, name: str, resource: Callable[[openai.OpenAI], Any]
+) -> BackendError | None:
+    """Return None for an answer that says so, else the error. Raises one that is a refusal."""
     try:
-        with host.calling(f"delete the {kind} {name}") as (client, call):
+        with host.calling(what) as (client, call):
             answer = wire.read(retried(resource(client).with_raw_response.delete, name), call)
-        if answer.get("deleted") is True:
-            return
-        error = wire.undecodable(call, wire.error_of(answer) or "")
     except BackendError as exc:
         if exc.status_code not in (None, 404):
             raise
-        error = exc
-    if is_there():
-        raise error
+        return exc
+    said = answer.get("deleted") is True
+    return None if said else wire.undecodable(call, wire.error_of(answer) or "")
