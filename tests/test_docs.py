@@ -48,8 +48,10 @@ def named(page: Path) -> str:
 def test_python_runs(
     page: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The blocks of a page run one after another, offline, beside a file of training data."""
+    """The blocks of a page run one after another, offline, beside a file of training data and the
+    examples of the repository."""
     shutil.copy(builtin.demo_path("train"), tmp_path / "train.jsonl")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {"__name__": "docs"}
     for line, code in blocks(page, "python"):

@@ -13,9 +13,11 @@ from finetune_gateway.cli.commands import (
     ALIASES,
     COMMANDS,
     COUNTING,
+    ELSEWHERE,
     EXAMPLES,
     GLOBAL_OPTIONS,
     GROUPS,
+    MEANT,
 )
 from finetune_gateway.cli.streams import (
     discard_stdout,
@@ -109,8 +111,8 @@ def root_help() -> str:
             f"  {name:<12} {text}" for name, (_, text, own) in COMMANDS.items() if own == group
         ]
     lines += ["", GLOBAL_OPTIONS]
-    lines += ["            --json for one JSON document (streams: one per line), --version,"]
-    lines += ["            --install-completion"]
+    lines += ["            -q for the result alone, --json for one JSON document (streams: one"]
+    lines += ["            per line), --version, --install-completion"]
     lines += ["Exit codes: 0 ok, 1 error, 2 usage, 3 bad data, 4 over limit or unconfirmed,"]
     lines += ["            5 key, 130 interrupted; jobs: 100 failed, 101 not finished,"]
     lines += ["            102 not found, 103 cancelled"]
@@ -149,8 +151,11 @@ def _did_you_mean(name: str) -> str:
     # Imported here: difflib costs as much as the rest of the root help.
     from difflib import get_close_matches
 
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
     near = get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
-    return f"Did you mean: ftg {near[0]}" if near else "Run: ftg --help"
+    meant = MEANT.get(name) or (near[0] if near else "")
+    return f"Did you mean: ftg {meant}" if meant else "Run: ftg --help"
 
 
 def _usage_error(message: str, hint: str, json_wanted: bool) -> int:

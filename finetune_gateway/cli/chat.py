@@ -12,7 +12,7 @@ from finetune_gateway.backend import Backend
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.cli.conversation import Conversation, first_doing, print_stream
-from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, build_backend
+from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, Quiet, build_backend
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import JobNotFinished, NotFoundError, SpecError
 from finetune_gateway.events import JobStatus
@@ -54,6 +54,7 @@ def chat(
     api_key_env: KeyName = None,
     allow_http: AllowHttp = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Chat with a model, with the template and the system prompt it was trained with.
 
@@ -62,7 +63,8 @@ def chat(
     OpenAI, or at --base-url. Text from a pipe is one question, and the answer into a pipe is exact.
 
     Without PROMPT, questions are read from the terminal. Ctrl-C stops an answer; at the prompt it
-    leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands.
+    leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands. --quiet
+    prints answers alone, without a prompt.
 
     Examples:
       ftg chat latest "Where is my parcel?"
@@ -83,26 +85,26 @@ def chat(
     if prompt is None and json:
         raise SpecError("--json needs a PROMPT.", hint='Like: ftg chat latest --json "Hello"')
     host = {"base_url": base_url, "api_key_env": api_key_env, "allow_http": allow_http}
-    handle = _open(model, named, host)
+    handle = _open(model, named, host, quiet=quiet)
     handle.require_deployed()
     handle.connect()
     if prompt is None:
-        print_message(_title(model, handle))
-        Conversation(handle, system, sampling).run()
+        print_message(_title(model, handle), quiet=quiet)
+        Conversation(handle, system, sampling, quiet=quiet).run()
     elif json:
         reply = handle.chat(prompt, system=system, **sampling)
         print_json({"model": handle.model, **reply.model_dump(mode="json")})
     elif sys.stdout.isatty():
         pieces = handle.stream(prompt, system=system, **sampling)
-        print_stream(pieces, [], first_doing(handle))
+        print_stream(pieces, [], first_doing(handle), quiet=quiet)
     else:
         print(handle.chat(prompt, system=system, **sampling).text, flush=True)
 
 
-def _open(model: str, named: str | None, host: dict[str, Any]) -> ModelHandle:
+def _open(model: str, named: str | None, host: dict[str, Any], *, quiet: bool) -> ModelHandle:
     """Return the handle of a model: at this host, if one was given."""
     if not any(host.values()):
-        return _open_job_result(model, named) if named else open_model(model)
+        return _open_job_result(model, named) if named else open_model(model, quiet=quiet)
     if not host["base_url"] or named:
         raise SpecError(
             "--api-key-env and --allow-http belong to --base-url."
@@ -126,13 +128,14 @@ def _title(name: str, handle: ModelHandle) -> str:
     return f"{visible(handle.model)}{f' at {visible(host)}' if host else ''}."
 
 
-def open_model(name: str) -> ModelHandle:
-    """Return the handle of a job, a path, a base model or a hosted id."""
+def open_model(name: str, *, quiet: bool = False) -> ModelHandle:
+    """Return the handle of a job, a path, a base model or a hosted id; ``quiet``: without a word on
+    what takes time."""
     path = Path(name).expanduser()
     if path.is_file() or (path / FILE_NAME).is_file():
         return ModelHandle.load(path)
     if path.is_dir() or name.startswith("builtin/"):
-        return _open_base(name)
+        return _open_base(name, quiet)
     if made_by := _job_that_made(name):
         return _open_job_result(made_by)
     if name.startswith("ft:"):
@@ -141,21 +144,22 @@ def open_model(name: str) -> ModelHandle:
         return _open_job_result(name)
     except NotFoundError as exc:
         if "/" in name and not name.startswith((".", "/", "~")):
-            return _open_base(name)
+            return _open_base(name, quiet)
         if name == "latest":
             raise NotFoundError("There are no jobs yet.", hint="Run: ftg submit --help") from exc
         raise NotFoundError(
             f"There is no job, handle or model folder {name!r}.",
-            hint="See your jobs: ftg list. To try a base model: ftg chat builtin/tiny",
+            hint="See your jobs: ftg list. To try a base model: ftg chat builtin/tiny. "
+            "A model of a host: ftg chat MODEL --base-url URL",
         ) from exc
 
 
-def _open_base(name: str) -> ModelHandle:
+def _open_base(name: str, quiet: bool) -> ModelHandle:
     gateway = Gateway()
     backend: Backend = gateway.backend("local")
     if not isinstance(backend, LocalBackend):
         raise SpecError("The local backend was replaced by one that has no base models.")
-    with working(f"Opening {name}") as say:
+    with working(f"Opening {name}", quiet=quiet) as say:
         return backend.base(name, say)
 
 

@@ -48,6 +48,35 @@ ALIASES = {
     "remove": "rm",
     "delete": "rm",
 }
+# Words of other tools: not accepted, since they may mean something else, but suggested.
+MEANT = {
+    "run": "submit",
+    "start": "submit",
+    "launch": "submit",
+    "finetune": "submit",
+    "check": "validate",
+    "lint": "validate",
+    "price": "estimate",
+    "cost": "costs",
+    "show": "status",
+    "info": "status",
+    "describe": "status",
+    "log": "logs",
+    "plot": "metrics --plot",
+    "stop": "cancel",
+    "kill": "cancel",
+    "clean": "prune",
+    "prompt": "chat",
+    "generate": "chat",
+    "env": "doctor",
+}
+_NO_EXPORT = "'ftg status JOB' says where the result is; PEFT and transformers load a folder."
+# What people look for that is no command.
+ELSEWHERE = {
+    **dict.fromkeys(("login", "auth", "keys"), "Keys are read from the environment: ftg doctor"),
+    **dict.fromkeys(("export", "merge", "push", "download", "serve"), _NO_EXPORT),
+    "init": "There is nothing to set up; a first job: ftg demo",
+}
 GROUPS = {
     "Start": "Get started",
     "Before": "Before you train",

@@ -36,15 +36,15 @@ def config(
     A value comes from the argument of a call, else from its environment variable, else from the
     file, else from the default. Unknown keys are refused.
 
-    budget.monthly_usd (FTG_BUDGET_MONTHLY_USD) is what all jobs of a calendar month (UTC) may
-    cost together; budget.job_usd (FTG_BUDGET_JOB_USD) is the limit of a job without --max-cost.
+    budget.monthly_usd (FTG_BUDGET_MONTHLY_USD) is what all jobs of a calendar month (UTC) may cost
+    together; budget.job_usd (FTG_BUDGET_JOB_USD) is the limit of a job without --max-cost.
     hosts.longest_wait_seconds (FTG_HOSTS_LONGEST_WAIT_SECONDS) is how long to wait at most when a
     host asks to; the default is an hour. hosts.uploads_expire_seconds
     (FTG_HOSTS_UPLOADS_EXPIRE_SECONDS) is how long OpenAI and Azure keep an upload, 3600 to 2592000;
-    the default is for good. hosts.allow_http (FTG_HOSTS_ALLOW_HTTP) are hosts beyond this machine
-    that may be asked by http://. keys.VARIABLE are hosts that may get the key in that environment
-    variable. pii.regions (FTG_PII_REGIONS) are countries, such as DE,US, whose national telephone
-    numbers count as personal data; international ones always do. retention.days
+    by default until they are deleted. hosts.allow_http (FTG_HOSTS_ALLOW_HTTP) are hosts beyond this
+    machine that may be asked by http://. keys.VARIABLE are hosts that may get the key in that
+    environment variable. pii.regions (FTG_PII_REGIONS) are countries, such as DE,US, whose national
+    telephone numbers count as personal data; international ones always do. retention.days
     (FTG_RETENTION_DAYS) is how old data must be for 'ftg prune' to remove them; the default is 30,
     and nothing is removed before you run it.
 

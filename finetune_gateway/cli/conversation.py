@@ -32,7 +32,15 @@ Ctrl-C stops an answer. A line that begins with // is sent with one /."""
 class Conversation:
     """The questions and answers so far, and the commands between them."""
 
-    def __init__(self, handle: ModelHandle, system: str | None, sampling: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        handle: ModelHandle,
+        system: str | None,
+        sampling: dict[str, Any],
+        *,
+        quiet: bool = False,
+    ) -> None:
+        self.quiet = quiet
         self.handle = handle
         self.system = system
         self.sampling = sampling
@@ -41,8 +49,9 @@ class Conversation:
 
     def run(self) -> None:
         """Read lines and answer them until the end of input, Ctrl-C or /exit."""
-        print_message("/help lists commands. Ctrl-C stops an answer, Ctrl-D ends.")
-        for line in _read_lines():
+        intro = "/help lists commands. Ctrl-C stops an answer, Ctrl-D ends."
+        print_message(intro, quiet=self.quiet)
+        for line in _read_lines("" if self.quiet else "you> "):
             if line == "/exit":
                 return
             if line.startswith("/") and not line.startswith("//"):
@@ -63,10 +72,10 @@ class Conversation:
         it failed."""
         received: list[str] = []
         try:
-            print_stream(self._stream(), received, self.doing)
+            print_stream(self._stream(), received, self.doing, quiet=self.quiet)
             self.doing = "Waiting for the answer"
         except KeyboardInterrupt:
-            print_message("(stopped)")
+            print_message("(stopped)", quiet=self.quiet)
         except GatewayError as exc:
             print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
             return None
@@ -112,10 +121,10 @@ class Conversation:
         return f"Saved in {visible(name)}: {len(row['messages'])} messages."
 
 
-def _read_lines() -> Iterator[str]:
+def _read_lines(prompt: str) -> Iterator[str]:
     while True:
         try:
-            line = _read_line("you> ").strip()
+            line = _read_line(prompt).strip()
         except (EOFError, KeyboardInterrupt):
             print_message("")
             return
@@ -142,14 +151,18 @@ def first_doing(handle: ModelHandle) -> str:
 
 
 def print_stream(
-    pieces: Iterator[str], received: list[str], doing: str = "Waiting for the answer"
+    pieces: Iterator[str],
+    received: list[str],
+    doing: str = "Waiting for the answer",
+    *,
+    quiet: bool = False,
 ) -> None:
     """Print an answer as it comes, and add its pieces to ``received``: into a pipe exactly, on a
     terminal wrapped at words, where it must not steer the cursor. ``doing``: what is shown until
-    the first piece."""
+    the first piece, unless ``quiet``."""
     wrapping = Wrapping(terminal_width()) if sys.stdout.isatty() else None
     try:
-        with working(doing):
+        with working(doing, quiet=quiet):
             first = next(pieces, "")
         for piece in chain([first], pieces):
             received.append(piece)

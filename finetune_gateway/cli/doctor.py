@@ -38,7 +38,7 @@ def doctor(
     required is broken.
 
     Asks a host only with --backend; a proxy that is set is connected to. --calibrate trains small
-    models for about a minute instead, so that ``ftg estimate`` knows how long a job takes here.
+    models for about a minute instead, so that 'ftg estimate' knows how long a job takes here.
 
     Examples:
       ftg doctor

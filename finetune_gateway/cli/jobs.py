@@ -196,7 +196,7 @@ def settle(
     """
     if (created is not None) == not_created:
         raise SpecError(
-            "Say whether the job is there.", hint="Either --created ID, or --not-created."
+            "Say whether the host has the job.", hint="Either --created ID, or --not-created."
         )
     opened = Gateway().job(job).settle(created)
     if json:

@@ -126,14 +126,15 @@ def events(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
       ftg events latest
       ftg events ftg-7kq3 --json | jq .message
     """
-    events = _open_kept(job, quiet=quiet).events()
+    opened = _open_kept(job, quiet=quiet)
+    events = opened.events()
     for event in events:
         if json:
             print_json_line(event.model_dump(mode="json"))
         else:
             print_result(event_line(event))
     if not events:
-        print_message("No events yet.", quiet=quiet)
+        print_message(_none(opened, "events"), quiet=quiet)
 
 
 def metrics(
@@ -187,7 +188,12 @@ def metrics(
         print_result(text)
     else:
         missing = "losses" if plot and metrics else "metrics"
-        print_message(f"No {missing} yet.", quiet=quiet)
+        print_message(_none(opened, missing), quiet=quiet)
+
+
+def _none(job: Job, what: str) -> str:
+    """Return that a job has none of these: yet, as long as some may come."""
+    return f"No {what}." if job.status.final else f"No {what} yet."
 
 
 def _metrics_text(job_id: str, metrics: Sequence[Metric], plot: bool) -> str:
@@ -204,10 +210,11 @@ def checkpoints(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
       ftg checkpoints latest
       ftg checkpoints ftg-7kq3 --json
     """
-    checkpoints = _open_kept(job, quiet=quiet).checkpoints()
+    opened = _open_kept(job, quiet=quiet)
+    checkpoints = opened.checkpoints()
     if json:
         print_json([point.model_dump(mode="json") for point in checkpoints])
     elif checkpoints:
         print_result(checkpoints_text(checkpoints))
     else:
-        print_message("No checkpoints yet.", quiet=quiet)
+        print_message(_none(opened, "checkpoints"), quiet=quiet)

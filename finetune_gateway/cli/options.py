@@ -178,12 +178,14 @@ def parse_number(name: str, text: str | None) -> Decimal | None:
 
 def confirm(question: str, *, default: bool = False) -> bool:
     """Ask on stderr; True for a yes, ``default`` for an empty line, False for anything else and for
-    end of input."""
+    end of input. Ctrl-C is raised on a line of its own."""
     print(f"{question} {'[Y/n]' if default else '[y/N]'} ", end="", file=sys.stderr, flush=True)
     try:
         return input().strip().lower() in ("y", "yes", *([""] if default else []))
-    except EOFError:
+    except (EOFError, KeyboardInterrupt) as exc:
         print_message("")
+        if isinstance(exc, KeyboardInterrupt):
+            raise
         return False
 
 

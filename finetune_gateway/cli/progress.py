@@ -70,7 +70,7 @@ class _Bar:
 
 
 @contextmanager
-def working(doing: str) -> Iterator[Callable[[str], None]]:
+def working(doing: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """Show on a terminal that something takes time, until the block ends. Yield what is called with
     another text, such as ``building builtin/tiny: step 25 of 600``; without a terminal the first of
     these is printed."""
@@ -79,7 +79,7 @@ def working(doing: str) -> Iterator[Callable[[str], None]]:
     from finetune_gateway.reports.output import print_message
 
     said: list[str] = []
-    bar = PhaseBar() if sys.stderr.isatty() else None
+    bar = PhaseBar() if sys.stderr.isatty() and not quiet else None
 
     def say(text: str) -> None:
         name, share = phase_share(text) or (text, None)
@@ -87,7 +87,7 @@ def working(doing: str) -> Iterator[Callable[[str], None]]:
             bar.show(name, share)
         elif not said:
             said.append(name)
-            print_message(f"{name} ...")
+            print_message(f"{name} ...", quiet=quiet)
 
     try:
         if bar:

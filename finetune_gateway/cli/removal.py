@@ -11,7 +11,12 @@ from finetune_gateway.cli.options import Json, Quiet, confirm, refresh_or_warn
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.pruning import Item, Pruned
-from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.output import (
+    format_count,
+    print_json,
+    print_message,
+    print_result,
+)
 from finetune_gateway.reports.removal_text import (
     item_text,
     items_text,
@@ -111,14 +116,17 @@ def prune(
             return _confirmed(f"Delete {item_text(items[0])}?")
         return _confirmed("Remove this for good?")
 
-    pruned = Gateway().prune(days, remote=remote, confirm=ask)
+    gateway = Gateway()
+    pruned = gateway.prune(days, remote=remote, confirm=ask)
     if json:
         print_json(pruned_document(pruned))
         return _pruned_code(pruned)
     if text := pruned_text(pruned, dry_run=dry_run):
         print_result(text)
     else:
-        print_message("There is nothing to remove.", quiet=quiet)
+        age = format_count(round(gateway.retention_days(days)), "day")
+        said = f"There is nothing to remove of jobs that ended more than {age} ago."
+        print_message(said, quiet=quiet)
     if text := not_pruned_text(pruned):
         print_message(text)
     return _pruned_code(pruned)

@@ -29,11 +29,18 @@ CONTEXT = {
 
 
 class Command(TyperCommand):
-    """A command whose usage line has DATA and [KEY], not {DATA} and [[KEY]]."""
+    """A command whose help has DATA, [KEY] and JOB..., not {DATA} <path>, [[KEY]] and JOB......"""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            if parameter.param_type_name == "argument":
+                vars(parameter)["display_type_rich"] = lambda ctx: ""
+        super().format_help(ctx, formatter)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         pieces = [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
-        return [re.sub(r"^\[\[(.*)\]\]$", r"[\1]", piece) for piece in pieces]
+        pieces = [re.sub(r"^\[\[(.*)\]\]$", r"[\1]", piece) for piece in pieces]
+        return [re.sub(r"(\.\.\.)+$", "...", piece) for piece in pieces]
 
 
 def run_one(name: str, args: list[str], *, debug: bool = False) -> int:

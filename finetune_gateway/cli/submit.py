@@ -190,8 +190,15 @@ def wants_to_watch() -> bool:
     try:
         return confirm("Watch it now?", default=True)
     except KeyboardInterrupt:
-        print_message("")
         return False
+
+
+def _proceed() -> bool:
+    try:
+        return confirm("Proceed?")
+    except KeyboardInterrupt as exc:
+        exc.add_note("Nothing was sent.")
+        raise
 
 
 @dataclass(frozen=True)
@@ -224,7 +231,7 @@ class Confirmation:
                 "Nothing was sent: there is no terminal to confirm the price at.",
                 hint="Pass --yes, and --max-cost USD to set a limit.",
             )
-        if not confirm("Proceed?"):
+        if not _proceed():
             raise BudgetError("Nothing was sent: the answer was not yes.")
         return True
 

@@ -59,6 +59,8 @@ def _hint(exc: Any) -> str:
     """Return what was meant, if that can be guessed, or how the command is used."""
     if type(exc).__name__ == "NoSuchOption":
         return _other_option(exc)
+    if type(exc).__name__ == "MissingParameter" and exc.param.name == "model":
+        return "Like --model builtin/tiny; for others: ftg models"
     takes = getattr(getattr(exc, "param", None), "param_type_name", "") == "argument"
     return str(exc.ctx.get_usage()) if exc.ctx and (takes or _EXTRA.fullmatch(exc.message)) else ""
 

@@ -41,9 +41,10 @@ EXIT_CODES = {
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 
 
-def watch(job: JobName, json: Json = False) -> int:
+def watch(job: JobName, json: Json = False, quiet: Quiet = False) -> int:
     """Follow a job on a live screen: status, progress, losses, time left. Ctrl-C leaves the job
-    running. Without a terminal, prints one line per event.
+    running. Without a terminal, prints one line per event; --quiet prints how the job ended, and
+    nothing before.
 
     The exit code says how the job ended: 0 succeeded, 100 failed, 103 cancelled; 0 after Ctrl-C;
     101 for a job that has not been sent: watching sends nothing.
@@ -52,14 +53,17 @@ def watch(job: JobName, json: Json = False) -> int:
       ftg watch latest
       ftg watch ftg-7kq3 --json
     """
-    return watch_job(Gateway().job(job), json=json)
+    return watch_job(Gateway().job(job), json=json, quiet=quiet)
 
 
-def watch_job(opened: Job, *, json: bool = False) -> int:
+def watch_job(opened: Job, *, json: bool = False, quiet: bool = False) -> int:
     """Follow a job on the screen and return its exit code; 0 after Ctrl-C."""
     try:
         if json:
             _print_events_as_json(opened)
+        elif quiet:
+            for _ in opened.watch():
+                pass
         elif sys.stdout.isatty():
             # Imported here: rich takes 0.1 s, and only this screen needs it.
             from finetune_gateway.reports.live import follow_on_screen
@@ -71,9 +75,11 @@ def watch_job(opened: Job, *, json: bool = False) -> int:
         still = f"Job {opened.id} is still running. Back to it: ftg watch {opened.id}"
         print_message(f"\n{opened.record.outlook or still}")
         return 0
-    print_message(status_line(opened))
+    if quiet and not json:
+        print_result(str(opened.status))
+    print_message(status_line(opened), quiet=quiet)
     if hint := next_step(opened):
-        print_message(hint)
+        print_message(hint, quiet=quiet)
     return exit_code(opened)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from datetime import date, timedelta
+from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -217,7 +218,7 @@ class Profile(Model):
         ended is in ``refusal``."""
         row, life = self.model(model), self.life_cycle(model)
         warnings = [
-            row.note if row else self._unknown(model),
+            row.note if row else self._unknown(model, today),
             *_new_jobs(life, today),
             *_only(life, today),
             *_retiring(row, life, today),
@@ -249,12 +250,17 @@ class Profile(Model):
         count = len(self.models)
         return f"{model!r} is none of the {count} models of {self.title}." if foreign else ""
 
-    def _unknown(self, model: str) -> str:
+    def _unknown(self, model: str, today: date) -> str:
         if not self.models:
             host = "this host" if self.name == "custom" else self.title
             return f"It is not known whether {host} can train {model!r}."
-        known = ", ".join(row.model for row in self.models)
-        return f"{model!r} is not among the models known for {self.title} ({known})."
+        unknown = f"{model!r} is not among the models known for {self.title}"
+        names = [row.model for row in self.models if row.trainable(today)]
+        near = [name for name in names if name.startswith(model)]
+        near = near or get_close_matches(model, names, 2)
+        if near:
+            return f"{unknown}; did you mean {' or '.join(near)}?"
+        return f"{unknown}; see: ftg models --backend {self.name}."
 
 
 def hosts_of(model: str) -> list[str]:

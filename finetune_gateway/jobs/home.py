@@ -98,10 +98,14 @@ class HomeJobs(ABC):
 
         Raises StoreError for what cannot be removed here; what a host refuses is in the result.
         """
-        setting = config.current_value(self.store.settings, "retention.days", older_than_days)
-        days = pruning.DEFAULT_DAYS if setting.amount is None else float(setting.amount)
+        days = self.retention_days(older_than_days)
         pruner = pruning.Pruner(self.store, self._submitter.load, days)
         return pruning.prune(pruner, confirm or (lambda items: True), remote=remote)
+
+    def retention_days(self, older_than_days: float | None = None) -> float:
+        """Return for how many days ``prune`` keeps the data of a job that has ended."""
+        setting = config.current_value(self.store.settings, "retention.days", older_than_days)
+        return pruning.DEFAULT_DAYS if setting.amount is None else float(setting.amount)
 
     @property
     def _remover(self) -> Remover:

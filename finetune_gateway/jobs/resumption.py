@@ -123,4 +123,4 @@ def _refusal(record: JobRecord) -> SpecError:
 
 
 def _ended(record: JobRecord) -> str:
-    return "was cancelled" if record.status is JobStatus.CANCELLED else "has failed"
+    return "was cancelled" if record.status is JobStatus.CANCELLED else "failed"

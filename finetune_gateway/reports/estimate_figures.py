@@ -101,6 +101,11 @@ def retires_on_text(estimate: Estimate) -> str:
     return str(life.retires_on) if life.retires_on else "not known"
 
 
+def _retired(estimate: Estimate) -> str:
+    day = retires_on_text(estimate)
+    return "day of retirement not known" if day == "not known" else f"retired on {day}"
+
+
 def tokens_text(estimate: Estimate) -> str:
     """Return ``37,000 (2 epochs)``."""
     counted = estimate.tokens.total * estimate.n_epochs if estimate.tokens else 0
@@ -124,8 +129,8 @@ def dates_text(estimate: Estimate) -> str:
     life = estimate.life_cycle
     if life is None or not life.known:
         return ""
-    until, retires = new_jobs_until_text(estimate), retires_on_text(estimate)
-    return f"New jobs until {until}; retired on {retires} ({_source(life)})"
+    until, retires = new_jobs_until_text(estimate), _retired(estimate)
+    return f"New jobs until {until}; {retires} ({_source(life)})"
 
 
 def format_range(figure: Any, form: Callable[[Any], str]) -> str:
@@ -173,11 +178,11 @@ def _until(estimate: Estimate) -> str:
     life = estimate.life_cycle
     last, today = life and life.new_jobs_until, clock.today()
     left = f" ({in_days(last, today)})" if last and last >= today else ""
-    until, retired = new_jobs_until_text(estimate), retires_on_text(estimate)
+    until, retired = new_jobs_until_text(estimate), _retired(estimate)
     if life is None or not life.known:
         return until
     what = "" if life.closed_on(today) else f"{left} for new jobs"
-    return f"{until}{what}; retired on {retired}"
+    return f"{until}{what}; {retired}"
 
 
 def data_text(estimate: Estimate) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.serving import ServingCosts
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_figures import answer
 from finetune_gateway.reports.estimate_notes import (
@@ -26,23 +27,33 @@ from finetune_gateway.reports.output import (
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.reports.serving_text import serving_answer, serving_text
 
 LABEL = 9  # columns of the names beside the figures of one option
+NOTES = 3  # lines that are kept for warnings below what serving costs
 BELOW = 3  # lines that a screen holds below the answer: a message, and the prompt
 
 
-def estimates_text(options: Sequence[Option], *, explain: bool = False) -> str:
-    """Return the answer for these options, with ``explain`` also what it rests on."""
+def estimates_text(
+    options: Sequence[Option], serving: ServingCosts | None = None, *, explain: bool = False
+) -> str:
+    """Return the answer for these options, and what serving the result costs if that was asked;
+    with ``explain`` also what it rests on."""
     ranking = Ranking.of(options)
     if not ranking.possible:
         return "\n".join(_refusals(ranking))
     single = len(options) == 1
     lines = _option_lines(ranking) if single else _options_lines(ranking, explain=explain)
     if explain:
-        return "\n".join([*lines, *_refusals(ranking), *_section_lines(ranking, single=single)])
+        lines += [*_refusals(ranking), *_section_lines(ranking, single=single)]
+        return "\n".join(lines if serving is None else [*lines, "", serving_text(serving)])
+    left: list[str] = []
+    if serving is not None:
+        found = serving_answer(serving, _room(lines) - 1 - NOTES)
+        lines, left = [*lines, "", *found.lines], found.left_out
     notes = [f"left out: {text}" for text in left_out_reasons(ranking)]
     notes += [f"warning: {text}" for text in shown_warnings(ranking)]
-    return "\n".join([*lines, *_fitting(notes, ranking.estimates, _count(lines))])
+    return "\n".join([*lines, *_fitting(notes, ranking.estimates, _room(lines), left)])
 
 
 def _option_lines(ranking: Ranking) -> list[str]:
@@ -82,9 +93,16 @@ def _data_line(options: Sequence[Option]) -> str:
     return f"data: {'; '.join(parts)}"
 
 
-def _fitting(notes: Sequence[str], estimates: Sequence[Estimate], used: int) -> Iterator[str]:
+def _room(lines: Sequence[str]) -> int:
+    """Return the lines of the screen below these and above the last."""
+    return terminal_height() - BELOW - _count(lines) - 1
+
+
+def _fitting(
+    notes: Sequence[str], estimates: Sequence[Estimate], room: int, left_out: Sequence[str]
+) -> Iterator[str]:
     """Yield the notes that fit the screen, and where the others and all reasons are."""
-    room, left = terminal_height() - BELOW - used - 1, 0
+    left = 0
     mark = apply_style("warning:", "warning")
     for text in notes:
         line = wrap_text(text, "  ", "")
@@ -94,7 +112,8 @@ def _fitting(notes: Sequence[str], estimates: Sequence[Estimate], used: int) -> 
         else:
             yield line.replace("warning:", mark, 1) if text.startswith("warning:") else line
     left += count_ages(estimates)
-    more = f" ({format_count(left, 'more warning')})" if left else ""
+    missing = [*left_out, *([format_count(left, "more warning")] if left else [])]
+    more = f" ({', '.join(missing)})" if missing else ""
     yield wrap_text(f"why: --explain{more}", "  ", "")
 
 

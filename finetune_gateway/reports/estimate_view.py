@@ -11,7 +11,6 @@ from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_figures import price
 from finetune_gateway.reports.estimate_notes import Ranking
 from finetune_gateway.reports.estimate_text import estimates_text
-from finetune_gateway.reports.serving_text import serving_text
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,7 @@ class EstimateView:
 
     def text(self, *, explain: bool = False) -> str:
         """Return the estimates as text, with ``explain`` also what they rest on."""
-        text = estimates_text(self.options, explain=explain)
-        if self.serving is None:
-            return text
-        return f"{text}\n\n{serving_text(self.serving, explain=explain)}"
+        return estimates_text(self.options, self.serving, explain=explain)
 
     def price(self) -> str:
         """Return the expected cost in USD alone; of several options a line each, the cheapest

@@ -32,7 +32,7 @@ def totals_text(totals: Totals) -> str:
         f"budget     {format_usd(totals.counted_usd)} counted"
         " (the actual cost, else the high estimate)",
     ]
-    return "\n".join(lines)
+    return "\n".join(wrap_text(line, " " * 11, "") for line in lines)
 
 
 def _job_text(line: Line) -> str:
@@ -45,7 +45,8 @@ def _job_text(line: Line) -> str:
     price = ""
     if line.actual_usd is None and line.price_usd is not None:
         price = f"; ${line.price_usd} {line.price_unit} of {line.price_as_of}, {line.price_source}"
-    return "\n".join([head, f"{indent}{costs}", wrap_text(f"{line.basis}{took}{price}", indent)])
+    below = [wrap_text(text, indent) for text in (costs, f"{line.basis}{took}{price}")]
+    return "\n".join([wrap_text(head, indent, ""), *below])
 
 
 def _usd(amount: Decimal | None) -> str:

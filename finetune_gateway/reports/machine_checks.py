@@ -232,9 +232,11 @@ def _check_training(backend: str | None) -> Iterator[Check]:
 
 def _check_keys(settings: Settings) -> Iterator[Check]:
     names = {profiles.load_profile(name).api_key_env for name in profiles.profile_names()}
-    keys = (f"{name} {'is set' if os.environ.get(name) else '-'}" for name in sorted(names))
-    token = "is set" if os.environ.get("HF_TOKEN") else "-"
-    yield Check("keys", "ok", ", ".join([*keys, f"HF_TOKEN {token}"]))
+    variables = [*sorted(names), "HF_TOKEN"]
+    found = [f"{name} is set" for name in variables if os.environ.get(name)]
+    missing = [name for name in variables if not os.environ.get(name)]
+    without = [f"not set: {', '.join(missing)}"] if missing else []
+    yield Check("keys", "ok", "; ".join([*found, *without]))
     try:
         bound = [f"{variable} to {place}" for variable, place in Bindings(settings).kept()]
     except StoreError as exc:

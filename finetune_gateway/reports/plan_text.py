@@ -43,15 +43,22 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     else:
         lines += _local_lines(estimate, budget)
     if plan.spec.model.startswith("builtin/"):
-        # Imported here: it was for this plan, and other models need none of it.
-        from finetune_gateway.backends.local.builtin import ABOUT
-
-        lines.append(wrap_text(ABOUT))
+        lines.append(wrap_text(_builtin_text(plan)))
     kinds = sum(len(report.warnings) for report in plan.reports)
     if kinds:
         name = visible(plan.train.name)
         lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {name}")
     return "\n".join(lines)
+
+
+def _builtin_text(plan: Plan) -> str:
+    # Imported here: they were for this plan, and other models need none of them.
+    from finetune_gateway.backends.local import builtin
+    from finetune_gateway.backends.local.backend import LocalBackend
+
+    if not isinstance(plan.backend, LocalBackend):
+        return builtin.ABOUT
+    return builtin.about(plan.backend.settings.models / builtin.folder_name())
 
 
 def _kinds_of_warnings(count: int) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from itertools import accumulate
+from operator import itemgetter
 
 from finetune_gateway.estimation.break_even import BreakEven
 from finetune_gateway.estimation.estimate import Range
@@ -16,39 +19,102 @@ from finetune_gateway.reports.output import (
     wrap_text,
 )
 
-FIRST = 3  # break-even points in the answer
+LEAST = 3  # ways of serving that are worth a break-even point below them
 
 
-def serving_text(costs: ServingCosts, *, explain: bool = False) -> str:
-    """Return a table of costs and the first break-even points; with ``explain`` all of them, and
-    what the figures rest on."""
-    lines = [apply_style(wrap_text(traffic_text(costs.traffic)), "bold")]
-    ways = [way for way in costs.ways if explain or way.monthly_usd]
-    prices = [per_thousand_text(way, costs.traffic) for way in ways]
-    last = max(13, 2 + max(map(len, prices), default=0))
-    edge = terminal_width() - last
-    lines.append(f"{'per month':>{edge}}{'per 1,000':>{last}}")
-    for place, group in group_by_place(ways).items():
+@dataclass(frozen=True)
+class ServingAnswer:
+    """The ways of serving that fit the screen, the cheapest first, and what did not fit."""
+
+    lines: list[str]
+    left_out: list[str]
+
+
+def serving_answer(costs: ServingCosts, room: int) -> ServingAnswer:
+    """Return as many ways of serving as fit this many lines, and from where on your own GPU is
+    cheaper than a host."""
+    priced = [way for way in costs.ways if way.monthly_usd]
+    priced.sort(key=lambda way: way.monthly_usd.expected if way.monthly_usd else Decimal(0))
+    columns = _Columns.of(priced, costs.traffic)
+    head = _head_lines(costs.traffic, columns)
+    rows = [_row(f"{way.where} {way.model}".strip() + f", {way_name(way)}", way, columns)
+            for way in priced]  # fmt: skip
+    point = _first_point(priced, costs.break_even)
+    below = wrap_text(point.answer, "  ", "").split("\n") if point else []
+    room -= len(head)
+    if _fitting(rows, room - len(below)) < min(LEAST, len(rows)):
+        point, below = None, []
+    count = max(1, _fitting(rows, room - len(below)))
+    shown = [line for row in rows[:count] for line in row]
+    left = [
+        format_count(len(costs.ways) - len(rows[:count]), "more way") + " to serve",
+        format_count(len(costs.break_even) - bool(point), "more break-even"),
+    ]
+    return ServingAnswer(
+        [*head, *shown, *below], [text for text in left if not text.startswith("0 ")]
+    )
+
+
+def _first_point(
+    cheapest_first: Sequence[ServingOption], points: Sequence[BreakEven]
+) -> BreakEven | None:
+    """Return from where on your own GPU is cheaper than the cheapest host that it can be cheaper
+    than."""
+    found = [
+        (point.expected.first, point)
+        for way in cheapest_first
+        for point in points
+        if point.expected and point.hosted == way.title
+    ]
+    cheapest = [one for one in found if one[1].hosted == found[0][1].hosted]
+    return min(cheapest, key=itemgetter(0))[1] if cheapest else None
+
+
+def _fitting(rows: Sequence[list[str]], room: int) -> int:
+    """Return how many of these rows fit this many lines."""
+    return sum(used <= room for used in accumulate(map(len, rows)))
+
+
+def serving_text(costs: ServingCosts) -> str:
+    """Return a table of all ways of serving, all break-even points, and what the figures rest
+    on."""
+    columns = _Columns.of(costs.ways, costs.traffic)
+    lines = [apply_style(wrap_text(traffic_text(costs.traffic)), "bold"), columns.head()]
+    for place, group in group_by_place(costs.ways).items():
         lines.append(place)
         for way in group:
-            lines += _row(way, edge, f"{per_thousand_text(way, costs.traffic):>{last}}")
-    points = [point for point in costs.break_even if explain or point.expected]
-    shown = points if explain else points[:FIRST]
-    lines += [wrap_text(point.text if explain else point.answer, "  ", "") for point in shown]
-    rest = _ground_lines(costs) if explain else _left_out_lines(costs, ways, shown)
-    return "\n".join([*lines, *rest])
+            lines += _row(f"  {way_name(way)}", way, columns)
+    lines += [wrap_text(point.text, "  ", "") for point in costs.break_even]
+    return "\n".join([*lines, *_ground_lines(costs)])
 
 
-def _left_out_lines(
-    costs: ServingCosts, ways: Sequence[ServingOption], points: Sequence[BreakEven]
-) -> Iterator[str]:
-    """Yield what ``--explain`` also prints, in one line."""
-    left = [
-        format_count(len(costs.break_even) - len(points), "more break-even"),
-        format_count(len(costs.ways) - len(ways), "way") + " without a price",
-    ]
-    if more := ", ".join(text for text in left if not text.startswith("0 ")):
-        yield wrap_text(f"{more}: --explain", "  ", "")
+@dataclass(frozen=True)
+class _Columns:
+    """Where the cost of a month ends, and how wide the price of 1,000 requests is."""
+
+    traffic: Traffic
+    edge: int
+    last: int
+
+    @classmethod
+    def of(cls, ways: Sequence[ServingOption], traffic: Traffic) -> _Columns:
+        """Return the columns for these ways at the width of the terminal."""
+        prices = [len(per_thousand_text(way, traffic)) for way in ways]
+        last = max(13, 2 + max(prices, default=0))
+        return cls(traffic, terminal_width() - last, last)
+
+    def head(self, name: str = "") -> str:
+        """Return the heads of the columns, beside a name for the first."""
+        return f"{name}{'per month':>{self.edge - len(name)}}{'per 1,000':>{self.last}}"
+
+
+def _head_lines(traffic: Traffic, columns: _Columns) -> list[str]:
+    """Return what the table is about: beside the heads of its columns, or above them."""
+    tokens = f"{traffic.tokens_in:,} tokens in, {traffic.tokens_out:,} out"
+    name = f"Serving {traffic.requests:,} requests a month, {tokens}"
+    beside = len(name) + 2 + len("per month") <= columns.edge
+    named = [columns.head(name)] if beside else [*wrap_text(name).split("\n"), columns.head()]
+    return [apply_style(line, "bold") for line in named]
 
 
 def traffic_text(traffic: Traffic) -> str:
@@ -86,12 +152,13 @@ def per_thousand_text(way: ServingOption, traffic: Traffic) -> str:
     return format_usd(way.monthly_usd.expected * 1000 / traffic.requests)
 
 
-def _row(way: ServingOption, edge: int, last: str) -> list[str]:
-    """Return a way of serving: its name, its cost per month, and the ``last`` column.
+def _row(name: str, way: ServingOption, columns: _Columns) -> list[str]:
+    """Return a way of serving: its name, its cost per month, and per 1,000 requests.
 
     In a narrow terminal the range, then the cost too, goes on a line of its own.
     """
-    name, cost = f"  {way_name(way)}", amount_text(way.monthly_usd)
+    cost, edge = amount_text(way.monthly_usd), columns.edge
+    last = f"{per_thousand_text(way, columns.traffic):>{columns.last}}"
     expected, _, span = cost.partition(" (")
     room = edge - len(name)
     if len(cost) + 2 <= room:
@@ -99,7 +166,7 @@ def _row(way: ServingOption, edge: int, last: str) -> list[str]:
     below = [f"{f'({span}':>{edge}}"] if span else []
     if len(expected) + 2 <= room:
         return [f"{name}{expected:>{room}}{last}", *below]
-    return [name, f"{expected:>{edge}}{last}", *below]
+    return [*wrap_text(name, "    ", "").split("\n"), f"{expected:>{edge}}{last}", *below]
 
 
 def _ground_lines(costs: ServingCosts) -> Iterator[str]:

@@ -101,7 +101,7 @@ KEYS = {
             "uploads_expire",
             "how long OpenAI and Azure keep an upload before they delete it",
             "seconds",
-            unset="for good",
+            unset="until they are deleted",
             least=3600,  # as OpenAI's contract has it, like the most
             most=2_592_000,
         ),

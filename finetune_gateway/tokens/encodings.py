@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from finetune_gateway.errors import NotFoundError
 
-APPROXIMATE = "approximation (UTF-8 bytes / 4)"
+APPROXIMATE = "approximation: UTF-8 bytes / 4"
 DEFAULT_ENCODING = "o200k_base"  # of the models that can still be trained on OpenAI
 
 # The first match wins. A table of our own, because tiktoken 0.14 resolves "ft:gpt-4.1-..." to

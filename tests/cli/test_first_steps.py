@@ -4,6 +4,7 @@ there, a page that cannot be written, a job that has no event yet."""
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,10 @@ def test_no_keyword_is_suggested_that_only_shares_letters(name: str, home: Path)
 
 
 def test_the_usage_of_a_repeated_argument_has_no_brace(ftg: Ftg) -> None:
-    assert ftg("wait", "--help").stdout.startswith("Usage: ftg wait [OPTIONS] JOB...\n")
+    for name in ("wait", "rm"):
+        shown = ftg(name, "--help").stdout
+        assert shown.startswith(f"Usage: ftg {name} [OPTIONS] JOB...\n")
+        assert "list[" not in shown and "<str>" not in shown
 
 
 def test_a_row_without_an_answer_is_not_counted_as_one_answer(ftg: Ftg, tmp_path: Path) -> None:
@@ -99,7 +103,48 @@ def test_a_row_without_an_answer_is_not_counted_as_one_answer(ftg: Ftg, tmp_path
 
 def test_an_approximate_count_says_so_once(ftg: Ftg) -> None:
     out = ftg("validate", DATA, "--model", "nosuch").stdout
-    assert "tokens (approximation (UTF-8 bytes / 4))" in out
+    assert "tokens (approximation: UTF-8 bytes / 4)" in out
+
+
+def test_a_name_that_is_nearly_one_of_a_host_says_which(ftg: Ftg) -> None:
+    """Among those that still can be trained; the list of all of them is not on the screen."""
+    out = " ".join(ftg("estimate", DATA, "--model", "gpt-4o").stdout.split())
+    assert "did you mean gpt-4o-2024-08-06 or gpt-4o-mini-2024-07-18?" in out
+    assert "davinci" not in out and "day of retirement not known" in out
+
+
+def test_a_job_that_has_ended_gets_no_more_metrics(
+    ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose host could not be reached has none, and none "yet" either."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    done = ftg("submit", DATA, "--model", "gpt-4.1-mini-2025-04-14", "--yes")
+    assert done.returncode == 1 and "Could not reach" in done.stderr
+    for name in ("metrics", "checkpoints"):
+        assert ftg(name, "latest").stderr == f"No {name}.\n"
+    resumed = ftg("resume", "latest").stderr
+    assert re.search(r"nothing to resume: ftg-\w+ failed before it was sent\.", resumed)
+
+
+def test_nothing_to_prune_says_of_which_age(ftg: Ftg) -> None:
+    assert "ended more than 30 days ago." in ftg("prune").stderr
+    assert "ended more than 1 day ago." in ftg("prune", "--older-than", "1d").stderr
+
+
+def test_keys_are_set_or_not_set(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody")
+    out = " ".join(ftg("doctor").stdout.split())
+    assert "OPENAI_API_KEY is set; not set: AWS_BEARER_TOKEN_BEDROCK, " in out
+
+
+@pytest.mark.parametrize("columns", ["40", "60"])
+def test_costs_keep_to_a_narrow_terminal(
+    columns: str, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ftg("submit", DATA, "--model", "gpt-4.1-mini-2025-04-14", "--backend", "fake", "-q")
+    monkeypatch.setenv("COLUMNS", columns)
+    assert max(map(len, ftg("costs").stdout.splitlines())) <= int(columns)
 
 
 def test_a_last_day_with_a_plus_is_explained(ftg: Ftg) -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.cli import Done, Ftg
+from support.cli import Done, Ftg, at_terminal
 from support.options import DATA, MINI, TINY
 
 from finetune_gateway import Gateway
@@ -64,6 +64,8 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     ],
     "list": [(("list", "--backend", "fake", "--limit", "1"), "JOB"),
              (("list", "--backend", "azure"), "")],
+    "watch": [(("watch", "JOB"), "succeeded")],
+    "chat": [(("chat", "JOB", "Hello"), r".*You said: Hello")],
     "status": [(("status", "JOB"), "succeeded")],
     "wait": [(("wait", "JOB"), "succeeded"), (("wait", "JOB", "latest"), "succeeded")],
     "cancel": [(("cancel", "JOB"), "succeeded")],
@@ -86,9 +88,8 @@ def quiet_commands() -> set[str]:
 
 
 def test_every_command_that_takes_it_is_looked_at() -> None:
-    """And all take it that print more than a result."""
-    assert quiet_commands() == CALLS.keys() | ELSEWHERE
-    assert COMMANDS.keys() - quiet_commands() == {"watch", "chat"}
+    """Which is all of them."""
+    assert quiet_commands() == COMMANDS.keys() == CALLS.keys() | ELSEWHERE
 
 
 @pytest.fixture
@@ -125,6 +126,18 @@ def test_the_result_of_a_job_alone(ftg: Ftg, tmp_path: Path, job: str) -> None:
     assert OF_A_JOB[-1] == "rm"
     for name in OF_A_JOB:
         check(ftg, tmp_path, name, job)
+
+
+def test_a_quiet_conversation_is_its_answers(
+    ftg: Ftg, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No title, no prompt, no bar; commands are obeyed."""
+    done = at_terminal(monkeypatch, "Hello\n/reset\nAgain\n", "chat", job, "-q")
+    assert [line.partition("] ")[2] for line in done.stdout.splitlines() if line] == [
+        "You said: Hello",
+        "You said: Again",
+    ]
+    assert done.stderr.strip() == "The conversation is forgotten."
 
 
 def test_errors_are_not_quiet(ftg: Ftg) -> None:

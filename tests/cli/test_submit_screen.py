@@ -62,7 +62,18 @@ def test_submit_says_each_date_once(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_built_in_model_is_called_a_toy(ftg: Ftg) -> None:
     said = ftg("submit", DATA, "--model", "builtin/tiny", "--dry-run").stderr
-    assert ABOUT in " ".join(said.split())
+    assert f"{ABOUT} It is built first, in about a minute." in " ".join(said.split())
+    shown = ftg("estimate", DATA, "--model", "builtin/tiny", "--explain").stdout
+    assert "without the minute that it takes to build this model" in " ".join(shown.split())
+
+
+def test_ctrl_c_at_the_question_sends_nothing(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so, below the question."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody")
+    done = at_terminal(monkeypatch, "", "submit", DATA, "--model", HOSTED, ctrl_c=True)
+    assert done.returncode == 130
+    said = re.sub(r"\x1b\[\d*m", "", done.stderr)
+    assert "Proceed? [y/N] \nerror: Interrupted.\nhint:  Nothing was sent.\n" in said
 
 
 # -- what is done before the first step --------------------------------------------------------

@@ -18,7 +18,7 @@ from support.cli import Done, Ftg
 from support.paths import DEMO_TRAIN
 
 from finetune_gateway.cli import main
-from finetune_gateway.cli.commands import COMMANDS
+from finetune_gateway.cli.commands import ALIASES, COMMANDS, ELSEWHERE, MEANT
 from finetune_gateway.cli.run import build_app
 from finetune_gateway.reports.output import display_width, fold
 
@@ -84,6 +84,7 @@ def test_a_wrong_line_is_answered_with_what_is_taken(line: str, said: str, ftg: 
     done = ftg(*line.split())
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: {said}")
     meant = "Did you mean --model?" if "--mod " in line else ""
+    meant = "Like --model builtin/tiny; for others: ftg models" if line == "submit d" else meant
     assert meant in done.stderr
 
 
@@ -94,7 +95,7 @@ def test_a_wrong_line_is_answered_with_what_is_taken(line: str, said: str, ftg: 
         ("doctor --backend nope", 102, "No backend named 'nope'"),
         ("models --backend nope", 102, "known: local, azure"),
         ("submit DATA --model m --backend nope --dry-run", 102, "No backend named 'nope'"),
-        ("settle nope", 2, "Say whether the job is there."),
+        ("settle nope", 2, "Say whether the host has the job."),
         (f"estimate DATA --model {HOSTED} --set target_modules=[1", 2, "'[1' is not a list"),
         (
             "prices set --backend b --model m --unit train_mtok --usd 1 --source s --as-of soon",
@@ -112,6 +113,28 @@ def test_wrong_names_and_values_have_their_code(
     done = ftg(*words)
     assert done.returncode == code and said in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 2 and not THEIRS.search(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("run", "Did you mean: ftg submit"),  # not prune, which is nearer by its letters
+        ("show", "Did you mean: ftg status"),
+        ("submti", "Did you mean: ftg submit"),
+        ("login", "Keys are read from the environment: ftg doctor"),
+        ("export", "'ftg status JOB' says where the result is"),
+        ("frobnicate", "Run: ftg --help"),
+    ],
+)
+def test_a_word_of_another_tool_is_answered_with_ours(word: str, said: str, ftg: Ftg) -> None:
+    done = ftg(word, "latest")
+    assert done.returncode == 2 and f"hint:  {said}" in done.stderr
+
+
+def test_what_is_suggested_exists() -> None:
+    """No word of another tool hides a command, and each leads to one."""
+    assert not (MEANT.keys() | ELSEWHERE.keys()) & (COMMANDS.keys() | ALIASES.keys())
+    assert {meant.split()[0] for meant in MEANT.values()} <= COMMANDS.keys()
 
 
 # -- a dry run ---------------------------------------------------------------------------------

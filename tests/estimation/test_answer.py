@@ -14,7 +14,9 @@ from support.paths import ROOT
 
 import finetune_gateway as gateway
 from finetune_gateway import Option
+from finetune_gateway.estimation.serving import Traffic, serving_costs
 from finetune_gateway.reports.estimate_text import estimates_text
+from finetune_gateway.reports.output import format_usd
 
 ONE = ("estimate", str(DATA), "--model", MINI)
 TWELVE = ("estimate", str(DATA), "--backend", "openai,azure,nebius,custom",
@@ -66,6 +68,28 @@ def test_the_answer_fits_one_screen(home: Path, monkeypatch: pytest.MonkeyPatch)
         lines = estimates_text(twelve).splitlines()
         costs = [re.findall(r" \$[\d.]+|not known", line)[0].strip() for line in lines[1:13]]
         assert costs == ["$0.125", "$0.208", "$1.04", *["not known"] * 9]
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_what_serving_costs_fits_the_same_screen(
+    columns: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One option, several and twelve: the cheapest way of serving comes first, and what did not
+    fit is counted."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    twelve = side_by_side(["openai", "azure", "nebius", "custom"], [MINI, LARGE, SMALL])
+    traffic = Traffic(requests=300_000, tokens_in=800, tokens_out=200)
+    for options in (twelve, twelve[:1], side_by_side(["openai", "local"], [MINI, TINY])):
+        hosts = [(one.backend, one.model) for one in options if one.estimate]
+        costs = serving_costs(traffic, [pair for pair in hosts if pair[0] != "local"])
+        lines = estimates_text(options, costs).splitlines()
+        assert max(map(len, lines)) <= columns
+        assert len(lines) <= SCREEN - (3 if columns == 80 else 0), "\n".join(lines)
+        shown = words("\n".join(lines))
+        first = min(one.monthly_usd.expected for one in costs.ways if one.monthly_usd)
+        table = shown.partition("per 1,000 ")[2]
+        assert re.findall(r"\$[\d,.]+", table)[0] == format_usd(first)
+        assert ("more ways to serve" in shown) == (len(options) == 12 or columns == 60), shown
 
 
 def test_a_higher_terminal_shows_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

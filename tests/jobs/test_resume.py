@@ -120,7 +120,7 @@ def test_what_has_ended_at_a_host_is_refused_in_words(home: Path, train_file: Pa
         requests = len(provider.requests)
         with pytest.raises(SpecError, match=r"has succeeded.*ftg chat"):
             done.resume()
-        with pytest.raises(SpecError, match=r"has failed.*Submit it again"):
+        with pytest.raises(SpecError, match=r"failed.*Submit it again"):
             failed.resume()
         assert len(provider.requests) == requests and not failed.resumable
 

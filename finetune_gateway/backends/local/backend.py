@@ -25,7 +25,7 @@ from finetune_gateway.backend import (
     HandleData,
     Intent,
 )
-from finetune_gateway.backends.local import fourbit, models
+from finetune_gateway.backends.local import builtin, fourbit, models
 from finetune_gateway.backends.local.counting import RowCount
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
@@ -145,7 +145,12 @@ class LocalBackend(Backend):
             row_limit=self._row_limit(spec, folder),
             price_file=self.settings.prices,
         )
-        return estimate_local(spec, tokens, shape, validation=validation, target=target)
+        estimate = estimate_local(spec, tokens, shape, validation=validation, target=target)
+        if spec.model == builtin.NAME and not builtin.is_built(folder):
+            estimate.assumptions.append(
+                "The time is without the minute that it takes to build this model once."
+            )
+        return estimate
 
     # -- jobs ----------------------------------------------------------------------------
 

@@ -293,6 +293,11 @@ def folder_name() -> str:
 # -------------------------------------------------------------------- the model
 
 
+def about(folder: Path) -> str:
+    """Return what the model is, and that it has to be built if this folder does not hold it."""
+    return ABOUT if is_built(folder) else f"{ABOUT} It is built first, in about a minute."
+
+
 def is_built(folder: Path) -> bool:
     """Return True if the folder is complete: the weights are written last."""
     return (folder / "model.safetensors").is_file()
