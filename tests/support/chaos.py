@@ -113,6 +113,17 @@ def ready(process: subprocess.Popen[str]) -> None:
     assert line.strip() == "ready", (line, process.communicate(timeout=30))
 
 
+def killed_after(work: Callable[[], object]) -> None:
+    """Do this in a fork, which then kills itself with -9. No connection may be open."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
 def kill(process: subprocess.Popen[str]) -> bool:
     """kill -9 of this one process; False when it had ended by itself."""
     alive = process.poll() is None
