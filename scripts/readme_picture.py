@@ -45,10 +45,10 @@ FRAME = """\
 """
 
 
-def picture() -> str:
-    """Return the SVG."""
+def picture(text: str) -> str:
+    """Return what was printed as SVG."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(f"$ ftg {' '.join(COMMAND)}\n{printed()}"), soft_wrap=True)
+    console.print(Text.from_ansi(f"$ ftg {' '.join(COMMAND)}\n{text}"), soft_wrap=True)
     return console.export_svg(
         title="ftg preview: underlined is what the model learns",
         theme=MONOKAI,
@@ -84,4 +84,4 @@ def read(terminal: int) -> bytes:
 
 
 if __name__ == "__main__":
-    print(picture(), end="")
+    print(picture(printed()), end="")

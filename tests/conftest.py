@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,7 +105,22 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``builtin/tiny`` without its weights."""
+    from finetune_gateway.backends.local import builtin
+
+    return builtin.ensure_tokenizer(tmp_path_factory.mktemp("tiny") / builtin.folder_name())
+
+
+@pytest.fixture
+def tiny_at_home(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    """In the home folder of the test is what counting with ``builtin/tiny`` needs; else each home
+    trains its tokenizer anew."""
+    shutil.copytree(tiny_tokenizer, tmp_path / "home" / "models" / tiny_tokenizer.name)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
     """A model folder: an untrained Llama of 64 x 2 layers, the tokenizer and the template of
     ``builtin/tiny``. ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it."""
     import torch
@@ -112,7 +128,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from finetune_gateway.backends.local import builtin
 
-    folder = builtin.ensure_tokenizer(tmp_path_factory.mktemp("tiny-model"))
+    folder = tmp_path_factory.mktemp("tiny-model")
+    shutil.copytree(tiny_tokenizer, folder, dirs_exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         LlamaForCausalLM(LlamaConfig(**{**builtin.CONFIG, **SMALL})).save_pretrained(folder)

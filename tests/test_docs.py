@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trust
 import typer.main
+from support.cli import at_terminal
 from test_rooms import ROOMS
 
 import finetune_gateway as gateway
@@ -22,7 +23,7 @@ from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.commands import ALIASES, COMMANDS
 from finetune_gateway.cli.run import load_command
 from finetune_gateway.validation.collector import RULES
-from scripts.readme_picture import picture
+from scripts.readme_picture import COLUMNS, COMMAND, picture
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -160,10 +161,13 @@ def test_code_comes_early_in_the_readme() -> None:
     assert text[: text.index("```")].count("\n") < 40
 
 
-def test_the_picture_in_the_readme_is_what_preview_prints() -> None:
+def test_the_picture_in_the_readme_is_what_preview_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     """It loads nothing from anywhere, and is what ``scripts.readme_picture`` makes today."""
     shown = (ROOT / "docs" / "images" / "preview.svg").read_text(encoding="utf-8")
-    assert shown == picture()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert shown == picture(at_terminal(monkeypatch, "", *COMMAND).stdout.rstrip())
     assert "url(http" not in shown and "@import" not in shown
 
 

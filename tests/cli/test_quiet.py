@@ -114,6 +114,7 @@ def check(ftg: Ftg, folder: Path, name: str, job: str = "") -> None:
 OF_A_JOB = [name for name in CALLS if "JOB" in str(CALLS[name])]
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in OF_A_JOB])
 def test_the_result_alone(ftg: Ftg, tmp_path: Path, name: str) -> None:
     """Without a job."""
@@ -121,6 +122,7 @@ def test_the_result_alone(ftg: Ftg, tmp_path: Path, name: str) -> None:
     check(ftg, tmp_path, name)
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 def test_the_result_of_a_job_alone(ftg: Ftg, tmp_path: Path, job: str) -> None:
     """Submitted, looked at, and removed at last."""
     assert OF_A_JOB[-1] == "rm"

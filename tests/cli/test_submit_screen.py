@@ -60,6 +60,7 @@ def test_submit_says_each_date_once(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -
     assert said.count("2027-01-05") == said.count("2027-01-14") == 1
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 def test_the_built_in_model_is_called_a_toy(ftg: Ftg) -> None:
     said = ftg("submit", DATA, "--model", "builtin/tiny", "--dry-run").stderr
     assert f"{ABOUT} It is built first, in about a minute." in " ".join(said.split())

@@ -23,6 +23,7 @@ TWELVE = ("estimate", str(DATA), "--backend", "openai,azure,nebius,custom",
           "--model", MINI, "--model", LARGE, "--model", SMALL)  # fmt: skip
 MIXED = ("estimate", str(DATA), "--backend", "openai,azure,local",
          "--model", MINI, "--model", TINY)  # fmt: skip
+pytestmark = pytest.mark.usefixtures("tiny_at_home")
 SCREEN = 24  # lines of a terminal
 
 

@@ -245,26 +245,30 @@ def rows(count: int, seed: int = 0) -> list[str]:
     return [FIRST.decode(), *listed]
 
 
-def both_ways(path: Path, patch: pytest.MonkeyPatch, **options: Any) -> tuple[Report, Report]:
-    """The reports of three processes and of one."""
+def both_ways(
+    path: Path, patch: pytest.MonkeyPatch, *, processes: int = 3, **options: Any
+) -> tuple[Report, Report]:
+    """The reports of several processes and of one."""
     patch.setattr(checks, "_PARALLEL_BYTES", 1)
     patch.setattr(checks, "_PARALLEL_BYTES_LOCAL", 1)
-    reports = [report_on(path, workers=workers, **options) for workers in (3, 1)]
+    reports = [report_on(path, workers=workers, **options) for workers in (processes, 1)]
     return reports[0], reports[1]
 
 
+ANSWER = {"role": "assistant", "content": "a"}
+
+
 @pytest.mark.parametrize(
-    "messages",
+    ("method", "messages"),
     [
-        [{"role": "user", "content": "Turn at the point."}, {"role": "assistant", "content": "a"}],
-        [{"role": "user", "content": "mail a@b.org"}, {"role": "assistant", "content": "a"}],
-        [{"role": "user", "content": ""}, {"role": "assistent", "content": "a", "weight": 2}],
-        [],
+        ("sft", [{"role": "user", "content": "Turn at the point."}, ANSWER]),
+        ("sft", [{"role": "user", "content": "mail a@b.org"}, ANSWER]),
+        ("dpo", [{"role": "user", "content": ""}, {**ANSWER, "role": "assistent", "weight": 2}]),
+        ("sft", []),
     ],
 )
-@pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_a_file_is_split_whatever_its_first_chat_says(
-    messages: list[Json], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, messages: list[Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only its format matters; faults of the first row change no report and cost no speed."""
     path = tmp_path / "first.jsonl"
@@ -277,7 +281,7 @@ def test_a_file_is_split_whatever_its_first_chat_says(
         return found
 
     monkeypatch.setattr(checks, "_scan_in_parallel", noted)
-    several, one = both_ways(path, monkeypatch, method=method)
+    several, one = both_ways(path, monkeypatch, processes=2, method=method)
     assert several == one and split == [True, False]
 
 
