@@ -39,7 +39,7 @@ VARIABLE = "ACCOUNTS_KEY"
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    with Provider(keys={ROTATED: "main", OTHER: "other"}) as provider:
+    with Provider(steps=1, keys={ROTATED: "main", OTHER: "other"}) as provider:
         yield provider
 
 
@@ -81,8 +81,9 @@ ACTIONS: dict[str, Callable[[Job], object]] = {
 }
 
 
-@pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("endpoint", [CREATE, "POST /files"])
+@pytest.mark.parametrize(
+    ("endpoint", "alone"), [(CREATE, True), (CREATE, False), ("POST /files", False)]
+)
 def test_a_lost_answer_is_not_judged_with_another_key(
     home: Path,
     train_file: Path,
@@ -123,7 +124,7 @@ def test_a_sent_job_is_left_alone_with_another_key(
     home: Path, train_file: Path, key: Callable[[str], None]
 ) -> None:
     """Polls and cancels say in words which key to set; nothing is stopped, nothing is forgotten."""
-    with Provider(pace=60, keys={OTHER: "other"}) as provider:
+    with Provider(steps=1, pace=60, keys={OTHER: "other"}) as provider:
         job = submit(provider, train_file)
         key(OTHER)
         for action in ACTIONS.values():
@@ -203,7 +204,7 @@ def test_a_project_has_its_own_jobs(
 ) -> None:
     """The same key with another OPENAI_PROJECT_ID is another account: what it does not see there
     may be in the first project."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
         url = "http://api.openai.com/v1"
         place: dict[str, Any] = {"base_url": url, "profile": None}
@@ -270,7 +271,9 @@ def test_a_person_names_the_job_of_another_key(
     home: Path, train_file: Path, key: Callable[[str], None]
 ) -> None:
     """At a host that keeps no tags and shows no files; the key can read the job that is named."""
-    with Provider(metadata="null", hides=("training_file",), keys={ROTATED: "main"}) as provider:
+    with Provider(
+        steps=1, metadata="null", hides=("training_file",), keys={ROTATED: "main"}
+    ) as provider:
         job = lost(provider, train_file, "reset_after")
         key(ROTATED)
         with pytest.raises(BackendError, match="settle"):

@@ -301,6 +301,7 @@ def test_a_file_that_goes_away_before_the_copy(becomes: str, home: Path, train_f
     assert left(home) == []
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 @pytest.mark.parametrize("start", ["model", "long line"])
 def test_of_a_wrong_file_only_its_beginning_is_copied(
     start: str, home: Path, tmp_path: Path
@@ -344,6 +345,7 @@ def test_rows_from_a_pipe_are_read_like_a_file(
     assert Path(job.record.train.path).read_bytes() == train_file.read_bytes()
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 def test_a_full_disk_is_said_of_rows_that_are_no_json_lines_too(home: Path, tmp_path: Path) -> None:
     """CSV is written as JSON lines first: what is wrong, where, and what to do; nothing is left."""
     file = tmp_path / "rows.csv"

@@ -134,13 +134,13 @@ WORLDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_order_and_pages_of_a_list_do_not_matter(gateway: Gateway, world: dict[str, Any]) -> None:
-    """Oldest first, ``after`` ignored, small pages, no times: each of 30 jobs has its status."""
+    """Oldest first, ``after`` ignored, small pages, no times: each of 18 jobs has its status."""
     with Provider(steps=LONG, **world) as provider:
-        running(provider, gateway.store, 10, status="succeeded")
-        made = running(provider, gateway.store, 30)
+        running(provider, gateway.store, 4, status="succeeded")
+        made = running(provider, gateway.store, 18)
         end(provider, *made[::6])
         assert gateway.refresh() == []
-        assert stored(gateway) == {"succeeded": 15, "running": 25}
+        assert stored(gateway) == {"succeeded": 7, "running": 15}
 
 
 def test_a_list_without_has_more_is_read(gateway: Gateway) -> None:
@@ -183,15 +183,15 @@ def test_an_older_answer_moves_nothing(gateway: Gateway) -> None:
 def test_an_unknown_word_is_asked_about_once(gateway: Gateway) -> None:
     """It is kept and shown, and the same word again is no news."""
     with Provider(steps=LONG) as provider:
-        made = running(provider, gateway.store, 20)
+        made = running(provider, gateway.store, 6)
         provider.world.extra = {"status": "dreaming"}
-        assert gateway.refresh() == [] and asked(provider)["job"] == 20
+        assert gateway.refresh() == [] and asked(provider)["job"] == 6
         since = len(provider.requests)
         assert gateway.job(made[0]).record.raw_status == "dreaming"
         assert gateway.job(made[0]).status is JobStatus.RUNNING
         assert gateway.refresh() == [] and asked(provider, since) == {"list": 1}
         provider.world.extra = {}
-        assert gateway.refresh() == [] and stored(gateway) == {"running": 20}
+        assert gateway.refresh() == [] and stored(gateway) == {"running": 6}
 
 
 def test_a_list_that_never_changes_is_found_out(gateway: Gateway) -> None:
@@ -211,15 +211,15 @@ def test_jobs_that_no_list_shows_are_asked_for_by_themselves(
 ) -> None:
     """So many of them in a pass; the others stay as they are, and one message says so. A wait takes
     all of them in turns."""
-    monkeypatch.setattr("finetune_gateway.jobs.many.SINGLES", 10)
+    monkeypatch.setattr("finetune_gateway.jobs.many.SINGLES", 4)
     with Provider(steps=LONG) as provider:
-        end(provider, *running(provider, gateway.store, 33))
+        end(provider, *running(provider, gateway.store, 11))
         provider.world.list_lag = 60.0
         (failure,) = gateway.refresh()
-        assert asked(provider)["list"] <= 2 and asked(provider)["job"] == 10
-        assert len(failure.jobs) == 23 and "does not show them" in str(failure.error)
-        assert stored(gateway) == {"succeeded": 10, "running": 23}
-        assert gateway.wait(gateway.jobs(), 20) == [] and stored(gateway) == {"succeeded": 33}
+        assert asked(provider)["list"] <= 2 and asked(provider)["job"] == 4
+        assert len(failure.jobs) == 7 and "does not show them" in str(failure.error)
+        assert stored(gateway) == {"succeeded": 4, "running": 7}
+        assert gateway.wait(gateway.jobs(), 20) == [] and stored(gateway) == {"succeeded": 11}
 
 
 @pytest.mark.parametrize(
@@ -230,12 +230,12 @@ def test_jobs_that_no_list_shows_are_asked_for_by_themselves(
 def test_without_a_list_each_job_is_asked_for(gateway: Gateway, fault: Fault) -> None:
     """A list that is refused or is no list says nothing; the jobs do."""
     with Provider(steps=LONG) as provider:
-        made = running(provider, gateway.store, 12)
+        made = running(provider, gateway.store, 5)
         end(provider, made[3])
         fault.headers = {"x-should-retry": "false"}
         provider.fault(LIST, fault, fault, fault)
-        assert gateway.refresh() == [] and asked(provider)["job"] == 12
-        assert stored(gateway) == {"running": 11, "succeeded": 1}
+        assert gateway.refresh() == [] and asked(provider)["job"] == 5
+        assert stored(gateway) == {"running": 4, "succeeded": 1}
 
 
 @pytest.mark.parametrize("status", [401, 429])
@@ -292,13 +292,13 @@ def test_a_host_that_does_not_answer_holds_up_no_other(gateway: Gateway) -> None
 def test_a_host_that_is_down_is_told_once(
     gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its 40 jobs are shown as last seen; those of the other host are up to date."""
+    """Its 20 jobs are shown as last seen; those of the other host are up to date."""
     with Provider() as down:
-        running(down, gateway.store, 40)
+        running(down, gateway.store, 20)
     with Provider() as provider:
-        end(provider, *running(provider, gateway.store, 10))
+        end(provider, *running(provider, gateway.store, 4))
         assert main(["list", "--refresh", "--limit", "1"]) == 0
-        assert stored(gateway) == {"running": 40, "succeeded": 10}
+        assert stored(gateway) == {"running": 20, "succeeded": 4}
         assert capsys.readouterr().err.count("Could not reach") == 1
 
 
@@ -430,9 +430,9 @@ def measure(*args: str) -> tuple[int, int]:
 
 
 def test_hundreds_of_jobs_in_one_process(gateway: Gateway) -> None:
-    """200 jobs, 5 of them also refreshed one by one: less than 64 descriptors and 300 MB."""
+    """120 jobs, 5 of them also refreshed one by one: less than 64 descriptors and 300 MB."""
     with Provider(steps=LONG) as provider:
-        running(provider, gateway.store, 200)
+        running(provider, gateway.store, 120)
         descriptors, megabytes = measure("5")
         assert descriptors < 64 and megabytes < 300
         assert provider.server.accepted <= 2

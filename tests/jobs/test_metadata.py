@@ -21,7 +21,7 @@ OURS = "ftg_job_id"
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    with Provider() as running:
+    with Provider(steps=1) as running:
         yield running
 
 
@@ -69,6 +69,7 @@ def test_a_host_that_takes_none_gets_none(home: Path, provider: Provider) -> Non
     assert job.metadata == TAGS and "nebius takes no metadata" in job.events()[0].message
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 def test_local_jobs_keep_them_in_the_run_folder(home: Path) -> None:
     job = Gateway().submit(chat_rows(10), model="builtin/tiny", backend="local", metadata=TAGS)
     job.cancel()

@@ -55,9 +55,9 @@ def lost(provider: Provider, file: Path, **options: Any) -> Job:
 
 
 def succeeds(job: Job) -> bool:
-    """Does it end well within five seconds?"""
+    """Does it end well soon?"""
     with suppress(GatewayError, OSError):
-        job.wait(5)
+        job.wait(20)
     return job.status is JobStatus.SUCCEEDED
 
 
@@ -70,7 +70,7 @@ def test_a_clock_that_jumps_neither_sends_early_nor_blocks(
 ) -> None:
     """After a lost answer the job waits for as long as its create may take effect, and no longer,
     in this process and in another."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         job = lost(provider, train_file)
         began, real = time.monotonic(), time.time
         monkeypatch.setattr(time, "time", lambda: real() + jump)
@@ -85,7 +85,7 @@ def test_a_clock_that_jumps_neither_sends_early_nor_blocks(
 
 def test_a_step_in_the_future_is_waited_for_once(home: Path, train_file: Path) -> None:
     """A store from before, or from another machine, whose clock was a day ahead."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         job = lost(provider, train_file)
         with sqlite3.connect(home / "gateway.sqlite3") as db:
             db.execute("UPDATE jobs SET step_at = ?", (time.time() + DAY,))
@@ -125,7 +125,7 @@ def test_a_host_whose_clock_is_ahead_delays_no_end(home: Path, train_file: Path)
     """A job without a model's name ends within five minutes by our clock."""
     from finetune_gateway.backends.openai import reports
 
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         backend = wire(provider)
         job = Gateway().submit(train_file, model=MODEL, backend=backend)
         provider.world.extra = {
@@ -161,7 +161,7 @@ def test_an_unsent_job_is_sent_from_a_home_that_moved(
     home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch, old: bool
 ) -> None:
     """Its files are found below the home, wherever that is; jobs that were sent are polled."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         sent = Gateway().submit(train_file, model=MODEL, backend=wire(provider), seed=1)
         provider.fault("POST /files", "reset_before")
         late = train_file.with_name("late.jsonl")
@@ -217,7 +217,7 @@ GONE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("how", GONE)
 def test_nothing_is_bought_without_a_store(home: Path, train_file: Path, how: str) -> None:
     """The process that had it open says what happened, in every call; a new one goes on."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         gateway = Gateway()
         gateway.submit(train_file, model=MODEL, backend=wire(provider), seed=1)
         job = gateway.jobs()[0]

@@ -277,6 +277,7 @@ def test_rm_asks_and_says_what_goes(ftg: Ftg, env: dict[str, str], provider: Pro
         assert gone.returncode == 102 and "was removed on" in gone.stderr, words
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 def test_no_byte_of_a_local_job_is_left(ftg: Ftg, env: dict[str, str], tmp_path: Path) -> None:
     """While it goes on it is refused (exit 2), in words. Then the run folder goes with all that is
     in it."""

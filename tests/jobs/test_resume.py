@@ -77,7 +77,7 @@ def cancelled(file: Any, backend: FakeBackend | None = None, **options: Any) -> 
 
 def test_a_job_that_was_not_sent_is_sent(home: Path, train_file: Path) -> None:
     """After a look: it is adopted if it is there."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         for number, kind in enumerate(("reset_after", "reset_before"), 1):
             provider.fault(CREATE, kind)
             job = Gateway().submit(train_file, model=MODEL, backend=wire(provider), seed=number)
@@ -219,6 +219,7 @@ def queued(data: Any) -> Job:
     return job
 
 
+@pytest.mark.usefixtures("tiny_at_home")
 def test_a_failed_run_gets_workers_again(home: Path, rows: Rows) -> None:
     """One whose workers died too often: its count begins anew, with new fences."""
     with slots_taken(home):
@@ -249,11 +250,15 @@ job.resume()
 """
 
 
-def test_resumes_killed_at_any_moment(home: Path, tmp_path: Path, rows: Rows) -> None:
+@pytest.mark.usefixtures("tiny_at_home")
+@pytest.mark.parametrize("kills", [[0.03], pytest.param([0.01, 0.1, 0.2], marks=pytest.mark.chaos)])
+def test_resumes_killed_at_any_moment(
+    home: Path, tmp_path: Path, rows: Rows, kills: list[float]
+) -> None:
     """Of two processes at a time, killed or not: nothing is lost, one attempt has one worker."""
     with slots_taken(home):
         job = queued(rows(12))
-        for moment in (0.01, 0.1, None):
+        for moment in (*kills, None):
             assert ended(job.cancel()) is JobStatus.CANCELLED
             before, now = job.record.resumes, tmp_path / f"now-{moment}"
             processes = [start(RESUME, job.id, now) for _ in range(2)]

@@ -359,8 +359,8 @@ def run(
 
 
 def test_nothing_is_bought_unasked_or_twice(run: Callable[..., Sequence]) -> None:
-    """A short sequence at each of four kinds of hosts."""
-    for seed in range(0, len(WORLDS), 3):
+    """A short sequence at each of two kinds of hosts."""
+    for seed in (3, 9):
         run(seed, 6)
 
 

@@ -64,7 +64,7 @@ def asked(provider: Provider, **headers: str) -> float | None:
 def test_the_wait_is_given_back_whatever_its_form() -> None:
     """Seconds, hours, milliseconds, a date by the host's own clock: a short call sleeps through
     none of them."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         assert asked(provider, retry_after="90") == 90
         assert asked(provider, retry_after="10800") == 10800
         assert asked(provider, retry_after_ms="7500", retry_after="90") == 7.5
@@ -79,7 +79,7 @@ def test_the_wait_is_given_back_whatever_its_form() -> None:
 )
 def test_nonsense_is_no_answer(wait: str) -> None:
     """Nor is a date that is past or of the year 9999."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         assert asked(provider, retry_after=wait) is None
         assert asked(provider, retry_after="Fri, 31 Dec 9999 23:59:59 GMT") is None
         assert asked(provider, retry_after="Sun, 06 Nov 1994 08:49:37 GMT") is None
@@ -90,7 +90,7 @@ def test_nonsense_is_no_answer(wait: str) -> None:
 
 def test_a_job_that_was_only_turned_away_is_never_failed(home: Path, train_file: Path) -> None:
     """More often than a job has tries, and without using one up."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         provider.fault(CREATE, *["busy"] * 12, seconds=0.02)
         job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
         assert job.wait(60).status is JobStatus.SUCCEEDED
@@ -100,7 +100,7 @@ def test_a_job_that_was_only_turned_away_is_never_failed(home: Path, train_file:
 
 def test_the_host_is_asked_again_when_it_said(home: Path, train_file: Path) -> None:
     """Not before, whoever asks. 409 and 503 with a time, in the contract's words, are no doubt."""
-    with Provider() as first, Provider() as second, Provider() as third:
+    with Provider(steps=1) as first, Provider(steps=1) as second, Provider(steps=1) as third:
         jobs = []
         for provider, status in ((first, 429), (second, 409), (third, 503)):
             provider.fault(CREATE, "status", status=status, headers={"retry-after-ms": "500"})
@@ -150,7 +150,7 @@ def test_cancel_soon_after_a_refusal_waits_for_the_lists(
 def test_a_refused_job_is_not_ended_unseen(home: Path, train_file: Path) -> None:
     """Where the host cannot be asked, nobody knows whether it has created the job all the same. A
     person may say so; then nothing is asked."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         provider.fault(CREATE, "status", status=429)
         job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
         provider.fault(LIST, "status", status=500, headers={"x-should-retry": "false"})
@@ -165,7 +165,7 @@ def test_a_refused_job_is_not_ended_unseen(home: Path, train_file: Path) -> None
 def test_a_page_of_a_server_in_between_is_a_doubt(home: Path, train_file: Path) -> None:
     """503 and a time, but not in the contract's form: the request may have been passed on."""
     page: dict[str, Any] = {"status": 503, "body": b"<html>", "headers": {"retry-after-ms": "90"}}
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         provider.fault(CREATE, "raw", **page)
         job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
         assert job.record.step == "creating" and job.record.tries == 2
@@ -175,7 +175,7 @@ def test_a_page_of_a_server_in_between_is_a_doubt(home: Path, train_file: Path) 
 @pytest.mark.parametrize("code", ["insufficient_quota", "billing_not_active"])
 def test_an_empty_account_is_no_wait(home: Path, train_file: Path, code: str) -> None:
     """Waiting would not help: refused in words."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         provider.fault(CREATE, "status", status=429, code=code, headers={"Retry-After": "1"})
         with pytest.raises(BackendError, match="Add credit"):
             Gateway().submit(train_file, model=MODEL, backend=wire(provider))
@@ -185,7 +185,7 @@ def test_an_empty_account_is_no_wait(home: Path, train_file: Path, code: str) ->
 def test_the_wait_outlives_the_process(home: Path, train_file: Path, ftg: Ftg) -> None:
     """A second process sees why, sends nothing before its time, and can end it; until then its
     share of the budget stays reserved."""
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         provider.fault(CREATE, "busy", headers={"Retry-After": "1800"})
         backend = wire(provider)
         priced: dict[str, Any] = {"train_price": "5", "backend": backend}
@@ -211,7 +211,7 @@ def test_a_longer_wait_than_is_allowed_is_said(
 ) -> None:
     """The job stays queued here; the error names the time, the setting and the command."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         provider.fault(CREATE, "busy", headers={"Retry-After": "7200"})
         job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
         with pytest.raises(JobNotFinished, match="asks to wait 2 h, longer than the 60 min") as why:
@@ -315,7 +315,7 @@ def test_a_wait_polls_when_the_host_said(home: Path, train_file: Path) -> None:
 def test_a_chat_waits_as_long_as_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """20 s are less than the time-out, and are waited; 90 s are given back."""
     question = [{"role": "user", "content": "Hi"}]
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         sleeps: list[float] = []
         model = connect(provider, request_timeout=60.0).open(handle_of(MODEL))
         chat = "POST /chat/completions"
@@ -341,7 +341,7 @@ def test_a_job_that_does_not_move_says_why(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
     monkeypatch.setenv("FTG_HOME", str(home))
     headers = {"Retry-After": "6"} if why == "429" else {"x-should-retry": "false"}
-    with Provider() as provider:
+    with Provider(steps=1) as provider:
         jobs = [submit(provider, train_file, seed) for seed in range(1 + several)]
         for job in jobs:
             job.refresh().refresh().refresh()
