@@ -7,7 +7,6 @@ are installed here and what runs it.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
@@ -22,7 +21,7 @@ from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.settings.network import Proxy, is_loopback, origin, proxy_for
+from finetune_gateway.settings.network import Proxy, hidden, is_loopback, origin, proxy_for
 
 MILLION = 1_000_000
 PER_HOUR = {"minute": 60, "hour": 1}  # how many of the hub's units are in an hour
@@ -53,7 +52,7 @@ def gpu_hours(today: date) -> list[Price]:
     """
     host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     address = f"{host.rstrip('/')}/api/jobs/hardware"
-    shown = re.sub("//[^/]*@", "//", address)  # without a password of a mirror
+    shown = hidden(address)  # a mirror may have a password
     proxy = proxy_for(address)
     way = f" through the proxy {proxy.shown}" if proxy else ""
     try:

@@ -19,6 +19,7 @@ from finetune_gateway.errors import SpecError, shown, toml_error_text
 from finetune_gateway.settings.files import locking, write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
+from finetune_gateway.settings.network import hidden
 
 Origin = Literal["argument", "environment", "file", "default"]
 Setting = Decimal | tuple[str, ...]
@@ -197,8 +198,9 @@ def parse_hosts(value: object, name: str) -> tuple[str, ...]:
     one part of a name; of an address, its host. Raises SpecError."""
     hosts = [_HOST.fullmatch(word.lower()) for word in _words(value)]
     if not all(hosts):
+        named = hidden(value) if isinstance(value, str) else value
         raise SpecError(
-            f"{name} cannot be {shown(value)}.",
+            f"{name} cannot be {shown(named)}.",
             hint="Give hosts, such as gpu.example.com, gpu.example.com:8443 or *.example.com.",
         )
     return tuple(dict.fromkeys(host[1] for host in hosts if host))

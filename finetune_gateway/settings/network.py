@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from os import environ
 from urllib.parse import unquote, urlsplit
@@ -22,11 +24,30 @@ def is_loopback(host: str) -> bool:
     return address is not None and (mapped or address).is_loopback
 
 
+def _may_be_here(host: str) -> bool:
+    """Return True for this machine by any name that a resolver may take for it: ``localhost.``,
+    ``x.localhost``, ``127.1``, ``2130706433``, ``0.0.0.0``."""
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost") or is_loopback(name):
+        return True
+    address = _ip(name)
+    with suppress(OSError):
+        address = address or ipaddress.ip_address(socket.inet_aton(name))
+    return address is not None and (address.is_loopback or address.is_unspecified)
+
+
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+def hidden(address: str) -> str:
+    """Return an address for a message, however malformed it is: without user and password, and
+    without what is after ``?`` or ``#``."""
+    text = re.sub(r"^([a-z0-9+.-]*://)?.*@", r"\1***@", address, flags=re.I | re.S)
+    return re.sub(r"[?#].*", "?***", text, flags=re.S)
 
 
 def origin(url: str) -> str:
@@ -56,8 +77,7 @@ class Proxy:
     @property
     def shown(self) -> str:
         """Its address and variable, without user and password."""
-        address = re.sub(r"^([a-z0-9+.-]+://)?.*@", r"\1***@", self.url, flags=re.I | re.S)
-        return f"{address} ({self.variable or 'the settings of this system'})"
+        return f"{hidden(self.url)} ({self.variable or 'the settings of this system'})"
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -98,7 +118,7 @@ def proxy_for(url: str) -> Proxy | None:
     this machine: what is sent to it must not leave it."""
     parts, known = urlsplit(url), proxies()
     proxy = known.get(parts.scheme) or known.get("all")
-    if proxy is None or is_loopback(parts.hostname or ""):
+    if proxy is None or _may_be_here(parts.hostname or ""):
         return None
     return None if _goes_around(url, getproxies().get("no", "")) else proxy
 

@@ -118,6 +118,9 @@ def test_a_redirect_that_carries_the_key_is_told_without_it() -> None:
         with pytest.raises(BackendError, match="redirects to") as caught:
             connect(provider).poll("ftjob-1", None)
         assert KEY not in str(caught.value)
+        provider.fault(RETRIEVE, Fault("redirect", location="https://me:pa55word@login.example/"))
+        with pytest.raises(BackendError, match=r"redirects to '\*\*\*@login.example'"):
+            connect(provider).poll("ftjob-1", None)
 
 
 ODD = "".join(8 * "\\" + f"u00{ord(char):02x}" for char in KEY[:8])
@@ -128,7 +131,11 @@ def test_no_echo_takes_for_ever(message: str) -> None:
     """A host knows the key, and can send its beginning in a form that can be read in many ways, or
     an entity of 5,000 digits, which Python does not read: the rest is there at once."""
     with Provider(api_key=KEY) as provider:
-        provider.fault(RETRIEVE, "body", body={"status": "failed", "error": {"message": message}})
+        provider.fault(
+            RETRIEVE,
+            "body",
+            body={"id": "ftjob-1", "status": "failed", "error": {"message": message}},
+        )
         began = time.monotonic()
         try:
             error = connect(provider).poll("ftjob-1", None).error or ""

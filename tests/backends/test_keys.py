@@ -28,6 +28,8 @@ from finetune_gateway import (
 from finetune_gateway.backend import DataFile
 from finetune_gateway.cli import main as ftg_main
 from finetune_gateway.jobs.records import row_of
+from finetune_gateway.settings import config
+from finetune_gateway.settings.home import Settings
 
 SECRETS = {
     "HF_TOKEN": "hf_CanaryOfTheHub0123456789",
@@ -299,6 +301,23 @@ def test_an_address_with_two_readings_is_none(tmp_path: Path, url: str) -> None:
     path = handle_file(tmp_path, base_url=url, api_key_env="HF_TOKEN")
     with pytest.raises(SpecError):
         ModelHandle.load(path).chat("Hi")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://u:{}@h/v1 ", "https://u:{}@h:999999/v1", "https://[u:{}@h/v1", "ht!tps://u:{}@h"]
+    + ["https://u:a/{}@h:x", "https://h:x/v1?key={}", "u:{}@h"],
+)
+def test_what_is_no_address_is_told_without_its_password(home: Path, url: str) -> None:
+    """A slip of the hand in one that has a password or a key in it; as a setting, too."""
+    url = url.format("pa55word")
+    with pytest.raises(SpecError, match="is not a URL") as caught:
+        OpenAIBackend(base_url=url)
+    assert "pa55word" not in str(caught.value)
+    for name in ("keys.GPU_KEY", "hosts.allow_http"):
+        with pytest.raises(SpecError, match="cannot be") as caught:
+            config.write(Settings(home), name, url.replace(",", ""))
+        assert "pa55word" not in str(caught.value)
 
 
 # Plain http

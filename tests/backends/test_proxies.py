@@ -146,6 +146,28 @@ def test_this_machine(host: str, here: bool) -> None:
     assert is_loopback(host) == here
 
 
+HERE = [
+    "localhost",
+    "localhost.",
+    "x.localhost",
+    "127.1",
+    "0x7f.1",
+    "2130706433",
+    "0.0.0.0",
+    "[::]",
+]
+
+
+@pytest.mark.parametrize("host", HERE)
+def test_no_spelling_of_this_machine_goes_to_a_proxy(
+    tap: Wiretap, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """A plain proxy would read the key. A host that only begins so is another one."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://{tap.address}")
+    assert proxy_for(f"http://{host}:8000/v1") is None
+    assert proxy_for(f"http://{host.strip('[]:')}.example/v1") is not None
+
+
 def test_the_hub_is_not_asked_by_plain_http(tap: Wiretap, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the settings name it; a password of a mirror is in no message."""
     monkeypatch.setenv("HTTP_PROXY", f"http://{tap.address}")

@@ -11,7 +11,7 @@ import httpx2
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation import profiles
-from finetune_gateway.settings.network import PORTS
+from finetune_gateway.settings.network import PORTS, hidden
 from finetune_gateway.text.redaction import redact
 
 OPENAI_HOST = "api.openai.com"
@@ -41,7 +41,8 @@ def checked(url: str) -> str:
     stored and shown."""
     parts = parts_of(url)
     if parts is None:
-        raise SpecError(f"base_url {redact(url)!r} is not a URL.", hint="Like https://HOST/v1.")
+        shown = redact(hidden(url))
+        raise SpecError(f"base_url {shown!r} is not a URL.", hint="Like https://HOST/v1.")
     if parts.username or parts.password or "@" in parts.netloc:
         raise SpecError(
             "base_url has a user or password in it.", hint="Keys come from api_key_env."

@@ -24,7 +24,7 @@ from finetune_gateway.backends.openai.bounds import Endless
 from finetune_gateway.backends.openai.retries import asked_wait
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
-from finetune_gateway.settings.network import Proxy
+from finetune_gateway.settings.network import Proxy, hidden
 from finetune_gateway.text.cleaning import clean, visible
 from finetune_gateway.text.quoting import duration
 from finetune_gateway.text.redaction import holds, redact, without
@@ -216,9 +216,9 @@ def _has_error(content: bytes) -> bool:
 
 def _host_in(location: str) -> str:
     try:
-        return urlsplit(location).netloc
+        return hidden(urlsplit(location).netloc)
     except ValueError:  # brackets that hold no address
-        return location
+        return hidden(location)
 
 
 def _by_class(status: int) -> Rule:
