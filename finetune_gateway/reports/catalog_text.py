@@ -53,10 +53,11 @@ def _backend_text(backend: Document) -> str:
         return f"{head}\n{wrap_text('cannot be used: ' + backend['error'], '  ')}"
     types = f" ({', '.join(backend['training_types'])})" if backend["training_types"] else ""
     where = "hosted: the data leaves this machine" if backend["hosted"] else "on this machine"
+    methods = ", ".join(backend["methods"]) or "no method that is known here"
     lines = [
         head,
         f"  {where}",
-        f"  trains: {', '.join(backend['methods']) or 'no method that is known here'}{types}",
+        wrap_text(f"trains: {methods}{types}", "    ", "  "),
     ]
     if backend["no_new_jobs_after"]:
         lines.append(f"  takes new jobs until {backend['no_new_jobs_after']}")

@@ -35,8 +35,8 @@ _DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def print_result(text: str = "") -> None:
-    """Print a part of the result on stdout."""
-    print(escape_controls(text) if sys.stdout.isatty() else text)
+    """Print a part of the result on stdout; on a terminal wrapped at words."""
+    print(fold(escape_controls(text), terminal_width()) if sys.stdout.isatty() else text)
 
 
 def print_message(text: str, *, quiet: bool = False) -> None:
@@ -180,15 +180,26 @@ def elide(text: str, width: int) -> str:
 
 
 def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
-    """Return rows in aligned columns; those whose heads are in ``right`` align right."""
+    """Return rows in aligned columns; those whose heads are in ``right`` align right. On a terminal
+    that is too narrow for them, return each row as lines of a head and a value."""
     lines = [[*head], *([*row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    if sum(widths) + 2 * len(widths) - 2 > terminal_width() and sys.stdout.isatty():
+        return "\n\n".join(_stacked(head, row) for row in lines[1:])
     sides = [">" if name in right.split() else "<" for name in head]
     return "\n".join(
         "  ".join(
             f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)
         ).rstrip()
         for line in lines
+    )
+
+
+def _stacked(head: Sequence[str], row: Sequence[str]) -> str:
+    indent = max(map(len, head)) + 2
+    pairs = zip(head, row, strict=True)
+    return "\n".join(
+        wrap_text(cell or "-", " " * indent, f"{name:{indent}}") for name, cell in pairs
     )
 
 

@@ -28,7 +28,8 @@ def _parts(job: Job, one: Removed) -> str:
     if job.record.removed:
         return "was removed before."
     files = f"{format_bytes(one.bytes)} of files" if one.bytes else "no files"
-    local = ", its model among them" if job.record.result and not job.record.hosted else ""
+    trained = one.bytes and job.record.result and not job.record.hosted
+    local = ", its model among them" if trained else ""
     shared = _shared(one)
     texts = f"{files}{local}, {format_count(one.events, 'event')}, all other texts.{shared}"
     return f"{texts} Its line of costs stays."
