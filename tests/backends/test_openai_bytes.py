@@ -527,7 +527,9 @@ def test_the_store_takes_any_snapshot(
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, "5", True, 10**400])
-@pytest.mark.parametrize("name", ["request_timeout", "settle_seconds", "poll_seconds"])
+@pytest.mark.parametrize(
+    "name", [("request_timeout", 0), "request_timeout", "settle_seconds", "poll_seconds"]
+)
 def test_no_clock_waits_for_ever(name: str, value: Any) -> None:
     """Seconds are finite numbers."""
     with pytest.raises(SpecError, match=name):

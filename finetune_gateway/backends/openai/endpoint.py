@@ -101,10 +101,12 @@ def check_settings(given: Mapping[str, object]) -> None:
 
 def _check_seconds(name: str, value: object) -> None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
-    if not 0 <= number <= LONGEST_SETTING:
+    # No host answers in no time: each request would be in doubt.
+    least = 0.001 if name == "request_timeout" else 0
+    if not least <= number <= LONGEST_SETTING:
         raise SpecError(
             f"{name} cannot be {redact(repr(value))}.",
-            hint=f"Give seconds as a number from 0 to {LONGEST_SETTING:,}.",
+            hint=f"Give seconds as a number from {least} to {LONGEST_SETTING:,}.",
         )
 
 
