@@ -527,13 +527,18 @@ def test_the_store_takes_any_snapshot(
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, "5", True, 10**400])
-@pytest.mark.parametrize(
-    "name", [("request_timeout", 0), "request_timeout", "settle_seconds", "poll_seconds"]
-)
+@pytest.mark.parametrize("name", ["request_timeout", "settle_seconds", "poll_seconds"])
 def test_no_clock_waits_for_ever(name: str, value: Any) -> None:
     """Seconds are finite numbers."""
     with pytest.raises(SpecError, match=name):
         OpenAIBackend(base_url="http://127.0.0.1:9/v1", **{name: value})
+
+
+def test_a_time_out_of_no_seconds_is_refused() -> None:
+    """Each create was in doubt. No pause between polls is one that a test may want."""
+    with pytest.raises(SpecError, match="request_timeout cannot be 0"):
+        OpenAIBackend(request_timeout=0)
+    assert OpenAIBackend(poll_seconds=0, settle_seconds=0).poll_seconds == 0
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "["])
