@@ -12,6 +12,7 @@ import pytest
 
 from finetune_gateway import Dataset
 from finetune_gateway.backends.local import builtin
+from finetune_gateway.errors import SpecError
 from finetune_gateway.tokens.chat_template import ChatTemplate
 
 QUESTION = {"role": "user", "content": "Where is parcel A-1042?"}
@@ -206,3 +207,21 @@ def test_demo_rows_are_short(folder: Path) -> None:
     for split in builtin.SPLITS:
         for row in Dataset.open(builtin.demo_path(split)).rows():
             assert len(template.encode(row.data).input_ids) <= 80
+
+
+def test_an_answer_ends_where_the_model_does(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its 512 tokens, without a reminder of a library; a conversation that is longer has an
+    error of ours."""
+    from finetune_gateway.backends.local.inference import LocalModel
+    from finetune_gateway.backends.local.loading import load_model
+
+    model = LocalModel(load_model(model_folder), ChatTemplate.load(model_folder))
+    long = {"role": "user", "content": "parcel " * 480}
+    usage = model.chat([long], max_tokens=5000).usage
+    assert usage is not None and usage.prompt_tokens + usage.completion_tokens <= 512
+    assert usage.prompt_tokens > 400
+    assert "maximum length" not in caplog.text
+    with pytest.raises(SpecError, match="this model reads at most 512"):
+        model.chat([{"role": "user", "content": "parcel " * 600}])

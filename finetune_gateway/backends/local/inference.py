@@ -4,6 +4,7 @@ with. Imports torch."""
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ class LocalModel:
             torch.manual_seed(sampling["seed"])
         options: dict[str, Any] = {
             "attention_mask": torch.ones_like(prompt),
-            "max_new_tokens": sampling.get("max_tokens") or MAX_TOKENS,
+            "max_new_tokens": min(sampling.get("max_tokens") or MAX_TOKENS, self._room(len(ids))),
             "do_sample": temperature > 0,
             "eos_token_id": sorted(self.template.stop_ids),
             "pad_token_id": min(self.template.stop_ids),
@@ -123,6 +124,18 @@ class LocalModel:
         if temperature > 0:
             options |= {"temperature": temperature, "top_p": sampling.get("top_p") or 1.0}
         return prompt, options
+
+    def _room(self, used: int) -> int:
+        """Return how many tokens an answer may have. Raises SpecError if there is no room."""
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if not most:
+            return sys.maxsize
+        if used >= most:
+            raise SpecError(
+                f"The conversation has {used:,} tokens; this model reads at most {most:,}.",
+                hint="Ask something shorter, or begin a new conversation.",
+            )
+        return int(most) - used
 
 
 class _Decoder:
