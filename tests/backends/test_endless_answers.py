@@ -64,7 +64,9 @@ def test_a_packed_body_is_measured_unpacked() -> None:
         provider.fault(RETRIEVE, "body", body=body, headers={"Content-Encoding": "gzip"})
         with pytest.raises(BackendError, match="cut off after 8 MB"):
             connect(provider).poll("ftjob-1", None)
-        provider.fault(RETRIEVE, "body", body=gzip.compress(b'{"status": "running"}'))
+        provider.fault(
+            RETRIEVE, "body", body=gzip.compress(b'{"id": "ftjob-1", "status": "running"}')
+        )
         provider.faults[RETRIEVE][0].headers = {"Content-Encoding": "gzip"}
         assert connect(provider).poll("ftjob-1", None).status is JobStatus.RUNNING
 

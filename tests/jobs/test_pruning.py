@@ -294,7 +294,8 @@ def test_prune_says_first_what_goes(ftg: Ftg, env: dict[str, str], provider: Pro
     os.environ["FTG_HOME"] = env["FTG_HOME"]
     os.environ["PRUNE_KEY"] = provider.api_key
     home = Path(env["FTG_HOME"])
-    assert ftg("prune", "--yes").stderr == "There is nothing to remove.\n"
+    nothing = "There is nothing to remove of jobs that ended more than 30 days ago.\n"
+    assert ftg("prune", "--yes").stderr == nothing
     old = local_job(home, 31, model=True)
     job = hosted(provider, rows())
     job.remove()
