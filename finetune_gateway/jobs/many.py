@@ -331,14 +331,14 @@ class _Passes:
                 threading.Thread(target=self._ask_beside, args=(group,), daemon=True).start()
 
     def _ask_beside(self, group: Group) -> None:
-        stores = {id(job.store): job.store for job in group.jobs}
         try:
-            answer: Answer | BaseException = _ask(group, self.deadline, send=self.send)
-        except BaseException as exc:
-            answer = exc
-        for store in stores.values():
-            store.close()  # the connection of this thread
-        self.answers.put((group, answer))
+            with ExitStack() as connections:  # of this thread
+                for store in {job.store for job in group.jobs}:
+                    connections.callback(store.close)
+                answer = _ask(group, self.deadline, send=self.send)
+            self.answers.put((group, answer))
+        except BaseException as exc:  # raised again in the caller's thread
+            self.answers.put((group, exc))
 
     def _seconds(self) -> float | None:
         """Return how long to wait for an answer: until a pass is due, or until the deadline."""

@@ -176,7 +176,7 @@ def without_texts(record: JobRecord) -> JobRecord:
     that its cost is made of."""
     quote = None if record.estimate is None else Quote.of(record).model_dump(mode="json")
     spec = TrainingSpec(model=record.spec.model, method=record.spec.method)
-    hosted = record.hosted and record.result is not None
+    result = record.result if record.hosted else None
     return record.model_copy(
         update={
             "name": "",
@@ -191,9 +191,7 @@ def without_texts(record: JobRecord) -> JobRecord:
             "phase": "",
             "error": None,
             "cursor": None,
-            "result": Result(kind="hosted", model=record.result.model)
-            if hosted and record.result
-            else None,
+            "result": result and Result(kind="hosted", model=result.model),
             "handle": None,
             "removed_at": time.time(),
             "gone": False,  # until its model is gone too

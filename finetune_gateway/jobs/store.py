@@ -187,13 +187,8 @@ class Store:
     def set_cancelling(self, job_id: str) -> JobRecord:
         """Commit that the provider was asked to stop a job."""
         with self.transaction() as db:
-            status = self._record(
-                db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            ).status
-            db.execute(
-                "UPDATE jobs SET status = ? WHERE id = ?",
-                (later(status, JobStatus.CANCELLING), job_id),
-            )
+            status = later(self.get(job_id).status, JobStatus.CANCELLING)
+            db.execute("UPDATE jobs SET status = ? WHERE id = ?", (status, job_id))
         return self.get(job_id)
 
     def set_sent(self, job_id: str, provider_id: str) -> JobRecord:
@@ -230,8 +225,7 @@ class Store:
         earlier attempt is dropped."""
         snapshot = storable(snapshot)
         with self.transaction() as db:
-            row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            record = self._record(row)
+            record = self.get(job_id)
             earlier = resumes is not None and resumes != record.resumes
             if record.cursor != cursor or record.status.final or record.removed or earlier:
                 return record

@@ -15,7 +15,7 @@ from pathlib import Path
 from finetune_gateway.backend import LIST_LAG, Capabilities
 from finetune_gateway.errors import BackendError, JobNotFinished
 from finetune_gateway.jobs.records import JobRecord, seconds_since, stopwatch
-from finetune_gateway.jobs.store import Store
+from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.settings import config, files
 from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.text.quoting import duration
@@ -73,8 +73,7 @@ def set_waiting(store: Store, job_id: str, until: float, phase: str, times: int 
             "UPDATE jobs SET not_before = ?, step_at = ?, step_clock = ?, phase = ?,"
             " turned_away = turned_away + ?,"
             " status = CASE status WHEN 'validating_files' THEN 'queued' ELSE status END"
-            " WHERE id = ? AND provider_id IS NULL"
-            " AND status NOT IN ('succeeded', 'failed', 'cancelled')",
+            f" WHERE id = ? AND provider_id IS NULL AND {LIVE}",
             (until, time.time(), stopwatch(), encodable(phase), times, job_id),
         )
     return store.get(job_id)

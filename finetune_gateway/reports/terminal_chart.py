@@ -75,7 +75,7 @@ class _Plot:
 
     def _dot(self, points: Sequence[Point]) -> None:
         """Draw the points; of many some, so that the line below can be seen."""
-        every = -(-len(points) * APART // self.wide) if len(points) * APART > self.wide else 1
+        every = -(-len(points) * APART // self.wide)
         for x, y in points[::-every]:
             column = round(self.chart.x.share(x) * (self.wide - 1))
             self.cells[self._row(self.chart.y.share(y)), column] = self.signs.dot

@@ -294,7 +294,7 @@ def open_private_folder(parent: Path, locks: Path, name: str) -> tuple[Path, int
         _remove_folder(left, locks)
     folder = parent / f".{name}-{os.urandom(6).hex()}"
     # Before there is a folder to remove.
-    lock = open_private(locks / folder.name.lstrip("."), os.O_RDWR)
+    lock = open_private(lock_of(folder, locks), os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder.mkdir(PRIVATE_FOLDER)
@@ -323,7 +323,7 @@ def lock_of(folder: Path, locks: Path) -> Path:
 
 def _remove_folder(folder: Path, locks: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    (locks / folder.name.lstrip(".")).unlink(missing_ok=True)
+    lock_of(folder, locks).unlink(missing_ok=True)
 
 
 def remove_old_temporaries(folder: Path, seconds: float) -> None:

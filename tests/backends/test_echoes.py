@@ -40,6 +40,7 @@ FORMS: dict[str, Callable[[str], str]] = {
     "base64, one further": lambda key: b64encode(f"x:{key}:y".encode()).decode(),
     "base64 of URLs": lambda key: urlsafe_b64encode(f"a{key}".encode()).decode(),
     "hex": lambda key: key.encode().hex(),
+    "hex in capitals": lambda key: key.encode().hex().upper(),
     "lines": lambda key: "\r\n  ".join(key[at : at + 7] for at in range(0, len(key), 7)),
     "lines in JSON": lambda key: "\\n".join(key[at : at + 7] for at in range(0, len(key), 7)),
     "lines of base64": lambda key: re.sub("(.{16})", r"\1\n", b64encode(key.encode()).decode()),
@@ -63,6 +64,7 @@ def test_words_stay_as_they_are() -> None:
     text = "50% & more: \\n gpu-canary-012345678\\u0039x or %zz EMPTY &amp; a key"
     assert without(text, "another-key-0123456789") == text
     assert without(text, "EMPTY") == text and without(text, None) == text
+    assert redact("Authorization: Bearer of.another") == f"Authorization: Bearer {MARK}"
     assert redact("The key EMPTY is not EMPTYING.", "EMPTY") == f"The key {MARK} is not EMPTYING."
 
 
@@ -75,6 +77,8 @@ def test_a_stream_that_splits_the_key(size: int) -> None:
     shown = "".join(pieces) + stream.rest()
     assert shown == text.replace(KEY, MARK)
     assert KEY[:9] not in "".join(pieces[:3]) or size == 1000
+    longest, stream = KEY.encode().hex(), Stream(KEY)
+    assert [stream.ready(longest[:-1]), stream.ready(longest[-1])] == ["", MARK]
 
 
 @pytest.mark.parametrize("form", ["as it is", "the header of Basic"])

@@ -123,6 +123,7 @@ def test_where_nothing_can_be_known_a_person_is_asked(
 def test_a_person_says_that_it_is_not_there(home: Path, train_file: Path) -> None:
     """``settle`` sends nothing; ``wait`` does then, once. Another job's id is refused."""
     with Provider(metadata="null", hides=("training_file",)) as provider:
+        others(provider, 1)  # without it the list would show that the job is not there
         first = Gateway().submit(train_file, model=MODEL, backend=wire(provider)).wait(20)
         job = lost(provider, train_file, "reset_before", again=True)
         with pytest.raises(SpecError, match="another of your jobs"):

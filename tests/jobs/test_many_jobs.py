@@ -27,6 +27,7 @@ from finetune_gateway import (
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.cli import main
+from finetune_gateway.jobs import many
 from finetune_gateway.settings.files import try_lock
 from finetune_gateway.settings.home import Settings
 
@@ -107,8 +108,12 @@ def test_jobs_that_are_not_sent_are_sent_by_wait_alone(gateway: Gateway, train_f
         assert stored(gateway) == {"succeeded": 4}
 
 
-def test_a_host_that_runs_few_jobs_gets_them_in_order(gateway: Gateway, train_file: Path) -> None:
-    """Five jobs at a host that runs two at a time: a wait for all sends each once, oldest first."""
+def test_a_host_that_runs_few_jobs_gets_them_in_order(
+    gateway: Gateway, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five jobs at a host that runs two at a time: a wait for all sends each once, oldest first,
+    and shows other processes the oldest."""
+    monkeypatch.setattr(many, "SHOWN", 1)
     with Provider(running_limit=2, pace=99.0, steps=1) as provider:
         hosted: dict[str, Any] = {"base_url": provider.url, "api_key_env": KEY}
         backend = OpenAIBackend(**hosted, profile="custom", poll_seconds=0.005, settle_seconds=0.03)
@@ -281,9 +286,11 @@ def test_a_host_that_does_not_answer_holds_up_no_other(gateway: Gateway) -> None
                 f" '$.request_timeout', 60.0) WHERE provider_id IN ({','.join('?' * 5)})",
                 (url, *lost),
             )
+        for name in made[:2]:
+            gateway.job(name).refresh()  # what is loaded for that is not of the time below
         end(provider, *made)
         ended: list[str] = []
-        failures = gateway.wait(gateway.jobs(), 0.5, on_change=lambda job: ended.append(job.id))
+        failures = gateway.wait(gateway.jobs(), 1.0, on_change=lambda job: ended.append(job.id))
         assert len(ended) == 5 and stored(gateway) == {"succeeded": 5, "running": 5}
         (failure,) = failures
         assert isinstance(failure.error, JobNotFinished) and len(failure.jobs) == 5

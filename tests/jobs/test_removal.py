@@ -221,7 +221,11 @@ def test_who_was_asking_meanwhile_writes_no_text_back(home: Path) -> None:
     handle = job.result().model_dump(mode="json")
     job.remove()
     job.store.set_handle(job.id, {**handle, "system_prompt": CANARY})
-    job.store.apply(job.id, Snapshot(status=JobStatus.UNKNOWN, phase=CANARY), None)
+    answer = Snapshot(status=JobStatus.UNKNOWN, phase=CANARY)
+    job.store.apply(job.id, answer, None)
+    other, _ = job.store.add(record(finished_at=time.time()))  # ended, with a word that is unknown
+    Gateway().job(other.id).remove()
+    job.store.apply(other.id, answer, None)
     assert found(home) == []
 
 
