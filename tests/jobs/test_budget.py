@@ -31,7 +31,13 @@ from support.provider import CREATE, Provider
 from finetune_gateway import BackendError, BudgetError, Gateway, OpenAIBackend, SpecError
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.price_table import new_price, write_price
-from finetune_gateway.jobs.budget import dollars, month_of, require_within
+from finetune_gateway.jobs.budget import (
+    Budget,
+    dollars,
+    month_of,
+    require_room,
+    require_within,
+)
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 PRICE = Decimal(1000)  # USD a million tokens: a job of 12 short rows costs dollars
@@ -422,6 +428,16 @@ def test_amounts_that_look_equal_are_shown_in_full() -> None:
     """20.001 over a limit of 20 would read 20.00 over 20.00."""
     with pytest.raises(BudgetError, match=r"cost 20\.001 USD, over the limit of 20\."):
         require_within(an_estimate("20.001"), Decimal(20))
+
+
+def test_a_job_may_cost_exactly_what_is_left() -> None:
+    """Of a month, and of its own limit."""
+    usd = Range(low=Decimal(20), expected=Decimal(20), high=Decimal(20))
+    month = Budget(month="2026-11", cap_usd=Decimal(20), holds=())
+    require_room(usd, month, unpriced=None)
+    require_within(an_estimate("20"), Decimal(20))
+    with pytest.raises(BudgetError, match="may cost 20"):
+        require_room(usd, month.model_copy(update={"cap_usd": Decimal("19.99")}), unpriced=None)
 
 
 def test_a_limit_without_a_price_stops_hosted_jobs_only() -> None:

@@ -102,11 +102,12 @@ def test_the_same_submit_twice_is_one_job(home: Path, train_file: Path) -> None:
     first = g.submit(train_file, model="m", backend=backend)
     assert g.submit(train_file, model="m", backend=backend, method="supervised").id == first.id
     assert g.submit(train_file, model="m", backend=backend, seed=1).id != first.id
+    assert g.submit(train_file, validation=train_file, model="m", backend=backend).id != first.id
     assert g.submit(train_file, model="m", backend=backend, again=True).id != first.id
     first.wait()
     assert g.submit(train_file, model="m", backend=backend).id == first.id
     assert g.submit(train_file, model="m", backend=backend, again=True).id != first.id
-    assert len(backend.started) == 4
+    assert len(backend.started) == 5
 
 
 def test_fifty_submitters_at_once_start_one_job(home: Path, train_file: Path) -> None:

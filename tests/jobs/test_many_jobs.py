@@ -269,6 +269,15 @@ def test_an_ended_job_whose_poll_fails_is_asked_for_again(gateway: Gateway) -> N
         assert gateway.refresh() == [] and stored(gateway) == {"succeeded": 6}
 
 
+def test_a_host_that_asks_for_too_long_a_wait_ends_it(gateway: Gateway) -> None:
+    """A day and an hour, by its list of jobs: more than is allowed."""
+    with Provider() as provider:
+        running(provider, gateway.store, 2)
+        provider.fault(LIST, *["status"] * 9, status=429, headers={"retry-after": "90000"})
+        (failure,) = gateway.wait(gateway.jobs(), 5)
+        assert isinstance(failure.error, BackendError) and len(failure.jobs) == 2
+
+
 # -- several hosts -----------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_gateway.settings.files import atomic_file, write_atomic, write_by_content
+from finetune_gateway.settings import spool
+from finetune_gateway.settings.files import atomic_file, folder, write_atomic, write_by_content
 
 # arguments: a file. Writes 1 MB of "a", then of "b", again and again, until it is killed.
 WRITER = """
@@ -160,3 +161,19 @@ def test_a_folder_that_cannot_be_synced_is_no_error(
     monkeypatch.setattr(os, "fsync", refuse)
     write_atomic(tmp_path / "whole.txt", "new")
     assert (tmp_path / "whole.txt").read_text() == "new"
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of threads and forks
+def test_a_fork_leaves_its_parent_the_rows_of_the_spool(tmp_path: Path) -> None:
+    """They go with the reader that the parent has, not with the copy of it in a child."""
+    path = tmp_path / "1" / "rows.jsonl"
+    write_atomic(folder(path.parent) / path.name, "{}\n")
+    readers = [threading.Event()]
+    spool.remove_with(readers[0], path)
+    child = os.fork()
+    if child == 0:
+        readers.clear()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0 and path.exists()
+    readers.clear()
+    assert not path.exists()
