@@ -81,10 +81,15 @@ def find_pii(text: str, regions: Regions | None = None) -> Iterator[tuple[str, s
         regions = _masked_regions(environ.get("FTG_HOME"), environ.get("FTG_PII_REGIONS"))
     yield from _found(text, regions)
     plain = pii_forms.read_as(text)
-    if plain != text:
-        yield from _as_written(text, plain, regions)
-    for run, inner in pii_forms.decoded(text):
-        yield from ((name, run) for name, _ in _found(inner, regions))
+    inner = [
+        (name, run)
+        for run, decoded in pii_forms.decoded(plain)
+        for name, _ in _found(decoded, regions)
+    ]
+    if plain == text:
+        yield from inner
+    else:
+        yield from _as_written(text, plain, {*inner, *_found(plain, regions)})
 
 
 def _found(text: str, regions: Regions) -> Iterator[tuple[str, str]]:
@@ -92,11 +97,11 @@ def _found(text: str, regions: Regions) -> Iterator[tuple[str, str]]:
         yield from ((detector.name, match) for match in matches(detector, text, regions))
 
 
-def _as_written(text: str, plain: str, regions: Regions) -> Iterator[tuple[str, str]]:
-    """Yield what is found in a text as it is read, each time as it is written."""
+def _as_written(text: str, plain: str, found: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield what was found in a text as it is read, each time as it is written."""
     places = pii_forms.places_of(text)
-    for name, match in set(_found(plain, regions)):
+    for name, match in found:
         at = plain.find(match)
         while at >= 0:
-            yield name, text[places[at] : places[at + len(match) - 1] + 1]
+            yield name, text[places[at][0] : places[at + len(match) - 1][1]]
             at = plain.find(match, at + len(match))

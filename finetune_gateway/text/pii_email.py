@@ -50,11 +50,18 @@ def _find_written(text: str) -> Iterator[str]:
 
 # -- spelt out ----------------------------------------------------------------------------
 
+# "At" in Russian, Korean, Japanese and Chinese, as it is said for the sign.
+_AT_WORDS = (
+    "\u0441\u043e\u0431\u0430\u043a\u0430|\uace8\ubc45\uc774"
+    "|\u30a2\u30c3\u30c8\u30de\u30fc\u30af|\u827e\u7279"
+)
 _AT = re.compile(
     r"\s{0,2}[\[({<]\s?(?:at|AT|At|@|arroba)\s?[\])}>]\s{0,2}(?=[A-Za-z0-9])"
-    r"|(?<=[A-Za-z0-9]) (?:at|AT|At) (?=[A-Za-z0-9])"
+    r"|(?<=[A-Za-z0-9]) (?:at|AT|At|@) (?=[A-Za-z0-9])|(?<=[A-Za-z0-9])_at_(?=[A-Za-z0-9])"
+    rf"|(?<=[a-z0-9])AT(?=[a-z])|(?<=[A-Za-z0-9]) ?(?:{_AT_WORDS}) ?(?=[A-Za-z0-9])"
 )
-_DOT = r"(?:\s{0,2}[\[({<]\s?(?i:dot|punkt|punto|point|\.)\s?[\])}>]\s{0,2}|\s{1,2}(?i:dot)\s{1,2})"
+_BRACKET_DOT = r"\s{0,2}[\[({<]\s?(?i:dot|punkt|punto|point|\.)\s?[\])}>]\s{0,2}"
+_DOT = rf"(?:{_BRACKET_DOT}|\s{{1,2}}(?i:dot|\u0442\u043e\u0447\u043a\u0430)\s{{1,2}})"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,40}[A-Za-z0-9])?"
 _TLD = (
     r"(?i:com|org|net|edu|gov|int|mil|info|biz|name|io|ai|app|dev|cloud|tech|online|shop|site|xyz"
@@ -63,7 +70,15 @@ _TLD = (
     r"|ar|cl|co|pe|ve|za|ng|ke|gh|ma|tn|me|tv|cc)(?![A-Za-z0-9_-])"
 )
 # After an "at" in brackets any domain counts; see also ``_is_address``.
-_SPELT_DOMAIN = re.compile(rf"{_LABEL}(?:(?:{_DOT}|\.){_LABEL}){{0,3}}(?:{_DOT}|\.){_TLD}")
+_SPELT_DOMAIN = re.compile(
+    rf"{_LABEL}(?:(?:{_DOT}|\.){_LABEL}){{0,3}}"
+    rf"(?:(?:{_DOT}|\.){_TLD}|{_BRACKET_DOT}[A-Za-z]{{2,24}}(?![A-Za-z0-9_-]))"
+)
+# After a sign that code has too ("W @ x.name", "look_at_item.id") no word that an attribute may be.
+_SURE_DOMAIN = re.compile(
+    r"[A-Za-z0-9-]{3,}\.(?:[a-z0-9-]+\.)*(?:com|org|net|edu|gov|eu|de|ch|fr|uk|es|pt|nl|lu|dk|se|fi"
+    r"|pl|cz|sk|hu|bg|gr|hr|ua|by|ru|kz|cn|hk|tw|jp|kr|th|vn|sg|ph|au|nz|ca|mx|br|(?:co|ac)\.[a-z]{2})"
+)
 _LOCAL = re.compile(
     rf"(?<![A-Za-z0-9_.+-])[A-Za-z0-9](?:[A-Za-z0-9._+-]|{_DOT}(?=[A-Za-z0-9])){{0,40}}$"
 )
@@ -82,16 +97,20 @@ _BEFORE = 80  # characters
 
 def _find_spelt(text: str) -> Iterator[str]:
     for at in _AT.finditer(text):
-        word = at[0].strip().lower() == "at"
         domain = _SPELT_DOMAIN.match(text, at.end())
         before = text[max(0, at.start() - _BEFORE) : at.start()]
         local = _LOCAL.search(before) if domain else None
-        if domain and local and (not word or _is_address(local[0], domain[0], before)):
+        if domain and local and _is_address(at[0], local[0], domain[0], before):
             yield text[at.start() - len(local[0]) : domain.end()]
 
 
-def _is_address(local: str, domain: str, before: str) -> bool:
-    """Return True if words around a plain "at" are an address, not a place."""
+def _is_address(at: str, local: str, domain: str, before: str) -> bool:
+    """Return True if words around an "at" are an address, not a place or code."""
+    if at in (" @ ", "_at_", "AT"):
+        sure = _SURE_DOMAIN.fullmatch(domain) or _MAIL.search(before)
+        return local.lower() not in _NO_LOCALS and sure is not None
+    if at.strip().lower() != "at":  # in brackets
+        return True
     if re.search(r"(?i:dot)\W", domain):
         return local.lower() not in _NO_LOCALS
     return re.search(r"[._\d]", local) is not None and _MAIL.search(before) is not None
@@ -111,12 +130,18 @@ def is_reserved(address: str) -> bool:
     return _RESERVED.fullmatch(domain) is not None
 
 
+_ESCAPED_WORDS = "|".join(
+    "".join(rf"\\+u(?i:{ord(char):04x})" for char in word) for word in _AT_WORDS.split("|")
+)
 SPELT = ("an address spelt out",)  # no plain piece of text
 HINTS = (
     r"[A-Za-z0-9._+-] {0,2}[\[({<] ?(?:at|AT|At|@|arroba) ?[\])}>] {0,2}[A-Za-z0-9]",
     r" (?:at|AT|At) [A-Za-z0-9.-]+(?: {1,2}(?i:dot) "
     r"| {0,2}[\[({<] ?(?i:dot|punkt|punto|point|\.) ?[\])}>])",
     r"[._0-9][A-Za-z0-9_]* (?:at|AT|At) [A-Za-z0-9-]+\.[A-Za-z]",
+    r"[A-Za-z0-9](?: @ |_at_)[A-Za-z0-9-]{3,}\.[a-z]",
+    r"[a-z0-9]AT[a-z][A-Za-z0-9-]{2,}\.[a-z]",
+    rf"[A-Za-z0-9] ?(?:{_AT_WORDS}|{_ESCAPED_WORDS}) ?[A-Za-z0-9]",
 )
 DETECTORS = (
     Detector("pii", "an e-mail address", ("@",), _find_written, masked, is_reserved),

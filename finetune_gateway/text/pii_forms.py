@@ -1,5 +1,5 @@
 """Texts as a person reads them, for detectors: full-width and foreign digits as ASCII, without what
-has no width, base64 decoded."""
+has no width, escapes of JSON and base64 decoded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ _NO_WIDTH = (
 _DASHES = "\u2010-\u2015\u2212\ufe58\ufe63"
 _SPACES = "\u00a0\u2000-\u200a\u202f\u205f\u3000"
 _DIGITS = "\uff10-\uff19\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\u0e50-\u0e59"
+# Texts hold JSON, such as the arguments of a call, which may hold JSON in turn.
+_ESCAPE = (
+    r"\\{1,8}(?:u[dD][89abAB][0-9a-fA-F]{2}\\{1,8}u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|u[0-9a-fA-F]{4}|[nrt\"/])"
+)
 _ODD = re.compile(
-    f"[{_NO_WIDTH}{_DASHES}{_SPACES}{_DIGITS}\uff01-\uff5e\ufe6b]"
+    f"{_ESCAPE}|[{_NO_WIDTH}{_DASHES}{_SPACES}{_DIGITS}\uff01-\uff5e\ufe6b]"
     f"|(?<=[0-9{_DIGITS}])\u30fc"  # a long vowel, typed for a dash
 )
 _REMOVED = re.compile(f"[{_NO_WIDTH}]")
@@ -33,19 +38,21 @@ HINTS = (
     f"[0-9A-Za-z@.+-] ?{_HIDDEN}+ ?[0-9A-Za-z@.+-]",
     "[\uff01-\uff5e]{16}",
     f"(?:[{_DIGITS}]{_GAP}{{0,3}}){{7}}",
-    f"[0-9]{{2,4}}[{_DASHES}{_SPACES}\u30fc][0-9]{{2,4}}[{_DASHES}{_SPACES}\u30fc ][0-9]{{2,4}}",
+    f"[0-9][{_DASHES}{_SPACES}\u30fc][0-9]{{1,6}}[{_DASHES}{_SPACES}\u30fc -][0-9]{{2}}",
+    f"[0-9]{{6}}[{_DASHES}{_SPACES}\u30fc][0-9]{{7}}",
     "[\uff20\ufe6b]",
     "[\uff08\uff3b\u3010] ?(?i:at|\uff41\uff54) ?[\uff09\uff3d\u3011]",
 )
 ESCAPED_HINTS = (
+    r"\\\\+u00[2-7][0-9a-fA-F]",  # ASCII, escaped twice
     r"(?:\\u[fF][fF][0-5][0-9a-fA-F]){16}",
-    r"[0-9A-Za-z@.+-] ?\\u(?:00[aA][dD]|034[fF]|180[eE]|200[b-fB-F]|206[0-4]|[fF][eE]0[0-9a-fA-F]"
+    r"[0-9A-Za-z@.+-] ?\\+u(?:00[aA][dD]|034[fF]|180[eE]|200[b-fB-F]|206[0-4]|[fF][eE]0[0-9a-fA-F]"
     r"|[fF][eE][fF][fF]) ?[0-9A-Za-z@.+-]",
-    r"(?:\\u(?:[fF][fF]1[0-9]|066[0-9]|06[fF][0-9]|096[6-9a-fA-F]|0[eE]5[0-9])"
-    r"(?:\\u[0-9a-fA-F]{4}|[ .()-]){0,3}){7}",
-    r"[0-9]{2,4}\\u(?:201[0-5]|2212|00[aA]0|202[fF]|2009|200[0-9aA]|3000|30[fF][cC])[0-9]{2,4}",
-    r"\\u(?:[fF][fF]20|[fF][eE]6[bB])",
-    r"\\u(?:[fF][fF]08|[fF][fF]3[bB]|3010) ?(?i:at)",
+    r"(?:\\+u(?:[fF][fF]1[0-9]|066[0-9]|06[fF][0-9]|096[6-9a-fA-F]|0[eE]5[0-9])"
+    r"(?:\\+u[0-9a-fA-F]{4}|[ .()-]){0,3}){7}",
+    r"[0-9]\\+u(?:201[0-5]|2212|00[aA]0|202[fF]|2009|200[0-9aA]|3000|30[fF][cC])[0-9]{1,7}",
+    r"\\+u(?:[fF][fF]20|[fF][eE]6[bB])",
+    r"\\+u(?:[fF][fF]08|[fF][fF]3[bB]|3010) ?(?i:at)",
 )
 
 # Base64 of text: four characters stand for three bytes, of ASCII (which never has its highest bit)
@@ -64,9 +71,21 @@ _RUN = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9
 _LONGEST = 65_536  # characters of base64; a text of a person is shorter
 
 
+def _plain_of(odd: str) -> str:
+    """Return what a character, or an escape of one, is read as."""
+    if not odd.startswith("\\"):
+        return _plain_char(odd)
+    code = odd.lstrip("\\")
+    if code[0] != "u":
+        return {"n": "\n", "r": "\n", "t": "\t"}.get(code, code)
+    char = chr(int(code[1:5], 16))
+    if len(code) > 5:  # two halves
+        char = chr(0x10000 + (ord(char) - 0xD800) * 0x400 + int(code[-4:], 16) - 0xDC00)
+    return char if char == "\u30fc" else _plain_char(char)  # a dash after digits alone
+
+
 @cache
-def _plain_of(char: str) -> str:
-    """Return what a character is read as."""
+def _plain_char(char: str) -> str:
     if _REMOVED.match(char):
         return ""
     if unicodedata.category(char) == "Nd":
@@ -79,15 +98,26 @@ def _plain_of(char: str) -> str:
 
 def read_as(text: str) -> str:
     """Return a text as it is read: itself, unless it has one of the forms here."""
-    if text.isascii() or not searcher(*HINTS)(text.encode("utf-8", "replace")):
+    hides = not text.isascii() and searcher(*HINTS)(text.encode("utf-8", "replace"))
+    if not hides and not has_escapes(text):
         return text
     return _ODD.sub(lambda match: _plain_of(match[0]), text)
 
 
-def places_of(text: str) -> list[int]:
-    """Return the place in a text of each character of ``read_as(text)``."""
-    odd = {match.start() for match in _ODD.finditer(text) if not _plain_of(match[0])}
-    return [place for place in range(len(text)) if place not in odd]
+def has_escapes(text: str) -> bool:
+    """Return True for a text with escapes of JSON."""
+    return "\\" in text and searcher(_ESCAPE)(text.encode("utf-8", "replace"))
+
+
+def places_of(text: str) -> list[tuple[int, int]]:
+    """Return where in a text each character of ``read_as(text)`` begins and ends."""
+    places: list[tuple[int, int]] = []
+    done = 0
+    for match in _ODD.finditer(text):
+        places += ((place, place + 1) for place in range(done, match.start()))
+        places += [match.span()] if _plain_of(match[0]) else []
+        done = match.end()
+    return places + [(place, place + 1) for place in range(done, len(text))]
 
 
 def decoded(text: str) -> Iterator[tuple[str, str]]:

@@ -100,7 +100,7 @@ _PLUS_IN_BRACKETS = re.compile(
 )
 # A national number in any grouping that is no sum, such as "<<1000-200=800>>" or "$0.75-0.25".
 _NATIONAL = re.compile(
-    r"(?<![\w.,+/<>=*@$#-])\(?\d(?:[ .()/-]{0,2}\d){6,13}(?<!\D\d)(?![\w-])(?![.,]\d)"
+    r"(?<![\w+/<>=*@$#-])(?<![\d ][.,])\(?\d(?:[ .()/-]{0,2}\d){6,13}(?<!\D\d)(?![\w-])(?![.,]\d)"
     r"(?! ?[=*/+<>%])",
     re.ASCII,
 )

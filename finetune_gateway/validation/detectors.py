@@ -12,11 +12,20 @@ from functools import cache
 from typing import Any
 
 from finetune_gateway.findings import Defect, walk
-from finetune_gateway.text import pii, pii_email, pii_forms
+from finetune_gateway.text import pii, pii_email, pii_forms, pii_names
 from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.pii_detector import Detector, finder
 from finetune_gateway.text.pii_numbers import NUMBERS
-from finetune_gateway.text.pii_secrets import KEYS, OTHER_KEYS, PASSWORDS, TELEGRAM
+from finetune_gateway.text.pii_secrets import (
+    HEADERS,
+    HEX_KEYS,
+    KEYS,
+    LOGIN,
+    NAMED_KEYS,
+    OTHER_KEYS,
+    PASSWORDS,
+    TELEGRAM,
+)
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.text.regex import searcher
 
@@ -100,7 +109,7 @@ _TOKENS = (
     "<|", "<\uff5c", "INST]", "<s>", "</s>", "SYS>>", "_of_turn>", "<bos>", "<eos>", "<pad>",
     "<unk>", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",
 )  # fmt: skip
-HINTS = ("@", "-----BEGIN", *KEYS, *OTHER_KEYS, *PASSWORDS, *_TOKENS)
+HINTS = ("@", "-----BEGIN", *KEYS, *OTHER_KEYS, *NAMED_KEYS, *HEADERS, *PASSWORDS, LOGIN, *_TOKENS)
 
 DETECTORS = (
     Detector(
@@ -145,7 +154,7 @@ _ESCAPED = (
 )
 _ESCAPED_NEAR = (
     r"\\u[0-9a-fA-F]{4}@|@\\u|<\\u[fF][fF]5[cC]|[tTlL]\\u00[cCeE]9[lLfF]"
-    r"|\\u[0-9a-fA-F]{3}\d[2-6]\d{13}"
+    r"|\\u[0-9a-fA-F]{3}\d[2-689]\d{13}"
     "|[\u00c2-\u00f0][^\\x00-\\x7f]{0,2}"
     r"\\u[0-9a-fA-F]{4}"
 )
@@ -157,7 +166,14 @@ _PASSWORD = (
     r"""(?i:passwor[dt]|passwd|pwd) {0,3}(?:[:=]|is)[ \t\\"']{0,8}[A-Za-z0-9!@#$%^&*_+~?-]{8}"""
 )
 _NARROWED |= dict.fromkeys(PASSWORDS, _PASSWORD)
-_NARROWED[TELEGRAM] = r"\d:AA[A-Za-z0-9_-]{33}"
+_NARROWED[TELEGRAM] = r"[0-9]:AA[A-Za-z0-9_-]{33}"
+_NARROWED |= dict.fromkeys(
+    NAMED_KEYS,
+    r"""(?i:key|token|secret)[\\"' ]{0,3}(?:[:=]|is)[ \t\\"']{0,6}[A-Za-z0-9_/+.-]{20}""",
+)
+_NARROWED |= dict.fromkeys(HEX_KEYS, r"(?:SK|key-)[a-f0-9]{32}")
+_NARROWED |= dict.fromkeys(HEADERS, r"(?:(?i:bearer)|Basic) [A-Za-z0-9_/+.-]{16}")
+_NARROWED[LOGIN] = r":/{2}[A-Za-z0-9._%+-]*:[A-Za-z0-9._~!*+,;=%-]{8,}@"
 _ODD = (
     "[\u202a-\u202e\u2066-\u2069\u200b\u2060-\u2064\ufeff\ufffd\U000e0000-\U000e007f]"
     f"|[\U000e0100-\U000e01ef]{{2}}|{MOJIBAKE}|{OTHER_PAGES}"
@@ -181,7 +197,7 @@ def text_defects(text: str, row: Any, regions: Regions = ()) -> Defects:
             continue
         raw = leaf.encode("utf-8", "replace")  # the search cannot read half of a surrogate pair
         written = may_match(raw)
-        if written or hides(raw):
+        if written or hides(raw) or pii_forms.has_escapes(leaf):
             hints = _hints_in(leaf, regions) if written else frozenset(pii_email.SPELT)
             yield from _private_defects(leaf, path, hints, regions)
             yield from _odd_defects(leaf, path, hints)
@@ -197,7 +213,7 @@ def prefilters(regions: Regions = ()) -> tuple[tuple[str, ...], ...]:
     as these three one after the other (measured).
     """
     escaped = (_ESCAPED, _ESCAPED_NEAR, _other_pages(_raw_or_escaped), *pii_forms.ESCAPED_HINTS)
-    disguised = (*pii_email.HINTS, *pii_forms.HINTS, *NAME_HINTS)
+    disguised = (*pii_email.HINTS, *pii_forms.HINTS, *pii_names.HINTS)
     written = (r"\x7f", *escaped, *_plain_hints(), _odd_pattern(), *disguised)
     return written, pii.number_hints(regions), pii_forms.BASE64_HINTS
 
@@ -265,7 +281,7 @@ def _private_defects(leaf: str, path: str, hints: frozenset[str], regions: Regio
     for defect in _kinds_in(plain, path, hints, regions):
         kinds.add(defect.kind)
         yield defect
-    for _, inner in pii_forms.decoded(leaf):
+    for _, inner in pii_forms.decoded(plain):
         for defect in _kinds_in(inner, path, _hints_in(inner, regions), regions):
             if defect.kind not in kinds:
                 kinds.add(defect.kind)
@@ -297,38 +313,11 @@ def _firsts(detector: Detector, text: str, regions: Regions) -> Iterator[tuple[s
         yield "pii_reserved", reserved
 
 
-# Of a message: what "name" says of the person who wrote it.
-_NAME_KEY = r'"name"[ \t\r]*:[ \t\r]*"'
-NAME_HINTS = (
-    rf"{_NAME_KEY}[A-Z][a-z]+[_ -][A-Z]",
-    rf'{_NAME_KEY}[^"]*(?:_at_|[0-9]{{7}})',
-    rf"{_NAME_KEY}(?:[^\x00-\x7f]|\\u)",
-)
-_FULL_NAME = re.compile(r"[A-Z][a-z]+(?:[_ -][A-Z][a-z]+){1,3}")
-# Words that name a part somebody plays, not a person.
-_WORDS = (
-    "user customer client agent assistant bot support admin example test speaker person student "
-    "teacher tutor doctor patient nurse expert human system tool function manager engineer editor "
-    "critic writer reader reviewer analyst scientist planner coder developer interviewer team data "
-    "product sales service help desk guest host player character narrator anonymous unknown new "
-    "first second one two"
-)
-_PARTS = frozenset(_WORDS.split())
-# Common surnames in Chinese and Korean.
-_SURNAMES = (
-    "\u738b\u674e\u5f20\u5f35\u5218\u5289\u9648\u9673\u6768\u694a\u8d75\u8d99\u9ec4\u9ec3\u5468\u5434\u5433\u5f90"
-    "\u5b59\u5b6b\u80e1\u6731\u9ad8\u6797\u4f55\u90ed\u9a6c\u99ac\u7f57\u7f85\u6881\u5b8b\u90d1\u912d\u8c22\u8b1d"
-    "\u97e9\u97d3\u5510\u51af\u4e8e\u8463\u8427\u7a0b\u66f9\u8881\u9093\u8bb8\u5085\u6c88\u66fe\u5f6d\u5415"
-    "\uae40\uc774\ubc15\ucd5c\uc815\uac15\uc870\uc724\uc7a5\uc784\ud55c\uc624\uc11c\uc2e0\uad8c"
-)
-_SHORT_NAME = re.compile(f"[{_SURNAMES}][\u4e00-\u9fff\uac00-\ud7a3]{{1,2}}")
-
-
 def _name_defects(text: str, row: Any, regions: Regions) -> Defects:
     """Yield what the names of users say: those of people, and what is written in one with
     underscores."""
     messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not searcher(*NAME_HINTS)(text):
+    if not isinstance(messages, list) or not searcher(*pii_names.HINTS)(text):
         return
     for place, message in enumerate(messages):
         name = message.get("name") if isinstance(message, dict) else None
@@ -337,9 +326,7 @@ def _name_defects(text: str, row: Any, regions: Regions) -> Defects:
 
 
 def _name_defect(name: str, path: str, regions: Regions) -> Defects:
-    words = re.split("[_ -]", name.lower())
-    is_name = _FULL_NAME.fullmatch(name) and _PARTS.isdisjoint(words)
-    if is_name or _SHORT_NAME.fullmatch(name):
+    if pii_names.is_person(name):
         detail = f"a name {pii.masked(name)} in {path}"
         yield Defect("pii", path, detail, kind="a name")
         return
