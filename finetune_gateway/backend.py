@@ -267,6 +267,14 @@ class Backend(ABC):
         ``options``: called before a job is stored."""
         return None
 
+    def resolve(self, spec: TrainingSpec, train: Dataset | None = None) -> TrainingSpec:
+        """Return the spec as it will be stored: what depends on this call of the user, such as a
+        relative path, is made independent of it. Called once, before the spec is used.
+
+        ``train``: the training rows, where there are some. A resolved spec is returned as it is.
+        """
+        return spec
+
     def check(self, spec: TrainingSpec) -> None:
         """Raise if this spec cannot run here for a reason known before any work: an unknown model,
         a base that is retired, a missing key."""

@@ -159,14 +159,14 @@ class Gateway(HomeJobs):
         # Imported here: only previews need templates, and jinja2 with them.
         from finetune_gateway.validation import select
 
-        runner = self._place(model, backend)
+        runner, dataset = self._place(model, backend), self.open(data)
         spec = TrainingSpec.build(
             model=model, train_on=train_on, max_length=max_length, chat_template=chat_template
         )
-        limits = runner.capabilities(model)
+        spec, limits = runner.resolve(spec, dataset), runner.capabilities(model)
         renderer = runner.preview_renderer(spec) or select.hosted_renderer(spec, limits)
         rules = rules_for(runner.name, hosted=limits.hosted)
-        return select.previews(self.open(data), renderer, rules, rows)
+        return select.previews(dataset, renderer, rules, rows)
 
     @overload
     def estimate(

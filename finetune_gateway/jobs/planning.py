@@ -261,7 +261,9 @@ def plan(
 ) -> Plan:
     """Check, count and price one option. Raises SpecError, and DataError with a report of lines and
     fixes."""
-    spec, backend = candidate.spec, candidate.backend
+    backend = candidate.backend
+    spec = backend.resolve(candidate.spec, files.train)
+    candidate = replace(candidate, spec=spec)
     train = checks.check(candidate, files.train, None)
     train.report.raise_for_errors()
     reports, held_out = [train.report], None
@@ -387,6 +389,8 @@ def intent(
     options, place = plan.backend.options(), plan.backend.identity()
     variable = {name: options[name] for name in ("api_key_env",) if name in options}
     work = [train.sha256, validation.sha256 if validation else None, plan.spec.canonical()]
+    if plan.spec.chat_template:  # an edited file makes another job
+        work.append(_content_hash(plan.spec.chat_template))
     nonce = records.new_job_id() if again else None
     now = time.time()
     return JobRecord(
@@ -411,6 +415,16 @@ def intent(
 
 def _hash(identity: list[Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _content_hash(path: str) -> str:
+    """Return the sha256 of a file that the spec names. Raises NotFoundError."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as exc:
+        raise NotFoundError(
+            f"{path} cannot be read: {exc.strerror or exc}.", hint="Was it moved just now?"
+        ) from None
 
 
 def keep(plan: Plan, folder: Path) -> None:

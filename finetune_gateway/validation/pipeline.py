@@ -55,7 +55,7 @@ def validate(
         _require_method(runner, method)
         limits = runner.capabilities(model)
         backends, limit = rules_for(runner.display_name, hosted=limits.hosted), limits.max_context
-    counter = _counter(runner, model, method, limit)
+    counter = _counter(dataset, runner, model, method, limit)
     report = validation_run.validate(
         dataset,
         method=method,
@@ -88,11 +88,12 @@ def _canonical_method(method: str) -> str:
 
 
 def _counter(
-    runner: Backend | None, model: str | None, method: str, limit: int | None
+    dataset: Dataset, runner: Backend | None, model: str | None, method: str, limit: int | None
 ) -> RowCounter:
     if runner is None or model is None:  # a template needs a model
         return HostedCounter(model, limit)
-    return runner.counter(TrainingSpec.build(model=model or "unnamed", method=method))
+    spec = TrainingSpec.build(model=model or "unnamed", method=method)
+    return runner.counter(runner.resolve(spec, dataset))
 
 
 def _require_method(runner: Backend, method: str) -> None:

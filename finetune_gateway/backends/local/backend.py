@@ -96,6 +96,16 @@ class LocalBackend(Backend):
 
     # -- before anything is trained ------------------------------------------------------
 
+    def resolve(self, spec: TrainingSpec, train: Dataset | None = None) -> TrainingSpec:
+        """Return the spec with absolute paths: of the model, if it is a folder here, and of the
+        chat template. The worker runs in another folder."""
+        model = models.resolve(spec.model)
+        template = spec.chat_template and os.path.realpath(os.path.expanduser(spec.chat_template))
+        if (model, template) == (spec.model, spec.chat_template):
+            return spec
+        chosen = {"chat_template": template} if template else {}
+        return spec.model_copy(update={"model": model, **chosen})
+
     def check(self, spec: TrainingSpec) -> None:
         """Raise MissingDependency for missing packages, NotFoundError or SpecError for the model,
         and an error if its chat template cannot mark the tokens to train."""

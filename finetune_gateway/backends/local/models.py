@@ -22,6 +22,13 @@ MB = 1_000_000
 SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to estimate
 
 
+def resolve(model: str) -> str:
+    """Return the real path of a model that is a folder here, whatever its name; any other model as
+    it is."""
+    path = os.path.expanduser(model)
+    return os.path.realpath(path) if model != builtin.NAME and os.path.isdir(path) else model
+
+
 def small_files(model: str, settings: Settings) -> Path:
     """Return a folder with at least the config, tokenizer and template of a model.
 
