@@ -187,6 +187,7 @@ class HandleData(Model):
     base_url: str | None = None
     api_key_env: str | None = None
     template_hash: str | None = None  # sha256 of the chat template it was trained with
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)  # switches, as in training
     system_prompt: str | None = None  # of the training data, if all rows have the same one
     job_id: str | None = None
     dataset_sha256: str | None = None
@@ -204,10 +205,12 @@ class HandleData(Model):
 
     @model_serializer(mode="wrap")
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``deploy`` out where it is None: versions that do not know it read the rest."""
+        """Leave out what is empty and came later: versions that do not know it read the rest."""
         fields: dict[str, Any] = write(self)
         if self.deploy is None:
             fields.pop("deploy", None)
+        if not self.chat_template_kwargs:
+            fields.pop("chat_template_kwargs", None)
         return fields
 
 

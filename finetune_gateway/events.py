@@ -133,6 +133,7 @@ class Result(Model):
     base_revision: str | None = None
     base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
     template_hash: str | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)  # switches, as in training
     first_answer: str | None = None  # set if the backend has already chatted with the model
     deploy: str | None = None  # the command that deploys it, at a host where it answers only then
     metrics: dict[str, Any] = Field(default_factory=dict)

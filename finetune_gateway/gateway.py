@@ -152,7 +152,7 @@ class Gateway(HomeJobs):
             rows: Line numbers, from 1. By default the first three rows.
             train_on: Whose tokens carry the loss: 'assistant' (default), 'last_assistant', 'all'.
             max_length: Tokens per row; the rest is cut off.
-            chat_template: Path of a Jinja file with generation markers.
+            chat_template: Path of a Jinja file to use in place of the model's own.
 
         Raises NotFoundError for a line that is not there, SpecError for a wrong keyword.
         """

@@ -91,6 +91,7 @@ class TrainingOptions(TypedDict, total=False):
     eval_steps: int | Literal["auto"]
     save_steps: int | Literal["auto"]
     chat_template: str | None
+    chat_template_kwargs: dict[str, bool | int | str] | None
 
 
 def _alias(value: Any) -> Any:
@@ -165,7 +166,10 @@ class TrainingSpec(Model):
     eval_steps: Count | Auto = Field(default="auto", description="Steps between evaluations")
     save_steps: Count | Auto = Field(default="auto", description="Steps between checkpoints")
     chat_template: str | None = Field(
-        default=None, description="Path of a Jinja file with generation markers"
+        default=None, description="Path of a Jinja file to use in place of the model's own"
+    )
+    chat_template_kwargs: dict[str, bool | int | str] | None = Field(
+        default=None, description="Switches of the chat template, kept for serving"
     )
 
     @classmethod
@@ -300,6 +304,8 @@ def _arms(type_: Any, limits: dict[str, Any]) -> Iterator[str]:
         yield from ("True", "False")
     elif get_origin(type_) is tuple:
         yield "a list of names"
+    elif get_origin(type_) is dict:
+        yield "names with their values"
     elif type_ is not NoneType:
         for arm in get_args(type_):
             yield from _arms(arm, limits)

@@ -108,13 +108,17 @@ def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:
 
 
 def _parse_value(key: str, value: str) -> Any:
-    """Return a list if the text is one, else the text: the spec reads numbers itself."""
-    if value.startswith("["):
+    """Return a list or an object if the text is one, else the text: the spec reads numbers
+    itself."""
+    if value.startswith(("[", "{")):
         try:
             return json.loads(value)
         except ValueError:
+            is_list = value.startswith("[")
+            kind = "a list" if is_list else "an object"
+            like = '["q_proj"]' if is_list else '{"enable_thinking": false}'
             raise SpecError(
-                f"--set {key}: {shown(value)} is not a list.", hint='A list is like ["q_proj"].'
+                f"--set {key}: {shown(value)} is not {kind}.", hint=f"Write it like {like}."
             ) from None
     if key == "target_modules" and "," in value:
         return [part.strip() for part in value.split(",")]

@@ -373,6 +373,7 @@ class Job(Pictured):
             base_url=record.backend_options.get("base_url"),
             api_key_env=record.backend_options.get("api_key_env"),
             template_hash=result.template_hash,
+            chat_template_kwargs=result.chat_template_kwargs,
             system_prompt=record.system_prompt,
             job_id=record.id,
             dataset_sha256=record.train.sha256,

@@ -105,7 +105,7 @@ def _answer(rows: list[Preview]) -> str:
 
 def _row(row: Preview, notes: list[str]) -> RowView:
     prompt: list[TokenView] = []
-    if len(row.sequences) == 2:
+    if row.is_pair:
         first = row.sequences[0]
         prompt = [*_tokens(first.tokens[: first.prompt][:SHOWN])]
     own = [note for note in row.notes if note not in notes]

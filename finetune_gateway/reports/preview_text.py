@@ -80,11 +80,11 @@ def _has_colour() -> bool:
 
 
 def _text_blocks(row: Preview) -> Iterator[list[str]]:
-    """Yield the blocks of a row: one, or of a pair the common prompt and both answers."""
-    if len(row.sequences) == 1:
-        (sequence,) = row.sequences
-        lines = _running_text(sequence.tokens, terminal_width(), sequence.left_out)
-        yield [sequence_figures(sequence, row.limit), *(line for line, _ in lines)]
+    """Yield the blocks of a row: one a sequence, or of a pair the common prompt and both
+    answers."""
+    if not row.is_pair:
+        for sequence in row.sequences:
+            yield [line for line, _ in _answer(sequence, row.limit, terminal_width())]
         return
     chosen, rejected = row.sequences
     prompt = chosen.tokens[: chosen.prompt]
@@ -97,7 +97,8 @@ def _text_blocks(row: Preview) -> Iterator[list[str]]:
 
 
 def _answer(sequence: Sequence, limit: int | None, width: int) -> list[Line]:
-    title = wrap_text(f"{sequence.name.capitalize()}: {sequence_figures(sequence, limit)}")
+    name = f"{sequence.name.capitalize()}: " if sequence.name else ""
+    title = wrap_text(f"{name}{sequence_figures(sequence, limit)}")
     rest = sequence.tokens[sequence.prompt :]
     heads = [(line, cell_len(line)) for line in title.splitlines()]
     return [*heads, *_running_text(rest, width, sequence.left_out)]

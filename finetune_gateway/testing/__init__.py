@@ -214,14 +214,12 @@ class BackendContract(DeletionContract):
 
     def _handle(self, backend: Backend, spec: TrainingSpec, result: Result) -> HandleData:
         return HandleData(
-            kind=result.kind,
-            model=result.model,
+            **result.model_dump(
+                include=HandleData.model_fields.keys() & Result.model_fields.keys()
+            ),
             base_model=spec.model,
-            base_revision=result.base_revision,
-            base_quantization=result.base_quantization,
             backend=backend.name,
             backend_options=backend.options(),
-            template_hash=result.template_hash,
         )
 
     # -- before anything is sent ---------------------------------------------------------

@@ -1,49 +1,59 @@
 """A local model's own rendering of a conversation: token ids, and which of them are trained.
 
 ``ChatTemplate.encode`` serves training, counting, previews and the tests of masks; ``prompt_ids``
-serves chat. The tokenizer and the template are read with ``tokenizers`` and ``jinja2``, without
-torch and transformers (``AutoTokenizer`` takes 2 s to import).
+serves chat. For every turn that is trained holds: the prompt that serving asks with is a prefix of
+what is trained, and the label is what the model must write, its stop token included.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from finetune_gateway.errors import DataError, NotFoundError, SpecError
+from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.spec import TrainOn
-from finetune_gateway.tokens.jinja_sandbox import Span, compile_template
+from finetune_gateway.tokens import template_survey
+from finetune_gateway.tokens.model_folder import ModelFiles, read_model_files
+from finetune_gateway.tokens.special_text import SpecialText
+from finetune_gateway.tokens.template_process import template_process
+from finetune_gateway.tokens.template_rows import Message, Tools, messages_of
+from finetune_gateway.tokens.template_survey import ASK, ASK_MORE, REPLY, Survey, survey
+from finetune_gateway.tokens.template_turns import LabelOrigin, Rendered, Turn, TurnRenderer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 IGNORED = -100  # the label that PyTorch's cross entropy ignores
-MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-PRIVATE_USE = range(0xF000, 0xF8FF)  # characters without a meaning, to mark typed special tokens
 
-Message = dict[str, Any]
+# Switches by which templates write reasoning or leave it out. The first that serves is taken.
+SWITCHES: tuple[tuple[str, bool], ...] = (
+    ("preserve_thinking", True),
+    ("clear_thinking", False),
+    ("truncate_history_thinking", False),
+    ("enable_thinking", False),
+    ("enable_thinking", True),
+    ("thinking", False),
+    ("thinking", True),
+)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row as the model sees it. ``labels[i]`` is ``input_ids[i]`` if the token is trained, else
-    -100."""
+    """One sequence as the model sees it. ``labels[i]`` is ``input_ids[i]`` if the token is trained,
+    else -100."""
 
     input_ids: list[int]
     labels: list[int]
     length: int  # tokens before truncation
     text: str = ""  # as the template renders it
     starts: list[int] = field(default_factory=list)  # index of the first character of each token
+    turns: tuple[int, ...] = ()  # indices of the messages that are trained in it
+    origins: frozenset[LabelOrigin] = frozenset()  # how their labels were found
 
     @property
     def trained(self) -> int:
@@ -53,69 +63,92 @@ class Encoded:
     def truncated(self) -> bool:
         return self.length > len(self.input_ids)
 
+    def cut(self, max_length: int | None) -> Encoded:
+        """Return it with at most so many tokens."""
+        if max_length is None or len(self.input_ids) <= max_length:
+            return self
+        ids, labels = self.input_ids[:max_length], self.labels[:max_length]
+        return replace(self, input_ids=ids, labels=labels, starts=self.starts[:max_length])
+
 
 class ChatTemplate:
     """The chat template and tokenizer of one local model.
 
     >>> template = ChatTemplate.load("./Qwen3-4B")
-    >>> template.encode({"messages": [...]}).labels
+    >>> [sequence.labels for sequence in template.encode({"messages": [...]})]
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
-        source: str,
-        special_tokens: dict[str, str],
-        stop_ids: frozenset[int],
+        files: ModelFiles,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        now: float | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.source = source
-        self.special_tokens = special_tokens  # bos_token, eos_token, ... as the template sees them
-        self.stop_ids = stop_ids  # tokens that end an answer
-        self._recording, self._render = compile_template(source)
-        added = tokenizer.get_added_tokens_decoder().values()
-        self._special_texts = [token.content for token in added if token.special]
+        """``chat_template_kwargs``: switches of the template, as serving must send them too.
+        ``now``: the day that it may write, in seconds since the epoch; None is today."""
+        self.files = files
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self._now = now
+        self._special = SpecialText(files.tokenizer)
+        process = template_process(files.source, now)
+        by_id = {id: text for text, id in self._special.ids.items()}
+        stops = [by_id[id] for id in files.stop_ids if id in by_id]
+        variables = {**files.special_tokens, **self.chat_template_kwargs}
+        self._renderer = TurnRenderer(process, self._special, stops, variables)
+        self.survey: Survey = survey(self._renderer)
 
     @classmethod
-    def load(cls, folder: str | Path, chat_template: str | Path | None = None) -> ChatTemplate:
+    def load(
+        cls,
+        folder: str | Path,
+        chat_template: str | Path | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        now: float | None = None,
+    ) -> ChatTemplate:
         """Return the template of a model folder, or the one in the file ``chat_template``.
 
-        A template without generation markers is replaced by TRL's training template of the same
-        family if there is one. Raises NotFoundError, SpecError.
+        Raises NotFoundError, SpecError.
         """
-        folder = Path(folder)
-        config = _json(folder / "tokenizer_config.json")
-        source = _source(folder, config, chat_template)
-        tokenizer = _tokenizer(folder / "tokenizer.json")
-        special = {
-            name: token
-            for name, value in config.items()
-            if name.endswith("_token") and (token := _content(value))
-        }
-        stops = _stop_ids(folder, special, tokenizer)
-        return cls(tokenizer, training_template(source), special, stops)
+        files = read_model_files(folder, chat_template)
+        return cls(files, chat_template_kwargs=chat_template_kwargs, now=now)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.files.tokenizer
+
+    @property
+    def source(self) -> str:
+        return self.files.source
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Return the tokens that end an answer: those of the model's configuration, and those with
+        which its template ends a turn."""
+        ends = self.survey.stops | set(self.survey.turn_ends.values())
+        return self.files.stop_ids | {self._special.ids[text] for text in ends}
 
     @property
     def sha256(self) -> str:
         """Return the hash that identifies the template a model was trained with."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
+    def with_switches(self, chat_template_kwargs: Mapping[str, Any]) -> ChatTemplate:
+        """Return it with other switches."""
+        return ChatTemplate(self.files, chat_template_kwargs=chat_template_kwargs, now=self._now)
+
     def check(self) -> None:
-        """Raise SpecError unless the template marks the assistant's turns and their stop token is
-        trained: a model that never learns to stop never ends an answer."""
-        if not MARKERS.search(self.source):
-            raise SpecError(
-                "The model's chat template does not mark the assistant's turns.",
-                hint="Use one with {% generation %} markers: --set chat_template=FILE.",
-            )
-        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-        encoded = self.encode({"messages": turns})
-        last = [label for label in encoded.labels if label != IGNORED]
-        stops = [label for label in last[-2:] if label in self.stop_ids]
-        if not stops:
+        """Raise SpecError unless a question and its answer can be trained as they are asked, and
+        the answer ends with a token that stops it."""
+        try:
+            [encoded] = self.encode({"messages": [ASK, REPLY]})
+        except DataError as exc:
+            raise SpecError(exc.message, hint=exc.hint) from None
+        if not any(label in self.stop_ids for label in encoded.labels):
             raise SpecError(
                 "The model's chat template does not train the token that ends an answer.",
-                hint="Put the end-of-turn token inside {% generation %}: --set chat_template=FILE.",
+                hint="Use another template: --chat-template FILE.",
             )
 
     # -- encoding ------------------------------------------------------------------------
@@ -126,111 +159,153 @@ class ChatTemplate:
         *,
         train_on: TrainOn = "assistant",
         max_length: int | None = None,
-    ) -> Encoded:
-        """Return a training row as token ids and labels, truncated to ``max_length`` tokens.
+    ) -> list[Encoded]:
+        """Return a training row as sequences of token ids and labels, each truncated to
+        ``max_length`` tokens. Most rows are one sequence.
 
-        Assistant turns and the token that ends them are trained unless their ``weight`` is 0.
-        Raises DataError if the template refuses the row or does not mark its turns.
+        Assistant turns and the token that ends them are trained unless their ``weight`` is 0. Where
+        a template shows a turn to later ones in another form than the model must write it in
+        (without its reasoning), each turn is a sequence of its own.
+
+        Raises DataError if the template refuses the row, or asks for an answer in another form than
+        it writes one.
         """
         messages, tools = messages_of(row)
-        text, spans, typed = self._render_row(messages, tools, answer=False)
-        trained = _trained_spans(messages, spans, train_on)
-        cuts = sorted({edge for span in spans for edge in span})
-        ids, starts = self._encode_text(text, typed, cuts)
-        everything = train_on == "all"
-        labels = list(ids) if everything else [IGNORED] * len(ids)
-        for span in spans:
-            if (span in trained) is not everything:
-                own = slice(*(bisect_left(starts, edge) for edge in span))
-                labels[own] = ids[own] if span in trained else [IGNORED] * len(ids[own])
-        return Encoded(ids[:max_length], labels[:max_length], len(ids), text, starts[:max_length])
+        trained = _trained_turns(messages, train_on)
+        # With "all" the others count too: a turn of weight 0 is left out.
+        left_out = _answers(messages) if train_on == "all" else trained
+        turns, whole = self._renderer.turns(messages, tools, left_out)
+        if train_on == "all":
+            return [self._all(messages, turns, whole, set(trained)).cut(max_length)]
+        sequences = self._sequences([turn for turn in turns if turn.says], whole)
+        if not sequences:
+            text = whole or self._renderer.whole(messages, tools)
+            ids, starts = self._special.encode(text.text, text.typed)
+            sequences = [Encoded(ids, [IGNORED] * len(ids), len(ids), text.text, starts)]
+        return [sequence.cut(max_length) for sequence in sequences]
 
-    def prompt_ids(
-        self, messages: list[Message], tools: list[dict[str, Any]] | None = None
-    ) -> list[int]:
+    def _sequences(self, turns: Sequence[Turn], whole: Rendered | None) -> list[Encoded]:
+        made: list[Encoded] = []
+        ids: list[int] = []
+        starts: list[int] = []
+        if whole is not None and turns and whole.text.startswith(turns[0].prompt.text):
+            ids, starts = self._special.encode(whole.text, whole.typed)
+        for turn in turns:
+            prompt, prompt_starts = self._special.encode(turn.prompt.text, turn.prompt.typed)
+            text = turn.prompt + turn.label
+            own = _range(starts, len(turn.prompt.text), len(text.text))
+            if (
+                whole is not None
+                and own is not None
+                and whole.text.startswith(text.text)
+                and ids[: own.start] == prompt
+                and (not made or made[-1].text == whole.text)
+            ):
+                if not made:
+                    made.append(Encoded(ids, [IGNORED] * len(ids), len(ids), whole.text, starts))
+                made[-1] = self._trained(made[-1], turn, own)
+                continue
+            sequence = self._behind(prompt, prompt_starts, turn, text)
+            earlier = made[-1] if made else None
+            if earlier and prompt[: len(earlier.input_ids)] == earlier.input_ids:
+                count = len(earlier.labels)
+                labels = [*earlier.labels, *sequence.labels[count:]]
+                made[-1] = replace(
+                    sequence,
+                    labels=labels,
+                    turns=(*earlier.turns, turn.index),
+                    origins=earlier.origins | {turn.origin},
+                )
+                continue
+            made.append(sequence)
+        return made
+
+    def _trained(self, sequence: Encoded, turn: Turn, own: range) -> Encoded:
+        """Return the sequence with the label of a turn."""
+        labels = list(sequence.labels)
+        base = len(turn.prompt.text)
+        for index in own:
+            if self._is_marked(turn, sequence.starts[index] - base):
+                labels[index] = sequence.input_ids[index]
+        return replace(
+            sequence, labels=labels, turns=(*sequence.turns, turn.index),
+            origins=sequence.origins | {turn.origin},
+        )  # fmt: skip
+
+    def _behind(
+        self, prompt: list[int], prompt_starts: list[int], turn: Turn, text: Rendered
+    ) -> Encoded:
+        """Return a turn as a sequence of its own: the ids of its prompt, as serving has them, and
+        those of its label behind them."""
+        ids, starts = self._special.encode(text.text, text.typed)
+        base = len(turn.prompt.text)
+        if ids[: len(prompt)] != prompt:  # a token spans the beginning of the label
+            label, label_starts = self._label_ids(turn.label)
+            ids = [*prompt, *label]
+            starts = [*prompt_starts, *(start + base for start in label_starts)]
+        sequence = Encoded(ids, [IGNORED] * len(ids), len(ids), text.text, starts)
+        return self._trained(sequence, turn, range(len(prompt), len(ids)))
+
+    def _label_ids(self, label: Rendered) -> tuple[list[int], list[int]]:
+        """Encode a label as what goes on, not as the beginning of a text: SentencePiece would put a
+        mark before it. A line break is before it, and is no part of any other token there."""
+        for before in ("\n", "\x00", ""):
+            text = Rendered(before) + label
+            ids, starts = self._special.encode(text.text, text.typed)
+            first = bisect_left(starts, len(before))
+            if first < len(starts) and starts[first] == len(before):
+                break
+        return ids[first:], [start - len(before) for start in starts[first:]]
+
+    def _is_marked(self, turn: Turn, start: int) -> bool:
+        """Return True if the token that begins here in a label is trained: all are, unless the
+        template has generation blocks that leave it out."""
+        if not turn.label.marked:
+            return True
+        return any(first <= start < end for first, end in turn.label.marked)
+
+    def _all(
+        self, messages: list[Message], turns: list[Turn], whole: Rendered | None, trained: set[int]
+    ) -> Encoded:
+        """Return the whole row with every token trained but those of turns that are left out."""
+        if whole is None or not all(
+            whole.text.startswith(turn.prompt.text + turn.label.text) for turn in turns
+        ):
+            raise DataError(
+                "The model's chat template shows a turn to later ones in another form than the "
+                "model must write it in, so not all tokens of the row can be trained at once.",
+                hint="Use train_on=assistant.",
+            )
+        ids, starts = self._special.encode(whole.text, whole.typed)
+        labels = list(ids)
+        for turn in turns:
+            base = len(turn.prompt.text)
+            own = _range(starts, base, base + len(turn.label.text))
+            for index in own or ():
+                if turn.index not in trained:
+                    labels[index] = IGNORED
+        return Encoded(ids, labels, len(ids), whole.text, starts, tuple(sorted(trained)))
+
+    def prompt_ids(self, messages: list[Message], tools: Tools = None) -> list[int]:
         """Return the ids of a prompt: the conversation and the opening of an answer."""
-        text, _, typed = self._render_row(messages, tools, answer=True)
-        return self._encode_text(text, typed, [])[0]
+        prompt = self._renderer.prompt(messages, tools)
+        return self._special.encode(prompt.text, prompt.typed)[0]
 
-    def text(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> str:
+    def text(self, messages: list[Message], tools: Tools = None) -> str:
         """Return a whole conversation as the template renders it."""
-        return self._render_row(messages, tools, answer=False)[0]
+        return self._renderer.whole(messages, tools).text
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of an answer, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _render_row(
-        self, messages: list[Message], tools: list[dict[str, Any]] | None, *, answer: bool
-    ) -> tuple[str, list[Span], list[Span]]:
-        """Return the text, the spans of the assistant's turns, and the spans of special tokens
-        typed in the data, which must stay text."""
-        plain = [for_template(message) for message in messages]
-        plain, tools, mark = self._mark_special(plain, tools)
-        blocks: list[str] = []
-        spans: list[Span] = []
-        try:
-            with self._recording(blocks, spans):
-                for block in self._render(
-                    messages=plain,
-                    tools=tools,
-                    add_generation_prompt=answer,
-                    **self.special_tokens,
-                ):
-                    blocks.append(block)
-        except jinja2.TemplateError as exc:
-            raise DataError(
-                f"The model's chat template refuses this conversation: {exc}.",
-                hint="Change the row, or use another template: --set chat_template=FILE.",
-            ) from None
-        return _remove_marks("".join(blocks), _merge_touching(spans), mark)
-
-    def _mark_special(
-        self, messages: list[Message], tools: list[dict[str, Any]] | None
-    ) -> tuple[list[Message], list[dict[str, Any]] | None, str]:
-        """Put a mark before and after every special token typed in the data."""
-        raw = json.dumps([messages, tools], ensure_ascii=False)
-        if not any(token in raw for token in self._special_texts):
-            return messages, tools, ""
-        mark = next(chr(code) for code in PRIVATE_USE if chr(code) not in raw)
-        pattern = re.compile("|".join(re.escape(token) for token in self._special_texts))
-
-        def add_marks(text: str) -> str:
-            return pattern.sub(lambda match: f"{mark}{match.group()}{mark}", text)
-
-        return _map_strings(messages, add_marks), tools and _map_strings(tools, add_marks), mark
-
-    def _encode_text(
-        self, text: str, typed: list[Span], cuts: list[int]
-    ) -> tuple[list[int], list[int]]:
-        """Return token ids and the index of the first character of each.
-
-        The text is encoded at once, as a server does, unless a token spans the beginning of an
-        answer (at inference a new token begins there) or special tokens were typed.
-        """
-        if not typed:
-            encoding = self.tokenizer.encode(text, add_special_tokens=False)
-            offsets = encoding.offsets
-            if all(cut in (0, len(text)) or _begins(offsets, cut) for cut in cuts):
-                return encoding.ids, [start for start, _ in offsets]
-        edges = sorted({0, len(text), *cuts, *(edge for span in typed for edge in span)})
-        ids: list[int] = []
-        starts: list[int] = []
-        for start, end in zip(edges, edges[1:], strict=False):
-            with self._as_text(_inside(start, typed)):
-                encoding = self.tokenizer.encode(text[start:end], add_special_tokens=False)
-            ids += encoding.ids
-            starts += [start + offset for offset, _ in encoding.offsets]
-        return ids, starts
-
-    @contextmanager
-    def _as_text(self, typed: bool) -> Iterator[None]:
-        """Encode special tokens as plain text if ``typed``."""
-        self.tokenizer.encode_special_tokens = typed
-        try:
-            yield
-        finally:
-            self.tokenizer.encode_special_tokens = False
+    def losses(self, row: dict[str, Any], train_on: TrainOn = "assistant") -> frozenset[str]:
+        """Return what the template drops of a row: keys of ``template_survey.LOSSES``."""
+        if not self.survey.losses:
+            return frozenset()
+        messages, tools = messages_of(row)
+        trained = _trained_turns(messages, train_on)
+        return self.survey.losses & template_survey.kinds_in(messages, tools, trained)
 
 
 def row_limit(max_length: int | None, context: int | None) -> int:
@@ -239,187 +314,61 @@ def row_limit(max_length: int | None, context: int | None) -> int:
     return min(max_length or 2048, context or 2048)
 
 
-# -- rows to messages --------------------------------------------------------------------
+# -- switches ------------------------------------------------------------------------------
 
 
-def messages_of(row: dict[str, Any]) -> tuple[list[Message], list[dict[str, Any]] | None]:
-    """Return the conversation and tools of a chat or prompt/completion row. Raises DataError."""
-    if isinstance(row.get("messages"), list):
-        return row["messages"], row.get("tools") or None
-    if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
-        prompt = {"role": "user", "content": row["prompt"]}
-        return [prompt, {"role": "assistant", "content": row["completion"]}], None
-    raise DataError(
-        f"A row with the keys {sorted(row)[:8]} is not a conversation.",
-        hint="Run: ftg validate FILE",
-    )
-
-
-def for_template(message: Message) -> Message:
-    """Return a message as Hugging Face templates expect it.
-
-    Arguments of tool calls become objects (OpenAI sends a JSON string, which templates would encode
-    again); developer becomes system; text parts become one string; null keys are dropped, as in
-    transformers.
-    """
-    plain = {key: value for key, value in message.items() if value is not None and key != "weight"}
-    if plain.get("role") == "developer":
-        plain["role"] = "system"
-    if isinstance(plain.get("content"), list):
-        plain["content"] = "".join(str(part.get("text", "")) for part in plain["content"])
-    if "function_call" in plain:  # the deprecated single call
-        plain["tool_calls"] = [{"type": "function", "function": plain.pop("function_call")}]
-    if plain.get("role") == "function":
-        plain["role"] = "tool"
-    if "tool_calls" in plain:
-        plain["tool_calls"] = [_call_for_template(call) for call in plain["tool_calls"]]
-        plain.setdefault("content", "")
-    return plain
-
-
-def _call_for_template(call: dict[str, Any]) -> dict[str, Any]:
-    function = dict(call["function"])
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        # Some hosts write "" for no arguments.
-        function["arguments"] = json.loads(arguments) if arguments.strip() else {}
-    return {**call, "function": function}
-
-
-def _trained_spans(messages: list[Message], spans: list[Span], train_on: TrainOn) -> list[Span]:
-    """Return the spans to train: one per assistant turn, without turns of weight 0."""
-    turns = [message for message in messages if message.get("role") == "assistant"]
-    if len(turns) != len(spans):
-        raise DataError(
-            f"The chat template marks {len(spans)} of {len(turns)} assistant turns.",
-            hint="Use a template with {% generation %} around each: --set chat_template=FILE.",
-        )
-    pairs = [(turn, span) for turn, span in zip(turns, spans, strict=True)]
-    if train_on == "last_assistant":
-        pairs = pairs[-1:]
-    return [span for turn, span in pairs if turn.get("weight") != 0]
-
-
-def _merge_touching(spans: list[Span]) -> list[Span]:
-    """Merge spans that touch: some templates mark the text of a turn and its end separately."""
-    merged: list[Span] = []
-    for start, end in spans:
-        if merged and merged[-1][1] == start:
-            merged[-1] = (merged[-1][0], end)
-        elif end > start:
-            merged.append((start, end))
-    return merged
-
-
-def _inside(position: int, spans: list[Span]) -> bool:
-    return any(start <= position < end for start, end in spans)
-
-
-def _begins(offsets: list[Span], at: int) -> bool:
-    """Return True if a token with at least one character begins at this index."""
-    # An empty span (at, at) sorts before (at, end), so search from (at, at + 1).
-    index = bisect_left(offsets, (at, at + 1))
-    return index < len(offsets) and offsets[index][0] == at
-
-
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, list):
-        return [_map_strings(item, change) for item in value]
-    if isinstance(value, dict):
-        return {key: _map_strings(item, change) for key, item in value.items()}
-    return value
-
-
-def _remove_marks(text: str, spans: list[Span], mark: str) -> tuple[str, list[Span], list[Span]]:
-    """Return the text without marks, the moved spans, and the spans of typed special tokens."""
-    if not mark or mark not in text:
-        return text, spans, []
-    marks = [index for index, char in enumerate(text) if char == mark]
-    typed = [
-        (start - 2 * pair, end - 2 * pair - 1)
-        for pair, (start, end) in enumerate(zip(marks[::2], marks[1::2], strict=False))
-    ]
-
-    def move(position: int) -> int:
-        return position - sum(index < position for index in marks)
-
-    return text.replace(mark, ""), [(move(start), move(end)) for start, end in spans], typed
-
-
-# -- files of a model folder ---------------------------------------------------------------
-
-
-def training_template(source: str) -> str:
-    """Return TRL's training template of the same family (trl/chat_templates/NAME.jinja and
-    NAME_training.jinja), or the template itself if it marks the assistant's turns or has none."""
-    trl = find_spec("trl")
-    if MARKERS.search(source) or trl is None or trl.origin is None:
-        return source
-    folder = Path(trl.origin).parent / "chat_templates"
-    for path in sorted(folder.glob("*_training.jinja")):
-        plain = path.with_name(path.name.replace("_training", ""))
-        if plain.exists() and plain.read_text(encoding="utf-8") == source:
-            return path.read_text(encoding="utf-8")
-    return source
-
-
-def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> str:
-    if given is not None and not Path(given).is_file():
-        raise NotFoundError(f"There is no chat template {str(given)!r}.", hint="Check the path.")
-    path = Path(given) if given is not None else folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    inline = config.get("chat_template")
-    if isinstance(inline, list):  # named variants, in older files
-        inline = {item["name"]: item["template"] for item in inline}.get("default")
-    if isinstance(inline, str):
-        return inline
-    raise SpecError(
-        f"The model folder {folder} has no chat template.",
-        hint="Use the chat (instruct) version of the model, or --set chat_template=FILE.",
-    )
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    # Imported here: only local models need it, and it costs 12 ms.
-    from tokenizers import Tokenizer
-
-    if not path.is_file():
-        raise SpecError(
-            f"There is no {path}.",
-            hint="Is this a model folder? AutoTokenizer.from_pretrained(...).save_pretrained(...) "
-            "writes the file for older models.",
-        )
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _json(path: Path) -> dict[str, Any]:
+@lru_cache(maxsize=16)
+def _cost(template: ChatTemplate, reasoning: bool) -> tuple[int, ...]:
+    """Return what it costs to train planted rows: refused, without their reasoning, in ways that
+    are less exact, and sequences."""
+    thinks = {**REPLY, "reasoning_content": template_survey.REASONING}
+    row = [ASK, thinks, ASK_MORE, thinks] if reasoning else [ASK, REPLY, ASK_MORE, REPLY]
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as exc:
-        raise SpecError(
-            f"{path} is not valid JSON: {exc}.", hint="Download the model again."
-        ) from None
-    return data if isinstance(data, dict) else {}
+        sequences = template.encode({"messages": row})
+    except DataError:
+        return (1, 0, 0, 0, 0)
+    lost = reasoning and "reasoning" in template.survey.losses
+    origins = [origin for sequence in sequences for origin in sequence.origins]
+    return (0, int(lost), origins.count("closed"), origins.count("cut"), len(sequences))
 
 
-def _content(value: Any) -> str | None:
-    """Return the text of a special token, written as text or as an object with ``content``."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
+def choose_switches(template: ChatTemplate, reasoning: bool) -> dict[str, Any]:
+    """Return the switches with which rows (with reasoning or without) are trained best: none, or
+    one that the template knows. Serving must send them too."""
+    known = template._renderer.process.variables
+    best, chosen = _cost(template, reasoning), dict[str, Any]()
+    for name, value in SWITCHES:
+        if name not in known or best <= (0, 0, 0, 0, 1):
+            continue
+        if not reasoning and best[:4] == (0, 0, 0, 0):
+            break  # more sequences are no reason to ask in another mode
+        cost = _cost(template.with_switches({name: value}), reasoning)
+        if cost < best:
+            best, chosen = cost, {name: value}
+    return chosen
 
 
-def _stop_ids(folder: Path, special: dict[str, str], tokenizer: Tokenizer) -> frozenset[int]:
-    declared = _json(folder / "generation_config.json").get("eos_token_id")
-    declared = declared or _json(folder / "config.json").get("eos_token_id") or []
-    ids = set(declared if isinstance(declared, list) else [declared])
-    ids.add(tokenizer.token_to_id(special.get("eos_token", "")))
-    return frozenset(ids - {None})
+# -- turns ---------------------------------------------------------------------------------
+
+
+def _answers(messages: list[Message]) -> list[int]:
+    return [index for index, one in enumerate(messages) if one.get("role") == "assistant"]
+
+
+def _trained_turns(messages: list[Message], train_on: TrainOn) -> list[int]:
+    """Return the indices of the turns to train, without those of weight 0."""
+    turns = _answers(messages)
+    if train_on == "last_assistant":
+        turns = turns[-1:]
+    return [index for index in turns if messages[index].get("weight") != 0]
+
+
+def _range(starts: list[int], start: int, end: int) -> range | None:
+    """Return the indices of the tokens of a span; None if a token spans its beginning or end."""
+    first = bisect_left(starts, start)
+    if first >= len(starts) or starts[first] != start:
+        return None
+    last = bisect_left(starts, end)
+    if last < len(starts) and starts[last] != end:
+        return None
+    return range(first, last)

@@ -89,12 +89,11 @@ class TokenCounter(ABC):
         for number, row_roles in enumerate(roles):
             row = {"messages": [{"role": role, "content": next(remaining)} for role in row_roles]}
             try:
-                measured = self.measure(row)
+                if limit is not None and self.measure(row).total > limit:
+                    return number
+                self.add(row)
             except DataError:
                 return number
-            if limit is not None and measured.total > limit:
-                return number
-            self._add_measured(measured)
         return len(roles)
 
     def totals(self) -> TokenTotals:

@@ -102,7 +102,8 @@ def test_the_prompt_is_the_beginning_of_what_is_trained(
     chat = [*system, QUESTION, CALL, {"role": "tool", "content": "on its way"}, answer]
     whole = tokenizer.apply_chat_template(chat, tools=tools, tokenize=False)
     row = {"messages": chat, **({"tools": tools} if tools else {})}
-    assert ours.encode(row).input_ids == tokenizer(whole)["input_ids"]
+    [encoded] = ours.encode(row)
+    assert encoded.input_ids == tokenizer(whole)["input_ids"]
     for cut in (len(system) + 1, len(chat) - 1):
         prompt = tokenizer.apply_chat_template(
             chat[:cut], tools=tools, tokenize=False, add_generation_prompt=True
@@ -116,7 +117,7 @@ def test_the_marks_stand_around_the_answer_and_its_end(folder: Path) -> None:
     template = ChatTemplate.load(folder)
     template.check()
     answer = {"role": "assistant", "content": "On its way."}
-    encoded = template.encode({"messages": [QUESTION, CALL, QUESTION, answer], "tools": [TOOL]})
+    [encoded] = template.encode({"messages": [QUESTION, CALL, QUESTION, answer], "tools": [TOOL]})
     trained = [label for label in encoded.labels if label >= 0]
     assert template.tokenizer.decode(trained, skip_special_tokens=False) == (
         '<tool_call>{"name": "track", "arguments": {"n": "é<1"}}</tool_call><|im_end|>'
@@ -206,7 +207,8 @@ def test_demo_rows_are_short(folder: Path) -> None:
     template = ChatTemplate.load(folder)
     for split in builtin.SPLITS:
         for row in Dataset.open(builtin.demo_path(split)).rows():
-            assert len(template.encode(row.data).input_ids) <= 80
+            [encoded] = template.encode(row.data)
+            assert len(encoded.input_ids) <= 80
 
 
 def test_an_answer_ends_where_the_model_does(

@@ -127,7 +127,7 @@ def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, row
     assert handle.kind == "merged" and not list(Path(handle.model).glob("adapter*"))
     assert handle.chat("Hi", max_tokens=4).usage.completion_tokens > 0
     template = ChatTemplate.load(tiny_folder)
-    labels = [template.encode(row, max_length=48).labels for row in data]
+    labels = [one.labels for row in data for one in template.encode(row, max_length=48)]
     expected = sum(label != IGNORED for row in labels for label in row[1:])
     assert job.record.trained_tokens == expected
     [told] = [event for event in job.events() if "rows" in event.data]

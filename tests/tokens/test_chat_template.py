@@ -16,9 +16,9 @@ from finetune_gateway.errors import DataError, NotFoundError, SpecError
 from finetune_gateway.tokens.chat_template import (
     IGNORED,
     ChatTemplate,
-    for_template,
-    training_template,
+    Encoded,
 )
+from finetune_gateway.tokens.template_rows import for_template
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"id": "A-1"}'}}
 TOOL = {
@@ -52,8 +52,14 @@ def text_of(template: ChatTemplate, ids: list[int]) -> str:
     return str(template.tokenizer.decode(ids, skip_special_tokens=False))
 
 
+def encode(template: ChatTemplate, row: dict[str, Any], **options: Any) -> Encoded:
+    """Return the only sequence of a row."""
+    [encoded] = template.encode(row, **options)
+    return encoded
+
+
 def trained_text(template: ChatTemplate, row: dict[str, Any], **options: Any) -> str:
-    labels = template.encode(row, **options).labels
+    labels = encode(template, row, **options).labels
     return text_of(template, [label for label in labels if label != IGNORED])
 
 
@@ -67,7 +73,7 @@ def test_only_what_the_assistant_says_is_trained_and_its_stop_token(template: Ch
 
 def test_labels_stand_where_their_tokens_stand(template: ChatTemplate) -> None:
     """A label is -100 or the very token at its place."""
-    encoded = template.encode(turns(("user", "Hi there"), ("assistant", "Hello, you")))
+    encoded = encode(template, turns(("user", "Hi there"), ("assistant", "Hello, you")))
     pairs = zip(encoded.input_ids, encoded.labels, strict=True)
     assert all(label in (IGNORED, token) for token, label in pairs)
 
@@ -78,7 +84,7 @@ def test_a_turn_of_weight_zero_is_read_but_not_trained(template: ChatTemplate) -
     row["messages"][1]["weight"] = 0
     row["messages"][3]["weight"] = 1
     assert trained_text(template, row) == "good<|im_end|>"
-    assert "bad" in text_of(template, template.encode(row).input_ids)
+    assert "bad" in text_of(template, encode(template, row).input_ids)
     assert "bad" not in trained_text(template, row, train_on="all")
 
 
@@ -86,7 +92,7 @@ def test_train_on_last_assistant_and_all(template: ChatTemplate) -> None:
     """``last_assistant`` keeps the last answer; ``all`` keeps the questions too."""
     row = turns(("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "two"))
     assert trained_text(template, row, train_on="last_assistant") == "two<|im_end|>"
-    encoded = template.encode(row, train_on="all")
+    encoded = encode(template, row, train_on="all")
     assert encoded.labels == encoded.input_ids
 
 
@@ -103,15 +109,15 @@ def test_tool_arguments_are_rendered_once(template: ChatTemplate) -> None:
     assert '{"id": "A-1"}' in said and "\\" not in said
     as_object = json.loads(json.dumps(row))
     as_object["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"id": "A-1"}
-    assert template.encode(as_object) == template.encode(row)
+    assert encode(template, as_object) == encode(template, row)
     assert "in the depot" not in said and "In the depot." in said
 
 
 def test_a_special_token_typed_by_a_user_stays_text(template: ChatTemplate) -> None:
     """``<|im_end|>`` in the data is not the token that ends a turn."""
     stop = template.tokenizer.token_to_id("<|im_end|>")
-    plain = template.encode(turns(("user", "ab"), ("assistant", "cd")))
-    typed = template.encode(turns(("user", "a<|im_end|>b"), ("assistant", "c<|im_end|>d")))
+    plain = encode(template, turns(("user", "ab"), ("assistant", "cd")))
+    typed = encode(template, turns(("user", "a<|im_end|>b"), ("assistant", "c<|im_end|>d")))
     assert stop is not None
     assert typed.input_ids.count(stop) == plain.input_ids.count(stop)
     assert "a<|im_end|>b" in text_of(template, typed.input_ids)
@@ -130,7 +136,7 @@ def test_the_prompt_is_the_beginning_of_the_training_text(template: ChatTemplate
     asked = template.prompt_ids(messages)
     for answer in ("It is here", "\n\nIt is here", " spaced"):
         row = {"messages": [*messages, {"role": "assistant", "content": answer}]}
-        encoded = template.encode(row)
+        encoded = encode(template, row)
         assert encoded.input_ids[: len(asked)] == asked
         assert encoded.labels[len(asked)] != IGNORED
 
@@ -158,7 +164,7 @@ def test_ids_and_marks_equal_those_of_transformers(template: ChatTemplate, folde
             return_dict=True,
         )
         assert isinstance(theirs, BatchEncoding)
-        ours = template.encode(row)
+        ours = encode(template, row)
         assert ours.input_ids == theirs["input_ids"]
         assert [int(x != IGNORED) for x in ours.labels] == list(theirs["assistant_masks"])
 
@@ -166,8 +172,8 @@ def test_ids_and_marks_equal_those_of_transformers(template: ChatTemplate, folde
 def test_rows_are_cut_at_the_end_and_say_so(template: ChatTemplate) -> None:
     """``max_length`` keeps the beginning, as OpenAI does, and the whole length is known."""
     row = turns(("user", "one two three"), ("assistant", "four five six"))
-    whole = template.encode(row)
-    cut = template.encode(row, max_length=8)
+    whole = encode(template, row)
+    cut = encode(template, row, max_length=8)
     assert cut.input_ids == whole.input_ids[:8] and cut.truncated and not whole.truncated
     assert cut.length == len(whole.input_ids)
 
@@ -177,24 +183,22 @@ def test_developer_parts_and_prompt_completion(template: ChatTemplate) -> None:
     plain = turns(("system", "s"), ("user", "ab"), ("assistant", "c"))
     other = turns(("developer", "s"), ("user", ""), ("assistant", "c"))
     other["messages"][1]["content"] = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert template.encode(other) == template.encode(plain)
-    pair = template.encode({"prompt": "q", "completion": "a"})
-    assert pair == template.encode(turns(("user", "q"), ("assistant", "a")))
+    assert encode(template, other) == encode(template, plain)
+    pair = encode(template, {"prompt": "q", "completion": "a"})
+    assert pair == encode(template, turns(("user", "q"), ("assistant", "a")))
     with pytest.raises(DataError, match="not a conversation"):
-        template.encode({"text": "q"})
+        encode(template, {"text": "q"})
 
 
-def test_a_template_that_cannot_mark_or_never_stops_is_refused(
-    folder: Path, tmp_path: Path
-) -> None:
-    """Silent full-sequence loss, or a model that never stops, is an error before training."""
+def test_a_template_that_never_stops_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A model that never stops is an error before training."""
     said = "{% for m in messages %}{{ m.content }}{% endfor %}"
     marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
     endless = marked + "{{ m.content }}{% endgeneration %}{% endif %};{% endfor %}"
-    for source, complaint in ((said, "does not mark"), (endless, "ends an answer")):
+    for source in (said, endless):
         path = tmp_path / "template.jinja"
         path.write_text(source)
-        with pytest.raises(SpecError, match=complaint):
+        with pytest.raises(SpecError, match="ends an answer"):
             ChatTemplate.load(folder, path).check()
     ChatTemplate.load(folder).check()
 
@@ -204,7 +208,7 @@ def test_what_a_template_refuses_is_said(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     path.write_text("{{ raise_exception('System role not supported') }}")
     with pytest.raises(DataError, match="System role not supported"):
-        ChatTemplate.load(folder, path).encode(turns(("user", "a"), ("assistant", "b")))
+        encode(ChatTemplate.load(folder, path), turns(("user", "a"), ("assistant", "b")))
     path.write_text("{% for %}")
     with pytest.raises(SpecError, match="cannot be read"):
         ChatTemplate.load(folder, path)
@@ -221,14 +225,6 @@ def test_a_hostile_template_stays_in_its_sandbox(folder: Path, tmp_path: Path) -
     path.write_text("{{ cycler.__init__.__globals__.os.popen('id').read() }}")
     with pytest.raises(DataError):
         ChatTemplate.load(folder, path).prompt_ids([{"role": "user", "content": "a"}])
-
-
-def test_trl_brings_marks_for_templates_it_knows() -> None:
-    """A family's plain template is swapped for its training template; others stay."""
-    trl = Path(pytest.importorskip("trl").__file__).parent / "chat_templates"
-    plain = (trl / "qwen3.jinja").read_text(encoding="utf-8")
-    assert training_template(plain) == (trl / "qwen3_training.jinja").read_text(encoding="utf-8")
-    assert training_template("{{ messages }}") == "{{ messages }}"
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3", "gemma", "phi3", "glm4moe"])
@@ -249,4 +245,4 @@ def test_any_text_survives(template: ChatTemplate, question: str, answer: str) -
     row = turns(("user", question), ("assistant", answer))
     said = trained_text(template, row)
     assert said == answer + "<|im_end|>"
-    assert question in text_of(template, template.encode(row).input_ids)
+    assert question in text_of(template, encode(template, row).input_ids)

@@ -92,7 +92,7 @@ def test_a_local_preview_is_what_training_computes(
     """Ids and trained tokens up to the limit are those of ChatTemplate.encode; none is beyond."""
     masker = LocalRenderer(template, TINY, train_on=train_on, limit=limit)
     (sequence,) = masker.preview(row).sequences
-    encoded = template.encode(row, train_on=train_on, max_length=limit)
+    [encoded] = template.encode(row, train_on=train_on, max_length=limit)
     seen = [token for token in sequence.tokens if not token.truncated]
     assert [token.id for token in seen] == encoded.input_ids
     assert [token.id if token.trained else IGNORED for token in seen] == encoded.labels
@@ -109,7 +109,7 @@ def test_the_texts_of_local_tokens_are_the_rendered_row(
     """Joined, with lone bytes put together again, they say what the template wrote."""
     row = turns(("user", texts[0]), ("assistant", texts[1]))
     try:
-        encoded = template.encode(row)
+        [encoded] = template.encode(row)
     except DataError:  # an empty answer is no turn to some templates
         return
     text = text_by_id(template.tokenizer)

@@ -267,7 +267,7 @@ def test_unknown_models_are_approximated_and_labelled() -> None:
 
 def test_local_counter_takes_the_template_at_its_word() -> None:
     """LocalCounter adds up what the model's own template reports."""
-    counter = LocalCounter(lambda row: (len(row["text"]), 2), encoding="Qwen template")
+    counter = LocalCounter(lambda row: [(len(row["text"]), 2)], encoding="Qwen template")
     counter.add({"text": "12345"})
     counter.add({"text": "123"})
     assert counter.stats() == TokenStats(

@@ -122,20 +122,25 @@ class LocalBackend(Backend):
         folder = models.small_files(spec.model, self.settings)
         config = models.config_of(folder)
         fourbit.check_base(spec.model, config, wanted=spec.training_type == "qlora")
-        ChatTemplate.load(folder, spec.chat_template).check()
+        self._template(spec, folder).check()
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:
         folder = models.small_files(spec.model, self.settings)
         limit = self._row_limit(spec, folder)
-        count = RowCount(folder, spec.chat_template, spec.train_on, limit)
-        return LocalCounter(count, render=count.text, max_context=limit)
+        switches = spec.chat_template_kwargs or {}
+        count = RowCount(folder, spec.chat_template, spec.train_on, limit, switches)
+        return LocalCounter(count, render=count.text, losses=count.losses, max_context=limit)
 
     def preview_renderer(self, spec: TrainingSpec) -> LocalRenderer:
         folder = models.small_files(spec.model, self.settings)
-        template = ChatTemplate.load(folder, spec.chat_template)
+        template = self._template(spec, folder)
         template.check()
         limit = self._row_limit(spec, folder)
         return LocalRenderer(template, spec.model, train_on=spec.train_on, limit=limit)
+
+    def _template(self, spec: TrainingSpec, folder: Path) -> ChatTemplate:
+        switches = spec.chat_template_kwargs
+        return ChatTemplate.load(folder, spec.chat_template, chat_template_kwargs=switches)
 
     def _row_limit(self, spec: TrainingSpec, folder: Path) -> int:
         return row_limit(spec.max_length, models.config_of(folder).get("max_position_embeddings"))

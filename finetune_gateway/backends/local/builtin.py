@@ -406,7 +406,7 @@ def _encoded(template: ChatTemplate, row: Row) -> tuple[list[int], list[int]]:
     if "text" in row:
         ids = [*template.tokenizer.encode(row["text"]).ids, SPECIAL.index("<|endoftext|>")]
         return ids, ids
-    encoded = template.encode(row)
+    [encoded] = template.encode(row)
     return encoded.input_ids, encoded.labels
 
 

@@ -28,7 +28,8 @@ from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.tokens.chat_template import ChatTemplate, messages_of
+from finetune_gateway.tokens.chat_template import ChatTemplate
+from finetune_gateway.tokens.template_rows import messages_of
 
 MAX_TOKENS = 512
 PROBE_TOKENS = 32
@@ -49,6 +50,7 @@ class LocalModel:
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
+        template = ChatTemplate.load(folder, chat_template_kwargs=handle.chat_template_kwargs)
         if handle.kind == "adapter":
             # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their
             # loss, and there may be no memory for more. (A merge needs the full-precision base.)
@@ -58,8 +60,8 @@ class LocalModel:
                 # peft 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
                 adapted = PeftModel.from_pretrained(base, str(folder), use_safetensors=True)
-            return cls(cast(PreTrainedModel, adapted), ChatTemplate.load(folder))
-        return cls(load_model(folder), ChatTemplate.load(folder))
+            return cls(cast(PreTrainedModel, adapted), template)
+        return cls(load_model(folder), template)
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
         """Return one answer. ``max_tokens`` (512), ``temperature`` (0), ``top_p``, ``seed``,
@@ -166,6 +168,7 @@ def first_answer(run: Run, result: Result) -> str:
         base_quantization=result.base_quantization,
         backend="local",
         system_prompt=run.file.system_prompt,
+        chat_template_kwargs=result.chat_template_kwargs,
     )
     messages, tools = messages_of(next(run.train.rows()).data)
     answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]

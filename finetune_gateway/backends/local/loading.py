@@ -155,20 +155,21 @@ def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: 
     for row in dataset.rows():
         run.check()
         try:
-            encoded = template.encode(row.data, train_on=run.spec.train_on, max_length=max_length)
+            found = template.encode(row.data, train_on=run.spec.train_on, max_length=max_length)
         except DataError as exc:
             raise DataError(
                 f"{dataset.name} line {row.line}: {exc.message}", hint=exc.hint
             ) from None
-        truncated += encoded.truncated
-        # The first token is never trained: nothing comes before it.
-        if not any(label >= 0 for label in encoded.labels[1:]):
-            dropped += 1
-            continue
-        columns["input_ids"].append(encoded.input_ids)
-        columns["labels"].append(encoded.labels)
-        tokens += len(encoded.input_ids)
-        trained += encoded.trained
+        for encoded in found:
+            truncated += encoded.truncated
+            # The first token is never trained: nothing comes before it.
+            if not any(label >= 0 for label in encoded.labels[1:]):
+                dropped += 1
+                continue
+            columns["input_ids"].append(encoded.input_ids)
+            columns["labels"].append(encoded.labels)
+            tokens += len(encoded.input_ids)
+            trained += encoded.trained
     if not columns["input_ids"]:
         raise DataError(
             f"{dataset.name}: no row has a token to train after cutting at {max_length} tokens.",

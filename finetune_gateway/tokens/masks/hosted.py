@@ -10,10 +10,10 @@ from finetune_gateway.data.row_access import Json
 from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.spec import TrainOn
 from finetune_gateway.tokens import token_text
-from finetune_gateway.tokens.chat_template import Message
 from finetune_gateway.tokens.counter import HostedCounter
 from finetune_gateway.tokens.encodings import encoding_for, load_vocabulary
 from finetune_gateway.tokens.masks.preview import Conversation, Part, PreviewRenderer, Sequence
+from finetune_gateway.tokens.template_rows import Message
 
 
 class HostedRenderer(PreviewRenderer):
@@ -49,11 +49,11 @@ class HostedRenderer(PreviewRenderer):
         except UnicodeEncodeError:  # lone surrogates: replace them as tiktoken does
             return self._ids(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
-    def conversation(self, messages: Conversation, row: Json) -> Sequence:
+    def conversation(self, messages: Conversation, row: Json) -> list[Sequence]:
         sequence = Sequence()
         for message in messages:
             self._message(message, sequence)
-        return sequence
+        return [sequence]
 
     def _message(self, message: Message, sequence: Sequence) -> None:
         role = str(message.get("role", ""))

@@ -12,8 +12,9 @@ from finetune_gateway.data import formats, row_access
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.spec import TrainOn
 from finetune_gateway.tokens import token_text
-from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Message
+from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Encoded
 from finetune_gateway.tokens.masks.preview import Conversation, Part, PreviewRenderer, Sequence
+from finetune_gateway.tokens.template_rows import Message
 
 # Characters of the last private plane, which nobody types, mark the messages in a rendered text.
 _MARKS, _END = 0x100000, chr(0x10FFFD)
@@ -35,12 +36,20 @@ class LocalRenderer(PreviewRenderer):
         added = template.tokenizer.get_added_tokens_decoder()
         self._special = {id for id, token in added.items() if token.special}
 
-    def conversation(self, messages: Conversation, row: Json) -> Sequence:
+    def conversation(self, messages: Conversation, row: Json) -> list[Sequence]:
         tools = row.get("tools") or None
-        encoded = self.template.encode(
-            {"messages": messages, "tools": tools}, train_on=self.train_on
+        found = self.template.encode({"messages": messages, "tools": tools}, train_on=self.train_on)
+        sequences = [self._sequence(encoded, messages, tools) for encoded in found]
+        for number, sequence in enumerate(sequences if len(sequences) > 1 else (), 1):
+            sequence.name = f"turn {number} of {len(sequences)}"
+        return sequences
+
+    def _sequence(self, encoded: Encoded, messages: Conversation, tools: Any) -> Sequence:
+        # A turn of its own stands behind the messages before it.
+        shown = messages if len(encoded.turns) != 1 else messages[: encoded.turns[0] + 1]
+        spans = self._contents(messages, tools, encoded.text) or self._contents(
+            shown, tools, encoded.text
         )
-        spans = self._contents(messages, tools, encoded.text)
         ends = [*encoded.starts[1:], len(encoded.text)]
         begins = [start for start, _, _ in spans]
 
@@ -85,7 +94,8 @@ class LocalRenderer(PreviewRenderer):
         for strip in (False, True):  # many templates strip content
             marked = [_mark(message, index, strip) for index, message in enumerate(messages)]
             rendered = self.template.text(marked, tools)
-            if _MARK.sub("", rendered) == text:
+            # A label ends with its stop token; the template may write more after it.
+            if _MARK.sub("", rendered).startswith(text):
                 return list(_read_marks(rendered, messages))
         return []
 

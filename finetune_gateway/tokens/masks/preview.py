@@ -17,11 +17,12 @@ from finetune_gateway.data.row_access import Json
 from finetune_gateway.findings import Finding
 from finetune_gateway.renderers import Shown
 from finetune_gateway.tokens import token_text
-from finetune_gateway.tokens.chat_template import Message
+from finetune_gateway.tokens.template_rows import Message
 
 Part = Literal["special", "template", "content", "call"]
 Conversation = list[Message]
 
+CHOSEN = "chosen"
 MAX_TOKENS = (
     200_000  # tokens kept per sequence, above any training context; the rest is only counted
 )
@@ -112,6 +113,11 @@ class Preview(Shown):
         return bool(self.sequences)
 
     @property
+    def is_pair(self) -> bool:
+        """Return True if the sequences are a chosen and a rejected answer to one prompt."""
+        return bool(self.sequences) and self.sequences[0].name == CHOSEN
+
+    @property
     def tokens(self) -> list[Token]:
         """Return the tokens of all sequences, one after another."""
         return [token for sequence in self.sequences for token in sequence.tokens]
@@ -171,7 +177,7 @@ class PreviewRenderer(ABC):
         return preview
 
     def _chat(self, messages: Conversation, row: Json, preview: Preview) -> None:
-        preview.sequences.append(self.conversation(messages, row))
+        preview.sequences += self.conversation(messages, row)
         preview.notes += self.notes(messages, row)
 
     def _pair(self, row: Json, preview: Preview) -> None:
@@ -181,16 +187,18 @@ class PreviewRenderer(ABC):
             row_access.messages_of(row.get(side), "assistant")
             for side in ("preferred_output", "non_preferred_output")
         )
-        for name, answer in (("chosen", chosen), ("rejected", rejected)):
-            preview.sequences.append(self.conversation([*prompt, *answer], source))
-            preview.sequences[-1].name = name
+        for name, answer in ((CHOSEN, chosen), ("rejected", rejected)):
+            [sequence] = self.conversation([*prompt, *answer], source)
+            sequence.name = name
+            preview.sequences.append(sequence)
         _count_shared_prompt(*preview.sequences)
         preview.notes += self.notes([*prompt, *chosen, *rejected], source)
         preview.notes.append("Training makes the chosen answer more likely than the rejected one.")
 
     @abstractmethod
-    def conversation(self, messages: Conversation, row: Json) -> Sequence:
-        """Return messages and the tools of ``row`` as tokens."""
+    def conversation(self, messages: Conversation, row: Json) -> list[Sequence]:
+        """Return messages and the tools of ``row`` as tokens: one sequence, or several where each
+        turn is trained on its own."""
 
     @abstractmethod
     def text(self, text: str) -> Sequence:

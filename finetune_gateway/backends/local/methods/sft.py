@@ -72,7 +72,10 @@ def train_and_save(run: Run) -> None:
     run.phase("loading the model")
     folder = models.with_weights(spec.model, run.settings, run.phase)
     models.config_of(folder)
-    template = ChatTemplate.load(folder, spec.chat_template)
+    switches = spec.chat_template_kwargs or {}
+    template = ChatTemplate.load(
+        folder, spec.chat_template, chat_template_kwargs=switches, now=run.file.created_at
+    )
     template.check()
     tokenizer = load_tokenizer(folder, template)
     # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
@@ -193,6 +196,7 @@ def train_and_save(run: Run) -> None:
         "base_revision": models.revision_of(folder),
         "base_quantization": quantization,
         "template_sha256": template.sha256,
+        "chat_template_kwargs": switches,
         "trained_tokens": progress.trained_tokens,
         "metrics": last_metrics(trainer.state.log_history),
     }
@@ -212,6 +216,7 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         base_revision=manifest["base_revision"],
         base_quantization=manifest.get("base_quantization"),
         template_hash=manifest["template_sha256"],
+        chat_template_kwargs=manifest.get("chat_template_kwargs", {}),
         metrics=manifest["metrics"],
     )
     answer = first_answer(run, result)

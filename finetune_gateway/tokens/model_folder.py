@@ -1,0 +1,102 @@
+"""The files of a model folder that chat needs: tokenizer, chat template, tokens that end an answer.
+
+Read with ``tokenizers`` alone, without torch and transformers (``AutoTokenizer`` takes 2 s to
+import).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_gateway.errors import NotFoundError, SpecError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model folder says of its chats."""
+
+    tokenizer: Tokenizer
+    source: str  # of the chat template
+    special_tokens: dict[str, str]  # bos_token, eos_token, ... as the template sees them
+    stop_ids: frozenset[int]  # of generation_config.json, or config.json, and the tokenizer's eos
+
+
+def read_model_files(folder: str | Path, chat_template: str | Path | None = None) -> ModelFiles:
+    """Return the files of a model folder, with the template in the file ``chat_template`` if one is
+    given. Raises NotFoundError, SpecError."""
+    folder = Path(folder)
+    config = _json(folder / "tokenizer_config.json")
+    source = _source(folder, config, chat_template)
+    tokenizer = _tokenizer(folder / "tokenizer.json")
+    special = {
+        name: token
+        for name, value in config.items()
+        if name.endswith("_token") and (token := _content(value))
+    }
+    return ModelFiles(tokenizer, source, special, _stop_ids(folder, special, tokenizer))
+
+
+def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> str:
+    if given is not None and not Path(given).is_file():
+        raise NotFoundError(f"There is no chat template {str(given)!r}.", hint="Check the path.")
+    path = Path(given) if given is not None else folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    inline = config.get("chat_template")
+    if isinstance(inline, list):  # named variants, in older files
+        inline = {item["name"]: item["template"] for item in inline}.get("default")
+    if isinstance(inline, str):
+        return inline
+    raise SpecError(
+        f"The model folder {folder} has no chat template.",
+        hint="Use the chat (instruct) version of the model, or --set chat_template=FILE.",
+    )
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    # Imported here: only local models need it, and it costs 12 ms.
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise SpecError(
+            f"There is no {path}.",
+            hint="Is this a model folder? AutoTokenizer.from_pretrained(...).save_pretrained(...) "
+            "writes the file for older models.",
+        )
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as exc:
+        raise SpecError(
+            f"{path} is not valid JSON: {exc}.", hint="Download the model again."
+        ) from None
+    return data if isinstance(data, dict) else {}
+
+
+def _content(value: Any) -> str | None:
+    """Return the text of a special token, written as text or as an object with ``content``."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _stop_ids(folder: Path, special: dict[str, str], tokenizer: Tokenizer) -> frozenset[int]:
+    declared = _json(folder / "generation_config.json").get("eos_token_id")
+    declared = declared or _json(folder / "config.json").get("eos_token_id") or []
+    ids = set(declared if isinstance(declared, list) else [declared])
+    ids.add(tokenizer.token_to_id(special.get("eos_token", "")))
+    return frozenset(ids - {None})

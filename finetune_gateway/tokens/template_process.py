@@ -1,0 +1,176 @@
+"""A process that renders one chat template, within a limit of time and memory.
+
+A template is a program that comes with a model. A loop in it that never ends, or a text of ten
+billion characters, must not hang what counts, previews or trains.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from finetune_gateway.errors import SpecError
+from finetune_gateway.settings import interpreter
+from finetune_gateway.tokens import jinja_sandbox
+from finetune_gateway.tokens.jinja_sandbox import Span
+
+Json = dict[str, Any]
+
+SECONDS = 5.0  # of its own time, for one conversation; a common one takes a thousandth
+WAIT = 120.0  # seconds on the clock, where the system cannot end a process by its own time
+MEMORY = 1 << 30  # bytes of address space
+AT_ONCE = 16  # renderings per request: SECONDS are for these
+LEAST = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "PYTHONPATH")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A conversation as the template writes it; ``marked``: the spans of generation blocks."""
+
+    text: str
+    marked: tuple[Span, ...] = ()
+
+
+class TemplateProcess:
+    """Renders conversations by one template. Safe to use from several threads and after a fork."""
+
+    def __init__(self, source: str, now: float | None = None) -> None:
+        """``now``: seconds since the epoch that ``strftime_now`` tells; None is the clock's.
+
+        Raises SpecError for a template that is no Jinja, or takes too long to read.
+        """
+        self._opening = {"source": source, "now": now, "seconds": SECONDS, "memory": MEMORY}
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        with self._lock:
+            said = self._ask(None)
+        self.variables = frozenset(said["variables"])  # that the template reads
+        self.markup = tuple(said["markup"])  # what it looks for in the texts of messages
+
+    def render(
+        self,
+        messages: list[Json],
+        tools: list[Json] | None,
+        wanted: list[tuple[list[int], bool]],
+        variables: Json,
+    ) -> list[Rendering | str]:
+        """Return each wanted rendering, or what the template said when it refused.
+
+        ``wanted``: the indices of the messages, and True to open an answer after them. Raises
+        SpecError for a template that takes too long or too much memory.
+        """
+        made: list[Rendering | str] = []
+        for start in range(0, len(wanted), AT_ONCE):
+            some = wanted[start : start + AT_ONCE]
+            request = {"messages": messages, "tools": tools, "wanted": some, "variables": variables}
+            with self._lock:
+                said = self._ask(request)
+            made += [
+                one if isinstance(one, str) else Rendering(one[0], tuple(map(tuple, one[1])))
+                for one in said["texts"]
+            ]
+        return made
+
+    def _ask(self, request: Json | None) -> Json:
+        """Return the answer to a request; None asks for the first, to the template itself."""
+        if self._process is None or self._pid != os.getpid():  # of this process, not its parent's
+            self._start()
+            first = self._read()
+            if "error" in first:
+                raise _unreadable(first["error"])
+            if request is None:
+                return first
+        assert request is not None
+        self._write(request)
+        reply = self._read()
+        if "error" in reply:
+            raise _too_much("memory" if reply["error"] == "memory" else "time")
+        return reply
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            interpreter.call(jinja_sandbox.__name__, "serve"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the process that asks
+            env={name: os.environ[name] for name in LEAST if name in os.environ},
+        )
+        self._process, self._pid = process, os.getpid()
+        weakref.finalize(self, _end, process, self._pid)
+        self._write(self._opening)
+
+    def _write(self, request: Json) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: reading says how
+
+    def _read(self) -> Json:
+        assert self._process is not None and self._process.stdout is not None
+        raw = _line(self._process.stdout.fileno())
+        if raw is None:
+            process, self._process = self._process, None
+            _end(process, self._pid)
+            raise _too_much("time")
+        reply: Json = json.loads(raw)
+        return reply
+
+
+@lru_cache(maxsize=4)
+def template_process(source: str, now: float | None = None) -> TemplateProcess:
+    """Return the process of a template; the last few are kept."""
+    return TemplateProcess(source, now)
+
+
+def _line(descriptor: int) -> bytes | None:
+    """Return the next line; None if the process ended, or has written none for a long time."""
+    until, parts = time.monotonic() + WAIT, list[bytes]()
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while not parts or not parts[-1].endswith(b"\n"):
+            ready = selector.select(max(0.0, until - time.monotonic()))
+            part = os.read(descriptor, 1 << 20) if ready else b""
+            if not part:
+                return None
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _end(process: subprocess.Popen[bytes], pid: int) -> None:
+    if pid != os.getpid():  # a fork: it is the parent's
+        process.returncode = 0  # so that nothing here waits for it
+        return
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except OSError:  # what was not read any more
+                continue
+
+
+def _unreadable(said: str) -> SpecError:
+    if said == "memory":
+        return _too_much("memory")
+    return SpecError(f"The chat template cannot be read: {said}.", hint="Check its Jinja syntax.")
+
+
+def _too_much(what: str) -> SpecError:
+    limit = f"{SECONDS:.0f} s" if what == "time" else f"{MEMORY >> 30} GiB of memory"
+    return SpecError(
+        f"The chat template takes more than {limit} for one conversation.",
+        hint="It was stopped. Use the template of another copy of the model: --chat-template FILE.",
+    )

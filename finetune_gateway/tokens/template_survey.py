@@ -1,0 +1,239 @@
+"""What a chat template does with each kind of row, found by rendering planted conversations.
+
+Which texts it drops, how it wants the arguments of calls, which token ends a turn. A few dozen
+renderings, some hundredths of a second; no weights and no data are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_gateway.errors import DataError
+from finetune_gateway.tokens.template_rows import (
+    Arguments,
+    Content,
+    Message,
+    Tools,
+    for_template,
+    reasoning_of,
+)
+from finetune_gateway.tokens.template_turns import Rendered, Turn, TurnRenderer
+
+# Planted texts: no template writes them, changes them or looks for them.
+SYSTEM, USER, ANSWER, MORE = "Zq1system", "Zq2user", "Zq3answer", "Zq4more"
+RESULT, REASONING, BESIDE = "Zq5result", "Zq6reasoning", "Zq8beside"
+TOOL, SECOND, VALUE = "zq_find", "zq_count", 'Zq"9'
+WRITTEN = ('Zq"9', 'Zq\\"9')  # as itself, or in JSON; with more backslashes it was encoded twice
+
+# What a template may lose. The first word is the kind; the sentence is shown to people.
+LOSSES = {
+    "system": "the system prompt is not shown to the model",
+    "tools": "the list of tools is not shown to the model",
+    "calls": "calls of tools are not written",
+    "arguments": "the arguments of calls are encoded twice",
+    "parallel_calls": "of two calls in one turn only one is written",
+    "text_beside_calls": "text beside a call is not written",
+    "results": "results of tools are not shown to the model",
+    "reasoning": "reasoning is not written",
+}
+CONTEXT_LOSSES = frozenset({"system", "tools", "results"})
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a template."""
+
+    losses: frozenset[str] = frozenset()  # keys of LOSSES
+    turn_ends: dict[str, str] = field(default_factory=dict)  # a token to add after "text", "call"
+    stops: frozenset[str] = frozenset()  # texts of the tokens that end an answer
+    cuts_earlier_reasoning: bool = False  # in the context of later turns, as serving does
+    refuses: dict[str, str] = field(default_factory=dict)  # kind -> what the template says
+
+
+def survey(renderer: TurnRenderer) -> Survey:
+    """Return what the template does. Sets the renderer's ``arguments`` and ``turn_ends``."""
+    planted = _Planted(renderer)
+    renderer.content = planted.content()
+    renderer.arguments = planted.arguments()
+    stops = planted.stops()
+    renderer.stops |= frozenset(stops.values())
+    ends = planted.turn_ends(stops)
+    renderer.turn_ends = ends
+    losses = frozenset(planted.losses())
+    return Survey(losses, ends, renderer.stops, planted.cuts_earlier_reasoning(), planted.refuses)
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    """Return a call of a tool, as OpenAI's messages have it, with an object of arguments."""
+    identity = f"call_{name[-4:]}0"[:9].ljust(9, "0")  # nine letters: Mistral's templates ask so
+    return {
+        "id": identity,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def tool(name: str) -> dict[str, Any]:
+    """Return the declaration of a tool."""
+    text = {"type": "string", "description": "A text"}
+    parameters = {"type": "object", "properties": {"place": text}, "required": ["place"]}
+    function = {"name": name, "description": f"Runs {name}", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+CALL, OTHER_CALL = call(TOOL, place=VALUE), call(SECOND, place=VALUE)
+TOOLS: Tools = [tool(TOOL), tool(SECOND)]
+ASK: Message = {"role": "user", "content": USER}
+ASK_MORE: Message = {"role": "user", "content": MORE}
+REPLY: Message = {"role": "assistant", "content": ANSWER}
+CALLS: Message = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+RETURNS: Message = {
+    "role": "tool", "tool_call_id": CALL["id"], "name": TOOL, "content": RESULT,
+}  # fmt: skip
+
+
+_CONTENTS: tuple[Content, ...] = ("text", "parts")
+_ARGUMENTS: tuple[Arguments, ...] = ("object", "string")
+
+
+class _Planted:
+    """Planted conversations, and where what was planted is."""
+
+    def __init__(self, renderer: TurnRenderer) -> None:
+        self.renderer = renderer
+        self.refuses: dict[str, str] = {}
+
+    def content(self) -> Content:
+        """Return the form in which the template reads a text; a string if neither is read."""
+        for form in _CONTENTS:
+            self.renderer.content = form
+            found = self.renderer.render([ASK], None, [(1, True)])[0]
+            if isinstance(found, Rendered) and USER in found.text:
+                return form
+        return "text"
+
+    def arguments(self) -> Arguments:
+        """Return the form of arguments that is written once; an object if both or none are."""
+        for form in _ARGUMENTS:
+            self.renderer.arguments = form
+            found = self.renderer.render([ASK, CALLS], TOOLS, [(2, False)])[0]
+            if isinstance(found, Rendered) and any(one in found.text for one in WRITTEN):
+                return form
+        return "object"
+
+    def stops(self) -> dict[str, str]:
+        """Return the special tokens that the template ends turns with: the first after a text, the
+        last after a call."""
+        found = {}
+        for kind, message in (("text", REPLY), ("call", CALLS)):
+            turn = self.turn(kind, [ASK, message], TOOLS if kind == "call" else None)
+            if turn is None:
+                continue
+            text = turn.label.text
+            at = max(text.rfind(one) for one in (ANSWER, *WRITTEN))
+            tokens = self.renderer.special.pattern.findall(text[at:]) if at >= 0 else []
+            if tokens:
+                found[kind] = tokens[0] if kind == "text" else tokens[-1]
+        return found
+
+    def turn_ends(self, stops: dict[str, str]) -> dict[str, str]:
+        """Return the tokens with which the template begins what follows a turn, for turns that it
+        ends with none."""
+        ends = {}
+        for kind, turn, after in (("text", REPLY, ASK_MORE), ("call", CALLS, RETURNS)):
+            tools = TOOLS if kind == "call" else None
+            short, long = self.renderer.render([ASK, turn, after], tools, [(2, False), (3, False)])
+            if kind in stops or kind in self.refuses:
+                continue
+            if isinstance(short, str) or isinstance(long, str):
+                continue
+            if not long.text.startswith(short.text):
+                continue
+            match = self.renderer.special.pattern.match(long.text[len(short.text) :].lstrip())
+            if match:
+                ends[kind] = match.group()
+        return ends
+
+    def losses(self) -> Iterator[str]:
+        """Yield the kinds of LOSSES."""
+        prompt = self.prompt("system", [{"role": "system", "content": SYSTEM}, ASK])
+        if prompt is not None and SYSTEM not in prompt:
+            yield "system"
+        prompt = self.prompt("tools", [ASK], TOOLS)
+        if prompt is not None and (TOOL not in prompt or SECOND not in prompt):
+            yield "tools"
+        prompt = self.prompt("results", [ASK, CALLS, RETURNS], TOOLS)
+        if prompt is not None and RESULT not in prompt:
+            yield "results"
+        yield from self._lost_in_calls()
+        label = self.label("reasoning", [ASK, {**REPLY, "reasoning_content": REASONING}])
+        if label is not None and REASONING not in label:
+            yield "reasoning"
+
+    def _lost_in_calls(self) -> Iterator[str]:
+        label = self.label("calls", [ASK, CALLS], TOOLS)
+        if label is None:
+            return
+        if TOOL not in label:
+            yield "calls"
+            return
+        if not any(one in label for one in WRITTEN):
+            yield "arguments"
+        both = {**CALLS, "tool_calls": [CALL, OTHER_CALL]}
+        label = self.label("parallel_calls", [ASK, both], TOOLS)
+        if label is not None and SECOND not in label:
+            yield "parallel_calls"
+        label = self.label("text_beside_calls", [ASK, {**CALLS, "content": BESIDE}], TOOLS)
+        if label is not None and BESIDE not in label:
+            yield "text_beside_calls"
+
+    def cuts_earlier_reasoning(self) -> bool:
+        """Return True if the reasoning of a turn is not shown to later ones."""
+        turn = {**REPLY, "reasoning_content": REASONING}
+        prompt = self.prompt("reasoning", [ASK, turn, ASK_MORE])
+        return prompt is not None and REASONING not in prompt
+
+    def prompt(self, kind: str, messages: list[Message], tools: Tools = None) -> str | None:
+        """Return the prompt; None, and a note, if the template refuses it."""
+        try:
+            return self.renderer.prompt(messages, tools).text
+        except DataError as exc:
+            self.refuses[kind] = exc.message
+            return None
+
+    def label(self, kind: str, messages: list[Message], tools: Tools = None) -> str | None:
+        """Return the label of the last turn; None, and a note, if the template refuses it."""
+        turn = self.turn(kind, messages, tools)
+        return None if turn is None else turn.label.text
+
+    def turn(self, kind: str, messages: list[Message], tools: Tools = None) -> Turn | None:
+        """Return the last turn; None, and a note, if the template refuses it."""
+        try:
+            return self.renderer.turns(messages, tools, [len(messages) - 1])[0][0]
+        except DataError as exc:
+            self.refuses[kind] = exc.message
+            return None
+
+
+def kinds_in(messages: list[Message], tools: Tools, trained: list[int]) -> set[str]:
+    """Return the kinds of LOSSES that a row has; of its answers, those that are trained."""
+    kinds = {"tools"} if tools else set()
+    for index, message in enumerate(messages):
+        plain = for_template(message)
+        role = plain.get("role")
+        if role == "system" and plain["content"]:
+            kinds.add("system")
+        elif role == "tool":
+            kinds.add("results")
+        if index not in trained:
+            continue
+        calls = plain.get("tool_calls") or []
+        if calls:
+            kinds |= {"calls", "arguments"}
+            kinds |= {"parallel_calls"} if len(calls) > 1 else set()
+            kinds |= {"text_beside_calls"} if str(plain["content"]).strip() else set()
+        if reasoning_of(plain):
+            kinds.add("reasoning")
+    return kinds
