@@ -192,6 +192,7 @@ class HandleData(Model):
     job_id: str | None = None
     dataset_sha256: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)  # why it may be of no use, from its training
     created_at: float = Field(default_factory=time.time)  # seconds since the epoch
     ready_at: float | None = None  # when it first answered a chat
     first_answer: str | None = None
@@ -207,11 +208,9 @@ class HandleData(Model):
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is empty and came later: versions that do not know it read the rest."""
         fields: dict[str, Any] = write(self)
-        if self.deploy is None:
-            fields.pop("deploy", None)
-        if not self.chat_template_kwargs:
-            fields.pop("chat_template_kwargs", None)
-        return fields
+        later = ("deploy", "chat_template_kwargs", "warnings")
+        unused = [name for name in later if not getattr(self, name)]
+        return {name: value for name, value in fields.items() if name not in unused}
 
 
 class ChatModel(Protocol):

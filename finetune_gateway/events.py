@@ -137,6 +137,7 @@ class Result(Model):
     first_answer: str | None = None  # set if the backend has already chatted with the model
     deploy: str | None = None  # the command that deploys it, at a host where it answers only then
     metrics: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)  # why the model may be of no use
 
 
 class Snapshot(Model):

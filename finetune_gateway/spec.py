@@ -58,6 +58,10 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+# Fields that jobs of older stores do not have. At their default they are no part of what an equal
+# job is recognised by: a submit that is repeated after an upgrade must not make a second job.
+LATER_FIELDS = ("stop_on_divergence",)
+
 # OpenAI calls sft "supervised"; both words are accepted, one is kept.
 METHOD_ALIASES = {"supervised": "sft"}
 
@@ -90,6 +94,7 @@ class TrainingOptions(TypedDict, total=False):
     logging_steps: int | Literal["auto"]
     eval_steps: int | Literal["auto"]
     save_steps: int | Literal["auto"]
+    stop_on_divergence: bool
     chat_template: str | None
     chat_template_kwargs: dict[str, bool | int | str] | None
 
@@ -165,6 +170,9 @@ class TrainingSpec(Model):
     logging_steps: Count | Auto = Field(default="auto", description="Steps between metrics")
     eval_steps: Count | Auto = Field(default="auto", description="Steps between evaluations")
     save_steps: Count | Auto = Field(default="auto", description="Steps between checkpoints")
+    stop_on_divergence: bool = Field(
+        default=True, description="End the job when its loss diverges; one that is NaN always does"
+    )
     chat_template: str | None = Field(
         default=None, description="Path of a Jinja file to use in place of the model's own"
     )
@@ -207,8 +215,11 @@ class TrainingSpec(Model):
         return frozenset(name for name in self.model_fields_set if getattr(self, name) is not None)
 
     def canonical(self) -> dict[str, Any]:
-        """Return the spec as plain JSON, the same for equal specs however they were written."""
-        fields = self.model_dump(mode="json")
+        """Return the spec as plain JSON, the same for equal specs however they were written, and
+        for those that an older version has stored."""
+        known = type(self).model_fields
+        unset = {name for name in LATER_FIELDS if getattr(self, name) == known[name].default}
+        fields = self.model_dump(mode="json", exclude=unset)
         del fields["chosen"]
         return fields
 

@@ -50,7 +50,10 @@ SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 # The only modules that import training libraries when they are imported: the worker's and chat's.
 TRAINING = {
     f"backends.local.{name}"
-    for name in ("methods.sft", "loading", "inference", "progress", "saving", "calibrate")
+    for name in (
+        *("methods.sft", "loading", "inference", "precision"),
+        *("progress", "saving", "calibrate"),
+    )
 }
 
 

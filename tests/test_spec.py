@@ -21,7 +21,7 @@ from finetune_gateway import (
 )
 from finetune_gateway.backend import NEUTRAL
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.spec import TrainingOptions
+from finetune_gateway.spec import LATER_FIELDS, TrainingOptions
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 FIELDS = TrainingSpec.model_fields
@@ -100,8 +100,18 @@ def test_a_default_makes_no_other_job(home: Path) -> None:
         for given in ({}, {"lora_r": 16}, {"method": "supervised", "n_epochs": "auto"})
     ]
     assert len({job.id for job in jobs}) == len(backend.started) == 1
-    # What jobs of older stores are recognised by: every field, and nothing else.
-    assert jobs[1].record.spec.canonical().keys() == FIELDS.keys()
+    # What jobs of older stores are recognised by: every field that they have, and nothing else.
+    assert jobs[1].record.spec.canonical().keys() == FIELDS.keys() - set(LATER_FIELDS)
+
+
+@pytest.mark.parametrize("name", LATER_FIELDS)
+def test_a_later_field_makes_another_job_only_when_it_is_set(name: str) -> None:
+    """A job that a version without it has stored is found again; another value is another job."""
+    default = FIELDS[name].default
+    named = TrainingSpec.build(model="m", **{name: default})
+    other = TrainingSpec.build(model="m", **{name: not default})
+    assert named.canonical() == TrainingSpec(model="m").canonical() != other.canonical()
+    assert other.canonical()[name] is not default
 
 
 @pytest.mark.parametrize("chosen", ["all", 3, None, {"model": 1}])

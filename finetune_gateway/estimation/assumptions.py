@@ -134,7 +134,8 @@ def _precision(setup: Setup) -> str:
     if setup.device == "cpu":
         return "base in 4 bits, else float32" if setup.kind == "qlora" else "float32"
     if setup.kind == "full":
-        return "bfloat16"
+        lack = "bfloat16 (no memory for float32: small updates round away)"
+        return "float32 weights, computed in bfloat16" if setup.float32 else lack
     base = "base in 4 bits, computed in bfloat16" if setup.kind == "qlora" else "base in bfloat16"
     return f"{base}, adapters in float32"
 

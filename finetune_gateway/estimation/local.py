@@ -29,7 +29,7 @@ from finetune_gateway.estimation.calibration import (
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.gpus import GPUS, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
-from finetune_gateway.estimation.memory import Setup, step_memory
+from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price, gpu_prices
 from finetune_gateway.settings import clock
@@ -102,8 +102,10 @@ def estimate_local(
     setup = Setup.of(spec, target.device, calibrated.imported_bytes if calibrated else None)
     seconds = memory = parts = None
     if shape is not None:
+        longest = max(1, plan.longest)
+        setup = float32_or_bfloat16(shape, setup, plan.rows, longest, target.usable_bytes)
         seconds = _seconds(shape, spec, setup, tokens, plan, target, validation)
-        parts = step_memory(shape, setup, plan.rows, max(1, plan.longest))
+        parts = step_memory(shape, setup, plan.rows, longest)
         short = step_memory(shape, setup, plan.rows, max(1, min(tokens.median, plan.longest)))
         memory = _around(parts.total, low=short.total)
     prices = _gpu_prices(target, day)

@@ -7,7 +7,7 @@ bytes that autograd saved for Llama and Qwen3 models of 2 to 100 million paramet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune_gateway.estimation.estimate import MemoryParts
@@ -28,6 +28,10 @@ CUDA_OVERHEAD = 1_400_000_000
 # of 3.5 times what the layer saves (1 to 4 measured), 1.5 times with checkpointing. On a GPU one
 # layer is assumed (not measured).
 HOLES, HOLES_CHECKPOINTING, HOLES_GPU = 3.5, 1.5, 1.0
+# Full fine-tuning on a GPU keeps float32 weights, of which autocast makes bfloat16 copies for a
+# step: 6 bytes a weight, 4 of its gradient and 8 of Adam's moments, 18 in all. So counts Hugging
+# Face (docs/transformers/model_memory_anatomy), and LLaMA-Factory's table (18 GB a billion).
+AUTOCAST_COPY = 2
 # bfloat16 under autocast saves 28.0 of the 40.5 kB of float32 per token and layer (measured).
 AUTOCAST = 28.0 / 40.5
 # TRL computes the logits in tiles of 4,096 tokens x 32,768 entries (kernels/chunked_logprob.py).
@@ -59,11 +63,12 @@ class Setup:
     paired: bool = False
     optimizer: Optimizer = "adamw"
     imported: int = IMPORTED
+    float32: bool = True  # weights that are trained whole; else bfloat16, for lack of memory
 
     @classmethod
     def of(cls, spec: TrainingSpec, device: Device, imported: int | None = None) -> Setup:
         """Return how the local backend trains: float32 on a CPU; on a GPU bfloat16 under autocast
-        and with checkpointing unless the spec says otherwise; adapters in float32."""
+        and with checkpointing unless the spec says otherwise; what is trained is in float32."""
         checkpointing = spec.gradient_checkpointing
         return cls(
             device=device,
@@ -80,7 +85,23 @@ class Setup:
     @property
     def width(self) -> int:
         """Return the bytes of a weight outside the adapters."""
+        return 4 if self.kind == "full" and self.float32 else self.computed
+
+    @property
+    def computed(self) -> int:
+        """Return the bytes of a number that a layer computes."""
         return 4 if self.device == "cpu" else 2
+
+
+def float32_or_bfloat16(
+    shape: ModelShape, setup: Setup, rows: int, length: int, usable: int | None
+) -> Setup:
+    """Return the setup, for full fine-tuning on a GPU with bfloat16 weights if a step with float32
+    weights needs more than the ``usable`` bytes; None if they are not known."""
+    if setup.device == "cpu" or setup.kind != "full" or usable is None:
+        return setup
+    fits = step_memory(shape, setup, rows, length).total <= usable
+    return setup if fits else replace(setup, float32=False)
 
 
 def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> MemoryParts:
@@ -96,8 +117,8 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
     layer = saved_bytes(shape, setup, rows, length)
     held = layer * shape.layers
     if setup.checkpointing:  # the inputs of all layers, and one layer recomputed
-        held = setup.width * shape.hidden_size * padded_tokens * shape.layers + layer
-    tile = min(padded_tokens, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.width
+        held = setup.computed * shape.hidden_size * padded_tokens * shape.layers + layer
+    tile = min(padded_tokens, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.computed
     logits = int(TILES[setup.device] * tile)
     early = gradients if setup.accumulated else min(gradients, head_gradient)
     at_head, at_end = (held, logits, early), (layer, 0, gradients)
@@ -150,7 +171,8 @@ def _moments(setup: Setup) -> int:
 
 def _weights(shape: ModelShape, setup: Setup) -> int:
     if setup.kind != "qlora":
-        return setup.width * shape.parameters
+        copied = AUTOCAST_COPY if setup.width > setup.computed else 0
+        return (setup.width + copied) * shape.parameters
     # The embedding, the head and the norms are not quantised.
     others = shape.parameters - shape.linear_parameters
     return int(NF4_BYTES * shape.linear_parameters) + setup.width * others

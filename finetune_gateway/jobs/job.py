@@ -378,6 +378,7 @@ class Job(Pictured):
             job_id=record.id,
             dataset_sha256=record.train.sha256,
             metrics=result.metrics,
+            warnings=result.warnings,
             created_at=record.finished_at or time.time(),
             first_answer=result.first_answer,
             ready_at=record.finished_at if result.first_answer is not None else None,

@@ -74,9 +74,15 @@ def job_facts(job: Job) -> dict[str, str]:
 
 
 def status_line(job: Job) -> str:
-    """Return ``ftg-7kq3 failed: the reason``."""
+    """Return ``ftg-7kq3 failed: the reason``, and a line on each warning about its result."""
     ended = f": {visible(job.error)}" if job.error else _how_ended(job)
-    return f"{job.id} {job.status}{_not_deployed(job)}{ended}"
+    line = f"{job.id} {job.status}{_not_deployed(job)}{ended}"
+    return "\n".join([line, *(f"  warning: {visible(text)}" for text in result_warnings(job))])
+
+
+def result_warnings(job: Job) -> list[str]:
+    """Return why the model of a job may be of no use, as its backend found; empty for most."""
+    return job.record.result.warnings if job.record.result else []
 
 
 def phase_share(phase: str) -> tuple[str, float] | None:
@@ -130,6 +136,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "job": record.id,
         "status": f"{record.status}{_not_deployed(job)}{raw}{phase}",
         "error": record.error or "",
+        "warnings": " ".join(result_warnings(job)),
         "backend": _backend(record),
         "provider id": record.provider_id or "",
         "model": f"{record.spec.model}, {record.spec.method}",

@@ -220,6 +220,7 @@ def model_handle(handle: ModelHandle) -> View:
     facts: list[tuple[str, str]] = [("kind", handle.kind)]
     facts += [("job", handle.job_id)] if handle.job_id else []
     facts += [("retires on", handle.retires_on)] if handle.retires_on else []
+    facts += [("warning", text) for text in handle.warnings]
     state = "ready" if handle.ready else "not deployed" if handle.deploy else "not yet ready"
     return View(f"{handle.backend} {handle.model} from {handle.base_model}, {state}", tuple(facts))
 

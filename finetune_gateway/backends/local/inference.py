@@ -33,6 +33,7 @@ from finetune_gateway.tokens.template_rows import messages_of
 
 MAX_TOKENS = 512
 PROBE_TOKENS = 32
+MANY = 8  # times that a token occurs in a row in no good answer
 SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop", "tools"})
 
 
@@ -159,7 +160,7 @@ class _Abandoned(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.now, device=input_ids.device)
 
 
-def first_answer(run: Run, result: Result) -> str:
+def first_answer(run: Run, result: Result) -> ChatReply:
     """Load the saved model anew and return its answer to the prompt of the first row."""
     handle = ModelHandle(
         kind=result.kind,
@@ -173,9 +174,28 @@ def first_answer(run: Run, result: Result) -> str:
     messages, tools = messages_of(next(run.train.rows()).data)
     answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
     model = LocalModel.load(handle, run.settings)
-    return model.chat(
-        messages[: answers[0]] or messages[:1], tools=tools, max_tokens=PROBE_TOKENS
-    ).text
+    return model.chat(messages[: answers[0]] or messages[:1], tools=tools, max_tokens=PROBE_TOKENS)
+
+
+def answer_warning(reply: ChatReply) -> list[str]:
+    """Return what is wrong with an answer that a trained model hardly gives: none at all, or one
+    token over and over. An empty list for any other."""
+    text = reply.text.strip()
+    if not text and not reply.tool_calls:
+        return ["The first answer is empty."]
+    piece = _repeated(text)
+    times = -(-len(text) // len(piece)) if piece else 0
+    # The token that ends the answer is counted too, and has no text.
+    if times < MANY or times < reply.usage.completion_tokens - 1:
+        return []
+    return [f"The first answer is {piece.strip() or piece!r} over and over: the model is ruined."]
+
+
+def _repeated(text: str) -> str:
+    """Return the shortest piece of which a text is a repetition, the last of which may be cut off;
+    an empty string if there is none."""
+    lengths = range(1, len(text) // MANY + 1)
+    return next((text[:n] for n in lengths if text[n:] == text[:-n]), "")
 
 
 def _cut(text: str, stop: str | list[str] | None) -> tuple[str, bool]:

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local.precision import weights_dtype
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError
@@ -56,16 +57,20 @@ class EncodedRows:
     dropped: int  # rows left out because they have no trained token
 
 
-def load_model(folder: Path, quantization: str | None = None) -> PreTrainedModel:
-    """Return the base model: bf16 on a GPU that supports it, else fp32. Safetensors only, no remote
-    code.
+def load_model(
+    folder: Path, quantization: str | None = None, *, kind: str = "lora"
+) -> PreTrainedModel:
+    """Return the base model in the dtype that a ``kind`` of training needs (``weights_dtype``):
+    bf16 on a GPU that supports it, fp32 on a CPU and to train all weights. Safetensors only, no
+    remote code.
 
     With ``quantization`` ("nf4") the linear layers of its blocks are quantised to 4 bits while they
     are read. Raises MissingDependency without bitsandbytes.
     """
     disable_progress_bar()  # it would overwrite the caller's screen
     on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    dtype = weights_dtype(kind, on_gpu=on_gpu, bf16=bf16)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,

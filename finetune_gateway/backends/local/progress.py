@@ -1,7 +1,7 @@
 """Report the progress of training, and stop it early.
 
-A callback for any Hugging Face trainer: it reports metrics and checkpoints, and stops on cancel or
-on a metric that is not finite.
+A callback for any Hugging Face trainer: it reports metrics and checkpoints, and stops on cancel, on
+a metric that is not finite, and when the loss diverges.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from finetune_gateway.backends.local.divergence import LossHistory
 from finetune_gateway.backends.local.run import Run, write_json
 from finetune_gateway.errors import GatewayError
 
@@ -37,17 +38,36 @@ class NotFinite(GatewayError):
     """A loss or a gradient is NaN or infinite: to continue would write a broken model."""
 
 
+class Diverged(GatewayError):
+    """The loss has risen so far that the model is ruined (``divergence``)."""
+
+
 class Progress(TrainerCallback):
     """Turns the logs of a trainer into events of the run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, vocabulary: int) -> None:
         self.run = run
         self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer
+        self.losses = LossHistory(vocabulary)
+        self.divergence = ""  # where and how the loss diverged, in a run that goes on all the same
+        self._step_loss = 0.0
+
+    def add_batch(self, tokens: int, loss: float) -> None:
+        """Add a batch of the step that is being made: its trained tokens, its part of the loss."""
+        self.trained_tokens += tokens
+        self._step_loss += loss
 
     def resume(self, checkpoint: Path) -> None:
-        """Continue the count from this checkpoint."""
+        """Continue the count and the losses from this checkpoint."""
         saved = json.loads((checkpoint / "progress.json").read_text("utf-8"))
         self.trained_tokens = saved["trained_tokens"]
+        self.divergence = saved.get("divergence", "")
+        if "losses" in saved:  # not in one that an older version has written
+            self.losses = LossHistory.load(self.losses.vocabulary, saved["losses"])
+
+    def warnings(self) -> list[str]:
+        """Return what to say with the result about the loss of the whole training."""
+        return [text for text in (self.divergence, self.losses.warning()) if text]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -85,6 +105,9 @@ class Progress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        loss, self._step_loss = self._step_loss, 0.0
+        self._require_finite({"train_loss": loss}, state.global_step)
+        self._look_for_divergence(loss, state.global_step)
         if self.run.stop.is_set():
             control.should_save = True  # the last checkpoint stays usable
             control.should_training_stop = True
@@ -95,12 +118,33 @@ class Progress(TrainerCallback):
         name = f"checkpoint-{state.global_step}"
         path = self.run.checkpoints / name
         (path / "training_args.bin").unlink(missing_ok=True)  # a pickle that is never read
-        write_json(path / "progress.json", {"trained_tokens": self.trained_tokens})
+        progress = {
+            "trained_tokens": self.trained_tokens,
+            "losses": self.losses.dump(),
+            "divergence": self.divergence,
+        }
+        write_json(path / "progress.json", progress)
         self.run.event(
             f"Saved {name}.",
             type="checkpoint",
             data={"step": state.global_step, "path": f"checkpoints/{name}"},
         )
+
+    def _look_for_divergence(self, loss: float, step: int) -> None:
+        """Raise Diverged if this step shows that training has diverged; warn once if the job was
+        asked to go on."""
+        reason = self.losses.add(loss)
+        if not reason or self.divergence:
+            return
+        text = f"Training has diverged at step {step}: {reason}."
+        if self.run.spec.stop_on_divergence:
+            raise Diverged(
+                text,
+                hint="Use a smaller learning_rate, and check the rows: ftg validate FILE. To train "
+                "on all the same: stop_on_divergence=false",
+            )
+        self.divergence = text
+        self.run.event(text, level="warn", data={"step": step})
 
     def _require_finite(self, figures: dict[str, float], step: int) -> None:
         for name, value in figures.items():

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_gateway.backends.local.out_of_memory import reason_of_death
 from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
@@ -135,12 +136,14 @@ class Queue:
             return False
         saved = (self.folder(run_id) / "model" / MANIFEST).exists()  # only its status is missing
         if row.attempts >= row.max_attempts and not saved:
+            folder = self.folder(run_id)
+            known = reason_of_death(folder, row.phase, row.slot)
+            reason = known or "It was killed, or crashed; too little memory is the usual reason."
             self._end(
                 run_id,
                 JobStatus.FAILED,
                 f"Its worker died {row.attempts} times (the last time while {row.phase}). "
-                f"Out of memory is the usual reason; see the end of "
-                f"{self.folder(run_id) / 'worker.log'}.",
+                f"{reason} See the end of {folder / 'worker.log'}.",
             )
             return False
         starts = row.fence - row.first_fence

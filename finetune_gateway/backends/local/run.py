@@ -3,6 +3,7 @@
 run.json        spec, data and versions: enough to reproduce the run
 data/           a copy of the rows
 events.jsonl    the worker's events, one per line
+attempt.json    where its newest attempt began (``out_of_memory``)
 worker.log      the output of the libraries
 checkpoints/    from which training can continue
 model/          the result, complete with manifest.json; it appears whole or not at all

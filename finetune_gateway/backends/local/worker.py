@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local import fourbit, out_of_memory
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import JobStatus, Result
@@ -45,17 +45,19 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the watcher
     try:
+        died = run.queue.get(run.id).phase
         run.claim(pid=os.getpid(), phase="starting")  # replaces the phase of a worker that died
         with run.heartbeat():
-            work(run)
+            work(run, died)
     except Fenced:
         print("A newer worker has this run; stopping.", file=sys.stderr)
 
 
-def work(run: Run) -> None:
-    """Take the run from its slot to its final status."""
+def work(run: Run, died: str = "") -> None:
+    """Take the run from its slot to its final status. ``died``: the phase in which the worker
+    before this one did."""
     try:
-        wait_for_slot(run)
+        wait_for_slot(run, died)
         result, trained_tokens = train(run)
     except Cancelled:
         run.event("Cancelled.", level="warn")
@@ -68,7 +70,9 @@ def work(run: Run) -> None:
         # The edge of the process: whatever a library raises becomes the job's error, and the
         # traceback goes to worker.log.
         traceback.print_exc()
-        fail(run, in_one_line(exc))
+        row = run.queue.get(run.id)
+        on_gpu = row.slot not in (None, "cpu")
+        fail(run, in_one_line(exc, out_of_memory.advice(run.spec, row.phase, on_gpu=on_gpu)))
     else:
         placed = result.model_copy(update={"model": run.model.name})  # within its folder
         end(
@@ -76,7 +80,7 @@ def work(run: Run) -> None:
         )
 
 
-def wait_for_slot(run: Run) -> None:
+def wait_for_slot(run: Run, died: str) -> None:
     """Wait until this run is first in line and a device is free, and take the slot."""
     waiting = False
     while True:
@@ -98,9 +102,12 @@ def wait_for_slot(run: Run) -> None:
     attempts = row.attempts + 1
     run.claim(attempts=attempts)
     if attempts > 1:
-        run.event(f"The worker died; attempt {attempts} starts.", level="warn")
+        reason = out_of_memory.reason_of_death(run.folder, died, row.slot)
+        text = f"The worker died; attempt {attempts} starts. {reason}"
+        run.event(text.strip(), level="warn")
     elif row.resumes:
         run.event("The job was resumed.")
+    out_of_memory.begin_attempt(run.folder)
 
 
 def train(run: Run) -> tuple[Result, int | None]:
@@ -129,11 +136,13 @@ def end(run: Run, status: JobStatus, **values: str | int | None) -> None:
     run.claim(status=status, phase="", finished_at=time.time(), **seconds, **values)
 
 
-def in_one_line(exc: Exception) -> str:
-    """Return a library's error in one line, with advice for known causes."""
-    text = f"{type(exc).__name__}: {str(exc).strip() or 'no message'}".splitlines()[0][:500]
-    if "out of memory" in text.lower() or isinstance(exc, MemoryError):
-        return f"{text} Use a smaller batch_size, max_length or lora_r, or a smaller model."
+def in_one_line(exc: Exception, less_memory: str) -> str:
+    """Return a library's error in one line, with advice for known causes; ``less_memory`` if memory
+    ran out."""
+    whole = f"{type(exc).__name__}: {str(exc).strip() or 'no message'}"
+    text = whole.splitlines()[0][:500]
+    if isinstance(exc, MemoryError) or out_of_memory.is_out_of_memory(whole):
+        return f"Memory ran out: {text} {less_memory}"
     if any(word in text for word in DISK_FULL):
         return f"The disk seems to be full: {text} Free some space and submit again."
     return f"{text} The traceback is in worker.log (ftg logs)."

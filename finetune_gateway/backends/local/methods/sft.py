@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sized
+from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig, TaskType
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from finetune_gateway.backends.local import fourbit, models
-from finetune_gateway.backends.local.inference import first_answer
+from finetune_gateway.backends.local.inference import answer_warning, first_answer
 from finetune_gateway.backends.local.loading import (
     encode_rows,
     free_memory,
@@ -26,6 +30,7 @@ from finetune_gateway.backends.local.loading import (
     max_length_for,
     newest_checkpoint,
 )
+from finetune_gateway.backends.local.precision import bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.run import Cancelled, Run
 from finetune_gateway.backends.local.saving import manifest_of, save_whole
@@ -43,15 +48,34 @@ SAVES = 10  # checkpoints per job; the last two are kept
 
 
 class Trainer(SFTTrainer):
-    """An SFTTrainer that counts the tokens whose loss it uses."""
+    """An SFTTrainer that counts the tokens whose loss it uses, and learns from its first step."""
 
     progress: Progress
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         # The loss is over labels shifted by one: the first column predicts nothing.
-        self.progress.trained_tokens += int((inputs["labels"][:, 1:] != -100).sum())
+        tokens = int((inputs["labels"][:, 1:] != -100).sum())
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
+        self.progress.add_batch(tokens, float(loss))
         return loss
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Optimizer | None = None
+    ) -> LRScheduler:
+        """Return the schedule of transformers without its first rate, if that is 0.
+
+        A warm-up of w steps of N begins there with 0/w: the first step learns nothing, in a job of
+        one step no step does. Here step s (1 to N) has the rate of step s + 1 of N + 1: s/w, and
+        where it falls linearly (N + 1 - s)/(N + 1 - w) from step w on.
+        """
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        if not warmup:
+            return super().create_scheduler(num_training_steps, optimizer)
+        scheduler = super().create_scheduler(num_training_steps + 1, optimizer)
+        if isinstance(scheduler, LambdaLR):  # not reduce_lr_on_plateau: it has no warm-up
+            factors = [lambda done, of=of: of(done + 1) for of in scheduler.lr_lambdas]
+            self.lr_scheduler = scheduler = LambdaLR(scheduler.optimizer, factors)
+        return scheduler
 
 
 def train(run: Run) -> tuple[Result, int | None]:
@@ -80,7 +104,7 @@ def train_and_save(run: Run) -> None:
     tokenizer = load_tokenizer(folder, template)
     # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
     quantization = fourbit.NF4 if kind == "qlora" else None
-    model = load_model(folder, quantization)
+    model = load_model(folder, quantization, kind=kind)
 
     # -- format: rows -> input_ids (n,) and labels (n,), -100 for tokens that are not trained
     run.phase("reading the data")
@@ -101,6 +125,10 @@ def train_and_save(run: Run) -> None:
     steps = spec.max_steps or epochs * -(-batches // accumulation)
     every = max(1, steps // SAVES)
     on_gpu = torch.cuda.is_available()
+    warnings: list[str] = []  # told with the result
+    if on_gpu and kind == "full":
+        longest = max_length if spec.packing else max(map(len, train_rows.rows["input_ids"]))
+        warnings += fit_weights(run, model, models.config_of(folder), batch_size, longest)
     # Saves memory for a third more time; a CPU has memory.
     checkpointing = on_gpu if spec.gradient_checkpointing == "auto" else spec.gradient_checkpointing
     config = SFTConfig(
@@ -112,7 +140,7 @@ def train_and_save(run: Run) -> None:
         gradient_accumulation_steps=accumulation,
         learning_rate=spec.learning_rate or LEARNING_RATE[kind],
         lr_scheduler_type=spec.lr_scheduler_type,
-        warmup_steps=spec.warmup_ratio,  # below 1: a share of all steps (transformers 5)
+        warmup_steps=ceil(spec.warmup_ratio * steps),
         weight_decay=spec.weight_decay,
         max_length=None,  # we cut the rows, and count them
         packing=False,
@@ -145,7 +173,7 @@ def train_and_save(run: Run) -> None:
         else list(spec.target_modules),
         task_type=TaskType.CAUSAL_LM,
     )
-    progress = Progress(run)
+    progress = Progress(run, model.config.get_text_config().vocab_size)
     trainer = Trainer(
         model=model,
         args=config,
@@ -199,9 +227,25 @@ def train_and_save(run: Run) -> None:
         "chat_template_kwargs": switches,
         "trained_tokens": progress.trained_tokens,
         "metrics": last_metrics(trainer.state.log_history),
+        "warnings": [*warnings, *progress.warnings()],
     }
     save_whole(run.model, write, manifest)
     run.event(f"Saved {run.model}.")
+
+
+def fit_weights(
+    run: Run, model: PreTrainedModel, config: dict[str, Any], rows: int, length: int
+) -> list[str]:
+    """Hold the weights of full fine-tuning in bf16 if the GPU has no memory for fp32; return the
+    warning about it, or an empty list. They were read in fp32: it is less than half of a step's."""
+    reason = ""
+    if model.dtype == torch.float32 and torch.cuda.is_bf16_supported():
+        reason = bf16_reason(run.spec, config, rows, length, usable_gpu_memory())
+    if not reason:
+        return []
+    model.to(torch.bfloat16)  # type: ignore[arg-type]  # a decorator hides self
+    run.event(reason, level="warn")
+    return [reason]
 
 
 def result_of(run: Run) -> tuple[Result, int | None]:
@@ -219,9 +263,13 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         chat_template_kwargs=manifest.get("chat_template_kwargs", {}),
         metrics=manifest["metrics"],
     )
-    answer = first_answer(run, result)
-    run.event(f"The model answers: {answer[:200]!r}")
-    return result.model_copy(update={"first_answer": answer}), manifest["trained_tokens"]
+    reply = first_answer(run, result)
+    run.event(f"The model answers: {reply.text[:200]!r}")
+    warnings = [*manifest.get("warnings", []), *answer_warning(reply)]
+    for text in warnings:
+        run.event(text, level="warn")
+    told = {"first_answer": reply.text, "warnings": warnings}
+    return result.model_copy(update=told), manifest["trained_tokens"]
 
 
 def pin_base(path: Path, model: str, folder: Path) -> None:

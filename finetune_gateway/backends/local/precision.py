@@ -1,0 +1,52 @@
+"""Choose in which precision the weights of a model are held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
+from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.spec import TrainingSpec
+
+GB = 1e9
+
+
+def weights_dtype(
+    kind: str, *, on_gpu: bool, bf16: bool, short_of_memory: bool = False
+) -> torch.dtype:
+    """Return the dtype of the weights for training of a ``kind``: bf16 on a GPU that has it, but
+    fp32 where all weights are trained, unless there is no memory for it.
+
+    A bf16 weight has 8 bits of mantissa, so an update below 1/256 of it rounds away: of full
+    fine-tuning at 2e-5 most would (emulated: 24 % of the weights moved, and a loss of 8.57 in fp32
+    was 8.87). The work is done in bf16 all the same, by autocast. A frozen base is not updated, and
+    adapters are fp32 in any case.
+    """
+    if not (on_gpu and bf16) or (kind == "full" and not short_of_memory):
+        return torch.float32
+    return torch.bfloat16
+
+
+def bf16_reason(
+    spec: TrainingSpec, config: dict[str, Any], rows: int, length: int, usable: int
+) -> str:
+    """Return why a GPU with so many ``usable`` bytes cannot hold fp32 weights in full fine-tuning
+    on batches of ``rows`` of ``length`` tokens; an empty string if it can, as ``ftg estimate``
+    computes it."""
+    shape, wanted = shape_of(config), Setup.of(spec, "gpu")
+    if float32_or_bfloat16(shape, wanted, rows, length, usable) == wanted:
+        return ""
+    needed = step_memory(shape, wanted, rows, length).total
+    return (
+        f"The weights are trained in bfloat16: float32 needs about {needed / GB:.1f} GB, and "
+        f"{usable / GB:.1f} GB are free. Small updates round away; a smaller batch_size or "
+        "max_length, gradient_checkpointing or training_type=lora avoids it."
+    )
+
+
+def usable_gpu_memory() -> int:
+    """Return the bytes of the GPU that are free or are ours."""
+    free, _ = torch.cuda.mem_get_info()
+    return int(free) + torch.cuda.memory_reserved()
