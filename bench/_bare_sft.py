@@ -46,10 +46,10 @@ class Trainer(SFTTrainer):
 
         def factor(done: int) -> float:
             rising, falling = (done + 1) / warmup, (total - done) / (total + 1 - warmup)
-            return min(rising, falling)
+            return float(min(rising, falling))
 
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
-        return self.lr_scheduler
+        self.lr_scheduler = scheduler = LambdaLR(self.optimizer, factor)  # type: ignore[arg-type]  # it has one by now
+        return scheduler
 
 
 def encoded(path: str, tokenizer: Any) -> Dataset:

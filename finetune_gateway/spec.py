@@ -60,7 +60,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields that jobs of older stores do not have. At their default they are no part of what an equal
 # job is recognised by: a submit that is repeated after an upgrade must not make a second job.
-LATER_FIELDS = ("stop_on_divergence",)
+LATER_FIELDS = ("stop_on_divergence", "chat_template_kwargs")
 
 # OpenAI calls sft "supervised"; both words are accepted, one is kept.
 METHOD_ALIASES = {"supervised": "sft"}

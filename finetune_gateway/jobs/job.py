@@ -363,27 +363,18 @@ class Job(Pictured):
         result = record.result or self._late_result(model)
         dates = self.backend.capabilities(record.spec.model).life_cycle
         handle = ModelHandle(
-            kind=result.kind,
-            model=result.model,
+            **result.model_dump(),
             base_model=record.spec.model,
-            base_revision=result.base_revision,
-            base_quantization=result.base_quantization,
             backend=record.backend,
             backend_options=record.backend_options,
             base_url=record.backend_options.get("base_url"),
             api_key_env=record.backend_options.get("api_key_env"),
-            template_hash=result.template_hash,
-            chat_template_kwargs=result.chat_template_kwargs,
             system_prompt=record.system_prompt,
             job_id=record.id,
             dataset_sha256=record.train.sha256,
-            metrics=result.metrics,
-            warnings=result.warnings,
             created_at=record.finished_at or time.time(),
-            first_answer=result.first_answer,
             ready_at=record.finished_at if result.first_answer is not None else None,
             retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
-            deploy=result.deploy,
         )
         return self._deployed(handle, model)
 

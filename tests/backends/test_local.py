@@ -125,6 +125,11 @@ def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, row
     job = submit(data, tiny_folder, max_steps=None, max_length=48, **options)
     handle = job.result(180)
     assert handle.kind == "merged" and not list(Path(handle.model).glob("adapter*"))
+    assert job.metrics()[0].learning_rate == 1e-4  # the first step learns
+    # A base of random weights after three steps: what it says of that is what the job says.
+    [warning, *_] = handle.warnings
+    assert "Guessing among 1,152 tokens" in warning
+    assert warning in [event.message for event in job.events() if event.level == "warn"]
     assert handle.chat("Hi", max_tokens=4).usage.completion_tokens > 0
     template = ChatTemplate.load(tiny_folder)
     labels = [one.labels for row in data for one in template.encode(row, max_length=48)]

@@ -1,6 +1,6 @@
 """What training says of itself: its first step learns, it equals TRL's, a loss that diverges is
-named, a result that is of no use is told, and so is memory that ran out. By real trainings of a
-tiny model."""
+named, a result that is of no use comes with a warning, memory that ran out with advice. By real
+trainings of a tiny model."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def manifest(run: Run) -> dict[str, Any]:
 
 def test_a_job_of_one_step_learns(train: Callable[..., Run]) -> None:
     """8 rows and one epoch made an adapter of zeros: the warm-up's first rate was 0. Its loss is
-    that of guessing, which is told with the result."""
+    that of guessing, which is a warning of the result."""
     from safetensors.torch import load_file
 
     run = train(8, batch_size=8, n_epochs=1, learning_rate=1e-3)
@@ -145,11 +145,11 @@ def bare(run: Run, folder: Path, warmup: float, name: str) -> list[tuple[float, 
 
     class WithSchedule(SFTTrainer):
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
-            return self.lr_scheduler
+            self.lr_scheduler = scheduler = LambdaLR(self.optimizer, factor)  # type: ignore[arg-type]  # it has one by now
+            return scheduler
 
     template = ChatTemplate.load(Path(run.spec.model))
-    encoded = [template.encode(row.data) for row in run.train.rows()]
+    encoded = [one for row in run.train.rows() for one in template.encode(row.data)]
     config = SFTConfig(
         output_dir=str(folder / "bare"), num_train_epochs=2, per_device_train_batch_size=4,
         learning_rate=1e-3, lr_scheduler_type=name, max_length=None, use_cpu=True, bf16=False,
@@ -345,7 +345,7 @@ def test_errors_of_memory_are_recognised(allocate: Callable[[], object]) -> None
     """Those of numpy, of torch on a CPU and of Python, as they come."""
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         allocate()
-    text = in_one_line(caught.value, "Use less.")  # type: ignore[arg-type]  # both are Exceptions
+    text = in_one_line(caught.value, "Use less.")
     assert text.startswith("Memory ran out: ") and text.endswith("Use less.")
     assert "worker.log" in in_one_line(ValueError("no more"), "Use less.")
 

@@ -8,7 +8,7 @@ the training.
 from __future__ import annotations
 
 import json
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
@@ -73,9 +73,14 @@ class Trainer(SFTTrainer):
             return super().create_scheduler(num_training_steps, optimizer)
         scheduler = super().create_scheduler(num_training_steps + 1, optimizer)
         if isinstance(scheduler, LambdaLR):  # not reduce_lr_on_plateau: it has no warm-up
-            factors = [lambda done, of=of: of(done + 1) for of in scheduler.lr_lambdas]
+            factors = [one_step_on(factor) for factor in scheduler.lr_lambdas]
             self.lr_scheduler = scheduler = LambdaLR(scheduler.optimizer, factors)
         return scheduler
+
+
+def one_step_on(factor: Callable[[int], float]) -> Callable[[int], float]:
+    """Return the factor of a schedule, of the step after the one that is asked for."""
+    return lambda done: factor(done + 1)
 
 
 def train(run: Run) -> tuple[Result, int | None]:
