@@ -6,7 +6,6 @@ through its short calls (``backend.Backend``). ``api`` has the same verbs as fun
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -21,7 +20,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import planning, private_data
+from finetune_gateway.jobs import permits, planning
 from finetune_gateway.jobs.budget import require_within
 from finetune_gateway.jobs.home import HomeJobs
 from finetune_gateway.jobs.job import Job
@@ -90,6 +89,9 @@ class Gateway(HomeJobs):
         model: str | None = None,
         backend: str | Backend | None = None,
         method: AnyMethod = "sft",
+        train_on: TrainOn = "assistant",
+        max_length: int | None = None,
+        chat_template: str | None = None,
         quality: bool | None = None,
         against: Source | None = None,
         like: Source | None = None,
@@ -100,10 +102,13 @@ class Gateway(HomeJobs):
 
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
-            model: Count tokens as this model does.
+            model: Count tokens as this model does; one of this machine is judged for this machine.
             backend: Judge for this backend alone. By default every known backend is judged, and
                 each finding names those that would refuse.
             method: What the rows are for: 'sft' (default), 'dpo', 'orpo', 'kto', 'pretrain', ...
+            train_on: Whose tokens carry the loss, of a local model.
+            max_length: Tokens per row of a local model.
+            chat_template: Path of a Jinja file in place of a local model's own.
             quality: Look at the dataset as a whole too. By default for files up to 4 MB.
             against: Validation or test data that must share no row with the data.
             like: Prompts from production that the data should resemble.
@@ -117,8 +122,13 @@ class Gateway(HomeJobs):
         return pipeline.validate(
             self.open(data),
             model=model,
-            runner=None if backend is None else self.backend(backend),
+            runner=pipeline.place_of(model, backend, self.backend),
             method=method,
+            training={
+                "train_on": train_on,
+                "max_length": max_length,
+                "chat_template": chat_template,
+            },
             options=analysis.AnalysisOptions(
                 quality=quality,
                 against=None if against is None else self.open(against),
@@ -287,6 +297,9 @@ class Gateway(HomeJobs):
         confirm: Callable[[Plan], bool] | None = None,
         allow_pii: bool = False,
         allow_secrets: bool = False,
+        allow_loss: bool = False,
+        allow_longer: bool = False,
+        allow_oversize: bool = False,
         again: bool = False,
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[PlanOptions],
@@ -306,6 +319,9 @@ class Gateway(HomeJobs):
             confirm: Called with the Plan before anything is sent; False refuses.
             allow_pii: Send personal data that was found to a hosted backend.
             allow_secrets: Send keys and passwords that were found to a hosted backend.
+            allow_loss: Train rows of which the model's chat template drops a part.
+            allow_longer: Train rows that are longer than the model's context (max_length).
+            allow_oversize: Start what needs more memory than there is, by the estimate.
             metadata: Your own pairs of key and text, at most 15; no part of what makes two submits
                 the same. Sent to hosts that take them, shown and kept: never a secret.
             again: Start a new job even if the same one is running or has succeeded.
@@ -315,8 +331,10 @@ class Gateway(HomeJobs):
         the backend refuses. When it is not known whether the backend received the job, it is
         returned unconfirmed; ``wait`` settles that.
         """
-        require_bool("allow_pii", allow_pii)
-        require_bool("allow_secrets", allow_secrets)
+        chances = {"loss": allow_loss, "longer": allow_longer, "oversize": allow_oversize}
+        private = {"pii": allow_pii, "secrets": allow_secrets}
+        for name, value in (chances | private).items():
+            require_bool(f"allow_{name}", value)
         require_bool("again", again)
         tags = check_metadata(metadata)
         if backend is None:
@@ -324,9 +342,8 @@ class Gateway(HomeJobs):
         with planning.copies_folder(self.settings) as folder:
             plan = self._plan(data, model, backend, folder, options)
             plan.backend.check(plan.spec)
-            leaves = plan.estimate.data_leaves_machine
-            permits = {"pii": allow_pii, "secrets": allow_secrets}
-            allowed = private_data.require_allowed(plan, **permits) if leaves else {}
+            permits.require_chances_allowed(plan, **chances)
+            allowed = permits.require_private_data_allowed(plan, **private)
             limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
             require_within(plan.estimate, limit)
             intent = planning.intent(
@@ -342,13 +359,6 @@ class Gateway(HomeJobs):
                 plan.backend.remember()
                 record = self._submitter.rejoin(record, intent, plan.backend, keep)
         return self._job(record, plan.backend)
-
-    def equal_job(self, plan: Plan) -> Job | None:
-        """Return the job that is running or has succeeded with the same data, spec and backend: a
-        submit returns it, and sends nothing. ``plan``: as ``submit`` gives it to ``confirm``."""
-        intent = planning.intent(plan, self.settings.files)
-        record = self._submitter.equal(intent, plan.backend)
-        return self._job(record, plan.backend) if record else None
 
     def _plan(
         self, data: Source, model: str, backend: str | Backend | None, copies: Path | None,
@@ -410,16 +420,6 @@ class Gateway(HomeJobs):
             return backend or self._backend_of(record)
 
         return Job(record, self.store, load, self._submitter)
-
-    def _backend_of(self, record: JobRecord) -> Backend:
-        """Return the backend of a stored job: one object for all jobs with the same options."""
-        name = json.dumps([record.backend, record.backend_options], sort_keys=True)
-        if name not in self._backends:
-            backend = self.backend(registry.restore(record.backend, record.backend_options))
-            self._backends.setdefault(name, backend)
-        return self._backends[name]
-
-    # -- data and backends ---------------------------------------------------------------
 
     def open(self, data: Source) -> Dataset:
         """Return a dataset from a path or from rows in memory."""

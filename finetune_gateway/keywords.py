@@ -32,6 +32,9 @@ class ValidateOptions(TypedDict, total=False):
     model: str | None
     backend: str | Backend | None
     method: AnyMethod
+    train_on: TrainOn
+    max_length: int | None
+    chat_template: str | None
     quality: bool | None
     against: Source | None
     like: Source | None
@@ -65,6 +68,9 @@ class SubmitOptions(PlanOptions, total=False):
     confirm: Callable[[Plan], bool] | None
     allow_pii: bool
     allow_secrets: bool
+    allow_loss: bool
+    allow_longer: bool
+    allow_oversize: bool
     again: bool
     metadata: Mapping[str, str] | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -47,6 +48,13 @@ def methods_for(kind: str) -> tuple[str, ...]:
 def usual_method(kind: str) -> str:
     """Return the method that rows of this kind are usually for; ``sft`` for an unknown kind."""
     return next(iter(methods_for(kind)), "sft")
+
+
+def in_words(methods: Collection[str]) -> str:
+    """Return ``sft (or dpo)``, the usual one first."""
+    names = [name for name in METHODS if name in methods and name != "reinforcement"]
+    usual, *others = names
+    return f"{usual} (or {', '.join(others)})" if others else usual
 
 
 def load_trainer(method: str) -> ModuleType:

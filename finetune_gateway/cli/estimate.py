@@ -12,6 +12,7 @@ from finetune_gateway import registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.cli.options import (
     BaseUrl,
+    ChatTemplate,
     Data,
     Epochs,
     Force,
@@ -21,6 +22,7 @@ from finetune_gateway.cli.options import (
     Quiet,
     Settings,
     TrainingType,
+    TrainOn,
     TrainPrice,
     parse_amount,
     parse_number,
@@ -56,6 +58,8 @@ def estimate(
     method: Method = None,
     n_epochs: Epochs = None,
     training_type: TrainingType = None,
+    train_on: TrainOn = None,
+    chat_template: ChatTemplate = None,
     settings: Settings = None,
     train_price: TrainPrice = None,
     base_url: BaseUrl = None,
@@ -130,7 +134,14 @@ def estimate(
       ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14 \\
           --monthly-requests 100000 --html costs.html
     """
-    fields = parse_settings(settings, method=method, n_epochs=n_epochs, training_type=training_type)
+    fields = parse_settings(
+        settings,
+        method=method,
+        n_epochs=n_epochs,
+        training_type=training_type,
+        train_on=train_on,
+        chat_template=chat_template,
+    )
     serving = ServingOptions(
         requests=monthly_requests,
         tokens_in=tokens_in,

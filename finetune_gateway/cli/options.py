@@ -39,6 +39,14 @@ Method = Annotated[
 TrainingType = Annotated[
     str | None, typer.Option(metavar="NAME", help="lora (default), qlora or full; local only.")
 ]
+TrainOn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="assistant (default), last_assistant or all; local only."),
+]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Jinja file in place of the model's template; local only."),
+]
 Epochs = Annotated[str | None, typer.Option(metavar="N", help="1 to 50, or auto (default).")]
 Settings = Annotated[
     list[str] | None,

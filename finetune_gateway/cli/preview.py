@@ -9,11 +9,13 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.cli.options import (
+    ChatTemplate,
     Data,
     Force,
     Json,
     NoRows,
     Quiet,
+    TrainOn,
     parse_settings,
     refuse_foreign_page,
     require_page,
@@ -50,11 +52,11 @@ def preview(
     ] = None,
     no_rows: NoRows = False,
     force: Force = False,
+    train_on: TrainOn = None,
+    chat_template: ChatTemplate = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="train_on, max_length or chat_template; repeatable."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="max_length; repeatable."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -74,7 +76,7 @@ def preview(
     """
     require_page(html, no_rows)
     refuse_foreign_page(html, force, data)
-    fields = parse_settings(settings)
+    fields = parse_settings(settings, train_on=train_on, chat_template=chat_template)
     where = backend or registry.default_backend(model)
     rows = Gateway().preview(data, model=model, backend=where, rows=row, **fields)
     if html is not None:

@@ -14,6 +14,7 @@ import typer
 from finetune_gateway.cli.options import (
     AllowHttp,
     BaseUrl,
+    ChatTemplate,
     Data,
     Epochs,
     Json,
@@ -24,6 +25,7 @@ from finetune_gateway.cli.options import (
     Quiet,
     Settings,
     TrainingType,
+    TrainOn,
     TrainPrice,
     confirm,
     named_backend,
@@ -75,6 +77,8 @@ def submit(
         str | None, typer.Option(metavar="TEXT", help="Part of the model's name.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same run.")] = None,
+    train_on: TrainOn = None,
+    chat_template: ChatTemplate = None,
     settings: Settings = None,
     train_price: TrainPrice = None,
     max_cost: Annotated[
@@ -94,6 +98,15 @@ def submit(
     ] = False,
     allow_secrets: Annotated[
         bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
+    ] = False,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Train rows of which the template drops a part.")
+    ] = False,
+    allow_longer: Annotated[
+        bool, typer.Option("--allow-longer", help="Train rows longer than the model's context.")
+    ] = False,
+    allow_oversize: Annotated[
+        bool, typer.Option("--allow-oversize", help="Start what does not fit by the estimate.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends.")] = False,
     base_url: BaseUrl = None,
@@ -132,6 +145,8 @@ def submit(
         n_epochs=n_epochs,
         suffix=suffix,
         seed=seed,
+        train_on=train_on,
+        chat_template=chat_template,
     )
     limit = parse_amount("max-cost", max_cost)
     tags = parse_metadata(metadata)
@@ -158,6 +173,9 @@ def submit(
         confirm=question.ask,
         allow_pii=allow_pii,
         allow_secrets=allow_secrets,
+        allow_loss=allow_loss,
+        allow_longer=allow_longer,
+        allow_oversize=allow_oversize,
         again=again or dry_run,  # an equal job that was not sent would be sent
         metadata=tags,
         **fields,

@@ -13,11 +13,14 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.cli.options import (
+    ChatTemplate,
     Data,
     Json,
     Method,
     NoRows,
     Quiet,
+    TrainOn,
+    parse_settings,
     refuse_foreign_page,
     require_page,
 )
@@ -60,6 +63,11 @@ def validate(
         str | None, typer.Option(metavar="NAME", help="Check for this backend only.")
     ] = None,
     method: Method = None,
+    train_on: TrainOn = None,
+    chat_template: ChatTemplate = None,
+    max_length: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens per row of a local model.")
+    ] = None,
     fix: Annotated[
         Path | None,
         typer.Option(metavar="OUT", help="Write a fixed copy, and check that.", show_default=False),
@@ -118,7 +126,8 @@ def validate(
     """Check a dataset, line by line. Needs no key and no network; nothing is sent anywhere.
 
     Exit code 3 if there is an error, else 0. Without --backend, the data is checked for all
-    known backends, and each error names those that would refuse it; 'ftg rules CODE' explains a
+    known backends, and each error names those that would refuse it; with a local --model, for
+    this machine, by its template and its limit of tokens. 'ftg rules CODE' explains a
     rule. --ignore leaves rules out, and reports how often they occurred; submit always applies
     all rules. --fix fixes, in a copy, what can be fixed without guessing, logs each change in
     OUT.changes.jsonl, and checks the copy.
@@ -137,11 +146,15 @@ def validate(
     open_dataset = partial(Dataset.open, spool=Settings.load().spool)
     dataset = open_dataset(data)
     refuse_foreign_page(html, force, dataset.path, dataset.source or data)
-    runner = _load_backend(backend) if backend else None
+    runner = pipeline.place_of(model, backend or None, _load_backend)
     options = analysis.AnalysisOptions(
         quality,
         open_dataset(against) if against else None,
         open_dataset(like) if like else None,
+    )
+
+    training = parse_settings(
+        None, train_on=train_on, chat_template=chat_template, max_length=max_length
     )
 
     def check(checked: Dataset) -> Report:
@@ -151,6 +164,7 @@ def validate(
                 model=model,
                 runner=runner,
                 method=method or "sft",
+                training=training,
                 options=options,
                 ignored=ignored,
                 on_progress=on_progress,
@@ -188,7 +202,7 @@ def _print_hints(data: Path, report: Report, container: str, model: str | None) 
 # time that a file of 1,000 rows takes (bench/help_time.py).
 
 
-def _load_backend(name: str) -> Backend:
+def _load_backend(name: str | Backend) -> Backend:
     from finetune_gateway.gateway import Gateway
 
     return Gateway().backend(name)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -382,3 +384,16 @@ def _not_there(path: Path) -> NotFoundError:
     return NotFoundError(
         f"There is no file {str(path)!r}.", hint=f"You are in {os.getcwd()}; check the path."
     )
+
+
+_REASONING = re.compile(
+    rb'"(?:reasoning_content|reasoning|thinking)"\s*:\s*"[^"]|<think>|\\u003cthink\\u003e'
+)
+
+
+def has_reasoning(path: Path) -> bool:
+    """Return True if a row of a JSONL file has reasoning, by its keys or as a think block."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _REASONING.search(data) is not None

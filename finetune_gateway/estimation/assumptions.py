@@ -20,7 +20,7 @@ from finetune_gateway.estimation.memory import Device, Setup
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.stats import TokenStats
+from finetune_gateway.tokens.stats import TokenStats, cut_words
 
 # Importing torch and TRL, loading and saving: 10 s measured, more on a busy machine.
 START_SECONDS = (5.0, 15.0, 60.0)
@@ -164,7 +164,8 @@ def warnings(
         need, have = memory.expected / GIB, GPUS[target.gpu].memory_bytes / GIB
         notes.append(f"The run needs about {need:.1f} GiB; {target.gpu} has {have:.0f} GiB.")
     if tokens.truncated_rows:
-        notes.append(f"{tokens.truncated_rows} rows are longer than the limit and are truncated.")
+        raised = "max_length raises the limit, at most to the model's context."
+        notes.append(f"{cut_words(tokens, target.row_limit or 0)}; {raised}")
     if calibrated and (reason := calibrated.stale_reason(today)):
         notes.append(f"The measured speed may not hold: {reason}. Run: ftg doctor --calibrate")
     return notes

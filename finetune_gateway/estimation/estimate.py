@@ -89,6 +89,8 @@ class Estimate(Shown, Model):
     assumptions: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     unknown: list[str] = Field(default_factory=list)
+    # What submit refuses unless it is allowed: "longer", "oversize" -> why.
+    refused: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("tokens")
     @classmethod

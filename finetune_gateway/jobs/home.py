@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import date
 
-from finetune_gateway.jobs import ledger, many, pruning
+from finetune_gateway import registry
+from finetune_gateway.backend import Backend
+from finetune_gateway.jobs import ledger, many, planning, pruning
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
+from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.settings import config
+from finetune_gateway.settings.home import Settings
 
 
 class HomeJobs(ABC):
@@ -28,12 +33,36 @@ class HomeJobs(ABC):
     def store(self) -> Store:
         """Where the jobs are kept."""
 
+    settings: Settings
+    _backends: dict[str, Backend]
+
+    @abstractmethod
+    def backend(self, backend: str | Backend) -> Backend:
+        """Return a backend by name, or the one given, with this home folder."""
+
+    @abstractmethod
+    def _job(self, record: JobRecord, backend: Backend | None = None) -> Job: ...
+
     @property
     @abstractmethod
     def _submitter(self) -> Submitter: ...
 
-    @abstractmethod
-    def _job(self, record: JobRecord) -> Job: ...
+    def equal_job(self, plan: Plan) -> Job | None:
+        """Return the job that is running or has succeeded with the same data, spec and backend: a
+        submit returns it, and sends nothing. ``plan``: as ``submit`` gives it to ``confirm``."""
+        intent = planning.intent(plan, self.settings.files)
+        record = self._submitter.equal(intent, plan.backend)
+        return self._job(record, plan.backend) if record else None
+
+    def _backend_of(self, record: JobRecord) -> Backend:
+        """Return the backend of a stored job: one object for all jobs with the same options."""
+        name = json.dumps([record.backend, record.backend_options], sort_keys=True)
+        if name not in self._backends:
+            backend = self.backend(registry.restore(record.backend, record.backend_options))
+            self._backends.setdefault(name, backend)
+        return self._backends[name]
+
+    # -- data and backends ---------------------------------------------------------------
 
     def job(self, name: str) -> Job:
         """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``.

@@ -11,7 +11,7 @@ from finetune_gateway.events import JobStatus, Metric
 from finetune_gateway.jobs import budget
 from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.jobs.private_data import kinds_text
+from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.reports.output import (
     format_age,

@@ -207,9 +207,9 @@ class ChatTemplate:
                 continue
             sequence = self._behind(prompt, prompt_starts, turn, text)
             earlier = made[-1] if made else None
-            if earlier and prompt[: len(earlier.input_ids)] == earlier.input_ids:
-                count = len(earlier.labels)
-                labels = [*earlier.labels, *sequence.labels[count:]]
+            end = _end_of_labels(earlier) if earlier else 0
+            if earlier and prompt[:end] == earlier.input_ids[:end]:
+                labels = [*earlier.labels[:end], *sequence.labels[end:]]
                 made[-1] = replace(
                     sequence,
                     labels=labels,
@@ -311,7 +311,7 @@ class ChatTemplate:
 def row_limit(max_length: int | None, context: int | None) -> int:
     """Return the tokens per row: ``max_length``, else the model's context but at most 2048, since
     longer rows take surprisingly much memory (LLaMA-Factory's cutoff_len)."""
-    return min(max_length or 2048, context or 2048)
+    return max_length or min(2048, context or 2048)
 
 
 # -- switches ------------------------------------------------------------------------------
@@ -361,6 +361,12 @@ def _trained_turns(messages: list[Message], train_on: TrainOn) -> list[int]:
     if train_on == "last_assistant":
         turns = turns[-1:]
     return [index for index in turns if messages[index].get("weight") != 0]
+
+
+def _end_of_labels(sequence: Encoded) -> int:
+    """Return the index after the last token that is trained."""
+    behind = (index for index, label in enumerate(reversed(sequence.labels)) if label != IGNORED)
+    return len(sequence.labels) - next(behind, len(sequence.labels))
 
 
 def _range(starts: list[int], start: int, end: int) -> range | None:

@@ -89,11 +89,12 @@ class TokenCounter(ABC):
         for number, row_roles in enumerate(roles):
             row = {"messages": [{"role": role, "content": next(remaining)} for role in row_roles]}
             try:
-                if limit is not None and self.measure(row).total > limit:
-                    return number
-                self.add(row)
+                measured = self.measure(row)
             except DataError:
                 return number
+            if limit is not None and measured.total > limit:
+                return number
+            self._add_measured(measured)
         return len(roles)
 
     def totals(self) -> TokenTotals:
@@ -131,6 +132,8 @@ class TokenCounter(ABC):
             p95=lengths.quantile(0.95),
             max=lengths.quantile(1),
             truncated_rows=totals.truncated_rows,
+            truncated_trained=totals.truncated_trained,
+            split_rows=totals.split_rows,
             truncated_tokens=totals.truncated_tokens,
             roles=totals.roles,
             histogram=lengths.bins(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.errors import NotFoundError, SpecError
+from finetune_gateway.errors import NotFoundError, SpecError, StoreError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,7 +47,7 @@ def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> s
         raise NotFoundError(f"There is no chat template {str(given)!r}.", hint="Check the path.")
     path = Path(given) if given is not None else folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return _text(path)
     inline = config.get("chat_template")
     if isinstance(inline, list):  # named variants, in older files
         inline = {item["name"]: item["template"] for item in inline}.get("default")
@@ -75,11 +75,26 @@ def _tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def _text(path: Path) -> str:
+    """Return the text of a file. Raises StoreError if it may not be read, SpecError if it is not
+    UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except PermissionError:
+        raise StoreError(
+            f"{path} cannot be read: permission denied.", hint="Ask for rights on the folder."
+        ) from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path} is not UTF-8 text.", hint="Download the model again.") from None
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = _text(path)
     except FileNotFoundError:
         return {}
+    try:
+        data = json.loads(text)
     except ValueError as exc:
         raise SpecError(
             f"{path} is not valid JSON: {exc}.", hint="Download the model again."

@@ -76,6 +76,8 @@ class TokenStats(Model):
     max: int = 0
     truncated_rows: int = 0  # longer than the model's context; the provider cuts them at the end
     truncated_tokens: int = 0
+    truncated_trained: int = 0  # of them, those that would be trained; local models alone
+    split_rows: int = 0  # rows trained as a sequence for each turn; ``rows`` counts sequences
     roles: dict[str, RoleCount] = Field(default_factory=dict)
     histogram: list[tuple[int, int, int]] = Field(default_factory=list)  # from, to, rows
     # Length -> rows of that length; and -> those of them in which nothing is trained. Not output.
@@ -86,6 +88,11 @@ class TokenStats(Model):
     def approximate(self) -> bool:
         """True if the encoding is unknown and bytes were counted instead."""
         return self.encoding == APPROXIMATE
+
+    @property
+    def cut_share(self) -> float:
+        """Return the share of the tokens to train that is cut off."""
+        return self.truncated_trained / max(1, self.truncated_trained + self.trained)
 
     def without_lengths(self) -> TokenStats:
         """Return a copy without the rows of each length, as it is stored."""
@@ -172,6 +179,8 @@ class TokenTotals:
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMS, 0))
     truncated_rows: int = 0
     truncated_tokens: int = 0
+    truncated_trained: int = 0
+    split_rows: int = 0
 
     def add_role(self, role: str, messages: int, tokens: int) -> None:
         before = self.roles.get(role, RoleCount(0, 0))
@@ -189,3 +198,13 @@ class TokenTotals:
             self.sums[name] += value
         self.truncated_rows += other.truncated_rows
         self.truncated_tokens += other.truncated_tokens
+        self.truncated_trained += other.truncated_trained
+        self.split_rows += other.split_rows
+
+
+def cut_words(tokens: TokenStats, limit: int) -> str:
+    """Return ``3 of 40 rows are longer than 2,048 tokens: 4.0% of the tokens to train are cut
+    off``."""
+    rows = f"{tokens.truncated_rows:,} of {tokens.rows:,} rows"
+    share = f"{tokens.cut_share:.1%} of the tokens to train are cut off"
+    return f"{rows} are longer than {limit:,} tokens: {share}"

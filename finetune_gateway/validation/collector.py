@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.findings import RANK, Defect, Finding, Severity, position
@@ -75,6 +75,12 @@ class Findings:
             group.count += other.count
             group.lines += other.lines[: MAX_LINES - len(group.lines)]
         return not later._dropped and not self._dropped and len(self._groups) <= MAX_GROUPS
+
+    def reword(self, code: str, detail: str) -> None:
+        """Let the findings of a rule say this, which is known at the end of the file."""
+        for (name, _, _), group in self._groups.items():
+            if name == code:
+                group.defect = replace(group.defect, detail=detail)
 
     def severity(self, code: str) -> Severity | None:
         """Return the highest severity of a rule for any of the backends; None: no severity."""

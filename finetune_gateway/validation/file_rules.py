@@ -399,9 +399,20 @@ _WHOLE_DATASET = {
     ),
     "template_drops": Rule(
         None, W, "the model's template omits something",
-        "The model does not learn what it is not shown; for example, templates remove reasoning "
-        "from earlier turns.",
-        "See the result with 'ftg preview'; change the row, or use another template.",
+        "The model does not learn what it is not shown.",
+        "See the result with 'ftg preview'; use a model whose template writes it, or change the "
+        "row.",
+    ),
+    "row_cut": Rule(
+        None, W, "a row longer than the limit of tokens",
+        "Its end is cut off, where the answer is.",
+        "Raise max_length (--set max_length=N), at most to the model's context, or split the row.",
+    ),
+    "nothing_to_train": Rule(
+        None, W, "a row with no token to train",
+        "It is left out.",
+        "Raise max_length (--set max_length=N), check the weights of its messages, or use a model "
+        "whose template writes its answers.",
     ),
     "template_moves": Rule(
         None, W, "the model's template moves something",

@@ -6,7 +6,7 @@ Separate from ``gateway``, so that ``ftg validate`` imports nothing of jobs and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import SpecError, UnsupportedError, shown
@@ -34,6 +34,7 @@ def validate(
     model: str | None = None,
     runner: Backend | None = None,
     method: str = "sft",
+    training: Mapping[str, Any] | None = None,
     options: AnalysisOptions | None = None,
     ignored: frozenset[str] = frozenset(),
     on_progress: Callable[[int, int], None] | None = None,
@@ -41,6 +42,7 @@ def validate(
 ) -> Report:
     """Return the report on a dataset for one backend, or for all known ones.
 
+    ``training``: fields of TrainingSpec that say what is trained (train_on, chat_template, ...).
     ``options``: what to analyze of the dataset as a whole. ``ignored``: codes of rules that do
     not count. ``on_progress`` is called with the bytes read and the size of the file.
     ``regions``: whose national telephone numbers count (default: those of the user's settings).
@@ -55,7 +57,8 @@ def validate(
         _require_method(runner, method)
         limits = runner.capabilities(model)
         backends, limit = rules_for(runner.display_name, hosted=limits.hosted), limits.max_context
-    counter = _counter(dataset, runner, model, method, limit)
+    spec = TrainingSpec.build(model=model or "unnamed", method=method, **(training or {}))
+    counter = _counter(dataset, runner, model, spec, limit)
     report = validation_run.validate(
         dataset,
         method=method,
@@ -87,12 +90,31 @@ def _canonical_method(method: str) -> str:
     return TrainingSpec.build(model="unnamed", method=method).method
 
 
+def place_of(
+    model: str | None, backend: str | Backend | None, load: Callable[[str | Backend], Backend]
+) -> Backend | None:
+    """Return the backend that was named; else that of a model that is trained on this machine. None
+    for other models, and without a model: all known backends are judged."""
+    if backend is not None:
+        return load(backend)
+    if model is None:
+        return None
+    # Imported here: rows are often judged without a model.
+    from finetune_gateway import registry
+
+    backend = load(registry.default_backend(model))
+    return None if backend.capabilities(model).hosted else backend
+
+
 def _counter(
-    dataset: Dataset, runner: Backend | None, model: str | None, method: str, limit: int | None
+    dataset: Dataset,
+    runner: Backend | None,
+    model: str | None,
+    spec: TrainingSpec,
+    limit: int | None,
 ) -> RowCounter:
     if runner is None or model is None:  # a template needs a model
         return HostedCounter(model, limit)
-    spec = TrainingSpec.build(model=model or "unnamed", method=method)
     return runner.counter(runner.resolve(spec, dataset))
 
 

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +21,10 @@ from finetune_gateway.data.dataset import Line, SharedSystemPrompt, system_promp
 from finetune_gateway.data.formats import Format
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
-from finetune_gateway.methods import METHODS
+from finetune_gateway.methods import in_words
 from finetune_gateway.text.pii_phones import Regions
 from finetune_gateway.tokens.counter import TokenCounter
+from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.duplicates import DuplicateFinder
@@ -388,7 +390,7 @@ class Scan:
                 f"the rows are in the format {row_format.name}, but the method is "
                 f"{self.task.method}"
             )
-            fix = f"Use the method {_methods_for(row_format)}."
+            fix = f"Use the method {in_words(row_format.methods)}."
             yield Defect("method_mismatch", detail=detail, fix=fix)
 
     def _count_row(self, row: Json, sent: Json, line: int) -> None:
@@ -398,15 +400,15 @@ class Scan:
         if not self.counter:
             return
         try:
+            if isinstance(self.counter, LocalCounter):
+                self.counter.tell = partial(self.findings.add, line=line)
             total = self.counter.add(sent).total
         except DataError as exc:  # a local model's template refuses the row
             self.findings.add(Defect("template_refuses", detail=exc.message, fix=exc.hint), line)
             return
         if self.task.max_context is not None and total > self.task.max_context:
-            detail = (
-                f"an example of {total:,} tokens, but {self.task.limit_words} "
-                f"{self.task.max_context:,}"
-            )
+            limit = f"{self.task.limit_words} {self.task.max_context:,}"
+            detail = f"an example of {total:,} tokens, but {limit}"
             self.findings.add(Defect("example_too_long", detail=detail), line)
 
     def report(self, min_rows: int) -> Report:
@@ -415,6 +417,8 @@ class Scan:
             count = "1 row" if self.rows == 1 else f"{self.rows} rows"
             detail = f"{count}; a job needs at least {min_rows}"
             self.findings.add(Defect("too_few_examples", detail=detail))
+        if isinstance(self.counter, LocalCounter):
+            self.findings.reword("row_cut", self.counter.cut_words())
         listed = self.findings.listed()
         return Report(
             ok=all(finding.severity != "error" for finding in listed),
@@ -442,9 +446,3 @@ def _first_duplicates(
     for exact in (True, False):
         if counts[exact]:
             yield exact, counts[exact], sorted(kept[exact])[:_KEPT]
-
-
-def _methods_for(row_format: Format) -> str:
-    names = [name for name in METHODS if name in row_format.methods]
-    usual, *others = [name for name in names if name != "reinforcement"]
-    return f"{usual} (or {', '.join(others)})" if others else usual

@@ -16,7 +16,7 @@ from support.paths import SHARED
 
 from finetune_gateway.tokens.counter import HostedCounter
 from finetune_gateway.tokens.encodings import APPROXIMATE, approximate_tokens
-from finetune_gateway.tokens.local_counter import LocalCounter
+from finetune_gateway.tokens.local_counter import LocalCounter, SequenceTokens
 from finetune_gateway.tokens.stats import Histogram, TokenStats
 
 # The example conversation of openai-cookbook, How_to_count_tokens_with_tiktoken (MIT).
@@ -267,7 +267,9 @@ def test_unknown_models_are_approximated_and_labelled() -> None:
 
 def test_local_counter_takes_the_template_at_its_word() -> None:
     """LocalCounter adds up what the model's own template reports."""
-    counter = LocalCounter(lambda row: [(len(row["text"]), 2)], encoding="Qwen template")
+    counter = LocalCounter(
+        lambda row: [SequenceTokens(len(row["text"]), 2)], encoding="Qwen template"
+    )
     counter.add({"text": "12345"})
     counter.add({"text": "123"})
     assert counter.stats() == TokenStats(

@@ -93,6 +93,8 @@ def test_few_rules_have_no_example() -> None:
     assert {code for code in RULES if example(code).without} == {
         "drift",
         "drift_length",
+        "nothing_to_train",
+        "row_cut",
         "file_too_large",
         "image_count",
         "line_too_long",

@@ -29,12 +29,12 @@ from finetune_gateway.backends.local import builtin, fourbit, models
 from finetune_gateway.backends.local.counting import RowCount
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import RunFile, read_events, write_json
-from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.dataset import Dataset, has_reasoning
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError, UnsupportedError
 from finetune_gateway.estimation import calibration, profiles
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.estimate import Estimate
-from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.gpus import GIB, gpu_name
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
@@ -44,7 +44,7 @@ from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
+from finetune_gateway.tokens.chat_template import ChatTemplate, choose_switches, row_limit
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.stats import TokenStats
@@ -101,10 +101,18 @@ class LocalBackend(Backend):
         chat template. The worker runs in another folder."""
         model = models.resolve(spec.model)
         template = spec.chat_template and os.path.realpath(os.path.expanduser(spec.chat_template))
-        if (model, template) == (spec.model, spec.chat_template):
+        chosen: dict[str, Any] = {"chat_template": template} if template else {}
+        if spec.chat_template_kwargs is None and train is not None:
+            switches = self._switches(spec.model_copy(update={"model": model, **chosen}), train)
+            chosen |= {"chat_template_kwargs": switches} if switches else {}
+        if model == spec.model and all(getattr(spec, name) == chosen[name] for name in chosen):
             return spec
-        chosen = {"chat_template": template} if template else {}
         return spec.model_copy(update={"model": model, **chosen})
+
+    def _switches(self, spec: TrainingSpec, train: Dataset) -> dict[str, Any]:
+        """Return the switches of the chat template with which these rows are trained best."""
+        template = self._template(spec, models.small_files(spec.model, self.settings))
+        return choose_switches(template, has_reasoning(train.path))
 
     def check(self, spec: TrainingSpec) -> None:
         """Raise MissingDependency for missing packages, NotFoundError or SpecError for the model,
@@ -161,6 +169,15 @@ class LocalBackend(Backend):
             price_file=self.settings.prices,
         )
         estimate = estimate_local(spec, tokens, shape, validation=validation, target=target)
+        context = models.config_of(folder).get("max_position_embeddings")
+        if context and (spec.max_length or 0) > context:
+            estimate.refused["longer"] = (
+                f"max_length {spec.max_length:,} is above the {context:,} tokens that {spec.model} "
+                "reads."
+            )
+        if self.gpu is None and estimate.fits == "no":
+            estimate.refused["oversize"] = _too_large(estimate)
+        estimate.assumptions.extend(_ways_of_training(spec, tokens))
         if spec.model == builtin.NAME and not builtin.is_built(folder):
             estimate.assumptions.append(
                 "The time is without the minute that it takes to build this model once."
@@ -332,6 +349,30 @@ def _unknown_model_reason(model: str) -> str:
         return ""
     where = " and ".join(hosts)
     return f"{model!r} is a model of {where}; here use owner/name, builtin/tiny or a folder."
+
+
+def _too_large(estimate: Estimate) -> str:
+    need, have = estimate.memory_bytes, estimate.memory_available_bytes
+    assert need is not None and have is not None  # for the type checker: it does not fit
+    return (
+        f"The run needs about {need.expected / GIB:.1f} GiB of memory; there are "
+        f"{have / GIB:.1f} GiB."
+    )
+
+
+def _ways_of_training(spec: TrainingSpec, tokens: TokenStats) -> list[str]:
+    """Return what the chat template needs, in words."""
+    notes = []
+    if tokens.split_rows:
+        notes.append(
+            f"In {tokens.split_rows:,} rows each turn is trained as a sequence of its own, behind "
+            "the prompt that asks for it: the template shows it to later turns in another form. "
+            f"That makes {tokens.rows:,} sequences."
+        )
+    if spec.chat_template_kwargs:
+        switches = ", ".join(f"{name}={value}" for name, value in spec.chat_template_kwargs.items())
+        notes.append(f"The chat template is used with {switches}, in training and at serving.")
+    return notes
 
 
 def _in_place(result: Result | None, folder: Path) -> Result | None:

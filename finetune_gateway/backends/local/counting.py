@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.spec import TrainOn
-from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
+from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Encoded
+from finetune_gateway.tokens.local_counter import SequenceTokens
 from finetune_gateway.tokens.template_rows import messages_of
+from finetune_gateway.tokens.template_survey import LOSSES
 
 
 class RowCount:
@@ -32,18 +34,21 @@ class RowCount:
     def __reduce__(self) -> tuple[Any, ...]:
         return RowCount, self._arguments
 
-    def __call__(self, row: dict[str, Any]) -> list[tuple[int, int]]:
-        """Return (tokens before the cut, trained tokens after it) of each sequence."""
-        encoded = self._template.encode(row, train_on=self._train_on, max_length=self._limit)
-        # The first token is never trained: nothing comes before it.
-        return [
-            (one.length, one.trained - (bool(one.labels) and one.labels[0] != IGNORED))
-            for one in encoded
-        ]
+    def __call__(self, row: dict[str, Any]) -> list[SequenceTokens]:
+        """Return the tokens of each sequence of a row."""
+        found = self._template.encode(row, train_on=self._train_on)
+        return [self._tokens(one) for one in found]
 
-    def losses(self, row: dict[str, Any]) -> frozenset[str]:
-        """Return what the template drops of the row: keys of ``template_survey.LOSSES``."""
-        return self._template.losses(row, self._train_on)
+    def _tokens(self, encoded: Encoded) -> SequenceTokens:
+        # The first token is never trained: nothing comes before it.
+        first = bool(encoded.labels) and encoded.labels[0] != IGNORED
+        cut = encoded.cut(self._limit)
+        return SequenceTokens(encoded.length, cut.trained - first, encoded.trained - cut.trained)
+
+    def losses(self, row: dict[str, Any]) -> dict[str, str]:
+        """Return what the template drops of the row: kinds, each with a sentence."""
+        found = self._template.losses(row, self._train_on)
+        return {kind: sentence for kind, sentence in LOSSES.items() if kind in found}
 
     def text(self, row: dict[str, Any]) -> str:
         """Return the row as the template renders it."""

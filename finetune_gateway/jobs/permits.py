@@ -1,10 +1,11 @@
-"""Personal data and secrets in the files of a job: a host gets to see them only if allowed."""
+"""What a submit refuses unless it is allowed: personal data and secrets that a host would get to
+see, rows of which the model would learn only a part, and runs that the estimate gives no chance."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from finetune_gateway.errors import PrivateDataError
+from finetune_gateway.errors import DataError, PrivateDataError, SpecError
 from finetune_gateway.findings import Finding
 from finetune_gateway.jobs.planning import Plan
 
@@ -17,10 +18,12 @@ _PLACES = 5  # in a message; the error has all
 _LINES = 5
 
 
-def require_allowed(plan: Plan, *, pii: bool, secrets: bool) -> dict[str, int]:
+def require_private_data_allowed(plan: Plan, *, pii: bool, secrets: bool) -> dict[str, int]:
     """Return the private data that a host will get to see: each kind, and how many times it was
     found. Raises PrivateDataError for personal data unless ``pii``, for secrets unless
     ``secrets``."""
+    if not plan.estimate.data_leaves_machine:
+        return {}
     allowed = {code for code, yes in (("pii", pii), ("secret", secrets)) if yes}
     counts = Counter[str]()
     stopped: dict[str, list[Finding]] = {}
@@ -69,3 +72,57 @@ def _place(finding: Finding, file: str) -> str:
     lines = f"line {named[0]}" if len(named) == 1 else f"lines {', '.join(named)}"
     more = ", ..." if finding.count > len(named) > 1 else ""
     return f"{finding.kind} in {finding.path}, {lines}{more}{f' of {file}' if file else ''}"
+
+
+# -- what can be learned -------------------------------------------------------------------
+
+
+def require_chances_allowed(plan: Plan, *, loss: bool, longer: bool, oversize: bool) -> None:
+    """Raise DataError if nothing would be trained, or if the template drops a part of the rows,
+    unless ``loss``; SpecError for what the estimate says cannot be, unless ``longer`` (rows above
+    the model's context) and ``oversize`` (more memory than there is)."""
+    if not plan.tokens.trained:
+        raise DataError(
+            f"{plan.train.name}: no row has a token to train.",
+            hint="Raise max_length (--set max_length=N), or check the weights of the messages. "
+            "See: ftg preview",
+            report=plan.reports[0],
+        )
+    if not loss:
+        _require_whole(plan)
+    allowed = {"longer": longer, "oversize": oversize}
+    for name, reason in plan.estimate.refused.items():
+        if not allowed.get(name):
+            raise SpecError(reason, hint=f"To start it all the same: --allow-{name}.")
+
+
+def _require_whole(plan: Plan) -> None:
+    for dataset, report in zip((plan.train, plan.validation), plan.reports, strict=False):
+        lost = [one for one in report.findings if one.code == "template_drops" and one.kind]
+        if lost and dataset:
+            raise DataError(
+                f"The chat template of {plan.spec.model} drops a part of {dataset.name}: "
+                f"{'; '.join(map(_words, lost))}.",
+                hint=_way_out(lost),
+                report=report,
+            )
+
+
+def _words(finding: Finding) -> str:
+    """Return ``calls of tools are not written (12 rows: lines 3, 7, ...)``."""
+    sentence = finding.message.split(". ")[0]
+    lines = ", ".join(map(str, finding.lines[:_LINES]))
+    more = ", ..." if finding.count > len(finding.lines[:_LINES]) else ""
+    rows = "1 row: line" if finding.count == 1 else f"{finding.count:,} rows: lines"
+    return f"{sentence[:1].lower()}{sentence[1:]} ({rows} {lines}{more})"
+
+
+def _way_out(lost: list[Finding]) -> str:
+    if any(one.kind in ("calls", "tools") for one in lost):
+        first = (
+            "Use a model whose template has tools (docs/families.md), or write the calls and the "
+            "list of tools into the texts yourself, the same in training and in chat"
+        )
+    else:
+        first = "Use a model whose template writes it (docs/families.md), or change the rows"
+    return f"{first}; --allow-loss trains the rest."

@@ -1,0 +1,199 @@
+"""Prompt and label of each turn, by small templates that behave as those of known families do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer
+
+from finetune_gateway.backends.local import builtin
+from finetune_gateway.errors import DataError, SpecError
+from finetune_gateway.tokens import template_process
+from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, choose_switches
+from finetune_gateway.tokens.template_process import TemplateProcess
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# As Qwen3: the last answer has a think block, earlier ones have none.
+THINKS_LAST = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n{{ m.reasoning_content or '' }}\n"
+    "</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# As Nemotron 3: the prompt opens a think block, unless a switch closes it.
+OPENS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{{ '<think></think>' if enable_thinking is defined and not enable_thinking else '<think>\n' }}"
+    "{% endif %}"
+)
+# As Mistral: the system prompt is written only where the row ends with the user.
+SYSTEM_LATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] "
+    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}"
+    "{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}"
+    "{% endfor %}"
+)
+# As R1 distills: the prompt opens a think block that no turn has.
+ALWAYS_OPENS = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% elif "
+    "m.role == 'assistant' %}<|bot|>{{ m.content }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|><think>\n{% endif %}"
+)
+# As GLM-4.5: nothing ends a turn but what follows.
+NO_END = (
+    "{% for m in messages %}<|{{ 'bot' if m.role == 'assistant' else m.role }}|>{{ m.content }}"
+    "{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}"
+)
+PARTS = CHATML.replace("m.content", "m.content[0].text")
+SPECIAL = ("<|user|>", "<|bot|>", "<|system|>", "[INST]", "[/INST]", "</s>")
+ASKED: list[dict[str, Any]] = [
+    {"role": "user", "content": "one?"},
+    {"role": "assistant", "content": "first"},
+    {"role": "user", "content": "two?"},
+    {"role": "assistant", "content": "second"},
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in tokenizer with the special tokens of several families."""
+    folder = builtin.ensure_tokenizer(tmp_path_factory.mktemp("model") / "tiny")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(one, normalized=False) for one in SPECIAL])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def load(base: Path, tmp_path: Path, source: str, **options: Any) -> ChatTemplate:
+    path = tmp_path / "template.jinja"
+    path.write_text(source)
+    return ChatTemplate.load(base, path, **options)
+
+
+def labels(template: ChatTemplate, messages: list[dict[str, Any]]) -> list[str]:
+    """Return the trained text of each sequence; the prompt before it is what serving sends."""
+    texts = []
+    for one in template.encode({"messages": messages}):
+        trained = [token for token in one.labels if token != IGNORED]
+        texts.append(str(template.tokenizer.decode(trained, skip_special_tokens=False)))
+        for index in one.turns:
+            prompt = template.prompt_ids(messages[:index])
+            assert one.input_ids[: len(prompt)] == prompt
+            assert one.labels[len(prompt)] == one.input_ids[len(prompt)]
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("source", "trained"),
+    [
+        (CHATML, ["first<|im_end|>second<|im_end|>"]),
+        (
+            THINKS_LAST,
+            ["<think>\n\n</think>\n\nfirst<|im_end|>", "<think>\n\n</think>\n\nsecond<|im_end|>"],
+        ),
+        (SYSTEM_LATE, [" first</s> second</s>"]),
+        (ALWAYS_OPENS, ["\n</think>\n\nfirst</s>", "\n</think>\n\nsecond</s>"]),
+        (NO_END, ["first<|user|>second<|user|>"]),
+        (PARTS, ["first<|im_end|>second<|im_end|>"]),
+    ],
+    ids=["chatml", "thinks last", "system late", "opens a block", "no end", "parts"],
+)
+def test_the_label_is_what_the_prompt_asks_for(
+    base: Path, tmp_path: Path, source: str, trained: list[str]
+) -> None:
+    """With its stop token; each turn is its own sequence where the template writes it anew."""
+    template = load(base, tmp_path, source)
+    assert labels(template, ASKED) == trained
+    ends = {template.tokenizer.token_to_id(one[one.rindex("<") :]) for one in trained}
+    assert ends <= template.stop_ids
+
+
+def test_a_system_prompt_is_in_the_prompt_of_every_turn(base: Path, tmp_path: Path) -> None:
+    """As serving sends it, also where the template drops it from a row that ends in an answer."""
+    template = load(base, tmp_path, SYSTEM_LATE)
+    messages = [{"role": "system", "content": "Be brief."}, *ASKED]
+    assert labels(template, messages) == [" first</s>", " second</s>"]
+    assert all("Be brief." in one.text for one in template.encode({"messages": messages}))
+
+
+def test_a_switch_is_chosen_where_rows_need_one(base: Path, tmp_path: Path) -> None:
+    """Rows without reasoning ask a template that thinks not to; others are asked as always."""
+    template = load(base, tmp_path, OPENS)
+    assert choose_switches(template, reasoning=False) == {"enable_thinking": False}
+    assert choose_switches(load(base, tmp_path, CHATML), reasoning=False) == {}
+    chosen = template.with_switches({"enable_thinking": False})
+    assert labels(chosen, ASKED) == ["first<|im_end|>second<|im_end|>"]
+
+
+def test_a_template_that_asks_otherwise_is_refused_with_both_texts(
+    base: Path, tmp_path: Path
+) -> None:
+    """What is asked and what is written stand side by side."""
+    asks = "{% if add_generation_prompt %}Zzz: {% endif %}"
+    template = load(base, tmp_path, re.sub(r"\{% if add.*endif %\}", "", CHATML, flags=re.S) + asks)
+    with pytest.raises(DataError, match=r"Zzz: .* and writes .*assistant"):
+        template.encode({"messages": ASKED})
+
+
+def test_what_a_template_drops_is_known(base: Path, tmp_path: Path) -> None:
+    """By kind; a turn of which nothing is written is not trained."""
+    template = load(base, tmp_path, CHATML)
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    silent = {"role": "assistant", "content": None, "tool_calls": [call]}
+    row = {"messages": [ASKED[0], silent, *ASKED[2:]]}
+    assert template.losses(row) == {"calls"}
+    assert template.losses({"messages": ASKED}) == frozenset()
+    assert labels(template, row["messages"]) == ["second<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 9 ** 99999999 }}",
+        "{{ messages[0].content * 9999999999 }}",
+        "{% for a in range(99999) %}{{ messages[0].content * 99999 }}{% endfor %}",
+    ],
+)
+def test_a_template_that_takes_too_much_ends_in_words(
+    base: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop without end, a number or a text without measure: within the limits."""
+    monkeypatch.setattr(template_process, "SECONDS", 0.3)
+    template_process.template_process.cache_clear()
+    with pytest.raises(SpecError, match=r"takes more than|cannot be read"):
+        load(base, tmp_path, source).check()
+
+
+def test_a_day_is_kept(base: Path, tmp_path: Path) -> None:
+    """A template that writes the date writes that of the submit, also after midnight."""
+    template = load(base, tmp_path, "{{ strftime_now('%Y-%m-%d') }}" + CHATML, now=1_700_000_000.0)
+    assert template.text(ASKED).startswith("2023-11-14")
+
+
+def test_a_fork_has_a_process_of_its_own() -> None:
+    """A child of a fork does not read the answers of its parent."""
+    process = TemplateProcess("{{ messages[0].content }}")
+
+    def asked(text: str) -> Any:
+        return process.render([{"content": text}], None, [([0], False)], {})[0]
+
+    assert asked("parent").text == "parent"
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, json.dumps(asked("child").text).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        assert json.loads(answer.read()) == "child"
+    assert asked("parent again").text == "parent again"
