@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label that PyTorch's cross entropy ignores
 
 # Switches by which templates write reasoning or leave it out. The first that serves is taken.
-SWITCHES: tuple[tuple[str, bool], ...] = (
+SWITCHES: tuple[tuple[str, bool | str], ...] = (
     ("preserve_thinking", True),
     ("clear_thinking", False),
     ("truncate_history_thinking", False),
@@ -39,6 +39,7 @@ SWITCHES: tuple[tuple[str, bool], ...] = (
     ("enable_thinking", True),
     ("thinking", False),
     ("thinking", True),
+    ("reasoning_effort", "high"),
 )
 
 
@@ -142,7 +143,7 @@ class ChatTemplate:
         """Raise SpecError unless a question and its answer can be trained as they are asked, and
         the answer ends with a token that stops it."""
         try:
-            [encoded] = self.encode({"messages": [ASK, REPLY]})
+            [encoded] = self._example()
         except DataError as exc:
             raise SpecError(exc.message, hint=exc.hint) from None
         if not any(label in self.stop_ids for label in encoded.labels):
@@ -150,6 +151,18 @@ class ChatTemplate:
                 "The model's chat template does not train the token that ends an answer.",
                 hint="Use another template: --chat-template FILE.",
             )
+
+    def _example(self) -> list[Encoded]:
+        """Return a planted question and its answer; with tools, if the template wants some."""
+        try:
+            return self.encode({"messages": [ASK, REPLY]})
+        except DataError:
+            if "tools" not in self._renderer.process.variables:
+                raise
+            said = self._renderer.render([ASK], None, [(1, True)])[0]
+            if not isinstance(said, str):
+                raise
+        return self.encode({"messages": [ASK, REPLY], "tools": template_survey.TOOLS})
 
     # -- encoding ------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from finetune_gateway.tokens.template_turns import Rendered, Turn, TurnRenderer
 # Planted texts: no template writes them, changes them or looks for them.
 SYSTEM, USER, ANSWER, MORE = "Zq1system", "Zq2user", "Zq3answer", "Zq4more"
 RESULT, REASONING, BESIDE = "Zq5result", "Zq6reasoning", "Zq8beside"
+THINKS = f"<think>\n{REASONING}\n</think>\n\n"
 TOOL, SECOND, VALUE = "zq_find", "zq_count", 'Zq"9'
 WRITTEN = ('Zq"9', 'Zq\\"9')  # as itself, or in JSON; with more backslashes it was encoded twice
 
@@ -35,8 +36,10 @@ LOSSES = {
     "arguments": "the arguments of calls are encoded twice",
     "parallel_calls": "of two calls in one turn only one is written",
     "text_beside_calls": "text beside a call is not written",
+    "calls_beside_text": "calls beside a text are not written",
     "results": "results of tools are not shown to the model",
     "reasoning": "reasoning is not written",
+    "think_blocks": "think blocks in a text are not written",
 }
 CONTEXT_LOSSES = frozenset({"system", "tools", "results"})
 
@@ -59,7 +62,7 @@ def survey(renderer: TurnRenderer) -> Survey:
     renderer.arguments = planted.arguments()
     stops = planted.stops()
     renderer.stops |= frozenset(stops.values())
-    ends = planted.turn_ends(stops)
+    ends = planted.turn_ends()
     renderer.turn_ends = ends
     losses = frozenset(planted.losses())
     return Survey(losses, ends, renderer.stops, planted.cuts_earlier_reasoning(), planted.refuses)
@@ -92,7 +95,8 @@ CALLS: Message = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RETURNS: Message = {
     "role": "tool", "tool_call_id": CALL["id"], "name": TOOL, "content": RESULT,
 }  # fmt: skip
-
+# What a turn is, the turn, and what follows it.
+TURNS = (("text", REPLY, ASK_MORE), ("call", CALLS, RETURNS))
 
 _CONTENTS: tuple[Content, ...] = ("text", "parts")
 _ARGUMENTS: tuple[Arguments, ...] = ("object", "string")
@@ -124,29 +128,42 @@ class _Planted:
         return "object"
 
     def stops(self) -> dict[str, str]:
-        """Return the special tokens that the template ends turns with: the first after a text, the
-        last after a call."""
+        """Return the special tokens that the template ends turns with: one that the model's files
+        name, else the first after a text, the last after a call."""
         found = {}
-        for kind, message in (("text", REPLY), ("call", CALLS)):
-            turn = self.turn(kind, [ASK, message], TOOLS if kind == "call" else None)
-            if turn is None:
-                continue
-            text = turn.label.text
-            at = max(text.rfind(one) for one in (ANSWER, *WRITTEN))
-            tokens = self.renderer.special.pattern.findall(text[at:]) if at >= 0 else []
-            if tokens:
-                found[kind] = tokens[0] if kind == "text" else tokens[-1]
+        for kind, message, after in TURNS:
+            if token := self._end(kind, message, after):
+                found[kind] = token
         return found
 
-    def turn_ends(self, stops: dict[str, str]) -> dict[str, str]:
+    def _end(self, kind: str, message: Message, after: Message) -> str:
+        tools = TOOLS if kind == "call" else None
+        turn = self.turn(kind, [ASK, message], tools)
+        label = turn.label.text if turn else ""
+        answer = next((one for one in (ANSWER, *WRITTEN) if one in label), "")
+        if not answer:
+            return ""
+        tokens = self.renderer.special.pattern.findall(label.rpartition(answer)[2])
+        # Some templates end a text, and then the turn. What ends a row alone ends no turn.
+        [longer] = self.renderer.render([ASK, message, after], tools, [(3, False)])
+        behind = longer.text.rpartition(answer)[2] if isinstance(longer, Rendered) else ""
+        behind = behind.partition(after["content"])[0]
+        named = [one for one in tokens if one in self.renderer.stops and one in behind]
+        planted = tokens[:1] if kind == "text" else tokens[-1:]
+        return next(iter((*named, *planted)), "")
+
+    def turn_ends(self) -> dict[str, str]:
         """Return the tokens with which the template begins what follows a turn, for turns that it
         ends with none."""
         ends = {}
-        for kind, turn, after in (("text", REPLY, ASK_MORE), ("call", CALLS, RETURNS)):
+        for kind, message, after in TURNS:
             tools = TOOLS if kind == "call" else None
-            short, long = self.renderer.render([ASK, turn, after], tools, [(2, False), (3, False)])
-            if kind in stops or kind in self.refuses:
+            turn = self.turn(kind, [ASK, message], tools)
+            if turn is None or turn.stops or not turn.says:
                 continue
+            short, long = self.renderer.render(
+                [ASK, message, after], tools, [(2, False), (3, False)]
+            )
             if isinstance(short, str) or isinstance(long, str):
                 continue
             if not long.text.startswith(short.text):
@@ -171,6 +188,9 @@ class _Planted:
         label = self.label("reasoning", [ASK, {**REPLY, "reasoning_content": REASONING}])
         if label is not None and REASONING not in label:
             yield "reasoning"
+        label = self.label("think_blocks", [ASK, {**REPLY, "content": f"{THINKS}{ANSWER}"}])
+        if label is not None and REASONING not in label:
+            yield "think_blocks"
 
     def _lost_in_calls(self) -> Iterator[str]:
         label = self.label("calls", [ASK, CALLS], TOOLS)
@@ -188,6 +208,8 @@ class _Planted:
         label = self.label("text_beside_calls", [ASK, {**CALLS, "content": BESIDE}], TOOLS)
         if label is not None and BESIDE not in label:
             yield "text_beside_calls"
+        if label is not None and TOOL not in label:
+            yield "calls_beside_text"
 
     def cuts_earlier_reasoning(self) -> bool:
         """Return True if the reasoning of a turn is not shown to later ones."""
@@ -233,7 +255,10 @@ def kinds_in(messages: list[Message], tools: Tools, trained: list[int]) -> set[s
         if calls:
             kinds |= {"calls", "arguments"}
             kinds |= {"parallel_calls"} if len(calls) > 1 else set()
-            kinds |= {"text_beside_calls"} if str(plain["content"]).strip() else set()
+            beside = {"text_beside_calls", "calls_beside_text"}
+            kinds |= beside if str(plain["content"]).strip() else set()
         if reasoning_of(plain):
             kinds.add("reasoning")
+        if "</think>" in str(plain["content"]):
+            kinds.add("think_blocks")
     return kinds

@@ -33,18 +33,18 @@ from finetune_gateway.tokens.template_rows import (
 LabelOrigin = Literal["difference", "cut", "closed"]
 
 PRIVATE_USE = range(0xF000, 0xF8FF)  # characters without a meaning, to mark typed special tokens
-# What opens and closes a think block, in templates that do not write one in a planted turn.
+# What opens and closes a think block.
 THINK = (
     ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<seed:think>", "</seed:think>"),
     ("<|channel>thought\n", "<channel|>"),
     ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
-HEADER = 400  # characters of a turn's header, at most
 OTHER = "Zq7other"  # an answer that nobody gives
-ALIKE = 4  # characters that show that a turn stands where its prompt ends
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class TurnRenderer:
         self.content: Content = "text"
         self.turn_ends: dict[str, str] = {}  # "text" and "call" -> the token to add at their end
         self._markup = set(process.markup)
+        # Who looks for the end of a think block reads its beginning too.
+        self._markup |= {pair[0] for pair in THINK if any(pair[1] in one for one in self._markup)}
 
     # -- rendering -----------------------------------------------------------------------
 
@@ -137,21 +139,29 @@ class TurnRenderer:
         return _require(self.render(messages, tools, [(len(messages), True)])[0])
 
     def _mark(self, messages: list[Message], tools: Tools) -> tuple[list[Message], Tools, str, str]:
-        """Put a mark before and after every special token that is typed in the data, but not around
-        those that the template itself looks for there, such as ``</think>``."""
+        """Put a mark before and after every special token that is typed in the data, but in answers
+        not around those that the template itself looks for there, such as ``</think>``."""
         raw = json.dumps([messages, tools], ensure_ascii=False)
-        found = {match for match in self.special.pattern.findall(raw) if match}
-        typed = [token for token in found if not any(token in text for text in self._markup)]
+        typed = {match for match in self.special.pattern.findall(raw) if match}
         if not typed:
             return messages, tools, "", ""
         free = (chr(code) for code in PRIVATE_USE if chr(code) not in raw)
         opened, closed = next(free), next(free)
-        pattern = re.compile("|".join(re.escape(token) for token in sorted(typed, key=len)[::-1]))
+        read = {token for token in typed if any(token in text for text in self._markup)}
 
-        def change(text: str) -> str:
-            return pattern.sub(lambda match: f"{opened}{match.group()}{closed}", text)
+        def change(value: Any, tokens: set[str]) -> Any:
+            if not tokens:
+                return value
+            pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len)[::-1])))
+            return map_strings(
+                value, lambda text: pattern.sub(lambda one: f"{opened}{one.group()}{closed}", text)
+            )
 
-        return map_strings(messages, change), tools and map_strings(tools, change), opened, closed
+        marked = [
+            change(one, typed - read if one.get("role") == "assistant" else typed)
+            for one in messages
+        ]
+        return marked, tools and change(tools, typed), opened, closed
 
     # -- turns ---------------------------------------------------------------------------
 
@@ -208,65 +218,118 @@ class TurnRenderer:
     def _cut(
         self, messages: list[Message], tools: Tools, index: int, prompt: Rendered, after: Rendered
     ) -> tuple[LabelOrigin, Rendered]:
-        """Return the label where the turn does not continue its prompt. Raises DataError."""
-        other = [*messages[:index], {"role": "assistant", "content": OTHER}]
-        elsewhere = self.render(other, tools, [(len(other), False)])[0]
-        content = (
-            common_prefix(after.text, elsewhere.text)
-            if isinstance(elsewhere, Rendered)
-            else len(after.text)
-        )
-        opening = opened_block(prompt.text)
-        if opening is None:
-            start = _where_prompt_ends(prompt.text, after.text, content)
-            if start is not None:
-                return "cut", after.part(start)
-            raise _no_label(prompt, after)
-        block, close = opening
-        before = prompt.text[: len(prompt.text) - len(block)]
-        start = (
-            len(before)
-            if after.text.startswith(before)
-            else _where_prompt_ends(before, after.text, content)
-        )
-        if start is None or start > content:
+        """Return the label where the turn does not continue its prompt: what stands behind the
+        words with which the prompt ends. Raises DataError."""
+        block = last_block(prompt.text)
+        content = self._where_answers_differ(messages[:index], tools, after)
+        start = self._start(messages[:index], tools, prompt, block, after.text[:content])
+        if start is None:
             raise _no_label(prompt, after)
         label = after.part(start)
-        if close == "":  # the prompt has closed its block
+        opens = block is not None and label.text.lstrip().startswith(block.opened)
+        if block is not None and opens and not block.is_open:
+            raise _no_label(prompt, after)  # reasoning, behind a prompt that says there is none
+        if block is None or not block.is_open or label.text.lstrip().startswith(block.closed):
             return "cut", label
-        if label.text.lstrip().startswith(block.strip()):
-            raise _no_label(prompt, after)
-        # The reasoning, which the template leaves out, is what the model writes in that block.
-        reasoning = reasoning_of(for_template(messages[index])).strip("\n")
-        closing = f"{reasoning}{close}"
+        if opens:
+            return "cut", _behind_opening(label, block)
+        return self._closed(messages[index], label, block)
+
+    def _closed(
+        self, message: Message, label: Rendered, block: Block
+    ) -> tuple[LabelOrigin, Rendered]:
+        """Return the label behind the end of the block that its prompt opens. The reasoning that
+        the template leaves out is what the model writes in that block."""
+        message = for_template(message)
+        reasoning = (reasoning_of(message) or inline_reasoning(message, block)).strip()
+        end = self._stop_in(label)
+        if not reasoning and not label.text[: end[0] if end else None].strip():
+            return "cut", label  # it says nothing
+        spaces = "" if label.text[:1].isspace() else block.spaces
+        closing = f"{reasoning}{block.before}{block.closed}{spaces}"
         marked = ((0, len(closing)),) if label.marked else ()
         return "closed", Rendered(closing, marked) + label
 
+    def _start(
+        self,
+        messages: list[Message],
+        tools: Tools,
+        prompt: Rendered,
+        block: Block | None,
+        written: str,
+    ) -> int | None:
+        """Return where a turn begins in ``written``, which ends where its own text does: behind the
+        last text of the prompt and what opens an answer, or one of the two if it has no other."""
+        text = prompt.text.removesuffix(block.text) if block else prompt.text
+        before = self.render(messages, tools, [(len(messages), False)])[0]
+        continued = isinstance(before, Rendered) and text.startswith(before.text)
+        end = len(before.text) if isinstance(before, Rendered) and continued else len(text)
+        said = str(for_template(messages[-1])["content"]).strip() if messages else ""
+        last = text.rfind(said, 0, end) if said else -1
+        for ending in (text[last:], text[last:end]) if last >= 0 else ():
+            if ending in written:
+                return written.rfind(ending) + len(ending)
+        opening = text[end:]
+        start = written.rfind(opening) + len(opening)
+        found = bool(opening.strip()) and opening in written
+        return start if found and not (said and said in written[start:]) else None
 
-def opened_block(prompt: str) -> tuple[str, str] | None:
-    """Return the think block at the end of a prompt, and the text that closes it: "" if the prompt
-    has closed it. None if there is none."""
+    def _where_answers_differ(self, messages: list[Message], tools: Tools, after: Rendered) -> int:
+        """Return the index from which a conversation differs from one with another last answer."""
+        other = [*messages, {"role": "assistant", "content": OTHER}]
+        elsewhere = self.render(other, tools, [(len(other), False)])[0]
+        if isinstance(elsewhere, str):
+            return len(after.text)
+        return common_prefix(after.text, elsewhere.text)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The think block at the end of a prompt."""
+
+    text: str
+    opened: str
+    closed: str
+
+    @property
+    def is_open(self) -> bool:
+        return self.closed not in self.text
+
+    @property
+    def before(self) -> str:
+        """Return the space before the end of the block."""
+        return "\n" if self.text.endswith("\n") else ""
+
+    @property
+    def spaces(self) -> str:
+        """Return the space behind it."""
+        return self.before * 2
+
+
+def last_block(prompt: str) -> Block | None:
+    """Return the think block at the end of a prompt, open or closed with nothing in it."""
     for opened, closed in THINK:
-        start, stripped = prompt.rfind(opened.strip()), prompt.rstrip()
-        if start < 0:
-            continue
-        block = prompt[start:]
-        if stripped.endswith(closed) and not block.replace(opened, "").replace(closed, "").strip():
-            return block, ""
-        if stripped.endswith(opened.strip()):
-            return block, f"\n{closed}\n\n" if block.endswith("\n") else closed
+        first, last = re.escape(opened), re.escape(closed)
+        found = re.search(rf"{first}\s*({last}\s*)?\Z|{last}\s*\Z", prompt)
+        if found:
+            return Block(found.group(), opened, closed)
     return None
 
 
-def _where_prompt_ends(prompt: str, text: str, content: int) -> int | None:
-    """Return the index in ``text``, at most ``content``, before which it has most in common with
-    the end of the prompt."""
-    best, found = 0, None
-    for index in range(content, max(-1, content - HEADER), -1):
-        alike = common_prefix(prompt[::-1][:HEADER], text[max(0, index - HEADER) : index][::-1])
-        if alike > best:
-            best, found = alike, index
-    return found if best >= ALIKE else None
+def inline_reasoning(message: Message, block: Block) -> str:
+    """Return the reasoning at the beginning of a text; "" if there is none."""
+    head, closed, _ = str(message["content"]).lstrip().partition(block.closed)
+    return head.removeprefix(block.opened) if closed and head.startswith(block.opened) else ""
+
+
+def _behind_opening(label: Rendered, block: Block) -> Rendered:
+    """Return a label without the opening of a block, which stands in the prompt."""
+    at = label.text.find(block.opened)
+    if label.text[at:].startswith(block.text):
+        return label.part(at + len(block.text))
+    rest = label.text[at + len(block.opened) :]
+    spaces = len(rest) - len(rest.lstrip()) if block.text[-1].isspace() else 0
+    return label.part(at + len(block.opened) + spaces)
 
 
 def common_prefix(one: str, other: str) -> int:
