@@ -14,7 +14,13 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import (
@@ -181,6 +187,7 @@ class HandleData(Model):
     model: str  # hosted model id, or absolute folder
     base_model: str
     base_revision: str | None = None
+    base_sha256: str | None = None  # of the weights of a base in a folder; a hub's has a revision
     base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
     backend: str
     backend_options: dict[str, Any] = Field(default_factory=dict)
@@ -198,6 +205,13 @@ class HandleData(Model):
     first_answer: str | None = None
     retires_on: str | None = None  # YYYY-MM-DD, from the provider's dated profile
     deploy: str | None = None  # the command that deploys it; None where it answers, or may
+    _allows_changed_base: bool = PrivateAttr(default=False)
+
+    @property
+    def allows_changed_base(self) -> bool:
+        """True if the caller wants an answer on a base that has changed since training. Never
+        stored: no file can say it."""
+        return self._allows_changed_base
 
     @property
     def ready(self) -> bool:
@@ -208,7 +222,7 @@ class HandleData(Model):
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is empty and came later: versions that do not know it read the rest."""
         fields: dict[str, Any] = write(self)
-        later = ("deploy", "chat_template_kwargs", "warnings")
+        later = ("base_sha256", "deploy", "chat_template_kwargs", "warnings")
         unused = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in fields.items() if name not in unused}
 

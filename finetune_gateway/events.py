@@ -131,6 +131,7 @@ class Result(Model):
     kind: Literal["hosted", "adapter", "merged"]
     model: str  # hosted model id, or absolute folder
     base_revision: str | None = None
+    base_sha256: str | None = None  # of the weights of a base in a folder
     base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
     template_hash: str | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)  # switches, as in training

@@ -53,6 +53,12 @@ def chat(
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
     allow_http: AllowHttp = False,
+    allow_changed_base: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-base", help="Answer on a base whose weights have changed since."
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,7 +93,7 @@ def chat(
     host = {"base_url": base_url, "api_key_env": api_key_env, "allow_http": allow_http}
     handle = _open(model, named, host, quiet=quiet)
     handle.require_deployed()
-    handle.connect()
+    handle.connect(allow_changed_base=allow_changed_base)
     if prompt is None:
         print_message(_title(model, handle), quiet=quiet)
         Conversation(handle, system, sampling, quiet=quiet).run()

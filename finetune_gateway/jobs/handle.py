@@ -66,9 +66,14 @@ class ModelHandle(Shown, HandleData):
         """Use this backend object rather than one built from the stored options."""
         self._backend, self._model = backend, backend.open(self)
 
-    def connect(self) -> None:
+    def connect(self, *, allow_changed_base: bool = False) -> None:
         """Get ready to chat; raise for what makes that impossible, such as a key that is missing or
-        may not be sent to this host. Sends nothing."""
+        may not be sent to this host. Sends nothing.
+
+        ``allow_changed_base``: let an adapter answer although the weights of its base, in a folder
+        of this machine, are no longer those that it was trained on. By default it does not.
+        """
+        self._allows_changed_base = allow_changed_base
         self._open()
         if self._backend is not None:
             self._backend.connect()

@@ -420,7 +420,7 @@ def _hash(identity: list[Any]) -> str:
 def _content_hash(path: str) -> str:
     """Return the sha256 of a file that the spec names. Raises NotFoundError."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return disk.sha256_of(path)
     except OSError as exc:
         raise NotFoundError(
             f"{path} cannot be read: {exc.strerror or exc}.", hint="Was it moved just now?"

@@ -225,6 +225,12 @@ def make_private(path: Path) -> None:
         os.close(open_private(path, os.O_WRONLY | os.O_EXCL))
 
 
+def sha256_of(path: str | Path) -> str:
+    """Return the sha256 of a file's content, in hex. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def copy_private(source: Path, target: Path) -> None:
     """Copy a file for this user alone."""
     make_private(target)

@@ -16,7 +16,7 @@ from support.records import record
 
 import finetune_gateway as gateway
 from finetune_gateway.backends.fake import FakeBackend
-from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local import hub
 from finetune_gateway.backends.local.builtin import ABOUT
 from finetune_gateway.cli.watch import follow
 from finetune_gateway.events import Event, JobStatus, Snapshot
@@ -153,7 +153,7 @@ def test_a_share_is_read_from_a_phase() -> None:
 def test_a_download_says_how_far_it_is() -> None:
     """As the hub's client counts: files, bytes of the network, bytes on the disk."""
     said: list[str] = []
-    bar = models._reporting("acme/x", said.append)
+    bar = hub.reporting_bar("acme/x", said.append)
     disk = bar(desc="Reconstructing", total=0, unit="B")
     disk.total += 80_000_000
     for other in (bar(desc="Downloading bytes", total=9, unit="B"), bar(total=2, unit="it")):

@@ -28,7 +28,13 @@ from finetune_gateway.backend import (
 from finetune_gateway.backends.local import builtin, fourbit, models
 from finetune_gateway.backends.local.counting import RowCount
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
-from finetune_gateway.backends.local.run import RunFile, read_events, write_json
+from finetune_gateway.backends.local.run import (
+    CHAT_TEMPLATE,
+    RUN_FILE,
+    RunFile,
+    read_events,
+    write_json,
+)
 from finetune_gateway.data.dataset import Dataset, has_reasoning
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError, UnsupportedError
 from finetune_gateway.estimation import calibration, profiles
@@ -128,8 +134,7 @@ class LocalBackend(Backend):
         if spec.training_type == "qlora":
             fourbit.require("QLoRA")
         folder = models.small_files(spec.model, self.settings)
-        config = models.config_of(folder)
-        fourbit.check_base(spec.model, config, wanted=spec.training_type == "qlora")
+        models.require_whole(spec.model, folder, spec.training_type)
         self._template(spec, folder).check()
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:
@@ -157,6 +162,7 @@ class LocalBackend(Backend):
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
         folder = models.small_files(spec.model, self.settings)
+        models.require_whole(spec.model, folder, spec.training_type)
         shape = shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
         target = TargetDevice(
@@ -218,13 +224,21 @@ class LocalBackend(Backend):
         validation: DataFile | None,
         metadata: Mapping[str, str],
     ) -> None:
+        if (folder / RUN_FILE).exists():
+            return  # written last: an earlier call has done all this
         data = files.folder(folder / "data")
         files.copy_private(train.path, data / "train.jsonl")
         if validation is not None:
             files.copy_private(validation.path, data / "validation.jsonl")
+        template = None
+        if spec.chat_template is not None:
+            files.copy_private(Path(spec.chat_template), folder / CHAT_TEMPLATE)
+            template = files.sha256_of(folder / CHAT_TEMPLATE)
         run = RunFile(
             job_id=job_id,
             spec=spec,
+            base_revision=models.cached_revision(spec.model),
+            chat_template_sha256=template,
             train_sha256=train.sha256,
             validation_sha256=validation.sha256 if validation else None,
             system_prompt=Dataset(train.path).system_prompt(),
@@ -232,7 +246,7 @@ class LocalBackend(Backend):
             versions=_versions(),
             created_at=time.time(),
         )
-        write_json(folder / "run.json", run.model_dump(mode="json"))
+        write_json(folder / RUN_FILE, run.model_dump(mode="json"))
 
     def find(self, intent: Intent) -> str | None:
         return intent.job_id if self.queue.find(intent.job_id) else None
@@ -282,7 +296,7 @@ class LocalBackend(Backend):
     def resume(self, provider_id: str, attempt: int) -> None:
         """Let a run that has failed or was cancelled go on from its last complete checkpoint."""
         folder = self.queue.folder(provider_id)
-        if not (folder / "run.json").exists():
+        if not (folder / RUN_FILE).exists():
             raise UnsupportedError(
                 f"The run folder of {provider_id} is gone: {folder}.",
                 hint="Submit it again: that makes a new job.",
@@ -300,7 +314,7 @@ class LocalBackend(Backend):
         self.queue.require_ended(provider_id)
         if model or not (folder / "model" / MANIFEST).exists():
             return [folder] if folder.exists() else []
-        stay = ("model", "run.json", "worker.lock")
+        stay = ("model", RUN_FILE, "worker.lock")
         return [path for path in folder.iterdir() if path.name not in stay]
 
     # -- the model -----------------------------------------------------------------------
@@ -313,7 +327,7 @@ class LocalBackend(Backend):
         or downloaded now; ``report`` is called with what is being done."""
         return ModelHandle(
             kind="merged",
-            model=str(models.with_weights(model, self.settings, report)),
+            model=str(models.with_weights(models.resolve(model), self.settings, report)),
             base_model=model,
             backend=self.name,
         )

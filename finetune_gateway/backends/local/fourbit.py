@@ -9,9 +9,8 @@ import importlib
 import logging
 import sys
 from importlib.util import find_spec
-from typing import Any
 
-from finetune_gateway.errors import MissingDependency, SpecError
+from finetune_gateway.errors import MissingDependency
 
 PACKAGE = "bitsandbytes"
 NF4 = "nf4"  # 4-bit NormalFloat in blocks of 64, their scales in 8 bits, as in the QLoRA paper
@@ -60,22 +59,3 @@ def import_quietly() -> None:
 
 def _is_useful(record: logging.LogRecord) -> bool:
     return "gemm_4bit_forward" not in str(record.msg)
-
-
-def check_base(name: str, config: dict[str, Any], *, wanted: bool) -> None:
-    """Raise SpecError for a base that is stored quantised, unless QLoRA is ``wanted`` and fits."""
-    stored = config.get("quantization_config")
-    if not isinstance(stored, dict):
-        return
-    ours = stored.get("quant_method") == PACKAGE
-    if ours and stored.get("load_in_4bit") and not wanted:
-        raise SpecError(
-            f"The base {name} is stored in 4 bits, which only QLoRA can train.",
-            hint="Use training_type='qlora', or the model's full-precision folder.",
-        )
-    if (ours and not stored.get("load_in_4bit")) or (wanted and not ours):
-        how = stored.get("quant_method", "by an unnamed method")
-        raise SpecError(
-            f"The base {name} is stored quantised ({how}); it cannot be trained here.",
-            hint="Use the full-precision model; QLoRA quantises it to 4 bits while loading it.",
-        )

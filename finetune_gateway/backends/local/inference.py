@@ -55,8 +55,7 @@ class LocalModel:
         if handle.kind == "adapter":
             # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their
             # loss, and there may be no memory for more. (A merge needs the full-precision base.)
-            folder_of_base = models.with_weights(handle.base_model, settings, _quietly)
-            base = load_model(folder_of_base, handle.base_quantization)
+            base = load_model(models.base_of(handle, settings, _quietly), handle.base_quantization)
             with warnings.catch_warnings():
                 # peft 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
@@ -166,6 +165,8 @@ def first_answer(run: Run, result: Result) -> ChatReply:
         kind=result.kind,
         model=result.model,
         base_model=run.spec.model,
+        base_revision=result.base_revision,
+        base_sha256=result.base_sha256,
         base_quantization=result.base_quantization,
         backend="local",
         system_prompt=run.file.system_prompt,

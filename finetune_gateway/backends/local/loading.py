@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
+from transformers.utils.quantization_config import Mxfp4Config
 
-from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local import bases, fourbit, models
 from finetune_gateway.backends.local.precision import weights_dtype
+from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.weights import listed
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import DataError
+from finetune_gateway.errors import DataError, GatewayError
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 
 # Below this size a second thread costs more than it gains: 204 LoRA steps of a 2M model took 26 s
@@ -65,28 +69,65 @@ def load_model(
     remote code.
 
     With ``quantization`` ("nf4") the linear layers of its blocks are quantised to 4 bits while they
-    are read. Raises MissingDependency without bitsandbytes.
+    are read. Raises MissingDependency without bitsandbytes, and GatewayError if the weights are not
+    those of this model: what is missing would be drawn by lot.
     """
     disable_progress_bar()  # it would overwrite the caller's screen
     on_gpu = torch.cuda.is_available()
     bf16 = on_gpu and torch.cuda.is_bf16_supported()
     dtype = weights_dtype(kind, on_gpu=on_gpu, bf16=bf16)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    config = models.config_of(folder)
+    stays_quantised = stored_method(config) in LOADED_BY
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
-        quantization_config=four_bits(dtype) if quantization else None,
+        device_map={"": 0} if on_gpu and stays_quantised else None,
+        quantization_config=four_bits(dtype) if quantization else full_precision(config),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are named below
     )
+    model: PreTrainedModel = loaded[0]
+    require_all_weights(folder, loaded[1])
     if model.num_parameters() < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-    if quantization:
+    if quantization or stays_quantised:
         keep_differentiable(model)
         unmap_weights(model)
         free_memory()
         return model  # already on the GPU, if there is one
     return model.cuda() if on_gpu else model  # type: ignore[call-arg]  # a decorator hides self
+
+
+def require_all_weights(folder: Path, info: dict[str, Any]) -> None:
+    """Raise GatewayError with the names of tensors that are missing, of another shape or left over.
+
+    ``info``: of ``from_pretrained``, which leaves out tied weights and what each model says may be
+    missing or left over.
+    """
+    shapes = [
+        f"{name} ({_sides(stored)} in the file, {_sides(wanted)} in the model)"
+        for name, stored, wanted in sorted(info["mismatched_keys"])
+    ]
+    left_over = [name for name in sorted(info["unexpected_keys"]) if not bases.ASIDE.search(name)]
+    wrong = {
+        "missing": sorted(info["missing_keys"]),
+        "of another shape": shapes,
+        "not part of the model": left_over,
+    }
+    said = [f"{len(names)} {how}: {listed(names)}" for how, names in wrong.items() if names]
+    if said:
+        raise GatewayError(
+            f"The weights in {folder} are not those of the model in its config.json; "
+            f"{'; '.join(said)}.",
+            hint="Copy or download the model again, or use the config.json that belongs to it.",
+        )
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -99,6 +140,19 @@ def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def full_precision(config: dict[str, Any]) -> Mxfp4Config | None:
+    """Return a config that unpacks a base stored as MXFP4 (gpt-oss); None for any other base.
+
+    Left to itself, transformers 5.23 decides to unpack it too late on a CPU: the experts are then
+    drawn by lot. Packed they could not be trained.
+    """
+    if stored_method(config) != MXFP4:
+        return None
+    stored = config.get("quantization_config") or {}
+    kept = stored.get("modules_to_not_convert")
+    return Mxfp4Config(modules_to_not_convert=kept, dequantize=True)
 
 
 def keep_differentiable(model: PreTrainedModel) -> None:

@@ -1,6 +1,6 @@
 """Find a base model on this machine. Imports no torch.
 
-``builtin/tiny`` is built in the home folder, a path is used as it is, and anything else is a
+``builtin/tiny`` is built in the home folder, an absolute path is a folder, and anything else is a
 Hugging Face id, looked up in the hub's cache.
 """
 
@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backends.local import builtin
-from finetune_gateway.errors import BackendError, NotFoundError, SpecError, StoreError
-from finetune_gateway.settings.files import by_the_users_umask, locking
+from finetune_gateway.backend import HandleData
+from finetune_gateway.backends.local import bases, builtin, hub, weights
+from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
+from finetune_gateway.settings.files import locking
 from finetune_gateway.settings.home import Settings
-
-MB = 1_000_000
-SMALL_FILES = ["*.json", "*.jinja", "tokenizer*"]  # enough to count and to estimate
 
 
 def resolve(model: str) -> str:
-    """Return the real path of a model that is a folder here, whatever its name; any other model as
-    it is."""
+    """Return the real path of a model that is a folder here (or a file, which is refused later),
+    whatever its name; any other model as it is."""
     path = os.path.expanduser(model)
-    return os.path.realpath(path) if model != builtin.NAME and os.path.isdir(path) else model
+    return os.path.realpath(path) if model != builtin.NAME and os.path.exists(path) else model
 
 
 def small_files(model: str, settings: Settings) -> Path:
@@ -41,13 +38,16 @@ def small_files(model: str, settings: Settings) -> Path:
             settings.create()
             builtin.ensure_tokenizer(folder)
         return folder
-    return _local(model) or _hub(model, SMALL_FILES)
+    return _folder(model) or hub.fetch(model)
 
 
-def with_weights(model: str, settings: Settings, report: Callable[[str], None]) -> Path:
+def with_weights(
+    model: str, settings: Settings, report: Callable[[str], None], revision: str | None = None
+) -> Path:
     """Return a folder with the weights too; build or download them if they are missing.
 
-    ``report`` is called with what is being done.
+    ``report`` is called with what is being done. ``revision``: a commit of a model of the hub; by
+    default the newest. Raises SpecError for a folder without weights that we read.
     """
     if model == builtin.NAME:
         folder = settings.models / builtin.folder_name()
@@ -55,16 +55,25 @@ def with_weights(model: str, settings: Settings, report: Callable[[str], None]) 
             return folder
         with locking(settings.create().locks / folder.name):  # one builder at a time
             return builtin.ensure_model(folder, report)
-    local = _local(model)
-    if local is None:
-        report(f"downloading {model}")
-        return _hub(model, None, report)
-    if not any(local.glob("*.safetensors")):
-        raise SpecError(
-            f"The model folder {local} has no *.safetensors.",
-            hint="Pickled weights (.bin) are never loaded; save the model as safetensors.",
-        )
-    return local
+    local = _folder(model)
+    if local is not None:
+        bases.require_weights(model, local, os.listdir(local))
+        return local
+    report(f"downloading {model}")
+    folder = hub.fetch(model, revision=revision)
+    bases.require_weights(model, folder, {*os.listdir(folder), *hub.file_names(model, folder.name)})
+    wanted = [*hub.SMALL_FILES, *weights.weight_files(folder)]
+    return hub.fetch(model, wanted, revision=folder.name, report=report)
+
+
+def require_whole(model: str, folder: Path, training_type: str | None) -> None:
+    """Raise SpecError for a base that cannot be trained as it is; ``folder``: of ``small_files`` or
+    ``with_weights``."""
+    config = config_of(folder)
+    if model == builtin.NAME:
+        return
+    at_hub = None if os.path.isabs(model) else hub.file_names(model, folder.name)
+    bases.require_whole(model, folder, config, training_type, at_hub)
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -72,6 +81,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
+        bases.require_weights(str(folder), folder, os.listdir(folder))
         raise SpecError(
             f"There is no {folder / 'config.json'}.", hint="Is this a model folder?"
         ) from None
@@ -79,7 +89,7 @@ def config_of(folder: Path) -> dict[str, Any]:
         raise StoreError(
             f"{folder / 'config.json'} cannot be read: {exc.strerror or exc}."
         ) from None
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise SpecError(f"{folder / 'config.json'} is not valid JSON: {exc}.") from None
     if not isinstance(config, dict):
         raise SpecError(f"{folder / 'config.json'} is not a JSON object.")
@@ -91,83 +101,75 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def revision_of(folder: Path) -> str | None:
-    """Return the commit of a model in the hub's cache (``.../snapshots/<commit>``)."""
-    return folder.name if folder.parent.name == "snapshots" else None
+# -- which base it is ------------------------------------------------------------------------
 
 
-def _local(model: str) -> Path | None:
-    path = Path(model).expanduser()
-    if os.path.isdir(path):
-        return path.absolute()
+def revision_of(model: str, folder: Path) -> str | None:
+    """Return the commit of a model of the hub, whose folder is ``.../snapshots/<commit>``; None for
+    a folder of the user's."""
+    at_hub = model != builtin.NAME and not os.path.isabs(model)
+    return folder.name if at_hub else None
+
+
+def cached_revision(model: str) -> str | None:
+    """Return the newest commit of a model of the hub that is on this machine; None for any other
+    model. Asks nobody."""
+    if model == builtin.NAME or os.path.isabs(model):
+        return None
+    try:
+        return hub.fetch(model, offline=True).name
+    except BackendError:
+        return None
+
+
+def identity(model: str, folder: Path, settings: Settings) -> tuple[str | None, str | None]:
+    """Return what a base is recognised by: the commit of a model of the hub, or the hash of the
+    weights in a folder."""
+    revision = revision_of(model, folder)
+    return revision, None if revision else content_hash(folder, settings)
+
+
+def content_hash(folder: Path, settings: Settings) -> str:
+    """Return what the weights in a folder are recognised by; see ``weights.content_hash``."""
+    return weights.content_hash(folder, settings.create().models / "weights.json")
+
+
+def base_of(handle: HandleData, settings: Settings, report: Callable[[str], None]) -> Path:
+    """Return the folder with the base of an adapter. Raises GatewayError if its weights are not
+    those that the adapter was trained on, unless the handle allows that."""
+    name = handle.base_model
+    folder = with_weights(name, settings, report, handle.base_revision)
+    if handle.base_sha256 is None or handle.allows_changed_base:
+        return folder
+    if (now := content_hash(folder, settings)) != handle.base_sha256:
+        raise GatewayError(
+            f"The base {name} is not the one that this adapter was trained on: its weights have "
+            f"changed since (sha256 {handle.base_sha256[:12]} then, {now[:12]} now).",
+            hint="Put the old weights back, or train again. To answer all the same: "
+            "ftg chat MODEL --allow-changed-base.",
+        )
+    return folder
+
+
+def _folder(model: str) -> Path | None:
+    """Return the folder of a model that is given as a path; None for an id of the hub."""
+    path = os.path.expanduser(model)
     if model.startswith("builtin/"):
         raise NotFoundError(
             f"There is no built-in model {model!r}.", hint=f"There is one: {builtin.NAME}"
         )
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if looks_like_path or os.path.exists(path):
+    as_path = model.startswith((".", "/", "~")) or os.path.isabs(path) or model.count("/") > 1
+    if as_path and os.path.isdir(path):
+        return Path(path).absolute()
+    if as_path and os.path.isfile(path):
+        raise NotFoundError(
+            f"{model!r} is a file, not a model folder.",
+            hint="Give the folder, with config.json and *.safetensors. GGUF files and pickles "
+            "cannot be trained.",
+        )
+    if as_path:
         raise NotFoundError(
             f"There is no model folder {model!r}.",
             hint="Give a folder with config.json, or a Hugging Face id such as Qwen/Qwen3-0.6B.",
         )
     return None
-
-
-def _hub(
-    model: str, patterns: list[str] | None, report: Callable[[str], None] | None = None
-) -> Path:
-    # Imported here: the hub's client takes 0.2 s and only hub models need it.
-    # It reads this when it is imported; otherwise it sends the versions of other libraries, and
-    # which program runs it.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    hint = f"Check the name, run: hf download {model}, or use --model builtin/tiny to try things."
-    try:
-        with by_the_users_umask():
-            bar = _reporting(model, report) if report else None
-        return Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bar))
-    except HFValidationError:
-        raise NotFoundError(f"{model!r} is not a model id.", hint=hint) from None
-    except LocalEntryNotFoundError:
-        raise BackendError(
-            f"Model {model!r} is not on this machine and the hub cannot be reached.",
-            hint=hint,
-            backend="local",
-        ) from None
-    except RepositoryNotFoundError:
-        raise NotFoundError(
-            f"The hub has no model {model!r}, or it needs an access token (HF_TOKEN).", hint=hint
-        ) from None
-    except (HfHubHTTPError, OSError) as exc:
-        raise BackendError(
-            f"Model {model!r} could not be downloaded: {exc}.", hint=hint, backend="local"
-        ) from None
-
-
-def _reporting(model: str, report: Callable[[str], None]) -> type[Any]:
-    """Return a bar for the hub's client that draws nothing, and reports the megabytes that have
-    come, once a second."""
-    from tqdm.auto import tqdm
-
-    class Reported(tqdm):  # type: ignore[misc]  # tqdm has no types
-        reported = 0.0
-
-        def display(self, *args: Any, **kwargs: Any) -> None:
-            """Draw nothing: this runs in a worker."""
-
-        def update(self, n: float | None = 1) -> None:
-            super().update(n)
-            # One bar counts files, one what comes from the network, one what is on the disk.
-            on_disk = self.unit == "B" and not str(self.desc).startswith("Downloading")
-            if on_disk and self.total and time.monotonic() - self.reported > 1:
-                self.reported = time.monotonic()
-                report(f"downloading {model}: {self.n / MB:.0f} of {self.total / MB:.0f} MB")
-
-    return Reported

@@ -2,6 +2,8 @@
 
 run.json        spec, data and versions: enough to reproduce the run
 data/           a copy of the rows
+chat_template.jinja  a copy of the file that the spec names, if it names one
+base.json       which weights the base had when the run began
 events.jsonl    the worker's events, one per line
 attempt.json    where its newest attempt began (``out_of_memory``)
 worker.log      the output of the libraries
@@ -28,13 +30,14 @@ from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import StoreError
+from finetune_gateway.errors import GatewayError, StoreError
 from finetune_gateway.events import Event
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 HEARTBEAT_SECONDS = 5.0
+RUN_FILE, CHAT_TEMPLATE, BASE_FILE = "run.json", "chat_template.jinja", "base.json"
 
 
 class RunFile(BaseModel):
@@ -46,6 +49,8 @@ class RunFile(BaseModel):
     spec: TrainingSpec
     train_sha256: str
     validation_sha256: str | None = None
+    base_revision: str | None = None  # of a model of the hub, as it was checked
+    chat_template_sha256: str | None = None  # of the copy of ``spec.chat_template``
     system_prompt: str | None = None
     metadata: dict[str, str] = {}
     versions: dict[str, str]
@@ -69,7 +74,7 @@ class Run:
         self.fence = fence
         self.queue = Queue(settings)
         self.folder = self.queue.folder(run_id)
-        self.file = RunFile.model_validate_json((self.folder / "run.json").read_text("utf-8"))
+        self.file = RunFile.model_validate_json((self.folder / RUN_FILE).read_text("utf-8"))
         self.spec = self.file.spec
         self.stop = threading.Event()  # set by SIGTERM or by the flag in the queue
         self._events = self.folder / "events.jsonl"
@@ -96,6 +101,44 @@ class Run:
     @property
     def model(self) -> Path:
         return self.folder / "model"
+
+    @property
+    def chat_template(self) -> Path | None:
+        """The copy of the file that the spec names; what becomes of the file itself does not count.
+
+        Raises GatewayError if the copy was changed.
+        """
+        given = self.spec.chat_template
+        if given is None or self.file.chat_template_sha256 is None:  # an earlier version made none
+            return Path(given) if given else None
+        path = self.folder / CHAT_TEMPLATE
+        if not path.is_file() or files.sha256_of(path) != self.file.chat_template_sha256:
+            raise GatewayError(
+                f"The chat template {path} was changed since the job was submitted.",
+                hint="Submit it again.",
+            )
+        return path
+
+    @property
+    def base_revision(self) -> str | None:
+        """The commit of a model of the hub that an earlier attempt, or the submit, has seen."""
+        return self.file.base_revision or self._base().get("revision")
+
+    def pin_base(self, revision: str | None, sha256: str | None) -> None:
+        """Keep which weights the base has. Raises GatewayError if an earlier call, in this attempt
+        or one before it, has seen others: adapters fit the base they were trained on alone."""
+        base = {"revision": revision, "sha256": sha256}
+        if not self._base():
+            write_json(self.folder / BASE_FILE, base)
+        elif self._base() != base:
+            raise GatewayError(
+                f"The weights of the base {self.spec.model} have changed since this job began.",
+                hint="Put the old weights back and run: ftg resume. Or submit a new job.",
+            )
+
+    def _base(self) -> dict[str, str | None]:
+        path = self.folder / BASE_FILE
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
     # -- reporting -----------------------------------------------------------------------
 

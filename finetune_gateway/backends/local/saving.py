@@ -6,7 +6,6 @@ folder is renamed. Where there is a manifest, all files are there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -50,7 +49,7 @@ def _fill(temporary: Path, write: Callable[[Path], None], about: dict[str, Any])
     saved = sorted(path for path in temporary.rglob("*") if path.is_file())
     for path in saved:
         files.sync(path)
-    hashes = {str(path.relative_to(temporary)): _sha256(path) for path in saved}
+    hashes = {str(path.relative_to(temporary)): files.sha256_of(path) for path in saved}
     write_json(temporary / MANIFEST, {**about, "files": hashes})
 
 
@@ -65,7 +64,7 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
     for name, digest in manifest["files"].items():
         file = folder / name
-        if not file.is_file() or _sha256(file) != digest:
+        if not file.is_file() or files.sha256_of(file) != digest:
             raise GatewayError(
                 f"{file} is missing or was changed since it was saved.",
                 hint="Train again, or restore the folder from a copy.",
@@ -85,8 +84,3 @@ def _check_weights(folder: Path) -> None:
                         f"The trained weight {name} is not finite: training has diverged.",
                         hint="Use a smaller learning_rate.",
                     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -99,11 +99,15 @@ def train_and_save(run: Run) -> None:
 
     # -- load: the base model, its chat template and tokenizer
     run.phase("loading the model")
-    folder = models.with_weights(spec.model, run.settings, run.phase)
-    models.config_of(folder)
+    folder = models.with_weights(spec.model, run.settings, run.phase, run.base_revision)
+    models.require_whole(spec.model, folder, spec.training_type)
+    run.phase("hashing the weights of the base")
+    revision, base_sha256 = models.identity(spec.model, folder, run.settings)
+    run.pin_base(revision, base_sha256)
+    run.phase("loading the model")
     switches = spec.chat_template_kwargs or {}
     template = ChatTemplate.load(
-        folder, spec.chat_template, chat_template_kwargs=switches, now=run.file.created_at
+        folder, run.chat_template, chat_template_kwargs=switches, now=run.file.created_at
     )
     template.check()
     tokenizer = load_tokenizer(folder, template)
@@ -214,19 +218,21 @@ def train_and_save(run: Run) -> None:
         )
 
     # -- save: the adapter (or the whole model) with its tokenizer and template
+    run.pin_base(*models.identity(spec.model, folder, run.settings))  # as it was when we began
     run.phase("saving")
 
     def write(target: Path) -> None:
         trainer.save_model(str(target))
         tokenizer.save_pretrained(target)
         if kind != "full":
-            pin_base(target / "adapter_config.json", spec.model, folder)
+            pin_base(target / "adapter_config.json", spec.model, folder, revision)
 
     manifest = {
         "job_id": run.id,
         "kind": "merged" if kind == "full" else "adapter",
         "base_model": spec.model,
-        "base_revision": models.revision_of(folder),
+        "base_revision": revision,
+        "base_sha256": base_sha256,
         "base_quantization": quantization,
         "template_sha256": template.sha256,
         "chat_template_kwargs": switches,
@@ -263,6 +269,7 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         kind=manifest["kind"],
         model=str(run.model),
         base_revision=manifest["base_revision"],
+        base_sha256=manifest.get("base_sha256"),
         base_quantization=manifest.get("base_quantization"),
         template_hash=manifest["template_sha256"],
         chat_template_kwargs=manifest.get("chat_template_kwargs", {}),
@@ -277,14 +284,13 @@ def result_of(run: Run) -> tuple[Result, int | None]:
     return result.model_copy(update=told), manifest["trained_tokens"]
 
 
-def pin_base(path: Path, model: str, folder: Path) -> None:
+def pin_base(path: Path, model: str, folder: Path, revision: str | None) -> None:
     """Write the base's hub id or absolute path into the adapter's config, so that it loads from any
     folder. Sort the modules: PEFT writes them in the order of a set, which changes from run to run.
     """
     config = json.loads(path.read_text("utf-8"))
-    on_hub = models.revision_of(folder) is not None
-    config["base_model_name_or_path"] = model if on_hub else str(folder)
-    config["revision"] = models.revision_of(folder)
+    config["base_model_name_or_path"] = model if revision else str(folder)
+    config["revision"] = revision
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
     write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n", private=True)

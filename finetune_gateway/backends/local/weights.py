@@ -1,0 +1,212 @@
+"""The weights of a model folder, from the headers of its safetensors files. Imports no torch.
+
+A safetensors file is 8 bytes that give the length of its header, the header (JSON: the name, type,
+shape and place of each tensor), and the tensors, without a gap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.errors import SpecError, StoreError
+from finetune_gateway.settings import files
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_HEADER = 100_000_000  # bytes, as the safetensors library has it
+LFS_POINTER = b"version "  # the first 8 bytes of what Git LFS leaves in place of a file
+# Bits of one number, by the names of types that safetensors 0.8 knows.
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+}
+# A file that was written this short a time ago may be written again without a later time stamp.
+STAMP_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The type, in safetensors' word, and the shape of a stored tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of the files that the weights of a folder are in, as transformers chooses
+    them: ``model.safetensors``, else the shards in the index. They may be missing."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+        return [SINGLE]
+    return sorted(set(read_index(folder).values()))
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Return the file of each tensor by the index of a folder. Raises SpecError for an index that
+    cannot be used or leads out of the folder."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        places: dict[str, str] = index["weight_map"]
+        wrong = [name for name in places.values() if not _is_file_name(name)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise SpecError(f"{folder / INDEX} is no index of weights.", hint=_AGAIN) from None
+    except OSError as exc:
+        raise _unreadable(folder / INDEX, exc) from None
+    if wrong or not places:
+        what = f"the weights {wrong[0]!r}" if wrong else "no weights"
+        raise SpecError(f"{folder / INDEX} names {what}.", hint=_AGAIN)
+    return places
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return all tensors of a folder's weights.
+
+    Raises SpecError if a file is missing, cut off or damaged, or lacks what the index says.
+    """
+    names = weight_files(folder)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise SpecError(
+            f"{len(missing)} of the {len(names)} files with the weights in {folder} "
+            f"are missing: {listed(missing)}.",
+            hint=_AGAIN,
+        )
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensors |= read_header(folder / name)
+    absent = [] if names == [SINGLE] else sorted(read_index(folder).keys() - tensors.keys())
+    if absent:
+        raise SpecError(
+            f"The index in {folder} names weights that its files do not have: {listed(absent)}.",
+            hint=_AGAIN,
+        )
+    return tensors
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file. Raises SpecError if it is cut off or damaged: its
+    tensors must fill it to the last byte."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(8)
+            length = int.from_bytes(first, "little")
+            raw = file.read(length) if length <= min(size - 8, MAX_HEADER) else b""
+    except OSError as exc:
+        raise _unreadable(path, exc) from None
+    if first == LFS_POINTER:
+        raise SpecError(
+            f"{path} is only a pointer of Git LFS: the weights were not downloaded.",
+            hint=f"Run 'git lfs pull' in {path.parent}, or: hf download",
+        )
+    if not raw:
+        raise SpecError(f"{path} is cut off or is no safetensors file.", hint=_AGAIN)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        tensors, end = _tensors(header)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise SpecError(f"The header of {path} is damaged.", hint=_AGAIN) from None
+    if 8 + length + end != size:
+        raise SpecError(
+            f"{path} has {size:,} bytes; by its header they should be {8 + length + end:,}.",
+            hint=_AGAIN,
+        )
+    return tensors
+
+
+def _tensors(header: dict[str, Any]) -> tuple[dict[str, Tensor], int]:
+    """Return the tensors of a header, and where the last one ends. Raises ValueError, KeyError or
+    TypeError for what is no header."""
+    places = {name: about for name, about in header.items() if name != "__metadata__"}
+    tensors, end = {}, 0
+    for name, about in sorted(places.items(), key=lambda item: item[1]["data_offsets"]):
+        tensor = Tensor(about["dtype"], tuple(about["shape"]))
+        begin, after = about["data_offsets"]
+        numbers = math.prod(tensor.shape)
+        if begin != end or (after - begin) * 8 != numbers * BITS[tensor.dtype]:
+            raise ValueError(name)
+        if any(type(side) is not int or side < 0 for side in tensor.shape):
+            raise ValueError(name)
+        tensors[name], end = tensor, after
+    return tensors, end
+
+
+# -- what they are recognised by -------------------------------------------------------------
+
+
+def content_hash(folder: Path, cache: Path) -> str:
+    """Return the hash of the weights of a folder: sha256 over the names and contents of its files.
+
+    ``cache``: a JSON file with the hashes of earlier calls, used for a file that has the same size
+    and time stamps; a model of 100 GB takes minutes. Raises SpecError, StoreError.
+    """
+    known = _read_cache(cache)
+    found = dict(known)
+    digest = hashlib.sha256()
+    for name in weight_files(folder):
+        path = (folder / name).resolve()
+        try:
+            digest.update(f"{name} {_file_hash(path, found)}\n".encode())
+        except OSError as exc:
+            raise _unreadable(path, exc) from None
+    if found != known:
+        files.write_atomic(cache, json.dumps(found, indent=1), private=True)
+    return digest.hexdigest()
+
+
+def _file_hash(path: Path, known: dict[str, Any]) -> str:
+    """Return the sha256 of a file; one that is computed now is added to ``known``."""
+    stamp = _stamp(path)
+    entry = known.get(str(path))
+    if entry and entry[:-1] == stamp:
+        return str(entry[-1])
+    digest = files.sha256_of(path)
+    written = max(stamp[1:]) / 1e9
+    if _stamp(path) == stamp and time.time() - written > STAMP_SECONDS:
+        known[str(path)] = [*stamp, digest]
+    return digest
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _read_cache(path: Path) -> dict[str, Any]:
+    """Return the hashes of earlier calls; none from a file that cannot be used."""
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+# -- words -----------------------------------------------------------------------------------
+
+_AGAIN = "Copy or download the model again."
+
+
+def _is_file_name(name: Any) -> bool:
+    plain = os.path.basename(name) == name and name not in ("", ".", "..")
+    return plain and name.endswith(".safetensors")
+
+
+def _unreadable(path: Path, exc: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be read: {exc.strerror or exc}.", hint="Is it still there?")
+
+
+def listed(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
