@@ -112,6 +112,13 @@ class Progress(TrainerCallback):
             control.should_save = True  # the last checkpoint stays usable
             control.should_training_stop = True
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        ended = self.losses.warning()
+        if ended and not self.run.stop.is_set():
+            self.run.event(ended, level="warn")
+
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:

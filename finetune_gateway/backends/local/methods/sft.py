@@ -274,14 +274,15 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         template_hash=manifest["template_sha256"],
         chat_template_kwargs=manifest.get("chat_template_kwargs", {}),
         metrics=manifest["metrics"],
+        warnings=manifest.get("warnings", []),
     )
     reply = first_answer(run, result)
     run.event(f"The model answers: {reply.text[:200]!r}")
-    warnings = [*manifest.get("warnings", []), *answer_warning(reply)]
-    for text in warnings:
+    doubts = answer_warning(reply)
+    for text in doubts:
         run.event(text, level="warn")
-    told = {"first_answer": reply.text, "warnings": warnings}
-    return result.model_copy(update=told), manifest["trained_tokens"]
+    answered = {"first_answer": reply.text, "warnings": [*result.warnings, *doubts]}
+    return result.model_copy(update=answered), manifest["trained_tokens"]
 
 
 def pin_base(path: Path, model: str, folder: Path, revision: str | None) -> None:
