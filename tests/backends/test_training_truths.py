@@ -7,6 +7,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -320,7 +323,6 @@ def test_weights_are_float32_where_they_are_trained_and_fit() -> None:
         assert weights_dtype(kind, on_gpu=True, bf16=False) == torch.float32
         wanted = torch.float32 if kind == "full" else torch.bfloat16
         assert weights_dtype(kind, on_gpu=True, bf16=True) == wanted
-    assert weights_dtype("full", on_gpu=True, bf16=True, short_of_memory=True) == torch.bfloat16
     shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
              "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
              "tie_word_embeddings": True, "model_type": "llama"}  # fmt: skip
@@ -349,6 +351,26 @@ def test_errors_of_memory_are_recognised(allocate: Callable[[], object]) -> None
     text = in_one_line(caught.value, "Use less.")
     assert text.startswith("Memory ran out: ") and text.endswith("Use less.")
     assert "worker.log" in in_one_line(ValueError("no more"), "Use less.")
+
+
+@pytest.mark.chaos
+def test_a_job_without_memory_says_what_needs_less(
+    home: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A worker that may have 2.5 GB, and a batch that needs more."""
+    long = "order parcel " * 700
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": long}]
+    data = tmp_path / "long.jsonl"
+    data.write_text((json.dumps({"messages": turns}) + "\n") * 64, "utf-8")
+    command = [sys.executable, "-m", "finetune_gateway", "submit", str(data), "--yes", "--wait"]
+    command += ["--model", str(tiny_folder), "--set", "batch_size=64", "--set", "max_steps=1"]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (2_500_000_000, 2_500_000_000))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 100 and "Memory ran out: " in done.stderr, done.stderr
+    assert "needs less with batch_size=1 and gradient_accumulation_steps=64" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,16 @@ from finetune_gateway.spec import TrainingSpec
 GB = 1e9
 
 
-def weights_dtype(
-    kind: str, *, on_gpu: bool, bf16: bool, short_of_memory: bool = False
-) -> torch.dtype:
+def weights_dtype(kind: str, *, on_gpu: bool, bf16: bool) -> torch.dtype:
     """Return the dtype of the weights for training of a ``kind``: bf16 on a GPU that has it, but
-    fp32 where all weights are trained, unless there is no memory for it.
+    fp32 where all weights are trained (if memory allows: ``bf16_reason``).
 
     A bf16 weight has 8 bits of mantissa, so an update below 1/256 of it rounds away: of full
     fine-tuning at 2e-5 most would (emulated: 24 % of the weights moved, and a loss of 8.57 in fp32
     was 8.87). The work is done in bf16 all the same, by autocast. A frozen base is not updated, and
     adapters are fp32 in any case.
     """
-    if not (on_gpu and bf16) or (kind == "full" and not short_of_memory):
-        return torch.float32
-    return torch.bfloat16
+    return torch.bfloat16 if on_gpu and bf16 and kind != "full" else torch.float32
 
 
 def bf16_reason(

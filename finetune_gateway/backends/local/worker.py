@@ -142,7 +142,7 @@ def in_one_line(exc: Exception, less_memory: str) -> str:
     whole = f"{type(exc).__name__}: {str(exc).strip() or 'no message'}"
     text = whole.splitlines()[0][:500]
     if isinstance(exc, MemoryError) or out_of_memory.is_out_of_memory(whole):
-        return f"Memory ran out: {text} {less_memory}"
+        return f"Memory ran out: {text.rstrip('.')}. {less_memory}"
     if any(word in text for word in DISK_FULL):
         return f"The disk seems to be full: {text} Free some space and submit again."
     return f"{text} The traceback is in worker.log (ftg logs)."
