@@ -73,6 +73,11 @@ class ModelHandle(Shown, HandleData):
         ``allow_changed_base``: let an adapter answer although the weights of its base, in a folder
         of this machine, are no longer those that it was trained on. By default it does not.
         """
+        if allow_changed_base and self.kind != "adapter":
+            raise SpecError(
+                "Only an adapter on this machine has a base that may have changed.",
+                hint="Leave --allow-changed-base (allow_changed_base) out.",
+            )
         self._allows_changed_base = allow_changed_base
         self._open()
         if self._backend is not None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from support.bases import Shapes, change_config, make_base, shapes, split
 from support.chaos import end_workers, slots_taken
+from support.cli import Ftg
 from support.hub import serving
 from support.rows import chat_rows
 
@@ -174,7 +175,8 @@ def test_a_folder_without_weights_is_called_what_it_is(
     folder = make_base(tmp_path / "base", tiny_tokenizer)
     (folder / SINGLE).unlink()
     if not config:
-        (folder / "config.json").unlink()
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
     files, words = NO_WEIGHTS[kind]
     for name, raw in files.items():
         (folder / name).write_bytes(raw)
@@ -409,7 +411,12 @@ def test_the_hash_of_weights_is_read_once_and_notices_any_change(
 
 
 def test_a_job_trains_the_folder_and_template_that_were_named(
-    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    home: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    ftg: Ftg,
 ) -> None:
     """A folder called owner/name is trained although the hub offers another model of that name,
     and never asked for; a template that is edited while the job waits is trained as it was.
@@ -448,12 +455,15 @@ def test_a_job_trains_the_folder_and_template_that_were_named(
     raw = bytearray((base / SINGLE).read_bytes())
     raw[-2] ^= 1
     (base / SINGLE).write_bytes(raw)
-    with pytest.raises(GatewayError, match="weights have changed since .sha256 [0-9a-f]{12} then"):
-        ModelHandle.load(handle.model).chat("Hi", max_tokens=1)
-    allowed = ModelHandle.load(handle.model)
-    allowed.connect(allow_changed_base=True)
-    assert allowed.chat("Hi", max_tokens=1).usage.completion_tokens == 1
-    assert "base_sha256" in allowed.model_dump() and "allow" not in allowed.model_dump_json()
+    asking = ("chat", job.id, "Hi", "--max-tokens", "1", "--json")
+    refusal = ftg(*asking)
+    assert "its weights have changed since (sha256" in refusal.stdout, refusal
+    assert "ftg chat MODEL --allow-changed-base" in refusal.stdout and refusal.returncode == 1
+    answer = ftg(*asking, "--allow-changed-base")
+    assert json.loads(answer.stdout)["usage"]["completion_tokens"] == 1, answer.stderr
+    again = ModelHandle.load(handle.model)
+    again.connect(allow_changed_base=True)
+    assert "base_sha256" in again.model_dump() and "allow" not in again.model_dump_json()
     worker = Run(settings, job.id, 1)
     with pytest.raises(GatewayError, match="have changed since this job began"):
         worker.pin_base(*models.identity(str(base), base, settings))
@@ -482,6 +492,14 @@ for name in sys.argv[1:]:
 """
 
 
+PINNED = """
+import sys
+from finetune_gateway.backends.local import models
+from finetune_gateway.settings.home import Settings
+print(models.with_weights("acme/whole", Settings.load(), lambda text: None, sys.argv[1]).name)
+"""
+
+
 def test_only_what_is_needed_comes_from_the_hub(
     home: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -498,9 +516,13 @@ def test_only_what_is_needed_comes_from_the_hub(
     pickled, adapter = (shutil.copytree(bare, tmp_path / name) for name in ("pickled", "adapter"))
     (pickled / "pytorch_model.bin").write_bytes(b"x")
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
+    (adapter / "config.json").unlink()
     lacking = make_base(tmp_path / "lacking", tiny_tokenizer, shapes(2))
     split(lacking, shapes(2))
-    given = {path.name: path for path in (whole, pickled, adapter, lacking)}
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "m.gguf").write_bytes(b"GGUF")
+    given = {path.name: path for path in (whole, pickled, adapter, lacking, gguf)}
     with serving({f"acme/{name}": path for name, path in given.items()}) as hub:
         hub.cut = {"model-2.safetensors"}
         done = subprocess.run(
@@ -508,6 +530,14 @@ def test_only_what_is_needed_comes_from_the_hub(
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         commit = hub.commit("acme/whole")
+        asked = [*hub.asked]
+        (whole / "README.md").write_text("another commit")
+        hub.asked.clear()
+        pinned = subprocess.run(
+            [sys.executable, "-c", PINNED, commit], env=hub.environment(tmp_path / "hf"),
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert pinned.stdout.split() == [commit] and hub.asked == [], pinned.stderr
     assert done.returncode == 0, done.stderr
     fetched, *others = done.stdout.splitlines()
     small = sorted(path.name for path in bare.iterdir())
@@ -516,6 +546,15 @@ def test_only_what_is_needed_comes_from_the_hub(
         "acme/pickled has no *.safetensors, only pickled weights (pytorch_model.bin)",
         "acme/adapter is an adapter, not a model",
         "acme/lacking lacks 1 of its 3 layers",
+        "acme/gguf has GGUF files only, which are made for answering, not for training. Use the "
+        "model that they were made from, as safetensors.",
     ]
-    weights_of_others = [path for path in hub.asked if path.endswith((".safetensors", ".bin"))]
-    assert all("acme/whole" in path for path in weights_of_others)
+    asked = [path for path in asked if path.endswith((".safetensors", ".bin"))]
+    assert all("acme/whole" in path for path in asked)
+
+
+def test_only_an_adapter_has_a_base_that_can_change() -> None:
+    """The option is refused where it would do nothing."""
+    hosted = ModelHandle(kind="hosted", model="ft:m", base_model="m", backend="openai")
+    with pytest.raises(SpecError, match="Only an adapter"):
+        hosted.connect(allow_changed_base=True)

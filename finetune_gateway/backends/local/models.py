@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def small_files(model: str, settings: Settings) -> Path:
             settings.create()
             builtin.ensure_tokenizer(folder)
         return folder
-    return _folder(model) or hub.fetch(model)
+    folder = _folder(model) or hub.fetch(model)
+    if not (folder / "config.json").exists():  # say what it is, rather than what it lacks
+        bases.require_weights(model, folder, _names(model, folder))
+    return folder
 
 
 def with_weights(
@@ -56,12 +60,12 @@ def with_weights(
         with locking(settings.create().locks / folder.name):  # one builder at a time
             return builtin.ensure_model(folder, report)
     local = _folder(model)
+    if local is None:
+        report(f"downloading {model}")
+    folder = local or hub.fetch(model, revision=revision)
+    bases.require_weights(model, folder, _names(model, folder))
     if local is not None:
-        bases.require_weights(model, local, os.listdir(local))
         return local
-    report(f"downloading {model}")
-    folder = hub.fetch(model, revision=revision)
-    bases.require_weights(model, folder, {*os.listdir(folder), *hub.file_names(model, folder.name)})
     wanted = [*hub.SMALL_FILES, *weights.weight_files(folder)]
     return hub.fetch(model, wanted, revision=folder.name, report=report)
 
@@ -72,7 +76,7 @@ def require_whole(model: str, folder: Path, training_type: str | None) -> None:
     config = config_of(folder)
     if model == builtin.NAME:
         return
-    at_hub = None if os.path.isabs(model) else hub.file_names(model, folder.name)
+    at_hub = hub.file_names(model, folder.name) if _is_at_hub(model) else None
     bases.require_whole(model, folder, config, training_type, at_hub)
 
 
@@ -81,7 +85,6 @@ def config_of(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        bases.require_weights(str(folder), folder, os.listdir(folder))
         raise SpecError(
             f"There is no {folder / 'config.json'}.", hint="Is this a model folder?"
         ) from None
@@ -107,14 +110,13 @@ def config_of(folder: Path) -> dict[str, Any]:
 def revision_of(model: str, folder: Path) -> str | None:
     """Return the commit of a model of the hub, whose folder is ``.../snapshots/<commit>``; None for
     a folder of the user's."""
-    at_hub = model != builtin.NAME and not os.path.isabs(model)
-    return folder.name if at_hub else None
+    return folder.name if _is_at_hub(model) else None
 
 
 def cached_revision(model: str) -> str | None:
     """Return the newest commit of a model of the hub that is on this machine; None for any other
     model. Asks nobody."""
-    if model == builtin.NAME or os.path.isabs(model):
+    if not _is_at_hub(model):
         return None
     try:
         return hub.fetch(model, offline=True).name
@@ -131,7 +133,9 @@ def identity(model: str, folder: Path, settings: Settings) -> tuple[str | None, 
 
 def content_hash(folder: Path, settings: Settings) -> str:
     """Return what the weights in a folder are recognised by; see ``weights.content_hash``."""
-    return weights.content_hash(folder, settings.create().models / "weights.json")
+    with suppress(StoreError):  # a home of another user: it is hashed each time
+        settings.create()
+    return weights.content_hash(folder, settings.models / "weights.json")
 
 
 def base_of(handle: HandleData, settings: Settings, report: Callable[[str], None]) -> Path:
@@ -149,6 +153,17 @@ def base_of(handle: HandleData, settings: Settings, report: Callable[[str], None
             "ftg chat MODEL --allow-changed-base.",
         )
     return folder
+
+
+def _names(model: str, folder: Path) -> set[str]:
+    """Return the names of a model's files, also of those that the hub has and this machine not."""
+    at_hub = hub.file_names(model, folder.name) if _is_at_hub(model) else []
+    # Of a model of which nothing was fetched there is no folder.
+    return {*(os.listdir(folder) if folder.is_dir() else ()), *at_hub}
+
+
+def _is_at_hub(model: str) -> bool:
+    return model != builtin.NAME and _folder(model) is None
 
 
 def _folder(model: str) -> Path | None:

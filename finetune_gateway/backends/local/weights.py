@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,8 @@ def content_hash(folder: Path, cache: Path) -> str:
         except OSError as exc:
             raise _unreadable(path, exc) from None
     if found != known:
-        files.write_atomic(cache, json.dumps(found, indent=1), private=True)
+        with suppress(OSError):  # a full disk, or another user's home: it is hashed again
+            files.write_atomic(cache, json.dumps(found, indent=1), private=True)
     return digest.hexdigest()
 
 
