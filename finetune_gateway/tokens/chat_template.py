@@ -55,6 +55,7 @@ class Encoded:
     starts: list[int] = field(default_factory=list)  # index of the first character of each token
     turns: tuple[int, ...] = ()  # indices of the messages that are trained in it
     origins: frozenset[LabelOrigin] = frozenset()  # how their labels were found
+    of: int = 1  # sequences of its row
 
     @property
     def trained(self) -> int:
@@ -195,7 +196,7 @@ class ChatTemplate:
             text = whole or self._renderer.whole(messages, tools)
             ids, starts = self._special.encode(text.text, text.typed)
             sequences = [Encoded(ids, [IGNORED] * len(ids), len(ids), text.text, starts)]
-        return [sequence.cut(max_length) for sequence in sequences]
+        return [replace(one, of=len(sequences)).cut(max_length) for one in sequences]
 
     def _sequences(self, turns: Sequence[Turn], whole: Rendered | None) -> list[Encoded]:
         made: list[Encoded] = []
@@ -359,6 +360,31 @@ def choose_switches(template: ChatTemplate, reasoning: bool) -> dict[str, Any]:
         if cost < best:
             best, chosen = cost, {name: value}
     return chosen
+
+
+def ways_in_words(sequences: Sequence[Encoded], switches: Mapping[str, Any]) -> list[str]:
+    """Return what these rows need of their template beyond one rendering, as sentences."""
+    origins = {origin for sequence in sequences for origin in sequence.origins}
+    notes = []
+    if any(sequence.of > 1 for sequence in sequences):
+        notes.append(
+            "Each turn is trained as a sequence of its own, behind the prompt that asks for it: "
+            "the template shows it to later turns in another form."
+        )
+    if "cut" in origins:
+        notes.append(
+            "The label is cut from the turn as the template writes it: the prompt that asks for it "
+            "is written in another form."
+        )
+    if "closed" in origins:
+        notes.append(
+            "The prompt opens a think block, which the label closes first: the template writes no "
+            "reasoning."
+        )
+    if switches:
+        words = ", ".join(f"{name}={value}" for name, value in switches.items())
+        notes.append(f"The chat template is used with {words}, in training and at serving.")
+    return notes
 
 
 # -- turns ---------------------------------------------------------------------------------

@@ -72,6 +72,12 @@ _SCHEMA = {
         "OpenAI may refuse the file because of it; local training ignores it.",
         "Remove the key.",
     ),
+    "reasoning_key": Rule(
+        W, None, "a key with reasoning, which OpenAI's format does not have",
+        "OpenAI may refuse the file because of it; a local model learns it where its template "
+        "writes reasoning (ftg validate --model says if it does not).",
+        "For OpenAI, remove the key; for a local model, keep it.",
+    ),
     "name_chars": Rule(
         W, None, "a name with characters that OpenAI does not accept",
         "Names have letters, digits, _ and -, at most 64.", "Rename it.",

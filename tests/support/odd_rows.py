@@ -310,7 +310,7 @@ SCHEMA = [
     Case("key_of_row", chat(user(), answer(), metadata={"id": "7"}), W, "unknown_key", "metadata", A),
     Case("key_of_user", chat(user(refusal="no"), answer()), W, "unknown_key", "messages[0].refusal", A),
     Case("key_empty", {**asked("a"), "": 1}, W, "unknown_key", '[""]', A),
-    Case("key_of_message", chat(user(), answer(reasoning_content="hm")), W, "unknown_key",
+    Case("key_of_message", chat(user(), answer(reasoning_content="hm")), W, "reasoning_key",
          "messages[1].reasoning_content", A),
     Case("key_of_row_text", {**asked("a"), "text": "a"}, W, "unknown_key", "text", A),
     Case("key_weight_of_row", {**asked("a"), "weight": 1}, W, "unknown_key", "weight", A),

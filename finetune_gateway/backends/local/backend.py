@@ -50,7 +50,12 @@ from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.chat_template import ChatTemplate, choose_switches, row_limit
+from finetune_gateway.tokens.chat_template import (
+    ChatTemplate,
+    choose_switches,
+    row_limit,
+    ways_in_words,
+)
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.stats import TokenStats
@@ -383,9 +388,7 @@ def _ways_of_training(spec: TrainingSpec, tokens: TokenStats) -> list[str]:
             "the prompt that asks for it: the template shows it to later turns in another form. "
             f"That makes {tokens.rows:,} sequences."
         )
-    if spec.chat_template_kwargs:
-        switches = ", ".join(f"{name}={value}" for name, value in spec.chat_template_kwargs.items())
-        notes.append(f"The chat template is used with {switches}, in training and at serving.")
+    notes += ways_in_words([], spec.chat_template_kwargs or {})
     return notes
 
 

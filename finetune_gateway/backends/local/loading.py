@@ -34,7 +34,7 @@ from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.weights import listed
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import DataError, GatewayError
-from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
+from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit, ways_in_words
 
 # Below this size a second thread costs more than it gains: 204 LoRA steps of a 2M model took 26 s
 # with one thread, and 153 s with two on a busy machine.
@@ -211,6 +211,7 @@ def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: 
     """
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     tokens = trained = truncated = dropped = 0
+    ways: dict[str, None] = {}  # in their order
     for row in dataset.rows():
         run.check()
         try:
@@ -219,6 +220,7 @@ def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: 
             raise DataError(
                 f"{dataset.name} line {row.line}: {exc.message}", hint=exc.hint
             ) from None
+        ways |= dict.fromkeys(ways_in_words(found, template.chat_template_kwargs))
         for encoded in found:
             truncated += encoded.truncated
             # The first token is never trained: nothing comes before it.
@@ -234,6 +236,8 @@ def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: 
             f"{dataset.name}: no row has a token to train after cutting at {max_length} tokens.",
             hint="Raise max_length, or check the weights of the messages.",
         )
+    for text in ways:
+        run.event(f"{dataset.name}: {text}")
     report_rows(run, dataset, len(columns["input_ids"]), tokens, trained, truncated, dropped)
     return EncodedRows(HFDataset.from_dict(columns), tokens, trained, truncated, dropped)
 

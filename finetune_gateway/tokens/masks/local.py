@@ -12,9 +12,15 @@ from finetune_gateway.data import formats, row_access
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.spec import TrainOn
 from finetune_gateway.tokens import token_text
-from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Encoded
+from finetune_gateway.tokens.chat_template import (
+    IGNORED,
+    ChatTemplate,
+    Encoded,
+    ways_in_words,
+)
 from finetune_gateway.tokens.masks.preview import Conversation, Part, PreviewRenderer, Sequence
 from finetune_gateway.tokens.template_rows import Message
+from finetune_gateway.tokens.template_survey import LOSSES
 
 # Characters of the last private plane, which nobody types, mark the messages in a rendered text.
 _MARKS, _END = 0x100000, chr(0x10FFFD)
@@ -32,6 +38,7 @@ class LocalRenderer(PreviewRenderer):
         super().__init__(model, "chat template", limit)
         self.template = template
         self.train_on = train_on
+        self._ways: list[str] = []  # of the conversation that was rendered last
         self._text = token_text.text_by_id(template.tokenizer)
         added = template.tokenizer.get_added_tokens_decoder()
         self._special = {id for id, token in added.items() if token.special}
@@ -39,6 +46,7 @@ class LocalRenderer(PreviewRenderer):
     def conversation(self, messages: Conversation, row: Json) -> list[Sequence]:
         tools = row.get("tools") or None
         found = self.template.encode({"messages": messages, "tools": tools}, train_on=self.train_on)
+        self._ways = ways_in_words(found, self.template.chat_template_kwargs)
         sequences = [self._sequence(encoded, messages, tools) for encoded in found]
         for number, sequence in enumerate(sequences if len(sequences) > 1 else (), 1):
             sequence.name = f"turn {number} of {len(sequences)}"
@@ -77,12 +85,14 @@ class LocalRenderer(PreviewRenderer):
         return sequence
 
     def notes(self, messages: Conversation, row: Json) -> list[str]:
-        del messages
         row_format = formats.format_of(row)
         is_preference = row_format is not None and row_format.kind.endswith("preference")
+        lost = self.template.losses({**row, "messages": messages}, self.train_on)
         return [
             "Exact: rendered, tokenised and masked by the function that training uses "
             f"(train_on {self.train_on}, template {self.template.sha256[:12]}).",
+            *self._ways,
+            *(f"The template drops a part: {LOSSES[kind]}." for kind in LOSSES if kind in lost),
             *(["Answers inside the prompt are not trained."] if is_preference else []),
         ]
 

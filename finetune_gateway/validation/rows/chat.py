@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
+from finetune_gateway.tokens.template_rows import REASONING
 from finetune_gateway.validation.rows.parts import part_defects
 from finetune_gateway.validation.rows.tools import call_defects, exchange_defects, tools_defects
 
@@ -302,7 +303,8 @@ def unknown_keys(value: Json, known: frozenset[str], path: str) -> Defects:
     for key in unknown[:_MAX_UNKNOWN]:
         close = [name for name in known if name == key.strip().lower()]
         fix = f"Did you mean {close[0]!r}?" if close else ""
-        yield Defect("unknown_key", child(path, key), f"the key {quoted(key)} is not known", fix)
+        code = "reasoning_key" if key in REASONING and path else "unknown_key"
+        yield Defect(code, child(path, key), f"the key {quoted(key)} is not known", fix)
 
 
 def blank(text: str) -> bool:
