@@ -266,8 +266,9 @@ class TurnRenderer:
         end = len(before.text) if isinstance(before, Rendered) and continued else len(text)
         said = str(for_template(messages[-1])["content"]).strip() if messages else ""
         last = text.rfind(said, 0, end) if said else -1
-        for ending in (text[last:], text[last:end]) if last >= 0 else ():
-            if ending in written:
+        opens = bool(text[end:].strip())  # then the turn must stand behind that
+        for ending in (text[last:], "" if opens else text[last:end]) if last >= 0 else ():
+            if ending and ending in written:
                 return written.rfind(ending) + len(ending)
         opening = text[end:]
         start = written.rfind(opening) + len(opening)
