@@ -18,7 +18,7 @@ def weights_dtype(kind: str, *, on_gpu: bool, bf16: bool) -> torch.dtype:
     fp32 where all weights are trained (if memory allows: ``bf16_reason``).
 
     A bf16 weight has 8 bits of mantissa, so an update below 1/256 of it rounds away: of full
-    fine-tuning at 2e-5 most would (emulated: 24 % of the weights moved, and a loss of 8.57 in fp32
+    fine-tuning at 2e-5 most would (emulated: 24 % of the weights moved, and a loss of 8.56 in fp32
     was 8.87). The work is done in bf16 all the same, by autocast. A frozen base is not updated, and
     adapters are fp32 in any case.
     """
