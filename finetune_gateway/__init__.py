@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         validate,
         wait_for_jobs,
     )
-    from finetune_gateway.backend import Backend, Capabilities, ChatReply
+    from finetune_gateway.backend import Backend, Capabilities, ChatReply, ChatStream
     from finetune_gateway.backends.fake import FakeBackend
     from finetune_gateway.backends.local.backend import LocalBackend
     from finetune_gateway.backends.openai.backend import OpenAIBackend
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "backend": ["Backend", "Capabilities", "ChatReply"],
+    "backend": ["Backend", "Capabilities", "ChatReply", "ChatStream"],
     "backends.fake": ["FakeBackend"],
     "backends.local.backend": ["LocalBackend"],
     "backends.openai.backend": ["OpenAIBackend"],
@@ -134,6 +134,7 @@ __all__ = [
     "BudgetError",
     "Capabilities",
     "ChatReply",
+    "ChatStream",
     "Checkpoint",
     "DataError",
     "Dataset",

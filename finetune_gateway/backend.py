@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -22,6 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
+from finetune_gateway.chat import ChatModel, ChatReply, ChatStream, Usage
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import (
     AuthenticationError,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationError", "Backend", "BackendError", "Capabilities", "ChatModel", "ChatReply",
-    "Checkpoint", "DataFile", "Dataset", "Estimate", "Event", "HandleData", "HostedCounter",
-    "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range", "Result", "Settings",
+    "ChatStream", "Checkpoint", "DataFile", "Dataset", "Estimate", "Event", "HandleData",
+    "HostedCounter", "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range", "Result", "Settings",
     "Snapshot", "SpecError", "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec",
     "UnsupportedError", "Usage",
 ]  # fmt: skip
@@ -157,23 +158,6 @@ class Intent:
     same_account: bool = True
 
 
-class Usage(Model):
-    """Tokens of one answer, as the backend counted them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class ChatReply(Model):
-    """One answer."""
-
-    text: str
-    finish_reason: str | None = None  # stop | length | tool_calls | content_filter
-    tool_calls: list[dict[str, Any]] = Field(default_factory=list)
-    usage: Usage = Field(default_factory=Usage)
-    seconds: float = 0.0  # from the request to the whole answer
-
-
 class HandleData(Model):
     """A fine-tuned model: where it is and what it was made from. JSON in and out.
 
@@ -225,14 +209,6 @@ class HandleData(Model):
         later = ("base_sha256", "deploy", "chat_template_kwargs", "warnings")
         unused = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in fields.items() if name not in unused}
-
-
-class ChatModel(Protocol):
-    """A model that answers. ``messages`` is OpenAI's list of role and content."""
-
-    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply: ...
-
-    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]: ...
 
 
 class Backend(ABC):

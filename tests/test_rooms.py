@@ -22,7 +22,7 @@ PACKAGE = Path(finetune_gateway.__file__).parent
 ROOMS = (
     *("errors", "renderers", "model", "spec", "events", "methods"),
     *("settings", "text", "data", "findings", "tokens", "estimation"),
-    *("backend", "registry"),
+    *("chat", "backend", "registry"),
     *("validation", "preparation", "jobs", "backends", "price_updates"),
     *("reports", "keywords", "gateway", "api", "testing"),
     *("cli", "__init__", "__main__"),
@@ -51,8 +51,12 @@ SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 TRAINING = {
     f"backends.local.{name}"
     for name in (
+<<<<<<< HEAD
         *("methods.sft", "loading", "inference", "precision"),
         *("progress", "saving", "calibrate"),
+=======
+        *("methods.sft", "loading", "inference", "answering", "progress", "saving", "calibrate"),
+>>>>>>> 3204a27 (wip)
     )
 }
 

@@ -11,7 +11,12 @@ import typer
 from finetune_gateway.backend import Backend
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.backends.local.backend import LocalBackend
-from finetune_gateway.cli.conversation import Conversation, first_doing, print_stream
+from finetune_gateway.cli.conversation import (
+    Conversation,
+    first_doing,
+    print_beside,
+    print_stream,
+)
 from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, Quiet, build_backend
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import JobNotFinished, NotFoundError, SpecError
@@ -103,8 +108,13 @@ def chat(
     elif sys.stdout.isatty():
         pieces = handle.stream(prompt, system=system, **sampling)
         print_stream(pieces, [], first_doing(handle), quiet=quiet)
+        if pieces.reply is not None:
+            print_beside(pieces.reply, quiet=quiet)
     else:
-        print(handle.chat(prompt, system=system, **sampling).text, flush=True)
+        reply = handle.chat(prompt, system=system, **sampling)
+        if reply.text or not reply.tool_calls:
+            print(reply.text, flush=True)
+        print_beside(reply, quiet=quiet)
 
 
 def _open(model: str, named: str | None, host: dict[str, Any], *, quiet: bool) -> ModelHandle:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.chat import ChatReply, ChatStream
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.reports.output import (
+    apply_style,
     display_width,
+    format_count,
     print_error,
     print_message,
     terminal_width,
@@ -24,6 +27,7 @@ Messages = list[dict[str, Any]]
 HELP = """\
 /system [TEXT]  show the system prompt, or set another one ("" for none)
 /reset          forget the conversation
+/reasoning      show the reasoning of the last answer
 /save FILE      write it as a row of training data
 /exit           leave, as do Ctrl-D and Ctrl-C at the prompt
 Ctrl-C stops an answer. A line that begins with // is sent with one /."""
@@ -45,6 +49,8 @@ class Conversation:
         self.system = system
         self.sampling = sampling
         self.messages: Messages = []
+        self.waiting: Messages = []  # calls whose results are typed next
+        self.reasoning = ""  # of the last answer
         self.doing = first_doing(handle)
 
     def run(self) -> None:
@@ -60,28 +66,58 @@ class Conversation:
                 self._ask(line.removeprefix("/") if line.startswith("//") else line)
 
     def _ask(self, question: str) -> None:
-        self.messages.append({"role": "user", "content": question})
+        self.messages.append(self._question(question))
+        if self.waiting:
+            self._ask_for_result()
+            return
         answer = self._answer()
         if answer is None:
             self.messages.pop()
         else:
-            self.messages.append({"role": "assistant", "content": answer})
+            self.messages.append(answer)
 
-    def _answer(self) -> str | None:
-        """Print an answer and return it, or as much as Ctrl-C let through; None if there is none or
-        it failed."""
+    def _question(self, text: str) -> dict[str, Any]:
+        """Return what was typed as a message: the result of a call, if one waits for it."""
+        if not self.waiting:
+            return {"role": "user", "content": text}
+        call = self.waiting.pop(0)
+        name = call["function"]["name"]
+        return {"role": "tool", "tool_call_id": call["id"], "name": name, "content": text}
+
+    def _ask_for_result(self) -> None:
+        name = self.waiting[0]["function"]["name"]
+        print_message(f"What does {visible(name)} return? /reset forgets the call.")
+
+    def _answer(self) -> dict[str, Any] | None:
+        """Print an answer and return it as a message, or as much as Ctrl-C let through; None if
+        there is none or it failed."""
         received: list[str] = []
         try:
-            print_stream(self._stream(), received, self.doing, quiet=self.quiet)
+            pieces = self._stream()
+            print_stream(pieces, received, self.doing, quiet=self.quiet)
             self.doing = "Waiting for the answer"
+            if pieces.reply is not None:
+                return self._whole(pieces.reply)
         except KeyboardInterrupt:
             print_message("(stopped)", quiet=self.quiet)
         except GatewayError as exc:
             print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
             return None
-        return "".join(received) or None
+        text = "".join(received)
+        return {"role": "assistant", "content": text} if text else None
 
-    def _stream(self) -> Iterator[str]:
+    def _whole(self, reply: ChatReply) -> dict[str, Any] | None:
+        """Print what an answer has beside its text, and return it as a message."""
+        self.reasoning = reply.reasoning or ""
+        print_beside(reply, folded=True, quiet=self.quiet)
+        message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+        if reply.tool_calls:
+            message["tool_calls"] = reply.tool_calls
+            self.waiting = [*reply.tool_calls]
+            self._ask_for_result()
+        return message if reply.text or reply.tool_calls else None
+
+    def _stream(self) -> ChatStream:
         return self.handle.stream([*self.messages], system=self.system, **self.sampling)
 
     def _obey(self, command: str, text: str) -> None:
@@ -89,6 +125,7 @@ class Conversation:
             "/help": lambda _: HELP,
             "/system": self._set_system,
             "/reset": self._reset,
+            "/reasoning": lambda _: visible(self.reasoning) or "The last answer has no reasoning.",
             "/save": self._save,
         }
         known = commands.get(command)
@@ -104,6 +141,7 @@ class Conversation:
 
     def _reset(self, _: str) -> str:
         self.messages.clear()
+        self.waiting.clear()
         return "The conversation is forgotten."
 
     def _save(self, name: str) -> str:
@@ -151,7 +189,7 @@ def first_doing(handle: ModelHandle) -> str:
 
 
 def print_stream(
-    pieces: Iterator[str],
+    pieces: ChatStream,
     received: list[str],
     doing: str = "Waiting for the answer",
     *,
@@ -168,9 +206,21 @@ def print_stream(
             received.append(piece)
             print(wrapping.add(piece) if wrapping else piece, end="", flush=True)
     finally:
-        if isinstance(pieces, Generator):
-            pieces.close()  # nobody reads the rest, so it is not generated
+        pieces.close()
         print(wrapping.rest() if wrapping else "", flush=True)
+
+
+def print_beside(reply: ChatReply, *, folded: bool = False, quiet: bool = False) -> None:
+    """Print what an answer has beside its text: calls, and on stderr its reasoning (``folded``: how
+    long it is) and what could not be read of it."""
+    if reply.tool_calls:
+        print(visible(reply.calls_text), flush=True)
+    if reply.reasoning:
+        words = format_count(len(reply.reasoning.split()), "word")
+        text = f"{words}; /reasoning shows it" if folded else visible(reply.reasoning)
+        print_message(apply_style(f"Reasoning: {text}", "dim", sys.stderr), quiet=quiet)
+    if reply.note:
+        print_message(visible(reply.note), quiet=quiet)
 
 
 class Wrapping:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
-from finetune_gateway.backend import Backend, ChatModel, ChatReply, HandleData
+from finetune_gateway.backend import Backend, ChatModel, ChatReply, ChatStream, HandleData
 from finetune_gateway.errors import NotFoundError, SpecError, validation_error_text
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
@@ -38,7 +37,8 @@ class ModelHandle(Shown, HandleData):
         """Return the answer to a prompt or a list of messages.
 
         A plain prompt gets the system prompt of the training data, unless ``system`` is another
-        one ("" for none). ``sampling``: max_tokens, temperature, top_p, seed, stop.
+        one ("" for none). ``sampling``: max_tokens, temperature, top_p, seed, stop, tools. A local
+        model refuses others with SpecError; to a host all are sent.
         """
         started = time.perf_counter()
         reply = self._open().chat(self.as_messages(messages, system), **sampling)
@@ -46,9 +46,10 @@ class ModelHandle(Shown, HandleData):
 
     def stream(
         self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
-    ) -> Iterator[str]:
-        """Yield the answer in pieces; arguments as for ``chat``."""
-        return self._open().stream(self.as_messages(messages, system), **sampling)
+    ) -> ChatStream:
+        """Return the answer as an iterator over pieces of its text; arguments as for ``chat``. Its
+        ``reply`` is the whole answer once they have ended."""
+        return ChatStream(self._open().stream(self.as_messages(messages, system), **sampling))
 
     def as_messages(
         self, messages: str | list[dict[str, Any]], system: str | None = None

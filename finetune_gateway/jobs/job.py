@@ -398,7 +398,7 @@ class Job(Pictured):
                 f"{self.record.display_name} has no deployment {visible(deployment)!r}.",
                 hint=f"A new one may take some minutes to start. To create one: {needed}",
             ) from None
-        named.first_answer, named.ready_at = reply.text, time.time()
+        named.first_answer, named.ready_at = reply.said, time.time()
         self._store.set_handle(self.id, named.model_dump(mode="json"))
         return named
 
@@ -430,7 +430,7 @@ class Job(Pictured):
                 from finetune_gateway.jobs.first_answer import first_answer
 
                 reply = first_answer(handle, self.backend, self._longest_wait)
-                handle.first_answer, handle.ready_at = reply.text, time.time()
+                handle.first_answer, handle.ready_at = reply.said, time.time()
             except BackendError as exc:
                 if exc.code != NOT_DEPLOYED:
                     raise

@@ -11,7 +11,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,12 @@ from finetune_gateway.spec import TrainOn
 from finetune_gateway.tokens import template_survey
 from finetune_gateway.tokens.model_folder import ModelFiles, read_model_files
 from finetune_gateway.tokens.special_text import SpecialText
+from finetune_gateway.tokens.template_answers import (
+    AnswerReader,
+    TemplateReader,
+    reads_planted,
+    template_reader,
+)
 from finetune_gateway.tokens.template_process import template_process
 from finetune_gateway.tokens.template_rows import Message, Tools, messages_of
 from finetune_gateway.tokens.template_survey import ASK, ASK_MORE, REPLY, Survey, survey
@@ -164,6 +170,15 @@ class ChatTemplate:
             if not isinstance(said, str):
                 raise
         return self.encode({"messages": [ASK, REPLY], "tools": template_survey.TOOLS})
+
+    @cached_property
+    def answers(self) -> TemplateReader:
+        """Return what takes apart the answers that it asks for: text, reasoning, calls."""
+        return template_reader(self._renderer, self.survey)
+
+    def parses(self, reader: AnswerReader) -> bool:
+        """Return True if a reader of another origin reads a planted call as it was."""
+        return reads_planted(reader, self._renderer, self.survey)
 
     # -- encoding ------------------------------------------------------------------------
 

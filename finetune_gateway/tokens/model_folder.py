@@ -25,6 +25,7 @@ class ModelFiles:
     source: str  # of the chat template
     special_tokens: dict[str, str]  # bos_token, eos_token, ... as the template sees them
     stop_ids: frozenset[int]  # of generation_config.json, or config.json, and the tokenizer's eos
+    response_template: dict[str, Any] | None = None  # how transformers takes its answers apart
 
 
 def read_model_files(folder: str | Path, chat_template: str | Path | None = None) -> ModelFiles:
@@ -39,7 +40,14 @@ def read_model_files(folder: str | Path, chat_template: str | Path | None = None
         for name, value in config.items()
         if name.endswith("_token") and (token := _content(value))
     }
-    return ModelFiles(tokenizer, source, special, _stop_ids(folder, special, tokenizer))
+    shipped = config.get("response_template")
+    return ModelFiles(
+        tokenizer,
+        source,
+        special,
+        _stop_ids(folder, special, tokenizer),
+        shipped if isinstance(shipped, dict) else None,
+    )
 
 
 def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> str:

@@ -354,9 +354,10 @@ def test_chat_is_exact_in_a_pipe_and_harmless_on_a_terminal(
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
-        from finetune_gateway.cli.conversation import print_stream  # later than the commit before
+        from finetune_gateway.chat import ChatStream  # both later than the commit before
+        from finetune_gateway.cli.conversation import print_stream
 
-        print_stream(iter([STEERING]), [])
+        print_stream(ChatStream(iter([STEERING])), [])
     assert os.read(ours, 1000).decode().strip() == "\\u001b[2J\\u202ereversed\\u009b1m"
 
 

@@ -7,34 +7,32 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from peft import PeftModel
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    TextIteratorStreamer,
-)
+from transformers import PreTrainedModel
 
-from finetune_gateway.backend import ChatReply, HandleData, Usage
+from finetune_gateway.backend import ChatReply, HandleData
 from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local.answering import Answering, answer_reader
 from finetune_gateway.backends.local.loading import load_model
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.sampling import read_sampling
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import ChatTemplate
+from finetune_gateway.tokens.template_answers import AnswerReader
 from finetune_gateway.tokens.template_rows import messages_of
 
-MAX_TOKENS = 512
 PROBE_TOKENS = 32
+PROMPT_END = 64  # tokens of a prompt that show whether it opens a block
 MANY = 8  # times that a token occurs in a row in no good answer
-SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop", "tools"})
 
 
 class LocalModel:
@@ -65,67 +63,76 @@ class LocalModel:
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
         """Return one answer. ``max_tokens`` (512), ``temperature`` (0), ``top_p``, ``seed``,
-        ``stop``, ``tools`` as in OpenAI's chat completions. Raises SpecError for other options."""
-        prompt, options = self._prepare(messages, sampling)
-        with torch.inference_mode():
-            output = self.model.generate(prompt, **options)
-        answer = output[0, prompt.shape[1] :].tolist()
-        stopped = bool(answer) and answer[-1] in self.template.stop_ids
-        text, cut = _cut(self.template.decode(answer), sampling.get("stop"))
-        return ChatReply(
-            text=text,
-            finish_reason="stop" if stopped or cut else "length",
-            usage=Usage(prompt_tokens=prompt.shape[1], completion_tokens=len(answer)),
-        )
-
-    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
-        """Yield the answer in pieces, as it is generated."""
-        prompt, options = self._prepare(messages, sampling)
-        streamer = TextIteratorStreamer(
-            cast(PreTrainedTokenizerBase, _Decoder(self.template)),
-            skip_prompt=True,
-            skip_special_tokens=True,
-        )
-        abandoned = _Abandoned()
-        options |= {"streamer": streamer, "stopping_criteria": [abandoned]}
-        thread = threading.Thread(target=self._generate, args=(prompt, options), daemon=True)
-        thread.start()
-        try:
-            yield from streamer
-        finally:
-            abandoned.now = True
-            thread.join()
-
-    def _generate(self, prompt: torch.Tensor, options: dict[str, Any]) -> None:
+        ``stop``, ``tools`` as in OpenAI's chat completions. Raises SpecError for other options, and
+        for values that cannot be honoured."""
+        prompt, options, answering = self._prepare(messages, sampling)
         with torch.inference_mode():
             self.model.generate(prompt, **options)
+        return answering.reply()
+
+    def stream(
+        self, messages: list[dict[str, Any]], **sampling: Any
+    ) -> Generator[str, None, ChatReply]:
+        """Yield the text of an answer in pieces, as it is generated, and return the whole."""
+        prompt, options, answering = self._prepare(messages, sampling)
+        thread = threading.Thread(
+            target=self._generate, args=(prompt, options, answering), daemon=True
+        )
+        thread.start()
+        try:
+            while (piece := answering.pieces.get()) is not None:
+                yield piece
+        finally:
+            answering.abandoned = True
+            thread.join()
+        if answering.error is not None:
+            raise answering.error
+        reply = answering.reply()
+        if rest := answering.rest(reply.text):
+            yield rest
+        return reply
+
+    def _generate(
+        self, prompt: torch.Tensor, options: dict[str, Any], answering: Answering
+    ) -> None:
+        try:
+            with torch.inference_mode():
+                self.model.generate(prompt, **options)
+        except Exception as exc:  # raised where the pieces are read
+            answering.error = exc
+        finally:
+            answering.pieces.put(None)
 
     def _prepare(
-        self, messages: list[dict[str, Any]], sampling: dict[str, Any]
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Return the prompt's ids (1, n) and the arguments of ``generate``."""
-        unknown = sampling.keys() - SAMPLING
-        if unknown:
-            raise SpecError(
-                f"Local chat does not take {', '.join(sorted(unknown))}.",
-                hint=f"It takes: {', '.join(sorted(SAMPLING))}.",
-            )
-        messages, tools = messages_of({"messages": messages, "tools": sampling.get("tools")})
+        self, messages: list[dict[str, Any]], given: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any], Answering]:
+        """Return the prompt's ids (1, n), the arguments of ``generate``, and what follows it."""
+        sampling = read_sampling(given)
+        messages, tools = messages_of({"messages": messages, "tools": sampling.tools})
         ids = self.template.prompt_ids(messages, tools)
         prompt = torch.tensor([ids], device=self.model.device)
-        temperature = sampling.get("temperature") or 0.0
-        if sampling.get("seed") is not None:
-            torch.manual_seed(sampling["seed"])
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        written = str(self.template.tokenizer.decode(ids[-PROMPT_END:], skip_special_tokens=False))
+        answering = Answering(self.reader, self.template, sampling, len(ids), written)
         options: dict[str, Any] = {
             "attention_mask": torch.ones_like(prompt),
-            "max_new_tokens": min(sampling.get("max_tokens") or MAX_TOKENS, self._room(len(ids))),
-            "do_sample": temperature > 0,
+            "max_new_tokens": min(sampling.max_tokens, self._room(len(ids))),
+            "do_sample": sampling.temperature > 0,
             "eos_token_id": sorted(self.template.stop_ids),
             "pad_token_id": min(self.template.stop_ids),
+            "stopping_criteria": [answering],
         }
-        if temperature > 0:
-            options |= {"temperature": temperature, "top_p": sampling.get("top_p") or 1.0}
-        return prompt, options
+        if sampling.temperature > 0:
+            # transformers would cut the choice to 50 tokens, which nobody asked for.
+            wanted = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            options |= wanted
+        return prompt, options, answering
+
+    @cached_property
+    def reader(self) -> AnswerReader:
+        """What takes its answers apart."""
+        return answer_reader(self.template)
 
     def _room(self, used: int) -> int:
         """Return how many tokens an answer may have. Raises SpecError if there is no room."""
@@ -138,25 +145,6 @@ class LocalModel:
                 hint="Ask something shorter, or begin a new conversation.",
             )
         return int(most) - used
-
-
-class _Decoder:
-    """The part of a tokenizer that TextIteratorStreamer uses."""
-
-    def __init__(self, template: ChatTemplate) -> None:
-        self.template = template
-
-    def decode(self, ids: Any, **_: Any) -> str:
-        return self.template.decode([int(token) for token in ids])
-
-
-class _Abandoned(StoppingCriteria):
-    """Stops the generation when the reader is gone."""
-
-    now = False
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.now, device=input_ids.device)
 
 
 def first_answer(run: Run, result: Result) -> ChatReply:
@@ -181,8 +169,8 @@ def first_answer(run: Run, result: Result) -> ChatReply:
 def answer_warning(reply: ChatReply) -> list[str]:
     """Return what is wrong with an answer that a trained model hardly gives: none at all, or one
     token over and over. An empty list for any other."""
-    text = reply.text.strip()
-    if not text and not reply.tool_calls:
+    text = reply.said.strip()
+    if not text:
         return ["The first answer is empty."]
     piece = _repeated(text)
     times = -(-len(text) // len(piece)) if piece else 0
@@ -199,11 +187,6 @@ def _repeated(text: str) -> str:
     return next((text[:n] for n in lengths if text[n:] == text[:-n]), "")
 
 
-def _cut(text: str, stop: str | list[str] | None) -> tuple[str, bool]:
-    """Return the text before the first stop word, and True if there was one."""
-    words = [stop] if isinstance(stop, str) else stop or []
-    ends = [text.index(word) for word in words if word in text]
-    return (text[: min(ends)], True) if ends else (text, False)
 
 
 def _quietly(message: str) -> None:
