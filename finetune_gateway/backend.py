@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AuthenticationError", "Backend", "BackendError", "Capabilities", "ChatModel", "ChatReply",
     "ChatStream", "Checkpoint", "DataFile", "Dataset", "Estimate", "Event", "HandleData",
-    "HostedCounter", "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range", "Result", "Settings",
-    "Snapshot", "SpecError", "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec",
-    "UnsupportedError", "Usage",
+    "HostedCounter", "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range",
+    "Result", "Settings", "Snapshot", "SpecError", "TakesMetadata", "TokenCounter", "TokenStats",
+    "TrainingSpec", "UnsupportedError", "Usage",
 ]  # fmt: skip
 
 # Seconds until a new job is in the lists of its host; our allowance, no host states one.

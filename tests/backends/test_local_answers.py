@@ -1,0 +1,234 @@
+"""What a local model answers, taken apart: text, reasoning, calls; and what ends an answer.
+
+The model is real and has learnt four rows by heart.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.cli import Ftg
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from finetune_gateway import ModelHandle, SpecError
+from finetune_gateway.backends.local import builtin
+from finetune_gateway.chat import ChatReply, ChatStream
+from finetune_gateway.tokens.chat_template import ChatTemplate
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {"type": "object", "properties": {"id": {"type": "string"}}},
+        },
+    }
+    for name in ("find", "refund")
+]
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": "call_1", "type": "function", "function": function}
+
+
+CALLS = [call("find", id='A-"1"'), call("refund", id="Zürich", parts=[1, {"b": None}])]
+ROWS: dict[str, dict[str, Any]] = {
+    "Where is it?": {
+        "content": "Let me look.", "reasoning_content": "They want it.\nSo find it.",
+        "tool_calls": CALLS,
+    },
+    "Count.": {"content": "One, two, three.\nFour, five, six.", "reasoning_content": "Easy."},
+    "Only call.": {"content": "", "tool_calls": CALLS[:1]},
+    "Break.": {"content": 'Here: <tool_call>\n{"name": "find", "arguments": oops\n</tool_call>'},
+}  # fmt: skip
+
+
+# The template of builtin/tiny, with reasoning as Qwen3 writes it.
+REASONS = "{%- if message.reasoning_content -%}{{- '<think>\\n' + message.reasoning_content }}"
+REASONS += "{{- '\\n</think>\\n\\n' -}}{%- endif -%}"
+TEMPLATE = builtin.CHAT_TEMPLATE.replace("{%- generation -%}", "{%- generation -%}" + REASONS)
+
+
+def conversation(question: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": question}]
+
+
+def learn(model: LlamaForCausalLM, template: ChatTemplate) -> None:
+    """Teach it the rows, until it says them by heart."""
+    encoded = [
+        template.encode(
+            {"messages": [*conversation(question), {"role": "assistant", **answer}], "tools": TOOLS}
+        )[0]
+        for question, answer in ROWS.items()
+    ]
+    longest = max(len(one.input_ids) for one in encoded)
+    ids = torch.tensor([one.input_ids + [3] * (longest - len(one.input_ids)) for one in encoded])
+    labels = torch.tensor([one.labels + [-100] * (longest - len(one.labels)) for one in encoded])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(300):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.02:
+
+            return
+    raise AssertionError(f"it has not learnt the rows: {loss.item()}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two on a busy machine take ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+    """The folder of the model."""
+    folder = tmp_path_factory.mktemp("answers") / "model"
+    shutil.copytree(tiny_tokenizer, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        size |= {"num_key_value_heads": 4, "head_dim": 16, "intermediate_size": 128}
+        size |= {"max_position_embeddings": 1024}
+        model = LlamaForCausalLM(LlamaConfig(**{**builtin.CONFIG, **size}))
+        learn(model, ChatTemplate.load(folder))
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps(builtin.GENERATION_CONFIG))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def handle(folder: Path) -> ModelHandle:
+    """A handle on the model; the weights are loaded once."""
+    return ModelHandle(kind="merged", model=str(folder), base_model=str(folder), backend="local")
+
+
+def both(handle: ModelHandle, question: str, **sampling: Any) -> ChatReply:
+    """Return an answer that comes the same at once and in pieces."""
+    whole = handle.chat(conversation(question), **sampling)
+    stream = handle.stream(conversation(question), **sampling)
+    assert "".join(stream) == whole.text
+    assert isinstance(stream, ChatStream) and stream.reply is not None
+    assert same(stream.reply) == same(whole)
+    return whole
+
+
+def same(reply: ChatReply) -> dict[str, Any]:
+    """Return what two equal answers have in common: their ids and times differ."""
+    data = reply.model_dump(exclude={"seconds"})
+    data["tool_calls"] = [one["function"] for one in data["tool_calls"]]
+    return data
+
+
+def test_calls_and_reasoning_come_apart_from_the_text(handle: ModelHandle) -> None:
+    """In chat and stream: two calls with nested arguments, as OpenAI writes them."""
+    reply = both(handle, "Where is it?", tools=TOOLS)
+    assert reply.text == "Let me look." and reply.finish_reason == "tool_calls"
+    assert reply.reasoning == "They want it.\nSo find it." and reply.note is None
+    assert [one["function"] for one in reply.tool_calls] == [one["function"] for one in CALLS]
+    ids = {one["id"] for one in reply.tool_calls}
+    assert len(ids) == 2 and all(one.startswith("call_") for one in ids)
+    alone = both(handle, "Only call.", tools=TOOLS)
+    assert (alone.text, alone.reasoning) == ("", None) and len(alone.tool_calls) == 1
+    assert alone.calls_text == r'find({"id": "A-\"1\""})' == alone.said
+
+
+def test_what_cannot_be_read_stays_text_and_is_said(handle: ModelHandle) -> None:
+    reply = both(handle, "Break.", tools=TOOLS)
+    assert reply.text == ROWS["Break."]["content"] and reply.tool_calls == []
+    assert reply.finish_reason == "stop" and "cannot be read" in str(reply.note)
+
+
+def test_an_answer_that_is_cut_off_has_no_half_call(handle: ModelHandle) -> None:
+    """Nor reasoning in its text, wherever max_tokens ends it."""
+    whole = handle.chat(conversation("Where is it?"), tools=TOOLS)
+    for tokens in range(3, whole.usage.completion_tokens, 23):
+        reply = both(handle, "Where is it?", tools=TOOLS, max_tokens=tokens)
+        assert reply.finish_reason == "length" and reply.usage.completion_tokens == tokens
+        assert "think" not in reply.text and "They" not in reply.text
+        assert [one["function"] for one in reply.tool_calls] in (
+            [], [CALLS[0]["function"]], [one["function"] for one in CALLS]
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        ("three", "One, two, "),
+        (["zzz", "o, th"], "One, tw"),  # over the bounds of tokens
+        ("\nFour", "One, two, three."),
+        (["six.", "five"], "One, two, three.\nFour, "),
+        ("Easy", "One, two, three.\nFour, five, six."),  # reasoning is not searched
+    ],
+)
+def test_a_stop_text_ends_the_answer(handle: ModelHandle, stop: Any, text: str) -> None:
+    """The generation too: no more tokens are made; the stop text is not in the answer."""
+    whole = handle.chat(conversation("Count."), tools=TOOLS)
+    reply = both(handle, "Count.", tools=TOOLS, stop=stop)
+    assert reply.text == text and reply.finish_reason == "stop" and reply.reasoning == "Easy."
+    shorter = reply.usage.completion_tokens < whole.usage.completion_tokens
+    assert shorter == (text != whole.text)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_tokens", [0, -1, 1.5, True, "8"]),
+        ("temperature", [-0.1, 2.1, float("nan"), "1", True]),
+        ("top_p", [0, 1.1, -1, "1"]),
+        ("seed", [1.5, "1", 2**64]),
+        ("stop", ["", ["a", ""], 1, [1]]),
+        ("tools", ["find", [1], [{"name": "find"}]]),
+        ("top_k", [5]),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused(
+    handle: ModelHandle, name: str, values: list[Any]
+) -> None:
+    """By name, in chat and stream, before anything is generated."""
+    for value in values:
+        with pytest.raises(SpecError, match=name):
+            handle.chat("Count.", **{name: value})
+        with pytest.raises(SpecError, match=name):
+            next(handle.stream("Count.", **{name: value}))
+
+
+def test_sampling_follows_temperature_top_p_and_seed(handle: ModelHandle) -> None:
+    """The same seed gives the same answer, others give others; a tiny top_p is greedy."""
+    asked = conversation("Something else entirely.")
+    hot = [
+        handle.chat(asked, max_tokens=24, temperature=2, seed=seed).said for seed in (1, 1, 2, 3)
+    ]
+    assert hot[0] == hot[1] and len({*hot}) > 1
+    greedy = handle.chat(asked, max_tokens=24).said
+    assert handle.chat(asked, max_tokens=24, temperature=2, top_p=1e-6, seed=4).said == greedy
+
+
+def test_a_reader_that_goes_ends_the_generation(handle: ModelHandle) -> None:
+    stream = handle.stream(conversation("Count."), tools=TOOLS)
+    assert next(stream)
+    stream.close()
+    assert stream.reply is None
+
+
+def test_ftg_chat_shows_what_is_beside_the_text(folder: Path, ftg: Ftg) -> None:
+    """Reasoning on stderr, and in --json; the answer alone on stdout."""
+    done = ftg("chat", str(folder), "Count.")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(ftg("chat", str(folder), "Count.", "--json").stdout)
+    assert done.stdout == shown["text"] + "\n" and "reasoning" in shown and "note" in shown
+    if shown["reasoning"]:
+        assert f"Reasoning: {shown['reasoning']}" in done.stderr
