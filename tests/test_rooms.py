@@ -51,12 +51,8 @@ SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 TRAINING = {
     f"backends.local.{name}"
     for name in (
-<<<<<<< HEAD
-        *("methods.sft", "loading", "inference", "precision"),
+        *("methods.sft", "loading", "inference", "answering", "precision"),
         *("progress", "saving", "calibrate"),
-=======
-        *("methods.sft", "loading", "inference", "answering", "progress", "saving", "calibrate"),
->>>>>>> 3204a27 (wip)
     )
 }
 

@@ -78,7 +78,6 @@ def learn(model: LlamaForCausalLM, template: ChatTemplate) -> None:
         loss.backward()
         optimizer.step()
         if loss.item() < 0.02:
-
             return
     raise AssertionError(f"it has not learnt the rows: {loss.item()}")
 

@@ -187,7 +187,5 @@ def _repeated(text: str) -> str:
     return next((text[:n] for n in lengths if text[n:] == text[:-n]), "")
 
 
-
-
 def _quietly(message: str) -> None:
     logging.getLogger(__name__).info(message)

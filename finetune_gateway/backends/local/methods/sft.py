@@ -277,11 +277,11 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         warnings=manifest.get("warnings", []),
     )
     reply = first_answer(run, result)
-    run.event(f"The model answers: {reply.text[:200]!r}")
+    run.event(f"The model answers: {reply.said[:200]!r}")
     doubts = answer_warning(reply)
     for text in doubts:
         run.event(text, level="warn")
-    answered = {"first_answer": reply.text, "warnings": [*result.warnings, *doubts]}
+    answered = {"first_answer": reply.said, "warnings": [*result.warnings, *doubts]}
     return result.model_copy(update=answered), manifest["trained_tokens"]
 
 
