@@ -66,6 +66,7 @@ class Conversation:
                 self._ask(line.removeprefix("/") if line.startswith("//") else line)
 
     def _ask(self, question: str) -> None:
+        call = self.waiting[:1]
         self.messages.append(self._question(question))
         if self.waiting:
             self._ask_for_result()
@@ -73,6 +74,7 @@ class Conversation:
         answer = self._answer()
         if answer is None:
             self.messages.pop()
+            self.waiting = call  # its result is typed again
         else:
             self.messages.append(answer)
 
@@ -81,12 +83,11 @@ class Conversation:
         if not self.waiting:
             return {"role": "user", "content": text}
         call = self.waiting.pop(0)
-        name = call["function"]["name"]
-        return {"role": "tool", "tool_call_id": call["id"], "name": name, "content": text}
+        return {"role": "tool", "tool_call_id": call.get("id"), "content": text}
 
     def _ask_for_result(self) -> None:
-        name = self.waiting[0]["function"]["name"]
-        print_message(f"What does {visible(name)} return? /reset forgets the call.")
+        name = visible(str((self.waiting[0].get("function") or {}).get("name")))
+        print_message(f"What does {name} return? /reset forgets the call.")
 
     def _answer(self) -> dict[str, Any] | None:
         """Print an answer and return it as a message, or as much as Ctrl-C let through; None if

@@ -42,15 +42,19 @@ def _schema_types(schema: Any, depth: int = 0) -> tuple[str, ...]:
     if not isinstance(schema, dict) or depth > DEPTH:
         return ()
     declared = schema.get("type")
-    types = [declared] if isinstance(declared, str) else list(declared or [])
-    for word in ("anyOf", "oneOf"):
-        for choice in schema.get(word) or []:
-            types += _schema_types(choice, depth + 1)
+    types = [declared] if isinstance(declared, str) else _list(declared)
+    for choice in (*_list(schema.get("anyOf")), *_list(schema.get("oneOf"))):
+        types += _schema_types(choice, depth + 1)
     if schema.get("nullable"):
         types.append("null")
-    if not types and schema.get("enum"):
-        types += ["string"] if all(isinstance(one, str) for one in schema["enum"]) else []
+    values = _list(schema.get("enum"))
+    if not types and values and all(isinstance(one, str) for one in values):
+        types.append("string")
     return tuple(str(one) for one in types)
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 # -- values --------------------------------------------------------------------------------

@@ -75,14 +75,14 @@ class CallFormat:
     call: str  # the beginning of one; it may have the groups ``name`` and ``id``
     reads: CallReader
     close: str = ""  # the end of one
-    begin: str = ""  # before the first; a group ``text`` is text beside the calls
+    start: str = ""  # before the first; a group ``text`` is text beside the calls
     end: str = ""  # after the last
     bare: bool = False  # nothing marks a call: it is the whole answer, and calls a tool that exists
     short_ids: bool = False
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str], ...]:
-        parts = (self.begin, rf"[\s,;]*{self.call}", rf"\s*{self.close}", rf"\s*{self.end}")
+        parts = (self.start, rf"[\s,;]*{self.call}", rf"\s*{self.close}", rf"\s*{self.end}")
         return tuple(re.compile(part, re.DOTALL) for part in parts)
 
     def parse(self, text: str, types: ToolTypes) -> Parsed:
@@ -92,10 +92,10 @@ class CallFormat:
             return self._parse_bare(text, types)
         at = text.find(self.opens)
         while at >= 0:
-            calls, start, end, broken = self._calls(text, at, types)
+            calls, inside, end, broken = self._calls(text, at, types)
             if calls:
                 rest = text[end:]
-                inside = start.strip()
+                inside = inside.strip()
                 before = f"{text[:at].rstrip()}\n{inside}" if text[:at].strip() else inside
                 return Parsed(
                     before if inside else text[:at],
@@ -117,9 +117,9 @@ class CallFormat:
     def _calls(self, text: str, at: int, types: ToolTypes) -> tuple[list[Call], str, int, bool]:
         """Return the calls that begin here, the text among them, the index after them, and whether
         there is one that cannot be read."""
-        begin, call, close, end = self._patterns
+        start, call, close, end = self._patterns
         calls: list[Call] = []
-        opening = begin.match(text, at)
+        opening = start.match(text, at)
         if opening is None:
             return [], "", at, True
         inside = opening.groupdict().get("text") or ""
@@ -169,7 +169,7 @@ def _by_name(text: str, at: int, match: re.Match[str], types: ToolTypes) -> tupl
     return [Call(name, as_arguments(arguments)) for name, arguments in pairs], end
 
 
-def _named(read_arguments: ArgumentReader) -> CallReader:
+def _with_name(read_arguments: ArgumentReader) -> CallReader:
     """Return a reader of calls whose name stands in their beginning."""
 
     def read(text: str, at: int, match: re.Match[str], types: ToolTypes) -> tuple[list[Call], int]:
@@ -184,14 +184,14 @@ def _parameters(start: str, end: str, pad: str = "") -> CallReader:
     """Return a reader of a tag per argument. A value may hold its own closing tag: it ends where
     another argument or the end of the call follows."""
     after = rf"(?={end}\s*(?:{start.partition('(')[0]}|</[\w:｜]*(?:function|invoke)>))"
-    return _named(tags(rf"\s*{start}{pad}(?P<value>.*?){pad}{after}{end}"))
+    return _with_name(tags(rf"\s*{start}{pad}(?P<value>.*?){pad}{after}{end}"))
 
 
 def _pairs(suffix: str = "") -> CallReader:
     """Return a reader of a key and a value in a tag each."""
     key, value = f"arg_key{suffix}", f"arg_value{suffix}"
     after = rf"(?=</{value}>\s*(?:<{key}>|</tool_call{suffix}>))"
-    return _named(
+    return _with_name(
         tags(
             rf"\s*<{key}>(?P<key>[^<]+)</{key}>\s*"
             rf"<{value}>(?P<value>.*?){after}</{value}>"
@@ -217,7 +217,7 @@ FORMATS: tuple[CallFormat, ...] = (
     CallFormat("llama3_json", "{", r"(?=\{)", _objects(arguments="parameters"), bare=True),
     CallFormat(
         "llama4_json", "<|python_start|>", r"(?=\{)", _objects(arguments="parameters"),
-        begin=r"<\|python_start\|>(?P<text>.*?)<\|python_end\|>",
+        start=r"<\|python_start\|>(?P<text>.*?)<\|python_end\|>",
     ),
     CallFormat(
         "mistral", "[TOOL_CALLS]", r"\[TOOL_CALLS\]\s*(?=\[\{)", _objects(ids=True), short_ids=True
@@ -225,10 +225,10 @@ FORMATS: tuple[CallFormat, ...] = (
     CallFormat(
         "mistral_v11", "[TOOL_CALLS]",
         r"\[TOOL_CALLS\](?P<name>[^\[\]{}\s]+)(?:\[CALL_ID\](?P<id>[^\[\]{}\s]+))?(?:\[ARGS\])?",
-        _named(json_object), short_ids=True,
+        _with_name(json_object), short_ids=True,
     ),
     CallFormat(
-        "gemma4", "<|tool_call>", r"<\|tool_call>call:(?P<name>[^{\s]+)", _named(gemma_object),
+        "gemma4", "<|tool_call>", r"<\|tool_call>call:(?P<name>[^{\s]+)", _with_name(gemma_object),
         r"<tool_call\|>",
     ),
     CallFormat(
@@ -238,37 +238,37 @@ FORMATS: tuple[CallFormat, ...] = (
     CallFormat(
         "deepseek_v3", "<｜tool▁calls▁begin｜>",
         r"<｜tool▁call▁begin｜>\w*<｜tool▁sep｜>(?P<name>[^\n<]+)\n```(?:json)?\n",
-        _named(json_object), "```<｜tool▁call▁end｜>",
-        begin="<｜tool▁calls▁begin｜>", end="<｜tool▁calls▁end｜>",
+        _with_name(json_object), "```<｜tool▁call▁end｜>",
+        start="<｜tool▁calls▁begin｜>", end="<｜tool▁calls▁end｜>",
     ),
     CallFormat(
         "deepseek_v31", "<｜tool▁calls▁begin｜>",
         r"<｜tool▁call▁begin｜>(?P<name>[^\n<]+)<｜tool▁sep｜>",
-        _named(json_object), "<｜tool▁call▁end｜>",
-        begin="<｜tool▁calls▁begin｜>", end="<｜tool▁calls▁end｜>",
+        _with_name(json_object), "<｜tool▁call▁end｜>",
+        start="<｜tool▁calls▁begin｜>", end="<｜tool▁calls▁end｜>",
     ),
     CallFormat(
         "deepseek_v32", "<｜DSML｜function_calls>", r'<｜DSML｜invoke name="(?P<name>[^"]+)">',
         _DSML,
-        "</｜DSML｜invoke>", begin="<｜DSML｜function_calls>", end="</｜DSML｜function_calls>",
+        "</｜DSML｜invoke>", start="<｜DSML｜function_calls>", end="</｜DSML｜function_calls>",
     ),
     CallFormat(
         "deepseek_v4", "<｜DSML｜tool_calls>", r'<｜DSML｜invoke name="(?P<name>[^"]+)">', _DSML,
-        "</｜DSML｜invoke>", begin="<｜DSML｜tool_calls>", end="</｜DSML｜tool_calls>",
+        "</｜DSML｜invoke>", start="<｜DSML｜tool_calls>", end="</｜DSML｜tool_calls>",
     ),
     CallFormat(
         "kimi_k2", "<|tool_calls_section_begin|>",
         r"<\|tool_call_begin\|>(?P<id>(?:functions\.)?(?P<name>[^:<\s]+)(?::\d+)?)\s*"
         r"<\|tool_call_argument_begin\|>",
-        _named(json_object), r"<\|tool_call_end\|>",
-        begin=r"<\|tool_calls_section_begin\|>", end=r"<\|tool_calls_section_end\|>",
+        _with_name(json_object), r"<\|tool_call_end\|>",
+        start=r"<\|tool_calls_section_begin\|>", end=r"<\|tool_calls_section_end\|>",
     ),
     CallFormat(
         "minimax_m2", "<minimax:tool_call>", r'<invoke name="(?P<name>[^"]+)">', _INVOKE,
-        "</invoke>", begin="<minimax:tool_call>", end="</minimax:tool_call>",
+        "</invoke>", start="<minimax:tool_call>", end="</minimax:tool_call>",
     ),
     CallFormat(
-        "minimax", "<tool_calls>", r"(?=[\[{])", _objects(), begin="<tool_calls>",
+        "minimax", "<tool_calls>", r"(?=[\[{])", _objects(), start="<tool_calls>",
         end="</tool_calls>",
     ),
     CallFormat(
@@ -277,13 +277,13 @@ FORMATS: tuple[CallFormat, ...] = (
     ),
     CallFormat(
         "lfm2", "<|tool_call_start|>[", r"(?P<name>[\w.-]+)\(",
-        _named(python_arguments(escapes=False)), r"\)",
-        begin=r"<\|tool_call_start\|>\[", end=r"\]\s*<\|tool_call_end\|>",
+        _with_name(python_arguments(escapes=False)), r"\)",
+        start=r"<\|tool_call_start\|>\[", end=r"\]\s*<\|tool_call_end\|>",
     ),
     CallFormat(
         "lfm2_escaped", "<|tool_call_start|>[", r"(?P<name>[\w.-]+)\(",
-        _named(python_arguments(escapes=True)), r"\)",
-        begin=r"<\|tool_call_start\|>\[", end=r"\]\s*<\|tool_call_end\|>",
+        _with_name(python_arguments(escapes=True)), r"\)",
+        start=r"<\|tool_call_start\|>\[", end=r"\]\s*<\|tool_call_end\|>",
     ),
     CallFormat(
         "seed_oss", "<seed:tool_call>", r"<seed:tool_call>\s*<function=(?P<name>[^>\n]+)>",
@@ -292,15 +292,15 @@ FORMATS: tuple[CallFormat, ...] = (
     ),
     CallFormat(
         "apertus", "<|tools_prefix|>", r"(?=\[)", _by_name,
-        begin=r"<\|tools_prefix\|>", end=r"<\|tools_suffix\|>",
+        start=r"<\|tools_prefix\|>", end=r"<\|tools_suffix\|>",
     ),
     CallFormat("gigachat3", "<|function_call|>", r"<\|function_call\|>\s*(?=\{)", _objects()),
     CallFormat(
         "functionary_v31", "<function=", r"<function=(?P<name>[^>\n]+)>(?=\s*\{)",
-        _named(json_object), "</function>",
+        _with_name(json_object), "</function>",
     ),
     CallFormat(
-        "functionary_v32", ">>>", r">>>(?P<name>[^\s{}<>]+)\n(?=\s*\{)", _named(json_object)
+        "functionary_v32", ">>>", r">>>(?P<name>[^\s{}<>]+)\n(?=\s*\{)", _with_name(json_object)
     ),
     CallFormat(
         "minicpm5", "<function name=", r'<function name="(?P<name>[^"]+)">',
@@ -310,13 +310,13 @@ FORMATS: tuple[CallFormat, ...] = (
         "solar_open", "<|tool_calls|>",
         r"<\|tool_call:begin\|>(?P<id>[^<]+)<\|tool_call:name\|>(?P<name>[^<]+)"
         r"<\|tool_call:args\|>",
-        _named(json_object), r"<\|tool_call:end\|>", begin=r"<\|tool_calls\|>",
+        _with_name(json_object), r"<\|tool_call:end\|>", start=r"<\|tool_calls\|>",
     ),
     CallFormat(
         "hy3", "<tool_calls:opensource>",
         r"<tool_call:opensource>(?P<name>[^<\n]+)<tool_sep:opensource>", _pairs(":opensource"),
         "</tool_call:opensource>",
-        begin="<tool_calls:opensource>", end="</tool_calls:opensource>",
+        start="<tool_calls:opensource>", end="</tool_calls:opensource>",
     ),
     CallFormat("nemotron_json", "<TOOLCALL>", r"<TOOLCALL>\s*(?=\[)", _objects(), "</TOOLCALL>"),
 )  # fmt: skip
@@ -325,5 +325,5 @@ FORMATS: tuple[CallFormat, ...] = (
 MUSE_BODY = CallFormat(
     "muse", "<atem:function_calls>", r'<atem:invoke name="(?P<name>[^"]+)">',
     _parameters(r'<atem:parameter name="(?P<key>[^"]+)">', "</atem:parameter>"), "</atem:invoke>",
-    begin="<atem:function_calls>", end="</atem:function_calls>",
+    start="<atem:function_calls>", end="</atem:function_calls>",
 )  # fmt: skip

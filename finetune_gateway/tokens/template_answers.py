@@ -391,7 +391,7 @@ def _think(turn: Turn | None) -> list[tuple[str, str]]:
     return [(closes[1].replace("</", "<"), closes[1])] if closes[1].startswith("</") else []
 
 
-def _without_stop(text: str, renderer: TurnRenderer, survey: Survey) -> str:
+def without_stop(text: str, renderer: TurnRenderer, survey: Survey) -> str:
     """Return a label without the token that ends it."""
     for stop in (*renderer.stops, *survey.turn_ends.values()):
         text = text.removesuffix(stop)
@@ -400,7 +400,7 @@ def _without_stop(text: str, renderer: TurnRenderer, survey: Survey) -> str:
 
 def _framed(reader: TemplateReader, plain: Turn, survey: Survey) -> TemplateReader:
     """Return a reader that knows what stands before and after the text of an answer."""
-    raw, prompt = _without_stop(plain.label.text, reader.renderer, survey), plain.prompt.text
+    raw, prompt = without_stop(plain.label.text, reader.renderer, survey), plain.prompt.text
     close = reader._opened_by(prompt)
     closes = close is None or close in raw.partition(ANSWER)[0]
     reader = replace(reader, closes=closes)
@@ -431,7 +431,7 @@ def reads_planted(reader: AnswerReader, renderer: TurnRenderer, survey: Survey) 
 
 def _reads(reader: AnswerReader, turn: Turn, renderer: TurnRenderer, survey: Survey) -> bool:
     """Return True if a planted turn is read as it was."""
-    label = _without_stop(turn.label.text, renderer, survey)
+    label = without_stop(turn.label.text, renderer, survey)
     answer = reader.read(label, turn.prompt.text, _tools())
     planted = [one["function"] for one in (_FIRST, _SECOND) if one["function"]["name"] in label]
     calls = [{"name": one.name, "arguments": one.arguments} for one in answer.calls]

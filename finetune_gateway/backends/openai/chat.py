@@ -82,7 +82,7 @@ class OpenAIChat:
                 gathered.texts.append(rest)
                 yield rest
             key = call.key
-        if not gathered.finish_reason:
+        if not gathered.finished:
             raise BackendError(
                 f"The answer of {visible(self.model)!r} broke off.",
                 hint="Ask again.",
@@ -120,6 +120,7 @@ def _choices(chunks: Iterable[object], call: wire.Call, gathered: _Gathered) -> 
 class _Gathered:
     """What a stream has said so far beside its text."""
 
+    finished: bool = False
     finish_reason: str | None = None
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -129,6 +130,7 @@ class _Gathered:
     def add(self, choice: wire.Json) -> None:
         """Add a piece."""
         delta = wire.object_of(choice.get("delta"))
+        self.finished = self.finished or bool(choice.get("finish_reason"))
         self.finish_reason = wire.text_of(choice.get("finish_reason")) or self.finish_reason
         self.reasoning.append(_reasoning(delta))
         for piece in map(wire.object_of, wire.list_of(delta.get("tool_calls"))):

@@ -1,0 +1,168 @@
+"""Answers with calls, made up at random, rendered by real chat templates and read back."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from finetune_gateway.errors import DataError
+from finetune_gateway.tokens.special_text import SpecialText
+from finetune_gateway.tokens.template_answers import TemplateReader, template_reader, without_stop
+from finetune_gateway.tokens.template_process import TemplateProcess
+from finetune_gateway.tokens.template_survey import ASK, Survey, call, survey, tool
+from finetune_gateway.tokens.template_turns import Turn, TurnRenderer
+
+Json = dict[str, Any]
+
+# How families write their special tokens, and those that end an answer, of which each has some.
+MARKUP = (
+    r"<\|[^<>\s{}']{1,40}>|<[\w:/]{1,40}\|>|<｜[^<>\s]{1,40}｜>|\[\|\w+\|\]|\[/?[A-Z_]{3,20}\]"
+    r"|</?seed:\w+>|<SPECIAL_\d+>|<(?:start|end)_of_\w+>|\[e~\[|\]~!?b\[?|<s>|</s>|<bos>|<eos>"
+)
+ENDS = (
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<end_of_turn>", "<turn|>", "<|call|>"),
+    *("<|return|>", "<|END_OF_TURN_TOKEN|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "[e~["),
+    *("<seed:eos>", "<｜hy_eos:opensource｜>", "[|endofturn|]", "<|role_end|>", "<SPECIAL_12>"),
+    *("<|calls|>", "<|eom|>", "</s>"),
+)
+TEXTS = (
+    *("Zürich", '"quoted"', "it's", "a\nb", "тест", "数据", "😀", "{x}", "[1]", "<b>", "</b>", ""),
+    *("a, b", "k=v", "50%", "C:\\dir", "true", "75001", "null", " lead", "trail ", "\t", "end\\"),
+)
+BESIDE = ("", "Let me look.", 'Say "x" and 数据\nthen go')
+TYPES = {
+    "text": "string", "count": "integer", "direct": "boolean", "rate": "number", "seat": "object",
+    "parts": "array",
+}  # fmt: skip
+NAMES = ("zq_find", "zq_count")
+
+
+def trl_template(name: str) -> str:
+    """Return a chat template of TRL's wheel, which is not imported."""
+    found = importlib.util.find_spec("trl")
+    assert found is not None and found.submodule_search_locations
+    path = Path(found.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja"
+    return path.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A template with what is known of it."""
+
+    renderer: TurnRenderer
+    survey: Survey
+    reader: TemplateReader
+
+
+def family(template: str) -> Family:
+    """Return a template with a tokenizer that has its special tokens, and its reader."""
+    tokenizer = Tokenizer(
+        models.BPE({one: at for at, one in enumerate(pre_tokenizers.ByteLevel.alphabet())}, [])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokens = sorted({*re.findall(MARKUP, template), "<s>", "</s>"})
+    tokenizer.add_special_tokens(
+        [AddedToken(one, special=True, normalized=False) for one in tokens]
+    )
+    special = SpecialText(tokenizer)
+    stops = [one for one in ENDS if one in template] or ["</s>"]
+    variables = {"bos_token": "<s>", "eos_token": stops[0]}
+    # gpt-oss ends a message with <|eom|> where others end a turn with it.
+    stops = [one for one in stops if not (one == "<|eom|>" and "to=self" in template)]
+    renderer = TurnRenderer(TemplateProcess(template, 0.0), special, stops, variables)
+    surveyed = survey(renderer)
+    return Family(renderer, surveyed, template_reader(renderer, surveyed))
+
+
+# -- made up -------------------------------------------------------------------------------
+
+
+def tools() -> list[Json]:
+    """Return the declarations of the tools that are called."""
+    made = [tool(name) for name in NAMES]
+    properties = {key: {"type": name, "description": "A value"} for key, name in TYPES.items()}
+    for one in made:
+        one["function"]["parameters"]["properties"] = properties
+    return made
+
+
+def calls(chance: random.Random) -> list[Json]:
+    """Return one or two calls with nested arguments."""
+    made = []
+    for _ in range(chance.randint(1, 2)):
+        keys = chance.sample([*TYPES], chance.randint(0, len(TYPES)))
+        arguments = {key: _value(chance, TYPES[key]) for key in keys}
+        made.append(call(chance.choice(NAMES), **arguments))
+    return made
+
+
+def _value(chance: random.Random, kind: str = "", depth: int = 0) -> Any:
+    kinds = ("string", "integer", "boolean", "number", "null", "object", "array")
+    kind = kind or chance.choice(kinds if depth < 3 else kinds[:3])
+    if kind == "string":
+        return " ".join(chance.choice(TEXTS) for _ in range(chance.randint(0, 3)))
+    if kind == "integer":
+        return chance.randint(-(10**6), 10**6)
+    if kind == "boolean":
+        return chance.random() < 0.5
+    if kind == "number":
+        return round(chance.uniform(-9, 9), 3)
+    if kind == "null":
+        return None
+    count = chance.randint(0, 3)
+    if kind == "object":
+        return {f"k{n}": _value(chance, depth=depth + 1) for n in range(count)}
+    return [_value(chance, depth=depth + 1) for _ in range(count)]
+
+
+# -- there and back ------------------------------------------------------------------------
+
+
+def faults(one: Family, seed: int, step: int = 1) -> Iterator[str]:
+    """Yield what is wrong with a made up answer after it was rendered and read: its calls and text,
+    and its text while it comes, in pieces of ``step`` characters."""
+    chance = random.Random(seed)
+    rendered = _rendered(one, calls(chance), chance.choice(BESIDE))
+    if rendered is None:
+        yield "the template refuses it"
+        return
+    turn, wanted, text = rendered
+    raw, prompt = without_stop(turn.label.text, one.renderer, one.survey), turn.prompt.text
+    answer = one.reader.read(raw, prompt, tools())
+    read = [{"name": found.name, "arguments": found.arguments} for found in answer.calls]
+    if read != wanted:
+        yield f"{raw!r} was read as {read}, not {wanted}"
+    if text not in (answer.text, answer.reasoning):  # gpt-oss writes it as reasoning
+        yield f"{raw!r} was read as {answer.text!r}, not {text!r}"
+    before = ""
+    for end in range(0, len(raw) + 1, step):
+        certain = one.reader.certain(raw[:end], prompt, tools())
+        if not answer.text.startswith(certain.rstrip()) or not certain.startswith(before):
+            yield f"{raw[:end]!r} shows {certain!r} of {answer.text!r}"
+        before = certain.rstrip()
+
+
+def _rendered(one: Family, made: list[Json], text: str) -> tuple[Turn, list[Json], str] | None:
+    """Return the turn with as much of it as the template takes, and what was written: calls and
+    text."""
+    losses = one.survey.losses
+    for some in (made, made[:1]):
+        for beside in (text, ""):
+            for reasoning in ({}, {"reasoning_content": "They ask; so I look."}):
+                message = {"role": "assistant", "content": beside, "tool_calls": some, **reasoning}
+                try:
+                    [turn], _ = one.renderer.turns([ASK, message], tools(), [1])
+                except DataError:
+                    continue
+                written = some[:1] if "parallel_calls" in losses else some
+                functions = [found["function"] for found in written]
+                return turn, functions, "" if "text_beside_calls" in losses else beside
+    return None
