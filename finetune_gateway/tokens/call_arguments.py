@@ -44,7 +44,7 @@ def _schema_types(schema: Any, depth: int = 0) -> tuple[str, ...]:
     declared = schema.get("type")
     types = [declared] if isinstance(declared, str) else _list(declared)
     for choice in (*_list(schema.get("anyOf")), *_list(schema.get("oneOf"))):
-        types += _schema_types(choice, depth + 1)
+        types = [*types, *_schema_types(choice, depth + 1)]
     if schema.get("nullable"):
         types.append("null")
     values = _list(schema.get("enum"))
