@@ -220,20 +220,20 @@ class ChatTemplate:
         if whole is not None and turns and whole.text.startswith(turns[0].prompt.text):
             ids, starts = self._special.encode(whole.text, whole.typed)
         for turn in turns:
-            prompt, prompt_starts = self._special.encode(turn.prompt.text, turn.prompt.typed)
             text = turn.prompt + turn.label
             own = _range(starts, len(turn.prompt.text), len(text.text))
             if (
                 whole is not None
                 and own is not None
                 and whole.text.startswith(text.text)
-                and ids[: own.start] == prompt
                 and (not made or made[-1].text == whole.text)
+                and self._begins_with(ids, starts, turn.prompt, own.start)
             ):
                 if not made:
                     made.append(Encoded(ids, [IGNORED] * len(ids), len(ids), whole.text, starts))
                 made[-1] = self._trained(made[-1], turn, own)
                 continue
+            prompt, prompt_starts = self._special.encode(turn.prompt.text, turn.prompt.typed)
             sequence = self._behind(prompt, prompt_starts, turn, text)
             earlier = made[-1] if made else None
             end = _end_of_labels(earlier) if earlier else 0
@@ -248,6 +248,9 @@ class ChatTemplate:
                 continue
             made.append(sequence)
         return made
+
+    def _begins_with(self, ids: list[int], starts: list[int], prompt: Rendered, count: int) -> bool:
+        return self._special.begins_with(ids, starts, prompt.text, prompt.typed, count)
 
     def _trained(self, sequence: Encoded, turn: Turn, own: range) -> Encoded:
         """Return the sequence with the label of a turn."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ Span = tuple[int, int]
 
 # Characters of the private planes, which nobody types: one stands for each special token.
 FIRST = 0xF0000
+TAIL = 400  # characters in which the last special token of a prompt is looked for
 
 
 class SpecialText:
@@ -26,7 +28,10 @@ class SpecialText:
         added = tokenizer.get_added_tokens_decoder()
         self.ids = {token.content: id for id, token in added.items() if token.special}
         by_length = sorted(self.ids, key=len, reverse=True)
-        self.pattern = re.compile("|".join(map(re.escape, by_length)) or "(?!)")
+        # Looking at the first letter alone is what makes hundreds of tokens fast to look for.
+        first = re.escape("".join(sorted({token[0] for token in by_length if token})))
+        choices = "|".join(re.escape(token) for token in by_length if token)
+        self.pattern = re.compile(f"(?=[{first}])(?:{choices})" if choices else "(?!)")
 
     def encode(self, text: str, typed: tuple[Span, ...] = ()) -> tuple[list[int], list[int]]:
         """Return token ids, and the index of the first character of each. ``typed``: the spans of
@@ -35,6 +40,30 @@ class SpecialText:
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
             return encoding.ids, [start for start, _ in encoding.offsets]
         return self._with_typed(text, typed)
+
+    def typed_in(self, text: str) -> set[str]:
+        """Return the special tokens that occur in a text."""
+        return set(self.pattern.findall(text))
+
+    def begins_with(
+        self, ids: list[int], starts: list[int], text: str, typed: tuple[Span, ...], count: int
+    ) -> bool:
+        """Return True if the first ``count`` ids are those of ``text``; ``ids`` and ``starts`` are
+        those of a longer text that begins with it.
+
+        What stands before a special token is encoded without what stands behind it, so it is enough
+        to encode the text from its last one on.
+        """
+        last = None
+        for match in self.pattern.finditer(text, max(0, len(text) - TAIL)):
+            if not any(start < match.end() and match.start() < stop for start, stop in typed):
+                last = match
+        index = bisect_left(starts, last.start(), 0, count) if last else count
+        if last is None or index >= count or ids[index] != self.ids[last.group()]:
+            return self.encode(text, typed)[0] == ids[:count]
+        tail, at = text[last.start() :], last.start()
+        inside = tuple((start - at, stop - at) for start, stop in typed if start >= at)
+        return self.encode(tail, inside)[0] == ids[index:count]
 
     def _with_typed(self, text: str, typed: tuple[Span, ...]) -> tuple[list[int], list[int]]:
         """Encode at once, so that what is around a token is encoded as it is without it: each real

@@ -142,7 +142,7 @@ class TurnRenderer:
         """Put a mark before and after every special token that is typed in the data, but in answers
         not around those that the template itself looks for there, such as ``</think>``."""
         raw = json.dumps([messages, tools], ensure_ascii=False)
-        typed = {match for match in self.special.pattern.findall(raw) if match}
+        typed = self.special.typed_in(raw)
         if not typed:
             return messages, tools, "", ""
         free = (chr(code) for code in PRIVATE_USE if chr(code) not in raw)
