@@ -305,6 +305,34 @@ def test_a_model_whose_layers_differ_is_whole(family: str, tmp_path: Path) -> No
         load_model(tmp_path)
 
 
+def test_a_model_that_reads_pictures_is_trained_on_text(tmp_path: Path) -> None:
+    """Also one that has no class for text alone (Mistral Small 3): it is loaded whole, and only
+    what text passes through gets an adapter."""
+    from torch.nn import Linear
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    from finetune_gateway.backends.local.loading import load_model, not_for_text
+
+    small = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    text = {**small, "model_type": "mistral", "num_key_value_heads": 2, "vocab_size": 64}
+    vision = {**small, "model_type": "pixtral", "image_size": 28, "patch_size": 14}
+    parts: dict[str, Any] = {"text_config": text, "vision_config": vision}
+    config = CONFIG_MAPPING["mistral3"](**parts)
+    made = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
+    made.save_pretrained(tmp_path)
+    models.require_whole(str(tmp_path), tmp_path, "lora")
+    model = load_model(tmp_path)
+    pattern = not_for_text(model)  # PEFT compares it with whole names
+    assert pattern is not None
+    linear = [name for name, module in model.named_modules() if isinstance(module, Linear)]
+    adapted = [name for name in linear if not re.fullmatch(pattern, name) and name != "lm_head"]
+    assert len(linear) > len(adapted) == 2 * 7
+    assert all("language_model.layers." in name for name in adapted)
+
+
 def test_weights_that_only_the_model_knows_of_are_named_when_it_is_loaded(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,10 @@ from typing import Any
 import torch
 from datasets import Dataset as HFDataset
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -78,7 +81,7 @@ def load_model(
     dtype = weights_dtype(kind, on_gpu=on_gpu, bf16=bf16)
     config = models.config_of(folder)
     stays_quantised = stored_method(config) in LOADED_BY
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = auto_class(folder).from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
@@ -99,6 +102,21 @@ def load_model(
         free_memory()
         return model  # already on the GPU, if there is one
     return model.cuda() if on_gpu else model  # type: ignore[call-arg]  # a decorator hides self
+
+
+def auto_class(folder: Path) -> Any:
+    """Return the class that loads a model to train it on text: some that read pictures too have no
+    class for text alone."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    for_text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForCausalLM if for_text else AutoModelForImageTextToText
+
+
+def not_for_text(model: PreTrainedModel) -> str | None:
+    """Return a pattern of the modules that text does not pass through, such as a vision tower: an
+    adapter there would learn nothing. None if there are none."""
+    aside = any(bases.ASIDE.search(name) for name, _ in model.named_modules())
+    return rf".*{bases.ASIDE.pattern}.*" if aside else None
 
 
 def require_all_weights(folder: Path, info: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from finetune_gateway.backends.local.loading import (
     load_tokenizer,
     max_length_for,
     newest_checkpoint,
+    not_for_text,
 )
 from finetune_gateway.backends.local.precision import bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.progress import Progress
@@ -180,6 +181,7 @@ def train_and_save(run: Run) -> None:
         target_modules=spec.target_modules
         if isinstance(spec.target_modules, str)
         else list(spec.target_modules),
+        exclude_modules=not_for_text(model),
         task_type=TaskType.CAUSAL_LM,
     )
     progress = Progress(run, model.config.get_text_config().vocab_size)
