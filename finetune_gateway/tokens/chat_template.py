@@ -150,14 +150,9 @@ class ChatTemplate:
         """Raise SpecError unless a question and its answer can be trained as they are asked, and
         the answer ends with a token that stops it."""
         try:
-            [encoded] = self._example()
+            self._example()
         except DataError as exc:
             raise SpecError(exc.message, hint=exc.hint) from None
-        if not any(label in self.stop_ids for label in encoded.labels):
-            raise SpecError(
-                "The model's chat template does not train the token that ends an answer.",
-                hint="Use another template: --chat-template FILE.",
-            )
 
     def _example(self) -> list[Encoded]:
         """Return a planted question and its answer; with tools, if the template wants some."""
@@ -196,14 +191,19 @@ class ChatTemplate:
         a template shows a turn to later ones in another form than the model must write it in
         (without its reasoning), each turn is a sequence of its own.
 
-        Raises DataError if the template refuses the row, or asks for an answer in another form than
-        it writes one.
+        Raises DataError if the template refuses the row, asks for an answer in another form than it
+        writes one, or ends one with no token that stops it.
         """
         messages, tools = messages_of(row)
         trained = _trained_turns(messages, train_on)
         # With "all" the others count too: a turn of weight 0 is left out.
         left_out = _answers(messages) if train_on == "all" else trained
         turns, whole = self._renderer.turns(messages, tools, left_out)
+        if not all(turn.stops for turn in turns if turn.says):
+            raise DataError(
+                "The model's chat template does not write a token that ends an answer.",
+                hint="Use another template: --chat-template FILE.",
+            )
         if train_on == "all":
             return [self._all(messages, turns, whole, set(trained)).cut(max_length)]
         sequences = self._sequences([turn for turn in turns if turn.says], whole)

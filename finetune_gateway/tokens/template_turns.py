@@ -44,6 +44,12 @@ THINK = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
+HINT = "Change the row, or use another template: --chat-template FILE."
+TOOLS_HINT = (
+    "Use a model whose template writes such calls (Qwen3, Llama 3.1, gpt-oss), or another "
+    "template: --chat-template FILE; or write calls and results as text, in the rows and when you "
+    "ask."
+)
 OTHER = "Zq7other"  # an answer that nobody gives
 
 
@@ -132,11 +138,13 @@ class TurnRenderer:
 
     def whole(self, messages: list[Message], tools: Tools) -> Rendered:
         """Return the whole conversation. Raises DataError."""
-        return _require(self.render(messages, tools, [(len(messages), False)])[0])
+        [found] = self.render(messages, tools, [(len(messages), False)])
+        return _require(found, _has_tools(messages, tools))
 
     def prompt(self, messages: list[Message], tools: Tools) -> Rendered:
         """Return the conversation with the opening of an answer. Raises DataError."""
-        return _require(self.render(messages, tools, [(len(messages), True)])[0])
+        [found] = self.render(messages, tools, [(len(messages), True)])
+        return _require(found, _has_tools(messages, tools))
 
     def _mark(self, messages: list[Message], tools: Tools) -> tuple[list[Message], Tools, str, str]:
         """Put a mark before and after every special token that is typed in the data, but in answers
@@ -177,9 +185,10 @@ class TurnRenderer:
         if last not in wanted:
             wanted.append(last)
         found = dict(zip(wanted, self.render(messages, tools, wanted), strict=True))
+        calls = _has_tools(messages, tools)
         turns = [
-            self._turn(messages, tools, index, _require(found[index, True]),
-                       _require(found[index + 1, False]))
+            self._turn(messages, tools, index, _require(found[index, True], calls),
+                       _require(found[index + 1, False], calls))
             for index in indices
         ]  # fmt: skip
         whole = found[last]
@@ -199,13 +208,10 @@ class TurnRenderer:
             kind = "call" if messages[index].get("tool_calls") else "text"
             added = self.turn_ends.get(kind, "")
             says = blank or bool(label.text.strip())
-            if label.marked:
-                label += Rendered(added, marked=((0, len(added)),))
-            else:
-                label += Rendered(added)
-            return Turn(index, prompt, label, origin, says, stops=bool(added))
+            label += Rendered(added, marked=((0, len(added)),) if label.marked else ())
+            return Turn(index, prompt, _trained(label), origin, says, stops=bool(added))
         says = blank or bool(label.text[: end[0]].strip())
-        return Turn(index, prompt, label.part(0, end[1]), origin, says)
+        return Turn(index, prompt, _trained(label.part(0, end[1])), origin, says)
 
     def _stop_in(self, label: Rendered) -> Span | None:
         """Return the span of the first stop token in a label."""
@@ -266,11 +272,13 @@ class TurnRenderer:
         end = len(before.text) if isinstance(before, Rendered) and continued else len(text)
         said = str(for_template(messages[-1])["content"]).strip() if messages else ""
         last = text.rfind(said, 0, end) if said else -1
-        opens = bool(text[end:].strip())  # then the turn must stand behind that
-        for ending in (text[last:], "" if opens else text[last:end]) if last >= 0 else ():
-            if ending and ending in written:
-                return written.rfind(ending) + len(ending)
         opening = text[end:]
+        for ending in (text[last:], text[last:end]) if last >= 0 else ():
+            start = written.rfind(ending) + len(ending)
+            opens = [] if ending.endswith(opening) else self.special.pattern.findall(opening)
+            # Without what opens an answer, but not with another form of it.
+            if ending in written and not any(token in written[start:] for token in opens):
+                return start
         start = written.rfind(opening) + len(opening)
         found = bool(opening.strip()) and opening in written
         return start if found and not (said and said in written[start:]) else None
@@ -323,6 +331,15 @@ def inline_reasoning(message: Message, block: Block) -> str:
     return head.removeprefix(block.opened) if closed and head.startswith(block.opened) else ""
 
 
+def _trained(label: Rendered) -> Rendered:
+    """Return a label without its generation blocks, unless they hold its first token and its last:
+    all of it is trained then."""
+    ends = (0, len(label.text) - 1)
+    if all(any(start <= end < stop for start, stop in label.marked) for end in ends):
+        return label
+    return Rendered(label.text, typed=label.typed)
+
+
 def _behind_opening(label: Rendered, block: Block) -> Rendered:
     """Return a label without the opening of a block, which stands in the prompt."""
     at = label.text.find(block.opened)
@@ -367,13 +384,19 @@ def _unmarked(rendering: Rendering, opened: str, closed: str) -> Rendered:
     return Rendered(text, marked, tuple(typed))
 
 
-def _require(rendered: Rendered | str) -> Rendered:
+def _require(rendered: Rendered | str, tools: bool) -> Rendered:
     if isinstance(rendered, str):
         raise DataError(
             f"The model's chat template refuses this conversation: {rendered}.",
-            hint="Change the row, or use another template: --chat-template FILE.",
+            hint=TOOLS_HINT if tools else HINT,
         )
     return rendered
+
+
+def _has_tools(messages: list[Message], tools: Tools) -> bool:
+    return bool(tools) or any(
+        one.get("tool_calls") or one.get("role") == "tool" for one in messages
+    )
 
 
 def _no_label(prompt: Rendered, after: Rendered) -> DataError:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import folders, sources
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BatchEncoding
@@ -228,10 +229,10 @@ def test_a_hostile_template_stays_in_its_sandbox(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3", "gemma", "phi3", "glm4moe"])
-def test_trl_templates_mark_the_answer(folder: Path, family: str) -> None:
+def test_trl_templates_mark_the_answer(tmp_path: Path, family: str) -> None:
     """The answer, and no word of the question, is marked by templates of many families."""
-    trl = Path(pytest.importorskip("trl").__file__).parent / "chat_templates"
-    template = ChatTemplate.load(folder, trl / f"{family}_training.jinja")
+    source = (sources.trl_folder() / f"{family}_training.jinja").read_text(encoding="utf-8")
+    template = ChatTemplate.load(folders.write_folder(tmp_path, source))
     said = trained_text(template, turns(("user", "question"), ("assistant", "answer")))
     assert "answer" in said and "question" not in said
 
