@@ -50,7 +50,7 @@ TOOLS_HINT = (
     "template: --chat-template FILE; or write calls and results as text, in the rows and when you "
     "ask."
 )
-OTHER = "Zq7other"  # an answer that nobody gives
+OTHER = "\uf8ffother"  # an answer that nobody gives, nor begins with
 
 
 @dataclass(frozen=True)
@@ -275,9 +275,9 @@ class TurnRenderer:
         opening = text[end:]
         for ending in (text[last:], text[last:end]) if last >= 0 else ():
             start = written.rfind(ending) + len(ending)
-            opens = [] if ending.endswith(opening) else self.special.pattern.findall(opening)
-            # Without what opens an answer, but not with another form of it.
-            if ending in written and not any(token in written[start:] for token in opens):
+            # Without what opens an answer only where the answer itself begins.
+            follows = ending.endswith(opening) or not written[start:].strip()
+            if ending in written and follows:
                 return start
         start = written.rfind(opening) + len(opening)
         found = bool(opening.strip()) and opening in written
