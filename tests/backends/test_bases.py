@@ -187,7 +187,7 @@ def test_a_folder_without_weights_is_called_what_it_is(
 
 # Weights of a base of three layers -> what is wrong with them.
 DAMAGED: dict[str, tuple[Shapes, str]] = {
-    "a layer": (without("model.layers.1."), "lacks 1 of its 3 layers: 1"),
+    "a layer": (without("model.layers.1."), "lacks 1 of its 3 layers, layer 1 first"),
     "a tensor of a layer": (
         without("model.layers.2.mlp"),
         "Layer 2 of .* lacks mlp.down_proj.weight",
@@ -262,6 +262,55 @@ def test_files_that_are_missing_cut_off_or_damaged_are_refused(
         assert "model.safetensors.index.json names" in refused(folder)
     (folder / INDEX).write_text("[" * 100_000)
     assert "is no index of weights" in refused(folder)
+
+
+def hostile_header(about: Any) -> bytes:
+    raw = about if isinstance(about, bytes) else json.dumps(about).encode()
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def test_a_hostile_folder_takes_neither_time_nor_memory(
+    home: Path, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    """Layers without number, names and shapes without end, JSON without bottom, a pipe for a file:
+    each is refused in words, at once."""
+    folder = make_base(tmp_path / "base", tiny_tokenizer)
+    config = (folder / "config.json").read_text()
+    began = time.monotonic()
+    change_config(folder, num_hidden_layers=10**12)
+    assert "lacks 999999999997 of its" in refused(folder)
+    (folder / "config.json").write_text(config)
+    change_config(folder, tie_word_embeddings=[], layer_types=3, num_kv_shared_layers="x")
+    assert Gateway().estimate(chat_rows(12), model=str(folder), backend="local").steps
+    long = {"dtype": "F32", "shape": [10**4000] * 2000, "data_offsets": [0, 0]}
+    for raw in (
+        hostile_header({"a": long}),
+        hostile_header({f"{'.emb' * 50_000}": {**long, "shape": [0]}}),
+        hostile_header({f"model.layers.{'9' * 5000}.a": {**long, "shape": [0]}}),
+        hostile_header({"a": {"dtype": ["F32"], "shape": [], "data_offsets": [0, 4]}}),
+        hostile_header({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}),
+        hostile_header([1, 2]),
+        hostile_header(b"[" * 200_000),
+        hostile_header(b"\xff\xfe"),
+        (10**15).to_bytes(8, "little") + b"{}",
+    ):
+        (folder / SINGLE).write_bytes(raw)
+        assert re.search("is damaged|is cut off", refused(folder)), raw[:60]
+    (folder / SINGLE).unlink()
+    (folder / INDEX).write_text(json.dumps({"weight_map": {".emb" * 50_000: SHARDS[0]}}))
+    assert "names the weights '.emb" in refused(folder)
+    (folder / INDEX).unlink()
+    os.mkfifo(folder / SINGLE)
+    assert "1 of the 1 files with the weights" in refused(folder)
+    for text in ("[" * 200_000, " " * 6_000_000, "3"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(SpecError, match="config.json is not"):
+            Gateway().estimate(chat_rows(12), model=str(folder), backend="local")
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(SpecError, match="There is no .*config.json"):
+        Gateway().estimate(chat_rows(12), model=str(folder), backend="local")
+    assert time.monotonic() - began < 20
 
 
 ODD: dict[str, dict[str, Any]] = {
@@ -573,7 +622,8 @@ def test_only_what_is_needed_comes_from_the_hub(
     assert [one.split(":")[0] for one in others] == [
         "acme/pickled has no *.safetensors, only pickled weights (pytorch_model.bin)",
         "acme/adapter is an adapter, not a model",
-        "acme/lacking lacks 1 of its 3 layers",
+        "acme/lacking lacks 1 of its 3 layers, layer 2 first. Copy or download it again, or use a "
+        "model that was not cut.",
         "acme/gguf has GGUF files only, which are made for answering, not for training. Use the "
         "model that they were made from, as safetensors.",
     ]

@@ -6,7 +6,6 @@ Hugging Face id, looked up in the hub's cache.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -83,7 +82,7 @@ def require_whole(model: str, folder: Path, training_type: str | None) -> None:
 def config_of(folder: Path) -> dict[str, Any]:
     """Return the model's config.json. Raises SpecError."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = weights.read_json(folder / "config.json", weights.MAX_CONFIG)
     except FileNotFoundError:
         raise SpecError(
             f"There is no {folder / 'config.json'}.", hint="Is this a model folder?"
@@ -92,7 +91,7 @@ def config_of(folder: Path) -> dict[str, Any]:
         raise StoreError(
             f"{folder / 'config.json'} cannot be read: {exc.strerror or exc}."
         ) from None
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise SpecError(f"{folder / 'config.json'} is not valid JSON: {exc}.") from None
     if not isinstance(config, dict):
         raise SpecError(f"{folder / 'config.json'} is not a JSON object.")

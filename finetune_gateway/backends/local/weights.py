@@ -6,6 +6,7 @@ shape and place of each tensor), and the tensors, without a gap.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -16,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.errors import SpecError, StoreError
+from finetune_gateway.errors import SpecError, StoreError, shown
 from finetune_gateway.settings import files
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MAX_HEADER = 100_000_000  # bytes, as the safetensors library has it
+# Bytes that are read of what a folder says of itself. The largest models have headers of a few MB,
+# and an index of 15 MB; 25 MB of JSON take up to 600 MB of memory.
+MAX_HEADER, MAX_INDEX, MAX_CONFIG = 25_000_000, 50_000_000, 5_000_000
+MAX_NAME, MAX_SIDE, MAX_SIDES = 500, 2**48, 8  # of a tensor: characters, numbers, dimensions
 LFS_POINTER = b"version "  # the first 8 bytes of what Git LFS leaves in place of a file
 # Bits of one number, by the names of types that safetensors 0.8 knows.
 BITS = {
@@ -57,17 +61,33 @@ def read_index(folder: Path) -> dict[str, str]:
     """Return the file of each tensor by the index of a folder. Raises SpecError for an index that
     cannot be used or leads out of the folder."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX, MAX_INDEX)
         places: dict[str, str] = index["weight_map"]
         wrong = [name for name in places.values() if not _is_file_name(name)]
+        wrong += [name for name in places if len(name) > MAX_NAME]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SpecError(f"{folder / INDEX} is no index of weights.", hint=_AGAIN) from None
     except OSError as exc:
         raise _unreadable(folder / INDEX, exc) from None
     if wrong or not places:
-        what = f"the weights {wrong[0]!r}" if wrong else "no weights"
+        what = f"the weights {shown(wrong[0])}" if wrong else "no weights"
         raise SpecError(f"{folder / INDEX} names {what}.", hint=_AGAIN)
     return places
+
+
+def read_json(path: Path, most: int) -> Any:
+    """Return what is in a JSON file of at most ``most`` bytes. Raises OSError, also for what is no
+    regular file, and ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with path.open("rb") as file:
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -134,10 +154,12 @@ def _tensors(header: dict[str, Any]) -> tuple[dict[str, Tensor], int]:
     for name, about in sorted(places.items(), key=lambda item: item[1]["data_offsets"]):
         tensor = Tensor(about["dtype"], tuple(about["shape"]))
         begin, after = about["data_offsets"]
+        if len(name) > MAX_NAME or len(tensor.shape) > MAX_SIDES:
+            raise ValueError(name)
+        if any(type(side) is not int or not 0 <= side <= MAX_SIDE for side in tensor.shape):
+            raise ValueError(name)
         numbers = math.prod(tensor.shape)
         if begin != end or (after - begin) * 8 != numbers * BITS[tensor.dtype]:
-            raise ValueError(name)
-        if any(type(side) is not int or side < 0 for side in tensor.shape):
             raise ValueError(name)
         tensors[name], end = tensor, after
     return tensors, end
