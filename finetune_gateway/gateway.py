@@ -31,6 +31,7 @@ from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.keywords import (
     Money,
     PlanOptions,
+    RowOptions,
     check_metadata,
     listed,
     require_backend,
@@ -40,7 +41,7 @@ from finetune_gateway.keywords import (
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
-from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, TrainOn
+from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec
 from finetune_gateway.validation import pipeline
 from finetune_gateway.validation.collector import ignorable, rules_for
 from finetune_gateway.validation.dataset import analysis
@@ -81,7 +82,7 @@ class Gateway(HomeJobs):
 
     # -- before anything is sent ---------------------------------------------------------
 
-    @verb()
+    @verb(RowOptions)
     def validate(
         self,
         data: Source,
@@ -89,14 +90,12 @@ class Gateway(HomeJobs):
         model: str | None = None,
         backend: str | Backend | None = None,
         method: AnyMethod = "sft",
-        train_on: TrainOn = "assistant",
-        max_length: int | None = None,
-        chat_template: str | None = None,
         quality: bool | None = None,
         against: Source | None = None,
         like: Source | None = None,
         ignore: str | Iterable[str] = (),
         on_progress: OnProgress | None = None,
+        **options: Unpack[RowOptions],
     ) -> Report:
         """Check a dataset and return the report. Offline; no key is needed.
 
@@ -106,9 +105,6 @@ class Gateway(HomeJobs):
             backend: Judge for this backend alone. By default every known backend is judged, and
                 each finding names those that would refuse.
             method: What the rows are for: 'sft' (default), 'dpo', 'orpo', 'kto', 'pretrain', ...
-            train_on: Whose tokens carry the loss, of a local model.
-            max_length: Tokens per row of a local model.
-            chat_template: Path of a Jinja file in place of a local model's own.
             quality: Look at the dataset as a whole too. By default for files up to 4 MB.
             against: Validation or test data that must share no row with the data.
             like: Prompts from production that the data should resemble.
@@ -124,11 +120,7 @@ class Gateway(HomeJobs):
             model=model,
             runner=pipeline.place_of(model, backend, self.backend),
             method=method,
-            training={
-                "train_on": train_on,
-                "max_length": max_length,
-                "chat_template": chat_template,
-            },
+            training=options,
             options=analysis.AnalysisOptions(
                 quality=quality,
                 against=None if against is None else self.open(against),
@@ -139,7 +131,7 @@ class Gateway(HomeJobs):
             regions=config.pii_regions(self.settings),
         )
 
-    @verb()
+    @verb(RowOptions)
     def preview(
         self,
         data: Source,
@@ -147,9 +139,7 @@ class Gateway(HomeJobs):
         model: str,
         backend: str | Backend | None = None,
         rows: Collection[int] | None = None,
-        train_on: TrainOn = "assistant",
-        max_length: int | None = None,
-        chat_template: str | None = None,
+        **options: Unpack[RowOptions],
     ) -> list[Preview]:
         """Return rows as the model will see them: token by token, with what is trained. Offline.
 
@@ -160,9 +150,6 @@ class Gateway(HomeJobs):
             model: Whose tokens and template.
             backend: Where the model would be trained. By default as in submit.
             rows: Line numbers, from 1. By default the first three rows.
-            train_on: Whose tokens carry the loss: 'assistant' (default), 'last_assistant', 'all'.
-            max_length: Tokens per row; the rest is cut off.
-            chat_template: Path of a Jinja file to use in place of the model's own.
 
         Raises NotFoundError for a line that is not there, SpecError for a wrong keyword.
         """
@@ -170,9 +157,7 @@ class Gateway(HomeJobs):
         from finetune_gateway.validation import select
 
         runner, dataset = self._place(model, backend), self.open(data)
-        spec = TrainingSpec.build(
-            model=model, train_on=train_on, max_length=max_length, chat_template=chat_template
-        )
+        spec = TrainingSpec.build(model=model, **options)
         spec, limits = runner.resolve(spec, dataset), runner.capabilities(model)
         renderer = runner.preview_renderer(spec) or select.hosted_renderer(spec, limits)
         rules = rules_for(runner.name, hosted=limits.hosted)

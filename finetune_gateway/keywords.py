@@ -16,7 +16,7 @@ from finetune_gateway.backend import JOB_TAG, Backend
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.planning import OnProgress, Plan
-from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec, TrainOn
+from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
 
 Money = Decimal | float | str  # USD; a text may begin with $
 
@@ -26,15 +26,23 @@ MAX_PAIRS, MAX_KEY, MAX_VALUE = 15, 64, 512
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ValidateOptions(TypedDict, total=False):
+class RowOptions(TypedDict, total=False):
+    """The keywords that say which tokens of a row are trained, as ``validate`` and ``preview`` take
+    them."""
+
+    train_on: TrainOn
+    max_length: int | None
+    chat_template: str | None
+    chat_template_kwargs: dict[str, bool | int | str] | None
+    call_format: CallFormat | None
+
+
+class ValidateOptions(RowOptions, total=False):
     """The keywords of ``validate``."""
 
     model: str | None
     backend: str | Backend | None
     method: AnyMethod
-    train_on: TrainOn
-    max_length: int | None
-    chat_template: str | None
     quality: bool | None
     against: Source | None
     like: Source | None
@@ -42,14 +50,11 @@ class ValidateOptions(TypedDict, total=False):
     on_progress: OnProgress | None
 
 
-class PreviewOptions(TypedDict, total=False):
+class PreviewOptions(RowOptions, total=False):
     """The keywords of ``preview`` beside ``model``."""
 
     backend: str | Backend | None
     rows: Collection[int] | None
-    train_on: TrainOn
-    max_length: int | None
-    chat_template: str | None
 
 
 class PlanOptions(TrainingOptions, total=False):

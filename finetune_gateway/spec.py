@@ -44,6 +44,7 @@ Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reinforcement"]
 AnyMethod = Method | Literal["supervised"]  # as callers may write it
 TrainingType = Literal["lora", "qlora", "full"]
 TrainOn = Literal["assistant", "last_assistant", "all"]
+CallFormat = Literal["hermes"]
 Auto = Literal["auto"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,7 +61,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields that jobs of older stores do not have. At their default they are no part of what an equal
 # job is recognised by: a submit that is repeated after an upgrade must not make a second job.
-LATER_FIELDS = ("stop_on_divergence", "chat_template_kwargs")
+LATER_FIELDS = ("stop_on_divergence", "chat_template_kwargs", "call_format")
 
 # OpenAI calls sft "supervised"; both words are accepted, one is kept.
 METHOD_ALIASES = {"supervised": "sft"}
@@ -97,6 +98,7 @@ class TrainingOptions(TypedDict, total=False):
     stop_on_divergence: bool
     chat_template: str | None
     chat_template_kwargs: dict[str, bool | int | str] | None
+    call_format: CallFormat | None
 
 
 def _alias(value: Any) -> Any:
@@ -178,6 +180,9 @@ class TrainingSpec(Model):
     )
     chat_template_kwargs: dict[str, bool | int | str] | None = Field(
         default=None, description="Switches of the chat template, kept for serving"
+    )
+    call_format: CallFormat | None = Field(
+        default=None, description="Calls of tools as text, for a template without tools"
     )
 
     @classmethod

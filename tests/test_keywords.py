@@ -204,7 +204,7 @@ def test_every_verb_answers_so(home: Path) -> None:
     call: list[tuple[Call, str, str]] = [
         (gateway.validate, "mehtod", "Did you mean method?"),
         (gateway.preview, "max_seq_length", "Did you mean max_length?"),
-        (gateway.preview, "seed", "It takes: backend, chat_template, data, max_length, "),
+        (gateway.preview, "seed", "It takes: backend, call_format, chat_template, "),
         (gateway.estimate, "epochs", "Did you mean n_epochs?"),
         (gateway.estimate, "base_url", "backend=OpenAIBackend(base_url=...)"),
         (gateway.estimate, "gpu", "backend=LocalBackend(gpu=...)"),

@@ -104,7 +104,11 @@ def test_a_default_makes_no_other_job(home: Path) -> None:
     assert jobs[1].record.spec.canonical().keys() == FIELDS.keys() - set(LATER_FIELDS)
 
 
-OTHER = {"stop_on_divergence": False, "chat_template_kwargs": {"enable_thinking": False}}
+OTHER = {
+    "stop_on_divergence": False,
+    "chat_template_kwargs": {"enable_thinking": False},
+    "call_format": "hermes",
+}
 
 
 @pytest.mark.parametrize("name", LATER_FIELDS)

@@ -56,7 +56,7 @@ def preview(
     chat_template: ChatTemplate = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="max_length; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="max_length, call_format; repeatable."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -65,8 +65,9 @@ def validate(
     method: Method = None,
     train_on: TrainOn = None,
     chat_template: ChatTemplate = None,
-    max_length: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens per row of a local model.")
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="max_length, call_format; repeatable."),
     ] = None,
     fix: Annotated[
         Path | None,
@@ -153,9 +154,7 @@ def validate(
         open_dataset(like) if like else None,
     )
 
-    training = parse_settings(
-        None, train_on=train_on, chat_template=chat_template, max_length=max_length
-    )
+    training = parse_settings(settings, train_on=train_on, chat_template=chat_template)
 
     def check(checked: Dataset) -> Report:
         with progress_bar(quiet=quiet) as on_progress:

@@ -120,8 +120,8 @@ def _words(finding: Finding) -> str:
 def _way_out(lost: list[Finding]) -> str:
     if any(one.kind in ("calls", "tools") for one in lost):
         first = (
-            "Use a model whose template has tools (docs/families.md), or write the calls and the "
-            "list of tools into the texts yourself, the same in training and in chat"
+            "Use a model whose template has tools (docs/families.md), or write them as text, the "
+            "same in training and in chat (--set call_format=hermes)"
         )
     else:
         first = "Use a model whose template writes it (docs/families.md), or change the rows"

@@ -113,13 +113,15 @@ class ChatTemplate:
         chat_template: str | Path | None = None,
         *,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        call_format: str | None = None,
         now: float | None = None,
     ) -> ChatTemplate:
-        """Return the template of a model folder, or the one in the file ``chat_template``.
+        """Return the template of a model folder, or the one in the file ``chat_template``; with a
+        ``call_format`` it writes calls of tools as text.
 
         Raises NotFoundError, SpecError.
         """
-        files = read_model_files(folder, chat_template)
+        files = read_model_files(folder, chat_template, call_format)
         return cls(files, chat_template_kwargs=chat_template_kwargs, now=now)
 
     @property

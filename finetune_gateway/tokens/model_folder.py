@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.errors import NotFoundError, SpecError, StoreError
+from finetune_gateway.tokens.calls_as_text import with_calls_as_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,12 +29,14 @@ class ModelFiles:
     response_template: dict[str, Any] | None = None  # how transformers takes its answers apart
 
 
-def read_model_files(folder: str | Path, chat_template: str | Path | None = None) -> ModelFiles:
+def read_model_files(
+    folder: str | Path, chat_template: str | Path | None = None, call_format: str | None = None
+) -> ModelFiles:
     """Return the files of a model folder, with the template in the file ``chat_template`` if one is
-    given. Raises NotFoundError, SpecError."""
+    given, and with calls as text in this format. Raises NotFoundError, SpecError."""
     folder = Path(folder)
     config = _json(folder / "tokenizer_config.json")
-    source = _source(folder, config, chat_template)
+    source = with_calls_as_text(_source(folder, config, chat_template), call_format)
     tokenizer = _tokenizer(folder / "tokenizer.json")
     special = {
         name: token

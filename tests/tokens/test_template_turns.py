@@ -197,3 +197,30 @@ def test_a_fork_has_a_process_of_its_own() -> None:
     with os.fdopen(reader) as answer:
         assert json.loads(answer.read()) == "child"
     assert asked("parent again").text == "parent again"
+
+
+def test_calls_as_text_for_a_template_without_tools(base: Path, tmp_path: Path) -> None:
+    """The list of tools is in the prompt, calls are trained as text and read back; the template
+    that is saved does the same."""
+    path = tmp_path / "plain.jinja"
+    path.write_text(CHATML)
+    template = ChatTemplate.load(base, path, call_format="hermes")
+    function = {"name": "find", "parameters": {"type": "object"}}
+    called = {"name": "find", "arguments": '{"id": "A-1"}'}
+    silent = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": called}]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "In Bonn."}
+    tools = [{"type": "function", "function": function}]
+    row = {"messages": [ASKED[0], silent, result, ASKED[1]], "tools": tools}
+    assert template.losses(row) == frozenset()
+    call = '<tool_call>\n{"name": "find", "arguments": {"id": "A-1"}}\n</tool_call>'
+    [encoded] = template.encode(row)
+    trained = [token for token in encoded.labels if token != IGNORED]
+    text = template.tokenizer.decode(trained, skip_special_tokens=False)
+    assert text == f"{call}<|im_end|>first<|im_end|>"
+    assert '"name": "find"' in encoded.text and "<tool_response>\nIn Bonn." in encoded.text
+    path.write_text(template.source)
+    saved = ChatTemplate.load(base, path)
+    assert saved.encode(row) == [encoded]
+    answer = saved.answers.read(call, encoded.text[:9], tools)
+    [read] = answer.calls
+    assert (read.name, answer.text) == ("find", "")

@@ -26,7 +26,7 @@ from finetune_gateway.backend import (
     Intent,
 )
 from finetune_gateway.backends.local import builtin, fourbit, models
-from finetune_gateway.backends.local.counting import RowCount
+from finetune_gateway.backends.local.counting import RowCount, template_of
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import (
     CHAT_TEMPLATE,
@@ -145,8 +145,7 @@ class LocalBackend(Backend):
     def counter(self, spec: TrainingSpec) -> LocalCounter:
         folder = models.small_files(spec.model, self.settings)
         limit = self._row_limit(spec, folder)
-        switches = spec.chat_template_kwargs or {}
-        count = RowCount(folder, spec.chat_template, spec.train_on, limit, switches)
+        count = RowCount(folder, spec, limit)
         return LocalCounter(count, render=count.text, losses=count.losses, max_context=limit)
 
     def preview_renderer(self, spec: TrainingSpec) -> LocalRenderer:
@@ -157,8 +156,7 @@ class LocalBackend(Backend):
         return LocalRenderer(template, spec.model, train_on=spec.train_on, limit=limit)
 
     def _template(self, spec: TrainingSpec, folder: Path) -> ChatTemplate:
-        switches = spec.chat_template_kwargs
-        return ChatTemplate.load(folder, spec.chat_template, chat_template_kwargs=switches)
+        return template_of(spec, folder)
 
     def _row_limit(self, spec: TrainingSpec, folder: Path) -> int:
         return row_limit(spec.max_length, models.config_of(folder).get("max_position_embeddings"))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.spec import TrainOn
+from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Encoded
 from finetune_gateway.tokens.local_counter import SequenceTokens
 from finetune_gateway.tokens.template_rows import messages_of
 from finetune_gateway.tokens.template_survey import LOSSES
+
+
+def template_of(spec: TrainingSpec, folder: Path, now: float | None = None) -> ChatTemplate:
+    """Return the chat template of a model folder as this spec wants it."""
+    return ChatTemplate.load(
+        folder,
+        spec.chat_template,
+        chat_template_kwargs=spec.chat_template_kwargs,
+        call_format=spec.call_format,
+        now=now,
+    )
 
 
 class RowCount:
@@ -19,17 +29,10 @@ class RowCount:
     It is pickled as its arguments, so that several processes can count one file.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        chat_template: str | Path | None,
-        train_on: TrainOn,
-        limit: int,
-        switches: Mapping[str, Any],
-    ) -> None:
-        self._arguments = (folder, chat_template, train_on, limit, dict(switches))
-        self._train_on, self._limit = train_on, limit
-        self._template = ChatTemplate.load(folder, chat_template, chat_template_kwargs=switches)
+    def __init__(self, folder: Path, spec: TrainingSpec, limit: int) -> None:
+        self._arguments = (folder, spec, limit)
+        self._train_on, self._limit = spec.train_on, limit
+        self._template = template_of(spec, folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RowCount, self._arguments

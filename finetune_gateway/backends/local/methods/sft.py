@@ -108,7 +108,11 @@ def train_and_save(run: Run) -> None:
     run.phase("loading the model")
     switches = spec.chat_template_kwargs or {}
     template = ChatTemplate.load(
-        folder, run.chat_template, chat_template_kwargs=switches, now=run.file.created_at
+        folder,
+        run.chat_template,
+        chat_template_kwargs=switches,
+        call_format=spec.call_format,
+        now=run.file.created_at,
     )
     template.check()
     tokenizer = load_tokenizer(folder, template)
