@@ -88,6 +88,11 @@ def _single_turn(row: Json) -> Format | None:
     return TEXT if "text" in row else None
 
 
+def by_name(name: str) -> Format:
+    """Return the format of this name."""
+    return next(one for one in FORMATS if one.name == name)
+
+
 def no_format_text(row: Json) -> str:
     """Return why the format of a row is not known."""
     keys = quoted_keys(row)

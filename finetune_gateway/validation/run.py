@@ -15,6 +15,7 @@ from itertools import islice
 
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
+from finetune_gateway.data.formats import Format
 from finetune_gateway.findings import Finding, Report
 from finetune_gateway.settings import config
 from finetune_gateway.text.pii import Regions
@@ -106,8 +107,10 @@ def _scan_in_parallel(
         return None
     if workers is None:
         workers = min(parallel.count_processors(), MAX_WORKERS)
-    if workers < 2 or not _starts_with_chat(task):
+    first_format = _first_format(task) if workers > 1 else None
+    if first_format is None:
         return None
+    task = replace(task, first_format=first_format.name)
     with task.path.open("rb") as file:
         parts = cut(file.fileno(), size, workers)
     tasks = [
@@ -136,17 +139,18 @@ def _scaled(on_progress: OnProgress | None, size: int, parts: int) -> OnProgress
     return lambda done, _: on_progress(min(done * parts, size), size)
 
 
-def _starts_with_chat(task: Task) -> bool:
-    """Return True if the first row is a chat: every part then has a known format."""
+def _first_format(task: Task) -> Format | None:
+    """Return the format of the first line, which every part has to know; None if that is no row of
+    a known format."""
     with task.path.open("rb") as file:
         first = next(Lines(file.fileno(), Range(0, sys.maxsize)), None)
     if first is None or first.cut:
-        return False
+        return None
     try:
         row = parse(decode(first.raw, first.offset))
     except BadLine:
-        return False
-    return isinstance(row, dict) and formats.format_of(row) is formats.CHAT
+        return None
+    return formats.format_of(row) if isinstance(row, dict) else None
 
 
 def _scan_part(task: Task, on_progress: OnProgress | None = None) -> tuple[Scan, TokenTotals]:

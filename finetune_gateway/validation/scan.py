@@ -91,6 +91,7 @@ class Task:
     counter: TokenCounter | None = None  # an empty one, for a process of its own
     near_duplicates: bool = True
     regions: Regions = ()  # whose national telephone numbers count
+    first_format: str = ""  # the format of the first line, for the parts that do not have it
     part: Range = Range(0, sys.maxsize)
     last: bool = True
 
@@ -129,7 +130,8 @@ class Scan:
         self.stopped = self.looking_ahead = False
         self.rows_before = 0  # 1: there are rows before this part
         if task.part.start:
-            self.format, self.format_line, self.rows_before = formats.CHAT, 1, 1
+            self.format = formats.by_name(task.first_format)
+            self.format_line = self.rows_before = 1
 
     # -- the file --------------------------------------------------------------------------
 

@@ -255,6 +255,19 @@ def both_ways(
     return reports[0], reports[1]
 
 
+def splits(patch: pytest.MonkeyPatch) -> list[bool]:
+    """A list to which each check of a file adds whether it was made in parts."""
+    split: list[bool] = []
+    scan = checks._scan_in_parallel
+
+    def noted(*options: Any) -> Any:
+        split.append((found := scan(*options)) is not None)
+        return found
+
+    patch.setattr(checks, "_scan_in_parallel", noted)
+    return split
+
+
 ANSWER = {"role": "assistant", "content": "a"}
 
 
@@ -273,14 +286,7 @@ def test_a_file_is_split_whatever_its_first_chat_says(
     """Only its format matters; faults of the first row change no report and cost no speed."""
     path = tmp_path / "first.jsonl"
     path.write_text("\n".join([json.dumps({"messages": messages}), *rows(100)]) + "\n", "utf-8")
-    split: list[bool] = []
-    scan = checks._scan_in_parallel
-
-    def noted(*options: Any) -> Any:
-        split.append((found := scan(*options)) is not None)
-        return found
-
-    monkeypatch.setattr(checks, "_scan_in_parallel", noted)
+    split = splits(monkeypatch)
     several, one = both_ways(path, monkeypatch, processes=2, method=method)
     assert several == one and split == [True, False]
 
@@ -341,6 +347,45 @@ def test_a_fresh_interpreter_does_as_well_as_a_copy(
     path.write_text("\n".join(rows(60)))
     several, one = both_ways(path, monkeypatch)
     assert several == one
+
+
+ASKED = {"role": "user", "content": "q"}
+WORSE = {"role": "assistant", "content": "b"}
+FORMS: dict[str, tuple[str, Json]] = {
+    "openai-preference": (
+        "dpo",
+        {"input": {"messages": [ASKED]}, "preferred_output": [ANSWER],
+         "non_preferred_output": [WORSE]},
+    ),
+    "trl-preference": ("dpo", {"prompt": [ASKED], "chosen": [ANSWER], "rejected": [WORSE]}),
+    "prompt-completion": ("sft", {"prompt": "q", "completion": "a"}),
+    "unpaired-preference": ("kto", {"prompt": "q", "completion": "a", "label": True}),
+    "alpaca": ("sft", {"instruction": "q", "output": "a"}),
+    "sharegpt": ("sft", {"conversations": [{"from": "human", "value": "q"},
+                                           {"from": "gpt", "value": "a"}]}),
+    "text": ("pretrain", {"text": "q"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "fork"), [*((name, True) for name in FORMS), ("text", False)])
+def test_parts_of_any_format_find_what_one_pass_finds(
+    name: str, fork: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every part knows the format of the first row: it has no note of its own, and a chat among
+    the rows is a mixed format wherever it stands."""
+    method, row = FORMS[name]
+    listed = [json.dumps(row).replace('"q"', f'"row {number}"') for number in range(60)]
+    listed[7] = listed[50] = json.dumps(row).replace('"q"', '"mail a@b.org"')
+    listed[40], listed[55] = FIRST.decode(), "{"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(listed))
+    monkeypatch.setattr(parallel, "_can_fork", lambda: fork)
+    split = splits(monkeypatch)
+    several, one = both_ways(path, monkeypatch, processes=2, method=method)
+    assert split == [True, False]
+    assert several == one and one.format == name
+    found = {finding.code: finding.lines for finding in one.findings}
+    assert found["mixed_formats"] == [41] and found["pii"] == [8, 51]
 
 
 @pytest.mark.parametrize("fork", [True, False])
