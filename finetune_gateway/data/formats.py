@@ -18,7 +18,7 @@ Json = dict[str, Any]
 MAX_KEYS = 8  # keys of an unknown row that are shown
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: there is one of each
 class Format:
     """A known format.
 
@@ -55,17 +55,19 @@ SENT_UNCHANGED = (CHAT, PREFERENCE)  # OpenAI's own: they leave byte for byte
 
 SHAREGPT_ROLES = sharegpt.ROLES
 
-_OPENAI_PAIR = (
-    "preferred_output",
-    "non_preferred_output",
-    "preferred_completion",
-    "non_preferred_completion",
+_OPENAI_PAIR = frozenset(
+    {
+        "preferred_output",
+        "non_preferred_output",
+        "preferred_completion",
+        "non_preferred_completion",
+    }
 )
 
 
 def format_of(row: Json) -> Format | None:
     """Return the format of a row, or None if it is unknown."""
-    if any(key in row for key in _OPENAI_PAIR):
+    if not _OPENAI_PAIR.isdisjoint(row):
         return PREFERENCE
     if "chosen" in row or "rejected" in row:
         return TRL_PREFERENCE

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Protocol
@@ -140,6 +140,9 @@ class TokenCounter(ABC):
             lengths=dict(lengths.counts),
             untrained_lengths=dict(totals.untrained_lengths.counts),
         )
+
+
+_NONE = RoleCount(0, 0)
 
 
 @dataclass(slots=True)
@@ -299,9 +302,10 @@ class HostedCounter(TokenCounter):
         """Count a prompt and its two answers. How a pair is billed is not known: from the contents
         alone to the prompt charged once with each answer."""
         pair_input = row_access.as_dict(row.get("input"))
-        prompt = self._sum(row_access.messages_of(pair_input.get("messages")))
+        roles: dict[str, RoleCount] = {}
+        prompt = self._sum(row_access.messages_of(pair_input.get("messages")), roles)
         chosen, rejected = (
-            self._sum(row_access.messages_of(row.get(side), "assistant"))
+            self._sum(row_access.messages_of(row.get(side), "assistant"), roles)
             for side in ("preferred_output", "non_preferred_output")
         )
         tools, tools_high = self._tools(pair_input)
@@ -317,7 +321,7 @@ class HostedCounter(TokenCounter):
             max(billed, twice),
             longest=billed - min(chosen.billed, rejected.billed),
             sequences=2,
-            roles=_merge_roles(prompt.by_role, chosen.by_role, rejected.by_role),
+            roles=roles,
         )
 
     def _text(self, row: Json) -> RowTokens:
@@ -331,11 +335,29 @@ class HostedCounter(TokenCounter):
             roles=text.by_role,
         )  # fmt: skip
 
-    def _sum(self, messages: Iterable[Json]) -> _MessageSums:
-        sums = _MessageSums()
+    def _sum(
+        self, messages: Iterable[Json], by_role: dict[str, RoleCount] | None = None
+    ) -> _MessageSums:
+        """Return the sums of messages. ``by_role``: counts that theirs are added to."""
+        sums = _MessageSums() if by_role is None else _MessageSums(by_role=by_role)
         for message in messages:
-            self._add_message(message, sums)
+            role, text = message.get("role"), message.get("content")
+            if len(message) == 2 and type(role) is str and type(text) is str:
+                self._add_turn(role, self.text(text), sums)  # most messages
+            else:
+                self._add_message(message, sums)
         return sums
+
+    def _add_turn(self, role: str, content: int, sums: _MessageSums) -> None:
+        """Add a message of a role and so many tokens of content."""
+        sums.messages += 1
+        sums.content += content
+        sums.roles += self.text(role)
+        known = role if role in _ROLES else "other"  # an invented role must not become a key
+        before = sums.by_role.get(known, _NONE)
+        sums.by_role[known] = RoleCount(before.messages + 1, before.tokens + content)
+        if role == "assistant":
+            sums.trained += content
 
     def _add_message(self, message: Json, sums: _MessageSums) -> None:
         images = sum(
@@ -345,25 +367,19 @@ class HostedCounter(TokenCounter):
             sum(self.text(text) for text in row_access.texts_of(message)) + images * _IMAGE_LOW
         )
         role, name = str(message.get("role", "")), message.get("name")
-        sums.messages += 1
-        sums.content += content
+        self._add_turn(role, content, sums)
         sums.images += images
-        sums.roles += self.text(role)
         if isinstance(name, str):
             sums.roles += self.text(name) + _PER_NAME
-        known = role if role in _ROLES else "other"  # an invented role must not become a key
-        before = sums.by_role.get(known, RoleCount(0, 0))
-        sums.by_role[known] = RoleCount(before.messages + 1, before.tokens + content)
         if role == "assistant" and message.get("weight") == 0:
+            sums.trained -= content
             sums.unweighted += content
-        elif role == "assistant":
-            sums.trained += content
         sums.exact = sums.exact and not images and not row_access.calls_of(message)
 
     def _tools(self, row: Json) -> tuple[int, int]:
         """Return the tokens of the tool definitions by the cookbook's rule, and as plain JSON. Real
         renderings differ by a factor of 1.9, and none is proven for training."""
-        tools = row_access.tools_of(row)
+        tools = row_access.tools_of(row) if "tools" in row or "functions" in row else []
         if not tools:
             return 0, 0
         by_rule = sum(self._tool(tool) for tool in tools) + _FUNC_END
@@ -404,15 +420,6 @@ def _split_system_prompts(
         others += texts[place:end]
         place = end
     return system_prompts, others
-
-
-def _merge_roles(*parts: Mapping[str, RoleCount]) -> dict[str, RoleCount]:
-    """Return the counts of all parts together, by role."""
-    totals = TokenTotals()
-    for part in parts:
-        for role, count in part.items():
-            totals.add_role(role, *count)
-    return totals.roles
 
 
 # openai-cookbook, How_to_count_tokens_with_tiktoken, section 7.

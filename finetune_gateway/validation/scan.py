@@ -355,7 +355,8 @@ class Scan:
     def _defects(
         self, row: Json, row_format: Format | None, sent: CanonicalRow, text: str, line: Line
     ) -> Iterator[Defect]:
-        yield from escape_defects(text, row)
+        if line.flagged:  # for what the parser finds, too
+            yield from escape_defects(text, row)
         if row_format is None:
             yield unknown_format(row, self.format)
         else:
