@@ -128,10 +128,9 @@ class Scan:
         self.system_prompt = SharedSystemPrompt()
         self.batch = 1  # rows offered to the fast path; doubles as long as it takes all of them
         self.stopped = self.looking_ahead = False
-        self.rows_before = 0  # 1: there are rows before this part
-        if task.part.start:
-            self.format = formats.by_name(task.first_format)
-            self.format_line = self.rows_before = 1
+        self.rows_before = int(task.part.start > 0)  # 1: there are rows before this part
+        if self.rows_before:
+            self.format, self.format_line = formats.by_name(task.first_format), 1
 
     # -- the file --------------------------------------------------------------------------
 
