@@ -13,9 +13,12 @@ from families.judge import IGNORED, Judge, Outcome, Trained
 from families.planted import Row
 from families.serving import Refused, Serving, serving
 from families.sources import Source
+from families.typed import typed_faults, typed_texts
 
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.tokens.chat_template import ChatTemplate, choose_switches
+
+TYPED = 10  # texts with special tokens in them, for each template
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def found(judged: Judge) -> list[str]:
 def verdicts(family: Family) -> dict[str, Verdict]:
     """Return the verdict of each kind of row."""
     verdicts = {kind: judge(family, planted.planted(kind)) for kind in planted.KINDS}
-    if faults := list(_stop_faults(family, verdicts)):
+    faults = [*_stop_faults(family, verdicts), *_typed_faults(family, verdicts)]
+    if faults:
         verdicts["plain"] = replace(verdicts["plain"], outcome="wrong", why="; ".join(faults))
     return verdicts
 
@@ -123,6 +127,16 @@ def _stop_faults(family: Family, verdicts: dict[str, Verdict]) -> Iterator[str]:
     ends = frozenset[int]().union(*(one.ends for one in verdicts.values()))
     if strange := template.stop_ids - serving.published - ends:
         yield f"{serving.written(sorted(strange))!r} stops an answer, and ends none"
+
+
+def _typed_faults(family: Family, verdicts: dict[str, Verdict]) -> Iterator[str]:
+    """Yield what special tokens that are typed change."""
+    if verdicts["plain"].outcome == "refused":
+        return
+    template = family.template(False)
+    serving = family.serving(template)
+    for text in typed_texts(serving, seed=len(family.source.text), count=TYPED):
+        yield from typed_faults(template, serving, text)
 
 
 def _ends(sequences: list[Trained]) -> Iterator[int]:
