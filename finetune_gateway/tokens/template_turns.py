@@ -8,10 +8,9 @@ it asks for it, and then the label is cut from the turn.
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,9 +118,10 @@ class TurnRenderer:
         self.arguments = arguments
         self.content: Content = "text"
         self.turn_ends: dict[str, str] = {}  # "text" and "call" -> the token to add at their end
-        self._markup = set(process.markup)
-        # Who looks for the end of a think block reads its beginning too.
-        self._markup |= {pair[0] for pair in THINK if any(pair[1] in one for one in self._markup)}
+        # What opens and closes a think block, if the template looks for its end in a text.
+        self._read = {
+            text for pair in THINK if any(pair[1] in one for one in process.markup) for text in pair
+        }
 
     # -- rendering -----------------------------------------------------------------------
 
@@ -148,14 +148,14 @@ class TurnRenderer:
 
     def _mark(self, messages: list[Message], tools: Tools) -> tuple[list[Message], Tools, str, str]:
         """Put a mark before and after every special token that is typed in the data, but in answers
-        not around those that the template itself looks for there, such as ``</think>``."""
-        raw = json.dumps([messages, tools], ensure_ascii=False)
+        not around those of a think block that the template reads."""
+        raw = "\n".join(_strings([messages, tools]))
         typed = self.special.typed_in(raw)
         if not typed:
             return messages, tools, "", ""
         free = (chr(code) for code in PRIVATE_USE if chr(code) not in raw)
         opened, closed = next(free), next(free)
-        read = {token for token in typed if any(token in text for text in self._markup)}
+        read = {token for token in typed if any(token in text for text in self._read)}
 
         def change(value: Any, tokens: set[str]) -> Any:
             if not tokens:
@@ -371,6 +371,18 @@ def map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {key: map_strings(item, change) for key, item in value.items()}
     return value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the texts in JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
 
 
 def _unmarked(rendering: Rendering, opened: str, closed: str) -> Rendered:

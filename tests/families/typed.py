@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from families.judge import IGNORED
+from families.judge import BLOCKS, IGNORED
 from families.serving import Serving
 
 from finetune_gateway.tokens.chat_template import ChatTemplate, Encoded
@@ -16,10 +16,17 @@ ANSWER, QUESTION = "zqanswerx", "zqquestionx"
 def typed_texts(serving: Serving, seed: int, count: int) -> Iterator[str]:
     """Yield texts between words in which special tokens are typed."""
     chosen = random.Random(seed)
-    tokens = sorted(serving.special)
+    tokens = typeable(serving)
     for _ in range(count):
         some = chosen.choices([*tokens, " ", "\n", "ab", "é", "<", "|>"], k=chosen.randint(1, 6))
         yield f"zqtypedx{''.join(some)}zqendx"
+
+
+def typeable(serving: Serving) -> list[str]:
+    """Return the special tokens that no template reads in an answer, as it does those of a block
+    for reasoning."""
+    blocks = "".join(word for pair in BLOCKS for word in pair)
+    return sorted(token for token in serving.special if token not in blocks)
 
 
 def typed_faults(template: ChatTemplate, serving: Serving, text: str) -> Iterator[str]:
