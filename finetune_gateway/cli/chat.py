@@ -72,10 +72,11 @@ def chat(
     MODEL is a job (its result), a handle's file or folder, builtin/tiny or another base model on
     this machine, or the id of a hosted model (ft:...): at the host of the job that made it, at
     OpenAI, or at --base-url. Text from a pipe is one question, and the answer into a pipe is exact.
+    Calls of tools follow the text, one a line; reasoning goes to stderr.
 
     Without PROMPT, questions are read from the terminal. Ctrl-C stops an answer; at the prompt it
-    leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands. --quiet
-    prints answers alone, without a prompt.
+    leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands. What is typed
+    after a call is its result. --quiet prints answers alone, without a prompt and reasoning.
 
     Examples:
       ftg chat latest "Where is my parcel?"

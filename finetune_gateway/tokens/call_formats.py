@@ -2,7 +2,7 @@
 
 A format is a few patterns: what a call begins with, how its arguments are written, what ends it.
 Their names are those of vLLM's ``--tool-call-parser``, where it has one. Which of them a template
-writes is found by trying: ``template_answers``.
+writes is found by trying: ``answer_survey``.
 """
 
 from __future__ import annotations

@@ -18,14 +18,10 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.spec import TrainOn
 from finetune_gateway.tokens import template_survey
+from finetune_gateway.tokens.answer_survey import reads_planted, template_reader
 from finetune_gateway.tokens.model_folder import ModelFiles, read_model_files
 from finetune_gateway.tokens.special_text import SpecialText
-from finetune_gateway.tokens.template_answers import (
-    AnswerReader,
-    TemplateReader,
-    reads_planted,
-    template_reader,
-)
+from finetune_gateway.tokens.template_answers import AnswerReader, TemplateReader
 from finetune_gateway.tokens.template_process import template_process
 from finetune_gateway.tokens.template_rows import Message, Tools, messages_of
 from finetune_gateway.tokens.template_survey import ASK, ASK_MORE, REPLY, Survey, survey

@@ -1,18 +1,16 @@
 """What a model has written, taken apart: reasoning, text and calls of tools.
 
-How a template writes them is found by planting an answer with all three, rendering it and reading
-it back: the format that gives the same is the one.
+``answer_survey`` finds how a template writes them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
-from finetune_gateway.errors import DataError
 from finetune_gateway.tokens.call_arguments import as_arguments, read_json, types_of
 from finetune_gateway.tokens.call_formats import (
     FORMATS,
@@ -22,20 +20,8 @@ from finetune_gateway.tokens.call_formats import (
     Parsed,
     ToolTypes,
 )
-from finetune_gateway.tokens.template_rows import Message, Tools
-from finetune_gateway.tokens.template_survey import (
-    ANSWER,
-    ASK,
-    BESIDE,
-    REASONING,
-    REPLY,
-    SECOND,
-    TOOL,
-    Survey,
-    call,
-    tool,
-)
-from finetune_gateway.tokens.template_turns import THINK, Turn, TurnRenderer
+from finetune_gateway.tokens.template_rows import Tools
+from finetune_gateway.tokens.template_turns import THINK, TurnRenderer
 
 BROKEN = "The answer holds a call of a tool that cannot be read: it stands in the text."
 UNKNOWN = "Calls of tools are not read from this model's answers: they stand in the text."
@@ -165,6 +151,7 @@ class TemplateReader:
     format: CallFormat | Channels | None = None  # None: calls are not read
     think: tuple[tuple[str, str], ...] = THINK
     closes: bool = True  # False if an answer may leave the block open that its prompt opens
+    padding: str = "\n\n"  # line breaks that the template writes after a block
     opening: str = ""  # what the template writes before the text of an answer
     ending: str = ""  # and after it, before the token that stops it
     markup: frozenset[str] = field(default_factory=frozenset)  # special tokens that are looked for
@@ -193,7 +180,7 @@ class TemplateReader:
         types = types_of(tools)
         if isinstance(self.format, Channels):
             return self.format.read(raw, types)
-        thought = self._thought(raw, prompt, ended=True)
+        thought = self.thought(raw, prompt, ended=True)
         assert thought is not None  # for the type checker: an answer that has ended is clear
         reasoning, body = thought
         body = body.removeprefix(self.opening)
@@ -210,7 +197,7 @@ class TemplateReader:
     def certain(self, raw: str, prompt: str, tools: Tools) -> str:
         if isinstance(self.format, Channels):
             return self.format.certain(raw)
-        thought = self._thought(raw, prompt, ended=False)
+        thought = self.thought(raw, prompt, ended=False)
         if thought is None:
             return ""
         body = thought[1]
@@ -234,9 +221,9 @@ class TemplateReader:
             self.opening and raw.startswith(self.opening)
         )
 
-    def _thought(self, raw: str, prompt: str, *, ended: bool) -> tuple[str | None, str] | None:
+    def thought(self, raw: str, prompt: str, *, ended: bool) -> tuple[str | None, str] | None:
         """Return the reasoning of an answer and what follows it; None while that is not clear."""
-        text, close = raw, self._opened_by(prompt)
+        text, close = raw, self.opened_by(prompt)
         lead = raw.lstrip()
         for begins, ends in self.think if close is None else ():
             if lead.startswith(begins.strip()):
@@ -256,11 +243,14 @@ class TemplateReader:
             if not ended:
                 return None
             return (inside.strip() or None, "") if opened or self.closes else (None, text)
-        if not ended and _may_open(body.lstrip(), closing):
+        if not ended and (_may_open(body.lstrip(), closing) or self.padding.startswith(body)):
             return None
-        return inside.strip() or None, _without_leading(body, closing).lstrip("\n")
+        body = _without_leading(body, closing)
+        exact = body.startswith(self.padding)  # else a model that writes as many as it likes
+        body = body[len(self.padding) :] if exact else body.lstrip("\n")
+        return inside.strip() or None, body
 
-    def _opened_by(self, prompt: str) -> str | None:
+    def opened_by(self, prompt: str) -> str | None:
         """Return what closes the block that a prompt opens; None if it opens none."""
         end = prompt.rstrip()
         found = (ends.strip() for begins, ends in self.think if end.endswith(begins.strip()))
@@ -302,141 +292,3 @@ def _beside(parsed: Parsed) -> str:
 
 def _like_call(text: str) -> bool:
     return any(one.opens in text for one in FORMATS if not one.bare)
-
-
-# -- which format a template writes ----------------------------------------------------------
-
-# Nested, with quotes, beyond ASCII: what formats differ in.
-_FIRST = call(TOOL, place='Zürich "5"', days=3, direct=True, seat={"row": [1, "x"], "at": {"y": 2}})
-_SECOND = call(SECOND, place="a\nb", days=0)
-_TYPES = {"place": "string", "days": "integer", "direct": "boolean", "seat": "object"}
-
-
-def _tools() -> list[dict[str, Any]]:
-    made = [tool(TOOL), tool(SECOND)]
-    properties = {key: {"type": name, "description": "A value"} for key, name in _TYPES.items()}
-    for one in made:
-        one["function"]["parameters"]["properties"] = properties
-    return made
-
-
-def template_reader(renderer: TurnRenderer, survey: Survey) -> TemplateReader:
-    """Return the reader of a template's answers: with its marks of reasoning, and the first format
-    that reads a planted call as it was."""
-    plain = _turn(renderer, [ASK, REPLY])
-    thinks = _turn(renderer, [ASK, {**REPLY, "reasoning_content": REASONING}])
-    reader = TemplateReader(renderer, think=(*_think(thinks), *THINK))
-    turns = [turn for turn in (plain, thinks) if turn is not None]
-    calls = None if "calls" in survey.losses else _planted_calls(renderer)
-    written = [*turns, *([calls] if calls is not None else [])]
-    marks = " ".join(mark for pair in reader.think for mark in pair)
-    found = {mark for turn in written for mark in _special(renderer, turn.label.text)}
-    stops = renderer.stops | set(survey.turn_ends.values())
-    markup = frozenset((found | set(_special(renderer, marks))) - stops)
-    reader = replace(reader, markup=markup)
-    if plain is not None:
-        reader = _framed(reader, plain, survey)
-    formats: tuple[Channels | CallFormat, ...] = (*CHANNELS, *FORMATS)
-    for one in formats:
-        if isinstance(one, Channels) and not _channels_read(one, turns, survey):
-            continue
-        tried = replace(reader, format=one)
-        if calls is not None and _reads(tried, calls, renderer, survey):
-            return tried
-        if isinstance(one, Channels):  # its texts are read, also if its calls are not written
-            reader = tried
-    return reader
-
-
-def _turn(renderer: TurnRenderer, messages: list[Message], tools: Tools = None) -> Turn | None:
-    try:
-        return renderer.turns(messages, tools, [len(messages) - 1])[0][0]
-    except DataError:
-        return None
-
-
-def _planted_calls(renderer: TurnRenderer) -> Turn | None:
-    """Return a turn with two calls, text beside them and reasoning, or with as much of it as the
-    template takes."""
-    for count in (2, 1):
-        for beside in (BESIDE, ""):
-            for reasoning in ({}, {"reasoning_content": REASONING}):
-                message = {
-                    "role": "assistant", "content": beside,
-                    "tool_calls": [_FIRST, _SECOND][:count], **reasoning,
-                }  # fmt: skip
-                turn = _turn(renderer, [ASK, message], _tools())
-                if turn is not None and TOOL in turn.label.text:
-                    return turn
-    return None
-
-
-def _special(renderer: TurnRenderer, text: str) -> list[str]:
-    return [one for one in renderer.special.pattern.findall(text) if one]
-
-
-def _think(turn: Turn | None) -> list[tuple[str, str]]:
-    """Return what the template writes around reasoning, if that is not in the list of known."""
-    text = "" if turn is None else turn.prompt.text[-40:] + turn.label.text
-    if REASONING not in text or ANSWER not in text:
-        return []
-    before, _, after = text.partition(REASONING)
-    mark = r"<[^<>\s]+>|\[/?[A-Z_]+\]"
-    opens = re.search(rf"({mark})\s*$", before)
-    closes = re.match(rf"\s*({mark})", after.partition(ANSWER)[0])
-    if closes is None:
-        return []
-    if opens is not None and opens[1] != closes[1]:
-        return [(opens[1], closes[1])]
-    return [(closes[1].replace("</", "<"), closes[1])] if closes[1].startswith("</") else []
-
-
-def without_stop(text: str, renderer: TurnRenderer, survey: Survey) -> str:
-    """Return a label without the token that ends it."""
-    for stop in (*renderer.stops, *survey.turn_ends.values()):
-        text = text.removesuffix(stop)
-    return text
-
-
-def _framed(reader: TemplateReader, plain: Turn, survey: Survey) -> TemplateReader:
-    """Return a reader that knows what stands before and after the text of an answer."""
-    raw, prompt = without_stop(plain.label.text, reader.renderer, survey), plain.prompt.text
-    close = reader._opened_by(prompt)
-    closes = close is None or close in raw.partition(ANSWER)[0]
-    reader = replace(reader, closes=closes)
-    thought = reader._thought(raw, prompt, ended=True)
-    body = thought[1] if thought is not None else ""
-    if ANSWER not in body:
-        return reader
-    opening, _, ending = body.partition(ANSWER)
-    return replace(reader, opening=opening, ending=ending)
-
-
-def _channels_read(one: Channels, turns: list[Turn], survey: Survey) -> bool:
-    """Return True if the template writes its answers as such messages."""
-    labels = [turn.label.text for turn in turns if "<|message|>" in turn.label.text]
-    answers = [one.read(label, {}) for label in labels]
-    wanted = [REASONING if REASONING in label else None for label in labels]
-    return bool(labels) and all(
-        answer.text == ANSWER and answer.reasoning == reasoning
-        for answer, reasoning in zip(answers, wanted, strict=True)
-    )
-
-
-def reads_planted(reader: AnswerReader, renderer: TurnRenderer, survey: Survey) -> bool:
-    """Return True if a reader gives planted calls back as they were."""
-    calls = None if "calls" in survey.losses else _planted_calls(renderer)
-    return calls is not None and _reads(reader, calls, renderer, survey)
-
-
-def _reads(reader: AnswerReader, turn: Turn, renderer: TurnRenderer, survey: Survey) -> bool:
-    """Return True if a planted turn is read as it was."""
-    label = without_stop(turn.label.text, renderer, survey)
-    answer = reader.read(label, turn.prompt.text, _tools())
-    planted = [one["function"] for one in (_FIRST, _SECOND) if one["function"]["name"] in label]
-    calls = [{"name": one.name, "arguments": one.arguments} for one in answer.calls]
-    reasoning = REASONING if REASONING in label else None
-    beside = BESIDE if BESIDE in label else ""
-    in_reasoning = beside and answer.reasoning == beside  # gpt-oss writes the text as reasoning
-    texts = (answer.text, answer.reasoning) == (beside, reasoning)
-    return calls == planted and (texts or bool(in_reasoning and not answer.text))

@@ -13,8 +13,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from finetune_gateway.errors import DataError
+from finetune_gateway.tokens.answer_survey import template_reader, without_stop
 from finetune_gateway.tokens.special_text import SpecialText
-from finetune_gateway.tokens.template_answers import TemplateReader, template_reader, without_stop
+from finetune_gateway.tokens.template_answers import TemplateReader
 from finetune_gateway.tokens.template_process import TemplateProcess
 from finetune_gateway.tokens.template_survey import ASK, Survey, call, survey, tool
 from finetune_gateway.tokens.template_turns import Turn, TurnRenderer

@@ -77,6 +77,8 @@ def test_of_two_calls_a_whole_one_is_read_and_the_rest_stays_text(qwen3: Family)
         ("\n</think>\n\nSo.", ASKED + "<think>\n", None, "So."),
         ("<think>\n\n</think>\n\nSo.", ASKED, None, "So."),
         ("So.", ASKED + "<think>\n\n</think>\n\n", None, "So."),
+        ("<think>\n\n</think>\n\n\n So.", ASKED, None, "\n So."),
+        ("<think>Why.</think>\nSo.", ASKED, "Why.", "So."),
         ("</think>So.", ASKED, None, "So."),
         ("<think>\nWhy, cut", ASKED, "Why, cut", ""),
         ("  indented", ASKED, None, "  indented"),
