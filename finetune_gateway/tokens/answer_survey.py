@@ -155,6 +155,11 @@ def _channels_read(one: Channels, turns: list[Turn], survey: Survey) -> bool:
     )
 
 
+def writes_calls(renderer: TurnRenderer, survey: Survey) -> bool:
+    """Return True if a template writes calls of tools."""
+    return "calls" not in survey.losses and _planted_calls(renderer) is not None
+
+
 def reads_planted(reader: AnswerReader, renderer: TurnRenderer, survey: Survey) -> bool:
     """Return True if a reader gives planted calls back as they were."""
     calls = None if "calls" in survey.losses else _planted_calls(renderer)

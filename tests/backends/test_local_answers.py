@@ -18,19 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_gateway import ModelHandle, SpecError
 from finetune_gateway.backends.local import builtin
+from finetune_gateway.backends.local.answering import ShippedReader, answer_reader
 from finetune_gateway.chat import ChatReply, ChatStream
 from finetune_gateway.tokens.chat_template import ChatTemplate
 
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": name,
-            "parameters": {"type": "object", "properties": {"id": {"type": "string"}}},
-        },
-    }
-    for name in ("find", "refund")
-]
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("find", "refund")]
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
@@ -38,10 +30,10 @@ def call(name: str, **arguments: Any) -> dict[str, Any]:
     return {"id": "call_1", "type": "function", "function": function}
 
 
-CALLS = [call("find", id='A-"1"'), call("refund", id="Zürich", parts=[1, {"b": None}])]
+CALLS = [call("find", id='A-"1"'), call("refund", to="Zü", of=[1, {"b": None}])]
 ROWS: dict[str, dict[str, Any]] = {
     "Where is it?": {
-        "content": "Let me look.", "reasoning_content": "They want it.\nSo find it.",
+        "content": "Let me look.", "reasoning_content": "They ask.\nSo find it.",
         "tool_calls": CALLS,
     },
     "Count.": {"content": "One, two, three.\nFour, five, six.", "reasoning_content": "Easy."},
@@ -99,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Pa
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        size = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
         size |= {"num_key_value_heads": 4, "head_dim": 16, "intermediate_size": 128}
         size |= {"max_position_embeddings": 1024}
         model = LlamaForCausalLM(LlamaConfig(**{**builtin.CONFIG, **size}))
@@ -136,7 +128,7 @@ def test_calls_and_reasoning_come_apart_from_the_text(handle: ModelHandle) -> No
     """In chat and stream: two calls with nested arguments, as OpenAI writes them."""
     reply = both(handle, "Where is it?", tools=TOOLS)
     assert reply.text == "Let me look." and reply.finish_reason == "tool_calls"
-    assert reply.reasoning == "They want it.\nSo find it." and reply.note is None
+    assert reply.reasoning == "They ask.\nSo find it." and reply.note is None
     assert [one["function"] for one in reply.tool_calls] == [one["function"] for one in CALLS]
     ids = {one["id"] for one in reply.tool_calls}
     assert len(ids) == 2 and all(one.startswith("call_") for one in ids)
@@ -154,7 +146,7 @@ def test_what_cannot_be_read_stays_text_and_is_said(handle: ModelHandle) -> None
 def test_an_answer_that_is_cut_off_has_no_half_call(handle: ModelHandle) -> None:
     """Nor reasoning in its text, wherever max_tokens ends it."""
     whole = handle.chat(conversation("Where is it?"), tools=TOOLS)
-    for tokens in range(3, whole.usage.completion_tokens, 23):
+    for tokens in range(3, whole.usage.completion_tokens, 31):
         reply = both(handle, "Where is it?", tools=TOOLS, max_tokens=tokens)
         assert reply.finish_reason == "length" and reply.usage.completion_tokens == tokens
         assert "think" not in reply.text and "They" not in reply.text
@@ -231,3 +223,31 @@ def test_ftg_chat_shows_what_is_beside_the_text(folder: Path, ftg: Ftg) -> None:
     assert done.stdout == shown["text"] + "\n" and "reasoning" in shown and "note" in shown
     if shown["reasoning"]:
         assert f"Reasoning: {shown['reasoning']}" in done.stderr
+
+
+def test_a_response_template_is_used_if_it_reads_what_the_model_writes(
+    folder: Path, tmp_path: Path
+) -> None:
+    """One that a folder ships; one that reads something else is not."""
+    answer: dict[str, dict[str, Any]] = {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*"},
+        "tool_calls": {
+            "open": "<tool_call>", "close_pattern": r"</tool_call>\s*", "repeats": True,
+            "content": "json", "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {},
+    }  # fmt: skip
+    shipped = {"start_anchor": "<|im_start|>assistant\n", "fields": answer}
+    wrong = {**shipped, "fields": {**answer, "tool_calls": {**answer["tool_calls"], "open": "<x>"}}}
+    raw = "<think>\nWhy.\n</think>\n\nSo.\n"
+    raw += '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    for one, used in ((shipped, True), (wrong, False)):
+        copied = shutil.copytree(folder, tmp_path / str(used))
+        config = json.loads((copied / "tokenizer_config.json").read_text())
+        config["response_template"] = one
+        (copied / "tokenizer_config.json").write_text(json.dumps(config))
+        reader = answer_reader(ChatTemplate.load(copied))
+        assert isinstance(reader, ShippedReader) == used
+        answered = reader.read(raw, "<|im_start|>assistant\n", None)
+        assert (answered.text, answered.calls[0].arguments) == ("So.", {"a": 1})
+        assert str(answered.reasoning).strip() == "Why."

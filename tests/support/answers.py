@@ -45,12 +45,16 @@ TYPES = {
 NAMES = ("zq_find", "zq_count")
 
 
-def trl_template(name: str) -> str:
-    """Return a chat template of TRL's wheel, which is not imported."""
+def trl_folder() -> Path:
+    """Return the chat templates of TRL's wheel, which is not imported."""
     found = importlib.util.find_spec("trl")
     assert found is not None and found.submodule_search_locations
-    path = Path(found.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja"
-    return path.read_text(encoding="utf-8")
+    return Path(found.submodule_search_locations[0]) / "chat_templates"
+
+
+def trl_template(name: str) -> str:
+    """Return a chat template of TRL's wheel."""
+    return (trl_folder() / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -64,23 +68,32 @@ class Family:
 
 def family(template: str) -> Family:
     """Return a template with a tokenizer that has its special tokens, and its reader."""
+    process = TemplateProcess(template, 0.0)
+    first = _renderer(process, template)
+    message = {"role": "assistant", "content": "", "tool_calls": [call(NAMES[0], text="x")]}
+    found = first.render([ASK, message], tools(), [(2, False)])[0]
+    written = "" if isinstance(found, str) else found.text  # tokens that it puts together
+    renderer = _renderer(process, template + written)
+    surveyed = survey(renderer)
+    return Family(renderer, surveyed, template_reader(renderer, surveyed))
+
+
+def _renderer(process: TemplateProcess, text: str) -> TurnRenderer:
+    """Return a renderer whose tokenizer has the special tokens in a text."""
     tokenizer = Tokenizer(
         models.BPE({one: at for at, one in enumerate(pre_tokenizers.ByteLevel.alphabet())}, [])
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokens = sorted({*re.findall(MARKUP, template), "<s>", "</s>"})
+    tokens = sorted({*re.findall(MARKUP, text), "<s>", "</s>"})
     tokenizer.add_special_tokens(
         [AddedToken(one, special=True, normalized=False) for one in tokens]
     )
-    special = SpecialText(tokenizer)
-    stops = [one for one in ENDS if one in template] or ["</s>"]
+    # Muse ends a message with <|eom|>, with which others end a turn.
+    ends = [one for one in ENDS if one in text and not (one == "<|eom|>" and "to=self" in text)]
+    stops = ends or ["</s>"]
     variables = {"bos_token": "<s>", "eos_token": stops[0]}
-    # gpt-oss ends a message with <|eom|> where others end a turn with it.
-    stops = [one for one in stops if not (one == "<|eom|>" and "to=self" in template)]
-    renderer = TurnRenderer(TemplateProcess(template, 0.0), special, stops, variables)
-    surveyed = survey(renderer)
-    return Family(renderer, surveyed, template_reader(renderer, surveyed))
+    return TurnRenderer(process, SpecialText(tokenizer), stops, variables)
 
 
 # -- made up -------------------------------------------------------------------------------
@@ -165,5 +178,7 @@ def _rendered(one: Family, made: list[Json], text: str) -> tuple[Turn, list[Json
                     continue
                 written = some[:1] if "parallel_calls" in losses else some
                 functions = [found["function"] for found in written]
+                if functions[0]["name"] not in turn.label.text:
+                    continue  # not beside a text (Nemotron Nano 2)
                 return turn, functions, "" if "text_beside_calls" in losses else beside
     return None
