@@ -12,35 +12,49 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from finetune_gateway.settings import files
 
 _DAY = 86_400.0
 _guard = threading.Lock()
-_own: dict[tuple[int, Path], Path] = {}  # the folder of a process in a spool
+# The folder of a process in a spool, and the lock that says that the process lives.
+_own: dict[tuple[int, Path], tuple[Path, int]] = {}
+_closers: dict[Path, Callable[[], None]] = {}  # called when the process ends
 _numbers = itertools.count(1)
 
 
 def new_folder(spool: Path) -> Path:
     """Return a new folder below the spool, in the folder of this process. Raises StoreError."""
     with _guard, files.storing("The rows cannot be written", spool):
-        own = _own.get((os.getpid(), spool))
+        own, _ = _own.get((os.getpid(), spool), (None, 0))
         if own is None or not own.is_dir():
-            own = _own[os.getpid(), spool] = _open(spool)
+            _drop_removed()
+            own, _ = _own[os.getpid(), spool] = _open(spool)
         return files.folder(own / str(next(_numbers)))
 
 
-def _open(spool: Path) -> Path:
-    """Return a folder that is removed when this process ends."""
+def _drop_removed() -> None:
+    """Close the locks of folders that somebody has removed, with their homes."""
+    for key, (folder, lock) in list(_own.items()):
+        if key[0] == os.getpid() and not folder.is_dir():
+            del _own[key]
+            atexit.unregister(_closers.pop(folder))
+            os.close(lock)
+
+
+def _open(spool: Path) -> tuple[Path, int]:
+    """Return a folder that is removed when this process ends, and its lock."""
     for left in files.folder(spool).glob("*.jsonl"):  # earlier versions left them here
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _DAY:
                 left.unlink()
     folder, lock = files.open_private_folder(spool, spool, "rows")
-    atexit.register(_close, folder, lock, os.getpid())
-    return folder
+    _closers[folder] = atexit.register(partial(_close, folder, lock, os.getpid()))
+    return folder, lock
 
 
 def _close(folder: Path, lock: int, process: int) -> None:

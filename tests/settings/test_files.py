@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.settings import spool
 from finetune_gateway.settings.files import atomic_file, folder, write_atomic, write_by_content
 
@@ -177,3 +180,13 @@ def test_a_fork_leaves_its_parent_the_rows_of_the_spool(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0 and path.exists()
     readers.clear()
     assert not path.exists()
+
+
+def test_spools_that_are_gone_hold_no_descriptor(tmp_path: Path) -> None:
+    """Each keeps a lock while it is there; a process of many homes runs out of descriptors else."""
+    before = psutil.Process().num_fds()
+    for number in range(40):
+        home = tmp_path / str(number)
+        assert len(list(Dataset.open([{"text": "a"}], spool=home).rows())) == 1
+        shutil.rmtree(home)
+    assert psutil.Process().num_fds() <= before + 2
