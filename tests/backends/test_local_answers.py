@@ -206,6 +206,7 @@ def test_sampling_follows_temperature_top_p_and_seed(handle: ModelHandle) -> Non
     assert hot[0] == hot[1] and len({*hot}) > 1
     greedy = handle.chat(asked, max_tokens=24).said
     assert handle.chat(asked, max_tokens=24, temperature=2, top_p=1e-6, seed=4).said == greedy
+    assert handle.chat(asked, max_tokens=24, temperature=1e-300, seed=4).said == greedy
 
 
 def test_a_reader_that_goes_ends_the_generation(handle: ModelHandle) -> None:

@@ -32,6 +32,7 @@ from finetune_gateway.tokens.template_rows import messages_of
 
 PROBE_TOKENS = 32
 PROMPT_END = 64  # tokens of a prompt that show whether it opens a block
+GREEDY = 1e-5  # temperatures up to here leave the most likely token alone; smaller ones overflow
 MANY = 8  # times that a token occurs in a row in no good answer
 
 
@@ -118,12 +119,12 @@ class LocalModel:
         options: dict[str, Any] = {
             "attention_mask": torch.ones_like(prompt),
             "max_new_tokens": min(sampling.max_tokens, self._room(len(ids))),
-            "do_sample": sampling.temperature > 0,
+            "do_sample": sampling.temperature > GREEDY,
             "eos_token_id": sorted(self.template.stop_ids),
             "pad_token_id": min(self.template.stop_ids),
             "stopping_criteria": [answering],
         }
-        if sampling.temperature > 0:
+        if sampling.temperature > GREEDY:
             # transformers would cut the choice to 50 tokens, which nobody asked for.
             wanted = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
             options |= wanted
