@@ -1,29 +1,28 @@
-"""Calls of all chat templates at hand, 200 made up ones each: those of TRL's wheel, and others that
-lie below ``build/families``. Prints how many are read."""
+"""Calls of all chat templates that can be had, 200 made up ones each. Prints how many are read."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from support.answers import family, faults, trl_folder
+from families import sources
+from families.sources import AXOLOTL, LLAMA_CPP, Source
+from support.answers import family, faults
 
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.tokens.answer_survey import writes_calls
 
-DOWNLOADED = Path(__file__).parents[2] / "build" / "families"
 ANSWERS = 200
 NOT_READ = {"MiniMax-M3"}  # nested tags that leave out null and the types of what is in them
 
 
-def templates() -> dict[str, str]:
-    """Return the names of all templates by their text: some are in several archives."""
-    paths = [*trl_folder().glob("*.jinja"), *DOWNLOADED.rglob("*.jinja")]
-    return {
-        path.read_text(encoding="utf-8"): path.stem
-        for path in sorted(paths)
-        if not path.stem.endswith("_training")
-    }
+def templates() -> dict[str, Source]:
+    """Return the templates by their text: some are in several archives."""
+    found = list(sources.trl())
+    for archive in (AXOLOTL, LLAMA_CPP):
+        try:
+            found += sources.downloaded(archive)
+        except OSError as exc:
+            print(exc)
+    return {source.text: source for source in found}
 
 
 @pytest.mark.chaos
@@ -34,7 +33,8 @@ def test_calls_of_every_template_are_read_as_they_were_written() -> None:
     wrong: list[str] = []
     unread: set[str] = set()
     formats: dict[str, int] = {}
-    for text, name in templates().items():
+    for text, source in templates().items():
+        name = source.name
         try:
             one = family(text)
         except GatewayError:
