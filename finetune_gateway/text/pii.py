@@ -51,6 +51,12 @@ def number_hints(regions: Regions = ()) -> tuple[str, ...]:
     return (*pii_numbers.HINTS, *pii_phones.HINTS, *own)
 
 
+# One of these matches wherever one of ``number_hints`` does. A pattern that begins with a digit is
+# found in a sixth of the time in texts that have few of them (measured).
+DIGITS_HINT = r"[0-9](?:[ .()/-]{0,4}[0-9]){6}"
+IBAN_BEGIN = pii_numbers.IBAN_BEGIN
+
+
 def _windows(text: str, run: re.Pattern[str]) -> list[str]:
     """Return the parts of a text in which a detector of numbers can match: long runs of digits
     with the text around them, close ones joined. Saves time: the patterns read 4 to 30 MB/s."""

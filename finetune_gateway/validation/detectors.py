@@ -219,6 +219,14 @@ def prefilters(regions: Regions = ()) -> tuple[tuple[str, ...], ...]:
 
 
 @cache
+def quick_prefilters() -> tuple[tuple[str, ...], ...]:
+    """Return groups of patterns of which at least one matches wherever one of ``prefilters`` does,
+    for any regions, in two thirds of the time; they match 3 % of the lines of prose more."""
+    written, _, base64 = prefilters()
+    return (*written, pii.IBAN_BEGIN), base64, (pii.DIGITS_HINT,)
+
+
+@cache
 def _disguise_patterns() -> tuple[str, ...]:
     """Return patterns of which at least one matches every text in which a detector finds something
     that is written otherwise: spelt out, in other digits, in base64."""

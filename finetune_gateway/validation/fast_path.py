@@ -8,7 +8,7 @@ by tests/validation/test_speed_paths.py).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Literal
@@ -18,7 +18,7 @@ import msgspec
 from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.encodings import NEW_LETTERS
-from finetune_gateway.validation.detectors import prefilters
+from finetune_gateway.validation.detectors import prefilters, quick_prefilters
 from finetune_gateway.validation.rows.chat import NOTHING, chat_defects
 
 _GROUP = 16  # rows searched as one text
@@ -73,25 +73,30 @@ class Prefilter:
     """
 
     def __init__(self, regions: Regions = ()) -> None:
+        self._quick = [searcher(*patterns) for patterns in quick_prefilters()]
         self._searches = [searcher(*patterns) for patterns in prefilters(regions)]
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
         """Return for each line 1 if something may be found in it, else 0."""
         flags = bytearray(len(lines))
-        groups = {start: lines[start : start + _GROUP] for start in range(0, len(lines), _GROUP)}
-        for start in self._hits(groups):
-            singles = {start + place: [line] for place, line in enumerate(groups[start])}
-            for place in self._hits(singles):
+        for place in self._likely(lines):
+            line = lines[place]
+            if not _is_searchable(line) or any(search(line) for search in self._searches):
                 flags[place] = 1
         return flags
 
-    def _hits(self, groups: Mapping[int, Sequence[bytes]]) -> set[int]:
-        """Return the keys of groups in which something may be found."""
-        joined = {key: b"\n".join(lines) for key, lines in groups.items()}
-        hits = {key for key, text in joined.items() if not _is_searchable(text)}
-        for search in self._searches:
-            hits.update(key for key, text in joined.items() if search(text))
-        return hits
+    def _likely(self, lines: Sequence[bytes]) -> set[int]:
+        """Return the places of lines that have to be searched for each pattern as it is."""
+        starts = range(0, len(lines), _GROUP)
+        groups = {start: b"\n".join(lines[start : start + _GROUP]) for start in starts}
+        unread = {start for start, text in groups.items() if not _is_searchable(text)}
+        likely = {place for start in unread for place in range(start, start + _GROUP)}
+        for search in self._quick:
+            hits = [start for start, text in groups.items() if search(text)]
+            for start in hits:
+                singles = enumerate(lines[start : start + _GROUP], start)
+                likely.update(place for place, line in singles if search(line))
+        return likely.intersection(range(len(lines)))
 
 
 def _is_searchable(text: bytes) -> bool:

@@ -70,6 +70,20 @@ def test_the_hints_are_in_every_number_that_a_look_finds(pattern: str) -> None:
     assert seen > 20
 
 
+@pytest.mark.parametrize("pattern", number_hints(("US",)))
+def test_the_quick_patterns_match_where_a_hint_of_a_number_does(pattern: str) -> None:
+    """So lines without them need no search for the hints, whatever the regions are."""
+    quick = [searcher(*patterns) for patterns in detectors.quick_prefilters()]
+
+    @settings(max_examples=40, deadline=None, database=None)
+    @given(st.from_regex(pattern))
+    def holds(text: str) -> None:
+        assert any(search(text.encode("utf-8", "replace")) for search in quick), text
+
+    holds()
+    assert detectors.quick_prefilters()[0][:-1] == detectors.prefilters()[0]
+
+
 def row_of(text: str, *, escaped: bool) -> tuple[bytes, dict[str, object]]:
     """A row with a text, as bytes and as a value."""
     row: dict[str, object] = {
