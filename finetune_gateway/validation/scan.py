@@ -28,7 +28,7 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.duplicates import DuplicateFinder
-from finetune_gateway.validation.fast_path import FastPath, PlainRows, Prefilter
+from finetune_gateway.validation.fast_path import GROUP, FastPath, PlainRows, Prefilter
 from finetune_gateway.validation.file_bytes import (
     BOM,
     HEAD,
@@ -190,7 +190,7 @@ class Scan:
             lines += count
             self._note_taken(taken)
             if count < len(raws):
-                self.batch = 1
+                self.batch = GROUP if count else 1
                 break
             self.batch = min(2 * self.batch, _BATCH)
         return lines, size
