@@ -7,7 +7,6 @@ shown masked.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -18,12 +17,12 @@ from finetune_gateway.text.pii_detector import Detector, masked
 from finetune_gateway.text.pii_numbers import IBAN_HINT, NUMBERS
 from finetune_gateway.text.pii_phones import Regions
 from finetune_gateway.text.pii_secrets import SECRETS
-from finetune_gateway.text.regex import searcher
+from finetune_gateway.text.regex import LazyPattern, searcher
 
 __all__ = ["Detector", "Regions", "detectors", "find_pii", "masked", "number_hints"]
 
-_RUN = re.compile(r"[0-9](?:[ .()/-]{0,3}[0-9]){8}")
-_SHORT_RUN = re.compile(r"[0-9](?:[ .()/-]{0,3}[0-9]){6}")  # of a region
+_RUN = LazyPattern(r"[0-9](?:[ .()/-]{0,3}[0-9]){8}")
+_SHORT_RUN = LazyPattern(r"[0-9](?:[ .()/-]{0,3}[0-9]){6}")  # of a region
 _NEAR = 80  # characters; matches with the words beside them are shorter
 
 
@@ -57,7 +56,7 @@ DIGITS_HINT = r"[0-9](?:[ .()/-]{0,4}[0-9]){6}"
 IBAN_BEGIN = pii_numbers.IBAN_BEGIN
 
 
-def _windows(text: str, run: re.Pattern[str]) -> list[str]:
+def _windows(text: str, run: LazyPattern) -> list[str]:
     """Return the parts of a text in which a detector of numbers can match: long runs of digits
     with the text around them, close ones joined. Saves time: the patterns read 4 to 30 MB/s."""
     if searcher(IBAN_HINT)(text):  # has letters between the digits

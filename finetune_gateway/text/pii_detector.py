@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+
+from finetune_gateway.text.regex import LazyPattern
 
 Finder = Callable[[str], Iterator[str]]
 
@@ -41,7 +42,7 @@ def digits_of(text: str) -> str:
     return "".join(char for char in text if char in "0123456789")
 
 
-def _find(pattern: re.Pattern[str], verify: Callable[[str], bool], text: str) -> Iterator[str]:
+def _find(pattern: LazyPattern, verify: Callable[[str], bool], text: str) -> Iterator[str]:
     for match in pattern.finditer(text):
         group = match[match.lastindex or 0]
         if verify(group):
@@ -51,4 +52,4 @@ def _find(pattern: re.Pattern[str], verify: Callable[[str], bool], text: str) ->
 def finder(pattern: str, verify: Callable[[str], bool] = bool) -> Finder:
     """Return a function that yields what the pattern (its last group, if any) matches and
     ``verify`` accepts."""
-    return partial(_find, re.compile(pattern), verify)
+    return partial(_find, LazyPattern(pattern), verify)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from finetune_gateway.text.pii_detector import Detector, masked
+from finetune_gateway.text.regex import LazyPattern
 
 # A letter of a script with spaces between words. In Chinese, Japanese and Thai an address has no
 # space around it, and Korean appends particles: their letters end it.
@@ -16,22 +17,22 @@ _LETTER = (
 )
 _CJK = "\u0e01-\u0e4e\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 # What stands before an at sign, and what behind it.
-_LOCAL_PART = re.compile(
+_LOCAL_PART = LazyPattern(
     rf"(?<![{_LETTER}.+-])(?!git$)[{_LETTER}](?:[{_LETTER}.+'%-]{{0,62}}[{_LETTER}+-])?$"
 )
-_DOMAIN = re.compile(
+_DOMAIN = LazyPattern(
     rf"@(?:[{_LETTER}](?:[{_LETTER}-]{{0,61}}[{_LETTER}])?\.)+(?:(?![\d_])[{_LETTER}]){{2,24}}"
     rf"(?![{_LETTER}@-])(?!\()"
 )
 # The same, written in Chinese, Japanese, Korean or Thai as a whole.
-_OTHER_LOCAL_PART = re.compile(f"[{_CJK}]{{1,20}}$")
-_OTHER_DOMAIN = re.compile(
+_OTHER_LOCAL_PART = LazyPattern(f"[{_CJK}]{{1,20}}$")
+_OTHER_DOMAIN = LazyPattern(
     rf"@[{_CJK}A-Za-z0-9-]{{1,60}}\."
     "(?:\u516c\u53f8|\u4e2d\u56fd|\u4e2d\u570b|\u7f51\u7edc|\u7f51\u5740|\u9999\u6e2f|\u53f0\u7063"
     "|\u53f0\u6e7e|\ud55c\uad6d|\ub2f7\ucef4|\u0e44\u0e17\u0e22|\u307f\u3093\u306a|\u30b3\u30e0)"
 )
 _PARTS = ((_LOCAL_PART, _DOMAIN), (_OTHER_LOCAL_PART, _OTHER_DOMAIN))
-_SIGN = re.compile(rf"(?<=[{_LETTER}{_CJK}+-])@(?=[{_LETTER}{_CJK}])")
+_SIGN = LazyPattern(rf"(?<=[{_LETTER}{_CJK}+-])@(?=[{_LETTER}{_CJK}])")
 _LONGEST = 64  # characters of a local part
 
 
@@ -55,7 +56,7 @@ _AT_WORDS = (
     "\u0441\u043e\u0431\u0430\u043a\u0430|\uace8\ubc45\uc774"
     "|\u30a2\u30c3\u30c8\u30de\u30fc\u30af|\u827e\u7279"
 )
-_AT = re.compile(
+_AT = LazyPattern(
     r"\s{0,2}[\[({<]\s?(?:at|AT|At|@|arroba)\s?[\])}>]\s{0,2}(?=[A-Za-z0-9])"
     r"|(?<=[A-Za-z0-9]) (?:at|AT|At|@) (?=[A-Za-z0-9])|(?<=[A-Za-z0-9])_at_(?=[A-Za-z0-9])"
     rf"|(?<=[a-z0-9])AT(?=[a-z])|(?<=[A-Za-z0-9]) ?(?:{_AT_WORDS}) ?(?=[A-Za-z0-9])"
@@ -70,19 +71,19 @@ _TLD = (
     r"|ar|cl|co|pe|ve|za|ng|ke|gh|ma|tn|me|tv|cc)(?![A-Za-z0-9_-])"
 )
 # After an "at" in brackets any domain counts; see also ``_is_address``.
-_SPELT_DOMAIN = re.compile(
+_SPELT_DOMAIN = LazyPattern(
     rf"{_LABEL}(?:(?:{_DOT}|\.){_LABEL}){{0,3}}"
     rf"(?:(?:{_DOT}|\.){_TLD}|{_BRACKET_DOT}[A-Za-z]{{2,24}}(?![A-Za-z0-9_-]))"
 )
 # After a sign that code has too ("W @ x.name", "look_at_item.id") no word that an attribute may be.
-_SURE_DOMAIN = re.compile(
+_SURE_DOMAIN = LazyPattern(
     r"[A-Za-z0-9-]{3,}\.(?:[a-z0-9-]+\.)*(?:com|org|net|edu|gov|eu|de|ch|fr|uk|es|pt|nl|lu|dk|se|fi"
     r"|pl|cz|sk|hu|bg|gr|hr|ua|by|ru|kz|cn|hk|tw|jp|kr|th|vn|sg|ph|au|nz|ca|mx|br|(?:co|ac)\.[a-z]{2})"
 )
-_LOCAL = re.compile(
+_LOCAL = LazyPattern(
     rf"(?<![A-Za-z0-9_.+-])[A-Za-z0-9](?:[A-Za-z0-9._+-]|{_DOT}(?=[A-Za-z0-9])){{0,40}}$"
 )
-_MAIL = re.compile(
+_MAIL = LazyPattern(
     r"(?i:e-?mail|\bmail|\bcontact|\breach|\bwrite|\u90ae\u7bb1|\u90ae\u4ef6|\u30e1\u30fc\u30eb"
     r"|\uc774\uba54\uc77c|\u0e2d\u0e35\u0e40\u0e21\u0e25)"
 )
@@ -118,7 +119,7 @@ def _is_address(at: str, local: str, domain: str, before: str) -> bool:
 
 # -- reserved names -----------------------------------------------------------------------
 
-_RESERVED = re.compile(  # RFC 2606, RFC 6761
+_RESERVED = LazyPattern(  # RFC 2606, RFC 6761
     r"(?:[^@]*\.)?(?:example\.(?:com|net|org)|test|example|invalid|localhost)"
 )
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
-from finetune_gateway.text.regex import searcher
+from finetune_gateway.text.regex import LazyPattern, searcher
 
 # What is not there when one reads: spaces of no width, joiners, marks of direction, soft hyphens.
 _NO_WIDTH = (
@@ -25,11 +24,11 @@ _ESCAPE = (
     r"\\{1,8}(?:u[dD][89abAB][0-9a-fA-F]{2}\\{1,8}u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|u[0-9a-fA-F]{4}|[nrt\"/])"
 )
-_ODD = re.compile(
+_ODD = LazyPattern(
     f"{_ESCAPE}|[{_NO_WIDTH}{_DASHES}{_SPACES}{_DIGITS}\uff01-\uff5e\ufe6b]"
     f"|(?<=[0-9{_DIGITS}])\u30fc"  # a long vowel, typed for a dash
 )
-_REMOVED = re.compile(f"[{_NO_WIDTH}]")
+_REMOVED = LazyPattern(f"[{_NO_WIDTH}]")
 
 # A row has one of these wherever the forms here hide something; a JSON escape stands for itself.
 _HIDDEN = r"[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff]"
@@ -67,7 +66,7 @@ _FOUR = (
     "|[g-v][MNcdst89][CGKOSWaeimquy26+-][A-Za-z0-9+/_-]"
 )
 BASE64_HINTS = (f"(?:{_FOUR}){{4}}",)
-_RUN = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/_=-])")
+_RUN = LazyPattern(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/_=-])")
 _LONGEST = 65_536  # characters of base64; a text of a person is shorter
 
 

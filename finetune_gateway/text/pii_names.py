@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from finetune_gateway.text.regex import LazyPattern
+
 _KEY = r'"name"[ \t\r]*:[ \t\r]*"'
 # One of these matches the JSON of every row with a name that says something of a person.
 HINTS = (
@@ -54,12 +56,12 @@ _JAPANESE = (
     "\u4e09\u6d66 \u85e4\u539f \u5ca1\u672c \u677e\u7530 \u4e2d\u5ddd \u4e2d\u91ce "
     "\u539f\u7530 \u5c0f\u91ce \u7af9\u5185"
 ).replace(" ", "|")
-_SHORT_NAME = re.compile(
+_SHORT_NAME = LazyPattern(
     f"[{_SURNAMES}][\u4e00-\u9fff\uac00-\ud7a3]{{1,2}}"
     f"|(?:{_JAPANESE})[ \u3000]?[\u3040-\u30ff\u4e00-\u9fff]{{1,4}}"
 )
 # Two to four words of Arabic, Devanagari or Thai letters, which have no capitals.
-_UNCASED = re.compile(
+_UNCASED = LazyPattern(
     "|".join(
         f"[{letters}]+(?:[_ -][{letters}]+){{1,3}}"
         for letters in ("\u0600-\u06ff", "\u0900-\u097f", "\u0e01-\u0e4e")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from finetune_gateway.text.pii_detector import Detector, digits_of, finder, masked
+from finetune_gateway.text.regex import LazyPattern
 
 # A hint that is not a plain piece of text.
 NUMBERS = ("a run of digits",)
@@ -19,13 +20,13 @@ NUMBERS = ("a run of digits",)
 
 # Groups as they are printed: 4-4-4-4, 4-6-5 (American Express), 4-6-4 (Diners), 4-4-4-4-3 and 6-13
 # (UnionPay).
-_CARD = re.compile(
+_CARD = LazyPattern(
     r"(?<![\w-])(?<!\d[.,])(?:\d{14,16}|\d{19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?"
     r"|\d{4}([ -])\d{6}\2\d{4,5}|\d{6} \d{13})(?![\w-])(?![.,]\d)",
     re.ASCII,
 )
 # First digits and lengths (ISO/IEC 7812 ranges of the large networks, Maestro, Mir, RuPay, Troy).
-_NETWORKS = re.compile(
+_NETWORKS = LazyPattern(
     r"4\d{15}|4\d{18}|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|2720\d{12}|3[47]\d{13}"
     r"|6(?:011|4[4-9]\d|5\d\d)\d{12}|3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|62\d{14}|62\d{17}"
     r"|(?:5018|5020|5038|5893|6304|67\d\d|220[0-4]|60\d\d|508[5-9]|8[12]\d\d|9792)\d{12}"
@@ -70,7 +71,7 @@ IBAN_HINT = (
     rf"|(?:{_SMALL})[0-9]{{2}}[ -]?[a-z0-9]{{4}}(?:[ -]?[a-z0-9]){{7}}"
 )
 IBAN_BEGIN = "[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){4}|[a-z]{2}[0-9]{2}[ -]?[a-z0-9]{4}"
-_IBAN = re.compile(
+_IBAN = LazyPattern(
     r"(?<![A-Za-z0-9])(?:[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}"
     rf"|(?:{_SMALL})\d{{2}}[ -]?[a-z0-9]{{4}}(?:[ -]?[a-z0-9]){{7,26}})",
     re.ASCII,
@@ -118,7 +119,7 @@ _TESTS = """
     6200000000000005 6243030000000001 6205500000000000004 6200000000000047
 """
 _TEST_CARDS = frozenset(_TESTS.split())
-_TEST_CARD = re.compile(r"4000\d{4}0000\d{4}")  # Stripe's, one for each answer of a bank
+_TEST_CARD = LazyPattern(r"4000\d{4}0000\d{4}")  # Stripe's, one for each answer of a bank
 
 
 def is_test_card(text: str) -> bool:
@@ -137,10 +138,10 @@ _SSN = (
 
 
 # China (GB 11643): a place, the day of birth, a serial number, a check digit that may be X.
-_CHINA = re.compile(
+_CHINA = LazyPattern(
     r"(?<![\w.-])[1-9]\d{5}[ -]?(?:19|20)\d{6}[ -]?\d{3}[\dXx](?![\w-])(?![.,]\d)", re.ASCII
 )
-_PROVINCE = re.compile("1[1-5]|2[1-3]|3[1-7]|4[1-6]|5[0-4]|6[1-5]|71|8[1-3]")
+_PROVINCE = LazyPattern("1[1-5]|2[1-3]|3[1-7]|4[1-6]|5[0-4]|6[1-5]|71|8[1-3]")
 
 
 def _is_chinese_id(text: str) -> bool:
@@ -161,7 +162,7 @@ def _is_day(year: str, month: str, day: str) -> bool:
 
 # Korea: the day of birth, then 1 to 8 for the century, sex and origin. Numbers given since October
 # 2020 have no check digit.
-_KOREA = re.compile(
+_KOREA = LazyPattern(
     r"(?<![\w.-])\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])-[1-8]\d{6}(?![\w-])(?![.,]\d)",
     re.ASCII,
 )
@@ -179,7 +180,7 @@ def _is_korean_id(text: str) -> bool:
 
 
 # Thailand: 13 digits, grouped as on the card, or in one piece beside Thai text.
-_THAILAND = re.compile(
+_THAILAND = LazyPattern(
     r"(?<![\w.-])[1-8](?:-\d{4}-\d{5}-\d\d-| \d{4} \d{5} \d\d )\d(?![\w-])(?![.,]\d)"
     r"|(?:(?<=[\u0e00-\u0e4e])|(?<=[\u0e00-\u0e4e][ :]))[1-8]\d{12}(?![\w-])(?![.,]\d)",
     re.ASCII,
@@ -193,7 +194,7 @@ def _is_thai_id(text: str) -> bool:
 
 
 # Japan's individual number: 12 digits, and a word that says so.
-_JAPAN = re.compile(
+_JAPAN = LazyPattern(
     r"(?:\u30de\u30a4\u30ca\u30f3\u30d0\u30fc|\u500b\u4eba\u756a\u53f7)[^\d\n]{0,12}"
     r"(\d{4}[ -]?\d{4}[ -]?\d{4})(?![\w-])",
     re.ASCII,

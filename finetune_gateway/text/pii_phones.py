@@ -13,6 +13,7 @@ from functools import partial
 
 from finetune_gateway.text.pii_detector import Detector, digits_of, masked
 from finetune_gateway.text.pii_numbers import NUMBERS
+from finetune_gateway.text.regex import LazyPattern
 
 Regions = tuple[str, ...]  # like ("DE", "US")
 
@@ -54,8 +55,8 @@ def _is_phone(text: str) -> bool:
     return 9 <= len(digits) <= (15 if number.strip("+") != digits else 13) and len(set(digits)) > 1
 
 
-_PHONE_PATTERNS = tuple(re.compile(pattern, re.ASCII) for pattern in _PHONES)
-_CALL_PATTERNS = tuple(re.compile(pattern, re.ASCII) for pattern in _CALL)
+_PHONE_PATTERNS = tuple(LazyPattern(pattern, re.ASCII) for pattern in _PHONES)
+_CALL_PATTERNS = tuple(LazyPattern(pattern, re.ASCII) for pattern in _CALL)
 
 
 # The same in Chinese, Japanese, Korean, Thai, Russian, Arabic and Hindi.
@@ -67,13 +68,16 @@ _SIGNS = (
     "|[\u0422\u0442]\u0435\u043b|[\u0417\u0437]\u0432\u043e\u043d|[\u041c\u043c]\u043e\u0431\u0438\u043b\u044c\u043d|\u0647\u0627\u062a\u0641|\u062c\u0648\u0627\u0644|\u0645\u0648\u0628\u0627\u064a\u0644|\u0627\u062a\u0635\u0644"
     "|\u092b\u094b\u0928|\u092b\u093c\u094b\u0928|\u092e\u094b\u092c\u093e\u0907\u0932)"
 )
-_SIGN = re.compile(
+_SIGN = LazyPattern(
     rf"{_SIGNS}[^\d\n,.;]{{0,8}}(\+?\d(?:[ ().-]{{0,2}}\d){{7,14}})(?![\w-])(?![.,]\d)", re.ASCII
 )
 # Mobile numbers in one piece, or grouped as there, beside text in the script of their country.
 _HAN, _KANA = "\u3400-\u9fff", "\u3040-\u30ff"
 _MOBILES = tuple(
-    (re.compile(rf"(?<![\w.+/-])(?<!\d ){number}(?![\w-])(?![.,]\d)", re.ASCII), re.compile(script))
+    (
+        LazyPattern(rf"(?<![\w.+/-])(?<!\d ){number}(?![\w-])(?![.,]\d)", re.ASCII),
+        LazyPattern(script),
+    )
     for number, script in (
         (r"1[3-9]\d(?:\d{8}|([ -])\d{4}\1\d{4})", f"[{_HAN}]"),
         (r"09\d\d(?:\d{6}|([ -])\d{3}\1\d{3})", f"[{_HAN}]"),
@@ -87,19 +91,19 @@ _MOBILES = tuple(
 )
 _BESIDE = 20  # characters
 # What counts or costs so much is no telephone number.
-_AMOUNT = re.compile(
+_AMOUNT = LazyPattern(
     "\\s?[\u5143\u5186\u5706\u5757\u500b\u4e2a\u4eba\u4e07\u842c\u4ebf\u5104\u679a\u4ef6\uc6d0\uac1c\uba85"
     "%\uff05]|\\s?\u0e1a\u0e32\u0e17|\\s?\u7f8e\u5143"
 )
 # An international number in any grouping; whether it is one, phonenumbers knows.
-_PLUS = re.compile(
+_PLUS = LazyPattern(
     r"(?<![\w+.])(?<!\d )\+[1-9](?:[ .()/-]{0,3}\d){7,14}(?![\w-])(?![.,]\d)", re.ASCII
 )
-_PLUS_IN_BRACKETS = re.compile(
+_PLUS_IN_BRACKETS = LazyPattern(
     r"(?<![\w.])\(\+[1-9]\d{0,2}\)(?:[ .()/-]{0,3}\d){6,12}(?![\w-])(?![.,]\d)", re.ASCII
 )
 # A national number in any grouping that is no sum, such as "<<1000-200=800>>" or "$0.75-0.25".
-_NATIONAL = re.compile(
+_NATIONAL = LazyPattern(
     r"(?<![\w+/<>=*@$#-])(?<![\d ][.,])\(?\d(?:[ .()/-]{0,2}\d){6,13}(?<!\D\d)(?![\w-])(?![.,]\d)"
     r"(?! ?[=*/+<>%])",
     re.ASCII,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from finetune_gateway.text.pii_detector import Detector, finder, masked
+from finetune_gateway.text.regex import LazyPattern
 
 KEYS = (
     "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "AKIA", "ASIA",
@@ -90,10 +91,10 @@ def _is_key(text: str) -> bool:
     return mixed and len(set(text)) >= 10
 
 
-_CLASS_CHANGE = re.compile(
+_CLASS_CHANGE = LazyPattern(
     "(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[a-z0-9]|(?<=[0-9])[A-Za-z]",
 )
-_HEX = re.compile("[0-9a-f-]+")
+_HEX = LazyPattern("[0-9a-f-]+")
 
 
 def _is_random(text: str) -> bool:
