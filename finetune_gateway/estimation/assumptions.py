@@ -38,6 +38,7 @@ class TargetDevice:
     calibration: Calibration | None = None
     row_limit: int | None = None  # tokens per row; longer rows are truncated
     price_file: Path | None = None
+    context: int | None = None  # tokens that the model reads
 
     @property
     def usable_bytes(self) -> int | None:
@@ -164,8 +165,14 @@ def warnings(
         need, have = memory.expected / GIB, GPUS[target.gpu].memory_bytes / GIB
         notes.append(f"The run needs about {need:.1f} GiB; {target.gpu} has {have:.0f} GiB.")
     if tokens.truncated_rows:
-        raised = "max_length raises the limit, at most to the model's context."
-        notes.append(f"{cut_words(tokens, target.row_limit or 0)}; {raised}")
+        limit = target.row_limit or 0
+        whole = target.context is not None and limit >= target.context
+        raised = (
+            "the model reads no more"
+            if whole
+            else "max_length raises the limit, at most to the model's context"
+        )
+        notes.append(f"{cut_words(tokens, limit)}; {raised}.")
     if calibrated and (reason := calibrated.stale_reason(today)):
         notes.append(f"The measured speed may not hold: {reason}. Run: ftg doctor --calibrate")
     return notes

@@ -7,6 +7,7 @@ device. Figures for GPUs come from datasheets, with wide ranges, and are labelle
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from math import ceil
@@ -150,10 +151,8 @@ def estimate_local(
 def _on_gpu(target: TargetDevice) -> TargetDevice:
     """Return the target with the GPU's name in ``GPUS``. Raises SpecError."""
     assert target.gpu is not None  # for the type checker
-    return TargetDevice(
-        "gpu", gpu_name(target.gpu), target.usd_per_gpu_hour, None, None, target.row_limit,
-        target.price_file,
-    )  # fmt: skip
+    gpu = gpu_name(target.gpu)
+    return replace(target, device="gpu", gpu=gpu, memory_bytes=None, calibration=None)
 
 
 def _epochs_rule(spec: TrainingSpec) -> str:

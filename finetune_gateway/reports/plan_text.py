@@ -47,7 +47,9 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     kinds = sum(len(report.warnings) for report in plan.reports)
     if kinds:
         name = visible(plan.train.name)
-        lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {name}")
+        # A local model's own template and limit warn of more.
+        own = "" if estimate.data_leaves_machine else f" --model {visible(plan.spec.model)}"
+        lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {name}{own}")
     return "\n".join(lines)
 
 

@@ -274,19 +274,6 @@ def test_template_parity(name: str, tmp_path: Path) -> None:
     assert [(one.code, one.path) for one in lost] == LOST[name]
 
 
-def test_parity_of_tools() -> None:
-    """Names of tools, names and arguments of calls."""
-    call = {"function": {"name": "track", "arguments": '{"city": "Rome", "days": 3}'}}
-    row = {
-        "messages": [{"role": "assistant", "content": None, "tool_calls": [call]}],
-        "tools": [{"type": "function", "function": {"name": "track"}}],
-    }
-    assert list(template_loss.lost_texts(row, 'tools: track. track({"city":"Rome"})')) == []
-    paths = [one.path for one in template_loss.lost_texts(row, "track(city)")]
-    assert paths == ["messages[0].tool_calls[0].function.arguments"]
-    assert [one.path for one in template_loss.lost_texts(row, "Rome")][-1] == "tools[0]"
-
-
 def test_the_commonest_are_found_in_bounded_memory() -> None:
     """A value in a tenth of a million rows is not lost among a million others."""
     seen = HeavyHitters(slots=50)

@@ -168,6 +168,7 @@ class LocalBackend(Backend):
         models.require_whole(spec.model, folder, spec.training_type)
         shape = shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
+        context = models.config_of(folder).get("max_position_embeddings")
         target = TargetDevice(
             device="cpu" if on_cpu else "gpu",
             gpu=self.gpu,
@@ -176,9 +177,9 @@ class LocalBackend(Backend):
             calibration=calibration.read(self.settings.home) if on_cpu else None,
             row_limit=self._row_limit(spec, folder),
             price_file=self.settings.prices,
+            context=context,
         )
         estimate = estimate_local(spec, tokens, shape, validation=validation, target=target)
-        context = models.config_of(folder).get("max_position_embeddings")
         if context and (spec.max_length or 0) > context:
             estimate.refused["longer"] = (
                 f"max_length {spec.max_length:,} is above the {context:,} tokens that {spec.model} "

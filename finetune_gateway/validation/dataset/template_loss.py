@@ -1,12 +1,11 @@
 """Texts of a row that a local model's template drops or moves.
 
-Templates remove reasoning from earlier turns, merge or move system prompts, omit tools; a model
-does not learn what it is not shown.
+Templates cut texts, merge or move system prompts; a model does not learn what it is not shown.
+What they do with calls, tools and reasoning is known of every row (``tokens.template_survey``).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -67,10 +66,6 @@ def lost_texts(row: Json, text: str) -> Iterator[Defect]:
                 yield Defect("template_moves", where)
             else:
                 yield Defect("template_drops", where)
-    for index, tool in enumerate(as_list(row.get("tools"))):
-        name = as_dict(as_dict(tool).get("function")).get("name")
-        if isinstance(name, str) and name not in text:
-            yield Defect("template_drops", f"tools[{index}]", "a tool is not shown to the model")
 
 
 def _expected_texts(message: Json) -> Iterator[tuple[str, str]]:
@@ -82,21 +77,3 @@ def _expected_texts(message: Json) -> Iterator[tuple[str, str]]:
         text = as_dict(part).get("text")
         if isinstance(text, str) and text.strip():
             yield f"content[{index}].text", text.strip()
-    for index, call in enumerate(as_list(message.get("tool_calls"))):
-        function = as_dict(as_dict(call).get("function"))
-        path = f"tool_calls[{index}].function"
-        if isinstance(function.get("name"), str):
-            yield f"{path}.name", function["name"]
-        for text in _argument_texts(function.get("arguments")):
-            yield f"{path}.arguments", text
-
-
-def _argument_texts(arguments: Any) -> Iterator[str]:
-    """Yield the values of a call's arguments that look the same in every notation."""
-    try:
-        values = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return
-    for value in as_dict(values).values():
-        if isinstance(value, str) and value.isalnum():
-            yield value
