@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from families import sources
+from families import folders, sources
 from families.sources import AXOLOTL, LLAMA_CPP, Source
-from support.answers import family, faults
+from support.answers import family, faults, token_faults
 
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.tokens.answer_survey import writes_calls
+from finetune_gateway.tokens.chat_template import ChatTemplate
 
-ANSWERS = 200
+ANSWERS, FROM_TOKENS = 200, 10
 NOT_READ = {"MiniMax-M3"}  # nested tags that leave out null and the types of what is in them
 
 
@@ -50,3 +53,24 @@ def test_calls_of_every_template_are_read_as_they_were_written() -> None:
     read = sum(formats.values())
     print(f"of {read + len(unread)} templates that write calls {read} are read: {formats}")
     assert wrong == [] and unread <= NOT_READ
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_calls_are_read_from_the_very_tokens_that_are_trained(tmp_path: Path) -> None:
+    """With the special tokens that the family publishes."""
+    wrong: list[str] = []
+    read = 0
+    for number, source in enumerate(templates().values()):
+        folder = folders.write_folder(tmp_path / str(number), source.text)
+        try:
+            template = ChatTemplate.load(folder)
+        except GatewayError:
+            continue
+        if template.answers.format is None:
+            continue
+        read += 1
+        for seed in range(FROM_TOKENS):
+            wrong += [f"{source.name}: {fault}" for fault in token_faults(template, seed)]
+    print(f"{read} templates are read from tokens")
+    assert wrong == [] and read

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from finetune_gateway.errors import DataError
 from finetune_gateway.tokens.answer_survey import template_reader, without_stop
+from finetune_gateway.tokens.chat_template import ChatTemplate
 from finetune_gateway.tokens.special_text import SpecialText
 from finetune_gateway.tokens.template_answers import TemplateReader
 from finetune_gateway.tokens.template_process import TemplateProcess
@@ -164,21 +165,57 @@ def faults(one: Family, seed: int, step: int = 1) -> Iterator[str]:
         before = certain.rstrip()
 
 
+def token_faults(template: ChatTemplate, seed: int) -> Iterator[str]:
+    """Yield what is wrong with a made up answer whose trained tokens are decoded and read."""
+    chance = random.Random(seed)
+    for message in _messages(calls(chance), chance.choice(BESIDE)):
+        try:
+            encoded = template.encode({"messages": [ASK, message], "tools": tools()})[-1]
+        except DataError:
+            continue
+        ids = [label for label in encoded.labels if label >= 0]
+        prompt = template.tokenizer.decode(template.prompt_ids([ASK], tools())[-64:], False)
+        raw = template.answers.decode(ids[:-1])
+        wanted = _written(message, template.survey, raw)
+        if wanted is None:
+            continue
+        answer = template.answers.read(raw, prompt, tools())
+        read = [{"name": found.name, "arguments": found.arguments} for found in answer.calls]
+        if ids[-1] not in template.stop_ids:
+            yield f"{raw!r} has no end"
+        if read != wanted[0] or wanted[1] not in (answer.text, answer.reasoning):
+            yield f"{raw!r} was read as {answer}, not {wanted}"
+        return
+    yield "the template refuses it"
+
+
 def _rendered(one: Family, made: list[Json], text: str) -> tuple[Turn, list[Json], str] | None:
-    """Return the turn with as much of it as the template takes, and what was written: calls and
-    text."""
-    losses = one.survey.losses
+    """Return the turn, and what was written: calls and text."""
+    for message in _messages(made, text):
+        try:
+            [turn], _ = one.renderer.turns([ASK, message], tools(), [1])
+        except DataError:
+            continue
+        written = _written(message, one.survey, turn.label.text)
+        if written is not None:
+            return turn, *written
+    return None
+
+
+def _messages(made: list[Json], text: str) -> Iterator[Json]:
+    """Yield an answer with less and less, for templates that do not take all of it."""
     for some in (made, made[:1]):
         for beside in (text, ""):
             for reasoning in ({}, {"reasoning_content": "They ask; so I look."}):
-                message = {"role": "assistant", "content": beside, "tool_calls": some, **reasoning}
-                try:
-                    [turn], _ = one.renderer.turns([ASK, message], tools(), [1])
-                except DataError:
-                    continue
-                written = some[:1] if "parallel_calls" in losses else some
-                functions = [found["function"] for found in written]
-                if functions[0]["name"] not in turn.label.text:
-                    continue  # not beside a text (Nemotron Nano 2)
-                return turn, functions, "" if "text_beside_calls" in losses else beside
-    return None
+                message = {"role": "assistant", "content": beside, "tool_calls": some}
+                yield {**message, **reasoning}
+
+
+def _written(message: Json, survey: Survey, label: str) -> tuple[list[Json], str] | None:
+    """Return the calls and the text of an answer that a template writes; None if it writes no call
+    beside a text (Nemotron Nano 2)."""
+    functions = [found["function"] for found in message["tool_calls"]]
+    if functions[0]["name"] not in label:
+        return None
+    text = "" if "text_beside_calls" in survey.losses else message["content"]
+    return functions[:1] if "parallel_calls" in survey.losses else functions, text
