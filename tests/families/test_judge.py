@@ -40,6 +40,7 @@ ALPACA = """{%- for m in messages %}
         {{- '### Response:\n' }}
     {%- endif %}
 {%- endfor %}"""
+EXAMPLES = settings.get_current_profile_name() == "deep" and 2_000 or 25
 OWN = {"mistral": MISTRAL, "alpaca": ALPACA}
 
 
@@ -236,7 +237,7 @@ def test_the_judge_sees_the_prompt_of_another_switch(family: Families) -> None:
 
 
 @pytest.mark.parametrize("name", ["qwen3", "phi3", "alpaca"])
-@settings(max_examples=30)
+@settings(max_examples=EXAMPLES)
 @given(data=st.data())
 def test_special_tokens_that_are_typed_change_nothing_around_them(
     family: Families, name: str, data: st.DataObject

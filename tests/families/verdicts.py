@@ -18,6 +18,7 @@ from families.typed import typed_faults, typed_texts
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.tokens.chat_template import ChatTemplate, choose_switches
 
+CALL_FORMAT = "hermes"
 TYPED = 10  # texts with special tokens in them, for each template
 
 
@@ -71,6 +72,12 @@ class Family:
             return False
         [(_, value)] = row.said.values()
         return value in text
+
+    def with_calls_as_text(self) -> Family:
+        """Return the template that is trained and saved where calls are written as text."""
+        template = ChatTemplate.load(self.folder, call_format=CALL_FORMAT)
+        source = replace(self.source, text=template.source)
+        return Family(self.folder.with_name(f"{self.folder.name}-{CALL_FORMAT}"), source)
 
     def serving(self, template: ChatTemplate) -> Serving:
         """Return what serves it, with the same switches."""
