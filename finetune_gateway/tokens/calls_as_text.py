@@ -13,7 +13,7 @@ from finetune_gateway.errors import SpecError
 # --tool-call-parser hermes: one JSON object for each call.
 HERMES = """\
 {#- The list of tools, calls and results as text, in the format of Hermes. -#}
-{%- set as_text = namespace(messages=[], tools='') -%}
+{%- set as_text = namespace(messages=[], tools='', result='') -%}
 {%- if tools -%}
     {%- set as_text.tools = 'You may call these tools:\\n<tools>' -%}
     {%- for tool in tools -%}
@@ -23,10 +23,17 @@ HERMES = """\
     {%- set as_text.tools = as_text.tools + '{"name": ..., "arguments": {...}}\\n</tool_call>' -%}
 {%- endif -%}
 {%- for message in messages -%}
-    {%- set written = namespace(text=message.content or '') -%}
-    {%- if message.role == 'tool' -%}
+    {%- set parts = message.content and message.content is not string -%}
+    {%- set text = message.content | map(attribute='text') | join if parts else message.content -%}
+    {%- set written = namespace(text=text or '') -%}
+    {%- set result = message.role == 'tool' -%}
+    {%- if result -%}
         {%- set written.text = '<tool_response>\\n' + written.text + '\\n</tool_response>' -%}
-        {%- set as_text.messages = as_text.messages + [dict(role='user', content=written.text)] -%}
+        {%- if not loop.first and loop.previtem.role == 'tool' -%}
+            {%- set written.text = as_text.result + '\\n' + written.text -%}
+            {%- set as_text.messages = as_text.messages[:-1] -%}
+        {%- endif -%}
+        {%- set as_text.result = written.text -%}
     {%- elif message.tool_calls -%}
         {%- for call in message.tool_calls -%}
             {%- set given = call.function.arguments -%}
@@ -36,14 +43,18 @@ HERMES = """\
             {%- set written.text = written.text + (call.function.name | tojson) -%}
             {%- set written.text = written.text + ', "arguments": ' + given + '}\\n</tool_call>' -%}
         {%- endfor -%}
-        {%- set message = dict(message, content=written.text, tool_calls=[]) -%}
-        {%- set as_text.messages = as_text.messages + [message] -%}
     {%- elif loop.first and as_text.tools -%}
         {%- set both = [written.text, as_text.tools] -%}
         {%- set both = both if message.role == 'system' else both | reverse | list -%}
-        {%- set message = dict(message, content=both | select | join('\\n\\n')) -%}
+        {%- set written.text = both | select | join('\\n\\n') -%}
+    {%- endif -%}
+    {%- set content = [dict(type='text', text=written.text)] if parts else written.text -%}
+    {%- if result -%}
+        {%- set as_text.messages = as_text.messages + [dict(role='user', content=content)] -%}
+    {%- elif written.text == text -%}
         {%- set as_text.messages = as_text.messages + [message] -%}
     {%- else -%}
+        {%- set message = dict(message, content=content, tool_calls=[]) -%}
         {%- set as_text.messages = as_text.messages + [message] -%}
     {%- endif -%}
 {%- endfor -%}

@@ -11,7 +11,7 @@ from pathlib import Path
 from families import planted, sources
 from families.page import Compared, Line, bounds, page
 from families.sources import AXOLOTL, LEFT_OUT, LLAMA_CPP, TWIN, Source
-from families.verdicts import Family, Marks, marks, verdicts
+from families.verdicts import Family, Marks, marks, verdicts, verdicts_as_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
@@ -38,10 +38,11 @@ def distinct(found: Iterable[Source]) -> dict[str, list[Source]]:
 def judged(by_text: dict[str, list[Source]], folder: Path) -> Iterator[Line]:
     """Yield each template with its verdicts."""
     for number, (first, *others) in enumerate(by_text.values(), 1):
-        print(f"\r{number} of {len(by_text)}: {first.title:60}", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{number} of {len(by_text)}: {first.title:60}", end="", file=sys.stderr)
         family = Family(folder / str(number), first)
-        yield Line(family, verdicts(family), tuple(other.title for other in others))
-    print(file=sys.stderr)
+        as_text = {} if family.writes_calls() else verdicts_as_text(family)
+        yield Line(family, verdicts(family), as_text, tuple(other.title for other in others))
 
 
 def compared(found: Iterable[Source], folder: Path) -> Compared:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from families.planted import KINDS, PLAIN, TOOLS
-from families.verdicts import Family, Marks, Verdict
+from families.verdicts import CALL_FORMAT, Family, Marks, Verdict
 
 # The families that are tuned most, in the order of their use, by their templates.
 MOST_TUNED = (
@@ -45,6 +45,7 @@ class Line:
 
     family: Family
     verdicts: dict[str, Verdict]
+    as_text: dict[str, Verdict]  # rows with tools, where the template writes no calls
     also: tuple[str, ...] = ()  # other archives that hold the same template
 
     @property
@@ -58,7 +59,7 @@ class Line:
     @property
     def takes_tools(self) -> bool:
         """Return True if the template writes calls."""
-        return self.family.writes_calls()
+        return not self.as_text
 
     def refused(self, kinds: Iterable[str]) -> bool:
         return any(self.verdicts[kind].outcome == "refused" for kind in kinds)
@@ -72,7 +73,7 @@ def bounds(lines: Sequence[Line], compared: Compared) -> list[str]:
     missed = [
         f"{line.title}, {kind}: {verdict.why}"
         for line in lines
-        for kind, verdict in line.verdicts.items()
+        for kind, verdict in (*line.verdicts.items(), *line.as_text.items())
         if verdict.outcome == "wrong"
     ]
     missed += [f"{name}: labels differ from the markers, wrongly"
@@ -97,7 +98,7 @@ def _untold(line: Line) -> Iterator[str]:
         if verdict.outcome == "right":
             yield f"{line.title}, {kind}: right, but the template writes no calls"
         refused = verdict.outcome == "refused" and line.verdicts["plain"].outcome != "refused"
-        if refused and "as text" not in verdict.hint:
+        if refused and not all(way in verdict.hint for way in ("whose template", "as text")):
             yield f"{line.title}, {kind}: refused without a way out: {verdict.hint}"
 
 
@@ -138,6 +139,12 @@ def _head(lines: Sequence[Line]) -> Iterator[str]:
     yield f"* Plain chat: {plain} of {len(lines)} templates refuse a row of it."
     tools = sum(line.refused(TOOLS) for line in taking)
     yield f"* {len(taking)} templates write calls; {tools} of them refuse a kind of row with tools."
+    others = [line for line in lines if not line.takes_tools]
+    right = sum(all(one.outcome == "right" for one in line.as_text.values()) for line in others)
+    yield (
+        f"* {len(others)} write none: they lose or refuse such rows. {right} of these train all of "
+        f"them with `call_format={CALL_FORMAT}`."
+    )
     yield ""
 
 
@@ -177,11 +184,12 @@ def _needs(lines: Sequence[Line]) -> Iterator[str]:
     yield ""
     yield (
         "Switches are kept with the model and sent when it is asked. A stop is added where the "
-        "template ends a turn only with what follows it."
+        "template ends a turn only with what follows it. *Tools as text*: the rows with tools that "
+        f"are right with `call_format={CALL_FORMAT}`, where the template writes no calls."
     )
     yield ""
     heads = ("template", "the same in", "switch, plain", "switch, reasoning", "sequences by turn",
-             "stop added", "dropped", "refused")  # fmt: skip
+             "stop added", "dropped", "refused", "tools as text")  # fmt: skip
     yield f"| {' | '.join(heads)} |"
     yield f"|{'---|' * len(heads)}"
     for line in lines:
@@ -195,6 +203,7 @@ def _needs(lines: Sequence[Line]) -> Iterator[str]:
             ", ".join(f"`{_plain(token)}`" for token in line.family.added_stops()),
             ", ".join(sorted({one.why for one in found.values() if one.outcome == "lost"})),
             _refusals(found),
+            _kinds(line.as_text, lambda one: one.outcome == "right"),
         )) + " |"  # fmt: skip
     yield ""
 
@@ -203,8 +212,7 @@ def _switch(verdict: Verdict) -> str:
     return ", ".join(f"`{name}={value}`" for name, value in verdict.switches.items())
 
 
-def _kinds(verdicts: dict[str, Verdict], holds: object) -> str:
-    assert callable(holds)
+def _kinds(verdicts: dict[str, Verdict], holds: Callable[[Verdict], bool]) -> str:
     return ", ".join(HEADS[kind] for kind, verdict in verdicts.items() if holds(verdict))
 
 

@@ -123,7 +123,6 @@ KINDS = {
 }
 PLAIN = ("plain", "system", "turns", "developer", "weight")
 TOOLS = ("tools", "call", "parallel", "null", "beside")
-REASONING = ("reasoning", "reasonings", "inline")
 
 
 def planted(kind: str) -> Row:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from families import sources
 from families.judge import IGNORED, Judge, Trained
-from families.page import letters
-from families.planted import Row, planted
+from families.page import Line, bounds, letters
+from families.planted import KINDS, Row, planted
 from families.serving import Serving
 from families.sources import Source
 from families.typed import typeable, typed_faults
-from families.verdicts import Family, found, judge, marks
+from families.verdicts import Family, Verdict, found, judge, marks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +40,7 @@ ALPACA = """{%- for m in messages %}
         {{- '### Response:\n' }}
     {%- endif %}
 {%- endfor %}"""
-EXAMPLES = settings.get_current_profile_name() == "deep" and 2_000 or 25
+EXAMPLES = settings.get_current_profile_name() == "deep" and 2_000 or 15
 OWN = {"mistral": MISTRAL, "alpaca": ALPACA}
 
 
@@ -84,7 +84,6 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Families:
         ("nemotron_3_nano", "reasoning", "tc"),
         ("deepseek_r1_distill", "plain", "b"),
         ("deepseek_r1_distill", "inline", "tb"),
-        ("gemma4_v5", "beside", "-"),
     ],
 )
 def test_what_is_trained_is_what_serving_asks_for(
@@ -112,13 +111,12 @@ def test_switches_are_chosen_by_what_the_rows_hold(family: Families) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("glm4moe_training", "equal"), ("qwen3_training", "longer"),
-     ("gptoss_training", "transformers wrong")],
-)  # fmt: skip
+    [("glm4moe_training", "equal"), ("gptoss_training", "transformers wrong")],
+)
 def test_generation_blocks_are_compared_with_those_of_transformers(
     family: Families, name: str, expected: str
 ) -> None:
-    """They label a line break behind the stop in some templates, and the header in gpt-oss's."""
+    """They label the header in gpt-oss's."""
     assert marks(family(name), planted("plain"))[0] == expected
 
 
@@ -231,6 +229,35 @@ def test_the_judge_sees_the_prompt_of_another_switch(family: Families) -> None:
     trained = [Trained(one.input_ids, one.labels, one.turns) for one in other.encode(row.row)]
     serving = family("qwen3_5_think").serving(thinks)
     assert "another prompt" in found(Judge(serving, row, trained, other.stop_ids))[0]
+
+
+def test_what_is_wrong_or_refused_too_often_is_missed(family: Families) -> None:
+    """``make families`` ends with 1 then."""
+    right = Verdict("right")
+    line = Line(family("qwen3"), dict.fromkeys(KINDS, right), {})
+    assert bounds([line], {}) == []
+    wrong = replace(line, verdicts={**line.verdicts, "turns": Verdict("wrong", "why")})
+    refused = replace(line, verdicts={**line.verdicts, "call": Verdict("refused", "why")})
+    no_chat = replace(line, verdicts={**line.verdicts, "plain": Verdict("refused", "why")})
+    assert bounds([line, wrong], {}) == ["trl/qwen3, turns: why"]
+    assert bounds([line, refused], {}) == ["1 of 2 templates refuse rows with tools"]
+    assert bounds([line, no_chat], {}) == [
+        "trl/qwen3 refuses plain chat", "1 of 2 templates refuse plain chat",
+    ]  # fmt: skip
+    without = replace(line, as_text={"call": right})
+    assert "tools: right, but the template writes no calls" in bounds([without], {})[0]
+
+
+@pytest.mark.chaos
+def test_an_archive_that_cannot_be_had_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on with the others."""
+    monkeypatch.setattr(sources, "CACHE", tmp_path)
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", "")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError, match="could not download axolotl"):
+        list(sources.downloaded(sources.AXOLOTL))
 
 
 # -- special tokens that are typed -------------------------------------------------------------

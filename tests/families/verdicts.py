@@ -123,6 +123,12 @@ def verdicts(family: Family) -> dict[str, Verdict]:
     return verdicts
 
 
+def verdicts_as_text(family: Family) -> dict[str, Verdict]:
+    """Return the verdict of each kind of row with tools where calls are written as text."""
+    other = family.with_calls_as_text()
+    return {kind: judge(other, planted.planted(kind)) for kind in planted.TOOLS}
+
+
 def _stop_faults(family: Family, verdicts: dict[str, Verdict]) -> Iterator[str]:
     """Yield what is wrong with the tokens that end an answer in chat."""
     if verdicts["plain"].outcome == "refused":
