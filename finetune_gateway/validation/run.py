@@ -15,7 +15,6 @@ from itertools import islice
 
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
-from finetune_gateway.data.formats import Format
 from finetune_gateway.findings import Finding, Report
 from finetune_gateway.settings import config
 from finetune_gateway.text.pii import Regions
@@ -23,6 +22,7 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
+from finetune_gateway.validation.fast_path import MAX_ROW
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.rules import Family
@@ -75,6 +75,7 @@ def validate(
         near_duplicates=near_duplicates,
         regions=config.pii_regions() if regions is None else regions,
     )
+    task = replace(task, first_format=_first_format(task))
     _choose_engine(task, counter)
     scan = None
     if on_row is None and (counter is None or isinstance(counter, TokenCounter)):
@@ -90,7 +91,8 @@ def validate(
 
 
 def _choose_engine(task: Task, counter: RowCounter | None) -> None:
-    if isinstance(counter, HostedCounter):
+    """Choose how the plain rows of a file are counted: only chat rows are."""
+    if isinstance(counter, HostedCounter) and task.first_format == formats.CHAT.name:
         counter.text.choose_engine(task.path.stat().st_size)
 
 
@@ -107,10 +109,8 @@ def _scan_in_parallel(
         return None
     if workers is None:
         workers = min(parallel.count_processors(), MAX_WORKERS)
-    first_format = _first_format(task) if workers > 1 else None
-    if first_format is None:
+    if workers < 2 or not task.first_format:
         return None
-    task = replace(task, first_format=first_format.name)
     with task.path.open("rb") as file:
         parts = cut(file.fileno(), size, workers)
     tasks = [
@@ -139,18 +139,19 @@ def _scaled(on_progress: OnProgress | None, size: int, parts: int) -> OnProgress
     return lambda done, _: on_progress(min(done * parts, size), size)
 
 
-def _first_format(task: Task) -> Format | None:
-    """Return the format of the first line, which every part has to know; None if that is no row of
-    a known format."""
+def _first_format(task: Task) -> str:
+    """Return the name of the first line's format, which every part has to know; empty if that is no
+    row of a known one, or a very long one, which would take long to read twice."""
     with task.path.open("rb") as file:
         first = next(Lines(file.fileno(), Range(0, sys.maxsize)), None)
-    if first is None or first.cut:
-        return None
+    if first is None or first.cut or len(first.raw) > MAX_ROW:
+        return ""
     try:
         row = parse(decode(first.raw, first.offset))
     except BadLine:
-        return None
-    return formats.format_of(row) if isinstance(row, dict) else None
+        return ""
+    row_format = formats.format_of(row) if isinstance(row, dict) else None
+    return row_format.name if row_format else ""
 
 
 def _scan_part(task: Task, on_progress: OnProgress | None = None) -> tuple[Scan, TokenTotals]:

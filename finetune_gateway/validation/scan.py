@@ -91,7 +91,7 @@ class Task:
     counter: TokenCounter | None = None  # an empty one, for a process of its own
     near_duplicates: bool = True
     regions: Regions = ()  # whose national telephone numbers count
-    first_format: str = ""  # the format of the first line, for the parts that do not have it
+    first_format: str = ""  # of the first line, for the parts that do not have it
     part: Range = Range(0, sys.maxsize)
     last: bool = True
 

@@ -388,6 +388,20 @@ def test_parts_of_any_format_find_what_one_pass_finds(
     assert found["mixed_formats"] == [41] and found["pii"] == [8, 51]
 
 
+@pytest.mark.parametrize(("name", "loads"), [("openai-chat", True), ("trl-preference", False)])
+def test_the_engine_for_many_texts_is_loaded_for_rows_that_it_counts(
+    name: str, loads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file of 64 MB; only chat rows are counted many at once."""
+    monkeypatch.setattr(encodings, "_LARGE", 1)
+    line = json.dumps(FORMS[name][1]) if name in FORMS else FIRST.decode()
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{line}\n" * 12)
+    counter = HostedCounter("gpt-4o")
+    report_on(path, counter=counter, method="sft" if loads else "dpo")
+    assert (counter.text._count_batch is not None) == loads
+
+
 @pytest.mark.parametrize("fork", [True, False])
 def test_a_local_template_counts_alike_in_parts_and_the_short_way(
     fork: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
