@@ -182,7 +182,7 @@ def _print_gateway_error(exc: GatewayError, json_wanted: bool) -> int:
             if isinstance(exc, PrivateDataError):
                 print_message(private_data_text(exc.found))
                 message = f"Nothing was sent: this would go to {exc.host}."
-            else:
+            elif exc.report.errors:  # without one, it is the message that says what is wrong
                 print_message(findings_text(exc.report.errors))
                 message = "The data has errors; nothing was sent."
                 hint = "Fix these lines. For all findings: ftg validate FILE"

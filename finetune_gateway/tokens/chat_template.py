@@ -329,13 +329,23 @@ class ChatTemplate:
         """Return the text of an answer, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def losses(self, row: dict[str, Any], train_on: TrainOn = "assistant") -> frozenset[str]:
-        """Return what the template drops of a row: keys of ``template_survey.LOSSES``."""
-        if not self.survey.losses:
-            return frozenset()
+    def losses(
+        self,
+        row: dict[str, Any],
+        train_on: TrainOn = "assistant",
+        sequences: Sequence[Encoded] | None = None,
+    ) -> frozenset[str]:
+        """Return what the template drops of a row: keys of ``template_survey.LOSSES``.
+
+        ``sequences``: what ``encode`` returned for the row, if it was encoded before.
+        """
         messages, tools = messages_of(row)
         trained = _trained_turns(messages, train_on)
-        return self.survey.losses & template_survey.kinds_in(messages, tools, trained)
+        planted = self.survey.losses & template_survey.kinds_in(messages, tools, trained)
+        if sequences is None:
+            sequences = self.encode(row, train_on=train_on)
+        texts = [sequence.text for sequence in sequences]
+        return planted | template_survey.missing_from(texts, messages, trained)
 
 
 def row_limit(max_length: int | None, context: int | None) -> int:

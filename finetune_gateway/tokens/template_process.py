@@ -84,14 +84,13 @@ class TemplateProcess:
         """Return the answer to a request; None asks for the first, to the template itself."""
         if self._process is None or self._pid != os.getpid():  # of this process, not its parent's
             self._start()
-            first = self._read()
+            first = self._exchange(self._opening)
             if "error" in first:
                 raise _unreadable(first["error"])
             if request is None:
                 return first
         assert request is not None
-        self._write(request)
-        reply = self._read()
+        reply = self._exchange(request)
         if "error" in reply:
             raise _too_much("memory" if reply["error"] == "memory" else "time")
         return reply
@@ -107,7 +106,21 @@ class TemplateProcess:
         )
         self._process, self._pid = process, os.getpid()
         weakref.finalize(self, _end, process, self._pid)
-        self._write(self._opening)
+
+    def _exchange(self, request: Json) -> Json:
+        """Return the reply to a request. If that is interrupted (Ctrl-C), the process ends: its
+        late reply would be taken for that to the next request."""
+        try:
+            self._write(request)
+            return self._read()
+        except BaseException:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process, self._pid)
 
     def _write(self, request: Json) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -121,8 +134,6 @@ class TemplateProcess:
         assert self._process is not None and self._process.stdout is not None
         raw = _line(self._process.stdout.fileno())
         if raw is None:
-            process, self._process = self._process, None
-            _end(process, self._pid)
             raise _too_much("time")
         reply: Json = json.loads(raw)
         return reply

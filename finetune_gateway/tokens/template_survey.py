@@ -6,7 +6,9 @@ renderings, some hundredths of a second; no weights and no data are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +32,10 @@ WRITTEN = ('Zq"9', 'Zq\\"9')  # as itself, or in JSON; with more backslashes it 
 
 # What a template may lose. The first word is the kind; the sentence is shown to people.
 LOSSES = {
-    "system": "the system prompt is not shown to the model",
+    "system": "a system prompt is not shown to the model",
+    "user": "a user's message is not shown to the model",
     "tools": "the list of tools is not shown to the model",
+    "answers": "an answer is not written",
     "calls": "calls of tools are not written",
     "arguments": "the arguments of calls are encoded twice",
     "parallel_calls": "of two calls in one turn only one is written",
@@ -41,7 +45,10 @@ LOSSES = {
     "reasoning": "reasoning is not written",
     "think_blocks": "think blocks in a text are not written",
 }
-CONTEXT_LOSSES = frozenset({"system", "tools", "results"})
+# What is lost with a message of each role that is in no sequence.
+_ROLES = {"system": "system", "user": "user", "tool": "results", "assistant": "answers"}
+_MODE = re.compile(r"/(no_)?think\b")  # switches in a text, which templates take out of it
+_PIECE = 24  # characters
 
 
 @dataclass(frozen=True)
@@ -262,3 +269,35 @@ def kinds_in(messages: list[Message], tools: Tools, trained: list[int]) -> set[s
         if "</think>" in str(plain["content"]):
             kinds.add("think_blocks")
     return kinds
+
+
+def missing_from(texts: Sequence[str], messages: list[Message], trained: list[int]) -> set[str]:
+    """Return the kinds of LOSSES of a row whose messages are in none of ``texts``, its sequences.
+
+    Templates treat messages by their place: many write a system prompt only if it comes first.
+    """
+    kinds = set()
+    for index, message in enumerate(messages[: max(trained, default=-1) + 1]):
+        plain = for_template(message)
+        kind = _ROLES.get(str(plain.get("role")), "")
+        is_answer = kind == "answers"
+        if not kind or is_answer and (index not in trained or plain.get("tool_calls")):
+            continue
+        content = str(plain["content"]).strip()
+        if not any(content in text or _mostly_in(text, content, is_answer) for text in texts):
+            kinds.add(kind)
+    return kinds
+
+
+def _mostly_in(text: str, content: str, is_answer: bool) -> bool:
+    """Return True if two of the beginning, middle and end of a message are in a text, also as JSON;
+    of an answer its end: reasoning before it may be written elsewhere."""
+    content = _MODE.sub("", content).strip()
+    middle = max(0, len(content) - _PIECE) // 2
+    pieces = [content[-_PIECE:]]
+    pieces += [] if is_answer else [content[:_PIECE], content[middle : middle + _PIECE]]
+    found = [
+        any(one in text for one in (piece, json.dumps(piece, ensure_ascii=False)[1:-1]))
+        for piece in map(str.strip, pieces)
+    ]
+    return sum(found) > len(found) // 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Ftg
 
 import finetune_gateway as gateway
 from finetune_gateway.backends.local import builtin
@@ -59,6 +61,21 @@ def test_lost_calls_stop_a_submit(template: str) -> None:
     [lost] = [one for one in report.findings if one.code == "template_drops" and one.kind]
     assert (lost.kind, lost.count) == ("calls", 12)
     assert not gateway.Gateway().jobs()
+
+
+def test_the_screen_says_what_is_lost_and_the_ways_out(
+    template: str, tmp_path: Path, ftg: Ftg
+) -> None:
+    """No line of the data is wrong, so the message is not that of wrong lines."""
+    path = tmp_path / "calls.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in with_calls()))
+    command = ("submit", str(path), "--model", builtin.NAME, "--chat-template", template)
+    done = ftg(*command)
+    assert done.returncode == 3 and "calls of tools are not written (12 rows" in done.stderr
+    assert "--set call_format=hermes" in done.stderr and "--allow-loss" in done.stderr
+    assert "Fix these lines" not in done.stderr
+    done = ftg(*command, "--allow-loss", "--set", "max_length=8")
+    assert "no row has a token to train" in done.stderr
 
 
 def test_rows_that_are_cut_are_counted_alike(template: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ ALWAYS_OPENS = (
 NO_END = (
     "{% for m in messages %}<|{{ 'bot' if m.role == 'assistant' else m.role }}|>{{ m.content }}"
     "{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}"
+)
+# As gpt-oss: a system prompt is written only where it comes first.
+FIRST_SYSTEM = (
+    "{% if messages[0].role == 'system' %}<|system|>{{ messages[0].content }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}"
+    "{% elif m.role == 'assistant' %}<|bot|>{{ m.content }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>{% endif %}"
 )
 PARTS = CHATML.replace("m.content", "m.content[0].text")
 SPECIAL = ("<|user|>", "<|bot|>", "<|system|>", "[INST]", "[/INST]", "</s>")
@@ -156,6 +164,35 @@ def test_what_a_template_drops_is_known(base: Path, tmp_path: Path) -> None:
     assert labels(template, row["messages"]) == ["second<|im_end|>"]
 
 
+def test_a_message_that_a_template_drops_by_its_place_is_known(base: Path, tmp_path: Path) -> None:
+    """Many write a system prompt only if it comes first, and then it is no planted one that is
+    lost: each row is looked at by itself."""
+    template = load(base, tmp_path, FIRST_SYSTEM)
+    first, later = ({"role": role, "content": f"Be {role}."} for role in ("system", "developer"))
+    assert template.losses({"messages": [first, *ASKED]}) == frozenset()
+    assert template.losses({"messages": [first, later, *ASKED]}) == {"system"}
+    assert template.losses({"messages": [*ASKED[:2], later, *ASKED[2:]]}) == {"system"}
+    assert template.losses({"messages": [*ASKED, later]}) == frozenset()  # behind what is trained
+    hostile = "{% if 'one' in m.content %}{% elif m.role == 'user' %}"
+    template = load(base, tmp_path, FIRST_SYSTEM.replace("{% if m.role == 'user' %}", hostile))
+    assert template.losses({"messages": ASKED}) == {"user"}
+
+
+def test_a_message_that_a_template_writes_otherwise_is_not_lost(base: Path, tmp_path: Path) -> None:
+    """Trimmed, as JSON, or without a switch of the mode."""
+    for written in (
+        "m.content | trim",
+        "m.content | tojson",
+        "m.content.replace('/no_think', '')",
+    ):
+        template = load(base, tmp_path, CHATML.replace("m.content", written))
+        asked = {
+            "role": "user",
+            "content": ' A "quoted" line\nof many words, in any case /no_think\n',
+        }
+        assert template.losses({"messages": [asked, ASKED[1]]}) == frozenset()
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -197,6 +234,28 @@ def test_a_fork_has_a_process_of_its_own() -> None:
     with os.fdopen(reader) as answer:
         assert json.loads(answer.read()) == "child"
     assert asked("parent again").text == "parent again"
+
+
+def test_a_reply_that_was_not_waited_for_is_none_of_the_next_row() -> None:
+    """Ctrl-C in a notebook, and the next cell."""
+    wait = "{% for a in range(9999) %}{% for b in range(99) %}{% endfor %}{% endfor %}"
+    process = TemplateProcess(
+        "{% if messages[0].slow %}" + wait + "{% endif %}{{ messages[0].text }}"
+    )
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            process.render([{"text": "first", "slow": True}], None, [([0], False)], {})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    [second] = process.render([{"text": "second"}], None, [([0], False)], {})
+    assert isinstance(second, template_process.Rendering) and second.text == "second"
 
 
 def test_calls_as_text_for_a_template_without_tools(base: Path, tmp_path: Path) -> None:

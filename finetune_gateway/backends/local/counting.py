@@ -33,6 +33,8 @@ class RowCount:
         self._arguments = (folder, spec, limit)
         self._train_on, self._limit = spec.train_on, limit
         self._template = template_of(spec, folder)
+        # The row that was counted last, and its sequences: what it loses is asked next.
+        self._last: tuple[Any, list[Encoded] | None] = None, None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RowCount, self._arguments
@@ -40,6 +42,7 @@ class RowCount:
     def __call__(self, row: dict[str, Any]) -> list[SequenceTokens]:
         """Return the tokens of each sequence of a row."""
         found = self._template.encode(row, train_on=self._train_on)
+        self._last = row, found
         return [self._tokens(one) for one in found]
 
     def _tokens(self, encoded: Encoded) -> SequenceTokens:
@@ -50,7 +53,9 @@ class RowCount:
 
     def losses(self, row: dict[str, Any]) -> dict[str, str]:
         """Return what the template drops of the row: kinds, each with a sentence."""
-        found = self._template.losses(row, self._train_on)
+        last, sequences = self._last
+        known = sequences if row is last else None
+        found = self._template.losses(row, self._train_on, known)
         return {kind: sentence for kind, sentence in LOSSES.items() if kind in found}
 
     def text(self, row: dict[str, Any]) -> str:
