@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -11,8 +12,9 @@ from pathlib import Path
 from families import planted, sources
 from families.page import Compared, Line, bounds, page
 from families.sources import AXOLOTL, LEFT_OUT, LLAMA_CPP, TWIN, Source
-from families.verdicts import Family, Marks, marks, verdicts, verdicts_as_text
+from families.verdicts import Family, marks, verdicts, verdicts_as_text
 
+BLOCK = re.compile(r"\{%-?\s*generation\b")
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
 
@@ -45,20 +47,19 @@ def judged(by_text: dict[str, list[Source]], folder: Path) -> Iterator[Line]:
         yield Line(family, verdicts(family), as_text, tuple(other.title for other in others))
 
 
-def compared(found: Iterable[Source], folder: Path) -> Compared:
+def compared(marking: Iterable[Source], folder: Path) -> Compared:
     """Return how labels compare with transformers' of templates that mark them."""
     counts: Compared = {}
-    for source in found:
+    for source in marking:
         for name, text in ((source.name, source.text), (f"{source.name}{TWIN}", source.twin)):
-            if text is None or "generation %}" not in text:
+            if text is None or not BLOCK.search(text):
                 continue
             marked = Source(source.archive, name, text)
             family = Family(folder / marked.title.replace("/", "-"), marked)
-            counts[marked.title] = Counter[Marks](
-                marks(family, planted.planted(kind))[0]
-                for kind in planted.KINDS
-                if kind != "weight"  # transformers knows no weights
-            )
+            kinds = [kind for kind in planted.KINDS if kind != "weight"]  # transformers has none
+            found = [marks(family, planted.planted(kind)) for kind in kinds]
+            wrong = next((fault for mark, fault in found if mark == "transformers wrong"), "")
+            counts[marked.title] = Counter(mark for mark, _ in found), wrong
     return counts
 
 

@@ -65,7 +65,8 @@ class Line:
         return any(self.verdicts[kind].outcome == "refused" for kind in kinds)
 
 
-Compared = dict[str, Counter[Marks]]  # by template
+# By template: how often labels compare so, and a fault of transformers', if there is one.
+Compared = dict[str, tuple[Counter[Marks], str]]
 
 
 def bounds(lines: Sequence[Line], compared: Compared) -> list[str]:
@@ -77,7 +78,7 @@ def bounds(lines: Sequence[Line], compared: Compared) -> list[str]:
         if verdict.outcome == "wrong"
     ]
     missed += [f"{name}: labels differ from the markers, wrongly"
-               for name, counts in compared.items() if counts["package wrong"]]  # fmt: skip
+               for name, (counts, _) in compared.items() if counts["package wrong"]]  # fmt: skip
     tuned = {title for line in lines for title in line.titles if line.refused(PLAIN)}
     missed += [f"{title} refuses plain chat" for title in MOST_TUNED if title in tuned]
     plain = [line for line in lines if line.refused(PLAIN)]
@@ -201,7 +202,7 @@ def _needs(lines: Sequence[Line]) -> Iterator[str]:
             _switch(found["reasonings"]),
             _kinds(found, lambda one: one.outcome == "right" and one.sequences > 1),
             ", ".join(f"`{_plain(token)}`" for token in line.family.added_stops()),
-            ", ".join(sorted({one.why for one in found.values() if one.outcome == "lost"})),
+            _dropped(found),
             _refusals(found),
             _kinds(line.as_text, lambda one: one.outcome == "right"),
         )) + " |"  # fmt: skip
@@ -214,6 +215,12 @@ def _switch(verdict: Verdict) -> str:
 
 def _kinds(verdicts: dict[str, Verdict], holds: Callable[[Verdict], bool]) -> str:
     return ", ".join(HEADS[kind] for kind, verdict in verdicts.items() if holds(verdict))
+
+
+def _dropped(verdicts: dict[str, Verdict]) -> str:
+    """Return the kinds of what is dropped, in words."""
+    lost = (one.why.split("; ") for one in verdicts.values() if one.outcome == "lost")
+    return ", ".join(sorted({kind.replace("_", " ") for kinds in lost for kind in kinds}))
 
 
 def _refusals(verdicts: dict[str, Verdict]) -> str:
@@ -250,9 +257,9 @@ def _markers(compared: Compared) -> Iterator[str]:
         "transformers' labels do not pass the judge, ours do."
     )
     yield ""
-    yield "| template | rows | equal | both pass | theirs longer | theirs wrong | refused |"
+    yield "| template | equal | both pass | theirs longer | theirs wrong | refused | such as |"
     yield "|---|---|---|---|---|---|---|"
-    for name, counts in compared.items():
+    for name, (counts, fault) in compared.items():
         order: tuple[Marks, ...] = (
             "equal",
             "both right",
@@ -261,7 +268,7 @@ def _markers(compared: Compared) -> Iterator[str]:
             "refused",
         )
         numbers = " | ".join(str(counts[one]) for one in order)
-        yield f"| {name} | {counts.total()} | {numbers} |"
+        yield f"| {name} | {numbers} | {_plain(fault)} |"
     yield ""
 
 
