@@ -102,7 +102,7 @@ def test_glm_gets_the_stop_that_its_template_does_not_write(family: Families) ->
 
 
 def test_switches_are_chosen_by_what_the_rows_hold(family: Families) -> None:
-    """Nemotron 3 thinks unless it is told not to."""
+    """Nemotron 3 thinks unless a switch says no."""
     verdict = judge(family("nemotron_3_nano"), planted("plain"))
     assert verdict.switches == {"enable_thinking": False}
     verdict = judge(family("nemotron_3_nano"), planted("reasonings"))

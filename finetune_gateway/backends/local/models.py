@@ -165,6 +165,18 @@ def _is_at_hub(model: str) -> bool:
     return model != builtin.NAME and _folder(model) is None
 
 
+def _readable(folder: Path) -> Path:
+    try:
+        os.scandir(folder).close()
+        (folder / "config.json").is_file()
+    except OSError as exc:
+        raise StoreError(
+            f"The model folder {folder} cannot be read: {exc.strerror or exc}.",
+            hint="Ask for rights on the folder.",
+        ) from None
+    return folder
+
+
 def _folder(model: str) -> Path | None:
     """Return the folder of a model that is given as a path; None for an id of the hub."""
     path = os.path.expanduser(model)
@@ -174,7 +186,7 @@ def _folder(model: str) -> Path | None:
         )
     as_path = model.startswith((".", "/", "~")) or os.path.isabs(path) or model.count("/") > 1
     if as_path and os.path.isdir(path):
-        return Path(path).absolute()
+        return _readable(Path(path).absolute())
     if as_path and os.path.isfile(path):
         raise NotFoundError(
             f"{model!r} is a file, not a model folder.",
