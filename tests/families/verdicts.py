@@ -187,10 +187,9 @@ def marks(family: Family, row: Row) -> tuple[Marks, str]:
     faults = found(Judge(serving, row, [theirs], template.stop_ids, losses))
     if not faults:
         return "both right", ""
-    cut = Trained(ids, _up_to_stops(labels, template.stop_ids), theirs.turns)
-    if cut.labels != labels and not found(Judge(serving, row, [cut], template.stop_ids, losses)):
-        return "longer", faults[0]
-    return "transformers wrong", faults[0]
+    cut = replace(theirs, labels=_up_to_stops(labels, template.stop_ids))
+    left = found(Judge(serving, row, [cut], template.stop_ids, losses))
+    return ("transformers wrong", left[0]) if left else ("longer", faults[0])
 
 
 def _up_to_stops(labels: list[int], stops: frozenset[int]) -> list[int]:
