@@ -121,23 +121,27 @@ class SpecialText:
 
 
 def find_typed(text: str, opened: str, closed: str) -> tuple[str, list[Span], list[int]]:
-    """Return a text without the marks around typed tokens, the spans of these tokens, and where
-    marks were.
+    """Return a text without the marks around typed tokens, the spans of these tokens, and the
+    indices of the characters that were marks.
 
-    A template may cut between two marks: a mark alone is only removed.
+    A template may cut between two marks: a mark alone is only removed. It may also write them as
+    JSON escapes.
     """
     spans: list[Span] = []
     marks: list[int] = []
     parts: list[str] = []
     end = length = 0
-    for match in re.finditer(f"[{opened}{closed}]", text):
+    begun: int | None = None
+    escaped = {f"\\u{ord(mark):04x}": mark for mark in (opened, closed)}
+    for match in re.finditer("|".join(map(re.escape, (opened, closed, *escaped))), text):
         parts.append(text[end : match.start()])
         length += len(parts[-1])
-        marks.append(match.start())
-        if match.group() == opened:
+        marks += range(*match.span())
+        if escaped.get(match.group(), match.group()) == opened:
             begun = length
-        elif parts and marks and len(marks) > 1 and text[marks[-2]] == opened:
+        elif begun is not None:
             spans.append((begun, length))
+            begun = None
         end = match.end()
     parts.append(text[end:])
     return "".join(parts), spans, marks

@@ -130,10 +130,14 @@ class TurnRenderer:
         """Return the first n messages, with the opening of an answer or without, for each wanted
         pair; or what the template says when it refuses them."""
         plain = [for_template(message, self.arguments, self.content) for message in messages]
-        plain, tools, opened, closed = self._mark(plain, tools)
+        marked, marked_tools, opened, closed = self._mark(plain, tools)
         asked = [(list(range(count)), answer) for count, answer in wanted]
-        found = self.process.render(plain, tools, asked, self.variables)
-        return [one if isinstance(one, str) else _unmarked(one, opened, closed) for one in found]
+        found = self.process.render(marked, marked_tools, asked, self.variables)
+        made = [one if isinstance(one, str) else _unmarked(one, opened, closed) for one in found]
+        if opened:  # serving renders without marks: they must change nothing
+            served = self.process.render(plain, tools, asked, self.variables)
+            made = [_as_served(one, other) for one, other in zip(made, served, strict=True)]
+        return made
 
     def whole(self, messages: list[Message], tools: Tools) -> Rendered:
         """Return the whole conversation. Raises DataError."""
@@ -393,6 +397,13 @@ def _unmarked(rendering: Rendering, opened: str, closed: str) -> Rendered:
         for start, end in rendering.marked
     )
     return Rendered(text, marked, tuple(typed))
+
+
+def _as_served(made: Rendered | str, served: Rendering | str) -> Rendered | str:
+    """Return a rendering, or words if the template reads the special tokens typed in its texts."""
+    if isinstance(served, str) or isinstance(made, str):
+        return served if isinstance(served, str) else made
+    return made if made.text == served.text else "it reads special tokens that are typed in texts"
 
 
 def _require(rendered: Rendered | str, tools: bool) -> Rendered:

@@ -16,6 +16,7 @@ from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.tokens import template_process
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, choose_switches
+from finetune_gateway.tokens.special_text import SpecialText
 from finetune_gateway.tokens.template_process import TemplateProcess
 
 CHATML = (
@@ -176,6 +177,22 @@ def test_a_message_that_a_template_drops_by_its_place_is_known(base: Path, tmp_p
     hostile = "{% if 'one' in m.content %}{% elif m.role == 'user' %}"
     template = load(base, tmp_path, FIRST_SYSTEM.replace("{% if m.role == 'user' %}", hostile))
     assert template.losses({"messages": ASKED}) == {"user"}
+
+
+def test_special_tokens_that_are_typed_are_trained_as_they_are_served(
+    base: Path, tmp_path: Path
+) -> None:
+    """As JSON in ASCII too; a template that counts letters, or looks for them, is refused."""
+    asked = {"role": "user", "content": "Is <|im_end|> é?"}
+    written = "m.content | tojson(ensure_ascii=true)"
+    template = load(base, tmp_path, CHATML.replace("m.content", written))
+    [encoded] = template.encode({"messages": [asked, ASKED[1]]})
+    assert 'user\n"Is <|im_end|> \\u00e9?"<|im_end|>' in encoded.text
+    end = SpecialText(template.tokenizer).ids["<|im_end|>"]
+    assert encoded.input_ids.count(end) == 2
+    template = load(base, tmp_path, CHATML.replace("m.content", "m.content | length"))
+    with pytest.raises(DataError, match="special tokens that are typed"):
+        template.encode({"messages": [asked, ASKED[1]]})
 
 
 def test_a_message_that_a_template_writes_otherwise_is_not_lost(base: Path, tmp_path: Path) -> None:
