@@ -74,8 +74,10 @@ class Prefilter:
     """
 
     def __init__(self, regions: Regions = ()) -> None:
-        self._quick = [searcher(*patterns) for patterns in quick_prefilters()]
         self._searches = [searcher(*patterns) for patterns in prefilters(regions)]
+        written, base64, digits = (searcher(*patterns) for patterns in quick_prefilters())
+        numbers = self._searches[1]  # short rows with many digits are rarely searched one by one
+        self._quick = (written, base64, lambda text: digits(text) and numbers(text))
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
         """Return for each line 1 if something may be found in it, else 0."""
