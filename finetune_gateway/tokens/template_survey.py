@@ -284,6 +284,8 @@ def missing_from(texts: Sequence[str], messages: list[Message], trained: list[in
         if not kind or is_answer and (index not in trained or plain.get("tool_calls")):
             continue
         content = str(plain["content"]).strip()
+        if is_answer:  # templates write a think block at its beginning with other spaces
+            content = content.rpartition("</think>")[2].strip()
         if not any(content in text or _mostly_in(text, content, is_answer) for text in texts):
             kinds.add(kind)
     return kinds
