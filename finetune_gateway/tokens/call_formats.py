@@ -184,19 +184,18 @@ def _parameters(start: str, end: str, pad: str = "") -> CallReader:
     """Return a reader of a tag per argument. A value may hold its own closing tag: it ends where
     another argument or the end of the call follows."""
     after = rf"(?={end}\s*(?:{start.partition('(')[0]}|</[\w:｜]*(?:function|invoke)>))"
-    return _with_name(tags(rf"\s*{start}{pad}(?P<value>.*?){pad}{after}{end}"))
+    return _with_name(tags(rf"\s*{start}{pad}" + r"(?P<value>.*?)" + rf"{pad}{after}{end}"))
 
 
 def _pairs(suffix: str = "") -> CallReader:
     """Return a reader of a key and a value in a tag each."""
-    key, value = f"arg_key{suffix}", f"arg_value{suffix}"
-    after = rf"(?=</{value}>\s*(?:<{key}>|</tool_call{suffix}>))"
-    return _with_name(
-        tags(
-            rf"\s*<{key}>(?P<key>[^<]+)</{key}>\s*"
-            rf"<{value}>(?P<value>.*?){after}</{value}>"
-        )
+    pair = (
+        r"\s*<arg_key>(?P<key>[^<]+)</arg_key>\s*<arg_value>(?P<value>.*?)"
+        r"(?=</arg_value>\s*(?:<arg_key>|</tool_call>))</arg_value>"
     )
+    for name in ("arg_key", "arg_value", "tool_call"):
+        pair = pair.replace(f"{name}>", f"{name}{suffix}>")
+    return _with_name(tags(pair))
 
 
 _XML = _parameters(r"<parameter=(?P<key>[^>\n]+)>", "</parameter>", r"\n?")

@@ -139,14 +139,16 @@ def test_many_options_read_the_file_as_often_as_validate(
 
     once = bytes_read(lambda: g.validate(path, model=MINI, backend="openai", quality=False))
     assert once >= size  # and, of several processes, what they tell each other
-    assert processes > 1 or once < 1.1 * size
+    block = 1 << 20  # read once more, to see the format of the first row
+    assert processes > 1 or once < 1.1 * size + block
     for call in (
         lambda: g.estimate(path, model=MINI),
         lambda: g.estimate(path, model=models, backend=hosts),
     ):
         assert abs(bytes_read(call) - once) < size / 20
     alone = bytes_read(lambda: g.validate(path, model=TINY, backend="local", quality=False))
-    assert processes > 1 or alone < 1.1 * size
+    # And what the template's process writes.
+    assert processes > 1 or alone < 2 * size + block
     assert bytes_read(lambda: g.estimate(path, **both)) < once + alone + around + size / 10
 
 

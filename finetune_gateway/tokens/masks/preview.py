@@ -22,7 +22,7 @@ from finetune_gateway.tokens.template_rows import Message
 Part = Literal["special", "template", "content", "call"]
 Conversation = list[Message]
 
-CHOSEN = "chosen"
+REJECTED = "rejected"
 MAX_TOKENS = (
     200_000  # tokens kept per sequence, above any training context; the rest is only counted
 )
@@ -115,7 +115,7 @@ class Preview(Shown):
     @property
     def is_pair(self) -> bool:
         """Return True if the sequences are a chosen and a rejected answer to one prompt."""
-        return bool(self.sequences) and self.sequences[0].name == CHOSEN
+        return bool(self.sequences) and self.sequences[-1].name == REJECTED
 
     @property
     def tokens(self) -> list[Token]:
@@ -187,7 +187,7 @@ class PreviewRenderer(ABC):
             row_access.messages_of(row.get(side), "assistant")
             for side in ("preferred_output", "non_preferred_output")
         )
-        for name, answer in ((CHOSEN, chosen), ("rejected", rejected)):
+        for name, answer in (("chosen", chosen), (REJECTED, rejected)):
             [sequence] = self.conversation([*prompt, *answer], source)
             sequence.name = name
             preview.sequences.append(sequence)
