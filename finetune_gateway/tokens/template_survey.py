@@ -26,7 +26,7 @@ from finetune_gateway.tokens.template_turns import Rendered, Turn, TurnRenderer
 # Planted texts: no template writes them, changes them or looks for them.
 SYSTEM, USER, ANSWER, MORE = "Zq1system", "Zq2user", "Zq3answer", "Zq4more"
 RESULT, REASONING, BESIDE = "Zq5result", "Zq6reasoning", "Zq8beside"
-THINKS = f"<think>\n{REASONING}\n</think>\n\n"
+THINKS = "<think>\n" + REASONING + "\n</think>\n\n"
 TOOL, SECOND, VALUE = "zq_find", "zq_count", 'Zq"9'
 WRITTEN = ('Zq"9', 'Zq\\"9')  # as itself, or in JSON; with more backslashes it was encoded twice
 
