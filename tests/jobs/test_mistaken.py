@@ -248,7 +248,7 @@ def test_an_address_has_one_form(provider: Provider) -> None:
 def test_a_wait_that_was_stopped_holds_up_nobody(provider: Provider) -> None:
     """The process that waits for the first job does nothing any more (Ctrl-Z): the second one is
     sent, once the first should have been sent long ago."""
-    provider.fault(CREATE, *[Fault("busy", seconds=0.01)] * 2)
+    provider.fault(CREATE, Fault("busy", seconds=60))  # the second waits behind the first
     first, second = submit(provider), submit(provider, rows=13)
     assert files.try_lock(first.store.settings.locks / f"{first.id}.wait") is not None
     with first.store.transaction() as db:
