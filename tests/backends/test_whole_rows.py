@@ -106,6 +106,7 @@ def test_what_cannot_be_is_refused_unless_allowed(template: str) -> None:
         gateway.submit(rows(), model=builtin.NAME, max_length=9999)
     estimate = gateway.estimate(rows(), model=builtin.NAME, max_length=9999)
     assert list(estimate.refused) == ["longer"]
+    assert estimate.refused["longer"] in estimate.warnings  # the screen says it too
     assert not gateway.Gateway().jobs()
 
 

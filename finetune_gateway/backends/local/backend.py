@@ -185,6 +185,7 @@ class LocalBackend(Backend):
                 f"max_length {spec.max_length:,} is above the {context:,} tokens that {spec.model} "
                 "reads."
             )
+            estimate.warnings.append(estimate.refused["longer"])
         if self.gpu is None and estimate.fits == "no":
             estimate.refused["oversize"] = _too_large(estimate)
         estimate.assumptions.extend(_ways_of_training(spec, tokens))
