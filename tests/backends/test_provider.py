@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import base64
-import functools
-import importlib
 import json
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from jsonschema import Draft202012Validator
 from openai.types import Model
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from support.provider import Provider
 from support.provider_memory import BASES
+from support.wire import JSON, ask, assert_valid, error
 
 SHOP, SIDE = "sk-shop", "sk-side"  # keys of two projects of one organisation
 KEYS = {SHOP: "main proj_shop", SIDE: "main proj_side"}
 HELLO = [{"role": "user", "content": "Hello"}]
-JSON = dict[str, Any]
 
 
 @pytest.fixture
@@ -33,38 +29,8 @@ def provider() -> Iterator[Provider]:
         yield running
 
 
-def ask(
-    provider: Provider, path: str, key: str | None = None, *, post: Any = None, **query: Any
-) -> httpx.Response:
-    """Send one request, a POST if there is a body."""
-    method = "GET" if post is None else "POST"
-    headers = {"Authorization": f"Bearer {key or provider.api_key}"}
-    return httpx.request(method, provider.url + path, headers=headers, params=query, json=post)
-
-
-def error(answer: httpx.Response) -> tuple[int, str | None, str]:
-    said = answer.json()["error"]
-    return answer.status_code, said["code"], said["message"]
-
-
 def chat(provider: Provider, model: str, key: str | None = None) -> httpx.Response:
     return ask(provider, "/chat/completions", key, post={"model": model, "messages": HELLO})
-
-
-@functools.cache
-def contract(shared: Path) -> JSON:
-    """Return the schemas of the OpenAPI document."""
-    yaml = importlib.import_module("yaml")  # no stubs are installed for it
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    document = yaml.load((shared / "contract/openai.yaml").read_text("utf-8"), loader)
-    return {"components": document["components"]}
-
-
-def assert_valid(shared: Path, name: str, body: Any) -> None:
-    schema = {"$ref": f"#/components/schemas/{name}", **contract(shared)}
-    wrong = [fault.message for fault in Draft202012Validator(schema).iter_errors(body)]
-    assert not wrong, (name, wrong, body)
 
 
 def test_a_past_of_300_fine_tunes_is_made_at_once(provider: Provider) -> None:
