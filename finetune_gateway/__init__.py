@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         JobNotFinished,
         JobRemoved,
         MissingDependency,
+        MissingScopeError,
         NotFoundError,
         PrivateDataError,
         SpecError,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.planning import Option, Plan
     from finetune_gateway.jobs.pruning import Pruned
     from finetune_gateway.jobs.removal import Removed
+    from finetune_gateway.migration.inventory import FineTune, Inventory
     from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 
@@ -101,6 +103,7 @@ _MODULES = {
         "JobNotFinished",
         "JobRemoved",
         "MissingDependency",
+        "MissingScopeError",
         "NotFoundError",
         "PrivateDataError",
         "SpecError",
@@ -122,6 +125,7 @@ _MODULES = {
     "jobs.many": ["Failure"],
     "spec": ["TrainingOptions", "TrainingSpec"],
     "jobs.budget": ["Actual", "Budget"],
+    "migration.inventory": ["FineTune", "Inventory"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -143,8 +147,10 @@ __all__ = [
     "Failure",
     "FakeBackend",
     "Finding",
+    "FineTune",
     "Gateway",
     "GatewayError",
+    "Inventory",
     "Job",
     "JobCancelled",
     "JobFailed",
@@ -155,6 +161,7 @@ __all__ = [
     "LocalBackend",
     "Metric",
     "MissingDependency",
+    "MissingScopeError",
     "ModelHandle",
     "NotFoundError",
     "OpenAIBackend",

@@ -16,6 +16,7 @@ message and what to do next in ``hint``.
                                                .retry_after .turned_away
         AuthenticationError               5                 key missing, wrong or not allowed
           UnboundKeyError                    .variable .url a key that was not sent
+          MissingScopeError                  .scope         a restricted key lacks a permission
       JobError                                 .job_id
         JobFailed                       100
         JobNotFinished(TimeoutError)    101
@@ -195,6 +196,24 @@ class UnboundKeyError(AuthenticationError):
         super().__init__(message, hint=hint, backend=backend)
         self.variable = variable
         self.url = url
+
+
+class MissingScopeError(AuthenticationError):
+    """A restricted key lacks a permission: ``scope``, empty where the host does not name it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        backend: str = "",
+        status_code: int | None = None,
+        scope: str,
+    ) -> None:
+        super().__init__(
+            message, hint=hint, backend=backend, status_code=status_code, code="missing_scope"
+        )
+        self.scope = scope
 
 
 class JobError(GatewayError):

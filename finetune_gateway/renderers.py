@@ -18,6 +18,7 @@ RENDERERS = {
     # How a result is shown in a Python session: one line, and a table in notebooks.
     "Budget": "finetune_gateway.reports.notebook:budget",
     "Estimate": "finetune_gateway.reports.notebook:estimate",
+    "Inventory": "finetune_gateway.reports.notebook:inventory",
     "Job": "finetune_gateway.reports.notebook:job",
     "Ledger": "finetune_gateway.reports.notebook:ledger",
     "ModelHandle": "finetune_gateway.reports.notebook:model_handle",

@@ -72,7 +72,7 @@ def _contents() -> str:
         for name, (_, text, own) in COMMANDS.items():
             also = ", ".join(f"`{alias}`" for alias, real in ALIASES.items() if real == name)
             if own == group:
-                lines.append(f"| [`{name}`](#ftg-{name}) | {text} | {also} |")
+                lines.append(f"| [`{name}`](#ftg-{name.replace(' ', '-')}) | {text} | {also} |")
     return "\n".join(lines) + "\n"
 
 

@@ -24,6 +24,7 @@ ROOMS = (
     *("settings", "text", "data", "findings", "tokens", "estimation"),
     *("chat", "backend", "registry"),
     *("validation", "preparation", "jobs", "backends", "price_updates"),
+    *("evaluation", "migration"),
     *("reports", "keywords", "gateway", "api", "testing"),
     *("cli", "__init__", "__main__"),
 )
@@ -383,7 +384,7 @@ ENTRIES = {
     ),
     "the help of every command": (
         "from finetune_gateway.cli import main; from finetune_gateway.cli.commands import COMMANDS;"
-        "assert not any([main([name, '--help']) for name in COMMANDS])"
+        "assert not any([main([*name.split(), '--help']) for name in COMMANDS])"
     ),
 }
 

@@ -15,9 +15,13 @@ from finetune_gateway.cli.commands import (
     COUNTING,
     ELSEWHERE,
     EXAMPLES,
+    FAMILIES,
+    FLAGS,
     GLOBAL_OPTIONS,
     GROUPS,
     MEANT,
+    second_words,
+    split_name,
 )
 from finetune_gateway.cli.streams import (
     discard_stdout,
@@ -61,18 +65,20 @@ def _run(argv: list[str]) -> int:
 def _run_command(words: list[str], debug: bool) -> int:
     json_wanted = "--json" in words
     leading = 0  # flags of the command are accepted before its name too
-    while words[leading : leading + 1] and words[leading] in ("--json", "-q", "--quiet"):
+    while words[leading : leading + 1] and words[leading] in FLAGS:
         leading += 1
     if leading == len(words):
         return _usage_error("No command was given.", "Run: ftg --help", json_wanted)
-    name, args = words[leading], [*words[:leading], *words[leading + 1 :]]
+    name, args = split_name([*words[leading:], *words[:leading]])
     if name == "help":
-        name, args = args[0], ["--help"]
+        name, args = split_name(args)
+        args = [*(args if name in FAMILIES else []), "--help"]
     if name == "report" and "costs" in args:  # its name until 0.1
         name = "costs"
         args.remove("costs")
         print("'ftg report costs' is now: ftg costs", file=sys.stderr)
-    name = ALIASES.get(name, name)
+    if name in FAMILIES:
+        return _run_family(name, args, json_wanted)
     if name not in COMMANDS:
         return _usage_error(f"There is no command {name!r}.", _did_you_mean(name), json_wanted)
     if name in COUNTING and not {"-h", "--help"} & set(args):
@@ -80,6 +86,18 @@ def _run_command(words: list[str], debug: bool) -> int:
     from finetune_gateway.cli.run import run_one
 
     return run_one(name, args, debug=debug)
+
+
+def _run_family(first: str, args: list[str], json_wanted: bool) -> int:
+    """List the commands with this first word, or say that none has such a second word."""
+    second = next((word for word in args if not word.startswith("-")), None)
+    if second is not None:
+        name = f"{first} {second}"
+        return _usage_error(f"There is no command {name!r}.", _did_you_mean(name), json_wanted)
+    if args and not {"-h", "--help"} & {*args}:
+        message = f"ftg {first} {args[0]} names no command."
+        return _usage_error(message, f"Run: ftg {first} --help", json_wanted)
+    return _print(family_help(first))
 
 
 def _preload_counter(args: list[str]) -> None:
@@ -108,7 +126,7 @@ def root_help() -> str:
     for group, title in GROUPS.items():
         lines += ["", f"{title}:"]
         lines += [
-            f"  {name:<12} {text}" for name, (_, text, own) in COMMANDS.items() if own == group
+            f"  {name:<14} {text}" for name, (_, text, own) in COMMANDS.items() if own == group
         ]
     lines += ["", GLOBAL_OPTIONS]
     lines += ["            -q for the result alone, --json for one JSON document (streams: one"]
@@ -118,6 +136,15 @@ def root_help() -> str:
     lines += ["            102 not found, 103 cancelled"]
     lines += ["", "Examples:"]
     lines += [f"  {call:<40}{'  # ' + why if why else ''}".rstrip() for call, why in EXAMPLES]
+    return "\n".join(lines)
+
+
+def family_help(first: str) -> str:
+    """Return what ``ftg migrate --help`` prints: the commands that begin with this word."""
+    lines = [f"Usage: ftg {first} COMMAND [OPTIONS]", "", FAMILIES[first], "", "Commands:"]
+    names = [f"{first} {word}" for word in second_words(first)]
+    lines += [f"  {name:<14} {COMMANDS[name][1]}" for name in names]
+    lines += ["", f"Options of one: ftg {names[0]} --help", GLOBAL_OPTIONS]
     return "\n".join(lines)
 
 
@@ -153,7 +180,11 @@ def _did_you_mean(name: str) -> str:
 
     if name in ELSEWHERE:
         return ELSEWHERE[name]
-    near = get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
+    first, _, second = name.partition(" ")
+    if second:
+        near = get_close_matches(second, second_words(first), n=1)
+        return f"Did you mean: ftg {first} {near[0]}" if near else f"Run: ftg {first} --help"
+    near = get_close_matches(name, [*COMMANDS, *FAMILIES, *ALIASES], n=1)
     meant = MEANT.get(name) or (near[0] if near else "")
     return f"Did you mean: ftg {meant}" if meant else "Run: ftg --help"
 

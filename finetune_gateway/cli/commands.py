@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-# name -> (module:function below this package, one line of help, group)
+from collections.abc import Sequence
+
+# name, of one word or two -> (module:function below this package, one line of help, group)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": (
         "demo.command:demo",
@@ -36,6 +38,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rm": ("removal:rm", "Remove all texts of a job; what it cost stays", "Jobs"),
     "prune": ("removal:prune", "Remove old data, here and with --remote at hosts", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
+    "migrate list": (
+        "migrate_list:list_fine_tunes",
+        "Your fine-tunes at a host, first lost first",
+        "Leave",
+    ),
+}
+# The first words of commands that are none by themselves.
+FAMILIES = {
+    "migrate": "Leave a host before it stops: take stock of your fine-tunes, save them, and plan\n"
+    "where they go.",
 }
 COUNTING = frozenset(("validate", "estimate", "submit"))  # commands that count tokens first
 ALIASES = {
@@ -69,6 +81,7 @@ MEANT = {
     "prompt": "chat",
     "generate": "chat",
     "env": "doctor",
+    "inventory": "migrate list",
 }
 _NO_EXPORT = "'ftg status JOB' says where the result is; PEFT and transformers load a folder."
 # What people look for that is no command.
@@ -82,6 +95,7 @@ GROUPS = {
     "Before": "Before you train",
     "Jobs": "Jobs (JOB: an id, its beginning, or 'latest')",
     "Models": "Trained models",
+    "Leave": "Leave a host (MODEL: the id of a fine-tune)",
 }
 EXAMPLES = (
     ("ftg demo", "everything in a few minutes"),
@@ -91,3 +105,21 @@ EXAMPLES = (
     ("ftg watch latest", ""),
 )
 GLOBAL_OPTIONS = "Everywhere: --home DIR  --no-color  --debug  -h, --help"
+FLAGS = ("--json", "-q", "--quiet")  # accepted before and within the name of a command, too
+
+
+def split_name(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command that words call, by its own name, and its arguments; where there is no
+    such command, the first word and the rest."""
+    first, rest = words[0], [*words[1:]]
+    second = next((word for word in rest if word not in FLAGS), None)
+    two = f"{first} {ALIASES.get(second, second)}" if second else ""
+    if two in COMMANDS:
+        rest.remove(second or "")
+        return two, rest
+    return ALIASES.get(first, first), rest
+
+
+def second_words(first: str) -> list[str]:
+    """Return the second words of the commands whose first word is this."""
+    return [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")]

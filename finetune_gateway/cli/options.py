@@ -18,6 +18,7 @@ from finetune_gateway.spec import TrainingOptions, unknown
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
     from finetune_gateway.jobs.job import Job
 
 # What cannot be read is refused when it is opened, as in Python: readable=False.
@@ -77,6 +78,19 @@ AllowHttp = Annotated[
 Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help="openai, azure, nebius, bedrock or custom.")
 ]
+HostName = Annotated[
+    str | None,
+    typer.Option("--profile", "--backend", metavar="NAME", help="openai (default), azure, ..."),
+]
+KeyNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key-env",
+        metavar="NAME",
+        help="Variable of another key of that host; repeatable. Without --api-key-env, these "
+        "alone.",
+    ),
+]
 
 
 def build_backend(name: str, **options: Any) -> str | Backend:
@@ -86,6 +100,30 @@ def build_backend(name: str, **options: Any) -> str | Backend:
     """
     given = {key: value for key, value in options.items() if value not in (None, False)}
     return registry.load(name, given) if given else name
+
+
+def key_backends(
+    profile: str | None,
+    base_url: str | None,
+    api_key_env: str | None,
+    key_env: list[str] | None,
+    allow_http: bool,
+) -> list[OpenAIBackend]:
+    """Return a backend for each key of one host: those whose variables were named, each once, else
+    the host's own.
+
+    Raises SpecError for an address or a variable that cannot be one, NotFoundError for a profile.
+    """
+    # Imported here: it loads the SDK of hosted backends.
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
+
+    named = dict.fromkeys([*([api_key_env] if api_key_env else []), *(key_env or [])])
+    return [
+        OpenAIBackend(
+            base_url=base_url, profile=profile, api_key_env=variable, allow_http=allow_http
+        )
+        for variable in named or (None,)
+    ]
 
 
 def named_backend(name: str | None, model: str, **options: Any) -> str | Backend | None:

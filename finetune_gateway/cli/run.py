@@ -15,7 +15,13 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from finetune_gateway.cli.commands import ALIASES, COMMANDS, GLOBAL_OPTIONS
+from finetune_gateway.cli.commands import (
+    ALIASES,
+    COMMANDS,
+    FAMILIES,
+    GLOBAL_OPTIONS,
+    second_words,
+)
 from finetune_gateway.cli.streams import discard_stdout, os_error_text
 from finetune_gateway.errors import DataError, GatewayError, PrivateDataError, UnboundKeyError
 from finetune_gateway.reports.output import print_error, print_message
@@ -118,14 +124,30 @@ def _invoke(name: str, args: list[str]) -> int:
 
 
 class Group(TyperGroup):
-    """All commands; the module of each is imported when it is first needed."""
+    """All commands, or those whose first word is ``first``; the module of each is imported when it
+    is first needed."""
+
+    first = ""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        if self.first:
+            return second_words(self.first)
+        return list(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        name = ALIASES.get(cmd_name, cmd_name)
+        name = f"{self.first} {ALIASES.get(cmd_name, cmd_name)}".strip()
+        if second_words(name):
+            return _family(name)
         return typer.main.get_command(build_app(name)) if name in COMMANDS else None
+
+
+def _family(first: str) -> Group:
+    """Return the commands with this first word; it may be a command by itself, too."""
+    own = typer.main.get_command(build_app(first)) if first in COMMANDS else None
+    text = COMMANDS[first][1] if own else FAMILIES[first]
+    group = Group(name=first, params=own.params if own else [], help=text)
+    group.first = first
+    return group
 
 
 def run_all(args: list[str]) -> int:
@@ -140,7 +162,7 @@ def build_app(name: str) -> typer.Typer:
     """Return an application of one command, which runs without its name."""
     single_app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
     command = load_command(name)
-    text, examples = _split_help(command)
+    text, examples = _split_help(name, command)
     register = single_app.command(
         name, cls=Command, help=text, epilog=examples, context_settings=CONTEXT
     )
@@ -157,9 +179,12 @@ def load_command(name: str) -> Callable[..., Any]:
     return command
 
 
-def _split_help(command: Callable[..., Any]) -> tuple[str, str]:
-    """Return a command's docstring as the help text and the examples."""
+def _split_help(name: str, command: Callable[..., Any]) -> tuple[str, str]:
+    """Return a command's docstring as the help text, with the commands that begin with its name,
+    and the examples."""
     text, _, examples = (inspect.getdoc(command) or "").partition("\nExamples:\n")
+    others = ", ".join(f"ftg {name} {word}" for word in second_words(name))
+    text += f"\n\nSee also: {others}" if others else ""
     listed = textwrap.indent(textwrap.dedent(examples).strip(), "  ")
     foot = f"\n\n\b\nExamples:\n{listed}" if listed else ""
     return text, f"\b\n{GLOBAL_OPTIONS}{foot}"

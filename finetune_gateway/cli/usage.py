@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from finetune_gateway.cli.commands import second_words
 from finetune_gateway.errors import shown
 
 _NUMBERS = {int: "a whole number", list[int]: "a whole number", float: "a number"}
@@ -17,7 +18,15 @@ _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DO
 
 def usage_error(exc: typer.TyperException, name: str, args: list[str]) -> tuple[str, str]:
     """Return the message and the hint for a command line that the parser has refused."""
-    return _message(exc, name, args), _hint(exc) or f"Run: ftg {name} --help"
+    hint = _second_word(exc, name) or _hint(exc)
+    return _message(exc, name, args), hint or f"Run: ftg {name} --help"
+
+
+def _second_word(exc: typer.TyperException, name: str) -> str:
+    """Return the command of two words that was meant, if one begins with this name."""
+    extra = _EXTRA.fullmatch(exc.format_message())
+    near = get_close_matches(extra[1].split()[0], second_words(name), n=1) if extra else []
+    return f"Did you mean: ftg {name} {near[0]}" if near else ""
 
 
 def _message(exc: Any, name: str, args: list[str]) -> str:

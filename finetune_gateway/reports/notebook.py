@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.job import Job
     from finetune_gateway.jobs.ledger import Ledger
     from finetune_gateway.jobs.planning import Option, Plan
+    from finetune_gateway.migration.inventory import Inventory
     from finetune_gateway.tokens.masks.preview import Preview
     from finetune_gateway.tokens.masks.preview import Sequence as TokenSequence
 
@@ -223,6 +224,20 @@ def model_handle(handle: ModelHandle) -> View:
     facts += [("warning", text) for text in handle.warnings]
     state = "ready" if handle.ready else "not deployed" if handle.deploy else "not yet ready"
     return View(f"{handle.backend} {handle.model} from {handle.base_model}, {state}", tuple(facts))
+
+
+def inventory(inventory: Inventory) -> View:
+    """Return ``12 fine-tunes, as OPENAI_API_KEY sees them``."""
+    rows = [
+        (one.name, one.base_model or "not known", str(one.shutdown_date or "not known"))
+        for one in inventory.fine_tunes
+    ]
+    keys = " and ".join(key.variable for key in inventory.keys)
+    return View(
+        f"{format_count(len(rows), 'fine-tune')}, as {keys} sees them",
+        head=("model", "base", "stops on"),
+        rows=rows,
+    )
 
 
 # -- money ---------------------------------------------------------------------------------

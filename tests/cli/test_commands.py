@@ -20,7 +20,7 @@ from support.cli import Ftg, loaded_after, process
 from support.paths import ROOT
 
 from finetune_gateway.cli import main, root_help
-from finetune_gateway.cli.commands import ALIASES, COMMANDS, GROUPS
+from finetune_gateway.cli.commands import ALIASES, COMMANDS, FAMILIES, GROUPS, second_words
 from finetune_gateway.reports.output import escape_controls
 from scripts.cli_page import command_help
 
@@ -65,7 +65,7 @@ def test_root_help_fits_and_names_every_command() -> None:
     text = root_help()
     assert max(map(len, text.splitlines())) <= 80
     for name, (_, line, group) in COMMANDS.items():
-        assert f"  {name:<12} {line}\n" in text
+        assert f"  {name:<14} {line}\n" in text
         assert group in GROUPS
     assert "Examples:" in text
     assert set(ALIASES.values()) <= set(COMMANDS)
@@ -112,6 +112,51 @@ def test_completion_knows_commands_and_options(env: dict[str, str]) -> None:
     assert "validate" in process(env | ask).stdout.split()
     ask |= {"COMP_WORDS": "ftg submit --max", "COMP_CWORD": "2"}
     assert "--max-cost" in process(env | ask).stdout.split()
+    for typed, count, offered in (
+        ("ftg migr", 1, "migrate"),
+        ("ftg migrate li", 2, "list"),
+        ("ftg migrate list --key", 3, "--key-env"),
+    ):
+        ask |= {"COMP_WORDS": typed, "COMP_CWORD": str(count)}
+        assert offered in process(env | ask).stdout.split(), typed
+
+
+# -- commands of two words -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", FAMILIES)
+def test_a_first_word_lists_its_commands(first: str, ftg: Ftg) -> None:
+    """By itself, with --help and after help; 80 columns, each command with its line."""
+    said = {ftg(*line).stdout for line in ([first], [first, "-h"], ["help", first])}
+    assert len(said) == 1
+    text = said.pop()
+    assert max(map(len, text.splitlines())) <= 80
+    for word in second_words(first):
+        assert f"  {first} {word}" in text and COMMANDS[f"{first} {word}"][1] in text
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("migrate lits", "Did you mean: ftg migrate list"),
+        ("migrate --json frobnicate", "Run: ftg migrate --help"),
+        ("migrate --frob", "Run: ftg migrate --help"),
+        ("migrat", "Did you mean: ftg migrate"),
+        ("inventory", "Did you mean: ftg migrate list"),
+        ("help migrate lits", "Did you mean: ftg migrate list"),
+    ],
+)
+def test_an_unknown_second_word_is_answered_with_ours(line: str, said: str, ftg: Ftg) -> None:
+    done = ftg(*line.split())
+    assert done.returncode == 2 and said in done.stderr + done.stdout
+
+
+def test_a_command_of_two_words_is_one_command(ftg: Ftg) -> None:
+    """Flags may stand before it and within it, an alias for its second word; help knows it."""
+    text = ftg("migrate", "list", "--help").stdout
+    assert text.startswith("Usage: ftg migrate list")
+    for line in ("help migrate list", "migrate ls -h", "--json migrate -q list -h"):
+        assert ftg(*line.split()).stdout == text
 
 
 # -- usage errors ----------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from finetune_gateway.cli.commands import COMMANDS
 from finetune_gateway.jobs import schema
 
 GPT = "gpt-4.1-mini-2025-04-14"
+NOWHERE = "--base-url http://127.0.0.1:9/v1 --api-key-env FTG_NO_KEY"  # nobody listens there
 SUBMIT = "submit train.jsonl --model m --backend fake --yes"
 
 # Command lines of each command, in an order in which each has what it needs.
@@ -65,11 +66,13 @@ CALLS = {
     "resume": ["resume latest --yes"],
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
+    "migrate list": [f"migrate list {NOWHERE}"],
     "rm": ["rm latest --yes"],
     "prune": ["prune --older-than 0d --yes"],
 }
 FIRST_ACTS = ("validate", "preview", "estimate", "prices", "config", "submit")
-ENDS = {"resume latest --yes": 2, "settle latest --not-created": 2}  # nothing to do for them
+# Nothing to do for them; no key.
+ENDS = {"resume latest --yes": 2, "settle latest --not-created": 2, f"migrate list {NOWHERE}": 5}
 LOOKS = ("list", "list --costs", "status {}", "events {}", "metrics {}", "logs {}", "costs")
 REFUSED = "can be read, but not written"
 

@@ -78,8 +78,8 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "prune": [(("prune", "--yes"), "")],
     "rm": [(("rm", "JOB", "--yes"), "JOB removed")],
 }  # fmt: skip
-# What needs a job in doubt, a stopped one or minutes is looked at in tests of its own.
-ELSEWHERE = {"demo", "resume", "settle"}
+# What needs a job in doubt, a stopped one, minutes or a host is looked at in tests of its own.
+ELSEWHERE = {"demo", "resume", "settle", "migrate list"}
 
 
 def quiet_commands() -> set[str]:

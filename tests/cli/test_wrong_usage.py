@@ -18,7 +18,7 @@ from support.cli import Done, Ftg
 from support.paths import DEMO_TRAIN
 
 from finetune_gateway.cli import main
-from finetune_gateway.cli.commands import ALIASES, COMMANDS, ELSEWHERE, MEANT
+from finetune_gateway.cli.commands import ALIASES, COMMANDS, ELSEWHERE, FAMILIES, MEANT, split_name
 from finetune_gateway.cli.run import build_app
 from finetune_gateway.reports.output import display_width, fold
 
@@ -35,7 +35,7 @@ def errors(command: str, capfd: pytest.CaptureFixture[str], *lines: list[str]) -
     """What each of these wrong lines of a command says; exit 2, nothing on stdout."""
     said = []
     for words in lines:
-        assert main([command, *words]) == 2, words
+        assert main([*command.split(), *words]) == 2, words
         out, err = capfd.readouterr()
         assert out == "" and not THEIRS.search(err), err
         assert re.fullmatch(r"error: .+\nhint:  .+\n", err), err
@@ -133,8 +133,9 @@ def test_a_word_of_another_tool_is_answered_with_ours(word: str, said: str, ftg:
 
 def test_what_is_suggested_exists() -> None:
     """No word of another tool hides a command, and each leads to one."""
-    assert not (MEANT.keys() | ELSEWHERE.keys()) & (COMMANDS.keys() | ALIASES.keys())
-    assert {meant.split()[0] for meant in MEANT.values()} <= COMMANDS.keys()
+    ours = COMMANDS.keys() | ALIASES.keys() | FAMILIES.keys()
+    assert not (MEANT.keys() | ELSEWHERE.keys()) & ours
+    assert {split_name(meant.split())[0] for meant in MEANT.values()} <= COMMANDS.keys()
 
 
 # -- a dry run ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 import finetune_gateway as gateway
 from finetune_gateway import Gateway, ModelHandle, NotFoundError, OpenAIBackend
+from finetune_gateway.migration.inventory import Inventory, KeyView
 from finetune_gateway.model import Model, deprecated_names
 from finetune_gateway.renderers import RENDERERS, Shown, renderer
 from finetune_gateway.reports.notebook import View
@@ -30,6 +31,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
     return {
         "Budget": g.budget(),
         "Estimate": g.estimate(data, model=MINI, n_epochs=3),
+        "Inventory": Inventory(fine_tunes=(), keys=(KeyView(variable="A_KEY", host="h"),), as_of=0),
         "Job": job,
         "Ledger": g.costs(),
         "ModelHandle": handle,
@@ -46,6 +48,7 @@ PAGES = {"Job.to_html", "Report.to_html"}
 LINES = {
     "Budget": r"2\d{3}-\d\d: \$0\.00 spent, \$0\.00 reserved, no cap",
     "Estimate": rf"openai {MINI}: {FIGURES}",
+    "Inventory": r"0 fine-tunes, as A_KEY sees them",
     "Job": r"ftg-\w{10} fake succeeded: m",
     "Ledger": r"1 job: \$0\.00 actual, \$0\.00 estimated",
     "ModelHandle": r"fake \S+ from m, ready",

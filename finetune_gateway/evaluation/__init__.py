@@ -1,0 +1,1 @@
+"""Asking a model many prompts, and keeping what it answers."""
