@@ -31,8 +31,8 @@ def costs(
     quiet: Quiet = False,
 ) -> None:
     """Show the cost of each job: the day it was submitted (UTC), its estimate, its actual cost,
-    and the price both are based on, with source and date. Read from the store: no network, no
-    key. Later price changes do not alter it.
+    and the price both are based on, with source and date; and of each recording, which is paid for
+    without a job. Read from the store: no network, no key. Later price changes do not alter it.
 
     A cost that is not known is shown as not known, never guessed. Jobs are shown as last seen;
     to update hosted ones, run: ftg list --refresh
@@ -51,9 +51,14 @@ def costs(
     elif form == "csv":
         sys.stdout.write(ledger.to_csv())
         print_message(totals_text(ledger.totals), quiet=quiet)
-    elif ledger.jobs:
+    elif ledger.lines:
         print_result(ledger_text(ledger))
         print_message("For a spreadsheet: --format csv", quiet=quiet)
+        for name in sorted({line.job_id for line in ledger.charges if not line.status.final}):
+            print_message(
+                f"While {name} goes on, or to settle it if it was killed: ftg settle {name}",
+                quiet=quiet,
+            )
     else:
         print_message(f"No jobs since {ledger.since}.", quiet=quiet)
 

@@ -168,7 +168,8 @@ def require_within(estimate: Estimate, limit: Decimal | None) -> None:
 
 
 class Hold(Model):
-    """What one job takes of a month's budget: its high estimate until its cost is known."""
+    """What one job takes of a month's budget: its high estimate until its cost is known. So does a
+    charge, by its name (``charges.py``)."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -248,13 +249,16 @@ def budget(
     month: str,
     cap: Decimal | None,
     alive: Callable[[str], bool],
+    charges: Iterable[Hold] = (),
 ) -> Budget:
-    """Return the budget of a month; ``records``: all its jobs."""
+    """Return the budget of a month; ``records``: all its jobs, ``charges``: what is spent there
+    without a job."""
     holds = [
         Hold(job_id=record.id, status=record.status, usd=usd, spent=record.status.final)
         for record in records
         if (usd := held(record, alive)) > 0
     ]
+    holds += [hold for hold in charges if hold.usd > 0]
     return Budget(month=month, cap_usd=cap, holds=tuple(sorted(holds, key=lambda hold: -hold.usd)))
 
 
@@ -264,9 +268,17 @@ def admit(record: JobRecord, others: Budget) -> None:
     require_room(cost, others, unpriced=record.spec.model if record.hosted else None)
 
 
-def require_room(cost: Range[Decimal] | None, others: Budget, unpriced: str | None) -> None:
+def require_room(
+    cost: Range[Decimal] | None,
+    others: Budget,
+    unpriced: str | None,
+    *,
+    what: str = "The job",
+    way: str = "",
+) -> None:
     """Raise BudgetError if a job of this cost does not fit into what the other jobs leave of the
-    month. ``unpriced``: the model of a job that needs a price."""
+    month. ``unpriced``: the model of a job that needs a price. ``what``: it, if it is no job;
+    ``way``: another way out."""
     left, high = others.left_usd, cost.high if cost else ZERO
     if left is None:
         return
@@ -274,17 +286,19 @@ def require_room(cost: Range[Decimal] | None, others: Budget, unpriced: str | No
         raise BudgetError(
             f"No price is known for {unpriced!r}, so the budget of {others.month} "
             "cannot be checked.",
-            hint="Give --train-price USD, or add a row: ftg prices set --help",
+            hint="Add a row: ftg prices set --help"
+            if way
+            else "Give --train-price USD, or add a row: ftg prices set --help",
         )
     if high <= left:
         return
     raise BudgetError(
-        f"The job may cost {dollars(high)} USD, and {dollars(left)} of the "
+        f"{what} may cost {dollars(high)} USD, and {dollars(left)} of the "
         f"{dollars(others.cap_usd or ZERO)} for {others.month} (UTC) are left: "
         f"{dollars(others.spent_usd)} spent, {dollars(others.reserved_usd)} reserved"
         f"{_list_holds(others.holds)}.",
-        hint="Wait for a job to end, cancel one, or raise the cap: ftg config set "
-        "budget.monthly_usd USD. All of them: ftg costs",
+        hint=f"{way}{' ' * bool(way)}Wait for a job to end, cancel one, or raise the cap: ftg "
+        "config set budget.monthly_usd USD. All of them: ftg costs",
     )
 
 

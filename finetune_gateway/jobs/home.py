@@ -10,7 +10,7 @@ from datetime import date
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.jobs import ledger, many, planning, pruning
+from finetune_gateway.jobs import charges, ledger, many, planning, pruning
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
@@ -145,7 +145,8 @@ class HomeJobs(ABC):
         return self._submitter.budget(time.time())
 
     def costs(self, since: date | None = None, until: date | None = None) -> Ledger:
-        """Return what each job was expected to cost and what it did cost, from the store alone.
+        """Return what each job was expected to cost and what it did cost, and what was spent
+        without a job, from the store alone.
 
         Arguments:
             since: The first day, in UTC; None is the first day of all.
@@ -153,5 +154,6 @@ class HomeJobs(ABC):
 
         Raises SpecError for what is no date, or when since comes after until.
         """
-        records = self.store.created(*ledger.bounds(since, until))
-        return ledger.of(records, since, until, self.store.is_being_sent)
+        period = ledger.bounds(since, until)
+        records, others = self.store.created(*period), charges.created(self.store, *period)
+        return ledger.of(records, since, until, self.store.is_being_sent, others)

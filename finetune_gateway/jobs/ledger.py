@@ -1,4 +1,4 @@
-"""The ledger: estimated and actual cost of each job, one line per job.
+"""The ledger: estimated and actual cost of each job, and of what is spent without one.
 
 Uses stored jobs only. Amounts are exact ``Decimal``.
 """
@@ -10,13 +10,14 @@ import io
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Shown
@@ -28,7 +29,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula
 class Line(Model):
     """One job, with the estimates it was submitted with. None means not known.
 
-    ``counted_usd``: what the job takes of its month's budget.
+    ``counted_usd``: what the job takes of its month's budget. Of a charge, which is spent without a
+    job, ``job_id`` is its name, like ``recorded:NAME``, and ``kind`` is ``charge``.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -53,14 +55,17 @@ class Line(Model):
     price_as_of: Day | None
     price_source: str | None
     basis: str
+    kind: Literal["job", "charge"] = "job"
 
 
 class Totals(Model):
-    """Sums over the lines that have a value. ``without_actual``: ended jobs that have none."""
+    """Sums over the lines that have a value, ``jobs`` and ``charges`` together; ``open`` of them
+    have not ended. ``without_actual``: ended ones that have none."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     jobs: int
+    charges: int = 0
     open: int
     without_estimate: int
     without_actual: int
@@ -72,22 +77,28 @@ class Totals(Model):
 
 
 class Ledger(Shown, Model):
-    """The jobs of a period, oldest first, and their totals."""
+    """The jobs of a period, oldest first, what was spent without a job, and the totals of both."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     since: date | None
     until: date | None
     jobs: tuple[Line, ...]
+    charges: tuple[Line, ...] = ()
     totals: Totals
 
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """Jobs and charges, oldest first."""
+        return tuple(sorted((*self.jobs, *self.charges), key=lambda line: line.date))
+
     def to_csv(self) -> str:
-        """Return a line per job under the names of its fields. Text that a spreadsheet would run as
-        a formula begins with an apostrophe."""
+        """Return a line per job or charge under the names of its fields. Text that a spreadsheet
+        would run as a formula begins with an apostrophe."""
         target = io.StringIO()
         writer = csv.DictWriter(target, list(Line.model_fields), lineterminator="\n")
         writer.writeheader()
-        for line in self.jobs:
+        for line in self.lines:
             writer.writerow({name: _cell(value) for name, value in line.model_dump().items()})
         return target.getvalue()
 
@@ -109,10 +120,13 @@ def of(
     since: date | None,
     until: date | None,
     alive: Callable[[str], bool],
+    charges: Iterable[Charge] = (),
 ) -> Ledger:
-    """Return the ledger of these jobs. ``alive``: see ``budget.held``."""
+    """Return the ledger of these jobs and charges. ``alive``: see ``budget.held``."""
     lines = tuple(_line(record, alive) for record in records)
-    return Ledger(since=since, until=until, jobs=lines, totals=_totals(lines))
+    others = tuple(map(_charge_line, charges))
+    totals = _totals(lines, others)
+    return Ledger(since=since, until=until, jobs=lines, charges=others, totals=totals)
 
 
 def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
@@ -143,12 +157,43 @@ def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
     )
 
 
-def _totals(lines: tuple[Line, ...]) -> Totals:
+def _charge_line(charge: Charge) -> Line:
+    cost, price = charge.cost, next(iter(charge.prices), None)
+    reserved = "not ended: reserved until it is settled from the requests that were written down"
+    return Line(
+        date=datetime.fromtimestamp(charge.created_at, UTC).date(),
+        job_id=charge.name or charge.id,
+        data="",
+        backend=charge.backend,
+        model=charge.model,
+        status=charge.hold.status,
+        estimated_low_usd=cost.low if cost else None,
+        estimated_usd=cost.expected if cost else None,
+        estimated_high_usd=cost.high if cost else None,
+        actual_usd=charge.spent_usd,
+        counted_usd=charge.held_usd,
+        estimated_tokens=None,
+        trained_tokens=None,
+        estimated_seconds=None,
+        seconds=None,
+        price_usd=price.usd if price else None,
+        price_unit=price.unit if price else None,
+        price_as_of=price.as_of if price else None,
+        price_source=price.source if price else None,
+        basis=charge.basis if charge.ended else reserved,
+        kind="charge",
+    )
+
+
+def _totals(jobs: tuple[Line, ...], charges: tuple[Line, ...]) -> Totals:
+    lines = (*jobs, *charges)
+
     def total(name: str) -> Decimal:
         return sum((getattr(line, name) or Decimal(0) for line in lines), Decimal(0))
 
     return Totals(
-        jobs=len(lines),
+        jobs=len(jobs),
+        charges=len(charges),
         open=sum(not line.status.final for line in lines),
         without_estimate=sum(line.estimated_usd is None for line in lines),
         without_actual=sum(line.status.final and line.actual_usd is None for line in lines),

@@ -178,6 +178,20 @@ def m011_removed(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE files ADD COLUMN expires_at REAL")
 
 
+@migration
+def m012_charges(db: sqlite3.Connection) -> None:
+    # Money that is spent without a job; see charges.py. `reserved_usd` is what one may take of its
+    # month until it has ended, then `spent_usd`; texts, because they are exact.
+    db.execute(
+        """CREATE TABLE charges (
+            id TEXT PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL,
+            backend TEXT NOT NULL, host TEXT NOT NULL, model TEXT NOT NULL,
+            cost TEXT, prices TEXT NOT NULL, reserved_usd TEXT NOT NULL,
+            spent_usd TEXT, basis TEXT NOT NULL DEFAULT '', ended_at REAL)"""
+    )
+    db.execute("CREATE INDEX charges_created ON charges (created_at)")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

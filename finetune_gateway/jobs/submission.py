@@ -21,7 +21,7 @@ from finetune_gateway.errors import (
     GatewayError,
     StoreError,
 )
-from finetune_gateway.jobs import accounts, turns, uploads
+from finetune_gateway.jobs import accounts, charges, turns, uploads
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
 from finetune_gateway.jobs.store import Store
@@ -110,11 +110,7 @@ class Submitter:
 
     def budget(self, moment: float, without: str = "") -> budgets.Budget:
         """Return the budget of the month of ``moment`` after all jobs, ``without`` one of them."""
-        month, start, end = budgets.month_of(moment)
-        # A job from a time when the clock was ahead counts too: it was bought before now.
-        last = end if end <= time.time() else None
-        records = (record for record in self.store.created(start, last) if record.id != without)
-        return budgets.budget(records, month, self._cap(), self.store.is_being_sent)
+        return charges.month(self.store, moment, self._cap(), without)
 
     def _insert_within_budget(
         self, intent: JobRecord, backend: Backend, keep: Callable[[], None]

@@ -15,14 +15,15 @@ def ledger_document(ledger: Ledger) -> dict[str, Any]:
 
 
 def ledger_text(ledger: Ledger) -> str:
-    """Return every job, then the totals."""
-    return "\n".join([*map(_job_text, ledger.jobs), "", totals_text(ledger.totals)])
+    """Return every job and charge, then the totals."""
+    return "\n".join([*map(_line_text, ledger.lines), "", totals_text(ledger.totals)])
 
 
 def totals_text(totals: Totals) -> str:
     """Return the totals, one per line."""
     low, high = format_usd(totals.estimated_low_usd), format_usd(totals.estimated_high_usd)
     count = format_count(totals.jobs, "job")
+    count += f", {format_count(totals.charges, 'charge')}" if totals.charges else ""
     lines = [
         f"{count}, {totals.open} not finished" if totals.open else count,
         f"estimated  {format_usd(totals.estimated_usd)} ({low} to {high})"
@@ -35,11 +36,13 @@ def totals_text(totals: Totals) -> str:
     return "\n".join(wrap_text(line, " " * 11, "") for line in lines)
 
 
-def _job_text(line: Line) -> str:
+def _line_text(line: Line) -> str:
     """Return a job on three lines: what it is, its cost, and what the cost rests on."""
     indent = " " * 12
     head = f"{line.date}  {line.job_id}  {line.status:<9}  {line.backend} / {line.model}"
     actual = _usd(line.actual_usd) if line.status.final else "not yet known"
+    if line.kind == "charge" and not line.status.final:
+        actual = f"not yet known, {format_usd(line.counted_usd)} reserved"
     costs = f"actual {actual}, estimated {_estimate(line)}"
     took = f"; took {format_duration(line.seconds)}" if line.seconds else ""
     price = ""

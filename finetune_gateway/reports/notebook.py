@@ -258,10 +258,12 @@ def ledger(ledger: Ledger) -> View:
             "not known" if line.estimated_usd is None else format_usd(line.estimated_usd),
             "not known" if line.actual_usd is None else format_usd(line.actual_usd),
         )
-        for line in ledger.jobs
+        for line in ledger.lines
     ]
+    count = format_count(totals.jobs, "job")
+    count += f", {format_count(totals.charges, 'charge')}" if totals.charges else ""
     return View(
-        f"{format_count(totals.jobs, 'job')}{going}: {actual} actual, {estimated} estimated",
+        f"{count}{going}: {actual} actual, {estimated} estimated",
         head=("date", "job", "backend", "model", "status", "estimated", "actual"),
         rows=rows,
     )

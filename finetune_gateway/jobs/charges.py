@@ -1,0 +1,160 @@
+"""Money that is spent without a job, such as on a recording: reserved before the first request.
+
+Why it has a table, unlike a job, is in docs/decisions/0005-budget.md. Jobs and charges of a month
+see each other: both are admitted in one transaction. A process that dies leaves its reservation:
+what was spent is then counted from the requests that it has written down, and committed with
+``settle``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+
+from pydantic import ConfigDict
+
+from finetune_gateway.errors import StoreError
+from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.events import JobStatus
+from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs.budget import ZERO, Budget, Hold
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.model import Model
+
+
+class Charge(Model):
+    """What was reserved and spent without a job.
+
+    ``name``: what it is for, like ``recorded:support-2026-12-01``; empty once that was removed.
+    ``cost``: the estimate, None if no price is known. ``reserved_usd``: what it takes of its month
+    until it has ended; ``spent_usd`` afterwards. ``basis``: what that is based on, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    id: str
+    created_at: float
+    name: str
+    backend: str
+    host: str
+    model: str
+    cost: Range[Decimal] | None = None
+    prices: tuple[Price, ...] = ()
+    reserved_usd: Decimal = ZERO
+    spent_usd: Decimal | None = None
+    basis: str = ""
+    ended_at: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True once it is known what was spent."""
+        return self.ended_at is not None
+
+    @property
+    def held_usd(self) -> Decimal:
+        """What it takes of its month."""
+        spent = self.spent_usd if self.ended else None
+        return self.reserved_usd if spent is None else spent
+
+    @property
+    def hold(self) -> Hold:
+        """Its part of a month's budget, among those of jobs."""
+        status = JobStatus.SUCCEEDED if self.ended else JobStatus.RUNNING
+        return Hold(job_id=self.name or self.id, status=status, usd=self.held_usd, spent=self.ended)
+
+
+def new_id() -> str:
+    """Return a new id of a charge."""
+    return f"chg-{os.urandom(6).hex()}"
+
+
+def reserve(store: Store, charge: Charge, cap: Decimal | None) -> None:
+    """Commit a charge if its month has room for what it reserves, in the transaction that also
+    admits jobs. Raises BudgetError, and for a charge without a price where there is a ``cap``."""
+    with store.transaction() as db:
+        if cap is not None:
+            high = charge.reserved_usd
+            cost = Range[Decimal](low=ZERO, expected=high, high=high) if charge.cost else None
+            room = month(store, charge.created_at, cap)
+            budgets.require_room(cost, room, unpriced=charge.model, what="It", way=_WAY)
+        _insert(db, charge)
+
+
+_WAY = "Give --max-cost USD to take less: it stops there."
+
+
+def _insert(db: sqlite3.Connection, charge: Charge) -> None:
+    row = {
+        **charge.model_dump(mode="json", exclude={"cost", "prices", "reserved_usd", "spent_usd"}),
+        "cost": None if charge.cost is None else charge.cost.model_dump_json(),
+        "prices": json.dumps([price.model_dump(mode="json") for price in charge.prices]),
+        "reserved_usd": f"{charge.reserved_usd:f}",
+        "spent_usd": None if charge.spent_usd is None else f"{charge.spent_usd:f}",
+    }
+    marks = ", ".join("?" * len(row))
+    db.execute(f"INSERT INTO charges ({', '.join(row)}) VALUES ({marks})", [*row.values()])
+
+
+def settle(store: Store, charge_id: str, spent: Decimal | None, basis: str) -> None:
+    """Commit what was spent, once; None: no price is known. The rest of the reservation is free."""
+    with store.transaction() as db:
+        db.execute(
+            "UPDATE charges SET spent_usd = ?, basis = ?, ended_at = ?"
+            " WHERE id = ? AND ended_at IS NULL",
+            (None if spent is None else f"{spent:f}", basis, time.time(), charge_id),
+        )
+
+
+def forget_name(store: Store, name: str) -> None:
+    """Take the name out of the charges of something that is removed: what they cost stays."""
+    with store.transaction() as db:
+        db.execute("UPDATE charges SET name = '' WHERE name = ?", (name,))
+
+
+def created(store: Store, start: float, end: float | None = None) -> list[Charge]:
+    """Return the charges from ``start`` to before ``end`` (seconds since the epoch), oldest
+    first."""
+    rows = store.query(
+        "SELECT * FROM charges WHERE created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
+        " ORDER BY created_at, id",
+        (start, end),
+    )
+    return [_charge(row) for row in rows]
+
+
+def unsettled(store: Store, name: str | None = None) -> list[Charge]:
+    """Return the charges that have not ended, oldest first: all, or those of this name."""
+    rows = store.query(
+        "SELECT * FROM charges WHERE ended_at IS NULL AND (?1 IS NULL OR name = ?1)"
+        " ORDER BY created_at, id",
+        (name,),
+    )
+    return [_charge(row) for row in rows]
+
+
+def _charge(row: sqlite3.Row) -> Charge:
+    cost = row["cost"]
+    fields = {**row, "prices": json.loads(row["prices"]), "cost": cost and json.loads(cost)}
+    try:
+        return Charge.model_validate(fields)
+    except ValueError as exc:
+        raise StoreError(f"The charge {row['id']} cannot be read: {exc}.") from None
+
+
+def month(store: Store, moment: float, cap: Decimal | None, without: str = "") -> Budget:
+    """Return the budget of the month of ``moment`` after all jobs and charges, ``without`` one job.
+    Inside a transaction no other process can take the same room."""
+    name, start, end = budgets.month_of(moment)
+    # A job from a time when the clock was ahead counts too: it was bought before now.
+    last = end if end <= time.time() else None
+    records = (record for record in store.created(start, last) if record.id != without)
+    return budgets.budget(records, name, cap, store.is_being_sent, _holds(store, start, last))
+
+
+def _holds(store: Store, start: float, end: float | None) -> Iterator[Hold]:
+    return (charge.hold for charge in created(store, start, end))
