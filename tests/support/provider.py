@@ -18,28 +18,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import socket
 import threading
 from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Self
 
 from support.provider_faults import Fault
 from support.provider_memory import JSON, MAIN
 from support.provider_routes import Handler
+from support.provider_server import POLL, Host, Server
 from support.provider_state import World
 
 __all__ = ["CREATE", "Fault", "Provider", "Recorder"]
 
 CREATE = "POST /fine_tuning/jobs"
-POLL = 0.005  # seconds until a server sees that it has to stop: hundreds are started
 
 
-class Provider:
+class Provider(Host):
     """The provider as a context manager. Everything a test may want to set is an argument or a
     public attribute; everything it may want to know is in ``posts``, ``requests``, ``jobs``."""
 
@@ -59,52 +58,24 @@ class Provider:
         fault_seconds: float = 1.0,
         **world: Any,
     ) -> None:
+        super().__init__(Handler, port, chaos, chaos_on, seed, fault_seconds)
         self.api_key = api_key
         self.keys = {api_key: MAIN, **(keys or {})}  # take one out to revoke it
         self.lacks = lacks or {}
         self.admin_keys = admin_keys or {}
         self.admin_refusal = admin_refusal
         self.world = World(state_file=state_file, **world)
-        self.faults: dict[str, list[Fault]] = {}
-        self.chaos = chaos or {}
-        self.chaos_on = chaos_on
-        self.random = random.Random(seed)
-        self.fault_seconds = fault_seconds
         self.posts: Counter[str] = Counter()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
-        self.sent = 0  # bytes of answers without an end
-        self.lock = threading.Lock()
-        handler = type("BoundHandler", (Handler,), {"provider": self})
-        self.server = Server(("127.0.0.1", port), handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        return f"{self.root}/v1"
 
     @property
     def jobs(self) -> list[JSON]:
         """Every job ever created, oldest first, as stored."""
         return list(self.world.jobs.values())
-
-    def fault(self, endpoint: str, *kinds: str | Fault, **settings: Any) -> None:
-        """Let the next requests of ``"METHOD /path"`` (ids as ``*``) meet these faults, in order.
-        The kind ``ok`` lets one request pass."""
-        queue = self.faults.setdefault(endpoint, [])
-        queue.extend(k if isinstance(k, Fault) else Fault(k, **settings) for k in kinds)
-
-    def next_fault(self, endpoint: str) -> Fault | None:
-        with self.lock:
-            queue = self.faults.get(endpoint)
-            if queue:
-                return queue.pop(0)
-            if not self.chaos or not {endpoint, "*"} & {*self.chaos_on}:
-                return None
-            drawn, total = self.random.random(), 0.0
-            for kind, share in self.chaos.items():
-                total += share
-                if drawn < total:
-                    return Fault(kind, seconds=self.fault_seconds)
-        return None
 
     def count(self, method: str, path: str, headers: dict[str, str]) -> None:
         with self.lock:
@@ -118,16 +89,12 @@ class Provider:
             "posts": dict(self.posts),
             "jobs": self.jobs,
             "files": len(self.world.files),
+            "batches": [*self.world.batches],
+            "requests": Counter(f"{method} {path}" for method, path, _ in [*self.requests]),
+            "asked": self.world.asked,  # by prompt_key
+            "charges": [asdict(one) for one in [*self.world.charges]],
             "connections": len(self.server.open_sockets),  # this one included
         }
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(POLL,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 class Recorder:
@@ -162,39 +129,6 @@ class Recorder:
     def __exit__(self, *exc: object) -> None:
         self.server.shutdown()
         self.server.server_close()
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(address, handler)
-        self.open_sockets: dict[int, Any] = {}
-        self.accepted = 0  # connections, from the start
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open_sockets[id(request)] = request
-        self.accepted += 1
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
-        self.open_sockets.pop(id(request), None)
-
-    def server_close(self) -> None:
-        """Be gone for those who have a connection already, too."""
-        super().server_close()
-        for request in list(self.open_sockets.values()):
-            with suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what these tests are about; anything else is printed."""
-        import sys
-
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
 
 
 def main() -> None:

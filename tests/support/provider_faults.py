@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from support.provider_memory import JSON, Refused
 
 if TYPE_CHECKING:
-    from support.provider import Provider
+    from support.provider_server import Host
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     timeout = 60
-    provider: Provider
+    provider: Host
     more: dict[str, str]  # headers of this answer
 
     def fail_before(self, fault: Fault) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from support.provider_faults import NOT_APPLIED, Answering, Fault
 from support.provider_memory import ACCOUNT, JSON, Refused
 from support.provider_state import World
+
+if TYPE_CHECKING:
+    from support.provider import Provider
 
 # The part of a path that is an id, where it is not the one after the first.
 ID_AT = {
@@ -27,6 +30,8 @@ LACKING = (  # OpenAI's words (issue 32989 of microsoft/PowerToys)
 
 class Handler(Answering):
     """One connection: who asks, for what, and which fault is due."""
+
+    provider: Provider
 
     def do_GET(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
