@@ -58,13 +58,13 @@ class Provider(Host):
         fault_seconds: float = 1.0,
         **world: Any,
     ) -> None:
+        self.world = World(state_file=state_file, **world)  # first: a wrong setting opens no socket
         super().__init__(Handler, port, chaos, chaos_on, seed, fault_seconds)
         self.api_key = api_key
         self.keys = {api_key: MAIN, **(keys or {})}  # take one out to revoke it
         self.lacks = lacks or {}
         self.admin_keys = admin_keys or {}
         self.admin_refusal = admin_refusal
-        self.world = World(state_file=state_file, **world)
         self.posts: Counter[str] = Counter()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
 
