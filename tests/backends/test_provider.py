@@ -14,9 +14,13 @@ import pytest
 from openai.types import Model
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from support.chaos import KEY, ProviderProcess
 from support.provider import Provider
 from support.provider_memory import BASES
 from support.wire import JSON, ask, assert_valid, error
+
+from finetune_gateway import validate
+from finetune_gateway.spec import Method
 
 SHOP, SIDE = "sk-shop", "sk-side"  # keys of two projects of one organisation
 KEYS = {SHOP: "main proj_shop", SIDE: "main proj_side"}
@@ -169,6 +173,19 @@ def test_a_retired_base_takes_its_fine_tunes_along(provider: Provider) -> None:
     assert "deprecated" not in error(chat(provider, "ft:none"))[2]
 
 
+def test_what_is_retired_may_stay_in_the_list(provider: Provider) -> None:
+    """Or leave it: no source says which."""
+    model = provider.world.add_fine_tune()["fine_tuned_model"]
+    provider.world.retired.add(model)
+
+    def listed() -> bool:
+        return model in [one["id"] for one in ask(provider, "/models").json()["data"]]
+
+    assert not listed()
+    provider.world.lists_retired = True
+    assert listed() and chat(provider, model).status_code == 404
+
+
 def test_days_that_are_left(provider: Provider) -> None:
     """The date stands at the base; at its fine-tunes only where the host says it there."""
     model = provider.world.add_fine_tune()["fine_tuned_model"]
@@ -226,7 +243,7 @@ def test_files_belong_to_a_project_and_jobs_may_not(provider: Provider) -> None:
         assert refused["message"] == f"No such File object: {name}" and refused["param"] == "id"
     assert ask(provider, "/files", SIDE).json()["data"] == []
     rows = ask(provider, f"/files/{name}/content", SHOP).text.splitlines()
-    assert len(rows) == 6 and all("messages" in json.loads(row) for row in rows)
+    assert len(rows) == 12 and all("messages" in json.loads(row) for row in rows)
 
 
 def test_three_ways_of_refusing_a_content(provider: Provider) -> None:
@@ -259,6 +276,49 @@ def test_faults_come_on_contents_too(provider: Provider, kind: str) -> None:
         broken = {"truncated": 200, "busy": 429, "refuse": 503, "error_after": 500}
         assert answer.status_code == broken[kind] and answer.content != whole
     assert ask(provider, path).content == whole
+
+
+def test_a_training_type_is_kept_and_may_be_refused(provider: Provider) -> None:
+    """As Azure has it beside the fields of OpenAI."""
+    file = provider.world.add_file("fine-tune", "a.jsonl", b'{"messages": []}\n')["id"]
+    body = {"model": BASES[3], "training_file": file, "trainingType": "Standard"}
+    assert ask(provider, "/fine_tuning/jobs", post=body).status_code == 200
+    assert provider.jobs[0]["request"]["trainingType"] == "Standard"
+    provider.world.training_types = ("Standard", "GlobalStandard")
+    other = {**body, "trainingType": "Other"}
+    assert error(ask(provider, "/fine_tuning/jobs", post=other))[0] == 400
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "reinforcement"])
+def test_files_of_the_past_could_be_trained_on_again(
+    provider: Provider, home: Path, tmp_path: Path, method: Method
+) -> None:
+    """They pass the gate, as what a host has taken does."""
+    job = provider.world.add_fine_tune(base=BASES[2], method=method)
+    for number, name in enumerate((job["training_file"], job["validation_file"])):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_bytes(provider.world.content(name))
+    report = validate(tmp_path / "0.jsonl", model=BASES[2], backend="openai", method=method)
+    assert report.ok and report.rows == 12
+    assert len((tmp_path / "1.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_process_takes_settings_and_tells_what_was_asked(tmp_path: Path) -> None:
+    """At its start and while it runs."""
+    more = ["--fine-tunes", "8", "--set", 'refused_words=["bomb"]', "--admin-key", "sk-a=main"]
+    with ProviderProcess(tmp_path, *more) as process:
+        assert len(process.report()["jobs"]) == 8
+        told = {"fine_tunes": {"count": 4}, "world": {"page_size": 5}, "lacks": {KEY: ["x"]}}
+        assert len(httpx.post(f"{process.root}/_provider", json=told).json()["jobs"]) == 12
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=process.url, headers=headers) as client:
+            assert len(client.get("/fine_tuning/jobs").json()["data"]) == 5
+            for text, status in (("Hello", 200), ("a bomb", 400)):
+                body = {"model": BASES[0], "messages": [{"role": "user", "content": text}]}
+                assert client.post("/chat/completions", json=body).status_code == status
+        report = process.report()
+        assert [*report["asked"].values()] == [1] and len(report["charges"]) == 1
+        assert report["requests"]["POST /chat/completions"] == 2
 
 
 def test_a_setting_that_is_not_there_is_refused() -> None:

@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--state-file", type=Path)
     parser.add_argument("--api-key", default="sk-test-0123456789abcdef")
     parser.add_argument("--key", action="append", default=[], help="another key: KEY=ACCOUNT")
+    parser.add_argument("--admin-key", action="append", default=[], help="likewise, an admin's")
     parser.add_argument("--chaos", default="", help="refuse=.05,reset_after=.1")
     parser.add_argument("--chaos-on", action="append", help="an endpoint, or *; the creates else")
     parser.add_argument("--seed", type=int, default=0)
@@ -158,6 +159,7 @@ def main() -> None:
         args[name] = json.loads(value)
     args["chaos_on"] = args["chaos_on"] or (CREATE,)
     args["keys"] = dict(pair.split("=") for pair in args.pop("key"))
+    args["admin_keys"] = dict(pair.split("=") for pair in args.pop("admin_key"))
     shares = [pair.split("=") for pair in args.pop("chaos").split(",") if pair]
     with Provider(**args, chaos={kind: float(share) for kind, share in shares}) as provider:
         if not provider.world.jobs:

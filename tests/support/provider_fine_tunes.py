@@ -56,7 +56,7 @@ class FineTunes(Models):
         suffix: str = "",
         status: str = "succeeded",  # or any other word: failed, cancelled, pausing, paused
         epochs: int = 3,
-        rows: int = 6,
+        rows: int = 12,  # OpenAI takes none below ten
         validation_rows: int = 3,  # 0: no validation file
         system: str = "You answer for the shop.",
         results: str = "csv",  # or base64, the form of its result file

@@ -19,6 +19,7 @@ class Models(Jobs):
     warm_up: int = 0  # chats that a new model answers with 404
     deployments: dict[str, str] | None = None  # name -> model; if set, these alone answer
     lists_checkpoints: bool = False  # checkpoints stand in the list of models
+    lists_retired: bool = False  # what is retired stays in the list
     dates_fine_tunes: bool = False  # an ``ft:`` id shows the date of its base; else null
 
     def __init__(self, **settings: Any) -> None:
@@ -64,7 +65,8 @@ class Models(Jobs):
 
     def is_listed(self, name: str) -> bool:
         gone = {name, final_of(name)} & self.deleted
-        return not (gone or self.is_hidden(name) or self.is_retired(name))
+        retired = self.is_retired(name) and not self.lists_retired
+        return not (gone or retired or self.is_hidden(name))
 
     def is_hidden(self, name: str) -> bool:
         accounts = self.hidden.get(final_of(name), set()) | self.hidden.get(name, set())

@@ -50,8 +50,8 @@ class Handler(Answering):
     def control(self) -> None:
         """What a test in another process wants to know, and to change."""
         asked = json.loads(self.body) if self.command == "POST" else {}
-        if "keys" in asked:  # from now on these, and no others
-            self.provider.keys = asked["keys"]
+        for name in {"keys", "admin_keys", "lacks"} & {*asked}:  # from now on these, and no others
+            setattr(self.provider, name, asked[name])
         if "fine_tunes" in asked:  # arguments of World.add_fine_tunes
             self.world.add_fine_tunes(**asked["fine_tunes"])
         for name, value in asked.get("world", {}).items():
