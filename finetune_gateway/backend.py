@@ -34,6 +34,7 @@ from finetune_gateway.errors import (
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, Snapshot
+from finetune_gateway.methods import LORA
 from finetune_gateway.model import Model
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -64,8 +65,6 @@ NOT_DEPLOYED = "DeploymentNotFound"
 
 # Settings that say what to train rather than how: every backend understands them.
 NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
-# Settings of an adapter.
-LORA = frozenset({"lora_r", "lora_alpha", "lora_dropout", "target_modules"})
 
 
 @dataclass(frozen=True)
@@ -237,9 +236,13 @@ class Backend(ABC):
 
     def identity(self) -> dict[str, Any]:
         """Return the options that say where a job goes, but not the name of a key's variable. A
-        repeated submit, and files that were already sent, are recognised by these and the account.
-        """
+        repeated submit is recognised by these and the account."""
         return self.options()
+
+    def place(self) -> dict[str, Any]:
+        """Return the part of ``identity`` that says where files go: a file that is there for one
+        job is there for all with the same place and account."""
+        return self.identity()
 
     def account(self) -> str | None:
         """Return a salted fingerprint of the key at hand: ``settings.fingerprint(host, key)``. None

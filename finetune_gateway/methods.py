@@ -37,6 +37,8 @@ METHODS = {
 }
 
 OPENAI_WORDS = {name: method.openai for name, method in METHODS.items() if method.openai}
+# Settings of an adapter.
+LORA = frozenset({"lora_r", "lora_alpha", "lora_dropout", "target_modules"})
 TRAINERS = {name: method.trainer for name, method in METHODS.items() if method.trainer}
 
 

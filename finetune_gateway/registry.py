@@ -28,7 +28,7 @@ BUILTIN = {
 
 # Hosts of OpenAI's contract that have a name of their own: another name for the backend openai
 # with this profile.
-HOSTS = {"azure": "azure", "nebius": "nebius", "bedrock": "bedrock", "custom": "custom"}
+HOSTS = {name: name for name in ("azure", "nebius", "crusoe", "bedrock", "custom")}
 
 
 def names() -> list[str]:

@@ -399,15 +399,14 @@ OTHER_WORDS = {
 }
 
 _HOST = "It belongs to the backend: backend=OpenAIBackend({}=...), or --{} on the command line."
+_OF_A_HOST = ("base_url", "api_key_env", "profile", "azure_training")
 _GPU = "It belongs to the backend: backend=LocalBackend({}=...), or --{} on the command line."
 
 # Words that stand for something other than a keyword -> what to write.
 OTHER_WAYS = {
-    "base_url": _HOST.format("base_url", "base-url"),
+    **{name: _HOST.format(name, name.replace("_", "-")) for name in _OF_A_HOST},
     "api_key": "It belongs to the backend: backend=OpenAIBackend(api_key=...), or set the "
     "environment variable OPENAI_API_KEY.",
-    "api_key_env": _HOST.format("api_key_env", "api-key-env"),
-    "profile": _HOST.format("profile", "profile"),
     "gpu": _GPU.format("gpu", "gpu"),
     "usd_per_gpu_hour": _GPU.format("usd_per_gpu_hour", "usd-per-gpu-hour"),
     "home": "It belongs to the gateway: Gateway(home=...), or the variable FTG_HOME.",

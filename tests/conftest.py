@@ -34,7 +34,7 @@ settings.load_profile("default")
 
 pytest_plugins = ("support.browser", "support.cli", "support.disks")
 
-PROVIDER_VARIABLES = ("OPENAI_", "AZURE_OPENAI_", "NEBIUS_", "AWS_BEARER_", "FTG_")
+PROVIDER_VARIABLES = ("OPENAI_", "AZURE_OPENAI_", "NEBIUS_", "CRUSOE_", "AWS_BEARER_", "FTG_")
 SMALL = {
     "hidden_size": 64,
     "intermediate_size": 128,

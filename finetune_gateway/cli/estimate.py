@@ -11,6 +11,7 @@ import typer
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.cli.options import (
+    AzureTraining,
     BaseUrl,
     ChatTemplate,
     Data,
@@ -64,6 +65,7 @@ def estimate(
     train_price: TrainPrice = None,
     base_url: BaseUrl = None,
     profile: Profile = None,
+    azure_training: AzureTraining = None,
     gpu: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Train locally on this GPU: H200, 'RTX 4090', ..."),
@@ -162,7 +164,8 @@ def estimate(
         fields["train_price"] = parse_amount("train-price", train_price)
     gateway = Gateway()
     hour = parse_amount("usd-per-gpu-hour", usd_per_gpu_hour)
-    placed = Placement(gpu, hour, base_url, profile).place(pair_up(model, backend or []))
+    where = Placement(gpu, hour, base_url, profile, azure_training)
+    placed = where.place(pair_up(model, backend or []))
     with progress_bar(quiet=quiet) as on_progress:
         options = _estimate(gateway, data, placed, on_progress=on_progress, **fields)
     estimates = [option.estimate for option in options if option.estimate]

@@ -76,7 +76,15 @@ AllowHttp = Annotated[
     bool, typer.Option("--allow-http", help="Ask that host by http:// (no encryption).")
 ]
 Profile = Annotated[
-    str | None, typer.Option(metavar="NAME", help="openai, azure, nebius, bedrock or custom.")
+    str | None,
+    typer.Option(metavar="NAME", help="openai, azure, nebius, crusoe, bedrock or custom."),
+]
+AzureTraining = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Where Azure trains: standard (default), global, datazone or developer.",
+    ),
 ]
 HostName = Annotated[
     str | None,

@@ -1,4 +1,5 @@
-"""Where the options of ``ftg estimate`` would run: --gpu, --base-url and --profile."""
+"""Where the options of ``ftg estimate`` would run: --gpu, --base-url, --profile and
+--azure-training."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ class Placement:
     usd_per_gpu_hour: Decimal | None = None
     base_url: str | None = None
     profile: str | None = None
+    azure_training: str | None = None
 
     def place(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str | Backend] | Option]:
         """Return each (model, backend name) with its backend, or refused as an Option.
@@ -49,10 +51,13 @@ class Placement:
                 hint="Add: --backend local",
             )
         hosted = _without_none(base_url=self.base_url, profile=self.profile)
-        return {
-            **({"local": local} if local else {}),
-            **({_addressed_host(names): hosted} if hosted else {}),
-        }
+        options = {"local": local} if local else {}
+        if hosted:
+            options[_addressed_host(names)] = hosted
+        if self.azure_training is not None:
+            azure = "azure" if "azure" in names else _addressed_host(names)
+            options[azure] = options.get(azure, {}) | {"azure_training": self.azure_training}
+        return options
 
 
 def _without_none(**options: Any) -> dict[str, Any]:

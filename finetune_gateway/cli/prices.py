@@ -11,7 +11,7 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import NotFoundError, SpecError
 from finetune_gateway.estimation import price_table
-from finetune_gateway.estimation.price_table import MARKETS, UNITS, Price
+from finetune_gateway.estimation.price_table import MARKETS, TIERS, UNITS, Price
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.reports.output import print_json, print_message, print_result
 from finetune_gateway.reports.prices_text import (
@@ -42,6 +42,10 @@ def prices(
     ] = None,
     market: Annotated[
         str | None, typer.Option(metavar="NAME", help="For GPU hours: on-demand, spot, community.")
+    ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="For Azure: standard, global, datazone, developer."),
     ] = None,
     amount: Annotated[
         str | None, typer.Option("--usd", metavar="USD", help="set: the price of one unit.")
@@ -77,7 +81,7 @@ def prices(
       ftg prices update
     """
     own = Settings.load().prices
-    filters = {"backend": backend, "model": model, "unit": unit, "market": market}
+    filters = {"backend": backend, "model": model, "unit": unit, "market": market, "tier": tier}
     given = {"usd": amount, "source": source, "as_of": as_of, "note": note or None}
     misplaced = [name for name, value in given.items() if value is not None and action != "set"]
     if misplaced:
@@ -106,6 +110,7 @@ def _show(
 ) -> int:
     _check_name("unit", filters["unit"], UNITS)
     _check_name("market", filters["market"], MARKETS)
+    _check_name("tier", filters["tier"], TIERS)
     rows = [row for row in _all_rows(own, filters["model"]) if _matches(row, filters)]
     today = clock.today()
     open_rows = [row for row in rows if price_table.shut_down_on(row, today) is None]
@@ -151,7 +156,7 @@ def _matches(row: Price, filters: dict[str, str | None]) -> bool:
     model = filters["model"]
     if model is not None and base_model(row.model) not in (model, _full_name(row.backend, model)):
         return False
-    others = ("backend", "unit", "market")
+    others = ("backend", "unit", "market", "tier")
     return all(filters[name] in (None, getattr(row, name)) for name in others)
 
 

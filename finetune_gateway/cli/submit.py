@@ -13,6 +13,7 @@ import typer
 
 from finetune_gateway.cli.options import (
     AllowHttp,
+    AzureTraining,
     BaseUrl,
     ChatTemplate,
     Data,
@@ -113,6 +114,7 @@ def submit(
     api_key_env: KeyName = None,
     profile: Profile = None,
     allow_http: AllowHttp = False,
+    azure_training: AzureTraining = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -165,6 +167,7 @@ def submit(
             api_key_env=api_key_env,
             profile=profile,
             allow_http=allow_http,
+            azure_training=azure_training,
         ),
         validation=validation_file,
         validation_split=validation_split,
@@ -211,9 +214,10 @@ def wants_to_watch() -> bool:
         return False
 
 
-def _proceed() -> bool:
+def _proceed(plan: Plan) -> bool:
+    way = plan.estimate.azure_training
     try:
-        return confirm("Proceed?")
+        return confirm(f"Proceed with {way!r} training?" if way else "Proceed?")
     except KeyboardInterrupt as exc:
         exc.add_note("Nothing was sent.")
         raise
@@ -249,7 +253,7 @@ class Confirmation:
                 "Nothing was sent: there is no terminal to confirm the price at.",
                 hint="Pass --yes, and --max-cost USD to set a limit.",
             )
-        if not _proceed():
+        if not _proceed(plan):
             raise BudgetError("Nothing was sent: the answer was not yes.")
         return True
 

@@ -85,6 +85,8 @@ class Estimate(Shown, Model):
     prices: list[Price] = Field(default_factory=list)
     data_leaves_machine: bool
     host: str | None = None
+    azure_training: str | None = None  # how Azure would train
+    residency: str | None = None  # where the data go then
     life_cycle: LifeCycle | None = None  # None: no host can retire it
     assumptions: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)

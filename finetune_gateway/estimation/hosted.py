@@ -15,6 +15,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import MILLION, Estimate, Range, epochs_of
 from finetune_gateway.estimation.price_table import Price, Unit, find_price
 from finetune_gateway.estimation.profiles import Profile
+from finetune_gateway.methods import LORA
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
@@ -38,19 +39,23 @@ def estimate_hosted(
     extra: Path | None = None,
     host: str | None = None,
     today: date | None = None,
+    training: str | None = None,
 ) -> Estimate:
     """Return the estimate of a hosted job; expected cost = billed tokens x epochs x price.
 
     ``extra``: the user's price file; ``host``: where the data goes, by default the profile's
-    address. Raises SpecError if ``extra`` is not a price table.
+    address; ``training``: one of the profile's ways of training, by default the usual one. Raises
+    SpecError if ``extra`` is not a price table.
     """
     day = today or clock.today()
     epochs = epochs_of(spec, tokens.rows)
     billed = _billed_range(tokens, epochs[:3])
-    prices = _training_prices(spec, profile, extra)
+    way = training or profile.usual_training
+    prices = _training_prices(spec, profile, extra, way)
     rate = next((price.usd for price in prices if price.unit == "train_mtok"), None)
     hourly = spec.method == "reinforcement"
     refusal = profile.refusal(spec.model, spec.method, day)
+    refusal = refusal or profile.training_refusal(spec.model, way)
     return Estimate(
         backend=profile.name,
         model=spec.model,
@@ -63,15 +68,19 @@ def estimate_hosted(
         prices=prices,
         data_leaves_machine=True,
         host=host or (urlsplit(profile.base_url).netloc if profile.base_url else None),
+        azure_training=way,
+        residency=profile.trainings[way].data if way else None,
         life_cycle=profile.life_cycle(spec.model),
         assumptions=_assumptions(tokens, profile, prices, hourly=hourly),
         warnings=[
             *([f"{REFUSED}{refusal}"] if refusal else []),
             *profile.warnings(spec.model, day),
+            *profile.training_warnings(spec.model, way),
+            *_unasked(spec, profile),
             *stale_prices(prices, day),
             *_truncation(tokens),
         ],
-        unknown=_unknown(spec, profile, prices),
+        unknown=_unknown(spec, profile, prices, way),
     )
 
 
@@ -92,14 +101,37 @@ def _cost(billed: Range[int], usd_per_mtok: Decimal) -> Range[Decimal]:
     return Range[Decimal](low=low, expected=expected, high=high)
 
 
-def _training_prices(spec: TrainingSpec, profile: Profile, extra: Path | None) -> list[Price]:
+def _training_prices(
+    spec: TrainingSpec, profile: Profile, extra: Path | None, way: str | None
+) -> list[Price]:
     hosting = find_price(profile.name, "standard deployment", "hosting_hour", extra=extra)
+    training = _way_price(spec, profile, extra, way)
+    return [price for price in (training, hosting) if price]
+
+
+def _way_price(
+    spec: TrainingSpec, profile: Profile, extra: Path | None, way: str | None
+) -> Price | None:
+    """Return the price of training in this way; where it has no row and its host says that it costs
+    a share of another way, that share."""
     unit: Unit = "train_hour" if spec.method == "reinforcement" else "train_mtok"
     row = profile.model(spec.model)
     names = dict.fromkeys([spec.model, *([row.model, *row.aliases] if row else [])])
-    matches = (find_price(profile.name, name, unit, extra=extra) for name in names)
-    training = next((price for price in matches if price), None)
-    return [price for price in (training, hosting) if price]
+    matches = (find_price(profile.name, name, unit, extra=extra, tier=way) for name in names)
+    price = next((price for price in matches if price), None)
+    training = profile.trainings.get(way or "")
+    if price is not None or training is None or not training.price_of:
+        return price
+    other = _way_price(spec, profile, extra, training.price_of)
+    if other is None or other.tier is None:
+        return other
+    note = f"{training.price_factor} of the price of {training.price_of} training, {other.usd} USD"
+    update = {
+        "usd": other.usd * training.price_factor,
+        "tier": way,
+        "note": f"{note}: {training.source} (as of {training.as_of}). {other.note}".strip(),
+    }
+    return other.model_copy(update=update)
 
 
 def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) -> Estimate:
@@ -133,14 +165,21 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
     )
 
 
-def with_validation(estimate: Estimate, tokens: TokenStats) -> Estimate:
-    """Return the estimate of a hosted job that also has a validation file."""
-    free = (
-        f"{tokens.billed:,} validation tokens are assumed free: Microsoft's cost page does not "
-        "charge them; no OpenAI bill with a validation file is known."
-    )
-    assumptions = [*estimate.assumptions, free]
-    update = {"validation_tokens": tokens.billed, "assumptions": assumptions}
+def with_validation(estimate: Estimate, tokens: TokenStats, profile: Profile) -> Estimate:
+    """Return the estimate of a hosted job that also has a validation file. Its tokens are never in
+    the cost: the host does not bill them, by its profile's source, or nobody knows whether it
+    does."""
+    update: dict[str, object] = {"validation_tokens": tokens.billed}
+    if profile.validation_free:
+        free = f"{tokens.billed:,} validation tokens are not billed: {profile.validation_free}"
+        update["assumptions"] = [*estimate.assumptions, free]
+    else:
+        title = "this host" if profile.name == "custom" else profile.title
+        doubt = (
+            f"Whether {title} bills the {tokens.billed:,} validation tokens, and how often: no "
+            "source was found, and the cost leaves them out."
+        )
+        update["unknown"] = [*estimate.unknown, doubt]
     return estimate.model_copy(update=update)
 
 
@@ -174,6 +213,18 @@ def stale_prices(prices: Sequence[Price], today: date) -> list[str]:
     ]
 
 
+def _unasked(spec: TrainingSpec, profile: Profile) -> list[str]:
+    """Return what the host does because nobody asked for another type of training."""
+    asked = spec.training_type or spec.chosen & LORA
+    if asked or not profile.usual_training_type:
+        return []
+    others = " or ".join(profile.training_types.keys() - {profile.usual_training_type})
+    return [
+        f"{profile.title} trains as {profile.usual_training_type!r} unless it is asked for {others}"
+        f" (--training-type {others})."
+    ]
+
+
 def _truncation(tokens: TokenStats) -> list[str]:
     if not tokens.truncated_rows:
         return []
@@ -182,12 +233,19 @@ def _truncation(tokens: TokenStats) -> list[str]:
     return [f"{rows} longer than the context: {tokens.truncated_tokens} tokens are cut off."]
 
 
-def _unknown(spec: TrainingSpec, profile: Profile, prices: list[Price]) -> list[str]:
+def _ask(way: str | None) -> str:
+    return ", or ask for the list prices: ftg prices update --azure REGION" if way else ""
+
+
+def _unknown(
+    spec: TrainingSpec, profile: Profile, prices: list[Price], way: str | None
+) -> list[str]:
     notes = [WAIT]
     rate = next((price for price in prices if price.unit.startswith("train_")), None)
     if spec.method == "reinforcement":
         hour = f"{rate.usd} USD each" if rate else f"at an unknown price ({HOURLY_ROW})"
         notes.append(f"The cost: reinforcement is billed by the hour of training, {hour}.")
     elif rate is None:
-        notes.append(f"The cost of {spec.model!r} on {profile.name}: {NO_PRICE}.")
+        how = f" as {way!r} training" if way else ""
+        notes.append(f"The cost of {spec.model!r} on {profile.name}{how}: {NO_PRICE}{_ask(way)}.")
     return notes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -41,8 +41,11 @@ Unit = Literal[
     "hosting_hour",
 ]
 Market = Literal["on-demand", "spot", "community"]
+Tier = Literal["standard", "global", "datazone", "developer"]  # of Azure, where prices differ by it
+Key = tuple[str, str, str, str | None, str | None]
 UNITS: tuple[str, ...] = get_args(Unit)
 MARKETS: tuple[str, ...] = get_args(Market)
+TIERS: tuple[str, ...] = get_args(Tier)
 FORM = (
     'Each row: [[price]] backend = "openai", model = "...", usd = { train_mtok = "5.00" }, '
     'as_of = 2026-11-21, source = "...".'
@@ -62,10 +65,11 @@ class Price(Model):
     source: str = Field(min_length=1)
     note: str = ""
     market: Market | None = None  # of a GPU hour
+    tier: Tier | None = None  # of training or deployment at Azure; None: whatever it is
 
     @property
-    def key(self) -> tuple[str, str, str, str | None]:
-        return self.backend, self.model, self.unit, self.market
+    def key(self) -> Key:
+        return self.backend, self.model, self.unit, self.market, self.tier
 
     @property
     def dated(self) -> str:
@@ -94,21 +98,35 @@ def prices(extra: Path | None = None) -> list[Price]:
     return list((rows | {price.key: price for price in read_prices(extra)}).values())
 
 
-def find_price(profile: str, model: str, unit: Unit, *, extra: Path | None = None) -> Price | None:
+def find_price(
+    profile: str,
+    model: str,
+    unit: Unit,
+    *,
+    extra: Path | None = None,
+    tier: str | None = None,
+) -> Price | None:
     """Return the row of exactly this backend, model and unit, or None.
 
     A fine-tune's id finds the row of its base: ``ft:gpt-4o-...:org::id`` is looked up as
     ``ft:gpt-4o-...`` for inference, and as the base for training. Inference of a base is priced
-    by genai-prices if it is installed, unless the user's file has a row.
+    by genai-prices if it is installed, unless the user's file has a row. ``tier``: a row of this
+    tier goes before one that names none; a row of another tier never counts.
     """
     name = _price_name(model, unit)
-    key = (profile, name, unit, None)
-    own = {price.key: price for price in read_prices(extra)}
-    if key in own:
-        return own[key]
-    return _catalog_price(profile, name, unit) or next(
-        (price for price in packaged_prices() if price.key == key), None
+    own = read_prices(extra)
+    return (
+        _row(own, (profile, name, unit, None, tier))
+        or _row(own, (profile, name, unit, None, None))
+        or _catalog_price(profile, name, unit)
+        or _row(packaged_prices(), (profile, name, unit, None, tier))
+        or _row(packaged_prices(), (profile, name, unit, None, None))
     )
+
+
+def _row(rows: Iterable[Price], key: Key) -> Price | None:
+    """Return the last row with this key, which is the one that counts."""
+    return {row.key: row for row in rows if row.key == key}.get(key)
 
 
 def gpu_prices(gpu: str, *, extra: Path | None = None) -> list[Price]:
@@ -231,13 +249,24 @@ def new_price(usd: object, **fields: Any) -> Price:
             f"market belongs to gpu_hour rows only; this is {row.unit}.",
             hint=f"Markets: {', '.join(MARKETS)}.",
         )
+    if row.tier is not None and row.backend != "azure":
+        raise SpecError(
+            f"tier belongs to rows of azure only; this is {row.backend}.",
+            hint="Leave --tier out.",
+        )
     if row.as_of is not None and row.as_of > clock.today():
         raise SpecError(f"as_of {row.as_of} is in the future.", hint="Give the day it was read.")
     return row
 
 
 def write_price(path: Path, row: Price) -> bool:
-    """Put a row into the user's file and return True if it replaced one with the same key.
+    """Put a row into the user's file and return True if it replaced one with the same key; see
+    ``write_prices``."""
+    return bool(write_prices(path, [row]))
+
+
+def write_prices(path: Path, rows: Sequence[Price]) -> set[Key]:
+    """Put rows into the user's file at once, and return the keys of those that were replaced.
 
     Comments and other rows stay as they are. Raises SpecError if the file is not a price table,
     StoreError if it cannot be written.
@@ -245,21 +274,18 @@ def write_price(path: Path, row: Price) -> bool:
     # Imported here: only this writes.
     import tomlkit
 
-    replaced = any(old.key == row.key for old in read_prices(path))
+    replaced = {old.key for old in read_prices(path)} & {row.key for row in rows}
     document = tomlkit.parse(path.read_text("utf-8") if path.exists() else _HEAD)
     tables = document.get("price")
     if tables is None:
         tables = document["price"] = tomlkit.aot()
-    for table in list(tables):
-        key = (table["backend"], table["model"], table.get("market"))
-        if key == (row.backend, row.model, row.market) and row.unit in table["usd"]:
-            del table["usd"][row.unit]
-            if not table["usd"]:
-                tables.remove(table)
+    _drop(tables, replaced)
     # A file may also hold price = [{...}, ...].
-    table = tomlkit.table() if isinstance(tables, tomlkit.items.AoT) else tomlkit.inline_table()
-    table.update(_to_toml(row))
-    tables.append(table)
+    new = tomlkit.table if isinstance(tables, tomlkit.items.AoT) else tomlkit.inline_table
+    for row in rows:
+        table = new()
+        table.update(_to_toml(row))
+        tables.append(table)
     text = tomlkit.dumps(document)
     list(_parse_rows(tomllib.loads(text)))  # never replace a valid file by an invalid one
     try:
@@ -268,6 +294,18 @@ def write_price(path: Path, row: Price) -> bool:
     except OSError as exc:
         raise StoreError(f"{path} cannot be written: {exc.strerror or exc}.") from None
     return replaced
+
+
+def _drop(tables: Any, keys: set[Key]) -> None:
+    """Remove the amounts with these keys, and the tables that are left without any."""
+    for table in list(tables):
+        backend, model = table["backend"], table["model"]
+        market, tier = table.get("market"), table.get("tier")
+        for unit in [unit for unit in table["usd"]]:
+            if (backend, model, unit, market, tier) in keys:
+                del table["usd"][unit]
+        if not table["usd"]:
+            tables.remove(table)
 
 
 _HEAD = "# Your own prices; they override the package's. See: ftg prices --help\n\n"
@@ -281,6 +319,8 @@ def _to_toml(row: Price) -> dict[str, Any]:
     fields: dict[str, Any] = {"backend": row.backend, "model": row.model, "usd": amounts}
     if row.market:
         fields["market"] = row.market
+    if row.tier:
+        fields["tier"] = row.tier
     fields |= {"as_of": row.as_of, "source": row.source}
     return fields | ({"note": row.note} if row.note else {})
 
@@ -312,7 +352,7 @@ def check_prices(extra: Path | None, today: date) -> list[Issue]:
 
 
 def _check_table(where: str, rows: list[Price], today: date) -> Iterator[Issue]:
-    earlier: dict[tuple[str, str, str, str | None], Price] = {}
+    earlier: dict[Key, Price] = {}
     for row in rows:
         if row.key in earlier:
             both = f"{earlier[row.key].usd} and {row.usd} USD"
@@ -348,4 +388,4 @@ def _check_groups(where: str, rows: list[Price], today: date) -> Iterator[Issue]
 
 
 def _name(row: Price) -> str:
-    return " ".join(filter(None, (row.backend, row.model, row.unit, row.market)))
+    return " ".join(filter(None, (row.backend, row.model, row.unit, row.market, row.tier)))

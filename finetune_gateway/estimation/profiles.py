@@ -12,6 +12,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from datetime import date, timedelta
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from importlib import resources
@@ -19,7 +20,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from finetune_gateway.errors import NotFoundError
+from finetune_gateway.errors import NotFoundError, SpecError, shown
 from finetune_gateway.model import Model
 from finetune_gateway.spec import Method
 from finetune_gateway.tokens.encodings import base_model
@@ -35,6 +36,20 @@ class Only(Model):
 
     who: str
     since: date
+
+
+class Training(Model):
+    """One of the ways in which a host trains, where its create asks which."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+
+    create_extra: dict[str, Any]  # sent with each create call
+    data: str  # where the data go
+    note: str = ""
+    price_of: str = ""  # the price of another of these ways counts, times ``price_factor``
+    price_factor: Decimal = Decimal(1)
+    as_of: date
+    source: str
 
 
 class LifeCycle(Model):
@@ -85,7 +100,9 @@ class ModelRow(Model):
 
     model: str
     aliases: tuple[str, ...] = ()
-    methods: frozenset[Method]
+    methods: frozenset[Method]  # none: not known
+    trainings: tuple[str, ...] = ()  # the ways in which it can be trained; empty: all of the host
+    standard_regions: str = ""  # where training stays in the region of the resource
     no_new_jobs_from: date | None = None  # from this day nobody can create a job
     may_close_from: date | None = None  # no such day is announced; not before this one
     base_retires_on: date | None = None  # if it is another day than retires_on
@@ -95,6 +112,12 @@ class ModelRow(Model):
     note: str = ""
     as_of: date
     source: str
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what is to be known of it beside its dates."""
+        unknown = f"Which methods {self.model} can be trained with is not verified."
+        return [*([self.note] if self.note else []), *([] if self.methods else [unknown])]
 
     def trainable(self, today: date) -> bool:
         """Return True if a job on it can still be created on this day."""
@@ -119,18 +142,24 @@ class Profile(Model):
     max_context: int | None = None
     methods: frozenset[Method]
     options: frozenset[str]  # fields of TrainingSpec it supports besides the neutral ones
-    learning_rate_key: str | None = None  # its name for an absolute rate
+    hyperparameters: dict[str, str] = Field(default_factory=dict)  # ours that it has -> its name
+    hyperparameters_alone: bool = False  # sent beside the model, not inside a method
+    training_types: dict[str, dict[str, Any]] = Field(default_factory=dict)  # -> hyperparameters
+    usual_training_type: str = ""  # what it does when it is not asked
     suffix_max_length: int = 64
     suffix_forbidden: str = ""  # characters not allowed in a suffix
     takes_metadata: bool = True  # False if its create is documented without metadata
+    takes_tags: str = ""  # the source that says that a create may have a list of tags
     keeps_metadata: str = ""  # the source that says that jobs keep the metadata they came with
     deletes_files: str = ""  # the source that says that uploads can be deleted
     deletes_models: str = ""  # and fine-tuned models
     uploads_expire: str = ""  # the source that says that uploads may come with ``expires_after``
+    validation_free: str = ""  # the source that says that validation tokens are not billed
     deploy_command: str = ""  # makes a tuned model answer, where it does not by itself
     deploy_source: str = ""  # the source that says so
     file_bom: bool = False  # files start with a UTF-8 byte order mark
-    create_extra: dict[str, Any] = Field(default_factory=dict)  # sent with each create call
+    trainings: dict[str, Training] = Field(default_factory=dict)  # by name; the first is usual
+    earlier_training: str = ""  # as jobs were sent before it was a choice
     no_new_jobs_from: date | None = None  # from this day nobody can create a job
     only: tuple[Only, ...] = ()
     as_of: date
@@ -142,6 +171,49 @@ class Profile(Model):
     def no_new_jobs_after(self) -> date | None:
         """Return the last day on which a job can be created."""
         return self.no_new_jobs_from and self.no_new_jobs_from - DAY
+
+    @property
+    def usual_training(self) -> str | None:
+        """Return the name of the way of training that a job gets without a choice; None where the
+        host asks for none."""
+        return next(iter(self.trainings), None)
+
+    def checked_training(self, name: str | None) -> str | None:
+        """Return the name of this way of training, or of the usual one. Raises SpecError for one
+        that the host does not have."""
+        if name is None or name in self.trainings:
+            return name or self.usual_training
+        if not self.trainings:
+            raise SpecError(
+                f"azure_training is a choice of Azure; {self.title} has none.",
+                hint="Leave azure_training (--azure-training) out.",
+            )
+        raise SpecError(
+            f"azure_training cannot be {shown(name)}.",
+            hint=f"Choose one of: {', '.join(self.trainings)}.",
+        )
+
+    def training_refusal(self, model: str, training: str | None) -> str | None:
+        """Return why this model certainly cannot be trained in this way, or None."""
+        row = self.model(model)
+        if row is None or training is None or training in (row.trainings or self.trainings):
+            return None
+        return (
+            f"{row.model} cannot be trained as {training!r} at {self.title}; it can as: "
+            f"{', '.join(row.trainings)} (as of {self.as_of}, {self.source})"
+        )
+
+    def training_warnings(self, model: str, training: str | None) -> list[str]:
+        """Return what is to be known before this model is trained in this way."""
+        row, note = self.model(model), self.trainings[training].note if training else ""
+        warnings = [note] if note else []
+        if row and row.standard_regions and training == self.usual_training:
+            *others, last = (name for name in self.trainings if name != training)
+            warnings.append(
+                f"{training!r} training of {row.model} exists in {row.standard_regions} alone; "
+                f"elsewhere choose {', '.join(others)} or {last}."
+            )
+        return warnings
 
     def model(self, name: str) -> ModelRow | None:
         """Return the row of a base, by its name, a documented alias or the name of a fine-tune."""
@@ -199,7 +271,7 @@ class Profile(Model):
 
     def _wrong_method(self, model: str, method: str) -> str | None:
         row = self.model(model)
-        methods = row.methods if row else self.methods
+        methods = (row.methods if row else frozenset()) or self.methods
         if method in methods:
             return None
         name = row.model if row else self.title
@@ -218,7 +290,7 @@ class Profile(Model):
         ended is in ``refusal``."""
         row, life = self.model(model), self.life_cycle(model)
         warnings = [
-            row.note if row else self._unknown(model, today),
+            *(row.notes if row else [self._unknown(model, today)]),
             *_new_jobs(life, today),
             *_only(life, today),
             *_retiring(row, life, today),
@@ -301,8 +373,10 @@ def _read() -> dict[str, Profile]:
 
 def _profile(name: str, table: dict[str, Any]) -> Profile:
     defaults = {name: table[name] for name in ("source", "as_of")}
-    rows = [defaults | row for row in table.pop("models", [])]
-    return Profile(name=name, models=tuple(ModelRow(**row) for row in rows), **table)
+    rows = [ModelRow(**(defaults | row)) for row in table.pop("models", [])]
+    ways = table.pop("trainings", {})
+    trainings = {way: Training(**(defaults | row)) for way, row in ways.items()}
+    return Profile(name=name, models=tuple(rows), trainings=trainings, **table)
 
 
 def _new_jobs(life: LifeCycle, today: date) -> Iterator[str]:

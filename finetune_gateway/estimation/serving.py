@@ -60,6 +60,8 @@ MOST_REQUESTS = 10**10
 MOST_TOKENS = 10**7
 
 _MICRO = Decimal("0.000001")
+TOKEN_UNITS: dict[str, Unit] = {"in": "in_mtok", "out": "out_mtok"}
+BATCH_UNITS: dict[str, Unit] = {"in": "batch_in_mtok", "out": "batch_out_mtok"}
 
 Kind = Literal["tokens", "batch", "base", "deployment", "always_on", "on_demand"]
 KINDS: dict[Kind, str] = {
@@ -223,17 +225,20 @@ def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -
 def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list[ServingOption]:
     """Return the ways a host offers: by the token, or by the hour if deployments have a price."""
     base = base_model(model)
-    row = load_profile(host).model(base) if host in profile_names() else None
+    profile = load_profile(host) if host in profile_names() else None
+    row = profile.model(base) if profile else None
+    tier = profile.usual_training if profile else None
     base = row.model if row else base
     tuned = f"ft:{base}"
     ways = {
-        "tokens": _by_token(host, "tokens", tuned, "", traffic, extra),
-        "batch": _by_token(host, "batch", tuned, "batch_", traffic, extra),
-        "base": _by_token(host, "base", base, "", traffic, extra),
+        "tokens": _by_token(host, "tokens", tuned, "", traffic, extra, tier),
+        "batch": _by_token(host, "batch", tuned, "batch_", traffic, extra, tier),
+        "base": _by_token(host, "base", base, "", traffic, extra, tier),
     }
     hosting = find_price(host, "standard deployment", "hosting_hour", extra=extra)
     if hosting is not None:
-        return [_deployment(hosting, base, ways["base"], traffic), *_known(ways["base"])]
+        tokens = ways["tokens"] if ways["tokens"].curves else ways["base"]
+        return [_deployment(hosting, base, tokens, traffic), *_known(ways["base"])]
     if ways["tokens"].curves is None:
         return [ways["tokens"], *_known(ways["base"])]
     return [ways["tokens"], *_known(ways["batch"]), *_known(ways["base"])]
@@ -245,14 +250,12 @@ def _known(way: ServingOption) -> list[ServingOption]:
 
 def _by_token(
     host: str, kind: Kind, model: str, prefix: Literal["", "batch_"], traffic: Traffic,
-    extra: Path | None,
+    extra: Path | None, tier: str | None,
 ) -> ServingOption:  # fmt: skip
-    units: dict[str, Unit] = (
-        {"in": "batch_in_mtok", "out": "batch_out_mtok"}
-        if prefix
-        else {"in": "in_mtok", "out": "out_mtok"}
-    )
-    rows = {side: find_price(host, model, unit, extra=extra) for side, unit in units.items()}
+    units = BATCH_UNITS if prefix else TOKEN_UNITS
+    rows = {
+        side: find_price(host, model, unit, extra=extra, tier=tier) for side, unit in units.items()
+    }
     input_price, output_price = rows["in"], rows["out"]
     if input_price is None or output_price is None:
         missing = next(unit for side, unit in units.items() if rows[side] is None)

@@ -206,7 +206,8 @@ def is_contested(store: Store, record: JobRecord) -> bool:
 
 def _work(record: JobRecord) -> object:
     held_out = record.validation
-    return record.spec.canonical(), held_out.sha256 if held_out else None
+    way = record.backend_options.get("azure_training")
+    return record.spec.canonical(), held_out.sha256 if held_out else None, way
 
 
 def require_only(store: Store, record: JobRecord, account: str | None) -> None:

@@ -141,7 +141,7 @@ def _place(backend: Backend) -> Hashable:
     account = backend.account()
     if account is None:
         return id(backend)
-    return backend.name, json.dumps(backend.identity(), sort_keys=True), account
+    return backend.name, json.dumps(backend.place(), sort_keys=True), account
 
 
 def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:

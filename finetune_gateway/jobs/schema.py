@@ -192,6 +192,16 @@ def m012_charges(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX charges_created ON charges (created_at)")
 
 
+@migration
+def m013_azure_training(db: sqlite3.Connection) -> None:
+    # How Azure trains was no choice: each create was sent with trainingType GlobalStandard.
+    db.execute(
+        "UPDATE jobs SET backend_options = json_set(backend_options, '$.azure_training', 'global')"
+        " WHERE backend = 'openai' AND json_extract(backend_options, '$.profile') = 'azure'"
+        " AND json_extract(backend_options, '$.azure_training') IS NULL"
+    )
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

@@ -19,7 +19,7 @@ SPARE_SECONDS = 1800.0  # a host may need an upload for so long after its job wa
 
 def scope_of(record: JobRecord, backend: Backend) -> str:
     """Return the key under which the uploads of a job are remembered."""
-    return json.dumps([backend.name, backend.identity(), record.account], sort_keys=True)
+    return json.dumps([backend.name, backend.place(), record.account], sort_keys=True)
 
 
 def find(store: Store, scope: str, sha256: str, *, lasting: bool = True) -> str | None:

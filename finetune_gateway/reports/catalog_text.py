@@ -102,7 +102,7 @@ def models_text(models: Sequence[Document]) -> str:
         (
             model["backend"],
             model["model"],
-            ",".join(model["methods"]),
+            ",".join(model["methods"]) or "not verified",
             _new_jobs_until(model),
             _day(model.get("retires_on")),
         )

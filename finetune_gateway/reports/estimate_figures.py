@@ -117,6 +117,7 @@ def tokens_text(estimate: Estimate) -> str:
 def price_text(price: Price) -> str:
     """Return ``$5.00 per million training tokens, as of 2026-10-05, https://...``."""
     of = f" ({price.backend}, {price.market})" if price.market else ""
+    of = f" as {price.tier!r} training" if price.tier else of
     unit = UNITS.get(price.unit, price.unit)
     return f"${price.usd} {unit}{of}, {price.dated}, {price.source}"
 
@@ -189,7 +190,16 @@ def data_text(estimate: Estimate) -> str:
     """Return ``sent to api.openai.com``, or that the data stays here."""
     if not estimate.data_leaves_machine:
         return "stays on your own machine"
-    return f"sent to {estimate.host or estimate.backend}"
+    sent = f"sent to {estimate.host or estimate.backend}"
+    return f"{sent}. {training_text(estimate)}" if estimate.azure_training else sent
+
+
+def training_text(estimate: Estimate) -> str:
+    """Return ``Trained as 'global': data and weights are copied ...``, where a host has a choice;
+    else nothing."""
+    if estimate.azure_training is None:
+        return ""
+    return f"Trained as {estimate.azure_training!r}: {estimate.residency}"
 
 
 def answer_warnings(estimate: Estimate) -> list[str]:
@@ -268,6 +278,8 @@ def details(estimate: Estimate) -> Iterator[tuple[str, str]]:
         yield "time", time_text(estimate)
     if estimate.host:
         yield "sent", f"to {estimate.host}"
+    if estimate.azure_training:
+        yield "training", training_text(estimate)
     if estimate.memory_bytes is not None:
         of = f" of {estimate.gpu}" if estimate.gpu else " of this machine"
         available = of if estimate.memory_available_bytes else ""

@@ -84,8 +84,9 @@ def _data_line(options: Sequence[Option]) -> str:
     for option in options:
         estimate = option.estimate
         if estimate and estimate.data_leaves_machine:
-            host = f" ({estimate.host})" if estimate.host else ""
-            sent[f"{option.backend}{host}"] = True
+            way = estimate.azure_training and f"{estimate.azure_training!r} training"
+            where = ", ".join(filter(None, (estimate.host, way)))
+            sent[f"{option.backend}{f' ({where})' if where else ''}"] = True
         else:
             kept[option.backend] = True
     parts = [f"sent to {', '.join(sent)}"] if sent else []

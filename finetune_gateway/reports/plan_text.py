@@ -12,7 +12,7 @@ from finetune_gateway.findings import Report
 from finetune_gateway.jobs.budget import BILLED, Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
-from finetune_gateway.reports.estimate_figures import price_text
+from finetune_gateway.reports.estimate_figures import price_text, training_text
 from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
@@ -78,6 +78,8 @@ def _hosted_lines(plan: Plan, limit: Decimal | None, budget: Budget | None) -> I
         yield wrap_text(_budget_left(estimate.cost_usd, budget))
     host = estimate.host or getattr(plan.backend, "host", plan.backend.name)
     yield wrap_text(f"{' and '.join(_uploads(plan))} will be uploaded to {host}.")
+    if estimate.azure_training:
+        yield wrap_text(f"{training_text(estimate)} Another way: --azure-training.")
 
 
 def _local_lines(estimate: Estimate, budget: Budget | None) -> Iterator[str]:

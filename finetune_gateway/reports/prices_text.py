@@ -64,13 +64,16 @@ def prices_text(rows: Sequence[Price], own_keys: Collection[Any]) -> str:
 def _token_table(backend: str, rows: Sequence[Price], own_keys: Collection[Any]) -> str:
     models: dict[str, dict[str, Price]] = {}
     for row in rows:
-        models.setdefault(row.model, {})[row.unit] = row
+        name = f"{row.model} ({row.tier})" if row.tier else row.model
+        models.setdefault(name, {})[row.unit] = row
     lines = []
     for model, units in models.items():
         cells = [_cell(units.get(unit), own_keys) for unit in TOKEN_COLUMNS.values()]
         batch = " / ".join(_cell(units.get(unit), own_keys) for unit in BATCH)
         lines.append((model, *cells, "" if batch == "- / - / -" else batch))
     head = ("MODEL", *TOKEN_COLUMNS, "BATCH IN / CACHED / OUT")
+    if not any(line[-1] for line in lines):
+        head, lines = head[:-1], [line[:-1] for line in lines]
     title = f"{apply_style(backend, 'bold')}: USD per million tokens; ft: is a fine-tuned model"
     return "\n".join([title, format_table(head, lines, " ".join(TOKEN_COLUMNS)), *_sources(rows)])
 
@@ -114,7 +117,7 @@ def price_rows_text(rows: Sequence[Price], own_keys: Collection[Any] = ()) -> st
     lines = []
     order = sorted(rows, key=lambda row: (row.backend, row.model, UNITS.index(row.unit), row.usd))
     for row in order:
-        name = " ".join(filter(None, (row.backend, row.model, row.unit, row.market)))
+        name = " ".join(filter(None, (row.backend, row.model, row.unit, row.market, row.tier)))
         lines.append(f"{f'${row.usd}':>8}  {name}")
         about = [f"{_day(row)}, {row.source}", row.note, OWN_ROW if row.key in own_keys else ""]
         lines.append(wrap_text("; ".join(filter(None, about)), " " * 10))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.hosted import (
@@ -377,14 +378,12 @@ def test_another_host_may_train_what_it_likes() -> None:
     assert custom.profile_name == "custom"
 
 
-def test_azure_has_its_own_rules(provider: Provider, tmp_path: Path) -> None:
-    """Short suffixes without a dot, and trainingType in the create."""
+def test_azure_has_its_own_rules(provider: Provider) -> None:
+    """Short suffixes without a dot; how it trains is in test_azure_training."""
     azure = connect(provider, profile="azure")
     for suffix in ("x" * 19, "a.b"):
         with pytest.raises(SpecError, match="suffix"):
             azure.check(TrainingSpec(model=MODEL, suffix=suffix))
-    begin(azure, data_file(tmp_path / "t.jsonl"))
-    assert provider.jobs[0]["request"]["trainingType"] == "GlobalStandard"
 
 
 def test_an_absolute_rate_where_the_host_takes_one(provider: Provider, file: DataFile) -> None:
@@ -393,10 +392,64 @@ def test_an_absolute_rate_where_the_host_takes_one(provider: Provider, file: Dat
     spec = TrainingSpec(model=MODEL, learning_rate=2e-5)
     nebius.capabilities().require("openai", spec)
     nebius.start("job-1", spec, sent(nebius, file), None)
-    chosen = provider.jobs[0]["request"]["method"]["supervised"]["hyperparameters"]
-    assert chosen == {"learning_rate": 2e-5}
+    request = provider.jobs[0]["request"]
+    assert request["hyperparameters"] == {"learning_rate": 2e-5} and "method" not in request
     with pytest.raises(UnsupportedError, match="learning_rate"):
         connect(provider, profile="openai").capabilities().require("openai", spec)
+
+
+@pytest.mark.parametrize(
+    ("host", "spec", "sent_as"),
+    [
+        ("nebius", {}, {}),
+        ("nebius", {"training_type": "lora"}, {"lora": True}),
+        ("nebius", {"training_type": "full", "n_epochs": 2}, {"lora": False, "n_epochs": 2}),
+        ("nebius", {"lora_r": 16, "lora_alpha": 8}, {"lora": True, "lora_r": 16, "lora_alpha": 8}),
+        ("nebius", {"packing": True, "max_length": 4096},
+         {"packing": True, "context_length": 4096}),
+        ("crusoe", {"lora_r": 8, "learning_rate": 1e-4, "lr_scheduler_type": "cosine"},
+         {"lora_rank": 8, "learning_rate": 1e-4, "lr_scheduler": "cosine"}),
+        ("crusoe", {"training_type": "lora", "learning_rate_multiplier": 2.0},
+         {"learning_rate_multiplier": 2.0}),
+        ("openai", {"n_epochs": "auto", "batch_size": 4}, {"batch_size": 4}),
+    ],
+)  # fmt: skip
+def test_settings_go_under_the_hosts_names(
+    provider: Provider, file: DataFile, host: str, spec: dict[str, Any], sent_as: dict[str, Any]
+) -> None:
+    """LoRA is asked for where a host needs that, and nothing is sent that was not chosen."""
+    backend, asked = connect(provider, profile=host), TrainingSpec(model=MODEL, **spec)
+    backend.capabilities().require(host, asked)
+    backend.start("job-1", asked, sent(backend, file), None)
+    request = provider.jobs[0]["request"]
+    method = request.get("method", {}).get("supervised", {})
+    assert request.get("hyperparameters", method.get("hyperparameters", {})) == sent_as
+    assert ("method" in request) == (host != "nebius")
+    assert request.get("tags") == (["ftg_job_id:job-1"] if host == "nebius" else None)
+
+
+def test_what_a_host_lacks_is_refused() -> None:
+    """Full training at Crusoe, adapters at OpenAI, a multiplier at Nebius."""
+    for host, spec in (
+        ("crusoe", {"training_type": "full"}),
+        ("crusoe", {"packing": True}),
+        ("openai", {"lora_r": 8}),
+        ("azure", {"training_type": "lora"}),
+        ("nebius", {"learning_rate_multiplier": 1.0}),
+        ("nebius", {"training_type": "full", "lora_r": 8}),
+    ):
+        with pytest.raises(UnsupportedError):
+            can = OpenAIBackend(profile=host).capabilities()
+            can.require(host, TrainingSpec(model=MODEL, **spec))
+
+
+def test_a_tag_in_a_list_is_a_tag(provider: Provider, file: DataFile) -> None:
+    """Of a host without metadata; jobs of others have tags of their own."""
+    nebius = connect(provider, profile="nebius")
+    found = nebius.start("job-1", SPEC, sent(nebius, file), None)
+    for job in provider.jobs:
+        job["metadata"], job["tags"] = None, ["mine", "ftg_job_id:job-1"]
+    assert nebius.find(intent("job-1", file)) == found
 
 
 def test_where_it_talks_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,9 +97,9 @@ def test_a_higher_terminal_shows_more(home: Path, monkeypatch: pytest.MonkeyPatc
     """What does not fit is counted; with 60 lines nothing but the age of sources is left."""
     mixed = side_by_side(["openai", "azure", "local"], [MINI, TINY])
     monkeypatch.setenv("COLUMNS", "40")
-    assert "(4 more warnings)" in words(estimates_text(mixed))
+    assert "(5 more warnings)" in words(estimates_text(mixed))
     monkeypatch.setenv("LINES", "60")
-    assert "(2 more warnings)" in words(estimates_text(mixed))
+    assert "(1 more warning)" in words(estimates_text(mixed))
 
 
 def test_what_is_said_of_several_options_is_said_once(

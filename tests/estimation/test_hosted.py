@@ -129,12 +129,16 @@ def test_a_row_beyond_the_context_costs_what_the_context_holds() -> None:
 
 
 def test_validation_tokens_are_told_and_not_charged() -> None:
-    """They stand beside the bill, with the reason why they are not in it."""
+    """They stand beside the bill: free by the page of the host, or not known to be."""
     plain = quote(counted(MINI, [100] * 10), model=MINI, n_epochs=1)
-    both = with_validation(plain, counted(MINI, [50] * 3))
-    assert (plain.validation_tokens, both.validation_tokens) == (None, 3 * 63)
-    assert both.cost_usd == plain.cost_usd
-    assert any("189 validation tokens are assumed free" in said for said in both.assumptions)
+    for name, free in (("azure", True), ("openai", False), ("nebius", False), ("custom", False)):
+        both = with_validation(plain, counted(MINI, [50] * 3), load_profile(name))
+        assert (plain.validation_tokens, both.validation_tokens) == (None, 3 * 63)
+        assert both.cost_usd == plain.cost_usd
+        sourced = [said for said in both.assumptions if "189 validation tokens are not" in said]
+        doubts = [said for said in both.unknown if "bills the 189 validation tokens" in said]
+        assert (len(sourced), len(doubts)) == ((1, 0) if free else (0, 1)), name
+        assert not free or "cost-management" in sourced[0]
 
 
 def test_cost_is_tokens_times_epochs_times_price() -> None:
@@ -336,12 +340,12 @@ def test_reinforcement_has_no_token_price() -> None:
 
 
 def test_azure_has_a_hosting_price_and_no_training_price() -> None:
-    """Azure's hosting fee is named as an example and left out of the sum."""
+    """Azure's hosting fee is named, with its source, and left out of the sum."""
     spec = TrainingSpec(model=MINI, n_epochs=1)
     estimate = estimate_hosted(spec, counted(MINI, [99] * 10), load_profile("azure"), today=TODAY)
     assert estimate.cost_usd is None
     assert [price.unit for price in estimate.prices] == ["hosting_hour"]
-    assert any("1.70 USD an hour. An example figure" in said for said in estimate.assumptions)
+    assert any("1.70 USD an hour. Standard and Global" in said for said in estimate.assumptions)
 
 
 def test_truncated_rows_are_warned_of() -> None:

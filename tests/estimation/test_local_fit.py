@@ -240,7 +240,7 @@ def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_f
     cases: tuple[tuple[str, TrainingType, tuple[str, str]], ...] = (
         ("T4", "full", ("; float32 weights, computed in", "T4 does not support bfloat16")),
         ("H200", "lora", ("base in bfloat16, adapters in float32", "15 s (5 to 60 s)")),
-        ("H100", "lora", ("expected 80 %", "cheapest on demand: 3.99 USD an hour")),
+        ("H100", "lora", ("expected 80 %", "cheapest on demand: 3.90 USD an hour")),
     )
     for gpu, kind, expected in cases:
         found = Gateway().estimate(

@@ -15,25 +15,28 @@ TODAY = date(2026, 11, 21)
 MINI = "gpt-4.1-mini-2025-04-14"
 
 
-def test_five_profiles_are_known_and_others_are_named() -> None:
+def test_the_profiles_are_known_and_others_are_named() -> None:
     """Unknown names raise NotFoundError, which lists the known ones."""
-    assert profile_names() == ["azure", "bedrock", "custom", "nebius", "openai"]
-    with pytest.raises(NotFoundError, match="azure, bedrock, custom, nebius, openai"):
+    assert profile_names() == ["azure", "bedrock", "crusoe", "custom", "nebius", "openai"]
+    with pytest.raises(NotFoundError, match="azure, bedrock, crusoe, custom, nebius, openai"):
         load_profile("opanai")
 
 
-@pytest.mark.parametrize("name", ["azure", "bedrock", "custom", "nebius", "openai"])
+@pytest.mark.parametrize("name", ["azure", "bedrock", "crusoe", "custom", "nebius", "openai"])
 def test_profiles_are_whole(name: str) -> None:
     """Each has a source, a date, an address or its form, and honours only fields there are."""
     profile = load_profile(name)
     assert profile.source.startswith("https://")
-    assert profile.as_of <= TODAY
+    assert profile.as_of <= date(2026, 11, 30)  # nothing from after the day it was read
     assert profile.base_url or profile.base_url_hint
-    assert profile.options <= set(TrainingSpec.model_fields)
+    assert profile.options | profile.hyperparameters.keys() <= set(TrainingSpec.model_fields)
+    assert not profile.options & profile.hyperparameters.keys()
+    assert all(way.source and way.data for way in profile.trainings.values())
     names = [name for row in profile.models for name in (row.model, *row.aliases)]
     assert len(names) == len(set(names))
     for row in profile.models:
         assert row.methods <= profile.methods
+        assert set(row.trainings) <= profile.trainings.keys()
         assert row.source
         assert not row.retires_on or (row.no_new_jobs_from or TODAY) <= row.retires_on
 
@@ -142,7 +145,7 @@ def test_sentences_and_refusals_agree_on_every_day(host: str) -> None:
     the first refused day is the one the source names."""
     profile = load_profile(host)
     for row in profile.models:
-        life, (method, *_) = profile.life_cycle(row.model), row.methods
+        life, (method, *_) = profile.life_cycle(row.model), row.methods or profile.methods
         days = [date(2026, 10, 1) + timedelta(days=n) for n in range(450)]
         refused = [day for day in days if profile.refusal(row.model, method, day)]
         for day in days:
@@ -161,7 +164,23 @@ def test_where_no_end_is_announced_the_first_possible_day_is_told() -> None:
     """Azure: "not before 2027-04-14" may be that day, so the day before is the last sure one."""
     azure = load_profile("azure")
     assert azure.life_cycle(MINI).new_jobs_at_least_until == date(2027, 4, 13)
-    assert azure.warnings(MINI, TODAY)[0].startswith("New jobs may end on any day from 2027-04-14")
+    assert azure.warnings(MINI, TODAY)[1].startswith("New jobs may end on any day from 2027-04-14")
+
+
+def test_who_may_train_at_azure_is_told_with_its_doubts() -> None:
+    """What the sources do not settle is said to be not verified, and refuses nothing."""
+    azure = load_profile("azure")
+    for model, word in (("gpt-4o-2024-08-06", "Deprecated"), (MINI, "Legacy")):
+        first = azure.warnings(model, TODAY)[0]
+        assert first.startswith(f"Marked {word}") and "not verified" in first
+        assert azure.refusal(model, "sft", TODAY) is None
+    o4 = azure.life_cycle("o4-mini")
+    assert (o4.base_retires_on, o4.retires_on) == (date(2026, 11, 19), date(2027, 11, 19))
+    assert o4.new_jobs_at_least_until == date(2027, 5, 18)
+    for model in ("Qwen3.6-35B-A3B", "Qwen3.8-27B", "Muse-Glimmer-30B", "gpt-oss-120b"):
+        assert any("is not verified" in text for text in azure.warnings(model, TODAY))
+        assert not azure.refusal(model, "sft", TODAY) and model not in azure.trainable("sft", TODAY)
+    assert any("names no figure" in note for note in azure.notes)
 
 
 def test_an_old_table_says_so() -> None:
@@ -174,6 +193,6 @@ def test_an_old_table_says_so() -> None:
 
 def test_a_rate_means_what_the_service_says() -> None:
     """Nebius takes an absolute rate, OpenAI a multiplier; neither takes the other's."""
-    nebius, openai = load_profile("nebius").options, load_profile("openai").options
+    nebius, openai = load_profile("nebius").hyperparameters, load_profile("openai").options
     assert "learning_rate" in nebius and "learning_rate_multiplier" not in nebius
     assert "learning_rate_multiplier" in openai and "learning_rate" not in openai

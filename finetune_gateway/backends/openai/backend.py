@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import openai
 
 from finetune_gateway.backend import (
-    LIST_LAG,
     Backend,
     Capabilities,
     DataFile,
@@ -37,6 +36,7 @@ from finetune_gateway.backends.openai import (
     reports,
     request,
     storage,
+    terms,
     wire,
 )
 from finetune_gateway.backends.openai.chat import OpenAIChat
@@ -44,9 +44,7 @@ from finetune_gateway.backends.openai.retries import REFUSALS, retried
 from finetune_gateway.errors import (
     AuthenticationError,
     BackendError,
-    NotFoundError,
     SpecError,
-    UnsupportedError,
 )
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
@@ -80,7 +78,8 @@ class OpenAIBackend(Backend):
     request_timeout + 10). ``longest_wait``: seconds to wait at most when the host asks to (default:
     hosts.longest_wait_seconds of the settings, an hour). ``uploads_expire``: seconds after which
     the host deletes an upload, an hour to 30 days (default: hosts.uploads_expire_seconds, else
-    never).
+    never). ``azure_training``: how Azure trains, which decides where the data go: standard (the
+    default), global, datazone or developer.
 
     A key is sent where its profile, OPENAI_BASE_URL (for OPENAI_API_KEY) or the settings
     (``keys.VARIABLE``) bind its variable, to an address given with it as above, and to this machine
@@ -103,6 +102,7 @@ class OpenAIBackend(Backend):
         longest_wait: float | None = None,
         allow_http: bool = False,
         uploads_expire: float | None = None,
+        azure_training: str | None = None,
     ) -> None:
         endpoint.check_settings(locals())
         given = endpoint.default(profile) if base_url is None else base_url
@@ -116,6 +116,7 @@ class OpenAIBackend(Backend):
         self.poll_seconds = poll_seconds  # between the first polls; later up to 15 times that
         self.longest_wait = longest_wait
         self.uploads_expire = storage.checked_lifetime(uploads_expire, self.profile)
+        self.training = self.profile.checked_training(azure_training)
         self._api_key = api_key
         self._call = permission.Call(
             base_url is not None, api_key_env is not None, api_key, allow_http
@@ -156,10 +157,17 @@ class OpenAIBackend(Backend):
             "poll_seconds": self.poll_seconds,
             "longest_wait": self.longest_wait,
             "uploads_expire": self.uploads_expire,
+            **({"azure_training": self.training} if self.training else {}),
         }
 
     def identity(self) -> dict[str, Any]:
-        """Return the host; time-outs and pauses do not matter here."""
+        """Return the host and, unless it is that of jobs before there was a choice, the way of
+        training; time-outs and pauses do not matter here."""
+        chosen = self.training not in (None, self.profile.earlier_training)
+        return self.place() | ({"azure_training": self.training} if chosen else {})
+
+    def place(self) -> dict[str, Any]:
+        """Return the host, which has a file once for all ways of training."""
         return {"base_url": self._base_url}
 
     def account(self) -> str | None:
@@ -191,56 +199,15 @@ class OpenAIBackend(Backend):
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         """Return what the host's dated profile says; no key, no network."""
-        settle = self.settle_seconds
-        warnings = self.profile.warnings(model, self.today()) if model else []
-        return Capabilities(
-            hosted=True,
-            methods=frozenset(self.profile.methods) & OPENAI_WORDS.keys(),
-            priced=frozenset(self.profile.methods) - OPENAI_WORDS.keys(),
-            options=frozenset(self.profile.options),
-            fixed={"train_on": "assistant"},  # their documented rule, which previews show
-            min_rows=self.profile.min_rows,
-            max_file_bytes=self.profile.max_file_bytes,
-            max_context=self.profile.context(model) if model else self.profile.max_context,
-            no_new_jobs_after=self.profile.no_new_jobs_after,
-            life_cycle=self.profile.life_cycle(model) if model else None,
-            unknown_model_reason=self.profile.unknown_model_reason(model) if model else "",
-            notes=(*self.profile.notes, *warnings),
-            poll_seconds=(self.poll_seconds, 15 * self.poll_seconds),
-            settle_seconds=self.request_timeout + LIST_LAG if settle is None else settle,
-            takes_metadata=self.profile.takes_metadata,
-            longest_wait=self.longest_wait,
-            deletes=storage.kinds(self.profile),
-            resumes=frozenset({JobStatus.PAUSED}),
-        )
+        return terms.capabilities(self, model)
 
     def check(self, spec: TrainingSpec) -> None:
         """Raise UnsupportedError for a base or host that takes no jobs, NotFoundError for a model
         that the host does not have, SpecError for a suffix that it refuses or a missing address,
         AuthenticationError if there is no key for it."""
-        refusal = self.profile.refusal(spec.model, spec.method, self.today())
-        if refusal:
-            raise UnsupportedError(refusal, backend=self.name, option="model")
-        if spec.method not in OPENAI_WORDS:
-            raise UnsupportedError(request.unsent(spec.method), backend=self.name, option="method")
-        if self.profile_name == "openai" and self.profile.model(spec.model) is None:
-            trainable = self.profile.trainable(spec.method, self.today())
-            raise NotFoundError(
-                f"{spec.model!r} cannot be fine-tuned at {self.host}.",
-                hint=f"Trainable there: {', '.join(trainable)}.",
-            )
-        self._check_suffix(spec.suffix or "")
+        terms.check(self, spec)
         endpoint.checked(self.base_url)  # raises if there is none
         self._key()
-
-    def _check_suffix(self, suffix: str) -> None:
-        longest, forbidden = self.profile.suffix_max_length, self.profile.suffix_forbidden
-        if len(suffix) > longest or any(char in forbidden for char in suffix):
-            without = f" and none of {forbidden!r}" if forbidden else ""
-            raise SpecError(
-                f"{self.profile.title} does not take the suffix {suffix!r}.",
-                hint=f"Use at most {longest} characters{without}.",
-            )
 
     def counter(self, spec: TrainingSpec) -> HostedCounter:
         """Return a counter that counts as OpenAI's chat models do."""
@@ -257,9 +224,10 @@ class OpenAIBackend(Backend):
             extra=self._settings.prices if self._settings else None,
             host=self.host if self._base_url else None,
             today=self.today(),
+            training=self.training,
         )
         if validation is not None:
-            estimate = with_validation(estimate, validation)
+            estimate = with_validation(estimate, validation, self.profile)
         if spec.method in OPENAI_WORDS:
             return estimate
         warnings = [request.unsent(spec.method), *estimate.warnings]
@@ -309,7 +277,9 @@ class OpenAIBackend(Backend):
         metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Post the job once. ``BackendError.maybe_applied`` says if it may exist."""
-        body = request.create_job(job_id, spec, train, validation, self.profile, metadata or {})
+        body = request.create_job(
+            job_id, spec, train, validation, self.profile, metadata or {}, self.training
+        )
         with self.calling("create the job", doubtful=True) as (client, call):
             raw = client.fine_tuning.jobs.with_raw_response.create(**body)
             answer = wire.read(raw, call)

@@ -88,7 +88,7 @@ def checked_variable(name: str) -> str:
 def check_settings(given: Mapping[str, object]) -> None:
     """Raise SpecError for a setting that is no text, or no time that a clock can wait. None is one
     where there is a default that depends on others."""
-    for name in ("base_url", "api_key", "api_key_env", "profile"):
+    for name in ("base_url", "api_key", "api_key_env", "profile", "azure_training"):
         if not isinstance(given[name], str | None):
             kind = type(given[name]).__name__  # not the value: it may be a key
             raise SpecError(f"{name} must be text, not {kind}.", hint="Write it in quotes.")

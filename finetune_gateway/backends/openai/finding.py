@@ -171,9 +171,13 @@ def _not_settled(intent: Intent, host: Host) -> BackendError:
 
 
 def tag_of(job: Json) -> str | None:
-    """Return the id that the gateway has tagged a job with, if the host shows it."""
-    metadata = job.get("metadata")
+    """Return the id that the gateway has tagged a job with, if the host shows it: in its metadata,
+    or in a list of tags."""
+    metadata, tags = job.get("metadata"), job.get("tags")
     tag = metadata.get(JOB_TAG) if isinstance(metadata, dict) else None
+    if isinstance(tags, list) and tag is None:
+        texts = (one.partition(":") for one in tags if isinstance(one, str))
+        tag = next((value for key, _, value in texts if key == JOB_TAG), None)
     return tag if isinstance(tag, str) else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from finetune_gateway.backend import JOB_TAG
-from finetune_gateway.methods import OPENAI_WORDS
+from finetune_gateway.methods import LORA, OPENAI_WORDS
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import DataFile
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from finetune_gateway.spec import TrainingSpec
 
 FILE_PREFIX = "ftg-"  # of the names that files are sent under
-HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+# OpenAI's names of our settings are ours; other hosts have more.
+HYPERPARAMETERS = {name: name for name in ("n_epochs", "batch_size", "learning_rate_multiplier")}
 BOM = b"\xef\xbb\xbf"
 
 
@@ -41,27 +42,44 @@ def create_job(
     validation: DataFile | None,
     profile: Profile,
     metadata: Mapping[str, str],
+    way: str | None = None,
 ) -> dict[str, Any]:
-    """Return the body of a create, with what differs from our defaults and nothing else: those
-    leave it to the host."""
-    word = OPENAI_WORDS[spec.method]
-    fields = type(spec).model_fields
-    values = {name: getattr(spec, name) for name in HYPERPARAMETERS}
-    chosen = {name: value for name, value in values.items() if value != fields[name].default}
-    if spec.learning_rate is not None and profile.learning_rate_key:
-        chosen[profile.learning_rate_key] = spec.learning_rate
-    method = {"type": word, **({word: {"hyperparameters": chosen}} if chosen else {})}
+    """Return the body of a create, with what was chosen and nothing else: the rest is left to the
+    host. ``way``: the name of its way of training, where it has several."""
     body = {
         "model": spec.model,
         "training_file": train.remote_id,
         "validation_file": validation.remote_id if validation else None,
-        "method": method,
+        **_method(spec, profile),
         "metadata": {**metadata, JOB_TAG: job_id},
         "seed": spec.seed,
         "suffix": spec.suffix,
     }
-    extra = {"extra_body": dict(profile.create_extra)} if profile.create_extra else {}
-    return {**{name: value for name, value in body.items() if value is not None}, **extra}
+    sent = {name: value for name, value in body.items() if value is not None}
+    extra: dict[str, Any] = {"tags": [f"{JOB_TAG}:{job_id}"]} if profile.takes_tags else {}
+    if way is not None:
+        extra |= profile.trainings[way].create_extra
+    return {**sent, **({"extra_body": extra} if extra else {})}
+
+
+def _method(spec: TrainingSpec, profile: Profile) -> dict[str, Any]:
+    """Return the method with its hyperparameters where the host looks for them."""
+    word, chosen = OPENAI_WORDS[spec.method], _hyperparameters(spec, profile)
+    if profile.hyperparameters_alone:
+        return {"hyperparameters": chosen} if chosen else {}
+    return {"method": {"type": word, **({word: {"hyperparameters": chosen}} if chosen else {})}}
+
+
+def _hyperparameters(spec: TrainingSpec, profile: Profile) -> dict[str, Any]:
+    """Return those that were chosen, under the host's names. LoRA is what its settings are for,
+    where a host does it only when asked."""
+    names = HYPERPARAMETERS | profile.hyperparameters
+    values = {field: getattr(spec, field) for field in names if field in spec.chosen}
+    usual = {field: type(spec).model_fields[field].default for field in values}
+    chosen = {names[field]: value for field, value in values.items()
+              if (value, usual[field]) != ("auto", "auto")}  # fmt: skip
+    training_type = spec.training_type or ("lora" if spec.chosen & LORA else "")
+    return profile.training_types.get(training_type, {}) | chosen
 
 
 def unsent(method: str) -> str:
