@@ -10,6 +10,8 @@ from finetune_gateway import registry
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import NotFoundError
 from finetune_gateway.estimation import profiles
+from finetune_gateway.jobs import added_models
+from finetune_gateway.reports.added_text import added_document, added_rows_text
 from finetune_gateway.reports.catalog_text import (
     backend_document,
     backends_text,
@@ -20,6 +22,7 @@ from finetune_gateway.reports.catalog_text import (
 )
 from finetune_gateway.reports.output import print_json, print_message, print_result, wrap_text
 from finetune_gateway.settings import clock
+from finetune_gateway.settings.home import Settings
 
 
 def backends(json: Json = False, quiet: Quiet = False) -> None:
@@ -47,8 +50,9 @@ def models(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List models that can be trained, on each host and on this machine, with known dates. Read
-    from dated tables in the package; no network.
+    """List models that can be trained, on each host and on this machine, with known dates, and
+    the fine-tunes that you have added ('ftg models add'). Read from dated tables in the package; no
+    network.
 
     Examples:
       ftg models
@@ -65,13 +69,16 @@ def models(
     models = [row for host in hosts for row in hosted_models(host, today) if all_ or row["open"]]
     if backend in (None, "local"):
         models += local_models()
+    added = added_models.every(Settings.load()) if backend is None else []
     if json:
-        print_json(models)
+        print_json([*models, *map(added_document, added)])
         return
     if quiet:
         print_result("\n".join(dict.fromkeys(row["model"] for row in models)))
         return
     print_result(models_text(models))
+    if added:
+        print_result(f"\n{added_rows_text(added)}")
     for host in hosts:
         if host.models:
             for text in model_sources(host, today):

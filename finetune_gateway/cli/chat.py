@@ -22,8 +22,10 @@ from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import JobNotFinished, NotFoundError, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs import added_models
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
 from finetune_gateway.reports.output import print_json, print_message
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.encodings import base_model
 
@@ -70,9 +72,10 @@ def chat(
     """Chat with a model, with the template and the system prompt it was trained with.
 
     MODEL is a job (its result), a handle's file or folder, builtin/tiny or another base model on
-    this machine, or the id of a hosted model (ft:...): at the host of the job that made it, at
-    OpenAI, or at --base-url. Text from a pipe is one question, and the answer into a pipe is exact.
-    Calls of tools follow the text, one a line; reasoning goes to stderr.
+    this machine, or the id of a hosted model (ft:...): where 'ftg models add' has found it, at the
+    host of the job that made it, at OpenAI, or at --base-url. Text from a pipe is one question, and
+    the answer into a pipe is exact. Calls of tools follow the text, one a line; reasoning goes to
+    stderr.
 
     Without PROMPT, questions are read from the terminal. Ctrl-C stops an answer; at the prompt it
     leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands. What is typed
@@ -153,6 +156,8 @@ def open_model(name: str, *, quiet: bool = False) -> ModelHandle:
         return ModelHandle.load(path)
     if path.is_dir() or name.startswith("builtin/"):
         return _open_base(name, quiet)
+    if added := added_models.find(Settings.load(), name):
+        return added
     if made_by := _job_that_made(name):
         return _open_job_result(made_by)
     if name.startswith("ft:"):

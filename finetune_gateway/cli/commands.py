@@ -38,11 +38,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rm": ("removal:rm", "Remove all texts of a job; what it cost stays", "Jobs"),
     "prune": ("removal:prune", "Remove old data, here and with --remote at hosts", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
+    "models add": ("models_add:add", "Make a fine-tune of a host a model of this home", "Models"),
     "migrate list": (
         "migrate_list:list_fine_tunes",
         "Your fine-tunes at a host, first lost first",
         "Leave",
     ),
+    "migrate fetch": ("migrate_fetch:fetch", "Save what a host keeps of them here", "Leave"),
 }
 # The first words of commands that are none by themselves.
 FAMILIES = {

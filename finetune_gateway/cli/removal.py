@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from finetune_gateway.cli.options import Json, Quiet, confirm, refresh_or_warn
-from finetune_gateway.errors import BudgetError, SpecError
+from finetune_gateway.errors import BudgetError, NotFoundError, SpecError
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.pruning import Item, Pruned
+from finetune_gateway.jobs.removal import forget, forgettable
 from finetune_gateway.reports.output import (
     format_count,
     print_json,
@@ -18,6 +20,7 @@ from finetune_gateway.reports.output import (
     print_result,
 )
 from finetune_gateway.reports.removal_text import (
+    forgotten_text,
     item_text,
     items_text,
     left_text,
@@ -26,6 +29,7 @@ from finetune_gateway.reports.removal_text import (
     pruned_text,
     removed_document,
     removed_text,
+    to_forget_text,
     to_remove_text,
 )
 
@@ -36,7 +40,9 @@ def rm(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="JOB...", help="Id, its beginning, or 'latest'.", show_default=False
+            metavar="JOB...",
+            help="Id, its beginning, or 'latest'; or a model or job of a host.",
+            show_default=False,
         ),
     ],
     yes: Yes = False,
@@ -51,29 +57,52 @@ def rm(
     that another job needs stays with it. What is at a host stays there: ftg prune --remote.
     A job that has not ended is refused. Without a terminal, --yes is required.
 
+    The id of a model or of a job at a host (ft:..., ftjob-...) removes what was fetched of it
+    ('ftg migrate fetch') and added ('ftg models add'), and with a job of yours this goes too. After
+    the host's last day it may be in no other place.
+
     Examples:
       ftg rm latest
       ftg rm ftg-7kq3 ftg-9xm2 --yes
+      ftg rm ft:gpt-4.1-mini-2025-04-14:acme::AbC1
     """
     gateway = Gateway()
-    jobs = list({job.id: job for job in map(gateway.job, names)}.values())
+    kept = {name: found for name in names if (found := forgettable(gateway.settings, name))}
+    own = [job for name in names if (job := _own_job(gateway, name, fetched=name in kept))]
+    jobs = list({job.id: job for job in own}.values())
     for job in jobs:
         if not (job.status.final or job.record.removed):
             refresh_or_warn(job, quiet=quiet)
     planned = gateway.removable(jobs)
+    fetched = [one for found in kept.values() for one in found]
     if not yes:
-        print_message(to_remove_text(jobs, planned))
-        what = "it" if len(jobs) == 1 else f"these {len(jobs)} jobs"
+        said = [to_remove_text(jobs, planned), to_forget_text(fetched)]
+        print_message("\n".join(filter(None, said)))
+        count = len(jobs) + len(fetched)
+        what = "it" if count == 1 else f"these {count}"
         if not _confirmed(f"Remove {what} for good?"):
             raise BudgetError("Nothing was removed: the answer was not yes.")
-    removed = gateway.remove(jobs)
+    for name in kept:
+        forget(gateway.settings, name)
+    removed = gateway.remove(jobs) if jobs else []
     if json:
-        print_json(removed_document(removed))
+        print_json(removed_document(removed, fetched))
         return
-    for one in removed:
-        print_result(removed_text(one))
+    for text in (*map(removed_text, removed), *map(forgotten_text, fetched)):
+        print_result(text)
     if text := left_text(removed):
         print_message(text, quiet=quiet)
+
+
+def _own_job(gateway: Gateway, name: str, *, fetched: bool) -> Job | None:
+    """Return the job of this home with this name; None if there is none, and something was
+    ``fetched`` under it. Raises NotFoundError."""
+    try:
+        return gateway.job(name)
+    except NotFoundError:
+        if not fetched:
+            raise
+        return None
 
 
 def prune(
@@ -97,7 +126,9 @@ def prune(
 
     --remote also deletes what this home has put at hosts, each thing named and asked for: uploads
     of these jobs, and all models of jobs that were removed with 'ftg rm', however young. What a job
-    needs that has not ended stays. 'ftg config set retention.days 90' sets another age; nothing is
+    needs that has not ended stays. What was fetched from hosts ('ftg migrate fetch') goes only by
+    an age that you have named, with --older-than or in the settings: it may be in no other place.
+    'ftg config set retention.days 90' sets another age; nothing is
     removed before you run this. Without a terminal, --yes is required.
 
     Examples:

@@ -116,6 +116,7 @@ class HomeJobs(ABC):
     ) -> Pruned:
         """Remove data that no job needs any more, and return what went: copies, the rows and
         checkpoints of local jobs, what killed processes have left. Models and histories stay.
+        What was fetched from hosts goes by an age that you have named, here or in the settings.
 
         Arguments:
             older_than_days: Keep what belongs to a job that has ended since. By default
@@ -128,13 +129,17 @@ class HomeJobs(ABC):
         Raises StoreError for what cannot be removed here; what a host refuses is in the result.
         """
         days = self.retention_days(older_than_days)
-        pruner = pruning.Pruner(self.store, self._submitter.load, days)
+        named = self._retention(older_than_days).amount is not None
+        pruner = pruning.Pruner(self.store, self._submitter.load, days, with_fetched=named)
         return pruning.prune(pruner, confirm or (lambda items: True), remote=remote)
 
     def retention_days(self, older_than_days: float | None = None) -> float:
         """Return for how many days ``prune`` keeps the data of a job that has ended."""
-        setting = config.current_value(self.store.settings, "retention.days", older_than_days)
+        setting = self._retention(older_than_days)
         return pruning.DEFAULT_DAYS if setting.amount is None else float(setting.amount)
+
+    def _retention(self, older_than_days: float | None) -> config.Value:
+        return config.current_value(self.store.settings, "retention.days", older_than_days)
 
     @property
     def _remover(self) -> Remover:

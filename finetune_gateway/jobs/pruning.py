@@ -20,13 +20,14 @@ from pydantic import ConfigDict
 
 from finetune_gateway.backend import Backend, DataFile
 from finetune_gateway.errors import BackendError, GatewayError, SpecError
-from finetune_gateway.jobs import accounts, removal, uploads
+from finetune_gateway.jobs import accounts, fetched, removal, uploads
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.removal import ENDED_AT, Load
 from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.model import Model
+from finetune_gateway.settings import files
 
-Kind = Literal["copies", "leftovers", "run", "file", "model"]
+Kind = Literal["copies", "leftovers", "run", "fetched", "file", "model"]
 
 DEFAULT_DAYS = 30.0
 DAY = 24 * 3600.0
@@ -35,7 +36,7 @@ SPREAD = 300.0  # seconds by which the host's clock may differ from ours
 
 class Item(Model):
     """Something that is pruned. ``name``: of a run its job, of a file or a model its id at the
-    ``host``. ``jobs``: those that it is of."""
+    ``host``. ``jobs``: those that it is of; of what was fetched, their ids at the host."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -79,11 +80,15 @@ Confirm = Callable[[list[Item]], bool]
 
 class Pruner:
     """Prunes the data of one home. ``load``: returns the backend of a stored job. ``days``: for how
-    long data stay after their job has ended."""
+    long data stay after their job has ended. ``with_fetched``: what was fetched from hosts too, so
+    long after it was: it may be in no other place, so an age has to be named."""
 
-    def __init__(self, store: Store, load: Load, days: float) -> None:
+    def __init__(
+        self, store: Store, load: Load, days: float, *, with_fetched: bool = False
+    ) -> None:
         self.store = store
         self._load = load
+        self._with_fetched = with_fetched
         self.before = time.time() - days * DAY
 
     # -- on this machine -----------------------------------------------------------------
@@ -98,7 +103,7 @@ class Pruner:
             for kind, paths in groups
             if paths
         ]
-        return [*items, *self._runs()]
+        return [*items, *self._runs(), *self._old_fetched()]
 
     def remove(self, item: Item) -> None:
         """Remove something on this machine. Raises StoreError."""
@@ -106,6 +111,10 @@ class Pruner:
             removal.remove_copies(self.store, self.before)
         elif item.kind == "leftovers":
             removal.remove_leftovers(self.store.settings)
+        elif item.kind == "fetched":
+            settings = self.store.settings
+            old = [one for one in fetched.manifests(settings) if one.job_id in item.jobs]
+            removal.remove_fetched(settings, old)
         else:
             for path in self._run_files(self.store.get(item.name)):
                 removal.delete(path)
@@ -121,6 +130,15 @@ class Pruner:
         ):
             if paths := self._run_files(record):
                 yield Item(kind="run", name=record.id, bytes=_bytes(paths), jobs=(record.id,))
+
+    def _old_fetched(self) -> Iterator[Item]:
+        """Yield what was fetched long ago, all of it as one."""
+        settings = self.store.settings
+        every = fetched.manifests(settings) if self._with_fetched else ()
+        if old := [one for one in every if one.updated_at < self.before]:
+            size = files.bytes_of(fetched.doomed(settings, old))
+            jobs = tuple(one.job_id for one in old)
+            yield Item(kind="fetched", name="fetched", bytes=size, count=len(old), jobs=jobs)
 
     def _run_files(self, record: JobRecord) -> list[Path]:
         if removal.trained_from(self.store, record):  # perhaps from one of its checkpoints

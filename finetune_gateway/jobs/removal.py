@@ -14,7 +14,6 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -22,8 +21,9 @@ from pydantic import ConfigDict
 from finetune_gateway.backend import Backend
 from finetune_gateway.errors import GatewayError, JobRemoved, SpecError, StoreError
 from finetune_gateway.events import Result
-from finetune_gateway.jobs import schema
+from finetune_gateway.jobs import added_models, fetched, schema
 from finetune_gateway.jobs.budget import Quote
+from finetune_gateway.jobs.fetched import Manifest
 from finetune_gateway.jobs.records import JobRecord, StoredFile, row_of
 from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.model import Model
@@ -100,13 +100,13 @@ class Remover:
         shared = {file.sha256: self._needing(file, going) for file in _files(record)}
         own = [Path(file.path) for file in _files(record) if not shared[file.sha256]]
         left: list[str] = []
-        kept = self._kept(record, left)
+        kept = [*self._kept(record, left), *self._archived(record)]
         count = self.store.query("SELECT count(*) FROM events WHERE job_id = ?", (record.id,))
         if record.hosted and not record.gone and (record.provider_id or record.tries):
             left.append(f"its uploads and its model at {record.host}: ftg prune --remote")
         return Removed(
             job_id=record.id,
-            bytes=sum(map(size, {*own, *kept})),
+            bytes=files.bytes_of({*own, *kept}),
             events=count.fetchone()[0],
             shared_with=tuple(sorted({job for jobs in shared.values() for job in jobs})),
             left=tuple(left),
@@ -129,6 +129,14 @@ class Remover:
             left.append(f"what backend {record.backend!r} has kept itself: {exc.message}")
             return []
         return backend.kept_files(record.provider_id or record.id)
+
+    def _archived(self, record: JobRecord) -> list[Path]:
+        """Return what was fetched of a job, and what was added of its model."""
+        settings = self.store.settings
+        names = [record.result.model] if record.result else []
+        added = [path for name in names if (path := added_models.path(settings, name)).exists()]
+        found = fetched.of_job(settings, record.host, record.provider_id or "")
+        return [*added, *(fetched.doomed(settings, [found]) if found else ())]
 
     # -- the rows ----------------------------------------------------------------------------
 
@@ -158,7 +166,7 @@ class Remover:
         whole = []
         for record in stripped:
             unknown: list[str] = []
-            for path in self._kept(record, unknown):
+            for path in (*self._kept(record, unknown), *self._archived(record)):
                 delete(path)
             if not unknown:
                 whole.append(record.id)
@@ -220,6 +228,62 @@ def require_kept(record: JobRecord) -> None:
         )
 
 
+# -- what was fetched --------------------------------------------------------------------------
+
+
+class Forgotten(Model):
+    """What is removed of a fine-tune that was fetched or added: it stays at its host."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    name: str
+    host: str = ""
+    bytes: int = 0
+    model: str | None = None
+
+
+def forgettable(settings: Settings, name: str) -> list[Forgotten]:
+    """Return what ``forget`` would remove: of a model of a host, a checkpoint, or a job there."""
+    going = fetched.find(settings, name)
+    models = {name, *(one.model for one in going if one.model)}
+    added = [path for one in models if (path := added_models.path(settings, one)).exists()]
+    found = [
+        Forgotten(
+            name=one.job_id,
+            host=one.host,
+            model=one.model,
+            bytes=files.bytes_of(fetched.doomed(settings, [one])),
+        )
+        for one in going
+    ]
+    if added and not found:
+        return [Forgotten(name=name, model=name, bytes=files.bytes_of(added))]
+    return found
+
+
+def forget(settings: Settings, name: str) -> list[Forgotten]:
+    """Remove what was fetched and added of a model of a host, a checkpoint, or a job there; return
+    what went. Raises StoreError for what cannot be deleted, and while a process fetches: calling it
+    again finishes."""
+    removed = forgettable(settings, name)
+    going = fetched.find(settings, name)
+    for model in {name, *(one.model for one in going if one.model)}:
+        if (path := added_models.path(settings, model)).exists():
+            delete(path)
+    remove_fetched(settings, going)
+    return removed
+
+
+def remove_fetched(settings: Settings, going: Sequence[Manifest]) -> None:
+    """Remove what was fetched of these jobs of hosts. Raises StoreError as ``forget`` does."""
+    if not settings.fetched.is_dir():
+        return
+    with fetched.writing(settings):
+        for path in fetched.doomed(settings, going):
+            delete(path)
+        fetched.tidy(settings)
+
+
 # -- copies and what dead processes have left --------------------------------------------------
 
 
@@ -270,6 +334,7 @@ def leftovers(settings: Settings) -> list[Path]:
         *spooled,
         *(files.lock_of(folder, settings.locks) for folder in copies),
         *(files.lock_of(folder, settings.spool) for folder in spooled),
+        *fetched.leftovers(settings),
     ]
 
 
@@ -284,12 +349,7 @@ def remove_leftovers(settings: Settings) -> int:
 
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder."""
-    found = [path, *path.rglob("*")] if path.is_dir() else [path]
-    total = 0
-    for one in found:
-        with suppress(OSError):  # another process removes it
-            total += one.lstat().st_size if one.is_symlink() or not one.is_dir() else 0
-    return total
+    return files.bytes_of([path])
 
 
 def delete(path: Path) -> None:

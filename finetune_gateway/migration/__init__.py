@@ -11,11 +11,15 @@ Each function imports what it needs when it is called: the SDK of hosted backend
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
+    from finetune_gateway.jobs.handle import ModelHandle
+    from finetune_gateway.jobs.removal import Forgotten
+    from finetune_gateway.migration.archived import Archive
+    from finetune_gateway.migration.fetching import OnProgress
     from finetune_gateway.migration.inventory import Inventory
 
 
@@ -36,3 +40,70 @@ def list_fine_tunes(
     from finetune_gateway.migration import listing
 
     return listing.list_fine_tunes(backends, home)
+
+
+def fetch(
+    models: str | Iterable[str] | None = None,
+    backends: str | Backend | Sequence[str | Backend] = "openai",
+    *,
+    stored: bool = False,
+    home: str | os.PathLike[str] | None = None,
+    on_progress: OnProgress | None = None,
+    on_wait: Callable[[float], None] | None = None,
+) -> Archive:
+    """Save what a host keeps of fine-tunes into the home folder, and return what is there: jobs,
+    files, events, metrics, checkpoints. What is saved is not asked for again.
+
+    Arguments:
+        models: Ids of models or of their host's jobs. By default all that these keys see.
+        backends: A host by name, or an OpenAIBackend for each key.
+        stored: Save stored completions too: what was asked in production, and the answers.
+        home: Where to save, by default FTG_HOME.
+        on_progress: Called with the fine-tunes done, those there are, and the one in work.
+        on_wait: Called with seconds before a wait that the host asks for.
+
+    Raises NotFoundError for a name that no key sees, BackendError if no key is shown any job,
+    StoreError for what cannot be written, and while another process fetches. What a host refuses
+    for one fine-tune is in the result.
+    """
+    from finetune_gateway.migration import fetching
+
+    return fetching.fetch(
+        models, backends, home, stored=stored, on_progress=on_progress, on_wait=on_wait
+    )
+
+
+def add_model(
+    model: str,
+    backend: str | Backend = "openai",
+    *,
+    home: str | os.PathLike[str] | None = None,
+) -> ModelHandle:
+    """Make a fine-tune of a host, or a checkpoint of one, a model of this home; return its handle.
+
+    It is asked once, for at most 32 tokens, and ``ready`` when it has answered; why it has not is
+    in ``warnings``. The system prompt is that of its training file, if that was fetched.
+
+    Arguments:
+        model: Its id at the host: ``ft:...`` or ``ft:...:ckpt-step-20``.
+        backend: The host by name, or an OpenAIBackend.
+        home: Where it is kept, by default FTG_HOME.
+
+    Raises NotFoundError for a model that is not there, AuthenticationError for a key that is
+    missing or may not be sent to the host.
+    """
+    from finetune_gateway.migration import adding
+
+    return adding.add_model(model, backend, home)
+
+
+def remove(name: str, *, home: str | os.PathLike[str] | None = None) -> list[Forgotten]:
+    """Remove what was fetched and added of a model of a host, a checkpoint, or a job there, from
+    this home; return what went. Nothing changes at the host.
+
+    Raises StoreError for what cannot be deleted, and while a process fetches.
+    """
+    from finetune_gateway.jobs import removal
+    from finetune_gateway.settings.home import Settings
+
+    return removal.forget(Settings.load(home), name)

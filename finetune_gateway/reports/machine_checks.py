@@ -124,6 +124,7 @@ def _check_data(settings: Settings) -> Iterator[Check]:
     parts = {
         "copies": [settings.files, settings.spool],
         "run folders": [settings.runs],
+        "fetched": [settings.fetched],
         "store": [*settings.home.glob(f"{settings.database.name}*")],
     }
     sizes = {name: sum(map(removal.size, paths)) for name, paths in parts.items()}
@@ -131,7 +132,8 @@ def _check_data(settings: Settings) -> Iterator[Check]:
     if not kept:
         yield Check("data", "ok", "none are kept")
         return
-    data = (path for folder in (settings.files, settings.runs) for path in folder.rglob("*"))
+    folders = (settings.files, settings.runs, settings.fetched)
+    data = (path for folder in folders for path in folder.rglob("*"))
     oldest = min((path.lstat().st_mtime for path in data if path.is_file()), default=None)
     since = "" if oldest is None else f"; the oldest file is of {date.fromtimestamp(oldest)}"
     found = f"{format_bytes(sum(sizes.values()))} are kept: {kept}{since}"

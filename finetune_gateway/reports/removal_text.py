@@ -7,13 +7,33 @@ from typing import Any
 
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.pruning import Item, Pruned
-from finetune_gateway.jobs.removal import Removed
+from finetune_gateway.jobs.removal import Forgotten, Removed
 from finetune_gateway.reports.output import format_bytes, format_count, wrap_text
 
 
-def removed_document(removed: Sequence[Removed]) -> dict[str, Any]:
+def removed_document(
+    removed: Sequence[Removed], forgotten: Sequence[Forgotten] = ()
+) -> dict[str, Any]:
     """Return what was removed as JSON."""
-    return {"removed": [one.model_dump(mode="json") for one in removed]}
+    document: dict[str, Any] = {"removed": [one.model_dump(mode="json") for one in removed]}
+    if forgotten:
+        document["fetched"] = [one.model_dump(mode="json") for one in forgotten]
+    return document
+
+
+def to_forget_text(forgotten: Sequence[Forgotten]) -> str:
+    """Return what would go of fine-tunes of hosts, a line for each."""
+    lines = [
+        f"{one.model or one.name}: {format_bytes(one.bytes)} fetched or added here; nothing "
+        "changes at the host, which may not keep it."
+        for one in forgotten
+    ]
+    return "\n".join(wrap_text(line, "  ", "") for line in lines)
+
+
+def forgotten_text(one: Forgotten) -> str:
+    """Return the line about a fine-tune of a host that was removed here."""
+    return f"{one.model or one.name} removed here"
 
 
 def to_remove_text(jobs: Sequence[Job], planned: Sequence[Removed]) -> str:
@@ -78,6 +98,8 @@ def item_text(item: Item) -> str:
         return f"what killed processes have left, {size}"
     if item.kind == "run":
         return f"rows, log and checkpoints of {item.name}, {size}"
+    if item.kind == "fetched":
+        return f"what was fetched of {format_count(item.count, 'fine-tune')}, {size}"
     of = f"of {item.jobs[0]} at {item.host}"
     if item.kind == "file":
         return f"the uploaded file {item.name} {of}, {size}"

@@ -69,19 +69,25 @@ def _mode(path: Path) -> int | None:
 
 
 def write_by_content(
-    folder: Path, chunks: Iterable[bytes], name: Callable[[str], str], *, fsync: bool = True
+    folder: Path,
+    chunks: Iterable[bytes],
+    name: Callable[[str], str],
+    *,
+    fsync: bool = True,
+    replace: bool = True,
 ) -> tuple[Path, str]:
     """Write chunks to a file named by its content, for this user alone; return its path and the
     sha256 in hex.
 
-    ``name``: gives the file's name for that hash.
+    ``name``: gives the file's name for that hash. ``replace``: False to leave a file that is there
+    as it is, which has the same content, and perhaps other names too.
     """
     digest = hashlib.sha256()
 
     def target() -> Path:
         return folder / name(digest.hexdigest())
 
-    with _temporary(folder, "copy", target, fsync, PRIVATE_FILE) as file:
+    with _temporary(folder, "copy", target, fsync, PRIVATE_FILE, replace) as file:
         for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
@@ -90,7 +96,12 @@ def write_by_content(
 
 @contextmanager
 def _temporary(
-    folder: Path, name: str, target: Callable[[], Path], fsync: bool, mode: int
+    folder: Path,
+    name: str,
+    target: Callable[[], Path],
+    fsync: bool,
+    mode: int,
+    replace: bool = True,
 ) -> Iterator[BinaryIO]:
     """Open a file beside its target, and rename it when the block has ended well. It has this mode
     from its first moment, less what the umask forbids."""
@@ -104,6 +115,9 @@ def _temporary(
             if fsync:
                 file.flush()
                 os.fsync(file.fileno())
+        if not replace and target().exists():
+            path.unlink()
+            return
         os.replace(path, target())
     except BaseException:
         path.unlink(missing_ok=True)
@@ -111,6 +125,30 @@ def _temporary(
     if fsync:
         with suppress(OSError):  # the file is in place; not every disk can sync a folder
             sync(folder)
+
+
+def link(source: Path, name: Path) -> bool:
+    """Give a file a second name, in place of what has it now; False on a disk without links."""
+    fresh = name.with_name(f".{name.name[:40]}.tmp.{os.urandom(6).hex()}")
+    try:
+        if name.exists() and name.samefile(source):  # such a rename would leave both names
+            return True
+        os.link(source, fresh)
+        os.replace(fresh, name)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a private file in one write: a kill leaves it whole or away."""
+    descriptor = open_private(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        while line:
+            line = line[os.write(descriptor, line) :]
+    finally:
+        os.close(descriptor)
 
 
 def sync(path: Path) -> None:
@@ -229,6 +267,19 @@ def sha256_of(path: str | Path) -> str:
     """Return the sha256 of a file's content, in hex. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_of(paths: Iterable[Path]) -> int:
+    """Return the bytes of these files, and of all files below these folders; of a file with several
+    names once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for path in paths:
+        for one in (path, *path.rglob("*")) if path.is_dir() else (path,):
+            with suppress(OSError):  # another process removes it
+                seen = one.lstat()
+                if not stat.S_ISDIR(seen.st_mode):
+                    sizes[seen.st_dev, seen.st_ino] = seen.st_size
+    return sum(sizes.values())
 
 
 def copy_private(source: Path, target: Path) -> None:

@@ -67,12 +67,20 @@ CALLS = {
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
     "migrate list": [f"migrate list {NOWHERE}"],
+    "migrate fetch": [f"migrate fetch --all {NOWHERE}"],  # see below
+    "models add": [f"models add ft:m:o::i {NOWHERE}"],
     "rm": ["rm latest --yes"],
     "prune": ["prune --older-than 0d --yes"],
 }
 FIRST_ACTS = ("validate", "preview", "estimate", "prices", "config", "submit")
 # Nothing to do for them; no key.
-ENDS = {"resume latest --yes": 2, "settle latest --not-created": 2, f"migrate list {NOWHERE}": 5}
+ENDS = {
+    "resume latest --yes": 2,
+    "settle latest --not-created": 2,
+    f"migrate list {NOWHERE}": 5,
+    f"migrate fetch --all {NOWHERE}": 5,
+    f"models add ft:m:o::i {NOWHERE}": 5,
+}
 LOOKS = ("list", "list --costs", "status {}", "events {}", "metrics {}", "logs {}", "costs")
 REFUSED = "can be read, but not written"
 

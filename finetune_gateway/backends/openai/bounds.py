@@ -8,11 +8,11 @@ then, and no body without an end. These bounds are for a whole request and its w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 
@@ -24,6 +24,10 @@ LONGEST_BODY = 8_000_000
 LONGEST_LIST = 32_000_000  # all pages of one
 LONGEST_CHAT = 64_000_000  # 32,000 words with the 20 ``top_logprobs`` of each have 40 MB
 CHAT = "/chat/completions"
+# A file that is downloaded goes to the disk piece by piece. OpenAI takes 8 GB in parts, by the
+# docstring of uploads.create in openai 3.54.0.
+LONGEST_FILE = 8_000_000_000
+CONTENT = "/content"
 # A whole answer may take so many times as long as one read: five minutes, by default.
 READS = 5
 # Seconds for the pieces of a streamed answer, which come as long as a model writes.
@@ -37,6 +41,27 @@ class Endless(httpx2.ReadError):
     """An answer that was cut off; the text says after what. Not read again within a call."""
 
 
+class Pacer(Protocol):
+    """Says when a request may be sent: see ``pacing``."""
+
+    def wait(self) -> None: ...
+
+    def look(self, status: int, headers: Mapping[str, str]) -> None: ...
+
+
+_pacer: ContextVar[Pacer | None] = ContextVar("pacer", default=None)
+
+
+@contextmanager
+def paced(pacer: Pacer) -> Iterator[None]:
+    """Send all requests of this block when the pacer says so, and show it their answers."""
+    token = _pacer.set(pacer)
+    try:
+        yield
+    finally:
+        _pacer.reset(token)
+
+
 class Client(httpx2.Client):
     """A client that sends no request and reads no answer for ever. Raises Endless for an answer
     that goes on, WriteTimeout for a request that is not taken."""
@@ -44,13 +69,20 @@ class Client(httpx2.Client):
     def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
-        longest = LONGEST_CHAT if request.url.path.endswith(CHAT) else LONGEST_BODY
+        pacer = _pacer.get()
+        if pacer:
+            pacer.wait()
+        longest = _longest(request.url.path)
         clock = _Clock(READS * request.extensions["timeout"]["read"], longest, _bounds.get())
         _clock.set(clock)
         request.extensions["trace"] = _watch
         clock.check()
         answer = super().send(request, stream=True, **options)
-        if stream:
+        if pacer:
+            pacer.look(answer.status_code, answer.headers)
+        if answer.is_error:
+            clock.longest = LONGEST_BODY
+        elif stream:
             clock.seconds = STREAM_SECONDS
         unpacked = httpx2.Response(
             answer.status_code,
@@ -62,6 +94,13 @@ class Client(httpx2.Client):
         if not stream:
             unpacked.read()
         return unpacked
+
+
+def _longest(path: str) -> int:
+    """Return how many bytes an answer to this path may have."""
+    if path.endswith(CONTENT):
+        return LONGEST_FILE
+    return LONGEST_CHAT if path.endswith(CHAT) else LONGEST_BODY
 
 
 class _Bounds:
