@@ -270,6 +270,11 @@ class Backend(ABC):
         """
         return spec
 
+    def check_model(self, spec: TrainingSpec) -> None:
+        """Raise if the model of a spec cannot be trained as it is: of a plan, before its data are
+        read. Offline."""
+        return None
+
     def check(self, spec: TrainingSpec) -> None:
         """Raise if this spec cannot run here for a reason known before any work: an unknown model,
         a base that is retired, a missing key."""

@@ -262,6 +262,7 @@ def plan(
     """Check, count and price one option. Raises SpecError, and DataError with a report of lines and
     fixes."""
     backend = candidate.backend
+    backend.check_model(candidate.spec)
     spec = backend.resolve(candidate.spec, files.train)
     candidate = replace(candidate, spec=spec)
     train = checks.check(candidate, files.train, None)

@@ -7,7 +7,9 @@ import).
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +73,24 @@ def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> s
 
 
 def _tokenizer(path: Path) -> Tokenizer:
-    # Imported here: only local models need it, and it costs 12 ms.
-    from tokenizers import Tokenizer
-
     if not path.is_file():
         raise SpecError(
             f"There is no {path}.",
             hint="Is this a model folder? AutoTokenizer.from_pretrained(...).save_pretrained(...) "
             "writes the file for older models.",
         )
-    tokenizer = Tokenizer.from_file(str(path))
+    stat = os.stat(path)
+    return _read_tokenizer(str(path), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)
+def _read_tokenizer(path: str, stamp: tuple[int, ...]) -> Tokenizer:
+    """Return the tokenizer in a file with this ``stamp``: large ones take a second, and a submit
+    asks for its own several times. Nobody changes it."""
+    # Imported here: only local models need it, and it costs 12 ms.
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from finetune_gateway.errors import DataError
+from finetune_gateway.tokens.template_process import TemplateProcess
 from finetune_gateway.tokens.template_rows import (
     Arguments,
     Content,
@@ -60,10 +62,30 @@ class Survey:
     stops: frozenset[str] = frozenset()  # texts of the tokens that end an answer
     cuts_earlier_reasoning: bool = False  # in the context of later turns, as serving does
     refuses: dict[str, str] = field(default_factory=dict)  # kind -> what the template says
+    content: Content = "text"  # the form in which it reads a text
+    arguments: Arguments = "object"  # the form of arguments that it writes once
+
+
+# Of the processes of templates: with these stops, special tokens and variables, what was found.
+_Known = dict[tuple[frozenset[str], frozenset[str], str], Survey]
+_known: WeakKeyDictionary[TemplateProcess, _Known] = WeakKeyDictionary()
 
 
 def survey(renderer: TurnRenderer) -> Survey:
-    """Return what the template does. Sets the renderer's ``arguments`` and ``turn_ends``."""
+    """Return what the template does. Sets what the renderer has to know of that: ``content``,
+    ``arguments``, ``stops`` and ``turn_ends``."""
+    variables = json.dumps(renderer.variables, sort_keys=True)
+    key = (renderer.stops, frozenset(renderer.special.ids), variables)
+    known = _known.setdefault(renderer.process, {})
+    if key not in known:
+        known[key] = _survey(renderer)
+    found = known[key]
+    renderer.content, renderer.arguments = found.content, found.arguments
+    renderer.stops, renderer.turn_ends = found.stops, found.turn_ends
+    return found
+
+
+def _survey(renderer: TurnRenderer) -> Survey:
     planted = _Planted(renderer)
     renderer.content = planted.content()
     renderer.arguments = planted.arguments()
@@ -72,7 +94,10 @@ def survey(renderer: TurnRenderer) -> Survey:
     ends = planted.turn_ends()
     renderer.turn_ends = ends
     losses = frozenset(planted.losses())
-    return Survey(losses, ends, renderer.stops, planted.cuts_earlier_reasoning(), planted.refuses)
+    return Survey(
+        losses, ends, renderer.stops, planted.cuts_earlier_reasoning(), planted.refuses,
+        renderer.content, renderer.arguments,
+    )  # fmt: skip
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from support.cli import Ftg
 from support.hub import serving
 from support.rows import chat_rows
 
-from finetune_gateway import BudgetError, Gateway, GatewayError, ModelHandle, SpecError
+from finetune_gateway import BudgetError, Gateway, GatewayError, Job, ModelHandle, SpecError
 from finetune_gateway.backend import DataFile
 from finetune_gateway.backends.local import models, quantization, weights
 from finetune_gateway.backends.local.run import Run
@@ -109,6 +109,18 @@ def refused(folder: Path, **options: Any) -> str:
     assert said[0] == said[1] and Gateway().jobs() == []
     assert str(folder) in said[0] and len(caught.value.hint) > 10
     return said[0]
+
+
+def test_a_base_is_judged_before_the_data_are_read(
+    home: Path, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    """To read them may take minutes."""
+    folder = make_base(tmp_path / "base", tiny_tokenizer, {})
+    data = tmp_path / "no-rows.jsonl"
+    data.write_text("no JSON\n" * 12)
+    for verb in (Gateway().estimate, Gateway().submit):
+        with pytest.raises(SpecError, match="lacks 3 of its 3 layers|lacks its embedding"):
+            verb(data, model=str(folder), backend="local")
 
 
 # How config.json says that a base is quantised -> the word for it in the error.
@@ -487,6 +499,16 @@ def test_the_hash_of_weights_is_read_once_and_notices_any_change(
     assert models.content_hash(moved, settings) == second
 
 
+# A template whose prompt opens a think block, unless a switch closes it.
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{{ '<think></think>' if enable_thinking is defined and not enable_thinking else '<think>\n' }}"
+    "{% endif %}"
+)
+
+
 def test_a_job_trains_the_folder_and_template_that_were_named(
     home: Path,
     tiny_folder: Path,
@@ -496,7 +518,8 @@ def test_a_job_trains_the_folder_and_template_that_were_named(
     ftg: Ftg,
 ) -> None:
     """A folder called owner/name is trained although the hub offers another model of that name,
-    and never asked for; a template that is edited while the job waits is trained as it was.
+    and never asked for; a template that is edited while the job waits is trained as it was, and
+    the switch that rows without reasoning need is kept in the handle and sent at serving.
 
     Weights that are exchanged afterwards are noticed: the adapter answers only if that is allowed,
     and a job that is continued does not go on with them."""
@@ -504,7 +527,7 @@ def test_a_job_trains_the_folder_and_template_that_were_named(
     shutil.copytree(tiny_folder, base)
     shutil.copytree(tiny_folder, other)
     template = tmp_path / "my.jinja"
-    template.write_text(ChatTemplate.load(tiny_folder).source)
+    template.write_text(THINKS)
     monkeypatch.chdir(tmp_path)
     with serving({"owner/name": other}) as hub:
         for name, value in hub.environment(tmp_path / "hf").items():
@@ -524,10 +547,10 @@ def test_a_job_trains_the_folder_and_template_that_were_named(
     kept = (run / "chat_template.jinja").read_bytes()
     asked = json.loads((run / "run.json").read_text())
     assert asked["chat_template_sha256"] == hashlib.sha256(kept).hexdigest()
-    assert handle.template_hash == ChatTemplate.load(tiny_folder).sha256
+    assert handle.template_hash == hashlib.sha256(THINKS.encode()).hexdigest()
     settings = Settings.load()
     assert handle.base_sha256 == models.content_hash(base, settings) and not handle.base_revision
-    assert ModelHandle.load(handle.model).chat("Hi", max_tokens=1).text is not None
+    require_switch(job, handle)
 
     raw = bytearray((base / SINGLE).read_bytes())
     raw[-2] ^= 1
@@ -549,6 +572,19 @@ def test_a_job_trains_the_folder_and_template_that_were_named(
         assert worker.chat_template
 
 
+def require_switch(job: Job, handle: ModelHandle) -> None:
+    """Fail unless the switch is told, kept, and sent with what the model is asked."""
+    kept = ModelHandle.load(handle.model)
+    assert kept.chat_template_kwargs == handle.chat_template_kwargs == {"enable_thinking": False}
+    assert any("enable_thinking=False" in event.message for event in job.events())
+    asked = [{"role": "user", "content": "Hi"}]
+    template = ChatTemplate.load(handle.model, chat_template_kwargs=kept.chat_template_kwargs)
+    prompt = template.prompt_ids(asked)
+    text = template.tokenizer.decode(prompt, skip_special_tokens=False)
+    assert text.endswith("assistant\n<think></think>")
+    assert kept.chat(asked, max_tokens=1).usage.prompt_tokens == len(prompt)
+
+
 FETCH = """
 import os, sys
 from finetune_gateway.backends.local import models
@@ -563,17 +599,11 @@ for name in sys.argv[1:]:
         folder = models.with_weights(name, settings, lambda text: None, revision)
         models.require_whole(name, folder, "lora")
         assert models.identity(name, folder, settings) == (revision, None)
-        print(revision, *sorted(os.listdir(folder)))
+        print(revision, *sorted(os.listdir(folder)), flush=True)
     except GatewayError as exc:
-        print(exc)
-"""
-
-
-PINNED = """
-import sys
-from finetune_gateway.backends.local import models
-from finetune_gateway.settings.home import Settings
-print(models.with_weights("acme/whole", Settings.load(), lambda text: None, sys.argv[1]).name)
+        print(exc, flush=True)
+commit = input()  # the hub has another one by now
+print(models.with_weights("acme/whole", settings, lambda text: None, commit).name)
 """
 
 
@@ -602,21 +632,18 @@ def test_only_what_is_needed_comes_from_the_hub(
     given = {path.name: path for path in (whole, pickled, adapter, lacking, gguf)}
     with serving({f"acme/{name}": path for name, path in given.items()}) as hub:
         hub.cut = {"model-2.safetensors"}
-        done = subprocess.run(
+        fetching = subprocess.Popen(
             [sys.executable, "-c", FETCH, *hub.models], env=hub.environment(tmp_path / "hf"),
-            capture_output=True, text=True, timeout=60,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        assert fetching.stdout is not None
+        fetched, *others = [fetching.stdout.readline().rstrip("\n") for _ in hub.models]
         commit = hub.commit("acme/whole")
         asked = [*hub.asked]
         (whole / "README.md").write_text("another commit")
         hub.asked.clear()
-        pinned = subprocess.run(
-            [sys.executable, "-c", PINNED, commit], env=hub.environment(tmp_path / "hf"),
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert pinned.stdout.split() == [commit] and hub.asked == [], pinned.stderr
-    assert done.returncode == 0, done.stderr
-    fetched, *others = done.stdout.splitlines()
+        pinned, errors = fetching.communicate(f"{commit}\n", timeout=60)
+        assert pinned.split() == [commit] and hub.asked == [], errors
     small = sorted(path.name for path in bare.iterdir())
     assert fetched.split() == [commit, *sorted([*small, *SHARDS, INDEX])]
     assert [one.split(":")[0] for one in others] == [

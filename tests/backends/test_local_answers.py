@@ -53,12 +53,16 @@ def conversation(question: str) -> list[dict[str, Any]]:
 
 
 def learn(model: LlamaForCausalLM, template: ChatTemplate) -> None:
-    """Teach it the rows, until it says them by heart."""
+    """Teach it the rows, until it says them by heart; one of them without tools too."""
+    asked: list[tuple[str, Any]] = [(question, TOOLS) for question in ROWS]
     encoded = [
         template.encode(
-            {"messages": [*conversation(question), {"role": "assistant", **answer}], "tools": TOOLS}
+            {
+                "messages": [*conversation(question), {"role": "assistant", **ROWS[question]}],
+                "tools": tools,
+            }
         )[0]
-        for question, answer in ROWS.items()
+        for question, tools in [*asked, ("Count.", None)]
     ]
     longest = max(len(one.input_ids) for one in encoded)
     ids = torch.tensor([one.input_ids + [3] * (longest - len(one.input_ids)) for one in encoded])
@@ -221,9 +225,9 @@ def test_ftg_chat_shows_what_is_beside_the_text(folder: Path, ftg: Ftg) -> None:
     done = ftg("chat", str(folder), "Count.")
     assert done.returncode == 0, done.stderr
     shown = json.loads(ftg("chat", str(folder), "Count.", "--json").stdout)
-    assert done.stdout == shown["text"] + "\n" and "reasoning" in shown and "note" in shown
-    if shown["reasoning"]:
-        assert f"Reasoning: {shown['reasoning']}" in done.stderr
+    assert shown["text"] == ROWS["Count."]["content"] and done.stdout == shown["text"] + "\n"
+    assert shown["reasoning"] == "Easy." and shown["note"] is None
+    assert "Reasoning: Easy." in done.stderr
 
 
 def test_a_response_template_is_used_if_it_reads_what_the_model_writes(

@@ -12,8 +12,6 @@ from support.cli import Ftg
 import finetune_gateway as gateway
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import DataError, SpecError
-from finetune_gateway.jobs.handle import ModelHandle
-from finetune_gateway.tokens.chat_template import ChatTemplate
 
 PLAIN = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -108,29 +106,3 @@ def test_what_cannot_be_is_refused_unless_allowed(template: str) -> None:
     assert list(estimate.refused) == ["longer"]
     assert estimate.refused["longer"] in estimate.warnings  # the screen says it too
     assert not gateway.Gateway().jobs()
-
-
-def test_a_switch_is_kept_in_the_handle_and_sent_at_serving(
-    home: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
-    """A template whose prompt opens a think block, trained on rows without reasoning."""
-    path = tmp_path / "thinks.jinja"
-    block = "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
-    opening = "{{ '<think></think>' if enable_thinking is defined and not enable_thinking "
-    opening += "else '<think>\n' }}{% endif %}"
-    source = PLAIN.replace("{{ m.content }}", block)
-    path.write_text(source.removesuffix("{% endif %}") + opening)
-    job = gateway.submit(
-        rows(), model=str(tiny_folder), chat_template=str(path), training_type="lora", max_steps=1
-    )
-    handle = job.result(180)
-    assert handle.chat_template_kwargs == {"enable_thinking": False}
-    assert any("enable_thinking=False" in event.message for event in job.events())
-    again = ModelHandle.load(handle.model)
-    assert again.chat_template_kwargs == handle.chat_template_kwargs
-    asked = [{"role": "user", "content": "Where is parcel 3?"}]
-    template = ChatTemplate.load(handle.model, chat_template_kwargs=again.chat_template_kwargs)
-    prompt = template.prompt_ids(asked)
-    text = template.tokenizer.decode(prompt, skip_special_tokens=False)
-    assert text.endswith("assistant\n<think></think>")
-    assert again.chat(asked, max_tokens=2).usage.prompt_tokens == len(prompt)

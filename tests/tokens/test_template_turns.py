@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,29 @@ def test_a_day_is_kept(base: Path, tmp_path: Path) -> None:
     """A template that writes the date writes that of the submit, also after midnight."""
     template = load(base, tmp_path, "{{ strftime_now('%Y-%m-%d') }}" + CHATML, now=1_700_000_000.0)
     assert template.text(ASKED).startswith("2023-11-14")
+
+
+def test_a_template_is_looked_into_once(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each set of switches and stops, and a tokenizer is read once until its file changes."""
+    folder = shutil.copytree(base, tmp_path / "base")
+    first, asked = load(folder, tmp_path, THINKS_LAST), list[Any]()
+    render = TemplateProcess.render
+
+    def counted(*args: Any) -> Any:
+        asked.append(args)
+        return render(*args)
+
+    monkeypatch.setattr(TemplateProcess, "render", counted)
+    again = load(folder, tmp_path, THINKS_LAST)
+    assert not asked and again.survey == first.survey and again.tokenizer is first.tokenizer
+    assert labels(again, ASKED) == labels(first, ASKED)
+    asked.clear()
+    load(folder, tmp_path, THINKS_LAST, chat_template_kwargs={"enable_thinking": False})
+    assert asked
+    first.tokenizer.save(str(folder / "tokenizer.json"))
+    assert load(folder, tmp_path, THINKS_LAST).tokenizer is not first.tokenizer
 
 
 def test_a_fork_has_a_process_of_its_own() -> None:

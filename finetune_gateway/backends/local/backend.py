@@ -125,6 +125,12 @@ class LocalBackend(Backend):
         template = self._template(spec, models.small_files(spec.model, self.settings))
         return choose_switches(template, has_reasoning(train.path))
 
+    def check_model(self, spec: TrainingSpec) -> None:
+        """Raise NotFoundError, or SpecError for a base that cannot be trained as it is."""
+        model = models.resolve(spec.model)
+        folder = models.small_files(model, self.settings)
+        models.require_whole(model, folder, spec.training_type)
+
     def check(self, spec: TrainingSpec) -> None:
         """Raise MissingDependency for missing packages, NotFoundError or SpecError for the model,
         and an error if its chat template cannot mark the tokens to train."""
@@ -138,8 +144,8 @@ class LocalBackend(Backend):
             raise MissingDependency(f"Local training (missing: {', '.join(missing)})", "local")
         if spec.training_type == "qlora":
             fourbit.require("QLoRA")
+        self.check_model(spec)
         folder = models.small_files(spec.model, self.settings)
-        models.require_whole(spec.model, folder, spec.training_type)
         self._template(spec, folder).check()
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:
@@ -165,7 +171,6 @@ class LocalBackend(Backend):
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
         folder = models.small_files(spec.model, self.settings)
-        models.require_whole(spec.model, folder, spec.training_type)
         shape = shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
         context = models.config_of(folder).get("max_position_embeddings")
