@@ -8,7 +8,7 @@ by tests/validation/test_speed_paths.py).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import itemgetter
@@ -75,31 +75,54 @@ class Prefilter:
 
     def __init__(self, regions: Regions = ()) -> None:
         self._searches = [searcher(*patterns) for patterns in prefilters(regions)]
-        written, base64, digits = (searcher(*patterns) for patterns in quick_prefilters())
-        numbers = self._searches[1]  # short rows with many digits are rarely searched one by one
-        self._quick = (written, base64, lambda text: digits(text) and numbers(text))
+        self._written, self._numbers, _ = self._searches
+        self._quick = [searcher(*patterns) for patterns in quick_prefilters()]
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
         """Return for each line 1 if something may be found in it, else 0."""
         flags = bytearray(len(lines))
-        for place in self._likely(lines):
-            line = lines[place]
-            if not _is_searchable(line) or any(search(line) for search in self._searches):
-                flags[place] = 1
+        groups = list(self._groups_of(lines, flags))
+        written, base64, digits = self._quick
+        for place in _matching(written, groups, lines):
+            flags[place] = self._written(lines[place]) or self._numbers(lines[place])
+        for place in _matching(base64, groups, lines):
+            flags[place] = 1
+        for place in self._with_numbers(_matching(digits, groups, lines), lines):
+            flags[place] = 1
         return flags
 
-    def _likely(self, lines: Sequence[bytes]) -> set[int]:
-        """Return the places of lines that have to be searched for each pattern as it is."""
-        starts = range(0, len(lines), GROUP)
-        groups = {start: b"\n".join(lines[start : start + GROUP]) for start in starts}
-        unread = {start for start, text in groups.items() if not _is_searchable(text)}
-        likely = {place for start in unread for place in range(start, start + GROUP)}
-        for search in self._quick:
-            hits = [start for start, text in groups.items() if search(text)]
-            for start in hits:
-                singles = enumerate(lines[start : start + GROUP], start)
-                likely.update(place for place, line in singles if search(line))
-        return likely.intersection(range(len(lines)))
+    def _groups_of(self, lines: Sequence[bytes], flags: bytearray) -> Iterator[tuple[int, bytes]]:
+        """Yield lines that are searched as one text, with the place of the first. Those of a text
+        that no search reads are searched one by one, and their flags are set."""
+        for start in range(0, len(lines), GROUP):
+            some = lines[start : start + GROUP]
+            if _is_searchable(text := b"\n".join(some)):
+                yield start, text
+                continue
+            for place, line in enumerate(some, start):
+                found = any(search(line) for search in self._searches)
+                flags[place] = found or not _is_searchable(line)
+
+    def _with_numbers(self, places: Sequence[int], lines: Sequence[bytes]) -> Iterator[int]:
+        """Yield the places of lines with a number. Short rows with many digits are rarely searched
+        one by one."""
+        for start in range(0, len(places), GROUP):
+            some = places[start : start + GROUP]
+            if self._numbers(b"\n".join([lines[place] for place in some])):
+                yield from (place for place in some if self._numbers(lines[place]))
+
+
+def _matching(
+    search: Callable[[bytes], bool], groups: Sequence[tuple[int, bytes]], lines: Sequence[bytes]
+) -> list[int]:
+    """Return the places of lines in which a search finds something."""
+    hits = [start for start, text in groups if search(text)]
+    return [
+        place
+        for start in hits
+        for place, line in enumerate(lines[start : start + GROUP], start)
+        if search(line)
+    ]
 
 
 def _is_searchable(text: bytes) -> bool:
