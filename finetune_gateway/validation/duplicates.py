@@ -23,7 +23,15 @@ _DROPPED = b"\\ntrNTR \t\r\v\f\x1c\x1d\x1e\x1f"
 _FOLDING = "[\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06]"
 
 
-_folds_to_ascii = searcher(_FOLDING)
+# Characters that are in NFC in any order and fold to no ASCII one: most texts have no others.
+SETTLED = (
+    r"\x00-\x7f\u00a0-\u00de\u00e0-\u012f\u0131-\u0148\u014a-\u017e\u0180-\u01ef\u01f1-\u02ff"
+    r"\u0400-\u0482\u048a-\u052f\u05d0-\u05ea\u0621-\u063a\u0641-\u064a\u2010-\u2027\u2030-\u205e"
+    r"\u20a0-\u20bf\u2190-\u2328\u232b-\u27bf\u3001-\u3029\u3041-\u3096\u309b-\u30ff\u3400-\u4dbf"
+    r"\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff5e\U0001f300-\U0001faff"
+)
+
+_folds_to_ascii, _is_settled = searcher(_FOLDING), searcher(rf"\A[{SETTLED}]*\z")
 
 
 def _weights(name: str) -> bytes:
@@ -128,7 +136,7 @@ class DuplicateFinder:
 def _sums(raw: bytes) -> int:
     """Return a 32-bit checksum that rows with equal folded text share, in any order of its pieces:
     two sums of weighted bytes."""
-    if not raw.isascii():
+    if not raw.isascii() and not _is_settled(raw):
         text = raw.decode("utf-8", "replace")
         if _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text):
             raw = folded(text).encode()  # its ASCII characters differ from those of the row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from finetune_gateway.tokens.encodings import TextCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import detectors, parallel, scan
 from finetune_gateway.validation import run as checks
-from finetune_gateway.validation.duplicates import DuplicateFinder, folded
+from finetune_gateway.validation.duplicates import SETTLED, DuplicateFinder, folded
 from finetune_gateway.validation.fast_path import FastPath, PlainRows, Prefilter
 from finetune_gateway.validation.file_bytes import Lines, Range, cut
 from finetune_gateway.validation.rows.chat import blank
@@ -571,6 +572,18 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
     assert {one.line: one.earlier for one in exact.iter_duplicates(read)} == {
         line: earlier for line, (same, earlier) in expected.items() if same
     }
+
+
+def test_settled_characters_stay_as_they_are() -> None:
+    """None of them composes with another, is reordered, or folds to an ASCII one."""
+    every = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    settled = set(re.findall(f"[{SETTLED}]", "".join(every[128:])))
+    later = {char for one in every for char in unicodedata.normalize("NFD", one)[1:]}
+    assert len(settled) > 40_000
+    assert later.isdisjoint(settled)
+    for char in settled:
+        assert not unicodedata.combining(char) and unicodedata.is_normalized("NFC", char)
+        assert not any(map(str.isascii, char.casefold())), hex(ord(char))
 
 
 @settings(max_examples=100, deadline=None)
