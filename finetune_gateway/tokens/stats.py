@@ -49,6 +49,8 @@ class RowTokens:
         if max_context is None:
             return self
         most = max_context * self.sequences
+        if max(self.billed, self.billed_low, self.billed_high) <= most:
+            return self  # most rows
         return replace(
             self,
             billed=min(self.billed, most),
