@@ -14,7 +14,9 @@ import pytest
 from openai.types import Model
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from support import past as past_keys
 from support.chaos import KEY, ProviderProcess
+from support.past import TWO_PROJECTS, make_past
 from support.provider import Provider
 from support.provider_memory import BASES
 from support.wire import JSON, ask, assert_valid, error
@@ -48,8 +50,35 @@ def test_a_past_of_300_fine_tunes_is_made_at_once(provider: Provider) -> None:
     assert Counter(job["model"] for job in listed) == dict.fromkeys(BASES, 75)
     methods = Counter(job["method"]["type"] for job in listed)
     assert methods == {"supervised": 100, "dpo": 100, "reinforcement": 100}
+    owners = {(job["model"], provider.world.jobs[job["id"]]["account"]) for job in listed}
+    assert len(owners) == 8
     ages = [(time.time() - job["created_at"]) / 86400 for job in listed]
     assert ages == sorted(ages) and ages[0] < 2 and ages[-1] > 1000
+
+
+def test_a_past_is_known_to_who_tests() -> None:
+    """What each of two keys sees of models and files is what was written down."""
+    with Provider(**TWO_PROJECTS) as provider:
+        past = make_past(provider.world, 40)
+        assert len(past.succeeded) == 40 and len(past.jobs) == 44
+        assert len(past.deleted) == len(past.hidden) == 5 and len(past.lost) == 11
+        made = {job["fine_tuned_model"] for job in past.succeeded}
+        for key, hidden in ((past_keys.SHOP, set()), (past_keys.SIDE, past.hidden)):
+            jobs = ask(provider, "/fine_tuning/jobs", key, limit=100).json()["data"]
+            assert jobs == past.jobs[::-1]
+            models = {one["id"] for one in ask(provider, "/models", key).json()["data"]}
+            assert models - {*BASES} == made - past.deleted - hidden
+            files = {one["id"] for one in ask(provider, "/files", key).json()["data"]}
+            own = [job for job in jobs if past.owners[job["id"]] == key]
+            named = {name for job in own for name in (job["training_file"], job["validation_file"])}
+            named |= {name for job in own for name in job["result_files"]}
+            assert files == named - past.lost and len(own) >= 20
+            stored = {one["id"] for one in ask(provider, "/chat/completions", key).json()["data"]}
+            assert stored <= {name for names in past.stored.values() for name in names}
+        query = {"start_time": int(time.time()) - 20 * 86400, "group_by": "model", "limit": 31}
+        page = ask(provider, "/organization/usage/completions", past_keys.ADMIN, **query).json()
+        used = {one["model"] for bucket in page["data"] for one in bucket["results"]}
+        assert used == {*past.stored} and provider.world.charges == []
 
 
 def test_the_shapes_are_those_of_the_sdk(provider: Provider) -> None:

@@ -83,6 +83,7 @@ class FineTunes(Models):
                 "request": request,
                 "account": account,
                 "bad_line": None,
+                "bytes": self.files[request["training_file"]]["bytes"],
                 "status": status,
                 "steps": EPOCH * epochs,
                 "epoch": EPOCH,
@@ -92,9 +93,9 @@ class FineTunes(Models):
             }
             job["stage"] = self.last_of(job) if status == "succeeded" else 4
             self.jobs[job_id] = job
-            self.result_files(job)
+            shown_job = self.shown(job)  # which makes the file of results of one that succeeded
             self.save()
-            return self.shown(job)
+            return shown_job
 
     def add_fine_tunes(
         self,
@@ -118,7 +119,9 @@ class FineTunes(Models):
                 self.add_fine_tune(
                     base=bases[number % len(bases)],
                     method=methods[number // len(bases) % len(methods)],
-                    account=accounts[number % len(accounts)],
+                    account=accounts[
+                        (number + number // (len(bases) * len(methods))) % len(accounts)
+                    ],
                     **{"days_ago": age, "suffix": f"tune-{number}", **form(number), **each},
                 )
             )

@@ -59,6 +59,7 @@ class Jobs(Files):
             self.jobs[key] = {"id": key, "born": time.time(), "stage": -1, "request": body}
             self.jobs[key]["account"] = ACCOUNT.get()
             self.jobs[key]["bad_line"] = self.bad_line(body["training_file"])
+            self.jobs[key]["bytes"] = self.files[body["training_file"]]["bytes"]
             self.save()
             return self.shown(self.jobs[key])
 
@@ -158,7 +159,7 @@ class Jobs(Files):
             "hyperparameters": chosen,
             "training_file": request["training_file"],
             "validation_file": request.get("validation_file"),
-            "trained_tokens": self.tokens(request, chosen) if done else None,
+            "trained_tokens": self.tokens(job, chosen) if done else None,
             "error": self.failure(job) if status == "failed" else {},
             "seed": request.get("seed", 42),
             "estimated_finish": None,
@@ -175,10 +176,10 @@ class Jobs(Files):
         shown = {**body, **job.get("shown", {}), **self.extra}
         return {name: value for name, value in shown.items() if name not in self.hides}
 
-    def tokens(self, request: JSON, chosen: JSON) -> int:
-        """Not a real count: characters / 4, so that estimates have something to meet."""
-        held = self.files.get(request["training_file"], {"bytes": 0})
-        return int(held["bytes"] // 4 * chosen["n_epochs"])
+    def tokens(self, job: JSON, chosen: JSON) -> int:
+        """Not a real count: characters / 4, so that estimates have something to meet. They stay
+        known when the file is deleted."""
+        return int(job["bytes"] // 4 * chosen["n_epochs"])
 
     def model_name(self, job: JSON) -> str:
         suffix = job["request"].get("suffix") or ""
