@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from finetune_gateway import migration
 from finetune_gateway.cli.options import (
     AllowHttp,
     BaseUrl,
+    Force,
     HostName,
     Json,
     KeyName,
     KeyNames,
-    Quiet,
     key_backends,
+    refuse_foreign_page,
+    write_page,
 )
-from finetune_gateway.reports.inventory_text import inventory_text
-from finetune_gateway.reports.output import print_json, print_result
+from finetune_gateway.errors import SpecError
+from finetune_gateway.reports.inventory_text import inventory_csv, inventory_text, totals_text
+from finetune_gateway.reports.output import print_json, print_message, print_result
+
+FORMATS = ("table", "csv", "json")
 
 
 def list_fine_tunes(
@@ -22,21 +33,68 @@ def list_fine_tunes(
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
     key_env: KeyNames = None,
+    admin_key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Variable of an admin key: real cost and last use."),
+    ] = None,
     allow_http: AllowHttp = False,
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints/--no-checkpoints", help="Ask for checkpoints, a request each (default)."
+        ),
+    ] = True,
+    all_: Annotated[
+        bool, typer.Option("--all", "-a", help="Jobs that ended without a model, too.")
+    ] = False,
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="table, csv or json.")
+    ] = "table",
+    html: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write it as an HTML page, too.")
+    ] = None,
+    force: Force = False,
     json: Json = False,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the models.")] = False,
 ) -> None:
-    """List the fine-tunes that a key sees at a host. Sends nothing but questions.
+    """List the fine-tunes that your keys see at a host, the one that is lost first at the top:
+    until when it answers, whether its model, checkpoints and files are there, how it was trained,
+    and what it cost.
+
+    A key sees its own project. With several keys of a host (--key-env) each fine-tune is listed
+    once, with the keys that see it. What a key may not see is named, and the rest is listed. Each
+    key is asked for its jobs, models and files, and each fine-tune for its checkpoints; nothing is
+    changed or spent.
 
     Examples:
       ftg migrate list
-      ftg migrate list --json
+      ftg migrate list --key-env SHOP_KEY --key-env HELP_KEY --html list.html
+      ftg migrate list --profile azure --base-url URL
+      ftg migrate list --format csv > fine-tunes.csv
     """
+    if form not in FORMATS:
+        raise SpecError(f"There is no format {form!r}.", hint=f"Use one of: {', '.join(FORMATS)}.")
+    refuse_foreign_page(html, force)
     backends = key_backends(profile, base_url, api_key_env, key_env, allow_http)
-    inventory = migration.list_fine_tunes(backends)
-    if json:
+    admins = key_backends(profile, base_url, admin_key_env, None, allow_http)
+    inventory = migration.list_fine_tunes(
+        backends,
+        admin=admins[0] if admin_key_env else None,
+        checkpoints=checkpoints,
+        every=all_,
+        on_progress=lambda text: print_message(text, quiet=quiet or json),
+    )
+    if html is not None:
+        # Imported here: only --html needs it.
+        from finetune_gateway.reports.inventory_page import page
+
+        write_page(html, page(inventory), quiet=quiet)
+    if json or form == "json":
         print_json(inventory.model_dump(mode="json"))
+    elif form == "csv":
+        sys.stdout.write(inventory_csv(inventory))
     elif quiet:
         print_result("\n".join(one.name for one in inventory.fine_tunes))
     else:
         print_result(inventory_text(inventory))
+    print_message(totals_text(inventory), quiet=quiet or json)

@@ -99,7 +99,7 @@ class Ledger(Shown, Model):
         writer = csv.DictWriter(target, list(Line.model_fields), lineterminator="\n")
         writer.writeheader()
         for line in self.lines:
-            writer.writerow({name: _cell(value) for name, value in line.model_dump().items()})
+            writer.writerow({name: csv_cell(value) for name, value in line.model_dump().items()})
         return target.getvalue()
 
 
@@ -209,7 +209,8 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
+    """Return a value as a cell that no spreadsheet runs as a formula."""
     if isinstance(value, Decimal):
         return f"{value:f}"
     if isinstance(value, str) and value.startswith(FORMULA):

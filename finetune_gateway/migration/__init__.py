@@ -26,20 +26,39 @@ if TYPE_CHECKING:
 def list_fine_tunes(
     backends: str | Backend | Sequence[str | Backend] = "openai",
     *,
+    admin: Backend | None = None,
+    checkpoints: bool = True,
+    every: bool = False,
     home: str | os.PathLike[str] | None = None,
+    on_progress: Callable[[str], object] | None = None,
 ) -> Inventory:
-    """Return every fine-tune that these keys see at their host, first lost first.
+    """Return every fine-tune that these keys see at their host: what is lost first comes first.
+
+    One list of jobs, of models and of files is read for each key, and the checkpoints of each
+    fine-tune. Nothing is changed or spent.
 
     Arguments:
-        backends: A host by name, or an OpenAIBackend for each key.
+        backends: A host by name, or an OpenAIBackend for each key of one host.
+        admin: The same host with an admin key: what was really paid, and the last use.
+        checkpoints: False asks for none, which saves a request for each fine-tune.
+        every: Jobs that failed or were cancelled without a model, too.
         home: The folder with your jobs, by default FTG_HOME: which fine-tunes are yours.
+        on_progress: Called with what is being done.
 
-    Raises SpecError for a backend that is no host of OpenAI's contract, BackendError if no key was
-    shown any job or model.
+    Raises SpecError for a backend that is no host of OpenAI's contract and for several hosts,
+    AuthenticationError for a key that is not set, BackendError if no key was shown any job or
+    model.
     """
     from finetune_gateway.migration import listing
 
-    return listing.list_fine_tunes(backends, home)
+    return listing.list_fine_tunes(
+        backends,
+        admin=admin,
+        checkpoints=checkpoints,
+        every=every,
+        home=home,
+        on_progress=on_progress or (lambda text: None),
+    )
 
 
 def fetch(

@@ -15,7 +15,8 @@ from finetune_gateway.renderers import Shown
 # ``gone`` is said where a key that sees another file of the same job lacks this one; a key of
 # another project lacks it as well, so that anything else is ``not_visible``.
 FileState = Literal["there", "gone", "not_visible", "refused", "unknown"]
-# ``hidden``: it exists, and no list shows it. ``not_visible``: deleted, or hidden from these keys.
+# ``hidden``: the host says that these keys may not see it. ``not_visible``: deleted, or hidden.
+# ``deleted``: this home has done so.
 ModelState = Literal["there", "deleted", "hidden", "not_visible", "retired", "unknown"]
 
 
@@ -55,7 +56,8 @@ class FineTune(Model):
 
     ``keys``: the variables of the keys that see it. ``shutdown_from``: whose date it is, the
     ``model``'s own or its ``base``'s. ``checkpoints``: None where they were not asked for or were
-    refused. ``our_job``: the id of the job in this home that made it.
+    refused. ``unused_since``: no use of it is known since then. ``our_job``: the id of the job in
+    this home that made it.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -86,6 +88,7 @@ class FineTune(Model):
     trained_tokens: int | None = None
     cost: Cost | None = None
     last_used: date | None = None
+    unused_since: date | None = None
     our_job: str | None = None
 
     @property
@@ -95,10 +98,9 @@ class FineTune(Model):
 
 
 class KeyView(Model):
-    """What one key was given: ``refused`` is what the host did not tell it, each with why.
-
-    ``whole``: False if a list of it was not read to its end.
-    """
+    """What one key was shown: how many ``jobs``, ``models`` and ``files``. ``refused``: what the
+    host did not tell it, each with why. ``cut``: lists that were not read to their end.
+    ``admin``: it was asked for costs and usage alone."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -109,7 +111,8 @@ class KeyView(Model):
     files: int | None = None
     refused: dict[str, str] = {}
     missing_scopes: tuple[str, ...] = ()
-    whole: bool = True
+    cut: tuple[str, ...] = ()
+    admin: bool = False
 
 
 class Inventory(Shown, Model):

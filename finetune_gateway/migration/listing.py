@@ -1,38 +1,70 @@
-"""Takes stock of the fine-tunes that some keys see."""
+"""Takes stock: asks a host with each key, and says what is lost first."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import date
+from functools import partial
+from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.backends.openai import inventory as host_lists
-from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.backends.openai.inventory import RequestCount
 from finetune_gateway.errors import SpecError
-from finetune_gateway.migration.inventory import FineTune, Inventory, KeyView
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.migration import asking, facts, spending
+from finetune_gateway.migration.inventory import FineTune, Inventory
+from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.text.cleaning import moment, whole
+
+LOST = ("retired", "deleted")
 
 
 def list_fine_tunes(
     backends: str | Backend | Sequence[str | Backend],
+    *,
+    admin: Backend | None,
+    checkpoints: bool,
+    every: bool,
     home: str | os.PathLike[str] | None,
+    on_progress: Callable[[str], object],
 ) -> Inventory:
-    """Return the succeeded jobs of the first key. See ``migration.list_fine_tunes``."""
-    host = hosts_of(backends, Settings.load(home))[0]
-    jobs, complete = host_lists.jobs(host)
-    found = [_fine_tune(job, host) for job in jobs if job.get("status") == "succeeded"]
-    view = KeyView(variable=host.api_key_env, host=host.host, jobs=len(jobs), whole=complete)
-    return Inventory(fine_tunes=tuple(found), keys=(view,), as_of=time.time())
+    """Return what these keys see. See ``migration.list_fine_tunes``."""
+    settings = Settings.load(home)
+    hosts = hosts_of(backends, settings)
+    admins = hosts_of(admin, settings) if admin else []
+    for host in (*hosts, *admins):
+        host.connect()  # raises for a variable that is not set, before anything is sent
+    asked = RequestCount()
+    keys = asking.read_lists(hosts, asked)
+    seen = asking.merged(keys)
+    kept = [one for one in seen if every or not one.has_no_model]
+    on_progress(f"{len(kept)} found; looking at each.")
+    asking.look_closer(kept, asked, checkpoints=checkpoints)
+    today = clock.today()
+    found = [facts.fine_tune(one, keys, settings, today) for one in kept]
+    found, views = _with_our_jobs(found, settings), [key.view() for key in keys]
+    for one in admins:
+        found, view = spending.with_spending(found, one, asked)
+        views.append(view)
+    return Inventory(
+        fine_tunes=tuple(sorted(found, key=partial(_urgency, never=date.max))),
+        keys=tuple(views),
+        as_of=time.time(),
+        without_model=len(seen) - len(kept),
+        requests=asked.requests,
+    )
 
 
 def hosts_of(
     backends: str | Backend | Sequence[str | Backend], settings: Settings
 ) -> list[OpenAIBackend]:
-    """Return the hosted backends, with this home. Raises SpecError for another kind of backend."""
+    """Return the hosted backends, with this home. Raises SpecError for another kind of backend, for
+    none, and for different hosts."""
     given = [backends] if isinstance(backends, str | Backend) else [*backends]
     hosts = []
     for one in given:
@@ -44,20 +76,38 @@ def hosts_of(
             )
         backend.bind(settings)
         hosts.append(backend)
+    addresses = {host.base_url for host in hosts}
+    if len(addresses) != 1:
+        named = " and ".join(sorted(addresses)) or "no host"
+        raise SpecError(
+            f"One host is listed at a time, not {named}.", hint="Give several keys of one host."
+        )
     return hosts
 
 
-def _fine_tune(job: wire.Json, host: OpenAIBackend) -> FineTune:
-    return FineTune(
-        model=wire.text_of(job.get("fine_tuned_model")),
-        base_model=wire.text_of(job.get("model")),
-        job_id=wire.usable_id(job),
-        host=host.host,
-        profile=host.profile_name,
-        keys=(host.api_key_env,),
-        created_at=moment(job.get("created_at")),
-        finished_at=moment(job.get("finished_at")),
-        job_status=wire.status_of(job),
-        raw_status=wire.text_of(job.get("status")),
-        trained_tokens=whole(job.get("trained_tokens")),
-    )
+def _with_our_jobs(found: Sequence[FineTune], settings: Settings) -> list[FineTune]:
+    """Return the fine-tunes with the jobs of this home that made them, and what it has deleted."""
+    if not settings.database.exists():
+        return [*found]
+    store = Store(settings)
+    try:
+        records = store.select("provider_id IS NOT NULL", ())
+    finally:
+        store.close()
+    ours = {(one.host, one.provider_id): one for one in records}
+    return [_ours(one, ours.get((one.host, one.job_id))) for one in found]
+
+
+def _ours(one: FineTune, record: JobRecord | None) -> FineTune:
+    if record is None:
+        return one
+    deleted = record.removed and record.gone and one.model_state == "not_visible"
+    state = "deleted" if deleted else one.model_state
+    return one.model_copy(update={"our_job": record.id, "model_state": state})
+
+
+def _urgency(one: FineTune, never: date) -> tuple[Any, ...]:
+    """Sort what is lost first to the front, then what was used last; to the end what is lost."""
+    used = one.last_used.toordinal() if one.last_used else 0
+    day = one.shutdown_date or never
+    return one.model_state in LOST, day, -used, -(one.created_at or 0), one.name

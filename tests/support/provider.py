@@ -96,6 +96,32 @@ class Provider(Host):
             "connections": len(self.server.open_sockets),  # this one included
         }
 
+    def whole_report(self) -> JSON:
+        """What ``GET /_provider?whole`` answers: its state, from which all can be derived that it
+        shows to any key."""
+        world = self.world
+        return {
+            "jobs": [
+                {**world.shown(job), "account": job["account"], "points": world.checkpoints(job)}
+                for job in self.jobs
+            ],
+            "files": {
+                name: {k: file[k] for k in ("account", "filename", "bytes")}
+                for name, file in world.files.items()
+            },
+            "deleted": sorted(world.deleted),
+            "hidden": {name: sorted(accounts) for name, accounts in world.hidden.items()},
+            "retired": sorted(world.retired),
+            "shutdown_dates": world.shutdown_dates,
+            "dates_fine_tunes": world.dates_fine_tunes,
+            "jobs_by_project": world.jobs_by_project,
+            "names_fine_tunes": world.names_fine_tunes,
+            "used": [vars(one) for one in world.used],
+            "usd_per_million": world.usd_per_million,
+            "accounts": self.keys,
+            "lacks": {key: sorted(scopes) for key, scopes in self.lacks.items()},
+        }
+
 
 class Recorder:
     """A second origin that answers everything with 200 and keeps the headers it was sent."""

@@ -59,7 +59,8 @@ class Handler(Answering):
         if "endpoint" in asked:
             self.provider.fault(asked.pop("endpoint"), Fault(**asked))
         self.more = {}
-        self.send_json(200, self.provider.report())
+        whole = urlsplit(self.path).query == "whole"
+        self.send_json(200, self.provider.whole_report() if whole else self.provider.report())
 
     def answer(self, endpoint: str, fault: Fault | None) -> None:
         kind = fault.kind if fault else "ok"

@@ -1,0 +1,169 @@
+"""A fine-tune of an inventory in words, which the screen and the page share. What is not known is
+said to be so."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+from finetune_gateway.migration.inventory import FineTune, Inventory, KeyView, RemoteFile
+from finetune_gateway.reports.output import format_bytes, format_count, format_usd
+from finetune_gateway.text.cleaning import visible
+
+UNKNOWN = "not known"
+STATES = {
+    "there": "there",
+    "deleted": "deleted",
+    "hidden": "hidden from these keys",
+    "not_visible": "not visible to these keys: deleted, or hidden from them",
+    "retired": "retired",
+    "unknown": UNKNOWN,
+}
+FILES = {
+    "there": "there",
+    "gone": "gone",
+    "not_visible": "not visible to these keys",
+    "refused": "refused",
+    "unknown": UNKNOWN,
+}
+
+
+def headline(inventory: Inventory) -> str:
+    """Return ``12 fine-tunes, as A_KEY and B_KEY see them at api.openai.com``."""
+    count = format_count(len(inventory.fine_tunes), "fine-tune")
+    looked = [key for key in inventory.keys if not key.admin]
+    keys = " and ".join(key.variable for key in looked)
+    verb = "see" if len(looked) > 1 else "sees"
+    hosts = " and ".join(dict.fromkeys(key.host for key in inventory.keys))
+    return f"{count}, as {keys} {verb} them at {hosts}"
+
+
+def shortfalls(inventory: Inventory) -> Iterator[str]:
+    """Yield what the keys were not told, and why."""
+    for key in inventory.keys:
+        scopes = f" It lacks {', '.join(key.missing_scopes)}." if key.missing_scopes else ""
+        for what, why in key.refused.items():
+            yield f"{key.variable} was not told the {what}: {visible(why)}{scopes}"
+            scopes = ""
+        for what in key.cut:
+            yield f"The list of {what} of {key.variable} has an end missing: there may be more."
+    if inventory.without_model:
+        count = format_count(inventory.without_model, "job")
+        yield f"{count} ended without a model: left out."
+
+
+def stops(day: date | None, days: int | None) -> str:
+    """Return ``stops on 2027-01-14, in 54 days``."""
+    if day is None or days is None:
+        return "no last day is known"
+    if days <= 0:
+        return f"stopped on {day}"
+    return f"stops on {day}, in {format_count(days, 'day')}"
+
+
+def stops_by(one: FineTune) -> str:
+    """Return whose date it is, and who says so."""
+    if one.shutdown_from is None:
+        return ""
+    whose = "its own date" if one.shutdown_from == "model" else "the date of its base"
+    return f"{whose}, by {visible(one.shutdown_source)}"
+
+
+def days(inventory: Inventory) -> Sequence[tuple[str, int]]:
+    """Return how many fine-tunes stop on which day, first lost first."""
+    counts = Counter(stops(one.shutdown_date, one.days_left) for one in inventory.fine_tunes)
+    return [*counts.items()]
+
+
+def model_parts(one: FineTune) -> list[str]:
+    """Return the state of the model, its checkpoints, and its last use where that is known."""
+    if one.model is None:
+        return ["none yet"]
+    return [STATES[one.model_state], checkpoints_text(one), use_text(one)]
+
+
+def checkpoints_text(one: FineTune) -> str:
+    """Return ``2 more checkpoints``."""
+    if one.checkpoints is None:
+        return "checkpoints not known"
+    if not one.checkpoints:
+        return "no other checkpoint"
+    steps = [str(point.step) for point in one.checkpoints if point.step is not None]
+    at = f" (step {', '.join(steps)})" if steps else ""
+    return f"{format_count(len(one.checkpoints), 'checkpoint')} besides{at}"
+
+
+def job_text(one: FineTune) -> str:
+    """Return the job with its status and day, and ours."""
+    if one.job_id is None and one.job_status is None:
+        return "not visible to these keys"
+    raw = f" ({visible(one.raw_status)})" if one.raw_status not in (None, one.job_status) else ""
+    ours = f", here {one.our_job}" if one.our_job else ""
+    return f"{visible(one.job_id or UNKNOWN)} {one.job_status}{raw}, made {made(one)}{ours}"
+
+
+def made(one: FineTune) -> str:
+    """Return the day on which it was created."""
+    return UNKNOWN if one.created_at is None else day_of(one.created_at)
+
+
+def day_of(moment: float) -> str:
+    """Return the day of a time, in UTC as the host's days are."""
+    return time.strftime("%Y-%m-%d", time.gmtime(moment))
+
+
+def files_text(one: FineTune) -> str:
+    """Return ``training there (train.jsonl, 1.2 MiB), validation gone``."""
+    return ", ".join(files(one))
+
+
+def files(one: FineTune) -> list[str]:
+    """Return each file with its state."""
+    if one.job_id is None:
+        return [UNKNOWN]
+    named = [("training", one.training_file), ("validation", one.validation_file)]
+    named += [("result", file) for file in one.result_files]
+    return [f"{word} {_file(file)}" for word, file in named if file] or ["none"]
+
+
+def _file(file: RemoteFile) -> str:
+    about = [visible(file.name)] if file.name else []
+    about += [format_bytes(file.bytes)] if file.bytes is not None else []
+    return f"{FILES[file.state]} ({', '.join(about)})" if about else FILES[file.state]
+
+
+def training_text(one: FineTune) -> str:
+    """Return the method and the hyperparameters."""
+    if one.hyperparameters is None:
+        return f"{one.method or 'method not known'}, hyperparameters not known"
+    given = ", ".join(f"{name} {value}" for name, value in one.hyperparameters.items())
+    return visible(f"{one.method or 'method not known'}, {given}")
+
+
+def tokens_text(one: FineTune) -> str:
+    """Return the trained tokens."""
+    known = one.trained_tokens is not None
+    return f"{one.trained_tokens:,} tokens" if known else "tokens not known"
+
+
+def cost_text(one: FineTune) -> str:
+    """Return what it cost: an estimate is called one."""
+    if one.cost is None:
+        return "cost not known"
+    amount = format_usd(one.cost.usd)
+    return f"about {amount} to train" if one.cost.estimated else f"{amount} paid"
+
+
+def use_text(one: FineTune) -> str:
+    """Return its last use; empty where nobody was asked or told."""
+    if one.last_used:
+        return f"last used {one.last_used}"
+    return f"no use since {one.unused_since}" if one.unused_since else ""
+
+
+def seen_by(one: FineTune, keys: Sequence[KeyView]) -> str:
+    """Return the keys that see it, where not all do."""
+    every = {key.variable for key in keys if not key.admin}
+    return "" if {*one.keys} == every else f"seen by {', '.join(one.keys)} alone"
