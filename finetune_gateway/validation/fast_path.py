@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 from operator import itemgetter
 from typing import Literal
 
@@ -20,6 +20,7 @@ from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.encodings import NEW_LETTERS
 from finetune_gateway.validation.detectors import prefilters, quick_prefilters
+from finetune_gateway.validation.file_bytes import FLAGGED
 from finetune_gateway.validation.rows.chat import NOTHING, chat_defects
 
 GROUP = 16  # rows searched as one text
@@ -39,6 +40,9 @@ _BLANK = (
     r"|17[bB][45]|180[b-fB-F]|20[0-6][0-9a-fA-F]|2800|3000|3164|[fF][eE](?:0[0-9a-fA-F]|[fF]{2})"
     r'|[fF]{2}[aA]0|[dD][bB]4[0-3]\\u[dD][c-fC-F][0-9a-fA-F]{2}))*"'
 )
+_UNUSUAL = (_DUPLICATE_KEY, _BLANK, NEW_LETTERS)
+_CHAT_ENDS = (b'"}]}', b'"}]}\r')
+USUAL = 2  # what the prefilter says of a line that is not flagged
 
 
 Roles = tuple[str, ...]
@@ -66,6 +70,9 @@ class PlainRows:
     texts: list[str] = field(default_factory=list)
 
 
+Group = tuple[Sequence[int], bytes]  # places of lines, and their texts as one
+
+
 class Prefilter:
     """Says which lines may hold what a detector finds.
 
@@ -76,32 +83,40 @@ class Prefilter:
     def __init__(self, regions: Regions = ()) -> None:
         self._searches = [searcher(*patterns) for patterns in prefilters(regions)]
         self._written, self._numbers, _ = self._searches
-        self._quick = [searcher(*patterns) for patterns in quick_prefilters()]
+        written, base64, digits = quick_prefilters()
+        self._quick = [searcher(*patterns) for patterns in (written, base64, digits)]
+        self._written_or_unusual = searcher(*written, *_UNUSUAL)
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
-        """Return for each line 1 if something may be found in it, else 0."""
+        """Return for each line FLAGGED if something may be found in it; else USUAL if it also has
+        nothing of what keeps a row from the fast path, as far as a search can tell; else 0."""
         flags = bytearray(len(lines))
-        groups = list(self._groups_of(lines, flags))
+        chats, others = (list(self._groups_of(some, lines, flags)) for some in _by_ending(lines))
         written, base64, digits = self._quick
-        for place in _matching(written, groups, lines):
-            flags[place] = self._written(lines[place]) or self._numbers(lines[place])
-        for place in _matching(base64, groups, lines):
-            flags[place] = 1
-        for place in self._with_numbers(_matching(digits, groups, lines), lines):
-            flags[place] = 1
+        for place in chain.from_iterable(places for places, _ in chats):
+            flags[place] = USUAL
+        for search, groups in ((self._written_or_unusual, chats), (written, others)):
+            for place in _matching(search, groups, lines):
+                flags[place] = self._written(lines[place]) or self._numbers(lines[place])
+        for place in _matching(base64, chats + others, lines):
+            flags[place] = FLAGGED
+        for place in self._with_numbers(_matching(digits, chats + others, lines), lines):
+            flags[place] = FLAGGED
         return flags
 
-    def _groups_of(self, lines: Sequence[bytes], flags: bytearray) -> Iterator[tuple[int, bytes]]:
-        """Yield lines that are searched as one text, with the place of the first. Those of a text
-        that no search reads are searched one by one, and their flags are set."""
-        for start in range(0, len(lines), GROUP):
-            some = lines[start : start + GROUP]
-            if _is_searchable(text := b"\n".join(some)):
-                yield start, text
+    def _groups_of(
+        self, places: Sequence[int], lines: Sequence[bytes], flags: bytearray
+    ) -> Iterator[Group]:
+        """Yield lines that are searched as one text. Those of a text that no search reads are
+        searched one by one, and their flags are set."""
+        for start in range(0, len(places), GROUP):
+            some = places[start : start + GROUP]
+            if _is_searchable(text := b"\n".join([lines[place] for place in some])):
+                yield some, text
                 continue
-            for place, line in enumerate(some, start):
-                found = any(search(line) for search in self._searches)
-                flags[place] = found or not _is_searchable(line)
+            for place in some:
+                found = any(search(lines[place]) for search in self._searches)
+                flags[place] = found or not _is_searchable(lines[place])
 
     def _with_numbers(self, places: Sequence[int], lines: Sequence[bytes]) -> Iterator[int]:
         """Yield the places of lines with a number. Short rows with many digits are rarely searched
@@ -112,17 +127,22 @@ class Prefilter:
                 yield from (place for place in some if self._numbers(lines[place]))
 
 
+def _by_ending(lines: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """Return the places of lines that end as plain chat rows do, and of the others. Most of the
+    others are unusual, so that a search for that in a group of lines would nearly always hit."""
+    chats: list[int] = []
+    others: list[int] = []
+    for place, line in enumerate(lines):
+        (chats if line.endswith(_CHAT_ENDS) else others).append(place)
+    return chats, others
+
+
 def _matching(
-    search: Callable[[bytes], bool], groups: Sequence[tuple[int, bytes]], lines: Sequence[bytes]
+    search: Callable[[bytes], bool], groups: Sequence[Group], lines: Sequence[bytes]
 ) -> list[int]:
     """Return the places of lines in which a search finds something."""
-    hits = [start for start, text in groups if search(text)]
-    return [
-        place
-        for start in hits
-        for place, line in enumerate(lines[start : start + GROUP], start)
-        if search(line)
-    ]
+    hits = [places for places, text in groups if search(text)]
+    return [place for places in hits for place in places if search(lines[place])]
 
 
 def _is_searchable(text: bytes) -> bool:
@@ -143,7 +163,7 @@ class FastPath:
     def __init__(self, method: str, regions: Regions = ()) -> None:
         self._method = method
         self.prefilter = Prefilter(regions)
-        self._is_unusual = searcher(_DUPLICATE_KEY, _BLANK, NEW_LETTERS)
+        self._is_unusual = searcher(*_UNUSUAL)
         decoder = msgspec.json.Decoder(_Row)
         self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
         self._orders: dict[Roles, bool] = {}
@@ -152,14 +172,15 @@ class FastPath:
         """Return the first of these rows, up to one that may have a defect. ``flags``: what the
         prefilter says of them, if it was asked before."""
         known = self.prefilter.flags_of(raws) if flags is None else flags
-        count = known.find(1)
+        count = known.find(FLAGGED)
         clean = raws if count < 0 else raws[:count]
         rows = PlainRows()
         for start in range(0, len(clean), GROUP):
             group = clean[start : start + GROUP]
             # A short run of plain rows ends in one of another kind, and would be read twice.
             decoded = self._decode_together(group) if len(clean) > GROUP else None
-            taken = self._check(group, decoded or self._decode_singly(group))
+            usual = known[start : start + len(group)]
+            taken = self._check(group, usual, decoded or self._decode_singly(group))
             rows.roles += taken.roles
             rows.texts += taken.texts
             if len(taken.roles) < len(group):
@@ -191,12 +212,18 @@ class FastPath:
                 rows.append(self._decode(raw))
         return rows
 
-    def _check(self, raws: Sequence[bytes], rows: list[_Row]) -> PlainRows:
-        """Return the first of these decoded rows, up to one that may have a defect."""
+    def _check(self, raws: Sequence[bytes], usual: bytearray, rows: list[_Row]) -> PlainRows:
+        """Return the first of these decoded rows, up to one that may have a defect. ``usual``: not
+        0 for those that need no search."""
         roles: list[Roles] = [tuple([message.role for message in row.messages]) for row in rows]
-        if not all(map(self._is_ordered, roles)) or self._is_unusual(b"\n".join(raws[: len(rows)])):
-            checked = zip(raws, roles, strict=False)
-            fine = (self._is_ordered(one) and not self._is_unusual(raw) for raw, one in checked)
+        unsure = [raw for raw, known in zip(raws[: len(rows)], usual, strict=False) if not known]
+        if not all(map(self._is_ordered, roles)) or (
+            unsure and self._is_unusual(b"\n".join(unsure))
+        ):
+            fine = (
+                self._is_ordered(order) and (known or not self._is_unusual(raw))
+                for raw, known, order in zip(raws, usual, roles, strict=False)
+            )
             count = sum(1 for _ in takewhile(bool, fine))
             rows, roles = rows[:count], roles[:count]
         return PlainRows(roles, [message.content for row in rows for message in row.messages])

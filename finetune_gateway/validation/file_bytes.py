@@ -16,6 +16,7 @@ from finetune_gateway.data.dataset import CHUNK, Line
 from finetune_gateway.findings import Defect
 
 OnProgress = Callable[[int, int], None]  # called with the bytes done and the bytes in total
+FLAGGED = 1  # what ``look`` says of a line in which a detector may find something
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Lines(Iterator[Line]):
 
     def __next__(self) -> Line:
         if self.more():
-            return self._take(self.chunk[self.at], b"\n", flagged=bool(self.flags[self.at]))
+            return self._take(self.chunk[self.at], b"\n", flagged=self.flags[self.at] == FLAGGED)
         if not self._rest:
             raise StopIteration
         raw, self._rest = self._rest, b""
@@ -108,7 +109,7 @@ class Lines(Iterator[Line]):
 
 
 def _all_flagged(lines: list[bytes]) -> bytearray:
-    return bytearray(b"\x01" * len(lines))
+    return bytearray([FLAGGED] * len(lines))
 
 
 def read_line(file: int, offset: int) -> bytes:
