@@ -150,6 +150,7 @@ class BackendError(GatewayError, RuntimeError):
     came back (time-out, reset, 5xx). Such a request is never simply sent again, see
     ``jobs.submission``. ``retry_after``: seconds that the backend asks to wait, where it does.
     ``not_there``: True if the backend says, in the form of its contract, that it has no such job.
+    ``param``: the field of the request that it names, where it does.
     """
 
     def __init__(
@@ -164,10 +165,12 @@ class BackendError(GatewayError, RuntimeError):
         retryable: bool = False,
         retry_after: float | None = None,
         not_there: bool = False,
+        param: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.backend = backend
         self.not_there = not_there
+        self.param = param
         self.status_code = status_code
         self.code = code
         self.maybe_applied = maybe_applied

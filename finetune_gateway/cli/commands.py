@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Leave",
     ),
     "migrate fetch": ("migrate_fetch:fetch", "Save what a host keeps of them here", "Leave"),
+    "migrate record": ("migrate_record:record", "Keep what a fine-tune answers", "Leave"),
 }
 # The first words of commands that are none by themselves.
 FAMILIES = {

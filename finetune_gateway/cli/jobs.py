@@ -20,6 +20,7 @@ from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.reports.job_text import (
     as_last_seen,
     job_costs_text,
@@ -30,6 +31,7 @@ from finetune_gateway.reports.job_text import (
     record_document,
 )
 from finetune_gateway.reports.output import (
+    format_usd,
     print_json,
     print_message,
     print_result,
@@ -190,10 +192,17 @@ def settle(
     tell whether it was created; or its host has lost it, or has its id for another job. Look at
     the host first. Sends nothing.
 
+    recorded:NAME settles what a recording that was killed has reserved, from the requests that it
+    wrote down; one without an answer counts at the most that it can cost.
+
     Examples:
       ftg settle latest --created ftjob-abc123
       ftg settle ftg-7kq3 --not-created
+      ftg settle recorded:support-2026-12-01
     """
+    if job.startswith(PREFIX) and created is None and not not_created:
+        _settle_recording(job, json=json, quiet=quiet)
+        return
     if (created is not None) == not_created:
         raise SpecError(
             "Say whether the host has the job.", hint="Either --created ID, or --not-created."
@@ -206,6 +215,17 @@ def settle(
         became = str(opened.status) if opened.status.final else became
         print_result(became if quiet else f"{opened.id} {became}")
         print_message(next_step(opened), quiet=quiet)
+
+
+def _settle_recording(name: str, *, json: bool, quiet: bool) -> None:
+    # Imported here: most of what is settled are jobs.
+    from finetune_gateway import evaluation
+
+    spent = evaluation.settle(name)
+    if json:
+        print_json({"recording": name, "spent_usd": f"{spent:f}"})
+    else:
+        print_result(name if quiet else f"{name}: {format_usd(spent)} settled")
 
 
 def _require_yes(job: Job, verb: str, done: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from finetune_gateway.errors import BudgetError, NotFoundError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.pruning import Item, Pruned
+from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.jobs.removal import forget, forgettable
 from finetune_gateway.reports.output import (
     format_count,
@@ -31,6 +33,7 @@ from finetune_gateway.reports.removal_text import (
     removed_text,
     to_forget_text,
     to_remove_text,
+    to_unrecord_text,
 )
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -41,7 +44,7 @@ def rm(
         list[str],
         typer.Argument(
             metavar="JOB...",
-            help="Id, its beginning, or 'latest'; or a model or job of a host.",
+            help="Id, its beginning, or 'latest'; a model or job of a host; recorded:NAME.",
             show_default=False,
         ),
     ],
@@ -59,14 +62,19 @@ def rm(
 
     The id of a model or of a job at a host (ft:..., ftjob-...) removes what was fetched of it
     ('ftg migrate fetch') and added ('ftg models add'), and with a job of yours this goes too. After
-    the host's last day it may be in no other place.
+    the host's last day it may be in no other place. So it is with recorded:NAME ('ftg migrate
+    record'), of which prompts, answers and errors go.
 
     Examples:
       ftg rm latest
       ftg rm ftg-7kq3 ftg-9xm2 --yes
       ftg rm ft:gpt-4.1-mini-2025-04-14:acme::AbC1
+      ftg rm recorded:support-2026-12-01
     """
     gateway = Gateway()
+    recorded = [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
+    names = [name for name in names if name not in recorded]
+    folders = _folders(gateway, recorded)
     kept = {name: found for name in names if (found := forgettable(gateway.settings, name))}
     own = [job for name in names if (job := _own_job(gateway, name, fetched=name in kept))]
     jobs = list({job.id: job for job in own}.values())
@@ -76,22 +84,44 @@ def rm(
     planned = gateway.removable(jobs)
     fetched = [one for found in kept.values() for one in found]
     if not yes:
-        said = [to_remove_text(jobs, planned), to_forget_text(fetched)]
+        said = [to_remove_text(jobs, planned), to_forget_text(fetched), to_unrecord_text(folders)]
         print_message("\n".join(filter(None, said)))
-        count = len(jobs) + len(fetched)
+        count = len(jobs) + len(fetched) + len(folders)
         what = "it" if count == 1 else f"these {count}"
         if not _confirmed(f"Remove {what} for good?"):
             raise BudgetError("Nothing was removed: the answer was not yes.")
     for name in kept:
         forget(gateway.settings, name)
+    freed = _remove_recordings(gateway, recorded)
     removed = gateway.remove(jobs) if jobs else []
     if json:
-        print_json(removed_document(removed, fetched))
+        print_json(removed_document(removed, fetched, freed))
         return
     for text in (*map(removed_text, removed), *map(forgotten_text, fetched)):
         print_result(text)
+    for name in recorded:
+        print_result(f"{name} removed")
     if text := left_text(removed):
         print_message(text, quiet=quiet)
+
+
+def _folders(gateway: Gateway, names: list[str]) -> list[Path]:
+    """Return the folders of recordings that are to go. Raises NotFoundError."""
+    if not names:
+        return []
+    # Imported here: it brings the SDK of hosts, which no other removal needs.
+    from finetune_gateway.evaluation import keeping
+
+    return keeping.doomed(gateway.settings, names)
+
+
+def _remove_recordings(gateway: Gateway, names: list[str]) -> dict[str, int]:
+    """Remove recordings, and return the bytes of each."""
+    if not names:
+        return {}
+    from finetune_gateway.evaluation import keeping
+
+    return {name: keeping.remove(gateway.settings, name) for name in names}
 
 
 def _own_job(gateway: Gateway, name: str, *, fetched: bool) -> Job | None:
@@ -126,10 +156,10 @@ def prune(
 
     --remote also deletes what this home has put at hosts, each thing named and asked for: uploads
     of these jobs, and all models of jobs that were removed with 'ftg rm', however young. What a job
-    needs that has not ended stays. What was fetched from hosts ('ftg migrate fetch') goes only by
-    an age that you have named, with --older-than or in the settings: it may be in no other place.
-    'ftg config set retention.days 90' sets another age; nothing is
-    removed before you run this. Without a terminal, --yes is required.
+    needs that has not ended stays. What was fetched from hosts ('ftg migrate fetch') and recordings
+    ('ftg migrate record') go only by an age that you have named, with --older-than or in the
+    settings: they may be in no other place. 'ftg config set retention.days 90' sets another age;
+    nothing is removed before you run this. Without a terminal, --yes is required.
 
     Examples:
       ftg prune

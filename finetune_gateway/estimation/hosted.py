@@ -28,7 +28,7 @@ NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"
 
 # UTF-8 bytes / 4 is off by -54 % (chemical formulas) to +30 % (95th percentile of mixed rows), so
 # the true count lies between these factors times the approximation.
-_APPROXIMATE_LOW, _APPROXIMATE_HIGH = Decimal("0.75"), Decimal("2.2")
+APPROXIMATE_LOW, APPROXIMATE_HIGH = Decimal("0.75"), Decimal("2.2")
 
 
 def estimate_hosted(
@@ -87,7 +87,7 @@ def estimate_hosted(
 def _billed_range(tokens: TokenStats, epochs: tuple[int, int, int]) -> Range[int]:
     low, high = Decimal(tokens.billed_low), Decimal(tokens.billed_high)
     if tokens.approximate:
-        low, high = low * _APPROXIMATE_LOW, high * _APPROXIMATE_HIGH
+        low, high = low * APPROXIMATE_LOW, high * APPROXIMATE_HIGH
     return Range[int](
         low=int(low * epochs[0]), expected=tokens.billed * epochs[1], high=int(high * epochs[2])
     )

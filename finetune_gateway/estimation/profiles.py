@@ -155,6 +155,7 @@ class Profile(Model):
     deletes_models: str = ""  # and fine-tuned models
     uploads_expire: str = ""  # the source that says that uploads may come with ``expires_after``
     validation_free: str = ""  # the source that says that validation tokens are not billed
+    no_batch: str = ""  # the source that says that its batches take no fine-tunes
     deploy_command: str = ""  # makes a tuned model answer, where it does not by itself
     deploy_source: str = ""  # the source that says so
     file_bom: bool = False  # files start with a UTF-8 byte order mark

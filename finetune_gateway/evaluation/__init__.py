@@ -1,1 +1,138 @@
-"""Asking a model many prompts, and keeping what it answers."""
+"""Asking a model many prompts, and keeping what it answers.
+
+>>> from finetune_gateway import evaluation
+>>> recording = evaluation.record("ft:gpt-4.1-mini-2025-04-14:org:support:1", "held_out.jsonl")
+>>> evaluation.Recording.load("recorded:support-2026-12-01").answers()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from finetune_gateway.data.dataset import Source
+from finetune_gateway.errors import BudgetError
+from finetune_gateway.evaluation.recording import RecordedAnswer, RecordedError, Recording
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.money import parse_usd
+
+if TYPE_CHECKING:
+    # The type checker alone: they bring the SDK of hosts.
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.evaluation.planning import RecordPlan
+
+__all__ = ["RecordedAnswer", "RecordedError", "Recording", "record", "remove", "settle"]
+
+OnProgress = Callable[[int, int], object]
+OnWait = Callable[[float, str], object]
+
+
+def record(
+    model: str,
+    data: Source | None = None,
+    *,
+    name: str | None = None,
+    samples: int | None = None,
+    rows: int | None = None,
+    seed: int | None = None,
+    temperature: float | str | None = None,
+    max_tokens: int | None = None,
+    logprobs: bool | None = None,
+    top_logprobs: int | None = None,
+    store: bool | None = None,
+    batch: bool = False,
+    wait: bool = False,
+    at_once: int = 16,
+    max_cost_usd: Decimal | float | None = None,
+    backend: OpenAIBackend | list[OpenAIBackend] | None = None,
+    allow_pii: bool = False,
+    allow_secrets: bool = False,
+    confirm: Callable[[RecordPlan], bool] | None = None,
+    on_progress: OnProgress | None = None,
+    on_wait: OnWait | None = None,
+    home: str | os.PathLike[str] | None = None,
+) -> Recording:
+    """Ask a hosted model all prompts of a data set, keep its answers, and return the recording;
+    ``recording.run`` says what this call did. The same call again goes on where it ended.
+
+    Arguments:
+        model: ``ft:...``, a job, the file of a handle, or with ``backend`` any model of a host.
+        data: Rows, or prompts alone. By default the rows that its training has held out, if they
+            are here, else a leak-free sample of its training file.
+        name: Of the recording; by default the model's suffix and the day.
+        samples: Answers to each prompt, 1 by default. With a seed each has its own.
+        rows: At most so many rows, drawn by content and seed.
+        temperature: 0 by default; of several samples, or for 'host', the host's own.
+        max_tokens: Of an answer, 1024 by default.
+        logprobs, top_logprobs, seed, store: As the chat API has them; logprobs by default.
+        batch: Use the host's batch API: half the price at OpenAI, within a day.
+        wait: With ``batch``, return when it has ended. Otherwise the same call again collects it.
+        at_once: Requests on their way to the host at the same time, from all of this process.
+        max_cost_usd: Asking stops when the next request could pass it.
+        backend: The host, or one object for each key of it.
+        allow_pii, allow_secrets: Send personal data, or keys and passwords, that were found.
+        confirm: Called with a RecordPlan before anything is sent; False refuses.
+
+    Raises SpecError, DataError (PrivateDataError), BudgetError before anything is sent,
+    BackendError or NotFoundError if the host ends it early: what was answered is kept.
+    """
+    # Imported here: they bring the SDK of hosts.
+    from finetune_gateway.evaluation import batches, planning, recorder
+    from finetune_gateway.evaluation.subjects import subject_of
+    from finetune_gateway.jobs.store import Store
+
+    settings = Settings.load(home)
+    jobs = Store(settings)
+    given = [] if backend is None else backend
+    backends = [*given] if isinstance(given, list | tuple) else [given]
+    asked = planning.Request(
+        name=name,
+        samples=samples,
+        rows=rows,
+        seed=seed,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        store=store,
+        batch=batch,
+        max_cost_usd=None if max_cost_usd is None else parse_usd(max_cost_usd, "max_cost_usd"),
+        allow_pii=allow_pii,
+        allow_secrets=allow_secrets,
+    )
+    subject = subject_of(model, backends, jobs)
+    plan = planning.plan(subject, data, asked, jobs)
+    if plan.state.batched:
+        recording = batches.follow(jobs, plan.work, wait, on_progress)
+        plan = planning.plan(subject, data, asked, jobs)  # what is left now
+        if plan.state.batched or not plan.left:
+            return recording
+    if plan.left and confirm is not None and not confirm(plan):
+        raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
+    subject.backend.remember()
+    subject.backend.connect()
+    if not plan.existing:
+        Recording.create(settings, plan.work.recording.about, plan.work.prompts)
+    if not batch:
+        return recorder.run(jobs, plan.work, at_once, on_progress, on_wait)
+    recording = batches.begin(jobs, plan.work)
+    return batches.follow(jobs, plan.work, True, on_progress) if wait else recording
+
+
+def settle(name: str, home: str | os.PathLike[str] | None = None) -> Decimal:
+    """Settle what a killed process has reserved for a recording, from the requests that it wrote
+    down; return what they cost. Sends nothing. Raises JobNotFinished while a process is asking."""
+    from finetune_gateway.evaluation import keeping
+
+    return keeping.settle(Settings.load(home), name)
+
+
+def remove(name: str, home: str | os.PathLike[str] | None = None) -> int:
+    """Remove a recording from this machine for good, and return its bytes: prompts, answers,
+    errors. What it cost stays in the ledger. Raises NotFoundError; JobNotFinished while a process
+    is asking, or a batch is under way at the host."""
+    from finetune_gateway.evaluation import keeping
+
+    return keeping.remove(Settings.load(home), name)

@@ -4,9 +4,10 @@ see, rows of which the model would learn only a part, and runs that the estimate
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from finetune_gateway.errors import DataError, PrivateDataError, SpecError
-from finetune_gateway.findings import Finding
+from finetune_gateway.findings import Finding, Report
 from finetune_gateway.jobs.planning import Plan
 
 _WORDS = {"pii": "personal data", "secret": "secrets"}
@@ -38,6 +39,28 @@ def require_private_data_allowed(plan: Plan, *, pii: bool, secrets: bool) -> dic
     return dict(counts)
 
 
+def require_texts_allowed(
+    name: str, findings: Sequence[Finding], host: str, report: Report, *, pii: bool, secrets: bool
+) -> dict[str, int]:
+    """Do the same for texts that a host is asked with, which come from a file of this name."""
+    allowed = {code for code, yes in (("pii", pii), ("secret", secrets)) if yes}
+    private = [one for one in findings if one.code in _WORDS]
+    stopped = [one for one in private if one.code not in allowed]
+    if stopped:
+        what, places, ways = _described({name: stopped}, name)
+        raise PrivateDataError(
+            f"Nothing was sent: {what} would go to {host}: {places}.",
+            hint=f"Mask or remove it, or send it as it is: {ways}.",
+            report=report,
+            found={name: stopped},
+            host=host,
+        )
+    counts = Counter[str]()
+    for one in private:
+        counts[one.kind] += one.count
+    return dict(counts)
+
+
 def kinds_text(counts: dict[str, int]) -> str:
     """Return ``an e-mail address (3 times), a password (1 time)``."""
     times = (f"{kind} ({n:,} time{'' if n == 1 else 's'})" for kind, n in counts.items())
@@ -45,25 +68,32 @@ def kinds_text(counts: dict[str, int]) -> str:
 
 
 def _error(plan: Plan, stopped: dict[str, list[Finding]]) -> PrivateDataError:
-    codes = {one.code for findings in stopped.values() for one in findings}
-    what = " and ".join(words for code, words in _WORDS.items() if code in codes)
-    places = [
-        _place(one, name if name != plan.train.name else "")
-        for name, findings in stopped.items()
-        for one in findings
-    ]
-    more = f"; and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
+    what, places, ways = _described(stopped, plan.train.name)
     host = plan.estimate.host or plan.estimate.backend
-    ways = "; ".join(way for code, way in _WAYS.items() if code in codes)
+    codes = {one.code for findings in stopped.values() for one in findings}
     reports = (report for report in plan.reports if codes & {one.code for one in report.findings})
     return PrivateDataError(
-        f"Nothing was sent: {what} would go to {host}: {'; '.join(places[:_PLACES])}{more}.",
+        f"Nothing was sent: {what} would go to {host}: {places}.",
         hint="Mask or remove it (ftg validate FILE --html PAGE shows the rows), train with "
         f"--backend local, or send it as it is: {ways}.",
         report=next(reports),
         found=stopped,
         host=host,
     )
+
+
+def _described(stopped: Mapping[str, Sequence[Finding]], unnamed: str) -> tuple[str, str, str]:
+    """Return what was found, where, and the ways to send it. The file ``unnamed`` is not named."""
+    codes = {one.code for findings in stopped.values() for one in findings}
+    what = " and ".join(words for code, words in _WORDS.items() if code in codes)
+    places = [
+        _place(one, name if name != unnamed else "")
+        for name, findings in stopped.items()
+        for one in findings
+    ]
+    more = f"; and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
+    ways = "; ".join(way for code, way in _WAYS.items() if code in codes)
+    return what, f"{'; '.join(places[:_PLACES])}{more}", ways
 
 
 def _place(finding: Finding, file: str) -> str:

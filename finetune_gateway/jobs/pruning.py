@@ -20,14 +20,14 @@ from pydantic import ConfigDict
 
 from finetune_gateway.backend import Backend, DataFile
 from finetune_gateway.errors import BackendError, GatewayError, SpecError
-from finetune_gateway.jobs import accounts, fetched, removal, uploads
+from finetune_gateway.jobs import accounts, fetched, recordings, removal, uploads
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.removal import ENDED_AT, Load
 from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
 
-Kind = Literal["copies", "leftovers", "run", "fetched", "file", "model"]
+Kind = Literal["copies", "leftovers", "run", "fetched", "recording", "file", "model"]
 
 DEFAULT_DAYS = 30.0
 DAY = 24 * 3600.0
@@ -80,8 +80,8 @@ Confirm = Callable[[list[Item]], bool]
 
 class Pruner:
     """Prunes the data of one home. ``load``: returns the backend of a stored job. ``days``: for how
-    long data stay after their job has ended. ``with_fetched``: what was fetched from hosts too, so
-    long after it was: it may be in no other place, so an age has to be named."""
+    long data stay after their job has ended. ``with_fetched``: what was fetched from hosts too, and
+    recordings, so long after that: they may be in no other place, so an age has to be named."""
 
     def __init__(
         self, store: Store, load: Load, days: float, *, with_fetched: bool = False
@@ -103,7 +103,7 @@ class Pruner:
             for kind, paths in groups
             if paths
         ]
-        return [*items, *self._runs(), *self._old_fetched()]
+        return [*items, *self._runs(), *self._old_fetched(), *self._old_recordings()]
 
     def remove(self, item: Item) -> None:
         """Remove something on this machine. Raises StoreError."""
@@ -115,6 +115,8 @@ class Pruner:
             settings = self.store.settings
             old = [one for one in fetched.manifests(settings) if one.job_id in item.jobs]
             removal.remove_fetched(settings, old)
+        elif item.kind == "recording":
+            recordings.remove(self.store, self.store.settings.recordings / item.name)
         else:
             for path in self._run_files(self.store.get(item.name)):
                 removal.delete(path)
@@ -139,6 +141,11 @@ class Pruner:
             size = files.bytes_of(fetched.doomed(settings, old))
             jobs = tuple(one.job_id for one in old)
             yield Item(kind="fetched", name="fetched", bytes=size, count=len(old), jobs=jobs)
+
+    def _old_recordings(self) -> Iterator[Item]:
+        """Yield the recordings that nothing was added to for long, under the same condition."""
+        for folder in recordings.old(self.store, self.before) if self._with_fetched else ():
+            yield Item(kind="recording", name=folder.name, bytes=removal.size(folder))
 
     def _run_files(self, record: JobRecord) -> list[Path]:
         if removal.trained_from(self.store, record):  # perhaps from one of its checkpoints

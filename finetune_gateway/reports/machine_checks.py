@@ -26,7 +26,7 @@ from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores
-from finetune_gateway.jobs import removal, schema
+from finetune_gateway.jobs import charges, recordings, removal, schema
 from finetune_gateway.jobs.pruning import DAY
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports.output import format_bytes, format_count
@@ -125,6 +125,7 @@ def _check_data(settings: Settings) -> Iterator[Check]:
         "copies": [settings.files, settings.spool],
         "run folders": [settings.runs],
         "fetched": [settings.fetched],
+        "recordings": [settings.recordings],
         "store": [*settings.home.glob(f"{settings.database.name}*")],
     }
     sizes = {name: sum(map(removal.size, paths)) for name, paths in parts.items()}
@@ -132,13 +133,35 @@ def _check_data(settings: Settings) -> Iterator[Check]:
     if not kept:
         yield Check("data", "ok", "none are kept")
         return
-    folders = (settings.files, settings.runs, settings.fetched)
+    folders = (settings.files, settings.runs, settings.fetched, settings.recordings)
     data = (path for folder in folders for path in folder.rglob("*"))
     oldest = min((path.lstat().st_mtime for path in data if path.is_file()), default=None)
     since = "" if oldest is None else f"; the oldest file is of {date.fromtimestamp(oldest)}"
     found = f"{format_bytes(sum(sizes.values()))} are kept: {kept}{since}"
     fix = "" if settings.read_only else _data_to_remove(settings)
     yield Check("data", "warning" if fix else "ok", found, fix)
+    yield from _check_charges(settings)
+
+
+def _check_charges(settings: Settings) -> Iterator[Check]:
+    """Name the recordings that have reserved money and whose processes have ended."""
+    if not settings.database.exists():
+        return
+    try:
+        open_ = {charge.name for charge in charges.unsettled(Store(settings)) if charge.name}
+    except StoreError:  # another check says it
+        return
+    left = [
+        name
+        for name in sorted(open_)
+        if not files.is_locked(recordings.lock_of(settings, name.removeprefix(recordings.PREFIX)))
+    ]
+    if left:
+        fix = (
+            f"They go on by the same command. To settle what was spent: ftg settle {left[0]}. A "
+            "batch is settled when it is collected."
+        )
+        yield Check("reserved", "warning", f"not settled: {', '.join(left)}", fix)
 
 
 def _data_to_remove(settings: Settings) -> str:

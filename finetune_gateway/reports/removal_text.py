@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.pruning import Item, Pruned
+from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.jobs.removal import Forgotten, Removed
 from finetune_gateway.reports.output import format_bytes, format_count, wrap_text
+from finetune_gateway.settings.files import bytes_of
 
 
 def removed_document(
-    removed: Sequence[Removed], forgotten: Sequence[Forgotten] = ()
+    removed: Sequence[Removed],
+    forgotten: Sequence[Forgotten] = (),
+    recordings: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return what was removed as JSON."""
     document: dict[str, Any] = {"removed": [one.model_dump(mode="json") for one in removed]}
     if forgotten:
         document["fetched"] = [one.model_dump(mode="json") for one in forgotten]
+    if recordings:
+        document["recordings"] = [{"name": name, "bytes": n} for name, n in recordings.items()]
     return document
 
 
@@ -34,6 +41,16 @@ def to_forget_text(forgotten: Sequence[Forgotten]) -> str:
 def forgotten_text(one: Forgotten) -> str:
     """Return the line about a fine-tune of a host that was removed here."""
     return f"{one.model or one.name} removed here"
+
+
+def to_unrecord_text(folders: Sequence[Path]) -> str:
+    """Return which recordings would go, a line for each."""
+    lines = [
+        f"{PREFIX}{folder.name}: {format_bytes(bytes_of([folder]))} of prompts and answers, which "
+        "cannot be recorded again once the model is shut down. Its costs stay, without its name."
+        for folder in folders
+    ]
+    return "\n".join(wrap_text(line, "  ", "") for line in lines)
 
 
 def to_remove_text(jobs: Sequence[Job], planned: Sequence[Removed]) -> str:
@@ -100,6 +117,8 @@ def item_text(item: Item) -> str:
         return f"rows, log and checkpoints of {item.name}, {size}"
     if item.kind == "fetched":
         return f"what was fetched of {format_count(item.count, 'fine-tune')}, {size}"
+    if item.kind == "recording":
+        return f"{PREFIX}{item.name}, {size}: it cannot be made again once its model is shut down"
     of = f"of {item.jobs[0]} at {item.host}"
     if item.kind == "file":
         return f"the uploaded file {item.name} {of}, {size}"

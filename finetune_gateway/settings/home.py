@@ -30,8 +30,8 @@ DATABASE = "gateway.sqlite3"
 NARROWED = ".private"  # an empty file: what earlier versions left wide has been closed
 # All that we write in a home folder; beside the database lie its -wal, -shm and -create.
 OWN = frozenset(
-    (*FOLDERS, "spool", "locks", "hosts", "fetched", SALT, "key_hosts", "config.toml",
-     "prices.toml", "calibration.json")
+    (*FOLDERS, "spool", "locks", "hosts", "fetched", "recordings", SALT, "key_hosts",
+     "config.toml", "prices.toml", "calibration.json")
 )  # fmt: skip
 
 
@@ -181,6 +181,11 @@ class Settings:
     def fetched(self) -> Path:
         """What hosts have kept of jobs, saved here; see ``jobs/fetched.py``."""
         return self.home / "fetched"
+
+    @property
+    def recordings(self) -> Path:
+        """What models answered, kept before they are shut down; see ``evaluation``."""
+        return self.home / "recordings"
 
     @property
     def locks(self) -> Path:

@@ -68,6 +68,7 @@ CALLS = {
     "chat": ["chat latest Hello"],
     "migrate list": [f"migrate list {NOWHERE}"],
     "migrate fetch": [f"migrate fetch --all {NOWHERE}"],  # see below
+    "migrate record": [f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}"],
     "models add": [f"models add ft:m:o::i {NOWHERE}"],
     "rm": ["rm latest --yes"],
     "prune": ["prune --older-than 0d --yes"],
@@ -79,6 +80,7 @@ ENDS = {
     "settle latest --not-created": 2,
     f"migrate list {NOWHERE}": 5,
     f"migrate fetch --all {NOWHERE}": 5,
+    f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}": 4,  # there is a budget, no price
     f"models add ft:m:o::i {NOWHERE}": 5,
 }
 LOOKS = ("list", "list --costs", "status {}", "events {}", "metrics {}", "logs {}", "costs")

@@ -7,6 +7,7 @@ then, and no body without an end. These bounds are for a whole request and its w
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -101,6 +102,43 @@ def _longest(path: str) -> int:
     if path.endswith(CONTENT):
         return LONGEST_FILE
     return LONGEST_CHAT if path.endswith(CHAT) else LONGEST_BODY
+
+
+class AsyncClient(httpx2.AsyncClient):
+    """The same for chats of an event loop: a whole request and its whole answer take no more than
+    their time, and the answer no more than its bytes. Raises Endless."""
+
+    async def send(
+        self, request: httpx2.Request, *, stream: bool = False, **options: Any
+    ) -> httpx2.Response:
+        seconds = READS * request.extensions["timeout"]["read"]
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await super().send(request, stream=True, **options)
+                try:
+                    body = await _body(answer)
+                finally:
+                    await answer.aclose()
+        except TimeoutError:
+            raise Endless(duration(seconds)) from None
+        return httpx2.Response(
+            answer.status_code,
+            headers=[pair for pair in answer.headers.raw if pair[0].lower() != PACKED],
+            request=request,
+            content=body,
+            extensions=answer.extensions,
+        )
+
+
+async def _body(answer: httpx2.Response) -> bytes:
+    """Return the whole body of an answer, unpacked. Raises Endless if it is too long."""
+    pieces, size = [], 0
+    async for piece in answer.aiter_bytes():
+        size += len(piece)
+        if size > LONGEST_CHAT:
+            raise Endless(f"{LONGEST_CHAT // 10**6} MB")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 class _Bounds:

@@ -69,11 +69,32 @@ def _build(url: str, key: str, timeout: float, proxy: Proxy | None) -> openai.Op
     client = openai.OpenAI(
         api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http
     )
+    _keep_to(url, client)
+    return client
+
+
+def asynchronous(client: openai.OpenAI, connections: int) -> bounds.AsyncClient:
+    """Return a client of its own for one event loop, which sends what the SDK's ``client`` would,
+    over so many connections at most; the caller closes it. Raises what ``shared`` does."""
+    url, timeout = str(client.base_url), client.timeout
+    proxy = proxy_for(url)
+    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+    way = httpx2.AsyncHTTPTransport(limits=limits, proxy=proxy.usable_url if proxy else None)
+    headers = {**client.default_headers, **client.auth_headers}
+    return bounds.AsyncClient(
+        base_url=url,
+        headers={name: text for name, text in headers.items() if isinstance(text, str)},
+        timeout=timeout if isinstance(timeout, httpx2.Timeout) else httpx2.Timeout(timeout),
+        follow_redirects=False,
+        transport=way,
+    )
+
+
+def _keep_to(url: str, client: openai.OpenAI) -> None:
+    """Send nothing to another host that the SDK has read from the environment for OpenAI."""
     if not endpoint.is_openai(url):
-        # The SDK reads these from the environment; they are for OpenAI alone.
         client.organization = client.project = client.admin_api_key = None
         client._custom_headers = {}
-    return client
 
 
 def _forget() -> None:

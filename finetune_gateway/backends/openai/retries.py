@@ -77,6 +77,13 @@ def _wait(state: RetryCallState) -> float:
     return BACKOFF(state) if asked is None else asked
 
 
+def backoff(attempt: int) -> float:
+    """Return the seconds to wait after the n-th attempt, from 1, where the host does not say."""
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = attempt
+    return BACKOFF(state)
+
+
 def asked_wait(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a host asks to wait, by ``retry-after-ms`` or ``Retry-After`` as
     seconds or as a date. None for nothing, for nonsense, for what is past, for over a week."""

@@ -1,0 +1,255 @@
+"""``ftg migrate record``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from finetune_gateway import evaluation
+from finetune_gateway.cli.options import (
+    AllowHttp,
+    BaseUrl,
+    HostName,
+    Json,
+    KeyName,
+    KeyNames,
+    confirm,
+    key_backends,
+    parse_amount,
+)
+from finetune_gateway.cli.progress import PhaseBar
+from finetune_gateway.errors import BudgetError, JobNotFinished
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.reports.output import (
+    format_duration,
+    print_json,
+    print_message,
+    print_result,
+    print_warning,
+)
+from finetune_gateway.reports.recording_text import (
+    plan_document,
+    plan_text,
+    recording_document,
+    run_text,
+)
+
+if TYPE_CHECKING:
+    from finetune_gateway.evaluation import Recording
+    from finetune_gateway.evaluation.planning import RecordPlan
+
+
+def record(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="ft:..., a job, or a handle's file.", show_default=False
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Held-out rows, or prompts.", readable=False),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: the model's suffix and the day.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Answers to each prompt; 1 by default.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
+    ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Within a day, at OpenAI for half the price.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="With --batch: until it has ended.")] = False,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            "--max-cost", "--max-cost-usd", metavar="USD", help="Stop before this is passed."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")
+    ] = None,
+    temperature: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="0 by default; 'host' for the host's own."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Sent along, and draws the rows.")
+    ] = None,
+    logprobs: Annotated[
+        bool | None,
+        typer.Option(
+            "--logprobs/--no-logprobs", help="Log-probabilities (default).", show_default=False
+        ),
+    ] = None,
+    top_logprobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Of so many other tokens too, up to 20.")
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Let the host keep the answers too.")
+    ] = False,
+    at_once: Annotated[
+        int, typer.Option(metavar="N", help="Requests on their way at once.", min=1, max=256)
+    ] = 16,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
+    allow_pii: Annotated[
+        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
+    ] = False,
+    allow_secrets: Annotated[
+        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
+    ] = False,
+    profile: HostName = None,
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
+    key_env: KeyNames = None,
+    allow_http: AllowHttp = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the name.")] = False,
+) -> int:
+    """Ask a fine-tune all prompts of a file while it still answers, and keep what it says as
+    recorded:NAME: text, calls of tools, finish reason, usage, latency, log-probabilities, each with
+    its prompt, tools and parameters. A replacement can be compared with it later.
+
+    Of a row all messages up to its last answer are asked, with its tools; a row of a prompt alone
+    is asked as it is. Without --data the held-out rows of the model's training are proposed, if
+    they are here (ftg migrate fetch), else a tenth of its training file.
+
+    Priced first; asking stops before --max-cost, or the budget of the month (ftg config), could be
+    passed. Each request is on the disk before it is sent: after a kill the same command goes on,
+    and asks again what was in flight, no more. Errors are kept apart. Without a terminal --yes is
+    required (exit 4). Exit 4 also if a limit ended it, 101 while a batch is under way: the same
+    command again collects it.
+
+    Examples:
+      ftg migrate record ft:gpt-4.1-mini-2025-04-14:org:support:1 --data held_out.jsonl
+      ftg migrate record ftg-7kq3 --max-cost 5 --yes
+      ftg migrate record ft:gpt-4.1-mini-2025-04-14:org:support:1 --batch --name support
+    """
+    given = any((profile, base_url, api_key_env, key_env))
+    question = _Question(yes, dry_run, json, quiet, rows is not None)
+    with _bar(quiet=quiet or json) as on_progress:
+        recording = evaluation.record(
+            model,
+            data,
+            name=name,
+            samples=samples,
+            rows=rows,
+            seed=seed,
+            temperature=_temperature(temperature),
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            store=store or None,
+            batch=batch,
+            wait=wait,
+            at_once=at_once,
+            max_cost_usd=parse_amount("max-cost", max_cost),
+            backend=key_backends(profile, base_url, api_key_env, key_env, allow_http)
+            if given or allow_http
+            else None,
+            allow_pii=allow_pii,
+            allow_secrets=allow_secrets,
+            confirm=question.ask,
+            on_progress=on_progress,
+            on_wait=lambda seconds, why: print_message(
+                f"The host rests for {format_duration(seconds)}: {why}.", quiet=quiet
+            ),
+        )
+    return _end(recording, begun=batch and question.asked and not wait, json=json, quiet=quiet)
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield what moves a bar of the answers on stderr; None without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    bar = PhaseBar()
+    try:
+        yield lambda done, total: bar.show(f"{done:,} of {total:,}", done / max(total, 1))
+    finally:
+        bar.stop()
+
+
+def _end(recording: Recording, *, begun: bool, json: bool, quiet: bool) -> int:
+    """Say what came of it, and return the exit code."""
+    document = recording_document(recording)
+    if json:
+        print_json(document)
+    else:
+        print_result(recording.title)
+    print_message(run_text(recording, document), quiet=quiet)
+    run = recording.run
+    if run is None or not run.stopped:
+        return 0
+    if "batch" in run.stopped:
+        return 0 if begun else JobNotFinished.exit_code
+    return BudgetError.exit_code
+
+
+def _temperature(text: str | None) -> float | str | None:
+    """Return the number, or the word, which is judged where all are."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+@dataclass
+class _Question:
+    """Shows the plan, and asks for a yes."""
+
+    yes: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+    drawn: bool
+    asked: bool = False
+
+    def ask(self, plan: RecordPlan) -> bool:
+        """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
+        self.asked = True
+        gateway = Gateway()
+        budget = gateway.budget() if gateway.monthly_usd is not None else None
+        quiet = self.quiet and (self.yes or self.dry_run)
+        print_message(plan_text(plan, budget), quiet=quiet)
+        for note in plan.notes:
+            print_warning(note, quiet=quiet)
+        if self.dry_run:
+            self._end_dry_run(plan, budget)
+        if self.yes:
+            return True
+        if not sys.stdin.isatty():
+            raise BudgetError(
+                "Nothing was sent: there is no terminal to confirm the price at.",
+                hint="Pass --yes, and --max-cost USD to set a limit.",
+            )
+        if not _proceed():
+            raise BudgetError("Nothing was sent: the answer was not yes.")
+        return True
+
+    def _end_dry_run(self, plan: RecordPlan, budget: Any) -> NoReturn:
+        if self.json:
+            print_json(plan_document(plan, budget))
+        elif self.quiet:
+            print_result(plan.work.recording.title)
+        print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
+        raise typer.Exit(0)
+
+
+def _proceed() -> bool:
+    try:
+        return confirm("Proceed?")
+    except KeyboardInterrupt as exc:
+        exc.add_note("Nothing was sent.")
+        raise

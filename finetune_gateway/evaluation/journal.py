@@ -1,0 +1,124 @@
+"""Files of JSON lines that survive a kill: a line is whole, or it was never written.
+
+A line is in the file before ``write`` returns, and on the disk after ``flushed``: many that are
+written at the same time share one fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from finetune_gateway.errors import StoreError
+from finetune_gateway.settings import files
+
+Json = dict[str, Any]
+
+
+class Journal:
+    """A file of JSON lines that is only added to, by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, and cut off what a kill has left of a last line. Raises StoreError."""
+        self.path = path
+        self._next: asyncio.Future[None] | None = None  # of the fsync that has not begun
+        self._syncing: asyncio.Task[None] | None = None
+        with files.storing(f"{path.name} cannot be written", path.parent):
+            self._file = files.open_private(path, os.O_RDWR | os.O_APPEND)
+            _cut_torn_line(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def write(self, line: Json) -> None:
+        """Add a line. Raises StoreError for a full disk, and then nothing of it is left."""
+        raw = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        with files.storing(f"{self.path.name} cannot be written", self.path.parent):
+            if os.write(self._file, raw) < len(raw):
+                _cut_torn_line(self._file)
+                os.write(self._file, raw)  # raises why: the disk is full
+
+    def sync(self) -> None:
+        """Put all lines on the disk. Raises StoreError."""
+        with files.storing(f"{self.path.name} cannot be written", self.path.parent):
+            os.fsync(self._file)
+
+    async def flushed(self) -> None:
+        """Wait until what was written so far is on the disk. Raises StoreError."""
+        await asyncio.shield(self.flush_soon())
+
+    def flush_soon(self) -> asyncio.Future[None]:
+        """Begin to put on the disk what was written so far; return what tells the end of it."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        waited = self._next
+        if self._syncing is None or self._syncing.done():
+            self._syncing = asyncio.create_task(self._sync_all())
+        return waited
+
+    async def _sync_all(self) -> None:
+        """Sync as long as somebody waits."""
+        while self._next is not None:
+            waited, self._next = self._next, None
+            try:
+                await asyncio.to_thread(self.sync)
+            except StoreError as exc:
+                waited.set_exception(exc)
+                waited.exception()  # whoever waits raises it; perhaps nobody does any more
+            else:
+                waited.set_result(None)
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        if self._file >= 0:
+            descriptor, self._file = self._file, -1
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def read_lines(path: Path) -> Iterator[Json]:
+    """Yield the whole lines of a journal; none if there is no such file. Raises StoreError."""
+    try:
+        with path.open("rb") as file:
+            for raw in file:
+                if raw.endswith(b"\n"):
+                    yield _parsed(raw, path)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be read: {exc.strerror or exc}.") from None
+
+
+def _parsed(raw: bytes, path: Path) -> Json:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise StoreError(
+            f"{path} has a line that is no JSON object.", hint="Was it changed? Put a copy back."
+        )
+    return value
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    """Cut off what comes after the last line end."""
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    kept = end
+    while kept > 0:
+        start = max(0, kept - 65536)
+        at = os.pread(descriptor, kept - start, start).rfind(b"\n")
+        kept = start + at + 1 if at >= 0 else start
+        if at >= 0:
+            break
+    if kept < end:
+        os.ftruncate(descriptor, kept)

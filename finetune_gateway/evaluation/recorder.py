@@ -1,0 +1,185 @@
+"""Record what a model answers: priced first, held to its limits, resumable after a kill.
+
+What has been written down decides: a request that has an answer is not sent again, one that was in
+flight when its process died is, and is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from finetune_gateway.backends.openai import async_chat, wire
+from finetune_gateway.errors import BackendError, GatewayError, NotFoundError
+from finetune_gateway.evaluation import asking
+from finetune_gateway.evaluation.asking import OnWait, Question
+from finetune_gateway.evaluation.prompts import Prompt
+from finetune_gateway.evaluation.recording import Recording, Run
+from finetune_gateway.evaluation.subjects import Subject
+from finetune_gateway.evaluation.work import (
+    Work,
+    open_charges,
+    reserve,
+    settle_all,
+    settle_one,
+    writing,
+)
+from finetune_gateway.evaluation.writer import OnProgress, Writer
+from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings import clock, config
+
+# How an option of the command line leaves out a parameter that a host refuses.
+WITHOUT = {
+    "logprobs": "--no-logprobs",
+    "top_logprobs": "without --top-logprobs",
+    "seed": "without --seed",
+    "store": "without --store",
+    "temperature": "--temperature host",
+}
+
+
+def run(
+    store: Store, work: Work, at_once: int, on_progress: OnProgress | None, on_wait: OnWait | None
+) -> Recording:
+    """Ask what is left, and return what came of it. Holds the lock of the recording.
+
+    Raises BudgetError before anything is sent; the error of the host that ended it early, with what
+    is kept; StoreError.
+    """
+    with writing(store, work.recording):
+        settle_all(store, work.recording, open_charges(work.recording))
+        state = work.recording.state()
+        left = work.questions(state)
+        if not left:
+            return replace(work.recording, run=Run())
+        cost = work.cost(left)
+        work.require_within(cost)
+        charge = reserve(store, work, cost)
+        again = sum(question.id in state.in_flight for question, _ in left)
+        done = _run(store, work, left, charge, again, at_once, on_progress, on_wait)
+        return replace(work.recording, run=done)
+
+
+def _run(
+    store: Store,
+    work: Work,
+    left: list[tuple[Question, Prompt]],
+    charge: Charge,
+    again: int,
+    at_once: int,
+    on_progress: OnProgress | None,
+    on_wait: OnWait | None,
+) -> Run:
+    done = len(work.prompts) * work.recording.about.samples - len(left)
+    writer = Writer(work, charge, {question.id: prompt for question, prompt in left}, done)
+    writer.on_progress = on_progress
+    patience = config.current_value(
+        store.settings, "hosts.longest_wait_seconds", work.subject.backend.longest_wait
+    ).amount
+    ended: BackendError | None = None
+    try:
+        with writer:
+            ended = _in_a_loop(
+                _ask(work, [one for one, _ in left], writer, at_once, float(patience or 0), on_wait)
+            )
+    except BaseException as exc:
+        exc.add_note(f"{work.recording.title} keeps what was answered; the same command goes on.")
+        raise
+    finally:
+        spent = settle_one(store, work.recording, charge)
+        work.recording.finish()
+    if ended is not None:
+        raise _in_words(ended, work)
+    return Run(writer.asked, writer.answers, writer.errors, again, spent, writer.stopped)
+
+
+async def _ask(
+    work: Work,
+    questions: list[Question],
+    writer: Writer,
+    at_once: int,
+    patience: float,
+    on_wait: OnWait | None,
+) -> BackendError | None:
+    subject = work.subject
+    async with async_chat.session(subject.backend, subject.model, at_once) as session:
+        return await asking.ask_many(
+            session, questions, writer, at_once=at_once, patience=patience, on_wait=on_wait
+        )
+
+
+def _in_a_loop(work: Coroutine[Any, Any, BackendError | None]) -> BackendError | None:
+    """Run this in an event loop of its own; where one is running already, as in a notebook, in a
+    thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    result: list[BackendError | None] = []
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(asyncio.run(work))
+        except BaseException as exc:
+            failed.append(exc)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return result[0]
+
+
+# -- what ended it ---------------------------------------------------------------------------------
+
+
+def _in_words(error: BackendError, work: Work) -> GatewayError:
+    """Return the error that ended a run, with what is known of the model, and what to do."""
+    go_on = f"{work.recording.title} keeps what was answered; the same command goes on."
+    if error.status_code == 404:
+        return _not_there(error, work, go_on)
+    way = WITHOUT.get((error.param or "").partition(".")[0])
+    hint = f"Ask without it, under another name: {way}" if way else f"{error.hint} {go_on}"
+    error.hint = hint.strip()
+    return error
+
+
+def _not_there(error: BackendError, work: Work, go_on: str) -> GatewayError:
+    """Say of a model that was not there, whenever it was asked, what its date and the list of the
+    host say: the same answer may mean that it was shut down, or that this key may not see it."""
+    subject = work.subject
+    life = subject.backend.profile.life_cycle(subject.base_model)
+    tries = 1 + len(asking.COLD_SECONDS)
+    asked = f"{subject.model!r} was asked {tries} times in a minute: {error.message}"
+    if life.retires_on and life.retires_on <= clock.today():
+        return NotFoundError(
+            f"{asked} Fine-tunes of {subject.base_model} were shut down on {life.retires_on} "
+            f"(as of {life.as_of}, {life.source}).",
+            hint=f"What was recorded is kept: {work.recording.title}.",
+        )
+    listed = _is_listed(subject)
+    if listed is None:
+        said = "The list of models could not be read."
+    elif listed:
+        said = "The list of models has it: it may be starting, try again later."
+    else:
+        said = "The list of models that this key sees does not have it: it was deleted, or belongs "
+        said += "to another project."
+    return NotFoundError(f"{asked} {said}", hint=f"See: ftg migrate list. {go_on}")
+
+
+def _is_listed(subject: Subject) -> bool | None:
+    """Return whether the list of the host has a model; None if that cannot be known."""
+    try:
+        with subject.backend.calling("list the models") as (client, call):
+            body = wire.read(client.models.with_raw_response.list(), call)
+    except GatewayError:
+        return None
+    names = [wire.object_of(one).get("id") for one in wire.list_of(body.get("data"))]
+    return subject.model in names if names else None

@@ -1,0 +1,382 @@
+"""A recording on the disk: what a model answered, with all that it was asked.
+
+In ``recordings/NAME`` of the home folder, for this user alone:
+
+==================  ==============================================================================
+``recording.json``  the model, where and when it was asked, with what parameters
+``rows.jsonl``      what is asked: messages, tools, and what the data answer
+``requests.jsonl``  each request, on the disk before it is sent, with what it can cost at most
+``answers.jsonl``   each answer whole, with what it cost
+``errors.jsonl``    each request that failed, kept apart: no answer
+``batches.jsonl``   what became of batches, if any
+==================  ==============================================================================
+
+A request without an answer or an error was in flight when its process died. Everything else about a
+recording, also what it cost, follows from these files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from finetune_gateway.errors import NotFoundError, SpecError, StoreError, shown
+from finetune_gateway.evaluation.journal import read_lines
+from finetune_gateway.evaluation.prompts import Prompt, fingerprint_of_all
+from finetune_gateway.jobs.recordings import PREFIX
+from finetune_gateway.model import Model
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.tokens.encodings import base_model
+
+Json = dict[str, Any]
+
+ABOUT, ROWS = "recording.json", "rows.jsonl"
+REQUESTS, ANSWERS, ERRORS, BATCHES = (
+    "requests.jsonl", "answers.jsonl", "errors.jsonl", "batches.jsonl",
+)  # fmt: skip
+REFUSED, COLLECTED = "refused", "collected"  # events that end a batch
+OVER = REFUSED, COLLECTED
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+ID = 32  # characters of a prompt's fingerprint in the id of a request: a batch takes 64
+
+
+class About(Model):
+    """What a recording is of. ``parameters``: sent with each request. ``samples``: answers to each
+    prompt. ``rows_sha256``: what the set of prompts is recognised by. ``data``: where they are
+    from, in words. ``system_fingerprints``: those of the host, and how many answers have each."""
+
+    model_config = ConfigDict(defer_build=True, protected_namespaces=())
+
+    version: int = 1
+    name: str
+    created_at: float
+    date: str
+    model: str
+    base_model: str
+    backend: str
+    host: str
+    base_url: str
+    job_id: str | None = None
+    parameters: Json = Field(default_factory=dict)
+    samples: int = 1
+    rows: int
+    rows_sha256: str
+    data: str = ""
+    data_sha256: str | None = None
+    retires_on: str | None = None
+    system_fingerprints: dict[str, int] = Field(default_factory=dict)
+    finished_at: float | None = None
+
+
+class RecordedAnswer(Model):
+    """One answer. ``row``: the fingerprint of its prompt; ``message``, ``usage`` and ``logprobs``
+    as the host sent them. ``seconds``: from the request to the whole answer; None from a batch."""
+
+    model_config = ConfigDict(defer_build=True, protected_namespaces=(), extra="ignore")
+
+    id: str
+    row: str
+    sample: int
+    at: float
+    message: Json
+    finish_reason: str | None = None
+    usage: Json = Field(default_factory=dict)
+    logprobs: Json | None = None
+    system_fingerprint: str | None = None
+    model: str | None = None  # as the host names it
+    seconds: float | None = None
+    usd: Decimal | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the answer."""
+        content = self.message.get("content")
+        return content if isinstance(content, str) else ""
+
+    @property
+    def tool_calls(self) -> list[Json]:
+        """The calls of the answer, as in OpenAI's messages."""
+        calls = self.message.get("tool_calls")
+        return [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
+
+
+class RecordedError(Model):
+    """A request that has no answer, and why."""
+
+    model_config = ConfigDict(defer_build=True, extra="ignore")
+
+    id: str
+    at: float
+    message: str
+    status: int | None = None
+    code: str | None = None
+    retryable: bool = False
+
+
+@dataclass
+class State:
+    """What has become of the requests of a recording, by their ids.
+
+    ``in_flight``: those that were sent last and have neither answer nor error. ``refused``: those
+    that the host will not answer, however often it is asked.
+    """
+
+    answered: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    in_flight: set[str] = field(default_factory=set)
+    batched: set[str] = field(default_factory=set)  # in a batch that has not been collected
+
+    @property
+    def done(self) -> set[str]:
+        """Those that are not asked again."""
+        return self.answered | self.refused | self.batched
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one call has done. ``again``: requests that were in flight when an earlier process died,
+    and were sent again. ``stopped``: why not all was asked; empty if all was."""
+
+    asked: int = 0
+    answers: int = 0
+    errors: int = 0
+    again: int = 0
+    spent_usd: Decimal | None = None
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent under one charge. ``usd``: None if no price is known."""
+
+    usd: Decimal | None
+    answers: int
+    unanswered: int  # counted at their most
+
+
+@dataclass(frozen=True, repr=False)
+class Recording:
+    """What a model answered to the rows of a data set, and ``run``, what the call has done that
+    returned it.
+
+    >>> recording = Recording.load("recorded:support-2026-12-01")
+    >>> for answer in recording.answers():
+    ...     print(answer.row, answer.text, answer.tool_calls)
+    """
+
+    folder: Path
+    about: About
+    run: Run | None = None  # of the call that returned it
+
+    @classmethod
+    def load(cls, name: str, home: str | os.PathLike[str] | None = None) -> Self:
+        """Return a recording by its name, with or without ``recorded:``. Raises NotFoundError."""
+        return cls.at(Settings.load(home), name)
+
+    @classmethod
+    def at(cls, settings: Settings, name: str) -> Self:
+        """Return a recording of a home folder."""
+        found = cls.find(settings, name)
+        if found is None:
+            others = ", ".join(f"{PREFIX}{one}" for one in names(settings)[:5])
+            raise NotFoundError(
+                f"There is no recording {plain(name)!r}.",
+                hint=f"There are: {others}." if others else "Make one: ftg migrate record --help",
+            )
+        return found
+
+    @classmethod
+    def find(cls, settings: Settings, name: str) -> Self | None:
+        """Return a recording; None if there is none. Raises StoreError for one that is damaged."""
+        folder = folder_of(settings, name)
+        try:
+            about = About.model_validate_json((folder / ABOUT).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as exc:
+            raise StoreError(
+                f"{folder / ABOUT} cannot be read: {str(exc)[:200]}.",
+                hint=f"Put a copy back, or remove it: ftg rm {PREFIX}{plain(name)}",
+            ) from None
+        return cls(folder, about)
+
+    @classmethod
+    def create(cls, settings: Settings, about: About, prompts: list[Prompt]) -> Self:
+        """Write down what is going to be asked. Raises StoreError."""
+        settings.create()
+        folder = folder_of(settings, about.name)
+        recording = cls(folder, about)
+        with files.storing(f"{PREFIX}{about.name} cannot be kept", folder.parent):
+            files.folder(folder)
+            lines = "".join(prompt.model_dump_json() + "\n" for prompt in prompts)
+            files.write_atomic(folder / ROWS, lines, private=True)
+        recording.write_about()  # last: without it there is no recording
+        return recording
+
+    def write_about(self) -> None:
+        """Write what it is of. Raises StoreError."""
+        with files.storing(f"{self.title} cannot be kept", self.folder):
+            text = self.about.model_dump_json(indent=2) + "\n"
+            files.write_atomic(self.folder / ABOUT, text, private=True)
+
+    @property
+    def title(self) -> str:
+        """Its name as people write it: ``recorded:NAME``."""
+        return f"{PREFIX}{self.about.name}"
+
+    def __repr__(self) -> str:
+        count = sum(1 for _ in self.answers())
+        return f"Recording({self.title}: {count} answers of {self.about.model})"
+
+    # -- what is in it -----------------------------------------------------------------------
+
+    def prompts(self) -> list[Prompt]:
+        """Return what was asked, in the order of the data. Raises StoreError if rows were lost."""
+        found = [Prompt.model_validate(line) for line in read_lines(self.folder / ROWS)]
+        if fingerprint_of_all(found) != self.about.rows_sha256:
+            raise StoreError(
+                f"The rows of {self.title} are not those that it was made with.",
+                hint=f"Put a copy of {self.folder / ROWS} back.",
+            )
+        return found
+
+    def answers(self) -> Iterator[RecordedAnswer]:
+        """Yield the answers, each request's once, in the order in which they came."""
+        seen = set[str]()
+        for line in read_lines(self.folder / ANSWERS):
+            if line["id"] not in seen:
+                seen.add(line["id"])
+                yield RecordedAnswer.model_validate(line)
+
+    def errors(self) -> Iterator[RecordedError]:
+        """Yield for each request that has no answer the last error, if there is one."""
+        answered = {line["id"] for line in read_lines(self.folder / ANSWERS)}
+        last = {line["id"]: line for line in read_lines(self.folder / ERRORS)}
+        for key, line in last.items():
+            if key not in answered:
+                yield RecordedError.model_validate(line)
+
+    def questions(self, prompts: list[Prompt]) -> Iterator[tuple[str, Prompt, int]]:
+        """Yield the id of each request, its prompt and the number of the sample: all first samples,
+        then all second ones."""
+        for sample in range(self.about.samples):
+            for prompt in prompts:
+                yield request_id(prompt.id, sample), prompt, sample
+
+    def state(self) -> State:
+        """Return what has become of the requests."""
+        state, sent = State(), dict[str, tuple[int, str]]()
+        events = batch_events(self.folder)
+        open_batches = {key for key, event in events.items() if event not in OVER}
+        for line in read_lines(self.folder / REQUESTS):
+            sent[line["id"]] = (line["attempt"], line.get("batch") or "")
+        ended = set[tuple[str, int]]()
+        for line in read_lines(self.folder / ANSWERS):
+            state.answered.add(line["id"])
+        for line in read_lines(self.folder / ERRORS):
+            ended.add((line["id"], line["attempt"]))
+            again = line["retryable"] or line["again"]
+            (state.failed if again else state.refused).add(line["id"])
+        state.refused -= state.answered
+        for key, (attempt, batch) in sent.items():
+            if key in state.answered or (key, attempt) in ended:
+                continue
+            if batch in open_batches:
+                state.batched.add(key)
+            elif not batch:
+                state.in_flight.add(key)
+        state.failed -= state.answered | state.refused | state.in_flight | state.batched
+        return state
+
+    def spent(self, charge: str) -> Spent:
+        """Return what was spent under a charge, from the requests that were written down: each that
+        has no answer and no refusal may have been answered, and counts at its most."""
+        open_ = dict[tuple[str, int], Decimal | None]()
+        events = batch_events(self.folder)
+        bought = {"", *(key for key, event in events.items() if event != REFUSED)}
+        for line in read_lines(self.folder / REQUESTS):
+            if line["charge"] == charge and (line.get("batch") or "") in bought:
+                open_[line["id"], line["attempt"]] = _usd(line)
+        counted, answers = list[Decimal | None](), 0
+        for line in read_lines(self.folder / ANSWERS):
+            if line["charge"] == charge and (line["id"], line["attempt"]) in open_:
+                del open_[line["id"], line["attempt"]]
+                counted.append(_usd(line))
+                answers += 1
+        unanswered = 0
+        for line in read_lines(self.folder / ERRORS):
+            if line["charge"] == charge and (line["id"], line["attempt"]) in open_:
+                del open_[line["id"], line["attempt"]]
+                counted.append(_usd(line))
+                unanswered += _usd(line) != 0
+        counted += open_.values()
+        known = [usd for usd in counted if usd is not None]
+        usd = sum(known, Decimal(0)) if len(known) == len(counted) else None
+        return Spent(usd, answers, unanswered + len(open_))
+
+    def finish(self) -> None:
+        """Write down which systems have answered. Raises StoreError."""
+        prints = Counter(one.system_fingerprint for one in self.answers())
+        self.about.system_fingerprints = {key: n for key, n in prints.items() if key}
+        self.about.finished_at = time.time()
+        self.write_about()
+
+
+def _usd(line: Json) -> Decimal | None:
+    return None if line.get("usd") is None else Decimal(line["usd"])
+
+
+def batch_events(folder: Path) -> dict[str, str]:
+    """Return the last event of each batch of a recording, by its key."""
+    return {line["key"]: line["event"] for line in read_lines(folder / BATCHES)}
+
+
+def request_id(row: str, sample: int) -> str:
+    """Return the id of the n-th request of a prompt, by its fingerprint; a batch knows it by it."""
+    return f"{row[:ID]}-{sample}"
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def plain(name: str) -> str:
+    """Return a name without ``recorded:``. Raises SpecError for what can be none."""
+    found = name.removeprefix(PREFIX)
+    if not NAME.fullmatch(found):
+        raise SpecError(
+            f"A recording cannot be named {shown(found)}.",
+            hint="Use at most 100 letters, digits, dots, dashes and underscores.",
+        )
+    return found
+
+
+def folder_of(settings: Settings, name: str) -> Path:
+    """Return the folder of a recording."""
+    return settings.recordings / plain(name)
+
+
+def names(settings: Settings) -> list[str]:
+    """Return the names of all recordings of a home folder, half-made ones too."""
+    return sorted(path.name for path in settings.recordings.glob("*") if path.is_dir())
+
+
+def default_name(model: str, moment: float) -> str:
+    """Return the suffix of a fine-tune, else its base, and the day: ``support-2026-12-01``."""
+    parts = model.split(":")
+    step = f"-{parts[5]}" if len(parts) > 5 else ""
+    suffix = parts[3] if model.startswith("ft:") and len(parts) > 3 else ""
+    word = re.sub(r"[^A-Za-z0-9._-]+", "-", suffix or base_model(model)).strip("-._")
+    day = datetime.fromtimestamp(moment, UTC).date()
+    return f"{(word or 'model')[:60]}{step[:20]}-{day}"

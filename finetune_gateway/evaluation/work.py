@@ -1,0 +1,168 @@
+"""What is left to ask of a recording, what it costs, and the money that is taken for it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from finetune_gateway.errors import BudgetError, JobNotFinished
+from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.evaluation.asking import Question
+from finetune_gateway.evaluation.costing import Costing
+from finetune_gateway.evaluation.journal import read_lines
+from finetune_gateway.evaluation.prompts import Prompt
+from finetune_gateway.evaluation.recording import BATCHES, OVER, REQUESTS, Recording, State
+from finetune_gateway.evaluation.subjects import Subject
+from finetune_gateway.jobs import charges, recordings
+from finetune_gateway.jobs.budget import ZERO, dollars
+from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings import files
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to ask of a recording, and what that costs. ``limit``: the user's own, in USD;
+    ``cap``: of the month."""
+
+    recording: Recording
+    subject: Subject
+    prompts: list[Prompt]
+    costing: Costing
+    limit: Decimal | None
+    cap: Decimal | None
+    batch: bool = False
+
+    def questions(self, state: State) -> list[tuple[Question, Prompt]]:
+        """Return the requests that are left."""
+        return [
+            (Question(key, self.body(prompt, sample)), prompt)
+            for key, prompt, sample in self.recording.questions(self.prompts)
+            if key not in state.done
+        ]
+
+    def body(self, prompt: Prompt, sample: int) -> Json:
+        """Return a request: the prompt and the parameters; each sample has a seed of its own."""
+        parameters = dict(self.recording.about.parameters)
+        if "seed" in parameters:
+            parameters["seed"] += sample
+        return {**prompt.asked, **parameters}
+
+    def cost(self, left: list[tuple[Question, Prompt]]) -> Range[Decimal] | None:
+        """Return what these requests cost; None if no price is known."""
+        return self.costing.cost([(prompt, 1) for _, prompt in left])
+
+    def reserved(self, cost: Range[Decimal] | None) -> Decimal:
+        """Return what is taken of the month: the high estimate, or the limit below it."""
+        high = cost.high if cost else ZERO
+        return high if self.limit is None else min(high, self.limit)
+
+    def require_within(self, cost: Range[Decimal] | None) -> None:
+        """Raise BudgetError if the limit is below even the low estimate, or if there is a limit or
+        a cap and no price is known."""
+        if cost is None:
+            if self.limit is None and self.cap is None:
+                return
+            raise BudgetError(
+                f"No price is known for answers of {self.subject.model!r}, so a limit cannot be "
+                "checked.",
+                hint="Add rows for in_mtok and out_mtok: ftg prices set --help",
+            )
+        if self.limit is not None and cost.low > self.limit:
+            raise BudgetError(
+                f"The answers cost at least {dollars(cost.low)} USD, over the limit of "
+                f"{dollars(self.limit)}.",
+                hint="Raise --max-cost, or ask fewer rows: --rows N.",
+            )
+
+    def stop_at(self, cost: Range[Decimal] | None) -> Decimal | None:
+        """Return the amount that is never passed: the limit, or what was taken of a month that has
+        a cap."""
+        return self.limit if self.cap is None else self.reserved(cost)
+
+
+# -- under the lock ------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(store: Store, recording: Recording) -> Iterator[None]:
+    """Hold the lock of a recording. Raises JobNotFinished while another process asks for it."""
+    store.settings.create()
+    with files.try_locking(recordings.lock_of(store.settings, recording.about.name)) as ours:
+        if not ours:
+            raise JobNotFinished(
+                f"Another process is asking for {recording.title}.", hint="Wait until it has ended."
+            )
+        yield
+
+
+def settle_all(store: Store, recording: Recording, leave: frozenset[str]) -> Decimal:
+    """Settle the charges that dead processes have left, from the requests that they wrote down;
+    return what these cost. ``leave``: those of batches, which go on without a process."""
+    total = ZERO
+    for charge in charges.unsettled(store, recording.title):
+        if charge.id not in leave:
+            total += settle_one(store, recording, charge) or ZERO
+    return total
+
+
+def open_charges(recording: Recording) -> frozenset[str]:
+    """Return the charges of batches that are under way: no process has to live for them."""
+    lines = last_lines(recording).values()
+    return frozenset(line["charge"] for line in lines if line["event"] not in OVER)
+
+
+def last_lines(recording: Recording) -> dict[str, Json]:
+    """Return all that is known of each batch, by its key."""
+    known: dict[str, Json] = {}
+    for line in read_lines(recording.folder / BATCHES):
+        known[line["key"]] = {**known.get(line["key"], {}), **line}
+    return known
+
+
+def settle_one(store: Store, recording: Recording, charge: Charge) -> Decimal | None:
+    """Settle one charge; return what was spent, None if no price is known."""
+    spent = recording.spent(charge.id)
+    most = f"; {spent.unanswered:,} without one counted at their most" if spent.unanswered else ""
+    at = ", ".join(f"${price.usd} {price.unit} {price.dated}" for price in charge.prices[:2])
+    word = "answer" if spent.answers == 1 else "answers"
+    basis = f"{spent.answers:,} {word} by the host's usage{most}; {at or 'no price is known'}"
+    charges.settle(store, charge.id, spent.usd, basis)
+    return spent.usd
+
+
+def new_charge(work: Work, cost: Range[Decimal] | None) -> Charge:
+    """Return the charge for a run, not yet stored."""
+    about = work.recording.about
+    return Charge(
+        id=charges.new_id(),
+        created_at=time.time(),
+        name=work.recording.title,
+        backend=about.backend,
+        host=about.host,
+        model=about.model,
+        cost=cost,
+        prices=work.costing.prices.rows,
+        reserved_usd=work.reserved(cost),
+    )
+
+
+def reserve(store: Store, work: Work, cost: Range[Decimal] | None) -> Charge:
+    """Commit what a run may cost. Raises BudgetError; a recording in which nothing was asked yet
+    is then removed again."""
+    charge = new_charge(work, cost)
+    try:
+        charges.reserve(store, charge, work.cap)
+    except BudgetError:
+        if not (work.recording.folder / REQUESTS).exists():
+            with suppress(OSError):
+                shutil.rmtree(work.recording.folder)
+        raise
+    return charge

@@ -1,0 +1,165 @@
+"""What ``ftg migrate record`` shows: the plan before the question, and what came of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from finetune_gateway.evaluation.recording import Recording
+from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.permits import kinds_text
+from finetune_gateway.reports.output import format_count, format_usd, wrap_text
+from finetune_gateway.text.cleaning import visible
+
+if TYPE_CHECKING:
+    # The type checker alone: it brings the SDK of hosts.
+    from finetune_gateway.evaluation.planning import RecordPlan
+
+SHOWN = 3  # errors
+
+
+def plan_text(plan: RecordPlan, budget: Budget | None) -> str:
+    """Return what is about to happen: which rows are asked, how, and what that costs."""
+    return "\n".join(wrap_text(line, "  ", "") for line in _plan_lines(plan, budget))
+
+
+def _plan_lines(plan: RecordPlan, budget: Budget | None) -> Iterator[str]:
+    work, about = plan.work, plan.work.recording.about
+    rows = format_count(about.rows, "row")
+    yield f"{work.recording.title}: {visible(about.model)} at {about.host}"
+    yield f"{rows} of {about.data}: {_asked(plan)}, {_parameters(about.parameters)}"
+    if plan.existing:
+        yield f"It goes on: answers so far {len(plan.state.answered):,}, left {plan.left:,}."
+    if plan.again:
+        yield _again(plan.again)
+    if repeated := sum(len(prompt.lines) - 1 for prompt in work.prompts):
+        yield f"{format_count(repeated, 'row')} ask the same as another, and are not asked twice."
+    limit = f"; stops before {format_usd(work.limit)}" if work.limit is not None else ""
+    yield f"Estimated cost: {_cost(plan)}{limit}"
+    read, written = work.costing.prices.read, work.costing.prices.written
+    if read and written:
+        yield (
+            f"At ${read.usd} per million tokens read and ${written.usd} written, {read.dated}, "
+            f"{read.source}."
+        )
+    if not work.costing.exact:
+        yield f"The encoding of {visible(about.base_model)} is not known: tokens are approximate."
+    if work.batch:
+        yield "As a batch, within 24 hours; what expires is not billed, and can be asked again."
+    if budget is not None:
+        left = budget.left_usd or Decimal(0)
+        takes = format_usd(work.reserved(plan.cost))
+        yield f"Budget of {budget.month}: {format_usd(left)} left; this reserves {takes}."
+    if plan.allowed:
+        yield f"Sent as allowed: {kinds_text(plan.allowed)}."
+
+
+def _asked(plan: RecordPlan) -> str:
+    samples = plan.work.recording.about.samples
+    times = "asked once" if samples == 1 else f"asked {samples} times"
+    tokens = plan.tokens.expected
+    return f"each {times}, {tokens:,} tokens to read" if plan.left else f"each {times}"
+
+
+def _parameters(parameters: dict[str, Any]) -> str:
+    warmth = parameters.get("temperature")
+    parts = [f"answers of at most {parameters['max_tokens']:,} tokens"]
+    parts += ["the host's temperature" if warmth is None else f"temperature {warmth:g}"]
+    parts += [f"seed {parameters['seed']}"] if "seed" in parameters else []
+    parts += ["log-probabilities"] if parameters.get("logprobs") else []
+    parts += ["kept by the host too"] if parameters.get("store") else []
+    return ", ".join(parts)
+
+
+def _again(count: int) -> str:
+    were = "1 request was" if count == 1 else f"{count:,} requests were"
+    return f"{were} in flight when an earlier process died: asked again, perhaps paid for twice."
+
+
+def _cost(plan: RecordPlan) -> str:
+    if plan.cost is None:
+        return "not known (ftg prices set)"
+    low, high = format_usd(plan.cost.low), format_usd(plan.cost.high)
+    return f"{format_usd(plan.cost.expected)} (low {low}, high {high})"
+
+
+def plan_document(plan: RecordPlan, budget: Budget | None) -> dict[str, Any]:
+    """Return a dry run as JSON."""
+    cost = plan.cost
+    return {
+        "dry_run": True,
+        "recording": plan.work.recording.title,
+        "existing": plan.existing,
+        "about": plan.work.recording.about.model_dump(mode="json"),
+        "left": plan.left,
+        "again": plan.again,
+        "cost_usd": cost.model_dump(mode="json") if cost else None,
+        "prices": [price.model_dump(mode="json") for price in plan.work.costing.prices.rows],
+        "tokens": plan.tokens.model_dump(mode="json"),
+        "budget": budget.summary() if budget else None,
+        "notes": [*plan.notes],
+    }
+
+
+# -- afterwards --------------------------------------------------------------------------------
+
+
+def recording_document(recording: Recording) -> dict[str, Any]:
+    """Return a recording as JSON, without its texts: what it is of, and its figures."""
+    answers, errors = [*recording.answers()], [*recording.errors()]
+    run = recording.run
+    return {
+        "recording": recording.title,
+        "folder": str(recording.folder),
+        "about": recording.about.model_dump(mode="json"),
+        "answers": len(answers),
+        "errors": [error.model_dump(mode="json") for error in errors],
+        "left": recording.about.rows * recording.about.samples - len(answers),
+        "finish_reasons": dict(Counter(one.finish_reason or "none" for one in answers)),
+        "with_calls": sum(bool(one.tool_calls) for one in answers),
+        "run": None
+        if run is None
+        else {
+            "asked": run.asked,
+            "answers": run.answers,
+            "errors": run.errors,
+            "again": run.again,
+            "spent_usd": None if run.spent_usd is None else f"{run.spent_usd:f}",
+            "stopped": run.stopped,
+        },
+    }
+
+
+def run_text(recording: Recording, document: dict[str, Any]) -> str:
+    """Return what came of a run, for people."""
+    return "\n".join(wrap_text(line, "  ", "") for line in _run_lines(recording, document))
+
+
+def _run_lines(recording: Recording, document: dict[str, Any]) -> Iterator[str]:
+    run, about = recording.run, recording.about
+    all_ = about.rows * about.samples
+    spent = run.spent_usd if run else None
+    cost = "" if spent is None else f"; this run cost {format_usd(spent)}"
+    calls = document["with_calls"]
+    with_calls = f", {calls:,} with calls of tools" if calls else ""
+    yield f"{document['answers']:,} of {all_:,} answers{with_calls}{cost}."
+    if run is not None and run.again:
+        yield _again(run.again)
+    cut = document["finish_reasons"].get("length", 0)
+    if cut:
+        were = "1 answer was" if cut == 1 else f"{cut:,} answers were"
+        yield f"{were} cut at {about.parameters['max_tokens']:,} tokens: --max-tokens N."
+    if prints := about.system_fingerprints:
+        names = ", ".join(f"{name} ({count:,})" for name, count in [*prints.items()][:SHOWN])
+        yield f"system_fingerprint: {names}"
+    errors = document["errors"]
+    if errors:
+        said = Counter(error["message"] for error in errors).most_common(SHOWN)
+        yield f"{format_count(len(errors), 'request')} without an answer, kept apart:"
+        yield from (f"  {count:,} x {message}" for message, count in said)
+    if run is not None and run.stopped:
+        yield f"Not all was asked: {run.stopped}."
+    elif document["left"]:
+        yield "What may be answered later is asked by the same command again."
