@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import trust
+from support.endings import FAILS
+from support.missing import tolerant
+
+import finetune_gateway
 
 HEAD = "| number | test | before | what it shows |\n|---|---|---|---|\n"
 TESTS = """
@@ -81,3 +86,38 @@ def test_a_row_holds_by_its_assertion_alone(
     assert "ends with ImportError" in third and third.endswith("DOES NOT HOLD")
     assert fourth == "3 | test_of_a_new_name | new | 1 pass" and end == "4 tests, 2 do not hold"
     assert git("worktree", "list").count("\n") == 0
+
+
+def test_a_name_that_came_later_keeps_no_other_test_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test that uses the name ends with NameError, which shows nothing; it has no cases of it."""
+    source = """
+from finetune_gateway.spec import (
+    TrainingSpec,
+    COMES_LATER as LATER,
+)
+from finetune_gateway.comes_later import other
+import pytest
+
+@pytest.mark.parametrize("one", LATER)
+def test_each(one): assert one
+
+def test_without_it(): assert TrainingSpec(model="m").model == "n"
+def test_with_it(): assert "x" in LATER
+def test_calls_it(): assert not [*LATER] or other()
+"""
+    rewritten = tolerant(source)
+    assert rewritten.count("\n") == source.count("\n")
+    (tmp_path / "test_it.py").write_text(rewritten)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    nodes = [f"test_it.py::test_{name}" for name in ("without_it", "with_it", "calls_it")]
+    shutil.copytree(Path(__file__).parent / "support", tmp_path / "tests/support")
+    (tmp_path / "finetune_gateway").symlink_to(Path(finetune_gateway.__file__).parent)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # of this process: that one collects first
+    ended = trust.run(tmp_path, nodes)
+    assert {name: [*found] for name, found in ended.items()} == {
+        "test_without_it": [FAILS],
+        "test_with_it": ["ends with NameError in its call"],
+        "test_calls_it": ["ends with NameError in its call"],
+    }

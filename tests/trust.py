@@ -5,7 +5,8 @@
     python tests/trust.py --only doubt        only tests with this in their name or file
 
 Each commit gets a work tree of its own, with today's tests. A test has to fail there by its
-assertion: one that ends because of a name or a keyword that was not there yet shows nothing. Prints
+assertion: one that ends because it uses a name or a keyword that was not there yet shows nothing.
+Prints
 number | test | before | now, and ends with 1 if a row does not hold.
 """
 
@@ -29,6 +30,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent)
 from support.endings import FAILS, PASSES
+from support.missing import tolerant
 from support.paths import ROOT
 
 PAGE = "docs/trust.md"
@@ -113,6 +115,8 @@ def checkout(root: Path, commit: str) -> Iterator[Path]:
         try:
             shutil.rmtree(tree / "tests")
             shutil.copytree(root / "tests", tree / "tests")
+            for path in (tree / "tests").rglob("*.py"):
+                path.write_text(tolerant(path.read_text("utf-8")), "utf-8")
             yield tree
         finally:
             _git(root, "worktree", "remove", "--force", str(tree))
