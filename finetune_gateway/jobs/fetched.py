@@ -3,7 +3,8 @@
 ``fetched/files/<sha256>.jsonl`` holds each content once, whichever jobs it is of. In
 ``fetched/<host>/<job>/`` it has a name that people can read (``train.jsonl``, a hard link), and
 ``manifest.json`` says of each piece whether it was saved, is gone or was refused, and why. Content
-is on the disk before a manifest names it, so that a kill at any moment leaves nothing half.
+is whole before a manifest names it, so that a kill at any moment leaves nothing half; after a power
+cut what is not as long as the manifest says counts as not saved.
 
 Knows no host: ``migration.fetching`` asks.
 """
@@ -128,9 +129,14 @@ def path_of(settings: Settings, manifest: Manifest, piece: Piece) -> Path | None
         return None
     named = folder(settings, manifest.host, manifest.job_id) / piece.name
     kept = settings.fetched / CONTENTS / piece.content
-    if piece.name and named.is_file():
-        return named
-    return kept if piece.content and kept.is_file() else None
+    return next((path for path in (named, kept) if _is_whole(path, piece)), None)
+
+
+def _is_whole(path: Path, piece: Piece) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == piece.bytes
+    except OSError:
+        return False
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -188,7 +194,7 @@ def lock(settings: Settings) -> Path:
 
 
 def save(settings: Settings, manifest: Manifest, *, fsync: bool = False) -> None:
-    """Write a manifest. Raises StoreError. ``fsync``: the next power cut keeps it too."""
+    """Write a manifest. Raises StoreError. ``fsync``: a power cut keeps it too."""
     place = folder(settings, manifest.host, manifest.job_id)
     with files.storing("What was fetched cannot be written down", place):
         files.folder(place)
@@ -196,10 +202,22 @@ def save(settings: Settings, manifest: Manifest, *, fsync: bool = False) -> None
         files.write_atomic(place / MANIFEST, text, fsync=fsync, private=True)
 
 
+def settle(settings: Settings, manifest: Manifest, contents: Iterable[str]) -> None:
+    """Put a manifest and these contents on the disk, so that a power cut keeps them. Raises
+    StoreError."""
+    kept = settings.fetched / CONTENTS
+    with files.storing("What was fetched cannot be put on the disk", kept):
+        for content in contents:
+            files.sync(kept / content)
+        files.sync(kept)
+    save(settings, manifest, fsync=True)
+
+
 def keep(
     settings: Settings, chunks: Iterable[bytes], ending: Callable[[], str]
 ) -> tuple[str, str, int]:
-    """Write chunks to a file by its content; return its name, its sha256 and its bytes.
+    """Write chunks to a file by its content; return its name, its sha256 and its bytes. ``settle``
+    puts it on the disk.
 
     ``ending``: gives the end of its name (``.jsonl``) once all chunks have come. Raises StoreError,
     and what the chunks raise: then nothing is left.
@@ -207,7 +225,11 @@ def keep(
     contents = settings.fetched / CONTENTS
     with files.storing("What is fetched cannot be kept", contents):
         path, digest = files.write_by_content(
-            contents, chunks, lambda sha256: f"{sha256}{ending()}", replace=False
+            contents,
+            chunks,
+            lambda sha256: f"{sha256}{ending()}",
+            fsync=False,
+            replace=False,
         )
         return path.name, digest, path.stat().st_size
 

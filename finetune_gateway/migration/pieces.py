@@ -51,21 +51,24 @@ class JobPieces:
         self._keys = keys
         self._all_keys = [*keys, *others]
         self._saved = saved
+        self._new: list[str] = []  # contents that came now
         self._note = ""  # on the list that was read last
         self._accounts = {key.account: key.variable for key in self._all_keys}
 
     def fetch(self, *, with_stored: bool) -> None:
         """Fetch what is missing. Raises StoreError, and HostFails."""
-        self._write_job()
-        for kind, number, file_id in self._files():
-            self._fetch_file(kind, number, file_id)
-        self._tell_gone()
-        self._fetch_list("events", "events.jsonl", self._events)
-        self._fetch_list("checkpoints", "checkpoints.json", self._checkpoints)
-        self._write_metrics()
-        if with_stored and self.manifest.model:
-            self._fetch_stored(self.manifest.model)
-        fetched.save(self._settings, self.manifest, fsync=True)
+        try:
+            self._write_job()
+            for kind, number, file_id in self._files():
+                self._fetch_file(kind, number, file_id)
+            self._tell_gone()
+            self._fetch_list("events", "events.jsonl", self._events)
+            self._fetch_list("checkpoints", "checkpoints.json", self._checkpoints)
+            self._write_metrics()
+            if with_stored and self.manifest.model:
+                self._fetch_stored(self.manifest.model)
+        finally:
+            fetched.settle(self._settings, self.manifest, self._new)
 
     def complete(self, *, with_stored: bool) -> bool:
         """Return True if nothing is left to ask for with these keys."""
@@ -103,7 +106,9 @@ class JobPieces:
         return piece.state == "gone" or unseen
 
     def _put(self, piece: Piece) -> None:
-        self.changed += piece.state == "saved"
+        if piece.state == "saved":
+            self.changed += 1
+            self._new.append(piece.content)
         self.manifest = self.manifest.with_piece(piece.model_copy(update={"at": time.time()}))
         fetched.save(self._settings, self.manifest)
 

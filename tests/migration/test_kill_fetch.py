@@ -1,0 +1,175 @@
+"""kill -9 in a fetch: nothing is half on the disk, nothing is asked for twice but what was on its
+way, and in the end the figures add up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from support.chaos import kill, killed_after, moments, ready, start
+from support.modes import wide
+from support.provider import Provider
+
+from finetune_gateway import OpenAIBackend, migration
+from finetune_gateway.migration.archived import Archive
+
+SHOP = "sk-shop-0123456789abcdef"
+VARIABLES = ("CHAOS_MAIN", "CHAOS_SHOP")
+WATCHED = ("/migration/", "/jobs/fetched.py", "/settings/files.py", "/openai/archive.py")
+LISTS = ("/fine_tuning/jobs", "/files")  # each run reads these anew
+
+# arguments: url, variables of keys
+FETCH = """
+import sys
+from finetune_gateway import OpenAIBackend, migration
+import finetune_gateway.migration.fetching
+hosts = [OpenAIBackend(base_url=sys.argv[1], api_key_env=name) for name in sys.argv[2:]]
+print("ready", flush=True)
+migration.fetch(None, hosts)
+"""
+
+# Of this program alone; the peak that getrusage tells may be the one of who has started it.
+PEAK = """
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.fixture(autouse=True)
+def _keys(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAOS_MAIN", "sk-test-0123456789abcdef")
+    monkeypatch.setenv("CHAOS_SHOP", SHOP)
+
+
+def fetch(provider: Provider) -> Archive:
+    hosts = [OpenAIBackend(base_url=provider.url, api_key_env=name) for name in VARIABLES]
+    return migration.fetch(None, hosts)
+
+
+def kill_at_line(number: int) -> None:
+    """kill -9 of this process when it comes to its n-th line of what fetches."""
+    left = number
+
+    def line(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if not any(name in frame.f_code.co_filename for name in WATCHED):
+            return None
+        left -= event == "line"
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return line
+
+    sys.settrace(line)
+
+
+def look(home: Path) -> None:
+    """What has its name is whole, and what a manifest calls saved is there."""
+    contents = home / "fetched" / "files"
+    for path in contents.glob("[0-9a-f]*"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+    for manifest in (home / "fetched").rglob("manifest.json"):
+        for piece in json.loads(manifest.read_text())["pieces"]:
+            assert piece["state"] != "saved" or (contents / piece["content"]).exists()
+    assert wide(home) == {}
+
+
+def account(provider: Provider, kills: int) -> None:
+    """Hold what was asked for against the kills, and what is kept against the provider's own."""
+    asked = Counter(path for _, path, _ in provider.requests if path not in LISTS)
+    assert sum(asked.values()) - len(asked) <= kills, asked.most_common(5)
+    archive = fetch(provider)
+    assert archive.complete and set(archive.counts) == {"saved"}
+    world = provider.world
+    assert {job.job_id for job in archive.jobs} == world.jobs.keys()
+    for job in archive.jobs:
+        shown = world.jobs[job.job_id]["request"]
+        for kind, file_id in (
+            ("training", shown["training_file"]),
+            ("validation", shown["validation_file"]),
+        ):
+            path = job.path(kind)  # type: ignore[arg-type]  # a kind of piece
+            assert path and path.read_bytes() == world.files[file_id]["content"].encode("latin-1")
+        assert {one.kind for one in job.pieces} >= {"job", "result", "events", "checkpoints"}
+
+
+def left_behind(home: Path) -> list[Path]:
+    return [path for path in (home / "fetched").rglob("*") if ".tmp." in path.name]
+
+
+def test_two_kills(home: Path) -> None:
+    """At lines of the first fine-tune and of the second."""
+    with Provider(keys={SHOP: "main proj_shop"}) as provider:
+        provider.world.add_fine_tunes(3, accounts=("main", "main proj_shop"))
+        for number in (700, 1100):
+
+            def killed(number: int = number) -> None:
+                kill_at_line(number)
+                fetch(provider)
+
+            killed_after(killed)
+            look(home)
+        assert 1 <= len([*(home / "fetched").rglob("manifest.json")]) < 3  # in the midst of it
+        fetch(provider)
+        look(home)
+        assert left_behind(home) == []
+        account(provider, 2)
+
+
+@pytest.mark.chaos
+def test_twenty_kills_with_300_fine_tunes(home: Path) -> None:
+    """Four bases, two keys, at random moments."""
+    with Provider(keys={SHOP: "main proj_shop"}) as provider:
+        provider.world.add_fine_tunes(300, accounts=("main", "main proj_shop"))
+        killed = 0
+        for moment in moments(20, 2.5, seed=14):
+            process = start(FETCH, provider.url, *VARIABLES)
+            ready(process)
+            time.sleep(moment)
+            killed += kill(process)
+            look(home)
+        assert killed == 20
+        assert fetch(provider).complete
+        look(home)
+        assert left_behind(home) == []
+        account(provider, killed)
+
+
+@pytest.mark.chaos
+def test_300_fine_tunes_under_faults(home: Path) -> None:
+    """429, 500, cut bodies, resets and slow answers to a tenth of all requests."""
+    faults = dict.fromkeys(("busy", "error_after", "cut", "reset_after", "slow"), 0.02)
+    keys = {SHOP: "main proj_shop"}
+    with Provider(keys=keys, chaos=faults, chaos_on=("*",), fault_seconds=0.02) as provider:
+        provider.world.add_fine_tunes(300, accounts=("main", "main proj_shop"))
+        for _ in range(5):  # a host that fails three times in a row is left alone
+            if fetch(provider).complete:
+                break
+        look(home)
+        provider.chaos = {}
+        provider.requests.clear()
+        account(provider, 0)
+
+
+@pytest.mark.chaos
+def test_memory_does_not_grow_with_a_file(home: Path) -> None:
+    """A file of 64 MB takes as much as one of 1 MB."""
+    peaks = []
+    for size in (1, 64):
+        with Provider() as provider:
+            tune = provider.world.add_fine_tune(validation_rows=0)
+            held = provider.world.files[tune["training_file"]]
+            held["content"] = '{"messages": []}\n' * (size << 16)
+            held["bytes"] = len(held["content"])
+            command = [sys.executable, "-c", FETCH + PEAK, provider.url, VARIABLES[0]]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 16 << 10, peaks  # KiB
