@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.settings import interpreter
 from finetune_gateway.tokens import jinja_sandbox
 from finetune_gateway.tokens.jinja_sandbox import Span
@@ -48,13 +49,19 @@ class TemplateProcess:
         Raises SpecError for a template that is no Jinja, or takes too long to read.
         """
         self._opening = {"source": source, "now": now, "seconds": SECONDS, "memory": MEMORY}
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
         with self._lock:
             said = self._ask(None)
         self.variables = frozenset(said["variables"])  # that the template reads
         self.markup = tuple(said["markup"])  # what it looks for in the texts of messages
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The lock of this process: that of a parent may have been held by a thread at the fork,
+        and nothing here would ever release it."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def render(
         self,
@@ -66,7 +73,8 @@ class TemplateProcess:
         """Return each wanted rendering, or what the template said when it refused.
 
         ``wanted``: the indices of the messages, and True to open an answer after them. Raises
-        SpecError for a template that takes too long or too much memory.
+        SpecError for a template that takes too long or too much memory, GatewayError if its process
+        was ended by something else.
         """
         made: list[Rendering | str] = []
         for start in range(0, len(wanted), AT_ONCE):
@@ -92,7 +100,7 @@ class TemplateProcess:
         assert request is not None
         reply = self._exchange(request)
         if "error" in reply:
-            raise _too_much("memory" if reply["error"] == "memory" else "time")
+            raise _unreadable(reply["error"])
         return reply
 
     def _start(self) -> None:
@@ -134,7 +142,7 @@ class TemplateProcess:
         assert self._process is not None and self._process.stdout is not None
         raw = _line(self._process.stdout.fileno())
         if raw is None:
-            raise _too_much("time")
+            raise _ended(self._process.wait())
         reply: Json = json.loads(raw)
         return reply
 
@@ -146,13 +154,15 @@ def template_process(source: str, now: float | None = None) -> TemplateProcess:
 
 
 def _line(descriptor: int) -> bytes | None:
-    """Return the next line; None if the process ended, or has written none for a long time."""
+    """Return the next line; None if the process has ended. Raises SpecError if it has written none
+    for a long time."""
     until, parts = time.monotonic() + WAIT, list[bytes]()
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         while not parts or not parts[-1].endswith(b"\n"):
-            ready = selector.select(max(0.0, until - time.monotonic()))
-            part = os.read(descriptor, 1 << 20) if ready else b""
+            if not selector.select(max(0.0, until - time.monotonic())):
+                raise _too_much(f"{WAIT:.0f} s")
+            part = os.read(descriptor, 1 << 20)
             if not part:
                 return None
             parts.append(part)
@@ -173,14 +183,26 @@ def _end(process: subprocess.Popen[bytes], pid: int) -> None:
                 continue
 
 
+def _ended(code: int) -> GatewayError:
+    """Return the error of a process that ended with this code instead of an answer."""
+    alarm = getattr(signal, "SIGPROF", None)  # its own: see _set_alarm
+    if alarm is not None and code == -alarm:
+        return _too_much(f"{SECONDS:.0f} s")
+    names = {-number: number.name for number in signal.Signals}
+    return GatewayError(
+        "The process that renders the chat template was ended before it answered "
+        f"({names.get(code, f'exit code {code}')}).",
+        hint="Run it again. A system that has no memory left ends processes too (SIGKILL).",
+    )
+
+
 def _unreadable(said: str) -> SpecError:
     if said == "memory":
-        return _too_much("memory")
+        return _too_much(f"{MEMORY >> 30} GiB of memory")
     return SpecError(f"The chat template cannot be read: {said}.", hint="Check its Jinja syntax.")
 
 
-def _too_much(what: str) -> SpecError:
-    limit = f"{SECONDS:.0f} s" if what == "time" else f"{MEMORY >> 30} GiB of memory"
+def _too_much(limit: str) -> SpecError:
     return SpecError(
         f"The chat template takes more than {limit} for one conversation.",
         hint="It was stopped. Use the template of another copy of the model: --chat-template FILE.",

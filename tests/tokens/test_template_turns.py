@@ -14,7 +14,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from finetune_gateway.backends.local import builtin
-from finetune_gateway.errors import DataError, SpecError
+from finetune_gateway.errors import DataError, GatewayError, SpecError
 from finetune_gateway.tokens import template_process
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, choose_switches
 from finetune_gateway.tokens.special_text import SpecialText
@@ -275,6 +275,30 @@ def test_a_fork_has_a_process_of_its_own() -> None:
     with os.fdopen(reader) as answer:
         assert json.loads(answer.read()) == "child"
     assert asked("parent again").text == "parent again"
+
+
+def test_a_fork_does_not_wait_for_a_thread_of_its_parent() -> None:
+    """One that holds the lock at the fork is not there to release it."""
+    process = TemplateProcess("{{ messages[0].content }}")
+    with process._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends a child that waits
+            [found] = process.render([{"content": "child"}], None, [([0], False)], {})
+            os._exit(0 if getattr(found, "text", "") == "child" else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_process_that_something_else_ended_is_said_to_be() -> None:
+    """It took no 5 seconds; the next row is rendered by another."""
+    process = TemplateProcess("{{ messages[0].content }}")
+    asked = ([{"content": "one"}], None, [([0], False)], {})
+    assert process._process is not None
+    process._process.kill()
+    with pytest.raises(GatewayError, match=r"was ended before it answered \(SIGKILL\)") as caught:
+        process.render(*asked)
+    assert not isinstance(caught.value, SpecError)
+    assert process.render(*asked) == [template_process.Rendering("one")]
 
 
 def test_a_reply_that_was_not_waited_for_is_none_of_the_next_row() -> None:
