@@ -43,6 +43,9 @@ class JobStatus(StrEnum):
             return cls.UNKNOWN
 
 
+# The phase of a job that has failed because its loss diverged: resumed, it would diverge again.
+DIVERGED = "diverged"
+
 FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 # A stored status only moves to an equal or higher rank, so a late or repeated answer cannot take

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from finetune_gateway.events import JobStatus, Metric
+from finetune_gateway.events import DIVERGED, JobStatus, Metric
 from finetune_gateway.jobs import budget
 from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.job import Job
@@ -120,6 +120,8 @@ def next_step(job: Job) -> str:
     if job.status in (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PAUSED):
         logs = [f"ftg logs {job.id}"] if job.status is JobStatus.FAILED else []
         resume = [f"ftg resume {job.id} lets it go on"] if job.resumable else []
+        if job.phase == DIVERGED:
+            resume = ["submit it with a smaller learning_rate (resumed, it would diverge again)"]
         return f"Next: {'; '.join(logs + resume)}" if logs or resume else ""
     if job.record.ended_otherwise:
         return f"Next: look at {job.provider_id} there; ftg status {job.id} asks again"

@@ -35,6 +35,8 @@ from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.estimation.local import evaluations
+from finetune_gateway.events import DIVERGED
+from finetune_gateway.reports.job_text import next_step
 from finetune_gateway.settings.files import try_lock
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
@@ -282,7 +284,8 @@ def test_a_row_the_template_refuses_is_named(home: Path, tiny_folder: Path, tmp_
 def test_training_that_diverges_fails_with_the_reason(
     home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows
 ) -> None:
-    """A loss that is not finite stops the job; no adapter of NaNs is handed over."""
+    """A loss that is not finite stops the job; no adapter of NaNs is handed over. A resume, which
+    would come to the same, is not offered."""
     folder = tmp_path / "poisoned"
     shutil.copytree(tiny_folder, folder)
     weights = load_file(folder / "model.safetensors")
@@ -291,6 +294,8 @@ def test_training_that_diverges_fails_with_the_reason(
     job = submit(rows(12), folder, max_steps=5).wait(180)
     assert job.status is JobStatus.FAILED and "diverged" in str(job.error), job.error
     assert not (home / "runs" / job.id / "model").exists()
+    assert job.phase == DIVERGED and "a smaller learning_rate" in next_step(job)
+    assert "ftg resume" not in next_step(job)
 
 
 def test_real_data_sets_train_to_a_handle(home: Path, tiny_folder: Path, shared: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -28,10 +29,13 @@ from finetune_gateway import (
 )
 from finetune_gateway.backend import ChatReply, Usage
 from finetune_gateway.backends.local import fourbit, out_of_memory
-from finetune_gateway.backends.local.divergence import WINDOW, LossHistory
+from finetune_gateway.backends.local.counting import template_of
+from finetune_gateway.backends.local.divergence import WINDOW, Diverged, LossHistory
 from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.backends.local.worker import in_one_line
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate
@@ -64,14 +68,17 @@ def train(home: Path, tiny_folder: Path, rows: Rows) -> Callable[..., Run]:
     return trained
 
 
-def a_run(home: Path, spec: TrainingSpec, rows: list[dict[str, Any]]) -> Run:
+def a_run(
+    home: Path, spec: TrainingSpec, rows: list[dict[str, Any]], created_at: float | None = None
+) -> Run:
     settings = Settings(home).create()
     name = f"run-{len(list(settings.runs.glob('*')))}"
     folder = settings.runs / name
     (folder / "data").mkdir(parents=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data" / "train.jsonl").write_text(lines, "utf-8")
-    file = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=time.time())
+    made = created_at or time.time()
+    file = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=made)
     write_json(folder / "run.json", file.model_dump(mode="json"))
     Queue(settings).add(name)
     run = Run(settings, name, 0)
@@ -90,6 +97,76 @@ def steps(run: Run) -> list[dict[str, Any]]:
 def manifest(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run.model / "manifest.json").read_text())
     return found
+
+
+DAY = 1_700_000_000.0  # in 2023
+# What a spec says of a template, all at once: a switch, calls as text, the day of the submit.
+DATED = (
+    "{% if strftime_now('%Y') == '2023' %}<|im_start|>system\nLong ago.<|im_end|>\n{% endif %}"
+    "{% if brief is defined %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_what_was_checked_is_what_trains_and_what_is_asked(
+    home: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The switches, the format of calls and the day of the submit reach the trainer; the model's
+    folder asks with the same prompt and ends at the same tokens."""
+    from finetune_gateway.backends.local.methods import sft
+
+    (tmp_path / "dated.jinja").write_text(DATED)
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    # More stops than its template or tokenizer name.
+    further = {"eos_token_id": [2, 0, 7], "repetition_penalty": 1.1}
+    (base / "generation_config.json").write_text(json.dumps(further))
+    spec = TrainingSpec.build(
+        model=str(base), chat_template=str(tmp_path / "dated.jinja"), call_format="hermes",
+        chat_template_kwargs={"brief": True}, max_steps=1, lora_r=4, seed=3,
+    )  # fmt: skip
+    function = {"name": "find", "arguments": '{"id": "A-1"}'}
+    call = {"id": "c", "type": "function", "function": function}
+    asked = {"role": "user", "content": "Where is it?"}
+    row = {"messages": [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    run = a_run(home, spec, [row] * 8, created_at=DAY)
+    sft.train_and_save(run)
+
+    checked = template_of(spec, base, DAY)
+    [sequence] = checked.encode(row)
+    [counts] = [one["data"] for one in events(run) if "dropped_rows" in one["data"]]
+    assert counts["tokens"] == 8 * len(sequence.input_ids)
+    assert counts["trained_tokens_per_epoch"] == 8 * sequence.trained
+    kwargs = manifest(run)["chat_template_kwargs"]
+    saved = ChatTemplate.load(run.model, chat_template_kwargs=kwargs, now=DAY)
+    assert saved.encode(row) == [sequence]
+    assert saved.prompt_ids([asked]) == checked.prompt_ids([asked])
+    assert saved.stop_ids == checked.stop_ids >= {0, 2, 7}
+    asks = json.loads((run.model / "generation_config.json").read_text())
+    assert asks == {**further, "eos_token_id": sorted(checked.stop_ids)}
+
+
+def test_a_base_that_changes_while_it_is_trained_ends_the_job(
+    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could say then which weights the adapter fits."""
+    from finetune_gateway.backends.local.methods import sft
+
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    run = a_run(home, TrainingSpec.build(model=str(base), max_steps=1, lora_r=4), rows(8))
+    enter = run.phase
+
+    def exchange(phase: str) -> None:
+        enter(phase)
+        if phase == "training":
+            raw = bytearray((base / "model.safetensors").read_bytes())
+            raw[-2] ^= 1
+            write_atomic(base / "model.safetensors", bytes(raw))
+
+    monkeypatch.setattr(run, "phase", exchange)
+    with pytest.raises(GatewayError, match="have changed since this job began"):
+        sft.train_and_save(run)
+    assert not run.model.exists()
 
 
 def test_a_job_of_one_step_learns(train: Callable[..., Run]) -> None:
@@ -181,13 +258,15 @@ def bare(run: Run, folder: Path, warmup: float, name: str) -> list[tuple[float, 
 def test_a_loss_that_diverges_ends_the_job(train: Callable[..., Run], home: Path) -> None:
     """It is named with its step and its losses; there is no model. A job that was asked to go on
     ends with one, and with the warning, which a checkpoint keeps."""
-    from finetune_gateway.backends.local.progress import Diverged, Progress
+    from finetune_gateway.backends.local.progress import Progress
 
     wild: dict[str, Any] = {"learning_rate": 1.0, "max_steps": 8, "training_type": "full"}
     with pytest.raises(Diverged, match=r"diverged at step \d: the last steps lost \d+") as caught:
         train(12, **wild)
-    assert "learning_rate" in caught.value.hint and "stop_on_divergence" in caught.value.hint
+    assert "--set learning_rate=0.1 (it was 1)" in caught.value.hint
+    assert "--set stop_on_divergence=false" in caught.value.hint
     assert not (home / "runs" / "run-0" / "model").exists()
+    assert (home / "runs" / "run-0" / "base.json").exists()  # pinned before the first step
 
     run = train(12, **wild, stop_on_divergence=False)
     named, *ended = manifest(run)["warnings"]

@@ -25,11 +25,22 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Self
 
+from finetune_gateway.errors import GatewayError
+
 WINDOW = 20  # steps
 EXPLODED = 2  # steps in a row
 FACTOR = 2.0  # times guessing, and times the first loss
 SHARE = 0.25  # of guessing, above the best
 FEW = 5  # steps whose mean is the loss at the end
+
+
+class Diverged(GatewayError):
+    """The loss has risen so far that the model is ruined. Resumed, the job would take the same
+    steps to the same end."""
+
+
+class NotFinite(Diverged):
+    """A loss, a gradient or a weight is NaN or infinite: to continue would write a broken model."""
 
 
 @dataclass

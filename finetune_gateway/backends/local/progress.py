@@ -18,9 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from finetune_gateway.backends.local.divergence import LossHistory
+from finetune_gateway.backends.local.divergence import Diverged, LossHistory, NotFinite
 from finetune_gateway.backends.local.run import Run, write_json
-from finetune_gateway.errors import GatewayError
 
 # The trainer's names, and ours (those of OpenAI's metrics events).
 NAMES = {
@@ -32,14 +31,6 @@ NAMES = {
     "grad_norm": "grad_norm",
     "epoch": "epoch",
 }
-
-
-class NotFinite(GatewayError):
-    """A loss or a gradient is NaN or infinite: to continue would write a broken model."""
-
-
-class Diverged(GatewayError):
-    """The loss has risen so far that the model is ruined (``divergence``)."""
 
 
 class Progress(TrainerCallback):
@@ -89,7 +80,7 @@ class Progress(TrainerCallback):
         figures = {ours: logs[name] for name, ours in NAMES.items() if logs and name in logs}
         if not {"train_loss", "valid_loss"} & figures.keys():
             return  # the summary at the end has nothing new
-        self._require_finite(figures, state.global_step)
+        self._require_finite(figures, args, state.global_step)
         figures |= {"step": state.global_step, "total_steps": state.max_steps}
         if "train_loss" in figures:
             figures["trained_tokens"] = self.trained_tokens
@@ -106,8 +97,8 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         loss, self._step_loss = self._step_loss, 0.0
-        self._require_finite({"train_loss": loss}, state.global_step)
-        self._look_for_divergence(loss, state.global_step)
+        self._require_finite({"train_loss": loss}, args, state.global_step)
+        self._look_for_divergence(loss, args, state.global_step)
         if self.run.stop.is_set():
             control.should_save = True  # the last checkpoint stays usable
             control.should_training_stop = True
@@ -137,7 +128,7 @@ class Progress(TrainerCallback):
             data={"step": state.global_step, "path": f"checkpoints/{name}"},
         )
 
-    def _look_for_divergence(self, loss: float, step: int) -> None:
+    def _look_for_divergence(self, loss: float, args: TrainingArguments, step: int) -> None:
         """Raise Diverged if this step shows that training has diverged; warn once if the job was
         asked to go on."""
         reason = self.losses.add(loss)
@@ -147,16 +138,26 @@ class Progress(TrainerCallback):
         if self.run.spec.stop_on_divergence:
             raise Diverged(
                 text,
-                hint="Use a smaller learning_rate, and check the rows: ftg validate FILE. To train "
-                "on all the same: stop_on_divergence=false",
+                hint=f"{smaller_rate(args.learning_rate)} To train on all the same: "
+                "--set stop_on_divergence=false.",
             )
         self.divergence = text
         self.run.event(text, level="warn", data={"step": step})
 
-    def _require_finite(self, figures: dict[str, float], step: int) -> None:
+    def _require_finite(
+        self, figures: dict[str, float], args: TrainingArguments, step: int
+    ) -> None:
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise NotFinite(
                     f"{name} is {value} at step {step}: training has diverged.",
-                    hint="Use a smaller learning_rate, and check the rows: ftg validate FILE",
+                    hint=smaller_rate(args.learning_rate),
                 )
+
+
+def smaller_rate(rate: float) -> str:
+    """Return what helps a job that has diverged at this learning rate."""
+    return (
+        f"Submit it again with a smaller learning_rate, such as --set learning_rate={rate / 10:g} "
+        f"(it was {rate:g}), and check the rows: ftg validate FILE."
+    )

@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from finetune_gateway.backends.local.divergence import NotFinite
 from finetune_gateway.backends.local.run import write_json
+from finetune_gateway.backends.local.weights import MAX_CONFIG, read_json
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files
+
+GENERATION_CONFIG = "generation_config.json"
 
 
 def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
@@ -53,6 +57,16 @@ def _fill(temporary: Path, write: Callable[[Path], None], about: dict[str, Any])
     write_json(temporary / MANIFEST, {**about, "files": hashes})
 
 
+def keep_stops(folder: Path, base: Path, stop_ids: Collection[int]) -> None:
+    """Write the tokens that end an answer into a result's generation_config.json, where whatever
+    serves it looks: an adapter is saved without one, and a base may not name the end of a turn."""
+    places = [at / GENERATION_CONFIG for at in (folder, base)]
+    given = next((path for path in places if path.exists()), None)
+    config = read_json(given, MAX_CONFIG) if given else {}
+    config = config if isinstance(config, dict) else {}
+    write_json(places[0], {**config, "eos_token_id": sorted(stop_ids)})
+
+
 def manifest_of(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a result after checking its hashes; None if there is no result.
 
@@ -80,7 +94,7 @@ def _check_weights(folder: Path) -> None:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # safe_open cannot be iterated
                 if not torch.isfinite(file.get_tensor(name)).all():
-                    raise GatewayError(
+                    raise NotFinite(
                         f"The trained weight {name} is not finite: training has diverged.",
-                        hint="Use a smaller learning_rate.",
+                        hint="Submit it again with a smaller learning_rate.",
                     )

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import FrameType
 
 from finetune_gateway.backends.local import fourbit, out_of_memory
+from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.events import JobStatus, Result
+from finetune_gateway.events import DIVERGED, JobStatus, Result
 from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.files import make_process_private
 from finetune_gateway.settings.home import Settings
@@ -65,7 +66,7 @@ def work(run: Run, died: str = "") -> None:
     except Fenced:
         raise
     except GatewayError as exc:
-        fail(run, str(exc))
+        fail(run, str(exc), DIVERGED if isinstance(exc, Diverged) else "")
     except Exception as exc:
         # The edge of the process: whatever a library raises becomes the job's error, and the
         # traceback goes to worker.log.
@@ -122,18 +123,18 @@ def train(run: Run) -> tuple[Result, int | None]:
     return outcome
 
 
-def fail(run: Run, error: str) -> None:
+def fail(run: Run, error: str, phase: str = "") -> None:
     """End the run as failed, even if the disk is too full for another event."""
     with suppress(OSError):
         run.event(error, level="error")
-    end(run, JobStatus.FAILED, error=error)
+    end(run, JobStatus.FAILED, error=error, phase=phase)
 
 
-def end(run: Run, status: JobStatus, **values: str | int | None) -> None:
+def end(run: Run, status: JobStatus, *, phase: str = "", **values: str | int | None) -> None:
     """Store the final status of the run."""
     # An attempt that ends before it has a slot keeps the time of earlier attempts.
     seconds = {"seconds": run.seconds} if run.seconds else {}
-    run.claim(status=status, phase="", finished_at=time.time(), **seconds, **values)
+    run.claim(status=status, phase=phase, finished_at=time.time(), **seconds, **values)
 
 
 def in_one_line(exc: Exception, less_memory: str) -> str:

@@ -34,7 +34,7 @@ from finetune_gateway.backends.local.loading import (
 from finetune_gateway.backends.local.precision import bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.run import Cancelled, Run
-from finetune_gateway.backends.local.saving import manifest_of, save_whole
+from finetune_gateway.backends.local.saving import keep_stops, manifest_of, save_whole
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.estimate import auto_epochs
 from finetune_gateway.events import Result
@@ -230,6 +230,7 @@ def train_and_save(run: Run) -> None:
     def write(target: Path) -> None:
         trainer.save_model(str(target))
         tokenizer.save_pretrained(target)
+        keep_stops(target, folder, template.stop_ids)
         if kind != "full":
             pin_base(target / "adapter_config.json", spec.model, folder, revision)
 
