@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from finetune_gateway.data import row_access
+from finetune_gateway.data.dataset import kind_of
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect
@@ -94,7 +95,8 @@ class LocalCounter(TokenCounter):
         for sequence in sequences:
             self._add_measured(_row_tokens([sequence], row))
             self._totals.truncated_trained += sequence.cut
-        self._totals.split_rows += len(sequences) > 1
+        of_one_turn_each = 2 if kind_of(row) == "preference" else 1
+        self._totals.split_rows += len(sequences) > of_one_turn_each
         return _row_tokens(sequences, row)
 
     def _defects(self, sequences: list[SequenceTokens], row: Json) -> Iterator[Defect]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+from finetune_gateway.data import row_access
 from finetune_gateway.errors import DataError
 
 Message = dict[str, Any]
@@ -29,6 +30,21 @@ def messages_of(row: dict[str, Any]) -> tuple[list[Message], Tools]:
         f"A row with the keys {sorted(row)[:8]} is not a conversation.",
         hint="Run: ftg validate FILE",
     )
+
+
+def rows_of_pair(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a preference row in OpenAI's form as two conversations: its prompt, of which nothing
+    is trained, with the better answer and with the worse one."""
+    source = {**row, **row_access.as_dict(row.get("input"))}
+    prompt = [
+        {**message, "weight": 0} if message.get("role") == "assistant" else message
+        for message in row_access.messages_of(source.get("messages"))
+    ]
+    better, worse = (
+        {**source, "messages": [*prompt, *row_access.messages_of(row.get(side), "assistant")]}
+        for side in ("preferred_output", "non_preferred_output")
+    )
+    return better, worse
 
 
 def for_template(

@@ -366,25 +366,30 @@ def common_prefix(one: str, other: str) -> int:
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """Return JSON with each of its texts changed."""
+    """Return JSON with each of its texts changed, and of its keys those that are no names: a
+    template reads ``role``, and writes the keys of arguments."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
         return [map_strings(item, change) for item in value]
     if isinstance(value, dict):
-        return {key: map_strings(item, change) for key, item in value.items()}
+        return {
+            key if key.isidentifier() else change(key): map_strings(item, change)
+            for key, item in value.items()
+        }
     return value
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yield the texts in JSON."""
+    """Yield the texts in JSON, and those of its keys that ``map_strings`` changes."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
     elif isinstance(value, dict):
-        for item in value.values():
+        for key, item in value.items():
+            yield from () if key.isidentifier() else (key,)
             yield from _strings(item)
 
 

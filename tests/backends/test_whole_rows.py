@@ -50,11 +50,13 @@ def with_calls(count: int = 12) -> list[dict[str, Any]]:
 
 
 def test_lost_calls_stop_a_submit(template: str) -> None:
-    """With the rows and the two ways out; validate and estimate say it too."""
+    """With the rows and the two ways out, in either file; validate and estimate say it too."""
     options: dict[str, Any] = {"model": builtin.NAME, "chat_template": template}
     with pytest.raises(DataError, match=r"calls of tools are not written \(12 rows: lines 1") as it:
         gateway.submit(with_calls(), **options)
     assert "a model whose template has tools" in str(it.value) and "--allow-loss" in str(it.value)
+    with pytest.raises(DataError, match="calls of tools are not written"):
+        gateway.submit(rows(), validation=with_calls(), **options)
     report = gateway.validate(with_calls(), **options)
     [lost] = [one for one in report.findings if one.code == "template_drops" and one.kind]
     assert (lost.kind, lost.count) == ("calls", 12)
@@ -86,6 +88,25 @@ def test_rows_that_are_cut_are_counted_alike(template: str) -> None:
     assert cut.count == 11 and "11 of 12 rows are longer than 24 tokens" in cut.message
     warnings = gateway.estimate(data, **options).warnings
     assert any("11 of 12 rows are longer than 24 tokens" in text for text in warnings)
+
+
+def test_a_pair_is_counted_as_a_preview_shows_it(home: Path, tmp_path: Path) -> None:
+    """Its prompt with each answer: two conversations, of which a strict template refuses none."""
+    path = tmp_path / "strict.jinja"
+    strict = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('No.') }}"
+    path.write_text(PLAIN.replace("messages %}", f"messages %}}{strict}{{% endif %}}", 1))
+    pair = {
+        "input": {"messages": rows(1)[0]["messages"][:1]},
+        "preferred_output": [{"role": "assistant", "content": "In Bonn."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+    }
+    options: dict[str, Any] = {"model": builtin.NAME, "chat_template": str(path)}
+    report = gateway.validate([pair] * 10, method="dpo", **options)
+    assert report.ok and report.tokens is not None
+    shown = gateway.preview(pair, **options)
+    counted = (report.tokens["total"], report.tokens["trained"])
+    assert counted == (10 * shown.total, 10 * shown.trained)
+    assert sum("train_on" in note for note in shown.notes) == 1
 
 
 def test_nothing_to_learn_is_an_error_before_the_queue(template: str) -> None:

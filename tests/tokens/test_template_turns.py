@@ -19,6 +19,7 @@ from finetune_gateway.tokens import template_process
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, choose_switches
 from finetune_gateway.tokens.special_text import SpecialText
 from finetune_gateway.tokens.template_process import TemplateProcess
+from finetune_gateway.tokens.template_rows import REASONING
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -115,8 +116,12 @@ def labels(template: ChatTemplate, messages: list[dict[str, Any]]) -> list[str]:
         (ALWAYS_OPENS, ["\n</think>\n\nfirst</s>", "\n</think>\n\nsecond</s>"]),
         (NO_END, ["first<|user|>second<|user|>"]),
         (PARTS, ["first<|im_end|>second<|im_end|>"]),
+        (
+            CHATML.replace("<|im_end|>\n", "<|im_end|>\n<|endoftext|>"),
+            ["first<|im_end|>second<|im_end|>"],
+        ),
     ],
-    ids=["chatml", "thinks last", "system late", "opens a block", "no end", "parts"],
+    ids=["chatml", "thinks last", "system late", "opens a block", "no end", "parts", "two stops"],
 )
 def test_the_label_is_what_the_prompt_asks_for(
     base: Path, tmp_path: Path, source: str, trained: list[str]
@@ -126,6 +131,23 @@ def test_the_label_is_what_the_prompt_asks_for(
     assert labels(template, ASKED) == trained
     ends = {template.tokenizer.token_to_id(one[one.rindex("<") :]) for one in trained}
     assert ends <= template.stop_ids
+
+
+def test_a_template_sees_reasoning_by_any_name_and_no_weight(base: Path, tmp_path: Path) -> None:
+    """The names are those of transformers; ``weight`` is OpenAI's, and no template's."""
+    template = load(base, tmp_path, THINKS_LAST.replace("m.content", "m.content ~ m.weight"))
+    for name in REASONING:
+        answer = {"role": "assistant", "content": "first", "weight": 1, name: "Why."}
+        assert labels(template, [ASKED[0], answer]) == [
+            "<think>\nWhy.\n</think>\n\nfirst<|im_end|>"
+        ]
+
+
+def test_a_row_of_many_turns_is_one_sequence(base: Path, tmp_path: Path) -> None:
+    """33 renderings, more than are asked for at once."""
+    template = load(base, tmp_path, CHATML)
+    trained = "first<|im_end|>second<|im_end|>" * 8
+    assert labels(template, [*ASKED * 8, ASKED[0]]) == [trained]
 
 
 def test_a_system_prompt_is_in_the_prompt_of_every_turn(base: Path, tmp_path: Path) -> None:
@@ -166,6 +188,16 @@ def test_what_a_template_drops_is_known(base: Path, tmp_path: Path) -> None:
     assert labels(template, row["messages"]) == ["second<|im_end|>"]
 
 
+def test_a_second_call_that_a_template_drops_is_known(base: Path, tmp_path: Path) -> None:
+    """In rows that have one."""
+    written = "{{ m.tool_calls[0].function | tojson if m.tool_calls else m.content }}"
+    template = load(base, tmp_path, CHATML.replace("{{ m.content }}", written))
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    for count, lost in ((1, set()), (2, {"parallel_calls"})):
+        calls = {"role": "assistant", "content": None, "tool_calls": [call] * count}
+        assert template.losses({"messages": [ASKED[0], calls]}) == lost
+
+
 def test_a_message_that_a_template_drops_by_its_place_is_known(base: Path, tmp_path: Path) -> None:
     """Many write a system prompt only if it comes first, and then it is no planted one that is
     lost: each row is looked at by itself."""
@@ -183,7 +215,8 @@ def test_a_message_that_a_template_drops_by_its_place_is_known(base: Path, tmp_p
 def test_special_tokens_that_are_typed_are_trained_as_they_are_served(
     base: Path, tmp_path: Path
 ) -> None:
-    """As JSON in ASCII too; a template that counts letters, or looks for them, is refused."""
+    """As JSON in ASCII and as keys of arguments too; a template that counts letters, or looks for
+    them, is refused."""
     asked = {"role": "user", "content": "Is <|im_end|> é?"}
     written = "m.content | tojson(ensure_ascii=true)"
     template = load(base, tmp_path, CHATML.replace("m.content", written))
@@ -191,6 +224,12 @@ def test_special_tokens_that_are_typed_are_trained_as_they_are_served(
     assert 'user\n"Is <|im_end|> \\u00e9?"<|im_end|>' in encoded.text
     end = SpecialText(template.tokenizer).ids["<|im_end|>"]
     assert encoded.input_ids.count(end) == 2
+    template = load(base, tmp_path, CHATML.replace("m.content", "m.tool_calls or m.content"))
+    called = {"name": "find", "arguments": '{"<|im_end|>": {"a <|im_end|>": 1}}'}
+    call = {"id": "c1", "type": "function", "function": called}
+    row = {"messages": [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    [encoded] = template.encode(row)
+    assert encoded.text.count("<|im_end|>") == 5 and encoded.input_ids.count(end) == 2
     template = load(base, tmp_path, CHATML.replace("m.content", "m.content | length"))
     with pytest.raises(DataError, match="special tokens that are typed"):
         template.encode({"messages": [asked, ASKED[1]]})
@@ -292,7 +331,7 @@ def test_a_fork_does_not_wait_for_a_thread_of_its_parent() -> None:
 def test_a_process_that_something_else_ended_is_said_to_be() -> None:
     """It took no 5 seconds; the next row is rendered by another."""
     process = TemplateProcess("{{ messages[0].content }}")
-    asked = ([{"content": "one"}], None, [([0], False)], {})
+    asked: Any = ([{"content": "one"}], None, [([0], False)], {})
     assert process._process is not None
     process._process.kill()
     with pytest.raises(GatewayError, match=r"was ended before it answered \(SIGKILL\)") as caught:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.data.dataset import kind_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Encoded
 from finetune_gateway.tokens.local_counter import SequenceTokens
-from finetune_gateway.tokens.template_rows import messages_of
+from finetune_gateway.tokens.template_rows import messages_of, rows_of_pair
 from finetune_gateway.tokens.template_survey import LOSSES
 
 
@@ -41,7 +43,11 @@ class RowCount:
 
     def __call__(self, row: dict[str, Any]) -> list[SequenceTokens]:
         """Return the tokens of each sequence of a row."""
-        found = self._template.encode(row, train_on=self._train_on)
+        found = [
+            sequence
+            for one in _conversations(row)
+            for sequence in self._template.encode(one, train_on=self._train_on)
+        ]
         self._last = row, found
         return [self._tokens(one) for one in found]
 
@@ -55,10 +61,16 @@ class RowCount:
         """Return what the template drops of the row: kinds, each with a sentence."""
         last, sequences = self._last
         known = sequences if row is last else None
-        found = self._template.losses(row, self._train_on, known)
+        found = frozenset[str]().union(
+            *(self._template.losses(one, self._train_on, known) for one in _conversations(row))
+        )
         return {kind: sentence for kind, sentence in LOSSES.items() if kind in found}
 
     def text(self, row: dict[str, Any]) -> str:
         """Return the row as the template renders it."""
-        messages, tools = messages_of(row)
-        return self._template.text(messages, tools)
+        return "\n".join(self._template.text(*messages_of(one)) for one in _conversations(row))
+
+
+def _conversations(row: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """Return the row, or the two conversations of a preference pair."""
+    return rows_of_pair(row) if kind_of(row) == "preference" else (row,)

@@ -7,7 +7,7 @@ conversation. ``validation.select`` chooses the rows of a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from finetune_gateway.data.row_access import Json
 from finetune_gateway.findings import Finding
 from finetune_gateway.renderers import Shown
 from finetune_gateway.tokens import token_text
-from finetune_gateway.tokens.template_rows import Message
+from finetune_gateway.tokens.template_rows import Message, rows_of_pair
 
 Part = Literal["special", "template", "content", "call"]
 Conversation = list[Message]
@@ -181,18 +181,14 @@ class PreviewRenderer(ABC):
         preview.notes += self.notes(messages, row)
 
     def _pair(self, row: Json, preview: Preview) -> None:
-        source = {**row, **row_access.as_dict(row.get("input"))}
-        prompt = _untrained(row_access.messages_of(source.get("messages")))
-        chosen, rejected = (
-            row_access.messages_of(row.get(side), "assistant")
-            for side in ("preferred_output", "non_preferred_output")
-        )
-        for name, answer in (("chosen", chosen), (REJECTED, rejected)):
-            [sequence] = self.conversation([*prompt, *answer], source)
+        notes: dict[str, None] = {}  # each once, in their order
+        for name, one in zip(("chosen", REJECTED), rows_of_pair(row), strict=True):
+            [sequence] = self.conversation(one["messages"], one)
             sequence.name = name
             preview.sequences.append(sequence)
+            notes |= dict.fromkeys(self.notes(one["messages"], one))
         _count_shared_prompt(*preview.sequences)
-        preview.notes += self.notes([*prompt, *chosen, *rejected], source)
+        preview.notes += notes
         preview.notes.append("Training makes the chosen answer more likely than the rejected one.")
 
     @abstractmethod
@@ -207,13 +203,6 @@ class PreviewRenderer(ABC):
     @abstractmethod
     def notes(self, messages: Conversation, row: Json) -> list[str]:
         """Return what is exact, documented, inferred or not shown."""
-
-
-def _untrained(messages: Iterable[Message]) -> Conversation:
-    return [
-        {**message, "weight": 0} if message.get("role") == "assistant" else message
-        for message in messages
-    ]
 
 
 def _count_shared_prompt(chosen: Sequence, rejected: Sequence) -> None:
