@@ -276,15 +276,15 @@ def _write_ahead(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(db: sqlite3.Connection) -> None:
-    """Run the migrations that this file lacks, each in its own transaction."""
-    if _version(db) == len(MIGRATIONS):
-        return
-    for number, step in enumerate(MIGRATIONS, 1):
+    """Run the migrations that this file lacks, all in one transaction: each commit waits for the
+    disk, and a new file lacks all of them."""
+    if _version(db) < len(MIGRATIONS):
         db.execute("BEGIN IMMEDIATE")
         # Read again with the write lock: another process may have been faster.
-        if _version(db) < number:
-            step(db)
-            db.execute(f"PRAGMA user_version = {number}")
+        if missing := MIGRATIONS[_version(db) :]:
+            for step in missing:
+                step(db)
+            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         db.execute("COMMIT")
     if _version(db) > len(MIGRATIONS):
         raise StoreError(

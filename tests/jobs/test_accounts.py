@@ -248,7 +248,9 @@ def test_a_new_key_and_an_unsent_job_alone(
     assert provider.posts["/files"] == 1 + (kind == "reset_before")
 
 
-@pytest.mark.parametrize("status", [401, 403, 500])
+@pytest.mark.parametrize(
+    "status", [403, *[pytest.param(other, marks=pytest.mark.chaos) for other in (401, 500)]]
+)
 def test_an_error_of_a_read_says_nothing(
     home: Path, train_file: Path, provider: Provider, key: Callable[[str], None], status: int
 ) -> None:

@@ -54,10 +54,10 @@ def gateway(home: Path) -> Iterator[Gateway]:
 def test_500_jobs_are_asked_for_at_once(
     gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``ftg list --refresh`` with 500 running jobs, beside 100 that have ended: at most 10 requests
+    """``ftg list --refresh`` with 500 running jobs, beside 20 that have ended: at most 10 requests
     over one connection, and the table of before."""
     with Provider(steps=LONG) as provider:
-        running(provider, gateway.store, 100, status="succeeded")
+        running(provider, gateway.store, 20, status="succeeded")
         running(provider, gateway.store, 500)
         assert main(["list", "--limit", "2"]) == 0
         before = capsys.readouterr().out
@@ -299,7 +299,7 @@ def test_a_host_that_does_not_answer_holds_up_no_other(gateway: Gateway) -> None
             gateway.job(name).refresh()  # what is loaded for that is not of the time below
         end(provider, *made)
         ended: list[str] = []
-        failures = gateway.wait(gateway.jobs(), 1.0, on_change=lambda job: ended.append(job.id))
+        failures = gateway.wait(gateway.jobs(), 0.7, on_change=lambda job: ended.append(job.id))
         assert len(ended) == 5 and stored(gateway) == {"succeeded": 5, "running": 5}
         (failure,) = failures
         assert isinstance(failure.error, JobNotFinished) and len(failure.jobs) == 5
@@ -446,9 +446,9 @@ def measure(*args: str) -> tuple[int, int]:
 
 
 def test_hundreds_of_jobs_in_one_process(gateway: Gateway) -> None:
-    """120 jobs, 5 of them also refreshed one by one: less than 64 descriptors and 300 MB."""
+    """60 jobs, 5 of them also refreshed one by one: less than 64 descriptors and 300 MB."""
     with Provider(steps=LONG) as provider:
-        running(provider, gateway.store, 120)
+        running(provider, gateway.store, 60)
         descriptors, megabytes = measure("5")
         assert descriptors < 64 and megabytes < 300
         assert provider.server.accepted <= 2

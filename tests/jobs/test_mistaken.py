@@ -52,7 +52,15 @@ def creates(provider: Provider) -> int:
 # -- which job -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("other", [{"n_epochs": 4}, {"suffix": "b"}, {"seed": 5}], ids=str)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"n_epochs": 4},
+        pytest.param({"suffix": "b"}, marks=pytest.mark.chaos),
+        pytest.param({"seed": 5}, marks=pytest.mark.chaos),
+    ],
+    ids=str,
+)
 def test_a_file_does_not_tell_two_jobs_apart(provider: Provider, other: dict[str, Any]) -> None:
     """Two jobs in doubt on one file, at a host without tags; one of them is there. A cancel of the
     other one stops nothing, and neither is sent again until a person says which it is."""

@@ -31,6 +31,7 @@ from finetune_gateway.jobs.job import Job
 MODEL = "gpt-4.1-mini-2025-04-14"
 JOBS = "/fine_tuning/jobs"
 DAY = 86_400.0
+SETTLE = 0.2  # seconds in which a lost request may still take effect
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
 
 
-def wire(provider: Provider, settle_seconds: float = 0.4) -> OpenAIBackend:
+def wire(provider: Provider, settle_seconds: float = SETTLE) -> OpenAIBackend:
     return OpenAIBackend(
         base_url=provider.url,
         profile="custom",
@@ -78,7 +79,7 @@ def test_a_clock_that_jumps_neither_sends_early_nor_blocks(
             with suppress(JobNotFinished):
                 opened.wait(0)
             waited = time.monotonic() - began
-            assert provider.posts[JOBS] == 1 or waited > 0.4
+            assert provider.posts[JOBS] == 1 or waited > SETTLE
         assert succeeds(Gateway().job(job.id))
         assert provider.posts[JOBS] == 2 and len(provider.jobs) == 1
 
@@ -94,7 +95,7 @@ def test_a_step_in_the_future_is_waited_for_once(home: Path, train_file: Path) -
                 db.execute("UPDATE jobs SET step_clock = 'another-machine 12.5'")
         began = time.monotonic()
         assert succeeds(Gateway().job(job.id))
-        assert time.monotonic() - began > 0.3 and len(provider.jobs) == 1
+        assert time.monotonic() - began > SETTLE - 0.1 and len(provider.jobs) == 1
 
 
 @pytest.mark.parametrize("ahead", [("sent_at", "step_at"), ("sent_at",)])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.chaos import KEY, MODEL, end_workers
-from support.cli import unmeasured
+from support.cli import Done, unmeasured
 
 # arguments: the longest file in bytes, then a command line
 LIMITED = """
@@ -35,12 +37,23 @@ def run(limit: int | None, *words: object, home: Path) -> subprocess.CompletedPr
     )
 
 
+@contextmanager
+def short_files(limit: int) -> Iterator[None]:
+    """Let this process write no file longer than ``limit`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def submit(url: str, file: Path) -> list[object]:
     words: list[object] = ["submit", file, "--model", MODEL, "--backend", "openai", "--yes", "-q"]
     return [*words, "--base-url", url, "--api-key-env", "CHAOS_KEY"]
 
 
-def plain_failure(done: subprocess.CompletedProcess[str]) -> str:
+def plain_failure(done: subprocess.CompletedProcess[str] | Done) -> str:
     """An exit code, one line of cause and one of advice: no traceback, no "bug"."""
     assert done.returncode not in (0, None) and done.returncode > 0, done
     assert "Traceback" not in done.stderr and "bug" not in done.stderr, done.stderr
