@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "migrate fetch": ("migrate_fetch:fetch", "Save what a host keeps of them here", "Leave"),
     "migrate record": ("migrate_record:record", "Keep what a fine-tune answers", "Leave"),
+    "migrate plan": ("migrate_plan:plan", "Where a fine-tune could go, at what price", "Leave"),
 }
 # The first words of commands that are none by themselves.
 FAMILIES = {

@@ -133,7 +133,7 @@ def record(
     Examples:
       ftg migrate record ft:gpt-4.1-mini-2025-04-14:org:support:1 --data held_out.jsonl
       ftg migrate record ftg-7kq3 --max-cost 5 --yes
-      ftg migrate record ft:gpt-4.1-mini-2025-04-14:org:support:1 --batch --name support
+      ftg migrate record ft:gpt-4.1-mini:org:support:1 --batch --name support
     """
     given = any((profile, base_url, api_key_env, key_env))
     question = _Question(yes, dry_run, json, quiet, rows is not None)

@@ -11,7 +11,7 @@ Each function imports what it needs when it is called: the SDK of hosted backend
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finetune_gateway.migration.archived import Archive
     from finetune_gateway.migration.fetching import OnProgress
     from finetune_gateway.migration.inventory import Inventory
+    from finetune_gateway.migration.moves import MovePlan
 
 
 def list_fine_tunes(
@@ -126,3 +127,40 @@ def remove(name: str, *, home: str | os.PathLike[str] | None = None) -> list[For
     from finetune_gateway.settings.home import Settings
 
     return removal.forget(Settings.load(home), name)
+
+
+def plan(
+    model: str,
+    backends: str | Backend | Sequence[str | Backend] = "openai",
+    *,
+    local_models: Sequence[str] | None = None,
+    azure_url: str | None = None,
+    azure_models: Mapping[str, str] | None = None,
+    home: str | os.PathLike[str] | None = None,
+) -> MovePlan:
+    """Return where a fine-tune could go: Azure with the same base, this machine, other hosts; what
+    becomes of each setting, price, time, until when, where the data go, and the command.
+
+    The host is asked only for a fine-tune of which nothing was fetched. Nothing is sent elsewhere.
+
+    Arguments:
+        model: Its id, or that of its job.
+        backends: The host that it is at, by name, or an OpenAIBackend for each key.
+        local_models: Bases to propose for this machine. None of the usual ones is its equal.
+        azure_url: The address of your resource at Azure.
+        azure_models: What your subscription is told of models there, by base.
+        home: Where it was fetched to, by default FTG_HOME.
+
+    Raises NotFoundError for a fine-tune that is neither fetched nor seen by these keys.
+    """
+    from finetune_gateway.migration import moving
+
+    proposed = moving.LOCAL_MODELS if local_models is None else local_models
+    return moving.plan(
+        model,
+        backends,
+        local_models=proposed,
+        azure_url=azure_url,
+        azure_models=azure_models,
+        home=home,
+    )

@@ -11,9 +11,9 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from finetune_gateway.backends.openai import endpoint, wire
-from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.estimation.estimate import MILLION
 from finetune_gateway.estimation.price_table import find_price
+from finetune_gateway.estimation.profiles import Profile
 from finetune_gateway.migration.asking import Key, Seen, is_tuned
 from finetune_gateway.migration.inventory import (
     Cost,
@@ -65,7 +65,7 @@ def fine_tune(seen: Seen, keys: Sequence[Key], settings: Settings, today: date) 
         suffix=wire.text_of(job.get("user_provided_suffix")),
         seed=whole(job.get("seed")),
         trained_tokens=tokens,
-        cost=_cost(host, base, method, tokens, settings),
+        cost=training_cost(host.profile, base, method, tokens, settings),
     )
 
 
@@ -196,25 +196,21 @@ def hyperparameters(job: wire.Json) -> dict[str, Any] | None:
     return found or None
 
 
-def _cost(
-    host: OpenAIBackend,
-    base: str | None,
-    method: str | None,
-    tokens: int | None,
-    settings: Settings,
+def training_cost(
+    profile: Profile, base: str | None, method: str | None, tokens: int | None, settings: Settings
 ) -> Cost | None:
     """Return trained tokens x price; None without either, or where hours are billed."""
     if tokens is None or base is None or method == "reinforcement":
         return None
-    row = host.profile.model(base)
+    row, usual = profile.model(base), profile.usual_training
     names = dict.fromkeys([base, *([row.model, *row.aliases] if row else [])])
     prices = (
-        find_price(host.profile_name, name, "train_mtok", extra=settings.prices) for name in names
+        find_price(profile.name, name, "train_mtok", extra=settings.prices, tier=usual)
+        for name in names
     )
     price = next((one for one in prices if one), None)
     if price is None:
         return None
-    source = (
-        f"{tokens:,} trained tokens x {price.usd} USD per million, {price.dated}, {price.source}"
-    )
-    return Cost(usd=Decimal(tokens) * price.usd / MILLION, estimated=True, source=source)
+    per = f"{price.usd} USD per million, {price.dated}, {price.source}"
+    usd = Decimal(tokens) * price.usd / MILLION
+    return Cost(usd=usd, estimated=True, source=f"{tokens:,} trained tokens x {per}")

@@ -67,6 +67,7 @@ CALLS = {
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
     "migrate list": [f"migrate list {NOWHERE}"],
+    "migrate plan": [f"migrate plan ft:m:o::1 {NOWHERE}"],
     "migrate fetch": [f"migrate fetch --all {NOWHERE}"],  # see below
     "migrate record": [f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}"],
     "models add": [f"models add ft:m:o::i {NOWHERE}"],
@@ -81,6 +82,7 @@ ENDS = {
     f"migrate list {NOWHERE}": 5,
     f"migrate fetch --all {NOWHERE}": 5,
     f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}": 4,  # there is a budget, no price
+    f"migrate plan ft:m:o::1 {NOWHERE}": 5,
     f"models add ft:m:o::i {NOWHERE}": 5,
 }
 LOOKS = ("list", "list --costs", "status {}", "events {}", "metrics {}", "logs {}", "costs")

@@ -80,7 +80,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
 }  # fmt: skip
 # What needs a job in doubt, a stopped one, minutes or a host is looked at in tests of its own.
 ELSEWHERE = {"demo", "resume", "settle", "models add"}
-ELSEWHERE |= {"migrate list", "migrate fetch", "migrate record"}
+ELSEWHERE |= {"migrate list", "migrate fetch", "migrate plan", "migrate record"}
 
 
 def quiet_commands() -> set[str]:

@@ -1,0 +1,147 @@
+"""``ftg migrate plan``: where a fine-tune could go, at what price, and lines that can be typed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import Done, Ftg, at_terminal
+from support.provider import Provider
+from support.provider_memory import BASES
+
+from finetune_gateway import NotFoundError, OpenAIBackend, migration
+from finetune_gateway.migration.moves import MovePlan, Place
+from finetune_gateway.reports.output import display_width
+
+KEY, URL = "sk-test-0123456789abcdef", "https://mine.openai.azure.com/openai/v1"
+TINY = "builtin/tiny"
+
+
+@pytest.fixture
+def provider(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    monkeypatch.setenv("A_KEY", KEY)
+    with Provider(api_key=KEY) as started:
+        yield started
+
+
+def host(provider: Provider) -> OpenAIBackend:
+    return OpenAIBackend(base_url=provider.url, profile="openai", api_key_env="A_KEY")
+
+
+def made(provider: Provider, **more: Any) -> dict[str, Any]:
+    settings = {"base": BASES[3], "rows": 20, "suffix": "support", **more}
+    return provider.world.add_fine_tune(**settings)
+
+
+def planned(provider: Provider, model: str, **more: Any) -> MovePlan:
+    return migration.plan(model, host(provider), local_models=[TINY], azure_url=URL, **more)
+
+
+def at(plan: MovePlan, backend: str) -> Place:
+    [place] = [one for one in plan.places if one.backend == backend]
+    return place
+
+
+def run(ftg: Ftg, command: tuple[str, ...], *more: str) -> Done:
+    assert command[0] == "ftg"
+    return ftg(*command[1:], *more)
+
+
+@pytest.mark.usefixtures("tiny_at_home")
+def test_from_the_host_to_a_job(
+    provider: Provider, home: Path, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the fetch a price for the trained tokens; its lines, typed in order, fetch the files
+    and start what they say. After it the figures of an estimate, without the host."""
+    job = made(provider)
+    plan = planned(provider, job["fine_tuned_model"])
+    azure, local, crusoe = (at(plan, name) for name in ("azure", "local", "crusoe"))
+    assert azure.same_base and azure.model == BASES[3] and not azure.refused
+    assert not local.same_base and not crusoe.same_base
+    assert crusoe.cost_usd == Decimal(job["trained_tokens"]) * Decimal("0.40") / 1_000_000
+    assert (azure.cost_usd, local.seconds, plan.fetched) == (None, None, False)
+    [fetch] = {line for place in plan.places for line in place.before}
+    assert run(ftg, tuple(shlex.split(fetch))).returncode == 0
+    provider.__exit__()
+    plan = planned(provider, job["fine_tuned_model"])
+    azure, local, crusoe = (at(plan, name) for name in ("azure", "local", "crusoe"))
+    assert plan.fetched and Path(str(plan.training_file)).read_text().count("\n") == 20
+    assert local.fits == "yes" and local.seconds and crusoe.cost_usd and crusoe.cost_high_usd
+    assert "region" in azure.data and azure.jobs_at_least_until and azure.answers_until
+    assert "adapter" in local.weights and "no export" in azure.weights
+    for name in ("AZURE_OPENAI_API_KEY", "CRUSOE_API_KEY"):
+        monkeypatch.setenv(name, "k")
+    for place in (azure, local, crusoe):
+        assert place.command and not place.before
+        done = run(ftg, place.command, "--dry-run", "--json")
+        assert done.returncode == 0, done
+        told = json.loads(done.stdout)["estimate"]
+        assert (told["backend"], told["model"]) == (place.backend, place.model)
+        assert told["n_epochs"] == 3 and "support" in place.command
+        assert ("learning_rate_multiplier=1.8" in place.command) is (place is azure)
+
+
+def test_each_setting_is_mapped_or_said_to_have_no_equal(provider: Provider, home: Path) -> None:
+    """The multiplier has none beyond the same base; a batch or a suffix that a host refuses stays
+    here; what only one method has is named."""
+    job = made(provider, suffix="a-suffix-longer-than-azure-takes", method="dpo")
+    plan = planned(provider, job["id"])
+    azure = {one.name: one for one in at(plan, "azure").settings}
+    given = job["method"]["dpo"]["hyperparameters"]
+    assert azure.keys() == {*given, "seed", "suffix"}
+    assert azure["suffix"].becomes is None and "not taken" in azure["suffix"].note
+    assert azure["learning_rate_multiplier"].becomes and azure["beta"].becomes is None
+    assert "not verified" in azure["learning_rate_multiplier"].note
+    local = at(plan, "local")
+    assert local.refused and "dpo" in local.refused and local.command is None
+    crusoe = {
+        one.name: one for one in at(planned(provider, made(provider)["id"]), "crusoe").settings
+    }
+    assert crusoe["learning_rate_multiplier"].becomes is None
+    assert "no equal" in crusoe["learning_rate_multiplier"].note
+    assert crusoe["batch_size"].becomes is None and "16 to 1,024" in crusoe["batch_size"].note
+
+
+def test_what_cannot_be_is_said(
+    provider: Provider, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training file that is gone, a base that Azure has retired, a model that nobody sees."""
+    job = made(provider)
+    del provider.world.files[job["training_file"]]
+    plan = planned(provider, job["fine_tuned_model"])
+    assert all(place.command is None for place in plan.places)
+    assert "gone" in str(at(plan, "local").refused)
+    monkeypatch.setenv("FTG_TODAY", "2028-01-01")
+    assert "shut down" in str(at(planned(provider, made(provider)["id"]), "azure").refused)
+    with pytest.raises(NotFoundError, match="seen by these keys"):
+        planned(provider, "ft:nobody:has:it:1")
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_screen(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, ftg: Ftg, columns: int
+) -> None:
+    """No line but a command or an address is wider than the terminal; JSON and the commands alone
+    say the same."""
+    job = made(provider)
+    where = ["--base-url", provider.url, "--profile", "openai", "--key-env", "A_KEY"]
+    line = ["migrate", "plan", job["fine_tuned_model"], *where, "--local-model", TINY]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = at_terminal(monkeypatch, "", *line)
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    for part in ("(the same base)", "proposed; no measured equal is known", "nothing is billed"):
+        assert part in text
+    assert " equal to " not in text
+    for shown in done.stdout.splitlines():
+        command = shown.lstrip().startswith(("ftg ", "--", "/"))
+        assert display_width(shown) <= columns or len(shown.split()) == 1 or command, shown
+    told = json.loads(ftg(*line, "--json").stdout)
+    commands = [shlex.join(one["command"]) for one in told["places"] if one["command"]]
+    quiet = ftg(*line, "-q").stdout.splitlines()
+    assert commands and set(commands) < set(quiet)
