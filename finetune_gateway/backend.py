@@ -188,6 +188,7 @@ class HandleData(Model):
     first_answer: str | None = None
     retires_on: str | None = None  # YYYY-MM-DD, from the provider's dated profile
     deploy: str | None = None  # the command that deploys it; None where it answers, or may
+    deployment: dict[str, Any] = Field(default_factory=dict)  # that we made for it
     _allows_changed_base: bool = PrivateAttr(default=False)
 
     @property
@@ -205,7 +206,7 @@ class HandleData(Model):
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is empty and came later: versions that do not know it read the rest."""
         fields: dict[str, Any] = write(self)
-        later = ("base_sha256", "deploy", "chat_template_kwargs", "warnings")
+        later = ("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings")
         unused = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in fields.items() if name not in unused}
 

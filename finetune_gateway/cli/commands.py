@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "prune": ("removal:prune", "Remove old data, here and with --remote at hosts", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
     "models add": ("models_add:add", "Make a fine-tune of a host a model of this home", "Models"),
+    "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (
         "migrate_list:list_fine_tunes",
         "Your fine-tunes at a host, first lost first",

@@ -52,6 +52,19 @@ class Training(Model):
     source: str
 
 
+class DeploymentKind(Model):
+    """One of the ways in which a host serves a tuned model that must be deployed first."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+
+    sku: str  # as the host calls it
+    hosted_by_hour: bool  # there is a fee by the hour, used or not
+    data: str  # where it is served
+    ends: str  # when it ends by itself
+    as_of: date
+    source: str
+
+
 class LifeCycle(Model):
     """Until when a model can be trained and answers on one service, and for whom, with source and
     date. None: no date is known."""
@@ -158,6 +171,7 @@ class Profile(Model):
     no_batch: str = ""  # the source that says that its batches take no fine-tunes
     deploy_command: str = ""  # makes a tuned model answer, where it does not by itself
     deploy_source: str = ""  # the source that says so
+    deployments: dict[str, DeploymentKind] = Field(default_factory=dict)
     file_bom: bool = False  # files start with a UTF-8 byte order mark
     trainings: dict[str, Training] = Field(default_factory=dict)  # by name; the first is usual
     earlier_training: str = ""  # as jobs were sent before it was a choice
@@ -377,7 +391,11 @@ def _profile(name: str, table: dict[str, Any]) -> Profile:
     rows = [ModelRow(**(defaults | row)) for row in table.pop("models", [])]
     ways = table.pop("trainings", {})
     trainings = {way: Training(**(defaults | row)) for way, row in ways.items()}
-    return Profile(name=name, models=tuple(rows), trainings=trainings, **table)
+    kinds = table.pop("deployments", {})
+    deployments = {kind: DeploymentKind(**(defaults | row)) for kind, row in kinds.items()}
+    return Profile(
+        name=name, models=tuple(rows), trainings=trainings, deployments=deployments, **table
+    )
 
 
 def _new_jobs(life: LifeCycle, today: date) -> Iterator[str]:

@@ -88,9 +88,12 @@ class ModelHandle(Shown, HandleData):
         """Raise NotFoundError for a model that has no deployment to answer through."""
         if self.deploy is not None:
             job, model, deploy = self.job_id or "JOB", visible(self.model), visible(self.deploy)
+            ours = (
+                f"ftg deploy {job}, or: " if self.backend_options.get("profile") == "azure" else ""
+            )
             raise NotFoundError(
                 f"Succeeded, not deployed: {model} answers only through a deployment.",
-                hint=f"To deploy it: {deploy} Then run: ftg chat {job} --model DEPLOYMENT",
+                hint=f"To deploy it: {ours}{deploy} Then run: ftg chat {job} --model DEPLOYMENT",
             )
 
     def _open(self) -> ChatModel:

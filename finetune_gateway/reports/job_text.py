@@ -112,7 +112,8 @@ def next_step(job: Job) -> str:
         return ""
     if job.record.deploy:
         then = f"Then: ftg chat {job.id} --model DEPLOYMENT"
-        return f"Next, deploy it: {visible(job.record.deploy)}\n{then}"
+        ours = f"ftg deploy {job.id}, or: " if job.record.display_name == "azure" else ""
+        return f"Next, deploy it: {ours}{visible(job.record.deploy)}\n{then}"
     if job.status is JobStatus.SUCCEEDED:
         return f'Next: ftg chat {job.id} "Hello"'
     if job.record.unsent:

@@ -119,7 +119,7 @@ CODES = {
         "Use another host of the same contract (base_url=...), or your own GPU (--backend local).",
         authentication=True,
     ),
-    NOT_DEPLOYED: Rule("Deploy the model, then name its deployment: ftg chat JOB --model NAME."),
+    NOT_DEPLOYED: Rule("Deploy the model: ftg deploy JOB; or name one: ftg chat JOB --model NAME."),
     "insufficient_quota": Rule("Add credit or raise the limit of that account."),
     "billing_not_active": Rule("Add credit or a way to pay to that account."),
     "billing_hard_limit_reached": Rule("Add credit or raise the limit of that account."),
