@@ -34,6 +34,7 @@ from finetune_gateway.tokens.template_turns import THINK, Turn, TurnRenderer
 # Nested, with quotes, beyond ASCII: what formats differ in.
 _FIRST = call(TOOL, place='Zürich "5"', days=3, direct=True, seat={"row": [1, "x"], "at": {"y": 2}})
 _SECOND = call(SECOND, place="a\nb", days=0)
+NAME_MARK = 16  # characters before the name of a tool that show a call
 _TYPES = {"place": "string", "days": "integer", "direct": "boolean", "seat": "object"}
 
 
@@ -63,14 +64,21 @@ def template_reader(renderer: TurnRenderer, survey: Survey) -> TemplateReader:
         reader = _framed(reader, plain, survey)
     formats: tuple[Channels | CallFormat, ...] = (*CHANNELS, *FORMATS)
     for one in formats:
-        if isinstance(one, Channels) and not _channels_read(one, turns, survey):
+        if isinstance(one, Channels) and not _channels_read(one, turns):
             continue
         tried = replace(reader, format=one)
         if calls is not None and _reads(tried, calls, renderer, survey):
             return tried
         if isinstance(one, Channels):  # its texts are read, also if its calls are not written
             reader = tried
-    return reader
+    return replace(reader, unread=_before_name(calls.label.text) if calls is not None else "")
+
+
+def _before_name(label: str) -> str:
+    """Return the end of what a planted turn writes before the name of the tool it calls; an empty
+    string if that is too short to be told from a text."""
+    before = label.partition(TOOL)[0].rpartition(BESIDE)[2].strip()[-NAME_MARK:]
+    return before if len(before) > 2 else ""
 
 
 def _turn(renderer: TurnRenderer, messages: list[Message], tools: Tools = None) -> Turn | None:
@@ -144,7 +152,7 @@ def _framed(reader: TemplateReader, plain: Turn, survey: Survey) -> TemplateRead
     return replace(reader, opening=opening, ending=ending)
 
 
-def _channels_read(one: Channels, turns: list[Turn], survey: Survey) -> bool:
+def _channels_read(one: Channels, turns: list[Turn]) -> bool:
     """Return True if the template writes its answers as such messages."""
     labels = [turn.label.text for turn in turns if "<|message|>" in turn.label.text]
     answers = [one.read(label, {}) for label in labels]

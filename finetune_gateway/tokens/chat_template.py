@@ -203,7 +203,7 @@ class ChatTemplate:
                 hint="Use another template: --chat-template FILE.",
             )
         if train_on == "all":
-            return [self._all(messages, turns, whole, set(trained)).cut(max_length)]
+            return [self._all(turns, whole, set(trained)).cut(max_length)]
         sequences = self._sequences([turn for turn in turns if turn.says], whole)
         if not sequences:
             text = whole or self._renderer.whole(messages, tools)
@@ -294,9 +294,7 @@ class ChatTemplate:
             return True
         return any(first <= start < end for first, end in turn.label.marked)
 
-    def _all(
-        self, messages: list[Message], turns: list[Turn], whole: Rendered | None, trained: set[int]
-    ) -> Encoded:
+    def _all(self, turns: list[Turn], whole: Rendered | None, trained: set[int]) -> Encoded:
         """Return the whole row with every token trained but those of turns that are left out."""
         if whole is None or not all(
             whole.text.startswith(turn.prompt.text + turn.label.text) for turn in turns

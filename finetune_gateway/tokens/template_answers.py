@@ -108,7 +108,7 @@ class Channels:
             if start < 0 and not _begins(raw, ("<|channel|>", "<|message|>", " to=")):
                 return raw  # no header: all of it is text
             raw = raw[: max(start, 0)]
-        raw = _without_half(raw, (*self.ends, "<|start|>"))
+        raw = without_half(raw, (*self.ends, "<|start|>"))
         parts = self.messages(raw)
         return "".join(
             body for header, body in parts if not self.call.search(header) and not
@@ -155,6 +155,7 @@ class TemplateReader:
     opening: str = ""  # what the template writes before the text of an answer
     ending: str = ""  # and after it, before the token that stops it
     markup: frozenset[str] = field(default_factory=frozenset)  # special tokens that are looked for
+    unread: str = ""  # what stands before the name in a call, if no format reads the template's
 
     @property
     def short_ids(self) -> bool:
@@ -187,7 +188,8 @@ class TemplateReader:
         if self.ending and body.endswith(self.ending):
             body = body[: -len(self.ending)]
         if self.format is None:
-            return Answer(body, reasoning, note=UNKNOWN if tools and _like_call(body) else None)
+            is_call = bool(self.unread and self.unread in body) or _like_call(body)
+            return Answer(body, reasoning, note=UNKNOWN if tools and is_call else None)
         # A prompt may end with what a call begins with (functionary).
         asked = self.format.opens if self._asks_for_call(raw, prompt) else ""
         parsed = self.format.parse(asked + body, types)
@@ -211,7 +213,7 @@ class TemplateReader:
             return ""
         if opens and opens[0] in body:
             return body[: body.index(opens[0])]
-        return _without_half(body, (*opens, self.ending))
+        return without_half(body, (*opens, self.ending))
 
     def _asks_for_call(self, raw: str, prompt: str) -> bool:
         """Return True if the prompt begins a call, unless the answer begins as a text does."""
@@ -274,7 +276,7 @@ def _begins(text: str, marks: Iterable[str]) -> bool:
     return any(text.startswith(mark) or mark.startswith(text) for mark in marks)
 
 
-def _without_half(text: str, marks: Iterable[str]) -> str:
+def without_half(text: str, marks: Iterable[str]) -> str:
     """Return a text without an end that may be the beginning of a mark."""
     marks = [mark for mark in marks if mark]
     longest = max(map(len, marks), default=0)

@@ -60,8 +60,6 @@ class Survey:
     losses: frozenset[str] = frozenset()  # keys of LOSSES
     turn_ends: dict[str, str] = field(default_factory=dict)  # a token to add after "text", "call"
     stops: frozenset[str] = frozenset()  # texts of the tokens that end an answer
-    cuts_earlier_reasoning: bool = False  # in the context of later turns, as serving does
-    refuses: dict[str, str] = field(default_factory=dict)  # kind -> what the template says
     content: Content = "text"  # the form in which it reads a text
     arguments: Arguments = "object"  # the form of arguments that it writes once
 
@@ -94,10 +92,7 @@ def _survey(renderer: TurnRenderer) -> Survey:
     ends = planted.turn_ends()
     renderer.turn_ends = ends
     losses = frozenset(planted.losses())
-    return Survey(
-        losses, ends, renderer.stops, planted.cuts_earlier_reasoning(), planted.refuses,
-        renderer.content, renderer.arguments,
-    )  # fmt: skip
+    return Survey(losses, ends, renderer.stops, renderer.content, renderer.arguments)
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
@@ -139,7 +134,6 @@ class _Planted:
 
     def __init__(self, renderer: TurnRenderer) -> None:
         self.renderer = renderer
-        self.refuses: dict[str, str] = {}
 
     def content(self) -> Content:
         """Return the form in which the template reads a text; a string if neither is read."""
@@ -170,7 +164,7 @@ class _Planted:
 
     def _end(self, kind: str, message: Message, after: Message) -> str:
         tools = TOOLS if kind == "call" else None
-        turn = self.turn(kind, [ASK, message], tools)
+        turn = self.turn([ASK, message], tools)
         label = turn.label.text if turn else ""
         answer = next((one for one in (ANSWER, *WRITTEN) if one in label), "")
         if not answer:
@@ -190,7 +184,7 @@ class _Planted:
         ends = {}
         for kind, message, after in TURNS:
             tools = TOOLS if kind == "call" else None
-            turn = self.turn(kind, [ASK, message], tools)
+            turn = self.turn([ASK, message], tools)
             if turn is None or turn.stops or not turn.says:
                 continue
             short, long = self.renderer.render(
@@ -207,25 +201,25 @@ class _Planted:
 
     def losses(self) -> Iterator[str]:
         """Yield the kinds of LOSSES."""
-        prompt = self.prompt("system", [{"role": "system", "content": SYSTEM}, ASK])
+        prompt = self.prompt([{"role": "system", "content": SYSTEM}, ASK])
         if prompt is not None and SYSTEM not in prompt:
             yield "system"
-        prompt = self.prompt("tools", [ASK], TOOLS)
+        prompt = self.prompt([ASK], TOOLS)
         if prompt is not None and (TOOL not in prompt or SECOND not in prompt):
             yield "tools"
-        prompt = self.prompt("results", [ASK, CALLS, RETURNS], TOOLS)
+        prompt = self.prompt([ASK, CALLS, RETURNS], TOOLS)
         if prompt is not None and RESULT not in prompt:
             yield "results"
         yield from self._lost_in_calls()
-        label = self.label("reasoning", [ASK, {**REPLY, "reasoning_content": REASONING}])
+        label = self.label([ASK, {**REPLY, "reasoning_content": REASONING}])
         if label is not None and REASONING not in label:
             yield "reasoning"
-        label = self.label("think_blocks", [ASK, {**REPLY, "content": f"{THINKS}{ANSWER}"}])
+        label = self.label([ASK, {**REPLY, "content": f"{THINKS}{ANSWER}"}])
         if label is not None and REASONING not in label:
             yield "think_blocks"
 
     def _lost_in_calls(self) -> Iterator[str]:
-        label = self.label("calls", [ASK, CALLS], TOOLS)
+        label = self.label([ASK, CALLS], TOOLS)
         if label is None:
             return
         if TOOL not in label:
@@ -234,40 +228,32 @@ class _Planted:
         if not any(one in label for one in WRITTEN):
             yield "arguments"
         both = {**CALLS, "tool_calls": [CALL, OTHER_CALL]}
-        label = self.label("parallel_calls", [ASK, both], TOOLS)
+        label = self.label([ASK, both], TOOLS)
         if label is not None and SECOND not in label:
             yield "parallel_calls"
-        label = self.label("text_beside_calls", [ASK, {**CALLS, "content": BESIDE}], TOOLS)
+        label = self.label([ASK, {**CALLS, "content": BESIDE}], TOOLS)
         if label is not None and BESIDE not in label:
             yield "text_beside_calls"
         if label is not None and TOOL not in label:
             yield "calls_beside_text"
 
-    def cuts_earlier_reasoning(self) -> bool:
-        """Return True if the reasoning of a turn is not shown to later ones."""
-        turn = {**REPLY, "reasoning_content": REASONING}
-        prompt = self.prompt("reasoning", [ASK, turn, ASK_MORE])
-        return prompt is not None and REASONING not in prompt
-
-    def prompt(self, kind: str, messages: list[Message], tools: Tools = None) -> str | None:
-        """Return the prompt; None, and a note, if the template refuses it."""
+    def prompt(self, messages: list[Message], tools: Tools = None) -> str | None:
+        """Return the prompt; None if the template refuses it."""
         try:
             return self.renderer.prompt(messages, tools).text
-        except DataError as exc:
-            self.refuses[kind] = exc.message
+        except DataError:
             return None
 
-    def label(self, kind: str, messages: list[Message], tools: Tools = None) -> str | None:
-        """Return the label of the last turn; None, and a note, if the template refuses it."""
-        turn = self.turn(kind, messages, tools)
+    def label(self, messages: list[Message], tools: Tools = None) -> str | None:
+        """Return the label of the last turn; None if the template refuses it."""
+        turn = self.turn(messages, tools)
         return None if turn is None else turn.label.text
 
-    def turn(self, kind: str, messages: list[Message], tools: Tools = None) -> Turn | None:
-        """Return the last turn; None, and a note, if the template refuses it."""
+    def turn(self, messages: list[Message], tools: Tools = None) -> Turn | None:
+        """Return the last turn; None if the template refuses it."""
         try:
             return self.renderer.turns(messages, tools, [len(messages) - 1])[0][0]
-        except DataError as exc:
-            self.refuses[kind] = exc.message
+        except DataError:
             return None
 
 

@@ -102,8 +102,6 @@ class TurnRenderer:
         special: SpecialText,
         stops: Collection[str],
         variables: dict[str, Any],
-        *,
-        arguments: Arguments = "object",
     ) -> None:
         """Render by the template of ``process``.
 
@@ -114,7 +112,7 @@ class TurnRenderer:
         self.special = special
         self.stops = frozenset(stops)
         self.variables = variables
-        self.arguments = arguments
+        self.arguments: Arguments = "object"
         self.content: Content = "text"
         self.turn_ends: dict[str, str] = {}  # "text" and "call" -> the token to add at their end
         # What opens and closes a think block, if the template looks for its end in a text.

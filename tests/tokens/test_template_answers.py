@@ -9,7 +9,7 @@ import pytest
 from support.answers import Family, family, faults, tools, trl_template
 
 from finetune_gateway.tokens.call_arguments import read_value, types_of
-from finetune_gateway.tokens.call_formats import FORMATS, CallFormat
+from finetune_gateway.tokens.call_formats import FORMATS, MUSE_BODY, CallFormat
 
 # Templates of TRL's wheel, and the format of their calls. tests/families has all others.
 CHOSEN = {
@@ -44,6 +44,21 @@ def test_templates_without_calls_have_no_format() -> None:
     answer = reader.read(raw, ASKED, tools())
     assert answer.text == raw and answer.calls == () and "not read" in str(answer.note)
     assert reader.read("No call.", ASKED, tools()).note is None
+
+
+def test_a_call_in_a_format_that_is_not_known_is_said_to_stay_text() -> None:
+    """By what the template writes before the name of a tool."""
+    written = "⟦CALL {{ c.function.name }} {{ c.function.arguments | tojson }}⟧"
+    reader = family(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        f"{{% for c in m.tool_calls or [] %}}{written}{{% endfor %}}<|im_end|>\n{{% endfor %}}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ).reader
+    assert reader.format is None
+    raw = "⟦CALL zq_find {}⟧"
+    answer = reader.read(raw, ASKED, tools())
+    assert answer.text == raw and "not read" in str(answer.note)
+    assert reader.read("Shall I CALL?", ASKED, tools()).note is None
 
 
 @pytest.mark.parametrize(
@@ -131,6 +146,71 @@ def test_a_value_without_quotes_has_the_type_of_its_schema(
     parameters = {"type": "object", "properties": {"a": schema}}
     types = types_of([{"type": "function", "function": {"name": "f", "parameters": parameters}}])
     assert read_value(raw, types["f"]["a"]) == value
+
+
+ARGUMENTS = '{"place": "Zürich", "days": 3}'
+HERMES = f'{{"name": "zq_find", "arguments": {ARGUMENTS}}}'
+XML = "<parameter=place>\nZürich\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
+INVOKE = '<invoke name="zq_find"><parameter name="place">Zürich</parameter>'
+INVOKE += '<parameter name="days">3</parameter></invoke>'
+DSML = '<｜DSML｜invoke name="zq_find"><｜DSML｜parameter name="place" string="true">Zürich'
+DSML += '</｜DSML｜parameter><｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>'
+DSML += "</｜DSML｜invoke>"
+PAIRS = "<arg_key>place</arg_key><arg_value>Zürich</arg_value>"
+PAIRS += "<arg_key>days</arg_key><arg_value>3</arg_value>"
+# One call as each format writes it.
+EXAMPLES = {
+    "hermes": f"<tool_call>\n{HERMES}\n</tool_call>",
+    "qwen3_coder": f"<tool_call>\n<function=zq_find>\n{XML}</function>\n</tool_call>",
+    "llama3_json": HERMES.replace("arguments", "parameters"),
+    "llama4_json": "<|python_start|><|python_end|>" + HERMES.replace("arguments", "parameters"),
+    "mistral": f'[TOOL_CALLS] [{HERMES[:-1]}, "id": "abcdefghi"}}]',
+    "mistral_v11": f"[TOOL_CALLS]zq_find[CALL_ID]abcdefghi[ARGS]{ARGUMENTS}",
+    "gemma4": '<|tool_call>call:zq_find{place:<|"|>Zürich<|"|>,days:3}<tool_call|>',
+    "glm45": f"<tool_call>zq_find\n{PAIRS}</tool_call>",
+    "deepseek_v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>zq_find\n"
+    f"```json\n{ARGUMENTS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "deepseek_v31": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>zq_find<｜tool▁sep｜>"
+    f"{ARGUMENTS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "deepseek_v32": f"<｜DSML｜function_calls>{DSML}</｜DSML｜function_calls>",
+    "deepseek_v4": f"<｜DSML｜tool_calls>{DSML}</｜DSML｜tool_calls>",
+    "kimi_k2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.zq_find:0"
+    f"<|tool_call_argument_begin|>{ARGUMENTS}<|tool_call_end|><|tool_calls_section_end|>",
+    "minimax_m2": f"<minimax:tool_call>\n{INVOKE}\n</minimax:tool_call>",
+    "minimax": f"<tool_calls>\n{HERMES}\n</tool_calls>",
+    "cohere_command3": '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "zq_find", '
+    f'"parameters": {ARGUMENTS}}}]<|END_ACTION|>',
+    "lfm2": "<|tool_call_start|>[zq_find(place='Zürich', days=3)]<|tool_call_end|>",
+    "lfm2_escaped": '<|tool_call_start|>[zq_find(place="Zürich", days=3)]<|tool_call_end|>',
+    "seed_oss": "<seed:tool_call><function=zq_find><parameter=place>Zürich</parameter>"
+    "<parameter=days>3</parameter></function></seed:tool_call>",
+    "apertus": f'<|tools_prefix|>[{{"zq_find": {ARGUMENTS}}}]<|tools_suffix|>',
+    "gigachat3": f"<|function_call|>{HERMES}",
+    "functionary_v31": f"<function=zq_find>{ARGUMENTS}</function>",
+    "functionary_v32": f">>>zq_find\n{ARGUMENTS}",
+    "minicpm5": '<function name="zq_find"><param name="place">Zürich</param>'
+    '<param name="days">3</param></function>',
+    "solar_open": "<|tool_calls|><|tool_call:begin|>abc<|tool_call:name|>zq_find"
+    f"<|tool_call:args|>{ARGUMENTS}<|tool_call:end|>",
+    "hy3": "<tool_calls:opensource><tool_call:opensource>zq_find<tool_sep:opensource>"
+    f"{PAIRS.replace('>', ':opensource>')}</tool_call:opensource>"
+    "</tool_calls:opensource>",
+    "nemotron_json": f"<TOOLCALL>[{HERMES}]</TOOLCALL>",
+    "muse": f"<atem:function_calls>{INVOKE.replace('<', '<atem:').replace('<atem:/', '</atem:')}"
+    "</atem:function_calls>",
+}
+
+
+def test_every_format_reads_its_own_example() -> None:
+    """Which is the first one to write for a new format: no other test asks for it by name."""
+    formats = {one.name: one for one in (*FORMATS, MUSE_BODY)}
+    assert formats.keys() == EXAMPLES.keys() and len(formats) == len(FORMATS) + 1
+    types = {"zq_find": {"place": ("string",), "days": ("integer",)}}
+    for name, one in formats.items():
+        parsed = one.parse(EXAMPLES[name], types)
+        read = [(call.name, call.arguments) for call in parsed.calls]
+        assert read == [("zq_find", {"place": "Zürich", "days": 3})], name
+        assert not parsed.broken and not (parsed.before + parsed.after).strip(), name
 
 
 def test_every_format_reads_any_text_without_an_error() -> None:

@@ -19,7 +19,6 @@ from finetune_gateway.tokens import template_process
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, choose_switches
 from finetune_gateway.tokens.special_text import SpecialText
 from finetune_gateway.tokens.template_process import TemplateProcess
-from finetune_gateway.tokens.template_rows import REASONING
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -136,7 +135,7 @@ def test_the_label_is_what_the_prompt_asks_for(
 def test_a_template_sees_reasoning_by_any_name_and_no_weight(base: Path, tmp_path: Path) -> None:
     """The names are those of transformers; ``weight`` is OpenAI's, and no template's."""
     template = load(base, tmp_path, THINKS_LAST.replace("m.content", "m.content ~ m.weight"))
-    for name in REASONING:
+    for name in ("reasoning_content", "thinking", "reasoning"):
         answer = {"role": "assistant", "content": "first", "weight": 1, name: "Why."}
         assert labels(template, [ASKED[0], answer]) == [
             "<think>\nWhy.\n</think>\n\nfirst<|im_end|>"
@@ -156,6 +155,20 @@ def test_a_system_prompt_is_in_the_prompt_of_every_turn(base: Path, tmp_path: Pa
     messages = [{"role": "system", "content": "Be brief."}, *ASKED]
     assert labels(template, messages) == [" first</s>", " second</s>"]
     assert all("Be brief." in one.text for one in template.encode({"messages": messages}))
+
+
+def test_a_prompt_has_the_ids_that_it_has_alone(base: Path, tmp_path: Path) -> None:
+    """Two line breaks are one token at the end of a text, and two before a word: a prompt that ends
+    with them is trained as serving sends it, not as it is encoded in the row."""
+    folder = shutil.copytree(base, tmp_path / "breaks")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer["model"]["vocab"]["ĊĊ"] = 5000
+    tokenizer["model"]["merges"].append(["Ċ", "Ċ"])
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    asks = "{% if m.role == 'user' %}{{ m.content }}\n\n{% else %}{{ m.content }}</s>{% endif %}"
+    template = load(folder, tmp_path, f"{{% for m in messages %}}{asks}{{% endfor %}}")
+    assert template.prompt_ids(ASKED[:1])[-1] == 5000
+    assert labels(template, ASKED) == ["first</s>", "second</s>"]
 
 
 def test_a_switch_is_chosen_where_rows_need_one(base: Path, tmp_path: Path) -> None:

@@ -16,7 +16,12 @@ from finetune_gateway.backends.local.sampling import Sampling
 from finetune_gateway.tokens.call_arguments import as_arguments
 from finetune_gateway.tokens.call_formats import Call
 from finetune_gateway.tokens.chat_template import ChatTemplate
-from finetune_gateway.tokens.template_answers import Answer, AnswerReader, TemplateReader
+from finetune_gateway.tokens.template_answers import (
+    Answer,
+    AnswerReader,
+    TemplateReader,
+    without_half,
+)
 from finetune_gateway.tokens.template_rows import REASONING, Tools
 
 
@@ -64,7 +69,7 @@ class Answering(StoppingCriteria):
         certain = self.reader.certain(self._raw, self.prompt, self.sampling.tools)
         text, self._stopped = self._until_stop(certain)
         # Spaces before a call, and the beginning of a stop text, are no part of the answer.
-        ready = text if self._stopped else _without_half(text, self.sampling.stop).rstrip()
+        ready = text if self._stopped else without_half(text, self.sampling.stop).rstrip()
         if len(ready) > len(self.shown):
             self.pieces.put(ready[len(self.shown) :])
             self.shown = ready
@@ -97,15 +102,6 @@ class Answering(StoppingCriteria):
     def rest(self, text: str) -> str:
         """Return what ``pieces`` did not get of the whole text."""
         return text[len(self.shown) :] if text.startswith(self.shown) else ""
-
-
-def _without_half(text: str, stops: tuple[str, ...]) -> str:
-    """Return a text without an end that may be the beginning of a stop text."""
-    longest = max(map(len, stops), default=0)
-    for at in range(max(0, len(text) - longest + 1), len(text)):
-        if any(stop.startswith(text[at:]) for stop in stops):
-            return text[:at]
-    return text
 
 
 def answer_reader(template: ChatTemplate) -> AnswerReader:
