@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.planning import Option, Plan
     from finetune_gateway.jobs.pruning import Pruned
     from finetune_gateway.jobs.removal import Removed
+    from finetune_gateway.migration.archived import Archive
     from finetune_gateway.migration.inventory import FineTune, Inventory
     from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
@@ -125,12 +126,14 @@ _MODULES = {
     "jobs.many": ["Failure"],
     "spec": ["TrainingOptions", "TrainingSpec"],
     "jobs.budget": ["Actual", "Budget"],
+    "migration.archived": ["Archive"],
     "migration.inventory": ["FineTune", "Inventory"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Actual",
+    "Archive",
     "AuthenticationError",
     "Backend",
     "BackendError",

@@ -16,6 +16,7 @@ RENDERERS = {
     "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
+    "Archive": "finetune_gateway.reports.notebook:archive",
     "Budget": "finetune_gateway.reports.notebook:budget",
     "Estimate": "finetune_gateway.reports.notebook:estimate",
     "Inventory": "finetune_gateway.reports.notebook:inventory",

@@ -11,6 +11,7 @@ from pydantic import ConfigDict
 from finetune_gateway.jobs import fetched
 from finetune_gateway.jobs.fetched import Kind, Manifest, Piece, Why
 from finetune_gateway.model import Model
+from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.home import Settings
 
 
@@ -60,6 +61,11 @@ class ArchivedJob(Model):
         """Return the model's id, or the job's where there is none."""
         return self.model or self.job_id
 
+    @property
+    def counts(self) -> Counter[str]:
+        """Return how many pieces are saved, gone, not visible, refused and failed."""
+        return Counter(piece.state for piece in self.pieces)
+
     def path(self, kind: Kind) -> Path | None:
         """Return where its training file or another piece lies; None if it was not saved."""
         found = (one for one in self.pieces if one.kind == kind and one.state == "saved")
@@ -67,7 +73,7 @@ class ArchivedJob(Model):
         return next((Path(self.paths[name]) for name in names if name in self.paths), None)
 
 
-class Archive(Model):
+class Archive(Shown, Model):
     """What is kept of some fine-tunes, in ``folder``. ``refused``: what keys were refused as such.
     ``stopped``: why the host was left alone before the end, with ``left`` fine-tunes to go.
     ``whole_list``: False if a host did not list all of its jobs. ``requests``: answers that came.
@@ -86,7 +92,7 @@ class Archive(Model):
     @property
     def counts(self) -> Counter[str]:
         """Return how many pieces are saved, gone, not visible, refused and failed."""
-        return Counter(piece.state for job in self.jobs for piece in job.pieces)
+        return sum((job.counts for job in self.jobs), Counter())
 
     @property
     def complete(self) -> bool:

@@ -95,7 +95,7 @@ def _missing(archive: Archive) -> Iterator[str]:
 
 def _why(piece: Piece) -> str:
     if piece.state == "gone":
-        return "deleted at the host"
+        return "the host has none" if piece.id is None else "deleted at the host"
     words = WHY.get(piece.why, "")
     if piece.why in ("not_there", "free_account", "purpose"):
         return words

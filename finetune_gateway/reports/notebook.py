@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.job import Job
     from finetune_gateway.jobs.ledger import Ledger
     from finetune_gateway.jobs.planning import Option, Plan
+    from finetune_gateway.migration.archived import Archive
     from finetune_gateway.migration.inventory import Inventory
     from finetune_gateway.tokens.masks.preview import Preview
     from finetune_gateway.tokens.masks.preview import Sequence as TokenSequence
@@ -238,6 +239,19 @@ def inventory(inventory: Inventory) -> View:
         head=("model", "base", "stops on"),
         rows=rows,
     )
+
+
+def archive(archive: Archive) -> View:
+    """Return ``8 fine-tunes: 52 pieces saved, 1 gone, 2 refused``."""
+    rows = [
+        (job.name, ", ".join(f"{count} {state}" for state, count in job.counts.items()))
+        for job in archive.jobs
+    ]
+    counts = ", ".join(
+        f"{count:,} {state.replace('_', ' ')}" for state, count in sorted(archive.counts.items())
+    )
+    tunes = format_count(len(rows), "fine-tune")
+    return View(f"{tunes}: {counts or 'nothing'}", head=("model", "pieces"), rows=rows)
 
 
 # -- money ---------------------------------------------------------------------------------

@@ -573,7 +573,7 @@ def test_a_job_trains_the_folder_and_template_that_were_named(
 
 
 def require_switch(job: Job, handle: ModelHandle) -> None:
-    """Fail unless the switch is told, kept, and sent with what the model is asked."""
+    """Fail unless the switch is shown, kept, and sent with what the model is asked."""
     kept = ModelHandle.load(handle.model)
     assert kept.chat_template_kwargs == handle.chat_template_kwargs == {"enable_thinking": False}
     assert any("enable_thinking=False" in event.message for event in job.events())

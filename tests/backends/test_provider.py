@@ -260,7 +260,7 @@ def test_a_key_without_a_scope_is_told_its_name(scope: str, path: str) -> None:
 
 
 def test_files_belong_to_a_project_and_jobs_may_not(provider: Provider) -> None:
-    """A key of another project lists the job and is told that its files are not there."""
+    """A key of another project lists the job and hears that its files are not there."""
     job = provider.world.add_fine_tune(account=KEYS[SHOP])
     assert [len(ask(provider, "/fine_tuning/jobs", key).json()["data"]) for key in KEYS] == [1, 0]
     provider.world.jobs_by_project = False

@@ -352,7 +352,7 @@ def test_a_batch_outlives_its_provider(tmp_path: Path) -> None:
 
 
 def test_usage_and_costs_are_for_admin_keys(provider: Provider) -> None:
-    """Others are told which scope is missing, and an admin key gets nothing else."""
+    """Others hear which scope is missing, and an admin key gets nothing else."""
     for path in ("/organization/usage/completions", "/organization/costs"):
         status, _, said = error(ask(provider, path, start_time=1))
         assert status == 403 and "api.usage.read" in said

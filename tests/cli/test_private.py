@@ -21,7 +21,9 @@ import pytest
 from support.chaos import killed_after
 from support.cli import Ftg
 from support.modes import read_only, umask, wide
+from support.provider import Provider
 from support.rows import chat_rows
+from support.traces import traces
 from support.work import calls
 
 import finetune_gateway
@@ -156,6 +158,24 @@ def test_after_every_command_the_home_is_this_users_alone(
     run_and_look([call for calls in CALLS.values() for call in calls], home, ftg)
     assert (home / "prices.toml").exists() and (home / "config.toml").exists()
     assert narrowed == []
+
+
+def test_what_is_fetched_and_added_is_this_users_alone(
+    home: Path, folder: Path, ftg: Ftg, narrowed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, prompts of production, handles; and nothing of them stays after rm and prune."""
+    with Provider() as provider:
+        monkeypatch.setenv("HOST_PASS", provider.api_key)
+        tune = provider.world.add_fine_tune(system="ZQXcanary")
+        model = tune["fine_tuned_model"]
+        provider.world.add_stored(model, [{"role": "user", "content": "ZQXcanary asks"}])
+        at = f"--base-url {provider.url} --api-key-env HOST_PASS"
+        fetch = f"migrate fetch --all --stored {at}"
+        calls = [fetch, f"models add {model} {at}", f"chat {model} Hello", "models", "doctor"]
+        run_and_look(calls, home, ftg)
+        assert traces(home, "ZQXcanary")
+        run_and_look([f"rm {model} --yes", fetch, "prune --older-than 0d --yes"], home, ftg)
+        assert narrowed == [] and traces(home, "ZQXcanary") == []
 
 
 @pytest.mark.parametrize("command", FIRST_ACTS)

@@ -168,7 +168,7 @@ def test_gone_and_not_visible_are_kept_apart(provider: Provider) -> None:
     }
     asked(provider)
     assert fetch(provider).complete
-    assert asked(provider) == {"/fine_tuning/jobs": 1}  # the same key is told the same
+    assert asked(provider) == {"/fine_tuning/jobs": 1}  # the same key would hear the same
 
 
 def test_another_projects_files_come_with_its_key(provider: Provider) -> None:
@@ -298,6 +298,16 @@ def test_two_at_once_are_refused(provider: Provider) -> None:
     provider.world.add_fine_tune()
     with fetched.writing(Settings.load()), pytest.raises(StoreError, match="Another process"):
         fetch(provider)
+
+
+def test_a_disk_without_links_has_the_contents_alone(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_gateway.settings.files.link", lambda *_: False)
+    tune = provider.world.add_fine_tune()
+    path = fetch(provider).jobs[0].path("training")
+    assert path and path.parent.name == "files"
+    assert path.read_bytes() == truth(provider, tune["training_file"])
 
 
 # -- stored completions --------------------------------------------------------------------------

@@ -133,3 +133,15 @@ def test_without_a_key_nothing_is_sent(
     with pytest.raises(AuthenticationError, match="MAIN_PASS is not set"):
         migration.add_model(tune["fine_tuned_model"], host(provider))
     assert provider.requests == []
+
+
+def test_a_model_of_azure_says_how_to_deploy_it(
+    provider: Provider, tune: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers only through a deployment: added, and not ready."""
+    monkeypatch.setattr(provider.world, "deployments", {})
+    name = provider.world.model_name(provider.world.jobs[tune["id"]])
+    added = migration.add_model(name, host(provider, profile="azure"))
+    assert not added.ready and name in (added.deploy or "") and added.base_model == tune["model"]
+    with pytest.raises(NotFoundError, match="not deployed"):
+        added.require_deployed()

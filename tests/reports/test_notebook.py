@@ -12,6 +12,7 @@ import pytest
 
 import finetune_gateway as gateway
 from finetune_gateway import Gateway, ModelHandle, NotFoundError, OpenAIBackend
+from finetune_gateway.migration.archived import Archive
 from finetune_gateway.migration.inventory import Inventory, KeyView
 from finetune_gateway.model import Model, deprecated_names
 from finetune_gateway.renderers import RENDERERS, Shown, renderer
@@ -29,6 +30,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
     handle = job.result()
     (preview,) = g.preview(data, model=MINI, rows=[3])
     return {
+        "Archive": Archive(jobs=(), folder="f"),
         "Budget": g.budget(),
         "Estimate": g.estimate(data, model=MINI, n_epochs=3),
         "Inventory": Inventory(fine_tunes=(), keys=(KeyView(variable="A_KEY", host="h"),), as_of=0),
@@ -46,6 +48,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
 FIGURES = r"\$[\d.]+( \(\$[\d.]+ to \$[\d.]+\))?, [\d,]+ tokens x 3 epochs"
 PAGES = {"Job.to_html", "Report.to_html"}
 LINES = {
+    "Archive": r"0 fine-tunes: nothing",
     "Budget": r"2\d{3}-\d\d: \$0\.00 spent, \$0\.00 reserved, no cap",
     "Estimate": rf"openai {MINI}: {FIGURES}",
     "Inventory": r"0 fine-tunes, as A_KEY sees them",
