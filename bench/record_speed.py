@@ -119,9 +119,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as url:
         number = iter(range(1000))
         home = Path(folder) / "home"
-        recorded(url, data[:32], home, number)  # modules, tables of tokens, a connection each
+        recorded(url, data[:16], home, number)  # modules, tables of tokens, a connection each
         for ask_all in (by_sdk, by_httpx2):
-            bare(ask_all, url, data[:32])
+            bare(ask_all, url, data[:16])
         sides = {
             "recording": lambda: recorded(url, data, home, number),
             "sdk": lambda: bare(by_sdk, url, data),

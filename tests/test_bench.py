@@ -107,3 +107,11 @@ def test_personal_data_prints_its_figures() -> None:
     found = figures("personal_data", "--values", "48")
     assert {"found of all", "found of Thai", "found of an e-mail address"} <= set(found)
     assert found["found of all"]["ours"] >= 0.95
+
+
+def test_record_speed_prints_its_figures() -> None:
+    """A recording and two bare loops ask the same prompts of the same slow host."""
+    found = figures("record_speed", "--prompts", "16")
+    assert set(found) == {"record_16_sdk", "record_16_httpx2"}
+    # 50 ms at least: no side is faster than its host.
+    assert all(min(line["ours"], line["baseline"]) >= 0.05 for line in found.values())

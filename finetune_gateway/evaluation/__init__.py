@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from finetune_gateway.data.dataset import Source
-from finetune_gateway.errors import BudgetError
+from finetune_gateway.errors import BudgetError, SpecError, shown
 from finetune_gateway.evaluation.recording import RecordedAnswer, RecordedError, Recording
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordedAnswer", "RecordedError", "Recording", "record", "remove", "settle"]
 
+MOST_AT_ONCE = 256
 OnProgress = Callable[[int, int], object]
 OnWait = Callable[[float, str], object]
 
@@ -102,8 +103,14 @@ def record(
         allow_pii=allow_pii,
         allow_secrets=allow_secrets,
     )
+    if type(at_once) is not int or not 1 <= at_once <= MOST_AT_ONCE:
+        raise SpecError(
+            f"at_once cannot be {shown(at_once)}.", hint=f"Give a number from 1 to {MOST_AT_ONCE}."
+        )
     subject = subject_of(model, backends, jobs)
     plan = planning.plan(subject, data, asked, jobs)
+    if wait and not (batch or plan.state.batched):
+        raise SpecError("wait is for batches.", hint="Leave it out, or give --batch (batch=True).")
     if plan.state.batched:
         recording = batches.follow(jobs, plan.work, wait, on_progress)
         plan = planning.plan(subject, data, asked, jobs)  # what is left now

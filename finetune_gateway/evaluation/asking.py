@@ -26,6 +26,7 @@ ASKED = "messages", "tools", "functions"  # of a request; the rest of it are par
 # A cold model may say for minutes that it is not there: it is asked twice more before it is dead.
 COLD_SECONDS = (15.0, 45.0)
 
+BUSY = 5  # attempts of one request that are turned away, after which the user hears of it
 # Questions that a host may leave without an answer in a row, before all the others are left.
 SILENT = 8
 
@@ -231,6 +232,8 @@ class _Run:
             if waited + wait > self.patience:
                 return self._end(error)
             self._rest(error.retry_after or 0.0, "it asks to")
+            if attempt == BUSY:
+                self.on_wait(wait, f"it has turned a request away {attempt} times")
             return wait
         if attempt < retries.ATTEMPTS and error.code != ENDLESS:
             return retries.backoff(attempt)

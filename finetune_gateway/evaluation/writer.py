@@ -24,6 +24,7 @@ from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]
+GATHER = 0.2  # seconds for which answers wait for others before they are put on the disk
 OnProgress = Callable[[int, int], object]  # called with the requests that are done, and all
 
 
@@ -50,10 +51,11 @@ class Writer:
         folder = self.work.recording.folder
         for line in read_lines(folder / REQUESTS):
             self._attempts[line["id"]] = line["attempt"]
-        self._requests, self._answers, self._errors = (
-            self._stack.enter_context(Journal(folder / name))
-            for name in (REQUESTS, ANSWERS, ERRORS)
-        )
+        enter = self._stack.enter_context
+        self._requests = enter(Journal(folder / REQUESTS))
+        # An answer that a power cut takes is asked again: not worth an fsync for each.
+        self._answers = enter(Journal(folder / ANSWERS, GATHER))
+        self._errors = enter(Journal(folder / ERRORS, GATHER))
         self._limit = self.work.stop_at(self.charge.cost)
         self._all = len(self.work.prompts) * self.work.recording.about.samples
         return self

@@ -6,39 +6,20 @@ import csv
 import io
 import json
 import threading
-import time
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from support.cli import Ftg
+from support.recordings import NAME, charge
 from support.records import record
 
 from finetune_gateway import BudgetError, Gateway
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.jobs import charges
-from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
-
-NAME = "recorded:support-2026-11-21"
-
-
-def charge(high: str, name: str = NAME, **fields: object) -> Charge:
-    cost = Range[Decimal](low=Decimal(0), expected=Decimal(high) / 2, high=Decimal(high))
-    given = {
-        "id": charges.new_id(),
-        "created_at": time.time(),
-        "name": name,
-        "backend": "openai",
-        "host": "api.openai.com",
-        "model": "ft:m",
-        "cost": cost,
-        "reserved_usd": Decimal(high),
-    }
-    return Charge.model_validate({**given, **fields})
 
 
 def job(high: str) -> dict[str, object]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+import time
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,17 @@ from support.hosted import connect
 from support.provider import Provider
 
 from finetune_gateway import evaluation
+from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import Recording
+from finetune_gateway.jobs import charges
+from finetune_gateway.jobs.charges import Charge
 
 Json = dict[str, Any]
 CHAT = "POST /chat/completions"
 TOOL = {"type": "function", "function": {"name": "track", "parameters": {"type": "object"}}}
 # Of gpt-4o-2024-08-06, the base of the provider's first fine-tune, per million tokens.
 USD_IN, USD_OUT = 3.75, 15.00
+NAME = "recorded:support-2026-11-21"
 
 
 def rows(count: int, answer: str | None = "On its way.") -> list[Json]:
@@ -56,3 +62,19 @@ def wide(folder: Path) -> list[str]:
     """What others may read or list."""
     every = (folder, *folder.rglob("*"))
     return [str(path) for path in every if stat.S_IMODE(path.lstat().st_mode) & 0o077]
+
+
+def charge(high: str, name: str = NAME, **fields: object) -> Charge:
+    """What was reserved for a recording, of this high estimate."""
+    cost = Range[Decimal](low=Decimal(0), expected=Decimal(high) / 2, high=Decimal(high))
+    given = {
+        "id": charges.new_id(),
+        "created_at": time.time(),
+        "name": name,
+        "backend": "openai",
+        "host": "api.openai.com",
+        "model": "ft:m",
+        "cost": cost,
+        "reserved_usd": Decimal(high),
+    }
+    return Charge.model_validate({**given, **fields})
