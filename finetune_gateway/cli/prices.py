@@ -13,7 +13,7 @@ from finetune_gateway.errors import NotFoundError, SpecError
 from finetune_gateway.estimation import price_table
 from finetune_gateway.estimation.price_table import MARKETS, TIERS, UNITS, Price
 from finetune_gateway.estimation.profiles import load_profile, profile_names
-from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.output import print_json, print_message, print_result, print_warning
 from finetune_gateway.reports.prices_text import (
     issues_document,
     issues_text,
@@ -21,6 +21,7 @@ from finetune_gateway.reports.prices_text import (
     price_document,
     price_rows_text,
     prices_text,
+    retail_price_text,
 )
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
@@ -57,6 +58,14 @@ def prices(
         str | None, typer.Option(metavar="DATE", help="set: the day it was read (default: today).")
     ] = None,
     note: Annotated[str, typer.Option(metavar="TEXT", help="set: anything else.")] = "",
+    azure: Annotated[
+        str | None,
+        typer.Option(metavar="REGION", help="update: Azure's list prices there, like eastus2."),
+    ] = None,
+    currency: Annotated[
+        str | None,
+        typer.Option(metavar="CODE", help="update --azure: USD (default), EUR, ..."),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="show: include closed models.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +75,9 @@ def prices(
     show (the default) prints the rows, path the files they are in, check what is old or wrong in
     them (exit code 3 when your file cannot be read). set puts a row into your own file, which
     overrides the package's; comments and other rows are kept. update asks the Hugging Face Hub
-    for its prices of GPU hours and puts them into your file.
+    for its prices of GPU hours and puts them into your file; with --azure REGION it asks Azure for
+    its list prices of training, hosting and use. Both are public and need no key. Prices in another
+    currency than USD are shown and not kept: estimates and budgets are in USD.
 
     Prices of base models come from genai-prices where it is installed ([prices]); ask with
     --model.
@@ -79,6 +90,8 @@ def prices(
           --unit train_mtok --usd 4.40 --source "our contract, page 3"
       ftg prices check
       ftg prices update
+      ftg prices update --azure eastus2
+      ftg prices update --azure swedencentral --currency EUR
     """
     own = Settings.load().prices
     filters = {"backend": backend, "model": model, "unit": unit, "market": market, "tier": tier}
@@ -89,6 +102,11 @@ def prices(
             f"--{misplaced[0].replace('_', '-')} is an option of 'prices set'.",
             hint="Run: ftg prices set --help",
         )
+    if action != "update" and (azure or currency):
+        raise SpecError(
+            f"--{'azure' if azure else 'currency'} is an option of 'prices update'.",
+            hint="Run: ftg prices update --azure REGION",
+        )
     if action == "show":
         return _show(own, filters, everything=all_, json=json, quiet=quiet)
     if action == "path":
@@ -98,7 +116,7 @@ def prices(
     if action == "set":
         return _set(own, {**filters, **given}, json, quiet)
     if action == "update":
-        return _update(own, filters, json, quiet)
+        return _update(own, filters, (azure, currency), json, quiet)
     raise SpecError(f"There is no 'prices {action}'.", hint="show, path, set, check or update.")
 
 
@@ -214,23 +232,61 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
     return 0
 
 
-def _update(own: Path, filters: dict[str, str | None], json: bool, quiet: bool) -> int:
+def _update(
+    own: Path,
+    filters: dict[str, str | None],
+    retail: tuple[str | None, str | None],
+    json: bool,
+    quiet: bool,
+) -> int:
     if given := [name for name, value in filters.items() if value is not None]:
         raise SpecError(
             f"'prices update' has no option --{given[0]}.",
-            hint="It updates the GPU hours of Hugging Face Jobs.",
+            hint="It updates the GPU hours of Hugging Face Jobs, or with --azure the list prices "
+            "of Azure.",
         )
+    region, currency = retail
+    if region is not None:
+        return _update_azure(own, region, (currency or "USD").upper(), json, quiet)
+    if currency is not None:
+        raise SpecError("--currency belongs to --azure.", hint="Like: --azure eastus2")
     # Imported here: only this action uses the network.
     from finetune_gateway.price_updates import hf_jobs
 
-    rows = hf_jobs.gpu_hours(clock.today())
+    rows = hf_jobs.gpu_hours(
+        clock.today(), lambda odd: print_warning(f"Left out: {odd}", quiet=quiet)
+    )
+    return _keep(own, rows, "prices per hour", json, quiet)
+
+
+def _update_azure(own: Path, region: str, currency: str, json: bool, quiet: bool) -> int:
+    # Imported here: only this action uses the network.
+    from finetune_gateway.price_updates import azure_retail
+
+    found = azure_retail.list_prices(region, currency)
+    if found.unread:
+        left = f"{found.unread} meters of other services and models, or in unknown words"
+        print_message(f"Left out: {left}.", quiet=quiet)
+    if currency == "USD":
+        return _keep(own, found.rows(clock.today()), "prices", json, quiet)
+    if json:
+        prices = [price.model_dump(mode="json") for price in found.prices]
+        print_json({"region": region, "currency": currency, "kept": False, "prices": prices})
+        return 0
+    for price in found.prices:
+        print_result(retail_price_text(price))
+    print_message("Not kept: estimates and budgets are in USD.", quiet=quiet)
+    return 0
+
+
+def _keep(own: Path, rows: Sequence[Price], what: str, json: bool, quiet: bool) -> int:
+    """Put rows into the user's file and print them beside what was there."""
     before = {row.key: row.usd for row in price_table.prices(own)}
-    for row in rows:
-        price_table.write_price(own, row)
+    price_table.write_prices(own, rows)
     if json:
         print_json({"path": str(own), "rows": [row.model_dump(mode="json") for row in rows]})
         return 0
     for row in rows:
         print_result(price_change_text(before.get(row.key), row))
-    print_message(f"{len(rows)} prices per hour saved in {own}", quiet=quiet)
+    print_message(f"{len(rows)} {what} saved in {own}", quiet=quiet)
     return 0

@@ -7,10 +7,10 @@ are installed here and what runs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,9 +22,10 @@ from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.network import Proxy, hidden, is_loopback, origin, proxy_for
+from finetune_gateway.text.cleaning import visible
 
 MILLION = 1_000_000
-PER_HOUR = {"minute": 60, "hour": 1}  # how many of the hub's units are in an hour
+PER_HOUR = {"second": 3600, "minute": 60, "hour": 1}  # how many of the hub's units are in an hour
 TIMEOUT = 20.0  # seconds
 
 
@@ -32,7 +33,7 @@ class _Gpu(BaseModel):
     type: str
     model: str
     quantity: str
-    vram: str
+    vram: str | None = None
 
 
 class _Machine(BaseModel):
@@ -41,13 +42,14 @@ class _Machine(BaseModel):
     name: str = Field(alias="prettyName")
     accelerator: _Gpu | None = None
     micro_usd: int = Field(alias="unitCostMicroUSD", gt=0, le=10**13)
-    unit: Literal["minute", "hour"] = Field(alias="unitLabel")
+    unit: Literal["second", "minute", "hour"] = Field(alias="unitLabel")
 
 
-def gpu_hours(today: date) -> list[Price]:
+def gpu_hours(today: date, on_odd: Callable[[str], object] = lambda machine: None) -> list[Price]:
     """Return the USD per hour of each GPU that is offered alone, on its cheapest machine.
 
-    Requests the hub (HF_ENDPOINT) without a token. Raises BackendError if it cannot be reached or
+    Requests the hub (HF_ENDPOINT) without a token. ``on_odd`` is called with each machine that
+    cannot be read, and why; the others count. Raises BackendError if the hub cannot be reached or
     sends something else.
     """
     host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
@@ -56,7 +58,7 @@ def gpu_hours(today: date) -> list[Price]:
     proxy = proxy_for(address)
     way = f" through the proxy {proxy.shown}" if proxy else ""
     try:
-        machines = TypeAdapter(list[_Machine]).validate_json(_get(address, shown, proxy))
+        machines = _readable(_get(address, shown, proxy), on_odd)
     except ValidationError as exc:
         raise BackendError(
             f"{shown} sent prices in an unknown form: {validation_error_text(exc)}.",
@@ -73,6 +75,22 @@ def gpu_hours(today: date) -> list[Price]:
             retryable=True,
         ) from None
     return list(_rows(machines, today, shown))
+
+
+def _readable(raw: bytes, on_odd: Callable[[str], object]) -> list[_Machine]:
+    """Return the machines that can be read. Raises ValidationError if there are only others."""
+    entries = TypeAdapter(list[dict[str, Any]]).validate_json(raw)
+    machines, last = [], None
+    for entry in entries:
+        try:
+            machines.append(_Machine.model_validate(entry))
+        except ValidationError as exc:
+            last = exc
+            name = visible(str(entry.get("prettyName") or entry.get("name") or "without a name"))
+            on_odd(f"{name[:60]}: {validation_error_text(exc)}")
+    if last is not None and not machines:
+        raise last
+    return machines
 
 
 def _get(address: str, shown: str, proxy: Proxy | None) -> bytes:
@@ -102,7 +120,7 @@ def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Pr
             continue
         row = Price(
             backend="huggingface",
-            model=_table_name(gpu.model, gpu.vram),
+            model=_table_name(gpu.model, gpu.vram or ""),
             unit="gpu_hour",
             usd=Decimal(machine.micro_usd * PER_HOUR[machine.unit]) / MILLION,
             as_of=today,

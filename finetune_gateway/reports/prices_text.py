@@ -8,11 +8,14 @@ from dataclasses import asdict
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.estimation import price_table
 from finetune_gateway.estimation.price_table import UNITS, Issue, Price
 from finetune_gateway.reports.output import apply_style, format_count, format_table, wrap_text
+
+if TYPE_CHECKING:
+    from finetune_gateway.price_updates.azure_retail import RetailPrice
 
 TOKEN_COLUMNS = {
     "TRAIN": "train_mtok",
@@ -127,7 +130,18 @@ def price_rows_text(rows: Sequence[Price], own_keys: Collection[Any] = ()) -> st
 def price_change_text(before: Decimal | None, row: Price) -> str:
     """Return an updated price beside the one before."""
     change = "" if before == row.usd else "  (new)" if before is None else f"  (before: ${before})"
-    return f"{row.model:<16}${row.usd}{change}"
+    what = f"{row.model:<16}" if row.unit == "gpu_hour" else f"{_what(row)} "
+    return f"{what}${row.usd}{change}"
+
+
+def retail_price_text(price: RetailPrice) -> str:
+    """Return a list price in its own currency."""
+    return f"{_what(price)} {price.amount} {price.currency}"
+
+
+def _what(row: Price | RetailPrice) -> str:
+    """Return ``gpt-4.1-nano-2025-04-14 train_mtok (global)``."""
+    return f"{row.model} {row.unit}{f' ({row.tier})' if row.tier else ''}"
 
 
 def issues_text(issues: Sequence[Issue]) -> str:

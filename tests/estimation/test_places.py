@@ -290,6 +290,26 @@ def test_gpu_hours_of_the_hub_become_rows_of_yours(
     assert ftg("prices", "check").returncode == 0
 
 
+def test_one_odd_machine_hides_no_other(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free ones and those in a form that is new are left out by name; seconds and an accelerator
+    without memory are read."""
+    by_second = {**machine("T4 by the second", "T4", "1", "16 GB", 100), "unitLabel": "second"}
+    bare = machine("L4 small", "L4", "1", "24 GB", 10_000)
+    del bare["accelerator"]["vram"]
+    free = machine("Zero", "Z9", "1", "12 GB", 0)
+    moon = {**machine("Moon", "T4", "1", "16 GB", 1), "unitLabel": "moon"}
+    with hub([free, by_second, {"prettyName": "Empty"}, bare, moon]) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        done = ftg("prices", "update", "--json")
+        rows = json.loads(done.stdout)["rows"]
+        assert {row["model"]: row["usd"] for row in rows} == {"T4": "0.36", "L4": "0.6"}
+        left = [line for line in done.stderr.splitlines() if "Left out" in line]
+        assert all(name in line for name, line in zip(("Zero", "Empty", "Moon"), left, strict=True))
+    with hub([free]) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert "in an unknown form" in ftg("prices", "update").stderr
+
+
 @pytest.mark.parametrize(
     ("answer", "said"), [({"error": "no"}, "in an unknown form"), (None, "did not answer")]
 )
