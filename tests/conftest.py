@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _away_from_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing reads the keys or touches the home folder of whoever runs the tests."""
+    from finetune_gateway.backends.local import builtin
+
     # A shell that starts us in the background lets us, and all we start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
@@ -69,6 +72,8 @@ def _away_from_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.delenv("SSL_CERT_DIR", raising=False)
         # Reads that have failed are repeated at once: hundreds of tests let them fail.
         patch.setattr("finetune_gateway.backends.openai.retries.BACKOFF", wait_fixed(0.01))
+        # The tokenizer of builtin/tiny is trained for the first home of a process, and not again.
+        patch.setattr(builtin, "build_tokenizer", cache(builtin.build_tokenizer))
         # Models retire and prices grow old: tests are about this day, in all they start.
         patch.setenv("FTG_TODAY", "2026-11-21")
         yield

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -206,10 +207,21 @@ Gateway().submit(sys.argv[1], model="m", backend=FakeBackend(), confirm=confirm)
 
 def test_a_later_submit_removes_what_a_killed_one_has_left(home: Path, train_file: Path) -> None:
     """And leaves alone what belongs to a living one."""
-    dead, alive = start(WAITS, train_file), start(WAITS, train_file)
+    dead, asked, answer = start(WAITS, train_file), threading.Event(), threading.Event()
+
+    def confirm(plan: Plan) -> bool:
+        asked.set()
+        return not answer.wait(60)
+
+    def submit() -> None:
+        with suppress(GatewayError):  # declined
+            Gateway().submit(train_file, model="n", backend=FakeBackend(), confirm=confirm)
+
+    alive = threading.Thread(target=submit)
+    alive.start()
     try:
         ready(dead)
-        ready(alive)
+        assert asked.wait(60)
         assert kill(dead) and len(left(home)) == 2
         old = home / "files" / ".copy.tmp.0123456789ab"  # of a version before
         old.write_bytes(b"x")
@@ -218,7 +230,8 @@ def test_a_later_submit_removes_what_a_killed_one_has_left(home: Path, train_fil
         (living,) = [name for name in left(home) if name.startswith(".")]
         assert left(home) == [living, Path(job.record.train.path).name]
     finally:
-        kill(alive)
+        answer.set()
+        alive.join()
 
 
 # -- what is sent is what was judged ------------------------------------------------------------

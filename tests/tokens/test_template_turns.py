@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from finetune_gateway.backends.local import builtin
 from finetune_gateway.errors import DataError, GatewayError, SpecError
 from finetune_gateway.tokens import template_process
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, choose_switches
@@ -75,9 +74,9 @@ ASKED: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
     """The built-in tokenizer with the special tokens of several families."""
-    folder = builtin.ensure_tokenizer(tmp_path_factory.mktemp("model") / "tiny")
+    folder = shutil.copytree(tiny_tokenizer, tmp_path_factory.mktemp("model") / "tiny")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken(one, normalized=False) for one in SPECIAL])
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -276,7 +275,7 @@ def test_a_template_that_takes_too_much_ends_in_words(
     base: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop without end, a number or a text without measure: within the limits."""
-    monkeypatch.setattr(template_process, "SECONDS", 0.3)
+    monkeypatch.setattr(template_process, "SECONDS", 0.1)
     template_process.template_process.cache_clear()
     with pytest.raises(SpecError, match=r"takes more than|cannot be read"):
         load(base, tmp_path, source).check()
