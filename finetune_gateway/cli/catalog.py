@@ -20,6 +20,7 @@ from finetune_gateway.reports.catalog_text import (
     model_sources,
     models_text,
 )
+from finetune_gateway.reports.leaving import point_out_leaving
 from finetune_gateway.reports.output import print_json, print_message, print_result, wrap_text
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
@@ -38,7 +39,8 @@ def backends(json: Json = False, quiet: Quiet = False) -> None:
     elif quiet:
         print_result("\n".join(registry.names()))
     else:
-        print_result(backends_text(documents))
+        print_result(shown := backends_text(documents))
+        point_out_leaving(shown)
 
 
 def models(
@@ -76,7 +78,7 @@ def models(
     if quiet:
         print_result("\n".join(dict.fromkeys(row["model"] for row in models)))
         return
-    print_result(models_text(models))
+    print_result(shown := models_text(models))
     if added:
         print_result(f"\n{added_rows_text(added)}")
     for host in hosts:
@@ -86,3 +88,4 @@ def models(
         elif backend is not None or all_:
             unlisted = f"{host.name}: no list of models is known. {host.notes[-1]}"
             print_message(wrap_text(unlisted, "  "))
+    point_out_leaving(shown)

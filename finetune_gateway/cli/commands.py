@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 # The first words of commands that are none by themselves.
 FAMILIES = {
     "migrate": "Leave a host before it stops: take stock of your fine-tunes, save them, and plan\n"
-    "where they go.",
+    "where they go. Step by step: docs/leaving-openai.md",
 }
 COUNTING = frozenset(("validate", "estimate", "submit"))  # commands that count tokens first
 ALIASES = {

@@ -15,6 +15,7 @@ from finetune_gateway.reports.doctor_text import (
     checks_document,
     checks_text,
 )
+from finetune_gateway.reports.leaving import point_out_leaving
 from finetune_gateway.reports.machine_checks import check_backend, check_machine
 from finetune_gateway.reports.output import print_json, print_message, print_result
 from finetune_gateway.settings.home import Settings
@@ -60,7 +61,8 @@ def doctor(
     if json:
         print_json(checks_document(checks))
     else:
-        print_result(("broken" if broken else "ready") if quiet else checks_text(checks))
+        print_result(shown := ("broken" if broken else "ready") if quiet else checks_text(checks))
+        point_out_leaving(shown, quiet=quiet)
     return 1 if broken else 0
 
 

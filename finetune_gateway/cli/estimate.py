@@ -39,6 +39,7 @@ from finetune_gateway.estimation.serving import USUAL_GPU
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_view import EstimateView
+from finetune_gateway.reports.leaving import point_out_leaving
 from finetune_gateway.reports.output import print_json, print_message, print_result, wrap_text
 
 
@@ -174,7 +175,8 @@ def estimate(
     costs = serving.costs(estimates, gateway.settings.prices)
     view = EstimateView(data.name, options, costs)
     if output_format == "human":
-        print_result(view.price() if quiet else view.text(explain=explain))
+        shown = view.price() if quiet else view.text(explain=explain)
+        print_result(shown)
     else:
         _print_document(view, output_format)
     if html is not None:
@@ -182,6 +184,7 @@ def estimate(
     if output_format == "human":
         said = "All figures are estimates. Nothing was sent anywhere."
         print_message(wrap_text(said), quiet=quiet)
+        point_out_leaving(shown, quiet=quiet)
     first_error = options[0].error
     return first_error.exit_code if first_error and not estimates else 0
 

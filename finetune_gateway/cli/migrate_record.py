@@ -131,7 +131,7 @@ def record(
     command again collects it.
 
     Examples:
-      ftg migrate record ft:gpt-4.1-mini-2025-04-14:org:support:1 --data held_out.jsonl
+      ftg migrate record ft:gpt-4.1-mini:org:support:1 --data held_out.jsonl
       ftg migrate record ftg-7kq3 --max-cost 5 --yes
       ftg migrate record ft:gpt-4.1-mini:org:support:1 --batch --name support
     """

@@ -18,6 +18,7 @@ from finetune_gateway.cli.options import (
 )
 from finetune_gateway.cli.progress import working
 from finetune_gateway.reports.added_text import added_document, added_text
+from finetune_gateway.reports.leaving import point_out_leaving
 from finetune_gateway.reports.output import (
     print_json,
     print_message,
@@ -59,6 +60,7 @@ def add(
     else:
         state = "ready" if handle.ready else "not ready"
         print_result(state if quiet else added_text(handle))
+        point_out_leaving("" if quiet else str(handle.retires_on))
     for warning in handle.warnings:
         print_warning(warning, quiet=quiet or json)
     if handle.ready:

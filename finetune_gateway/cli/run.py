@@ -45,7 +45,7 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         pieces = [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
-        pieces = [re.sub(r"^\[\[(.*)\]\]$", r"[\1]", piece) for piece in pieces]
+        pieces = [re.sub(r"^\[\[(.*)\]\](\.\.\.)?$", r"[\1]", piece) for piece in pieces]
         return [re.sub(r"(\.\.\.)+$", "...", piece) for piece in pieces]
 
 

@@ -42,6 +42,7 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.reports.estimate_figures import price
 from finetune_gateway.reports.job_text import job_document, next_step, status_line
+from finetune_gateway.reports.leaving import point_out_leaving
 from finetune_gateway.reports.output import (
     print_json,
     print_message,
@@ -244,6 +245,7 @@ class Confirmation:
         print_message(plan_text(plan, self.limit, budget), quiet=quiet)
         for text in plan.estimate.warnings:
             print_warning(text, quiet=quiet)
+        point_out_leaving(" ".join(plan.estimate.warnings), quiet=quiet)
         if self.dry_run:
             self._end_dry_run(plan, budget)
         if self.yes or not hosted:

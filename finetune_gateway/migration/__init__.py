@@ -148,7 +148,7 @@ def plan(
         backends: The host that it is at, by name, or an OpenAIBackend for each key.
         local_models: Bases to propose for this machine. None of the usual ones is its equal.
         azure_url: The address of your resource at Azure.
-        azure_models: What your subscription is told of models there, by base.
+        azure_models: What your subscription is shown of models there, by base.
         home: Where it was fetched to, by default FTG_HOME.
 
     Raises NotFoundError for a fine-tune that is neither fetched nor seen by these keys.

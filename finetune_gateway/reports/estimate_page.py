@@ -27,6 +27,7 @@ from finetune_gateway.reports.estimate_notes import (
     shown_warnings,
 )
 from finetune_gateway.reports.layout import render
+from finetune_gateway.reports.leaving import LINE, shows_the_end
 from finetune_gateway.reports.output import format_usd
 from finetune_gateway.reports.serving_page import ServingView, serving_view
 
@@ -64,6 +65,11 @@ class EstimatePage:
     def count(self) -> int:
         """How many notes are folded away."""
         return sum(len(notes) for _, notes in self.sections)
+
+    @property
+    def leaving(self) -> str:
+        """Where to read on, if OpenAI's last days are shown."""
+        return LINE if shows_the_end(str(self.figures)) else ""
 
 
 def page(name: str, options: Sequence[Option], costs: ServingCosts | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_gateway.jobs.ledger import csv_cell
 from finetune_gateway.migration.inventory import FineTune, Inventory, KeyView
 from finetune_gateway.reports import inventory_view as view
+from finetune_gateway.reports.leaving import PAGE
 from finetune_gateway.reports.output import apply_style, format_count, wrap_text
 from finetune_gateway.text.cleaning import visible
 
@@ -55,7 +56,7 @@ def _joined(*texts: str) -> str:
 def totals_text(inventory: Inventory) -> str:
     """Return what comes next, and how much was asked."""
     requests = format_count(inventory.requests, "request")
-    return f"{requests}. Save what can be saved: ftg migrate fetch --all"
+    return f"{requests}. Save what can be saved: ftg migrate fetch --all; {PAGE}"
 
 
 # -- CSV ---------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a subscription is told of one version of a model in one region."""
+    """What a subscription is shown of one version of a model in one region."""
 
     model: str
     version: str

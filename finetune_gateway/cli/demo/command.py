@@ -52,6 +52,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
+from finetune_gateway.reports.leaving import LINE, shows_the_end
 from finetune_gateway.reports.output import (
     format_duration,
     format_table,
@@ -165,6 +166,8 @@ def _estimate(gateway: Gateway, printer: Printer) -> list[Option]:
     options = gateway.options(data, pairs, n_epochs=SETTINGS["n_epochs"])
     prices = price_table(options)
     printer.print(format_table(prices.head, prices.rows))
+    if shows_the_end(str(prices.rows)):
+        printer.print(f"  {LINE}")
     for note in prices.notes:
         printer.print(wrap_text(note))
     return options
