@@ -177,6 +177,9 @@ def test_another_projects_files_come_with_its_key(provider: Provider) -> None:
     tune = provider.world.add_fine_tune(account="main proj_shop")
     assert states(fetch(provider))["training"] == "not_visible not_there"
     asked(provider)
+    assert states(fetch(provider, None, "MAIN_PASS", "SOME_PASS"))["result"].startswith("not_v")
+    again = asked(provider)  # with the second key alone
+    assert {count for path, count in again.items() if "content" in path} == {1}
     archive = fetch(provider, None, "MAIN_PASS", "SHOP_PASS")
     assert archive.counts == {"saved": 7} and archive.jobs[0].pieces[1].key == "SHOP_PASS"
     contents = {path: count for path, count in asked(provider).items() if "content" in path}
