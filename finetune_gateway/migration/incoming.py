@@ -8,11 +8,12 @@ from __future__ import annotations
 import binascii
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from finetune_gateway.errors import BackendError
 
 HEAD = 1024  # bytes that show whether a file is base64
+MARK = 3  # bytes of a byte order mark
 LONGEST_LINE = 1 << 20  # bytes of a last line that is looked at
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+=*")
@@ -30,69 +31,124 @@ def ending_of(name: object) -> str:
     return next((ending for ending in ENDINGS if text.endswith(ending)), ".jsonl")
 
 
-class Incoming:
-    """The bytes of a file of rows, which may have to be read more than once.
+class _Length:
+    """Whether as many bytes came as the host says. ``note``: why another number is taken: it came
+    twice, and ends with a whole row."""
 
-    ``expected``: how many the host says there are; ``mark``: True where it may count a byte order
-    mark that it does not send, or the other way round. Where it sends another number twice, and
-    that ends with a whole row, the file is taken; ``note`` says so.
-    """
-
-    def __init__(self, expected: int | None, ending: str, *, mark: bool = False) -> None:
+    def __init__(self, expected: int | None) -> None:
         self.note = ""
-        self.ending = ending
         self._expected = expected
-        self._slack = (0, 3, -3) if mark else (0,)
         self._before: int | None = None
 
-    def read(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces. Raises BackendError at their end if there should be more."""
-        size, last = 0, b""
-        for piece in pieces:
-            size += len(piece)
-            at = piece.rstrip(_SPACES).rfind(b"\n")
-            last = piece[at + 1 :] if at >= 0 else (last + piece)[: LONGEST_LINE + 1]
-            yield piece
-        if self._expected is None or size - self._expected in self._slack:
+    def check(self, size: int, others: Collection[int], ends_well: bool) -> None:
+        """Raise BackendError for a file that has to be asked for again. ``others``: numbers that
+        the host may mean as well."""
+        if self._expected is None or self._expected in (size, *others):
             return
         said = f"{size:,} of {self._expected:,} bytes"
-        if self._before != size or not _is_whole_row(last):
+        if self._before != size or not ends_well:
             self._before = size
             raise cut_off(said)
         self.note = f"The host sent {said} twice, and they end with a whole row."
 
 
-def _is_whole_row(line: bytes) -> bool:
-    text = line.strip().rpartition(b"\n")[2]
-    if not text or len(text) > LONGEST_LINE:
-        return False
+class _LastLine:
+    """The last line of what comes in pieces."""
+
+    def __init__(self) -> None:
+        self._line = b""
+
+    def add(self, piece: bytes) -> None:
+        at = piece.rstrip(_SPACES).rfind(b"\n")
+        self._line = piece[at + 1 :] if at >= 0 else (self._line + piece)[: LONGEST_LINE + 1]
+
+    @property
+    def line(self) -> bytes | None:
+        """Return it; None if it is too long to look at."""
+        return self._line.strip().rpartition(b"\n")[2] if len(self._line) <= LONGEST_LINE else None
+
+
+class Incoming:
+    """The bytes of a file of rows, which may have to be read more than once.
+
+    ``expected``: how many the host says there are; ``mark``: True where it may count a byte order
+    mark that it does not send, or the other way round.
+    """
+
+    def __init__(self, expected: int | None, ending: str, *, mark: bool = False) -> None:
+        self.ending = ending
+        self._length = _Length(expected)
+        self._mark = MARK if mark else 0
+
+    @property
+    def note(self) -> str:
+        return self._length.note
+
+    def read(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces. Raises BackendError at their end if there should be more."""
+        size, last = 0, _LastLine()
+        for piece in pieces:
+            size += len(piece)
+            last.add(piece)
+            yield piece
+        marked = (size - self._mark, size + self._mark)
+        self._length.check(size, marked, _is_json(last.line))
+
+
+def _is_json(line: bytes | None) -> bool:
     try:
-        json.loads(text)
+        return bool(line) and json.loads(line or b"") is not None
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 class ResultFile:
-    """The bytes of a result file, which OpenAI sends in base64 and other hosts as CSV."""
+    """The bytes of a result file, which OpenAI sends as CSV or in base64. ``expected``: as for
+    Incoming, of either form."""
 
-    def __init__(self) -> None:
-        self.note = ""
+    def __init__(self, expected: int | None = None) -> None:
         self.ending = ".csv"
+        self._length = _Length(expected)
+        self._encoded = False
+
+    @property
+    def note(self) -> str:
+        form = "It came in base64." if self._encoded else ""
+        return f"{form} {self._length.note}".strip()
 
     def read(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield it as CSV. Raises BackendError for base64 that breaks off."""
-        head, rest = b"", iter(pieces)
+        """Yield it as CSV. Raises BackendError for one that breaks off."""
+        came = _Counted(pieces)
+        head, rest = b"", iter(came)
         for piece in rest:
             head += piece
             if len(head) >= HEAD:
                 break
-        encoded = _is_base64(head)
-        self.note = "It came in base64." if encoded else ""
-        plain = _decoded(_joined(head, rest)) if encoded else _joined(head, rest)
+        self._encoded = _is_base64(head)
+        plain = _decoded(_joined(head, rest)) if self._encoded else _joined(head, rest)
         first = next(plain, b"")
-        self.ending = ".csv" if b"," in first.partition(b"\n")[0] else ".txt"
-        yield from _joined(first, plain)
+        columns = first.partition(b"\n")[0].count(b",")
+        self.ending = ".csv" if columns else ".txt"
+        size, last = 0, _LastLine()
+        for piece in _joined(first, plain):
+            size += len(piece)
+            last.add(piece)
+            yield piece
+        ends_well = last.line is not None and last.line.count(b",") == columns > 0
+        self._length.check(came.size, (size,), ends_well)
+
+
+class _Counted:
+    """Pieces, and how many bytes of them have come."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self.size = 0
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self.size += len(piece)
+            yield piece
 
 
 def _joined(head: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:

@@ -178,10 +178,10 @@ class JobPieces:
     def _download(self, key: Key, kind: FileKind, name: str, file_id: str) -> Piece:
         about = key.files().get(file_id, {})
         remote_name = wire.text_of(about.get("filename"))
-        reader: Incoming | ResultFile = ResultFile()
+        size = whole(about.get("bytes"))
+        reader: Incoming | ResultFile = ResultFile(size)
         if kind != "result":
-            size, mark = whole(about.get("bytes")), key.host.profile.file_bom
-            reader = Incoming(size, ending_of(remote_name), mark=mark)
+            reader = Incoming(size, ending_of(remote_name), mark=key.host.profile.file_bom)
 
         def take(pieces: Iterator[bytes]) -> Kept:
             return fetched.keep(self._settings, reader.read(pieces), lambda: reader.ending)

@@ -261,12 +261,15 @@ FAULTS = {
 def test_faults_pass_and_leave_nothing_half(fault: str, provider: Provider, home: Path) -> None:
     """Each kind of request meets it once; a file that came in part is not kept."""
     tune = provider.world.add_fine_tune()
-    for endpoint in (JOBS, FILES, CONTENT, EVENTS, CHECKPOINTS):
+    for endpoint in (JOBS, FILES, EVENTS, CHECKPOINTS):
         provider.fault(endpoint, FAULTS[fault])
+    provider.fault(CONTENT, FAULTS[fault], "ok", "ok", FAULTS[fault])  # training, result
     archive = fetch(provider)
     assert archive.complete and archive.counts == {"saved": 7}
     training = archive.jobs[0].path("training")
     assert training and training.read_bytes() == truth(provider, tune["training_file"])
+    result = archive.jobs[0].path("result")
+    assert result and result.read_bytes() == truth(provider, tune["result_files"][0])
     assert len([*(home / "fetched" / "files").iterdir()]) == 7
 
 

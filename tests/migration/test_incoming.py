@@ -56,6 +56,16 @@ def test_results_are_csv(form: str) -> None:
     assert file.ending == ".csv" and bool(file.note) == (form != "csv")
 
 
+def test_a_result_is_as_long_as_the_host_says_in_either_form() -> None:
+    packed = base64.b64encode(TABLE)
+    for expected in (len(TABLE), len(packed)):
+        assert read(ResultFile(expected), packed) == TABLE
+    cut = ResultFile(len(TABLE))
+    for _ in range(3):
+        with pytest.raises(BackendError, match="did not come whole"):
+            read(cut, TABLE[: len(TABLE) // 2 - 3])
+
+
 def test_odd_results_are_kept_as_they_came_or_not_at_all() -> None:
     for odd in (b"", b"step", b"c3RlcA==", b"\xff\xfe\x00"):
         file = ResultFile()
