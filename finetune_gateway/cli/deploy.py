@@ -75,7 +75,7 @@ def deploy(
 
     Examples:
       ftg deploy latest --subscription ID --resource-group my-group
-      ftg deploy latest --sku developer --subscription ID --resource-group my-group
+      ftg deploy latest --sku developer --name trial --resource-group my-group
       ftg deploy latest --delete
     """
     where = {"subscription": subscription, "resource_group": resource_group, "account": account}

@@ -8,6 +8,8 @@ from finetune_gateway.errors import JobError
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 
+PLACE = ("subscription", "resource_group", "account", "name")
+
 
 def model_of(job: Job) -> str:
     """Return the model that a job has made, whatever it is deployed as. Raises JobError."""
@@ -34,8 +36,9 @@ def keep(job: Job, deployment: dict[str, Any]) -> None:
 
 
 def forget(job: Job, deploy: str) -> None:
-    """Keep that the job's model has no deployment any more, and how to make another."""
-    change = {"model": model_of(job), "deploy": deploy, "deployment": {}}
+    """Keep that the job's model has no deployment any more, and where and how to make another."""
+    place = {name: value for name, value in details(job).items() if name in PLACE}
+    change = {"model": model_of(job), "deploy": deploy, "deployment": place}
     handle = ModelHandle.model_validate(job.record.handle or {})
     _store(job, handle.model_copy(update=change | {"ready_at": None, "first_answer": None}))
 

@@ -193,6 +193,42 @@ def test_azures_command_gives_the_token(tmp_path: Path, monkeypatch: pytest.Monk
         azure_token.signed_in()
 
 
+def test_azure_identity_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scope, and its refusal in one line; a package of that name stands in for it."""
+    for path, text in (
+        ("azure/core/exceptions.py", "class ClientAuthenticationError(Exception): ..."),
+        ("azure/identity/__init__.py", IDENTITY),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "azure"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("FTG_TEST_TOKEN", "eyJ.a.b")
+    assert azure_token.signed_in() == "eyJ.a.b"
+    monkeypatch.delenv("FTG_TEST_TOKEN")
+    with pytest.raises(AuthenticationError, match=r"no token: Nobody is signed in\. Sign in"):
+        azure_token.signed_in()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "azure"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+IDENTITY = """
+import os
+from types import SimpleNamespace
+from azure.core.exceptions import ClientAuthenticationError
+
+class DefaultAzureCredential:
+    def get_token(self, scope):
+        assert scope == "https://management.azure.com/.default"
+        if "FTG_TEST_TOKEN" not in os.environ:
+            raise ClientAuthenticationError("Nobody is signed in.\\nMore on it.")
+        return SimpleNamespace(token=os.environ["FTG_TEST_TOKEN"])
+
+    def close(self): ...
+"""
+
+
 # -- ftg deploy --------------------------------------------------------------------------
 
 
@@ -225,11 +261,14 @@ def test_a_job_is_deployed_asked_and_ended(job: Job, ftg: Ftg, signed_in: AzureM
         "name": job.id, "sku": "Standard", "capacity": 1,
     }  # fmt: skip
     # Where it is was kept: ending it needs no more options, and so does another one.
-    ended = ftg("deploy", job.id, "--delete", "--yes")
-    assert ended.returncode == 0 and signed_in.deployments == {}
+    ended = ftg("deploy", job.id, "--delete", "--yes", "--quiet")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{job.id}\n", "")
+    assert signed_in.deployments == {}
     refused = ftg("chat", job.id, "Hello")
     assert refused.returncode == NotFoundError.exit_code and "not deployed" in refused.stderr
     assert f"--deployment-name {job.id}" in " ".join(refused.stderr.split())
+    again = ftg("deploy", job.id, "--yes", "--quiet")
+    assert (again.returncode, again.stdout, again.stderr) == (0, f"{job.id}\n", "")
 
 
 def test_azure_deletes_what_nobody_calls(job: Job, ftg: Ftg, signed_in: AzureManagement) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 from importlib.util import find_spec
@@ -43,6 +44,8 @@ def _from_identity() -> str:
     from azure.core.exceptions import ClientAuthenticationError
     from azure.identity import DefaultAzureCredential
 
+    # It logs a page on each way that was not taken, which without a handler goes to stderr.
+    logging.getLogger("azure.identity").addHandler(logging.NullHandler())
     credential = DefaultAzureCredential()
     try:
         return str(credential.get_token(SCOPE).token)
