@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_gateway import migration
+from finetune_gateway.cli.deploy import plane
 from finetune_gateway.cli.options import (
     AllowHttp,
     BaseUrl,
@@ -16,8 +17,12 @@ from finetune_gateway.cli.options import (
     KeyNames,
     key_backends,
 )
+from finetune_gateway.errors import SpecError
 from finetune_gateway.reports.move_text import commands, move_text
 from finetune_gateway.reports.output import print_json, print_result
+
+if TYPE_CHECKING:
+    from finetune_gateway.backends.openai.management import ModelFacts
 
 
 def plan(
@@ -33,6 +38,13 @@ def plan(
     ] = None,
     azure_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The address of your resource at Azure.")
+    ] = None,
+    azure_subscription: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Ask Azure, signed in, what this subscription may train."),
+    ] = None,
+    azure_region: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With it: the region, like eastus2.")
     ] = None,
     profile: HostName = None,
     base_url: BaseUrl = None,
@@ -50,15 +62,20 @@ def plan(
     file that 'ftg migrate fetch' has saved; without it, from the tokens that were trained. A
     fine-tune that was fetched needs no key and no network. Sends nothing but questions.
 
+    Azure closes its older models to new customers: --azure-subscription and --azure-region ask its
+    list for yours, as 'ftg deploy' signs in.
+
     Examples:
       ftg migrate plan ft:gpt-4.1-mini-2025-04-14:acme:support:9fKq1
       ftg migrate plan ftjob-abc --local-model Qwen/Qwen3-0.6B --json
     """
+    shown = _shown_by_azure(azure_subscription, azure_region)
     planned = migration.plan(
         model,
         key_backends(profile, base_url, api_key_env, key_env, allow_http),
         local_models=local_model,
         azure_url=azure_url,
+        azure_models=shown,
     )
     if json:
         print_json(planned.model_dump(mode="json"))
@@ -67,3 +84,15 @@ def plan(
         print_result("\n".join(dict.fromkeys(lines)))
     else:
         print_result(move_text(planned))
+
+
+def _shown_by_azure(subscription: str | None, region: str | None) -> list[ModelFacts] | None:
+    """Return the models that a subscription is shown in a region; None if nobody asks. Raises
+    SpecError for one without the other."""
+    if subscription is None and region is None:
+        return None
+    if subscription is None or region is None:
+        raise SpecError(
+            "--azure-subscription and --azure-region belong together.", hint="Give both."
+        )
+    return plane().models(subscription, region)

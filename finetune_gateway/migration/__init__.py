@@ -11,11 +11,12 @@ Each function imports what it needs when it is called: the SDK of hosted backend
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
+    from finetune_gateway.backends.openai.management import ModelFacts
     from finetune_gateway.jobs.handle import ModelHandle
     from finetune_gateway.jobs.removal import Forgotten
     from finetune_gateway.migration.archived import Archive
@@ -135,7 +136,7 @@ def plan(
     *,
     local_models: Sequence[str] | None = None,
     azure_url: str | None = None,
-    azure_models: Mapping[str, str] | None = None,
+    azure_models: Sequence[ModelFacts] | None = None,
     home: str | os.PathLike[str] | None = None,
 ) -> MovePlan:
     """Return where a fine-tune could go: Azure with the same base, this machine, other hosts; what
@@ -148,7 +149,8 @@ def plan(
         backends: The host that it is at, by name, or an OpenAIBackend for each key.
         local_models: Bases to propose for this machine. None of the usual ones is its equal.
         azure_url: The address of your resource at Azure.
-        azure_models: What your subscription is shown of models there, by base.
+        azure_models: What your subscription is shown of the models of a region there, as
+            ``Management().models(subscription, region)`` returns it.
         home: Where it was fetched to, by default FTG_HOME.
 
     Raises NotFoundError for a fine-tune that is neither fetched nor seen by these keys.

@@ -31,6 +31,7 @@ class Place(Model):
     ``refused``: why it certainly cannot be trained there. ``command``: the exact call; None where
     it cannot be written down. ``before``: what has to be done first. ``jobs_until``: the last day;
     ``jobs_at_least_until``: none is announced before it. ``weights``: do they come out.
+    ``subscription``: what Azure shows yours of this base; None: it was not asked.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -43,6 +44,7 @@ class Place(Model):
     jobs_until: date | None = None
     jobs_at_least_until: date | None = None
     only: str = ""
+    subscription: str | None = None
     answers_until: date | None = None
     source: str = ""
     data: str

@@ -20,6 +20,7 @@ from finetune_gateway import registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.backends.openai.management import ModelFacts
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.estimate import Estimate
@@ -67,7 +68,7 @@ def plan(
     *,
     local_models: Sequence[str],
     azure_url: str | None,
-    azure_models: Mapping[str, str] | None,
+    azure_models: Sequence[ModelFacts] | None,
     home: str | os.PathLike[str] | None,
 ) -> MovePlan:
     """Return where a fine-tune could go. See ``migration.plan``."""
@@ -75,7 +76,7 @@ def plan(
     source = _fetched(model, settings) or _at_host(model, backends, settings, home)
     today = clock.today()
     places = [
-        *_hosted(source, settings, today, azure_url, azure_models or {}),
+        *_hosted(source, settings, today, azure_url, azure_models),
         *(_place(source, "local", name, None, {}, settings, today) for name in local_models),
     ]
     return MovePlan(
@@ -168,7 +169,7 @@ def _hosted(
     settings: Settings,
     today: date,
     azure_url: str | None,
-    azure_models: Mapping[str, str],
+    azure_models: Sequence[ModelFacts] | None,
 ) -> Iterator[Place]:
     """Yield the other hosts: Azure with the same base first."""
     base = source.one.base_model
@@ -178,15 +179,35 @@ def _hosted(
         if name == "azure" and base is not None:
             more = {"base_url": azure_url} if azure_url else {}
             place = _place(source, name, base, profiles.load_profile(name), more, settings, today)
-            said = azure_models.get(base)
-            notes = (*place.notes, *([said] if said else []))
-            yield place.model_copy(update={"notes": notes})
+            yield place if azure_models is None else _as_shown(place, base, azure_models, today)
             continue
         profile = profiles.load_profile(name)
         for model in HOSTED_MODELS.get(name, ()):
             yield _place(source, name, model, profile, {}, settings, today)
         if name not in HOSTED_MODELS:
             yield _unlisted(source, profile)
+
+
+def _as_shown(place: Place, base: str, shown: Sequence[ModelFacts], today: date) -> Place:
+    """Return Azure's place with what it shows this subscription of the base; refused if that says
+    so. Its word for a state means one step more than it says: see ``management.STATES``."""
+    names = (base, base.removesuffix(f"-{base[-10:]}"))
+    found = [one for one in shown if f"{one.model}-{one.version}" == base or one.model == base]
+    if not found:
+        others = sum(one.model == names[1] for one in shown)
+        versions = f"; {others} other versions of {names[1]} are" if others else ""
+        text = f"{base} is not shown to your subscription in that region{versions}."
+        return place.model_copy(update={"subscription": text})
+    [one, *_] = found
+    until = f", trained until {one.fine_tune_until}" if one.fine_tune_until else ""
+    planned = f" ({one.planned})" if until and one.planned else ""
+    text = f"shown to your subscription in that region: {one.state}{until}{planned}."
+    update: dict[str, Any] = {"subscription": text}
+    over = one.fine_tune_until is not None and one.fine_tune_until <= today
+    if one.state == "retired" or one.fine_tunes is False or over:
+        update |= {"refused": f"Azure trains it no more for your subscription: {text}"}
+        update |= {"command": None, "before": ()}
+    return place.model_copy(update=update)
 
 
 def _unlisted(source: Source, profile: Profile) -> Place:

@@ -49,6 +49,8 @@ def _place(place: Place) -> Iterator[str]:
         yield from _lines("note", place.notes)
         return
     yield _line("until", until(place))
+    if place.subscription:
+        yield _line("yours", visible(place.subscription))
     yield _line("price", price(place))
     if place.seconds is not None:
         fits = f", {FITS[place.fits]}" if place.fits else ""

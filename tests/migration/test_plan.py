@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.azure_management import REGION, SUBSCRIPTION, AzureManagement
 from support.cli import Done, Ftg, at_terminal
 from support.provider import Provider
 from support.provider_memory import BASES
 
 from finetune_gateway import NotFoundError, OpenAIBackend, migration
+from finetune_gateway.backends.openai.management import Management, ModelFacts
 from finetune_gateway.migration.moves import MovePlan, Place
 from finetune_gateway.reports.output import display_width
 
@@ -120,6 +122,37 @@ def test_what_cannot_be_is_said(
     assert "shut down" in str(at(planned(provider, made(provider)["id"]), "azure").refused)
     with pytest.raises(NotFoundError, match="seen by these keys"):
         planned(provider, "ft:nobody:has:it:1")
+
+
+def test_azure_is_asked_about_this_subscription(
+    provider: Provider, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its list shows is said; a base that it trains no more is refused, and one that it does
+    not show is no certain no."""
+    where = ["--base-url", provider.url, "--profile", "openai", "--key-env", "A_KEY"]
+    asked = ["--azure-subscription", SUBSCRIPTION, "--azure-region", REGION]
+    line = ["migrate", "plan", made(provider)["id"], *where, *asked, "--json"]
+    with AzureManagement(provider) as azure:
+        plane = Management(address=azure.url, token=lambda: azure.token)
+        monkeypatch.setattr("finetune_gateway.cli.migrate_plan.plane", lambda: plane)
+
+        def place() -> dict[str, Any]:
+            [found] = [
+                one
+                for one in json.loads(ftg(*line).stdout)["places"]
+                if one["backend"] == "azure" and one["same_base"]
+            ]
+            return dict(found)
+
+        shown = place()
+        assert "legacy, trained until 2027-04-14" in shown["subscription"] and shown["command"]
+        monkeypatch.setenv("FTG_TODAY", "2027-04-14")
+        late = place()
+        assert late["command"] is None and "no more for your subscription" in late["refused"]
+    facts = [ModelFacts("gpt-4.1-mini", "2030-01-01", "open", "", True, None, None, "")]
+    other = at(planned(provider, line[2], azure_models=facts), "azure")
+    assert "not shown to your subscription" in str(other.subscription)
+    assert ftg(*line[:-3]).returncode == 2
 
 
 @pytest.mark.parametrize("columns", [40, 80])
