@@ -211,9 +211,13 @@ def _make(
     made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
     if target.job is not None:
         deployments.keep(target.job, _details(account, made))
-    with working(f"Deploying {name}", quiet=quiet) as say:
-        made = plane.wait(account, name, on_state=say)
-    ready = target.job is not None and _answers(target.job, name)
+    try:
+        with working(f"Deploying {name}", quiet=quiet) as say:
+            made = plane.wait(account, name, on_state=say)
+        ready = target.job is not None and _answers(target.job, name)
+    except KeyboardInterrupt as exc:
+        exc.add_note(f"The deployment goes on, and costs. {_end(target, name)}")
+        raise
     if json:
         print_json({"deployment": _details(account, made), "ready": ready})
     else:
@@ -274,8 +278,14 @@ def _next(target: Target, name: str, ready: bool) -> str:
     """Return what to do now."""
     if target.job is None:
         ask = f"ftg chat {name} --base-url https://{target.where['account']}.openai.azure.com/openai/v1/"
-        return f"Ask it: {ask}\nEnd it: ftg deploy {visible(target.model)} --name {name} --delete"
+        return f"Ask it: {ask}\n{_end(target, name)}"
     job = target.job.id
     if not ready:
         return f"It is made, and does not answer yet: ftg chat {job} --model {name}"
-    return f"It answers: ftg chat {job}\nEnd it: ftg deploy {job} --delete"
+    return f"It answers: ftg chat {job}\n{_end(target, name)}"
+
+
+def _end(target: Target, name: str) -> str:
+    """Return how the deployment is ended."""
+    job = target.job.id if target.job else f"{visible(target.model)} --name {name}"
+    return f"End it: ftg deploy {job} --delete"

@@ -109,7 +109,11 @@ def models_text(models: Sequence[Document]) -> str:
         for model in models
     ]
     table = format_table(("HOST", "MODEL", "METHODS", "NEW JOBS UNTIL", "RETIRED ON"), rows)
-    notes = [wrap_text(f"{one['model']}: {one['note']}", "  ") for one in models if one.get("note")]
+    shared: dict[str, list[str]] = {}  # a note, and the models that it is on
+    for one in models:
+        if one.get("note"):
+            shared.setdefault(one["note"], []).append(one["model"])
+    notes = [wrap_text(f"{', '.join(names)}: {note}", "  ") for note, names in shared.items()]
     if any(row[3].endswith("+") for row in rows):
         notes.insert(0, wrap_text("A day with +: at least until then; no last day is known.", "  "))
     return "\n".join([table, *(["", *notes] if notes else [])])

@@ -68,8 +68,23 @@ def test_a_deployment_is_made_watched_and_ended(azure: AzureManagement) -> None:
 
 def test_no_deployment_of_another_model_is_replaced(azure: AzureManagement) -> None:
     plane(azure).deploy(ACCOUNT, "bot", TUNED)
-    with pytest.raises(SpecError, match=f"bot is a deployment of {TUNED}"):
-        plane(azure).deploy(ACCOUNT, "bot", "other.ft-1")
+    for model, sku in (("other.ft-1", "Standard"), (TUNED, "GlobalStandard")):
+        with pytest.raises(SpecError, match=f"bot is a deployment of {TUNED}"):
+            plane(azure).deploy(ACCOUNT, "bot", model, sku=sku)
+    assert [asked.method for asked in azure.requests].count("PUT") == 1
+
+
+@pytest.mark.parametrize("fault", ["refuse", "reset_after", "cut", "html", "html_ok"])
+def test_a_deployment_is_watched_past_lost_answers(azure: AzureManagement, fault: str) -> None:
+    """A look changes nothing: it is repeated. A PUT is not, and says that it can be."""
+    plane(azure).deploy(ACCOUNT, "bot", TUNED)
+    azure.fault("GET deployments", fault)
+    assert plane(azure).wait(ACCOUNT, "bot").state == "Succeeded"
+    azure.fault("PUT deployments", fault)
+    with pytest.raises(BackendError) as lost:
+        plane(azure).deploy(ACCOUNT, "other", TUNED)
+    assert "Run the same command again" in lost.value.hint and lost.value.retryable
+    assert plane(azure).deploy(ACCOUNT, "other", TUNED).model == TUNED
 
 
 @pytest.mark.parametrize(
@@ -136,6 +151,11 @@ def test_the_token_goes_to_azure_alone(azure: AzureManagement) -> None:
         with pytest.raises(SpecError, match="tokens go nowhere else"):
             Management(address=address, token=token)
     assert ADDRESS == "https://management.azure.com"
+    with AzureManagement() as elsewhere_too:
+        azure.fault("PUT deployments", "redirect", location=f"{elsewhere_too.url}/x")
+        with pytest.raises(BackendError, match="which is not followed"):
+            plane(azure).deploy(ACCOUNT, "bot", TUNED)
+        assert elsewhere_too.requests == []
     azure.models[REGION] *= 2
     azure.lists_by = 2
     assert len(plane(azure).models(SUBSCRIPTION, REGION)) == len(azure.models[REGION])

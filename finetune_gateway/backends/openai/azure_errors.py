@@ -127,8 +127,9 @@ def decoded(what: str, raw: bytes, token: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BackendError(
             f"Azure's answer is no JSON object, to {what}.",
-            hint="Is a proxy or a portal in between?",
+            hint=f"Is a proxy or a portal in between? {AGAIN}",
             backend="azure",
+            retryable=True,
             maybe_applied=True,
         )
     return object_of(clean(value))

@@ -140,14 +140,15 @@ class Management:
         """Ask for a deployment of a model and return it as it is now; see ``wait``.
 
         Asking again for the same is harmless: its name is its identity. Raises SpecError for a name
-        that has another model, BackendError.
+        that has another model or is of another kind, BackendError.
         """
         check_deployment(name, capacity)
         there = self.find(account, name)
-        if there is not None and there.model != model:
+        if there is not None and (there.model, there.sku.lower()) != (model, sku.lower()):
             raise SpecError(
-                f"{name} is a deployment of {visible(there.model)}, which would be replaced.",
-                hint="Choose another: --name NAME",
+                f"{name} is a deployment of {visible(there.model)}, {visible(there.sku)}, which "
+                "would be replaced.",
+                hint="Choose another (--name NAME), or end that one first (--delete).",
             )
         if there is not None and there.state not in ("Failed", "Canceled"):
             return there
@@ -180,9 +181,7 @@ class Management:
         new. Raises BackendError if it fails, is gone, or takes longer than this (seconds)."""
         deadline, last = time.monotonic() + longest, ""
         while True:
-            found = self.find(account, name)
-            if found is None:
-                raise BackendError(f"The deployment {name} is gone.", backend="azure")
+            found = self._look(account, name, deadline)
             if found.state != last:
                 on_state(visible(found.state))
             last = found.state
@@ -192,6 +191,22 @@ class Management:
         if found.state != "Succeeded":
             raise azure_errors.not_made(found.name, found.state, found.reason)
         return found
+
+    def _look(self, account: Account, name: str, deadline: float) -> Deployment:
+        """Return a deployment, also past answers that are lost or say to come back. Raises
+        BackendError."""
+        while True:
+            try:
+                found = self.find(account, name)
+            except BackendError as exc:
+                pause = max(exc.retry_after or 0.0, self._poll_seconds)
+                if not exc.retryable or time.monotonic() + pause >= deadline:
+                    raise
+                time.sleep(pause)
+                continue
+            if found is None:
+                raise BackendError(f"The deployment {name} is gone.", backend="azure")
+            return found
 
     def delete(self, account: Account, name: str) -> bool:
         """End a deployment; its model stays. Return False if there was none. Raises
