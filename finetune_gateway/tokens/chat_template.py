@@ -203,13 +203,15 @@ class ChatTemplate:
                 hint="Use another template: --chat-template FILE.",
             )
         if train_on == "all":
-            return [self._all(turns, whole, set(trained)).cut(max_length)]
-        sequences = self._sequences([turn for turn in turns if turn.says], whole)
+            sequences = [self._all(turns, whole, set(trained))]
+        else:
+            sequences = self._sequences([turn for turn in turns if turn.says], whole)
         if not sequences:
             text = whole or self._renderer.whole(messages, tools)
             ids, starts = self._special.encode(text.text, text.typed)
             sequences = [Encoded(ids, [IGNORED] * len(ids), len(ids), text.text, starts)]
-        return [replace(one, of=len(sequences)).cut(max_length) for one in sequences]
+        found = map(_without_first, sequences)
+        return [replace(one, of=len(sequences)).cut(max_length) for one in found]
 
     def _sequences(self, turns: Sequence[Turn], whole: Rendered | None) -> list[Encoded]:
         made: list[Encoded] = []
@@ -424,6 +426,13 @@ def _trained_turns(messages: list[Message], train_on: TrainOn) -> list[int]:
     if train_on == "last_assistant":
         turns = turns[-1:]
     return [index for index in turns if messages[index].get("weight") != 0]
+
+
+def _without_first(sequence: Encoded) -> Encoded:
+    """Return it without a label of its first token: nothing comes before it, so it has no loss."""
+    if not sequence.labels or sequence.labels[0] == IGNORED:
+        return sequence
+    return replace(sequence, labels=[IGNORED, *sequence.labels[1:]])
 
 
 def _end_of_labels(sequence: Encoded) -> int:

@@ -154,12 +154,13 @@ def test_a_quantised_base_is_refused_with_its_method(
 
 
 def test_what_can_be_trained_on_a_quantised_base_is_not_refused(tmp_path: Path) -> None:
-    """QLoRA on bitsandbytes' 4 bits, all but QLoRA on MXFP4."""
+    """QLoRA on 4 bits of bitsandbytes alone: MXFP4, GPTQ and AWQ are quantised already."""
     quantization.check_base("m", QUANTISED["stored in 4 bits"], "qlora")
     gpt_oss = {"quantization_config": {"quant_method": "mxfp4"}}
     quantization.check_base("m", gpt_oss, None)
-    with pytest.raises(SpecError, match="cannot be trained by qlora"):
-        quantization.check_base("m", gpt_oss, "qlora")
+    for config in (gpt_oss, QUANTISED["gptq"], QUANTISED["awq"]):  # these are quantised already
+        with pytest.raises(SpecError, match="cannot be trained by qlora"):
+            quantization.check_base("m", config, "qlora")
 
 
 def without(*names: str) -> Shapes:

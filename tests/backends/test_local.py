@@ -244,9 +244,9 @@ def test_what_cannot_be_trained_is_refused_before_a_job_exists(
     a setting the backend cannot do: one plain message each."""
     with pytest.raises(NotFoundError, match="no model folder"):
         submit(rows(12), tmp_path / "none")
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    (bare / "config.json").write_text("{}")
+    bare = shutil.copytree(tiny_folder, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    (bare / "tokenizer_config.json").write_text("{}")
     with pytest.raises(SpecError, match="no chat template"):
         submit(rows(12), bare)
     evil = tmp_path / "evil"

@@ -170,6 +170,18 @@ def test_a_prompt_has_the_ids_that_it_has_alone(base: Path, tmp_path: Path) -> N
     assert labels(template, ASKED) == ["first</s>", "second</s>"]
 
 
+def test_generation_blocks_leave_out_what_is_between_them(base: Path, tmp_path: Path) -> None:
+    """To the letter, where they hold the first and the last of a label; JSON keeps its letters."""
+    blocks = (
+        "{% if m.role == 'user' %}{{ m.content | tojson }}{% else %}{% generation %}"
+        "{{ m.content }}{% endgeneration %}--{% generation %}!</s>{% endgeneration %}{% endif %}"
+    )
+    template = load(base, tmp_path, f"{{% for m in messages %}}{blocks}{{% endfor %}}")
+    asked = {"role": "user", "content": "<b>Zürich?</b>"}
+    assert labels(template, [asked, ASKED[1]]) == ["first!</s>"]
+    assert template.text([asked]) == '"<b>Zürich?</b>"'
+
+
 def test_a_switch_is_chosen_where_rows_need_one(base: Path, tmp_path: Path) -> None:
     """Rows without reasoning ask a template that thinks not to; others are asked as always."""
     template = load(base, tmp_path, OPENS)
@@ -338,6 +350,16 @@ def test_a_fork_does_not_wait_for_a_thread_of_its_parent() -> None:
             [found] = process.render([{"content": "child"}], None, [([0], False)], {})
             os._exit(0 if getattr(found, "text", "") == "child" else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
+def test_a_template_has_no_keys_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process is told where Python is, and little else."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+    process = TemplateProcess("{{ messages[0].content }}")
+    assert process._process is not None
+    around = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+    assert b"PATH=" in around and b"sk-planted" not in around
 
 
 def test_a_process_that_something_else_ended_is_said_to_be() -> None:

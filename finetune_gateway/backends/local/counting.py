@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_gateway.data.dataset import kind_of
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate, Encoded
+from finetune_gateway.tokens.chat_template import ChatTemplate, Encoded
 from finetune_gateway.tokens.local_counter import SequenceTokens
 from finetune_gateway.tokens.template_rows import messages_of, rows_of_pair
 from finetune_gateway.tokens.template_survey import LOSSES
@@ -52,10 +52,8 @@ class RowCount:
         return [self._tokens(one) for one in found]
 
     def _tokens(self, encoded: Encoded) -> SequenceTokens:
-        # The first token is never trained: nothing comes before it.
-        first = bool(encoded.labels) and encoded.labels[0] != IGNORED
         cut = encoded.cut(self._limit)
-        return SequenceTokens(encoded.length, cut.trained - first, encoded.trained - cut.trained)
+        return SequenceTokens(encoded.length, cut.trained, encoded.trained - cut.trained)
 
     def losses(self, row: dict[str, Any]) -> dict[str, str]:
         """Return what the template drops of the row: kinds, each with a sentence."""

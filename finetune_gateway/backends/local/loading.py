@@ -241,8 +241,7 @@ def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: 
         ways |= dict.fromkeys(ways_in_words(found, template.chat_template_kwargs))
         for encoded in found:
             truncated += encoded.truncated
-            # The first token is never trained: nothing comes before it.
-            if not any(label >= 0 for label in encoded.labels[1:]):
+            if not encoded.trained:
                 dropped += 1
                 continue
             columns["input_ids"].append(encoded.input_ids)
