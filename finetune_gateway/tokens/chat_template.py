@@ -221,23 +221,24 @@ class ChatTemplate:
             ids, starts = self._special.encode(whole.text, whole.typed)
         for turn in turns:
             text = turn.prompt + turn.label
-            own = _range(starts, len(turn.prompt.text), len(text.text))
+            prompt = turn.prompt
+            own = _range(starts, len(prompt.text), len(text.text))
             if (
                 whole is not None
                 and own is not None
                 and whole.text.startswith(text.text)
                 and (not made or made[-1].text == whole.text)
-                and self._begins_with(ids, starts, turn.prompt, own.start)
+                and self._special.begins_with(ids, starts, prompt.text, prompt.typed, own.start)
             ):
                 if not made:
                     made.append(Encoded(ids, [IGNORED] * len(ids), len(ids), whole.text, starts))
                 made[-1] = self._trained(made[-1], turn, own)
                 continue
-            prompt, prompt_starts = self._special.encode(turn.prompt.text, turn.prompt.typed)
-            sequence = self._behind(prompt, prompt_starts, turn, text)
+            asked, asked_starts = self._special.encode(prompt.text, prompt.typed)
+            sequence = self._behind(asked, asked_starts, turn, text)
             earlier = made[-1] if made else None
             end = _end_of_labels(earlier) if earlier else 0
-            if earlier and prompt[:end] == earlier.input_ids[:end]:
+            if earlier and asked[:end] == earlier.input_ids[:end]:
                 labels = [*earlier.labels[:end], *sequence.labels[end:]]
                 made[-1] = replace(
                     sequence,
@@ -248,9 +249,6 @@ class ChatTemplate:
                 continue
             made.append(sequence)
         return made
-
-    def _begins_with(self, ids: list[int], starts: list[int], prompt: Rendered, count: int) -> bool:
-        return self._special.begins_with(ids, starts, prompt.text, prompt.typed, count)
 
     def _trained(self, sequence: Encoded, turn: Turn, own: range) -> Encoded:
         """Return the sequence with the label of a turn."""

@@ -132,7 +132,8 @@ def _content(value: Any) -> str | None:
 
 def _stop_ids(folder: Path, special: dict[str, str], tokenizer: Tokenizer) -> frozenset[int]:
     declared = _json(folder / "generation_config.json").get("eos_token_id")
-    declared = declared or _json(folder / "config.json").get("eos_token_id") or []
+    if declared is None:  # 0 is a token
+        declared = _json(folder / "config.json").get("eos_token_id")
     ids = set(declared if isinstance(declared, list) else [declared])
     ids.add(tokenizer.token_to_id(special.get("eos_token", "")))
     return frozenset(ids - {None})

@@ -90,23 +90,30 @@ def test_rows_that_are_cut_are_counted_alike(template: str) -> None:
     assert any("11 of 12 rows are longer than 24 tokens" in text for text in warnings)
 
 
-def test_a_pair_is_counted_as_a_preview_shows_it(home: Path, tmp_path: Path) -> None:
-    """Its prompt with each answer: two conversations, of which a strict template refuses none."""
+PAIR = {
+    "input": {"messages": rows(1)[0]["messages"][:1]},
+    "preferred_output": [{"role": "assistant", "content": "In Bonn."}],
+    "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "method"), [(PAIR, "dpo"), ({"text": "It is in Bonn. " * 9}, "pretrain")]
+)
+def test_a_row_of_another_kind_is_counted_as_a_preview_shows_it(
+    row: dict[str, Any], method: Any, home: Path, tmp_path: Path
+) -> None:
+    """A pair is two conversations, of which a strict template refuses none; a text is a text."""
     path = tmp_path / "strict.jinja"
     strict = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('No.') }}"
     path.write_text(PLAIN.replace("messages %}", f"messages %}}{strict}{{% endif %}}", 1))
-    pair = {
-        "input": {"messages": rows(1)[0]["messages"][:1]},
-        "preferred_output": [{"role": "assistant", "content": "In Bonn."}],
-        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
-    }
-    options: dict[str, Any] = {"model": builtin.NAME, "chat_template": str(path)}
-    report = gateway.validate([pair] * 10, method="dpo", **options)
-    assert report.ok and report.tokens is not None
-    shown = gateway.preview(pair, **options)
+    options: dict[str, Any] = {"model": builtin.NAME, "chat_template": str(path), "max_length": 32}
+    report = gateway.validate([row] * 10, method=method, **options)
+    assert report.tokens is not None and "template_refuses" not in report.model_dump_json()
+    shown = gateway.preview(row, **options)
     counted = (report.tokens["total"], report.tokens["trained"])
     assert counted == (10 * shown.total, 10 * shown.trained)
-    assert sum("train_on" in note for note in shown.notes) == 1
+    assert sum("train_on" in note for note in shown.notes) == (method == "dpo")
 
 
 def test_nothing_to_learn_is_an_error_before_the_queue(template: str) -> None:

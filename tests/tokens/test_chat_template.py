@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from finetune_gateway.tokens.chat_template import (
     ChatTemplate,
     Encoded,
 )
+from finetune_gateway.tokens.model_folder import read_model_files
 from finetune_gateway.tokens.template_rows import for_template
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"id": "A-1"}'}}
@@ -204,6 +206,23 @@ def test_a_template_that_never_stops_is_refused(folder: Path, tmp_path: Path) ->
         with pytest.raises(SpecError, match="ends an answer"):
             ChatTemplate.load(folder, path).check()
     ChatTemplate.load(folder).check()
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "stops"),
+    [(0, 3, {0, 2}), ([3, 0], None, {0, 2, 3}), (None, [3], {2, 3}), (None, None, {2})],
+)
+def test_stops_are_those_of_the_model_s_files(
+    generation: Any, config: Any, stops: set[int], folder: Path, tmp_path: Path
+) -> None:
+    """Of generation_config.json, else config.json; and the one of the tokenizer."""
+    model = shutil.copytree(folder, tmp_path / "model")
+    for name, value in (("generation_config.json", generation), ("config.json", config)):
+        (model / name).write_text(json.dumps({} if value is None else {"eos_token_id": value}))
+    assert read_model_files(model).stop_ids == stops
+    named = tmp_path / "named.jinja"
+    named.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert ChatTemplate.load(model, named).stop_ids == stops
 
 
 def test_what_a_template_refuses_is_said(folder: Path, tmp_path: Path) -> None:

@@ -221,7 +221,8 @@ def test_every_format_has_a_preview(model: str, home: Path) -> None:
     for row in rows:
         seen = gateway.preview(row, model=model)
         assert seen.ok, seen.findings
-        assert said(seen).startswith("hello")
+        # The first token of a text has no loss in local training: nothing comes before it.
+        assert said(seen).startswith("llo" if "text" in row and model == TINY else "hello")
 
 
 def test_what_a_preview_cannot_do_is_refused(home: Path, train_file: Path) -> None:

@@ -42,7 +42,9 @@ class RowCount:
         return RowCount, self._arguments
 
     def __call__(self, row: dict[str, Any]) -> list[SequenceTokens]:
-        """Return the tokens of each sequence of a row."""
+        """Return the tokens of each sequence of a row. Raises DataError."""
+        if kind_of(row) == "text":
+            return [self._plain(str(row.get("text")))]
         found = [
             sequence
             for one in _conversations(row)
@@ -51,12 +53,20 @@ class RowCount:
         self._last = row, found
         return [self._tokens(one) for one in found]
 
+    def _plain(self, text: str) -> SequenceTokens:
+        """Return the tokens of a text, of which all are trained but the first."""
+        length = len(self._template.tokenizer.encode(text).ids)
+        kept = min(length, self._limit)
+        return SequenceTokens(length, max(0, kept - 1), length - kept)
+
     def _tokens(self, encoded: Encoded) -> SequenceTokens:
         cut = encoded.cut(self._limit)
         return SequenceTokens(encoded.length, cut.trained, encoded.trained - cut.trained)
 
     def losses(self, row: dict[str, Any]) -> dict[str, str]:
         """Return what the template drops of the row: kinds, each with a sentence."""
+        if kind_of(row) == "text":
+            return {}
         last, sequences = self._last
         known = sequences if row is last else None
         found = frozenset[str]().union(
@@ -65,7 +75,9 @@ class RowCount:
         return {kind: sentence for kind, sentence in LOSSES.items() if kind in found}
 
     def text(self, row: dict[str, Any]) -> str:
-        """Return the row as the template renders it."""
+        """Return the row as the template renders it; a text as it is."""
+        if kind_of(row) == "text":
+            return str(row.get("text"))
         return "\n".join(self._template.text(*messages_of(one)) for one in _conversations(row))
 
 

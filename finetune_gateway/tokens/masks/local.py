@@ -81,7 +81,8 @@ class LocalRenderer(PreviewRenderer):
     def text(self, text: str) -> Sequence:
         sequence = Sequence()
         ids = self.template.tokenizer.encode(text).ids
-        sequence.add(ids, self._text, self.limit, True)
+        sequence.add(ids[:1], self._text, self.limit)  # nothing comes before it: it has no loss
+        sequence.add(ids[1:], self._text, self.limit, True)
         return sequence
 
     def notes(self, messages: Conversation, row: Json) -> list[str]:
