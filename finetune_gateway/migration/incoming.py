@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from finetune_gateway.errors import BackendError
 
 HEAD = 1024  # bytes that show whether a file is base64
+MORE = 1 << 20  # bytes by which the host's number may be wrong
 MARK = 3  # bytes of a byte order mark
 LONGEST_LINE = 1 << 20  # bytes of a last line that is looked at
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -39,6 +40,12 @@ class _Length:
         self.note = ""
         self._expected = expected
         self._before: int | None = None
+
+    def require_end(self, size: int) -> None:
+        """Raise BackendError for a file that has come to be far longer than it should be: a host
+        may send for ever."""
+        if self._expected is not None and size > 2 * self._expected + MORE:
+            raise cut_off(f"it does not end after its {self._expected:,} bytes")
 
     def check(self, size: int, others: Collection[int], ends_well: bool) -> None:
         """Raise BackendError for a file that has to be asked for again. ``others``: numbers that
@@ -89,6 +96,7 @@ class Incoming:
         size, last = 0, _LastLine()
         for piece in pieces:
             size += len(piece)
+            self._length.require_end(size)
             last.add(piece)
             yield piece
         marked = (size - self._mark, size + self._mark)
@@ -132,6 +140,7 @@ class ResultFile:
         size, last = 0, _LastLine()
         for piece in _joined(first, plain):
             size += len(piece)
+            self._length.require_end(came.size)
             last.add(piece)
             yield piece
         ends_well = last.line is not None and last.line.count(b",") == columns > 0

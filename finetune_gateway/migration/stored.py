@@ -35,16 +35,19 @@ class StoredLog:
             self._read()
 
     def _read(self) -> None:
-        """Learn what is there, and cut off half a line, which a killed process may have left."""
+        """Learn what is there, and cut off what follows the last whole line: half of one, which a
+        killed process may have left, or what a power cut has made of it."""
         whole = 0
         with self._path.open("rb") as file:
             for line in file:
-                if not line.endswith(b"\n"):
+                try:
+                    record = json.loads(line if line.endswith(b"\n") else b"")
+                    name, key = record["completion"]["id"], record["key"]
+                except (ValueError, TypeError, KeyError):
                     break
                 whole += len(line)
-                record = json.loads(line)
-                self._ids.add(record["completion"]["id"])
-                self._last[record["key"]] = record["completion"]["id"]
+                self._ids.add(name)
+                self._last[key] = name
         if whole < self._path.stat().st_size:
             os.truncate(self._path, whole)
 

@@ -42,6 +42,23 @@ def test_a_file_of_another_length_is_asked_for_again() -> None:
     assert read(other, ROWS) == ROWS and "twice" in other.note
 
 
+def test_a_file_without_an_end_is_cut_off() -> None:
+    came = 0
+
+    def for_ever() -> Iterator[bytes]:
+        nonlocal came
+        while True:
+            came += 1 << 16
+            yield b" " * (1 << 16)
+
+    for file in (Incoming(1000, ".jsonl"), ResultFile(1000)):
+        came = 0
+        with pytest.raises(BackendError, match="does not end"):
+            for _ in file.read(for_ever()):
+                pass
+        assert came < 2 << 20
+
+
 def test_a_mark_may_be_counted_where_hosts_do() -> None:
     assert read(Incoming(len(ROWS) + 3, ".jsonl", mark=True), ROWS) == ROWS
     with pytest.raises(BackendError):
@@ -86,9 +103,10 @@ def test_half_a_line_of_stored_completions_is_cut_off(tmp_path: Path) -> None:
     record = {"key": "K", "completion": completion, "messages": [{"role": "user", "content": "?"}]}
     path = tmp_path / "stored.raw.jsonl"
     whole = json.dumps(record).encode() + b"\n"
-    path.write_bytes(whole + whole[:30])
-    log = StoredLog(path)
-    assert path.read_bytes() == whole
+    for rest in (whole[:30], b"\0" * 64 + b"\n", b'{"key": 1}\n'):
+        path.write_bytes(whole + rest)
+        log = StoredLog(path)
+        assert path.read_bytes() == whole
     rows = [json.loads(line) for line in log.conversations()]
     assert rows == [{"messages": [*record["messages"], message]}] and log.rows == 1
 

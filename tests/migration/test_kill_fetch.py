@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -50,9 +51,9 @@ def _keys(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAOS_SHOP", SHOP)
 
 
-def fetch(provider: Provider) -> Archive:
+def fetch(provider: Provider, *, stored: bool = False) -> Archive:
     hosts = [OpenAIBackend(base_url=provider.url, api_key_env=name) for name in VARIABLES]
-    return migration.fetch(None, hosts)
+    return migration.fetch(None, hosts, stored=stored)
 
 
 def kill_at_line(number: int) -> None:
@@ -141,6 +142,32 @@ def test_twenty_kills_with_300_fine_tunes(home: Path) -> None:
         look(home)
         assert left_behind(home) == []
         account(provider, killed)
+
+
+@pytest.mark.chaos
+def test_twenty_kills_among_stored_completions(home: Path) -> None:
+    """Each prompt is asked for once, but for those on their way; in the end all are rows."""
+    draw = random.Random(14)
+    with Provider(keys={SHOP: "main proj_shop"}) as provider:
+        world, question = provider.world, [{"role": "user", "content": "Where?"}]
+        names = [tune["fine_tuned_model"] for tune in world.add_fine_tunes(2)]
+        for number in range(120):
+            account = ("main", "main proj_shop")[number % 2]
+            world.add_stored(names[0], question, account=account, days_ago=200 - number)
+        for _ in range(20):
+            number = draw.randrange(200, 1500)
+
+            def killed(number: int = number) -> None:
+                kill_at_line(number)
+                fetch(provider, stored=True)
+
+            killed_after(killed)
+            look(home)
+        archive = fetch(provider, stored=True)
+        rows = {one.name: piece.rows for one in archive.jobs for piece in one.pieces if piece.rows}
+        assert archive.complete and rows == {names[0]: 120}
+        asked = Counter(path for _, path, _ in provider.requests if "/messages" in path)
+        assert len(asked) == 120 and sum(asked.values()) <= 120 + 20
 
 
 @pytest.mark.chaos
