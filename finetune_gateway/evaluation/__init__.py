@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from finetune_gateway.data.dataset import Source
-from finetune_gateway.errors import BudgetError, SpecError, shown
 from finetune_gateway.evaluation.recording import RecordedAnswer, RecordedError, Recording
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordedAnswer", "RecordedError", "Recording", "record", "remove", "settle"]
 
-MOST_AT_ONCE = 256
 OnProgress = Callable[[int, int], object]
 OnWait = Callable[[float, str], object]
 
@@ -80,7 +78,7 @@ def record(
     BackendError or NotFoundError if the host ends it early: what was answered is kept.
     """
     # Imported here: they bring the SDK of hosts.
-    from finetune_gateway.evaluation import batches, planning, recorder
+    from finetune_gateway.evaluation import planning, steps
     from finetune_gateway.evaluation.subjects import subject_of
     from finetune_gateway.jobs.store import Store
 
@@ -103,29 +101,8 @@ def record(
         allow_pii=allow_pii,
         allow_secrets=allow_secrets,
     )
-    if type(at_once) is not int or not 1 <= at_once <= MOST_AT_ONCE:
-        raise SpecError(
-            f"at_once cannot be {shown(at_once)}.", hint=f"Give a number from 1 to {MOST_AT_ONCE}."
-        )
-    subject = subject_of(model, backends, jobs)
-    plan = planning.plan(subject, data, asked, jobs)
-    if wait and not (batch or plan.state.batched):
-        raise SpecError("wait is for batches.", hint="Leave it out, or give --batch (batch=True).")
-    if plan.state.batched:
-        recording = batches.follow(jobs, plan.work, wait, on_progress)
-        plan = planning.plan(subject, data, asked, jobs)  # what is left now
-        if plan.state.batched or not plan.left:
-            return recording
-    if plan.left and confirm is not None and not confirm(plan):
-        raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
-    subject.backend.remember()
-    subject.backend.connect()
-    if not plan.existing:
-        Recording.create(settings, plan.work.recording.about, plan.work.prompts)
-    if not batch:
-        return recorder.run(jobs, plan.work, at_once, on_progress, on_wait)
-    recording = batches.begin(jobs, plan.work)
-    return batches.follow(jobs, plan.work, True, on_progress) if wait else recording
+    how = steps.How(wait, at_once, confirm, on_progress, on_wait)
+    return steps.record(jobs, subject_of(model, backends, jobs), data, asked, how)
 
 
 def settle(name: str, home: str | os.PathLike[str] | None = None) -> Decimal:

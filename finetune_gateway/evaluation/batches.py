@@ -40,6 +40,7 @@ from finetune_gateway.evaluation.work import (
     reserve,
     settle_all,
     settle_one,
+    spent_already,
     writing,
 )
 from finetune_gateway.evaluation.writer import answer_fields
@@ -60,10 +61,13 @@ def begin(store: Store, work: Work) -> Recording:
     is sent, BackendError; what was sent until then is followed by the same command."""
     with writing(store, work.recording):
         settle_all(store, work.recording, open_charges(work.recording))
-        left = work.questions(work.recording.state())
+        work = replace(work, already=spent_already(store, work.recording))
+        every = work.questions(work.recording.state())
+        left = work.within(every)
         for part in parts(work, left):
             _Batch.begun(store, work, part).advance(wait=False)
-        return replace(work.recording, run=Run(asked=len(left), stopped=UNDER_WAY if left else ""))
+        begun = Run(asked=len(left), stopped=UNDER_WAY if left else "")
+        return replace(work.recording, run=replace(begun, beyond=len(every) - len(left)))
 
 
 def follow(store: Store, work: Work, wait: bool, on_progress: OnProgress | None) -> Recording:
@@ -130,7 +134,6 @@ class _Batch:
         """Write down a new batch with its share of the budget. Raises BudgetError, StoreError."""
         recording = work.recording
         cost = work.cost(part)
-        work.require_within(cost)
         charge = reserve(store, work, cost)
         key = charge.id.removeprefix("chg-")
         path = recording.folder / f"batch-{key}.jsonl"

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.data.dataset import Dataset, Source
-from finetune_gateway.errors import SpecError, UnsupportedError, shown
+from finetune_gateway.errors import BudgetError, SpecError, UnsupportedError, shown
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import held_out
@@ -22,7 +22,7 @@ from finetune_gateway.evaluation.costing import Costing, Prices
 from finetune_gateway.evaluation.prompts import Prompt, drawn, fingerprint_of_all, read_prompts
 from finetune_gateway.evaluation.recording import About, Recording, State, default_name, plain
 from finetune_gateway.evaluation.subjects import Subject
-from finetune_gateway.evaluation.work import Work
+from finetune_gateway.evaluation.work import Work, spent_already
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs import permits
 from finetune_gateway.jobs.store import Store
@@ -106,10 +106,18 @@ class RecordPlan:
         """Requests that were in flight when an earlier process died."""
         return len(self.state.in_flight)
 
+    def beyond_limit(self) -> str:
+        """Return why the limit lets nothing of the rest be asked; empty if it does."""
+        try:
+            self.work.require_within(self.cost)
+        except BudgetError as exc:
+            return exc.message.rstrip(".")
+        return ""
+
 
 def plan(subject: Subject, data: Source | None, asked: Request, store: Store) -> RecordPlan:
-    """Return the plan of a recording. Raises SpecError, DataError (PrivateDataError), BudgetError,
-    NotFoundError for data; UnsupportedError for a batch that the host does not take."""
+    """Return the plan of a recording. Raises SpecError, DataError (PrivateDataError), NotFoundError
+    for data; UnsupportedError for a batch that the host does not take."""
     asked.check()
     if asked.batch:
         require_batch(subject)
@@ -131,12 +139,11 @@ def plan(subject: Subject, data: Source | None, asked: Request, store: Store) ->
         config.current_value(store.settings, "budget.job_usd", asked.max_cost_usd).usd,
         config.current_value(store.settings, "budget.monthly_usd").usd,
         asked.batch,
+        spent_already(store, recording),
     )
     state = recording.state() if existing else State()
     left = work.questions(state)
     cost = work.cost(left)
-    if left:
-        work.require_within(cost)
     return RecordPlan(
         work,
         existing is not None,

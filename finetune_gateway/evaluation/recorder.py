@@ -25,6 +25,7 @@ from finetune_gateway.evaluation.work import (
     reserve,
     settle_all,
     settle_one,
+    spent_already,
     writing,
 )
 from finetune_gateway.evaluation.writer import OnProgress, Writer
@@ -52,6 +53,7 @@ def run(
     """
     with writing(store, work.recording):
         settle_all(store, work.recording, open_charges(work.recording))
+        work = replace(work, already=spent_already(store, work.recording))
         state = work.recording.state()
         left = work.questions(state)
         if not left:

@@ -22,7 +22,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -147,7 +147,8 @@ class State:
 @dataclass(frozen=True)
 class Run:
     """What one call has done. ``again``: requests that were in flight when an earlier process died,
-    and were sent again. ``stopped``: why not all was asked; empty if all was."""
+    and were sent again. ``stopped``: why not all was asked; empty if all was. ``beyond``: requests
+    that are in no batch, because they could pass the limit."""
 
     asked: int = 0
     answers: int = 0
@@ -155,6 +156,7 @@ class Run:
     again: int = 0
     spent_usd: Decimal | None = None
     stopped: str = ""
+    beyond: int = 0
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,10 @@ class Recording:
     def title(self) -> str:
         """Its name as people write it: ``recorded:NAME``."""
         return f"{PREFIX}{self.about.name}"
+
+    def with_stop(self, reason: str) -> Recording:
+        """Return it with why its run has not asked all."""
+        return replace(self, run=replace(self.run or Run(), stopped=reason))
 
     def __repr__(self) -> str:
         count = sum(1 for _ in self.answers())
@@ -328,7 +334,8 @@ class Recording:
 
     def finish(self) -> None:
         """Write down which systems have answered. Raises StoreError."""
-        prints = Counter(one.system_fingerprint for one in self.answers())
+        lines = {line["id"]: line for line in read_lines(self.folder / ANSWERS)}.values()
+        prints = Counter(line["system_fingerprint"] for line in lines)
         self.about.system_fingerprints = {key: n for key, n in prints.items() if key}
         self.about.finished_at = time.time()
         self.write_about()

@@ -29,8 +29,9 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to ask of a recording, and what that costs. ``limit``: the user's own, in USD;
-    ``cap``: of the month."""
+    """What there is to ask of a recording, and what that costs. ``limit``: the user's own, in USD,
+    for the recording as a whole; ``already``: what its earlier runs have spent. ``cap``: of the
+    month."""
 
     recording: Recording
     subject: Subject
@@ -39,6 +40,12 @@ class Work:
     limit: Decimal | None
     cap: Decimal | None
     batch: bool = False
+    already: Decimal = ZERO
+
+    @property
+    def left(self) -> Decimal | None:
+        """What may still be spent by the limit."""
+        return None if self.limit is None else max(ZERO, self.limit - self.already)
 
     def questions(self, state: State) -> list[tuple[Question, Prompt]]:
         """Return the requests that are left."""
@@ -62,7 +69,7 @@ class Work:
     def reserved(self, cost: Range[Decimal] | None) -> Decimal:
         """Return what is taken of the month: the high estimate, or the limit below it."""
         high = cost.high if cost else ZERO
-        return high if self.limit is None else min(high, self.limit)
+        return high if self.left is None else min(high, self.left)
 
     def require_within(self, cost: Range[Decimal] | None) -> None:
         """Raise BudgetError if the limit is below even the low estimate, or if there is a limit or
@@ -75,17 +82,47 @@ class Work:
                 "checked.",
                 hint="Add rows for in_mtok and out_mtok: ftg prices set --help",
             )
-        if self.limit is not None and cost.low > self.limit:
+        if self.left is not None and self.limit is not None and cost.low > self.left:
+            spent = f", of which {dollars(self.already)} are spent" if self.already else ""
             raise BudgetError(
                 f"The answers cost at least {dollars(cost.low)} USD, over the limit of "
-                f"{dollars(self.limit)}.",
-                hint="Raise --max-cost, or ask fewer rows: --rows N.",
+                f"{dollars(self.limit)}{spent}.",
+                hint="Raise --max-cost, which is for the recording as a whole, or ask fewer rows: "
+                "--rows N.",
             )
 
     def stop_at(self, cost: Range[Decimal] | None) -> Decimal | None:
         """Return the amount that is never passed: the limit, or what was taken of a month that has
         a cap."""
-        return self.limit if self.cap is None else self.reserved(cost)
+        return self.left if self.cap is None else self.reserved(cost)
+
+    def within(self, left: list[tuple[Question, Prompt]]) -> list[tuple[Question, Prompt]]:
+        """Return the first of these requests that cannot pass the limit together, for a batch: it
+        cannot be stopped. Raises BudgetError if there is none."""
+        limit, total = self.left, ZERO
+        for at, (_, prompt) in enumerate(left):
+            total += self.costing.most(prompt) or ZERO
+            if limit is not None and total > limit:
+                if at:
+                    return left[:at]
+                raise BudgetError(
+                    f"One answer may cost {dollars(total)} USD, and {dollars(limit)} of the limit "
+                    "are left.",
+                    hint="Raise --max-cost, or lower --max-tokens.",
+                )
+        return left
+
+
+def spent_already(store: Store, recording: Recording) -> Decimal:
+    """Return what the runs of a recording have cost so far; of a batch that is under way, what it
+    may cost."""
+    total = ZERO
+    for charge in charges.of_name(store, recording.title):
+        if charge.ended or charge.id in open_charges(recording):
+            total += charge.held_usd
+        else:
+            total += recording.spent(charge.id).usd or ZERO
+    return total
 
 
 # -- under the lock ------------------------------------------------------------------------------

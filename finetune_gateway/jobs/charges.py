@@ -137,6 +137,12 @@ def unsettled(store: Store, name: str | None = None) -> list[Charge]:
     return [_charge(row) for row in rows]
 
 
+def of_name(store: Store, name: str) -> list[Charge]:
+    """Return all charges of this name, oldest first."""
+    rows = store.query("SELECT * FROM charges WHERE name = ? ORDER BY created_at, id", (name,))
+    return [_charge(row) for row in rows]
+
+
 def _charge(row: sqlite3.Row) -> Charge:
     cost = row["cost"]
     fields = {**row, "prices": json.loads(row["prices"]), "cost": cost and json.loads(cost)}

@@ -36,8 +36,7 @@ def _plan_lines(plan: RecordPlan, budget: Budget | None) -> Iterator[str]:
         yield _again(plan.again)
     if repeated := sum(len(prompt.lines) - 1 for prompt in work.prompts):
         yield f"{format_count(repeated, 'row')} ask the same as another, and are not asked twice."
-    limit = f"; stops before {format_usd(work.limit)}" if work.limit is not None else ""
-    yield f"Estimated cost: {_cost(plan)}{limit}"
+    yield f"Estimated cost: {_cost(plan)}{_limit(plan)}"
     read, written = work.costing.prices.read, work.costing.prices.written
     if read and written:
         yield (
@@ -76,6 +75,14 @@ def _parameters(parameters: dict[str, Any]) -> str:
 def _again(count: int) -> str:
     were = "1 request was" if count == 1 else f"{count:,} requests were"
     return f"{were} in flight when an earlier process died: asked again, perhaps paid for twice."
+
+
+def _limit(plan: RecordPlan) -> str:
+    work = plan.work
+    if work.limit is None:
+        return ""
+    spent = f", of which {format_usd(work.already)} are spent" if work.already else ""
+    return f"; stops before {format_usd(work.limit)}{spent}"
 
 
 def _cost(plan: RecordPlan) -> str:
@@ -126,6 +133,7 @@ def recording_document(recording: Recording) -> dict[str, Any]:
             "answers": run.answers,
             "errors": run.errors,
             "again": run.again,
+            "beyond": run.beyond,
             "spent_usd": None if run.spent_usd is None else f"{run.spent_usd:f}",
             "stopped": run.stopped,
         },
@@ -159,6 +167,8 @@ def _run_lines(recording: Recording, document: dict[str, Any]) -> Iterator[str]:
         said = Counter(error["message"] for error in errors).most_common(SHOWN)
         yield f"{format_count(len(errors), 'request')} without an answer, kept apart:"
         yield from (f"  {count:,} x {message}" for message, count in said)
+    if run is not None and run.beyond:
+        yield f"{format_count(run.beyond, 'request')} in no batch: they could pass the limit."
     if run is not None and run.stopped:
         yield f"Not all was asked: {run.stopped}."
     elif document["left"]:

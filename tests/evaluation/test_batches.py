@@ -11,7 +11,7 @@ from support.hosted import connect
 from support.provider import Fault, Provider
 from support.recordings import USD_IN, USD_OUT, asked, recorded, rows, tuned, wide
 
-from finetune_gateway import BackendError, Gateway, UnsupportedError
+from finetune_gateway import BackendError, BudgetError, Gateway, UnsupportedError
 from finetune_gateway.backends.openai import batches as host_batches
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.errors import JobNotFinished
@@ -80,6 +80,20 @@ def test_what_expires_is_asked_again_by_whatever_means(home: Path) -> None:
         rest = recorded(provider, rows(6), name="b")
         assert rest.run is not None and rest.run.asked == 4 and asked(provider) == {1: 6}
     assert len([*rest.answers()]) == 6 and not [*rest.errors()]
+
+
+def test_a_batch_is_no_larger_than_its_limit(home: Path) -> None:
+    """It cannot be stopped: what could pass the limit is not in it. The limit is for the recording,
+    so the same again asks no more."""
+    with Provider(answer_with=lambda body: "word " * 60) as provider:
+        options: dict[str, Any] = {"max_tokens": 100, "max_cost_usd": "0.004"}
+        begun = again(provider, 9, **options)
+        assert begun.run is not None and (begun.run.asked, begun.run.beyond) == (3, 6)
+        done = again(provider, 9, wait=True, **options)
+        assert done.run is not None and "could pass the limit" in done.run.stopped
+        assert len([*done.answers()]) == 4 and half_price(provider) <= 0.004
+        with pytest.raises(BudgetError, match="cost at least|may cost"):
+            again(provider, 9, max_tokens=100, max_cost_usd="0.003")
 
 
 LOST = [

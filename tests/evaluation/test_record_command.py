@@ -203,9 +203,9 @@ def test_what_was_fetched_comes_first(home: Path) -> None:
         for kind, count in every:
             lines = [json.dumps(row).encode() + b"\n" for row in rows(count)]
             with fetched.writing(settings):
-                content, sha256, _ = fetched.keep(settings, lines, lambda: ".jsonl")
-                piece = Piece(kind=kind, state="saved", content=content, sha256=sha256)
-                kept.append(piece)
+                content, sha256, size = fetched.keep(settings, lines, lambda: ".jsonl")
+                saved = {"content": content, "sha256": sha256, "bytes": size}
+                kept.append(Piece.model_validate({"kind": kind, "state": "saved", **saved}))
                 pieces = tuple(kept)
                 manifest = Manifest(host="h", job_id="ftjob-1", model=model, pieces=pieces)
                 fetched.save(settings, manifest)

@@ -234,6 +234,10 @@ def test_a_limit_is_never_passed(home: Path, at_once: int) -> None:
         assert 0.045 < spent(provider) <= 0.05
         assert first.run is not None and "could pass the limit of 0.0500" in first.run.stopped
         assert Gateway().budget().reserved_usd == 0
+        more = recorded(provider, rows(60), max_cost_usd="0.05", **options)
+        assert more.run is not None and more.run.stopped and spent(provider) <= 0.05
+        with pytest.raises(BudgetError, match="over the limit of 0.0450, of which 0.04"):
+            recorded(provider, rows(60), max_cost_usd="0.045", **options)
         rest = recorded(provider, rows(60), **options)
         assert rest.run is not None and not rest.run.stopped
         assert asked(provider) == {1: 60}
