@@ -189,6 +189,20 @@ def test_developer_parts_and_prompt_completion(template: ChatTemplate) -> None:
     other = turns(("developer", "s"), ("user", ""), ("assistant", "c"))
     other["messages"][1]["content"] = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert encode(template, other) == encode(template, plain)
+    refused = turns(("system", "s"), ("user", "ab"), ("assistant", ""))
+    refused["messages"][2] |= {"content": None, "refusal": "c"}
+    assert encode(template, refused) == encode(template, plain)
+    modern: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "in the depot"},
+    ]
+    deprecated: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None, "function_call": CALL["function"]},
+        {"role": "function", "name": "find", "content": "in the depot"},
+    ]
+    asked: list[dict[str, Any]] = plain["messages"][:2]
+    found = [template.text([*asked, *one]) for one in (modern, deprecated)]
+    assert found[0] == found[1] and "<tool_call>" in found[0]
     pair = encode(template, {"prompt": "q", "completion": "a"})
     assert pair == encode(template, turns(("user", "q"), ("assistant", "a")))
     with pytest.raises(DataError, match="not a conversation"):
