@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,8 @@ def fetch(
     # which program runs it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
-    hint = f"Check the name, run: hf download {model}, or use --model builtin/tiny to try things."
-    try:
+    with _errors_in_words(model):
         with by_the_users_umask():
             bar = reporting_bar(model, report) if report else None
         return Path(
@@ -60,6 +54,21 @@ def fetch(
                 local_files_only=offline,
             )
         )
+
+
+@contextmanager
+def _errors_in_words(model: str) -> Iterator[None]:
+    """Raise the errors of the hub's client as ours."""
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    hint = f"Check the name, run: hf download {model}, or use --model builtin/tiny to try things."
+    try:
+        yield
     except HFValidationError:
         raise NotFoundError(f"{model!r} is not a model id.", hint=hint) from None
     except LocalEntryNotFoundError:
