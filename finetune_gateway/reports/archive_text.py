@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune_gateway.jobs.fetched import Piece
 from finetune_gateway.migration.archived import Archive, ArchivedJob
-from finetune_gateway.reports.output import format_bytes, format_count, format_table, wrap_text
+from finetune_gateway.reports.output import (
+    elide,
+    format_bytes,
+    format_count,
+    format_table,
+    terminal_width,
+    wrap_text,
+)
 
 STATES = {"not_visible": "not visible", "failed": "not now"}
-COLUMNS = ("training", "validation", "result", "events", "checkpoints")
+LEAST_NAME = 24  # characters of a name on a narrow screen
 MOST_NAMED = 3  # fine-tunes that a reason is said to be of
 WHY = {
     "scope": "the key lacks the permission",
@@ -39,14 +47,23 @@ def archive_text(archive: Archive, *, paths: bool) -> str:
 
 
 def _table(jobs: Sequence[ArchivedJob]) -> str:
-    head = ("FINE-TUNE", *(name.upper() for name in COLUMNS))
-    rows = [(job.name, *(_cell(job, kind) for kind in COLUMNS)) for job in jobs]
-    return format_table(head, rows) if rows else ""
+    if not jobs:
+        return ""
+    rows = [(job.name, str(job.counts["saved"]), _not_saved(job)) for job in jobs]
+    if sys.stdout.isatty():
+        left = terminal_width() - max(len(row[2]) for row in rows) - len("SAVED") - 4
+        rows = [(elide(row[0], max(left, LEAST_NAME)), row[1], row[2]) for row in rows]
+    return format_table(("FINE-TUNE", "SAVED", "NOT SAVED"), rows, right="SAVED")
 
 
-def _cell(job: ArchivedJob, kind: str) -> str:
-    states = dict.fromkeys(piece.state for piece in job.pieces if piece.kind == kind)
-    return ", ".join(STATES.get(state, state) for state in states) or "-"
+def _not_saved(job: ArchivedJob) -> str:
+    """Return ``validation gone, result refused``, or a dash."""
+    states: dict[str, list[str]] = {}
+    for piece in job.pieces:
+        if piece.state != "saved":
+            states.setdefault(STATES.get(piece.state, piece.state), []).append(piece.kind)
+    found = (f"{', '.join(dict.fromkeys(kinds))} {state}" for state, kinds in states.items())
+    return "; ".join(found) or "-"
 
 
 def _paths(job: ArchivedJob) -> str:

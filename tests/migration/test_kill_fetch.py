@@ -146,7 +146,7 @@ def test_twenty_kills_with_300_fine_tunes(home: Path) -> None:
 
 @pytest.mark.chaos
 def test_twenty_kills_among_stored_completions(home: Path) -> None:
-    """Each prompt is asked for once, but for those on their way; in the end all are rows."""
+    """Each prompt is asked for once, unless it was on its way; in the end all are rows."""
     draw = random.Random(14)
     with Provider(keys={SHOP: "main proj_shop"}) as provider:
         world, question = provider.world, [{"role": "user", "content": "Where?"}]
