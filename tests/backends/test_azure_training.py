@@ -86,6 +86,8 @@ def test_it_is_part_of_what_a_job_is_known_by(provider: Provider, home: Path) ->
     rebuilt = OpenAIBackend(**json.loads(json.dumps(azure(provider, "developer").options())))
     assert rebuilt.options()["azure_training"] == "developer"
     assert rebuilt.identity() == azure(provider, "developer").identity()
+    # As jobs of versions without the choice are known.
+    assert azure(provider, "global").identity() == {"base_url": provider.url}
     assert "azure_training" not in OpenAIBackend(profile="openai").options()
 
 

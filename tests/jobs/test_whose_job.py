@@ -55,6 +55,8 @@ def test_a_job_that_was_certainly_not_created_is_no_rival(store: Store) -> None:
     assert accounts.is_contested(store, job)
     store.settle_unsent(rival.id)
     assert not accounts.is_contested(store, job)
+    add(store, backend_options={**HERE, "azure_training": "global"}, sent_at=1.0)
+    assert accounts.is_contested(store, job)  # the same work, sent to be trained elsewhere
 
 
 def test_a_file_shows_nothing_to_a_key_of_which_nobody_knows_whose_it_is() -> None:
