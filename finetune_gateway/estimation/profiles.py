@@ -201,7 +201,8 @@ class Profile(Model):
         if not self.trainings:
             raise SpecError(
                 f"azure_training is a choice of Azure; {self.title} has none.",
-                hint="Leave azure_training (--azure-training) out.",
+                hint="Leave azure_training (--azure-training) out, or choose that host: --backend "
+                "azure.",
             )
         raise SpecError(
             f"azure_training cannot be {shown(name)}.",

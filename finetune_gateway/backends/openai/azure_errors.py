@@ -28,7 +28,14 @@ HINTS = {
     "ResourceGroupNotFound": "See: az group list --output table",
     "ResourceNotFound": "See: az cognitiveservices account list --output table",
 }
-RIGHTS = {"PUT": "write", "DELETE": "delete", "GET": "read"}
+KIND = "Microsoft.CognitiveServices"
+RIGHTS = {  # what each call needs
+    "PUT": f"{KIND}/accounts/deployments/write",
+    "DELETE": f"{KIND}/accounts/deployments/delete",
+    "GET": f"{KIND}/accounts/deployments/read",
+}
+TO_LIST_MODELS = f"{KIND}/locations/models/read"
+LIST_MODELS = "list the models"
 
 
 def refused(
@@ -63,11 +70,12 @@ def _not_allowed(
 ) -> AuthenticationError:
     if status == 401:
         hint = "Sign in anew: az login. Is it the tenant of this subscription?"
+    elif what == LIST_MODELS:
+        hint = f"Ask for the right {TO_LIST_MODELS} on this subscription."
     else:
-        right = f"Microsoft.CognitiveServices/accounts/deployments/{RIGHTS.get(method, 'read')}"
         hint = (
-            f"Ask for the right {right}, which the role Azure AI Owner has: the right to train "
-            "does not include it."
+            f"Ask for the right {RIGHTS[method]}, which the role Azure AI Owner has: the right to "
+            "train does not include it."
         )
     return AuthenticationError(
         f"Azure did not let you {what}: {text}",

@@ -236,7 +236,7 @@ class Management:
     def _pages(self, path: str) -> Iterator[Any]:
         """Yield the entries of a list. Raises BackendError for a page beyond our address."""
         for _ in range(MOST_PAGES):
-            answer = self._ask("list the models", "GET", path)
+            answer = self._ask(azure_errors.LIST_MODELS, "GET", path)
             entries = answer.get("value")
             yield from entries if isinstance(entries, list) else []
             following = text_of(answer.get("nextLink"))
