@@ -169,7 +169,7 @@ def budget() -> Budget:
 
 @like(Gateway.costs)
 def costs(since: date | None = None, until: date | None = None) -> Ledger:
-    """Return what each job was expected to cost and what it did cost, from the store alone."""
+    """Return what each job was expected to cost and did cost, and what was spent without a job."""
     return _default().costs(since, until)
 
 

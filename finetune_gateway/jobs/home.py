@@ -150,8 +150,8 @@ class HomeJobs(ABC):
         return self._submitter.budget(time.time())
 
     def costs(self, since: date | None = None, until: date | None = None) -> Ledger:
-        """Return what each job was expected to cost and what it did cost, and what was spent
-        without a job, from the store alone.
+        """Return what each job was expected to cost and did cost, and what was spent without a job.
+        From the store alone.
 
         Arguments:
             since: The first day, in UTC; None is the first day of all.
