@@ -80,7 +80,8 @@ def days(inventory: Inventory) -> Sequence[tuple[str, int]]:
 def model_parts(one: FineTune) -> list[str]:
     """Return the state of the model, its checkpoints, and its last use where that is known."""
     if one.model is None:
-        return ["none yet"]
+        ended = one.job_status is not None and one.job_status.final
+        return ["the job names none" if ended else "none yet"]
     return [STATES[one.model_state], checkpoints_text(one), use_text(one)]
 
 

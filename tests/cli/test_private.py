@@ -73,6 +73,7 @@ CALLS = {
     "migrate fetch": [f"migrate fetch --all {NOWHERE}"],  # see below
     "migrate record": [f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}"],
     "models add": [f"models add ft:m:o::i {NOWHERE}"],
+    "deploy": ["deploy latest"],
     "rm": ["rm latest --yes"],
     "prune": ["prune --older-than 0d --yes"],
 }
@@ -81,6 +82,7 @@ FIRST_ACTS = ("validate", "preview", "estimate", "prices", "config", "submit")
 ENDS = {
     "resume latest --yes": 2,
     "settle latest --not-created": 2,
+    "deploy latest": 2,
     f"migrate list {NOWHERE}": 5,
     f"migrate fetch --all {NOWHERE}": 5,
     f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}": 4,  # there is a budget, no price
