@@ -13,6 +13,7 @@ from finetune_gateway.cli.options import (
     HostName,
     Json,
     KeyName,
+    KeyNames,
     Quiet,
     key_backends,
 )
@@ -35,6 +36,7 @@ def add(
     profile: HostName = None,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
+    key_env: KeyNames = None,
     allow_http: AllowHttp = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -44,17 +46,18 @@ def add(
     if that was fetched ('ftg migrate fetch') and all rows have the same one. 'ftg chat MODEL'
     finds it then, and 'ftg models' lists it; 'ftg rm MODEL' removes it here.
 
-    It is asked "Hello." once, for at most 32 tokens, and called ready when it has answered. One
-    that is there and does not answer is added all the same, and said not to be ready (exit code 1).
-    Add it again to ask again, or after a fetch.
+    With several keys (--key-env) the first that has it is kept. It is asked "Hello." once, for at
+    most 32 tokens, and called ready when it has answered. One that is there and does not answer is
+    added all the same, and said not to be ready (exit code 1). Add it again to ask again, or after
+    a fetch.
 
     Examples:
       ftg models add ft:gpt-4.1-mini-2025-04-14:acme::AbC1
       ftg models add ft:gpt-4o-2024-08-06:acme::AbC1:ckpt-step-20 --backend openai
     """
-    backend = key_backends(profile, base_url, api_key_env, None, allow_http)[0]
+    backends = key_backends(profile, base_url, api_key_env, key_env, allow_http)
     with working(f"asking {model}", quiet=quiet or json):
-        handle = migration.add_model(model, backend)
+        handle = migration.add_model(model, backends)
     if json:
         print_json(added_document(handle))
     else:

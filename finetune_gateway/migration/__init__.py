@@ -96,7 +96,7 @@ def fetch(
 
 def add_model(
     model: str,
-    backend: str | Backend = "openai",
+    backends: str | Backend | Sequence[str | Backend] = "openai",
     *,
     home: str | os.PathLike[str] | None = None,
 ) -> ModelHandle:
@@ -107,7 +107,7 @@ def add_model(
 
     Arguments:
         model: Its id at the host: ``ft:...`` or ``ft:...:ckpt-step-20``.
-        backend: The host by name, or an OpenAIBackend.
+        backends: A host by name, or an OpenAIBackend for each key: the first that has it is kept.
         home: Where it is kept, by default FTG_HOME.
 
     Raises NotFoundError for a model that is not there, AuthenticationError for a key that is
@@ -115,7 +115,7 @@ def add_model(
     """
     from finetune_gateway.migration import adding
 
-    return adding.add_model(model, backend, home)
+    return adding.add_model(model, backends, home)
 
 
 def remove(name: str, *, home: str | os.PathLike[str] | None = None) -> list[Forgotten]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,15 +33,45 @@ Models = dict[str, wire.Json]
 
 
 def add_model(
-    model: str, backend: str | Backend, home: str | os.PathLike[str] | None
+    model: str,
+    backends: str | Backend | Sequence[str | Backend],
+    home: str | os.PathLike[str] | None,
 ) -> ModelHandle:
     """Add a fine-tune. See ``migration.add_model``."""
     settings = Settings.load(home).create()
-    host = hosts_of(backend, settings)[0]
+    hosts = hosts_of(backends, settings)
     if not model.strip() or len(model) > LONGEST_ID or visible(model) != model:
         raise SpecError(f"{shown(model)} is no id of a model.", hint="Like: ft:BASE:ORG::ID")
+    missing: GatewayError | None = None
+    for host, models, whole in _by_sight(model, hosts, settings):
+        try:
+            return _add(model, host, models, whole, settings)
+        except NotFoundError as exc:
+            missing = missing or exc
+    assert missing is not None  # there is a host, or _by_sight has raised
+    raise missing
+
+
+def _by_sight(
+    model: str, hosts: Sequence[OpenAIBackend], settings: Settings
+) -> list[tuple[OpenAIBackend, Models, bool]]:
+    """Return the hosts with the models that their keys see, those first that list this one. Raises
+    BackendError if no key can be used at all."""
+    usable, errors = [], []
+    for host in hosts:
+        try:
+            usable.append((host, *_models(Key(host, settings))))
+        except BackendError as exc:
+            errors.append(exc)
+    if not usable:
+        raise errors[0]
+    return sorted(usable, key=lambda one: _tuned(model) not in one[1])
+
+
+def _add(
+    model: str, host: OpenAIBackend, models: Models, whole: bool, settings: Settings
+) -> ModelHandle:
     manifest = _fetched(settings, host, model)
-    models, whole = _models(Key(host, settings))
     handle = _handle(model, host, manifest, models, settings)
     handle.attach(host)
     _probe(handle, host, models if whole else None)

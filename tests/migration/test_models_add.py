@@ -104,6 +104,23 @@ def test_one_that_is_not_there_is_refused(provider: Provider, tune: dict[str, An
         migration.add_model(model, host(provider))
 
 
+def test_of_several_keys_the_one_that_has_it_is_kept(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked first where it is listed; a variable that is not set is passed over."""
+    provider.keys["sk-shop-0123456789"] = "main proj_shop"
+    monkeypatch.setenv("SHOP_PASS", "sk-shop-0123456789")
+    model = provider.world.add_fine_tune(account="main proj_shop")["fine_tuned_model"]
+    hosts = [
+        OpenAIBackend(base_url=provider.url, api_key_env=name)
+        for name in ("NO_PASS", "MAIN_PASS", "SHOP_PASS")
+    ]
+    added = migration.add_model(model, hosts)
+    assert added.ready and added.api_key_env == "SHOP_PASS" and chats(provider) == 1
+    with pytest.raises(NotFoundError):
+        migration.add_model(f"{model}!", hosts)
+
+
 def test_a_cold_model_is_asked_twice(provider: Provider, tune: dict[str, Any]) -> None:
     """Before it is believed not to answer; where it is listed, it is added all the same."""
     model = tune["fine_tuned_model"]
