@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ SCOPES = {
     "models": "api.model.read",
     "files": "api.files.read",
 }
+
+
+@cache
+def table(name: str) -> JSON:
+    return tomllib.loads((TABLES / name).read_text("utf-8"))
 
 
 class State:
@@ -135,7 +141,7 @@ def shutdown(state: State, job: JSON) -> tuple[str | None, str | None]:
     listed = job["model"] not in state.stored["retired"]
     if listed and state.who("models") and dates.get(job["model"]):
         return dates[job["model"]], "base"
-    rows = tomllib.loads((TABLES / "profiles.toml").read_text("utf-8"))["openai"]["models"]
+    rows = table("profiles.toml")["openai"]["models"]
     day = next((row.get("retires_on") for row in rows if row["model"] == job["model"]), None)
     return (str(day), "base") if day else (None, None)
 
@@ -160,13 +166,15 @@ def file_of(state: State, job: JSON, file_id: str | None) -> JSON | None:
         assert file is not None
         name, size = file["filename"], file["bytes"]
         return {"id": file_id, "state": {"there"}, "name": name, "bytes": size}
-    if not state.who("files"):
+    others = {job["training_file"], job["validation_file"], *job["result_files"]} - {file_id}
+    known = any(one and state.lists_file(key, one) for key in state.accounts for one in others)
+    assert not (known and file and file["account"] == job["account"]), "a file that is there"
+    if known:
+        words = {"gone"}
+    elif any(state.may(key, "files") for key in state.seen_by(job)):
+        words = {"not_visible"}
+    else:  # those who see the job may not list files
         words = {"refused"}
-    else:
-        others = {job["training_file"], job["validation_file"], *job["result_files"]} - {file_id}
-        known = any(one and state.lists_file(key, one) for key in state.accounts for one in others)
-        words = {"gone"} if known else {"not_visible"}
-        assert not (known and file and file["account"] == job["account"]), "a file that is there"
     return {"id": file_id, "state": words, "name": None, "bytes": None}
 
 
@@ -174,7 +182,7 @@ def cost(job: JSON) -> Decimal | None:
     """Return trained tokens x the price of the base; None where either is not known."""
     if not job["trained_tokens"] or kind(job) == "reinforcement":
         return None
-    rows = tomllib.loads((TABLES / "prices.toml").read_text("utf-8"))["price"]
+    rows = table("prices.toml")["price"]
     price = next(
         row["usd"]["train_mtok"]
         for row in rows

@@ -56,10 +56,12 @@ def fine_tune(seen: Seen, keys: Sequence[Key], settings: Settings, today: date) 
         shutdown_source=source,
         days_left=(day - today).days if day else None,
         checkpoints=checkpoints(seen),
-        training_file=_file(job.get("training_file"), job, keys),
-        validation_file=_file(job.get("validation_file"), job, keys),
+        training_file=_file(job.get("training_file"), seen, keys),
+        validation_file=_file(job.get("validation_file"), seen, keys),
         result_files=tuple(
-            file for one in wire.list_of(job.get("result_files")) if (file := _file(one, job, keys))
+            file
+            for one in wire.list_of(job.get("result_files"))
+            if (file := _file(one, seen, keys))
         ),
         hyperparameters=hyperparameters(job),
         suffix=wire.text_of(job.get("user_provided_suffix")),
@@ -144,25 +146,30 @@ def checkpoints(seen: Seen) -> tuple[TunedCheckpoint, ...] | None:
     )
 
 
-def _file(given: object, job: wire.Json, keys: Sequence[Key]) -> RemoteFile | None:
+def _file(given: object, seen: Seen, keys: Sequence[Key]) -> RemoteFile | None:
     file_id = wire.text_of(given)
     if file_id is None:
         return None
     row = next((key.files[file_id] for key in keys if key.files and file_id in key.files), None)
     if row is None:
-        return RemoteFile(id=file_id, state=_absent(file_id, job, keys))
+        return RemoteFile(id=file_id, state=_absent(file_id, seen, keys))
     name, size = wire.text_of(row.get("filename")), whole(row.get("bytes"))
     return RemoteFile(id=file_id, state="there", name=name, bytes=size)
 
 
-def _absent(file_id: str, job: wire.Json, keys: Sequence[Key]) -> FileState:
+def _absent(file_id: str, seen: Seen, keys: Sequence[Key]) -> FileState:
     """Return what is known of a file that no list shows. Files belong to a project, and a key
     cannot be asked for its own: one that sees another file of the job is of the right one."""
-    whole_lists = [key.files for key in keys if key.files is not None and "files" not in key.cut]
-    if not whole_lists:
-        return "refused" if any("files" in key.refused for key in keys) else "unknown"
-    others = {one for one in _files_of(job) if one != file_id}
-    return "gone" if any(others & listed.keys() for listed in whole_lists) else "not_visible"
+    others = {one for one in _files_of(seen.job) if one != file_id}
+    if any(others & listed.keys() for listed in _whole_lists(keys)):
+        return "gone"
+    if _whole_lists(seen.keys):
+        return "not_visible"
+    return "refused" if any("files" in key.refused for key in seen.keys) else "unknown"
+
+
+def _whole_lists(keys: Sequence[Key]) -> list[dict[str, wire.Json]]:
+    return [key.files for key in keys if key.files is not None and "files" not in key.cut]
 
 
 def _files_of(job: wire.Json) -> Iterator[str]:

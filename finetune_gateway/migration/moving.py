@@ -98,7 +98,9 @@ def _fetched(name: str, settings: Settings) -> Source | None:
         path = fetched.path_of(settings, manifest, piece) if piece else None
         if path is None:
             continue
-        job = wire.object_of(json.loads(path.read_text("utf-8")))
+        job = _read_job(path)
+        if job is None:
+            continue
         host = OpenAIBackend(base_url=manifest.base_url, profile=manifest.profile)
         seen = Seen(job=job, keys=[Key(host)])
         one = facts.fine_tune(seen, seen.keys, settings, clock.today())
@@ -107,6 +109,14 @@ def _fetched(name: str, settings: Settings) -> Source | None:
         one = one.model_copy(update={"keys": manifest.keys})
         return Source(one, train or _expected(settings, one), held_out, train is not None)
     return None
+
+
+def _read_job(path: Path) -> wire.Json | None:
+    """Return a job as it was fetched; None for what a power cut has damaged."""
+    try:
+        return wire.object_of(json.loads(path.read_text("utf-8"))) or None
+    except (OSError, ValueError):
+        return None
 
 
 def _piece(settings: Settings, manifest: Manifest, kind: Any) -> Path | None:
@@ -318,7 +328,9 @@ def _with_figures(
             spec = TrainingSpec.build(model=place.model, method=method, **carrying.options(carried))
         except SpecError as exc:
             return place.model_copy(update={"refused": exc.message})
-        update = _estimated(source, backend, spec, settings)
+        update = _estimated(source, backend, spec, settings, today)
+        if "refused" in update:
+            return place.model_copy(update=update)
     else:
         update = _from_tokens(place, source, settings)
     url = backend.options().get("base_url")
@@ -333,9 +345,9 @@ def _with_figures(
 
 
 def _estimated(
-    source: Source, backend: Backend, spec: TrainingSpec, settings: Settings
+    source: Source, backend: Backend, spec: TrainingSpec, settings: Settings, today: date
 ) -> dict[str, Any]:
-    """Return the figures of an estimate for the fetched file, or what is wrong with it there."""
+    """Return the figures of an estimate for the fetched file, or why a submit would refuse it."""
     files = planning.Files.open(source.train or "", source.validation, settings.spool)
     [option] = planning.side_by_side([(backend, spec)], _as_given, files)
     estimate = option.estimate
@@ -343,7 +355,10 @@ def _estimated(
         error = option.error or GatewayError("There is no estimate.")
         if isinstance(error, NotFoundError | BackendError):  # of a hub that cannot be asked now
             return {"unknown": (f"{error.message} {error.hint}".strip(),)}
-        return {"unknown": (f"The figures: {error.message} {error.hint}".strip(),)}
+        return {"refused": f"{error.message} {error.hint}".strip()}
+    if estimate.refused:
+        reasons = [f"{why} (--allow-{name} starts it)" for name, why in estimate.refused.items()]
+        return {"refused": " ".join(reasons), "fits": estimate.fits}
     cost, price = estimate.cost_usd, next(iter(estimate.prices), None)
     known = f"{price.usd} USD, {price.dated}, {price.source}" if price else ""
     profile = getattr(backend, "profile", None)
@@ -355,8 +370,17 @@ def _estimated(
         "fits": estimate.fits,
         "data": _data(profile, estimate),
         "unknown": tuple(estimate.unknown),
-        "notes": tuple(estimate.warnings),
+        "notes": _notes(estimate, profile, today),
     }
+
+
+def _notes(estimate: Estimate, profile: Profile | None, today: date) -> tuple[str, ...]:
+    """Return the warnings of an estimate without those that the place's own dates say."""
+    if profile is None:
+        return tuple(estimate.warnings)
+    only = profile.life_cycle(estimate.model).only_for(today)
+    said = {*profile.date_warnings(estimate.model, today), f"Only {only} can create jobs."}
+    return tuple(text for text in estimate.warnings if text not in said)
 
 
 def _as_given(backend: str | Backend) -> Backend:

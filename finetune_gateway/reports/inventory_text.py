@@ -70,8 +70,12 @@ def inventory_csv(inventory: Inventory) -> str:
     writer = csv.DictWriter(target, list(_row(_EMPTY)), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: csv_cell(value) for name, value in row.items()})
+        writer.writerow({name: csv_cell(_plain(value)) for name, value in row.items()})
     return target.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) else value
 
 
 def _row(one: FineTune) -> dict[str, Any]:

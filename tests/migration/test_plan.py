@@ -118,6 +118,10 @@ def test_what_cannot_be_is_said(
     plan = planned(provider, job["fine_tuned_model"])
     assert all(place.command is None for place in plan.places)
     assert "gone" in str(at(plan, "local").refused)
+    few = made(provider, rows=6)["id"]
+    migration.fetch(few, host(provider))
+    place = at(planned(provider, few), "azure")
+    assert "at least 10" in str(place.refused) and place.command is None
     monkeypatch.setenv("FTG_TODAY", "2028-01-01")
     assert "shut down" in str(at(planned(provider, made(provider)["id"]), "azure").refused)
     with pytest.raises(NotFoundError, match="seen by these keys"):
