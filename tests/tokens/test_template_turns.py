@@ -354,7 +354,7 @@ def test_a_fork_does_not_wait_for_a_thread_of_its_parent() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
 def test_a_template_has_no_keys_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process is told where Python is, and little else."""
+    """Its process learns where Python is, and little else."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
     process = TemplateProcess("{{ messages[0].content }}")
     assert process._process is not None
