@@ -38,9 +38,10 @@ from finetune_gateway.evaluation import batches, planning, recorder
 backend = OpenAIBackend(base_url=sys.argv[1], api_key=os.environ["CHAOS_KEY"], profile="openai",
                         request_timeout=2.0, poll_seconds=0.05, settle_seconds=0.6)
 batch = "batch" in sys.argv
+limit = next((word[6:] for word in sys.argv if word.startswith("limit=")), None)
 print("ready", flush=True)
 done = evaluation.record(sys.argv[2], sys.argv[3], backend=backend, name="k", batch=batch,
-                         wait=batch)
+                         wait=batch, max_cost_usd=limit)
 print(json.dumps({"again": done.run.again, "answers": done.run.answers}))
 """
 
@@ -156,6 +157,26 @@ def test_killed_twenty_times_under_faults(home: Path, tmp_path: Path) -> None:
     kinds = "busy=.05,error_after=.05,cut=.05,slow=.05,reset_after=.05,refuse=.05"
     words = ("--chaos", kinds, "--chaos-on", "POST /chat/completions", "--fault-seconds", "0.05")
     storm(home, tmp_path, 300, 20, 3, *words)
+
+
+@pytest.mark.chaos
+def test_a_limit_holds_over_twenty_kills(home: Path, tmp_path: Path) -> None:
+    """What was in flight counts at its most: all runs together never pass the limit."""
+    file, limit = file_of(tmp_path, 400), 3
+    with ProviderProcess(tmp_path, "--fine-tunes", "1", "--set", f"latency={LATENCY}") as p:
+        model = model_of(p)
+        for _ in range(20):
+            due = p.posts(CHATS) + 8
+            process = start(RECORD, p.url, model, file, f"limit={limit}")
+            ready(process)
+            until(lambda: p.posts(CHATS) >= due or process.poll() is not None)  # noqa: B023
+            kill(process)
+        until(p.idle)
+        evaluation.settle("k")
+        report = p.report()
+    spent = Gateway().budget().spent_usd
+    print(f"limit {limit}, counted {spent}, charged {charged(report)}, posts {report['posts']}")
+    assert 0 < charged(report) <= spent <= Decimal(str(limit))
 
 
 # -- batches -------------------------------------------------------------------------------------

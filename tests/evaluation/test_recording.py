@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from support.provider import Fault, Provider
 from support.recordings import CHAT, TOOL, asked, recorded, rows, spent, tuned, wide
 
 from finetune_gateway import BackendError, BudgetError, DataError, Gateway, NotFoundError, SpecError
+from finetune_gateway.backends.openai import async_chat
 from finetune_gateway.errors import PrivateDataError, StoreError
-from finetune_gateway.evaluation import Recording, asking
+from finetune_gateway.evaluation import Recording, asking, journal
 from finetune_gateway.evaluation.journal import Journal, read_lines
 from finetune_gateway.evaluation.planning import RecordPlan
 from finetune_gateway.evaluation.prompts import drawn, prompt_of
@@ -179,6 +181,44 @@ def test_what_was_in_flight_is_asked_again_and_counted(home: Path) -> None:
         assert again.run is not None and (again.run.again, again.run.answers) == (3, 3)
         assert asked(provider) == {1: 3}
     assert len([*again.answers()]) == 6
+
+
+def test_each_request_is_on_the_disk_before_it_is_sent(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written, and synced."""
+    synced: dict[str, int] = {}
+    real_sync, real_ask = journal._sync, async_chat.Session.ask
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced[name] = len(os.pread(descriptor, 10**6, 0).splitlines())
+
+    async def ask(session: async_chat.Session, body: Any) -> async_chat.Answer:
+        lines = [*read_lines(home / "recordings" / "a" / "requests.jsonl")]
+        prompt = prompt_of({"messages": body["messages"]}, 1)
+        assert prompt is not None
+        at = next(n for n, line in enumerate(lines, 1) if line["id"] == f"{prompt.id[:32]}-0")
+        assert synced["requests.jsonl"] >= at
+        return await real_ask(session, body)
+
+    monkeypatch.setattr(journal, "_sync", sync)
+    monkeypatch.setattr(async_chat.Session, "ask", ask)
+    with Provider() as provider:
+        done = recorded(provider, rows(12), name="a")
+    assert done.run is not None and done.run.answers == 12
+
+
+def test_it_records_in_a_loop_that_runs_already(home: Path) -> None:
+    """As in a notebook."""
+
+    async def cell(provider: Provider) -> Recording:
+        return recorded(provider, rows(3), name="a")
+
+    with Provider() as provider:
+        done = asyncio.run(cell(provider))
+    assert done.run is not None and done.run.answers == 3
 
 
 def test_rows_that_were_changed_are_no_recording(home: Path) -> None:
