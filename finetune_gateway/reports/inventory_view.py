@@ -4,7 +4,6 @@ said to be so."""
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date
 
@@ -69,12 +68,6 @@ def stops_by(one: FineTune) -> str:
         return ""
     whose = "its own date" if one.shutdown_from == "model" else "the date of its base"
     return f"{whose}, by {visible(one.shutdown_source)}"
-
-
-def days(inventory: Inventory) -> Sequence[tuple[str, int]]:
-    """Return how many fine-tunes stop on which day, first lost first."""
-    counts = Counter(stops(one.shutdown_date, one.days_left) for one in inventory.fine_tunes)
-    return [*counts.items()]
 
 
 def model_parts(one: FineTune) -> list[str]:

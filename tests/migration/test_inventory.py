@@ -224,6 +224,47 @@ def test_azure_and_hosts_without_lists(provider: Provider, home: Path) -> None:
         assert one.training_file and one.training_file.state == "refused"
 
 
+ODD: tuple[Any, ...] = (
+    None,
+    7,
+    -1,
+    1e300,
+    True,
+    "",
+    "x\x1b[2J",
+    [],
+    ["a", None, 3],
+    {},
+    {"type": 3},
+)
+FIELDS = (
+    *("id", "model", "fine_tuned_model", "method", "hyperparameters", "training_file", "seed"),
+    *("result_files", "created_at", "finished_at", "status", "trained_tokens", "error"),
+    "user_provided_suffix",
+)
+
+
+def test_values_that_nobody_expects_are_not_known(provider: Provider, ftg: Ftg) -> None:
+    """Whatever a host sends in any field, the rest is listed, and nothing steers the terminal."""
+    good = provider.world.add_fine_tune()
+    jobs = [{**good, "id": f"ftjob-{n}-{f}", f: odd} for f in FIELDS for n, odd in enumerate(ODD)]
+    rows = [{"id": good["fine_tuned_model"], "shutdown_date": odd} for odd in (*ODD, "soon")]
+    rows += [{"id": odd, "deprecation": odd} for odd in ODD]
+    files = [{"id": good["training_file"], "bytes": odd, "filename": odd} for odd in ODD]
+    for form in ("table", "csv", "json"):
+        for endpoint, items in (
+            ("GET /fine_tuning/jobs", [*jobs, None, 7]),
+            ("GET /models", [*rows, "x"]),
+            ("GET /files", [*files, []]),
+        ):
+            page = {"object": "list", "data": items, "has_more": False}
+            provider.fault(endpoint, "body", body=page)
+        done = ftg(*lines(provider)[:-2], "--no-checkpoints", "--format", form)
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout and "Traceback" not in done.stderr
+        assert done.stdout.count("ftjob-") > 100
+
+
 def test_nothing_to_list_is_said_and_wrong_calls_are_errors(
     provider: Provider, home: Path, monkeypatch: pytest.MonkeyPatch, ftg: Ftg
 ) -> None:
