@@ -207,7 +207,7 @@ class _Run:
                 else:
                     self.silent = 0
                     await self.log.answered(question, attempt, answer)
-                    self._rest(answer.pause, "its headers say that nothing is left of a limit")
+                    self._pause(answer)
                     return
             wait = self._wait_after(error, question, attempt, waited, began)
             await self.log.failed(question, attempt, error, again=wait is not None)
@@ -215,6 +215,12 @@ class _Run:
                 return
             waited += wait
             await asyncio.sleep(wait)
+
+    def _pause(self, answer: Answer) -> None:
+        """Let the host rest if its headers ask for it; one that asks for more than our patience is
+        asked all the same, and refuses what it will."""
+        if answer.pause <= self.patience:
+            self._rest(answer.pause, "its headers say that nothing is left of a limit")
 
     def _wait_after(
         self, error: BackendError, question: Question, attempt: int, waited: float, began: float

@@ -36,6 +36,9 @@ STREAM_SECONDS = 3600.0
 WRITTEN = 16_384  # bytes at a time, so that the clock is looked at while a request is sent
 
 PACKED = b"content-encoding"
+# Whatever a host's header says: JSON is in UTF-8, and Python has encodings that raise errors of
+# their own (undefined, hex).
+ENCODING = "utf-8"
 
 
 class Endless(httpx2.ReadError):
@@ -92,6 +95,7 @@ class Client(httpx2.Client):
             stream=_Body(answer, clock),
             extensions=answer.extensions,
         )
+        unpacked.encoding = ENCODING
         if not stream:
             unpacked.read()
         return unpacked
@@ -121,13 +125,15 @@ class AsyncClient(httpx2.AsyncClient):
                     await answer.aclose()
         except TimeoutError:
             raise Endless(duration(seconds)) from None
-        return httpx2.Response(
+        unpacked = httpx2.Response(
             answer.status_code,
             headers=[pair for pair in answer.headers.raw if pair[0].lower() != PACKED],
             request=request,
             content=body,
             extensions=answer.extensions,
         )
+        unpacked.encoding = ENCODING
+        return unpacked
 
 
 async def _body(answer: httpx2.Response) -> bytes:
