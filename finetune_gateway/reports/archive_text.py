@@ -90,7 +90,7 @@ def not_saved_text(archive: Archive) -> str:
         left = format_count(archive.left, "fine-tune")
         lines.append(f"Stopped with {left} to go: {archive.stopped} Run it again to go on.")
     if not archive.whole_list:
-        lines.append("The host did not list all of its jobs: run it again, or name a job.")
+        lines.append("A list of jobs was not read to its end, so some may be missing.")
     return "\n".join(wrap_text(line, "  ", "") for line in lines)
 
 

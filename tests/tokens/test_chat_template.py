@@ -92,8 +92,8 @@ def test_a_turn_of_weight_zero_is_read_but_not_trained(template: ChatTemplate) -
 
 
 def test_train_on_last_assistant_and_all(template: ChatTemplate) -> None:
-    """``last_assistant`` keeps the last answer; ``all`` keeps the questions too, but for the first
-    token: nothing comes before it, so it has no loss."""
+    """``last_assistant`` keeps the last answer; ``all`` keeps the questions too, except for
+    the first token: nothing comes before it, so it has no loss."""
     row = turns(("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "two"))
     assert trained_text(template, row, train_on="last_assistant") == "two<|im_end|>"
     encoded = encode(template, row, train_on="all")
