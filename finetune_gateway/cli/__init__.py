@@ -143,7 +143,8 @@ def family_help(first: str) -> str:
     """Return what ``ftg migrate --help`` prints: the commands that begin with this word."""
     lines = [f"Usage: ftg {first} COMMAND [OPTIONS]", "", FAMILIES[first], "", "Commands:"]
     names = [f"{first} {word}" for word in second_words(first)]
-    lines += [f"  {name:<14} {COMMANDS[name][1]}" for name in names]
+    width = max(map(len, names))
+    lines += [f"  {name:<{width}}  {COMMANDS[name][1]}" for name in names]
     lines += ["", f"Options of one: ftg {names[0]} --help", GLOBAL_OPTIONS]
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,13 +22,21 @@ from finetune_gateway.cli.options import (
     write_page,
 )
 from finetune_gateway.errors import SpecError
+from finetune_gateway.reports.inventory_table import table_text
 from finetune_gateway.reports.inventory_text import inventory_csv, inventory_text, totals_text
 from finetune_gateway.reports.output import print_json, print_message, print_result
+
+if TYPE_CHECKING:
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
 
 FORMATS = ("table", "csv", "json")
 
 
 def list_fine_tunes(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL...]", help="These alone; the last part of an id will do."),
+    ] = None,
     profile: HostName = None,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
@@ -39,11 +47,16 @@ def list_fine_tunes(
     ] = None,
     allow_http: AllowHttp = False,
     checkpoints: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--checkpoints/--no-checkpoints", help="Ask for checkpoints, a request each (default)."
+            "--checkpoints/--no-checkpoints",
+            help="Ask for checkpoints, a request each; by default where they are shown.",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="All that is known of each, in place of a table.")
+    ] = False,
     all_: Annotated[
         bool, typer.Option("--all", "-a", help="Jobs that ended without a model, too.")
     ] = False,
@@ -58,16 +71,16 @@ def list_fine_tunes(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the models.")] = False,
 ) -> None:
     """List the fine-tunes that your keys see at a host, the one that is lost first at the top:
-    until when it answers, whether its model, checkpoints and files are there, how it was trained,
-    and what it cost.
+    until when it answers, whether its model and files are there, what it cost. With MODEL, or
+    --explain, also checkpoints, settings, tokens and the names of files.
 
     A key sees its own project. With several keys of a host (--key-env) each fine-tune is listed
     once, with the keys that see it. What a key may not see is named, and the rest is listed. Each
-    key is asked for its jobs, models and files, and each fine-tune for its checkpoints; nothing is
-    changed or spent.
+    key is asked for its jobs, models and files; nothing is changed or spent.
 
     Examples:
       ftg migrate list
+      ftg migrate list 9fKq1abC
       ftg migrate list --key-env SHOP_KEY --key-env HELP_KEY --html list.html
       ftg migrate list --profile azure --base-url URL
       ftg migrate list --format csv > fine-tunes.csv
@@ -77,10 +90,13 @@ def list_fine_tunes(
     refuse_foreign_page(html, force)
     backends = key_backends(profile, base_url, api_key_env, key_env, allow_http)
     admins = key_backends(profile, base_url, admin_key_env, None, allow_http)
+    # The table and the ids show no checkpoints: no reason to ask for those of 300 fine-tunes.
+    as_table = not (json or html or explain or models) and form == "table"
     inventory = migration.list_fine_tunes(
         backends,
+        models or None,
         admin=admins[0] if admin_key_env else None,
-        checkpoints=checkpoints,
+        checkpoints=not as_table if checkpoints is None else checkpoints,
         every=all_,
         on_progress=lambda text: print_message(text, quiet=quiet or json),
     )
@@ -96,5 +112,12 @@ def list_fine_tunes(
     elif quiet:
         print_result("\n".join(one.name for one in inventory.fine_tunes))
     else:
-        print_result(inventory_text(inventory))
-    print_message(totals_text(inventory), quiet=quiet or json)
+        print_result(table_text(inventory) if as_table else inventory_text(inventory))
+    print_message(totals_text(inventory, _host(backends)), quiet=quiet or json)
+
+
+def _host(backends: list[OpenAIBackend]) -> str:
+    # Imported here: the SDK of hosted backends is needed first, and not for --help.
+    from finetune_gateway.migration.listing import options_of
+
+    return "".join(f" {word}" for word in options_of(backends))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 def list_fine_tunes(
     backends: str | Backend | Sequence[str | Backend] = "openai",
+    models: str | Iterable[str] | None = None,
     *,
     admin: Backend | None = None,
     checkpoints: bool = True,
@@ -41,6 +42,7 @@ def list_fine_tunes(
 
     Arguments:
         backends: A host by name, or an OpenAIBackend for each key of one host.
+        models: These alone: ids of models, of jobs, or the last part of one. By default all.
         admin: The same host with an admin key: what was really paid, and the last use.
         checkpoints: False asks for none, which saves a request for each fine-tune.
         every: Jobs that failed or were cancelled without a model, too.
@@ -49,12 +51,13 @@ def list_fine_tunes(
 
     Raises SpecError for a backend that is no host of OpenAI's contract and for several hosts,
     AuthenticationError for a key that is not set, BackendError if no key was shown any job or
-    model.
+    model, NotFoundError for one of ``models`` that none of them sees.
     """
     from finetune_gateway.migration import listing
 
     return listing.list_fine_tunes(
         backends,
+        models=models,
         admin=admin,
         checkpoints=checkpoints,
         every=every,

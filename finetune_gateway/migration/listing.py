@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from functools import partial
 from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
+from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.backends.openai.inventory import RequestCount
 from finetune_gateway.errors import SpecError
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.migration import asking, facts, spending
+from finetune_gateway.migration import asking, facts, names, spending
+from finetune_gateway.migration.asking import Seen
 from finetune_gateway.migration.inventory import FineTune, Inventory
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
 
 LOST = ("retired", "deleted")
+OurJobs = dict[tuple[str | None, str | None], JobRecord]
 
 
 def list_fine_tunes(
     backends: str | Backend | Sequence[str | Backend],
     *,
     admin: Backend | None,
+    models: str | Iterable[str] | None = None,
     checkpoints: bool,
     every: bool,
     home: str | os.PathLike[str] | None,
@@ -42,12 +46,16 @@ def list_fine_tunes(
     asked = RequestCount()
     keys = asking.read_lists(hosts, asked)
     seen = asking.merged(keys)
-    kept = [one for one in seen if every or not one.has_no_model]
+    ours = _our_jobs(settings)
+    if models is None:
+        kept = [one for one in seen if every or not one.has_no_model]
+    else:
+        kept = _chosen(seen, [models] if isinstance(models, str) else models, ours)
     on_progress(f"{len(kept)} found; looking at each.")
     asking.look_closer(kept, asked, checkpoints=checkpoints)
     today = clock.today()
     found = [facts.fine_tune(one, keys, settings, today) for one in kept]
-    found, views = _with_our_jobs(found, settings), [key.view() for key in keys]
+    found, views = [_ours(one, ours) for one in found], [key.view() for key in keys]
     for one in admins:
         found, view = spending.with_spending(found, one, asked)
         views.append(view)
@@ -55,7 +63,7 @@ def list_fine_tunes(
         fine_tunes=tuple(sorted(found, key=partial(_urgency, never=date.max))),
         keys=tuple(views),
         as_of=time.time(),
-        without_model=len(seen) - len(kept),
+        without_model=len(seen) - len(kept) if models is None else 0,
         requests=asked.requests,
     )
 
@@ -85,20 +93,48 @@ def hosts_of(
     return hosts
 
 
-def _with_our_jobs(found: Sequence[FineTune], settings: Settings) -> list[FineTune]:
-    """Return the fine-tunes with the jobs of this home that made them, and what it has deleted."""
+def options_of(hosts: Sequence[OpenAIBackend]) -> tuple[str, ...]:
+    """Return the options of a command that name this host and these keys; none for OpenAI with its
+    own key."""
+    first, keys = hosts[0], [host.api_key_env for host in hosts]
+    profile = [] if first.profile_name == "openai" else ["--profile", first.profile_name]
+    elsewhere = first.base_url != first.profile.base_url
+    url = ["--base-url", first.base_url, "--profile", first.profile_name] if elsewhere else profile
+    named = elsewhere or keys != [first.profile.api_key_env]
+    return (*url, *(word for key in keys if named for word in ("--key-env", key)))
+
+
+def _chosen(seen: Sequence[Seen], models: Iterable[str], ours: OurJobs) -> list[Seen]:
+    """Return the fine-tunes with these names. Raises NotFoundError for one that is none's, and
+    SpecError for one that several have."""
+    chosen: dict[int, Seen] = {}
+    for name in models:
+        mine = {record.provider_id for record in ours.values() if record.id == name}
+        found = [one for one in seen if mine & {wire.usable_id(one.job)}]
+        one = found[0] if found else names.one_named(name, seen, _names)
+        chosen[id(one)] = one
+    return [*chosen.values()]
+
+
+def _names(seen: Seen) -> tuple[str | None, ...]:
+    return seen.model, wire.usable_id(seen.job)
+
+
+def _our_jobs(settings: Settings) -> OurJobs:
+    """Return the jobs of this home by their host and their id there."""
     if not settings.database.exists():
-        return [*found]
+        return {}
     store = Store(settings)
     try:
         records = store.select("provider_id IS NOT NULL", ())
     finally:
         store.close()
-    ours = {(one.host, one.provider_id): one for one in records}
-    return [_ours(one, ours.get((one.host, one.job_id))) for one in found]
+    return {(one.host, one.provider_id): one for one in records}
 
 
-def _ours(one: FineTune, record: JobRecord | None) -> FineTune:
+def _ours(one: FineTune, ours: OurJobs) -> FineTune:
+    """Return a fine-tune with the job of this home that made it, and whether it was deleted."""
+    record = ours.get((one.host, one.job_id))
     if record is None:
         return one
     deleted = record.removed and record.gone and one.model_state == "not_visible"

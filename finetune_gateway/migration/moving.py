@@ -143,21 +143,11 @@ def _at_host(
                 None if gone else _expected(settings, one),
                 _expected(settings, one, "validation") if held_out else None,
                 is_fetched=False,
-                where=_where(listing.hosts_of(backends, settings)),
+                where=listing.options_of(listing.hosts_of(backends, settings)),
             )
     raise NotFoundError(
         f"No fine-tune {name!r} is seen by these keys.", hint="Run: ftg migrate list"
     )
-
-
-def _where(hosts: Sequence[OpenAIBackend]) -> tuple[str, ...]:
-    """Return the options that name this host and these keys; none for OpenAI with its own key."""
-    first, keys = hosts[0], [host.api_key_env for host in hosts]
-    profile = [] if first.profile_name == "openai" else ["--profile", first.profile_name]
-    elsewhere = first.base_url != first.profile.base_url
-    url = ["--base-url", first.base_url, "--profile", first.profile_name] if elsewhere else profile
-    named = elsewhere or keys != [first.profile.api_key_env]
-    return (*url, *(word for key in keys if named for word in ("--key-env", key)))
 
 
 def _expected(settings: Settings, one: FineTune, name: str = "train") -> Path | None:

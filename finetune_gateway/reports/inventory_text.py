@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 from finetune_gateway.jobs.ledger import csv_cell
@@ -17,17 +16,10 @@ from finetune_gateway.text.cleaning import visible
 
 
 def inventory_text(inventory: Inventory) -> str:
-    """Return the fine-tunes, by the day on which they stop, each with what is known of it."""
-    lines = [wrap_text(f"{view.headline(inventory)}."), ""]
-    for text in view.shortfalls(inventory):
-        lines += [wrap_text(text, "  "), ""]
-    for (day, days), group in groupby(
-        inventory.fine_tunes, key=lambda one: (one.shutdown_date, one.days_left)
-    ):
-        found = [*group]
-        stops = view.stops(day, days)
-        head = f"{stops[:1].upper()}{stops[1:]}: {format_count(len(found), 'fine-tune')}"
-        lines += [apply_style(wrap_text(head), "bold")]
+    """Return the fine-tunes, by the day on which they stop, each with all that is known of it."""
+    lines = [wrap_text(f"{view.headline(inventory)}."), *view.shortfall_lines(inventory), ""]
+    for title, found in view.groups(inventory):
+        lines += [apply_style(wrap_text(title), "bold")]
         sources = dict.fromkeys(view.stops_by(one) for one in found)
         lines += [wrap_text(f"By {source}.", "  ") for source in sources if source]
         lines += [""] if any(sources) else []
@@ -53,10 +45,13 @@ def _joined(*texts: str) -> str:
     return ", ".join(text for text in texts if text)
 
 
-def totals_text(inventory: Inventory) -> str:
-    """Return what comes next, and how much was asked."""
+def totals_text(inventory: Inventory, host: str = "") -> str:
+    """Return what comes next, and how much was asked. ``host``: the options that name it and its
+    keys."""
     requests = format_count(inventory.requests, "request")
-    return f"{requests}. Save what can be saved: ftg migrate fetch --all; {PAGE}"
+    if not inventory.fine_tunes:
+        return f"{requests}. A key sees its own project: name those of others with --key-env."
+    return f"{requests}. Save what can be saved: ftg migrate fetch --all{host}; {PAGE}"
 
 
 # -- CSV ---------------------------------------------------------------------------------------

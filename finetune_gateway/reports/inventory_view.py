@@ -6,9 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import groupby
 
 from finetune_gateway.migration.inventory import FineTune, Inventory, KeyView, RemoteFile
-from finetune_gateway.reports.output import format_bytes, format_count, format_usd
+from finetune_gateway.reports.output import format_bytes, format_count, format_usd, wrap_text
 from finetune_gateway.text.cleaning import visible
 
 UNKNOWN = "not known"
@@ -50,7 +51,24 @@ def shortfalls(inventory: Inventory) -> Iterator[str]:
             yield f"The list of {what} of {key.variable} has an end missing: there may be more."
     if inventory.without_model:
         count = format_count(inventory.without_model, "job")
-        yield f"{count} ended without a model: left out."
+        yield f"{count} ended without a model: left out (--all)."
+
+
+def shortfall_lines(inventory: Inventory) -> Iterator[str]:
+    """Yield the same for a screen."""
+    return (wrap_text(text) for text in shortfalls(inventory))
+
+
+def groups(inventory: Inventory) -> Iterator[tuple[str, list[FineTune]]]:
+    """Yield the fine-tunes that stop on the same day, with a title; those deleted here apart."""
+    for (day, left, deleted), group in groupby(inventory.fine_tunes, key=_stops_with):
+        found = [*group]
+        text = "deleted" if deleted else stops(day, left)
+        yield f"{text[:1].upper()}{text[1:]}: {format_count(len(found), 'fine-tune')}", found
+
+
+def _stops_with(one: FineTune) -> tuple[date | None, int | None, bool]:
+    return one.shutdown_date, one.days_left, one.model_state == "deleted"
 
 
 def stops(day: date | None, days: int | None) -> str:

@@ -299,13 +299,13 @@ def listed(provider: Provider) -> list[dict[str, Any]]:
 def test_the_screen_in_every_form(
     provider: Provider, ftg: Ftg, listed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The table, JSON, CSV, the ids alone; what is not known is never a zero."""
-    table = ftg(*lines(provider))
+    """All that is known, JSON, CSV, the ids alone; what is not known is never a zero."""
+    table = ftg(*lines(provider, "--explain"))
     assert table.returncode == 0, table.stderr
     for text in (
         "12 fine-tunes, as A_KEY and B_KEY see them",
         "It lacks api.files.read",
-        "2 jobs ended without a model: left out.",
+        "2 jobs ended without a model: left out (--all).",
         "Stops on 2026-12-01, in 10 days: 1 fine-tune",
         "its own date, by the list of models",
         "deleted, or hidden from them",
@@ -336,6 +336,42 @@ def test_the_screen_in_every_form(
     ]
 
 
+def test_the_table_has_a_line_for_each(
+    provider: Provider, ftg: Ftg, listed: list[dict[str, Any]]
+) -> None:
+    """Without a question for each; what is gone, hidden, refused or not known is a word in it, and
+    never a zero. One by the last part of its id has all its facts."""
+    before = len(provider.requests)
+    done = ftg(*lines(provider))
+    assert done.returncode == 0, done.stderr
+    assert all("checkpoints" not in path for _, path, _ in provider.requests[before:])
+    table = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
+    told = json.loads(ftg(*lines(provider, "--json")).stdout)["fine_tunes"]
+    for one in told:
+        cells = table[one["model"] or one["job_id"]]
+        state = {"not_visible": "unseen"}.get(one["model_state"], one["model_state"])
+        assert (state if one["model"] else one["raw_status"]) in cells
+        assert ("unknown" in cells) is (one["cost"] is None or one["method"] is None)
+        files = [one["training_file"], one["validation_file"], *one["result_files"]]
+        for file in filter(None, files):
+            word = {"not_visible": "unseen"}.get(file["state"], file["state"])
+            assert word in cells or "of" in cells or word == "there", cells
+    assert "unseen: deleted, or hidden" in done.stdout and "It lacks api.files.read" in done.stdout
+    assert not re.search(r"\$0\.00\b", done.stdout)
+    assert "fetch --all --base-url" in done.stderr and "--key-env A_KEY" in done.stderr
+    one = next(one for one in told if one["model_state"] == "there")
+    end = one["model"].rpartition(":")[2]
+    named = ftg(*lines(provider, end))
+    assert one["model"] in named.stdout and "checkpoints besides" in named.stdout
+    assert "1 fine-tune," in named.stdout
+    failed = next(id_ for id_, job in provider.world.jobs.items() if job["status"] == "failed")
+    assert failed in ftg(*lines(provider, failed)).stdout
+    wrong = ftg(*lines(provider, one["model"][:-1] + "~"))
+    assert wrong.returncode == 102 and f"Did you mean {one['model']}" in wrong.stderr
+    several = ftg(*lines(provider, "x"))
+    assert several.returncode == 102 and "ftg migrate list" in several.stderr
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80])
 def test_no_line_is_wider_than_the_terminal(
     provider: Provider,
@@ -345,10 +381,13 @@ def test_no_line_is_wider_than_the_terminal(
 ) -> None:
     """Except for an id, which stands by itself."""
     monkeypatch.setenv("COLUMNS", str(columns))
-    done = at_terminal(monkeypatch, "", *lines(provider))
-    assert done.returncode == 0 and "in 10 days" in " ".join(done.stdout.split())
-    for line in (done.stdout + done.stderr).splitlines():
-        assert display_width(line) <= columns or len(line.split()) == 1, line
+    for more in ([], ["--explain"]):
+        done = at_terminal(monkeypatch, "", *lines(provider, *more))
+        assert done.returncode == 0 and "in 10 days" in " ".join(done.stdout.split())
+        for line in (done.stdout + done.stderr).splitlines():
+            assert display_width(line) <= columns or len(line.split()) == 1, line
+    ends = [one["fine_tuned_model"].rpartition(":")[2] for one in listed]
+    assert all(end in at_terminal(monkeypatch, "", *lines(provider)).stdout for end in ends[:2])
 
 
 def test_the_page(
