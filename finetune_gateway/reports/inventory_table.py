@@ -24,7 +24,7 @@ from finetune_gateway.text.cleaning import visible
 SHORTEST_NAME = 24  # columns; with less, each fine-tune has two lines
 GAP = "  "
 UNSEEN = "unseen"
-WIDEST_FILES = 16  # columns; more of them are counted
+WIDEST = 16  # columns of a cell; files that need more are counted
 CENT = Decimal("0.01")
 METHODS = {"reinforcement": "rft"}  # OpenAI's own abbreviation
 LEGEND = {
@@ -60,7 +60,7 @@ def _facts(inventory: Inventory) -> tuple[list[str], list[list[str]]]:
     head = ["method", "made", *(["used"] if used else []), "state", "files", "cost"]
     return head, [
         [
-            METHODS.get(one.method or "", one.method or "unknown"),
+            _cell(METHODS.get(one.method or "", one.method or "unknown")),
             _short(view.made(one)),
             *([_last_use(one)] if used else []),
             _state(one),
@@ -69,6 +69,11 @@ def _facts(inventory: Inventory) -> tuple[list[str], list[list[str]]]:
         ]
         for one in found
     ]
+
+
+def _cell(text: str) -> str:
+    """Return what a host says, as it fits."""
+    return elide(visible(text), WIDEST)
 
 
 def _short(text: str) -> str:
@@ -82,7 +87,7 @@ def _last_use(one: FineTune) -> str:
 def _state(one: FineTune) -> str:
     """Return the state of the model; of a job without one, its own."""
     if one.model is None:
-        return visible(one.raw_status or "unknown")
+        return _cell(one.raw_status or "unknown")
     return UNSEEN if one.model_state == "not_visible" else one.model_state
 
 
@@ -100,7 +105,7 @@ def _files(one: FineTune) -> str:
         return next(iter(by_state), "none")
     there = by_state.pop("there", [])
     text = ", ".join(f"{'+'.join(kept)} {state}" for state, kept in by_state.items())
-    if len(text) <= WIDEST_FILES:
+    if len(text) <= WIDEST:
         return text
     return f"{len(there)} of {len(there) + sum(map(len, by_state.values()))} there"
 
