@@ -13,6 +13,7 @@ from finetune_gateway.evaluation.asking import OnWait
 from finetune_gateway.evaluation.planning import RecordPlan, Request, plan
 from finetune_gateway.evaluation.recording import Recording
 from finetune_gateway.evaluation.subjects import Subject
+from finetune_gateway.evaluation.work import Work, writing
 from finetune_gateway.evaluation.writer import OnProgress
 from finetune_gateway.jobs.store import Store
 
@@ -67,10 +68,24 @@ def _ask(store: Store, planned: RecordPlan, how: How) -> Recording:
     work.subject.backend.remember()
     work.subject.backend.connect()
     if not planned.existing:
-        Recording.create(store.settings, work.recording.about, work.prompts)
+        _create(store, work)
     if work.batch:
         return _batch(store, planned, how)
     return recorder.run(store, work, how.at_once, how.on_progress, how.on_wait)
+
+
+def _create(store: Store, work: Work) -> None:
+    """Write down what is going to be asked. Raises SpecError if somebody else has taken the name
+    since it was planned: its rows are not replaced."""
+    with writing(store, work.recording):
+        title = work.recording.title
+        if Recording.find(store.settings, title) is not None:
+            raise SpecError(
+                f"{title} has been made meanwhile. Nothing was sent.",
+                hint="The same command again goes on with it, if it is the same; else give another "
+                "--name.",
+            )
+        Recording.create(store.settings, work.recording.about, work.prompts)
 
 
 def _batch(store: Store, planned: RecordPlan, how: How) -> Recording:
