@@ -193,15 +193,17 @@ def settle(
     the host first. Sends nothing.
 
     recorded:NAME settles what a recording that was killed has reserved, from the requests that it
-    wrote down; one without an answer counts at the most that it can cost.
+    wrote down; one without an answer counts at the most that it can cost. With --not-created also
+    its batches that the host has lost: their rows can then be asked anew.
 
     Examples:
       ftg settle latest --created ftjob-abc123
       ftg settle ftg-7kq3 --not-created
       ftg settle recorded:support-2026-12-01
+      ftg settle recorded:support-2026-12-01 --not-created
     """
-    if job.startswith(PREFIX) and created is None and not not_created:
-        _settle_recording(job, json=json, quiet=quiet)
+    if job.startswith(PREFIX) and created is None:
+        _settle_recording(job, lost=not_created, json=json, quiet=quiet)
         return
     if (created is not None) == not_created:
         raise SpecError(
@@ -217,11 +219,11 @@ def settle(
         print_message(next_step(opened), quiet=quiet)
 
 
-def _settle_recording(name: str, *, json: bool, quiet: bool) -> None:
+def _settle_recording(name: str, *, lost: bool, json: bool, quiet: bool) -> None:
     # Imported here: most of what is settled are jobs.
     from finetune_gateway import evaluation
 
-    spent = evaluation.settle(name)
+    spent = evaluation.settle(name, lost=lost)
     if json:
         print_json({"recording": name, "spent_usd": f"{spent:f}"})
     else:

@@ -105,12 +105,13 @@ def record(
     return steps.record(jobs, subject_of(model, backends, jobs), data, asked, how)
 
 
-def settle(name: str, home: str | os.PathLike[str] | None = None) -> Decimal:
+def settle(name: str, home: str | os.PathLike[str] | None = None, *, lost: bool = False) -> Decimal:
     """Settle what a killed process has reserved for a recording, from the requests that it wrote
-    down; return what they cost. Sends nothing. Raises JobNotFinished while a process is asking."""
+    down; return what they cost. ``lost``: also its batches that their host does not have any more,
+    at their most. Sends nothing. Raises JobNotFinished while a process is asking."""
     from finetune_gateway.evaluation import keeping
 
-    return keeping.settle(Settings.load(home), name)
+    return keeping.settle(Settings.load(home), name, lost=lost)
 
 
 def remove(name: str, home: str | os.PathLike[str] | None = None) -> int:

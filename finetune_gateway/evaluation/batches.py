@@ -48,6 +48,7 @@ from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
+from finetune_gateway.text.cleaning import whole
 
 Json = dict[str, Any]
 OnProgress = Callable[[int, int], object]
@@ -202,14 +203,18 @@ class _Batch:
 
     def _look(self, wait: bool) -> None:
         """Settle a create that was not answered: by its key, once it can no longer take effect."""
-        found = host_batches.find(self.host, self.known["key"])
-        left = self.known["at"] + self.host.capabilities().settle_seconds - time.time()
+        key, file_id = self.known["key"], self.known["file_id"]
+        found = host_batches.find(self.host, key, file_id)
+        longest = self.host.capabilities().settle_seconds
+        # By a clock that may have been put back since.
+        left = min(longest, self.known["at"] + longest - time.time())
         if found is None and left > 0 and wait:
             time.sleep(left)
-            found = host_batches.find(self.host, self.known["key"])
+            found = host_batches.find(self.host, key, file_id)
         if found is not None:
             self._note("created", id=found)
         elif wait or left <= 0:
+            host_batches.require_sight(self.host, file_id)
             self._note("uploaded")
 
     def _create(self) -> None:
@@ -223,9 +228,9 @@ class _Batch:
         self._note("created", id=found)
 
     def _poll(self) -> tuple[int, int]:
-        batch = host_batches.retrieve(self.host, self.known["id"])
+        batch = self._retrieve()
         counts = wire.object_of(batch.get("request_counts"))
-        done = sum(int(counts.get(name) or 0) for name in ("completed", "failed"))
+        done = sum(whole(counts.get(name)) or 0 for name in ("completed", "failed"))
         if why := host_batches.refusal_of(batch):
             self._refuse(why)
             raise BackendError(
@@ -233,9 +238,22 @@ class _Batch:
                 hint="Nothing of it was answered. Ask without --batch, or change what it names.",
                 backend=self.host.name,
             )
-        if batch.get("status") in host_batches.FINAL:
+        if wire.text_of(batch.get("status")) in host_batches.FINAL:
             self._collect(batch)
         return done, int(self.known["requests"])
+
+    def _retrieve(self) -> Json:
+        """Return it as its host shows it. Raises BackendError, with what can be done about a batch
+        that the host has lost."""
+        try:
+            return host_batches.retrieve(self.host, self.known["id"])
+        except BackendError as exc:
+            if exc.not_there:
+                exc.hint = (
+                    "Is this the key that has sent it? If its host has lost it: ftg settle "
+                    f"{self.work.recording.title} --not-created"
+                )
+            raise
 
     def _refuse(self, why: str) -> None:
         """Write down that nothing of it was bought."""

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
 from finetune_gateway.errors import JobNotFinished, NotFoundError, StoreError
+from finetune_gateway.evaluation.journal import Journal
 from finetune_gateway.evaluation.recording import (
+    BATCHES,
+    LOST,
     OVER,
+    REFUSED,
     Recording,
     batch_events,
     folder_of,
     plain,
 )
-from finetune_gateway.evaluation.work import open_charges, settle_all, writing
+from finetune_gateway.evaluation.work import last_lines, open_charges, settle_all, writing
 from finetune_gateway.jobs import charges, recordings, removal
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
 
 
-def settle(settings: Settings, name: str) -> Decimal:
-    """Settle what dead processes have reserved for a recording; return what it cost. Raises
-    NotFoundError; JobNotFinished while a process is asking."""
+def settle(settings: Settings, name: str, *, lost: bool = False) -> Decimal:
+    """Settle what dead processes have reserved for a recording; return what it cost. ``lost``: also
+    the batches that are under way: their host does not have them any more. Raises NotFoundError;
+    JobNotFinished while a process is asking."""
     recording, store = Recording.at(settings, name), Store(settings)
     with writing(store, recording):
+        if lost:
+            _let_go(recording)
         return settle_all(store, recording, open_charges(recording))
+
+
+def _let_go(recording: Recording) -> None:
+    """Write down that nobody will collect what is under way. A batch that may have been made may
+    have been answered too: it counts at its most."""
+    with Journal(recording.folder / BATCHES) as journal:
+        for key, known in last_lines(recording).items():
+            if known["event"] not in OVER:
+                event = LOST if known["event"] in ("creating", "created") else REFUSED
+                journal.write({"key": key, "event": event, "at": time.time()})
+                (recording.folder / str(known["file"])).unlink(missing_ok=True)
 
 
 def doomed(settings: Settings, names: Sequence[str]) -> list[Path]:
@@ -40,7 +59,8 @@ def doomed(settings: Settings, names: Sequence[str]) -> list[Path]:
         if {*batch_events(folder).values()} - {*OVER}:
             raise JobNotFinished(
                 f"A batch of {PREFIX}{plain(name)} is under way at its host.",
-                hint="Collect it first: the command that made it, again.",
+                hint="Collect it first: the command that made it, again. One that its host has "
+                f"lost: ftg settle {PREFIX}{plain(name)} --not-created",
             )
         found.append(folder)
     return found

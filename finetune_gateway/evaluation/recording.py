@@ -45,8 +45,8 @@ ABOUT, ROWS = "recording.json", "rows.jsonl"
 REQUESTS, ANSWERS, ERRORS, BATCHES = (
     "requests.jsonl", "answers.jsonl", "errors.jsonl", "batches.jsonl",
 )  # fmt: skip
-REFUSED, COLLECTED = "refused", "collected"  # events that end a batch
-OVER = REFUSED, COLLECTED
+REFUSED, COLLECTED, LOST = "refused", "collected", "lost"  # events that end a batch
+OVER = REFUSED, COLLECTED, LOST
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 ID = 32  # characters of a prompt's fingerprint in the id of a request: a batch takes 64
 

@@ -77,9 +77,11 @@ def create(host: OpenAIBackend, file_id: str, key: str) -> str:
         return wire.id_of(wire.read(answer, call), call)
 
 
-def find(host: OpenAIBackend, key: str) -> str | None:
-    """Return the id of the batch with this key; None only if the whole list does not have it.
-    Raises BackendError."""
+def find(host: OpenAIBackend, key: str, file_id: str) -> str | None:
+    """Return the id of the batch with this key or, where the host keeps no metadata, of this file,
+    which no other batch has; None only if the whole list shows that there is none. Raises
+    BackendError."""
+    can_tell = True
     with host.calling("list the batches", always_doubtful=True) as (client, call), bounds.within():
 
         def fetch(after: str | None) -> wire.Answer:
@@ -88,18 +90,39 @@ def find(host: OpenAIBackend, key: str) -> str | None:
 
         pages = wire.Pages(fetch, call)
         for page in pages:
-            ours = [one for one in page if wire.object_of(one.get("metadata")).get(TAG) == key]
-            if ours:
-                return wire.id_of(ours[0], call)
-    if not pages.complete:
+            for one in page:
+                tag, file = wire.object_of(one.get("metadata")).get(TAG), one.get("input_file_id")
+                if key == tag or file_id == file:
+                    return wire.id_of(one, call)
+                can_tell = can_tell and bool(tag or file)
+    if pages.complete and can_tell:
+        return None
+    lacks = "all batches" if can_tell else "of which file each batch is"
+    raise BackendError(
+        f"{host.host} did not list {lacks}, so one whose answer was lost may be there.",
+        hint=f"Run the same command again, or look there for {TAG}={key}.",
+        backend=host.name,
+        maybe_applied=True,
+        retryable=True,
+    )
+
+
+def require_sight(host: OpenAIBackend, file_id: str) -> None:
+    """Raise BackendError unless the key at hand sees a file of its own account: the list of another
+    account proves nothing."""
+    try:
+        with host.calling(f"look for the file {file_id}", always_doubtful=True) as (client, call):
+            wire.read(retried(client.files.with_raw_response.retrieve, file_id), call)
+    except BackendError as exc:
+        if not exc.not_there:
+            raise
         raise BackendError(
-            f"{host.host} did not list all batches, so one whose answer was lost may be there.",
-            hint=f"Run the same command again, or look there for {TAG}={key}.",
+            f"The key in {host.api_key_env} does not see the file {file_id}, of which a batch may "
+            "have been made.",
+            hint="Use the key that has sent it.",
             backend=host.name,
             maybe_applied=True,
-            retryable=True,
-        )
-    return None
+        ) from None
 
 
 def retrieve(host: OpenAIBackend, batch_id: str) -> wire.Json:
@@ -121,11 +144,10 @@ def results(host: OpenAIBackend, batch: wire.Json) -> Iterator[tuple[str, wire.J
 
 
 def _lines(host: OpenAIBackend, file_id: str) -> Iterator[tuple[str, wire.Json]]:
-    what = f"download {file_id}"
-    with host.calling(what) as (client, call):
+    with host.calling("download what a batch has answered") as (client, call):
         content = client.files.with_streaming_response.content
-        with content(file_id) as answer:
-            for raw in _split(answer.iter_bytes(1 << 16)):
+        with content(wire.id_of({"id": file_id}, call)) as answer:
+            for raw in filter(bytes.strip, _split(answer.iter_bytes(1 << 16))):
                 line = wire.read(_Line(raw), call)
                 if name := wire.text_of(line.get("custom_id")):
                     yield name, line
@@ -139,13 +161,17 @@ class _Line:
 
 
 def _split(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a file that comes in pieces."""
-    rest = b""
+    """Yield the lines of a file that comes in pieces. Raises Endless for a line without an end."""
+    rest = bytearray()
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from (line for line in lines if line.strip())
-    if rest.strip():
-        yield rest
+        first, *lines = piece.split(b"\n")
+        rest += first
+        if len(rest) > bounds.LONGEST_CHAT:
+            raise bounds.Endless(f"{bounds.LONGEST_CHAT // 10**6} MB")
+        for line in lines:
+            yield bytes(rest)
+            rest = bytearray(line)
+    yield bytes(rest)
 
 
 def refusal_of(batch: wire.Json) -> str:
