@@ -213,7 +213,7 @@ def _make(
         deployments.keep(target.job, _details(account, made))
     try:
         with working(f"Deploying {name}", quiet=quiet) as say:
-            made = plane.wait(account, name, on_state=say)
+            made = plane.wait(account, name, target.model, on_state=say)
         ready = target.job is not None and _answers(target.job, name)
     except KeyboardInterrupt as exc:
         exc.add_note(f"The deployment goes on, and costs. {_end(target, name)}")
@@ -231,7 +231,7 @@ def _delete(
 ) -> int:
     account, named = target.account, target.name(name)
     _ask(f"Delete the deployment {named} at {account.name}? Its model stays.", yes)
-    there = plane.delete(account, named)
+    there = plane.delete(account, named, target.model)
     if target.job is not None and target.job.record.handle is not None:
         deployments.forget(target.job, target.command(Wanted(None, None, 1)))
     if json:

@@ -52,7 +52,7 @@ def test_a_deployment_is_made_watched_and_ended(azure: AzureManagement) -> None:
     management, states = plane(azure), list[str]()
     made = management.deploy(ACCOUNT, "bot", TUNED)
     assert (made.model, made.sku, made.capacity, made.ended) == (TUNED, "Standard", 1, False)
-    assert management.wait(ACCOUNT, "bot", on_state=states.append).state == "Succeeded"
+    assert management.wait(ACCOUNT, "bot", TUNED, on_state=states.append).state == "Succeeded"
     assert states == ["Creating", "Succeeded"]
     assert management.deploy(ACCOUNT, "bot", TUNED).state == "Succeeded"  # again: nothing is made
     puts = [asked for asked in azure.requests if asked.method == "PUT"]
@@ -63,7 +63,7 @@ def test_a_deployment_is_made_watched_and_ended(azure: AzureManagement) -> None:
         "sku": {"name": "Standard", "capacity": 1},
         "properties": {"model": {"format": "OpenAI", "name": TUNED, "version": "1"}},
     }
-    assert management.delete(ACCOUNT, "bot") and not management.delete(ACCOUNT, "bot")
+    assert management.delete(ACCOUNT, "bot", TUNED) and not management.delete(ACCOUNT, "bot", TUNED)
 
 
 def test_no_deployment_of_another_model_is_replaced(azure: AzureManagement) -> None:
@@ -74,12 +74,25 @@ def test_no_deployment_of_another_model_is_replaced(azure: AzureManagement) -> N
     assert [asked.method for asked in azure.requests].count("PUT") == 1
 
 
+def test_no_deployment_of_another_model_is_ended_or_called_ours(
+    azure: AzureManagement, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this name there may be somebody else's, also since ours was asked for."""
+    plane(azure).deploy(ACCOUNT, "prod", TUNED)
+    with pytest.raises(SpecError, match=f"prod is a deployment of {TUNED}, not of other"):
+        plane(azure).wait(ACCOUNT, "prod", "other.ft-1")
+    monkeypatch.setattr(command, "plane", lambda: plane(azure))
+    done = ftg("deploy", "other.ft-1", *WHERE, "--name", "prod", "--delete", "--yes")
+    assert done.returncode == 2 and "Nothing was changed" in " ".join(done.stderr.split())
+    assert "prod" in azure.deployments
+
+
 @pytest.mark.parametrize("fault", ["refuse", "reset_after", "cut", "html", "html_ok"])
 def test_a_deployment_is_watched_past_lost_answers(azure: AzureManagement, fault: str) -> None:
     """A look changes nothing: it is repeated. A PUT is not, and says that it can be."""
     plane(azure).deploy(ACCOUNT, "bot", TUNED)
     azure.fault("GET deployments", fault)
-    assert plane(azure).wait(ACCOUNT, "bot").state == "Succeeded"
+    assert plane(azure).wait(ACCOUNT, "bot", TUNED).state == "Succeeded"
     azure.fault("PUT deployments", fault)
     with pytest.raises(BackendError) as lost:
         plane(azure).deploy(ACCOUNT, "other", TUNED)
@@ -118,11 +131,11 @@ def test_a_failed_deployment_is_an_error(azure: AzureManagement) -> None:
     azure.end = "Failed"
     plane(azure).deploy(ACCOUNT, "bot", TUNED)
     with pytest.raises(BackendError, match="The deployment bot is Failed"):
-        plane(azure).wait(ACCOUNT, "bot")
+        plane(azure).wait(ACCOUNT, "bot", TUNED)
     azure.end, azure.looks = "Succeeded", 1000
     plane(azure).deploy(ACCOUNT, "late", TUNED)
     with pytest.raises(BackendError, match="It goes on without us"):
-        plane(azure).wait(ACCOUNT, "late", longest=0.0)
+        plane(azure).wait(ACCOUNT, "late", TUNED, longest=0.0)
 
 
 def test_a_missing_account_is_no_missing_deployment(azure: AzureManagement) -> None:

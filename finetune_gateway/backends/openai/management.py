@@ -173,15 +173,18 @@ class Management:
         self,
         account: Account,
         name: str,
+        model: str,
         *,
         longest: float = LONGEST_WAIT,
         on_state: Callable[[str], object] = lambda state: None,
     ) -> Deployment:
-        """Return a deployment once it has been made. ``on_state`` is called with each state that is
-        new. Raises BackendError if it fails, is gone, or takes longer than this (seconds)."""
+        """Return a deployment of a model once it has been made. ``on_state`` is called with each
+        state that is new. Raises BackendError if it fails, is gone, or takes longer than this
+        (seconds); SpecError if it has come to be of another model."""
         deadline, last = time.monotonic() + longest, ""
         while True:
             found = self._look(account, name, deadline)
+            _require_model(found, model)
             if found.state != last:
                 on_state(visible(found.state))
             last = found.state
@@ -208,11 +211,13 @@ class Management:
                 raise BackendError(f"The deployment {name} is gone.", backend="azure")
             return found
 
-    def delete(self, account: Account, name: str) -> bool:
-        """End a deployment; its model stays. Return False if there was none. Raises
-        BackendError."""
-        if self.find(account, name) is None:
+    def delete(self, account: Account, name: str, model: str) -> bool:
+        """End a deployment of a model, which stays. Return False if there was none. Raises
+        BackendError; SpecError for a deployment of another model, which stays too."""
+        there = self.find(account, name)
+        if there is None:
             return False
+        _require_model(there, model)
         self._ask("delete the deployment", "DELETE", _path(account, name))
         return True
 
@@ -284,6 +289,16 @@ def check_deployment(name: str, capacity: int) -> None:
         )
     if capacity < 1:
         raise SpecError(f"--capacity {capacity} is too small.", hint="Use 1 or more.")
+
+
+def _require_model(found: Deployment, model: str) -> None:
+    """Raise SpecError for a deployment of another model: somebody else's, perhaps in use."""
+    if found.model != model:
+        raise SpecError(
+            f"{found.name} is a deployment of {visible(found.model) or 'no model'}, not of "
+            f"{visible(model)}.",
+            hint="Name the deployment of this model: --name NAME. Nothing was changed.",
+        )
 
 
 def _whole(answer: httpx.Response, what: str) -> bytes:
