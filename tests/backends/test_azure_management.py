@@ -87,6 +87,17 @@ def test_no_deployment_of_another_model_is_ended_or_called_ours(
     assert "prod" in azure.deployments
 
 
+def test_a_deployment_is_called_deleted_once_it_is_gone(
+    azure: AzureManagement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delete that was taken may fail afterwards: until then it costs."""
+    plane(azure).deploy(ACCOUNT, "bot", TUNED)
+    monkeypatch.setattr(azure, "remove", lambda name: None)
+    monkeypatch.setattr("finetune_gateway.backends.openai.management.LONGEST_END", 0.02)
+    with pytest.raises(BackendError, match="bot is still there, and may cost"):
+        plane(azure).delete(ACCOUNT, "bot", TUNED)
+
+
 @pytest.mark.parametrize("fault", ["refuse", "reset_after", "cut", "html", "html_ok"])
 def test_a_deployment_is_watched_past_lost_answers(azure: AzureManagement, fault: str) -> None:
     """A look changes nothing: it is repeated. A PUT is not, and says that it can be."""

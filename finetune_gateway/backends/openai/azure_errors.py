@@ -13,6 +13,7 @@ from finetune_gateway.text.cleaning import clean
 from finetune_gateway.text.redaction import redact, without
 
 AGAIN = "Run the same command again: a deployment is known by its name, and is made once."
+AGAIN_END = "Run the same command again, or look in the Foundry portal."
 # Refusals of a 404 that are about more than the thing that was asked for.
 OTHERS_MISSING = frozenset(
     {"SubscriptionNotFound", "ResourceGroupNotFound", "ParentResourceNotFound"}

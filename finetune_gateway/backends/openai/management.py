@@ -27,6 +27,7 @@ API_VERSION = "2024-10-01"
 TIMEOUT = 60.0  # seconds
 POLL_SECONDS = 5.0
 LONGEST_WAIT = 3600.0  # seconds, for a deployment to be made
+LONGEST_END = 300.0  # seconds, for one to be deleted
 MOST_PAGES = 50
 MOST_BYTES = 32_000_000  # of one answer; the list of a region has some hundred models
 # What the plane calls a state -> what Microsoft's pages call it. Its two words for models that are
@@ -212,14 +213,30 @@ class Management:
             return found
 
     def delete(self, account: Account, name: str, model: str) -> bool:
-        """End a deployment of a model, which stays. Return False if there was none. Raises
-        BackendError; SpecError for a deployment of another model, which stays too."""
+        """End a deployment of a model, which stays, and wait until it is gone. Return False if
+        there was none. Raises BackendError; SpecError for a deployment of another model, which
+        stays too."""
         there = self.find(account, name)
         if there is None:
             return False
         _require_model(there, model)
         self._ask("delete the deployment", "DELETE", _path(account, name))
+        self._require_end(account, name)
         return True
+
+    def _require_end(self, account: Account, name: str) -> None:
+        """Return once a deployment is gone: a delete that was taken (202) may fail afterwards.
+        Raises BackendError if it is still there after a while."""
+        deadline = time.monotonic() + LONGEST_END
+        while self.find(account, name) is not None:
+            if time.monotonic() >= deadline:
+                raise BackendError(
+                    f"The deployment {name} is still there, and may cost: Azure took the request "
+                    "to delete it, and has not done so.",
+                    hint=azure_errors.AGAIN_END,
+                    backend="azure",
+                )
+            time.sleep(self._poll_seconds)
 
     # -- models ----------------------------------------------------------------------------------
 
