@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -74,7 +75,7 @@ def begin(store: Store, work: Work) -> Recording:
 def follow(store: Store, work: Work, wait: bool, on_progress: OnProgress | None) -> Recording:
     """Bring on each batch that is under way, collect those that have ended, and return the
     recording. ``wait``: return when all have. Raises BackendError."""
-    with writing(store, work.recording):
+    with writing(store, work.recording), _going_on(work.recording):
         before = len(work.recording.state().answered)
         pause = work.subject.backend.capabilities().poll_seconds[0]
         going = [*_open(store, work)]
@@ -91,6 +92,16 @@ def follow(store: Store, work: Work, wait: bool, on_progress: OnProgress | None)
         answers = len(work.recording.state().answered) - before
         stopped = UNDER_WAY if going else ""
         return replace(work.recording, run=Run(answers=answers, stopped=stopped))
+
+
+@contextmanager
+def _going_on(recording: Recording) -> Iterator[None]:
+    """Say of Ctrl-C that it stops no batch."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        exc.add_note(f"The batch of {recording.title} goes on: the same command collects it.")
+        raise
 
 
 def _open(store: Store, work: Work) -> Iterator[_Batch]:

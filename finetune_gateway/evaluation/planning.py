@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -309,6 +309,8 @@ def _notes(work: Work, new: bool) -> Iterator[str]:
             f"A fine-tune of {subject.base_model} stops answering on {life.retires_on} "
             f"({profiles.in_days(life.retires_on, today)}): later nothing can be recorded."
         )
+        if work.batch and life.retires_on - today <= timedelta(days=2):
+            yield "A batch may take 24 hours: what it has not answered on that day is lost."
     elif life.retires_on:
         yield (
             f"By its dates {subject.base_model} was shut down on {life.retires_on} (as of "

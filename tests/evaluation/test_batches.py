@@ -132,6 +132,21 @@ def test_a_batch_that_is_refused_costs_nothing(home: Path) -> None:
     assert done.run is not None and done.run.answers == 6
 
 
+def test_ctrl_c_stops_no_batch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so."""
+    with Provider(batch_stage=1) as provider:
+        monkeypatch.setattr("time.sleep", ctrl_c)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            again(provider, wait=True)
+    assert caught.value.__notes__ == [
+        "The batch of recorded:b goes on: the same command collects it."
+    ]
+
+
+def ctrl_c(seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
 def test_azure_takes_no_fine_tunes_in_batches(home: Path) -> None:
     """By its profile, with the source; before anything is read."""
     with Provider() as provider:

@@ -284,6 +284,24 @@ def test_a_limit_is_never_passed(home: Path, at_once: int) -> None:
     assert float(Gateway().budget().spent_usd) == pytest.approx(spent(provider))
 
 
+def test_a_batch_near_the_last_day_is_warned_of(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take a day; in time nothing is said."""
+    plans: list[RecordPlan] = []
+
+    def refuse(plan: RecordPlan) -> bool:
+        plans.append(plan)
+        return False
+
+    with Provider() as provider:
+        for today in ("2027-01-11", "2027-01-12"):
+            monkeypatch.setenv("FTG_TODAY", today)
+            with pytest.raises(BudgetError):
+                recorded(provider, rows(2), name="a", batch=True, confirm=refuse)
+    assert ["A batch may take 24 hours" in " ".join(plan.notes) for plan in plans] == [False, True]
+
+
 def test_a_limit_below_the_least_is_refused(home: Path) -> None:
     """And one that cannot be checked, for want of a price."""
     with Provider() as provider:
