@@ -18,7 +18,7 @@ from finetune_gateway.cli.options import (
     key_backends,
 )
 from finetune_gateway.errors import SpecError
-from finetune_gateway.reports.move_text import commands, move_text
+from finetune_gateway.reports.move_text import brief_text, commands, move_text
 from finetune_gateway.reports.output import print_json, print_result
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def plan(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="Id of a fine-tune, or of its job.", show_default=False
+            metavar="MODEL",
+            help="Id of a fine-tune or its job; its last part will do.",
+            show_default=False,
         ),
     ],
     local_model: Annotated[
@@ -46,6 +48,9 @@ def plan(
     azure_region: Annotated[
         str | None, typer.Option(metavar="NAME", help="With it: the region, like eastus2.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Sources, notes, and what is not known, too.")
+    ] = False,
     profile: HostName = None,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
@@ -83,7 +88,7 @@ def plan(
         lines = [line for place in planned.places for line in commands(place)]
         print_result("\n".join(dict.fromkeys(lines)))
     else:
-        print_result(move_text(planned))
+        print_result(move_text(planned) if explain else brief_text(planned))
 
 
 def _shown_by_azure(subscription: str | None, region: str | None) -> list[ModelFacts] | None:

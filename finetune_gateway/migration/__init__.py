@@ -148,7 +148,7 @@ def plan(
     The host is asked only for a fine-tune of which nothing was fetched. Nothing is sent elsewhere.
 
     Arguments:
-        model: Its id, or that of its job.
+        model: Its id, that of its job, or the last part of one.
         backends: The host that it is at, by name, or an OpenAIBackend for each key.
         local_models: Bases to propose for this machine. None of the usual ones is its equal.
         azure_url: The address of your resource at Azure.

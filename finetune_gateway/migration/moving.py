@@ -27,7 +27,7 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.profiles import LifeCycle, Profile
 from finetune_gateway.jobs import fetched, planning
 from finetune_gateway.jobs.fetched import Manifest
-from finetune_gateway.migration import carrying, facts, listing
+from finetune_gateway.migration import carrying, facts, listing, names
 from finetune_gateway.migration.asking import Key, Seen
 from finetune_gateway.migration.inventory import FineTune
 from finetune_gateway.migration.moves import Carried, MovePlan, Place
@@ -93,7 +93,7 @@ def plan(
 
 def _fetched(name: str, settings: Settings) -> Source | None:
     """Return a fine-tune from what was fetched of it: no host is asked, which may be gone."""
-    for manifest in fetched.find(settings, name):
+    for manifest in fetched.find(settings, name) or _ending(settings, name):
         piece = manifest.piece("job")
         path = fetched.path_of(settings, manifest, piece) if piece else None
         if path is None:
@@ -109,6 +109,15 @@ def _fetched(name: str, settings: Settings) -> Source | None:
         one = one.model_copy(update={"keys": manifest.keys})
         return Source(one, train or _expected(settings, one), held_out, train is not None)
     return None
+
+
+def _ending(settings: Settings, name: str) -> list[Manifest]:
+    """Return what was fetched of the one fine-tune whose id ends so. Raises SpecError for two."""
+    try:
+        kept = [*fetched.manifests(settings)]
+        return [names.one_named(name, kept, lambda one: one.names)]
+    except NotFoundError:  # the host may have it
+        return []
 
 
 def _read_job(path: Path) -> wire.Json | None:
@@ -131,22 +140,23 @@ def _at_host(
     home: str | os.PathLike[str] | None,
 ) -> Source:
     """Return a fine-tune as its host shows it. Raises NotFoundError for one that no key sees."""
-    inventory = listing.list_fine_tunes(
-        backends, admin=None, checkpoints=False, every=False, home=home, on_progress=_say_nothing
-    )
-    for one in inventory.fine_tunes:
-        if name in (one.model, one.job_id, one.our_job):
-            gone = one.training_file is None or one.training_file.state == "gone"
-            held_out = one.validation_file is not None and one.validation_file.state == "there"
-            return Source(
-                one,
-                None if gone else _expected(settings, one),
-                _expected(settings, one, "validation") if held_out else None,
-                is_fetched=False,
-                where=listing.options_of(listing.hosts_of(backends, settings)),
-            )
-    raise NotFoundError(
-        f"No fine-tune {name!r} is seen by these keys.", hint="Run: ftg migrate list"
+    [one] = listing.list_fine_tunes(
+        backends,
+        models=name,
+        admin=None,
+        checkpoints=False,
+        every=False,
+        home=home,
+        on_progress=_say_nothing,
+    ).fine_tunes
+    gone = one.training_file is None or one.training_file.state == "gone"
+    held_out = one.validation_file is not None and one.validation_file.state == "there"
+    return Source(
+        one,
+        None if gone else _expected(settings, one),
+        _expected(settings, one, "validation") if held_out else None,
+        is_fetched=False,
+        where=listing.options_of(listing.hosts_of(backends, settings)),
     )
 
 
@@ -224,7 +234,7 @@ def _unlisted(source: Source, profile: Profile) -> Place:
         source=profile.source,
         data=_data(profile, None),
         weights=NOT_KNOWN,
-        unknown=("Which bases it trains is not copied here.",),
+        unknown=("Which bases it trains is not known here.",),
         notes=profile.notes[-1:],
     )
 

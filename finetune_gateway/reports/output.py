@@ -133,12 +133,13 @@ def display_width(text: str) -> int:
 
 def fold(text: str, width: int) -> str:
     """Return the text with lines that are too long wrapped at words, under their first word; after
-    ``error:`` and the like, under the second."""
+    ``error:`` and the like, under the second. A command in a line of its own, to be copied, is not
+    wrapped."""
     return "\n".join(_fold_line(line, width) for line in text.split("\n"))
 
 
 def _fold_line(line: str, width: int) -> str:
-    if display_width(line) <= width:
+    if display_width(line) <= width or line.startswith("  ftg "):  # a command stays one line
         return line
     lead, *words = re.findall(r"\s+|\S+\s*", line)
     labelled = re.fullmatch(r"(?:\x1b\[[0-9;]*m)?(?:error|hint|warning|note):.*", lead.rstrip())

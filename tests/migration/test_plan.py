@@ -165,20 +165,26 @@ def test_the_screen(
 ) -> None:
     """No line but a command or an address is wider than the terminal; JSON and the commands alone
     say the same."""
-    job = made(provider)
+    end = made(provider)["fine_tuned_model"].rpartition(":")[2]
     where = ["--base-url", provider.url, "--profile", "openai", "--key-env", "A_KEY"]
-    line = ["migrate", "plan", job["fine_tuned_model"], *where, "--local-model", TINY]
+    line = ["migrate", "plan", end, *where, "--local-model", TINY]
     monkeypatch.setenv("COLUMNS", str(columns))
-    done = at_terminal(monkeypatch, "", *line)
-    assert done.returncode == 0
-    text = " ".join(done.stdout.split())
-    for part in ("(the same base)", "proposed; no measured equal is known", "nothing is billed"):
-        assert part in text
-    assert " equal to " not in text
-    for shown in done.stdout.splitlines():
-        command = shown.lstrip().startswith(("ftg ", "--", "/"))
-        assert display_width(shown) <= columns or len(shown.split()) == 1 or command, shown
     told = json.loads(ftg(*line, "--json").stdout)
     commands = [shlex.join(one["command"]) for one in told["places"] if one["command"]]
+    common = ("(the same base)", "nothing is billed", "no equal", "Bedrock", "Nebius")
+    brief = ("(proposed)", "is not known to equal yours", "2 left out:", "First, once:")
+    full = ("proposed; no measured equal is known", "not verified", "(as of 2026-")
+    for more, parts, others in (([], brief, full), (["--explain"], full, brief)):
+        done = at_terminal(monkeypatch, "", *line, *more)
+        assert done.returncode == 0
+        text = " ".join(done.stdout.split())
+        assert all(part in text for part in (*common, *parts))
+        assert not any(part in text for part in others) and " equal to " not in text
+        lines = done.stdout.splitlines()
+        for shown in lines:
+            command = shown.startswith("  ftg ")
+            assert display_width(shown) <= columns or len(shown.split()) == 1 or command, shown
+        assert {f"  {command}" for command in commands} < {*lines}  # each in one line, to copy
+        assert more or text.count("migrate fetch") == 1
     quiet = ftg(*line, "-q").stdout.splitlines()
     assert commands and set(commands) < set(quiet)
