@@ -160,6 +160,7 @@ def record(
             allow_pii=allow_pii,
             allow_secrets=allow_secrets,
             confirm=question.ask,
+            dry_run=dry_run,
             on_progress=on_progress,
             on_wait=lambda seconds, why: print_message(
                 f"The host rests for {format_duration(seconds)}: {why}.", quiet=quiet

@@ -49,6 +49,7 @@ def record(
     allow_pii: bool = False,
     allow_secrets: bool = False,
     confirm: Callable[[RecordPlan], bool] | None = None,
+    dry_run: bool = False,
     on_progress: OnProgress | None = None,
     on_wait: OnWait | None = None,
     home: str | os.PathLike[str] | None = None,
@@ -73,6 +74,7 @@ def record(
         backend: The host, or one object for each key of it.
         allow_pii, allow_secrets: Send personal data, or keys and passwords, that were found.
         confirm: Called with a RecordPlan before anything is sent; False refuses.
+        dry_run: Plan and price it, call ``confirm``, and store and send nothing.
 
     Raises SpecError, DataError (PrivateDataError), BudgetError before anything is sent,
     BackendError or NotFoundError if the host ends it early: what was answered is kept.
@@ -101,7 +103,7 @@ def record(
         allow_pii=allow_pii,
         allow_secrets=allow_secrets,
     )
-    how = steps.How(wait, at_once, confirm, on_progress, on_wait)
+    how = steps.How(wait, at_once, confirm, on_progress, on_wait, dry_run)
     return steps.record(jobs, subject_of(model, backends, jobs), data, asked, how)
 
 

@@ -29,6 +29,7 @@ class How:
     confirm: Callable[[RecordPlan], bool] | None
     on_progress: OnProgress | None
     on_wait: OnWait | None
+    dry_run: bool = False
 
     def check(self) -> None:
         """Raise SpecError for a number of requests that no host takes."""
@@ -47,7 +48,9 @@ def record(
     planned = plan(subject, data, request, store)
     if how.wait and not (request.batch or planned.state.batched):
         raise SpecError("wait is for batches.", hint="Leave it out, or give --batch (batch=True).")
-    if not planned.state.batched:
+    if how.dry_run and planned.state.batched and not planned.left:
+        return planned.work.recording.with_stop(batches.UNDER_WAY)
+    if not planned.state.batched or how.dry_run:
         return _ask(store, planned, how)
     collected = batches.follow(store, planned.work, how.wait, how.on_progress)
     planned = plan(subject, data, request, store)  # what is left now
@@ -65,6 +68,8 @@ def _ask(store: Store, planned: RecordPlan, how: How) -> Recording:
         work.require_within(planned.cost)
         if how.confirm is not None and not how.confirm(planned):
             raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
+    if how.dry_run:
+        return work.recording
     work.subject.backend.remember()
     work.subject.backend.connect()
     if not planned.existing:

@@ -93,6 +93,9 @@ def test_a_limit_gives_exit_4_and_a_batch_101(record: Run, provider: Provider) -
     assert stopped.returncode == 4 and "could pass the limit of 0.0160 USD" in stopped.stderr
     begun = record("--yes", "--name", "b", "--batch")
     assert begun.returncode == 0 and "0 of 6 answers" in begun.stderr
+    before = len(provider.requests)
+    assert record("--name", "b", "--batch", "--dry-run").returncode == 101
+    assert len(provider.requests) == before
     waits = record("--name", "b", "--batch")
     assert waits.returncode == 101 and "a batch is under way" in waits.stderr
     ended = [record("--name", "b", "--batch").returncode for _ in range(6)]

@@ -284,6 +284,15 @@ def test_a_limit_is_never_passed(home: Path, at_once: int) -> None:
     assert float(Gateway().budget().spent_usd) == pytest.approx(spent(provider))
 
 
+def test_a_dry_run_stores_and_sends_nothing(home: Path) -> None:
+    """From Python too, with or without a question."""
+    with Provider() as provider:
+        before = len(provider.requests)
+        done = recorded(provider, rows(3), name="a", dry_run=True)
+        assert len(provider.requests) == before and not (home / "recordings").exists()
+    assert done.about.rows == 3 and done.run is None and Gateway().costs().charges == ()
+
+
 def test_a_batch_near_the_last_day_is_warned_of(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
