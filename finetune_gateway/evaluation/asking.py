@@ -29,6 +29,7 @@ COLD_SECONDS = (15.0, 45.0)
 BUSY = 5  # attempts of one request that are turned away, after which the user hears of it
 # Questions that a host may leave without an answer in a row, before all the others are left.
 SILENT = 8
+SHORT = 1.0  # seconds of a pause by headers that nobody has to hear of
 
 Json = dict[str, Any]
 OnWait = Callable[[float, str], object]  # called with the seconds of a pause, and why
@@ -219,8 +220,9 @@ class _Run:
     def _pause(self, answer: Answer) -> None:
         """Let the host rest if its headers ask for it; one that asks for more than our patience is
         asked all the same, and refuses what it will."""
-        if answer.pause <= self.patience:
-            self._rest(answer.pause, "its headers say that nothing is left of a limit")
+        pause = answer.pause
+        if 0 < pause <= self.patience and self.bound.rest(pause) and pause >= SHORT:
+            self.on_wait(pause, "its headers say that nothing is left of a limit")
 
     def _wait_after(
         self, error: BackendError, question: Question, attempt: int, waited: float, began: float

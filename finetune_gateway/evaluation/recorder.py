@@ -108,7 +108,8 @@ async def _ask(
     on_wait: OnWait | None,
 ) -> BackendError | None:
     subject = work.subject
-    async with async_chat.session(subject.backend, subject.model, at_once) as session:
+    most = work.costing.max_tokens
+    async with async_chat.session(subject.backend, subject.model, at_once, most) as session:
         return await asking.ask_many(
             session, questions, writer, at_once=at_once, patience=patience, on_wait=on_wait
         )

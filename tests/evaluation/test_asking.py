@@ -238,6 +238,18 @@ def test_an_answer_without_an_end_is_cut_off(kind: str, monkeypatch: pytest.Monk
     assert len(log.sent) == 1 and "was cut off after" in log.errors[0][1].message, log.errors
 
 
+def test_a_long_answer_may_take_longer() -> None:
+    """It comes as a whole: the time-out grows with the tokens that it may have."""
+
+    async def read_seconds(provider: Provider, max_tokens: int) -> float | None:
+        async with async_chat.session(connect(provider), "m", 1, max_tokens) as session:
+            return session.client.timeout.read
+
+    with Provider() as provider:
+        assert asyncio.run(read_seconds(provider, 1024)) == 5
+        assert asyncio.run(read_seconds(provider, 16384)) == 40
+
+
 def test_no_error_has_the_key() -> None:
     """A host echoes it in its refusal, and in an answer."""
     with Provider() as provider:

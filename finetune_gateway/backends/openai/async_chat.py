@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finetune_gateway.backends.openai.backend import OpenAIBackend
 
 PATH = "chat/completions"  # below the address of the host
+TOKENS = 2048  # of an answer that is waited for as long as any other
 ENDLESS = "endless"  # the code of an error for an answer that was cut off
 LIMITS = ("requests", "tokens")  # of which a host says how many are left, by its headers
 
@@ -97,12 +98,19 @@ def read_chat(raw: wire.Answer, call: wire.Call) -> wire.Json:
 
 
 @asynccontextmanager
-async def session(backend: OpenAIBackend, model: str, connections: int) -> AsyncIterator[Session]:
-    """Connect to a model; the connections are closed at the end. Raises AuthenticationError if
-    there is no key for the host, BackendError for a proxy or a certificate that cannot be used."""
+async def session(
+    backend: OpenAIBackend, model: str, connections: int, max_tokens: int = 0
+) -> AsyncIterator[Session]:
+    """Connect to a model; the connections are closed at the end. ``max_tokens``: of an answer,
+    which comes as a whole: a long one may take longer than the backend's time-out.
+
+    Raises AuthenticationError if there is no key for the host, BackendError for a proxy or a
+    certificate that cannot be used.
+    """
+    seconds = backend.request_timeout * max(1.0, max_tokens / TOKENS)
     with backend.calling(f"chat with {model!r}", doubtful=True) as (sdk, call):
         try:
-            client = clients.asynchronous(sdk, connections)
+            client = clients.asynchronous(sdk, connections, seconds)
         except wire.NOT_CONNECTABLE as exc:
             raise wire.not_connectable(exc, call) from None
     async with client:

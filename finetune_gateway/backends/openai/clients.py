@@ -73,10 +73,11 @@ def _build(url: str, key: str, timeout: float, proxy: Proxy | None) -> openai.Op
     return client
 
 
-def asynchronous(client: openai.OpenAI, connections: int) -> bounds.AsyncClient:
+def asynchronous(client: openai.OpenAI, connections: int, seconds: float) -> bounds.AsyncClient:
     """Return a client of its own for one event loop, which sends what the SDK's ``client`` would,
-    over so many connections at most; the caller closes it. Raises what ``shared`` does."""
-    url, timeout = str(client.base_url), client.timeout
+    over so many connections at most, and waits so long for the next bytes; the caller closes it.
+    Raises what ``shared`` does."""
+    url = str(client.base_url)
     proxy = proxy_for(url)
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     way = httpx2.AsyncHTTPTransport(limits=limits, proxy=proxy.usable_url if proxy else None)
@@ -84,7 +85,7 @@ def asynchronous(client: openai.OpenAI, connections: int) -> bounds.AsyncClient:
     return bounds.AsyncClient(
         base_url=url,
         headers={name: text for name, text in headers.items() if isinstance(text, str)},
-        timeout=timeout if isinstance(timeout, httpx2.Timeout) else httpx2.Timeout(timeout),
+        timeout=httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
         follow_redirects=False,
         transport=way,
     )
