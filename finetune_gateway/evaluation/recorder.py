@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
-from finetune_gateway.backends.openai import async_chat, wire
+from finetune_gateway.backends.openai import async_chat, inventory
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError
 from finetune_gateway.evaluation import asking
 from finetune_gateway.evaluation.asking import OnWait, Question
@@ -180,9 +180,9 @@ def _not_there(error: BackendError, work: Work, go_on: str) -> GatewayError:
 def _is_listed(subject: Subject) -> bool | None:
     """Return whether the list of the host has a model; None if that cannot be known."""
     try:
-        with subject.backend.calling("list the models") as (client, call):
-            body = wire.read(client.models.with_raw_response.list(), call)
+        listed, whole = inventory.models(subject.backend)
     except GatewayError:
         return None
-    names = [wire.object_of(one).get("id") for one in wire.list_of(body.get("data"))]
-    return subject.model in names if names else None
+    if any(one.get("id") == subject.model for one in listed):
+        return True
+    return False if listed and whole else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_gateway import registry
+from finetune_gateway.backends.openai import inventory
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, UnsupportedError
 from finetune_gateway.jobs import added_models
@@ -138,8 +139,7 @@ def seeing(backends: Sequence[OpenAIBackend], model: str) -> OpenAIBackend:
     is one. A refusal says nothing: the first chat will tell."""
     for backend in backends if len(backends) > 1 else ():
         try:
-            with backend.calling(f"look up {model!r}") as (client, _):
-                client.models.with_raw_response.retrieve(model)
+            inventory.model(backend, model)
         except GatewayError:
             continue
         return backend

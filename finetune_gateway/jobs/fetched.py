@@ -132,6 +132,12 @@ def path_of(settings: Settings, manifest: Manifest, piece: Piece) -> Path | None
     return next((path for path in (named, kept) if _is_whole(path, piece)), None)
 
 
+def find_piece(settings: Settings, manifest: Manifest, kind: Kind) -> Path | None:
+    """Return where a piece of this kind lies; None if none was saved, or it is not there."""
+    piece = manifest.piece(kind)
+    return path_of(settings, manifest, piece) if piece else None
+
+
 def _is_whole(path: Path, piece: Piece) -> bool:
     try:
         return path.is_file() and path.stat().st_size == piece.bytes

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,16 @@ from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, shown
 from finetune_gateway.jobs import added_models, fetched
-from finetune_gateway.jobs.fetched import Kind, Manifest
+from finetune_gateway.jobs.fetched import Manifest
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
+from finetune_gateway.migration import facts
 from finetune_gateway.migration.keys import Key
 from finetune_gateway.migration.listing import hosts_of
+from finetune_gateway.migration.names import fine_tune_of
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import moment, visible
 from finetune_gateway.tokens.encodings import base_model
 
-CHECKPOINT = ":ckpt-step-"  # begins the last part of a checkpoint's id
 COLD_SECONDS = 5.0  # a model that nobody has used for long may say once that it is not found
 LONGEST_ID = 512  # characters
 
@@ -65,7 +65,7 @@ def _by_sight(
             errors.append(exc)
     if not usable:
         raise errors[0]
-    return sorted(usable, key=lambda one: _tuned(model) not in one[1])
+    return sorted(usable, key=lambda one: fine_tune_of(model) not in one[1])
 
 
 def _add(
@@ -102,7 +102,7 @@ def _handle(
 ) -> ModelHandle:
     base = (manifest and manifest.base_model) or base_model(model)
     training = manifest.piece("training") if manifest else None
-    made = moment(models.get(_tuned(model), {}).get("created"))
+    made = moment(models.get(fine_tune_of(model), {}).get("created"))
     handle = ModelHandle(
         kind="hosted",
         model=model,
@@ -116,32 +116,19 @@ def _handle(
         retires_on=_last_day(model, base, host, models),
     )
     if manifest is not None:
-        handle.system_prompt = _system_prompt(_path(settings, manifest, "training"))
-        handle.metrics = _last_metrics(_path(settings, manifest, "metrics"))
+        handle.system_prompt = _system_prompt(fetched.find_piece(settings, manifest, "training"))
+        handle.metrics = _last_metrics(fetched.find_piece(settings, manifest, "metrics"))
     return handle
-
-
-def _tuned(model: str) -> str:
-    """Return the id of the fine-tune of a checkpoint, or the id itself."""
-    return model.partition(CHECKPOINT)[0]
 
 
 def _last_day(model: str, base: str, host: OpenAIBackend, models: Models) -> str | None:
     """Return from which day it does not answer: by the host for the model or its base, else by the
     profile."""
-    for name in (model, _tuned(model), base):
-        told = wire.text_of(models.get(name, {}).get("shutdown_date"))
-        try:
-            return str(date.fromisoformat((told or "")[:10]))
-        except ValueError:
-            continue
+    for name in (model, fine_tune_of(model), base):
+        if day := facts.stops_on(models.get(name, {})):
+            return str(day)
     life = host.profile.life_cycle(base)
     return str(life.retires_on) if life.retires_on else None
-
-
-def _path(settings: Settings, manifest: Manifest, kind: Kind) -> Path | None:
-    piece = manifest.piece(kind)
-    return fetched.path_of(settings, manifest, piece) if piece else None
 
 
 def _system_prompt(path: Path | None) -> str | None:
@@ -197,7 +184,7 @@ def _may_start(handle: ModelHandle, models: Models | None) -> bool:
     """Return True for a model that is listed; where nothing is, for one that was fetched."""
     if models is None:
         return handle.dataset_sha256 is not None
-    return _tuned(handle.model) in models
+    return fine_tune_of(handle.model) in models
 
 
 def _not_there(model: str, host: OpenAIBackend, models: Models | None) -> NotFoundError:

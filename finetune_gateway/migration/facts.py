@@ -14,7 +14,7 @@ from finetune_gateway.backends.openai import endpoint, wire
 from finetune_gateway.estimation.estimate import MILLION
 from finetune_gateway.estimation.price_table import find_price
 from finetune_gateway.estimation.profiles import Profile
-from finetune_gateway.migration.asking import Key, Seen, is_tuned
+from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.migration.inventory import (
     Cost,
     FileState,
@@ -23,15 +23,16 @@ from finetune_gateway.migration.inventory import (
     RemoteFile,
     TunedCheckpoint,
 )
+from finetune_gateway.migration.key_lists import KeyLists, Seen, is_tuned
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import moment, whole
 from finetune_gateway.tokens.encodings import base_model
 
-METHODS = {"supervised": "sft", "dpo": "dpo", "reinforcement": "reinforcement"}
+OUR_WORDS = {word: name for name, word in OPENAI_WORDS.items()}
 Shutdown = tuple[date | None, Literal["model", "base"] | None, str]
 
 
-def fine_tune(seen: Seen, keys: Sequence[Key], settings: Settings, today: date) -> FineTune:
+def fine_tune(seen: Seen, keys: Sequence[KeyLists], settings: Settings, today: date) -> FineTune:
     """Return what is known of a fine-tune. ``keys``: all that were asked."""
     job, host = seen.job, seen.keys[0].host
     base = wire.text_of(job.get("model")) or (base_model(seen.model) if seen.model else None)
@@ -74,11 +75,11 @@ def fine_tune(seen: Seen, keys: Sequence[Key], settings: Settings, today: date) 
 # -- until when --------------------------------------------------------------------------------
 
 
-def shutdown(seen: Seen, base: str | None, keys: Sequence[Key]) -> Shutdown:
+def shutdown(seen: Seen, base: str | None, keys: Sequence[KeyLists]) -> Shutdown:
     """Return the day from which a model does not answer, whose day it is, and who says so."""
     host = seen.keys[0].host
     listing = f"the list of models of {host.host}"
-    own = _stops_on(seen.listed or seen.unlisted or {})
+    own = stops_on(seen.listed or seen.unlisted or {})
     if own:
         return own, "model", listing
     row = host.profile.model(base) if base else None
@@ -86,7 +87,7 @@ def shutdown(seen: Seen, base: str | None, keys: Sequence[Key]) -> Shutdown:
     listed = (
         key.models[name] for key in keys if key.models for name in names if name in key.models
     )
-    day = next((day for one in listed if (day := _stops_on(one))), None)
+    day = next((day for one in listed if (day := stops_on(one))), None)
     if day:
         return day, "base", listing
     if row is None or row.retires_on is None:
@@ -94,7 +95,7 @@ def shutdown(seen: Seen, base: str | None, keys: Sequence[Key]) -> Shutdown:
     return row.retires_on, "base", f"{row.source} (as of {row.as_of})"
 
 
-def _stops_on(model: wire.Json) -> date | None:
+def stops_on(model: wire.Json) -> date | None:
     """Return the ``shutdown_date`` of OpenAI, or ``deprecation.inference`` of Azure."""
     text = wire.text_of(model.get("shutdown_date"))
     try:
@@ -109,7 +110,7 @@ def _stops_on(model: wire.Json) -> date | None:
 # -- what is there -----------------------------------------------------------------------------
 
 
-def model_state(seen: Seen, keys: Sequence[Key], day: date | None, today: date) -> ModelState:
+def model_state(seen: Seen, keys: Sequence[KeyLists], day: date | None, today: date) -> ModelState:
     """Return whether the model is there, as far as these keys can know."""
     if seen.listed is not None or seen.unlisted is not None:
         return "there"
@@ -125,7 +126,7 @@ def model_state(seen: Seen, keys: Sequence[Key], day: date | None, today: date) 
     return "not_visible"
 
 
-def _lists_fine_tunes(keys: Sequence[Key]) -> bool:
+def _lists_fine_tunes(keys: Sequence[KeyLists]) -> bool:
     """Return True if fine-tunes stand in this host's list of models: OpenAI's does."""
     if endpoint.is_openai(keys[0].host.base_url) or keys[0].host.profile_name == "openai":
         return True
@@ -146,7 +147,7 @@ def checkpoints(seen: Seen) -> tuple[TunedCheckpoint, ...] | None:
     )
 
 
-def _file(given: object, seen: Seen, keys: Sequence[Key]) -> RemoteFile | None:
+def _file(given: object, seen: Seen, keys: Sequence[KeyLists]) -> RemoteFile | None:
     file_id = wire.text_of(given)
     if file_id is None:
         return None
@@ -157,7 +158,7 @@ def _file(given: object, seen: Seen, keys: Sequence[Key]) -> RemoteFile | None:
     return RemoteFile(id=file_id, state="there", name=name, bytes=size)
 
 
-def _absent(file_id: str, seen: Seen, keys: Sequence[Key]) -> FileState:
+def _absent(file_id: str, seen: Seen, keys: Sequence[KeyLists]) -> FileState:
     """Return what is known of a file that no list shows. Files belong to a project, and a key
     cannot be asked for its own: one that sees another file of the job is of the right one."""
     others = {one for one in _files_of(seen.job) if one != file_id}
@@ -168,7 +169,7 @@ def _absent(file_id: str, seen: Seen, keys: Sequence[Key]) -> FileState:
     return "refused" if any("files" in key.refused for key in seen.keys) else "unknown"
 
 
-def _whole_lists(keys: Sequence[Key]) -> list[dict[str, wire.Json]]:
+def _whole_lists(keys: Sequence[KeyLists]) -> list[dict[str, wire.Json]]:
     return [key.files for key in keys if key.files is not None and "files" not in key.cut]
 
 
@@ -187,7 +188,7 @@ def method_of(job: wire.Json) -> str | None:
     if not job:
         return None
     word = wire.text_of(wire.object_of(job.get("method")).get("type")) or "supervised"
-    return METHODS.get(word, word)
+    return OUR_WORDS.get(word, word)
 
 
 def hyperparameters(job: wire.Json) -> dict[str, Any] | None:

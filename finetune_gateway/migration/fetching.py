@@ -9,30 +9,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 
 from finetune_gateway.backend import Backend
 from finetune_gateway.backends.openai import archive, inventory, wire
 from finetune_gateway.backends.openai.pacing import OnWait
-from finetune_gateway.errors import BackendError, MissingScopeError, NotFoundError
+from finetune_gateway.errors import BackendError, MissingScopeError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import fetched
 from finetune_gateway.jobs.fetched import Manifest, Piece
 from finetune_gateway.migration.archived import Archive, ArchivedJob, KeyRefusal
 from finetune_gateway.migration.keys import HostFails, Key
 from finetune_gateway.migration.listing import hosts_of
+from finetune_gateway.migration.names import fine_tune_of, one_named
 from finetune_gateway.migration.pieces import FILES, JobPieces
 from finetune_gateway.settings.home import Settings
 
 OnProgress = Callable[[int, int, str], object]  # jobs done, jobs in all, and what is fetched
-CHECKPOINT = ":ckpt-step-"  # begins the last part of a checkpoint's id
 
 Place = tuple[str, str]  # a host, and the id of a job there
 
 
 @dataclass
-class Seen:
+class ListedJob:
     """A job as the host lists it, and the keys that see it."""
 
     host: str
@@ -46,10 +45,6 @@ class Seen:
     @property
     def model(self) -> str | None:
         return wire.text_of(self.job.get("fine_tuned_model"))
-
-    def is_named(self, name: str) -> bool:
-        """Return True if this is the id of the job, of its model or of a checkpoint of it."""
-        return name == self.job["id"] or name.partition(CHECKPOINT)[0] == self.model
 
 
 def fetch(
@@ -129,9 +124,9 @@ class _Fetching:
     def _is_complete(self, manifest: Manifest) -> bool:
         return self._pieces(manifest, {}, []).complete(with_stored=self._stored)
 
-    def _list(self) -> list[Seen]:
+    def _list(self) -> list[ListedJob]:
         """Return the jobs that any key sees, each once, in the order of the hosts' lists."""
-        seen: dict[Place, Seen] = {}
+        seen: dict[Place, ListedJob] = {}
         errors: list[BackendError] = []
         for key in self._keys:
             try:
@@ -145,33 +140,24 @@ class _Fetching:
             self._whole = self._whole and whole
             for job in jobs:
                 if wire.usable_id(job):
-                    one = Seen(key.host.host, job)
+                    one = ListedJob(key.host.host, job)
                     seen.setdefault(one.place, one).keys.append(key)
         if len(errors) == len(self._keys):
             raise errors[0]
         return [*seen.values()]
 
-    def _choose(self, seen: list[Seen], names: list[str] | None) -> list[Seen]:
+    def _choose(self, seen: list[ListedJob], names: list[str] | None) -> list[ListedJob]:
         if names is None:
             return [one for one in seen if one.model or not _ended(one.job)]
-        chosen: dict[Place, Seen] = {}
+        chosen: dict[Place, ListedJob] = {}
         for name in names:
-            found = [one for one in seen if one.is_named(name)]
-            if not found:
-                raise self._unknown(name, seen)
-            chosen |= {one.place: one for one in found}
+            one = one_named(fine_tune_of(name), seen, lambda one: (one.model, one.place[1]))
+            chosen[one.place] = one
         return [*chosen.values()]
-
-    def _unknown(self, name: str, seen: list[Seen]) -> NotFoundError:
-        known = [text for one in seen for text in (one.model, str(one.job["id"])) if text]
-        near = get_close_matches(name, known, 2, 0.6)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "See: ftg migrate list"
-        keys = "This key sees" if len(self._keys) == 1 else "These keys see"
-        return NotFoundError(f"{keys} no fine-tune {name!r}.", hint=hint)
 
     # -- one job -------------------------------------------------------------------------
 
-    def _fetch(self, seen: Seen) -> ArchivedJob:
+    def _fetch(self, seen: ListedJob) -> ArchivedJob:
         manifest = self._manifest(seen)
         work = self._pieces(manifest, seen.job, seen.keys)
         if work.complete(with_stored=self._stored):
@@ -189,7 +175,7 @@ class _Fetching:
         others = [key for key in host if key not in keys]
         return JobPieces(self._settings, manifest, job, keys, others, saved)
 
-    def _manifest(self, seen: Seen) -> Manifest:
+    def _manifest(self, seen: ListedJob) -> Manifest:
         """Return what is kept of a job, with what its host says of it now."""
         host, base = seen.keys[0].host, wire.text_of(seen.job.get("model"))
         now = {

@@ -17,9 +17,9 @@ from finetune_gateway.backends.openai.inventory import RequestCount
 from finetune_gateway.errors import SpecError
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.migration import asking, facts, names, spending
-from finetune_gateway.migration.asking import Seen
+from finetune_gateway.migration import facts, key_lists, names, spending
 from finetune_gateway.migration.inventory import FineTune, Inventory
+from finetune_gateway.migration.key_lists import Seen
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
 
@@ -44,15 +44,15 @@ def list_fine_tunes(
     for host in (*hosts, *admins):
         host.connect()  # raises for a variable that is not set, before anything is sent
     asked = RequestCount()
-    keys = asking.read_lists(hosts, asked)
-    seen = asking.merged(keys)
+    keys = key_lists.read_lists(hosts, asked)
+    seen = key_lists.merged(keys)
     ours = _our_jobs(settings)
     if models is None:
         kept = [one for one in seen if every or not one.has_no_model]
     else:
         kept = _chosen(seen, [models] if isinstance(models, str) else models, ours)
     on_progress(f"{len(kept)} found; looking at each.")
-    asking.look_closer(kept, asked, checkpoints=checkpoints)
+    key_lists.look_closer(kept, asked, checkpoints=checkpoints)
     today = clock.today()
     found = [facts.fine_tune(one, keys, settings, today) for one in kept]
     found, views = [_ours(one, ours) for one in found], [key.view() for key in keys]

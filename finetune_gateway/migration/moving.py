@@ -28,8 +28,8 @@ from finetune_gateway.estimation.profiles import LifeCycle, Profile
 from finetune_gateway.jobs import fetched, planning
 from finetune_gateway.jobs.fetched import Manifest
 from finetune_gateway.migration import carrying, facts, listing, names
-from finetune_gateway.migration.asking import Key, Seen
 from finetune_gateway.migration.inventory import FineTune
+from finetune_gateway.migration.key_lists import KeyLists, Seen
 from finetune_gateway.migration.moves import Carried, MovePlan, Place
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
@@ -94,18 +94,15 @@ def plan(
 def _fetched(name: str, settings: Settings) -> Source | None:
     """Return a fine-tune from what was fetched of it: no host is asked, which may be gone."""
     for manifest in fetched.find(settings, name) or _ending(settings, name):
-        piece = manifest.piece("job")
-        path = fetched.path_of(settings, manifest, piece) if piece else None
-        if path is None:
-            continue
-        job = _read_job(path)
+        path = fetched.find_piece(settings, manifest, "job")
+        job = _read_job(path) if path else None
         if job is None:
             continue
         host = OpenAIBackend(base_url=manifest.base_url, profile=manifest.profile)
-        seen = Seen(job=job, keys=[Key(host)])
+        seen = Seen(job=job, keys=[KeyLists(host)])
         one = facts.fine_tune(seen, seen.keys, settings, clock.today())
-        train = _piece(settings, manifest, "training")
-        held_out = _piece(settings, manifest, "validation")
+        train = fetched.find_piece(settings, manifest, "training")
+        held_out = fetched.find_piece(settings, manifest, "validation")
         one = one.model_copy(update={"keys": manifest.keys})
         return Source(one, train or _expected(settings, one), held_out, train is not None)
     return None
@@ -128,11 +125,6 @@ def _read_job(path: Path) -> wire.Json | None:
         return None
 
 
-def _piece(settings: Settings, manifest: Manifest, kind: Any) -> Path | None:
-    piece = manifest.piece(kind)
-    return fetched.path_of(settings, manifest, piece) if piece else None
-
-
 def _at_host(
     name: str,
     backends: str | Backend | Sequence[str | Backend],
@@ -147,7 +139,7 @@ def _at_host(
         checkpoints=False,
         every=False,
         home=home,
-        on_progress=_say_nothing,
+        on_progress=lambda text: None,
     ).fine_tunes
     gone = one.training_file is None or one.training_file.state == "gone"
     held_out = one.validation_file is not None and one.validation_file.state == "there"
@@ -165,10 +157,6 @@ def _expected(settings: Settings, one: FineTune, name: str = "train") -> Path | 
     if one.job_id is None:
         return None
     return fetched.folder(settings, one.host, one.job_id) / f"{name}.jsonl"
-
-
-def _say_nothing(text: str) -> None:
-    return None
 
 
 # -- the places --------------------------------------------------------------------------------

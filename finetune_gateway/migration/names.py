@@ -10,6 +10,7 @@ from typing import TypeVar
 from finetune_gateway.errors import NotFoundError, SpecError
 
 Named = TypeVar("Named")
+CHECKPOINT = ":ckpt-step-"  # begins the last part of a checkpoint's id
 _DAY = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
@@ -21,6 +22,11 @@ def short_name(model: str) -> str:
         return model
     _, base, _, *own = parts
     return ":".join([_DAY.sub("", base), *filter(None, own)])
+
+
+def fine_tune_of(model: str) -> str:
+    """Return the id of the fine-tune that a checkpoint is of; any other id as it is."""
+    return model.partition(CHECKPOINT)[0]
 
 
 def last_part(model: str) -> str:

@@ -17,8 +17,9 @@ from finetune_gateway.backends.openai import organization
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.backends.openai.inventory import RequestCount
 from finetune_gateway.errors import BackendError
-from finetune_gateway.migration.asking import CHECKPOINT, Key
 from finetune_gateway.migration.inventory import Cost, FineTune, KeyView
+from finetune_gateway.migration.key_lists import KeyLists
+from finetune_gateway.migration.names import fine_tune_of
 
 LONGEST = 366 * 86_400  # seconds
 NAMES_NONE = "It names no fine-tune by its id."
@@ -32,7 +33,7 @@ def with_spending(
 ) -> tuple[list[FineTune], KeyView]:
     """Return the fine-tunes with what was paid for them and their last use, as far as the host
     names them, and what it told the admin key."""
-    key = Key(admin)
+    key = KeyLists(admin)
     first = min((one.created_at for one in found if one.created_at), default=time.time())
     since = max(first, time.time() - LONGEST)
     paid = _paid(_answered(key, "costs", lambda: organization.costs(admin, asked, since)) or [])
@@ -48,7 +49,7 @@ def with_spending(
     return [_with(one, paid, uses, day, whole) for one in found], told
 
 
-def _answered(key: Key, what: str, ask: Callable[[], tuple[list[T], bool]]) -> list[T] | None:
+def _answered(key: KeyLists, what: str, ask: Callable[[], tuple[list[T], bool]]) -> list[T] | None:
     try:
         found, whole = ask()
     except BackendError as exc:
@@ -63,7 +64,7 @@ def _paid(bill: Sequence[organization.Spend]) -> dict[str, Decimal]:
     """Return what was paid for each fine-tune that the bill names, its checkpoints included."""
     paid: dict[str, Decimal] = {}
     for line in bill:
-        for name in {_final(one) for one in _TUNED.findall(line.line_item)}:
+        for name in {fine_tune_of(one) for one in _TUNED.findall(line.line_item)}:
             paid[name] = paid.get(name, Decimal(0)) + line.usd
     return paid
 
@@ -74,13 +75,9 @@ def _last_uses(uses: Sequence[organization.Use]) -> dict[str, date]:
     for use in uses:
         day = datetime.fromtimestamp(use.at, UTC).date()
         if use.requests and use.model.startswith("ft:"):
-            name = _final(use.model)
+            name = fine_tune_of(use.model)
             last[name] = max(day, last.get(name, day))
     return last
-
-
-def _final(model: str) -> str:
-    return model.partition(CHECKPOINT)[0]
 
 
 def _with(

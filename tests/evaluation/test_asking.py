@@ -12,7 +12,7 @@ import pytest
 from support.hosted import connect
 from support.provider import Fault, Provider
 
-from finetune_gateway.backends.openai import async_chat
+from finetune_gateway.backends.openai import async_chat, pacing
 from finetune_gateway.backends.openai.async_chat import Answer
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.evaluation import asking
@@ -265,8 +265,8 @@ def test_no_error_has_the_key() -> None:
 def test_pauses_in_headers_are_read() -> None:
     """Of whatever limit is used up; nonsense is none."""
     head = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0.5s"}
-    assert async_chat.pause_of(head) == 60.5
+    assert pacing.pause_of(head) == 60.5
     tokens = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "120ms"}
-    assert async_chat.pause_of(tokens) == 0.12
-    assert async_chat.pause_of({**head, "x-ratelimit-remaining-requests": "3"}) == 0
-    assert async_chat.pause_of({**head, "x-ratelimit-reset-requests": "soon"}) == 0
+    assert pacing.pause_of(tokens) == 0.12
+    assert pacing.pause_of({**head, "x-ratelimit-remaining-requests": "3"}) == 0
+    assert pacing.pause_of({**head, "x-ratelimit-reset-requests": "soon"}) == 0

@@ -232,7 +232,7 @@ def test_a_key_that_is_shown_no_job_is_an_error(provider: Provider) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(provider: Provider) -> None:
-    """And nothing is fetched of the others."""
+    """And nothing is fetched of the others. Its last part, or a checkpoint, is known."""
     tune = provider.world.add_fine_tune(suffix="shop")
     name = tune["fine_tuned_model"]
     with pytest.raises(NotFoundError) as caught:
@@ -240,7 +240,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(provider: Provider) -> Non
     assert f"Did you mean {name}?" in caught.value.hint
     assert asked(provider) == {"/fine_tuning/jobs": 1}
     points = provider.world.list_checkpoints(tune["id"], {})["data"]
-    assert fetch(provider, points[-1]["fine_tuned_model_checkpoint"]).jobs[0].model == name
+    for known in (points[-1]["fine_tuned_model_checkpoint"], name.rpartition(":")[2]):
+        assert fetch(provider, known).jobs[0].model == name
 
 
 # -- faults --------------------------------------------------------------------------------------

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Literal, TypeVar
-
-import openai
+from typing import Literal, TypeVar
 
 from finetune_gateway.backends.openai import inventory, wire
 from finetune_gateway.backends.openai.inventory import Host
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import AuthenticationError, BackendError, MissingScopeError
 
-MOST_PAGES = 10_000  # of 100
 PIECE = 1 << 16  # bytes of a file that are read at a time
 
 # Why a host does not give something. ``free_account`` and ``purpose`` are refusals of files that
@@ -26,57 +23,20 @@ Refusal = Literal["scope", "key", "free_account", "purpose", "not_there", "other
 T = TypeVar("T")
 
 
-class Listing:
-    """The items of a list, page by page. ``complete``: True once it was read to its end."""
-
-    def __init__(
-        self,
-        host: Host,
-        what: str,
-        resource: Callable[[openai.OpenAI], Callable[..., Any]],
-        *args: str,
-        start: str | None = None,
-        **query: Any,
-    ) -> None:
-        """``start``: the id after which the list is read."""
-        self.complete = False
-        self._host = host
-        self._what = what
-        self._resource = resource
-        self._args = args
-        self._start = start
-        self._query = query
-
-    def __iter__(self) -> Iterator[list[wire.Json]]:
-        with inventory.scoped(), self._host.calling(self._what) as (client, call):
-            ask = self._resource(client)
-
-            def fetch(after: str | None) -> wire.Answer:
-                since = after or self._start or openai.omit
-                answer: wire.Answer = retried(
-                    ask, *self._args, limit=100, after=since, **self._query
-                )
-                return answer
-
-            pages = wire.Pages(fetch, call, MOST_PAGES)
-            yield from pages
-            self.complete = pages.complete
-
-
-def events(host: Host, job_id: str) -> Listing:
+def events(host: Host, job_id: str) -> inventory.Listing:
     """Return the events of a job, in the host's order: at OpenAI the newest first."""
     what = f"list the events of {job_id}"
-    return Listing(
+    return inventory.Listing(
         host, what, lambda client: client.fine_tuning.jobs.with_raw_response.list_events, job_id
     )
 
 
-def stored_completions(host: Host, model: str, after: str | None = None) -> Listing:
+def stored_completions(host: Host, model: str, after: str | None = None) -> inventory.Listing:
     """Return the answers of a model that were kept with ``store=true``, the oldest first.
 
     ``after``: the id of one of them; those that came later are listed.
     """
-    return Listing(
+    return inventory.Listing(
         host,
         f"list the stored completions of {model}",
         lambda client: client.chat.completions.with_raw_response.list,
@@ -88,7 +48,7 @@ def stored_completions(host: Host, model: str, after: str | None = None) -> List
 
 def stored_messages(host: Host, completion_id: str) -> list[wire.Json]:
     """Return the messages that a stored completion was asked with. Raises BackendError."""
-    listing = Listing(
+    listing = inventory.Listing(
         host,
         f"list the messages of {completion_id}",
         lambda client: client.chat.completions.messages.with_raw_response.list,

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 PATH = "chat/completions"  # below the address of the host
 TOKENS = 2048  # of an answer that is waited for as long as any other
 ENDLESS = "endless"  # the code of an error for an answer that was cut off
-LIMITS = ("requests", "tokens")  # of which a host says how many are left, by its headers
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Session:
             # Not chained: the exception holds the request, with the key in its headers.
             raise error from None
         seconds = time.perf_counter() - began
-        return Answer(read_chat(raw, self.call), seconds, pause_of(raw.headers))
+        return Answer(read_chat(raw, self.call), seconds, pacing.pause_of(raw.headers))
 
 
 def _status_error(raw: httpx2.Response) -> openai.APIStatusError:
@@ -115,11 +114,3 @@ async def session(
             raise wire.not_connectable(exc, call) from None
     async with client:
         yield Session(backend, model, client, call)
-
-
-def pause_of(headers: Mapping[str, str]) -> float:
-    """Return the seconds until a limit of the host is open again, if its headers say that nothing
-    is left of it: ``x-ratelimit-remaining-requests: 0``, ``x-ratelimit-reset-requests: 1m0.5s``."""
-    used_up = [name for name in LIMITS if headers.get(f"x-ratelimit-remaining-{name}") == "0"]
-    times = (headers.get(f"x-ratelimit-reset-{name}", "") for name in used_up)
-    return max((pacing.seconds(text) or 0.0 for text in times), default=0.0)

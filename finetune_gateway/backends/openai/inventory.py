@@ -26,6 +26,7 @@ from finetune_gateway.errors import (
 )
 
 MOST_JOBS = 100  # of a page
+MOST_PAGES = 10_000  # of a list that is handed on page by page
 MOST_FILES = 10_000  # of a page, by OpenAI's reference
 MISSING_SCOPE = "missing_scope"
 ROUNDS = 5  # in which one question is asked
@@ -133,15 +134,51 @@ def _listed(
     limit: int,
     count: RequestCount | None,
 ) -> List:
-    with scoped(), host.calling(what) as (client, call), bounds.within():
-        ask = counted(resource(client), count)
+    listing = Listing(host, what, resource, *args, most=wire.MAX_PAGES, count=count, limit=limit)
+    with bounds.within():
+        return [item for page in listing for item in page], listing.complete
 
-        def fetch(after: str | None) -> wire.Answer:
-            answer: wire.Answer = retried(ask, *args, limit=limit, after=after or openai.omit)
-            return answer
 
-        pages = wire.Pages(fetch, call)
-        return [item for page in pages for item in page], pages.complete
+class Listing:
+    """The items of a list, page by page. ``complete``: True once it was read to its end.
+
+    ``start``: the id after which the list is read. ``most``: pages. ``query``: parameters of each.
+    Reading it raises BackendError, MissingScopeError.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        what: str,
+        resource: Callable[[openai.OpenAI], Callable[..., Any]],
+        *args: str,
+        start: str | None = None,
+        most: int = MOST_PAGES,
+        count: RequestCount | None = None,
+        **query: Any,
+    ) -> None:
+        self.complete = False
+        self._host = host
+        self._what = what
+        self._resource = resource
+        self._args = args
+        self._start = start
+        self._most = most
+        self._count = count
+        self._query = {"limit": MOST_JOBS, **query}
+
+    def __iter__(self) -> Iterator[list[wire.Json]]:
+        with scoped(), self._host.calling(self._what) as (client, call):
+            ask = counted(self._resource(client), self._count)
+
+            def fetch(after: str | None) -> wire.Answer:
+                since = after or self._start or openai.omit
+                answer: wire.Answer = retried(ask, *self._args, after=since, **self._query)
+                return answer
+
+            pages = wire.Pages(fetch, call, self._most)
+            yield from pages
+            self.complete = pages.complete
 
 
 def counted(ask: Callable[..., T], count: RequestCount | None) -> Callable[..., T]:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 
 from finetune_gateway.backends.openai.retries import asked_wait
 
-LEFT = ("x-ratelimit-remaining-requests", "x-ratelimit-remaining")
-RESET = ("x-ratelimit-reset-requests", "x-ratelimit-reset")
+# Of which a host says how many are left, and when there are more; the last is of those that name
+# none.
+LIMITS = ("-requests", "-tokens", "")
 EPOCH = 1e9  # seconds; a larger number is no pause but a moment
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -36,10 +37,9 @@ class Pace:
         """Take note of an answer."""
         self.answers += 1
         pause = asked_wait(headers) if status in (429, 503) else None
-        left = _number(_first(headers, LEFT))
-        if pause is None and left is not None and left < 1:
-            pause = seconds(_first(headers, RESET))
-        if pause is not None and pause <= self._longest:
+        if pause is None:
+            pause = pause_of(headers)
+        if pause <= self._longest:
             self._until = max(self._until, time.monotonic() + pause)
 
     def wait(self) -> None:
@@ -52,8 +52,15 @@ class Pace:
         time.sleep(pause)
 
 
-def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
-    return next((text for name in names if (text := headers.get(name))), None)
+def pause_of(headers: Mapping[str, str]) -> float:
+    """Return the seconds until a limit of the host is open again, if its headers say that nothing
+    is left of it: ``x-ratelimit-remaining-requests: 0``, ``x-ratelimit-reset-requests: 1m0.5s``."""
+    pauses = (
+        seconds(headers.get(f"x-ratelimit-reset{limit}"))
+        for limit in LIMITS
+        if (left := _number(headers.get(f"x-ratelimit-remaining{limit}"))) is not None and left < 1
+    )
+    return max(filter(None, pauses), default=0.0)
 
 
 def _number(text: str | None) -> float | None:

@@ -15,10 +15,10 @@ from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.backends.openai.inventory import RequestCount, again
 from finetune_gateway.errors import BackendError, MissingScopeError
 from finetune_gateway.migration.inventory import KeyView
+from finetune_gateway.migration.names import fine_tune_of
 from finetune_gateway.tokens.encodings import base_model
 
 SIDE_BY_SIDE = 8  # requests
-CHECKPOINT = ":ckpt-step-"
 
 LISTS: dict[str, Callable[[OpenAIBackend, RequestCount], inventory.List]] = {
     "jobs": inventory.jobs,
@@ -28,7 +28,7 @@ LISTS: dict[str, Callable[[OpenAIBackend, RequestCount], inventory.List]] = {
 
 
 @dataclass
-class Key:
+class KeyLists:
     """What a host tells one key. None: it was refused, or the host did not answer; ``refused`` says
     why."""
 
@@ -71,7 +71,7 @@ class Seen:
     the host says of a model that no list shows; ``is_forbidden``: that the key may not see it."""
 
     job: wire.Json
-    keys: list[Key] = field(default_factory=list)
+    keys: list[KeyLists] = field(default_factory=list)
     name: str | None = None  # of a model without a job
     listed: wire.Json | None = None
     unlisted: wire.Json | None = None
@@ -95,16 +95,16 @@ def is_tuned(model: str) -> bool:
     return base_model(model) != model
 
 
-def read_lists(hosts: Sequence[OpenAIBackend], asked: RequestCount) -> list[Key]:
+def read_lists(hosts: Sequence[OpenAIBackend], asked: RequestCount) -> list[KeyLists]:
     """Return what each key is shown. Raises BackendError if none was shown any job or model."""
-    keys = [Key(host) for host in hosts]
+    keys = [KeyLists(host) for host in hosts]
     in_parallel(partial(_read, asked=asked), [(key, what) for key in keys for what in LISTS])
     if all(key.jobs is None and key.models is None for key in keys):
         raise _nothing(keys[0])
     return keys
 
 
-def _read(question: tuple[Key, str], asked: RequestCount) -> None:
+def _read(question: tuple[KeyLists, str], asked: RequestCount) -> None:
     key, what = question
     try:
         found, whole = again(lambda: LISTS[what](key.host, asked))
@@ -117,7 +117,7 @@ def _read(question: tuple[Key, str], asked: RequestCount) -> None:
     setattr(key, what, found if what == "jobs" else named)
 
 
-def _nothing(key: Key) -> BackendError:
+def _nothing(key: KeyLists) -> BackendError:
     scopes = " and ".join(key.scopes)
     hint = f"Give this key {scopes}." if scopes else "Check the key, the account and the address."
     return BackendError(key.refused["jobs"], hint=hint, backend="openai")
@@ -137,7 +137,7 @@ def _count(items: Sequence[object] | dict[str, wire.Json] | None) -> int | None:
 # -- what the keys see together ----------------------------------------------------------------
 
 
-def merged(keys: Sequence[Key]) -> list[Seen]:
+def merged(keys: Sequence[KeyLists]) -> list[Seen]:
     """Return each fine-tune once, with the keys that see it: the jobs, and the models of which no
     list of jobs has one."""
     found: dict[str, Seen] = {}
@@ -150,7 +150,7 @@ def merged(keys: Sequence[Key]) -> list[Seen]:
     known = {seen.model for seen in found.values()}
     for key in keys:
         for name in key.models or {}:
-            if is_tuned(name) and not {name, name.partition(CHECKPOINT)[0]} & known:
+            if is_tuned(name) and not {name, fine_tune_of(name)} & known:
                 found.setdefault(name, Seen(job={}, name=name)).keys.append(key)
     for seen in found.values():
         rows = ((key.models or {}).get(seen.model or "") for key in keys)
