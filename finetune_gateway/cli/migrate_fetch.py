@@ -33,7 +33,10 @@ LONG_WAIT = 2.0  # seconds of a wait that is said
 def fetch(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL...]", help="Ids of models (ft:...) or of jobs (ftjob-...)."),
+        typer.Argument(
+            metavar="[MODEL...]",
+            help="Ids of models (ft:...) or jobs (ftjob-...), or their last part.",
+        ),
     ] = None,
     all_: Annotated[
         bool, typer.Option("--all", "-a", help="All fine-tunes that the keys see.")

@@ -18,7 +18,7 @@ _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DO
 
 def usage_error(exc: typer.TyperException, name: str, args: list[str]) -> tuple[str, str]:
     """Return the message and the hint for a command line that the parser has refused."""
-    hint = _second_word(exc, name) or _hint(exc)
+    hint = _second_word(exc, name) or _which_fine_tune(exc, name) or _hint(exc)
     return _message(exc, name, args), hint or f"Run: ftg {name} --help"
 
 
@@ -27,6 +27,13 @@ def _second_word(exc: typer.TyperException, name: str) -> str:
     extra = _EXTRA.fullmatch(exc.format_message())
     near = get_close_matches(extra[1].split()[0], second_words(name), n=1) if extra else []
     return f"Did you mean: ftg {name} {near[0]}" if near else ""
+
+
+def _which_fine_tune(exc: typer.TyperException, name: str) -> str:
+    """Return where to find a MODEL that a command about fine-tunes is given none of."""
+    about_one = name.startswith("migrate ") or name == "models add"
+    missing = about_one and type(exc).__name__ == "MissingParameter"
+    return "For the ids of your fine-tunes: ftg migrate list" if missing else ""
 
 
 def _message(exc: Any, name: str, args: list[str]) -> str:

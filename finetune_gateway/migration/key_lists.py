@@ -13,7 +13,7 @@ from typing import Any
 from finetune_gateway.backends.openai import inventory, wire
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.backends.openai.inventory import RequestCount, again
-from finetune_gateway.errors import BackendError, MissingScopeError
+from finetune_gateway.errors import AuthenticationError, BackendError, MissingScopeError
 from finetune_gateway.migration.inventory import KeyView
 from finetune_gateway.migration.names import fine_tune_of
 from finetune_gateway.tokens.encodings import base_model
@@ -38,6 +38,7 @@ class KeyLists:
     files: dict[str, wire.Json] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     scopes: list[str] = field(default_factory=list)
+    no_jobs: BackendError | None = None  # why it was not shown them
     cut: set[str] = field(default_factory=set)  # lists that were not read to their end
 
     @property
@@ -48,6 +49,7 @@ class KeyLists:
     def refuse(self, what: str, error: BackendError) -> None:
         """Keep what was not told, and why."""
         self.refused[what] = error.message
+        self.no_jobs = error if what == "jobs" else self.no_jobs
         if isinstance(error, MissingScopeError) and error.scope not in ("", *self.scopes):
             self.scopes.append(error.scope)
 
@@ -100,7 +102,7 @@ def read_lists(hosts: Sequence[OpenAIBackend], asked: RequestCount) -> list[KeyL
     keys = [KeyLists(host) for host in hosts]
     in_parallel(partial(_read, asked=asked), [(key, what) for key in keys for what in LISTS])
     if all(key.jobs is None and key.models is None for key in keys):
-        raise _nothing(keys[0])
+        raise _nothing(keys)
     return keys
 
 
@@ -117,10 +119,16 @@ def _read(question: tuple[KeyLists, str], asked: RequestCount) -> None:
     setattr(key, what, found if what == "jobs" else named)
 
 
-def _nothing(key: KeyLists) -> BackendError:
-    scopes = " and ".join(key.scopes)
-    hint = f"Give this key {scopes}." if scopes else "Check the key, the account and the address."
-    return BackendError(key.refused["jobs"], hint=hint, backend="openai")
+def _nothing(keys: Sequence[KeyLists]) -> BackendError:
+    """Return why the first key was not shown its jobs, with what to do about all of them."""
+    error = keys[0].no_jobs or BackendError(keys[0].refused["jobs"], backend="openai")
+    named = " and ".join(key.variable for key in keys)
+    scopes = " and ".join(dict.fromkeys(scope for key in keys for scope in key.scopes))
+    if scopes:
+        error.hint = f"Give {named} {scopes}."
+    elif isinstance(error, AuthenticationError):
+        error.hint = f"Check what is in {named}, and whether it is a key of this host."
+    return error
 
 
 def in_parallel(work: Callable[[Any], None], items: Iterable[Any]) -> None:

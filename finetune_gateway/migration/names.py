@@ -50,6 +50,8 @@ def one_named(
     if ends:
         several = ", ".join(sorted(ends)[:3])
         raise SpecError(f"{len(ends)} fine-tunes end with {name!r}.", hint=f"Say {several}.")
+    lasts = {last_part(one): one for one in known}
     near = get_close_matches(name, known, 2, 0.6)
+    near = near or [lasts[one] for one in get_close_matches(name, lasts, 2, 0.8)]
     hint = f"Did you mean {' or '.join(near)}?" if near else "For all of them: ftg migrate list"
     raise NotFoundError(f"No fine-tune {name!r} is seen by these keys.", hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,14 +15,16 @@ from finetune_gateway.reports.layout import render
 from finetune_gateway.reports.output import format_count, format_timestamp, format_usd
 
 HEAD = ("model", "stops", "state", "job", "files", "trained with", "tokens and cost")
+STATES = ("state", "job", "files")  # the columns in which something can be missing
 
 
 @dataclass(frozen=True)
 class FineTuneView:
-    """A line of the table; each cell is a list of texts, one below the other."""
+    """A line of the table; each cell is a list of texts, one below the other, each with True if it
+    says that something is missing."""
 
     urgency: str
-    cells: list[list[list[Piece]]]
+    cells: list[list[tuple[list[Piece], bool]]]
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,29 @@ def _row(one: FineTune, inventory: Inventory) -> FineTuneView:
         [one.name, *([] if one.base_model is None else [f"from {one.base_model}"])],
         [str(day) if day else view.UNKNOWN, left, _whose(one)],
         view.model_parts(one),
-        [view.job_text(one), view.seen_by(one, inventory.keys)],
+        [*view.job_parts(one), view.seen_by(one, inventory.keys)],
         view.files(one),
-        [view.training_text(one)],
+        view.training_parts(one),
         [view.tokens_text(one), view.cost_text(one)],
     ]
     urgency = "lost" if one.days_left is not None and one.days_left <= 0 else "open"
-    return FineTuneView(urgency, [[short_text(text) for text in cell if text] for cell in cells])
+    return FineTuneView(
+        urgency,
+        [
+            [(short_text(text), name in STATES and _is_missing(text)) for text in cell if text]
+            for name, cell in zip(HEAD, cells, strict=True)
+        ],
+    )
+
+
+def _is_missing(text: str) -> bool:
+    """Return True for what is not there, or not shown to these keys."""
+    words = re.findall(r"\w+", text.partition("(")[0])  # without the name of a file
+    return bool({"gone", "refused", "deleted", "hidden", "visible", "retired"} & {*words})
 
 
 def _whose(one: FineTune) -> str:
-    return {"model": "its own date", "base": "of its base"}.get(one.shutdown_from or "", "")
+    return {"model": "its own date", "base": "date of its base"}.get(one.shutdown_from or "", "")
 
 
 def _sources(inventory: Inventory) -> list[str]:

@@ -102,18 +102,24 @@ def checkpoints_text(one: FineTune) -> str:
         return "checkpoints not known"
     if not one.checkpoints:
         return "no other checkpoint"
-    steps = [str(point.step) for point in one.checkpoints if point.step is not None]
-    at = f" (step {', '.join(steps)})" if steps else ""
+    steps = sorted(point.step for point in one.checkpoints if point.step is not None)
+    at = f" (step {', '.join(map(str, steps))})" if steps else ""
     return f"{format_count(len(one.checkpoints), 'checkpoint')} besides{at}"
 
 
 def job_text(one: FineTune) -> str:
     """Return the job with its status and day, and ours."""
+    name, *facts = job_parts(one)
+    return f"{name} {', '.join(facts)}" if facts else name
+
+
+def job_parts(one: FineTune) -> list[str]:
+    """Return the same, each by itself."""
     if one.job_id is None and one.job_status is None:
-        return "not visible to these keys"
+        return ["not visible to these keys"]
     raw = f" ({visible(one.raw_status)})" if one.raw_status not in (None, one.job_status) else ""
-    ours = f", here {one.our_job}" if one.our_job else ""
-    return f"{visible(one.job_id or UNKNOWN)} {one.job_status}{raw}, made {made(one)}{ours}"
+    ours = [f"here {one.our_job}"] if one.our_job else []
+    return [visible(one.job_id or UNKNOWN), f"{one.job_status}{raw}", f"made {made(one)}", *ours]
 
 
 def made(one: FineTune) -> str:
@@ -148,10 +154,15 @@ def _file(file: RemoteFile) -> str:
 
 def training_text(one: FineTune) -> str:
     """Return the method and the hyperparameters."""
+    return ", ".join(training_parts(one))
+
+
+def training_parts(one: FineTune) -> list[str]:
+    """Return the same, each by itself."""
+    method = visible(one.method or "method not known")
     if one.hyperparameters is None:
-        return f"{one.method or 'method not known'}, hyperparameters not known"
-    given = ", ".join(f"{name} {value}" for name, value in one.hyperparameters.items())
-    return visible(f"{one.method or 'method not known'}, {given}")
+        return [method, "hyperparameters not known"]
+    return [method, *(visible(f"{name} {value}") for name, value in one.hyperparameters.items())]
 
 
 def tokens_text(one: FineTune) -> str:

@@ -22,7 +22,7 @@ from support.rows import chat_rows
 
 from finetune_gateway import Gateway, Inventory, OpenAIBackend, SpecError, migration
 from finetune_gateway.backends.openai import inventory as host_lists
-from finetune_gateway.errors import AuthenticationError, BackendError, MissingScopeError
+from finetune_gateway.errors import AuthenticationError, MissingScopeError
 from finetune_gateway.reports.output import display_width
 
 A, B, ADMIN = "sk-a-0123456789abcdef", "sk-b-0123456789abcdef", "sk-admin-0123456789abcd"
@@ -275,8 +275,9 @@ def test_nothing_to_list_is_said_and_wrong_calls_are_errors(
     with pytest.raises(SpecError, match="One host"):
         migration.list_fine_tunes([*hosts(provider), OpenAIBackend(api_key="k")])
     provider.keys = {}
-    with pytest.raises(BackendError, match="Incorrect API key"):
+    with pytest.raises(AuthenticationError, match="Incorrect API key") as wrong:
         migration.list_fine_tunes(hosts(provider))
+    assert "A_KEY and B_KEY" in wrong.value.hint
     monkeypatch.delenv("B_KEY")
     before = len(provider.requests)
     with pytest.raises(AuthenticationError, match="B_KEY is not set"):
@@ -313,7 +314,7 @@ def test_the_screen_in_every_form(
         "validation gone",
         "training not visible to",
         "tokens not known, cost not known",
-        "2 checkpoints besides (step 8, 4)",
+        "2 checkpoints besides (step 4, 8)",
         "seen by B_KEY",
     ):
         assert text in " ".join(table.stdout.split()), text
