@@ -33,6 +33,7 @@ from finetune_gateway.evaluation.recording import (
     REQUESTS,
     Recording,
     Run,
+    batch_file,
 )
 from finetune_gateway.evaluation.work import (
     Work,
@@ -148,7 +149,7 @@ class _Batch:
         cost = work.cost(part)
         charge = reserve(store, work, cost)
         key = charge.id.removeprefix("chg-")
-        path = recording.folder / f"batch-{key}.jsonl"
+        path = batch_file(recording.folder, key)
         lines = b"".join(_line(work, question) for question, _ in part)
         with files.storing(f"{path.name} cannot be written", recording.folder):
             files.write_atomic(path, lines, private=True)
@@ -167,7 +168,7 @@ class _Batch:
                 }
                 requests.write(line)
         batch = cls(store, work, {"key": key, "charge": charge.id, "requests": len(part)})
-        batch._note("intent", file=path.name, charge=charge.id, requests=len(part))
+        batch._note("intent", charge=charge.id, requests=len(part))
         return batch
 
     @property
@@ -177,7 +178,7 @@ class _Batch:
 
     @property
     def _path(self) -> Path:
-        return self.work.recording.folder / str(self.known["file"])
+        return batch_file(self.work.recording.folder, self.known["key"])
 
     def _note(self, event: str, **more: Any) -> None:
         """Write down a step, on the disk before it is taken."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.settings import files
+from finetune_gateway.text.cleaning import moment, whole
 
 Json = dict[str, Any]
 
@@ -97,7 +99,8 @@ class Journal:
 
 
 def read_lines(path: Path) -> Iterator[Json]:
-    """Yield the whole lines of a journal; none if there is no such file. Raises StoreError."""
+    """Yield the whole lines of a journal; none if there is no such file. Raises StoreError, also
+    for a line that has not what is written here: somebody has changed it."""
     try:
         with path.open("rb") as file:
             for raw in file:
@@ -115,10 +118,55 @@ def _parsed(raw: bytes, path: Path) -> Json:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise StoreError(
-            f"{path} has a line that is no JSON object.", hint="Was it changed? Put a copy back."
-        )
+        raise _damaged(path, "is no JSON object")
+    for name, is_right in CHECKS.get(path.name, {}).items():
+        if not is_right(value.get(name)):
+            raise _damaged(path, f"has no {name} as it is written here")
     return value
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(f"{path} has a line that {what}.", hint="Was it changed? Put a copy back.")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return whole(value) is not None
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_request(value: object) -> bool:
+    """Return True for the id of a request: a fingerprint and the number of the sample."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{1,64}-\d{1,3}", value) is not None
+
+
+def _is_key(value: object) -> bool:
+    """Return True for the key of a batch, which is a part of the name of a file."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{1,64}", value) is not None
+
+
+def _is_amount(value: object) -> bool:
+    """Return True for an amount in USD, or for none."""
+    return value is None or (isinstance(value, str) and bool(re.fullmatch(r"\d+(\.\d+)?", value)))
+
+
+# What each line of these files has, as far as anything is decided by it.
+CHECKS: dict[str, dict[str, Callable[[object], bool]]] = {
+    "requests.jsonl": {"id": _is_request, "attempt": _is_count, "charge": _is_text,
+                       "usd": _is_amount, "batch": lambda value: value is None or _is_key(value)},
+    "answers.jsonl": {"id": _is_request, "attempt": _is_count, "charge": _is_text,
+                      "usd": _is_amount, "message": lambda value: isinstance(value, dict)},
+    "errors.jsonl": {"id": _is_request, "attempt": _is_count, "charge": _is_text,
+                     "usd": _is_amount, "again": _is_flag, "retryable": _is_flag},
+    "batches.jsonl": {"key": _is_key, "event": _is_text,
+                      "at": lambda value: moment(value) is not None},
+}  # fmt: skip
 
 
 def _cut_torn_line(descriptor: int) -> None:

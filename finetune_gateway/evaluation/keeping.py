@@ -16,6 +16,7 @@ from finetune_gateway.evaluation.recording import (
     REFUSED,
     Recording,
     batch_events,
+    batch_file,
     folder_of,
     plain,
 )
@@ -45,7 +46,7 @@ def _let_go(recording: Recording) -> None:
             if known["event"] not in OVER:
                 event = LOST if known["event"] in ("creating", "created") else REFUSED
                 journal.write({"key": key, "event": event, "at": time.time()})
-                (recording.folder / str(known["file"])).unlink(missing_ok=True)
+                batch_file(recording.folder, key).unlink(missing_ok=True)
 
 
 def doomed(settings: Settings, names: Sequence[str]) -> list[Path]:

@@ -26,20 +26,28 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from finetune_gateway.errors import NotFoundError, SpecError, StoreError, shown
+from finetune_gateway.errors import (
+    NotFoundError,
+    SpecError,
+    StoreError,
+    shown,
+    validation_error_text,
+)
 from finetune_gateway.evaluation.journal import read_lines
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint_of_all
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.tokens.encodings import base_model
 
 Json = dict[str, Any]
+M = TypeVar("M", bound=Model)
 
 ABOUT, ROWS = "recording.json", "rows.jsonl"
 REQUESTS, ANSWERS, ERRORS, BATCHES = (
@@ -250,7 +258,7 @@ class Recording:
 
     def prompts(self) -> list[Prompt]:
         """Return what was asked, in the order of the data. Raises StoreError if rows were lost."""
-        found = [Prompt.model_validate(line) for line in read_lines(self.folder / ROWS)]
+        found = [_read(Prompt, line, self.folder / ROWS) for line in read_lines(self.folder / ROWS)]
         if fingerprint_of_all(found) != self.about.rows_sha256:
             raise StoreError(
                 f"The rows of {self.title} are not those that it was made with.",
@@ -264,7 +272,7 @@ class Recording:
         for line in read_lines(self.folder / ANSWERS):
             if line["id"] not in seen:
                 seen.add(line["id"])
-                yield RecordedAnswer.model_validate(line)
+                yield _read(RecordedAnswer, line, self.folder / ANSWERS)
 
     def errors(self) -> Iterator[RecordedError]:
         """Yield for each request that has no answer the last error, if there is one."""
@@ -272,7 +280,7 @@ class Recording:
         last = {line["id"]: line for line in read_lines(self.folder / ERRORS)}
         for key, line in last.items():
             if key not in answered:
-                yield RecordedError.model_validate(line)
+                yield _read(RecordedError, line, self.folder / ERRORS)
 
     def questions(self, prompts: list[Prompt]) -> Iterator[tuple[str, Prompt, int]]:
         """Yield the id of each request, its prompt and the number of the sample: all first samples,
@@ -335,10 +343,22 @@ class Recording:
     def finish(self) -> None:
         """Write down which systems have answered. Raises StoreError."""
         lines = {line["id"]: line for line in read_lines(self.folder / ANSWERS)}.values()
-        prints = Counter(line["system_fingerprint"] for line in lines)
-        self.about.system_fingerprints = {key: n for key, n in prints.items() if key}
+        prints = (line.get("system_fingerprint") for line in lines)
+        texts = (encodable(one) for one in prints if isinstance(one, str) and one)
+        self.about.system_fingerprints = dict(Counter(texts))
         self.about.finished_at = time.time()
         self.write_about()
+
+
+def _read(kind: type[M], line: Json, path: Path) -> M:
+    """Return a line as what it is of. Raises StoreError for one that was changed."""
+    try:
+        return kind.model_validate(line)
+    except ValidationError as exc:
+        raise StoreError(
+            f"{path} has a line that cannot be read: {validation_error_text(exc)}.",
+            hint="Was it changed? Put a copy back.",
+        ) from None
 
 
 def _usd(line: Json) -> Decimal | None:
@@ -348,6 +368,11 @@ def _usd(line: Json) -> Decimal | None:
 def batch_events(folder: Path) -> dict[str, str]:
     """Return the last event of each batch of a recording, by its key."""
     return {line["key"]: line["event"] for line in read_lines(folder / BATCHES)}
+
+
+def batch_file(folder: Path, key: str) -> Path:
+    """Return the file of requests of a batch, which is there until it has ended."""
+    return folder / f"batch-{key}.jsonl"
 
 
 def request_id(row: str, sample: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from finetune_gateway.errors import BudgetError, JobNotFinished
+from finetune_gateway.errors import BudgetError, JobNotFinished, StoreError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation.asking import Question
 from finetune_gateway.evaluation.costing import Costing
@@ -161,6 +161,16 @@ def last_lines(recording: Recording) -> dict[str, Json]:
     known: dict[str, Json] = {}
     for line in read_lines(recording.folder / BATCHES):
         known[line["key"]] = {**known.get(line["key"], {}), **line}
+    for key, one in known.items():
+        kinds = {"charge": str, "requests": int}
+        kinds |= {"file_id": str} if one["event"] in ("uploaded", "creating") else {}
+        kinds |= {"id": str} if one["event"] == "created" else {}
+        if not all(isinstance(one.get(name), kind) for name, kind in kinds.items()):
+            raise StoreError(
+                f"{recording.folder / BATCHES} does not have all that was written down of the "
+                f"batch {key}.",
+                hint="Was it changed? Put a copy back.",
+            )
     return known
 
 

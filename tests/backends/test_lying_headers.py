@@ -36,21 +36,19 @@ def test_an_answer_is_read_whatever_encoding_it_claims(tmp_path: Path) -> None:
                 begin(backend, file)
 
 
-def test_a_recording_reads_errors_in_any_encoding(home: Path) -> None:
-    with Provider() as provider:
-        for charset in CHARSETS:
-            provider.fault(CHAT, "raw", **page(charset))
-        recording = recorded(provider, rows(len(CHARSETS)), at_once=1)
-        assert {error.status for error in recording.errors()} == {400}
-        assert len([*recording.errors()]) == len(CHARSETS)
-
-
-def test_a_host_that_is_never_ready_again_is_asked_all_the_same(home: Path) -> None:
-    """Nothing is left of a limit for a hundred years: it is asked, and may refuse."""
+def test_a_recording_goes_on_past_headers_that_lie(home: Path) -> None:
+    """An error in any encoding is one; a host of which nothing is left of a limit for a hundred
+    years is asked all the same, and may refuse."""
     never = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "36500d"}
+    answer = {"choices": [{"message": {"role": "assistant", "content": "Yes."}}]}
     waits: list[float] = []
     with Provider() as provider:
-        answer = {"choices": [{"message": {"role": "assistant", "content": "Yes."}}]}
         provider.fault(CHAT, "body", body=answer, headers=never)
-        recording = recorded(provider, rows(2), at_once=1, on_wait=lambda s, _: waits.append(s))
+        for charset in CHARSETS:
+            provider.fault(CHAT, "raw", **page(charset))
+        recording = recorded(
+            provider, rows(10), at_once=1, on_wait=lambda seconds, _: waits.append(seconds)
+        )
+        assert {error.status for error in recording.errors()} == {400}
+        assert len([*recording.errors()]) == len(CHARSETS)
         assert len([*recording.answers()]) == 2 and not waits

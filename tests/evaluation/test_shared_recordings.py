@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.hosted import no_crash
 from support.provider import Provider
 from support.recordings import asked, recorded, rows
 
-from finetune_gateway import SpecError
-from finetune_gateway.evaluation import Recording
+from finetune_gateway import GatewayError, SpecError
+from finetune_gateway.errors import StoreError
+from finetune_gateway.evaluation import Recording, keeping
 from finetune_gateway.evaluation.planning import RecordPlan
+from finetune_gateway.settings.home import Settings
 
 
 def test_a_name_that_was_taken_meanwhile_is_left_alone(home: Path) -> None:
@@ -27,3 +34,61 @@ def test_a_name_that_was_taken_meanwhile_is_left_alone(home: Path) -> None:
         assert asked(provider) == {1: 3}
     kept = Recording.load("x")
     assert {one.row for one in kept.answers()} == {one.id for one in kept.prompts()}
+
+
+ODD: list[Any] = [None, -1, "", "x", "../../x", [], {}, True, 10**30, "\ud83d"]
+
+
+def damages(path: Path) -> Iterator[bytes]:
+    """The file with its last line changed by hand, field by field."""
+    *lines, last = path.read_text().splitlines()
+    for name in json.loads(last):
+        for odd in ODD:
+            changed = json.dumps({**json.loads(last), name: odd})
+            yield "".join(f"{line}\n" for line in [*lines, changed]).encode()
+        left = {key: value for key, value in json.loads(last).items() if key != name}
+        yield "".join(f"{line}\n" for line in [*lines, json.dumps(left)]).encode()
+
+
+def look(name: str) -> None:
+    """All that is read of a recording."""
+    recording = Recording.load(name)
+    [*recording.answers()], [*recording.errors()], recording.state(), recording.prompts()
+    recording.spent("chg-1")
+    recording.finish()
+    if recording.state().batched:
+        keeping.settle(Settings.load(), name, lost=True)
+
+
+@pytest.mark.chaos
+def test_a_recording_that_was_changed_by_hand_is_read_or_refused_in_words(home: Path) -> None:
+    """Never with an error of Python, and nothing outside of it is touched."""
+    with Provider(refused_words=("parcel 2",)) as provider:
+        recorded(provider, rows(3), name="x")
+        recorded(provider, rows(2), name="b", batch=True)
+    outside = home / "x"
+    outside.write_text("mine")
+    for path in [*home.glob("recordings/*/*.json*")]:
+        if path.stat().st_size == 0 or path.name.startswith("batch-"):
+            continue
+        before = {one: one.read_bytes() for one in path.parent.iterdir()}
+        for changed in damages(path) if path.suffix == ".jsonl" else ():
+            path.write_bytes(changed)
+            with no_crash(), suppress(GatewayError):
+                look(path.parent.name)
+            for one, raw in before.items():
+                one.write_bytes(raw)
+    assert outside.read_text() == "mine"
+
+
+def test_a_line_that_was_changed_is_no_bug_of_ours(home: Path) -> None:
+    """The file is named; the key of a batch is no path to a file elsewhere."""
+    with Provider() as provider:
+        recorded(provider, rows(2), name="b", batch=True)
+    path = home / "recordings" / "b" / "batches.jsonl"
+    changes: list[dict[str, Any]] = [{"event": []}, {"key": "/../../../x"}, {"at": None}]
+    for wrong in changes:
+        line = json.loads(path.read_text().splitlines()[-1])
+        path.write_text(json.dumps({**line, **wrong}) + "\n")
+        with pytest.raises(StoreError, match=r"batches\.jsonl has a line that"):
+            keeping.settle(Settings.load(), "b", lost=True)
