@@ -74,7 +74,7 @@ class Prices:
         """Return what an answer cost by the host's usage: ``most``, what it can cost at most, if
         there is none, or one that cannot be true."""
         read, written = (whole(usage.get(f"{name}_tokens")) for name in ("prompt", "completion"))
-        if read is None or written is None:
+        if not read or written is None:  # no prompt has no tokens
             return most
         details = as_dict(usage.get("prompt_tokens_details"))
         usd = self.usd(read, written, whole(details.get("cached_tokens")) or 0)

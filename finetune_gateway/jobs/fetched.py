@@ -15,9 +15,9 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import AfterValidator, ConfigDict, ValidationError
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.events import JobStatus
@@ -38,6 +38,16 @@ State = Literal["saved", "gone", "not_visible", "refused", "failed"]
 Why = Literal["", "scope", "key", "free_account", "purpose", "not_there", "other"]
 
 
+def _plain(name: str) -> str:
+    """Return the name of a file that lies in the folder where it is looked for."""
+    if "/" in name or "\\" in name or "\0" in name or name.startswith("."):
+        raise ValueError("is no name of a file here")
+    return name
+
+
+Plain = Annotated[str, AfterValidator(_plain)]
+
+
 class Piece(Model):
     """One thing of a job that was asked for.
 
@@ -51,8 +61,8 @@ class Piece(Model):
     kind: Kind
     state: State
     id: str | None = None
-    name: str = ""
-    content: str = ""
+    name: Plain = ""
+    content: Plain = ""
     sha256: str | None = None
     bytes: int | None = None
     rows: int | None = None
@@ -140,7 +150,8 @@ def find_piece(settings: Settings, manifest: Manifest, kind: Kind) -> Path | Non
 
 def _is_whole(path: Path, piece: Piece) -> bool:
     try:
-        return path.is_file() and path.stat().st_size == piece.bytes
+        size = path.stat().st_size
+        return path.is_file() and not path.is_symlink() and size == piece.bytes
     except OSError:
         return False
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Literal, TypeVar
 
-from finetune_gateway.backends.openai import inventory, wire
+from finetune_gateway.backends.openai import bounds, inventory, wire
 from finetune_gateway.backends.openai.inventory import Host
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import AuthenticationError, BackendError, MissingScopeError
@@ -55,7 +55,8 @@ def stored_messages(host: Host, completion_id: str) -> list[wire.Json]:
         completion_id,
         order="asc",
     )
-    return [message for page in listing for message in page]
+    with bounds.within():
+        return [message for page in listing for message in page]
 
 
 def download(host: Host, file_id: str, take: Callable[[Iterator[bytes]], T]) -> T:

@@ -1,0 +1,76 @@
+"""Hosts and files that lie about sizes, costs and places: what is spent is never told as less, no
+list fills the memory, and no manifest leads out of its folder."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.hosted import connect
+from support.provider import Provider
+from support.recordings import CHAT, recorded, rows, tuned
+
+from finetune_gateway import BackendError, migration
+from finetune_gateway.backends.openai import archive, bounds
+from finetune_gateway.jobs import fetched
+from finetune_gateway.settings.home import Settings
+
+UNTRUE: list[Any] = [
+    None, {}, [], {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": 0},
+    {"prompt_tokens": -9, "completion_tokens": -9},
+    {"prompt_tokens": 10**9, "completion_tokens": 1},
+    {"prompt_tokens": "9", "completion_tokens": "9"},
+    {"prompt_tokens": 9, "completion_tokens": 1e300},
+]  # fmt: skip
+
+
+def test_a_usage_that_cannot_be_true_costs_the_most(home: Path) -> None:
+    with Provider() as provider:
+        for usage in UNTRUE:
+            provider.fault(CHAT, "overlay", body={"usage": usage})
+        kept = recorded(provider, rows(len(UNTRUE)), at_once=1)
+    sent = [json.loads(line) for line in (kept.folder / "requests.jsonl").read_text().splitlines()]
+    most = {line["id"]: Decimal(line["usd"]) for line in sent}
+    assert {one.id: one.usd for one in kept.answers()} == most and all(most.values())
+    assert kept.run is not None and kept.run.spent_usd == sum(most.values())
+
+
+def test_a_prompt_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The messages of one stored completion, page after page."""
+    monkeypatch.setattr(bounds, "within", partial(bounds.within, size=2_000_000))
+    with Provider() as provider:
+        for number in range(6):
+            message = {"id": f"message-{number}", "content": "x" * 700_000}
+            page = {"object": "list", "data": [message], "has_more": True}
+            provider.fault("GET /chat/completions/*/messages", "body", body=page)
+        with pytest.raises(BackendError, match="cut off after 2 MB"):
+            archive.stored_messages(connect(provider), "chatcmpl-1")
+
+
+def test_a_manifest_leads_to_no_file_elsewhere(home: Path) -> None:
+    """One that came with a copy of somebody's home: what it names is read, and sent when asked."""
+    secret = home / "secret.txt"
+    with Provider() as provider:
+        model = tuned(provider)
+        (job,) = migration.fetch(model, connect(provider, profile="openai")).jobs
+        settings, folder = Settings.load(), Path(job.folder)
+        text = (folder / fetched.MANIFEST).read_text()
+        train = job.path("training")
+        assert train is not None
+        secret.write_bytes(train.read_bytes())
+        for place in ("../../../secret.txt", str(secret), "..\\secret.txt", ".hidden"):
+            named = text.replace(f'"{train.name}"', json.dumps(place))
+            (folder / fetched.MANIFEST).write_text(named)
+            assert named != text and fetched.find(settings, model) == []
+        (folder / fetched.MANIFEST).write_text(text)
+        train.unlink()
+        train.symlink_to(secret)
+        (manifest,) = fetched.find(settings, model)
+        piece = manifest.piece("training")
+        assert piece is not None
+        found = fetched.path_of(settings, manifest, piece)
+        assert found == settings.fetched / fetched.CONTENTS / piece.content
