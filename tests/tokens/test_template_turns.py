@@ -51,6 +51,12 @@ ALWAYS_OPENS = (
     "m.role == 'assistant' %}<|bot|>{{ m.content }}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|bot|><think>\n{% endif %}"
 )
+# A prompt opens a think block with a new line, and each turn writes a block without one.
+OPENS_OTHERWISE = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% elif "
+    "m.role == 'assistant' %}<|bot|>\n<think>{{ m.reasoning_content or '' }}</think>{{ m.content }}"
+    "</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<|bot|><think>\n{% endif %}"
+)
 # As GLM-4.5: nothing ends a turn but what follows.
 NO_END = (
     "{% for m in messages %}<|{{ 'bot' if m.role == 'assistant' else m.role }}|>{{ m.content }}"
@@ -112,6 +118,7 @@ def labels(template: ChatTemplate, messages: list[dict[str, Any]]) -> list[str]:
         ),
         (SYSTEM_LATE, [" first</s> second</s>"]),
         (ALWAYS_OPENS, ["\n</think>\n\nfirst</s>", "\n</think>\n\nsecond</s>"]),
+        (OPENS_OTHERWISE, ["</think>first</s>", "</think>second</s>"]),
         (NO_END, ["first<|user|>second<|user|>"]),
         (PARTS, ["first<|im_end|>second<|im_end|>"]),
         (
@@ -119,7 +126,16 @@ def labels(template: ChatTemplate, messages: list[dict[str, Any]]) -> list[str]:
             ["first<|im_end|>second<|im_end|>"],
         ),
     ],
-    ids=["chatml", "thinks last", "system late", "opens a block", "no end", "parts", "two stops"],
+    ids=[
+        "chatml",
+        "thinks last",
+        "system late",
+        "opens a block",
+        "opens otherwise",
+        "no end",
+        "parts",
+        "two stops",
+    ],
 )
 def test_the_label_is_what_the_prompt_asks_for(
     base: Path, tmp_path: Path, source: str, trained: list[str]
@@ -421,3 +437,14 @@ def test_calls_as_text_for_a_template_without_tools(base: Path, tmp_path: Path) 
     answer = saved.answers.read(call, encoded.text[:9], tools)
     [read] = answer.calls
     assert (read.name, answer.text) == ("find", "")
+
+
+def test_a_think_block_in_a_text_that_is_not_written_is_named(base: Path, tmp_path: Path) -> None:
+    """Of the row that has one in an answer that is trained, and of no other."""
+    source = CHATML.replace("m.content }}", "m.content.split('</think>')[-1] }}")
+    template = load(base, tmp_path, source)
+    thinks = {"role": "assistant", "content": "<think>why</think>\n\nfirst"}
+    assert "think_blocks" in template.losses({"messages": [ASKED[0], thinks]})
+    assert "think_blocks" not in template.losses({"messages": ASKED[:2]})
+    assert "think_blocks" not in template.losses({"messages": [ASKED[0], {**thinks, "weight": 0},
+                                                               *ASKED[2:]]})  # fmt: skip
