@@ -55,13 +55,22 @@ def read_prompts(dataset: Dataset) -> list[Prompt]:
     """
     prompts: dict[str, Prompt] = {}
     empty: list[int] = []
+    halves: list[int] = []
     for row in dataset.rows():
         prompt = prompt_of(row.data, row.line)
         if prompt is None:
             empty.append(row.line)
             continue
+        if not _is_utf8(prompt):
+            halves.append(row.line)
+            continue
         same = prompts.get(prompt.id)
         prompts[prompt.id] = prompt if same is None else _joined(same, prompt)
+    if halves:
+        raise DataError(
+            f"{dataset.name}: half of a surrogate pair, which is no text, is in {_lines(halves)}.",
+            hint=f"Fix it in an editor. For where it is: ftg validate {dataset.name}",
+        )
     if empty:
         raise DataError(
             f"{dataset.name}: there is nothing to ask in {_lines(empty)}: no messages before an "
@@ -95,6 +104,15 @@ def prompt_of(row: Json, line: int) -> Prompt | None:
         beside=beside,
         references=references,
     )
+
+
+def _is_utf8(prompt: Prompt) -> bool:
+    said = [prompt.asked, prompt.references]
+    try:
+        json.dumps(said, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _untrained(message: Json) -> Json:

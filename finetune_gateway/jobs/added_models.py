@@ -9,11 +9,13 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import encodable
 
 
 def path(settings: Settings, model: str) -> Path:
     """Return where the handle of this model lies, whether it is there or not."""
-    return settings.models / f"{hashlib.sha256(model.encode()).hexdigest()}.json"
+    name = hashlib.sha256(encodable(model).encode()).hexdigest()
+    return settings.models / f"{name}.json"
 
 
 def save(settings: Settings, handle: ModelHandle) -> Path:

@@ -12,6 +12,7 @@ Knows no host: ``migration.fetching`` asks.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from finetune_gateway.settings.home import Settings
 
 CONTENTS = "files"  # the folder in ``fetched`` that holds each content once
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"[0-9a-f]{64}\.[a-z]+")  # of a content
 LONGEST_NAME = 128  # characters of an id that is the name of a folder
 
 Kind = Literal[
@@ -281,7 +283,8 @@ def _unneeded(settings: Settings, without: Collection[Path] = ()) -> list[Path]:
             return []
         needed.update(piece.content for piece in found.pieces)
     contents = (settings.fetched / CONTENTS).glob("[0-9a-f]*")
-    return [path for path in contents if path.name not in needed]
+    # What has another name is not ours.
+    return [path for path in contents if _NAME.fullmatch(path.name) and path.name not in needed]
 
 
 def leftovers(settings: Settings) -> list[Path]:

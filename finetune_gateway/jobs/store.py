@@ -352,6 +352,8 @@ class Store:
         return self.settings.locks / f"{job_id}.submit"
 
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        # A name on the command line may be bytes that are no text.
+        values = tuple(encodable(one) if isinstance(one, str) else one for one in values)
         with _in_words(self.settings.database):
             return self._db().execute(sql, values)
 

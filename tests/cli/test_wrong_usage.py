@@ -141,6 +141,14 @@ def test_what_is_suggested_exists() -> None:
 # -- a dry run ---------------------------------------------------------------------------------
 
 
+def test_a_name_that_is_no_text_is_a_name_of_nothing(ftg: Ftg) -> None:
+    """Bytes of a file's name in another encoding, given for a job."""
+    for command in ("status", "rm", "settle"):
+        more = ["--not-created"] if command == "settle" else []
+        done = ftg(command, "job-\udcff", *more)
+        assert done.returncode == 102 and "'job-\\udcff'" in done.stderr, done.stderr
+
+
 def test_a_dry_run_ends_as_the_submit_would(
     ftg: Ftg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

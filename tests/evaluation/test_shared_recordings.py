@@ -13,7 +13,7 @@ from support.hosted import no_crash
 from support.provider import Provider
 from support.recordings import asked, recorded, rows
 
-from finetune_gateway import GatewayError, SpecError
+from finetune_gateway import DataError, GatewayError, SpecError
 from finetune_gateway.errors import StoreError
 from finetune_gateway.evaluation import Recording, keeping
 from finetune_gateway.evaluation.planning import RecordPlan
@@ -79,6 +79,21 @@ def test_a_recording_that_was_changed_by_hand_is_read_or_refused_in_words(home: 
             for one, raw in before.items():
                 one.write_bytes(raw)
     assert outside.read_text() == "mine"
+
+
+def test_half_a_character_is_named_before_anything_is_sent(home: Path) -> None:
+    """As validate does: no host takes it. In a prompt, a tool or an answer of the data."""
+    half = "half \ud83d of it"
+    row, tool = rows(1)[0], {"type": "function", "function": {"name": half}}
+    said = {"role": "user", "content": half}
+    for odd in (
+        {"messages": [said]},
+        {**row, "tools": [tool]},
+        {"prompt": "a", "completion": half},
+    ):
+        with Provider() as provider, pytest.raises(DataError, match=r"surrogate pair.* line 2\."):
+            recorded(provider, [*rows(1), odd])
+    assert not [*home.glob("recordings/*")]
 
 
 def test_a_line_that_was_changed_is_no_bug_of_ours(home: Path) -> None:

@@ -413,6 +413,16 @@ def test_what_killed_processes_left_goes(provider: Provider, home: Path, ftg: Ft
 # -- the command line ----------------------------------------------------------------------------
 
 
+def test_what_has_another_name_is_left_among_the_contents(provider: Provider, home: Path) -> None:
+    """The folder may be a link to a larger disk, with files that are not ours."""
+    provider.world.add_fine_tune()
+    fetch(provider)
+    theirs = home / "fetched" / fetched.CONTENTS / "deadbeef.jsonl"
+    theirs.write_text("mine")
+    fetch(provider)
+    assert theirs.exists() and fetched.leftovers(Settings.load()) == []
+
+
 def test_the_command_says_what_is_where(
     provider: Provider, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
