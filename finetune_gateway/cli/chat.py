@@ -158,8 +158,8 @@ def open_model(name: str, *, quiet: bool = False) -> ModelHandle:
         return _open_base(name, quiet)
     if added := added_models.find(Settings.load(), name):
         return added
-    if made_by := _job_that_made(name):
-        return _open_job_result(made_by)
+    if made_by := Gateway().store.that_made(name):  # it knows the host
+        return _open_job_result(made_by.id)
     if name.startswith("ft:"):
         return ModelHandle(kind="hosted", model=name, base_model=base_model(name), backend="openai")
     try:
@@ -183,12 +183,6 @@ def _open_base(name: str, quiet: bool) -> ModelHandle:
         raise SpecError("The local backend was replaced by one that has no base models.")
     with working(f"Opening {name}", quiet=quiet) as say:
         return backend.base(name, say)
-
-
-def _job_that_made(model: str) -> str | None:
-    """Return the newest job with this model as its result: it knows the host."""
-    results = ((job.id, job.record.result) for job in Gateway().jobs(status=JobStatus.SUCCEEDED))
-    return next((job for job, result in results if result and result.model == model), None)
 
 
 def _open_job_result(name: str, model: str | None = None) -> ModelHandle:

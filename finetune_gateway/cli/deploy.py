@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune_gateway.cli.options import Json, Quiet, confirm
+from finetune_gateway.cli.options import Json, Quiet, require_yes
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import (
-    BudgetError,
     MissingDependency,
     NotFoundError,
     SpecError,
@@ -194,8 +192,8 @@ def _job(name: str) -> Job | None:
     try:
         return gateway.job(name)
     except NotFoundError:
-        made = (job for job in gateway.jobs() if job.record.result)
-        return next((job for job in made if deployments.model_of(job) == name), None)
+        made = gateway.store.that_made(name)
+        return gateway.job(made.id) if made else None
 
 
 def _make(
@@ -207,7 +205,8 @@ def _make(
     price = find_price("azure", "standard deployment", "hosting_hour", extra=Settings.load().prices)
     text = deployment_text(name, target.model, account.name, kind, wanted.capacity, price)
     print_message(text, quiet=quiet and yes)
-    _ask("Make this deployment?", yes)
+    if not yes:
+        require_yes("Make this deployment?", "Nothing was done")
     made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
     if target.job is not None:
         deployments.keep(target.job, _details(account, made))
@@ -230,7 +229,9 @@ def _delete(
     plane: Management, target: Target, name: str | None, yes: bool, json: bool, quiet: bool
 ) -> int:
     account, named = target.account, target.name(name)
-    _ask(f"Delete the deployment {named} at {account.name}? Its model stays.", yes)
+    if not yes:
+        question = f"Delete the deployment {named} at {account.name}? Its model stays."
+        require_yes(question, "Nothing was done")
     there = plane.delete(account, named, target.model)
     if target.job is not None and target.job.record.handle is not None:
         deployments.forget(target.job, target.command(Wanted(None, None, 1)))
@@ -241,18 +242,6 @@ def _delete(
     gone = "is deleted; its model stays." if there else "was gone already."
     print_message(f"{named} {gone}", quiet=quiet)
     return 0
-
-
-def _ask(question: str, yes: bool) -> None:
-    """Raise BudgetError without a yes."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise BudgetError(
-            "Nothing was done: there is no terminal to confirm at.", hint="Pass --yes."
-        )
-    if not confirm(question):
-        raise BudgetError("Nothing was done: the answer was not yes.")
 
 
 def _answers(job: Job, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -12,11 +11,11 @@ from finetune_gateway.cli.options import (
     JobName,
     Json,
     Quiet,
-    confirm,
     open_job,
     parse_metadata,
+    require_yes,
 )
-from finetune_gateway.errors import BudgetError, SpecError
+from finetune_gateway.errors import SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.job import Job
@@ -232,10 +231,5 @@ def _settle_recording(name: str, *, lost: bool, json: bool, quiet: bool) -> None
 
 def _require_yes(job: Job, verb: str, done: str) -> None:
     """Ask before stopping or resuming a job. Raises BudgetError without a yes."""
-    if not sys.stdin.isatty():
-        raise BudgetError(
-            f"Job {job.id} was not {done}: there is no terminal to confirm at.",
-            hint="Pass --yes.",
-        )
-    if not confirm(f"{verb} {job.id} ({job.record.display_name}, {job.record.spec.model})?"):
-        raise BudgetError(f"Job {job.id} was not {done}: the answer was not yes.")
+    question = f"{verb} {job.id} ({job.record.display_name}, {job.record.spec.model})?"
+    require_yes(question, f"Job {job.id} was not {done}")

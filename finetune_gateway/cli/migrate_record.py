@@ -13,15 +13,16 @@ import typer
 
 from finetune_gateway import evaluation
 from finetune_gateway.cli.options import (
+    CONFIRM_PRICE,
     AllowHttp,
     BaseUrl,
     HostName,
     Json,
     KeyName,
     KeyNames,
-    confirm,
     key_backends,
     parse_amount,
+    require_yes,
 )
 from finetune_gateway.cli.progress import PhaseBar
 from finetune_gateway.errors import BudgetError, JobNotFinished
@@ -193,7 +194,7 @@ def _end(recording: Recording, *, begun: bool, json: bool, quiet: bool) -> int:
     run = recording.run
     if run is None or not run.stopped:
         return 0
-    if "batch" in run.stopped:
+    if run.under_way:
         return 0 if begun else JobNotFinished.exit_code
     return BudgetError.exit_code
 
@@ -230,13 +231,7 @@ class _Question:
             self._end_dry_run(plan, budget)
         if self.yes:
             return True
-        if not sys.stdin.isatty():
-            raise BudgetError(
-                "Nothing was sent: there is no terminal to confirm the price at.",
-                hint="Pass --yes, and --max-cost USD to set a limit.",
-            )
-        if not _proceed():
-            raise BudgetError("Nothing was sent: the answer was not yes.")
+        require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
         return True
 
     def _end_dry_run(self, plan: RecordPlan, budget: Any) -> NoReturn:
@@ -246,11 +241,3 @@ class _Question:
             print_result(plan.work.recording.title)
         print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
         raise typer.Exit(0)
-
-
-def _proceed() -> bool:
-    try:
-        return confirm("Proceed?")
-    except KeyboardInterrupt as exc:
-        exc.add_note("Nothing was sent.")
-        raise

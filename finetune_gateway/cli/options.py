@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.errors import BackendError, SpecError, StoreError, shown
+from finetune_gateway.errors import BackendError, BudgetError, SpecError, StoreError, shown
 from finetune_gateway.reports.output import print_message, print_warning
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, unknown
@@ -245,6 +245,25 @@ def confirm(question: str, *, default: bool = False) -> bool:
         if isinstance(exc, KeyboardInterrupt):
             raise
         return False
+
+
+CONFIRM_PRICE = "Pass --yes, and --max-cost USD to set a limit."
+
+
+def require_yes(question: str, undone: str, *, of: str = "", hint: str = "Pass --yes.") -> None:
+    """Ask at the terminal. Raises BudgetError without a yes, and where there is no terminal.
+
+    ``undone``: what has not happened without one, in words; ``of``: what is confirmed.
+    """
+    if not sys.stdin.isatty():
+        raise BudgetError(f"{undone}: there is no terminal to confirm {of}at.", hint=hint)
+    try:
+        confirmed = confirm(question)
+    except KeyboardInterrupt as exc:
+        exc.add_note(f"{undone}.")
+        raise
+    if not confirmed:
+        raise BudgetError(f"{undone}: the answer was not yes.")
 
 
 def refuse_foreign_page(path: Path | None, force: bool, *inputs: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from finetune_gateway.cli.options import (
+    CONFIRM_PRICE,
     AllowHttp,
     AzureTraining,
     BaseUrl,
@@ -33,9 +34,9 @@ from finetune_gateway.cli.options import (
     parse_amount,
     parse_metadata,
     parse_settings,
+    require_yes,
 )
 from finetune_gateway.cli.watch import exit_code, follow, watch_job
-from finetune_gateway.errors import BudgetError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.budget import Budget, require_room
 from finetune_gateway.jobs.job import Job
@@ -215,15 +216,6 @@ def wants_to_watch() -> bool:
         return False
 
 
-def _proceed(plan: Plan) -> bool:
-    way = plan.estimate.azure_training
-    try:
-        return confirm(f"Proceed with {way!r} training?" if way else "Proceed?")
-    except KeyboardInterrupt as exc:
-        exc.add_note("Nothing was sent.")
-        raise
-
-
 @dataclass(frozen=True)
 class Confirmation:
     """Shows the plan and asks for a yes if data leaves the machine."""
@@ -250,13 +242,9 @@ class Confirmation:
             self._end_dry_run(plan, budget)
         if self.yes or not hosted:
             return True
-        if not sys.stdin.isatty():
-            raise BudgetError(
-                "Nothing was sent: there is no terminal to confirm the price at.",
-                hint="Pass --yes, and --max-cost USD to set a limit.",
-            )
-        if not _proceed(plan):
-            raise BudgetError("Nothing was sent: the answer was not yes.")
+        way = plan.estimate.azure_training
+        question = f"Proceed with {way!r} training?" if way else "Proceed?"
+        require_yes(question, "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
         return True
 
     def _end_dry_run(self, plan: Plan, budget: Budget | None) -> NoReturn:

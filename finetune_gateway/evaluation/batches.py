@@ -56,8 +56,6 @@ Json = dict[str, Any]
 OnProgress = Callable[[int, int], object]
 LEFT = list[tuple[Question, Prompt]]
 
-UNDER_WAY = "a batch is under way at the host: the same command again collects it within a day"
-
 
 def begin(store: Store, work: Work) -> Recording:
     """Send what is left to ask as batches, and return at once. Raises BudgetError before anything
@@ -69,8 +67,9 @@ def begin(store: Store, work: Work) -> Recording:
         left = work.within(every)
         for part in parts(work, left):
             _Batch.begun(store, work, part).advance(wait=False)
-        begun = Run(asked=len(left), stopped=UNDER_WAY if left else "")
-        return replace(work.recording, run=replace(begun, beyond=len(every) - len(left)))
+        run = Run(asked=len(left), beyond=len(every) - len(left))
+        begun = replace(work.recording, run=run)
+        return begun.with_batch_under_way() if left else begun
 
 
 def follow(store: Store, work: Work, wait: bool, on_progress: OnProgress | None) -> Recording:
@@ -91,8 +90,8 @@ def follow(store: Store, work: Work, wait: bool, on_progress: OnProgress | None)
             pause = min(1.5 * pause, work.subject.backend.capabilities().poll_seconds[1])
         work.recording.finish()
         answers = len(work.recording.state().answered) - before
-        stopped = UNDER_WAY if going else ""
-        return replace(work.recording, run=Run(answers=answers, stopped=stopped))
+        collected = replace(work.recording, run=Run(answers=answers))
+        return collected.with_batch_under_way() if going else collected
 
 
 @contextmanager

@@ -55,6 +55,7 @@ REQUESTS, ANSWERS, ERRORS, BATCHES = (
 )  # fmt: skip
 REFUSED, COLLECTED, LOST = "refused", "collected", "lost"  # events that end a batch
 OVER = REFUSED, COLLECTED, LOST
+UNDER_WAY = "a batch is under way at the host: the same command again collects it within a day"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 ID = 32  # characters of a prompt's fingerprint in the id of a request: a batch takes 64
 
@@ -156,7 +157,8 @@ class State:
 class Run:
     """What one call has done. ``again``: requests that were in flight when an earlier process died,
     and were sent again. ``stopped``: why not all was asked; empty if all was. ``beyond``: requests
-    that are in no batch, because they could pass the limit."""
+    that are in no batch, because they could pass the limit. ``under_way``: a batch of it has not
+    ended."""
 
     asked: int = 0
     answers: int = 0
@@ -165,6 +167,7 @@ class Run:
     spent_usd: Decimal | None = None
     stopped: str = ""
     beyond: int = 0
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,10 @@ class Recording:
     def with_stop(self, reason: str) -> Recording:
         """Return it with why its run has not asked all."""
         return replace(self, run=replace(self.run or Run(), stopped=reason))
+
+    def with_batch_under_way(self) -> Recording:
+        """Return it with a batch that its host has not answered yet."""
+        return replace(self, run=replace(self.run or Run(), stopped=UNDER_WAY, under_way=True))
 
     def __repr__(self) -> str:
         count = sum(1 for _ in self.answers())

@@ -49,7 +49,7 @@ def record(
     if how.wait and not (request.batch or planned.state.batched):
         raise SpecError("wait is for batches.", hint="Leave it out, or give --batch (batch=True).")
     if how.dry_run and planned.state.batched and not planned.left:
-        return planned.work.recording.with_stop(batches.UNDER_WAY)
+        return planned.work.recording.with_batch_under_way()
     if not planned.state.batched or how.dry_run:
         return _ask(store, planned, how)
     collected = batches.follow(store, planned.work, how.wait, how.on_progress)

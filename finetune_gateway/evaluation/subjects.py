@@ -63,9 +63,9 @@ def subject_of(name: str, backends: Sequence[OpenAIBackend], store: Store) -> Su
 
 def _job_of(name: str, store: Store) -> JobRecord | None:
     """Return the job with this name, or the newest that made this model."""
-    made = store.select("json_extract(result, '$.model') = ?", (name,), limit=1)
+    made = store.that_made(name)
     if made or name.startswith("ft:"):
-        return made[0] if made else None
+        return made
     try:
         return store.find(name)
     except NotFoundError:

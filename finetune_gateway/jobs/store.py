@@ -139,6 +139,11 @@ class Store:
         )
         return [self._record(row) for row in rows]
 
+    def that_made(self, model: str) -> JobRecord | None:
+        """Return the newest job with this model as its result."""
+        found = self.select("json_extract(result, '$.model') = ?", (model,), limit=1)
+        return found[0] if found else None
+
     def created(self, start: float, end: float | None = None) -> list[JobRecord]:
         """Return jobs created from ``start`` to before ``end`` (seconds since the epoch), oldest
         first."""
