@@ -80,7 +80,7 @@ def write_by_content(
     sha256 in hex.
 
     ``name``: gives the file's name for that hash. ``replace``: False to leave a file that is there
-    as it is, which has the same content, and perhaps other names too.
+    whole as it is: it has the same content, and perhaps other names too.
     """
     digest = hashlib.sha256()
 
@@ -115,7 +115,7 @@ def _temporary(
             if fsync:
                 file.flush()
                 os.fsync(file.fileno())
-        if not replace and target().exists():
+        if not replace and _same_length(path, target()):
             path.unlink()
             return
         os.replace(path, target())
@@ -125,6 +125,11 @@ def _temporary(
     if fsync:
         with suppress(OSError):  # the file is in place; not every disk can sync a folder
             sync(folder)
+
+
+def _same_length(path: Path, other: Path) -> bool:
+    """Return False if the other is not there, too: a power cut may have left it empty."""
+    return other.exists() and other.stat().st_size == path.stat().st_size
 
 
 def link(source: Path, name: Path) -> bool:

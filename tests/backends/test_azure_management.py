@@ -305,6 +305,9 @@ def test_a_job_is_deployed_asked_and_ended(job: Job, ftg: Ftg, signed_in: AzureM
         "name": job.id, "sku": "Standard", "capacity": 1,
     }  # fmt: skip
     # Where it is was kept: ending it needs no more options, and so does another one.
+    asked = ftg("deploy", job.id, "--delete")
+    assert asked.returncode == 4 and "Nothing was done" in asked.stderr
+    assert signed_in.deployments != {}  # nor without a yes
     ended = ftg("deploy", job.id, "--delete", "--yes", "--quiet")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{job.id}\n", "")
     assert signed_in.deployments == {}

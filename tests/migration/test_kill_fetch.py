@@ -26,7 +26,8 @@ from finetune_gateway.migration.archived import Archive
 
 SHOP = "sk-shop-0123456789abcdef"
 VARIABLES = ("CHAOS_MAIN", "CHAOS_SHOP")
-WATCHED = ("/migration/", "/jobs/fetched.py", "/settings/files.py", "/openai/archive.py")
+OPENAI = ("/openai/archive.py", "/openai/inventory.py")
+WATCHED = ("/migration/", "/jobs/fetched.py", "/settings/files.py", *OPENAI)
 LISTS = ("/fine_tuning/jobs", "/files")  # each run reads these anew
 
 # arguments: url, variables of keys
@@ -123,6 +124,41 @@ def test_two_kills(home: Path) -> None:
         look(home)
         assert left_behind(home) == []
         account(provider, 2)
+
+
+def test_contents_are_on_the_disk_before_the_manifest_that_names_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a power cut takes none of what a manifest that it leaves calls saved."""
+    synced: list[int] = []
+    really = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with Provider(keys={SHOP: "main"}) as provider:
+        provider.world.add_fine_tune()
+        assert fetch(provider).complete
+    [manifest] = (home / "fetched").rglob("manifest.json")
+    before = synced[: synced.index(manifest.stat().st_ino)]
+    contents = {path.stat().st_ino for path in (home / "fetched" / "files").iterdir()}
+    assert len(contents) > 4 and contents <= {*before}
+
+
+def test_what_a_power_cut_has_emptied_is_fetched_again(home: Path) -> None:
+    """A manifest may be on the disk before what it names is."""
+    with Provider(keys={SHOP: "main"}) as provider:
+        provider.world.add_fine_tune()
+        [job] = fetch(provider).jobs
+        train = job.path("training")
+        assert train is not None
+        whole = train.read_bytes()
+        os.truncate(train, 0)
+        [job] = fetch(provider).jobs
+        assert job.path("training") == train and train.read_bytes() == whole
+    look(home)
 
 
 @pytest.mark.chaos

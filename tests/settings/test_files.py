@@ -152,6 +152,32 @@ def test_the_longest_name_is_written(tmp_path: Path) -> None:
     assert (one.read_text(), other.read_text()) == ("1", "2")
 
 
+@pytest.mark.parametrize("write", ["whole", "by content"])
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut after the rename would else leave an empty file of that name."""
+    synced: set[int] = set()
+    sync, rename = os.fsync, os.replace
+    renamed: list[bool] = []
+
+    def watched_sync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def watched_rename(source: Path, target: Path) -> None:
+        renamed.append(source.stat().st_ino in synced)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_rename)
+    if write == "whole":
+        write_atomic(tmp_path / "whole.txt", "new")
+    else:
+        write_by_content(tmp_path, [b"new"], lambda sha256: sha256)
+    assert renamed == [True] and tmp_path.stat().st_ino in synced
+
+
 def test_a_folder_that_cannot_be_synced_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
