@@ -25,6 +25,7 @@ from support.paths import ROOT
 
 JSON = dict[str, Any]
 
+PROFILE = "openai"  # the one that the inventory was taken by
 TABLES = ROOT / "finetune_gateway" / "estimation"
 WORDS = {"supervised": "sft"}
 STATES = {"pausing": "running"}  # a word of ours that comes nearest
@@ -72,6 +73,27 @@ class State:
         gone = name in self.stored["deleted"] or {name, base} & {*self.stored["retired"]}
         return self.owns(key, job) and self.may(key, "models") and not (hidden or gone)
 
+    def lists_name(self, key: str, job: JSON, name: str) -> bool:
+        """Does a list of models have a checkpoint?"""
+        mine = {self.accounts[key], "*"} & set(self.stored["hidden"].get(name, ()))
+        shown = self.stored["lists_checkpoints"] and job["status"] == "succeeded" and not mine
+        return shown and self.lists_model(key, job) and name not in self.stored["deleted"]
+
+    def counts(self, key: str) -> dict[str, int]:
+        """Return how many jobs, models and files the lists of a key have."""
+        owned = [job for job in self.jobs.values() if self.owns(key, job)]
+        made = [job for job in owned if job["status"] == "succeeded"]
+        bases = [name for name in self.stored["bases"] if name not in self.stored["retired"]]
+        points = (
+            self.lists_name(key, job, name)
+            for job in made
+            for one in job["points"]
+            if (name := one["fine_tuned_model_checkpoint"]) != job["fine_tuned_model"]
+        )
+        models = len(bases) + sum(self.lists_model(key, job) for job in made) + sum(points)
+        files = sum(one["account"] == self.accounts[key] for one in self.stored["files"].values())
+        return {"jobs": len(owned), "models": models, "files": files}
+
     def lists_file(self, key: str, file_id: str) -> bool:
         file = self.stored["files"].get(file_id)
         return bool(file and file["account"] == self.accounts[key] and self.may(key, "files"))
@@ -80,7 +102,7 @@ class State:
 def expected(state: State, job: JSON) -> JSON:
     """Return what the inventory has to say of this job."""
     name = job["fine_tuned_model"]
-    stops, whose = shutdown(state, job)
+    stops, whose, source = shutdown(state, job)
     gone_by = (date.fromisoformat(stops) - state.today).days if stops else None
     row: JSON = {
         "model": name,
@@ -91,9 +113,12 @@ def expected(state: State, job: JSON) -> JSON:
         "finished_at": job["finished_at"] and float(job["finished_at"]),
         "raw_status": job["status"],
         "job_status": STATES.get(job["status"], job["status"]),
+        "host": state.stored["host"],
+        "profile": PROFILE,
         "keys": state.seen_by(job),
         "shutdown_date": stops,
         "shutdown_from": whose,
+        "shutdown_source": source,
         "days_left": gone_by,
         "model_state": model_state(state, job, gone_by),
         "training_file": file_of(state, job, job["training_file"]),
@@ -104,13 +129,22 @@ def expected(state: State, job: JSON) -> JSON:
         "seed": job["seed"],
         "trained_tokens": job["trained_tokens"] or None,
         "cost": cost(job),
+        "billed": None,
+        "last_used": None,
+        "unused_since": None,
     }
     if job["status"] in FINAL:
         points = job["points"]
         row["checkpoints"] = [
-            {"model": one["fine_tuned_model_checkpoint"], "step": one["step_number"]}
+            {
+                "model": made,
+                "step": one["step_number"],
+                "state": "there"
+                if any(state.lists_name(key, job, made) for key in state.who("models"))
+                else "unknown",
+            }
             for one in points
-            if one["fine_tuned_model_checkpoint"] != name
+            if (made := one["fine_tuned_model_checkpoint"]) != name
         ]
     else:
         row["checkpoints"] = None
@@ -129,21 +163,26 @@ def hyperparameters(job: JSON) -> JSON | None:
     return {**outer, **{k: v for k, v in inner.items() if v != "auto"}} or None
 
 
-def shutdown(state: State, job: JSON) -> tuple[str | None, str | None]:
-    """Return the day and whose it is: of the model where a key is shown one, else of the base."""
+def shutdown(state: State, job: JSON) -> tuple[str | None, str | None, str]:
+    """Return the day, whose it is, and who says so: of the model where a key is shown one, else of
+    the base."""
+    listing = f"the list of models of {state.stored['host']}"
     dates = state.stored["shutdown_dates"]
     listed = any(state.lists_model(key, job) for key in state.accounts)
     own = dates.get(job["fine_tuned_model"])
     if state.stored["dates_fine_tunes"]:
         own = own or dates.get(job["model"])
     if listed and own:
-        return own, "model"
+        return own, "model", listing
     listed = job["model"] not in state.stored["retired"]
     if listed and state.who("models") and dates.get(job["model"]):
-        return dates[job["model"]], "base"
-    rows = table("profiles.toml")["openai"]["models"]
-    day = next((row.get("retires_on") for row in rows if row["model"] == job["model"]), None)
-    return (str(day), "base") if day else (None, None)
+        return dates[job["model"]], "base", listing
+    profile = table("profiles.toml")[PROFILE]
+    row: JSON = next((one for one in profile["models"] if one["model"] == job["model"]), {})
+    if "retires_on" not in row:
+        return None, None, ""
+    source, day = ({**profile, **row}[name] for name in ("source", "as_of"))
+    return str(row["retires_on"]), "base", f"{source} (as of {day})"
 
 
 def model_state(state: State, job: JSON, days_left: int | None) -> set[str]:
@@ -178,38 +217,51 @@ def file_of(state: State, job: JSON, file_id: str | None) -> JSON | None:
     return {"id": file_id, "state": words, "name": None, "bytes": None}
 
 
-def cost(job: JSON) -> Decimal | None:
+def cost(job: JSON) -> JSON | None:
     """Return trained tokens x the price of the base; None where either is not known."""
     if not job["trained_tokens"] or kind(job) == "reinforcement":
         return None
     rows = table("prices.toml")["price"]
-    price = next(
-        row["usd"]["train_mtok"]
-        for row in rows
-        if row["backend"] == "openai" and row["model"] == job["model"]
-    )
-    return Decimal(job["trained_tokens"]) * Decimal(price) / 1_000_000
+    row = next(row for row in rows if row["backend"] == PROFILE and row["model"] == job["model"])
+    price, tokens = row["usd"]["train_mtok"], job["trained_tokens"]
+    said = f"{tokens:,} trained tokens x {price} USD per million, as of {row['as_of']}, "
+    return {
+        "usd": Decimal(tokens) * Decimal(price) / 1_000_000,
+        "estimated": True,
+        "source": said + row["source"],
+    }
 
 
-def spending(state: State, job: JSON) -> tuple[Decimal | None, str | None]:
-    """Return what an admin key is shown of a fine-tune: dollars and the last day."""
-    name = job["fine_tuned_model"]
-    used = [one for one in state.stored["used"] if one["model"].split(":ckpt-")[0] == name]
-    if not used or not state.stored["names_fine_tunes"]:
-        return None, None
+def spending(state: State, job: JSON, since: str) -> JSON:
+    """Return what an admin key is shown of a fine-tune since a day: dollars, and the last day."""
+    name, every = job["fine_tuned_model"], state.stored["used"]
+    used = [one for one in every if one["model"].split(":ckpt-")[0] == name]
+    if not state.stored["names_fine_tunes"]:
+        return {}
+    if not used:
+        return {"unused_since": since if every and name else None}
     price_in, price_out = state.stored["usd_per_million"]
     usd = sum(one["input_tokens"] * price_in + one["output_tokens"] * price_out for one in used)
     last = datetime.fromtimestamp(max(one["day"] for one in used), UTC).date()
-    return Decimal(str(usd)) / 1_000_000, str(last)
+    source = f"lines of the bill that name it, since {since}"
+    billed = {"usd": Decimal(str(usd)) / 1_000_000, "estimated": False, "source": source}
+    return {"billed": billed, "last_used": str(last)}
 
 
 # -- held against it ---------------------------------------------------------------------------
 
 
 def complaints(
-    inventory: JSON, stored: JSON, keys: Mapping[str, str], today: date, *, admin: bool = False
+    inventory: JSON,
+    stored: JSON,
+    keys: Mapping[str, str],
+    today: date,
+    *,
+    admin: bool = False,
+    ours: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Yield each field that is not what the provider's state says."""
+    """Yield each field that is not what the provider's state says. ``ours``: jobs of the home, by
+    their ids at the provider."""
     state = State(stored, keys, today)
     named = [one for one in inventory["fine_tunes"] if one["job_id"] is not None]
     shown = {one["job_id"]: one for one in named}
@@ -217,21 +269,22 @@ def complaints(
         yield "a job is listed twice"
     visible = {id_: job for id_, job in state.jobs.items() if state.seen_by(job)}
     left_out = {id_ for id_, job in visible.items() if job["status"] in ("failed", "cancelled")}
+    since = first_day([visible[id_] for id_ in visible.keys() - left_out], inventory["as_of"])
     if shown.keys() != visible.keys() - left_out:
         yield f"jobs: {shown.keys() ^ (visible.keys() - left_out)}"
     if inventory["without_model"] != len(left_out):
         yield f"without_model is {inventory['without_model']}, not {len(left_out)}"
     for id_ in shown.keys() & visible.keys():
-        wanted = expected(state, visible[id_])
+        wanted = {**expected(state, visible[id_]), "our_job": (ours or {}).get(id_)}
         if admin:
-            paid, last = spending(state, visible[id_])
-            wanted["last_used"] = last
-            wanted["cost"] = wanted["cost"] if paid is None else paid
+            wanted |= spending(state, visible[id_], since)
+        if wanted.keys() != shown[id_].keys():
+            yield f"{id_}: fields {wanted.keys() ^ shown[id_].keys()}"
         for name, value in wanted.items():
             if not agrees(value, shown[id_][name]):
                 yield f"{id_}: {name} is {shown[id_][name]!r}, not {value!r}"
     yield from _without_job(inventory, state)
-    yield from _keys(inventory, state)
+    yield from _keys(inventory, state, admin=admin)
     yield from _order(inventory)
 
 
@@ -247,42 +300,55 @@ def _without_job(inventory: JSON, state: State) -> Iterator[str]:
     if rows.keys() != wanted.keys():
         yield f"models without a job: {rows.keys() ^ wanted.keys()}"
     for name in rows.keys() & wanted.keys():
-        stops, whose = shutdown(state, wanted[name])
-        known = {"model_state": "there", "shutdown_date": stops, "shutdown_from": whose}
-        known["base_model"] = wanted[name]["model"]
-        hidden = ("job_status", "training_file", "hyperparameters", "trained_tokens", "cost")
-        for field, value in {**known, **dict.fromkeys(hidden)}.items():
-            if rows[name][field] != value:
-                yield f"{name}: {field} is {rows[name][field]!r}, not {value!r}"
+        job = wanted[name]
+        of_a_job = expected(state, job)
+        copied = ("model", "base_model", "host", "profile", "shutdown_date", "shutdown_from")
+        known = {field: of_a_job[field] for field in (*copied, "shutdown_source", "days_left")}
+        known |= {"model_state": "there", "created_at": float(job["finished_at"])}
+        known["keys"] = [key for key in state.accounts if state.lists_model(key, job)]
+        for field, given in rows[name].items():
+            if field in ("billed", "last_used", "unused_since"):  # told to an admin key alone
+                continue
+            if (given or None) != known.get(field):
+                yield f"{name}: {field} is {given!r}, not {known.get(field)!r}"
 
 
 def agrees(wanted: Any, given: Any) -> bool:
-    """A set is the words that would be true; a Decimal an amount; of an object the fields named."""
+    """A set is the words that would be true; a Decimal an amount; an object has no other field."""
     if isinstance(wanted, set):
         return isinstance(given, str) and given in wanted
     if isinstance(wanted, Decimal):
-        return given is not None and abs(Decimal(given["usd"]) - wanted) < Decimal("1e-9")
+        return isinstance(given, str) and abs(Decimal(given) - wanted) < Decimal("1e-9")
     if isinstance(wanted, dict) and isinstance(given, dict):
-        return all(agrees(value, given.get(name)) for name, value in wanted.items())
+        fields = wanted.keys() == given.keys()
+        return fields and all(agrees(value, given[name]) for name, value in wanted.items())
     if isinstance(wanted, list) and isinstance(given, list):
         pairs = zip(wanted, given, strict=False)
         return len(wanted) == len(given) and all(agrees(one, other) for one, other in pairs)
     return bool(wanted == given)
 
 
-def _keys(inventory: JSON, state: State) -> Iterator[str]:
+def first_day(jobs: list[JSON], now: float) -> str:
+    """Return the day from which an admin key was asked: the first job's, a year ago at most."""
+    first = min((job["created_at"] for job in jobs), default=now)
+    return str(datetime.fromtimestamp(max(first, now - 366 * 86400), UTC).date())
+
+
+def _keys(inventory: JSON, state: State, *, admin: bool) -> Iterator[str]:
     views = {one["variable"]: one for one in inventory["keys"] if not one["admin"]}
-    if views.keys() != state.accounts.keys():
-        yield f"keys: {[*views]}"
-    for name, view in views.items():
-        wanted = {scope for what, scope in SCOPES.items() if not state.may(name, what)}
-        if {*view["missing_scopes"]} != wanted:
-            yield f"{name}: missing scopes are {view['missing_scopes']}, not {wanted}"
-        for what in SCOPES:
-            if (view[what] is None) != (not state.may(name, what)):
-                yield f"{name}: {what} is {view[what]}"
-            if (what in view["refused"]) != (not state.may(name, what)):
-                yield f"{name}: {what} refused: {view['refused'].get(what)}"
+    if views.keys() != state.accounts.keys() or (admin and len(views) == len(inventory["keys"])):
+        yield f"keys: {[one['variable'] for one in inventory['keys']]}"
+    for one in inventory["keys"]:
+        if (one["host"], one["cut"]) != (state.stored["host"], []):
+            yield f"{one['variable']}: {one['host']}, {one['cut']}"
+    for name in views.keys() & state.accounts.keys():
+        view, counts = views[name], state.counts(name)
+        refused = {what for what in SCOPES if not state.may(name, what)}
+        wanted: JSON = {what: None if what in refused else counts[what] for what in SCOPES}
+        wanted |= {"missing_scopes": {SCOPES[what] for what in refused}, "refused": refused}
+        for what, value in wanted.items():
+            if (set(view[what]) if isinstance(value, set) else view[what]) != value:
+                yield f"{name}: {what} is {view[what]}, not {value}"
 
 
 def _order(inventory: JSON) -> Iterator[str]:

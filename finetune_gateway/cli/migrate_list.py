@@ -43,7 +43,7 @@ def list_fine_tunes(
     key_env: KeyNames = None,
     admin_key_env: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Variable of an admin key: real cost and last use."),
+        typer.Option(metavar="NAME", help="Variable of an admin key: what was billed, last use."),
     ] = None,
     allow_http: AllowHttp = False,
     checkpoints: Annotated[

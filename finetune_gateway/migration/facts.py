@@ -56,7 +56,7 @@ def fine_tune(seen: Seen, keys: Sequence[KeyLists], settings: Settings, today: d
         shutdown_from=whose,
         shutdown_source=source,
         days_left=(day - today).days if day else None,
-        checkpoints=checkpoints(seen),
+        checkpoints=checkpoints(seen, keys),
         training_file=_file(job.get("training_file"), seen, keys),
         validation_file=_file(job.get("validation_file"), seen, keys),
         result_files=tuple(
@@ -133,7 +133,7 @@ def _lists_fine_tunes(keys: Sequence[KeyLists]) -> bool:
     return any(is_tuned(name) for key in keys for name in key.models or {})
 
 
-def checkpoints(seen: Seen) -> tuple[TunedCheckpoint, ...] | None:
+def checkpoints(seen: Seen, keys: Sequence[KeyLists]) -> tuple[TunedCheckpoint, ...] | None:
     """Return the checkpoints beside the final model, which the list has as its first."""
     if seen.checkpoints is None:
         return None
@@ -143,8 +143,16 @@ def checkpoints(seen: Seen) -> tuple[TunedCheckpoint, ...] | None:
         if (name := wire.text_of(one.get("fine_tuned_model_checkpoint")))
     ]
     return tuple(
-        TunedCheckpoint(model=name, step=step) for name, step in rows if name != seen.model
+        TunedCheckpoint(
+            model=name, step=step, state="there" if _is_listed(name, keys) else "unknown"
+        )
+        for name, step in rows
+        if name != seen.model
     )
+
+
+def _is_listed(name: str, keys: Sequence[KeyLists]) -> bool:
+    return any(name in (key.models or {}) for key in keys)
 
 
 def _file(given: object, seen: Seen, keys: Sequence[KeyLists]) -> RemoteFile | None:

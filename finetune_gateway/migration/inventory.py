@@ -32,7 +32,8 @@ class RemoteFile(Model):
 
 
 class TunedCheckpoint(Model):
-    """A model that was saved on the way: all but the last, which is the fine-tune itself."""
+    """A model that was saved on the way: all but the last, which is the fine-tune itself.
+    ``state``: ``there`` where a list of models has it; most hosts list none of them."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -42,7 +43,7 @@ class TunedCheckpoint(Model):
 
 
 class Cost(Model):
-    """What a fine-tune has cost; ``source`` says how that is known."""
+    """What something has cost; ``source`` says how that is known."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -56,8 +57,9 @@ class FineTune(Model):
 
     ``keys``: the variables of the keys that see it. ``shutdown_from``: whose date it is, the
     ``model``'s own or its ``base``'s. ``checkpoints``: None where they were not asked for or were
-    refused. ``unused_since``: no use of it is known since then. ``our_job``: the id of the job in
-    this home that made it.
+    refused. ``cost``: of its training. ``billed``: what the bill has under its name since a day,
+    which may be use, training or both. ``unused_since``: no use of it is known since then.
+    ``our_job``: the id of the job in this home that made it.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -87,6 +89,7 @@ class FineTune(Model):
     seed: int | None = None
     trained_tokens: int | None = None
     cost: Cost | None = None
+    billed: Cost | None = None
     last_used: date | None = None
     unused_since: date | None = None
     our_job: str | None = None

@@ -64,7 +64,9 @@ def _paid(bill: Sequence[organization.Spend]) -> dict[str, Decimal]:
     """Return what was paid for each fine-tune that the bill names, its checkpoints included."""
     paid: dict[str, Decimal] = {}
     for line in bill:
-        for name in {fine_tune_of(one) for one in _TUNED.findall(line.line_item)}:
+        names = {fine_tune_of(one) for one in _TUNED.findall(line.line_item)}
+        if len(names) == 1:  # a line of two is nobody's
+            [name] = names
             paid[name] = paid.get(name, Decimal(0)) + line.usd
     return paid
 
@@ -87,7 +89,7 @@ def _with(
     update: dict[str, object] = {}
     if one.model in paid:
         source = f"lines of the bill that name it, since {since}"
-        update["cost"] = Cost(usd=paid[one.model], estimated=False, source=source)
+        update["billed"] = Cost(usd=paid[one.model], estimated=False, source=source)
     if one.model in uses:
         update["last_used"] = uses[one.model]
     elif uses and whole and one.model:

@@ -75,8 +75,7 @@ def _tiles(inventory: Inventory) -> Iterator[tuple[str, str]]:
         total = format_usd(sum((cost.usd for cost in costs), Decimal(0)))
         unknown = len(found) - len(costs)
         left_out = f", {unknown:,} not known" if unknown else ""
-        word = "about " if any(cost.estimated for cost in costs) else ""
-        yield f"{word}{total}", f"training of {len(costs):,}{left_out}"
+        yield f"about {total}", f"training of {len(costs):,}{left_out}"
 
 
 def _row(one: FineTune, inventory: Inventory) -> FineTuneView:
@@ -89,7 +88,7 @@ def _row(one: FineTune, inventory: Inventory) -> FineTuneView:
         [*view.job_parts(one), view.seen_by(one, inventory.keys)],
         view.files(one),
         view.training_parts(one),
-        [view.tokens_text(one), view.cost_text(one)],
+        [view.tokens_text(one), view.cost_text(one), view.billed_text(one)],
     ]
     urgency = "lost" if one.days_left is not None and one.days_left <= 0 else "open"
     return FineTuneView(

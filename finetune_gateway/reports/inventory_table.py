@@ -57,7 +57,9 @@ def _facts(inventory: Inventory) -> tuple[list[str], list[list[str]]]:
     """Return the heads of the columns after the first, and the cells of each fine-tune."""
     found = inventory.fine_tunes
     used = any(one.last_used or one.unused_since for one in found)
-    head = ["method", "made", *(["used"] if used else []), "state", "files", "cost"]
+    billed = any(one.billed for one in found)
+    head = ["method", "made", *(["used"] if used else []), "state", "files"]
+    head += [*(["billed"] if billed else []), "cost"]
     return head, [
         [
             _cell(METHODS.get(one.method or "", one.method or "unknown")),
@@ -65,6 +67,7 @@ def _facts(inventory: Inventory) -> tuple[list[str], list[list[str]]]:
             *([_last_use(one)] if used else []),
             _state(one),
             _files(one),
+            *([_billed(one)] if billed else []),
             _cost(one),
         ]
         for one in found
@@ -115,11 +118,15 @@ def _file(file: RemoteFile) -> str:
 
 
 def _cost(one: FineTune) -> str:
-    if one.cost is None:
-        return "unknown"
-    if 0 < one.cost.usd < CENT:
-        return "<$0.01"
-    return f"{'~' if one.cost.estimated else ''}{format_usd(round(one.cost.usd, 2))}"
+    return "unknown" if one.cost is None else f"~{_cents(one.cost.usd)}"
+
+
+def _billed(one: FineTune) -> str:
+    return "none seen" if one.billed is None else _cents(one.billed.usd)
+
+
+def _cents(usd: Decimal) -> str:
+    return "<$0.01" if 0 < usd < CENT else format_usd(round(usd, 2))
 
 
 # -- layout ------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def _fine_tune(one: FineTune, keys: Sequence[KeyView]) -> Iterator[str]:
         "job": _joined(view.job_text(one), view.seen_by(one, keys)),
         "files": view.files_text(one),
         "trained": _joined(view.training_text(one)),
-        "": _joined(view.tokens_text(one), view.cost_text(one)),
+        "": _joined(view.tokens_text(one), view.cost_text(one), view.billed_text(one)),
     }
     for name, text in facts.items():
         yield wrap_text(text, " " * 10, f"  {name:<8}")
@@ -91,6 +91,7 @@ def _row(one: FineTune) -> dict[str, Any]:
         "trained_tokens": one.trained_tokens,
         "cost_usd": cost and cost.usd,
         "cost_is_estimated": cost and cost.estimated,
+        "billed_usd": one.billed and one.billed.usd,
         "last_used": one.last_used,
     }
     for name, file in (("training", one.training_file), ("validation", one.validation_file)):

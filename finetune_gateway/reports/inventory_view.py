@@ -172,11 +172,15 @@ def tokens_text(one: FineTune) -> str:
 
 
 def cost_text(one: FineTune) -> str:
-    """Return what it cost: an estimate is called one."""
-    if one.cost is None:
-        return "cost not known"
-    amount = format_usd(one.cost.usd)
-    return f"about {amount} to train" if one.cost.estimated else f"{amount} paid"
+    """Return what its training cost: an estimate is called one."""
+    return "cost not known" if one.cost is None else f"about {format_usd(one.cost.usd)} to train"
+
+
+def billed_text(one: FineTune) -> str:
+    """Return what the bill has under its name; empty where it has nothing, or was not asked for."""
+    if one.billed is None:
+        return ""
+    return f"{format_usd(one.billed.usd)} in {visible(one.billed.source)}"
 
 
 def use_text(one: FineTune) -> str:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from support.rows import chat_rows
 from finetune_gateway import Gateway, Inventory, OpenAIBackend, SpecError, migration
 from finetune_gateway.backends.openai import inventory as host_lists
 from finetune_gateway.errors import AuthenticationError, MissingScopeError
-from finetune_gateway.reports.output import display_width
+from finetune_gateway.reports.inventory_page import page
+from finetune_gateway.reports.inventory_table import table_text
+from finetune_gateway.reports.inventory_text import inventory_text
+from finetune_gateway.reports.output import display_width, format_usd
 
 A, B, ADMIN = "sk-a-0123456789abcdef", "sk-b-0123456789abcdef", "sk-admin-0123456789abcd"
 SHOP = "main proj_shop"
@@ -143,7 +147,12 @@ def test_an_admin_key_tells_what_was_paid_and_the_last_use(provider: Provider, h
     assert found_wrong(provider, inventory, admin=True) == []
     by_model = {one.model: one for one in inventory.fine_tunes}
     used = by_model[made[6]["fine_tuned_model"]]
-    assert used.cost and not used.cost.estimated and used.last_used and used.unused_since is None
+    assert used.billed and not used.billed.estimated and used.last_used
+    assert used.cost and used.cost.estimated and used.unused_since is None
+    assert "billed" in table_text(inventory) and "<$0.01" in table_text(inventory)
+    assert "$0.00112 in lines of the bill" in " ".join(inventory_text(inventory).split())
+    plain_page, known = page(inventory), [one.cost.usd for one in inventory.fine_tunes if one.cost]
+    assert f"about {format_usd(sum(known, Decimal(0)))}" in plain_page  # no bill among trainings
     assert by_model[made[0]["fine_tuned_model"]].unused_since is not None
     provider.world.names_fine_tunes = False
     inventory = migration.list_fine_tunes(hosts(provider), admin=admin)
@@ -170,19 +179,27 @@ def test_what_was_retired_is_at_the_end(
     assert all((one.days_left or 0) <= 0 for one in inventory.fine_tunes)
 
 
+def other_than(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {**value, "x": "x"}
+    if isinstance(value, list):
+        return [*value, "x"]
+    return f"{value or ''}1" if value is None or isinstance(value, str) else value + 1
+
+
 def test_an_error_in_the_inventory_would_be_found(provider: Provider, home: Path) -> None:
-    """The check can fail: for each field, changed by itself."""
+    """The check can fail: for each field there is, changed by itself."""
     past(provider, 8)
     shown = migration.list_fine_tunes(hosts(provider)).model_dump(mode="json")
-    stored, other = provider.whole_report(), {"state": "x", "usd": "17"}
-    for name in (
-        *("model", "base_model", "method", "created_at", "job_status", "model_state", "keys"),
-        *("shutdown_date", "days_left", "training_file", "hyperparameters", "trained_tokens"),
-        *("cost", "checkpoints"),
-    ):
-        spoilt = json.loads(json.dumps(shown))
-        spoilt["fine_tunes"][3][name] = other
-        assert any(name in one for one in complaints(spoilt, stored, KEYS, TODAY)), name
+    stored = provider.whole_report()
+    one = next(one for one in shown["fine_tunes"] if one["checkpoints"] and one["cost"])
+    parts = [one, one["training_file"], one["checkpoints"][0], one["cost"], shown["keys"][0]]
+    for part in parts:
+        for name in part.keys() - {"admin"}:
+            before, part[name] = part[name], other_than(part[name])
+            assert any(True for _ in complaints(shown, stored, KEYS, TODAY)), name
+            part[name] = before
+    assert [*complaints(shown, stored, KEYS, TODAY)] == []
 
 
 # -- what this home knows, and other hosts -----------------------------------------------------
@@ -196,6 +213,9 @@ def test_our_job_is_named(provider: Provider, home: Path) -> None:
     provider.world.add_fine_tune()
     inventory = migration.list_fine_tunes(hosts(provider))
     assert {one.our_job for one in inventory.fine_tunes} == {job.id, None}
+    ours = {str(one.job_id): job.id for one in inventory.fine_tunes if one.our_job}
+    told = inventory.model_dump(mode="json"), provider.whole_report(), {"A_KEY": A, "B_KEY": B}
+    assert ours and [*complaints(*told, TODAY, ours=ours)] == []
 
 
 def test_azure_and_hosts_without_lists(provider: Provider, home: Path) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.provider_faults import Fault
-from support.provider_memory import JSON, MAIN
+from support.provider_memory import BASES, JSON, MAIN
 from support.provider_routes import Handler
 from support.provider_server import POLL, Host, Server
 from support.provider_state import World
@@ -109,6 +109,9 @@ class Provider(Host):
                 name: {k: file[k] for k in ("account", "filename", "bytes")}
                 for name, file in world.files.items()
             },
+            "host": self.root.partition("//")[2],
+            "bases": BASES,
+            "lists_checkpoints": world.lists_checkpoints,
             "deleted": sorted(world.deleted),
             "hidden": {name: sorted(accounts) for name, accounts in world.hidden.items()},
             "retired": sorted(world.retired),
