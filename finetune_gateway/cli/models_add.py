@@ -67,5 +67,5 @@ def add(
     for warning in handle.warnings:
         print_warning(warning, quiet=quiet or json)
     if handle.ready:
-        print_message(f"Chat with it: ftg chat {model}", quiet=quiet or json)
+        print_message(f"Chat with it: ftg chat {handle.model}", quiet=quiet or json)
     return 0 if handle.ready else 1

@@ -11,7 +11,7 @@ from finetune_gateway import registry
 from finetune_gateway.backends.openai import inventory
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, UnsupportedError
-from finetune_gateway.jobs import added_models
+from finetune_gateway.jobs import added_models, fetched
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.tokens.encodings import base_model
@@ -34,7 +34,8 @@ class Subject:
 
 
 def subject_of(name: str, backends: Sequence[OpenAIBackend], store: Store) -> Subject:
-    """Return the model that a name means: a handle's file, a job here, or a model of a host.
+    """Return the model that a name means: a handle's file, a job here, or a model of a host; of one
+    that was fetched, the id of its job or the last part of its own will do.
 
     ``backends``: given by the user, with a key each of one host; the first whose key sees the model
     is used. Without any, the host of the job or the handle is asked, else OpenAI. Raises
@@ -49,6 +50,7 @@ def subject_of(name: str, backends: Sequence[OpenAIBackend], store: Store) -> Su
     record = _job_of(name, store)
     if record is not None:
         return _of_job(record, backends, store)
+    name = fetched.model_of(store.settings, name)
     handle = added_models.find(store.settings, name)
     if handle is not None:
         return _of_handle(handle, backends, store)

@@ -185,6 +185,19 @@ def find(settings: Settings, name: str) -> list[Manifest]:
     return [one for one in manifests(settings) if name in one.names]
 
 
+def model_of(settings: Settings, name: str) -> str:
+    """Return the fetched model that is meant by the id of its job, or by the last part of its own;
+    the name as it is where none is, or several are."""
+    if name.startswith("ft:"):
+        return name
+    meant = {
+        one.model
+        for one in manifests(settings)
+        if one.model and (name == one.job_id or one.model.endswith(f":{name}"))
+    }
+    return meant.pop() if len(meant) == 1 else name
+
+
 def of_job(settings: Settings, host: str, job_id: str) -> Manifest | None:
     """Return what is kept of one job of a host."""
     return read(folder(settings, host, job_id) / MANIFEST)

@@ -42,6 +42,7 @@ def add_model(
     hosts = hosts_of(backends, settings)
     if not model.strip() or len(model) > LONGEST_ID or visible(model) != model:
         raise SpecError(f"{shown(model)} is no id of a model.", hint="Like: ft:BASE:ORG::ID")
+    model = fetched.model_of(settings, model)
     missing: GatewayError | None = None
     for host, models, whole in _by_sight(model, hosts, settings):
         try:

@@ -173,3 +173,5 @@ def _run_lines(recording: Recording, document: dict[str, Any]) -> Iterator[str]:
         yield f"Not all was asked: {run.stopped}."
     elif document["left"]:
         yield "What may be answered later is asked by the same command again."
+    if document["answers"]:
+        yield f"The answers are in {document['folder']}/answers.jsonl"

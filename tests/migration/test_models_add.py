@@ -162,3 +162,18 @@ def test_a_model_of_azure_says_how_to_deploy_it(
     assert not added.ready and name in (added.deploy or "") and added.base_model == tune["model"]
     with pytest.raises(NotFoundError, match="not deployed"):
         added.require_deployed()
+
+
+def test_one_that_was_fetched_is_meant_by_the_end_of_its_id_or_its_job(
+    provider: Provider, tune: dict[str, Any], ftg: Ftg
+) -> None:
+    """By models add and by record, once it is here."""
+    model, where = tune["fine_tuned_model"], ["--base-url", provider.url, "--key-env", "MAIN_PASS"]
+    end = model.rpartition(":")[2]
+    assert ftg("models", "add", end, *where).returncode == 102
+    assert ftg("migrate", "fetch", end, *where).returncode == 0
+    for name in (end, tune["id"]):
+        added = ftg("models", "add", name, *where)
+        assert added.returncode == 0 and f"ftg chat {model}" in added.stderr, added
+        planned = ftg("migrate", "record", name, *where, "--profile", "openai", "--dry-run")
+        assert planned.returncode == 0 and model in planned.stderr, planned
