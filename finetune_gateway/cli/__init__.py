@@ -126,7 +126,7 @@ def root_help() -> str:
     for group, title in GROUPS.items():
         lines += ["", f"{title}:"]
         lines += [
-            f"  {name:<14} {text}" for name, (_, text, own) in COMMANDS.items() if own == group
+            f"  {name:<14}  {text}" for name, (_, text, own) in COMMANDS.items() if own == group
         ]
     lines += ["", GLOBAL_OPTIONS]
     lines += ["            -q for the result alone, --json for one JSON document (streams: one"]

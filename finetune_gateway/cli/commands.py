@@ -87,6 +87,10 @@ MEANT = {
     "generate": "chat",
     "env": "doctor",
     "inventory": "migrate list",
+    "fetch": "migrate fetch",
+    "record": "migrate record",
+    "plan": "migrate plan",
+    "leave": "migrate",
 }
 _NO_EXPORT = "'ftg status JOB' says where the result is; PEFT and transformers load a folder."
 # What people look for that is no command.
@@ -100,7 +104,7 @@ GROUPS = {
     "Before": "Before you train",
     "Jobs": "Jobs (JOB: an id, its beginning, or 'latest')",
     "Models": "Trained models",
-    "Leave": "Leave a host (MODEL: the id of a fine-tune)",
+    "Leave": "Leave OpenAI or another host (MODEL: the id of a fine-tune)",
 }
 EXAMPLES = (
     ("ftg demo", "everything in a few minutes"),
@@ -108,6 +112,7 @@ EXAMPLES = (
     ("ftg estimate train.jsonl --model gpt-4.1-mini-2025-04-14", ""),
     ("ftg submit train.jsonl --model builtin/tiny --backend local", ""),
     ("ftg watch latest", ""),
+    ("ftg migrate list", "your fine-tunes at OpenAI"),
 )
 GLOBAL_OPTIONS = "Everywhere: --home DIR  --no-color  --debug  -h, --help"
 FLAGS = ("--json", "-q", "--quiet")  # accepted before and within the name of a command, too

@@ -65,7 +65,7 @@ def test_root_help_fits_and_names_every_command() -> None:
     text = root_help()
     assert max(map(len, text.splitlines())) <= 80
     for name, (_, line, group) in COMMANDS.items():
-        assert f"  {name:<14} {line}\n" in text
+        assert f"  {name:<14}  {line}\n" in text
         assert group in GROUPS
     assert "Examples:" in text
     assert set(ALIASES.values()) <= set(COMMANDS)
