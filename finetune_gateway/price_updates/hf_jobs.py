@@ -21,7 +21,14 @@ from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.settings.network import Proxy, hidden, is_loopback, origin, proxy_for
+from finetune_gateway.settings.network import (
+    Proxy,
+    hidden,
+    is_loopback,
+    origin,
+    proxy_for,
+    whole_answer,
+)
 from finetune_gateway.text.cleaning import visible
 
 MILLION = 1_000_000
@@ -108,8 +115,15 @@ def _get(address: str, shown: str, proxy: Proxy | None) -> bytes:
         way = httpx.HTTPTransport(proxy=proxy.url if proxy else None)
     except ValueError as exc:  # a kind of proxy that there is not
         raise httpx.UnsupportedProtocol(str(exc)) from None
-    with httpx.Client(transport=way, timeout=TIMEOUT) as client:
-        return client.get(address).raise_for_status().content
+    with (
+        httpx.Client(transport=way, timeout=TIMEOUT) as client,
+        client.stream("GET", address) as answer,
+    ):
+        raw = answer.raise_for_status().iter_bytes()
+        try:
+            return whole_answer(raw)
+        except ValueError as exc:
+            raise httpx.ReadError(str(exc)) from None
 
 
 def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Price]:

@@ -5,14 +5,29 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from os import environ
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
+MOST_BYTES = 32_000_000  # of one answer, unpacked: a list of prices or models has less
+LONGEST_ANSWER = 300.0  # seconds
 PORTS = {"http": 80, "https": 443}
 SOCKS = ("socks5", "socks5h")
+
+
+def whole_answer(pieces: Iterable[bytes]) -> bytes:
+    """Return all pieces of an answer. Raises ValueError for one without an end: a host may send for
+    ever, a lot or a byte now and then."""
+    raw, end = bytearray(), time.monotonic() + LONGEST_ANSWER
+    for piece in pieces:
+        raw += piece
+        if len(raw) > MOST_BYTES or time.monotonic() > end:
+            raise ValueError("the answer has no end")
+    return bytes(raw)
 
 
 def is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ from support.paths import DEMO_TRAIN
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.price_updates import azure_retail
 from finetune_gateway.price_updates.azure_retail import list_prices
+from finetune_gateway.settings import network
 
 D = Decimal
 NANO, MINI = "gpt-4.1-nano-2025-04-14", "gpt-4.1-mini-2025-04-14"
@@ -80,6 +81,21 @@ def test_pages_are_followed_at_that_address_alone(
         retail, "answer", lambda *_: (200, {"Items": [], "NextPageLink": "https://evil.example/"})
     )
     with pytest.raises(BackendError, match="goes on at another address"):
+        amounts("eastus2")
+
+
+def test_an_answer_without_an_end_is_cut_off(
+    retail: RetailPrices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its bytes, or by its time."""
+    monkeypatch.setattr(network, "MOST_BYTES", 3_000_000)
+    retail.fault("GET /api/retail/prices", "endless")
+    with pytest.raises(BackendError, match="did not answer: the answer has no end"):
+        amounts("eastus2")
+    assert retail.sent < 100_000_000
+    monkeypatch.setattr(network, "LONGEST_ANSWER", 0.1)
+    retail.fault("GET /api/retail/prices", "trickle", seconds=9)
+    with pytest.raises(BackendError, match="did not answer: the answer has no end"):
         amounts("eastus2")
 
 

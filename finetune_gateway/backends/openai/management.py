@@ -19,7 +19,7 @@ import httpx
 from finetune_gateway.backends.openai import azure_errors, azure_token
 from finetune_gateway.backends.openai.wire import object_of, text_of
 from finetune_gateway.errors import BackendError, SpecError
-from finetune_gateway.settings.network import is_loopback, proxy_for
+from finetune_gateway.settings.network import is_loopback, proxy_for, whole_answer
 from finetune_gateway.text.cleaning import visible
 
 ADDRESS = "https://management.azure.com"
@@ -29,7 +29,6 @@ POLL_SECONDS = 5.0
 LONGEST_WAIT = 3600.0  # seconds, for a deployment to be made
 LONGEST_END = 300.0  # seconds, for one to be deleted
 MOST_PAGES = 50
-MOST_BYTES = 32_000_000  # of one answer; the list of a region has some hundred models
 # What the plane calls a state -> what Microsoft's pages call it. Its two words for models that are
 # on their way out mean one step more than they say.
 STATES = {
@@ -287,7 +286,7 @@ class Management:
                     method, url, json=body, headers={"Authorization": f"Bearer {token}"}
                 ) as answer,
             ):
-                raw = _whole(answer, what)
+                raw = whole_answer(answer.iter_bytes())
         except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as exc:
             # Not chained: its request holds the token.
             raise azure_errors.no_answer(what, method, exc, token, proxy) from None
@@ -316,18 +315,6 @@ def _require_model(found: Deployment, model: str) -> None:
             f"{visible(model)}.",
             hint="Name the deployment of this model: --name NAME. Nothing was changed.",
         )
-
-
-def _whole(answer: httpx.Response, what: str) -> bytes:
-    """Return all bytes of an answer. Raises BackendError for one without an end."""
-    raw = bytearray()
-    for piece in answer.iter_bytes():
-        raw += piece
-        if len(raw) > MOST_BYTES:
-            raise BackendError(
-                f"Could not {what}: the answer has no end.", backend="azure", maybe_applied=True
-            )
-    return bytes(raw)
 
 
 def _path(account: Account, name: str) -> str:
