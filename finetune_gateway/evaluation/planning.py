@@ -141,6 +141,7 @@ def plan(subject: Subject, data: Source | None, asked: Request, store: Store) ->
         asked.batch,
         spent_already(store, recording),
     )
+    _require_counted(work)
     state = recording.state() if existing else State()
     left = work.questions(state)
     cost = work.cost(left)
@@ -300,6 +301,21 @@ def _require_allowed(
     )  # fmt: skip
 
 
+def _require_counted(work: Work) -> None:
+    """Raise BudgetError if there is a limit, and a part of a prompt may cost anything."""
+    types = _uncounted(work)
+    if types and (work.limit is not None or work.cap is not None):
+        raise BudgetError(
+            f"What parts of type {types} cost cannot be told, so a limit cannot be checked.",
+            hint="Leave out the rows that have them, or the limit.",
+        )
+
+
+def _uncounted(work: Work) -> str:
+    types = {name for prompt in work.prompts for name in prompt.uncounted}
+    return visible(", ".join(sorted(types)))[:100]
+
+
 def _notes(work: Work, new: bool) -> Iterator[str]:
     """Yield what a person should know before a yes."""
     subject, today = work.subject, clock.today()
@@ -316,6 +332,8 @@ def _notes(work: Work, new: bool) -> Iterator[str]:
             f"By its dates {subject.base_model} was shut down on {life.retires_on} (as of "
             f"{life.as_of}, {life.source}). It is asked all the same."
         )
+    if types := _uncounted(work):
+        yield f"The price is without parts of type {types}: what they cost cannot be told."
     roles = {one.get("role") for prompt in work.prompts for one in prompt.messages}
     if subject.system_prompt and not {"system", "developer"} & roles:
         yield (

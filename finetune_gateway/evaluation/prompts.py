@@ -27,6 +27,9 @@ TRAINING = frozenset({"weight", "reasoning_content", "reasoning", "thinking"})  
 NAMED = 5  # lines in a message
 
 
+COUNTED = frozenset({"text", "refusal", "image_url"})  # parts whose tokens are counted offline
+
+
 class Prompt(Model):
     """What is asked, and where it is from.
 
@@ -46,6 +49,13 @@ class Prompt(Model):
     def asked(self) -> Json:
         """The messages, with the tools."""
         return {"messages": self.messages, **self.beside}
+
+    @property
+    def uncounted(self) -> set[str]:
+        """The types of its parts, such as files and sounds, whose tokens nobody can tell before."""
+        contents = (as_list(message.get("content")) for message in self.messages)
+        types = {str(as_dict(part).get("type")) for content in contents for part in content}
+        return types - COUNTED
 
 
 def read_prompts(dataset: Dataset) -> list[Prompt]:

@@ -14,8 +14,9 @@ from support.hosted import connect
 from support.provider import Provider
 from support.recordings import CHAT, recorded, rows, tuned
 
-from finetune_gateway import BackendError, migration
+from finetune_gateway import BackendError, BudgetError, migration
 from finetune_gateway.backends.openai import archive, bounds
+from finetune_gateway.evaluation.planning import RecordPlan
 from finetune_gateway.jobs import fetched
 from finetune_gateway.settings.home import Settings
 
@@ -37,6 +38,23 @@ def test_a_usage_that_cannot_be_true_costs_the_most(home: Path) -> None:
     most = {line["id"]: Decimal(line["usd"]) for line in sent}
     assert {one.id: one.usd for one in kept.answers()} == most and all(most.values())
     assert kept.run is not None and kept.run.spent_usd == sum(most.values())
+
+
+def test_what_cannot_be_counted_is_under_no_limit(home: Path) -> None:
+    """A file in a prompt may have a hundred pages."""
+    parts = [{"type": "text", "text": "Read it."}, {"type": "file", "file": {"file_id": "file-1"}}]
+    data, notes = [{"messages": [{"role": "user", "content": parts}]}], list[str]()
+
+    def read(plan: RecordPlan) -> bool:
+        notes.extend(plan.notes)
+        return False
+
+    with Provider() as provider:
+        with pytest.raises(BudgetError, match="parts of type file cost cannot be told"):
+            recorded(provider, data, max_cost_usd="1")
+        with pytest.raises(BudgetError, match="not confirmed"):
+            recorded(provider, data, confirm=read)
+    assert any("without parts of type file" in note for note in notes)
 
 
 def test_a_prompt_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
