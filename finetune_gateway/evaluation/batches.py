@@ -288,17 +288,19 @@ class _Batch:
             for line in read_lines(folder / REQUESTS)
             if line.get("batch") == self.known["key"]
         }
-        charge = self._charge()
+        charge, came = self._charge(), 0
         with Journal(folder / ANSWERS) as answers, Journal(folder / ERRORS) as errors:
             for name, result in host_batches.results(self.host, batch):
                 if (line := asked.pop(name, None)) is None:
                     continue  # said twice, or not ours
+                came += wire.object_of(result.get("response")).get("status_code") == 200
                 body = _answer(result)
                 if body is None:
                     errors.write({**_head(line, "0"), **_error(result)})
                     continue
                 usd = self._usd(line, body, charge)
                 answers.write({**_head(line, usd), **answer_fields(body), "seconds": None})
+            self._require_all(batch, came)
             status = str(batch.get("status"))
             for line in asked.values():
                 # Of one that is said to be complete, a request without a word may have been billed.
@@ -306,6 +308,21 @@ class _Batch:
                 errors.write({**_head(line, usd), **_silence(status)})
         self._note(COLLECTED, status=status)
         self._end()
+
+    def _require_all(self, batch: Json, came: int) -> None:
+        """Raise BackendError if the host says that it has answered more than came: what is missing
+        was paid for, and would be asked again."""
+        counts = wire.object_of(batch.get("request_counts"))
+        said = min(whole(counts.get("completed")) or 0, int(self.known["requests"]))
+        if came < said:
+            raise BackendError(
+                f"{self.host.host} gave {came:,} of the {said:,} answers that the batch "
+                f"{self.known['id']} has by its own count.",
+                hint="The same command asks for them again. To leave it at these: ftg settle "
+                f"{self.work.recording.title} --not-created",
+                backend=self.host.name,
+                retryable=True,
+            )
 
     def _charge(self) -> Charge | None:
         every = charges.unsettled(self.store, self.work.recording.title)

@@ -118,6 +118,25 @@ def test_what_a_batch_says_of_itself_in_odd_forms_is_no_bug(home: Path) -> None:
         assert bought_once(provider)
 
 
+def test_answers_that_are_paid_for_are_waited_for(home: Path) -> None:
+    """Of a batch that is said to be complete, without its file or with half of it."""
+    with Provider() as provider:
+        batch(provider)
+        (kept,) = provider.world.batches
+        for _ in range(8):
+            provider.world.batch(kept)
+        provider.fault("GET /batches/*", "overlay", body={"output_file_id": None})
+        with pytest.raises(BackendError, match="0 of the 2 answers"):
+            batch(provider)
+        file = provider.world.files[str(provider.world.batches[kept]["output_file_id"])]
+        whole = str(file["content"])
+        file["content"] = whole.splitlines(keepends=True)[0]
+        with pytest.raises(BackendError, match="1 of the 2 answers"):
+            batch(provider)
+        file["content"] = whole
+        assert bought_once(provider)
+
+
 def test_a_batch_that_its_host_has_lost_is_let_go(home: Path) -> None:
     """Only when the user says so: it may have been answered, and counts at its most."""
     with Provider() as provider:
