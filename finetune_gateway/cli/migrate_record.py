@@ -67,7 +67,7 @@ def record(
         int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
     ] = None,
     batch: Annotated[
-        bool, typer.Option("--batch", help="Within a day, at OpenAI for half the price.")
+        bool, typer.Option("--batch", help="Within a day, for less: at OpenAI mostly half.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="With --batch: until it has ended.")] = False,
     max_cost: Annotated[

@@ -67,7 +67,7 @@ def record(
         temperature: 0 by default; of several samples, or for 'host', the host's own.
         max_tokens: Of an answer, 1024 by default.
         logprobs, top_logprobs, seed, store: As the chat API has them; logprobs by default.
-        batch: Use the host's batch API: half the price at OpenAI, within a day.
+        batch: Use the host's batch API: within a day, for less, at OpenAI mostly half.
         wait: With ``batch``, return when it has ended. Otherwise the same call again collects it.
         at_once: Requests on their way to the host at the same time, from all of this process.
         max_cost_usd: Asking stops when the next request could pass it.

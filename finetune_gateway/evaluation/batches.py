@@ -1,4 +1,4 @@
-"""Record by the batch API of a host: for half the price, within a day, without a process that
+"""Record by the batch API of a host: for less money, within a day, without a process that
 waits.
 
 What was asked for is written down before each step, as for a job: a batch whose create was not

@@ -15,6 +15,7 @@ from support.provider import Provider
 from support.provider_memory import BASES
 
 from finetune_gateway.estimation import profiles
+from finetune_gateway.estimation.price_table import Unit, find_price
 from finetune_gateway.reports.leaving import LINE, PAGE
 
 DAYS = re.compile(r"2027-01-(?:05|06|14)")
@@ -33,6 +34,12 @@ WITHOUT = (
 )
 
 
+PAIRS: tuple[tuple[Unit, Unit], ...] = (
+    ("in_mtok", "batch_in_mtok"),
+    ("out_mtok", "batch_out_mtok"),
+)
+
+
 def commands() -> list[str]:
     """The lines of the page's shell blocks."""
     text = (ROOT / PAGE).read_text("utf-8")
@@ -46,6 +53,21 @@ def provider(ftg: Ftg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     with Provider() as started:
         monkeypatch.setenv("OPENAI_BASE_URL", started.url)
         yield started
+
+
+def test_what_a_batch_costs_is_what_the_prices_say() -> None:
+    """Half, of all bases but those whose share the page names."""
+    text = (ROOT / PAGE).read_text("utf-8")
+    for base in BASES:
+        shares = [
+            round(100 * batch.usd / usual.usd)
+            for unit in PAIRS
+            if (usual := find_price("openai", f"ft:{base}", unit[0]))
+            and (batch := find_price("openai", f"ft:{base}", unit[1]))
+        ]
+        if shares != [50, 50]:
+            told = "{} % of it for what is read and {} % for what is written".format(*shares)
+            assert f"of {base[:-11]}, {told}" in text
 
 
 def test_its_commands_run_in_order(
