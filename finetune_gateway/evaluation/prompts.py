@@ -53,9 +53,17 @@ class Prompt(Model):
     @property
     def uncounted(self) -> set[str]:
         """The types of its parts, such as files and sounds, whose tokens nobody can tell before."""
+        return {*self._types} - COUNTED
+
+    @property
+    def images(self) -> int:
+        """How many images are in it."""
+        return self._types.count("image_url")
+
+    @property
+    def _types(self) -> list[str]:
         contents = (as_list(message.get("content")) for message in self.messages)
-        types = {str(as_dict(part).get("type")) for content in contents for part in content}
-        return types - COUNTED
+        return [str(as_dict(part).get("type")) for content in contents for part in content]
 
 
 def read_prompts(dataset: Dataset) -> list[Prompt]:

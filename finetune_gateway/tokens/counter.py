@@ -47,7 +47,7 @@ _PER_MESSAGE, _PER_NAME, _PER_ROW = 3, 1, 3  # the documented prompt rule
 _BILLED_PER_MESSAGE, _BILLED_PER_ROW = 4, 1  # fits both published bills
 
 # An image at low detail, and at most: 2048 x 4096 pixels (OpenAI's vision guide).
-_IMAGE_LOW, _IMAGE_HIGH = 85, 1105
+_IMAGE_LOW, IMAGE_HIGH = 85, 1105
 
 _CACHED_TOOLS = 1024  # lists of tools: the rows of a file usually offer the same
 
@@ -294,7 +294,7 @@ class HostedCounter(TokenCounter):
         # other lengths get the span of the three.
         other = sums.content + 2 * sums.messages + 7
         total = sums.prompt + _PER_ROW + tools
-        images = sums.images * (_IMAGE_HIGH - _IMAGE_LOW)
+        images = sums.images * (IMAGE_HIGH - _IMAGE_LOW)
         high = max(billed, other + tools, total) + tools_high - tools + images
         low = min(billed - tools, other) - sums.unweighted
         exact = sums.exact and sums.messages > 0 and self.text.exact and not tools_high

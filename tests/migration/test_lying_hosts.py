@@ -16,7 +16,9 @@ from support.recordings import CHAT, recorded, rows, tuned
 
 from finetune_gateway import BackendError, BudgetError, migration
 from finetune_gateway.backends.openai import archive, bounds
+from finetune_gateway.evaluation.costing import Costing, Prices
 from finetune_gateway.evaluation.planning import RecordPlan
+from finetune_gateway.evaluation.prompts import prompt_of
 from finetune_gateway.jobs import fetched
 from finetune_gateway.settings.home import Settings
 
@@ -55,6 +57,23 @@ def test_what_cannot_be_counted_is_under_no_limit(home: Path) -> None:
         with pytest.raises(BudgetError, match="not confirmed"):
             recorded(provider, data, confirm=read)
     assert any("without parts of type file" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("model", "read"),
+    [("gpt-4o-2024-08-06", 1445), ("gpt-4o-mini-2024-07-18", 48_169), ("gpt-4.1-nano", 3779)],
+)
+def test_an_image_costs_what_its_model_may_count(model: str, read: int) -> None:
+    """A limit is held by the most that a request can cost."""
+    text = {"type": "text", "text": "?"}
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/1.png"}}
+    none, one = (
+        prompt_of({"messages": [{"role": "user", "content": [text, *more]}]}, 1)
+        for more in ([], [image])
+    )
+    assert none is not None and one is not None
+    costing = Costing(model, Prices(None, None, None), 1)
+    assert costing.tokens(one).high - costing.tokens(none).high == read
 
 
 def test_a_prompt_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
