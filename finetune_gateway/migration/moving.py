@@ -104,7 +104,15 @@ def _fetched(name: str, settings: Settings) -> Source | None:
         train = fetched.find_piece(settings, manifest, "training")
         held_out = fetched.find_piece(settings, manifest, "validation")
         one = one.model_copy(update={"keys": manifest.keys})
-        return Source(one, train or _expected(settings, one), held_out, train is not None)
+        where = listing.options_of(
+            [
+                OpenAIBackend(
+                    base_url=manifest.base_url, profile=manifest.profile, api_key_env=variable
+                )
+                for variable in manifest.keys or (None,)
+            ]
+        )
+        return Source(one, train or _expected(settings, one), held_out, train is not None, where)
     return None
 
 

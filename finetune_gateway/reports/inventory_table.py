@@ -118,7 +118,10 @@ def _file(file: RemoteFile) -> str:
 
 
 def _cost(one: FineTune) -> str:
-    return "unknown" if one.cost is None else f"~{_cents(one.cost.usd)}"
+    if one.cost is None:
+        return "unknown"
+    cents = _cents(one.cost.usd)
+    return cents if cents.startswith("<") else f"~{cents}"
 
 
 def _billed(one: FineTune) -> str:

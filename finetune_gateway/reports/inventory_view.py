@@ -43,15 +43,22 @@ def headline(inventory: Inventory) -> str:
 def shortfalls(inventory: Inventory) -> Iterator[str]:
     """Yield what the keys were not told, and why."""
     for key in inventory.keys:
-        scopes = f" It lacks {', '.join(key.missing_scopes)}." if key.missing_scopes else ""
+        by_scope = {what: _lacking(key, why) for what, why in key.refused.items()}
         for what, why in key.refused.items():
-            yield f"{key.variable} was not told the {what}: {visible(why)}{scopes}"
-            scopes = ""
+            said = f". It lacks {by_scope[what]}." if by_scope[what] else f": {visible(why)}"
+            yield f"{key.variable} was not told the {what}{said}"
+        if others := {*key.missing_scopes} - {*by_scope.values()}:
+            yield f"{key.variable} lacks {', '.join(sorted(others))}."
         for what in key.cut:
             yield f"The list of {what} of {key.variable} has an end missing: there may be more."
     if inventory.without_model:
         count = format_count(inventory.without_model, "job")
         yield f"{count} ended without a model: left out (--all)."
+
+
+def _lacking(key: KeyView, why: str) -> str:
+    """Return the scope that a refusal names: more of what the host says helps nobody."""
+    return next((scope for scope in key.missing_scopes if scope in why), "")
 
 
 def shortfall_lines(inventory: Inventory) -> Iterator[str]:

@@ -128,6 +128,18 @@ def test_what_cannot_be_is_said(
         planned(provider, "ft:nobody:has:it:1")
 
 
+def test_what_is_still_to_be_fetched_is_asked_of_the_same_host_with_the_same_keys(
+    provider: Provider, home: Path
+) -> None:
+    """Also where a fetch was refused the files, and left the rest."""
+    job = made(provider)
+    provider.lacks = {KEY: ["api.files.read"]}
+    assert not migration.fetch(job["id"], host(provider)).complete
+    places = planned(provider, job["id"]).places
+    [line] = {line for place in places for line in place.before}
+    assert f"--base-url {provider.url} --profile openai --key-env A_KEY" in line
+
+
 def test_azure_is_asked_about_this_subscription(
     provider: Provider, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
