@@ -41,15 +41,26 @@ class Prices:
     cached: Price | None
 
     @classmethod
-    def of(cls, profile: str, models: Sequence[str], extra: Path | None, *, batch: bool) -> Prices:
-        """Return the rows of the first of these names that has both; ``extra``: the user's file."""
+    def of(
+        cls,
+        profile: str,
+        models: Sequence[str],
+        extra: Path | None,
+        *,
+        batch: bool,
+        tiers: Sequence[str] = (),
+    ) -> Prices:
+        """Return the rows of the first of these names that has both; ``extra``: the user's file.
+        ``tiers``: the kinds of deployments there are; the dearest counts, since which of them
+        answers is not known."""
         units = _BATCH if batch else _LIVE
         for model in dict.fromkeys(models):
-            read, written, cached = (
-                find_price(profile, model, unit, extra=extra) for unit in units
-            )
-            if read and written:
-                return cls(read, written, cached)
+            found = [
+                cls(*(find_price(profile, model, unit, extra=extra, tier=tier) for unit in units))
+                for tier in (tiers or (None,))
+            ]
+            if known := [one for one in found if one.known]:
+                return max(known, key=lambda one: one.usd(1, 1) or Decimal(0))
         return cls(None, None, None)
 
     @classmethod

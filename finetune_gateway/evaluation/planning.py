@@ -266,10 +266,11 @@ def _differs(existing: Recording, different: list[str]) -> SpecError:
 
 
 def _costing(subject: Subject, about: About, store: Store, *, batch: bool) -> Costing:
-    names = [subject.model]
-    if subject.backend.profile.deploy_command:  # billed at the price of the base
-        names.append(subject.base_model)
-    prices = Prices.of(subject.backend.profile.name, names, store.settings.prices, batch=batch)
+    profile, names = subject.backend.profile, [subject.model]
+    if profile.deploy_command:  # its name is the user's; billed at the price of the base
+        names += [f"ft:{subject.base_model}", subject.base_model]
+    tiers = [*profile.deployments]
+    prices = Prices.of(profile.name, names, store.settings.prices, batch=batch, tiers=tiers)
     return Costing(subject.base_model, prices, int(about.parameters["max_tokens"]))
 
 

@@ -227,6 +227,7 @@ def training_cost(
     price = next((one for one in prices if one), None)
     if price is None:
         return None
-    per = f"{price.usd} USD per million, {price.dated}, {price.source}"
+    way = f" of {price.tier} training" if price.tier else ""  # the host does not say which it was
+    per = f"{price.usd} USD per million{way}, {price.dated}, {price.source}"
     usd = Decimal(tokens) * price.usd / MILLION
     return Cost(usd=usd, estimated=True, source=f"{tokens:,} trained tokens x {per}")

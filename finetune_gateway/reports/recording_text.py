@@ -39,9 +39,10 @@ def _plan_lines(plan: RecordPlan, budget: Budget | None) -> Iterator[str]:
     yield f"Estimated cost: {_cost(plan)}{_limit(plan)}"
     read, written = work.costing.prices.read, work.costing.prices.written
     if read and written:
+        kind = f" by a {read.tier} deployment" if read.tier else ""
         yield (
-            f"At ${read.usd} per million tokens read and ${written.usd} written, {read.dated}, "
-            f"{read.source}."
+            f"At ${read.usd} per million tokens read and ${written.usd} written{kind}, "
+            f"{read.dated}, {read.source}."
         )
     if not work.costing.exact:
         yield f"The encoding of {visible(about.base_model)} is not known: tokens are approximate."

@@ -15,14 +15,26 @@ from support.modes import umask
 from support.provider import Fault, Provider
 from support.recordings import CHAT, TOOL, asked, recorded, rows, spent, tuned, wide
 
-from finetune_gateway import BackendError, BudgetError, DataError, Gateway, NotFoundError, SpecError
+from finetune_gateway import (
+    BackendError,
+    BudgetError,
+    DataError,
+    Gateway,
+    NotFoundError,
+    OpenAIBackend,
+    SpecError,
+)
 from finetune_gateway.backends.openai import async_chat
 from finetune_gateway.errors import PrivateDataError, StoreError
-from finetune_gateway.evaluation import Recording, asking, journal
+from finetune_gateway.evaluation import Recording, asking, journal, planning
 from finetune_gateway.evaluation.journal import Journal, read_lines
 from finetune_gateway.evaluation.planning import RecordPlan
 from finetune_gateway.evaluation.prompts import drawn, prompt_of
 from finetune_gateway.evaluation.recording import default_name
+from finetune_gateway.evaluation.subjects import Subject
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.reports.recording_text import plan_text
+from finetune_gateway.settings.home import Settings
 
 # -- what is asked -------------------------------------------------------------------------------
 
@@ -263,6 +275,24 @@ def test_the_price_comes_first_and_the_cost_is_the_hosts(home: Path) -> None:
     assert line.job_id == "recorded:a" and line.actual_usd == recording.run.spent_usd
     assert line.price_source and str(line.price_as_of) == "2026-10-05"
     assert line.estimated_high_usd == cost.high and Gateway().budget().reserved_usd == 0
+
+
+def test_azure_is_priced_by_its_dearest_kind_of_deployment(home: Path) -> None:
+    """Whatever the deployment is called: which of the kinds answers is not known."""
+    url = "https://contoso.openai.azure.com/openai/v1/"
+    azure = OpenAIBackend(base_url=url, profile="azure", api_key="k")
+    azure.bind(settings := Settings.load())
+    store = Store(settings.create())
+    subject = Subject("my-deployment", "gpt-4.1-nano-2025-04-14", azure)
+    plan = planning.plan(subject, rows(3), planning.Request(), store)
+    store.close()
+    assert (
+        plan.cost is not None
+        and [one.tier for one in plan.work.costing.prices.rows] == ["standard"] * 3
+    )
+    high = plan.tokens.high * Decimal("0.11") + 3 * 1024 * Decimal("0.44")  # the package's rows
+    assert plan.cost.high == high / 1_000_000
+    assert "by a standard deployment" in " ".join(plan_text(plan, None).split())
 
 
 @pytest.mark.parametrize("at_once", [1, 16])
