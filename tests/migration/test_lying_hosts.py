@@ -15,7 +15,8 @@ from support.provider import Provider
 from support.recordings import CHAT, recorded, rows, tuned
 
 from finetune_gateway import BackendError, BudgetError, migration
-from finetune_gateway.backends.openai import archive, bounds
+from finetune_gateway.backends.openai import archive, bounds, organization
+from finetune_gateway.backends.openai.inventory import RequestCount
 from finetune_gateway.evaluation.costing import Costing, Prices
 from finetune_gateway.evaluation.planning import RecordPlan
 from finetune_gateway.evaluation.prompts import prompt_of
@@ -86,6 +87,19 @@ def test_a_prompt_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
             provider.fault("GET /chat/completions/*/messages", "body", body=page)
         with pytest.raises(BackendError, match="cut off after 2 MB"):
             archive.stored_messages(connect(provider), "chatcmpl-1")
+
+
+def test_a_bill_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its pages together, each of which names another one."""
+    monkeypatch.setattr(bounds, "within", partial(bounds.within, size=2_000_000))
+    with Provider() as provider:
+        for number in range(30):
+            line = {"results": [{"line_item": "x" * 700_000}]}
+            page = {"data": [line], "has_more": True, "next_page": f"page-{number}"}
+            provider.fault("GET /organization/costs", "body", body=page)
+        with pytest.raises(BackendError, match="cut off after 2 MB"):
+            organization.costs(connect(provider), RequestCount(), 1.7e9)
+        assert len(provider.requests) < 10
 
 
 def test_a_manifest_leads_to_no_file_elsewhere(home: Path) -> None:

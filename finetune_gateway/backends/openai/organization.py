@@ -82,14 +82,15 @@ def _buckets(
     query: dict[str, Any] = {"start_time": int(since), "bucket_width": "1d", "limit": days}
     found: list[wire.Json] = []
     page: str | None = None
-    for _ in range(MOST_PAGES):
-        more = {"page": page} if page else {}
-        answer = again(_question(host, asked, what, path, {**query, "group_by": [group], **more}))
-        found += [one for one in wire.list_of(answer.get("data")) if isinstance(one, dict)]
-        following = wire.text_of(answer.get("next_page"))
-        if following is None or following == page:
-            return found, not answer.get("has_more")
-        page = following
+    with bounds.within():  # all pages together
+        for _ in range(MOST_PAGES):
+            asking = {**query, "group_by": [group], **({"page": page} if page else {})}
+            answer = again(_question(host, asked, what, path, asking))
+            found += [one for one in wire.list_of(answer.get("data")) if isinstance(one, dict)]
+            following = wire.text_of(answer.get("next_page"))
+            if following is None or following == page:
+                return found, not answer.get("has_more")
+            page = following
     return found, False
 
 
@@ -97,7 +98,7 @@ def _question(
     host: Host, asked: RequestCount, what: str, path: str, query: dict[str, Any]
 ) -> Callable[[], wire.Json]:
     def ask() -> wire.Json:
-        with scoped(), host.calling(what) as (client, call), bounds.within():
+        with scoped(), host.calling(what) as (client, call):
             get = asked.count(client.get)
             raw = retried(get, path, cast_to=httpx2.Response, options={"params": query})
             answer = wire.read(raw, call)
