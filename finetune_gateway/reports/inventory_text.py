@@ -51,7 +51,8 @@ def totals_text(inventory: Inventory, host: str = "") -> str:
     requests = format_count(inventory.requests, "request")
     if not inventory.fine_tunes:
         return f"{requests}. A key sees its own project: name those of others with --key-env."
-    return f"{requests}. Save what can be saved: ftg migrate fetch --all{host}; {PAGE}"
+    which = inventory.fine_tunes[0].name if len(inventory.fine_tunes) == 1 else "--all"
+    return f"{requests}. Save what can be saved: ftg migrate fetch {visible(which)}{host}; {PAGE}"
 
 
 # -- CSV ---------------------------------------------------------------------------------------
