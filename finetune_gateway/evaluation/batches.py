@@ -293,12 +293,14 @@ class _Batch:
             for name, result in host_batches.results(self.host, batch):
                 if (line := asked.pop(name, None)) is None:
                     continue  # said twice, or not ours
-                came += wire.object_of(result.get("response")).get("status_code") == 200
+                response = wire.object_of(result.get("response"))
+                sold = response.get("status_code") == 200
+                came += sold
+                usd = self._usd(line, response.get("body"), charge) if sold else "0"
                 body = _answer(result)
-                if body is None:
-                    errors.write({**_head(line, "0"), **_error(result)})
+                if body is None:  # paid for all the same, if it was sold
+                    errors.write({**_head(line, usd), **_error(result)})
                     continue
-                usd = self._usd(line, body, charge)
                 answers.write({**_head(line, usd), **answer_fields(body), "seconds": None})
             self._require_all(batch, came)
             status = str(batch.get("status"))
@@ -328,10 +330,10 @@ class _Batch:
         every = charges.unsettled(self.store, self.work.recording.title)
         return next((one for one in every if one.id == self.known["charge"]), None)
 
-    def _usd(self, line: Json, body: Json, charge: Charge | None) -> str | None:
+    def _usd(self, line: Json, body: object, charge: Charge | None) -> str | None:
         most = None if line["usd"] is None else Decimal(line["usd"])
         prices = Prices.from_rows(charge.prices if charge else ())
-        usd = prices.of_usage(wire.object_of(body.get("usage")), most)
+        usd = prices.of_usage(wire.object_of(wire.object_of(body).get("usage")), most)
         return None if usd is None or most is None else f"{usd:f}"
 
 

@@ -174,6 +174,24 @@ def test_many_rows_are_several_batches(home: Path, monkeypatch: pytest.MonkeyPat
     assert len([*done.answers()]) == 10 and len([*more.answers()]) == 5
 
 
+def test_an_answer_that_says_nothing_was_paid_for(home: Path) -> None:
+    """A line of status 200 without a choice is no answer, and was sold all the same."""
+    with Provider() as provider:
+        again(provider, 2)
+        for _ in range(8):
+            provider.world.batch(next(iter(provider.world.batches)))
+        (batch,) = provider.world.batches.values()
+        file = provider.world.files[batch["output_file_id"]]
+        lines = [json.loads(line) for line in file["content"].splitlines()]
+        lines[0]["response"]["body"]["choices"] = []
+        file["content"] = text = "\n".join(map(json.dumps, lines))
+        file["bytes"] = len(text)
+        done = again(provider, 2)
+        line = next(one for one in Gateway().costs().charges if one.status.final)
+        assert len([*done.answers()]) == 1  # the other is asked again
+        assert float(line.actual_usd or 0) == pytest.approx(half_price(provider))
+
+
 def test_what_a_batch_says_is_read_as_any_answer(home: Path) -> None:
     """Lines that are none of ours, twice the same, and nonsense; the key is not kept."""
     with Provider() as provider:
