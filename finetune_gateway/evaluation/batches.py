@@ -9,7 +9,7 @@ has ended. What a batch has not answered when it expires stays to be asked, by a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -45,7 +45,7 @@ from finetune_gateway.evaluation.work import (
     spent_already,
     writing,
 )
-from finetune_gateway.evaluation.writer import answer_fields
+from finetune_gateway.evaluation.writer import OnProgress, answer_fields
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.store import Store
@@ -53,7 +53,6 @@ from finetune_gateway.settings import files
 from finetune_gateway.text.cleaning import whole
 
 Json = dict[str, Any]
-OnProgress = Callable[[int, int], object]
 LEFT = list[tuple[Question, Prompt]]
 
 

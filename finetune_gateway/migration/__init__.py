@@ -79,7 +79,8 @@ def fetch(
     files, events, metrics, checkpoints. What is saved is not asked for again.
 
     Arguments:
-        models: Ids of models or of their host's jobs. By default all that these keys see.
+        models: Ids of models or of their host's jobs, or the last part of one. By default all that
+            these keys see.
         backends: A host by name, or an OpenAIBackend for each key.
         stored: Save stored completions too: what was asked in production, and the answers.
         home: Where to save, by default FTG_HOME.

@@ -86,3 +86,21 @@ def test_odd_answers_end_in_errors_of_ours(
             assert {Path(path).parents[2] for path in archive.jobs[0].paths.values()} == {
                 home / name / "fetched"
             }
+
+
+def test_a_key_that_is_shown_no_list_is_named_beside_what_another_has_saved(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For whatever reason: what it would have shown is not saved."""
+    shop = "sk-shop-0123456789abcdef"
+    monkeypatch.setenv("SHOP_PASS", shop)
+    with Provider(keys={shop: "main"}) as provider:
+        monkeypatch.setenv("MAIN_PASS", provider.api_key)
+        provider.world.add_fine_tune()
+        provider.fault("GET /fine_tuning/jobs", Fault("status", status=403))
+        names = ("SHOP_PASS", "MAIN_PASS")
+        hosts = [OpenAIBackend(base_url=provider.url, api_key_env=name) for name in names]
+        archive = migration.fetch(None, hosts)
+        assert [(one.key, one.kinds) for one in archive.refused] == [("SHOP_PASS", ("jobs",))]
+        assert archive.counts["saved"] and not archive.complete
+        assert migration.fetch(None, hosts).complete
