@@ -90,7 +90,7 @@ MEANT = {
     "fetch": "migrate fetch",
     "record": "migrate record",
     "plan": "migrate plan",
-    "leave": "migrate",
+    "leave": "migrate list",
 }
 _NO_EXPORT = "'ftg status JOB' says where the result is; PEFT and transformers load a folder."
 # What people look for that is no command.
