@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.cli import Ftg
 from support.modes import wide
-from support.provider import Provider
+from support.provider import Fault, Provider
 
 from finetune_gateway import (
     AuthenticationError,
@@ -157,9 +157,12 @@ def test_a_model_of_azure_says_how_to_deploy_it(
 ) -> None:
     """It answers only through a deployment: added, and not ready."""
     monkeypatch.setattr(provider.world, "deployments", {})
+    rows = [{"id": tune["model"], "deprecation": {"inference": 1_900_000_000}}]
+    provider.fault(MODELS, Fault("body", body={"data": rows}))
     name = provider.world.model_name(provider.world.jobs[tune["id"]])
     added = migration.add_model(name, host(provider, profile="azure"))
     assert not added.ready and name in (added.deploy or "") and added.base_model == tune["model"]
+    assert added.retires_on == "2030-03-17"  # as the list of Azure dates a base
     with pytest.raises(NotFoundError, match="not deployed"):
         added.require_deployed()
 
