@@ -10,9 +10,10 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
-from finetune_gateway.backends.openai import async_chat, inventory
+from finetune_gateway.backends.openai import async_chat, inventory, wire
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError
 from finetune_gateway.evaluation import asking
 from finetune_gateway.evaluation.asking import OnWait, Question
@@ -32,6 +33,7 @@ from finetune_gateway.evaluation.writer import OnProgress, Writer
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import clock, config
+from finetune_gateway.tokens.encodings import base_model
 
 # How an option of the command line leaves out a parameter that a host refuses.
 WITHOUT = {
@@ -166,7 +168,7 @@ def _not_there(error: BackendError, work: Work, go_on: str) -> GatewayError:
             f"(as of {life.as_of}, {life.source}).",
             hint=f"What was recorded is kept: {work.recording.title}.",
         )
-    listed = _is_listed(subject)
+    listed, near = _listed(subject)
     if listed is None:
         said = "The list of models could not be read."
     elif listed:
@@ -174,15 +176,21 @@ def _not_there(error: BackendError, work: Work, go_on: str) -> GatewayError:
     else:
         said = "The list of models that this key sees does not have it: it was deleted, or belongs "
         said += "to another project."
-    return NotFoundError(f"{asked} {said}", hint=f"See: ftg migrate list. {go_on}")
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return NotFoundError(f"{asked} {said}", hint=f"{meant}See: ftg migrate list. {go_on}")
 
 
-def _is_listed(subject: Subject) -> bool | None:
-    """Return whether the list of the host has a model; None if that cannot be known."""
+def _listed(subject: Subject) -> tuple[bool | None, list[str]]:
+    """Return whether the list of the host has a model, None if that cannot be known; and the
+    fine-tunes that have nearly its id."""
     try:
         listed, whole = inventory.models(subject.backend)
     except GatewayError:
-        return None
-    if any(one.get("id") == subject.model for one in listed):
-        return True
-    return False if listed and whole else None
+        return None, []
+    names = [name for one in listed if (name := wire.text_of(one.get("id")))]
+    if subject.model in names:
+        return True, []
+    near = get_close_matches(
+        subject.model, [name for name in names if base_model(name) != name], 2, 0.8
+    )
+    return (False if listed and whole else None), near

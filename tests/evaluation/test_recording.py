@@ -453,6 +453,19 @@ def test_a_dead_model_is_said_to_be_so_by_date_and_list(
     assert words in str(caught.value) and Gateway().budget().spent_usd == 0
 
 
+def test_an_id_with_a_slip_is_answered_with_the_nearest(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "COLD_SECONDS", (0.01, 0.01))
+    with Provider() as provider:
+        from finetune_gateway import evaluation
+
+        model, backend = tuned(provider), connect(provider, profile="openai")
+        with pytest.raises(NotFoundError) as caught:
+            evaluation.record(f"{model[:-1]}~", rows(2), backend=backend)
+    assert f"Did you mean {model}?" in caught.value.hint
+
+
 def test_a_parameter_that_a_host_refuses_ends_it_with_the_way_out(home: Path) -> None:
     """The first refusal, not one for each row."""
     refusal = Fault("raw", status=400, body=json.dumps({"error": {
