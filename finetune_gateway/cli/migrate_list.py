@@ -24,7 +24,8 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.errors import SpecError
 from finetune_gateway.reports.inventory_table import table_text
 from finetune_gateway.reports.inventory_text import inventory_csv, inventory_text, totals_text
-from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.inventory_view import shortfalls
+from finetune_gateway.reports.output import print_json, print_message, print_result, print_warning
 
 if TYPE_CHECKING:
     from finetune_gateway.backends.openai.backend import OpenAIBackend
@@ -109,6 +110,8 @@ def list_fine_tunes(
         print_json(inventory.model_dump(mode="json"))
     elif form == "csv":
         sys.stdout.write(inventory_csv(inventory))
+        for lack in shortfalls(inventory):  # the rows do not show what is not among them
+            print_warning(lack, quiet=quiet)
     elif quiet:
         print_result("\n".join(one.name for one in inventory.fine_tunes))
     else:

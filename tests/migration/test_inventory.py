@@ -340,6 +340,8 @@ def test_the_screen_in_every_form(
         assert text in " ".join(table.stdout.split()), text
     assert not re.search(r"\b0 tokens|\$0\.00(?!\d)", table.stdout)
     assert "requests. Save what can be saved: ftg migrate fetch" in table.stderr
+    beside = " ".join(ftg(*lines(provider, "--format", "csv")).stderr.split())
+    assert "It lacks api.files.read" in beside and "left out (--all)" in beside
     told = json.loads(ftg(*lines(provider, "--json")).stdout)
     assert told == json.loads(ftg(*lines(provider, "--format", "json")).stdout) | {
         "as_of": told["as_of"]
