@@ -71,7 +71,8 @@ class State:
         name, base = job["fine_tuned_model"], job["model"]
         hidden = set(self.stored["hidden"].get(name, ())) & {"*", self.accounts[key]}
         gone = name in self.stored["deleted"] or {name, base} & {*self.stored["retired"]}
-        return self.owns(key, job) and self.may(key, "models") and not (hidden or gone)
+        shown = name is not None and self.owns(key, job) and self.may(key, "models")
+        return shown and not (hidden or gone)
 
     def lists_name(self, key: str, job: JSON, name: str) -> bool:
         """Does a list of models have a checkpoint?"""

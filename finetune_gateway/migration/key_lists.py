@@ -156,9 +156,12 @@ def merged(keys: Sequence[KeyLists]) -> list[Seen]:
             seen.job = {**job, **{k: v for k, v in seen.job.items() if v is not None}}
             seen.keys.append(key)
     known = {seen.model for seen in found.values()}
+    listed = {name for key in keys for name in key.models or {}}
     for key in keys:
         for name in key.models or {}:
-            if is_tuned(name) and not {name, fine_tune_of(name)} & known:
+            # A checkpoint beside its final model is none by itself.
+            of_another = {fine_tune_of(name)} & (listed - {name})
+            if is_tuned(name) and not of_another and not {name, fine_tune_of(name)} & known:
                 found.setdefault(name, Seen(job={}, name=name)).keys.append(key)
     for seen in found.values():
         rows = ((key.models or {}).get(seen.model or "") for key in keys)

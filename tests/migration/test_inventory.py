@@ -137,6 +137,20 @@ def test_a_scope_that_is_missing_is_named_and_the_rest_goes_on(
     assert refused.value.scope == scope and scope in refused.value.hint
 
 
+@pytest.mark.parametrize("lacks", [(), ("api.fine_tuning.jobs.read",)])
+def test_a_checkpoint_in_a_list_of_models_is_no_other_fine_tune(
+    provider: Provider, home: Path, lacks: tuple[str, ...]
+) -> None:
+    """Also where no job tells what it belongs to; with dates for fine-tunes of their own."""
+    past(provider, 8)
+    provider.world.lists_checkpoints = provider.world.dates_fine_tunes = True
+    provider.lacks = {A: [*lacks], B: [*lacks]}
+    inventory = migration.list_fine_tunes(hosts(provider))
+    assert found_wrong(provider, inventory) == []
+    states = {point.state for one in inventory.fine_tunes for point in one.checkpoints or ()}
+    assert states == (set() if lacks else {"there", "unknown"})
+
+
 def test_an_admin_key_tells_what_was_paid_and_the_last_use(provider: Provider, home: Path) -> None:
     """Of the fine-tunes that the bill names; where it names none, the estimate stays."""
     made = past(provider, 8)
