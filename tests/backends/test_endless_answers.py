@@ -86,6 +86,7 @@ def test_a_job_outlives_answers_without_end(home: Path, train_file: Path) -> Non
         assert job.wait(20).status is JobStatus.SUCCEEDED and provider.posts[JOBS] == 1
 
 
+@pytest.mark.chaos
 def test_an_answer_that_trickles_is_cut_off(tmp_path: Path) -> None:
     """A read, its head, and a create: each byte comes in time, the whole does not."""
     with Provider() as reading, Provider() as hinting, Provider() as creating:
@@ -168,6 +169,7 @@ def test_a_long_event_is_cut_and_read_at_once(tmp_path: Path) -> None:
         assert not second.data and "its data were left out" in second.message
 
 
+@pytest.mark.chaos
 def test_an_upload_that_nobody_takes_ends(tmp_path: Path) -> None:
     """64 KB at a time: each write comes in time, the whole does not."""
     with socket.socket() as listening:

@@ -189,7 +189,7 @@ def test_a_job_of_one_step_learns(train: Callable[..., Run]) -> None:
     ("warmup", "name"),
     [
         (0.0, "linear"),
-        (0.4, "linear"),
+        pytest.param(0.4, "linear", marks=pytest.mark.chaos),
         pytest.param(0.4, "cosine", marks=pytest.mark.chaos),
     ],
 )

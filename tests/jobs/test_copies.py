@@ -317,7 +317,7 @@ def test_a_file_that_goes_away_before_the_copy(becomes: str, home: Path, train_f
 
 
 @pytest.mark.usefixtures("tiny_at_home")
-@pytest.mark.parametrize("start", ["model", "long line"])
+@pytest.mark.parametrize("start", ["model", pytest.param("long line", marks=pytest.mark.chaos)])
 def test_of_a_wrong_file_only_its_beginning_is_copied(
     start: str, home: Path, tmp_path: Path, ftg: Ftg
 ) -> None:
@@ -360,6 +360,7 @@ def test_rows_from_a_pipe_are_read_like_a_file(
     assert Path(job.record.train.path).read_bytes() == train_file.read_bytes()
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("tiny_at_home")
 def test_a_full_disk_is_said_of_rows_that_are_no_json_lines_too(
     home: Path, tmp_path: Path, ftg: Ftg

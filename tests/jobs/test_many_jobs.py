@@ -445,6 +445,7 @@ def measure(*args: str) -> tuple[int, int]:
     return int(descriptors), int(megabytes)
 
 
+@pytest.mark.chaos
 def test_hundreds_of_jobs_in_one_process(gateway: Gateway) -> None:
     """60 jobs, 5 of them also refreshed one by one: less than 64 descriptors and 300 MB."""
     with Provider(steps=LONG) as provider:
