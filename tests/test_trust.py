@@ -50,6 +50,7 @@ def test_lines_that_are_no_row(tmp_path: Path, line: str, complaint: str) -> Non
     assert complaint in found and (not line or "docs/trust.md:3:" in found)
 
 
+@pytest.mark.chaos
 def test_a_row_holds_by_its_assertion_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_row_holds_by_its_assertion_alone(
     assert git("worktree", "list").count("\n") == 0
 
 
+@pytest.mark.chaos
 def test_a_name_that_came_later_keeps_no_other_test_from_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_threads_that_start_at_once_share_a_client(job: Callable[[Provider], str
         assert len({id(backend._client) for backend in backends}) == 1
 
 
+@pytest.mark.chaos
 def test_a_forked_process_has_connections_of_its_own(job: Callable[[Provider], str]) -> None:
     """A child asks over another connection, and does not touch the parent's, at its end either:
     the pool's lock may be held by a thread of the parent, which the child does not have."""

@@ -109,6 +109,7 @@ def test_switches_are_chosen_by_what_the_rows_hold(family: Families) -> None:
     assert verdict.switches == {"truncate_history_thinking": False}
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("glm4moe_training", "equal"), ("gptoss_training", "transformers wrong")],
@@ -187,6 +188,7 @@ def encoded_alone(serving: Serving, _: Row, found: list[Trained]) -> list[Traine
     return [Trained(ids, [IGNORED] * start + label, one.turns)]
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("change", "name", "kind", "said"),
     [
@@ -212,6 +214,7 @@ def test_the_judge_sees_a_planted_fault(
     assert said in "; ".join(found(check(change(serving, row, right))))
 
 
+@pytest.mark.chaos
 def test_the_judge_sees_what_is_lost_and_not_said(family: Families) -> None:
     """gpt-oss writes one of two calls."""
     row, template = planted("parallel"), family("gptoss").template(False)
@@ -222,6 +225,7 @@ def test_the_judge_sees_what_is_lost_and_not_said(family: Families) -> None:
     assert "not said to be lost: parallel_calls" in fault
 
 
+@pytest.mark.chaos
 def test_the_judge_sees_the_prompt_of_another_switch(family: Families) -> None:
     """Trained without thinking, and asked to think."""
     row, thinks = planted("plain"), family("qwen3_5_think").template(False)

@@ -42,6 +42,7 @@ if __name__ == "__main__":  # before what is measured is imported
     MEASURED.start()
 
 from rich.console import Console
+from support.azure_management import AzureManagement
 from support.hosted import EVENTS, LIST, MODEL, RETRIEVE, SPEC, data_file, handle_of, intent
 from support.provider import CREATE, Provider
 from targets import Wrong, restructured
@@ -58,6 +59,8 @@ from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
 if TYPE_CHECKING:
+    from support.provider_server import Host
+
     from finetune_gateway.backend import Intent
 
 CHECKPOINTS = "GET /fine_tuning/jobs/*/checkpoints"
@@ -131,6 +134,8 @@ class Call:
     # A request before it: of another kind, it is refused; of the same kind, it has a real answer.
     first: str = ""
     streams: bool = False
+    answer: Any = None  # a real one, where it is not the same for all calls of the endpoint
+    host: Host | None = None  # whose endpoint it is, if not the provider's
 
 
 class Hosted:
@@ -139,6 +144,7 @@ class Hosted:
 
     def __init__(self, folder: Path) -> None:
         self.provider = Provider(metadata="null").__enter__()
+        self.plane = AzureManagement(self.provider).__enter__()
         self.folder = folder
         self.backend, self.azure = self._backend("custom"), self._backend("azure")
         data = data_file(folder / "train.jsonl")
@@ -186,7 +192,21 @@ class Hosted:
             Call(EVENTS, lambda: self._follow(cursor=late)),
             Call(RETRIEVE, lambda: self._follow(cursor=unnamed)),
             Call(RETRIEVE, lambda: hurried.poll(ours, None)),
+            *self._leaving(),
             Call("", self._set),
+        ]
+
+    def _leaving(self) -> list[Call]:
+        """Return what leaving a host reads; nothing where there is none (tests/trust.py)."""
+        from leaving import readings, settings
+
+        try:
+            settings(self.folder)
+            found = [*readings(self._backend("custom"), self.folder, self.plane)]
+        except NameError:
+            return []
+        return [
+            Call(endpoint, run, answer=answer, host=host) for endpoint, run, answer, host in found
         ]
 
     def _backend(self, profile: str) -> OpenAIBackend:
@@ -204,6 +224,7 @@ class Hosted:
     def close(self) -> None:
         """Stop the provider."""
         self.provider.__exit__()
+        self.plane.__exit__()
 
     def seeds(self) -> list[bytes]:
         """Real answers of the provider: two bytes that say where and how, then the body."""
@@ -240,7 +261,8 @@ class Hosted:
         error = {"error": {"message": "No.", "type": "x", "param": "model", "code": "not_found"}}
         made = []
         for number, call in enumerate(self.calls):
-            raw = "".join(stream) if call.streams else json.dumps(answers[call.endpoint])
+            whole = answers[call.endpoint] if call.answer is None else call.answer
+            raw = "".join(stream) if call.streams else json.dumps(whole)
             made.append(bytes([number, 0]) + raw.encode())
             made += [bytes([number, how]) + json.dumps(error).encode() for how in REFUSED]
             odd = [json.dumps(one).encode() for one in more.get(call.endpoint, [])]
@@ -316,18 +338,19 @@ class Hosted:
         endpoint = call.endpoint
         status = STATUSES[how % len(STATUSES)]
         headers = {"x-should-retry": "false", **HEADERS[how // len(STATUSES) % len(HEADERS)]}
-        self.provider.faults.clear()
+        host = call.host or self.provider
+        host.faults.clear()
         if call.first == endpoint:
-            self.provider.fault(endpoint, "ok")
+            host.fault(endpoint, "ok")
         elif call.first:
             refusal = 404 if call.first.startswith("DELETE") else 409
-            self.provider.fault(call.first, "status", status=refusal, headers=ONCE)
+            host.fault(call.first, "status", status=refusal, headers=ONCE)
         if how >= 256 - len(BROKEN):
             kind = BROKEN[how - 256]
-            self.provider.fault(endpoint, *[kind] * (3 if kind == "late" else 1), seconds=0.3)
+            host.fault(endpoint, *[kind] * (3 if kind == "late" else 1), seconds=0.3)
         else:
             answer: dict[str, Any] = {"status": status, "body": data[2:], "headers": headers}
-            self.provider.fault(endpoint, "raw", "raw", **answer)
+            host.fault(endpoint, "raw", "raw", **answer)
         typed = data[2:].replace(KEY.encode(), b"none")  # of a host alone a key must not come back
         self.settings = settings_in(typed) if not endpoint else {}
         try:
