@@ -126,6 +126,15 @@ def test_refusals_say_what_instead(settings: dict[str, Any], said: str, hint: st
     assert not error.value.maybe_applied
 
 
+def test_a_header_that_asks_to_wait_may_be_nonsense(azure: AzureManagement) -> None:
+    """It is read as that of any host: what is no number of seconds says nothing."""
+    for text, seconds in (("\xb2", None), ("7", 7.0), ("9" * 400, None)):
+        azure.fault("GET deployments", "status", status=429, headers={"Retry-After": text})
+        with pytest.raises(BackendError) as refused:
+            plane(azure).find(ACCOUNT, "ours")
+        assert refused.value.retry_after == seconds
+
+
 def test_the_right_that_is_missing_is_named(azure: AzureManagement) -> None:
     """403 names it, 401 the way to sign in; neither repeats the token."""
     azure.may_write = False

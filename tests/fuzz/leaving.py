@@ -100,15 +100,15 @@ def readings(backend: OpenAIBackend, folder: Path, azure: AzureManagement) -> It
     yield from ((*one, None) for one in host)
     account = Account(SUBSCRIPTION, GROUP, RESOURCE)
     plane = Management(address=azure.url, token=lambda: azure.token, poll_seconds=0.01)
-    wait = {"longest": 0.05}
-    managed = [
-        ("GET deployments", lambda: plane.wait(account, "ours", MODEL, **wait), DEPLOYMENT),
+    managed: list[tuple[str, Callable[[], object], dict[str, Any]]] = [
+        ("GET deployments", lambda: plane.wait(account, "ours", MODEL, longest=0.05), DEPLOYMENT),
         ("GET deployments", lambda: plane.deploy(account, "ours", MODEL), DEPLOYMENT),
         ("PUT deployments", lambda: plane.deploy(account, "ours", MODEL), DEPLOYMENT),
         ("GET deployments", lambda: plane.delete(account, "ours", MODEL), DEPLOYMENT),
         (f"GET {REGION}", lambda: plane.models(SUBSCRIPTION, REGION), {"value": [LISTED]}),
     ]
-    yield from ((*one, azure) for one in managed)
+    for endpoint, read, answer in managed:
+        yield endpoint, read, answer, azure
 
 
 def refused(read: Callable[[], object]) -> object:

@@ -414,7 +414,7 @@ def _checkpoints(folder: Path) -> list[Checkpoint]:
     checkpoints = []
     for path in folder.glob("checkpoint-*"):
         number = path.name.rpartition("-")[2]
-        if number.isdigit() and (path / "trainer_state.json").exists():
+        if number.isdecimal() and (path / "trainer_state.json").exists():
             checkpoints.append(Checkpoint(id=path.name, step=int(number), model=str(path)))
     return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 

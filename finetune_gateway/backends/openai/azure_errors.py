@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_gateway.backends.openai.retries import asked_wait
 from finetune_gateway.backends.openai.wire import object_of, one_line, text_of
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.settings.network import Proxy
@@ -60,7 +61,7 @@ def refused(
         status_code=status,
         code=code and without(code, token),
         retryable=busy,
-        retry_after=_seconds(headers.get("retry-after")),
+        retry_after=asked_wait(headers),
         maybe_applied=status >= 500 and method != "GET",
         not_there=status == 404 and bool(code) and code not in OTHERS_MISSING,
     )
@@ -150,7 +151,3 @@ def _error(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return object_of(object_of(value).get("error"))
-
-
-def _seconds(value: str | None) -> float | None:
-    return float(value) if value and value.isdigit() else None
