@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs import deployments
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.reports.deployment_text import deploy_command, deployment_text
-from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.output import print_json, print_message, print_result, print_warning
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 
@@ -205,6 +206,7 @@ def _make(
     price = find_price("azure", "standard deployment", "hosting_hour", extra=Settings.load().prices)
     text = deployment_text(name, target.model, account.name, kind, wanted.capacity, price)
     print_message(text, quiet=quiet and yes)
+    _warn_of_another(target, {**_place(account), "name": name}, quiet=quiet and yes)
     if not yes:
         require_yes("Make this deployment?", "Nothing was done")
     made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
@@ -225,6 +227,23 @@ def _make(
     return 0
 
 
+def _warn_of_another(target: Target, place: dict[str, str], *, quiet: bool) -> None:
+    """Say of the job's deployment elsewhere, or of another name, that it goes on; it is not kept
+    any more once there is this one."""
+    if target.job is None or deployments.is_kept(target.job, place):
+        return
+    kept = deployments.details(target.job)
+    if "sku" in kept:
+        where = " ".join(
+            f"--{key.replace('_', '-')} {shlex.quote(str(kept[key]))}" for key in deployments.PLACE
+        )
+        print_warning(
+            f"{target.job.id} has the deployment {visible(str(kept['name']))} already: it goes on, "
+            f"and costs. End it: ftg deploy {target.job.id} --delete {where}",
+            quiet=quiet,
+        )
+
+
 def _delete(
     plane: Management, target: Target, name: str | None, yes: bool, json: bool, quiet: bool
 ) -> int:
@@ -233,8 +252,9 @@ def _delete(
         question = f"Delete the deployment {named} at {account.name}? Its model stays."
         require_yes(question, "Nothing was done")
     there = plane.delete(account, named, target.model)
-    if target.job is not None and target.job.record.handle is not None:
-        deployments.forget(target.job, target.command(Wanted(None, None, 1)))
+    place = {**_place(account), "name": named}
+    if (job := target.job) and job.record.handle is not None and deployments.is_kept(job, place):
+        deployments.forget(job, target.command(Wanted(None, None, 1)))
     if json:
         print_json({"deployment": named, "deleted": there})
     else:
@@ -258,9 +278,15 @@ def _answers(job: Job, name: str) -> bool:
 
 def _details(account: Account, made: Deployment) -> dict[str, Any]:
     """Return what a deployment is known by, for the handle."""
+    known = {"name": made.name, "sku": made.sku, "capacity": made.capacity}
+    return {**_place(account), **known}
+
+
+def _place(account: Account) -> dict[str, str]:
+    """Return where deployments of an account are."""
     place = {**asdict(account), "account": account.name}
     del place["name"]
-    return {**place, "name": made.name, "sku": made.sku, "capacity": made.capacity}
+    return place
 
 
 def _next(target: Target, name: str, ready: bool) -> str:

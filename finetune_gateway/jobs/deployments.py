@@ -35,6 +35,14 @@ def keep(job: Job, deployment: dict[str, Any]) -> None:
     _store(job, handle.model_copy(update={"deployment": deployment}))
 
 
+def is_kept(job: Job, deployment: dict[str, Any]) -> bool:
+    """Return True if this is the deployment that is kept, by its name and place, which have no case
+    at Azure; or if none is kept by name."""
+    kept = details(job)
+    same = (str(kept.get(key, "")).lower() == str(deployment[key]).lower() for key in PLACE)
+    return "name" not in kept or all(same)
+
+
 def forget(job: Job, deploy: str) -> None:
     """Keep that the job's model has no deployment any more, and where and how to make another."""
     place = {name: value for name, value in details(job).items() if name in PLACE}

@@ -341,6 +341,22 @@ def test_azure_deletes_what_nobody_calls(job: Job, ftg: Ftg, signed_in: AzureMan
     assert "no fee by the hour" in developer and "after 24 hours" in developer
 
 
+def test_a_deployment_that_goes_on_is_not_forgotten(
+    job: Job, ftg: Ftg, signed_in: AzureManagement
+) -> None:
+    """It costs: a slip in the name of the one that is ended, or in its place, loses no other; and a
+    second one does not take its place in silence."""
+    assert ftg("deploy", job.id, *WHERE, "--yes").returncode == 0
+    ended = ftg("deploy", job.id, "--delete", "--yes", "--name", "no-such")
+    assert "no-such was gone already" in ended.stderr
+    assert deployments.details(job)["sku"] == "Standard"
+    second = ftg("deploy", job.id, "--name", "second")
+    said = f"End it: ftg deploy {job.id} --delete --subscription {SUBSCRIPTION}"
+    assert second.returncode == 4 and said in " ".join(second.stderr.split())
+    assert ftg("deploy", job.id, "--delete", "--yes").returncode == 0
+    assert not signed_in.deployments and "sku" not in deployments.details(job)
+
+
 def test_nothing_is_made_without_a_yes(
     job: Job, ftg: Ftg, signed_in: AzureManagement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
