@@ -287,7 +287,7 @@ class _Batch:
             for line in read_lines(folder / REQUESTS)
             if line.get("batch") == self.known["key"]
         }
-        charge, came = self._charge(), 0
+        charge, came, failed = self._charge(), 0, 0
         with Journal(folder / ANSWERS) as answers, Journal(folder / ERRORS) as errors:
             for name, result in host_batches.results(self.host, batch):
                 if (line := asked.pop(name, None)) is None:
@@ -295,13 +295,14 @@ class _Batch:
                 response = wire.object_of(result.get("response"))
                 sold = response.get("status_code") == 200
                 came += sold
+                failed += not sold
                 usd = self._usd(line, response.get("body"), charge) if sold else "0"
                 body = _answer(result)
                 if body is None:  # paid for all the same, if it was sold
                     errors.write({**_head(line, usd), **_error(result)})
                     continue
                 answers.write({**_head(line, usd), **answer_fields(body), "seconds": None})
-            self._require_all(batch, came)
+            self._require_all(batch, came, failed)
             status = str(batch.get("status"))
             for line in asked.values():
                 # Of one that is said to be complete, a request without a word may have been billed.
@@ -310,15 +311,17 @@ class _Batch:
         self._note(COLLECTED, status=status)
         self._end()
 
-    def _require_all(self, batch: Json, came: int) -> None:
-        """Raise BackendError if the host says that it has answered more than came: what is missing
-        was paid for, and would be asked again."""
-        counts = wire.object_of(batch.get("request_counts"))
-        said = min(whole(counts.get("completed")) or 0, int(self.known["requests"]))
+    def _require_all(self, batch: Json, came: int, failed: int) -> None:
+        """Raise BackendError if the host has answered more than came, by its count or because it
+        calls the batch complete: what is missing was paid for, and would be asked again."""
+        counts, size = wire.object_of(batch.get("request_counts")), int(self.known["requests"])
+        said = min(whole(counts.get("completed")) or 0, size)
+        if batch.get("status") == "completed":
+            said = max(said, size - max(failed, whole(counts.get("failed")) or 0))
         if came < said:
             raise BackendError(
                 f"{self.host.host} gave {came:,} of the {said:,} answers that the batch "
-                f"{self.known['id']} has by its own count.",
+                f"{self.known['id']} has by its own word.",
                 hint="The same command asks for them again. To leave it at these: ftg settle "
                 f"{self.work.recording.title} --not-created",
                 backend=self.host.name,

@@ -82,6 +82,7 @@ def remove(settings: Settings, name: str) -> int:
         recordings.remove(store, folder)
         return freed
     with writing(store, recording):
+        doomed(settings, [name])  # nobody has begun a batch since
         settle_all(store, recording, frozenset())
-    recordings.remove(store, folder)
+        recordings.remove_locked(store, folder)
     return freed

@@ -146,6 +146,7 @@ class State:
     failed: set[str] = field(default_factory=set)
     in_flight: set[str] = field(default_factory=set)
     batched: set[str] = field(default_factory=set)  # in a batch that has not been collected
+    under_way: bool = False  # a batch has not been collected; all of it may be here after a kill
 
     @property
     def done(self) -> set[str]:
@@ -172,9 +173,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent under one charge. ``usd``: None if no price is known."""
+    """What was spent under one charge. ``usd``: None if no price is known. ``requests``: that were
+    written down under it."""
 
     usd: Decimal | None
+    requests: int
     answers: int
     unanswered: int  # counted at their most
 
@@ -301,6 +304,7 @@ class Recording:
         state, sent = State(), dict[str, tuple[int, str]]()
         events = batch_events(self.folder)
         open_batches = {key for key, event in events.items() if event not in OVER}
+        state.under_way = bool(open_batches)
         for line in read_lines(self.folder / REQUESTS):
             sent[line["id"]] = (line["attempt"], line.get("batch") or "")
         ended = set[tuple[str, int]]()
@@ -330,7 +334,7 @@ class Recording:
         for line in read_lines(self.folder / REQUESTS):
             if line["charge"] == charge and (line.get("batch") or "") in bought:
                 open_[line["id"], line["attempt"]] = _usd(line)
-        counted, answers = list[Decimal | None](), 0
+        counted, requests, answers = list[Decimal | None](), len(open_), 0
         for line in read_lines(self.folder / ANSWERS):
             if line["charge"] == charge and (line["id"], line["attempt"]) in open_:
                 del open_[line["id"], line["attempt"]]
@@ -345,7 +349,7 @@ class Recording:
         counted += open_.values()
         known = [usd for usd in counted if usd is not None]
         usd = sum(known, Decimal(0)) if len(known) == len(counted) else None
-        return Spent(usd, answers, unanswered + len(open_))
+        return Spent(usd, requests, answers, unanswered + len(open_))
 
     def finish(self) -> None:
         """Write down which systems have answered. Raises StoreError."""

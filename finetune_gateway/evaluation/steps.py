@@ -46,15 +46,15 @@ def record(
     """Record what a model answers; see ``evaluation.record``."""
     how.check()
     planned = plan(subject, data, request, store)
-    if how.wait and not (request.batch or planned.state.batched):
+    if how.wait and not (request.batch or planned.state.under_way):
         raise SpecError("wait is for batches.", hint="Leave it out, or give --batch (batch=True).")
-    if how.dry_run and planned.state.batched and not planned.left:
+    if how.dry_run and planned.state.under_way and not planned.left:
         return planned.work.recording.with_batch_under_way()
-    if not planned.state.batched or how.dry_run:
+    if not planned.state.under_way or how.dry_run:
         return _ask(store, planned, how)
     collected = batches.follow(store, planned.work, how.wait, how.on_progress)
     planned = plan(subject, data, request, store)  # what is left now
-    if planned.state.batched or not planned.left:
+    if planned.state.under_way or not planned.left:
         return collected
     if stop := planned.beyond_limit():  # what was collected is there all the same
         return collected.with_stop(stop)
@@ -82,14 +82,7 @@ def _ask(store: Store, planned: RecordPlan, how: How) -> Recording:
 def _create(store: Store, work: Work) -> None:
     """Write down what is going to be asked. Raises SpecError if somebody else has taken the name
     since it was planned: its rows are not replaced."""
-    with writing(store, work.recording):
-        title = work.recording.title
-        if Recording.find(store.settings, title) is not None:
-            raise SpecError(
-                f"{title} has been made meanwhile. Nothing was sent.",
-                hint="The same command again goes on with it, if it is the same; else give another "
-                "--name.",
-            )
+    with writing(store, work.recording, new=True):
         Recording.create(store.settings, work.recording.about, work.prompts)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from finetune_gateway.errors import BudgetError, JobNotFinished, StoreError
+from finetune_gateway.errors import BudgetError, JobNotFinished, SpecError, StoreError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation.asking import Question
 from finetune_gateway.evaluation.costing import Costing
@@ -114,10 +114,11 @@ class Work:
 
 
 def spent_already(store: Store, recording: Recording) -> Decimal:
-    """Return what the runs of a recording have cost so far; of a batch that is under way, what it
-    may cost."""
+    """Return what the runs of a recording have cost so far, those too whose name a removal that did
+    not end has taken out; of a batch that is under way, what it may cost."""
     total = ZERO
-    for charge in charges.of_name(store, recording.title):
+    written = {line["charge"] for line in read_lines(recording.folder / REQUESTS)}
+    for charge in charges.of_name(store, recording.title, written):
         if charge.ended or charge.id in open_charges(recording):
             total += charge.held_usd
         else:
@@ -129,15 +130,35 @@ def spent_already(store: Store, recording: Recording) -> Decimal:
 
 
 @contextmanager
-def writing(store: Store, recording: Recording) -> Iterator[None]:
-    """Hold the lock of a recording. Raises JobNotFinished while another process asks for it."""
+def writing(store: Store, recording: Recording, *, new: bool = False) -> Iterator[None]:
+    """Hold the lock of a recording. ``new``: it is to be made. Raises JobNotFinished while another
+    process asks for it, SpecError if its name has come to be of another one since it was read."""
     store.settings.create()
     with files.try_locking(recordings.lock_of(store.settings, recording.about.name)) as ours:
         if not ours:
             raise JobNotFinished(
                 f"Another process is asking for {recording.title}.", hint="Wait until it has ended."
             )
+        _require_same(store, recording, new)
         yield
+
+
+def _require_same(store: Store, recording: Recording, new: bool) -> None:
+    """Raise SpecError for a name that was taken, or whose recording was removed or made anew: its
+    rows and answers are none of ours."""
+    found = Recording.find(store.settings, recording.title)
+    if new and found is not None:
+        raise SpecError(
+            f"{recording.title} has been made meanwhile. Nothing was sent.",
+            hint="The same command again goes on with it, if it is the same; else give another "
+            "--name.",
+        )
+    if not new and (found is None or found.about.created_at != recording.about.created_at):
+        done = "removed" if found is None else "removed and made anew"
+        raise SpecError(
+            f"{recording.title} has been {done} meanwhile. Nothing was done.",
+            hint="Run the same command again, or give another --name.",
+        )
 
 
 def settle_all(store: Store, recording: Recording, leave: frozenset[str]) -> Decimal:
@@ -175,8 +196,12 @@ def last_lines(recording: Recording) -> dict[str, Json]:
 
 
 def settle_one(store: Store, recording: Recording, charge: Charge) -> Decimal | None:
-    """Settle one charge; return what was spent, None if no price is known."""
+    """Settle one charge; return what was spent, None if no price is known. One whose requests went
+    with an earlier folder of this name counts at all that it reserved."""
     spent = recording.spent(charge.id)
+    if charge.created_at < recording.about.created_at and not spent.requests:
+        charges.settle(store, charge.id, charge.reserved_usd, "not known: its requests are gone")
+        return charge.reserved_usd
     most = f"; {spent.unanswered:,} without one counted at their most" if spent.unanswered else ""
     at = ", ".join(f"${price.usd} {price.unit} {price.dated}" for price in charge.prices[:2])
     word = "answer" if spent.answers == 1 else "answers"

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from decimal import Decimal
 
 from pydantic import ConfigDict
@@ -137,9 +137,13 @@ def unsettled(store: Store, name: str | None = None) -> list[Charge]:
     return [_charge(row) for row in rows]
 
 
-def of_name(store: Store, name: str) -> list[Charge]:
-    """Return all charges of this name, oldest first."""
-    rows = store.query("SELECT * FROM charges WHERE name = ? ORDER BY created_at, id", (name,))
+def of_name(store: Store, name: str, ids: Collection[str] = ()) -> list[Charge]:
+    """Return all charges of this name, and those with these ids, oldest first."""
+    rows = store.query(
+        "SELECT * FROM charges WHERE name = ?1 OR id IN (SELECT value FROM json_each(?2))"
+        " ORDER BY created_at, id",
+        (name, json.dumps([*ids])),
+    )
     return [_charge(row) for row in rows]
 
 

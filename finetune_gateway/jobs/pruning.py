@@ -116,7 +116,10 @@ class Pruner:
             old = [one for one in fetched.manifests(settings) if one.job_id in item.jobs]
             removal.remove_fetched(settings, old)
         elif item.kind == "recording":
-            recordings.remove(self.store, self.store.settings.recordings / item.name)
+            # Somebody may have gone on with it while the question was open.
+            for folder in recordings.old(self.store, self.before):
+                if folder.name == item.name:
+                    recordings.remove(self.store, folder)
         else:
             for path in self._run_files(self.store.get(item.name)):
                 removal.delete(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from finetune_gateway.errors import StoreError
 from finetune_gateway.jobs import charges, removal
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
@@ -41,8 +42,19 @@ def old(store: Store, before: float) -> list[Path]:
 
 
 def remove(store: Store, folder: Path) -> None:
-    """Remove a recording: its texts for good, its name from the ledger. Raises StoreError; the
-    folder goes last, so that a removal that was killed can be called again."""
+    """Remove a recording: its texts for good, its name from the ledger. Raises StoreError, also
+    while a process asks for it."""
+    with files.try_locking(lock_of(store.settings, folder.name)) as ours:
+        if not ours:
+            raise StoreError(
+                f"A process is asking for {PREFIX}{folder.name}.", hint="Wait until it has ended."
+            )
+        remove_locked(store, folder)
+
+
+def remove_locked(store: Store, folder: Path) -> None:
+    """Remove a recording, for who holds its lock. Raises StoreError; the folder goes last, so that
+    a removal that was killed can be called again."""
     charges.forget_name(store, f"{PREFIX}{folder.name}")
     removal.erase(store.settings.database)
     removal.delete(folder)

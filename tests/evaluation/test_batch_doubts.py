@@ -4,6 +4,8 @@ ever, and what a host says in the wrong form is no bug of ours."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -153,3 +155,41 @@ def test_a_batch_that_its_host_has_lost_is_let_go(home: Path) -> None:
         done = recorded(provider, rows(2), name="b")
         assert done.run is not None and done.run.answers == 2
         assert keeping.remove(Settings.load(), "recorded:b") > 0
+
+
+def test_a_batch_whose_host_counts_nothing_is_not_bought_again(home: Path) -> None:
+    """It calls it complete, without a file and without a count that says otherwise."""
+    with Provider() as provider:
+        batch(provider)
+        (kept,) = provider.world.batches
+        for _ in range(8):
+            provider.world.batch(kept)
+        for counts in (None, {"completed": 0, "failed": 0, "total": 2}):
+            odd = {"output_file_id": None, "request_counts": counts}
+            provider.fault("GET /batches/*", "overlay", body=odd)
+            with pytest.raises(BackendError, match="0 of the 2 answers"):
+                batch(provider)
+        assert bought_once(provider)
+
+
+def test_a_kill_before_the_end_of_a_batch_is_written_leaves_it_to_be_settled(home: Path) -> None:
+    """All of its answers are here already: the same command still ends it, and it can be removed
+    then."""
+
+    def killed(one: object, event: str, **more: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with Provider() as provider:
+        batch(provider)
+        for _ in range(8):
+            provider.world.batch(next(iter(provider.world.batches)))
+        child = os.fork()
+        if child == 0:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("finetune_gateway.evaluation.batches._Batch._note", killed)
+                batch(provider)
+            os._exit(1)  # it was not killed
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        assert len([*Recording.load("b").answers()]) == 2 and bought_once(provider)
+    assert Gateway().budget().reserved_usd == 0 < Gateway().budget().spent_usd
+    assert keeping.remove(Settings.load(), "b") > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +14,13 @@ from support.hosted import no_crash
 from support.provider import Provider
 from support.recordings import asked, recorded, rows
 
-from finetune_gateway import DataError, GatewayError, SpecError
-from finetune_gateway.errors import StoreError
-from finetune_gateway.evaluation import Recording, keeping
+from finetune_gateway import DataError, FakeBackend, Gateway, GatewayError, SpecError
+from finetune_gateway.errors import JobNotFinished, StoreError
+from finetune_gateway.evaluation import Recording, keeping, work
 from finetune_gateway.evaluation.planning import RecordPlan
+from finetune_gateway.jobs import charges, removal
+from finetune_gateway.jobs.pruning import Pruner
+from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
 
 
@@ -34,6 +38,71 @@ def test_a_name_that_was_taken_meanwhile_is_left_alone(home: Path) -> None:
         assert asked(provider) == {1: 3}
     kept = Recording.load("x")
     assert {one.row for one in kept.answers()} == {one.id for one in kept.prompts()}
+
+
+def test_a_recording_that_was_made_anew_is_not_written_to(home: Path) -> None:
+    """While its price was asked for, another process has removed it and taken its name: no answer
+    is bought that lands among other rows."""
+    with Provider() as provider:
+        recorded(provider, rows(2), name="x")
+        (home / "recordings/x/answers.jsonl").unlink()
+
+        def answer_late(plan: RecordPlan) -> bool:
+            keeping.remove(Settings.load(), "x")
+            recorded(provider, rows(9)[5:], name="x")
+            return True
+
+        with pytest.raises(SpecError, match="has been removed and made anew meanwhile"):
+            recorded(provider, rows(2), name="x", confirm=answer_late)
+        assert asked(provider) == {1: 6}
+        kept = Recording.load("x")
+        assert {one.row for one in kept.answers()} == {one.id for one in kept.prompts()}
+
+
+def test_nobody_asks_while_it_is_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it bought would be gone with the folder, and its cost with it; and a prune takes nothing
+    that somebody went on with since it was listed."""
+    with Provider() as provider:
+        recorded(provider, rows(1), name="x")
+        pruner = Pruner(Store(Settings.load()), lambda record: FakeBackend(), -1, with_fetched=True)
+        (item,) = (one for one in pruner.here() if one.kind == "recording")
+        pruner.before = 0.0
+        pruner.remove(item)
+        real = removal.erase
+
+        def ask_meanwhile(path: Path) -> None:
+            with pytest.raises(JobNotFinished, match="Another process"):
+                recorded(provider, rows(1), name="x")
+            real(path)
+
+        monkeypatch.setattr(removal, "erase", ask_meanwhile)
+        assert keeping.remove(Settings.load(), "x") > 0
+
+
+def test_what_a_recording_has_cost_counts_whatever_happens_to_its_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a removal that did not end its limit still knows of it; and what a killed process has
+    reserved counts whole where its requests were deleted by hand."""
+    with Provider() as provider:
+        recorded(provider, rows(4), name="x")
+        before = work.spent_already(Store(Settings.load()), Recording.load("x"))
+        with monkeypatch.context() as patch:
+            patch.setattr(removal, "erase", fail)
+            with pytest.raises(StoreError, match="another process is reading"):
+                keeping.remove(Settings.load(), "x")
+        assert work.spent_already(Store(Settings.load()), Recording.load("x")) == before > 0
+        with monkeypatch.context() as patch:
+            patch.setattr(charges, "settle", lambda *_: None)  # as killed just before
+            recorded(provider, rows(5)[4:], name="y")
+        left = Gateway().budget().reserved_usd
+        shutil.rmtree(home / "recordings" / "y")
+        recorded(provider, rows(6)[5:], name="y")
+    assert Gateway().budget().spent_usd > left > 0
+
+
+def fail(path: Path) -> None:
+    raise StoreError("The database: another process is reading it.")
 
 
 ODD: list[Any] = [None, -1, "", "x", "../../x", [], {}, True, 10**30, "\ud83d"]
