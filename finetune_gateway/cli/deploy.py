@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,8 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet, require_yes
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import (
+    BackendError,
+    GatewayError,
     MissingDependency,
     NotFoundError,
     SpecError,
@@ -209,7 +213,8 @@ def _make(
     _warn_of_another(target, {**_place(account), "name": name}, quiet=quiet and yes)
     if not yes:
         require_yes("Make this deployment?", "Nothing was done")
-    made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
+    with _kept(target, {**_place(account), "name": name, "sku": kind.sku}):
+        made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
     if target.job is not None:
         deployments.keep(target.job, _details(account, made))
     try:
@@ -225,6 +230,23 @@ def _make(
         print_result(name)
     print_message(_next(target, name, ready), quiet=quiet)
     return 0
+
+
+@contextmanager
+def _kept(target: Target, deployment: dict[str, Any]) -> Iterator[None]:
+    """Keep what is being made before it is asked for: one whose answer is lost costs too. What was
+    kept before is kept again if nothing was made."""
+    if (job := target.job) is None:
+        yield
+        return
+    before = deployments.details(job)
+    deployments.keep(job, deployment)
+    try:
+        yield
+    except GatewayError as exc:
+        if not (isinstance(exc, BackendError) and exc.maybe_applied):
+            deployments.keep(job, before)
+        raise
 
 
 def _warn_of_another(target: Target, place: dict[str, str], *, quiet: bool) -> None:

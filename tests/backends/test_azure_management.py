@@ -357,6 +357,22 @@ def test_a_deployment_that_goes_on_is_not_forgotten(
     assert not signed_in.deployments and "sku" not in deployments.details(job)
 
 
+def test_a_deployment_whose_answer_is_lost_is_known(
+    job: Job, ftg: Ftg, signed_in: AzureManagement
+) -> None:
+    """It was made, and costs: the next command ends it, without its name. What was certainly not
+    made is not kept."""
+    signed_in.fault("PUT deployments", "reset_after")
+    assert ftg("deploy", job.id, *WHERE, "--name", "trial", "--yes").returncode != 0
+    assert [*signed_in.deployments] == ["trial"]
+    assert ftg("deploy", job.id, "--delete", "--yes").returncode == 0
+    assert not signed_in.deployments
+    before = deployments.details(job)
+    plane(signed_in).deploy(ACCOUNT, "taken", deployments.model_of(job), sku="GlobalStandard")
+    assert ftg("deploy", job.id, "--name", "taken", "--yes").returncode == 2
+    assert deployments.details(job) == before
+
+
 def test_nothing_is_made_without_a_yes(
     job: Job, ftg: Ftg, signed_in: AzureManagement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
