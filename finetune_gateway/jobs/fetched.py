@@ -279,8 +279,17 @@ def name_content(settings: Settings, manifest: Manifest, content: str, name: str
 
 
 def doomed(settings: Settings, going: Collection[Manifest]) -> list[Path]:
-    """Return the folders and contents that nobody needs without these manifests."""
+    """Return the folders and contents that nobody needs without these manifests. Raises StoreError
+    while another one cannot be read: it may name the same contents, which would stay unsaid."""
     places = [folder(settings, one.host, one.job_id) for one in going]
+    for path in _paths(settings) if going else ():
+        if path.parent not in places and read(path) is None:
+            raise StoreError(
+                f"{path} cannot be read, so it is not known which files its fine-tune shares with "
+                "what is to be removed. Nothing was removed.",
+                hint="Fetch it again (ftg migrate fetch), or delete its folder; then run the same "
+                "command again.",
+            )
     return [*places, *_unneeded(settings, {place / MANIFEST for place in places})]
 
 

@@ -4,12 +4,14 @@ list fills the memory, and no manifest leads out of its folder."""
 from __future__ import annotations
 
 import json
+import shutil
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Ftg
 from support.hosted import connect
 from support.provider import Provider
 from support.recordings import CHAT, recorded, rows, tuned
@@ -17,6 +19,7 @@ from support.recordings import CHAT, recorded, rows, tuned
 from finetune_gateway import BackendError, BudgetError, migration
 from finetune_gateway.backends.openai import archive, bounds, organization
 from finetune_gateway.backends.openai.inventory import RequestCount
+from finetune_gateway.errors import StoreError
 from finetune_gateway.evaluation.costing import Costing, Prices
 from finetune_gateway.evaluation.planning import RecordPlan
 from finetune_gateway.evaluation.prompts import prompt_of
@@ -125,3 +128,19 @@ def test_a_manifest_leads_to_no_file_elsewhere(home: Path) -> None:
         assert piece is not None
         found = fetched.path_of(settings, manifest, piece)
         assert found == settings.fetched / fetched.CONTENTS / piece.content
+
+
+def test_nothing_is_called_removed_whose_rows_may_stay(home: Path, ftg: Ftg) -> None:
+    """While the manifest of another fine-tune cannot be read, nobody knows which contents both
+    share: the folder was removed, and every row stayed under the name of its content."""
+    with Provider() as provider:
+        first, second = provider.world.add_fine_tunes(2)
+        migration.fetch(None, connect(provider, profile="openai"))
+    (damaged,) = (home / "fetched").glob(f"*/{second['id']}/manifest.json")
+    damaged.write_text("{")
+    refused = ftg("rm", first["id"], "--yes")
+    assert refused.returncode == StoreError.exit_code and "manifest.json" in refused.stderr
+    assert len([*(home / "fetched").glob("*/*/manifest.json")]) == 2
+    shutil.rmtree(damaged.parent)
+    assert ftg("rm", first["id"], "--yes").returncode == 0
+    assert [*(home / "fetched").rglob("*.*")] == []
