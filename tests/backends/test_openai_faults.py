@@ -229,7 +229,7 @@ def test_a_host_without_metadata_is_not_trusted(file: DataFile) -> None:
         mine = backend.start("job-1", SPEC, train, None)
         assert backend.find(intent("job-1", train)) == mine
         assert backend.find(intent("job-2", train, others=frozenset({mine}))) is None
-        assert backend.find(intent("job-2", dataclasses.replace(train, remote_id="file-2"))) is None
+        assert backend.find(intent("job-2", dataclasses.replace(train, remote_id="file-x"))) is None
         provider.world.hides = ("training_file",)
         with pytest.raises(BackendError, match="cannot tell") as caught:
             backend.find(intent("job-1", train))
