@@ -20,7 +20,7 @@ from finetune_gateway.model import Model
 Json = dict[str, Any]
 
 Kind = Literal["hosted", "local", "recorded", "object"]  # who answers
-Way = Literal["tuned", "base", "prompt", "few-shot", "other"]  # what was done to the base
+Variant = Literal["tuned", "base", "prompt", "few-shot", "other"]  # what was done to the base
 Better = Literal["higher", "lower", ""]  # which figure is better; "": neither
 
 
@@ -57,7 +57,7 @@ class ComparedFacts(Model):
     name: str
     title: str
     kind: Kind
-    way: Way
+    way: Variant
     model: str
     base_model: str
     backend: str = ""
