@@ -30,7 +30,8 @@ DATABASE = "gateway.sqlite3"
 NARROWED = ".private"  # an empty file: what earlier versions left wide has been closed
 # All that we write in a home folder; beside the database lie its -wal, -shm and -create.
 OWN = frozenset(
-    (*FOLDERS, "spool", "locks", "hosts", "fetched", "recordings", SALT, "key_hosts",
+    (*FOLDERS, "spool", "locks", "hosts", "fetched", "recordings", "answers",
+     "comparisons", SALT, "key_hosts",
      "config.toml", "prices.toml", "calibration.json")
 )  # fmt: skip
 
@@ -186,6 +187,15 @@ class Settings:
     def recordings(self) -> Path:
         """What models answered, kept before they are shut down; see ``evaluation``."""
         return self.home / "recordings"
+
+    @property
+    def answers(self) -> Path:
+        """What models answered in comparisons and checks: a folder for each model."""
+        return self.home / "answers"
+
+    @property
+    def comparisons(self) -> Path:
+        return self.home / "comparisons"
 
     @property
     def locks(self) -> Path:

@@ -1,0 +1,164 @@
+"""A comparison on the disk, in ``comparisons/cmp-ID`` of the home folder, for this user alone:
+
+====================  ============================================================================
+``comparison.json``   what was found, without any text: see ``results.ComparisonData``
+``rows.jsonl``        the rows that were asked, with those that a check added
+``answers.jsonl``     each answer, with what every measure says of it
+``judgements.jsonl``  what the judge said, if there was one
+====================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from finetune_gateway.errors import NotFoundError, StoreError, validation_error_text
+from finetune_gateway.evaluation.journal import read_lines
+from finetune_gateway.evaluation.results import (
+    ComparedAnswer,
+    ComparedRow,
+    ComparisonData,
+    Score,
+    Verdict,
+)
+from finetune_gateway.model import Model
+from finetune_gateway.renderers import Pictured
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+
+Json = dict[str, Any]
+M = TypeVar("M", bound=Model)
+
+PREFIX = "cmp-"
+DATA, ROWS, ANSWERS, JUDGEMENTS = (
+    "comparison.json", "rows.jsonl", "answers.jsonl", "judgements.jsonl",
+)  # fmt: skip
+
+
+class ScoredAnswer(Model):
+    """An answer, with what each measure says of it. ``turns``: what was asked and answered after
+    it by checks that ask on, by the name of the check."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    answer: ComparedAnswer
+    scores: dict[str, Score] = Field(default_factory=dict)
+    turns: dict[str, list[Json]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Pictured):
+    """What some models answered to the same rows, and which is better as far as one can tell.
+
+    >>> comparison = Comparison.load("cmp-3f9a2c1d")
+    >>> comparison.verdict.text
+    >>> comparison.to_html("report.html")
+    """
+
+    folder: Path
+    data: ComparisonData
+    _rows: list[ComparedRow] | None = field(default=None, compare=False)
+    _answers: list[ScoredAnswer] | None = field(default=None, compare=False)
+
+    @property
+    def id(self) -> str:
+        """Its name: ``cmp-...``."""
+        return self.data.id
+
+    @property
+    def verdict(self) -> Verdict:
+        """Which model is better, in a paragraph."""
+        return self.data.verdict
+
+    def rows(self) -> list[ComparedRow]:
+        """Return the rows that were asked, in the order of the data."""
+        if self._rows is not None:
+            return self._rows
+        return [*_read_all(ComparedRow, self.folder / ROWS)]
+
+    def answers(self) -> list[ScoredAnswer]:
+        """Return all answers with their scores, model by model."""
+        if self._answers is not None:
+            return self._answers
+        return [*_read_all(ScoredAnswer, self.folder / ANSWERS)]
+
+    def judgements(self) -> Iterator[Json]:
+        """Yield what the judge said, one verdict each."""
+        yield from read_lines(self.folder / JUDGEMENTS)
+
+    # -- on the disk -------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, name: str, home: str | os.PathLike[str] | None = None) -> Self:
+        """Return a comparison that was kept; ``latest`` is the newest. Raises NotFoundError."""
+        return cls.at(Settings.load(home), name)
+
+    @classmethod
+    def at(cls, settings: Settings, name: str) -> Self:
+        """Return a comparison of a home folder, by its id or the beginning of it."""
+        known = ids(settings)
+        found = known[-1:] if name == "latest" else [one for one in known if one.startswith(name)]
+        if name in known:
+            found = [name]
+        if len(found) != 1 or not name:
+            what = "There is no comparison" if not found else "More than one comparison begins with"
+            some = ", ".join(found or known[-5:])
+            raise NotFoundError(
+                f"{what} {name!r}.",
+                hint=f"There are: {some}." if some else "Make one: ftg compare --help",
+            )
+        return cls._read(settings.comparisons / found[0])
+
+    @classmethod
+    def _read(cls, folder: Path) -> Self:
+        try:
+            return cls(folder, ComparisonData.model_validate_json((folder / DATA).read_bytes()))
+        except (OSError, ValidationError) as exc:
+            raise StoreError(
+                f"{folder / DATA} cannot be read: {str(exc)[:200]}.",
+                hint=f"Make it again with the same ftg compare, or remove it: ftg rm {folder.name}",
+            ) from None
+
+
+def keep(
+    settings: Settings,
+    data: ComparisonData,
+    rows: Sequence[ComparedRow],
+    answers: Sequence[ScoredAnswer],
+    judgements: Iterable[Model] = (),
+) -> Comparison:
+    """Write a comparison down, in place of an earlier one with the same id, and return it. Raises
+    StoreError."""
+    settings.create()
+    folder = settings.comparisons / data.id
+    with files.storing(f"{data.id} cannot be kept", settings.comparisons):
+        files.folder(folder)
+        (folder / DATA).unlink(missing_ok=True)  # until all of it is there, there is none
+        for name, lines in ((ROWS, rows), (ANSWERS, answers), (JUDGEMENTS, judgements)):
+            text = "".join(line.model_dump_json() + "\n" for line in lines)
+            files.write_atomic(folder / name, text, private=True)
+        files.write_atomic(folder / DATA, data.model_dump_json(indent=1) + "\n", private=True)
+    return Comparison(folder, data, [*rows], [*answers])
+
+
+def ids(settings: Settings) -> list[str]:
+    """Return the ids of all comparisons of a home folder, oldest first."""
+    found = [path for path in settings.comparisons.glob(f"{PREFIX}*/{DATA}") if path.is_file()]
+    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def _read_all(kind: type[M], path: Path) -> Iterator[M]:
+    for line in read_lines(path):
+        try:
+            yield kind.model_validate(line)
+        except ValidationError as exc:
+            raise StoreError(
+                f"{path} has a line that cannot be read: {validation_error_text(exc)}.",
+                hint="Was it changed? Make it again with the same ftg compare.",
+            ) from None
