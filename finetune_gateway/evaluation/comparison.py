@@ -113,10 +113,10 @@ class Comparison(Pictured):
                 f"{what} {name!r}.",
                 hint=f"There are: {some}." if some else "Make one: ftg compare --help",
             )
-        return cls._read(settings.comparisons / found[0])
+        return cls._of_folder(settings.comparisons / found[0])
 
     @classmethod
-    def _read(cls, folder: Path) -> Self:
+    def _of_folder(cls, folder: Path) -> Self:
         try:
             return cls(folder, ComparisonData.model_validate_json((folder / DATA).read_bytes()))
         except (OSError, ValidationError) as exc:
