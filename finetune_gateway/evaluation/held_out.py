@@ -84,8 +84,8 @@ def _own_files(subject: Subject, store: Store) -> Iterator[tuple[str, Path, str]
     if subject.job_id is None:
         return
     for record in store.select("id = ? AND removed_at IS NULL", (subject.job_id,)):
-        if record.validation and Path(record.validation.path).is_file():
-            words = f"the held-out rows of {record.id}"
-            yield "validation", Path(record.validation.path), words
+        for file in filter(None, (record.validation, record.held_out)):
+            if Path(file.path).is_file():
+                yield "validation", Path(file.path), f"the held-out rows of {record.id}"
         if Path(record.train.path).is_file():
             yield "training", Path(record.train.path), f"the training rows of {record.id}"

@@ -175,7 +175,7 @@ class Pruner:
     def _may_have_lost(self, record: JobRecord) -> bool:
         """Return True if a host may have an upload of this job whose answer was lost: its requests
         were not its create and, once each, the files that are known to be sent for it."""
-        contents = {file.sha256 for file in (record.train, record.validation) if file}
+        contents = {file.sha256 for file in record.given}
         try:
             scope = uploads.scope_of(record, self._load(record))
         except GatewayError:  # its plug-in is gone
@@ -242,8 +242,7 @@ class Remote:
 
     def waits(self) -> bool:
         """Return True if an upload of the job stays for a while, for a job that has not ended."""
-        files = filter(None, (self.record.train, self.record.validation))
-        return any(self._needed(file.sha256) for file in files)
+        return any(self._needed(file.sha256) for file in self.record.given)
 
     def mark_gone(self) -> None:
         """Commit that the host has nothing more of the job, by what is known here."""
@@ -284,8 +283,7 @@ class Remote:
 
     def _unneeded(self) -> list[StoredFile]:
         """Return the files of the job that no live job needs."""
-        files = filter(None, (self.record.train, self.record.validation))
-        return [file for file in files if not self._needed(file.sha256)]
+        return [file for file in self.record.given if not self._needed(file.sha256)]
 
     def _require_account(self, backend: Backend) -> None:
         """Raise AuthenticationError, or BackendError, unless the key is of the job's account."""

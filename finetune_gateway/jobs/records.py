@@ -61,7 +61,11 @@ class JobRecord(BaseModel):
     hosted: bool
     spec: TrainingSpec
     train: StoredFile
-    validation: StoredFile | None = None
+    validation: StoredFile | None = None  # given to its backend
+    held_out: StoredFile | None = None  # kept here alone
+    # The share of the rows that was held out; 0 if all were to be trained. None: there was nothing
+    # to hold out, or an earlier version submitted it, which held out only what was asked for.
+    held_out_share: float | None = None
     system_prompt: str | None = None
     estimate: dict[str, Any] | None = None
     metadata: dict[str, str] = {}  # the user's own
@@ -94,6 +98,16 @@ class JobRecord(BaseModel):
     removed_at: float | None = None  # its texts were removed then: see ``removal``
     erased: bool = False  # and no file has anything left of them
     gone: bool = False  # its host has nothing more of it that is to be deleted: see ``pruning``
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """Its data in the home folder."""
+        return tuple(filter(None, (self.train, self.validation, self.held_out)))
+
+    @property
+    def given(self) -> tuple[StoredFile, ...]:
+        """The files of it that its backend gets."""
+        return tuple(filter(None, (self.train, self.validation)))
 
     @property
     def removed(self) -> bool:
@@ -208,6 +222,7 @@ JSON_COLUMNS = frozenset(
         "spec",
         "train",
         "validation",
+        "held_out",
         "estimate",
         "metadata",
         "allowed",
@@ -216,7 +231,13 @@ JSON_COLUMNS = frozenset(
     }
 )
 # Where a row may have the path of a file in the home folder, which may move.
-PATHS = (("train", "path"), ("validation", "path"), ("result", "model"), ("handle", "model"))
+PATHS = (
+    ("train", "path"),
+    ("validation", "path"),
+    ("held_out", "path"),
+    ("result", "model"),
+    ("handle", "model"),
+)
 SAME: Callable[[str], str] = str
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -33,6 +33,8 @@ from finetune_gateway.spec import TrainingSpec
 
 Load = Callable[[JobRecord], Backend]
 
+# In SQL: the contents of the copies of a job.
+_HASHES = [f"json_extract({name}, '$.sha256')" for name in ("train", "validation", "held_out")]
 ENDED_AT = "coalesce(finished_at, step_at)"  # in SQL: when a job that has ended did so
 
 
@@ -97,8 +99,8 @@ class Remover:
     def _look(self, record: JobRecord, going: set[str]) -> Removed:
         if record.removed:
             return Removed(job_id=record.id)
-        shared = {file.sha256: self._needing(file, going) for file in _files(record)}
-        own = [Path(file.path) for file in _files(record) if not shared[file.sha256]]
+        shared = {file.sha256: self._needing(file, going) for file in record.files}
+        own = [Path(file.path) for file in record.files if not shared[file.sha256]]
         left: list[str] = []
         kept = [*self._kept(record, left), *self._archived(record)]
         count = self.store.query("SELECT count(*) FROM events WHERE job_id = ?", (record.id,))
@@ -114,8 +116,8 @@ class Remover:
 
     def _needing(self, file: StoredFile, going: set[str]) -> list[str]:
         """Return the jobs besides those that go which need a copy of this content."""
-        content = "IN (json_extract(train, '$.sha256'), json_extract(validation, '$.sha256'))"
-        records = self.store.select(f"removed_at IS NULL AND ? {content}", (file.sha256,))
+        columns = ", ".join(_HASHES)
+        records = self.store.select(f"removed_at IS NULL AND ? IN ({columns})", (file.sha256,))
         return [record.id for record in records if record.id not in going]
 
     def _kept(self, record: JobRecord, left: list[str]) -> list[Path]:
@@ -302,12 +304,11 @@ def remove_copies(store: Store, before: float = 0.0) -> int:
 def unneeded_copies(store: Store, before: float = 0.0) -> list[Path]:
     """Return the copies that ``remove_copies`` would remove."""
     rows = store.query(
-        "SELECT json_extract(train, '$.sha256') AS train,"
-        " json_extract(validation, '$.sha256') AS validation FROM jobs"
+        f"SELECT {', '.join(_HASHES)} FROM jobs"
         f" WHERE removed_at IS NULL AND ({LIVE} OR {ENDED_AT} >= ?)",
         (before,),
     )
-    needed = {sha256 for row in rows for sha256 in (row["train"], row["validation"])}
+    needed = {sha256 for row in rows for sha256 in row}
     return [path for path in store.settings.files.glob("*.jsonl") if path.stem not in needed]
 
 
@@ -317,7 +318,7 @@ def overdue(store: Store, before: float) -> int:
     old = store.select(f"removed_at IS NULL AND NOT ({LIVE}) AND {ENDED_AT} < ?", (before,))
     runs = store.settings.runs
     return sum(
-        any(file.sha256 in copies for file in _files(record))
+        any(file.sha256 in copies for file in record.files)
         or (runs / (record.provider_id or record.id) / "data").exists()
         for record in old
     )
@@ -367,10 +368,6 @@ def delete(path: Path) -> None:
             f"{exc.filename or path} cannot be removed: {exc.strerror or exc}.",
             hint="Check its rights, then run the same command again: it goes on from there.",
         ) from None
-
-
-def _files(record: JobRecord) -> Iterable[StoredFile]:
-    return filter(None, (record.train, record.validation))
 
 
 # -- the database ------------------------------------------------------------------------------

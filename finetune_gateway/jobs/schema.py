@@ -202,6 +202,13 @@ def m013_azure_training(db: sqlite3.Connection) -> None:
     )
 
 
+@migration
+def m014_held_out(db: sqlite3.Connection) -> None:
+    # The rows that a job holds out and keeps here: a file as `train` is. And which share they are.
+    db.execute("ALTER TABLE jobs ADD COLUMN held_out TEXT")
+    db.execute("ALTER TABLE jobs ADD COLUMN held_out_share REAL")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

@@ -310,7 +310,7 @@ class Submitter:
 
     def _create(self, record: JobRecord, backend: Backend) -> str:
         hosted = backend.capabilities().hosted
-        for file in filter(None, (record.train, record.validation)):
+        for file in record.given:
             if not hosted or self._data_file(record, file, backend).remote_id is None:
                 file.require_unchanged()  # before any of them leaves, or is trained
         train = self._upload(record, backend, record.train)
