@@ -180,6 +180,7 @@ class HandleData(Model):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)  # switches, as in training
     system_prompt: str | None = None  # of the training data, if all rows have the same one
     job_id: str | None = None
+    step: int | None = None  # of a checkpoint of the job
     dataset_sha256: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)  # why it may be of no use, from its training
@@ -206,7 +207,7 @@ class HandleData(Model):
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is empty and came later: versions that do not know it read the rest."""
         fields: dict[str, Any] = write(self)
-        later = ("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings")
+        later = ("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings", "step")
         unused = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in fields.items() if name not in unused}
 
@@ -372,6 +373,11 @@ class Backend(ABC):
             backend=self.name,
             option="resume",
         )
+
+    def checkpoint(self, provider_id: str, point: Checkpoint) -> Result:
+        """Return a model that this job has saved during training as if it were its result. Raises
+        NotFoundError for one that is gone."""
+        return Result(kind="hosted", model=point.model)
 
     @abstractmethod
     def open(self, handle: HandleData) -> ChatModel:

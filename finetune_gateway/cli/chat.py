@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,13 +18,13 @@ from finetune_gateway.cli.conversation import (
 )
 from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, Quiet, build_backend
 from finetune_gateway.cli.progress import working
-from finetune_gateway.errors import JobNotFinished, NotFoundError, SpecError
+from finetune_gateway.errors import JobNotFinished, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.jobs import added_models
-from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
+from finetune_gateway.jobs import model_names
+from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.jobs.results import StepName
 from finetune_gateway.reports.output import print_json, print_message
-from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.encodings import base_model
 
@@ -33,7 +32,9 @@ from finetune_gateway.tokens.encodings import base_model
 def chat(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Job, handle or model folder, builtin/tiny, ft:..."),
+        typer.Argument(
+            metavar="MODEL", help="Job, JOB@STEP, handle or model folder, builtin/tiny, ft:..."
+        ),
     ],
     prompt: Annotated[
         str | None,
@@ -71,9 +72,10 @@ def chat(
 ) -> None:
     """Chat with a model, with the template and the system prompt it was trained with.
 
-    MODEL is a job (its result), a handle's file or folder, builtin/tiny or another base model on
-    this machine, or the id of a hosted model (ft:...): where 'ftg models add' has found it, at the
-    host of the job that made it, at OpenAI, or at --base-url. Text from a pipe is one question, and
+    MODEL is a job (its result), JOB@STEP (a checkpoint; @last, and @best by the loss on held-out
+    rows), a handle's file or folder, builtin/tiny or another base model on this machine, or the id
+    of a hosted model (ft:...): where 'ftg models add' has found it, at the host of the job that
+    made it, at OpenAI, or at --base-url. Text from a pipe is one question, and
     the answer into a pipe is exact. Calls of tools follow the text, one a line; reasoning goes to
     stderr.
 
@@ -85,6 +87,7 @@ def chat(
       ftg chat latest "Where is my parcel?"
       ftg chat builtin/tiny "Hello" --max-tokens 20
       ftg chat latest -s "You are brief." --json "Hello"
+      ftg chat latest@200 "Where is my parcel?"
       ftg chat ./my-model
       ftg chat my-model --base-url http://127.0.0.1:8000/v1
     """
@@ -143,7 +146,8 @@ def _title(name: str, handle: ModelHandle) -> str:
         about = f"\n{builtin.ABOUT}" if name == builtin.NAME else ""
         return f"{visible(name)}, without fine-tuning.{about}"
     if handle.kind != "hosted":
-        return visible(f"{handle.job_id or handle.model}: {handle.base_model}, fine-tuned.")
+        at = f" up to step {handle.step}" if handle.step is not None else ""
+        return visible(f"{handle.job_id or handle.model}: {handle.base_model}, fine-tuned{at}.")
     host = handle.backend_options.get("base_url")
     return f"{visible(handle.model)}{f' at {visible(host)}' if host else ''}."
 
@@ -151,29 +155,16 @@ def _title(name: str, handle: ModelHandle) -> str:
 def open_model(name: str, *, quiet: bool = False) -> ModelHandle:
     """Return the handle of a job, a path, a base model or a hosted id; ``quiet``: without a word on
     what takes time."""
-    path = Path(name).expanduser()
-    if path.is_file() or (path / FILE_NAME).is_file():
-        return ModelHandle.load(path)
-    if path.is_dir() or name.startswith("builtin/"):
-        return _open_base(name, quiet)
-    if added := added_models.find(Settings.load(), name):
-        return added
-    if made_by := Gateway().store.that_made(name):  # it knows the host
-        return _open_job_result(made_by.id)
-    if name.startswith("ft:"):
-        return ModelHandle(kind="hosted", model=name, base_model=base_model(name), backend="openai")
-    try:
-        return _open_job_result(name)
-    except NotFoundError as exc:
-        if "/" in name and not name.startswith((".", "/", "~")):
-            return _open_base(name, quiet)
-        if name == "latest":
-            raise NotFoundError("There are no jobs yet.", hint="Run: ftg submit --help") from exc
-        raise NotFoundError(
-            f"There is no job, handle or model folder {name!r}.",
-            hint="See your jobs: ftg list. To try a base model: ftg chat builtin/tiny. "
-            "A model of a host: ftg chat MODEL --base-url URL",
-        ) from exc
+    meant = model_names.meaning(name, Gateway().store)
+    if isinstance(meant, model_names.Base):
+        return _open_base(meant.name, quiet)
+    if isinstance(meant, model_names.OfHost):
+        model = meant.model
+        base = base_model(model)
+        return ModelHandle(kind="hosted", model=model, base_model=base, backend="openai")
+    if isinstance(meant, model_names.OfJob):
+        return _open_job_result(meant.record.id, step=meant.step)
+    return meant
 
 
 def _open_base(name: str, quiet: bool) -> ModelHandle:
@@ -185,8 +176,12 @@ def _open_base(name: str, quiet: bool) -> ModelHandle:
         return backend.base(name, say)
 
 
-def _open_job_result(name: str, model: str | None = None) -> ModelHandle:
+def _open_job_result(
+    name: str, model: str | None = None, step: StepName | None = None
+) -> ModelHandle:
     job = Gateway().job(name)
+    if step is not None:
+        return job.result(step=step)
     if not job.status.final:
         job.refresh()
     if not job.status.final:

@@ -23,7 +23,7 @@ from finetune_gateway.errors import (
     NotFoundError,
 )
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_by_step
-from finetune_gateway.jobs import accounts, removal, resumption, settling, turns
+from finetune_gateway.jobs import accounts, removal, results, resumption, settling, turns
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
@@ -143,8 +143,8 @@ class Job(Pictured):
         return metrics_by_step(self.events())
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the models saved during training."""
-        return self._store.checkpoints(self.id)
+        """Return the models saved during training that are still there: ``result(step=...)``."""
+        return results.checkpoints(self.record, self._store)
 
     def log_path(self) -> Path | None:
         """Return the file with the raw log, if the backend keeps one."""
@@ -262,15 +262,25 @@ class Job(Pictured):
 
     # -- the end -------------------------------------------------------------------------
 
-    def result(self, timeout: float | None = None, *, model: str | None = None) -> ModelHandle:
+    def result(
+        self,
+        timeout: float | None = None,
+        *,
+        model: str | None = None,
+        step: results.StepName | None = None,
+    ) -> ModelHandle:
         """Wait for the model and return it once it has answered a chat. One that must be deployed
         first is returned as it is: its ``deploy`` says how, and it is not ``ready``.
 
         ``model``: its name, for a job that has succeeded at a host that does not give it; or the
         name of its deployment, which is kept once it has answered.
+        ``step``: a checkpoint instead, of a job that may still run or have failed: its step, "last"
+        or "best" (by the loss on held-out rows). It is not waited for, and was not asked yet.
         Raises JobFailed or JobCancelled if there will be no model, JobNotFinished after
-        ``timeout`` seconds, NotFoundError for a deployment that is not there.
+        ``timeout`` seconds, NotFoundError for a deployment or a step that is not there.
         """
+        if step is not None:
+            return self._at_step(step)
         if not self.status.final:
             self.wait(timeout)
         removal.require_kept(self.reload().record)
@@ -361,22 +371,15 @@ class Job(Pictured):
         if record.handle is not None:
             return self._deployed(ModelHandle.model_validate(record.handle), model)
         result = record.result or self._late_result(model)
-        dates = self.backend.capabilities(record.spec.model).life_cycle
-        handle = ModelHandle(
-            **result.model_dump(),
-            base_model=record.spec.model,
-            backend=record.backend,
-            backend_options=record.backend_options,
-            base_url=record.backend_options.get("base_url"),
-            api_key_env=record.backend_options.get("api_key_env"),
-            system_prompt=record.system_prompt,
-            job_id=record.id,
-            dataset_sha256=record.train.sha256,
-            created_at=record.finished_at or time.time(),
-            ready_at=record.finished_at if result.first_answer is not None else None,
-            retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
-        )
-        return self._deployed(handle, model)
+        return self._deployed(results.handle_of(record, result, self.backend), model)
+
+    def _at_step(self, step: results.StepName) -> ModelHandle:
+        removal.require_kept(self.reload().record)
+        if not self.status.final:
+            self.refresh()
+        _, handle = results.at_step(self.record, step, self._store, self.backend)
+        handle.attach(self.backend)
+        return handle
 
     def _deployed(self, handle: ModelHandle, deployment: str | None) -> ModelHandle:
         """Return the handle; of a model that needs a deployment, with the one that is named, once

@@ -16,9 +16,11 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from support.chaos import end_workers, ended, kill_worker, row, slots_taken, until
 from support.modes import umask, wide
+from support.plain_models import logits, logits_of
 
 from finetune_gateway import (
     DataError,
@@ -111,6 +113,28 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
     assert streamed.strip() == answer.text.strip()
     with pytest.raises(SpecError, match="max_tokens"):
         again.chat("Hi", max_token=3)
+    answers_as_trained(job, tiny_folder)
+
+
+def answers_as_trained(job: Job, base: Path | None) -> None:
+    """Each checkpoint that is left answers with its own weights, through the template and the base
+    of its training, as transformers and PEFT load them; the last one as the result does."""
+    steps = [point.step for point in job.checkpoints()]
+    seen = []
+    for point in job.checkpoints():
+        handle = job.result(step=point.step)
+        assert (handle.step, handle.ready) == (point.step, False)
+        assert handle.template_hash == job.result().template_hash
+        seen.append(logits_of(handle))
+        assert torch.equal(seen[-1], logits(Path(point.model), base))
+        ends = json.loads((Path(point.model) / "generation_config.json").read_text())
+        assert ends["eos_token_id"] == sorted(ChatTemplate.load(Path(job.result().model)).stop_ids)
+    assert torch.equal(seen[-1], logits_of(job.result()))
+    assert not torch.equal(seen[0], seen[-1])
+    assert job.result(step="last").step == steps[-1]
+    with pytest.raises(NotFoundError, match="step 1[.]") as missing:
+        job.result(step=1)
+    assert f"There are: {', '.join(map(str, steps))}." in missing.value.hint
 
 
 def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, rows: Rows) -> None:
@@ -124,6 +148,7 @@ def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, row
     ]
     data[1]["messages"][0]["content"] = "word " * 60
     options: dict[str, Any] = {"training_type": "full", "learning_rate": 1e-4, "n_epochs": 1}
+    options["save_steps"] = 2
     job = submit(data, tiny_folder, max_steps=None, max_length=48, **options)
     handle = job.result(180)
     assert handle.kind == "merged" and not list(Path(handle.model).glob("adapter*"))
@@ -133,6 +158,7 @@ def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, row
     assert "Guessing among 1,152 tokens" in warning
     assert warning in [event.message for event in job.events() if event.level == "warn"]
     assert handle.chat("Hi", max_tokens=4).usage.completion_tokens > 0
+    answers_as_trained(job, None)
     template = ChatTemplate.load(tiny_folder)
     labels = [one.labels for row in data for one in template.encode(row, max_length=48)]
     expected = sum(label != IGNORED for row in labels for label in row[1:])

@@ -25,7 +25,7 @@ from finetune_gateway.backend import (
     HandleData,
     Intent,
 )
-from finetune_gateway.backends.local import builtin, fourbit, models
+from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models
 from finetune_gateway.backends.local.counting import RowCount, template_of
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import (
@@ -278,7 +278,7 @@ class LocalBackend(Backend):
             raw_status=row.status,
             phase=_phase(row),
             events=events,
-            checkpoints=_checkpoints(folder / "checkpoints"),
+            checkpoints=checkpoints.whole(folder / "checkpoints"),
             cursor=str(offset),
             result=_in_place(row.result, folder),
             trained_tokens=row.trained_tokens,
@@ -331,6 +331,10 @@ class LocalBackend(Backend):
 
     def open(self, handle: HandleData) -> ChatModel:
         return LocalChat(handle, self.settings)
+
+    def checkpoint(self, provider_id: str, point: Checkpoint) -> Result:
+        """Return a whole checkpoint, with the base and the switches of its run."""
+        return checkpoints.result_of(self.queue.folder(provider_id), Path(point.model))
 
     def base(self, model: str, report: Callable[[str], None] = lambda text: None) -> ModelHandle:
         """Return a handle on a base model, to chat with before training. Missing weights are built
@@ -407,16 +411,6 @@ def _phase(row: RunRow) -> str:
     if row.status is JobStatus.RUNNING and silent > SILENT_SECONDS:
         return f"{row.phase} (no heartbeat for {silent:.0f} s)"
     return row.phase
-
-
-def _checkpoints(folder: Path) -> list[Checkpoint]:
-    """Return the complete checkpoints; trainer_state.json is written last (transformers 5.23)."""
-    checkpoints = []
-    for path in folder.glob("checkpoint-*"):
-        number = path.name.rpartition("-")[2]
-        if number.isdecimal() and (path / "trainer_state.json").exists():
-            checkpoints.append(Checkpoint(id=path.name, step=int(number), model=str(path)))
-    return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
 
 def _versions() -> dict[str, str]:

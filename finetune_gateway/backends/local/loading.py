@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import Mxfp4Config
 
-from finetune_gateway.backends.local import bases, fourbit, models
+from finetune_gateway.backends.local import bases, checkpoints, fourbit, models
 from finetune_gateway.backends.local.precision import weights_dtype
 from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
 from finetune_gateway.backends.local.run import Run
@@ -42,15 +42,6 @@ from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit, ways_
 # Below this size a second thread costs more than it gains: 204 LoRA steps of a 2M model took 26 s
 # with one thread, and 153 s with two on a busy machine.
 SMALL_MODEL = 20_000_000  # parameters
-
-# progress.json is ours and written last: with it a checkpoint is complete.
-CHECKPOINT_FILES = (
-    "progress.json",
-    "trainer_state.json",
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-)
 
 
 @dataclass(frozen=True)
@@ -281,10 +272,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     ``resume_from_checkpoint=True`` would pick and fail on: remove it."""
     complete: list[Path] = []
     for path in folder.glob("checkpoint-*"):
-        if all((path / name).exists() for name in CHECKPOINT_FILES) and any(
-            path.glob("*.safetensors")
-        ):
+        if checkpoints.is_whole(path):
             complete.append(path)
         else:
             shutil.rmtree(path)
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(complete, key=lambda path: int(checkpoints.step_of(path)), default=None)

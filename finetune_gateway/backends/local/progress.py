@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ NAMES = {
 class Progress(TrainerCallback):
     """Turns the logs of a trainer into events of the run."""
 
-    def __init__(self, run: Run, vocabulary: int) -> None:
+    def __init__(
+        self, run: Run, vocabulary: int, complete: Callable[[Path], object] = lambda folder: None
+    ) -> None:
+        """``complete``: adds to a checkpoint what a model needs to answer."""
         self.run = run
+        self.complete = complete
         self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer
         self.losses = LossHistory(vocabulary)
         self.divergence = ""  # where and how the loss diverged, in a run that goes on all the same
@@ -116,6 +121,7 @@ class Progress(TrainerCallback):
         name = f"checkpoint-{state.global_step}"
         path = self.run.checkpoints / name
         (path / "training_args.bin").unlink(missing_ok=True)  # a pickle that is never read
+        self.complete(path)
         progress = {
             "trained_tokens": self.trained_tokens,
             "losses": self.losses.dump(),

@@ -48,7 +48,7 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
-from finetune_gateway.events import JobStatus, Snapshot
+from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.bindings import Bindings
@@ -355,6 +355,11 @@ class OpenAIBackend(Backend):
             return None
         resource = shlex.quote(endpoint.resource(self.base_url, self.profile))
         return self.profile.deploy_command.format(model=shlex.quote(model), resource=resource)
+
+    def checkpoint(self, provider_id: str, point: Checkpoint) -> Result:
+        """Return a checkpoint, which has an id of its own at the host."""
+        deploy = self.deploy_command(point.model)
+        return Result(kind="hosted", model=point.model, deploy=deploy)
 
     def resume(self, provider_id: str, attempt: int) -> None:
         """Ask a paused job to go on; a job that is not paused stays as it is."""

@@ -45,7 +45,7 @@ BATCH_SIZE, PACKED_BATCH_SIZE = 8, 1
 # TRL, peft_integration.md: LoRA needs 10x the rate of full. QLoRA: the paper's, for up to 13B.
 LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 LOGGED_POINTS = 500  # loss points per job, at most
-SAVES = 10  # checkpoints per job; the last two are kept
+SAVES = 10  # checkpoints per job; the last two and the best are kept
 
 
 class Trainer(SFTTrainer):
@@ -171,7 +171,9 @@ def train_and_save(run: Run) -> None:
         eval_steps=every if spec.eval_steps == "auto" else spec.eval_steps,
         save_strategy="steps",
         save_steps=every if spec.save_steps == "auto" else spec.save_steps,
-        save_total_limit=2,
+        # The last two, one of which a kill may leave half, and the best on the held-out rows.
+        save_total_limit=3 if valid_rows else 2,
+        metric_for_best_model="eval_loss" if valid_rows else None,
         seed=spec.seed if spec.seed is not None else 42,
         data_seed=spec.seed if spec.seed is not None else 42,
         report_to="none",
@@ -188,7 +190,11 @@ def train_and_save(run: Run) -> None:
         exclude_modules=not_for_text(model),
         task_type=TaskType.CAUSAL_LM,
     )
-    progress = Progress(run, model.config.get_text_config().vocab_size)
+    progress = Progress(
+        run,
+        model.config.get_text_config().vocab_size,
+        lambda checkpoint: keep_stops(checkpoint, folder, template.stop_ids),
+    )
     trainer = Trainer(
         model=model,
         args=config,

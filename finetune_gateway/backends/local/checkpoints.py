@@ -1,0 +1,99 @@
+"""Models that a run has saved during training: which are whole, and how one answers.
+
+A checkpoint has the weights, tokenizer and template of its run. What else a model needs to answer
+as it was trained is in the run: its base, its switches, the tokens that end an answer. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
+from finetune_gateway.backends.local.weights import MAX_CONFIG, read_json
+from finetune_gateway.errors import GatewayError, NotFoundError
+from finetune_gateway.events import Checkpoint, Result
+from finetune_gateway.jobs.handle import MANIFEST
+from finetune_gateway.settings import files
+
+GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+LOSSES = {"loss": "train_loss", "eval_loss": "valid_loss"}  # the trainer's names, and ours
+LAST_FILE = "progress.json"  # ours and written last: with it a checkpoint is complete
+STATE_FILES = (LAST_FILE, "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def is_whole(folder: Path) -> bool:
+    """Return True unless a kill while saving has left half of a checkpoint."""
+    has_state = all((folder / name).exists() for name in STATE_FILES)
+    return has_state and any(folder.glob("*.safetensors"))
+
+
+def whole(folder: Path) -> list[Checkpoint]:
+    """Return the whole checkpoints of a run, by step; ``folder``: where they lie."""
+    paths = [path for path in folder.glob("checkpoint-*") if step_of(path).isdecimal()]
+    found = [
+        Checkpoint(id=path.name, step=int(step_of(path)), model=str(path))
+        for path in paths
+        if is_whole(path)
+    ]
+    return sorted(found, key=lambda one: one.step)
+
+
+def step_of(path: Path) -> str:
+    """Return the number in the name of a checkpoint."""
+    return path.name.rpartition("-")[2]
+
+
+def result_of(run: Path, folder: Path) -> Result:
+    """Return a checkpoint as a result of its run, whose folder is ``run``. Raises NotFoundError for
+    one that is gone, GatewayError if the run does not say any more what its base was."""
+    if not is_whole(folder):
+        raise NotFoundError(
+            f"There is no whole checkpoint in {folder}.",
+            hint="A run keeps its last two, and the best on its held-out rows. 'ftg prune' deletes "
+            "them.",
+        )
+    try:
+        spec = RunFile.model_validate_json((run / RUN_FILE).read_bytes()).spec
+        base: dict[str, Any] = json.loads((run / BASE_FILE).read_bytes())
+    except (OSError, ValueError):
+        raise GatewayError(
+            f"{run / RUN_FILE} or {BASE_FILE} beside it cannot be read: they say what the base of "
+            "this checkpoint is.",
+            hint="Put a copy back, or train again.",
+        ) from None
+    _add_stops(folder, run / "model")
+    template = folder / CHAT_TEMPLATE
+    return Result(
+        kind="merged" if spec.training_type == "full" else "adapter",
+        model=str(folder),
+        base_revision=base.get("revision"),
+        base_sha256=base.get("sha256"),
+        base_quantization="nf4" if spec.training_type == "qlora" else None,
+        template_hash=files.sha256_of(template) if template.exists() else None,
+        chat_template_kwargs=spec.chat_template_kwargs or {},
+        metrics=_metrics(folder),
+    )
+
+
+def _add_stops(folder: Path, model: Path) -> None:
+    """Copy what says which tokens end an answer into a checkpoint of an earlier version, which has
+    saved none. The run has ended where there is a model: nothing deletes the folder meanwhile."""
+    source = model / GENERATION_CONFIG
+    if (folder / GENERATION_CONFIG).exists() or not (model / MANIFEST).exists():
+        return
+    with files.storing(f"{folder} cannot be completed", folder):
+        files.write_atomic(folder / GENERATION_CONFIG, source.read_text("utf-8"), private=True)
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    """Return the last losses that the trainer has logged up to a checkpoint, under our names."""
+    state = read_json(folder / "trainer_state.json", MAX_CONFIG)
+    history = state.get("log_history") if isinstance(state, dict) else None
+    found: dict[str, Any] = {}
+    for entry in history if isinstance(history, list) else ():
+        found |= {ours: entry[name] for name, ours in LOSSES.items() if name in entry}
+    return found

@@ -1,0 +1,151 @@
+"""The handle of what a job has made: its result, or a model that it saved during training."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_gateway.backend import Backend
+from finetune_gateway.errors import NotFoundError, SpecError
+from finetune_gateway.events import Checkpoint, Metric, Result, metrics_by_step
+from finetune_gateway.jobs import removal
+from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+
+StepName = int | str  # a step, "last" or "best"
+
+LAST, BEST = "last", "best"
+WITH_STEP = re.compile(rf"(?P<job>.+)@(?P<step>[0-9]{{1,12}}|{LAST}|{BEST})")
+# By which the best is chosen: of all held-out rows before that of a few.
+LOSSES = ("full_valid_loss", "valid_loss")
+NAMED = 10  # steps in a message
+
+
+def split(name: str) -> tuple[str, StepName | None]:
+    """Return the job and the step of ``JOB@STEP``; the name itself and None for any other."""
+    match = WITH_STEP.fullmatch(name)
+    if match is None:
+        return name, None
+    step = match["step"]
+    return match["job"], int(step) if step.isdecimal() else step
+
+
+def handle_of(record: JobRecord, result: Result, backend: Backend) -> ModelHandle:
+    """Return the handle of what a job has made."""
+    dates = backend.capabilities(record.spec.model).life_cycle
+    return ModelHandle(
+        **result.model_dump(),
+        base_model=record.spec.model,
+        backend=record.backend,
+        backend_options=record.backend_options,
+        base_url=record.backend_options.get("base_url"),
+        api_key_env=record.backend_options.get("api_key_env"),
+        system_prompt=record.system_prompt,
+        job_id=record.id,
+        dataset_sha256=record.train.sha256,
+        created_at=record.finished_at or time.time(),
+        ready_at=record.finished_at if result.first_answer is not None else None,
+        retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
+    )
+
+
+def at_step(
+    record: JobRecord, step: StepName, store: Store, backend: Backend
+) -> tuple[Checkpoint, ModelHandle]:
+    """Return a checkpoint of a job and its handle, which has not answered yet.
+
+    Raises NotFoundError, with the steps that are there, for one that is not; JobRemoved; SpecError
+    for what is no step.
+    """
+    removal.require_kept(record)
+    point = chosen(record, step, store)
+    handle = handle_of(record, backend.checkpoint(record.provider_id or record.id, point), backend)
+    handle.metrics = {**handle.metrics, **point.metrics}
+    handle.step = point.step
+    return point, handle
+
+
+def checkpoints(record: JobRecord, store: Store) -> list[Checkpoint]:
+    """Return the models saved during training that are still there, by step. Those of a host are
+    not asked for."""
+    known = store.checkpoints(record.id)
+    return [one for one in known if record.hosted or _is_there(one.model)]
+
+
+def _is_there(model: str) -> bool:
+    return not Path(model).is_absolute() or Path(model).is_dir()
+
+
+def that_saved(model: str, store: Store) -> tuple[JobRecord, int] | None:
+    """Return the newest job that has saved this model of a host as a checkpoint, and the step."""
+    row = store.query(
+        "SELECT job_id, point.step FROM checkpoints AS point JOIN jobs ON jobs.id = job_id"
+        " WHERE point.model = ? ORDER BY jobs.created_at DESC LIMIT 1",
+        (model,),
+    ).fetchone()
+    return (store.get(row["job_id"]), row["step"]) if row else None
+
+
+def chosen(record: JobRecord, step: StepName, store: Store) -> Checkpoint:
+    """Return the checkpoint at a step, the last or the best one. Raises as ``at_step``."""
+    there = checkpoints(record, store)
+    if step == LAST and there:
+        return there[-1]
+    if step == BEST and there:
+        return _best(record, there, metrics_by_step([one for _, one in store.events(record.id)]))
+    if isinstance(step, str) and step not in (LAST, BEST):
+        raise SpecError(
+            f"{step!r} is no step of a job.", hint="Give its number, like 200, or: last, best."
+        )
+    found = next((one for one in there if one.step == step), None)
+    if found is None:
+        raise _no_checkpoint(record, step, there, store)
+    return found
+
+
+def _best(record: JobRecord, there: Sequence[Checkpoint], metrics: Sequence[Metric]) -> Checkpoint:
+    """Return the checkpoint with the lowest loss on the held-out rows."""
+    seen = {one.step: one for one in metrics}
+    losses = [(_loss(one, seen.get(one.step)), one.step, one) for one in there]
+    known = [(loss, at, one) for loss, at, one in losses if loss is not None]
+    if not known:
+        raise NotFoundError(
+            f"Which checkpoint of {record.id} is the best is not known: none has a loss on "
+            "held-out rows.",
+            hint=f"Name a step: {_listed(there)}. Train with held-out rows to know the best.",
+        )
+    return min(known, key=lambda one: one[:2])[2]
+
+
+def _loss(point: Checkpoint, metric: Metric | None) -> float | None:
+    """Return the loss of a checkpoint on held-out rows: as its host says, else as it was logged."""
+    said = [point.metrics.get(name) for name in LOSSES]
+    if metric is not None:
+        said.append(metric.valid_loss)
+    return next((float(value) for value in said if isinstance(value, int | float)), None)
+
+
+def _no_checkpoint(
+    record: JobRecord, step: StepName, there: Sequence[Checkpoint], store: Store
+) -> NotFoundError:
+    """Return the error for a step at which nothing is kept: it may have been, and be gone."""
+    at = f"at step {step}" if isinstance(step, int) else "at all"
+    gone = any(one.step == step for one in store.checkpoints(record.id))
+    why = ": it was deleted since" if gone else ""
+    if there:
+        hint = f"There are: {_listed(there)}."
+    elif record.status.final:
+        hint = "Its result is there" if record.result else "Train again"
+        hint = f"{hint}: ftg chat {record.id}" if record.result else f"{hint}."
+    else:
+        hint = f"It is {record.status}; to see what there is: ftg checkpoints {record.id}"
+    return NotFoundError(f"{record.id} has no checkpoint {at}{why}.", hint=hint)
+
+
+def _listed(points: Sequence[Checkpoint]) -> str:
+    names = [str(one.step) for one in points]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
