@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 RENDERERS = {
+    "Comparison.to_html": "finetune_gateway.reports.comparison_page:write",
     "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
     "Archive": "finetune_gateway.reports.notebook:archive",
     "Budget": "finetune_gateway.reports.notebook:budget",
+    "Comparison": "finetune_gateway.reports.notebook:comparison",
     "Estimate": "finetune_gateway.reports.notebook:estimate",
     "Inventory": "finetune_gateway.reports.notebook:inventory",
     "Job": "finetune_gateway.reports.notebook:job",

