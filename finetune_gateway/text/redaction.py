@@ -11,6 +11,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
 
 MARK = "[key]"
@@ -44,6 +45,15 @@ def without(text: str, key: str | None) -> str:
         text = _pattern(form).sub(MARK, text)
     # In a form that the patterns do not know: nothing of that text is kept.
     return MARK if holds(text.encode("utf-8", "replace"), key) else text
+
+
+def without_in(value: Any, key: str | None) -> Any:
+    """Return a JSON value without the key in any of its texts."""
+    if isinstance(value, str):
+        return without(value, key)
+    if isinstance(value, dict):
+        return {without(name, key): without_in(inner, key) for name, inner in value.items()}
+    return [without_in(inner, key) for inner in value] if isinstance(value, list) else value
 
 
 def holds(raw: bytes, key: str | None) -> bool:

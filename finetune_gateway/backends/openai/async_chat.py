@@ -2,22 +2,29 @@
 
 Sends each request once: who asks decides what is asked again, and counts what it may have cost. An
 answer is read and cleaned as the synchronous client does, and kept whole: tool calls, usage,
-log-probabilities, the fingerprint of the system.
+log-probabilities, the fingerprint of the system. It comes whole, or streamed: then it is known when
+its first piece came.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import httpx2
 import openai
 
 from finetune_gateway.backends.openai import bounds, clients, pacing, wire
+from finetune_gateway.backends.openai.events import EventReader
+from finetune_gateway.backends.openai.gathering import Gathered
+from finetune_gateway.errors import BackendError
+from finetune_gateway.text.cleaning import visible
 from finetune_gateway.text.redaction import redact
 
 if TYPE_CHECKING:
@@ -26,17 +33,21 @@ if TYPE_CHECKING:
 PATH = "chat/completions"  # below the address of the host
 TOKENS = 2048  # of an answer that is waited for as long as any other
 ENDLESS = "endless"  # the code of an error for an answer that was cut off
+# What asks for an answer in pieces, with the usage in the last of them.
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+DRAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Answer:
     """A whole answer. ``body``: the JSON of the host, cleaned, with at least one choice.
     ``seconds``: from the request to its end. ``pause``: for how long the host says that nothing is
-    left of a limit."""
+    left of a limit. ``first_seconds``: from the request to the first piece of a streamed answer."""
 
     body: wire.Json
     seconds: float
     pause: float = 0.0
+    first_seconds: float | None = None
 
     @property
     def choice(self) -> wire.Json:
@@ -46,33 +57,121 @@ class Answer:
 
 @dataclass(frozen=True)
 class Session:
-    """One model at one host, for one event loop."""
+    """One model at one host, for one event loop. ``unstreamed``: the keys of a streamed request
+    that the host has refused, which are not sent to it again."""
 
     backend: OpenAIBackend
     model: str
     client: bounds.AsyncClient
     call: wire.Call
+    streamed: bool = False
+    unstreamed: set[str] = field(default_factory=set)
 
     async def ask(self, body: Mapping[str, object]) -> Answer:
         """Return the answer to one request. ``body``: messages, tools and parameters. Raises
         BackendError; ``maybe_applied`` says if it may have been answered, and billed."""
-        began = time.perf_counter()
-        sent = json.dumps({"model": self.model, **body}, ensure_ascii=False).encode()
-        try:
-            # Without the SDK, which takes longer for a request than all of this.
-            raw = await self.client.post(PATH, content=sent)
-            if not raw.is_success:
-                raise _status_error(raw)
-        except wire.FAILURES as exc:
-            error = wire.translate(exc, self.call)
-            if isinstance(exc, openai.APIStatusError):
+        while True:
+            way = {name: value for name, value in STREAMED.items() if name not in self.unstreamed}
+            way = way if self.streamed and "stream" in way else {}
+            try:
+                return await self._ask({**body, **way})
+            except openai.APIStatusError as exc:
+                if refused := _refused(exc, way):
+                    self.unstreamed.add(refused)
+                    continue
+                error = wire.translate(exc, self.call)
                 error.param = wire.text_of(redact(str(exc.param or ""), self.call.key))
-            elif isinstance(exc, bounds.Endless):
-                error.code = ENDLESS
+            except wire.FAILURES as exc:
+                error = wire.translate(exc, self.call)
+                if isinstance(exc, bounds.Endless):
+                    error.code = ENDLESS
             # Not chained: the exception holds the request, with the key in its headers.
             raise error from None
+
+    async def _ask(self, body: Mapping[str, object]) -> Answer:
+        began = time.perf_counter()
+        sent = json.dumps({"model": self.model, **body}, ensure_ascii=False).encode()
+        # Without the SDK, which takes longer for a request than all of this.
+        async with self.client.streaming(PATH, sent) as raw:
+            pause = pacing.pause_of(raw.headers)
+            if raw.is_success and _is_stream(raw):
+                return await self._gather(raw, began, pause)
+            whole = await bounds.read_whole(raw)
+        if not whole.is_success:
+            raise _status_error(whole)
         seconds = time.perf_counter() - began
-        return Answer(read_chat(raw, self.call), seconds, pacing.pause_of(raw.headers))
+        return Answer(read_chat(whole, self.call), seconds, pause)
+
+    async def _gather(self, raw: httpx2.Response, began: float, pause: float) -> Answer:
+        """Return a streamed answer, once it has ended. Raises BackendError if it breaks off before
+        that: what the host says after the last word alone is missed by nobody."""
+        gathered, first, read = Gathered(), None, EventReader()
+        pieces = bounds.pieces(raw)
+        try:
+            async for piece in pieces:
+                for data in read.events(piece):
+                    self._add(data, gathered)
+                if first is None and gathered.begun:
+                    first = time.perf_counter() - began
+                if read.done:
+                    break
+            if not read.done:
+                for data in read.rest():
+                    self._add(data, gathered)
+        except httpx2.HTTPError:
+            if not gathered.finished:
+                raise
+        seconds = time.perf_counter() - began
+        if not gathered.finished:
+            raise self._broken_off()
+        await _drain(pieces)
+        body = gathered.body()
+        text = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        return Answer(wire.safe(body, text, self.call), seconds, pause, first)
+
+    def _add(self, data: bytes, gathered: Gathered) -> None:
+        chunk = wire.object_of(wire.parsed(data, self.call))
+        if chunk.get("error"):
+            said = wire.error_of(chunk) or "no reason"
+            raise openai.APIError(said, self._request, body=chunk["error"])
+        for choice in gathered.choices(chunk):
+            gathered.texts.append(gathered.add(choice))
+
+    @property
+    def _request(self) -> httpx2.Request:
+        return httpx2.Request("POST", f"{self.client.base_url}{PATH}")
+
+    def _broken_off(self) -> BackendError:
+        return BackendError(
+            f"The answer of {visible(self.model)!r} broke off.",
+            hint="Ask again.",
+            backend=self.backend.name,
+            retryable=True,
+            maybe_applied=True,
+        )
+
+
+def _is_stream(raw: httpx2.Response) -> bool:
+    """Return True for an answer in pieces: a host may give a whole one all the same."""
+    return "event-stream" in raw.headers.get("content-type", "")
+
+
+def _refused(exc: openai.APIStatusError, way: Mapping[str, object]) -> str:
+    """Return the key of a streamed request that a host refuses, the last of those that it names;
+    empty if it refuses something else."""
+    if exc.status_code not in (400, 422):
+        return ""
+    said = f"{exc.param or ''} {exc.message}"
+    return next((name for name in reversed([*way]) if re.search(rf"\b{name}\b", said)), "")
+
+
+async def _drain(pieces: AsyncIterator[bytes]) -> None:
+    """Read to the end what comes after the last word, so that the connection can be used again; one
+    that does not end soon is not."""
+    with suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for _ in pieces:
+                pass
 
 
 def _status_error(raw: httpx2.Response) -> openai.APIStatusError:
@@ -98,10 +197,16 @@ def read_chat(raw: wire.Answer, call: wire.Call) -> wire.Json:
 
 @asynccontextmanager
 async def session(
-    backend: OpenAIBackend, model: str, connections: int, max_tokens: int = 0
+    backend: OpenAIBackend,
+    model: str,
+    connections: int,
+    max_tokens: int = 0,
+    *,
+    streamed: bool = False,
 ) -> AsyncIterator[Session]:
     """Connect to a model; the connections are closed at the end. ``max_tokens``: of an answer,
-    which comes as a whole: a long one may take longer than the backend's time-out.
+    of which a long one may take longer than the backend's time-out.
+    ``streamed``: ask for it in pieces.
 
     Raises AuthenticationError if there is no key for the host, BackendError for a proxy or a
     certificate that cannot be used.
@@ -113,4 +218,4 @@ async def session(
         except wire.NOT_CONNECTABLE as exc:
             raise wire.not_connectable(exc, call) from None
     async with client:
-        yield Session(backend, model, client, call)
+        yield Session(backend, model, client, call, streamed)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
@@ -115,36 +115,54 @@ class AsyncClient(httpx2.AsyncClient):
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
+        async with self._answer(request, **options) as answer:
+            return await read_whole(answer)
+
+    @asynccontextmanager
+    async def streaming(self, path: str, content: bytes) -> AsyncIterator[httpx2.Response]:
+        """Post a request, and yield its answer, whose body is read by ``pieces`` in the block."""
+        request = self.build_request("POST", path, content=content)
+        async with self._answer(request) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _answer(
+        self, request: httpx2.Request, **options: Any
+    ) -> AsyncIterator[httpx2.Response]:
         seconds = READS * request.extensions["timeout"]["read"]
         try:
             async with asyncio.timeout(seconds):
                 answer = await super().send(request, stream=True, **options)
                 try:
-                    body = await _body(answer)
+                    yield answer
                 finally:
                     await answer.aclose()
         except TimeoutError:
             raise Endless(duration(seconds)) from None
-        unpacked = httpx2.Response(
-            answer.status_code,
-            headers=[pair for pair in answer.headers.raw if pair[0].lower() != PACKED],
-            request=request,
-            content=body,
-            extensions=answer.extensions,
-        )
-        unpacked.encoding = ENCODING
-        return unpacked
 
 
-async def _body(answer: httpx2.Response) -> bytes:
-    """Return the whole body of an answer, unpacked. Raises Endless if it is too long."""
-    pieces, size = [], 0
+async def read_whole(answer: httpx2.Response) -> httpx2.Response:
+    """Return an answer with its whole body, unpacked. Raises Endless if it is too long."""
+    body = b"".join([piece async for piece in pieces(answer)])
+    unpacked = httpx2.Response(
+        answer.status_code,
+        headers=[pair for pair in answer.headers.raw if pair[0].lower() != PACKED],
+        request=answer.request,
+        content=body,
+        extensions=answer.extensions,
+    )
+    unpacked.encoding = ENCODING
+    return unpacked
+
+
+async def pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
+    """Yield the body of an answer as it comes, unpacked. Raises Endless if it is too long."""
+    size = 0
     async for piece in answer.aiter_bytes():
         size += len(piece)
         if size > LONGEST_CHAT:
             raise Endless(f"{LONGEST_CHAT // 10**6} MB")
-        pieces.append(piece)
-    return b"".join(pieces)
+        yield piece
 
 
 class _Bounds:

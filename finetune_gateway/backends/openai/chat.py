@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import openai
 
 from finetune_gateway.backend import ChatReply, Usage
 from finetune_gateway.backends.openai import wire
+from finetune_gateway.backends.openai.gathering import Gathered, content_of, reasoning_of
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import BackendError, SpecError
-from finetune_gateway.text.cleaning import encodable, visible, whole
-from finetune_gateway.text.redaction import Stream, without
+from finetune_gateway.text.cleaning import clean, encodable, visible, whole
+from finetune_gateway.text.redaction import Stream, without, without_in
 
 OURS = ("model", "messages", "stream")  # set by the handle, never by ``sampling``
 
@@ -59,7 +59,7 @@ class OpenAIChat:
     ) -> Generator[str, None, ChatReply]:
         """Yield the text of one answer in pieces, and return the whole. Raises BackendError if it
         breaks off."""
-        gathered, half = _Gathered(), ""
+        gathered, half = Gathered(), ""
         with self.backend.calling(self._what) as (client, call):
             stream = Stream(call.key)
             sent: Any = messages  # the SDK has a class per role; the wire has these dicts
@@ -71,8 +71,7 @@ class OpenAIChat:
             )
             with answer.parse(to=openai.Stream[object]) as chunks:
                 for choice in _choices(chunks, call, gathered):
-                    gathered.add(choice)
-                    piece = half + _content(wire.object_of(choice.get("delta")))
+                    piece = half + gathered.add(choice)
                     # A character beyond the first 65,536 may come in two halves.
                     half = piece[-1:] if "\ud800" <= piece[-1:] <= "\udbff" else ""
                     if ready := stream.ready(encodable(piece.removesuffix(half))):
@@ -89,7 +88,7 @@ class OpenAIChat:
                 backend=self.backend.name,
                 retryable=True,
             )
-        return gathered.reply(key)
+        return _whole(gathered, key)
 
     @property
     def _what(self) -> str:
@@ -103,77 +102,34 @@ def _passed(sampling: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sampling.items() if value is not None}
 
 
-def _choices(chunks: Iterable[object], call: wire.Call, gathered: _Gathered) -> Iterator[wire.Json]:
-    """Yield the choices of a stream, as they come, and keep its usage. Raises BackendError if a
-    chunk is no JSON."""
+def _choices(chunks: Iterable[object], call: wire.Call, gathered: Gathered) -> Iterator[wire.Json]:
+    """Yield the pieces of the answer as they come. Raises BackendError if a chunk is no JSON."""
     try:
         for chunk in chunks:
-            body = wire.object_of(chunk)
-            gathered.usage = wire.object_of(body.get("usage")) or gathered.usage
-            for choice in wire.list_of(body.get("choices")):
-                yield wire.object_of(choice)
+            yield from gathered.choices(chunk)
     except (ValueError, RecursionError):
         raise wire.undecodable(call) from None
 
 
-@dataclass
-class _Gathered:
-    """What a stream has said so far beside its text."""
-
-    finished: bool = False
-    finish_reason: str | None = None
-    texts: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: dict[int, wire.Json] = field(default_factory=dict)  # by their index
-    usage: wire.Json = field(default_factory=dict)
-
-    def add(self, choice: wire.Json) -> None:
-        """Add a piece."""
-        delta = wire.object_of(choice.get("delta"))
-        self.finished = self.finished or bool(choice.get("finish_reason"))
-        self.finish_reason = wire.text_of(choice.get("finish_reason")) or self.finish_reason
-        self.reasoning.append(_reasoning(delta))
-        for piece in map(wire.object_of, wire.list_of(delta.get("tool_calls"))):
-            self._add_call(piece)
-
-    def _add_call(self, piece: wire.Json) -> None:
-        index = whole(piece.get("index"))
-        key = max(self.calls, default=0) if index is None else index
-        call = self.calls.setdefault(key, {"id": "", "type": "function", "function": {}})
-        call["id"] = wire.text_of(piece.get("id")) or call["id"]
-        said = wire.object_of(piece.get("function"))
-        for name in ("name", "arguments"):
-            part = said.get(name)
-            if isinstance(part, str):
-                call["function"][name] = call["function"].get(name, "") + part
-
-    def reply(self, key: str | None) -> ChatReply:
-        """Return the whole answer, without this key."""
-        calls = [_clean(call, key) for _, call in sorted(self.calls.items())]
-        return ChatReply(
-            text="".join(self.texts),
-            finish_reason=self.finish_reason,
-            tool_calls=calls,
-            reasoning=without(encodable("".join(self.reasoning)), key) or None,
-            usage=_usage(self.usage),
-        )
-
-
-def _clean(value: Any, key: str | None) -> Any:
-    """Return JSON whose texts can be written anywhere and are without this key."""
-    if isinstance(value, dict):
-        return {name: _clean(item, key) for name, item in value.items()}
-    return without(encodable(value), key) if isinstance(value, str) else value
+def _whole(gathered: Gathered, key: str | None) -> ChatReply:
+    """Return the whole answer, without this key."""
+    return ChatReply(
+        text="".join(gathered.texts),
+        finish_reason=gathered.finish_reason,
+        tool_calls=[without_in(clean(call), key) for call in gathered.tool_calls],
+        reasoning=without(encodable("".join(gathered.reasoning)), key) or None,
+        usage=_usage(gathered.usage),
+    )
 
 
 def _reply(choice: wire.Json, usage: wire.Json) -> ChatReply:
     message = wire.object_of(choice.get("message"))
     calls = wire.list_of(message.get("tool_calls"))
     return ChatReply(
-        text=_content(message),
+        text=content_of(message),
         finish_reason=wire.text_of(choice.get("finish_reason")),
         tool_calls=[call for call in calls if isinstance(call, dict)],
-        reasoning=_reasoning(message) or None,
+        reasoning=reasoning_of(message) or None,
         usage=_usage(usage),
     )
 
@@ -183,19 +139,3 @@ def _usage(usage: wire.Json) -> Usage:
         prompt_tokens=whole(usage.get("prompt_tokens")) or 0,
         completion_tokens=whole(usage.get("completion_tokens")) or 0,
     )
-
-
-def _reasoning(message: wire.Json) -> str:
-    """Return the reasoning of a message or of a piece of one: DeepSeek and vLLM call it
-    ``reasoning_content``, OpenRouter ``reasoning``."""
-    found = (message.get(key) for key in ("reasoning_content", "reasoning"))
-    return next((text for text in found if isinstance(text, str) and text), "")
-
-
-def _content(message: wire.Json) -> str:
-    """Return the text of a message or of a piece of one; some hosts send a list of parts."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = (wire.object_of(part).get("text") for part in wire.list_of(content))
-    return "".join(part for part in parts if isinstance(part, str))

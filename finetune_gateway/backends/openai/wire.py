@@ -27,7 +27,7 @@ from finetune_gateway.events import JobStatus
 from finetune_gateway.settings.network import Proxy, hidden
 from finetune_gateway.text.cleaning import clean, visible
 from finetune_gateway.text.quoting import duration
-from finetune_gateway.text.redaction import holds, redact, without
+from finetune_gateway.text.redaction import holds, redact, without, without_in
 
 Json = dict[str, Any]
 
@@ -286,30 +286,30 @@ class Answer(Protocol):
 
 
 def read(answer: Answer, call: Call) -> Json:
-    """Return an answer as a plain dict that can be stored and shown: see ``cleaning.clean``, and
-    without the key, which a host may echo.
+    """Return an answer as a plain dict that can be stored and shown: see ``safe``.
 
     Raises BackendError if it is no JSON object.
     """
-    text = answer.content.decode("utf-8-sig", "replace")
-    try:
-        value = clean(json.loads(text, parse_int=_integer, strict=False))
-    except (ValueError, RecursionError):
-        raise undecodable(call) from None
+    value = parsed(answer.content, call)
     if not isinstance(value, dict):
         raise undecodable(call)
-    if call.key and holds(answer.content, call.key):
-        return object_of(_without(value, call.key))
-    return value
+    return safe(value, answer.content, call)
 
 
-def _without(value: Any, key: str) -> Any:
-    """Return a JSON value without the key in any of its texts."""
-    if isinstance(value, str):
-        return without(value, key)
-    if isinstance(value, dict):
-        return {_without(name, key): _without(inner, key) for name, inner in value.items()}
-    return [_without(inner, key) for inner in value] if isinstance(value, list) else value
+def parsed(raw: bytes, call: Call) -> Any:
+    """Return the JSON of an answer, or of a piece of one. Raises BackendError if it is none."""
+    text = raw.decode("utf-8-sig", "replace")
+    try:
+        return json.loads(text, parse_int=_integer, strict=False)
+    except (ValueError, RecursionError):
+        raise undecodable(call) from None
+
+
+def safe(value: Json, raw: bytes, call: Call) -> Json:
+    """Return an answer as it can be stored and shown: see ``cleaning.clean``, and without the key,
+    which a host may echo. ``raw``: its bytes, in which that is looked for."""
+    has_key = call.key and holds(raw, call.key)
+    return object_of(without_in(clean(value), call.key) if has_key else clean(value))
 
 
 def _integer(digits: str) -> int | None:
