@@ -24,6 +24,11 @@ from finetune_gateway.evaluation.costing import Prices
 from finetune_gateway.evaluation.journal import Journal, read_lines
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.recording import (
+    Recording,
+    Run,
+    batch_file,
+)
+from finetune_gateway.evaluation.requests import (
     ANSWERS,
     BATCHES,
     COLLECTED,
@@ -31,9 +36,6 @@ from finetune_gateway.evaluation.recording import (
     OVER,
     REFUSED,
     REQUESTS,
-    Recording,
-    Run,
-    batch_file,
 )
 from finetune_gateway.evaluation.work import (
     Work,

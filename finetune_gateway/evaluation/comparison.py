@@ -90,7 +90,7 @@ class Comparison(Pictured):
 
     def judgements(self) -> Iterator[Json]:
         """Yield what the judge said, one verdict each."""
-        yield from read_lines(self.folder / JUDGEMENTS)
+        yield from read_lines(self.folder / JUDGEMENTS, checked=False)
 
     # -- on the disk -------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ def ids(settings: Settings) -> list[str]:
 
 
 def _read_all(kind: type[M], path: Path) -> Iterator[M]:
-    for line in read_lines(path):
+    for line in read_lines(path, checked=False):
         try:
             yield kind.model_validate(line)
         except ValidationError as exc:

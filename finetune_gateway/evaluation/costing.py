@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from finetune_gateway.data.row_access import as_dict, texts_of
 from finetune_gateway.estimation.estimate import MILLION, Range
 from finetune_gateway.estimation.hosted import APPROXIMATE_HIGH, APPROXIMATE_LOW
 from finetune_gateway.estimation.price_table import Price, Unit, find_price
+from finetune_gateway.estimation.profiles import Profile
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.text.cleaning import whole
 from finetune_gateway.tokens.counter import IMAGE_HIGH, HostedCounter
@@ -110,6 +111,25 @@ class Costing:
         self._image = next(found, MOST_OF_OTHERS)
         self._read: dict[str, Range[int]] = {}
         self.exact = self._counter.encoding != APPROXIMATE
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        model: str,
+        base_model: str,
+        max_tokens: int,
+        extra: Path | None,
+        *,
+        batch: bool = False,
+    ) -> Self:
+        """Return that of a model at a host. ``extra``: the user's file of prices."""
+        names = [model]
+        if profile.deploy_command:  # its name is the user's; billed at the price of the base
+            names += [f"ft:{base_model}", base_model]
+        tiers = [*profile.deployments]
+        prices = Prices.of(profile.name, names, extra, batch=batch, tiers=tiers)
+        return cls(base_model, prices, max_tokens)
 
     def tokens(self, prompt: Prompt) -> Range[int]:
         """Return the tokens of a prompt: a range where tools, pictures or the encoding leave it

@@ -19,6 +19,7 @@ from finetune_gateway.settings import files
 from finetune_gateway.text.cleaning import moment, whole
 
 Json = dict[str, Any]
+Checks = dict[str, Callable[[object], bool]]
 
 
 # Without the times of the file, where the system can.
@@ -98,28 +99,29 @@ class Journal:
                 os.close(descriptor)
 
 
-def read_lines(path: Path) -> Iterator[Json]:
+def read_lines(path: Path, *, checked: bool = True) -> Iterator[Json]:
     """Yield the whole lines of a journal; none if there is no such file. Raises StoreError, also
-    for a line that has not what is written here: somebody has changed it."""
+    for a line that has not what is written here: somebody has changed it. ``checked``: it is a file
+    of requests, by its name."""
     try:
         with path.open("rb") as file:
             for raw in file:
                 if raw.endswith(b"\n"):
-                    yield _parsed(raw, path)
+                    yield _parsed(raw, path, CHECKS.get(path.name, {}) if checked else {})
     except FileNotFoundError:
         return
     except OSError as exc:
         raise StoreError(f"{path} cannot be read: {exc.strerror or exc}.") from None
 
 
-def _parsed(raw: bytes, path: Path) -> Json:
+def _parsed(raw: bytes, path: Path, checks: Checks) -> Json:
     try:
         value = json.loads(raw)
     except ValueError:
         value = None
     if not isinstance(value, dict):
         raise _damaged(path, "is no JSON object")
-    for name, is_right in CHECKS.get(path.name, {}).items():
+    for name, is_right in checks.items():
         if not is_right(value.get(name)):
             raise _damaged(path, f"has no {name} as it is written here")
     return value
@@ -157,13 +159,14 @@ def _is_amount(value: object) -> bool:
 
 
 # What each line of these files has, as far as anything is decided by it.
-CHECKS: dict[str, dict[str, Callable[[object], bool]]] = {
+CHECKS: dict[str, Checks] = {
     "requests.jsonl": {"id": _is_request, "attempt": _is_count, "charge": _is_text,
                        "usd": _is_amount, "batch": lambda value: value is None or _is_key(value)},
     "answers.jsonl": {"id": _is_request, "attempt": _is_count, "charge": _is_text,
                       "usd": _is_amount, "message": lambda value: isinstance(value, dict)},
     "errors.jsonl": {"id": _is_request, "attempt": _is_count, "charge": _is_text,
                      "usd": _is_amount, "again": _is_flag, "retryable": _is_flag},
+    "charges.jsonl": {"charge": _is_text},
     "batches.jsonl": {"key": _is_key, "event": _is_text,
                       "at": lambda value: moment(value) is not None},
 }  # fmt: skip

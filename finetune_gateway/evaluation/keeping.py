@@ -10,16 +10,12 @@ from pathlib import Path
 from finetune_gateway.errors import JobNotFinished, NotFoundError, StoreError
 from finetune_gateway.evaluation.journal import Journal
 from finetune_gateway.evaluation.recording import (
-    BATCHES,
-    LOST,
-    OVER,
-    REFUSED,
     Recording,
-    batch_events,
     batch_file,
     folder_of,
     plain,
 )
+from finetune_gateway.evaluation.requests import BATCHES, LOST, OVER, REFUSED, batch_events
 from finetune_gateway.evaluation.work import last_lines, open_charges, settle_all, writing
 from finetune_gateway.jobs import charges, recordings, removal
 from finetune_gateway.jobs.recordings import PREFIX

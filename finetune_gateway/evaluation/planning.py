@@ -17,19 +17,16 @@ from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import BudgetError, SpecError, UnsupportedError, shown
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.estimate import Range
-from finetune_gateway.evaluation import held_out
-from finetune_gateway.evaluation.costing import Costing, Prices
+from finetune_gateway.evaluation import gate, held_out
+from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.prompts import Prompt, drawn, fingerprint_of_all, read_prompts
-from finetune_gateway.evaluation.recording import About, Recording, State, default_name, plain
+from finetune_gateway.evaluation.recording import About, Recording, default_name, plain
+from finetune_gateway.evaluation.requests import State
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.evaluation.work import Work, spent_already
-from finetune_gateway.findings import Report
-from finetune_gateway.jobs import permits
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import clock, config
 from finetune_gateway.text.cleaning import visible
-from finetune_gateway.validation.collector import Findings
-from finetune_gateway.validation.detectors import text_defects
 
 Json = dict[str, Any]
 
@@ -130,7 +127,10 @@ def plan(subject: Subject, data: Source | None, asked: Request, store: Store) ->
     if existing is not None:
         _require_same(existing, about)
     recording = existing or Recording(store.settings.recordings / name, about)
-    allowed = _require_allowed(subject, prompts, words, asked, store)
+    allowed = gate.require_allowed(
+        prompts, words, subject.backend.host, store.settings,
+        pii=asked.allow_pii, secrets=asked.allow_secrets,
+    )  # fmt: skip
     work = Work(
         recording,
         subject,
@@ -141,7 +141,8 @@ def plan(subject: Subject, data: Source | None, asked: Request, store: Store) ->
         asked.batch,
         spent_already(store, recording),
     )
-    _require_counted(work)
+    if work.limit is not None or work.cap is not None:
+        gate.require_counted(prompts)
     state = recording.state() if existing else State()
     left = work.questions(state)
     cost = work.cost(left)
@@ -266,12 +267,9 @@ def _differs(existing: Recording, different: list[str]) -> SpecError:
 
 
 def _costing(subject: Subject, about: About, store: Store, *, batch: bool) -> Costing:
-    profile, names = subject.backend.profile, [subject.model]
-    if profile.deploy_command:  # its name is the user's; billed at the price of the base
-        names += [f"ft:{subject.base_model}", subject.base_model]
-    tiers = [*profile.deployments]
-    prices = Prices.of(profile.name, names, store.settings.prices, batch=batch, tiers=tiers)
-    return Costing(subject.base_model, prices, int(about.parameters["max_tokens"]))
+    most = int(about.parameters["max_tokens"])
+    profile, extra = subject.backend.profile, store.settings.prices
+    return Costing.of(profile, subject.model, subject.base_model, most, extra, batch=batch)
 
 
 def _tokens(work: Work, prompts: Sequence[Prompt]) -> Range[int]:
@@ -282,39 +280,6 @@ def _tokens(work: Work, prompts: Sequence[Prompt]) -> Range[int]:
         expected=sum(one.expected for one in counts),
         high=sum(one.high for one in counts),
     )
-
-
-def _require_allowed(
-    subject: Subject, prompts: Sequence[Prompt], words: str, asked: Request, store: Store
-) -> dict[str, int]:
-    """Return the private data that goes to the host. Raises PrivateDataError unless it is allowed:
-    only what is asked counts, not what the data answer."""
-    findings, regions = Findings(), config.pii_regions(store.settings)
-    for prompt in prompts:
-        text = json.dumps(prompt.asked, ensure_ascii=False)
-        for defect in text_defects(text, prompt.asked, regions):
-            findings.add(defect, prompt.lines[0])
-    listed = findings.listed()
-    report = Report(ok=True, format="openai-chat", kind="chat", rows=len(prompts), findings=listed)
-    return permits.require_texts_allowed(
-        words, listed, subject.backend.host, report,
-        pii=asked.allow_pii, secrets=asked.allow_secrets,
-    )  # fmt: skip
-
-
-def _require_counted(work: Work) -> None:
-    """Raise BudgetError if there is a limit, and a part of a prompt may cost anything."""
-    types = _uncounted(work)
-    if types and (work.limit is not None or work.cap is not None):
-        raise BudgetError(
-            f"What parts of type {types} cost cannot be told, so a limit cannot be checked.",
-            hint="Leave out the rows that have them, or the limit.",
-        )
-
-
-def _uncounted(work: Work) -> str:
-    types = {name for prompt in work.prompts for name in prompt.uncounted}
-    return visible(", ".join(sorted(types)))[:100]
 
 
 def _notes(work: Work, new: bool) -> Iterator[str]:
@@ -333,7 +298,7 @@ def _notes(work: Work, new: bool) -> Iterator[str]:
             f"By its dates {subject.base_model} was shut down on {life.retires_on} (as of "
             f"{life.as_of}, {life.source}). It is asked all the same."
         )
-    if types := _uncounted(work):
+    if types := gate.uncounted(work.prompts):
         yield f"The price is without parts of type {types}: what they cost cannot be told."
     roles = {one.get("role") for prompt in work.prompts for one in prompt.messages}
     if subject.system_prompt and not {"system", "developer"} & roles:

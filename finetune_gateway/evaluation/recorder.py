@@ -6,17 +6,16 @@ flight when its process died is, and is counted.
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any
 
 from finetune_gateway.backends.openai import async_chat, inventory, wire
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError
 from finetune_gateway.evaluation import asking
 from finetune_gateway.evaluation.asking import OnWait, Question
+from finetune_gateway.evaluation.limits import Limit
+from finetune_gateway.evaluation.lines import Lines
+from finetune_gateway.evaluation.loops import run_in_loop
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.recording import Recording, Run
 from finetune_gateway.evaluation.subjects import Subject
@@ -78,16 +77,19 @@ def _run(
     on_progress: OnProgress | None,
     on_wait: OnWait | None,
 ) -> Run:
-    done = len(work.prompts) * work.recording.about.samples - len(left)
-    writer = Writer(work, charge, {question.id: prompt for question, prompt in left}, done)
-    writer.on_progress = on_progress
+    prompts = {question.id: prompt for question, prompt in left}
+    rows = {key: prompt.id for key, prompt in prompts.items()}
+    lines = Lines(work.recording.folder, rows, {"charge": charge.id})
+    every = len(work.prompts) * work.recording.about.samples
+    limit = Limit(work.stop_at(charge.cost))
+    writer = Writer(lines, work.costing, limit, prompts, every - len(left), every, on_progress)
     patience = config.current_value(
         store.settings, "hosts.longest_wait_seconds", work.subject.backend.longest_wait
     ).amount
     ended: BackendError | None = None
     try:
         with writer:
-            ended = _in_a_loop(
+            ended = run_in_loop(
                 _ask(work, [one for one, _ in left], writer, at_once, float(patience or 0), on_wait)
             )
     except BaseException as exc:
@@ -98,7 +100,7 @@ def _run(
         work.recording.finish()
     if ended is not None:
         raise _in_words(ended, work)
-    return Run(writer.asked, writer.answers, writer.errors, again, spent, writer.stopped)
+    return Run(writer.asked, writer.answers, writer.errors, again, spent, limit.stopped)
 
 
 async def _ask(
@@ -115,30 +117,6 @@ async def _ask(
         return await asking.ask_many(
             session, questions, writer, at_once=at_once, patience=patience, on_wait=on_wait
         )
-
-
-def _in_a_loop(work: Coroutine[Any, Any, BackendError | None]) -> BackendError | None:
-    """Run this in an event loop of its own; where one is running already, as in a notebook, in a
-    thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    result: list[BackendError | None] = []
-    failed: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            result.append(asyncio.run(work))
-        except BaseException as exc:
-            failed.append(exc)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return result[0]
 
 
 # -- what ended it ---------------------------------------------------------------------------------

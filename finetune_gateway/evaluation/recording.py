@@ -22,7 +22,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +39,15 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.evaluation.journal import read_lines
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint_of_all
+from finetune_gateway.evaluation.requests import (
+    ANSWERS,
+    ERRORS,
+    Spent,
+    State,
+    request_id,
+    spent_of,
+    state_of,
+)
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
@@ -50,14 +59,8 @@ Json = dict[str, Any]
 M = TypeVar("M", bound=Model)
 
 ABOUT, ROWS = "recording.json", "rows.jsonl"
-REQUESTS, ANSWERS, ERRORS, BATCHES = (
-    "requests.jsonl", "answers.jsonl", "errors.jsonl", "batches.jsonl",
-)  # fmt: skip
-REFUSED, COLLECTED, LOST = "refused", "collected", "lost"  # events that end a batch
-OVER = REFUSED, COLLECTED, LOST
 UNDER_WAY = "a batch is under way at the host: the same command again collects it within a day"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-ID = 32  # characters of a prompt's fingerprint in the id of a request: a batch takes 64
 
 
 class About(Model):
@@ -133,27 +136,6 @@ class RecordedError(Model):
     retryable: bool = False
 
 
-@dataclass
-class State:
-    """What has become of the requests of a recording, by their ids.
-
-    ``in_flight``: those that were sent last and have neither answer nor error. ``refused``: those
-    that the host will not answer, however often it is asked.
-    """
-
-    answered: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)
-    failed: set[str] = field(default_factory=set)
-    in_flight: set[str] = field(default_factory=set)
-    batched: set[str] = field(default_factory=set)  # in a batch that has not been collected
-    under_way: bool = False  # a batch has not been collected; all of it may be here after a kill
-
-    @property
-    def done(self) -> set[str]:
-        """Those that are not asked again."""
-        return self.answered | self.refused | self.batched
-
-
 @dataclass(frozen=True)
 class Run:
     """What one call has done. ``again``: requests that were in flight when an earlier process died,
@@ -169,17 +151,6 @@ class Run:
     stopped: str = ""
     beyond: int = 0
     under_way: bool = False
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What was spent under one charge. ``usd``: None if no price is known. ``requests``: that were
-    written down under it."""
-
-    usd: Decimal | None
-    requests: int
-    answers: int
-    unanswered: int  # counted at their most
 
 
 @dataclass(frozen=True, repr=False)
@@ -301,55 +272,11 @@ class Recording:
 
     def state(self) -> State:
         """Return what has become of the requests."""
-        state, sent = State(), dict[str, tuple[int, str]]()
-        events = batch_events(self.folder)
-        open_batches = {key for key, event in events.items() if event not in OVER}
-        state.under_way = bool(open_batches)
-        for line in read_lines(self.folder / REQUESTS):
-            sent[line["id"]] = (line["attempt"], line.get("batch") or "")
-        ended = set[tuple[str, int]]()
-        for line in read_lines(self.folder / ANSWERS):
-            state.answered.add(line["id"])
-        for line in read_lines(self.folder / ERRORS):
-            ended.add((line["id"], line["attempt"]))
-            again = line["retryable"] or line["again"]
-            (state.failed if again else state.refused).add(line["id"])
-        state.refused -= state.answered
-        for key, (attempt, batch) in sent.items():
-            if key in state.answered or (key, attempt) in ended:
-                continue
-            if batch in open_batches:
-                state.batched.add(key)
-            elif not batch:
-                state.in_flight.add(key)
-        state.failed -= state.answered | state.refused | state.in_flight | state.batched
-        return state
+        return state_of(self.folder)
 
     def spent(self, charge: str) -> Spent:
-        """Return what was spent under a charge, from the requests that were written down: each that
-        has no answer and no refusal may have been answered, and counts at its most."""
-        open_ = dict[tuple[str, int], Decimal | None]()
-        events = batch_events(self.folder)
-        bought = {"", *(key for key, event in events.items() if event != REFUSED)}
-        for line in read_lines(self.folder / REQUESTS):
-            if line["charge"] == charge and (line.get("batch") or "") in bought:
-                open_[line["id"], line["attempt"]] = _usd(line)
-        counted, requests, answers = list[Decimal | None](), len(open_), 0
-        for line in read_lines(self.folder / ANSWERS):
-            if line["charge"] == charge and (line["id"], line["attempt"]) in open_:
-                del open_[line["id"], line["attempt"]]
-                counted.append(_usd(line))
-                answers += 1
-        unanswered = 0
-        for line in read_lines(self.folder / ERRORS):
-            if line["charge"] == charge and (line["id"], line["attempt"]) in open_:
-                del open_[line["id"], line["attempt"]]
-                counted.append(_usd(line))
-                unanswered += _usd(line) != 0
-        counted += open_.values()
-        known = [usd for usd in counted if usd is not None]
-        usd = sum(known, Decimal(0)) if len(known) == len(counted) else None
-        return Spent(usd, requests, answers, unanswered + len(open_))
+        """Return what was spent under a charge."""
+        return spent_of(self.folder, charge)
 
     def finish(self) -> None:
         """Write down which systems have answered. Raises StoreError."""
@@ -372,23 +299,9 @@ def _read(kind: type[M], line: Json, path: Path) -> M:
         ) from None
 
 
-def _usd(line: Json) -> Decimal | None:
-    return None if line.get("usd") is None else Decimal(line["usd"])
-
-
-def batch_events(folder: Path) -> dict[str, str]:
-    """Return the last event of each batch of a recording, by its key."""
-    return {line["key"]: line["event"] for line in read_lines(folder / BATCHES)}
-
-
 def batch_file(folder: Path, key: str) -> Path:
     """Return the file of requests of a batch, which is there until it has ended."""
     return folder / f"batch-{key}.jsonl"
-
-
-def request_id(row: str, sample: int) -> str:
-    """Return the id of the n-th request of a prompt, by its fingerprint; a batch knows it by it."""
-    return f"{row[:ID]}-{sample}"
 
 
 # -- names -------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from finetune_gateway.evaluation.asking import Question
 from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.journal import read_lines
 from finetune_gateway.evaluation.prompts import Prompt
-from finetune_gateway.evaluation.recording import BATCHES, OVER, REQUESTS, Recording, State
+from finetune_gateway.evaluation.recording import Recording
+from finetune_gateway.evaluation.requests import BATCHES, OVER, REQUESTS, Spent, State
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.jobs import charges, recordings
 from finetune_gateway.jobs.budget import ZERO, dollars
@@ -74,22 +75,9 @@ class Work:
     def require_within(self, cost: Range[Decimal] | None) -> None:
         """Raise BudgetError if the limit is below even the low estimate, or if there is a limit or
         a cap and no price is known."""
-        if cost is None:
-            if self.limit is None and self.cap is None:
-                return
-            raise BudgetError(
-                f"No price is known for answers of {self.subject.model!r}, so a limit cannot be "
-                "checked.",
-                hint="Add rows for in_mtok and out_mtok: ftg prices set --help",
-            )
-        if self.left is not None and self.limit is not None and cost.low > self.left:
-            spent = f", of which {dollars(self.already)} are spent" if self.already else ""
-            raise BudgetError(
-                f"The answers cost at least {dollars(cost.low)} USD, over the limit of "
-                f"{dollars(self.limit)}{spent}.",
-                hint="Raise --max-cost, which is for the recording as a whole, or ask fewer rows: "
-                "--rows N.",
-            )
+        require_within(
+            cost, self.limit, self.cap, self.already, model=self.subject.model, what="the recording"
+        )
 
     def stop_at(self, cost: Range[Decimal] | None) -> Decimal | None:
         """Return the amount that is never passed: the limit, or what was taken of a month that has
@@ -111,6 +99,33 @@ class Work:
                     hint="Raise --max-cost, or lower --max-tokens.",
                 )
         return left
+
+
+def require_within(
+    cost: Range[Decimal] | None,
+    limit: Decimal | None,
+    cap: Decimal | None,
+    already: Decimal,
+    *,
+    model: str,
+    what: str,
+) -> None:
+    """Raise BudgetError if the limit, for all of ``what``, is below even the low estimate, or if
+    there is a limit or a cap and no price of the model is known."""
+    if cost is None:
+        if limit is None and cap is None:
+            return
+        raise BudgetError(
+            f"No price is known for answers of {model!r}, so a limit cannot be checked.",
+            hint="Add rows for in_mtok and out_mtok: ftg prices set --help",
+        )
+    if limit is not None and cost.low > max(ZERO, limit - already):
+        spent = f", of which {dollars(already)} are spent" if already else ""
+        raise BudgetError(
+            f"The answers cost at least {dollars(cost.low)} USD, over the limit of "
+            f"{dollars(limit)}{spent}.",
+            hint=f"Raise --max-cost, which is for {what} as a whole, or ask fewer rows: --rows N.",
+        )
 
 
 def spent_already(store: Store, recording: Recording) -> Decimal:
@@ -202,6 +217,11 @@ def settle_one(store: Store, recording: Recording, charge: Charge) -> Decimal | 
     if charge.created_at < recording.about.created_at and not spent.requests:
         charges.settle(store, charge.id, charge.reserved_usd, "not known: its requests are gone")
         return charge.reserved_usd
+    return commit(store, charge, spent)
+
+
+def commit(store: Store, charge: Charge, spent: Spent) -> Decimal | None:
+    """Settle a charge with what its requests have cost, and return that."""
     most = f"; {spent.unanswered:,} without one counted at their most" if spent.unanswered else ""
     at = ", ".join(f"${price.usd} {price.unit} {price.dated}" for price in charge.prices[:2])
     word = "answer" if spent.answers == 1 else "answers"

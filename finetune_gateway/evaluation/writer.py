@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Self
 
@@ -15,101 +12,63 @@ from finetune_gateway.backends.openai.async_chat import Answer
 from finetune_gateway.errors import BackendError
 from finetune_gateway.evaluation import asking
 from finetune_gateway.evaluation.asking import Question
-from finetune_gateway.evaluation.journal import Journal, read_lines
+from finetune_gateway.evaluation.costing import Costing
+from finetune_gateway.evaluation.limits import Limit
+from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.prompts import Prompt
-from finetune_gateway.evaluation.recording import ANSWERS, ERRORS, REQUESTS
-from finetune_gateway.evaluation.work import Work
-from finetune_gateway.jobs.budget import ZERO, dollars
-from finetune_gateway.jobs.charges import Charge
-from finetune_gateway.text.cleaning import visible
+from finetune_gateway.jobs.budget import ZERO
 
 Json = dict[str, Any]
-GATHER = 0.2  # seconds for which answers wait for others before they are put on the disk
 OnProgress = Callable[[int, int], object]  # called with the requests that are done, and all
 
 
 @dataclass
 class Writer:
-    """Writes down each request before it is sent and each end after it, and watches the money."""
+    """Writes down each request before it is sent and each end after it, and watches the money.
 
-    work: Work
-    charge: Charge
+    ``limit``: shared by all who may spend it. ``done``: requests that have ended, of ``all``.
+    """
+
+    lines: Lines
+    costing: Costing
+    limit: Limit
     prompts: dict[str, Prompt]  # by the id of the request
-    done: int  # requests of the recording that have ended
+    done: int = 0
+    all: int = 0
     on_progress: OnProgress | None = None
     asked: int = 0
     answers: int = 0
     errors: int = 0
-    stopped: str = ""
     spent: Decimal = ZERO
-    on_the_way: Decimal = ZERO
-    _attempts: dict[str, int] = field(default_factory=dict)  # of earlier processes
-    _freed: asyncio.Event = field(default_factory=asyncio.Event)  # something has ended
-    _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
-        folder = self.work.recording.folder
-        for line in read_lines(folder / REQUESTS):
-            self._attempts[line["id"]] = line["attempt"]
-        enter = self._stack.enter_context
-        self._requests = enter(Journal(folder / REQUESTS))
-        # An answer that a power cut takes is asked again: not worth an fsync for each.
-        self._answers = enter(Journal(folder / ANSWERS, GATHER))
-        self._errors = enter(Journal(folder / ERRORS, GATHER))
-        self._limit = self.work.stop_at(self.charge.cost)
-        self._all = len(self.work.prompts) * self.work.recording.about.samples
+        self.lines.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        self.lines.__exit__(*exc)
 
     async def sending(self, question: Question, attempt: int) -> bool:
         """Write down a request; False if it could pass the limit."""
         most = self._most(question)
-        if not await self._has_room(most):
+        if not await self.limit.take(most):
             return False
-        self.on_the_way += most
         self.asked += attempt == 1
-        line = {
-            "id": question.id,
-            "attempt": self._number(question, attempt),
-            "charge": self.charge.id,
-            "usd": self._usd(most),
-            "at": time.time(),
-        }
-        self._requests.write(line)
-        await self._requests.flushed()
-        return True
-
-    async def _has_room(self, most: Decimal) -> bool:
-        """Return True once a request fits below the limit: what is on its way counts at its most,
-        and mostly ends at less. False if it does not fit with nothing on its way."""
-        if self._limit is None:
-            return True
-        while self.spent + self.on_the_way + most > self._limit:
-            if self.stopped or not self.on_the_way:
-                self.stopped = (
-                    f"the next request could pass the limit of {dollars(self._limit)} USD"
-                )
-                self._freed.set()
-                return False
-            self._freed.clear()
-            await self._freed.wait()
+        self.lines.sent(question.id, attempt, self._known(most))
+        await self.lines.requests.flushed()
         return True
 
     async def answered(self, question: Question, attempt: int, answer: Answer) -> None:
         """Write down an answer."""
         most = self._most(question)
         usage = wire.object_of(answer.body.get("usage"))
-        usd = self.work.costing.prices.of_usage(usage, most)
+        usd = self.costing.prices.of_usage(usage, most)
         self._count(most, usd)
-        line = {
-            **self._head(question, attempt, usd),
-            **answer_fields(answer.body),
-            "seconds": round(answer.seconds, 4),
-        }
-        self._answers.write(line)
-        self._answers.flush_soon()
+        said = {**answer_fields(answer.body), "seconds": round(answer.seconds, 4)}
+        if answer.first_seconds is not None:
+            said["first_seconds"] = round(answer.first_seconds, 4)
+        self.lines.answered(question.id, attempt, self._known(usd), said)
+        self.lines.answers.flush_soon()
         self.answers += 1
         self._ended()
 
@@ -120,51 +79,29 @@ class Writer:
         most = self._most(question)
         usd = most if error.maybe_applied else ZERO
         self._count(most, usd)
-        line = {
-            **self._head(question, attempt, usd),
-            "again": again,
-            "retryable": error.retryable or asking.is_for_all(error, question),
-            "status": error.status_code,
-            "code": error.code,
-            "message": visible(error.message),
-        }
-        self._errors.write(line)
-        self._errors.flush_soon()
+        retryable = error.retryable or asking.is_for_all(error, question)
+        self.lines.failed(
+            question.id, attempt, self._known(usd), error, again=again, retryable=retryable
+        )
+        self.lines.errors.flush_soon()
         if not again:
             self.errors += 1
             self._ended()
 
-    def _head(self, question: Question, attempt: int, usd: Decimal | None) -> Json:
-        return {
-            "id": question.id,
-            "row": self.prompts[question.id].id,
-            "sample": int(question.id.rpartition("-")[2]),
-            "attempt": self._number(question, attempt),
-            "charge": self.charge.id,
-            "usd": self._usd(usd),
-            "at": time.time(),
-        }
-
-    def _number(self, question: Question, attempt: int) -> int:
-        """Return which attempt this is, those of earlier processes counted."""
-        return self._attempts.get(question.id, 0) + attempt
-
     def _most(self, question: Question) -> Decimal:
-        return self.work.costing.most(self.prompts[question.id]) or ZERO
+        return self.costing.most(self.prompts[question.id]) or ZERO
 
-    def _usd(self, usd: Decimal | None) -> str | None:
-        known = self.work.costing.prices.known and usd is not None
-        return f"{usd:f}" if known else None
+    def _known(self, usd: Decimal | None) -> Decimal | None:
+        return usd if self.costing.prices.known else None
 
     def _count(self, most: Decimal, usd: Decimal | None) -> None:
-        self.on_the_way -= most
+        self.limit.end(most, usd)
         self.spent += usd or ZERO
-        self._freed.set()
 
     def _ended(self) -> None:
         self.done += 1
         if self.on_progress is not None:
-            self.on_progress(self.done, self._all)
+            self.on_progress(self.done, self.all)
 
 
 def answer_fields(body: Json) -> Json:

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from decimal import Decimal
 
 from pydantic import ConfigDict
@@ -76,13 +76,19 @@ def new_id() -> str:
 def reserve(store: Store, charge: Charge, cap: Decimal | None) -> None:
     """Commit a charge if its month has room for what it reserves, in the transaction that also
     admits jobs. Raises BudgetError, and for a charge without a price where there is a ``cap``."""
+    reserve_all(store, [charge], cap)
+
+
+def reserve_all(store: Store, every: Sequence[Charge], cap: Decimal | None) -> None:
+    """Commit all of these, or raise as ``reserve`` does and commit none."""
     with store.transaction() as db:
-        if cap is not None:
-            high = charge.reserved_usd
-            cost = Range[Decimal](low=ZERO, expected=high, high=high) if charge.cost else None
-            room = month(store, charge.created_at, cap)
-            budgets.require_room(cost, room, unpriced=charge.model, what="It", way=_WAY)
-        _insert(db, charge)
+        for charge in every:
+            if cap is not None:
+                high = charge.reserved_usd
+                cost = Range[Decimal](low=ZERO, expected=high, high=high) if charge.cost else None
+                room = month(store, charge.created_at, cap)
+                budgets.require_room(cost, room, unpriced=charge.model, what="It", way=_WAY)
+            _insert(db, charge)
 
 
 _WAY = "Give --max-cost USD to take less: it stops there."

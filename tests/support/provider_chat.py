@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import time
 import uuid
 from collections import Counter
@@ -178,13 +179,27 @@ def pieces(whole: JSON, with_usage: bool) -> Iterator[JSON]:
     head = {key: whole[key] for key in ("id", "created", "model", "system_fingerprint")}
     head |= {"object": "chat.completion.chunk"} | ({"usage": None} if with_usage else {})
     first = whole["choices"][0]
-    for piece in (first["message"]["content"] or "").split(" "):
-        delta = {"role": "assistant", "content": f"{piece} "}
+    for delta in deltas(first["message"]):
         yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
     last = {"index": 0, "delta": {}, "finish_reason": first["finish_reason"]}
     yield {**head, "choices": [last]}
     if with_usage:
         yield {**head, "choices": [], "usage": whole["usage"]}
+
+
+def deltas(message: JSON) -> Iterator[JSON]:
+    """A message in pieces: its text word by word, and each call with its arguments in two."""
+    text = message["content"] or ""
+    for piece in re.findall(r"\s*\S+\s*$|\s*\S+|^$", text):
+        yield {"role": "assistant", "content": piece if message["content"] is not None else None}
+    for index, call in enumerate(message.get("tool_calls") or []):
+        said = call["function"]["arguments"]
+        for at, part in enumerate((said[: len(said) // 2], said[len(said) // 2 :])):
+            named = {"id": call["id"], "type": "function"} if at == 0 else {}
+            name = {"name": call["function"]["name"]} if at == 0 else {}
+            yield {
+                "tool_calls": [{"index": index, **named, "function": {**name, "arguments": part}}]
+            }
 
 
 def over(kind: str, left: float, headers: dict[str, str]) -> Refused:

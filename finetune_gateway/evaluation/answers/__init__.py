@@ -1,0 +1,22 @@
+"""Asking many prompts of many models, and keeping the answers: what comparisons, checks and judges
+are built on.
+
+>>> how = AskHow(name="compare:cmp-3f9a2c1d", limit=Limit(Decimal(5)), words="held_out.jsonl")
+>>> planned = plan(store, models, {model.key: prompts for model in models}, how)
+>>> planned.left, planned.cost.high, planned.kept      # nothing has been sent
+>>> asked = ask(planned)
+>>> asked.answers[model.key, prompt.id, 0].text
+
+``plan(store: Store, models: Sequence[EvaluatedModel], prompts: Mapping[str, Sequence[Prompt]],
+how: AskHow) -> AskPlan``: what is left; ``prompts`` by the key of the model, as the data have them.
+
+``ask(plan: AskPlan) -> AskResult``: asks that. Each wanted answer is in ``AskResult.answers``, by
+the key of the model, the id of the row's prompt and the number of the sample: one that could not be
+had with its ``error``. Call both again for the next round with the same ``AskHow.limit``.
+"""
+
+from finetune_gateway.evaluation.answers.asking import AskResult, ask
+from finetune_gateway.evaluation.answers.planning import AskHow, AskPlan, plan
+from finetune_gateway.evaluation.limits import Limit
+
+__all__ = ["AskHow", "AskPlan", "AskResult", "Limit", "ask", "plan"]

@@ -1,0 +1,134 @@
+"""Ask what a plan has left, and return all answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.evaluation.answers import hosted
+from finetune_gateway.evaluation.answers.planning import AnswerKey, AskPlan, Target
+from finetune_gateway.evaluation.models import EvaluatedModel
+from finetune_gateway.evaluation.requests import spent_by_request
+from finetune_gateway.evaluation.results import ComparedAnswer
+from finetune_gateway.jobs.budget import ZERO
+from finetune_gateway.text.cleaning import whole
+
+Json = dict[str, Any]
+
+
+@dataclass
+class AskResult:
+    """What one call has asked and found.
+
+    ``answers``: all that the plan wants, by key of the model, id of the row and sample; of one that
+    could not be had its ``error`` says why. ``asked``: requests that were sent, ``again`` of them
+    in flight when an earlier process died; ``kept``: those that had an answer already. ``stopped``:
+    why not all was asked, such as a limit. ``ended``: what ended a model early, by its key: a key
+    that is refused, a model that is not there.
+    """
+
+    answers: dict[AnswerKey, ComparedAnswer] = field(default_factory=dict)
+    asked: int = 0
+    again: int = 0
+    kept: int = 0
+    spent_usd: Decimal = ZERO
+    spent_by: dict[str, Decimal] = field(default_factory=dict)  # key of the model -> USD
+    stopped: str = ""
+    ended: dict[str, GatewayError] = field(default_factory=dict)
+
+
+@dataclass
+class _Progress:
+    """Counts the requests that have ended."""
+
+    plan: AskPlan
+    all: int
+    done: int = 0
+
+    def __call__(self, model: EvaluatedModel) -> None:
+        self.done += 1
+        if self.plan.how.on_progress is not None:
+            self.plan.how.on_progress(self.done, self.all, model.title)
+
+
+def ask(plan: AskPlan) -> AskResult:
+    """Ask what is left, keep each answer as it comes, and return all that the plan wants.
+
+    Raises BudgetError before anything is sent, AuthenticationError for a host without a key,
+    JobNotFinished while another process asks one of the models, StoreError. Ctrl-C and a kill lose
+    nothing: the same call again asks the rest.
+    """
+    with _writing(plan) as ready:
+        ready.require_within()
+        before = ready.how.limit.spent
+        left = {id(target): {*target.left} for target in ready.targets}
+        progress = _Progress(ready, sum(map(len, left.values())))
+        asked = AskResult(kept=ready.kept, again=ready.again)
+        if ready.hosted:
+            for end in hosted.ask_hosted(ready, ready.hosted, progress):
+                _count(asked, end)
+        asked.spent_usd = ready.how.limit.spent - before
+        asked.stopped = ready.how.limit.stopped
+        for target in ready.targets:
+            _read(ready, target, left[id(target)], asked)
+    return asked
+
+
+def _count(asked: AskResult, end: hosted.Ended) -> None:
+    """Add how it ended for a hosted model."""
+    asked.asked += end.asked
+    if end.error is not None:
+        asked.ended |= {model.key: end.error for model in end.target.models}
+    assert end.target.kept is not None  # for the type checker
+    costs = spent_by_request(end.target.kept.folder, end.charge)
+    for (name, _, _), key in end.target.wanted.items():  # of several names the first one pays
+        asked.spent_by[name] = asked.spent_by.get(name, ZERO) + costs.pop(key, ZERO)
+
+
+@contextmanager
+def _writing(plan: AskPlan) -> Iterator[AskPlan]:
+    """Hold the locks of all answers that are added to, and yield the plan as it is then."""
+    with ExitStack() as stack:
+        for target in sorted(plan.targets, key=lambda one: one.model.fingerprint):
+            if target.left and target.kept is not None:
+                stack.enter_context(target.kept.writing(target.model))
+        targets = tuple(target.refreshed(plan.how.name) for target in plan.targets)
+        yield replace(plan, targets=targets)
+
+
+def _read(plan: AskPlan, target: Target, left: set[str], asked: AskResult) -> None:
+    """Add the answers of a model to ``asked``. ``left``: the requests that were to be sent now."""
+    if target.kept is None:
+        return
+    lines = target.kept.answers({*target.questions})
+    errors = target.kept.errors({*target.questions}, plan.how.name)
+    ended = asked.ended.get(target.model.key)
+    for (model, row, sample), key in target.wanted.items():
+        answer = ComparedAnswer(model=model, row=row, sample=sample)
+        if key in lines:
+            answer = answer.model_copy(update={**answer_of(lines[key]), "kept": key not in left})
+        else:
+            reason = errors.get(key) or (ended.message if ended else asked.stopped)
+            answer = answer.model_copy(update={"error": reason or "not asked"})
+        asked.answers[model, row, sample] = answer
+
+
+def answer_of(line: Json) -> Json:
+    """Return the fields of an answer that was written down."""
+    usage = line.get("usage") if isinstance(line.get("usage"), dict) else {}
+    assert isinstance(usage, dict)  # for the type checker
+    usd = line.get("usd")
+    return {
+        "message": line["message"],
+        "finish_reason": line.get("finish_reason"),
+        "prompt_tokens": whole(usage.get("prompt_tokens")),
+        "completion_tokens": whole(usage.get("completion_tokens")),
+        "first_token_seconds": line.get("first_seconds"),
+        "seconds": line.get("seconds"),
+        "usd": None if usd is None else Decimal(usd),
+        "note": line.get("note") or "",
+    }

@@ -1,0 +1,140 @@
+"""The requests of a folder, and what has become of them: read from the lines that were written.
+
+==================  ==============================================================================
+``requests.jsonl``  each request, on the disk before it is sent, with what it can cost at most
+``answers.jsonl``   each answer whole, with what it cost
+``errors.jsonl``    each request that failed, kept apart: no answer
+``batches.jsonl``   what became of batches, if any
+==================  ==============================================================================
+
+A request without an answer or an error was in flight when its process died.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.evaluation.journal import read_lines
+
+Json = dict[str, Any]
+
+REQUESTS, ANSWERS, ERRORS, BATCHES = (
+    "requests.jsonl", "answers.jsonl", "errors.jsonl", "batches.jsonl",
+)  # fmt: skip
+REFUSED, COLLECTED, LOST = "refused", "collected", "lost"  # events that end a batch
+OVER = REFUSED, COLLECTED, LOST
+ID = 32  # characters of a prompt's fingerprint in the id of a request: a batch takes 64
+
+
+@dataclass
+class State:
+    """What has become of the requests of a folder, by their ids.
+
+    ``in_flight``: those that were sent last and have neither answer nor error. ``refused``: those
+    that the host will not answer, however often it is asked.
+    """
+
+    answered: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    in_flight: set[str] = field(default_factory=set)
+    batched: set[str] = field(default_factory=set)  # in a batch that has not been collected
+    under_way: bool = False  # a batch has not been collected; all of it may be here after a kill
+
+    @property
+    def done(self) -> set[str]:
+        """Those that are not asked again."""
+        return self.answered | self.refused | self.batched
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent under one charge. ``usd``: None if no price is known. ``requests``: that were
+    written down under it."""
+
+    usd: Decimal | None
+    requests: int
+    answers: int
+    unanswered: int  # counted at their most
+
+
+def request_id(row: str, sample: int) -> str:
+    """Return the id of the n-th request of a prompt, by its fingerprint; a batch knows it by it."""
+    return f"{row[:ID]}-{sample}"
+
+
+def state_of(folder: Path, run: str | None = None) -> State:
+    """Return what has become of the requests of a folder. ``run``: one of several that write to it;
+    what was refused to the others is asked again."""
+    state, sent = State(), dict[str, tuple[int, str]]()
+    events = batch_events(folder)
+    open_batches = {key for key, event in events.items() if event not in OVER}
+    state.under_way = bool(open_batches)
+    for line in read_lines(folder / REQUESTS):
+        sent[line["id"]] = (line["attempt"], line.get("batch") or "")
+    ended = set[tuple[str, int]]()
+    for line in read_lines(folder / ANSWERS):
+        state.answered.add(line["id"])
+    for line in read_lines(folder / ERRORS):
+        ended.add((line["id"], line["attempt"]))
+        again = line["retryable"] or line["again"] or (run is not None and line.get("run") != run)
+        (state.failed if again else state.refused).add(line["id"])
+    state.refused -= state.answered
+    for key, (attempt, batch) in sent.items():
+        if key in state.answered or (key, attempt) in ended:
+            continue
+        if batch in open_batches:
+            state.batched.add(key)
+        elif not batch:
+            state.in_flight.add(key)
+    state.failed -= state.answered | state.refused | state.in_flight | state.batched
+    return state
+
+
+def spent_of(folder: Path, charge: str) -> Spent:
+    """Return what was spent under a charge, from the requests that were written down: each that
+    has no answer and no refusal may have been answered, and counts at its most."""
+    ends = _ends(folder, charge)
+    costs = [usd for usd, _ in ends.values()]
+    known = [usd for usd in costs if usd is not None]
+    usd = sum(known, Decimal(0)) if len(known) == len(costs) else None
+    answers = sum(file == ANSWERS for _, file in ends.values())
+    unanswered = sum(file != ANSWERS and usd != 0 for usd, file in ends.values())
+    return Spent(usd, len(ends), answers, unanswered)
+
+
+def spent_by_request(folder: Path, charge: str) -> dict[str, Decimal]:
+    """Return what each request has cost under a charge, by its id, all attempts together."""
+    costs: dict[str, Decimal] = {}
+    for (key, _), (usd, _) in _ends(folder, charge).items():
+        costs[key] = costs.get(key, Decimal(0)) + (usd or 0)
+    return costs
+
+
+def _ends(folder: Path, charge: str) -> dict[tuple[str, int], tuple[Decimal | None, str]]:
+    """Return what each attempt under a charge costs, and the file that says how it ended: that of
+    the requests for one that has not."""
+    events = batch_events(folder)
+    bought = {"", *(key for key, event in events.items() if event != REFUSED)}
+    ends: dict[tuple[str, int], tuple[Decimal | None, str]] = {}
+    for line in read_lines(folder / REQUESTS):
+        if line["charge"] == charge and (line.get("batch") or "") in bought:
+            ends[line["id"], line["attempt"]] = _usd(line), REQUESTS
+    for file in (ANSWERS, ERRORS):
+        for line in read_lines(folder / file):
+            attempt = line["id"], line["attempt"]
+            if line["charge"] == charge and attempt in ends and ends[attempt][1] == REQUESTS:
+                ends[attempt] = _usd(line), file
+    return ends
+
+
+def _usd(line: Json) -> Decimal | None:
+    return None if line.get("usd") is None else Decimal(line["usd"])
+
+
+def batch_events(folder: Path) -> dict[str, str]:
+    """Return the last event of each batch of a folder, by its key."""
+    return {line["key"]: line["event"] for line in read_lines(folder / BATCHES)}
