@@ -13,6 +13,7 @@ from finetune_gateway.evaluation.results import ComparedFacts, Kind, Variant
 
 if TYPE_CHECKING:
     from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.data.dataset import Dataset
     from finetune_gateway.evaluation.recording import Recording
     from finetune_gateway.jobs.handle import ModelHandle
     from finetune_gateway.jobs.records import JobRecord
@@ -29,7 +30,8 @@ class EvaluatedModel:
     there is one. ``base_content``: what its weights are recognised by; empty for a hosted model,
     whose name says it. ``system_prompt``: put before a row that has none. ``drops``: the system
     prompt of the training, which a base without it is not asked with. ``examples``: line and
-    messages of training rows that are shown to it first.
+    messages of training rows that are shown to it first, ``shots`` of ``examples_from``; they are
+    chosen by ``framing.with_examples``, once it is known which rows are compared.
 
     Who answers: ``handle`` (local and hosted), ``recording``, or ``answers_to``, an object of the
     user's with ``chat``. ``backend``: the host of a hosted one. ``training_data``: the rows it was
@@ -51,6 +53,8 @@ class EvaluatedModel:
     system_prompt: str | None = None
     drops: str | None = None
     examples: tuple[tuple[int, list[Json]], ...] = ()
+    shots: int = 0
+    examples_from: Dataset | None = field(default=None, repr=False)
     handle: ModelHandle | None = field(default=None, repr=False)
     backend: OpenAIBackend | None = field(default=None, repr=False)
     recording: Recording | None = field(default=None, repr=False)
