@@ -1,0 +1,191 @@
+"""A comparison on the screen: the answer in six lines, with ``explain`` all of its figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+
+from finetune_gateway.evaluation.results import ComparisonData, Measure, MeasureFigure
+from finetune_gateway.reports import comparison_view as view
+from finetune_gateway.reports.comparison_costs import EMPTY, Cells, cost_rows, speed_rows
+from finetune_gateway.reports.output import (
+    apply_style,
+    display_width,
+    elide,
+    format_count,
+    format_table,
+    format_usd,
+    terminal_width,
+    wrap_text,
+)
+from finetune_gateway.reports.serving_text import serving_text
+from finetune_gateway.text.cleaning import visible
+
+LINES = 6  # of the answer, at 80 columns
+VERDICT_LINES = 4
+
+
+def comparison_text(data: ComparisonData, *, explain: bool = False) -> str:
+    """Return the answer, in six lines at 80 columns; with ``explain`` what it rests on too."""
+    answer = "\n".join(_answer(data, whole=explain))
+    return "\n\n".join([answer, *_explanation(data)]) if explain else answer
+
+
+def _answer(data: ComparisonData, *, whole: bool) -> Iterator[str]:
+    verdict = _verdict(visible(data.verdict.text), whole=whole)
+    yield apply_style("\n".join(verdict), "bold")
+    yield from _figures(data, max(1, _room(LINES - 1) - len(verdict)))
+    yield wrap_text(_beside(data), "  ", "")
+
+
+def _verdict(text: str, *, whole: bool) -> list[str]:
+    """Return the verdict; unless ``whole`` as many of its sentences as fit."""
+    sentences, most = re.split(r"(?<=[.?!]) ", text), _room(VERDICT_LINES)
+    while not whole and len(sentences) > 1 and len(_lines(" ".join(sentences))) > most:
+        sentences.pop()
+    lines = _lines(" ".join(sentences))
+    return lines if whole else lines[:most]
+
+
+def _room(lines: int) -> int:
+    """Return how many lines of this terminal hold what so many of 80 columns do."""
+    return lines * 80 // min(80, terminal_width())
+
+
+def _lines(text: str) -> list[str]:
+    return wrap(text, terminal_width(), subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _figures(data: ComparisonData, room: int) -> list[str]:
+    """Return the figures of the deciding measure, the best first, in so many lines: with their
+    intervals and whole names if these fit."""
+    measure = view.measure_of(data, data.verdict.measure)
+    figures = data.figures.get(data.verdict.measure, {})
+    found = {key: one.interval for key, one in figures.items() if one.interval}
+    if measure is None or not found:
+        return []
+    ranked = sorted(found, key=lambda key: found[key].mean, reverse=measure.better != "lower")
+    names = view.titles(data)
+    lines: list[str] = []
+    for name, intervals in ((60, True), (24, True), (60, False), (30, False), (20, False), (14, 0)):
+        parts = [
+            f"{elide(visible(names[key]), name)} "
+            + (view.figure_text(measure, figures[key]) if intervals
+               else view.value_text(measure, found[key].mean, found[key].n))
+            for key in ranked
+        ]  # fmt: skip
+        lines = _lines(f"{measure.title}: {', '.join(parts)}")
+        if len(lines) <= room:
+            return lines
+    return [*lines[: room - 1], f"{lines[room - 1].rstrip(',')}, ..."]
+
+
+def _beside(data: ComparisonData) -> str:
+    """Return what stands beside the answer: rows, those left out, failed requests, money."""
+    left = sum(data.data.left_out.values())
+    failed = sum(one.errors for one in data.answers.values())
+    spent = "" if data.spent_usd is None else f"{format_usd(data.spent_usd)} spent"
+    said = (
+        format_count(data.data.rows, "row") + (f" ({left:,} left out)" if left else ""),
+        f"{format_count(failed, 'request')} failed" if failed else "",
+        spent,
+    )
+    warnings = sum(1 for _ in view.warnings(data))
+    told = format_count(warnings, "warning") if warnings else "All figures"
+    return f"{', '.join(filter(None, said))}. {told}: --explain"
+
+
+# -- what it rests on ----------------------------------------------------------------------
+
+
+def _explanation(data: ComparisonData) -> Iterator[str]:
+    yield _legend(data)
+    yield wrap_text(visible(view.rows_text(data)))
+    if warnings := [_noted("warning", text) for text in view.warnings(data)]:
+        yield "\n".join(warnings)
+    checks = [one for one in data.measures if one.name.startswith(view.CHECK)]
+    yield from (_measure_text(data, one) for one in [*view.deciding_first(data), *checks])
+    for title, rows in (("Cost", cost_rows(data)), ("Speed", speed_rows(data))):
+        if rows:
+            yield f"{apply_style(title, 'bold')}\n{_by_model(data, rows)}"
+    if data.serving:
+        yield serving_text(data.serving)
+    if data.judge:
+        yield _pairs("The judge", view.judge_rows(data.judge))
+    yield _pairs("The comparison", [*view.run_facts(data), ("to repeat it", "")])
+    yield f"  {visible(data.command)}"
+
+
+def _legend(data: ComparisonData) -> str:
+    return "\n".join(
+        wrap_text(
+            f"{visible(model.title)}, {visible(view.way_text(model))}", "    ", f"  {letter} "
+        )
+        for model, letter in zip(data.models, view.letters(data).values(), strict=True)
+    )
+
+
+def _noted(kind: str, text: str) -> str:
+    line = wrap_text(f"{kind}: {visible(text)}", "  ", "")
+    return line.replace(f"{kind}:", f"{apply_style(kind, kind)}:", 1)
+
+
+def _measure_text(data: ComparisonData, measure: Measure) -> str:
+    """Return a measure: what it is, a line per model, and what one can't tell."""
+    figures, letters = data.figures.get(measure.name, {}), view.letters(data)
+    about = f"{measure.title}: {measure.about}" if measure.about else measure.title
+    lower = {"lower": " Lower is better.", "higher": ""}.get(measure.better, " Neither is better.")
+    lines = [apply_style(wrap_text(visible(f"{about}{lower}"), "  ", ""), "bold")]
+    lines += [
+        _figure_line(data, measure, letters[model.key], model.key, figures.get(model.key))
+        for model in data.models
+    ]
+    if told := view.undecided_text(data, measure.name):
+        lines.append(wrap_text(f"can't tell: {told}", "    ", "  "))
+    return "\n".join(lines)
+
+
+def _figure_line(
+    data: ComparisonData, measure: Measure, letter: str, key: str, figure: MeasureFigure | None
+) -> str:
+    if figure is None or figure.interval is None:
+        return wrap_text(f"{letter} {visible(view.figure_text(measure, figure))}", "    ", "  ")
+    unit = f" {measure.unit}" if measure.unit else ""
+    told = ", ".join(
+        filter(
+            None,
+            (
+                view.counted_text(figure.interval),
+                view.standing(data, measure.name, key).text,
+                visible(view.unjudged_text(figure)),
+            ),
+        )
+    )
+    return wrap_text(f"{letter} {view.figure_text(measure, figure)}{unit}, {told}", "    ", "  ")
+
+
+def _by_model(data: ComparisonData, rows: Sequence[tuple[str, Cells]]) -> str:
+    """Return a table with a line per figure and a column per model; where that is too wide, a
+    block per figure."""
+    letters = [*view.letters(data).values()]
+    shown = [(name, *map(visible, cells)) for name, cells in rows]
+    table = format_table(("", *letters), shown)
+    if max(map(display_width, table.split("\n"))) <= terminal_width():
+        return table
+    return "\n".join(_block(name, letters, cells) for name, cells in rows)
+
+
+def _block(name: str, letters: Sequence[str], cells: Cells) -> str:
+    """Return ``per answer: A, B $0.0002; C $0.0003``, models with the same figure together."""
+    same: dict[str, list[str]] = {}
+    for letter, cell in zip(letters, cells, strict=True):
+        if cell != EMPTY:
+            same.setdefault(visible(cell), []).append(letter)
+    said = "; ".join(f"{', '.join(of)} {cell}" for cell, of in same.items())
+    return wrap_text(f"{name}: {said}", "    ", "  ")
+
+
+def _pairs(title: str, pairs: Sequence[tuple[str, str]]) -> str:
+    lines = [wrap_text(f"{name}: {visible(text)}".rstrip(), "    ", "  ") for name, text in pairs]
+    return "\n".join([apply_style(title, "bold"), *lines])
