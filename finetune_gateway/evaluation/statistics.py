@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import gt, lt
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.errors import MissingDependency, SpecError
@@ -49,8 +50,8 @@ def mean(scores: Sequence[float], clusters: Sequence[str], share: bool) -> Inter
     ``clusters``: of which conversation each score is. ``share``: the scores are 0 or 1.
     """
     sums = _Sums.of(scores, clusters)
-    t = _quantile(sums.df)
-    if share or _within_unit([scores]):
+    t = quantile(sums.df)
+    if share or _within_unit(scores):
         low, high = wilson(sums.mean, _effective(sums, binary=_are_binary([scores])), t)
     else:
         half = t * sums.error if sums.varies else _half_of_equal(abs(sums.mean), sums, t)
@@ -65,11 +66,11 @@ def difference(
 
     The scores are paired by position. The interval excludes 0 where p is below 0.05.
     """
-    sums = _Sums.of([one - other for one, other in zip(first, second, strict=True)], clusters)
+    sums = _Sums.of(_differences(first, second), clusters)
     if share and _are_binary([first, second]):
         return _difference_of_shares(first, second, sums)
     if sums.varies:
-        half, p = _quantile(sums.df) * sums.error, _p(sums.mean / sums.error, sums.df)
+        half, p = quantile(sums.df) * sums.error, _p(sums.mean / sums.error, sums.df)
     else:
         half, p = _of_equal_differences(first, second, sums)
     return _interval(sums, sums.mean - half, sums.mean + half), p
@@ -121,7 +122,7 @@ def rows_needed(
     standard deviation of other numbers. (Miller 2024, section 5: n = (z_a + z_b)^2 v / d^2.)
     """
     special = _special()
-    sums = _Sums.of([one - other for one, other in zip(first, second, strict=True)], clusters)
+    sums = _Sums.of(_differences(first, second), clusters)
     z = float(special.ndtri(1 - LEVEL / 2 / tests) + special.ndtri(POWER))
     per_row = _variance_of_difference(first, second, sums, share)
     seen, worth = abs(sums.mean), _worth_finding(first, second, share)
@@ -189,7 +190,7 @@ def _difference_of_shares(
 ) -> tuple[Interval, float]:
     more, less = _discordant(first, second)
     n = _effective_pairs(more, less, sums)
-    low, high = tango(more, less, n, _quantile(sums.df))
+    low, high = tango(more, less, n, quantile(sums.df))
     p = _p(sums.mean * math.sqrt(n / (more + less)), sums.df) if more + less else 1.0
     return _interval(sums, low, high), p
 
@@ -202,7 +203,7 @@ def _of_equal_differences(
     Others are taken to differ by as much the other way round; where there is no difference at all,
     by the spread of the scores.
     """
-    t, seen = _quantile(sums.df), abs(sums.mean)
+    t, seen = quantile(sums.df), abs(sums.mean)
     if not seen:
         return _half_of_equal(max(*first, *second) - min(*first, *second), sums, t), 1.0
     spread = max(2 * seen, sums.spread)
@@ -253,7 +254,7 @@ class _Sums:
         if not numpy.isfinite(values).all():
             raise SpecError("A score is not a finite number.", hint="Look at the checks' scores.")
         places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-        of_row = numpy.fromiter((places[name] for name in clusters), int, len(values))
+        of_row = numpy.asarray([*map(places.__getitem__, clusters)])
         sizes = numpy.bincount(of_row, minlength=len(places)).astype(float)
         spread = float(numpy.ptp(values))
         if spread <= 1e-12 * float(numpy.abs(values).max()):
@@ -283,7 +284,7 @@ class _Sums:
         return float((self.sizes**2).mean())
 
     @property
-    def sum_of_offs(self) -> float:
+    def squared_offs(self) -> float:
         """The sum of the squares of ``offs``, corrected for the clusters."""
         return (self.error * self.n) ** 2
 
@@ -308,7 +309,7 @@ def _effective_pairs(more: float, less: float, sums: _Sums) -> float:
 
 def _of_effect(sums: _Sums, of_rows: float, unseen: float, least: float) -> float:
     most = sums.n / sums.clusters
-    by_clusters = sums.sum_of_offs + unseen * sums.square_size
+    by_clusters = sums.squared_offs + unseen * sums.square_size
     by_rows = of_rows + unseen * most
     effect = by_clusters / by_rows if by_rows > 0 else most
     return sums.n / min(max(effect, least), most)
@@ -358,11 +359,13 @@ def _judged(measure: Measure, pair: _Pair, adjusted: float | None, tests: int) -
     return found.model_copy(update=update)
 
 
+def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(first, second, strict=True)]
+
+
 def _discordant(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    pairs = [*zip(first, second, strict=True)]
-    more = sum(one > other for one, other in pairs)
-    less = sum(one < other for one, other in pairs)
-    return more / len(pairs), less / len(pairs)
+    more, less = sum(map(gt, first, second)), sum(map(lt, first, second))
+    return more / len(first), less / len(first)
 
 
 def _variance_of_difference(
@@ -389,17 +392,17 @@ def _rounded_up(rows: float) -> int:
 
 
 def _are_binary(all_scores: Sequence[Sequence[float]]) -> bool:
-    return all(score in (0, 1) for scores in all_scores for score in scores)
+    return all({*scores} <= {0, 1} for scores in all_scores)
 
 
-def _within_unit(all_scores: Sequence[Sequence[float]]) -> bool:
-    return all(0 <= score <= 1 for scores in all_scores for score in scores)
+def _within_unit(scores: Sequence[float]) -> bool:
+    return min(scores) >= 0 and max(scores) <= 1
 
 
 # -- scipy -----------------------------------------------------------------------------------
 
 
-def _quantile(df: float) -> float:
+def quantile(df: float) -> float:
     """Return the 97.5 % quantile of Student's t; infinite without a degree of freedom."""
     return float(_special().stdtrit(df, 1 - LEVEL / 2)) if df > 0 else math.inf
 
