@@ -402,6 +402,11 @@ def _within_unit(scores: Sequence[float]) -> bool:
 # -- scipy -----------------------------------------------------------------------------------
 
 
+def require() -> None:
+    """Raise MissingDependency, which names the extra, where scipy is not installed."""
+    _special()
+
+
 def quantile(df: float) -> float:
     """Return the 97.5 % quantile of Student's t; infinite without a degree of freedom."""
     return float(_special().stdtrit(df, 1 - LEVEL / 2)) if df > 0 else math.inf
