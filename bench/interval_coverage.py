@@ -6,7 +6,7 @@ sqrt(ICC), so two rows of one conversation are correlated by ICC. Two models sha
 probability ``alike``. A table goes to stderr, the worst cell of each group to stdout.
 
     make bench NAME=interval_coverage                   # 2,000 trials a cell, some minutes
-    python bench/interval_coverage.py --trials 300 --seed 7
+    python bench/interval_coverage.py --runs 300 --seed 7
 """
 
 from __future__ import annotations
@@ -211,29 +211,29 @@ class Worst:
 
 
 def main() -> int:
-    options = arguments(__doc__, trials=2000, seed=1, only="")
+    options = arguments(__doc__, runs=2000, seed=1, only="")
     bench = Bench("interval_coverage", versions("finetune-gateway", "numpy", "scipy"))
     random = numpy.random.default_rng(options.seed)
     names = ("means", "differences", "newcombe", "false_claims", "shown_means", "shown_differences")
     groups = {name: Worst(bench, name, []) for name in names}
     cells = [cell for cell in judged_cells() if options.only in ("", cell.kind)]
     for cell in cells:
-        value = coverage_of_means(cell, random, options.trials)
+        value = coverage_of_means(cell, random, options.runs)
         groups["means"].add(cell, value, *bounds(cell))
         for alike in ALIKE:
-            value = coverage_of_differences(cell, alike, random, options.trials)
+            value = coverage_of_differences(cell, alike, random, options.runs)
             groups["differences"].add(cell, value, *bounds(cell), f", alike {alike}")
             if cell.kind == "binary" and max(cell.sizes) == 1:
-                value = coverage_of_differences(cell, alike, random, options.trials, newcombe)
+                value = coverage_of_differences(cell, alike, random, options.runs, newcombe)
                 groups["newcombe"].add(cell, value, 0, 100, f", alike {alike}")
         for alike in ALIKE[:2] if cell.kind != "normal" else ():
-            value = false_claims(cell, alike, random, options.trials)
+            value = false_claims(cell, alike, random, options.runs)
             groups["false_claims"].add(cell, value, 0, 6, f", alike {alike}")
     for cell in shown_cells() if not options.only else ():
-        value = coverage_of_means(cell, random, options.trials)
+        value = coverage_of_means(cell, random, options.runs)
         groups["shown_means"].add(cell, value, 0, 100)
         if cell.kind != "lognormal":
-            value = coverage_of_differences(cell, 0.5, random, options.trials)
+            value = coverage_of_differences(cell, 0.5, random, options.runs)
             groups["shown_differences"].add(cell, value, 0, 100)
     for name, group in groups.items():
         group.end(5 if name == "false_claims" else 95)

@@ -109,6 +109,20 @@ def test_personal_data_prints_its_figures() -> None:
     assert found["found of all"]["ours"] >= 0.95
 
 
+@pytest.mark.parametrize("kind", ["binary", "continuous"])
+def test_intervals_hold_the_true_value(bench_folder: None, kind: str) -> None:
+    """Drawn models with known scores: about 95 % are covered, and equal ones are not told apart."""
+    import interval_coverage as bench
+    from numpy.random import default_rng
+
+    random = default_rng(15)
+    for sizes, icc, p in (((1,) * 104, 0.0, 0.8), ((8,) * 13, 0.8, 0.5)):
+        cell = bench.Cell(kind, sizes, icc, p)
+        assert 91 <= bench.coverage_of_means(cell, random, 200) <= 99
+        assert 91 <= bench.coverage_of_differences(cell, 0.5, random, 200) <= 99
+        assert bench.false_claims(cell, 0.5, random, 50) <= 10
+
+
 def test_record_speed_prints_its_figures() -> None:
     """A recording and two bare loops ask the same prompts of the same slow host."""
     found = figures("record_speed", "--prompts", "16")
