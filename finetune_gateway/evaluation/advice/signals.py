@@ -1,0 +1,306 @@
+"""What the rows of a data set have in common, counted in one pass.
+
+Kinds of rows, the shape of the answers, what answers share, facts that the prompts do not have,
+and prompts that are answered in more than one way. Counts and line numbers alone: no text is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.row_access import as_dict, as_list
+from finetune_gateway.evaluation.advice import specifics
+from finetune_gateway.validation.dataset.row_text import (
+    RowText,
+    content_hash,
+    extract_row_text,
+    parse_leniently,
+    words,
+)
+
+Json = dict[str, Any]
+
+LABEL_WORDS = 4  # an answer of more words is no label
+MAX_LABELS = 50
+LABEL_ROWS = 5  # rows a label has at least, on average
+SHORT = 12  # words: shorter answers to one prompt that differ contradict each other
+SAMPLE = 20_000  # rows of which words are counted
+SHOWN = 5  # lines named
+SCORES = frozenset(
+    ("score", "scores", "rating", "reward", "rank", "grade", "stars", "thumbs", "votes", "feedback")
+)
+YES_NO = re.compile(r"^(yes|no)\b", re.IGNORECASE)
+# Words that are in many answers whatever they are about.
+COMMON = frozenset(
+    "a about after all also an and any are as at be because been but by can do does for from get"
+    " has have how i if in into is it its just like make may more most my need no not of on one or"
+    " other our out so some such than that the their them then there these they this to up use"
+    " used using was we what when which while who will with would you your".split()
+)
+
+
+@dataclass
+class Places:
+    """How many rows, and the first lines of them."""
+
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        if len(self.lines) < SHOWN:
+            self.lines.append(line)
+
+
+@dataclass
+class Answered:
+    """The answers to one prompt: their hashes, and their hashes without facts."""
+
+    rows: int = 0
+    line: int = 0
+    whole: set[int] = field(default_factory=set)
+    without_facts: set[int] = field(default_factory=set)
+    all_short: bool = True
+    yes_no: set[str] = field(default_factory=set)
+
+    @property
+    def differ(self) -> bool:
+        return len(self.whole) > 1
+
+    @property
+    def only_facts_differ(self) -> bool:
+        return self.differ and len(self.without_facts) == 1
+
+    @property
+    def contradict(self) -> bool:
+        return (
+            self.differ
+            and not self.only_facts_differ
+            and (self.all_short or len(self.yes_no) > 1)
+        )
+
+
+@dataclass
+class Signals:
+    """What was counted. Shares are of ``rows``: those with an answer that could be read."""
+
+    rows: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    without_answer: int = 0
+    good: int = 0  # of answers with a label
+    scored: Places = field(default_factory=Places)
+    facts: Places = field(default_factory=Places)
+    fact_kinds: Counter[str] = field(default_factory=Counter)
+    other_facts: Places = field(default_factory=Places)
+    shapes: Counter[str] = field(default_factory=Counter)
+    json_keys: Counter[str] = field(default_factory=Counter)
+    labels: Counter[int] = field(default_factory=Counter)
+    systems: Counter[int] = field(default_factory=Counter)
+    openings: Counter[str] = field(default_factory=Counter)
+    closings: Counter[str] = field(default_factory=Counter)
+    lengths: array[int] = field(default_factory=lambda: array("I"))
+    said: Counter[str] = field(default_factory=Counter)  # words, by rows whose answer has them
+    asked: Counter[str] = field(default_factory=Counter)  # words, by rows whose prompt has them
+    sampled: int = 0
+    hashes: set[int] = field(default_factory=set)
+    prompts: dict[int, Answered] = field(default_factory=dict)
+
+    @property
+    def distinct(self) -> int:
+        """Rows that are not equal to an earlier one, but for case and spaces."""
+        return len(self.hashes)
+
+    @property
+    def kind(self) -> str:
+        """The kind of most rows; ``mixed`` if there are rows to imitate and pairs as well."""
+        if self.kinds["preference"] and self.imitated:
+            return "mixed"
+        return max(self.kinds, key=self.kinds.__getitem__) if self.kinds else "unknown"
+
+    @property
+    def imitated(self) -> int:
+        """Rows that show one good answer."""
+        return self.kinds["chat"] + self.kinds["prompt_completion"]
+
+    def share(self, count: int) -> float:
+        """Return a count as a share of the rows."""
+        return count / self.rows if self.rows else 0.0
+
+    # -- prompts that are answered in more than one way --------------------------------------
+
+    def contradicting(self) -> Places:
+        """Return rows whose prompt has short answers that differ in more than a fact."""
+        return _rows_of(one for one in self.prompts.values() if one.contradict)
+
+    def facts_differ(self) -> Places:
+        """Return rows whose prompt is answered with other facts in another row."""
+        return _rows_of(one for one in self.prompts.values() if one.only_facts_differ)
+
+    def several_answers(self) -> Places:
+        """Return rows whose prompt has several long answers, which need not contradict."""
+        several = (one for one in self.prompts.values() if one.differ)
+        return _rows_of(one for one in several if not (one.only_facts_differ or one.contradict))
+
+    # -- what answers have in common -----------------------------------------------------------
+
+    def classes(self) -> dict[int, int]:
+        """Return the rows by label, if nearly all answers are one of a few."""
+        few = 2 <= len(self.labels) <= min(MAX_LABELS, self.shapes["label"] / LABEL_ROWS)
+        return dict(self.labels) if few and self.share(self.shapes["label"]) >= 0.9 else {}
+
+    def length_quantile(self, at: float) -> int:
+        """Return the words that this share of the answers does not pass."""
+        ordered = sorted(self.lengths)
+        return ordered[int(at * (len(ordered) - 1))] if ordered else 0
+
+    def marker(self) -> tuple[str, float] | None:
+        """Return the word that is in most answers and in few prompts, and the share of answers."""
+        best, most = "", 0.0
+        for word, rows in self.said.items():
+            share, before = rows / self.sampled, self.asked[word] / self.sampled
+            if share > most and before < share / 2 and word not in COMMON:
+                best, most = word, share
+        return (best, most) if best else None
+
+
+def read(dataset: Dataset) -> Signals:
+    """Return what the rows of a data set have in common. Rows that cannot be read are left out."""
+    signals = Signals()
+    for line in dataset.lines():
+        row = None if line.cut else parse_leniently(line.raw)
+        if row is None:
+            continue
+        text = extract_row_text(row, line.number)
+        if text is None or _has_no_answer(text):
+            signals.without_answer += _is_prompt(row, text)
+            continue
+        _count(signals, text)
+        if any(_is_score(row.get(key)) for key in SCORES & row.keys()):
+            signals.scored.add(line.number)
+    return signals
+
+
+def _has_no_answer(text: RowText) -> bool:
+    if text.kind in ("text", "preference"):
+        return not text.answer.strip()
+    return not text.answer.strip() or text.roles[-1:] != ("assistant",)
+
+
+def _is_prompt(row: Json, text: RowText | None) -> bool:
+    return text is not None or isinstance(row.get("prompt") or row.get("messages"), str | list)
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) or value in ("up", "down", "good", "bad")
+
+
+def _count(signals: Signals, row: RowText) -> None:
+    signals.rows += 1
+    signals.kinds[row.kind] += 1
+    signals.good += row.label is True
+    signals.hashes.add(content_hash(row.system or "", row.conversation))
+    if row.kind == "text":
+        return
+    if row.system is not None:
+        signals.systems[content_hash(row.system)] += 1
+    answer_words = words(row.answer)
+    signals.lengths.append(len(answer_words))
+    _count_shape(signals, row, answer_words)
+    _count_facts(signals, row)
+    if row.kind != "preference" and row.label is None:
+        _count_answer(signals, row, answer_words)
+    if signals.sampled < SAMPLE:
+        signals.sampled += 1
+        signals.said.update(set(answer_words))
+        signals.asked.update(set(words(row.prompt)))
+        signals.openings[" ".join(answer_words[:2])] += 1
+        signals.closings[" ".join(answer_words[-2:])] += 1
+
+
+def _count_shape(signals: Signals, row: RowText, answer_words: list[str]) -> None:
+    shape = _shape(row, answer_words)
+    signals.shapes[shape] += 1
+    if shape == "label":
+        signals.labels[content_hash(row.answer)] += 1
+    if shape == "json":
+        signals.json_keys[_keys(row.answer)] += 1
+
+
+def _shape(row: RowText, answer_words: list[str]) -> str:
+    """Return what an answer is: json, call, label or text."""
+    plain = row.answer.strip().removeprefix("```json").strip("`\n ")
+    if plain[:1] in "{[" and _loaded(plain) is not None:
+        return "json"
+    if row.tools and row.calls and row.roles[-1:] == ("assistant",) and _ends_with_call(row):
+        return "call"
+    return "label" if len(answer_words) <= LABEL_WORDS else "text"
+
+
+def _ends_with_call(row: RowText) -> bool:
+    """Return True if the answer is a call: it has no result."""
+    return row.calls > row.answered_calls
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _keys(text: str) -> str:
+    """Return the keys of a JSON answer, in order, as what its format is recognised by."""
+    value = _loaded(text.strip().removeprefix("```json").strip("`\n "))
+    first = as_list(value)[:1] or [value]
+    return ", ".join(sorted(as_dict(first[0]))) or type(value).__name__
+
+
+def _count_facts(signals: Signals, row: RowText) -> None:
+    """Count the row if its answer has facts that its prompt does not have."""
+    context = f"{row.system or ''}\n{row.prompt}\n{row.tools}"
+    kinds = specifics.changing_facts(row.answer, context) if not _is_call(row) else []
+    other = not kinds and not _is_call(row) and specifics.other_facts(row.answer, context)
+    if kinds or (other and specifics.asks_for_what_changes(_question(row))):
+        signals.facts.add(row.line)
+        signals.fact_kinds.update(set(kinds) or {"names or figures"})
+    elif other:
+        signals.other_facts.add(row.line)
+
+
+def _is_call(row: RowText) -> bool:
+    return bool(row.tools) and _ends_with_call(row)
+
+
+def _question(row: RowText) -> str:
+    """Return the end of the prompt, which is the question after a text or earlier turns."""
+    return row.prompt[-400:]
+
+
+def _count_answer(signals: Signals, row: RowText, answer_words: list[str]) -> None:
+    """Keep what tells whether a prompt is answered in more than one way."""
+    prompt = content_hash(row.system or "", row.tools, " ".join(words(row.prompt)))
+    one = signals.prompts.setdefault(prompt, Answered(line=row.line))
+    one.rows += 1
+    one.whole.add(content_hash(" ".join(answer_words)))
+    one.without_facts.add(content_hash(specifics.without_facts(row.answer)))
+    one.all_short = one.all_short and len(answer_words) <= SHORT
+    if match := YES_NO.match(row.answer.strip()):
+        one.yes_no.add(match.group().casefold())
+
+
+def _rows_of(prompts: Iterable[Answered]) -> Places:
+    found = [*prompts]
+    lines = sorted(one.line for one in found)
+    return Places(sum(one.rows for one in found), lines[:SHOWN])
+
+
+def iter_lines(places: Places) -> Iterator[int]:
+    """Yield the lines that are named."""
+    yield from places.lines
