@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetune_gateway.api import (
         Dataset,
+        advise,
         budget,
         costs,
         estimate,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from finetune_gateway.estimation.estimate import Estimate
+    from finetune_gateway.evaluation.advice.advice import Advice
     from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Snapshot
     from finetune_gateway.findings import Finding, Report
     from finetune_gateway.gateway import Gateway
@@ -80,6 +82,7 @@ _MODULES = {
     "backends.openai.backend": ["OpenAIBackend"],
     "api": [
         "Dataset",
+        "advise",
         "budget",
         "costs",
         "estimate",
@@ -112,6 +115,7 @@ _MODULES = {
         "UnboundKeyError",
         "UnsupportedError",
     ],
+    "evaluation.advice.advice": ["Advice"],
     "events": ["Checkpoint", "Event", "JobStatus", "Metric", "Snapshot"],
     "findings": ["Finding", "Report"],
     "gateway": ["Gateway"],
@@ -133,6 +137,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Actual",
+    "Advice",
     "Archive",
     "AuthenticationError",
     "Backend",
@@ -185,6 +190,7 @@ __all__ = [
     "UnboundKeyError",
     "UnsupportedError",
     "__version__",
+    "advise",
     "budget",
     "costs",
     "estimate",

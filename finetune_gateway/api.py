@@ -23,6 +23,7 @@ from finetune_gateway.jobs.planning import Backends, ModelNames, Option
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.removal import Removed
 from finetune_gateway.keywords import (
+    AdviseOptions,
     PlanOptions,
     PreviewOptions,
     SubmitOptions,
@@ -38,6 +39,7 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import AnyMethod
 
 if TYPE_CHECKING:
+    from finetune_gateway.evaluation.advice.advice import Advice
     from finetune_gateway.tokens.masks.preview import Preview
 
 
@@ -101,6 +103,12 @@ def estimate(
 ) -> Estimate | list[Option]:
     """Return what a run would cost, how long it would take and whether it fits. Offline."""
     return _default().estimate(data, model=model, backend=backend, **options)
+
+
+@like(Gateway.advise)
+def advise(data: Source, **options: Unpack[AdviseOptions]) -> Advice:
+    """Return what to do with a data set: prompt, retrieval or fine-tuning, and where. Offline."""
+    return _default().advise(data, **options)
 
 
 @like(Gateway.submit)

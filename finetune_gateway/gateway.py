@@ -18,6 +18,7 @@ from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.evaluations import HomeEvaluations
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs import permits, planning
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from finetune_gateway.tokens.masks.preview import Preview
 
 
-class Gateway(HomeJobs):
+class Gateway(HomeJobs, HomeEvaluations):
     """One home folder and the jobs in it.
 
     >>> gateway = Gateway()

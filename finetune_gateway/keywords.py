@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypedDict, TypeVar
 
@@ -55,6 +55,17 @@ class PreviewOptions(RowOptions, total=False):
 
     backend: str | Backend | None
     rows: Collection[int] | None
+
+
+class AdviseOptions(TypedDict, total=False):
+    """The keywords of ``advise``."""
+
+    preferences: Source | None
+    comparison: str | None
+    model: str | Sequence[str] | None
+    backend: str | Sequence[str] | None
+    private: bool
+    on_progress: OnProgress | None
 
 
 class PlanOptions(TrainingOptions, total=False):

@@ -17,6 +17,7 @@ RENDERERS = {
     "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
+    "Advice": "finetune_gateway.reports.notebook:advice",
     "Archive": "finetune_gateway.reports.notebook:archive",
     "Budget": "finetune_gateway.reports.notebook:budget",
     "Comparison": "finetune_gateway.reports.notebook:comparison",

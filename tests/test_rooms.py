@@ -25,7 +25,7 @@ ROOMS = (
     *("chat", "backend", "registry"),
     *("validation", "preparation", "jobs", "backends", "price_updates"),
     *("evaluation", "migration"),
-    *("reports", "keywords", "gateway", "api", "testing"),
+    *("reports", "keywords", "evaluations", "gateway", "api", "testing"),
     *("cli", "__init__", "__main__"),
 )
 MAX_ROOT_MODULES = 16

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "split": ("split:split", "Split a dataset into train and validation", "Before"),
     "preview": ("preview:preview", "Rows as the model sees them, trained tokens marked", "Before"),
     "estimate": ("estimate:estimate", "Cost, time and memory of each option, offline", "Before"),
+    "advise": ("advise:advise", "Prompt, retrieval or fine-tuning; how; where", "Before"),
     "submit": ("submit:submit", "Check, estimate, confirm, then start a job", "Jobs"),
     "list": ("jobs:list_jobs", "Jobs, newest first", "Jobs"),
     "status": ("jobs:status", "One job: status, metrics, cost, result", "Jobs"),
@@ -54,7 +55,8 @@ FAMILIES = {
     "migrate": "Leave a host before it stops: take stock of your fine-tunes, save them, and plan\n"
     "where they go. Step by step: docs/leaving-openai.md",
 }
-COUNTING = frozenset(("validate", "estimate", "submit"))  # commands that count tokens first
+# Commands that count tokens first.
+COUNTING = frozenset(("validate", "estimate", "advise", "submit"))
 ALIASES = {
     "ls": "list",
     "ps": "list",

@@ -24,6 +24,7 @@ from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:
     from finetune_gateway.estimation.estimate import Estimate
+    from finetune_gateway.evaluation.advice.advice import Advice
     from finetune_gateway.evaluation.comparison import Comparison
     from finetune_gateway.findings import Finding, Report
     from finetune_gateway.jobs.budget import Budget
@@ -187,6 +188,19 @@ def option(option: Option) -> View:
     text = f"{type(error).__name__}: {error.message}" if error else "no estimate"
     hint: Facts = (("what to do", error.hint),) if error and error.hint else ()
     return View(f"{option.backend} {option.model}: {text}", hint)
+
+
+def advice(advice: Advice) -> View:
+    """Return ``train.jsonl: fine-tune (sft), rows: enough, place: either``."""
+    points = advice.points
+    answers = {name: point.answer for name, point in points.items()}
+    line = (
+        f"{advice.data}: {answers['approach']} ({answers['method']}), rows: {answers['rows']}, "
+        f"place: {answers['place']}"
+    )
+    facts = tuple((name, point.text) for name, point in points.items())
+    rows = [(name, text) for name, point in points.items() for text in point.evidence]
+    return View(line, facts, ("of", "evidence"), rows)
 
 
 def plan(plan: Plan) -> View:

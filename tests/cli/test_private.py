@@ -44,6 +44,7 @@ CALLS = {
         f"estimate rows.json --model {GPT} --validation-file rows.csv",
         "estimate rows.csv --model builtin/tiny",
     ],
+    "advise": ["advise rows.json --model builtin/tiny"],
     "prices": [
         f"prices set --backend openai --model {GPT} --unit train_mtok --usd 5 --source ours"
     ],

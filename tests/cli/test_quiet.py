@@ -57,6 +57,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
          f"0\tlocal\t{TINY}\n0\\.2085\topenai\t{re.escape(MINI)}"),
         (("estimate", str(DATA), "--backend", "azure", *HOSTED), "unknown"),
     ],
+    "advise": [(("advise", str(DATA)), "prompt")],
     "submit": [
         (LOCAL, "0"),
         (FAKE, "JOB"),  # it has succeeded already

@@ -21,6 +21,9 @@ FEW_CONTRADICT = 0.02
 ONE_FORMAT = 0.9  # share of answers
 FEW_ANSWERS = 0.1  # distinct answers to rows
 ALIKE = 0.4  # share of answers that begin or end alike, or have a word in common
+WAYS, IN_WAYS = 8, 0.6  # or begin or end in one of so many ways
+ONE_LOOK = 0.8  # share of answers that look alike, and of prompts half as many
+CALLING = 0.2  # share of rows with calls of tools
 ONE_SYSTEM = 0.8  # share of rows with one system prompt
 ONE_LENGTH = 4  # the length that nine in ten answers do not pass, over that of one in ten
 REFUSED = 0.2  # share of rows with errors
@@ -62,9 +65,7 @@ MICROSOFT = Source(
 GEKHMAN = Source(
     "Gekhman et al. 2024, new knowledge and hallucinations", "https://arxiv.org/abs/2405.05904"
 )
-OVADIA = Source(
-    "Ovadia et al. 2023, fine-tuning or retrieval", "https://arxiv.org/abs/2312.05934"
-)
+OVADIA = Source("Ovadia et al. 2023, fine-tuning or retrieval", "https://arxiv.org/abs/2312.05934")
 FINETUNEBENCH = Source(
     "FineTuneBench 2024, new facts by hosted fine-tuning", "https://arxiv.org/abs/2411.05059"
 )
@@ -110,7 +111,7 @@ RULES: dict[str, Rule] = {
     ),
     "contradictions": Rule(
         "approach",
-        f"{CONTRADICTING:.0%} of the rows or more have a prompt with another short answer elsewhere",
+        f"{CONTRADICTING:.0%} of the rows or more ask what has another short answer elsewhere",
         "can't tell: settle what the right answers are first",
         (BEST_PRACTICES,),
         "OpenAI: a model is hardly better than the agreement of who wrote the rows. The share is "
@@ -139,7 +140,14 @@ RULES: dict[str, Rule] = {
         "prompt: training gains nothing that was measured",
     ),
     "tuned_better": Rule(
-        "approach", "a comparison shows the tuned model better than prompt and examples", "fine-tune"
+        "approach",
+        "a comparison shows the tuned model better than prompt and examples",
+        "fine-tune",
+    ),
+    "room_left": Rule(
+        "approach",
+        "a comparison of prompts alone shows that there is something to gain",
+        "fine-tune",
     ),
     "measured_undecided": Rule(
         "approach",
@@ -156,8 +164,8 @@ RULES: dict[str, Rule] = {
     ),
     "one_format": Rule(
         "approach",
-        f"{ONE_FORMAT:.0%} of the answers or more are JSON with the same keys, or one of a few "
-        f"labels with fewer than {ROWS_A_CLASS} rows each",
+        f"{ONE_FORMAT:.0%} of the answers or more are JSON with the same keys, pieces of their "
+        f"prompts, or one of a few labels, the rarest in fewer than {ROWS_A_CLASS} rows",
         "prompt first: a prompt, or a schema, can ask for that; train if it falls short",
         (OPTIMIZATION,),
         "That a format is asked for more cheaply than trained is our judgement.",
@@ -177,7 +185,7 @@ RULES: dict[str, Rule] = {
     ),
     "nothing_in_common": Rule(
         "approach",
-        "no system prompt, word, beginning, end, format or length is common to the answers",
+        "no system prompt, word, beginning, end, look or call of tools is common to the answers",
         "can't tell what the rows teach: measure a prompt",
     ),
     "one_behaviour": Rule(
@@ -268,9 +276,12 @@ RULES: dict[str, Rule] = {
         f"The {SOON_DAYS} days are our judgement.",
     ),
     "no_method_here": Rule(
-        "place", "the method is trained at hosts alone so far", "hosted, for that part"
+        "place",
+        "a method of the advice is trained at hosts alone so far, or nowhere",
+        "hosted for that part, or can't tell",
     ),
     "no_room": Rule("place", "it does not fit this machine", "hosted, or another GPU (--gpu)"),
+    "one_sided": Rule("place", "every place that was named is of one sort", "that"),
     "either": Rule(
         "place",
         "both are possible",

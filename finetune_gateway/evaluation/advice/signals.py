@@ -10,13 +10,14 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.row_access import as_dict, as_list
-from finetune_gateway.evaluation.advice import specifics
+from finetune_gateway.evaluation.advice import looks, specifics
 from finetune_gateway.validation.dataset.row_text import (
     RowText,
     content_hash,
@@ -27,6 +28,7 @@ from finetune_gateway.validation.dataset.row_text import (
 
 Json = dict[str, Any]
 
+SYSTEM_WORDS = 8  # "You are a helpful assistant." asks for nothing of its own
 LABEL_WORDS = 4  # an answer of more words is no label
 MAX_LABELS = 50
 LABEL_ROWS = 5  # rows a label has at least, on average
@@ -37,12 +39,24 @@ SCORES = frozenset(
     ("score", "scores", "rating", "reward", "rank", "grade", "stars", "thumbs", "votes", "feedback")
 )
 YES_NO = re.compile(r"^(yes|no)\b", re.IGNORECASE)
+# A text that holds a question and its answer.
+DIALOGUE = re.compile(
+    r"^\W*(?:A|Answer|Assistant|Response|Output|Completion|SQL|Bot)\s*:",
+    re.MULTILINE | re.IGNORECASE,
+)
+SPECIAL = re.compile(r"<\|[^|]{1,40}\|>")
+EVERYWHERE = 0.1  # share of the answers in which a fact of one of them may stand
+MOST_PROMPTS = 200_000  # that are followed for other answers
 # Words that are in many answers whatever they are about.
 COMMON = frozenset(
-    "a about after all also an and any are as at be because been but by can do does for from get"
-    " has have how i if in into is it its just like make may more most my need no not of on one or"
-    " other our out so some such than that the their them then there these they this to up use"
-    " used using was we what when which while who will with would you your".split()
+    word
+    for line in (
+        "a about after all also an and any are as at be because been but by can do does for from",
+        "get has have how i if in into is it its just like make may more most my need no not of on",
+        "one or other our out so some such than that the their them then there these they this to",
+        "up use used using was we what when which while who will with would you your",
+    )
+    for word in line.split()
 )
 
 
@@ -81,10 +95,33 @@ class Answered:
     @property
     def contradict(self) -> bool:
         return (
-            self.differ
-            and not self.only_facts_differ
-            and (self.all_short or len(self.yes_no) > 1)
+            self.differ and not self.only_facts_differ and (self.all_short or len(self.yes_no) > 1)
         )
+
+
+@dataclass
+class HeldFacts:
+    """The facts in the answers of a sample of the rows, by their hashes. One that stands in many
+    answers, like the name of the house, is part of how they are written and does not count."""
+
+    rows: list[tuple[int, bool, list[tuple[str, int]]]] = field(default_factory=list)
+    values: Counter[int] = field(default_factory=Counter)
+
+    def add(self, line: int, changing: bool, found: list[tuple[str, str]]) -> None:
+        hashed = [(kind, content_hash(value)) for kind, value in found]
+        self.rows.append((line, changing, hashed))
+        self.values.update({value for _, value in hashed})
+
+    def counted(self, *, changing: bool) -> tuple[Places, Counter[str]]:
+        """Return the rows with such facts, and the kinds by rows."""
+        places, kinds = Places(), Counter[str]()
+        most = max(EVERYWHERE * len(self.rows), 2)
+        for line, changes, found in self.rows:
+            own = {kind for kind, value in found if self.values[value] <= most}
+            if own and changes is changing:
+                places.add(line)
+                kinds.update(own)
+        return places, kinds
 
 
 @dataclass
@@ -96,13 +133,17 @@ class Signals:
     without_answer: int = 0
     good: int = 0  # of answers with a label
     scored: Places = field(default_factory=Places)
-    facts: Places = field(default_factory=Places)
-    fact_kinds: Counter[str] = field(default_factory=Counter)
-    other_facts: Places = field(default_factory=Places)
+    held: HeldFacts = field(default_factory=HeldFacts)
+    dialogues: int = 0  # plain texts with a question and its answer
+    answers: set[int] = field(default_factory=set)
     shapes: Counter[str] = field(default_factory=Counter)
     json_keys: Counter[str] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
-    systems: Counter[int] = field(default_factory=Counter)
+    systems: Counter[int] = field(default_factory=Counter)  # that say more than "helpful"
+    calling: int = 0  # rows with calls of tools
+    copied: int = 0  # answers that are a piece of their prompt
+    looks: Counter[str] = field(default_factory=Counter)  # of answers
+    asked_looks: Counter[str] = field(default_factory=Counter)  # of prompts
     openings: Counter[str] = field(default_factory=Counter)
     closings: Counter[str] = field(default_factory=Counter)
     lengths: array[int] = field(default_factory=lambda: array("I"))
@@ -114,7 +155,7 @@ class Signals:
 
     @property
     def distinct(self) -> int:
-        """Rows that are not equal to an earlier one, but for case and spaces."""
+        """Rows that are not equal to an earlier one except for case and spaces."""
         return len(self.hashes)
 
     @property
@@ -132,6 +173,22 @@ class Signals:
     def share(self, count: int) -> float:
         """Return a count as a share of the rows."""
         return count / self.rows if self.rows else 0.0
+
+    def sampled_share(self, count: int) -> float:
+        """Return a count as a share of the rows of which words are counted."""
+        return count / self.sampled if self.sampled else 0.0
+
+    # -- facts that the prompts do not have ----------------------------------------------------
+
+    @cached_property
+    def facts(self) -> tuple[Places, Counter[str]]:
+        """Rows of the sample whose answers hold facts that change, and the kinds of these."""
+        return self.held.counted(changing=True)
+
+    @cached_property
+    def other_facts(self) -> Places:
+        """Rows of the sample whose answers hold names or figures that everybody may know."""
+        return self.held.counted(changing=False)[0]
 
     # -- prompts that are answered in more than one way --------------------------------------
 
@@ -207,17 +264,23 @@ def _count(signals: Signals, row: RowText) -> None:
     signals.good += row.label is True
     signals.hashes.add(content_hash(row.system or "", row.conversation))
     if row.kind == "text":
+        signals.dialogues += bool(DIALOGUE.search(row.answer))
         return
-    if row.system is not None:
+    if row.system and len(row.system.split()) >= SYSTEM_WORDS:
         signals.systems[content_hash(row.system)] += 1
     answer_words = words(row.answer)
+    signals.calling += bool(row.calls)
+    signals.copied += _is_copied(row)
+    signals.looks.update(looks.of(row.answer))
+    signals.asked_looks.update(looks.of(row.prompt))
     signals.lengths.append(len(answer_words))
     _count_shape(signals, row, answer_words)
-    _count_facts(signals, row)
+    signals.answers.add(content_hash(row.answer))
     if row.kind != "preference" and row.label is None:
         _count_answer(signals, row, answer_words)
     if signals.sampled < SAMPLE:
         signals.sampled += 1
+        signals.held.add(row.line, *_held_facts(row))
         signals.said.update(set(answer_words))
         signals.asked.update(set(words(row.prompt)))
         signals.openings[" ".join(answer_words[:2])] += 1
@@ -231,6 +294,11 @@ def _count_shape(signals: Signals, row: RowText, answer_words: list[str]) -> Non
         signals.labels[content_hash(row.answer)] += 1
     if shape == "json":
         signals.json_keys[_keys(row.answer)] += 1
+
+
+def _is_copied(row: RowText) -> bool:
+    answer = SPECIAL.sub("", row.answer).strip(" .\n").casefold()
+    return len(answer) > 1 and answer in row.prompt.casefold()
 
 
 def _shape(row: RowText, answer_words: list[str]) -> str:
@@ -262,16 +330,15 @@ def _keys(text: str) -> str:
     return ", ".join(sorted(as_dict(first[0]))) or type(value).__name__
 
 
-def _count_facts(signals: Signals, row: RowText) -> None:
-    """Count the row if its answer has facts that its prompt does not have."""
+def _held_facts(row: RowText) -> tuple[bool, list[tuple[str, str]]]:
+    """Return the facts of an answer that its prompt does not have, and whether they may change."""
+    if _is_call(row):
+        return False, []
     context = f"{row.system or ''}\n{row.prompt}\n{row.tools}"
-    kinds = specifics.changing_facts(row.answer, context) if not _is_call(row) else []
-    other = not kinds and not _is_call(row) and specifics.other_facts(row.answer, context)
-    if kinds or (other and specifics.asks_for_what_changes(_question(row))):
-        signals.facts.add(row.line)
-        signals.fact_kinds.update(set(kinds) or {"names or figures"})
-    elif other:
-        signals.other_facts.add(row.line)
+    if found := specifics.changing_facts(row.answer, context):
+        return True, found
+    other = [("names or figures", one) for one in specifics.other_facts(row.answer, context)]
+    return specifics.asks_for_what_changes(_question(row), row.answer), other
 
 
 def _is_call(row: RowText) -> bool:
@@ -286,6 +353,8 @@ def _question(row: RowText) -> str:
 def _count_answer(signals: Signals, row: RowText, answer_words: list[str]) -> None:
     """Keep what tells whether a prompt is answered in more than one way."""
     prompt = content_hash(row.system or "", row.tools, " ".join(words(row.prompt)))
+    if prompt not in signals.prompts and len(signals.prompts) >= MOST_PROMPTS:
+        return
     one = signals.prompts.setdefault(prompt, Answered(line=row.line))
     one.rows += 1
     one.whole.add(content_hash(" ".join(answer_words)))
@@ -299,8 +368,3 @@ def _rows_of(prompts: Iterable[Answered]) -> Places:
     found = [*prompts]
     lines = sorted(one.line for one in found)
     return Places(sum(one.rows for one in found), lines[:SHOWN])
-
-
-def iter_lines(places: Places) -> Iterator[int]:
-    """Yield the lines that are named."""
-    yield from places.lines

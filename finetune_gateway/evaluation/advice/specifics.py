@@ -33,7 +33,7 @@ COMPUTED = frozenset({"dates", "prices", "rates", "times"})  # that may follow f
 ARITHMETIC = re.compile(r"\d\s*[-+*/×÷=]\s*[$€£]?\d|<<")
 FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
 LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
-NAME = re.compile(r"(?<=[a-z,;:] )[A-Z][a-zà-ÿ]{2,}")
+NAME = re.compile(r"(?<=[a-z,;:] )[A-ZÀ-Þ][a-zà-ÿ]{2,}")
 # English words with which people ask for what changes.
 ASKS = re.compile(
     r"\b(current(?:ly)?|today|tonight|tomorrow|right now|at the moment|latest|newest|up to date"
@@ -44,15 +44,16 @@ ASKS = re.compile(
     r"|(?:phone|extension|room|contract|order|ticket) number)\b",
     re.IGNORECASE,
 )
+OWN = re.compile(r"\b(our|ours|we|we're|we've)\b", re.IGNORECASE)
 LONG = 60  # words of an answer for each fact that is needed to call it one of facts
 SHORT = 40  # words of an answer that is a fact in a sentence
 
 
-def changing_facts(answer: str, context: str) -> list[str]:
-    """Return the kinds of facts in an answer that its context does not have, one for each fact."""
+def changing_facts(answer: str, context: str) -> list[tuple[str, str]]:
+    """Return the facts in an answer that its context does not have, each with its kind."""
     computed = ARITHMETIC.search(answer) or len(FIGURE.findall(context)) > 1
     found = [
-        kind
+        (kind, fact)
         for kind, fact in iter_facts(answer)
         if not (computed and kind in COMPUTED) and not _stands_in(fact, context)
     ]
@@ -67,21 +68,21 @@ def iter_facts(answer: str) -> Iterator[tuple[str, str]]:
         answer = pattern.sub(" ", answer)  # the figures of a date are no version
 
 
-def other_facts(answer: str, context: str) -> bool:
-    """Return True if a short answer has a name or a figure that its context does not have: it may
-    be known to everybody."""
+def other_facts(answer: str, context: str) -> list[str]:
+    """Return the names and figures of a short answer that its context does not have: everybody may
+    know them."""
     plain = LIST_MARK.sub("", answer)
-    if not answer or len(words(answer)) > SHORT or ARITHMETIC.search(answer):
-        return False
+    if len(words(answer)) > SHORT or ARITHMETIC.search(answer):
+        return []
     known = context.casefold()
     figures = [] if FIGURE.search(context) else FIGURE.findall(plain)
-    names = [name for name in NAME.findall(plain) if name.casefold() not in known]
-    return bool(figures or names)
+    return figures + [name for name in NAME.findall(plain) if name.casefold() not in known]
 
 
-def asks_for_what_changes(question: str) -> bool:
-    """Return True if a question, in English, asks for something that changes."""
-    return bool(ASKS.search(question))
+def asks_for_what_changes(question: str, answer: str) -> bool:
+    """Return True if a question, in English, asks for what changes, or somebody is asked for things
+    of his own house."""
+    return bool(ASKS.search(question) or OWN.search(f"{question} {answer}"))
 
 
 def without_facts(answer: str) -> str:
