@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.browser import NAMES
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 KEYS = ["bench", "metric", "ours", "baseline", "ratio", "unit", "runs", "versions"]
@@ -129,3 +131,12 @@ def test_record_speed_prints_its_figures() -> None:
     assert set(found) == {"record_16_sdk", "record_16_httpx2"}
     # 50 ms at least: no side is faster than its host.
     assert all(min(line["ours"], line["baseline"]) >= 0.05 for line in found.values())
+
+
+@pytest.mark.chaos
+@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs Chromium")
+def test_report_page_prints_its_figures() -> None:
+    """The page of a comparison against an empty one, a search against its first paint."""
+    found = figures("report_page", "--rows", "30", "--models", "2")
+    assert set(found) == {"first_paint", "filter", "filter_frame", "bytes_without_rows"}
+    assert found["first_paint"]["ours"] > 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from finetune_gateway.evaluation.comparison import ANSWERS, ScoredAnswer
@@ -137,7 +137,7 @@ class ComparisonPage:
     judge: list[tuple[str, str]]
     curves: list[CurveView]
     curve_keys: Sequence[Key]
-    rows: dict[str, Any] | None
+    rows: str  # compressed; empty without any
     row_notes: list[str]
     shows: Sequence[tuple[str, str]]
     measure_options: list[tuple[str, str]]
@@ -204,7 +204,8 @@ def _view(
         judge=view.judge_rows(data.judge) if data.judge else [],
         curves=curves,
         curve_keys=_curve_keys(data),
-        rows=None if no_rows else comparison_rows.document(data, rows, answers),
+        rows="" if no_rows
+        else comparison_rows.packed(comparison_rows.document(data, rows, answers)),
         row_notes=[*_row_notes(len(rows), no_rows, folder)],
         shows=SHOWS,
         measure_options=[("", "any pass or fail"), *((one.name, one.title) for one in measures),

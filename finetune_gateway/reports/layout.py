@@ -48,15 +48,13 @@ def environment() -> Environment:
     # Imported here: most commands write no page.
     import jinja2
 
-    made = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("finetune_gateway", "reports/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    return made
 
 
 def render(template: str, view: object) -> str:
