@@ -201,11 +201,12 @@ def _of_equal_differences(
     """Return half the width of the interval and the p where all pairs differ by the same.
 
     Others are taken to differ by as much the other way round; where there is no difference at all,
-    by the spread of the scores.
+    by the spread of the scores, or by the score if all have the same.
     """
     t, seen = quantile(sums.df), abs(sums.mean)
     if not seen:
-        return _half_of_equal(max(*first, *second) - min(*first, *second), sums, t), 1.0
+        spread = max(*first, *second) - min(*first, *second)
+        return _half_of_equal(spread or abs(first[0]), sums, t), 1.0
     spread = max(2 * seen, sums.spread)
     p = _p(math.sqrt(seen * sums.clusters / (spread - seen)), sums.df)
     return _half_of_equal(spread, sums, t), p

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import pytest
+from support import rederive_intervals
 
 from finetune_gateway.errors import MissingDependency, SpecError
 from finetune_gateway.evaluation import statistics
@@ -68,27 +70,43 @@ def test_a_constant_difference_needs_seven_conversations() -> None:
         assert (p < 0.05) == told == (found.low > 0)
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_p_and_interval_agree(share: bool) -> None:
-    """An interval excludes 0 exactly where p is below 0.05, in any mix of clusters."""
-    random, told = Random(5), set()
+def drawn(random: Random, kind: str) -> tuple[list[float], list[float], list[str]]:
+    """Scores of two models in any mix of conversations."""
+    count = random.randrange(1, 60)
+    clusters = [str(random.randrange(1 + count // random.choice([1, 3, 9]))) for _ in range(count)]
+    means, shift = (0.5, random.random()), random.choice([0, 30])
+    kinds: dict[str, Callable[[float], float]] = {
+        "share": lambda p: float(random.random() < p),
+        "unit": lambda p: random.betavariate(4 * p + 0.1, 2),
+        "number": lambda p: shift + random.gauss(p, 0.5),
+        "level": lambda p: random.choice([3.0, 3.0, 3.0, 4.0]),
+    }
+    ones, others = ([kinds[kind](mean) for _ in clusters] for mean in means)
+    return ones, others, clusters
 
-    def draw(p: float) -> float:
-        return float(random.random() < p) if share else random.gauss(p)
 
-    for _ in range(150):
-        count = random.randrange(1, 60)
-        clusters = [str(random.randrange(1 + count // random.choice([1, 3]))) for _ in range(count)]
-        bias = random.random()
-        ones, others = [draw(0.5) for _ in clusters], [draw(bias) for _ in clusters]
+@pytest.mark.parametrize("kind", ["share", "unit", "number", "level"])
+def test_p_and_interval_agree_with_each_other_and_with_a_second_derivation(kind: str) -> None:
+    """An interval excludes 0 exactly where p is below 0.05; both, means and the rows needed are
+    those of formulas that were written without these."""
+    random, told, share = Random(5), set(), kind == "share"
+    for _ in range(60):
+        ones, others, clusters = drawn(random, kind)
         found, p = difference(ones, others, clusters, share)
         assert found.low < found.mean < found.high or abs(found.mean) == 1
         assert (p < 0.05) == (not found.low <= 0 <= found.high)
+        told.add(p < 0.05)
         turned, same_p = difference(others, ones, clusters, share)
         assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
         assert same_p == pytest.approx(p)
-        told.add(p < 0.05)
-    assert told == {True, False}
+        other = rederive_intervals.difference(ones, others, clusters, share)
+        assert [found.mean, found.low, found.high, p] == pytest.approx(other, abs=1e-9)
+        one = mean(ones, clusters, share)
+        other = rederive_intervals.mean_interval(ones, clusters, share)
+        assert [one.mean, one.low, one.high] == pytest.approx(other, abs=1e-9)
+        needed = rows_needed(ones, others, clusters, share, 3)
+        assert needed == rederive_intervals.rows_needed(ones, others, clusters, share, 3)
+    assert told == ({False} if kind == "level" else {True, False})
 
 
 def test_all_pairs_are_corrected_for() -> None:

@@ -1,0 +1,446 @@
+"""Re-derives every figure of a comparison from the data and the raw answers, by its own formulas.
+
+    cd tests; python -m support.rederive DATA.jsonl HOME/comparisons/cmp-XXXXXXXX
+
+Imports nothing of the gateway. Prints what was checked and what was taken as given, and each figure
+that differs; the exit code is 1 if one does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from support.rederive_intervals import difference, holm, mean_interval, rows_needed
+from support.rederive_scores import score, text
+
+Json = dict[str, Any]
+TRAINING = ("weight", "reasoning_content", "reasoning", "thinking")
+GIVEN = ("check", "judge:")  # measures whose scores are taken as they are
+LEVEL = 0.05
+
+
+class Checked:
+    """Counts what agrees, and keeps what differs."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.given: Counter[str] = Counter()
+        self.wrong: list[str] = []
+
+    def same(self, kind: str, where: str, shown: Any, ours: Any) -> None:
+        self.counts[kind] += 1
+        if not equal(shown, ours):
+            self.wrong.append(f"{kind} {where}: shown {shown}, derived {ours}")
+
+
+def equal(shown: Any, ours: Any) -> bool:
+    if isinstance(shown, list | tuple) and isinstance(ours, list | tuple):
+        return len(shown) == len(ours) and all(map(equal, shown, ours))
+    if shown is None or ours is None or isinstance(shown, str) and not _number(shown):
+        return bool(shown == ours)
+    return math.isclose(float(shown), float(ours), rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?(E-?\d+)?", text) is not None
+
+
+# -- rows ------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> list[Json]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def check_rows(data: Path, rows: list[Json], shown: Json, found: Checked) -> None:
+    """Each row asks what its lines of the data ask, and is in the cluster of its conversation."""
+    lines = data.read_text("utf-8").splitlines()
+    asked = [asked_of(json.loads(line)) for line in lines if line.strip()]
+    ours = [row for row in rows if not row["check"]]
+    for row in ours:
+        for line in row["prompt"]["lines"]:
+            prompt, answers = asked_of(json.loads(lines[line - 1]))
+            found.same("row", f"line {line}", text(row["prompt"]["messages"]), text(prompt))
+            known = [text(one) for one in row["prompt"]["references"]]
+            found.same(
+                "reference", f"line {line}", all(text(one) in known for one in answers), True
+            )
+    clusters = clusters_of(ours)
+    for row in ours:
+        found.same(
+            "cluster", row["prompt"]["id"][:8], row["cluster"], clusters[row["prompt"]["id"]]
+        )
+    left = Counter(
+        "exact" if any(leak["kind"] == "exact" for leak in row["leaks"]) else "near"
+        for row in ours
+        if row["leaks"]
+    )
+    found.same(
+        "data", "rows in the file", shown["rows_in_file"], len({text(one) for one, _ in asked})
+    )
+    found.same("data", "rows", shown["rows"], len(ours))
+    found.same("data", "clusters", shown["clusters"], len({row["cluster"] for row in ours}))
+    found.same("data", "left out", text(shown["left_out"]), text(dict(left)))
+
+
+def asked_of(row: Json) -> tuple[list[Json], list[Json]]:
+    """What a row of the data asks, and the first of its answers."""
+    messages = [{k: v for k, v in one.items() if k not in TRAINING} for one in row["messages"]]
+    end = len(messages)
+    while messages[end - 1]["role"] == "assistant":
+        end -= 1
+    return messages[:end], messages[end : end + 1]
+
+
+def clusters_of(rows: list[Json]) -> dict[str, str]:
+    """Rows that begin with all of another row are of its conversation."""
+    starts = {text(row["prompt"]["messages"]): row["prompt"]["id"] for row in rows}
+    found = {}
+    for row in rows:
+        messages = row["prompt"]["messages"]
+        asked = [
+            at for at, one in enumerate(messages, 1) if one["role"] not in ("system", "developer")
+        ]
+        heads = [starts[text(messages[:at])] for at in asked if text(messages[:at]) in starts]
+        found[row["prompt"]["id"]] = heads[0]
+    return found
+
+
+# -- figures ---------------------------------------------------------------------------------
+
+
+class Answers:
+    """The answers of a comparison, with the scores that were derived from them."""
+
+    def __init__(self, data: Json, rows: list[Json], lines: list[Json], found: Checked) -> None:
+        self.data, self.found = data, found
+        self.rows = {row["prompt"]["id"]: row for row in rows}
+        self.lines = [(line["answer"], line["scores"]) for line in lines]
+        self.shares = {one["name"]: one["share"] for one in data["measures"]}
+        self.scores = {name: self._scores(name) for name in self.shares}
+
+    def _scores(self, measure: str) -> dict[str, dict[str, float]]:
+        """Model -> row and sample -> score, on the rows that no model was trained on."""
+        counted: dict[str, dict[str, float]] = {one["key"]: {} for one in self.data["models"]}
+        for answer, scores in self.lines:
+            if measure not in scores:
+                continue
+            shown = scores[measure]["value"]
+            row = self.rows[answer["row"]]
+            where = f"{answer['row'][:8]} of {answer['model']}"
+            if measure.startswith(GIVEN):
+                ours = shown
+                self.found.given[f"scores of {measure}"] += 1
+            else:
+                ours = score(measure, row, answer)
+                self.found.same(f"score {measure}", where, shown, ours)
+            if ours is not None and not row["leaks"]:
+                counted[answer["model"]][f"{answer['row']} {answer['sample']}"] = ours
+        return counted
+
+    def clusters(self, places: Iterable[str]) -> list[str]:
+        return [self.rows[place.split()[0]]["cluster"] for place in places]
+
+    def check_figures(self) -> None:
+        for measure, shown_by in self.data["figures"].items():
+            for key, shown in shown_by.items():
+                self._check_figure(measure, key, shown)
+
+    def _check_figure(self, measure: str, key: str, shown: Json) -> None:
+        where, interval = f"{measure} of {key}", shown["interval"]
+        values = self.scores[measure][key]
+        unjudged = self._unjudged(measure, key)
+        self.found.same("unjudged", where, sum(shown["unjudged"].values()), unjudged)
+        if not values or interval is None:
+            self.found.same("figure", where, interval, None if not values else "a figure")
+            return
+        ours = mean_interval([*values.values()], self.clusters(values), self.shares[measure])
+        self.found.same("n", where, interval["n"], len(values))
+        count = len({*self.clusters(values)})
+        self.found.same("conversations", where, interval["clusters"], count)
+        self.found.same("interval", where, [interval[one] for one in ("mean", "low", "high")], ours)
+
+    def _unjudged(self, measure: str, key: str) -> int:
+        return sum(
+            1
+            for answer, scores in self.lines
+            if answer["model"] == key
+            and not self.rows[answer["row"]]["leaks"]
+            and measure in scores
+            and scores[measure]["value"] is None
+        )
+
+    def check_differences(self) -> None:
+        shown = {
+            (one["measure"], one["first"], one["second"]): one for one in self.data["differences"]
+        }
+        for measure in self.data["measures"]:
+            if measure["decides"] and not measure["name"].startswith("judge:"):
+                self._check_measure(measure, shown)
+
+    def _check_measure(self, measure: Json, shown: dict[tuple[str, str, str], Json]) -> None:
+        name, share = measure["name"], measure["share"]
+        scores = {key: values for key, values in self.scores[name].items() if values}
+        derived = []
+        for first, second in combinations(scores, 2):
+            places = [place for place in scores[first] if place in scores[second]]
+            if not places:
+                continue
+            ones = [scores[first][place] for place in places]
+            others = [scores[second][place] for place in places]
+            clusters = self.clusters(places)
+            found = difference(ones, others, clusters, share)
+            derived.append((first, second, ones, others, clusters, found))
+        adjusted = holm([found[-1][3] for found in derived])
+        for (first, second, ones, others, clusters, found), p in zip(
+            derived, adjusted, strict=True
+        ):
+            one, where = shown.pop((name, first, second)), f"{name}, {first} and {second}"
+            interval = one["interval"]
+            limits = [interval[word] for word in ("mean", "low", "high")]
+            self.found.same("difference", where, limits, found[:3])
+            self.found.same("p", where, one["p"], found[3])
+            self.found.same("Holm", where, one["adjusted_p"], p)
+            told = p < LEVEL and not found[1] <= 0 <= found[2]
+            upper = first if found[0] > 0 else second
+            lower = second if found[0] > 0 else first
+            better = {"higher": upper, "lower": lower, "": ""}[measure["better"]] if told else ""
+            self.found.same("better", where, one["better"], better)
+            rows = None if told else rows_needed(ones, others, clusters, share, len(derived))
+            self.found.same("rows needed", where, one["rows_needed"], rows)
+        left = [key for key in shown if key[0] == name]
+        self.found.same("differences", name, len(left), 0)
+
+    # -- how they answer ---------------------------------------------------------------------
+
+    def check_answers(self) -> None:
+        for key, shown in self.data["answers"].items():
+            answers = [answer for answer, _ in self.lines if answer["model"] == key]
+            for name, value in self._derived(key, answers).items():
+                self.found.same("answers", f"{name} of {key}", shown[name], value)
+
+    def _derived(self, key: str, answers: list[Json]) -> Json:
+        good = [one for one in answers if not one["error"]]
+        errors = Counter(one["error"] for one in answers if one["error"])
+        timed = [one for one in good if one["seconds"] is not None]
+        spoken = [one for one in timed if one["completion_tokens"]]
+        paid = [Fraction(one["usd"]) for one in good if one["usd"] is not None]
+        seconds = math.fsum(one["seconds"] for one in spoken)
+        refused = self.scores["refusal"][key] if "refusal" in self.scores else {}
+        return {
+            "answers": len(good),
+            "errors": sum(errors.values()),
+            "refusals": sum(refused.values()),
+            "prompt_tokens": average(good, "prompt_tokens"),
+            "completion_tokens": average(good, "completion_tokens"),
+            "first_token_seconds": quantiles(good, "first_token_seconds"),
+            "seconds": quantiles(good, "seconds"),
+            "timed": len(timed),
+            "tokens_per_second": sum(one["completion_tokens"] for one in spoken) / seconds
+            if seconds
+            else None,
+            "usd_per_answer": float(sum(paid) / len(paid)) if paid else None,
+        }
+
+    def check_prices(self) -> None:
+        """What each answer cost, by its tokens and the prices that are shown."""
+        prices = dict(price_of(line) for line in self.data["prices"])
+        for answer, _ in self.lines:
+            if answer["usd"] is None or answer["completion_tokens"] is None:
+                continue
+            model = next(one for one in self.data["models"] if one["key"] == answer["model"])
+            read, written = (price(prices, model, unit) for unit in ("in_mtok", "out_mtok"))
+            ours = (read * answer["prompt_tokens"] + written * answer["completion_tokens"]) / 10**6
+            self.found.same("usd", answer["row"][:8], answer["usd"], float(ours))
+
+    # -- the verdict -------------------------------------------------------------------------
+
+    def check_verdict(self) -> None:
+        shown = self.data["verdict"]
+        measure = next(one for one in self.data["measures"] if one["name"] == shown["measure"])
+        pairs = [one for one in self.data["differences"] if one["measure"] == measure["name"]]
+        figures = self.data["figures"][measure["name"]]
+        means = {key: one["interval"]["mean"] for key, one in figures.items() if one["interval"]}
+        sign = 1 if measure["better"] == "lower" else -1
+        ranked = sorted(means, key=lambda key: sign * means[key])
+        beaten = {
+            one["first" if one["better"] == one["second"] else "second"]
+            for one in pairs
+            if one["better"]
+        }
+        best = [key for key in ranked if key not in beaten]
+        decided = len(ranked) > 1 and len(best) == 1
+        self.found.same("verdict", "best", shown["best"], best)
+        self.found.same("verdict", "decided", shown["decided"], decided)
+        if not decided and len(ranked) > 1:
+            self.found.same("verdict", "in words", "an't tell" in shown["text"], True)
+
+
+def average(answers: list[Json], name: str) -> float | None:
+    known = [one[name] for one in answers if one[name] is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def quantiles(answers: list[Json], name: str) -> list[float] | None:
+    """The median, and the smallest value that 95 % are not above."""
+    known = sorted(one[name] for one in answers if one[name] is not None)
+    if not known:
+        return None
+    count = len(known)
+    middle = (known[(count - 1) // 2] + known[count // 2]) / 2
+    return [middle, next(value for at, value in enumerate(known, 1) if 20 * at >= 19 * count)]
+
+
+def price_of(line: str) -> tuple[tuple[str, str], Fraction]:
+    """Model and unit with the amount, as a report writes them: HOST MODEL: $0.4 in_mtok, ..."""
+    found = re.match(r"(?:\S+ )*?(\S+): \$(\S+) (\w+)", line)
+    assert found is not None, line
+    return (found[1], found[3]), Fraction(found[2])
+
+
+def price(prices: dict[tuple[str, str], Fraction], model: Json, unit: str) -> Fraction:
+    fine_tuned = f"ft:{model['base_model']}"
+    names = (
+        model["model"],
+        fine_tuned if model["model"].startswith("ft:") else "",
+        model["base_model"],
+    )
+    return next(prices[name, unit] for name in names if (name, unit) in prices)
+
+
+# -- serving ---------------------------------------------------------------------------------
+
+
+def check_serving(data: Json, found: Checked) -> None:
+    """What serving costs a month by the prices that are shown, and where one way is cheaper."""
+    serving = data["serving"]
+    if serving is None:
+        return
+    traffic = serving["traffic"]
+    known = [
+        one for one in data["answers"].values() if one["prompt_tokens"] and one["completion_tokens"]
+    ]
+    for side, name in (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens")):
+        mean = math.fsum(one[name] for one in known) / len(known)
+        found.same("traffic", side, traffic[side], max(side == "tokens_out", round(mean)))
+    ways = {way["title"]: way for way in serving["ways"] if way["curves"]}
+    for title, way in ways.items():
+        shown = [way["monthly_usd"][one] for one in ("low", "expected", "high")]
+        curves = [*derived_curves(way, traffic)]
+        ours = [float(cost(curve, traffic["requests"])) for curve in curves]
+        found.same(
+            "monthly cost",
+            title,
+            [round(float(one), 4) for one in shown],
+            [round(one, 4) for one in ours],
+        )
+    for one in serving["break_even"]:
+        own, host = ways[one["own"]], ways[one["hosted"]]
+        for place, level in enumerate(("low", "expected", "high")):
+            mine, theirs = ([*derived_curves(way, traffic)][place] for way in (own, host))
+            check_break_even(one, level, mine, theirs, found)
+
+
+Curve = tuple[Fraction, Fraction, int | None]  # a month, a request, requests that one GPU serves
+
+
+def derived_curves(way: Json, traffic: Json) -> Iterator[Curve]:
+    """The low, expected and high monthly cost of a way, from its prices."""
+    amounts = {
+        one["unit"].removeprefix("batch_"): Fraction(str(one["usd"])) for one in way["prices"]
+    }
+    sides = {"in_mtok": traffic["tokens_in"], "out_mtok": traffic["tokens_out"]}
+    tokens = sum(
+        (amounts.get(unit, Fraction(0)) * count for unit, count in sides.items()), Fraction(0)
+    )
+    if way["where"] != "own":
+        fee = 730 * amounts.get("hosting_hour", Fraction(0))
+        yield from [(fee, tokens / 10**6, None)] * 3
+        return
+    spoken = next(one for one in way["assumptions"] if "tokens per second" in one)
+    seconds = Fraction(traffic["tokens_in"] + traffic["tokens_out"]) / Fraction(spoken.split()[0])
+    hours = gpu_hours(way)
+    for usd, busy in zip(hours, (Fraction(1), Fraction(1, 2), Fraction(1, 4)), strict=True):
+        paid = seconds / busy
+        if way["kind"] == "on_demand":
+            yield 30 * Fraction(10, 60) * usd, paid * usd / 3600, None
+        else:
+            yield 730 * usd, Fraction(0), max(1, int(730 * 3600 / paid))
+
+
+def gpu_hours(way: Json) -> list[Fraction]:
+    """The cheapest, the usual and the dearest hour, of the rows that are shown."""
+    rows = [Fraction(str(one["usd"])) for one in way["prices"]]
+    if len(rows) == 3:
+        return rows
+    curves = [Fraction(str(one["fixed"])) for one in way["curves"]]
+    factor = 30 * Fraction(10, 60) if way["kind"] == "on_demand" else Fraction(730)
+    shown = [curve / factor for curve in curves]
+    assert {*shown} == {*rows}, way["title"]
+    return shown
+
+
+def cost(curve: Curve, requests: int) -> Fraction:
+    fixed, each, room = curve
+    machines = max(1, -(-requests // room)) if room else 1
+    return machines * fixed + requests * each
+
+
+def check_break_even(shown: Json, level: str, own: Curve, host: Curve, found: Checked) -> None:
+    """Inside each range that is shown the own machine is cheaper, and just outside it is not."""
+    where = f"{shown['own']} and {shown['hosted']}, {level}"
+
+    def cheaper(requests: int) -> bool:
+        return cost(own, requests) < cost(host, requests)
+
+    if shown[level] is None:
+        tried = [10**power * digit for power in range(9) for digit in (1, 2, 5)]
+        found.same("break-even", where, any(map(cheaper, tried)), False)
+        return
+    for span in shown[level]["spans"]:
+        first, last = span["first"], span["last"]
+        found.same("break-even", f"{where} from {first}", cheaper(first), True)
+        if first > 1:
+            found.same("break-even", f"{where} below {first}", cheaper(first - 1), False)
+        if last is not None:
+            found.same("break-even", f"{where} to {last}", cheaper(last), True)
+            found.same("break-even", f"{where} above {last}", cheaper(last + 1), False)
+
+
+# -- all of it -------------------------------------------------------------------------------
+
+
+def rederive(data: Path, folder: Path) -> Checked:
+    """Check all figures of the comparison in ``folder`` against the data and its answers."""
+    found = Checked()
+    shown = json.loads((folder / "comparison.json").read_text("utf-8"))
+    rows = read_lines(folder / "rows.jsonl")
+    check_rows(data, rows, shown["data"], found)
+    answers = Answers(shown, rows, read_lines(folder / "answers.jsonl"), found)
+    answers.check_figures()
+    answers.check_differences()
+    answers.check_answers()
+    answers.check_prices()
+    answers.check_verdict()
+    check_serving(shown, found)
+    return found
+
+
+def main() -> int:
+    found = rederive(Path(sys.argv[1]), Path(sys.argv[2]))
+    assert not any(name.startswith("finetune_gateway") for name in sys.modules)
+    print(json.dumps({"checked": found.counts, "given": found.given, "wrong": found.wrong[:50]}))
+    return 1 if found.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
