@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from typing import Any, Protocol, Self
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
 
 from pydantic import Field
 
+from finetune_gateway.errors import AuthenticationError, GatewayError, SpecError
 from finetune_gateway.model import Model
+
+# One of many: ``messages``, and ``tools`` if it has some, as in a row of data without its answer.
+Conversation = Mapping[str, Any]
 
 
 class Usage(Model):
@@ -81,3 +86,62 @@ class ChatModel(Protocol):
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply: ...
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]: ...
+
+
+@runtime_checkable
+class ChatsMany(Protocol):
+    """A ChatModel that answers many conversations at once, each as ``chat`` would.
+
+    One that gets no answer has the error why not in its place: the others are answered. What is
+    wrong with all of them is raised. ``sampling``: as for ``chat``, but without ``tools``.
+    """
+
+    def chat_many(
+        self, conversations: Sequence[Conversation], **sampling: Any
+    ) -> list[ChatReply | GatewayError]: ...
+
+
+@runtime_checkable
+class TellsLosses(Protocol):
+    """A ChatModel that tells how unlikely it finds given answers."""
+
+    def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
+        """Return for each row, ``{"messages", "reference", "tools"}``, the mean negative
+        log-likelihood of its reference, in nats per trained token, or the error why there is
+        none."""
+        ...
+
+
+def chat_many(
+    model: ChatModel, conversations: Sequence[Conversation], **sampling: Any
+) -> list[ChatReply | GatewayError]:
+    """Return the answer to each conversation, or the error why there is none; at once, where the
+    model can. An error of the key is raised: it is no matter of one row."""
+    if isinstance(model, ChatsMany):
+        return model.chat_many(conversations, **sampling)
+    replies: list[ChatReply | GatewayError] = []
+    for conversation in conversations:
+        messages, tools = parts_of(conversation)
+        given = {**sampling, "tools": tools} if tools else sampling
+        began = time.perf_counter()
+        try:
+            reply = model.chat(messages, **given)
+        except AuthenticationError:
+            raise
+        except GatewayError as exc:
+            replies.append(exc)
+            continue
+        replies.append(reply.model_copy(update={"seconds": time.perf_counter() - began}))
+    return replies
+
+
+def parts_of(conversation: Conversation) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """Return the messages and the tools of one of many. Raises SpecError for anything else."""
+    unknown = sorted(conversation.keys() - {"messages", "tools"})
+    messages = conversation.get("messages")
+    if unknown or not isinstance(messages, list):
+        wrong = f"has {', '.join(unknown)}" if unknown else "has no list of messages"
+        raise SpecError(
+            f"A conversation {wrong}.", hint='Give each as {"messages": [...], "tools": [...]}.'
+        )
+    return messages, conversation.get("tools") or None

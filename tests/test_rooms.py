@@ -53,7 +53,8 @@ SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 TRAINING = {
     f"backends.local.{name}"
     for name in (
-        *("methods.sft", "loading", "inference", "answering", "precision"),
+        *("methods.sft", "loading", "inference", "answering", "batched", "likelihood"),
+        "precision",
         *("progress", "saving", "calibrate"),
     )
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,14 @@ from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, ChatModel, ChatReply, ChatStream, HandleData
-from finetune_gateway.errors import NotFoundError, SpecError, validation_error_text
+from finetune_gateway.chat import Conversation, TellsLosses, chat_many, parts_of
+from finetune_gateway.errors import (
+    GatewayError,
+    NotFoundError,
+    SpecError,
+    UnsupportedError,
+    validation_error_text,
+)
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
@@ -50,6 +58,53 @@ class ModelHandle(Shown, HandleData):
         """Return the answer as an iterator over pieces of its text; arguments as for ``chat``. Its
         ``reply`` is the whole answer once they have ended."""
         return ChatStream(self._open().stream(self.as_messages(messages, system), **sampling))
+
+    def chat_many(
+        self, conversations: Sequence[Conversation], *, system: str | None = None, **sampling: Any
+    ) -> list[ChatReply | GatewayError]:
+        """Return the answer to each conversation, or the error why there is none: at once where
+        the model can, as local ones, else one after the other.
+
+        A conversation is ``{"messages": [...], "tools": [...]}``, the latter if it has tools;
+        ``system`` and ``sampling`` are as for ``chat`` and hold for all. An error that is no matter
+        of one conversation is raised.
+        """
+        framed = [
+            {**one, "messages": self.as_messages(parts_of(one)[0], system)} for one in conversations
+        ]
+        return chat_many(self._open(), framed, **sampling)
+
+    def reference_loss(
+        self,
+        messages: str | list[dict[str, Any]],
+        reference: dict[str, Any],
+        tools: list[Any] | None = None,
+        *,
+        system: str | None = None,
+    ) -> float:
+        """Return how unlikely a local model finds this answer: its mean negative log-likelihood, in
+        nats per token that training on it alone would train, the one that ends it included.
+
+        Raises UnsupportedError for a model that does not tell, as hosted ones.
+        """
+        row = {"messages": self.as_messages(messages, system), "reference": reference}
+        [loss] = self.reference_losses([{**row, "tools": tools}])
+        if isinstance(loss, GatewayError):
+            raise loss
+        return loss
+
+    def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
+        """Return ``reference_loss`` of each row, ``{"messages", "reference", "tools"}``, or the
+        error why it has none."""
+        model = self._open()
+        if not isinstance(model, TellsLosses):
+            raise UnsupportedError(
+                f"{self.model} does not tell how likely it finds a given answer.",
+                hint="Only models on this machine do.",
+                backend=self.backend,
+                option="reference_loss",
+            )
+        return model.reference_losses(rows)
 
     def as_messages(
         self, messages: str | list[dict[str, Any]], system: str | None = None

@@ -159,6 +159,33 @@ def test_an_answer_that_is_cut_off_has_no_half_call(handle: ModelHandle) -> None
         )  # fmt: skip
 
 
+def test_many_at_once_are_answered_as_one_by_one(handle: ModelHandle) -> None:
+    """With calls, reasoning, a note of what cannot be read, with tools and without, stopped or cut
+    off."""
+    asked: list[dict[str, Any]] = [
+        {"messages": conversation(question), "tools": TOOLS} for question in ROWS
+    ]
+    asked += [{"messages": conversation("Count.")}, asked[0]]
+    for given in ({}, {"stop": "three"}, {"max_tokens": 20}):
+        sampling: dict[str, Any] = dict(given)
+        alone = [
+            same(handle.chat(one["messages"], tools=one.get("tools"), **sampling)) for one in asked
+        ]
+        together = handle.chat_many(asked, **sampling)
+        assert [same(one) for one in together if isinstance(one, ChatReply)] == alone
+        assert all(isinstance(one, ChatReply) and one.seconds > 0 for one in together)
+        assert len({json.dumps(one) for one in alone}) > 3
+
+
+def test_a_learnt_answer_is_likelier_than_another(handle: ModelHandle) -> None:
+    learnt = {"content": "One, two, three.\nFour, five, six.", "reasoning_content": "Easy."}
+    losses = [
+        handle.reference_loss("Count.", {"role": "assistant", **reference}, TOOLS)
+        for reference in (learnt, {"content": "Six, five."})
+    ]
+    assert losses[0] < 0.1 < 1 < losses[1]
+
+
 @pytest.mark.parametrize(
     ("stop", "text"),
     [

@@ -45,9 +45,14 @@ class Answering(StoppingCriteria):
         self.sampling = sampling
         self.prompt_tokens = prompt_tokens
         self.prompt = prompt
+        self.stop_ids = template.stop_ids
         self.pieces: SimpleQueue[str | None] = SimpleQueue()
         self.abandoned = False
         self.error: Exception | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what has come."""
         self.shown = ""  # what ``pieces`` got
         self._ids: list[int] = []
         self._raw = ""
@@ -55,13 +60,24 @@ class Answering(StoppingCriteria):
         self._stopped = False  # by a stop text
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        self._add(input_ids[0, self.prompt_tokens + len(self._ids) :].tolist())
+        self.add(input_ids[0, self.prompt_tokens + len(self._ids) :].tolist())
         ends = self._stopped or self.abandoned
         return torch.full((input_ids.shape[0],), ends, device=input_ids.device)
 
-    def _add(self, ids: list[int]) -> None:
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens it has so far."""
+        return len(self._ids)
+
+    @property
+    def ended(self) -> bool:
+        """True once a token or a text that ends an answer has come."""
+        return self._stopped or (bool(self._ids) and self._ids[-1] in self.stop_ids)
+
+    def add(self, ids: list[int]) -> None:
+        """Add the next tokens."""
         self._ids += ids
-        kept = [id for id in ids if self.reader.keeps(id) and id not in self.template.stop_ids]
+        kept = [id for id in ids if self.reader.keeps(id) and id not in self.stop_ids]
         pieces = [self._decoder.step(self.template.tokenizer, id) for id in kept]
         if not any(pieces):
             return
@@ -82,7 +98,7 @@ class Answering(StoppingCriteria):
     def reply(self) -> ChatReply:
         """Return the whole answer."""
         ids = self._ids
-        ended = bool(ids) and ids[-1] in self.template.stop_ids
+        ended = bool(ids) and ids[-1] in self.stop_ids
         raw = self.reader.decode(ids[:-1] if ended else ids)
         # Half a character at the end is in the whole alone.
         raw = raw if raw.startswith(self._raw) else self._raw

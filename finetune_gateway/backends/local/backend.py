@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -20,13 +20,13 @@ from finetune_gateway.backend import (
     Backend,
     Capabilities,
     ChatModel,
-    ChatReply,
     DataFile,
     HandleData,
     Intent,
 )
 from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models
 from finetune_gateway.backends.local.counting import RowCount, template_of
+from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import (
     CHAT_TEMPLATE,
@@ -345,29 +345,6 @@ class LocalBackend(Backend):
             base_model=model,
             backend=self.name,
         )
-
-
-class LocalChat:
-    """A model in this process; torch is imported and the weights are loaded at the first chat."""
-
-    def __init__(self, handle: HandleData, settings: Settings) -> None:
-        self.handle = handle
-        self.settings = settings
-
-    @cached_property
-    def _model(self) -> ChatModel:
-        if self.handle.base_quantization or fourbit.installed():
-            fourbit.import_quietly()  # peft would import it too, and print to the screen
-        # Imported here: transformers and peft take seconds, and a handle is often just shown.
-        from finetune_gateway.backends.local.inference import LocalModel
-
-        return LocalModel.load(self.handle, self.settings)
-
-    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
-        return self._model.chat(messages, **sampling)
-
-    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
-        return self._model.stream(messages, **sampling)
 
 
 def _unknown_model_reason(model: str) -> str:

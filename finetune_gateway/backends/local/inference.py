@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -19,10 +19,13 @@ from transformers import PreTrainedModel
 from finetune_gateway.backend import ChatReply, HandleData
 from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.answering import Answering, answer_reader
+from finetune_gateway.backends.local.batched import PendingAnswer, answer_all
+from finetune_gateway.backends.local.likelihood import Answered, encoded, losses_of
 from finetune_gateway.backends.local.loading import load_model
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.sampling import read_sampling
-from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.backends.local.sampling import Sampling, read_sampling
+from finetune_gateway.chat import Conversation, parts_of
+from finetune_gateway.errors import DataError, GatewayError, SpecError
 from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.settings.home import Settings
@@ -93,6 +96,54 @@ class LocalModel:
             yield rest
         return reply
 
+    def chat_many(
+        self, conversations: Sequence[Conversation], **sampling: Any
+    ) -> list[ChatReply | GatewayError]:
+        """Return the answer to each conversation, as ``chat`` gives it, or the error why there is
+        none: it is too long, or the template refuses it. Takes the sampling options of ``chat`` but
+        ``tools``: each conversation has its own. With a ``seed``, each is drawn by it."""
+        if "tools" in sampling:
+            raise SpecError(
+                "chat_many takes no tools for all conversations.",
+                hint='Give each its own: {"messages": [...], "tools": [...]}.',
+            )
+        read_sampling(sampling)  # a value that cannot be honoured is no matter of one row
+        found: list[ChatReply | GatewayError | None] = [None] * len(conversations)
+        asked: list[PendingAnswer] = []
+        for index, conversation in enumerate(conversations):
+            messages, tools = parts_of(conversation)
+            try:
+                asked.append(self._asked(index, messages, {**sampling, "tools": tools}))
+            except (SpecError, DataError) as exc:
+                found[index] = exc
+        if asked:
+            answer_all(self.model, asked, self._options(asked[0].answering.sampling))
+        for one in asked:
+            found[one.index] = one.answering.reply().model_copy(update={"seconds": one.seconds})
+        return [one for one in found if one is not None]
+
+    def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
+        """Return for each row, ``{"messages", "reference", "tools"}``, the loss of training on its
+        reference alone, in nats per trained token, or the error why it has none."""
+        found: list[float | GatewayError | None] = [None] * len(rows)
+        answered: list[Answered] = []
+        for index, row in enumerate(rows):
+            try:
+                answered.append(encoded(self.template, index, row, self._context))
+            except (SpecError, DataError) as exc:
+                found[index] = exc
+        losses = losses_of(self.model, answered)
+        return [one if one is not None else losses[index] for index, one in enumerate(found)]
+
+    def _asked(
+        self, index: int, messages: list[dict[str, Any]], given: dict[str, Any]
+    ) -> PendingAnswer:
+        ids, answering = self._read(messages, given)
+        seed = answering.sampling.seed
+        generator = None if seed is None else torch.Generator(self.model.device).manual_seed(seed)
+        most = min(answering.sampling.max_tokens, self._room(len(ids)))
+        return PendingAnswer(index, ids, answering, most, generator)
+
     def _generate(
         self, prompt: torch.Tensor, options: dict[str, Any], answering: Answering
     ) -> None:
@@ -108,27 +159,40 @@ class LocalModel:
         self, messages: list[dict[str, Any]], given: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, Any], Answering]:
         """Return the prompt's ids (1, n), the arguments of ``generate``, and what follows it."""
-        sampling = read_sampling(given)
-        messages, tools = messages_of({"messages": messages, "tools": sampling.tools})
-        ids = self.template.prompt_ids(messages, tools)
+        ids, answering = self._read(messages, given)
+        sampling = answering.sampling
         prompt = torch.tensor([ids], device=self.model.device)
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        written = str(self.template.tokenizer.decode(ids[-PROMPT_END:], skip_special_tokens=False))
-        answering = Answering(self.reader, self.template, sampling, len(ids), written)
-        options: dict[str, Any] = {
+        options = {
             "attention_mask": torch.ones_like(prompt),
             "max_new_tokens": min(sampling.max_tokens, self._room(len(ids))),
+            "stopping_criteria": [answering],
+        }
+        return prompt, {**self._options(sampling), **options}, answering
+
+    def _read(
+        self, messages: list[dict[str, Any]], given: dict[str, Any]
+    ) -> tuple[list[int], Answering]:
+        """Return the ids of a prompt and what follows its answer."""
+        sampling = read_sampling(given)
+        messages, tools = messages_of({"messages": messages, "tools": sampling.tools})
+        ids = self.template.prompt_ids(messages, tools)
+        written = str(self.template.tokenizer.decode(ids[-PROMPT_END:], skip_special_tokens=False))
+        return ids, Answering(self.reader, self.template, sampling, len(ids), written)
+
+    def _options(self, sampling: Sampling) -> dict[str, Any]:
+        """Return the arguments of ``generate`` that say which token is taken, and which ends."""
+        options: dict[str, Any] = {
             "do_sample": sampling.temperature > GREEDY,
             "eos_token_id": sorted(self.template.stop_ids),
             "pad_token_id": min(self.template.stop_ids),
-            "stopping_criteria": [answering],
         }
         if sampling.temperature > GREEDY:
             # transformers would cut the choice to 50 tokens, which nobody asked for.
             wanted = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
             options |= wanted
-        return prompt, options, answering
+        return options
 
     @cached_property
     def reader(self) -> AnswerReader:
@@ -137,7 +201,7 @@ class LocalModel:
 
     def _room(self, used: int) -> int:
         """Return how many tokens an answer may have. Raises SpecError if there is no room."""
-        most = getattr(self.model.config, "max_position_embeddings", None)
+        most = self._context
         if not most:
             return sys.maxsize
         if used >= most:
@@ -145,7 +209,12 @@ class LocalModel:
                 f"The conversation has {used:,} tokens; this model reads at most {most:,}.",
                 hint="Ask something shorter, or begin a new conversation.",
             )
-        return int(most) - used
+        return most - used
+
+    @property
+    def _context(self) -> int | None:
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        return int(most) if most else None
 
 
 def first_answer(run: Run, result: Result) -> ChatReply:

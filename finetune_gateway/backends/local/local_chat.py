@@ -1,0 +1,48 @@
+"""A model on this machine that is loaded when it is first asked. Imports no torch before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from finetune_gateway.backend import ChatReply, HandleData
+from finetune_gateway.backends.local import fourbit
+from finetune_gateway.chat import Conversation
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.settings.home import Settings
+
+if TYPE_CHECKING:
+    # The type checker alone: it brings torch.
+    from finetune_gateway.backends.local.inference import LocalModel
+
+
+class LocalChat:
+    """A model in this process; torch is imported and the weights are loaded at the first chat."""
+
+    def __init__(self, handle: HandleData, settings: Settings) -> None:
+        self.handle = handle
+        self.settings = settings
+
+    @cached_property
+    def _model(self) -> LocalModel:
+        if self.handle.base_quantization or fourbit.installed():
+            fourbit.import_quietly()  # peft would import it too, and print to the screen
+        # Imported here: transformers and peft take seconds, and a handle is often just shown.
+        from finetune_gateway.backends.local.inference import LocalModel
+
+        return LocalModel.load(self.handle, self.settings)
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        return self._model.chat(messages, **sampling)
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        return self._model.stream(messages, **sampling)
+
+    def chat_many(
+        self, conversations: Sequence[Conversation], **sampling: Any
+    ) -> list[ChatReply | GatewayError]:
+        return self._model.chat_many(conversations, **sampling)
+
+    def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
+        return self._model.reference_losses(rows)
