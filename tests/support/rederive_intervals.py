@@ -71,8 +71,8 @@ def wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
     def off(share: float) -> float:
         return (p - share) ** 2 - quantile**2 * share * (1 - share) / n
 
-    low = 0.0 if p <= 1e-12 else float(brentq(off, 0, p, xtol=1e-14))
-    high = 1.0 if p >= 1 - 1e-12 else float(brentq(off, p, 1, xtol=1e-14))
+    low = 0.0 if p <= 1e-12 else float(brentq(off, 0, p - 1e-13, xtol=1e-14))
+    high = 1.0 if p >= 1 - 1e-12 else float(brentq(off, p + 1e-13, 1, xtol=1e-14))
     return low, high
 
 
