@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from support.provider_memory import JSON
@@ -26,6 +28,41 @@ def reply_to(body: JSON, calls: str = "always", number: int = 0) -> tuple[JSON, 
         return message, "tool_calls"
     text = f"{body['model']} heard: {last['content']}" + (f" ({number + 1})" if number else "")
     return {"role": "assistant", "content": text, "refusal": None}, "stop"
+
+
+def planted(body: JSON, models: dict[str, JSON]) -> tuple[JSON, str] | None:
+    """What the rows of a file answer to this prompt, by a model that is right in a share of them;
+    None for a model that knows no rows."""
+    known = next((models[part] for part in models if part in body["model"]), None)
+    right = row_answers(str(known["file"])).get(question(body["messages"])) if known else None
+    if known is None or right is None:
+        return None
+    chance = zlib.crc32(f"{body['model']} {question(body['messages'])}".encode()) / 2**32
+    said = right if chance < float(known["right"]) else wrong(right)
+    message = {"role": "assistant", "content": None, "refusal": None, **said}
+    return message, "tool_calls" if said.get("tool_calls") else "stop"
+
+
+@cache
+def row_answers(file: str) -> dict[str, JSON]:
+    """The answer of each row of a file, by its last question."""
+    rows = [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
+    return {question(row["messages"][:-1]): row["messages"][-1] for row in rows}
+
+
+def question(messages: list[JSON]) -> str:
+    return str(messages[-1].get("content"))
+
+
+def wrong(right: JSON) -> JSON:
+    """The same form with another content."""
+    if right.get("tool_calls"):
+        calls = [
+            {**one, "function": {**one["function"], "arguments": '{"symbol": "NONE"}'}}
+            for one in right["tool_calls"]
+        ]
+        return {**right, "tool_calls": calls}
+    return {**right, "content": f"Nobody knows {len(str(right['content']))} things."}
 
 
 def called(body: JSON, text: str, calls: str) -> list[JSON]:

@@ -43,6 +43,7 @@ class Chat(FineTunes):
     fingerprint: str | None = "fp_test"  # system_fingerprint
     varies: bool = False  # two answers to the same prompt differ, unless it has a seed
     answer_with: Callable[[JSON], str] | None = None  # another text than the echo
+    planted: dict[str, JSON] = {}  # part of a model's name: {"file": of rows, "right": share}
     refused_words: tuple[str, ...] = ()  # a prompt with one of these gets 400
     words_per_token: float = 1.0  # below 1: more is charged than a word each
     latency: tuple[float, float] | None = None  # seconds, at least and at most, of a chat
@@ -86,7 +87,9 @@ class Chat(FineTunes):
         }
 
     def choice(self, body: JSON, number: int) -> JSON:
-        message, reason = answers.reply_to(body, self.calls, number)
+        message, reason = answers.planted(body, self.planted) or answers.reply_to(
+            body, self.calls, number
+        )
         if any(word in str(body["messages"]) for word in self.refused_words):
             raise Refused(400, FLAGGED, code="invalid_prompt")
         if message["content"] is not None:
