@@ -105,6 +105,14 @@ def links(dataset: Dataset) -> Iterator[tuple[int, int]]:
         yield from index.links(_RowReader([file], index))
 
 
+def nearly_same(one: RowText, two: RowText) -> bool:
+    """Return True if two rows differ in a few words, and not so that they are two questions. Needs
+    no package."""
+    first, second = _Words.of(one), _Words.of(two)
+    limit = max_difference(max(first.words.total(), second.words.total()))
+    return _difference(first.words, second.words) <= limit and not _is_other_question(first, second)
+
+
 class _Index:
     """File, line and offset of each row, its length, the parity of its words, and its bands."""
 
