@@ -7,6 +7,7 @@ here and import it when they are called.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -64,10 +65,33 @@ class Shown:
 class Pictured(Shown):
     """A result that is also written as a page of its own."""
 
-    def to_html(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write it as one HTML page: its losses as a chart, its facts, its events.
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Its name."""
 
-        Raises SpecError when the file exists and is not a page of ours, unless ``force`` is set,
-        StoreError when it cannot be written.
+    def to_html(
+        self, path: str | os.PathLike[str], *, force: bool = False, no_rows: bool = False
+    ) -> None:
+        """Write it as one HTML page that loads nothing.
+
+        ``no_rows``: without any text of the rows and the answers. Raises SpecError when the file
+        exists and is not a page of ours, unless ``force`` is set, StoreError when it cannot be
+        written.
         """
-        renderer(f"{self._shown_as()}.to_html")(self, Path(path), force=force)
+        write = renderer(f"{self._shown_as()}.to_html")
+        write(self, Path(path), force=force, no_rows=no_rows)
+
+    def report(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        force: bool = False,
+        no_rows: bool = False,
+    ) -> Path:
+        """Write its page as ``to_html`` does, and return where it is: by default ``ID.html`` in the
+        current folder, for this user alone."""
+        to = Path(path or f"{self.id}.html")
+        write = renderer(f"{self._shown_as()}.to_html")
+        write(self, to, force=force, no_rows=no_rows, private=path is None)
+        return to

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "events": ("logs:events", "Events of a job", "Jobs"),
     "metrics": ("logs:metrics", "Losses and learning rates by step", "Jobs"),
     "checkpoints": ("logs:checkpoints", "Models saved during training", "Jobs"),
+    "report": ("report:report", "One page of a job, or of a comparison", "Jobs"),
     "costs": ("costs:costs", "Estimated and actual cost of jobs", "Jobs"),
     "cancel": ("jobs:cancel", "Stop a job", "Jobs"),
     "resume": ("jobs:resume", "Let a job that has stopped go on as the same job", "Jobs"),

@@ -281,11 +281,12 @@ def require_page(html: Path | None, no_rows: bool) -> None:
         raise SpecError("--no-rows is about a page.", hint="Give --html OUT too.")
 
 
-def write_page(path: Path, text: str, *, quiet: bool) -> None:
-    """Write an HTML page, whole or not at all. Raises StoreError if it cannot be written."""
+def write_page(path: Path, text: str, *, quiet: bool, private: bool = False) -> None:
+    """Write an HTML page, whole or not at all; ``private``: for this user alone. Raises StoreError
+    if it cannot be written."""
     # Imported here: only --html needs it.
     from finetune_gateway.preparation.convert import whole_file
 
-    with whole_file(path) as file:
+    with whole_file(path, private=private) as file:
         file.write(text.encode())
     print_message(f"Wrote {path}.", quiet=quiet)

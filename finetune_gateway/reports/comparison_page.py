@@ -151,12 +151,21 @@ class ComparisonPage:
 
 
 def write(
-    comparison: Comparison, path: Path, *, force: bool = False, no_rows: bool = False
+    comparison: Comparison,
+    path: Path,
+    *,
+    force: bool = False,
+    no_rows: bool = False,
+    private: bool = False,
 ) -> None:
-    """Write the page. Raises SpecError when the file exists, is not a page of ours, and ``force``
-    is not set, StoreError when it cannot be written."""
+    """Write the page; ``no_rows``: without any text of the rows and the answers; ``private``: for
+    this user alone.
+
+    Raises SpecError when the file exists, is not a page of ours, and ``force`` is not set,
+    StoreError when it cannot be written.
+    """
     raise_if_foreign(path, force=force)
-    with whole_file(path) as file:
+    with whole_file(path, private=private) as file:
         file.write(page(comparison, no_rows=no_rows).encode())
 
 

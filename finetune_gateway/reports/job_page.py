@@ -1,5 +1,6 @@
-"""The page of ``ftg metrics --html`` and ``job.to_html``: how a job went, its losses, its facts;
-figures by step and events are folded."""
+"""The page of ``ftg report JOB``, ``ftg metrics --html`` and ``job.report``: how a job went, its
+losses, what its model answers, estimate and actual, data and settings; figures by step and events
+are folded."""
 
 from __future__ import annotations
 
@@ -10,12 +11,17 @@ from importlib import metadata
 from pathlib import Path
 
 from finetune_gateway.events import Event, JobStatus, Metric
+from finetune_gateway.jobs.budget import Quote
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.records import StoredFile
 from finetune_gateway.jobs.removal import require_kept
 from finetune_gateway.preparation.convert import whole_file
+from finetune_gateway.reports import withheld
 from finetune_gateway.reports.charts import Chart
+from finetune_gateway.reports.comparison_costs import usd_range_text
 from finetune_gateway.reports.html_text import Piece, short_text
 from finetune_gateway.reports.job_history_text import metric_rows
+from finetune_gateway.reports.job_samples import Samples, samples_of
 from finetune_gateway.reports.job_text import job_facts
 from finetune_gateway.reports.layout import raise_if_foreign, render
 from finetune_gateway.reports.loss_chart import (
@@ -26,7 +32,13 @@ from finetune_gateway.reports.loss_chart import (
     series,
     span_text,
 )
-from finetune_gateway.reports.output import format_duration, format_timestamp, format_usd
+from finetune_gateway.reports.output import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_timestamp,
+    format_usd,
+)
 
 Pairs = list[tuple[str, str]]
 
@@ -59,6 +71,11 @@ class JobPage:
     losses: Chart | None
     note: str | None
     warnings: list[EventView]
+    samples: Samples | None
+    no_samples: str  # why there are none
+    compared: list[tuple[str, str, str]]  # estimated and actual
+    data: list[tuple[str, list[Piece]]]
+    settings: list[tuple[str, list[Piece]]]
     facts: list[tuple[str, list[Piece]]]
     head: Sequence[str]
     steps: Sequence[Sequence[str]]
@@ -68,22 +85,29 @@ class JobPage:
     hidden_events: int
 
 
-def write(job: Job, path: Path, *, force: bool = False) -> None:
-    """Write the page. Raises SpecError when the file exists, is not a page of ours, and ``force``
-    is not set, StoreError when it cannot be written, JobRemoved."""
+def write(
+    job: Job, path: Path, *, force: bool = False, no_rows: bool = False, private: bool = False
+) -> None:
+    """Write the page; ``no_rows``: without any text of the rows and the answers; ``private``: for
+    this user alone.
+
+    Raises SpecError when the file exists, is not a page of ours, and ``force`` is not set,
+    StoreError when it cannot be written, JobRemoved.
+    """
     require_kept(job.record)
     raise_if_foreign(path, force=force)
-    with whole_file(path) as file:
-        file.write(page(job).encode())
+    with whole_file(path, private=private) as file:
+        file.write(page(job, no_rows=no_rows).encode())
 
 
-def page(job: Job) -> str:
-    """Return the whole page."""
-    return render("job.html", _view(job))
+def page(job: Job, *, no_rows: bool = False) -> str:
+    """Return the whole page; ``no_rows``: without any text of the rows and the answers."""
+    return render("job.html", _view(job, no_rows))
 
 
-def _view(job: Job) -> JobPage:
+def _view(job: Job, no_rows: bool) -> JobPage:
     metrics, spec = job.metrics(), job.record.spec
+    samples = samples_of(job, no_rows=no_rows)
     events = [_event(event) for event in job.events() if event.type != "metrics"]
     head, steps = metric_rows(_thinned(metrics))
     return JobPage(
@@ -96,6 +120,11 @@ def _view(job: Job) -> JobPage:
         losses=loss_chart(metrics),
         note=overfitting_note([value for _, value in series(metrics, "valid_loss")]),
         warnings=[event for event in events if event.level][-WARNINGS:],
+        samples=samples,
+        no_samples=_no_samples(job, samples, no_rows),
+        compared=[*_compared(job)],
+        data=[(name, short_text(fact)) for name, fact in _data(job, no_rows)],
+        settings=[(name, short_text(fact)) for name, fact in _settings(job)],
         facts=[(name, short_text(fact)) for name, fact in _facts(job)],
         head=head,
         steps=steps,
@@ -119,6 +148,62 @@ def _tiles(job: Job, metrics: Sequence[Metric]) -> Iterator[tuple[str, str]]:
         yield format_duration(job.record.seconds), "training"
     if (actual := job.actual) is not None and actual.cost_usd is not None:
         yield format_usd(actual.cost_usd), "cost"
+
+
+def _no_samples(job: Job, samples: Samples | None, no_rows: bool) -> str:
+    if samples is None:
+        if job.status is not JobStatus.SUCCEEDED:
+            return ""
+        return f"Not compared yet: ftg compare base:{job.id} {job.id}"
+    return withheld.NO_TEXTS if no_rows else ""
+
+
+def _compared(job: Job) -> Iterator[tuple[str, str, str]]:
+    """Yield what was estimated and what came of it, where either is known."""
+    quote, actual = Quote.of(job.record), job.actual
+    cost = actual.cost_usd if actual else None
+    seconds = job.record.seconds
+    time_range = quote.seconds
+    expected = "" if time_range is None else format_duration(time_range.expected)
+    if time_range is not None and time_range.low != time_range.high:
+        low, high = format_duration(time_range.low), format_duration(time_range.high)
+        expected += f" ({low} to {high})"
+    tokens = job.record.trained_tokens
+    for name, before, after in (
+        ("cost", usd_range_text(quote.cost_usd), "" if cost is None else format_usd(cost)),
+        ("training", expected, "" if seconds is None else format_duration(seconds)),
+        (
+            "trained tokens",
+            "" if quote.tokens is None else f"{quote.tokens:,}",
+            "" if not tokens else f"{tokens:,}",
+        ),
+    ):
+        if before or after:
+            yield name, before or "not estimated", after or "not known"
+
+
+def _data(job: Job, no_rows: bool) -> Iterator[tuple[str, str]]:
+    record = job.record
+    yield "trained on", f"{record.name}, {_file(record.train)}"
+    if record.validation:
+        yield "validation", _file(record.validation)
+    if record.held_out:
+        yield "held out, kept here", _file(record.held_out)
+    if record.system_prompt and not no_rows:
+        yield "system prompt", record.system_prompt
+
+
+def _file(file: StoredFile) -> str:
+    rows = format_count(file.rows, "row")
+    return f"{rows}, {format_bytes(file.bytes)}, sha256 {file.sha256[:16]}"
+
+
+def _settings(job: Job) -> Iterator[tuple[str, str]]:
+    spec = job.record.spec
+    for name, value in spec.model_dump(mode="json").items():
+        is_said = name in spec.chosen or name in ("n_epochs", "batch_size", "training_type", "seed")
+        if is_said and name not in ("model", "chosen") and value is not None:
+            yield name, str(value)
 
 
 def _facts(job: Job) -> Iterator[tuple[str, str]]:

@@ -64,6 +64,7 @@ CALLS = {
     "events": ["events latest"],
     "metrics": ["metrics latest"],
     "checkpoints": ["checkpoints latest"],
+    "report": ["report latest"],
     "costs": ["costs"],
     "cancel": ["cancel latest --yes"],
     "resume": ["resume latest --yes"],

@@ -74,6 +74,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "events": [(("events", "JOB"), r"(.+\n)+.+")],
     "metrics": [(("metrics", "JOB"), r"(.+\n)+.+")],
     "checkpoints": [(("checkpoints", "JOB"), r"(.+\n)*.+")],
+    "report": [(("report", "JOB", "--out", "OUT/r.html"), r"OUT/r\.html")],
     "costs": [(("costs",), r"(.*\n)*.*JOB.*(\n.*)*"),
                (("costs", "--since", "2026-01-01", "--until", "2026-01-02"), "")],
     "prune": [(("prune", "--yes"), "")],
