@@ -68,6 +68,11 @@ class Lines:
             said |= {"status": error.status_code, "code": error.code}
         self.errors.write({**self._head(key, attempt, usd), **said})
 
+    def sync(self) -> None:
+        """Put all lines on the disk. Raises StoreError."""
+        for journal in (self.requests, self.answers, self.errors):
+            journal.sync()
+
     def _head(self, key: str, attempt: int, usd: Decimal | None) -> Json:
         line = self._line(key, attempt, usd)
         return {**line, "row": self.rows[key], "sample": int(key.rpartition("-")[2])}

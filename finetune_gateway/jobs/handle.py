@@ -122,6 +122,11 @@ class ModelHandle(Shown, HandleData):
         """Use this backend object rather than one built from the stored options."""
         self._backend, self._model = backend, backend.open(self)
 
+    def release(self) -> None:
+        """Let go of a model that is loaded; the next chat loads it again."""
+        if self._backend is not None:
+            self._model = self._backend.open(self)
+
     def connect(self, *, allow_changed_base: bool = False) -> None:
         """Get ready to chat; raise for what makes that impossible, such as a key that is missing or
         may not be sent to this host. Sends nothing.

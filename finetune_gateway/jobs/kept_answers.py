@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from finetune_gateway.jobs import charges
+from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
 
 ABOUT = "about.json"  # of a folder: whose answers these are
@@ -19,3 +24,21 @@ def folders(settings: Settings) -> list[Path]:
 def lock_of(settings: Settings, name: str) -> Path:
     """Return the file that is locked while a process asks a model."""
     return settings.locks / f"answers-{name}"
+
+
+def charges_of(folder: Path) -> Iterator[str]:
+    """Yield the ids of all charges that were noted in a folder."""
+    with suppress(FileNotFoundError):
+        for line in (folder / CHARGES).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # half a line, of a kill: it was not committed
+                yield str(json.loads(line)["charge"])
+
+
+def settle_lost(store: Store, name: str) -> None:
+    """Settle the charges of this name whose requests are in no folder any more: all that was
+    reserved counts."""
+    noted = {one for folder in folders(store.settings) for one in charges_of(folder)}
+    for charge in charges.unsettled(store, name):
+        if charge.id not in noted:
+            basis = "not known: its requests are gone"
+            charges.settle(store, charge.id, charge.reserved_usd, basis)

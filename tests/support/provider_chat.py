@@ -46,6 +46,8 @@ class Chat(FineTunes):
     planted: dict[str, JSON] = {}  # part of a model's name: {"file": of rows, "right": share}
     refused_words: tuple[str, ...] = ()  # a prompt with one of these gets 400
     words_per_token: float = 1.0  # below 1: more is charged than a word each
+    refused_keys: tuple[str, ...] = ()  # a chat with one of these gets 400 that names it
+    streams: bool = True  # False: an answer comes whole, whatever was asked
     latency: tuple[float, float] | None = None  # seconds, at least and at most, of a chat
     request_limit: int | None = None  # chats of an account in a window; those beyond get 429
     token_limit: int | None = None  # tokens of prompts, likewise
@@ -108,6 +110,12 @@ class Chat(FineTunes):
 
     def token_count(self, *texts: Any) -> int:
         return math.ceil(answers.count(*texts) / self.words_per_token)
+
+    def require_keys(self, body: JSON) -> None:
+        """Refuse what this host does not know."""
+        for name in self.refused_keys:
+            if name in body:
+                raise Refused(400, f"Unrecognized request argument supplied: {name}")
 
     def stream(self, body: JSON) -> Iterator[JSON]:
         """The pieces of an answer, which is sold whole."""

@@ -134,7 +134,9 @@ class Handler(Answering):
         body = self.json()
         self.more |= self.world.admit(body)
         self.world.require_answers(str(body.get("model")))
-        answer = self.world.stream(body) if body.get("stream") else self.world.chat(body)
+        self.world.require_keys(body)
+        streamed = body.get("stream") and self.world.streams
+        answer = self.world.stream(body) if streamed else self.world.chat(body)
         self.world.wait()
         return answer
 

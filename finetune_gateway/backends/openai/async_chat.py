@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import openai
+import pydantic_core
 
 from finetune_gateway.backends.openai import bounds, clients, pacing, wire
 from finetune_gateway.backends.openai.events import EventReader
@@ -130,8 +131,11 @@ class Session:
         return Answer(wire.safe(body, text, self.call), seconds, pause, first)
 
     def _add(self, data: bytes, gathered: Gathered) -> None:
-        chunk = wire.object_of(wire.parsed(data, self.call))
-        if chunk.get("error"):
+        try:
+            chunk = pydantic_core.from_json(data)  # a fifth of the time of json
+        except ValueError:
+            chunk = wire.parsed(data, self.call)
+        if isinstance(chunk, dict) and chunk.get("error"):
             said = wire.error_of(chunk) or "no reason"
             raise openai.APIError(said, self._request, body=chunk["error"])
         for choice in gathered.choices(chunk):

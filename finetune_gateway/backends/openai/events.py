@@ -6,7 +6,7 @@ empty line ends an event, and only its ``data`` counts here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 DONE = b"[DONE]"  # the data of the last event, by OpenAI's contract
 
@@ -19,8 +19,8 @@ class EventReader:
         self._buffer = bytearray()
         self._data: list[bytes] = []
 
-    def events(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the data of each event that ends in this piece, but of the last one."""
+    def events(self, piece: bytes) -> list[bytes]:
+        """Return the data of each event that ends in this piece, but of the last one."""
         known = max(0, len(self._buffer) - 1)
         self._buffer += piece
         # A CR at the end may be the half of a line end.
@@ -28,21 +28,20 @@ class EventReader:
         end = max(self._buffer.rfind(mark, known, last) for mark in (b"\n", b"\r"))
         lines = bytes(self._buffer[: end + 1]).splitlines()
         del self._buffer[: end + 1]
+        return self._read(lines)
+
+    def rest(self) -> list[bytes]:
+        """Return the data of an event that the end of the stream has ended."""
+        return self._read([bytes(self._buffer).strip(b"\r\n"), b""])
+
+    def _read(self, lines: Sequence[bytes]) -> list[bytes]:
+        events: list[bytes] = []
         for line in lines:
-            yield from self._line(line)
-
-    def rest(self) -> Iterator[bytes]:
-        """Yield the data of an event that the end of the stream has ended."""
-        for line in (bytes(self._buffer).strip(b"\r\n"), b""):
-            yield from self._line(line)
-
-    def _line(self, line: bytes) -> Iterator[bytes]:
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value.removeprefix(b" "))
-        if line or not self._data:
-            return
-        data, self._data = b"\n".join(self._data), []
-        self.done = self.done or data.startswith(DONE)
-        if not self.done:
-            yield data
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif not line and self._data:
+                data, self._data = b"\n".join(self._data), []
+                self.done = self.done or data.startswith(DONE)
+                if not self.done:
+                    events.append(data)
+        return events

@@ -10,6 +10,7 @@ from typing import Any
 from finetune_gateway.backends.openai import wire
 from finetune_gateway.text.cleaning import whole
 
+WORDS = frozenset({"role", "content"})  # of a piece that has nothing but text
 HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")  # of an answer
 
 
@@ -31,32 +32,42 @@ class Gathered:
     def choices(self, chunk: object) -> Iterator[wire.Json]:
         """Yield the pieces of the first choice in a chunk, and keep what the chunk has beside."""
         body = wire.object_of(chunk)
-        self.usage = wire.object_of(body.get("usage")) or self.usage
-        self.head |= {name: body[name] for name in HEAD if body.get(name) is not None}
-        for choice in map(wire.object_of, wire.list_of(body.get("choices"))):
-            if not choice.get("index"):
+        usage = body.get("usage")
+        if usage or not self.head:  # every chunk has the same; the last one may have more
+            self.usage = wire.object_of(usage) or self.usage
+            self.head |= {name: body[name] for name in HEAD if body.get(name) is not None}
+        for choice in wire.list_of(body.get("choices")):
+            if isinstance(choice, dict) and not choice.get("index"):
                 yield choice
 
     def add(self, choice: wire.Json) -> str:
         """Add a piece, and return its text, which is added by the caller."""
+        if reason := choice.get("finish_reason"):
+            self.finished = True
+            self.finish_reason = wire.text_of(reason) or self.finish_reason
+        for name, chances in wire.object_of(choice.get("logprobs")).items():
+            self.logprobs.setdefault(name, []).extend(wire.list_of(chances))
         delta = wire.object_of(choice.get("delta"))
-        self.finished = self.finished or bool(choice.get("finish_reason"))
-        self.finish_reason = wire.text_of(choice.get("finish_reason")) or self.finish_reason
-        self.reasoning.append(reasoning_of(delta))
-        if isinstance(delta.get("refusal"), str):
-            self.refusals.append(delta["refusal"])
+        if not delta.keys() <= WORDS:
+            self._add_more(delta)
+        return content_of(delta)
+
+    def _add_more(self, delta: wire.Json) -> None:
+        """Add what a piece has beside text: few have it."""
+        if thought := reasoning_of(delta):
+            self.reasoning.append(thought)
+        refusal = delta.get("refusal")
+        if isinstance(refusal, str) and refusal:
+            self.refusals.append(refusal)
         for piece in map(wire.object_of, wire.list_of(delta.get("tool_calls"))):
             self._add_call(piece)
         _join(self.function, wire.object_of(delta.get("function_call")))
-        for name, chances in wire.object_of(choice.get("logprobs")).items():
-            self.logprobs.setdefault(name, []).extend(wire.list_of(chances))
-        return content_of(delta)
 
     @property
     def begun(self) -> bool:
         """True once it has said anything: a word, a refusal, a thought or a call."""
-        said = (*self.texts, *self.refusals, *self.reasoning)
-        return any(said) or bool(self.calls or self.function)
+        more = self.refusals or self.reasoning or self.calls or self.function
+        return bool(more) or any(self.texts)
 
     def _add_call(self, piece: wire.Json) -> None:
         index = whole(piece.get("index"))
@@ -73,11 +84,11 @@ class Gathered:
     def body(self) -> wire.Json:
         """Return the whole answer as a host gives it that does not stream."""
         message: wire.Json = {"role": "assistant", "content": "".join(self.texts) or None}
-        if not (self.calls or self.function or any(self.refusals)):
+        if not (self.calls or self.function or self.refusals):
             message["content"] = "".join(self.texts)
-        if any(self.refusals):
+        if self.refusals:
             message["refusal"] = "".join(self.refusals)
-        if any(self.reasoning):
+        if self.reasoning:
             message["reasoning_content"] = "".join(self.reasoning)
         if self.calls:
             message["tool_calls"] = self.tool_calls

@@ -286,10 +286,8 @@ class Answer(Protocol):
 
 
 def read(answer: Answer, call: Call) -> Json:
-    """Return an answer as a plain dict that can be stored and shown: see ``safe``.
-
-    Raises BackendError if it is no JSON object.
-    """
+    """Return an answer as a plain dict that can be stored and shown: see ``safe``. Raises
+    BackendError if it is no JSON object."""
     value = parsed(answer.content, call)
     if not isinstance(value, dict):
         raise undecodable(call)
@@ -298,9 +296,8 @@ def read(answer: Answer, call: Call) -> Json:
 
 def parsed(raw: bytes, call: Call) -> Any:
     """Return the JSON of an answer, or of a piece of one. Raises BackendError if it is none."""
-    text = raw.decode("utf-8-sig", "replace")
     try:
-        return json.loads(text, parse_int=_integer, strict=False)
+        return _DECODER.decode(raw.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         raise undecodable(call) from None
 
@@ -314,6 +311,9 @@ def safe(value: Json, raw: bytes, call: Call) -> Json:
 
 def _integer(digits: str) -> int | None:
     return int(digits) if len(digits) <= LONGEST_INTEGER else None
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, strict=False)
 
 
 def text_of(value: object) -> str | None:

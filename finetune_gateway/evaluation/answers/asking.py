@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.evaluation.answers import hosted
+from finetune_gateway.evaluation.answers import hosted, local, recorded
 from finetune_gateway.evaluation.answers.planning import AnswerKey, AskPlan, Target
+from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.requests import spent_by_request
 from finetune_gateway.evaluation.results import ComparedAnswer
@@ -64,18 +65,50 @@ def ask(plan: AskPlan) -> AskResult:
     """
     with _writing(plan) as ready:
         ready.require_within()
-        before = ready.how.limit.spent
-        left = {id(target): {*target.left} for target in ready.targets}
-        progress = _Progress(ready, sum(map(len, left.values())))
         asked = AskResult(kept=ready.kept, again=ready.again)
+        progress = _Progress(ready, sum(len(target.left) for target in ready.targets))
+        unkept = {target.model.key: local.Unkept() for target in ready.targets if not target.kept}
+        before = ready.how.limit.spent
         if ready.hosted:
             for end in hosted.ask_hosted(ready, ready.hosted, progress):
                 _count(asked, end)
         asked.spent_usd = ready.how.limit.spent - before
         asked.stopped = ready.how.limit.stopped
         for target in ready.targets:
-            _read(ready, target, left[id(target)], asked)
+            if target.left and target.costing is None:
+                _ask_here(ready, target, unkept, progress, asked)
+        for target in ready.targets:
+            _read(ready, target, unkept, asked)
     return asked
+
+
+def _ask_here(
+    plan: AskPlan,
+    target: Target,
+    unkept: dict[str, local.Unkept],
+    progress: _Progress,
+    asked: AskResult,
+) -> None:
+    """Ask what is left of a model of this machine, or of an object."""
+    rows = {key: target.prompts[key].id for key in target.left}
+    with ExitStack() as stack:
+        log: local.Log = unkept.get(target.model.key) or local.Unkept()
+        if target.kept is not None:
+            marks = {"charge": "", "run": plan.how.name}
+            log = stack.enter_context(Lines(target.kept.folder, rows, marks))
+        here = local.Here(target, log, progress)
+        try:
+            here.ask(_timed(target))
+        except GatewayError as exc:  # of the model itself: the others are asked all the same
+            asked.ended |= {model.key: exc for model in target.models}
+        finally:
+            asked.asked += here.asked
+
+
+def _timed(target: Target) -> int:
+    """Return how many rows of this model were timed by an earlier call."""
+    lines = target.kept.answers({*target.questions}) if target.kept else {}
+    return sum(line.get("seconds") is not None for line in lines.values())
 
 
 def _count(asked: AskResult, end: hosted.Ended) -> None:
@@ -100,12 +133,19 @@ def _writing(plan: AskPlan) -> Iterator[AskPlan]:
         yield replace(plan, targets=targets)
 
 
-def _read(plan: AskPlan, target: Target, left: set[str], asked: AskResult) -> None:
-    """Add the answers of a model to ``asked``. ``left``: the requests that were to be sent now."""
-    if target.kept is None:
+def _read(plan: AskPlan, target: Target, unkept: dict[str, local.Unkept], asked: AskResult) -> None:
+    """Add the answers of a model."""
+    if target.model.kind == "recorded":
+        found = recorded.answers_of(target)
+        asked.answers |= {(one.model, one.row, one.sample): one for one in found}
+        asked.kept += sum(not one.error for one in found)
         return
-    lines = target.kept.answers({*target.questions})
-    errors = target.kept.errors({*target.questions}, plan.how.name)
+    left = {*target.left}
+    if target.kept is not None:
+        lines = target.kept.answers({*target.questions})
+        errors = target.kept.errors({*target.questions}, plan.how.name)
+    else:
+        lines, errors = unkept[target.model.key].answers, unkept[target.model.key].errors
     ended = asked.ended.get(target.model.key)
     for (model, row, sample), key in target.wanted.items():
         answer = ComparedAnswer(model=model, row=row, sample=sample)

@@ -229,10 +229,10 @@ def plan(
     allowed: dict[str, int] = {}
     known: gate.Known = {}
     for target in targets:
-        if target.costing is None or target.model.host is None:
-            continue
         sent = [target.prompts[key] for key in target.left]
-        if how.limit.usd is not None or cap is not None:
+        if target.model.host is None or not sent:  # it stays on this machine
+            continue
+        if target.costing is not None and (how.limit.usd is not None or cap is not None):
             gate.require_counted(sent)
         found = gate.require_allowed(
             sent, how.words, target.model.host, store.settings,

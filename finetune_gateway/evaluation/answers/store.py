@@ -71,7 +71,7 @@ def key_of(prompt: Prompt, parameters: Json, sample: int) -> str:
 
 def is_kept(model: EvaluatedModel) -> bool:
     """Return True for a model whose content can be told: another one never reads its answers."""
-    return model.kind != "recorded" and bool(model.host or model.base_content)
+    return model.kind == "hosted" or (model.kind != "recorded" and bool(model.base_content))
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class KeptAnswers:
 
     def settle(self) -> None:
         """Settle the charges of runs that have ended, also by a kill. The lock is held."""
-        known = {line["charge"] for line in read_lines(self.folder / CHARGES)}
+        known = {*kept_answers.charges_of(self.folder)}
         for charge in charges.unsettled(self.store) if known else ():
             if charge.id in known:
                 commit(self.store, charge, spent_of(self.folder, charge.id))

@@ -1,0 +1,45 @@
+"""What runs have cost, also those that were killed: by the requests that they wrote down."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from finetune_gateway.errors import JobNotFinished, NotFoundError
+from finetune_gateway.evaluation.answers.store import KeptAnswers
+from finetune_gateway.evaluation.limits import Limit
+from finetune_gateway.jobs import charges, kept_answers
+from finetune_gateway.jobs.budget import ZERO
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+
+
+def limit_of(store: Store, name: str, usd: Decimal | None) -> Limit:
+    """Return a limit for all runs of this name, like ``compare:cmp-3f9a2c1d``: what earlier ones
+    have cost counts. Raises JobNotFinished while one of them is asking."""
+    _settle_dead(store, name)
+    return Limit(usd, sum((one.held_usd for one in charges.of_name(store, name)), ZERO))
+
+
+def settle(settings: Settings, name: str) -> Decimal:
+    """Settle what killed runs of this name have reserved; return what they cost. Raises
+    NotFoundError for a name that nothing was spent under; JobNotFinished while one is asking."""
+    store = Store(settings)
+    if not charges.of_name(store, name):
+        raise NotFoundError(f"Nothing was spent on {name!r}.", hint="See: ftg costs")
+    return _settle_dead(store, name)
+
+
+def _settle_dead(store: Store, name: str) -> Decimal:
+    left = {charge.id for charge in charges.unsettled(store, name)}
+    for folder in kept_answers.folders(store.settings) if left else ():
+        if left & {*kept_answers.charges_of(folder)}:
+            with files.try_locking(kept_answers.lock_of(store.settings, folder.name)) as ours:
+                if not ours:
+                    raise JobNotFinished(
+                        f"A process is asking models for {name}.", hint="Wait until it has ended."
+                    )
+                KeptAnswers(store, folder.name).settle()
+    kept_answers.settle_lost(store, name)
+    ended = (charge for charge in charges.of_name(store, name) if charge.id in left)
+    return sum((charge.held_usd for charge in ended), ZERO)
