@@ -187,7 +187,8 @@ def _view(
     measures = view.deciding_first(data)
     letters = view.letters(data)
     models = [
-        _model(one, letters[one.key], place % COLORS) for place, one in enumerate(data.models)
+        _model(one, letters[one.key], place % COLORS, no_rows)
+        for place, one in enumerate(data.models)
     ]
     heading = f"{format_count(len(models), 'model')} on {format_count(data.data.rows, 'row')}"
     curves = [*_curves(data)]
@@ -271,7 +272,9 @@ def _shown(rows: Sequence[tuple[str, Cells]]) -> list[tuple[str, tuple[str, ...]
     return [(name, tuple(map(_plain, cells))) for name, cells in rows]
 
 
-def _model(model: ComparedFacts, letter: str, color: int) -> ModelView:
+def _model(model: ComparedFacts, letter: str, color: int, no_rows: bool) -> ModelView:
+    if no_rows:  # it is of the rows, too
+        model = model.model_copy(update={"system_prompt": None})
     return ModelView(
         letter,
         short_text(model.title),
@@ -357,7 +360,7 @@ def _curves(data: ComparisonData) -> Iterator[CurveView]:
         if model.training is None:
             continue
         chart = loss_chart(model.training.metrics)
-        note = model.training.note
+        note = view.losses_note(model.training)
         if chart or note:
             drawn = chart.pictures()[1] if chart else None
             drawn = drawn and Picture(

@@ -16,6 +16,7 @@ from finetune_gateway.evaluation.results import (
     JudgeFacts,
     Measure,
     MeasureFigure,
+    TrainingFacts,
 )
 from finetune_gateway.reports.comparison_costs import (
     EMPTY,
@@ -24,6 +25,7 @@ from finetune_gateway.reports.comparison_costs import (
     training_text,
     usd_text,
 )
+from finetune_gateway.reports.loss_chart import overfitting_note, series
 from finetune_gateway.reports.output import elide, format_count, format_duration
 
 CHECK = "check:"  # how the measures of behaviour checks are named
@@ -202,9 +204,15 @@ def warnings(data: ComparisonData) -> Iterator[str]:
     if data.judge:
         yield from (f"The judge: {text}" for text in data.judge.warnings)
     for model in data.models:
-        if model.training and model.training.note and model.training.metrics:
-            yield f"{model.title}: {model.training.note}."
+        if model.training and model.training.metrics and (note := losses_note(model.training)):
+            yield f"{model.title}: {note}."
     yield from data.notes
+
+
+def losses_note(training: TrainingFacts) -> str:
+    """Return what to know of the losses: that they look like overfitting, or why there are none."""
+    losses = [value for _, value in series(training.metrics, "valid_loss")]
+    return training.note or overfitting_note(losses) or ""
 
 
 def errors_text(model: ComparedFacts, figures: AnswerFigures) -> str:

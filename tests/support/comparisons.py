@@ -304,8 +304,6 @@ def _facts(key: str, title: str, way: Variant, kind: Any) -> ComparedFacts:
             settings={"n_epochs": 3, "batch_size": 8},
             prices=("$25.00 per million trained tokens, 2026-11-21",) if host else (),
             metrics=_losses(host is not None),
-            note="valid_loss has not fallen for 2 evaluations (possible overfitting)"
-            if host else "",
         )  # fmt: skip
     return ComparedFacts(
         key=key, name=title, title=title, kind=kind, way=way,
