@@ -59,6 +59,8 @@ class Journal:
 
     def sync(self) -> None:
         """Put all lines on the disk. Raises StoreError."""
+        if self._file < 0:  # closing it has done that
+            return
         with files.storing(f"{self.path.name} cannot be written", self.path.parent):
             _sync(self._file)
 
