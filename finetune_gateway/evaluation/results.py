@@ -275,8 +275,9 @@ class CheckFigure(Model):
 
 class JudgeFacts(Model):
     """The judge of a comparison, and how far it can be trusted. ``agreement``: share of pairs in
-    which both orders say the same; ``first``: share of verdicts for the answer shown first;
-    ``longer``: share for the longer one of answers of different length, with its interval."""
+    which both orders say the same; ``ties``: pairs that no model wins, also for contradicting
+    verdicts; ``first``: share of verdicts for the answer shown first; ``longer``: share for the
+    longer one of answers of different length, with its interval."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, protected_namespaces=())
 
@@ -284,6 +285,7 @@ class JudgeFacts(Model):
     host: str | None = None
     pairs: int = 0
     agreement: float | None = None
+    ties: int = 0
     first: float | None = None
     longer: Interval | None = None
     unread: int = 0  # verdicts that could not be read
