@@ -1,6 +1,6 @@
 """What a judge is asked, and how its verdict is read. The wording is in ``templates/judge_*.txt``.
 
-Answers stand between marks with a tag that is in none of them, so that no answer can close its
+ByPlace stand between marks with a tag that is in none of them, so that no answer can close its
 mark and speak to the judge. The tag follows from what is asked: the same question is the same
 request, which is paid once.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 Json = dict[str, Any]
-Answers = Mapping[tuple[str, str, int], ComparedAnswer]
+ByPlace = Mapping[tuple[str, str, int], ComparedAnswer]
 Better = Literal["first", "second", "tie"]
 
 MAX_TOKENS = 512  # of a verdict with its reason
@@ -229,7 +229,7 @@ def _objects_in(text: str) -> Iterator[Json]:
 
 
 def answers_of(
-    row: ComparedRow, keys: Sequence[str], answers: Answers
+    row: ComparedRow, keys: Sequence[str], answers: ByPlace
 ) -> list[ComparedAnswer] | None:
     """Return the answers of these models to a row; None if one is missing, or is an error."""
     found = [answers.get((key, row.id, 0)) for key in keys]

@@ -22,7 +22,7 @@ from finetune_gateway.evaluation import judge as asked
 from finetune_gateway.evaluation import statistics
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.checks.check import PREFIX
-from finetune_gateway.evaluation.judge import MAX_TOKENS, Answers, JudgeQuestion
+from finetune_gateway.evaluation.judge import MAX_TOKENS, ByPlace, JudgeQuestion
 from finetune_gateway.evaluation.results import (
     ComparedAnswer,
     ComparedFacts,
@@ -63,7 +63,7 @@ LIKE = Measure(
 
 def judge_prompts(
     rows: Sequence[ComparedRow],
-    answers: Answers,
+    answers: ByPlace,
     pairs: Sequence[tuple[str, str]],
     *,
     guide: Guide | None = None,
