@@ -56,8 +56,9 @@ def approach_of(facts: Facts, measured: Measured | None) -> Point:
     room_left = measured is not None and measured.rule == "room_left"
     found = (
         _unreadable(facts)
-        or _contradictory(facts)
+        or _damaged(facts)
         or _factual(facts)
+        or _contradictory(facts)
         or _as_measured(measured)
         or _few(facts)
         or (None if room_left else _plain_format(facts))
@@ -89,6 +90,14 @@ def _unreadable(facts: Facts) -> Point | None:
     return Point(CANT_TELL, text, seen, ("refused_rows",))
 
 
+def _damaged(facts: Facts) -> Point | None:
+    count, codes = facts.noisy
+    if count < rules.REFUSED * max(facts.signals.rows, 1):
+        return None
+    text = "Can't tell: the texts are damaged; fix them first."
+    return Point(CANT_TELL, text, (f"{', '.join(codes)}: {count:,} times",), ("damaged",))
+
+
 def _contradictory(facts: Facts) -> Point | None:
     found = facts.signals.contradicting()
     if facts.signals.share(found.count) < rules.CONTRADICTING:
@@ -103,10 +112,7 @@ def _factual(facts: Facts) -> Point | None:
     if signals.kind == "text":
         return _documents(signals)
     differ, (held, counts) = signals.facts_differ(), signals.facts
-    if (
-        signals.sampled_share(held.count) < rules.FACTS
-        and signals.share(differ.count) < rules.FACTS
-    ):
+    if signals.share(held.count) < rules.FACTS and signals.share(differ.count) < rules.FACTS:
         return None
     kinds = ", ".join(kind for kind, _ in counts.most_common(3))
     seen = []
@@ -160,24 +166,24 @@ def _plain_format(facts: Facts) -> Point | None:
         return Point("prompt", text, (seen,), ("one_format",))
     if signals.share(signals.copied) >= rules.ONE_FORMAT:
         text = "Prompt first: the answers are pieces of their prompts, which a prompt can ask for."
-        seen = f"{signals.copied:,} of {signals.rows:,} answers stand in their prompt"
+        seen = f"{signals.copied:,} of {signals.sampled:,} answers stand in their prompt"
         return Point("prompt", text, (seen,), ("one_format",))
     same_keys = max(signals.json_keys.values(), default=0)
     if signals.share(same_keys) >= rules.ONE_FORMAT:
         text = "Prompt first: the answers are JSON of one form, which a schema can ask for."
-        seen = f"{same_keys:,} of {signals.rows:,} answers are JSON with the same keys"
+        seen = f"{same_keys:,} of {signals.sampled:,} answers are JSON with the same keys"
         return Point("prompt", text, (seen,), ("one_format",))
     different = len(signals.answers)
     if signals.share(different) < rules.FEW_ANSWERS:
         text = f"Prompt first: there are {different:,} different answers, which a prompt can list."
-        return Point("prompt", text, (f"in {signals.rows:,} rows",), ("few_answers",))
+        return Point("prompt", text, (f"in {signals.sampled:,} rows",), ("few_answers",))
     return None
 
 
 def _own_facts(facts: Facts) -> Point | None:
     signals = facts.signals
     found, held = signals.other_facts, signals.facts[0]
-    share = signals.sampled_share(found.count) + signals.sampled_share(held.count)
+    share = signals.share(found.count) + signals.share(held.count)
     if share < rules.OTHER_FACTS or facts.common(style=True):
         return None
     text = (
@@ -287,6 +293,10 @@ def _private(facts: Facts, said: bool) -> Point | None:
     if said:
         return Point("local", "The data must stay here, as you said.", (), ("private",))
     secrets, found = facts.private("secret")
+    marked = facts.signals.confidential
+    if facts.signals.share(marked.count) >= rules.CONFIDENTIAL and not secrets:
+        seen = facts.counted(marked, "rows say so")
+        return Point("local", "The rows call themselves confidential.", (seen,), ("confidential",))
     people, also = facts.private("pii")
     if not secrets and people < rules.PRIVATE * max(facts.signals.rows, 1):
         return None
@@ -304,8 +314,10 @@ def _warnings(facts: Facts, said: bool) -> Iterator[str]:
     contradicting = signals.contradicting()
     if rules.FEW_CONTRADICT <= signals.share(contradicting.count) < rules.CONTRADICTING:
         yield f"{facts.counted(contradicting, 'rows contradict others')}."
+    if facts.similar >= rules.MADE_FROM_ONE * max(signals.rows, 1):
+        yield f"{facts.similar:,} rows nearly repeat an earlier one, and add little to it."
     held = signals.facts[0]
-    if rules.SOME_FACTS <= signals.sampled_share(held.count) < rules.FACTS:
+    if rules.SOME_FACTS <= signals.share(held.count) < rules.FACTS:
         yield f"{facts.counted(held, 'answers hold facts that no prompt gives')}."
     people, found = facts.private("pii")
     if people and not said and _private(facts, said) is None:
@@ -319,7 +331,7 @@ def _next_steps(
     path: str, facts: Facts, approach: Point, method: Point, base: str
 ) -> Iterator[str]:
     """Yield what to do next, as commands where there is one."""
-    if "refused_rows" in approach.rules or "contradictions" in approach.rules:
+    if {"refused_rows", "damaged", "contradictions"} & {*approach.rules}:
         yield f"ftg validate {path}"
         return
     if approach.answer == "retrieval":

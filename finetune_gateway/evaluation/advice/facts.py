@@ -13,7 +13,7 @@ from finetune_gateway.findings import Finding, Report
 
 # Errors that say nothing against a row: how many there are, and that two kinds are in one file.
 OF_THE_FILE = frozenset({"too_few_examples", "mixed_formats"})
-PRIVATE = ("secret", "pii")
+NOISE = frozenset({"mojibake", "replacement_char", "special_tokens_in_text"})
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,17 @@ class Facts:
     def rows(self) -> int:
         """Different rows to learn from, those of both files."""
         return self.signals.distinct + (self.pairs.distinct if self.pairs else 0)
+
+    @property
+    def similar(self) -> int:
+        """Rows that differ from an earlier one in a few words only."""
+        return int((self.report.quality or {}).get("similar_rows") or 0)
+
+    @property
+    def noisy(self) -> tuple[int, list[str]]:
+        """Return how many texts are damaged, and by which rules."""
+        found = [one for one in self.report.findings if one.code in NOISE]
+        return sum(one.count for one in found), list(dict.fromkeys(one.code for one in found))
 
     @property
     def kind(self) -> str:
@@ -55,12 +66,15 @@ class Facts:
 
     def counted(self, places: Places, what: str) -> str:
         """Return ``212 of 300 answers hold ... (lines 1, 4, 9)``."""
-        return f"{places.count:,} of {self.signals.rows:,} {what} ({lines_text(places.lines)})"
+        return f"{places.count:,} of {self.signals.sampled:,} {what} ({lines_text(places.lines)})"
 
     def common(self, *, style: bool = False) -> list[str]:
         """Return what the rows have in common; empty for nothing. ``style``: what the answers
         have in common in how they are written, alone."""
-        signals = self.signals
+        signals, classes = self.signals, self.signals.classes()
+        if classes:
+            fewest = min(classes.values())
+            return [f"the answers are {len(classes)} labels, the rarest in {fewest:,} rows"]
         return [
             text
             for text in (
@@ -93,7 +107,7 @@ def _system_text(signals: Signals) -> str:
 
 
 def _marker_text(signals: Signals) -> str:
-    found = signals.marker()
+    found = signals.marker() if signals.length_quantile(0.5) <= rules.SHORT else None
     if found is None or found[1] < rules.ALIKE:
         return ""
     return f"{found[1]:.0%} of the answers have a word in common that the prompts lack"
@@ -101,7 +115,7 @@ def _marker_text(signals: Signals) -> str:
 
 def _edge_text(signals: Signals, edges: Counter[str], verb: str) -> str:
     (_, most), *_ = edges.most_common(1) or [("", 0)]
-    share, few = signals.sampled_share(most), signals.sampled_share(_count_of(edges, rules.WAYS))
+    share, few = signals.share(most), signals.share(_count_of(edges, rules.WAYS))
     if share >= rules.ALIKE:
         return f"{share:.0%} of the answers {verb} with the same words"
     return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-LONGEST = 20_000  # characters read
 PATTERNS = {
     "have emoji": re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]"),
     "are lists": re.compile(
@@ -20,14 +19,13 @@ PATTERNS = {
 
 def of(text: str) -> Iterator[str]:
     """Yield each thing that is to be seen of a text, as a verb with its object."""
-    text = text[:LONGEST].strip()
+    text = text.strip()
     for name, pattern in PATTERNS.items():
         if pattern.search(text):
             yield name
     if text.count("\n") in (1, 2, 3, 4):
         yield f"have {len(text.splitlines())} lines"
-    letters = [char for char in text if char.isalpha()]
-    if len(letters) > 20 and text == text.lower() and text != text.upper():
+    if len(text) > 20 and text.islower():
         yield "are in small letters"
-    if len(letters) > 20 and text == text.upper() and text != text.lower():
+    if len(text) > 20 and text.isupper():
         yield "are in capitals"

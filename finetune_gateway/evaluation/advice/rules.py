@@ -21,12 +21,15 @@ FEW_CONTRADICT = 0.02
 ONE_FORMAT = 0.9  # share of answers
 FEW_ANSWERS = 0.1  # distinct answers to rows
 ALIKE = 0.4  # share of answers that begin or end alike, or have a word in common
+SHORT = 40  # words: in longer answers a word in common is nothing special
 WAYS, IN_WAYS = 8, 0.6  # or begin or end in one of so many ways
 ONE_LOOK = 0.8  # share of answers that look alike, and of prompts half as many
 CALLING = 0.2  # share of rows with calls of tools
 ONE_SYSTEM = 0.8  # share of rows with one system prompt
 ONE_LENGTH = 4  # the length that nine in ten answers do not pass, over that of one in ten
 REFUSED = 0.2  # share of rows with errors
+MADE_FROM_ONE = 0.5  # share of rows that nearly repeat an earlier one
+CONFIDENTIAL = 0.2  # share of rows that call themselves so
 PRIVATE = 0.02  # share of rows with personal data
 ENOUGH = 0.95  # the lower end of what a prompt reaches: nothing is left to train for
 SOON_DAYS = 90
@@ -109,13 +112,12 @@ RULES: dict[str, Rule] = {
         (SFT_GUIDE,),
         "",
     ),
-    "contradictions": Rule(
+    "damaged": Rule(
         "approach",
-        f"{CONTRADICTING:.0%} of the rows or more ask what has another short answer elsewhere",
-        "can't tell: settle what the right answers are first",
+        f"{REFUSED:.0%} of the rows or more have damaged texts: letters lost, tokens of a template",
+        "can't tell: fix the texts first",
         (BEST_PRACTICES,),
-        "OpenAI: a model is hardly better than the agreement of who wrote the rows. The share is "
-        "our judgement.",
+        "The share is our judgement.",
     ),
     "facts": Rule(
         "approach",
@@ -125,6 +127,14 @@ RULES: dict[str, Rule] = {
         "retrieval: put the facts into the prompt, then train how to answer, if at all",
         (BEST_PRACTICES, ACCURACY, OVADIA, GEKHMAN, FINETUNEBENCH),
         "The share is our judgement.",
+    ),
+    "contradictions": Rule(
+        "approach",
+        f"{CONTRADICTING:.0%} of the rows or more ask what has another short answer elsewhere",
+        "can't tell: settle what the right answers are first",
+        (BEST_PRACTICES,),
+        "OpenAI: a model is hardly better than the agreement of who wrote the rows. The share is "
+        "our judgement.",
     ),
     "documents": Rule(
         "approach",
@@ -177,9 +187,9 @@ RULES: dict[str, Rule] = {
     ),
     "own_facts": Rule(
         "approach",
-        f"{OTHER_FACTS:.0%} of the answers or more are short and hold names or figures that their "
-        "prompts do not",
-        "can't tell: whether the base model knows them decides between retrieval and training",
+        f"{OTHER_FACTS:.0%} of the answers or more are short and hold names, codes or figures that "
+        "their prompts do not, and have no style in common",
+        "can't tell: whether the base model knows them decides between retrieval and a prompt",
         (GEKHMAN,),
         "",
     ),
@@ -263,6 +273,11 @@ RULES: dict[str, Rule] = {
     "private": Rule(
         "place",
         f"keys or passwords, personal data in {PRIVATE:.0%} of the rows or more, or --private",
+        "local: the data stay on this machine",
+    ),
+    "confidential": Rule(
+        "place",
+        f"{CONFIDENTIAL:.0%} of the rows or more call themselves confidential or internal",
         "local: the data stay on this machine",
     ),
     "some_private": Rule(

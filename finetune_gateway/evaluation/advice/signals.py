@@ -33,7 +33,8 @@ LABEL_WORDS = 4  # an answer of more words is no label
 MAX_LABELS = 50
 LABEL_ROWS = 5  # rows a label has at least, on average
 SHORT = 12  # words: shorter answers to one prompt that differ contradict each other
-SAMPLE = 20_000  # rows of which words are counted
+SAMPLE = 20_000  # rows that are looked at; of more, only kinds and equal rows are counted
+LONGEST = 8_000  # characters of a text that are read
 SHOWN = 5  # lines named
 SCORES = frozenset(
     ("score", "scores", "rating", "reward", "rank", "grade", "stars", "thumbs", "votes", "feedback")
@@ -44,9 +45,13 @@ DIALOGUE = re.compile(
     r"^\W*(?:A|Answer|Assistant|Response|Output|Completion|SQL|Bot)\s*:",
     re.MULTILINE | re.IGNORECASE,
 )
+CONFIDENTIAL = re.compile(
+    r"\b(?:confidential|internal use only|for internal use|not for distribution|under NDA"
+    r"|trade secret|attorney.client|medical records?|patient records?)\b",
+    re.IGNORECASE,
+)
 SPECIAL = re.compile(r"<\|[^|]{1,40}\|>")
 EVERYWHERE = 0.1  # share of the answers in which a fact of one of them may stand
-MOST_PROMPTS = 200_000  # that are followed for other answers
 # Words that are in many answers whatever they are about.
 COMMON = frozenset(
     word
@@ -126,11 +131,13 @@ class HeldFacts:
 
 @dataclass
 class Signals:
-    """What was counted. Shares are of ``rows``: those with an answer that could be read."""
+    """What was counted of the rows with an answer that could be read; all but ``rows``, ``kinds``,
+    ``good`` and ``hashes`` of the first 20,000 alone: ``sampled``."""
 
     rows: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     without_answer: int = 0
+    confidential: Places = field(default_factory=Places)
     good: int = 0  # of answers with a label
     scored: Places = field(default_factory=Places)
     held: HeldFacts = field(default_factory=HeldFacts)
@@ -171,11 +178,7 @@ class Signals:
         return self.kinds["chat"] + self.kinds["prompt_completion"]
 
     def share(self, count: int) -> float:
-        """Return a count as a share of the rows."""
-        return count / self.rows if self.rows else 0.0
-
-    def sampled_share(self, count: int) -> float:
-        """Return a count as a share of the rows of which words are counted."""
+        """Return a count as a share of the rows that were looked at."""
         return count / self.sampled if self.sampled else 0.0
 
     # -- facts that the prompts do not have ----------------------------------------------------
@@ -263,28 +266,36 @@ def _count(signals: Signals, row: RowText) -> None:
     signals.kinds[row.kind] += 1
     signals.good += row.label is True
     signals.hashes.add(content_hash(row.system or "", row.conversation))
+    if signals.sampled >= SAMPLE:
+        return
+    signals.sampled += 1
+    if CONFIDENTIAL.search(f"{row.system or ''} {row.prompt} {row.answer}"):
+        signals.confidential.add(row.line)
     if row.kind == "text":
         signals.dialogues += bool(DIALOGUE.search(row.answer))
         return
-    if row.system and len(row.system.split()) >= SYSTEM_WORDS:
-        signals.systems[content_hash(row.system)] += 1
-    answer_words = words(row.answer)
-    signals.calling += bool(row.calls)
-    signals.copied += _is_copied(row)
-    signals.looks.update(looks.of(row.answer))
-    signals.asked_looks.update(looks.of(row.prompt))
-    signals.lengths.append(len(answer_words))
+    answer_words = words(row.answer[:LONGEST])
     _count_shape(signals, row, answer_words)
-    signals.answers.add(content_hash(row.answer))
+    _count_looks(signals, row, answer_words)
+    signals.held.add(row.line, *_held_facts(row))
     if row.kind != "preference" and row.label is None:
         _count_answer(signals, row, answer_words)
-    if signals.sampled < SAMPLE:
-        signals.sampled += 1
-        signals.held.add(row.line, *_held_facts(row))
-        signals.said.update(set(answer_words))
-        signals.asked.update(set(words(row.prompt)))
-        signals.openings[" ".join(answer_words[:2])] += 1
-        signals.closings[" ".join(answer_words[-2:])] += 1
+
+
+def _count_looks(signals: Signals, row: RowText, answer_words: list[str]) -> None:
+    """Count what answers may have in common."""
+    if row.system and len(row.system.split()) >= SYSTEM_WORDS:
+        signals.systems[content_hash(row.system)] += 1
+    signals.calling += bool(row.calls)
+    signals.copied += _is_copied(row)
+    signals.looks.update(looks.of(row.answer[:LONGEST]))
+    signals.asked_looks.update(looks.of(row.prompt[:LONGEST]))
+    signals.lengths.append(len(answer_words))
+    signals.answers.add(content_hash(row.answer))
+    signals.said.update(set(answer_words))
+    signals.asked.update(set(words(row.prompt[:LONGEST])))
+    signals.openings[" ".join(answer_words[:2])] += 1
+    signals.closings[" ".join(answer_words[-2:])] += 1
 
 
 def _count_shape(signals: Signals, row: RowText, answer_words: list[str]) -> None:
@@ -335,9 +346,10 @@ def _held_facts(row: RowText) -> tuple[bool, list[tuple[str, str]]]:
     if _is_call(row):
         return False, []
     context = f"{row.system or ''}\n{row.prompt}\n{row.tools}"
-    if found := specifics.changing_facts(row.answer, context):
+    answer = row.answer[:LONGEST]
+    if found := specifics.changing_facts(answer, context):
         return True, found
-    other = [("names or figures", one) for one in specifics.other_facts(row.answer, context)]
+    other = [("names or figures", one) for one in specifics.other_facts(answer, context)]
     return specifics.asks_for_what_changes(_question(row), row.answer), other
 
 
@@ -353,12 +365,10 @@ def _question(row: RowText) -> str:
 def _count_answer(signals: Signals, row: RowText, answer_words: list[str]) -> None:
     """Keep what tells whether a prompt is answered in more than one way."""
     prompt = content_hash(row.system or "", row.tools, " ".join(words(row.prompt)))
-    if prompt not in signals.prompts and len(signals.prompts) >= MOST_PROMPTS:
-        return
     one = signals.prompts.setdefault(prompt, Answered(line=row.line))
     one.rows += 1
     one.whole.add(content_hash(" ".join(answer_words)))
-    one.without_facts.add(content_hash(specifics.without_facts(row.answer)))
+    one.without_facts.add(content_hash(specifics.without_facts(row.answer[:LONGEST])))
     one.all_short = one.all_short and len(answer_words) <= SHORT
     if match := YES_NO.match(row.answer.strip()):
         one.yes_no.add(match.group().casefold())

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from finetune_gateway.validation.dataset.row_text import words
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)[a-z]*\.?"
-CURRENCY = r"(?:€|£|¥|USD|EUR|GBP|CHF|dollars?|euros?|pounds?|cents?)(?!\w)"
+CURRENCY = r"(?:€|£|¥|USD|EUR|GBP|CHF|dollars?|euros?|pounds?|cents?|zł|kr)(?!\w)"
 # What changes, or is known to one house alone, by its look. A year alone is mostly history.
 CHANGING = {
     "links or addresses": re.compile(r"https?://\S+|\bwww\.\S+|\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b"),
@@ -21,19 +21,25 @@ CHANGING = {
         r"\b\d{4}-\d{2}-\d{2}\b|\b\d{1,2}[./]\d{1,2}[./]\d{2,4}\b"
         rf"|\b{MONTH}\s\d{{1,2}}(?:st|nd|rd|th)?\b|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s{MONTH}(?!\w)"
         rf"|\b{MONTH}\s\d{{4}}\b"
+        r"|\b\d{1,2}\.?\s(?:de\s)?[^\W\d]{3,}\s(?:de\s)?\d{4}\b"  # in any language
     ),
-    "prices": re.compile(rf"[$€£¥₹]\s?\d[\d.,]*|\b\d[\d.,]*\s?{CURRENCY}"),
+    "prices": re.compile(rf"[$€£¥₹]\s?\d[\d.,]*|\b\d[\d.,]*\s?{CURRENCY}", re.IGNORECASE),
     "rates": re.compile(r"\b\d+(?:[.,]\d+)?\s?(?:%|percent\b)"),
-    "times": re.compile(r"\b\d{1,2}:\d{2}\b|\b\d{1,2}\s?[ap]\.?m\b"),
+    "times": re.compile(
+        r"\b\d{1,2}:\d{2}\b|\b\d{1,2}\s?[ap]\.?m\b|\b\d{1,2}\s?(?:h|Uhr)\b", re.IGNORECASE
+    ),
+    "temperatures": re.compile(r"\b\d+\s?°\s?[CF]?\b"),
     "versions": re.compile(r"\bv\d+(?:\.\d+)*\b|\b\d+\.\d+\.\d+\b"),
     "numbers of things": re.compile(r"\b(?=[A-Z0-9-]*[A-Z])[A-Z]+-?\d{3,}[A-Z0-9-]*\b|#\d{3,}"),
     "telephone numbers": re.compile(r"\+\d[\d ()/-]{7,}\d|\b\d{3}[ -]\d{3}[ -]\d{4}\b"),
 }
+SOME_FACT = re.compile(r"\d|@|://|www")  # without any of these there is none
 COMPUTED = frozenset({"dates", "prices", "rates", "times"})  # that may follow from other figures
 ARITHMETIC = re.compile(r"\d\s*[-+*/×÷=]\s*[$€£]?\d|<<")
 FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
 LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
 NAME = re.compile(r"(?<=[a-z,;:] )[A-ZÀ-Þ][a-zà-ÿ]{2,}")
+CODE = re.compile(r"\b(?=\w*\d)(?=\w*[A-Z])\w{2,}\b")  # B7, 3F
 # English words with which people ask for what changes.
 ASKS = re.compile(
     r"\b(current(?:ly)?|today|tonight|tomorrow|right now|at the moment|latest|newest|up to date"
@@ -46,6 +52,7 @@ ASKS = re.compile(
 )
 OWN = re.compile(r"\b(our|ours|we|we're|we've)\b", re.IGNORECASE)
 LONG = 60  # words of an answer for each fact that is needed to call it one of facts
+LABEL = 4  # words: a longer answer is no label
 SHORT = 40  # words of an answer that is a fact in a sentence
 
 
@@ -62,6 +69,8 @@ def changing_facts(answer: str, context: str) -> list[tuple[str, str]]:
 
 def iter_facts(answer: str) -> Iterator[tuple[str, str]]:
     """Yield each fact of an answer that may change, with its kind."""
+    if not SOME_FACT.search(answer):
+        return
     for kind, pattern in CHANGING.items():
         for match in pattern.finditer(answer):
             yield kind, match.group()
@@ -69,14 +78,16 @@ def iter_facts(answer: str) -> Iterator[tuple[str, str]]:
 
 
 def other_facts(answer: str, context: str) -> list[str]:
-    """Return the names and figures of a short answer that its context does not have: everybody may
-    know them."""
+    """Return the names, codes and figures of a short answer that its context does not have:
+    everybody may know them."""
     plain = LIST_MARK.sub("", answer)
     if len(words(answer)) > SHORT or ARITHMETIC.search(answer):
         return []
     known = context.casefold()
-    figures = [] if FIGURE.search(context) else FIGURE.findall(plain)
-    return figures + [name for name in NAME.findall(plain) if name.casefold() not in known]
+    computed = len(FIGURE.findall(context)) > 1
+    found = [*NAME.findall(plain), *CODE.findall(plain)]
+    found += [] if computed else FIGURE.findall(plain)
+    return [one for one in found if one.casefold() not in known]
 
 
 def asks_for_what_changes(question: str, answer: str) -> bool:
@@ -86,10 +97,14 @@ def asks_for_what_changes(question: str, answer: str) -> bool:
 
 
 def without_facts(answer: str) -> str:
-    """Return an answer with its facts left out: two of these are equal if only the facts differ."""
+    """Return an answer with its facts left out: two of these are equal if only the facts differ.
+    The figure of a label, such as P1, is none."""
+    label = len(words(answer)) <= LABEL
+    if not SOME_FACT.search(answer):
+        return " ".join(words(answer))
     for pattern in CHANGING.values():
         answer = pattern.sub(" ", answer)
-    return " ".join(words(FIGURE.sub(" ", answer)))
+    return " ".join(words(answer if label else FIGURE.sub(" ", answer)))
 
 
 def _stands_in(fact: str, context: str) -> bool:
