@@ -196,16 +196,17 @@ def rows_text(data: ComparisonData) -> str:
 
 def warnings(data: ComparisonData) -> Iterator[str]:
     """Yield what a reader should know before the figures: failed requests, odd rows, the judge."""
+    names = letters(data)
     for model in data.models:
         figures = data.answers.get(model.key)
         if figures and figures.errors:
-            yield errors_text(model, figures)
+            yield f"{names[model.key]} {errors_text(model, figures)}"
     yield from data.data.warnings
     if data.judge:
         yield from (f"The judge: {text}" for text in data.judge.warnings)
     for model in data.models:
         if model.training and model.training.metrics and (note := losses_note(model.training)):
-            yield f"{model.title}: {note}."
+            yield f"{names[model.key]} {model.title}: {note}."
     yield from data.notes
 
 
