@@ -33,12 +33,15 @@ def reply_to(body: JSON, calls: str = "always", number: int = 0) -> tuple[JSON, 
 def planted(body: JSON, models: dict[str, JSON]) -> tuple[JSON, str] | None:
     """What the rows of a file answer to this prompt, by a model that is right in a share of them;
     None for a model that knows no rows."""
-    known = next((models[part] for part in models if part in body["model"]), None)
-    right = row_answers(str(known["file"])).get(question(body["messages"])) if known else None
-    if known is None or right is None:
+    part = next((part for part in models if part in body["model"]), None)
+    if part is None:
         return None
-    chance = zlib.crc32(f"{body['model']} {question(body['messages'])}".encode()) / 2**32
-    said = right if chance < float(known["right"]) else wrong(right)
+    asked = question(body["messages"])
+    right = row_answers(str(models[part]["file"])).get(asked)
+    if right is None:
+        return None
+    chance = zlib.crc32(f"{part} {asked}".encode()) / 2**32
+    said = right if chance < float(models[part]["right"]) else wrong(right)
     message = {"role": "assistant", "content": None, "refusal": None, **said}
     return message, "tool_calls" if said.get("tool_calls") else "stop"
 
