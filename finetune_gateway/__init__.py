@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Dataset,
         advise,
         budget,
+        compare,
         costs,
         estimate,
         get_job,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     )
     from finetune_gateway.estimation.estimate import Estimate
     from finetune_gateway.evaluation.advice.advice import Advice
+    from finetune_gateway.evaluation.comparison import Comparison
     from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Snapshot
     from finetune_gateway.findings import Finding, Report
     from finetune_gateway.gateway import Gateway
@@ -84,6 +86,7 @@ _MODULES = {
         "Dataset",
         "advise",
         "budget",
+        "compare",
         "costs",
         "estimate",
         "get_job",
@@ -116,6 +119,7 @@ _MODULES = {
         "UnsupportedError",
     ],
     "evaluation.advice.advice": ["Advice"],
+    "evaluation.comparison": ["Comparison"],
     "events": ["Checkpoint", "Event", "JobStatus", "Metric", "Snapshot"],
     "findings": ["Finding", "Report"],
     "gateway": ["Gateway"],
@@ -148,6 +152,7 @@ __all__ = [
     "ChatReply",
     "ChatStream",
     "Checkpoint",
+    "Comparison",
     "DataError",
     "Dataset",
     "Estimate",
@@ -192,6 +197,7 @@ __all__ = [
     "__version__",
     "advise",
     "budget",
+    "compare",
     "costs",
     "estimate",
     "get_job",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.removal import Removed
 from finetune_gateway.keywords import (
     AdviseOptions,
+    CompareOptions,
     PlanOptions,
     PreviewOptions,
     SubmitOptions,
@@ -40,6 +41,7 @@ from finetune_gateway.spec import AnyMethod
 
 if TYPE_CHECKING:
     from finetune_gateway.evaluation.advice.advice import Advice
+    from finetune_gateway.evaluation.comparison import Comparison
     from finetune_gateway.tokens.masks.preview import Preview
 
 
@@ -115,6 +117,15 @@ def advise(data: Source, **options: Unpack[AdviseOptions]) -> Advice:
 def submit(data: Source, *, model: str, **options: Unpack[SubmitOptions]) -> Job:
     """Copy the data, validate and price the copy, write the job down, start it and return it."""
     return _default().submit(data, model=model, **options)
+
+
+@like(Gateway.compare)
+def compare(
+    models: Sequence[Any], data: Source | None = None, **options: Unpack[CompareOptions]
+) -> Comparison:
+    """Ask models the same rows, measure what they answer, and say which is better as far as one
+    can tell."""
+    return _default().compare(models, data, **options)
 
 
 @like(Gateway.job)

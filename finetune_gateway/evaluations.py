@@ -1,25 +1,40 @@
-"""The part of a Gateway that weighs things up: what to do with a data set."""
+"""The part of a Gateway that weighs things up: what to do with data, which model is better."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs.planning import OnProgress, Option
-from finetune_gateway.keywords import listed, require_bool, verb
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.keywords import Money, listed, require_bool, verb
 from finetune_gateway.settings.home import Settings
 
 if TYPE_CHECKING:
+    # The type checker alone: only a call needs them.
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
     from finetune_gateway.evaluation.advice.advice import Advice
+    from finetune_gateway.evaluation.checks import Guide
+    from finetune_gateway.evaluation.comparing import ComparePlan
+    from finetune_gateway.evaluation.comparison import Comparison
+
+OnAsked = Callable[[int, int, str], object]  # called with requests done, all of them, the model
+OnWait = Callable[[float, str], object]
 
 
 class HomeEvaluations(ABC):
     """What a Gateway does with data and models beside jobs."""
 
     settings: Settings
+
+    @property
+    @abstractmethod
+    def store(self) -> Store:
+        """Where the jobs are kept."""
 
     @abstractmethod
     def open(self, data: Source) -> Dataset:
@@ -77,3 +92,108 @@ class HomeEvaluations(ABC):
             ),
             estimate=lambda rows, pairs, method: self.options(rows, pairs, method=method),
         )
+
+    @verb()
+    def compare(
+        self,
+        models: Sequence[Any],
+        data: Source | None = None,
+        *,
+        checks: str | Path | Guide | None = None,
+        code: Sequence[str | Path] = (),
+        judge: Any = None,
+        by: str | None = None,
+        rows: int | None = None,
+        seed: int = 0,
+        samples: int = 1,
+        temperature: float | str | None = None,
+        max_tokens: int | None = None,
+        at_once: int = 16,
+        max_cost_usd: Money | None = None,
+        monthly_requests: int | None = None,
+        examples: Source | None = None,
+        backends: Sequence[OpenAIBackend] = (),
+        key_envs: Mapping[str, str] | None = None,
+        allow_http: bool = False,
+        allow_pii: bool = False,
+        allow_secrets: bool = False,
+        confirm: Callable[[ComparePlan], bool] | None = None,
+        on_progress: OnAsked | None = None,
+        on_wait: OnWait | None = None,
+        command: str = "",
+    ) -> Comparison:
+        """Ask models the same rows, measure what they answer, and say which is better as far as
+        one can tell. The same call again asks nothing that was answered.
+
+        Arguments:
+            models: Names (``JOB[@STEP]``, a handle's file, ``ft:...``, ``base:NAME``,
+                ``prompt:NAME``, ``few-shot:N:NAME``, ``http(s)://HOST/v1#MODEL``,
+                ``recorded:NAME``), or handles, jobs, recordings and objects with ``chat``.
+            data: Held-out rows. By default those that the training of a job has held out.
+            checks: A behaviour guide: its file, or a Guide.
+            code: Files of Python whose functions the guide may run.
+            judge: A model that says which of two answers is better; any of the above.
+            by: The measure that decides; by default the checks, else the judge, else what the
+                references allow.
+            rows: At most so many rows, drawn by content and seed.
+            seed: Draws rows, examples and the order of the judge.
+            samples: Answers to each row; above 1 at the host's own temperature.
+            temperature: 0 by default; 'host' for the host's own.
+            max_tokens: Of an answer, 1024 by default.
+            at_once: Requests on their way to one host at the same time.
+            max_cost_usd: For all hosts together; asking stops when the next request could pass it.
+            monthly_requests: The volume that serving is priced for, 10,000 by default.
+            examples: Training rows for ``few-shot``; by default those of the first job.
+            backends: Hosts that you have built, for the models that are there.
+            key_envs: Names of the variables with keys, by host.
+            allow_http: Ask hosts by http:// too.
+            allow_pii: Send personal data that was found to hosts.
+            allow_secrets: Send keys and passwords that were found to hosts.
+            confirm: Called with a ComparePlan before anything is sent; False refuses.
+            on_progress: Called with the requests done, all of them, and the model.
+            on_wait: Called with seconds before a wait that a host asks for, and why.
+            command: That repeats it, for the report.
+
+        Raises SpecError, NotFoundError, DataError (PrivateDataError), BudgetError before anything
+        is sent; BackendError if a host ends it early: what was answered is kept.
+        """
+        # Imported here: it brings the SDK of hosts.
+        from finetune_gateway.evaluation import comparing
+
+        request = comparing.Request(
+            models=tuple(models) if not isinstance(models, str) else (models,),
+            data=data,
+            checks=checks,
+            code=tuple(code),
+            judge=judge,
+            by=by,
+            rows=rows,
+            seed=seed,
+            samples=samples,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            max_cost_usd=max_cost_usd,
+            monthly_requests=monthly_requests,
+            examples=examples,
+            backends=tuple(backends),
+            key_envs=dict(key_envs or {}),
+            allow_http=allow_http,
+            allow_pii=allow_pii,
+            allow_secrets=allow_secrets,
+            command=command,
+        )
+        how = comparing.How(at_once, confirm, on_progress, on_wait)
+        return comparing.compare(self.store, request, how)
+
+    def comparison(self, name: str = "latest") -> Comparison:
+        """Return a comparison that was kept, by its id or the beginning of it. Raises
+        NotFoundError."""
+        from finetune_gateway.evaluation.comparison import Comparison
+
+        return Comparison.at(self.settings, name)
+
+    def comparisons(self) -> list[Comparison]:
+        """Return all comparisons of this home, newest first."""
+        from finetune_gateway.evaluation.comparison import Comparison, ids
+
+        return [Comparison.at(self.settings, name) for name in reversed(ids(self.settings))]

@@ -9,7 +9,8 @@ import inspect
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypedDict, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from finetune_gateway import spec
 from finetune_gateway.backend import JOB_TAG, Backend
@@ -17,6 +18,12 @@ from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.planning import OnProgress, Plan
 from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
+
+if TYPE_CHECKING:
+    # The type checker alone: only a comparison needs them.
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.evaluation.checks import Guide
+    from finetune_gateway.evaluation.comparing import ComparePlan
 
 Money = Decimal | float | str  # USD; a text may begin with $
 
@@ -89,6 +96,33 @@ class SubmitOptions(PlanOptions, total=False):
     allow_oversize: bool
     again: bool
     metadata: Mapping[str, str] | None
+
+
+class CompareOptions(TypedDict, total=False):
+    """The keywords of ``compare``."""
+
+    checks: str | Path | Guide | None
+    code: Sequence[str | Path]
+    judge: Any
+    by: str | None
+    rows: int | None
+    seed: int
+    samples: int
+    temperature: float | str | None
+    max_tokens: int | None
+    at_once: int
+    max_cost_usd: Money | None
+    monthly_requests: int | None
+    examples: Source | None
+    backends: Sequence[OpenAIBackend]
+    key_envs: Mapping[str, str] | None
+    allow_http: bool
+    allow_pii: bool
+    allow_secrets: bool
+    confirm: Callable[[ComparePlan], bool] | None
+    on_progress: Callable[[int, int, str], object] | None
+    on_wait: Callable[[float, str], object] | None
+    command: str
 
 
 # -- values of a wrong type --------------------------------------------------------------

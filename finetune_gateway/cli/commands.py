@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rm": ("removal:rm", "Remove all texts of a job; what it cost stays", "Jobs"),
     "prune": ("removal:prune", "Remove old data, here and with --remote at hosts", "Jobs"),
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
+    "compare": ("compare:compare", "Which model is better, what each costs, how sure", "Models"),
     "models add": ("models_add:add", "Make a fine-tune of a host a model of this home", "Models"),
     "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (

@@ -314,6 +314,8 @@ class ComparisonData(Model):
     judge: JudgeFacts | None = None
     serving: ServingCosts | None = None
     verdict: Verdict
+    left_out: dict[str, str] = Field(default_factory=dict)  # measure -> why it does not apply
+    stopped: str = ""  # why not all was asked, such as a limit
     asked: int = 0  # requests of this run
     asked_again: int = 0  # of them, in flight when an earlier process died
     kept: int = 0  # answers of earlier runs

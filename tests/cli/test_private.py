@@ -70,6 +70,7 @@ CALLS = {
     "resume": ["resume latest --yes"],
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
+    "compare": ["compare latest --data train.jsonl --rows 2 --yes"],
     "migrate list": [f"migrate list {NOWHERE}"],
     "migrate plan": [f"migrate plan ft:m:o::1 {NOWHERE}"],
     "migrate fetch": [f"migrate fetch --all {NOWHERE}"],  # see below

@@ -58,6 +58,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("estimate", str(DATA), "--backend", "azure", *HOSTED), "unknown"),
     ],
     "advise": [(("advise", str(DATA)), "prompt")],
+    "compare": [(("compare", "JOB", "--data", str(DATA)), r"cmp-[0-9a-f]{8}")],
     "submit": [
         (LOCAL, "0"),
         (FAKE, "JOB"),  # it has succeeded already

@@ -34,7 +34,7 @@ from finetune_gateway.evaluation.checks.conversations import (
     StaysInRole,
 )
 from finetune_gateway.evaluation.checks.reading import Keys
-from finetune_gateway.evaluation.prompts import Prompt, prompt_of
+from finetune_gateway.evaluation.prompts import Prompt, fingerprint, prompt_of
 from finetune_gateway.evaluation.results import ComparedRow, Score
 from finetune_gateway.text.quoting import shortened
 
@@ -68,6 +68,7 @@ class Guide:
     texts: dict[str, str]
     system: str = ""
     prompts: tuple[Prompt, ...] = ()
+    fingerprint: str = ""  # of all that is said in it
 
     @classmethod
     def load(
@@ -95,6 +96,7 @@ class Guide:
             texts=texts,
             system=system,
             prompts=tuple(_prompts(keys, system)) if "prompts" in keys else (),
+            fingerprint=fingerprint(kinds.plain(keys)),
         )
         reader = _Reader(keys.place.path.parent, system, code)
         return replace(guide, checks=tuple(reader.checks(keys)))

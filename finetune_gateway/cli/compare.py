@@ -1,0 +1,275 @@
+"""``ftg compare``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from finetune_gateway.cli.options import (
+    CONFIRM_PRICE,
+    Json,
+    parse_amount,
+    require_yes,
+    write_page,
+)
+from finetune_gateway.cli.progress import PhaseBar
+from finetune_gateway.errors import BudgetError, SpecError
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.reports.compare_text import plan_document, plan_text
+from finetune_gateway.reports.comparison_markdown import comparison_markdown
+from finetune_gateway.reports.comparison_text import comparison_text
+from finetune_gateway.reports.layout import raise_if_foreign
+from finetune_gateway.reports.output import (
+    format_duration,
+    print_json,
+    print_message,
+    print_result,
+    print_warning,
+)
+
+if TYPE_CHECKING:
+    from finetune_gateway.evaluation.comparing import ComparePlan
+    from finetune_gateway.evaluation.comparison import Comparison
+
+
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Which models, see below.", show_default=False),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Held-out rows; those of a job here by default."),
+    ] = None,
+    checks: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A behaviour guide: ftg check --init.")
+    ] = None,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Python that --checks may run; repeatable."),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Says which of two answers is better.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="MEASURE", help="What decides, like exact_match.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws rows and examples.")] = 0,
+    samples: Annotated[int, typer.Option(metavar="N", help="Answers to each row.")] = 1,
+    temperature: Annotated[
+        str | None, typer.Option(metavar="T", help="0 by default; 'host' for the host's own.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")
+    ] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            "--max-cost", "--max-cost-usd", metavar="USD", help="Stop before this is passed."
+        ),
+    ] = None,
+    monthly_requests: Annotated[
+        int | None, typer.Option(metavar="N", help="To price serving for; 10,000 by default.")
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Rows for few-shot; a job's training rows by default."),
+    ] = None,
+    key_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key-env", metavar="HOST=NAME", help="Variable with the key of a host; repeatable."
+        ),
+    ] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Ask hosts by http:// (no encryption).")
+    ] = False,
+    at_once: Annotated[
+        int, typer.Option(metavar="N", help="Requests on their way to a host at once.")
+    ] = 16,
+    html: Annotated[Path | None, typer.Option(metavar="OUT", help="The report as a page.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="The report as Markdown; '-' is stdout.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="All figures as well.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
+    allow_pii: Annotated[
+        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
+    ] = False,
+    allow_secrets: Annotated[
+        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT whatever it is.")] = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the id.")] = False,
+) -> int:
+    """Ask models the same held-out rows, and say which is better, what each costs, and how sure
+    that is. A difference is called one only if it is no chance; else it reads "can't tell".
+
+    MODEL is JOB or JOB@STEP, a handle's file, ft:..., base:NAME (the base without the training's
+    system prompt), prompt:NAME (with it), few-shot:N:NAME (with N training rows as examples),
+    http(s)://HOST/v1#MODEL, recorded:NAME, a folder or a model of the hub.
+
+    Priced before anything is sent; without a terminal --yes is required where it costs (exit 4).
+    Each request is on the disk before it is sent: after a kill the same command goes on, and no
+    answer is paid twice. Rows that a model was trained on are left out of the verdict.
+
+    Examples:
+      ftg compare latest base:builtin/tiny
+      ftg compare ftg-7kq3 few-shot:4:gpt-4.1-mini --data held_out.jsonl --max-cost 2
+      ftg compare ftg-7kq3 recorded:support-2026-12-01 --checks behaviour.yaml --html report.html
+    """
+    gateway = Gateway()
+    for page in (html, markdown):
+        if page is not None and str(page) != "-":
+            _require_writable(page, force=force)
+    question = _Question(gateway, yes, dry_run, json, quiet)
+    with _bar(quiet=quiet or json) as on_progress:
+        comparison = gateway.compare(
+            models,
+            data,
+            checks=checks,
+            code=code or (),
+            judge=judge,
+            by=by,
+            rows=rows,
+            seed=seed,
+            samples=samples,
+            temperature=_temperature(temperature),
+            max_tokens=max_tokens,
+            at_once=at_once,
+            max_cost_usd=parse_amount("max-cost", max_cost),
+            monthly_requests=monthly_requests,
+            examples=examples,
+            key_envs=_key_envs(key_env),
+            allow_http=allow_http,
+            allow_pii=allow_pii,
+            allow_secrets=allow_secrets,
+            confirm=question.ask,
+            on_progress=on_progress,
+            on_wait=lambda seconds, why: print_message(
+                f"A host rests for {format_duration(seconds)}: {why}.", quiet=quiet
+            ),
+            command=_command(),
+        )
+    return _end(comparison, html, markdown, explain, json=json, quiet=quiet, force=force)
+
+
+def _require_writable(path: Path, *, force: bool) -> None:
+    if path.suffix == ".html":
+        raise_if_foreign(path, force=force)
+    elif path.exists() and not force:
+        raise SpecError(f"{path} exists.", hint="Choose another file, or use --force.")
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Yield what moves a bar of the answers on stderr; None without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    bar = PhaseBar()
+    try:
+        yield lambda done, total, title: bar.show(
+            f"{done:,} of {total:,}  {title}", done / max(total, 1)
+        )
+    finally:
+        bar.stop()
+
+
+def _end(
+    comparison: Comparison,
+    html: Path | None,
+    markdown: Path | None,
+    explain: bool,
+    *,
+    json: bool,
+    quiet: bool,
+    force: bool,
+) -> int:
+    """Show what came of it, and return the exit code."""
+    if json:
+        print_json(comparison.data.model_dump(mode="json"))
+    elif quiet:
+        print_result(comparison.id)
+    elif str(markdown) == "-":
+        print_result(comparison_markdown(comparison.data))
+    else:
+        print_result(comparison_text(comparison.data, explain=explain))
+    if html is not None:
+        comparison.to_html(html, force=force)
+        print_message(f"Wrote {html}.", quiet=quiet)
+    if markdown is not None and str(markdown) != "-":
+        write_page(markdown, comparison_markdown(comparison.data), quiet=quiet)
+    return BudgetError.exit_code if comparison.data.stopped else 0
+
+
+def _command() -> str:
+    """Return the command line that is running, as a shell takes it."""
+    return shlex.join(["ftg", *sys.argv[1:]])
+
+
+def _temperature(text: str | None) -> float | str | None:
+    """Return the number, or the word, which is judged where all are."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _key_envs(given: list[str] | None) -> dict[str, str]:
+    """Return the variables with keys by host. Raises SpecError for what is no HOST=NAME."""
+    found = {}
+    for one in given or []:
+        host, equals, name = one.partition("=")
+        if not (host and equals and name):
+            raise SpecError(
+                "--key-env takes a host and the name of a variable, never a key.",
+                hint="Like: --key-env api.example.com=EXAMPLE_KEY",
+            )
+        found[host] = name
+    return found
+
+
+@dataclass
+class _Question:
+    """Shows the plan, and asks for a yes where something is sent to a host."""
+
+    gateway: Gateway
+    yes: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+
+    def ask(self, plan: ComparePlan) -> bool:
+        """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
+        budget = self.gateway.budget() if self.gateway.monthly_usd is not None else None
+        quiet = self.quiet and (self.yes or self.dry_run)
+        print_message(plan_text(plan, budget), quiet=quiet)
+        for note in plan.notes:
+            print_warning(note, quiet=quiet)
+        if self.dry_run:
+            self._end_dry_run(plan)
+        if self.yes or not (plan.left and plan.hosts):
+            return True
+        require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
+        return True
+
+    def _end_dry_run(self, plan: ComparePlan) -> NoReturn:
+        if self.json:
+            print_json(plan_document(plan))
+        elif self.quiet:
+            print_result(plan.id)
+        print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
+        raise typer.Exit(0)

@@ -1,0 +1,358 @@
+"""From answers to figures: scores, means with intervals, differences, and the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Protocol
+
+from finetune_gateway.evaluation import statistics
+from finetune_gateway.evaluation.comparison import ScoredAnswer
+from finetune_gateway.evaluation.results import (
+    AnswerFigures,
+    CheckFigure,
+    ComparedAnswer,
+    ComparedFacts,
+    ComparedRow,
+    Difference,
+    Measure,
+    MeasureFigure,
+    Score,
+    Verdict,
+)
+from finetune_gateway.jobs.budget import ZERO
+
+EXAMPLES = 20  # rows that are named for a check of one model
+KINDS_OF_ERROR = 5
+
+
+class Scorer(Protocol):
+    """What scores one answer: a measure, or a check."""
+
+    @property
+    def measure(self) -> Measure: ...
+
+    def score(self, row: ComparedRow, answer: ComparedAnswer) -> Score: ...
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that an answer brings along, such as its seconds."""
+
+    measure: Measure
+    read: Callable[[ComparedAnswer], float | None]
+    missing: str
+
+    def score(self, row: ComparedRow, answer: ComparedAnswer) -> Score:
+        """Return the figure; not judged where it was not measured."""
+        value = self.read(answer)
+        return Score(value=value) if value is not None else Score(reason=self.missing)
+
+
+LOSS = Measure(
+    name="reference_loss",
+    title="Loss on the reference",
+    unit="nats per token",
+    better="lower",
+    about="Mean negative log-likelihood of the data's answer, on the tokens that are trained.",
+)
+FIGURES = (
+    Figure(LOSS, lambda answer: answer.loss, "no log-likelihood of a given text from this model"),
+    Figure(
+        Measure(
+            name="seconds", title="Seconds to the whole answer", unit="s", better="lower",
+            decides=False, about="From the request to the end of the answer.",
+        ),
+        lambda answer: answer.seconds,
+        "not timed",
+    ),
+    Figure(
+        Measure(
+            name="usd", title="USD per answer", unit="USD", better="lower", decides=False,
+            about="By the tokens that the host counted, at its dated prices.",
+        ),
+        lambda answer: None if answer.usd is None else float(answer.usd),
+        "no price",
+    ),
+)  # fmt: skip
+
+
+# -- scores ----------------------------------------------------------------------------------
+
+
+def score_of(scorer: Scorer, row: ComparedRow, answer: ComparedAnswer) -> Score:
+    """Return what a measure says of an answer; an error is never a 0."""
+    if answer.error and scorer.measure.name != LOSS.name:
+        return Score(reason=f"error: {answer.error}")
+    return scorer.score(row, answer)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one measure that count: by model, and by row and sample."""
+
+    measure: Measure
+    values: dict[str, dict[str, float]]
+    unjudged: dict[str, Counter[str]]
+
+
+def gather(
+    measure: Measure,
+    models: Sequence[ComparedFacts],
+    rows: Mapping[str, ComparedRow],
+    answers: Iterable[ScoredAnswer],
+) -> Scores:
+    """Return the scores of a measure on the rows that no compared model was trained on."""
+    values: dict[str, dict[str, float]] = {model.key: {} for model in models}
+    unjudged: dict[str, Counter[str]] = {model.key: Counter() for model in models}
+    for one in answers:
+        row = rows.get(one.answer.row)
+        score = one.scores.get(measure.name)
+        if row is None or row.leaks or score is None or one.answer.model not in values:
+            continue
+        if score.value is None:
+            unjudged[one.answer.model][score.reason] += 1
+        else:
+            values[one.answer.model][place(one.answer)] = score.value
+    return Scores(measure, values, unjudged)
+
+
+def place(answer: ComparedAnswer) -> str:
+    """Return the place of an answer, at which those of other models are compared with it."""
+    return f"{answer.row}-{answer.sample}"
+
+
+def figures(scores: Scores, clusters: Mapping[str, str]) -> dict[str, MeasureFigure]:
+    """Return the mean of each model with its interval."""
+    return {
+        key: _figure(scores.measure, values, scores.unjudged[key], clusters)
+        for key, values in scores.values.items()
+    }
+
+
+def _figure(
+    measure: Measure,
+    values: Mapping[str, float],
+    unjudged: Counter[str],
+    clusters: Mapping[str, str],
+) -> MeasureFigure:
+    if not values:
+        reasons = ", ".join(reason for reason, _ in unjudged.most_common(2))
+        return MeasureFigure(empty=reasons or "no answer was scored", unjudged=dict(unjudged))
+    interval = statistics.mean(
+        [*values.values()], [clusters[where] for where in values], share=measure.share
+    )
+    return MeasureFigure(interval=interval, unjudged=dict(unjudged))
+
+
+def differences(scores: Scores, clusters: Mapping[str, str]) -> list[Difference]:
+    """Return each pair of models on the rows that both have a score for."""
+    having = {key: values for key, values in scores.values.items() if values}
+    if len(having) < 2 or not scores.measure.decides:
+        return []
+    return statistics.compare_all(scores.measure, having, clusters)
+
+
+# -- answers and checks ----------------------------------------------------------------------
+
+
+def answer_figures(answers: Sequence[ComparedAnswer], refused: int) -> AnswerFigures:
+    """Return how one model answers: lengths, seconds, money, errors."""
+    good = [one for one in answers if not one.error]
+    errors = Counter(one.error for one in answers if one.error)
+    timed = [one for one in good if one.seconds is not None]
+    spent = [one.usd for one in answers if one.usd is not None]
+    paid = [one.usd for one in good if one.usd is not None]
+    return AnswerFigures(
+        answers=len(good),
+        errors=sum(errors.values()),
+        error_kinds=dict(errors.most_common(KINDS_OF_ERROR)),
+        refusals=refused,
+        prompt_tokens=_mean(one.prompt_tokens for one in good),
+        completion_tokens=_mean(one.completion_tokens for one in good),
+        first_token_seconds=_quantiles(one.first_token_seconds for one in good),
+        seconds=_quantiles(one.seconds for one in timed),
+        timed=len(timed),
+        tokens_per_second=_tokens_per_second(timed),
+        usd_per_answer=sum(paid, ZERO) / len(paid) if paid else None,
+        spent_usd=sum(spent, ZERO) if spent else None,
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _quantiles(values: Iterable[float | None]) -> tuple[float, float] | None:
+    """Return the median, and the smallest value that 95 % do not exceed."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return None
+    middle = len(known) // 2
+    median = known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
+    return median, known[-(-len(known) * 95 // 100) - 1]
+
+
+def _tokens_per_second(timed: Sequence[ComparedAnswer]) -> float | None:
+    """Return the tokens of all timed answers by their seconds, one answer at a time."""
+    known = [(one.completion_tokens, one.seconds) for one in timed if one.completion_tokens]
+    seconds = sum(second or 0.0 for _, second in known)
+    return sum(tokens or 0 for tokens, _ in known) / seconds if seconds else None
+
+
+def check_figures(
+    name: str, models: Sequence[ComparedFacts], answers: Iterable[ScoredAnswer]
+) -> dict[str, CheckFigure]:
+    """Return for each model how many answers passed a check; the rows that failed come first among
+    the examples."""
+    sorted_by: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for one in answers:
+        if (score := one.scores.get(name)) is not None:
+            sorted_by[one.answer.model][_outcome(score)].append(one.answer.row)
+    return {
+        model.key: CheckFigure(
+            passed=len(found["passed"]),
+            failed=len(found["failed"]),
+            unjudged=len(found["unjudged"]),
+            examples=tuple([*found["failed"], *found["unjudged"], *found["passed"]][:EXAMPLES]),
+        )
+        for model in models
+        for found in (sorted_by[model.key],)
+    }
+
+
+def _outcome(score: Score) -> str:
+    if score.value is None:
+        return "unjudged"
+    return "passed" if score.value >= 1 else "failed"
+
+
+# -- the verdict -----------------------------------------------------------------------------
+
+
+def verdict(
+    measure: Measure,
+    models: Sequence[ComparedFacts],
+    found: Mapping[str, MeasureFigure],
+    pairs: Sequence[Difference],
+    money: Mapping[str, str],
+) -> Verdict:
+    """Return which models are best by a measure, as far as one can tell. ``money``: a clause on the
+    cost of a model's answers, by its key."""
+    titles = {model.key: model.title for model in models}
+    ranked = _ranked(measure, found)
+    if not ranked:
+        return Verdict(
+            text=f"Can't tell: no model has a figure for {measure.title.lower()}.",
+            measure=measure.name,
+        )
+    worse = {_other(pair) for pair in pairs if pair.better}
+    best = [key for key in ranked if key not in worse]
+    top = best[0]
+    rivals = [pair for pair in pairs if top in (pair.first, pair.second) and not pair.better]
+    decided = len(ranked) > 1 and len(best) == 1
+    needed = max((pair.rows_needed or 0 for pair in rivals), default=0) or None
+    sentences = [
+        _headline(measure, top, best, titles, found, decided=decided),
+        *_against(measure, top, ranked, pairs, titles),
+        *_unsure(rivals, top, titles, needed),
+        *(f"{titles[key]}: {money[key]}." for key in best[:3] if key in money),
+    ]
+    return Verdict(
+        text=" ".join(sentences),
+        measure=measure.name,
+        best=tuple(best),
+        decided=decided,
+        rows_needed=None if decided else needed,
+    )
+
+
+def _ranked(measure: Measure, found: Mapping[str, MeasureFigure]) -> list[str]:
+    """Return the models with a figure, the best mean first."""
+    means = {key: one.interval.mean for key, one in found.items() if one.interval}
+    return sorted(means, key=lambda key: means[key], reverse=measure.better != "lower")
+
+
+def _other(pair: Difference) -> str:
+    return pair.second if pair.better == pair.first else pair.first
+
+
+def _headline(
+    measure: Measure,
+    top: str,
+    best: Sequence[str],
+    titles: Mapping[str, str],
+    found: Mapping[str, MeasureFigure],
+    *,
+    decided: bool,
+) -> str:
+    what = f"{figure_text(measure, found[top])} on {measure.title.lower()}"
+    if decided:
+        return f"{titles[top]} is the best: {what}."
+    if len(best) == 1:
+        return f"{titles[top]}: {what}. There is nothing to compare it with."
+    names = ", ".join(titles[key] for key in best)
+    return f"Can't tell which is best of {names}: the first has {what}."
+
+
+def _against(
+    measure: Measure,
+    top: str,
+    ranked: Sequence[str],
+    pairs: Sequence[Difference],
+    titles: Mapping[str, str],
+) -> list[str]:
+    """Return a sentence for each model that the top one is better than."""
+    found = []
+    for key in ranked:
+        pair = next((one for one in pairs if {one.first, one.second} == {top, key}), None)
+        if pair is not None and pair.better == top and pair.interval is not None:
+            found.append(f"{titles[key]} ({difference_text(measure, pair, top)})")
+    return [f"It is better than {', '.join(found)}."] if found else []
+
+
+def _unsure(
+    rivals: Sequence[Difference], top: str, titles: Mapping[str, str], needed: int | None
+) -> list[str]:
+    if not rivals:
+        return []
+    others = [titles[one.second if one.first == top else one.first] for one in rivals]
+    rows = f"; about {needed:,} rows would do" if needed else ""
+    return [f"Between {titles[top]} and {', '.join(others)} one can't tell{rows}."]
+
+
+def number_text(measure: Measure, value: float, *, signed: bool = False) -> str:
+    """Return ``81 %``, ``0.42 nats per token``; of a difference ``+12 points``."""
+    sign = "+" if signed and value >= 0 else ""
+    if measure.share:
+        unit = " points" if signed else " %"
+        return f"{sign}{100 * value:.0f}{unit}"
+    unit = f" {measure.unit}" if measure.unit else ""
+    return f"{sign}{value:.3g}{unit}"
+
+
+def figure_text(measure: Measure, figure: MeasureFigure) -> str:
+    """Return ``81 % (72 to 88 %, n 104)``."""
+    interval = figure.interval
+    if interval is None:
+        return figure.empty
+    bounds = f"{_bare(measure, interval.low)} to {number_text(measure, interval.high)}"
+    return f"{number_text(measure, interval.mean)} ({bounds}, n {interval.n:,})"
+
+
+def difference_text(measure: Measure, pair: Difference, top: str) -> str:
+    """Return ``+12 points, 4 to 20``, from the side of ``top``."""
+    interval = pair.interval
+    if interval is None:
+        return ""
+    turn = 1 if pair.first == top else -1
+    low, high = sorted((turn * interval.low, turn * interval.high))
+    mean = number_text(measure, turn * interval.mean, signed=True)
+    return f"{mean}, {_bare(measure, low)} to {_bare(measure, high)}"
+
+
+def _bare(measure: Measure, value: float) -> str:
+    return f"{100 * value:.0f}" if measure.share else f"{value:.3g}"

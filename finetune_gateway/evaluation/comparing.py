@@ -1,0 +1,304 @@
+"""Compare models on the same rows, top to bottom: which models, which rows, what may be sent and
+what that costs; then ask, ask on where a check does, let the judge judge, score and conclude.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.data.dataset import Dataset, Source
+from finetune_gateway.errors import BudgetError, SpecError, shown
+from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.evaluation import answers as asking
+from finetune_gateway.evaluation import (
+    concluding,
+    costs,
+    default_rows,
+    leaks,
+    resolving,
+    statistics,
+)
+from finetune_gateway.evaluation.answers.planning import total
+from finetune_gateway.evaluation.checks import Guide
+from finetune_gateway.evaluation.comparison import PREFIX, Comparison
+from finetune_gateway.evaluation.examples import with_examples
+from finetune_gateway.evaluation.models import EvaluatedModel
+from finetune_gateway.evaluation.prompts import drawn, fingerprint, read_prompts
+from finetune_gateway.evaluation.questions import Questions
+from finetune_gateway.evaluation.results import ComparedRow, DataFacts
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.money import parse_usd
+from finetune_gateway.text.cleaning import visible
+
+Json = dict[str, Any]
+MAX_TOKENS = 1024  # of an answer, unless the user says otherwise
+MOST_MODELS = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compared; the arguments of ``Gateway.compare``."""
+
+    models: tuple[Any, ...]
+    data: Source | None = None
+    checks: str | Path | Guide | None = None
+    code: tuple[str | Path, ...] = ()
+    judge: Any = None
+    by: str | None = None
+    rows: int | None = None
+    seed: int = 0
+    samples: int = 1
+    temperature: float | str | None = None
+    max_tokens: int | None = None
+    max_cost_usd: Decimal | float | str | None = None
+    monthly_requests: int | None = None
+    examples: Source | None = None
+    backends: tuple[OpenAIBackend, ...] = ()
+    key_envs: Mapping[str, str] = field(default_factory=dict)
+    allow_http: bool = False
+    allow_pii: bool = False
+    allow_secrets: bool = False
+    command: str = ""
+
+    def check(self) -> None:
+        """Raise SpecError for what cannot be."""
+        if not 1 <= len(self.models) <= MOST_MODELS:
+            raise SpecError(
+                f"{len(self.models)} models cannot be compared.",
+                hint=f"Name 1 to {MOST_MODELS} models.",
+            )
+        bounds = {"rows": (1, 10**9), "max_tokens": (1, 10**6), "seed": (0, 2**31 - 1)}
+        bounds["monthly_requests"] = (1, 10**12)
+        for name, (least, most) in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and least <= value <= most):
+                raise SpecError(
+                    f"{name} cannot be {shown(value)}.",
+                    hint=f"Give a whole number from {least} to {most:,}.",
+                )
+        warmth = self.temperature
+        known = isinstance(warmth, int | float) and not isinstance(warmth, bool)
+        if warmth not in (None, "host") and not (known and 0 <= float(warmth or 0) <= 2):
+            raise SpecError(
+                f"temperature cannot be {shown(warmth)}.",
+                hint="Give a number from 0 to 2, or 'host' for the host's own.",
+            )
+
+    @property
+    def parameters(self) -> Json:
+        """What is sent with each request: greedy, unless there are several samples."""
+        warmth = self.temperature
+        if warmth is None:
+            warmth = 0 if self.samples == 1 else "host"
+        given: Json = {} if warmth == "host" else {"temperature": warmth}
+        given["max_tokens"] = self.max_tokens or MAX_TOKENS
+        return given | ({"seed": self.seed} if self.samples > 1 else {})
+
+
+@dataclass(frozen=True)
+class How:
+    """How the caller follows it."""
+
+    at_once: int = 16
+    confirm: Callable[[ComparePlan], bool] | None = None
+    on_progress: Callable[[int, int, str], object] | None = None
+    on_wait: Callable[[float, str], object] | None = None
+
+
+@dataclass(frozen=True)
+class ComparePlan:
+    """All that is known before anything is sent. ``rounds``: title of each round of questions with
+    its plan; those after the first are estimated from the references of the data."""
+
+    id: str
+    models: list[EvaluatedModel]
+    judge: EvaluatedModel | None
+    data: DataFacts
+    rounds: list[tuple[str, asking.AskPlan]]
+    limit: Decimal | None
+    notes: tuple[str, ...]
+
+    @property
+    def cost(self) -> Range[Decimal] | None:
+        """What all rounds cost; None if the price of a model is not known."""
+        return total(plan.cost for _, plan in self.rounds)
+
+    @property
+    def left(self) -> int:
+        """Requests that are to be sent, as far as they are known."""
+        return sum(sum(plan.left.values()) for _, plan in self.rounds)
+
+    @property
+    def kept(self) -> int:
+        """Requests that were answered in an earlier run."""
+        return sum(plan.kept for _, plan in self.rounds)
+
+    @property
+    def allowed(self) -> dict[str, int]:
+        """Private data that hosts get to see, each kind and how often."""
+        found: dict[str, int] = {}
+        for _, plan in self.rounds:
+            found |= plan.allowed
+        return found
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts that rows go to."""
+        every = [*self.models, *([self.judge] if self.judge else [])]
+        return sorted({one.host for one in every if one.host and one.kind == "hosted"})
+
+
+def compare(store: Store, request: Request, how: How) -> Comparison:
+    """Compare models; see ``Gateway.compare``."""
+    request.check()
+    statistics.require()  # before anything is asked
+    guide = _guide(request)
+    compared, judge = _models(request, store)
+    rows, data = _rows(request, compared, store)
+    compared = with_examples(compared, [row.prompt for row in rows], seed=request.seed)
+    name = _id(compared, judge, rows, guide, request)
+    limit = request.max_cost_usd
+    asked = asking.AskHow(
+        name=f"compare:{name}",
+        parameters=request.parameters,
+        samples=request.samples,
+        words=data.words,
+        limit=asking.Limit(None if limit is None else parse_usd(limit, "max_cost_usd")),
+        at_once=how.at_once,
+        allow_pii=request.allow_pii,
+        allow_secrets=request.allow_secrets,
+        on_progress=how.on_progress,
+        on_wait=how.on_wait,
+    )
+    questions = Questions(store, compared, judge, guide, rows, asked, request.seed)
+    plan = _plan(name, questions, data)
+    if how.confirm is not None and not how.confirm(plan):
+        raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
+    prices = [price for _, one in plan.rounds for rows in one.prices.values() for price in rows]
+    about = concluding.begun(
+        name, data, request.command, tuple(dict.fromkeys(map(costs.price_text, prices)))
+    )
+    return concluding.conclude(
+        questions,
+        questions.ask(),
+        about,
+        by=request.by,
+        requests=request.monthly_requests,
+    )
+
+
+def _guide(request: Request) -> Guide | None:
+    checks = request.checks
+    if checks is None or isinstance(checks, Guide):
+        guide = checks
+    else:
+        guide = Guide.load(checks, code=request.code)
+    if guide is not None:
+        guide.require()
+    return guide
+
+
+def _models(request: Request, store: Store) -> tuple[list[EvaluatedModel], EvaluatedModel | None]:
+    """Return the compared models, and the judge."""
+    opened = None if request.examples is None else _open(request.examples, store)
+
+    def resolve(names: Sequence[Any]) -> list[EvaluatedModel]:
+        return resolving.resolve(
+            names,
+            store,
+            backends=request.backends,
+            key_envs=request.key_envs,
+            allow_http=request.allow_http,
+            examples=opened,
+        )
+
+    compared = resolve(request.models)
+    if request.judge is None:
+        return compared, None
+    (judge,) = resolve([request.judge])
+    return compared, replace(judge, key=f"judge {judge.key}")
+
+
+def _open(data: Source, store: Store) -> Dataset:
+    return Dataset.open(data, spool=store.settings.spool)
+
+
+def _rows(
+    request: Request, compared: Sequence[EvaluatedModel], store: Store
+) -> tuple[list[ComparedRow], DataFacts]:
+    """Return the rows that are asked, and what is known of them."""
+    source = _source(request, compared, store)
+    prompts = drawn(source.prompts, request.rows, request.seed)
+    clusters = leaks.clusters(prompts)
+    rows = [ComparedRow(prompt=one, cluster=clusters[one.id]) for one in prompts]
+    rows = leaks.mark(rows, compared)
+    left_out = Counter(_kind(row) for row in rows if row.leaks)
+    dataset = source.dataset
+    facts = DataFacts(
+        words=source.words,
+        sha256=None if dataset is None else dataset.sha256 or dataset.fingerprint,
+        rows_in_file=len(source.prompts),
+        rows=len(rows),
+        clusters=len({row.cluster for row in rows}),
+        left_out=dict(left_out),
+        seed=request.seed,
+        warnings=tuple(leaks.same_generator(rows, compared)),
+    )
+    if left_out.total() == len(rows):
+        raise SpecError(
+            f"A compared model was trained on all {len(rows):,} rows of {source.words}.",
+            hint="Name held-out rows: --data FILE",
+        )
+    return rows, facts
+
+
+def _source(
+    request: Request, compared: Sequence[EvaluatedModel], store: Store
+) -> default_rows.DefaultRows:
+    if request.data is None:
+        return default_rows.default_rows(compared, store)
+    dataset = _open(request.data, store)
+    return default_rows.DefaultRows(read_prompts(dataset), visible(dataset.name), dataset)
+
+
+def _kind(row: ComparedRow) -> str:
+    return "exact" if any(leak.kind == "exact" for leak in row.leaks) else "near"
+
+
+def _id(
+    compared: Sequence[EvaluatedModel],
+    judge: EvaluatedModel | None,
+    rows: Sequence[ComparedRow],
+    guide: Guide | None,
+    request: Request,
+) -> str:
+    """Return the name of a comparison: the same models, rows, checks and parameters have the same,
+    so that the same command again goes on with it."""
+    said = [
+        [[one.fingerprint, one.way, one.name if one.kind == "object" else ""] for one in compared],
+        judge.fingerprint if judge else None,
+        [row.id for row in rows],
+        guide.fingerprint if guide else None,
+        [request.parameters, request.samples, request.seed, request.by],
+    ]
+    return f"{PREFIX}{fingerprint(said)[:8]}"
+
+
+def _plan(name: str, questions: Questions, data: DataFacts) -> ComparePlan:
+    rounds = questions.plans()
+    notes = dict.fromkeys(note for _, plan in rounds for note in plan.notes)
+    return ComparePlan(
+        name,
+        questions.models,
+        questions.judge,
+        data,
+        rounds,
+        questions.how.limit.usd,
+        (*notes, *data.warnings),
+    )

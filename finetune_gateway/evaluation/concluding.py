@@ -1,0 +1,321 @@
+"""From all that was answered to a comparison that is kept: scores, figures, costs, the verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
+from typing import Any
+
+from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.evaluation import assessing, costs, judging, measures
+from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
+from finetune_gateway.evaluation.checks import Outcome
+from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
+from finetune_gateway.evaluation.models import EvaluatedModel
+from finetune_gateway.evaluation.questions import Found, Questions
+from finetune_gateway.evaluation.results import (
+    ComparedAnswer,
+    ComparedFacts,
+    ComparedRow,
+    ComparisonData,
+    DataFacts,
+    Difference,
+    JudgeFacts,
+    Measure,
+    MeasureFigure,
+    Score,
+)
+
+Json = dict[str, Any]
+Key = tuple[str, str, int]
+
+CHECKS = Measure(
+    name="checks",
+    title="All checks",
+    share=True,
+    about="Answers that pass every check of the guide that judged them.",
+)
+# Which measure decides, if the user names none: the first of these that there is.
+ORDER = (
+    "checks", "judge:wins", "tool_arguments", "json_schema", "final_number", "normalized_match",
+    "reference_loss",
+)  # fmt: skip
+NO_LOSS = "hosts do not tell how likely a given text is"
+
+
+def conclude(
+    questions: Questions,
+    found: Found,
+    about: ComparisonData,
+    *,
+    by: str | None = None,
+    requests: int | None = None,
+) -> Comparison:
+    """Score what was answered, and keep the comparison. ``about``: what was known before. Raises
+    SpecError for a measure that there is not."""
+    with_losses = _with_losses(questions, found)
+    chosen = measures.choose(questions.rows)
+    scored = [*_scored(questions, with_losses, chosen.scorers)]
+    scored, rows = _with_outcomes(questions, found, scored)
+    facts = [
+        model.facts().model_copy(
+            update={
+                "training": costs.training_facts(model, questions.store),
+                "parameters": questions.how.parameters,
+            }
+        )
+        for model in questions.models
+    ]
+    table = _Table(facts, rows, scored)
+    listed = [*_measures(questions, chosen.scorers)]
+    for measure in listed:
+        table.add(measure)
+    if questions.judge is not None:
+        table.add_judge(found)
+    refused = {model.key: table.refusals(model.key) for model in facts}
+    figures = {
+        model.key: assessing.answer_figures(
+            [one.answer for one in scored if one.answer.model == model.key], refused[model.key]
+        ).model_copy(update={"spent_usd": found.spent_by.get(model.key)})
+        for model in facts
+    }
+    measure = _deciding(table, by)
+    money = costs.money_clauses(figures, {model.key: model.training for model in facts})
+    data = about.model_copy(
+        update={
+            "seconds": time.time() - about.created_at,
+            "models": facts,
+            "measures": table.measures,
+            "figures": table.figures,
+            "differences": table.differences,
+            "answers": figures,
+            "checks": {
+                check.name: assessing.check_figures(check.measure.name, facts, scored)
+                for check in (questions.guide.checks if questions.guide else ())
+            },
+            "judge": _judge_facts(questions, found, rows),
+            "serving": costs.serving(questions.models, figures, requests, questions.store),
+            "verdict": assessing.verdict(
+                measure,
+                facts,
+                table.figures[measure.name],
+                [one for one in table.differences if one.measure == measure.name],
+                money,
+            ),
+            "left_out": chosen.left_out,
+            "asked": found.asked,
+            "asked_again": found.again,
+            "kept": found.kept,
+            "spent_usd": found.spent_usd,
+            "stopped": found.stopped,
+            "notes": [*about.notes, *_notes(found, facts)],
+        }
+    )
+    return keep(questions.store.settings, data, [*rows.values()], scored, found.judgements)
+
+
+# -- scores ----------------------------------------------------------------------------------
+
+
+def _with_losses(questions: Questions, found: Found) -> list[ComparedAnswer]:
+    """Return the answers to the rows, those of local models with the loss of the reference."""
+    answers = []
+    for model in questions.models:
+        losses = _losses(model, questions.rows)
+        for row in questions.rows:
+            for sample in range(questions.how.samples):
+                answer = found.answers.get((model.key, row.id, sample))
+                if answer is not None:
+                    answers.append(answer.model_copy(update={"loss": losses.get(row.id)}))
+    return answers
+
+
+def _losses(model: EvaluatedModel, rows: Sequence[ComparedRow]) -> dict[str, float]:
+    """Return how unlikely a local model finds each reference; empty for any other model."""
+    if (
+        model.kind != "local"
+        or model.handle is None
+        or not hasattr(model.handle, "reference_losses")
+    ):
+        return {}
+    having = [row for row in rows if row.reference is not None]
+    asked = [{**model.framed(row.prompt).asked, "reference": row.reference} for row in having]
+    losses = model.handle.reference_losses(
+        [{key: row.get(key) for key in ("messages", "reference", "tools")} for row in asked]
+    )
+    pairs = zip(having, losses, strict=True)
+    return {row.id: loss for row, loss in pairs if not isinstance(loss, GatewayError)}
+
+
+def _scored(
+    questions: Questions, answers: Iterable[ComparedAnswer], scorers: Sequence[Scorer]
+) -> Iterator[ScoredAnswer]:
+    rows = {row.id: row for row in questions.rows}
+    every: list[Scorer] = [*scorers, *FIGURES]
+    for answer in answers:
+        scores = {
+            scorer.measure.name: assessing.score_of(scorer, rows[answer.row], answer)
+            for scorer in every
+        }
+        yield ScoredAnswer(answer=answer, scores=scores)
+
+
+def _with_outcomes(
+    questions: Questions, found: Found, scored: Sequence[ScoredAnswer]
+) -> tuple[list[ScoredAnswer], dict[str, ComparedRow]]:
+    """Return the answers with what checks say of them, those that checks alone have asked at the
+    end; and all rows by their ids."""
+    rows = {row.id: row for row in questions.rows}
+    by_key: dict[Key, ScoredAnswer] = {_key(one.answer): one for one in scored}
+    for outcomes in found.outcomes.values():
+        for outcome in outcomes:
+            rows.setdefault(outcome.row.id, outcome.row)
+            key = (outcome.answer.model, outcome.row.id, 0)
+            known = by_key.get(key) or ScoredAnswer(answer=outcome.answer)
+            by_key[key] = _with_outcome(known, outcome)
+    for (model, row), scores in judging.rubric_scores(found.judgements).items():
+        if (one := by_key.get((model, row, 0))) is not None:
+            by_key[model, row, 0] = _with_scores(one, scores)
+    return [_with_all_checks(one) for one in by_key.values()], rows
+
+
+def _key(answer: ComparedAnswer) -> Key:
+    return answer.model, answer.row, answer.sample
+
+
+def _with_outcome(one: ScoredAnswer, outcome: Outcome) -> ScoredAnswer:
+    check = outcome.case.check
+    turns = {**one.turns, check.name: outcome.turns} if outcome.turns else one.turns
+    found = _with_scores(one, {check.measure.name: outcome.score})
+    return found.model_copy(update={"turns": turns})
+
+
+def _with_scores(one: ScoredAnswer, scores: Mapping[str, Score]) -> ScoredAnswer:
+    return one.model_copy(update={"scores": {**one.scores, **scores}})
+
+
+def _with_all_checks(one: ScoredAnswer) -> ScoredAnswer:
+    """Return an answer with the score of all its checks together."""
+    checked = [score for name, score in one.scores.items() if name.startswith("check:")]
+    if not checked:
+        return one
+    judged = [score.value for score in checked if score.value is not None]
+    reason = next((score.reason for score in checked if score.value is None), "")
+    score = Score(value=min(judged)) if judged else Score(reason=reason)
+    return _with_scores(one, {CHECKS.name: score})
+
+
+def _measures(questions: Questions, scorers: Sequence[Scorer]) -> Iterator[Measure]:
+    yield from (scorer.measure for scorer in scorers)
+    yield from (figure.measure for figure in FIGURES)
+    if questions.guide is not None:
+        yield CHECKS
+        yield from (check.measure for check in questions.guide.checks)
+
+
+# -- figures ---------------------------------------------------------------------------------
+
+
+class _Table:
+    """The figures of all measures, and the differences in them."""
+
+    def __init__(
+        self,
+        facts: Sequence[ComparedFacts],
+        rows: Mapping[str, ComparedRow],
+        scored: Sequence[ScoredAnswer],
+    ) -> None:
+        self.facts, self.rows, self.scored = facts, rows, scored
+        self.clusters = {
+            assessing.place(one.answer): rows[one.answer.row].cluster for one in scored
+        }
+        self.measures: list[Measure] = []
+        self.figures: dict[str, dict[str, MeasureFigure]] = {}
+        self.differences: list[Difference] = []
+
+    def add(self, measure: Measure) -> None:
+        """Add a measure of single answers."""
+        scores = assessing.gather(measure, self.facts, self.rows, self.scored)
+        if measure.name == assessing.LOSS.name:
+            scores = self._without_hosts(scores)
+        self.measures.append(measure)
+        self.figures[measure.name] = assessing.figures(scores, self.clusters)
+        self.differences += assessing.differences(scores, self.clusters)
+
+    def _without_hosts(self, scores: Scores) -> Scores:
+        """Say once why there is no loss of hosted models."""
+        hosts = {model.key for model in self.facts if model.kind != "local"}
+        unjudged = {
+            key: type(counts)({NO_LOSS: counts.total()}) if key in hosts else counts
+            for key, counts in scores.unjudged.items()
+        }
+        return replace(scores, unjudged=unjudged)
+
+    def add_judge(self, found: Found) -> None:
+        """Add what the judge says, of pairs of answers and by rubrics."""
+        judged = judging.figures(found.judgements, self.facts, self.rows)
+        self.measures += judged.measures
+        self.figures |= judged.figures
+        self.differences += judged.differences
+
+    def refusals(self, key: str) -> int:
+        """Return how many answers of a model decline."""
+        found = (one.scores.get("refusal") for one in self.scored if one.answer.model == key)
+        return sum(1 for score in found if score is not None and score.value == 1)
+
+
+def _deciding(table: _Table, by: str | None) -> Measure:
+    """Return the measure that decides."""
+    known = {measure.name: measure for measure in table.measures}
+    if by is not None:
+        if by not in known:
+            raise SpecError(f"There is no measure {by!r}.", hint=f"There are: {', '.join(known)}.")
+        return known[by]
+    usable = [name for name in ORDER if name in known and _says_something(table.figures[name])]
+    first = next(iter(usable), None) or next(name for name in ORDER if name in known)
+    return known[first]
+
+
+def _says_something(figures: Mapping[str, MeasureFigure]) -> bool:
+    """Return True if models differ at all, or one has more than nothing."""
+    means = [one.interval.mean for one in figures.values() if one.interval is not None]
+    return len(means) == len(figures) and any(means)
+
+
+def _judge_facts(
+    questions: Questions, found: Found, rows: Mapping[str, ComparedRow]
+) -> JudgeFacts | None:
+    if questions.judge is None:
+        return None
+    judge = questions.judge
+    compared = [model.title for model in questions.models]
+    facts = judging.facts(found.judgements, rows, judge.title, compared)
+    spent = found.spent_by.get(judge.key)
+    return facts.model_copy(update={"host": judge.host, "spent_usd": spent})
+
+
+def _notes(found: Found, facts: Sequence[ComparedFacts]) -> Iterator[str]:
+    titles = {model.key: model.title for model in facts}
+    if found.stopped:
+        yield f"Not all was asked: {found.stopped}."
+    for key, error in found.ended.items():
+        yield f"{titles.get(key, 'The judge')} was not asked to the end: {error.message}"
+
+
+def begun(name: str, words: DataFacts, command: str, prices: tuple[str, ...]) -> ComparisonData:
+    """Return a comparison of which nothing is known yet."""
+    return ComparisonData.model_validate(
+        {
+            "id": name,
+            "created_at": time.time(),
+            "command": command,
+            "gateway_version": metadata.version("finetune-gateway"),
+            "data": words,
+            "models": [],
+            "measures": [],
+            "verdict": {"text": "", "measure": ""},
+            "prices": prices,
+        }
+    )

@@ -1,0 +1,107 @@
+"""What compared models cost: to train, by the answer, to serve, and where one is cheaper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from statistics import fmean
+
+from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.profiles import profile_names
+from finetune_gateway.estimation.serving import ServingCosts, Traffic, serving_costs
+from finetune_gateway.evaluation.models import EvaluatedModel
+from finetune_gateway.evaluation.results import AnswerFigures, TrainingFacts
+from finetune_gateway.events import metrics_by_step
+from finetune_gateway.jobs import budget
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+
+MONTHLY_REQUESTS = 10_000  # unless the user says otherwise
+
+
+def training_facts(model: EvaluatedModel, store: Store) -> TrainingFacts | None:
+    """Return what the training of a model was estimated at, and took; None for one that no job
+    here has made."""
+    if model.job is None or model.way != "tuned":
+        return None
+    record = model.job
+    quote, actual = budget.Quote.of(record), budget.actual(record)
+    events = [event for _, event in store.events(record.id)]
+    metrics = tuple(metrics_by_step(events))
+    return TrainingFacts(
+        estimated_usd=quote.cost_usd,
+        actual_usd=actual.cost_usd if actual else None,
+        estimated_seconds=quote.seconds,
+        actual_seconds=record.seconds,
+        method=record.spec.method,
+        training_type=record.spec.training_type or (None if record.hosted else "lora"),
+        rows=record.train.rows,
+        dataset_sha256=record.train.sha256,
+        settings=_settings(record),
+        prices=tuple(price_text(price) for price in quote.prices),
+        metrics=metrics,
+        note="" if metrics else f"{record.display_name} has reported no losses",
+    )
+
+
+def _settings(record: JobRecord) -> dict[str, object]:
+    chosen = record.spec.model_dump(mode="json", exclude_none=True)
+    return {name: value for name, value in chosen.items() if name in record.spec.chosen}
+
+
+def price_text(price: Price) -> str:
+    """Return a price as people read it, with its day and its source."""
+    return (
+        f"{price.backend} {price.model}: ${price.usd} {price.unit}, {price.dated}, {price.source}"
+    )
+
+
+def serving(
+    models: Sequence[EvaluatedModel],
+    answers: Mapping[str, AnswerFigures],
+    requests: int | None,
+    store: Store,
+) -> ServingCosts | None:
+    """Return what it costs to serve these models for so many requests a month, of the lengths that
+    were measured; None if nothing was answered."""
+    known = [one for one in answers.values() if one.prompt_tokens and one.completion_tokens]
+    if not known:
+        return None
+    traffic = Traffic(
+        requests=requests or MONTHLY_REQUESTS,
+        tokens_in=round(fmean(one.prompt_tokens or 0.0 for one in known)),
+        tokens_out=max(1, round(fmean(one.completion_tokens or 0.0 for one in known))),
+        lengths="the mean of what was measured",
+    )
+    return serving_costs(traffic, hosted(models), extra=store.settings.prices)
+
+
+def hosted(models: Sequence[EvaluatedModel]) -> list[tuple[str, str]]:
+    """Return host and base of the models that a host with known prices serves."""
+    found = {
+        (model.backend.profile.name, model.base_model): None
+        for model in models
+        if model.backend is not None and model.backend.profile.name in profile_names()
+    }
+    return [*found]
+
+
+def money_clauses(
+    answers: Mapping[str, AnswerFigures], training: Mapping[str, TrainingFacts | None]
+) -> dict[str, str]:
+    """Return for each model of which something is known a clause on what it costs."""
+    clauses = {}
+    for key, figures in answers.items():
+        parts = []
+        if figures.usd_per_answer is not None:
+            parts.append(f"${1000 * figures.usd_per_answer:.2f} per 1,000 answers")
+        cost = training.get(key)
+        if cost is not None and cost.actual_usd:
+            parts.append(f"${_cents(cost.actual_usd)} to train")
+        if parts:
+            clauses[key] = ", ".join(parts)
+    return clauses
+
+
+def _cents(usd: Decimal) -> str:
+    return f"{usd:.2f}" if usd >= 1 else f"{usd:.2g}"

@@ -1,0 +1,202 @@
+"""The questions of a comparison: the rows, what checks ask on, what the judge is asked; and all
+that was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.evaluation import answers as asking
+from finetune_gateway.evaluation import judging
+from finetune_gateway.evaluation.answers import AskHow, AskPlan, AskResult
+from finetune_gateway.evaluation.checks import Guide, Outcome, Rounds
+from finetune_gateway.evaluation.judging import Judgement, JudgeQuestion
+from finetune_gateway.evaluation.models import EvaluatedModel
+from finetune_gateway.evaluation.prompts import Prompt
+from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow
+from finetune_gateway.jobs.budget import ZERO
+from finetune_gateway.jobs.store import Store
+
+MOST_ROUNDS = 60  # of a conversation that checks have
+SAY = "..."  # stands for an answer that nobody knows yet, where it is priced
+
+AnswerTable = dict[tuple[str, str, int], ComparedAnswer]
+
+
+@dataclass
+class Found:
+    """All that was answered. ``outcomes``: of checks, by the key of the model. ``spent_by``: in
+    USD, by the key of the model. ``stopped``: why not all was asked."""
+
+    answers: AnswerTable = field(default_factory=dict)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    judgements: list[Judgement] = field(default_factory=list)
+    asked: int = 0
+    again: int = 0
+    kept: int = 0
+    spent_usd: Decimal = ZERO
+    spent_by: dict[str, Decimal] = field(default_factory=dict)
+    stopped: str = ""
+    ended: dict[str, GatewayError] = field(default_factory=dict)
+
+    @property
+    def checked(self) -> AnswerTable:
+        """The answers that ended the conversations of checks."""
+        return {
+            (key, one.row.id, 0): one.answer
+            for key, found in self.outcomes.items()
+            for one in found
+        }
+
+    def add(self, asked: AskResult) -> dict[tuple[str, str, int], ComparedAnswer]:
+        """Count what one round has asked, and return its answers."""
+        self.asked += asked.asked
+        self.again += asked.again
+        self.kept += asked.kept
+        self.spent_usd += asked.spent_usd
+        for key, usd in asked.spent_by.items():
+            self.spent_by[key] = self.spent_by.get(key, ZERO) + usd
+        self.stopped = self.stopped or asked.stopped
+        self.ended |= asked.ended
+        return asked.answers
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Whom a comparison asks what."""
+
+    store: Store
+    models: list[EvaluatedModel]
+    judge: EvaluatedModel | None
+    guide: Guide | None
+    rows: list[ComparedRow]
+    how: AskHow
+    seed: int
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What the rows ask."""
+        return [row.prompt for row in self.rows]
+
+    # -- before --------------------------------------------------------------------------
+
+    def plans(self) -> list[tuple[str, AskPlan]]:
+        """Return each round of questions with its plan. What checks ask on and what the judge is
+        asked depends on answers: it is priced with those of the data in their place."""
+        rounds = [("rows", self._plan(dict.fromkeys(self._keys, self.prompts)))]
+        likely = self._likely_answers()
+        if self.guide is not None:
+            prompts = {key: self._likely_turns(key, likely) for key in self._keys}
+            if any(prompts.values()):
+                rounds.append(("checks", self._plan(prompts, samples=1)))
+        if self.judge is not None:
+            asked = self._judge_questions(likely, for_price=True)
+            rounds.append(("judge", self._plan_judge(asked)))
+        return rounds
+
+    @property
+    def _keys(self) -> list[str]:
+        return [model.key for model in self.models]
+
+    def _plan(self, prompts: Mapping[str, Sequence[Prompt]], samples: int | None = None) -> AskPlan:
+        how = self.how if samples is None else replace(self.how, samples=samples)
+        return asking.plan(self.store, self.models, prompts, how)
+
+    def _plan_judge(self, questions: Sequence[JudgeQuestion]) -> AskPlan:
+        assert self.judge is not None  # for the type checker
+        prompts = [one.prompt for one in questions if one.prompt is not None]
+        parameters = {"temperature": 0, "max_tokens": judging.MAX_TOKENS}
+        how = replace(self.how, samples=1, parameters=parameters)
+        return asking.plan(self.store, [self.judge], {self.judge.key: prompts}, how)
+
+    def _likely_answers(self) -> AnswerTable:
+        """Return answers like those of the data, for prices."""
+        return {
+            (key, row.id, 0): ComparedAnswer(
+                model=key, row=row.id, message=row.reference or {"content": SAY}
+            )
+            for key in self._keys
+            for row in self.rows
+        }
+
+    def _likely_turns(self, key: str, likely: AnswerTable) -> list[Prompt]:
+        """Return what checks would ask on if each answer were like those of the data."""
+        rounds, prompts = self._rounds(key, likely), list[Prompt]()
+        said = ComparedAnswer(model=key, row="", message={"content": SAY})
+        while pending := rounds.pending():
+            prompts += pending
+            rounds.take({one.id: said for one in pending})
+        return prompts
+
+    def _rounds(self, key: str, answers: AnswerTable) -> Rounds:
+        assert self.guide is not None  # for the type checker
+        known = {
+            row: one for (model, row, sample), one in answers.items() if (model, sample) == (key, 0)
+        }
+        return Rounds(self.guide.cases(self.rows), known)
+
+    # -- asking --------------------------------------------------------------------------
+
+    def ask(self) -> Found:
+        """Ask all of it. Raises BudgetError, AuthenticationError before anything is sent, the error
+        that ended it if nobody answered; StoreError."""
+        found = Found()
+        plan = self._plan(dict.fromkeys(self._keys, self.prompts))
+        found.answers = found.add(asking.ask(plan))
+        _require_an_answer(found)
+        if self.guide is not None and not found.stopped:
+            self._ask_on(found)
+        if self.judge is not None and not found.stopped:
+            self._ask_judge(found)
+        return found
+
+    def _ask_on(self, found: Found) -> None:
+        """Have the conversations of checks, a turn of all models and checks at a time."""
+        every = {key: self._rounds(key, found.answers) for key in self._keys}
+        for _ in range(MOST_ROUNDS):
+            pending = {key: rounds.pending() for key, rounds in every.items()}
+            if not any(pending.values()) or found.stopped:
+                break
+            answers = found.add(asking.ask(self._plan(pending, samples=1)))
+            for key, rounds in every.items():
+                rounds.take(_of_model(key, answers))
+        found.outcomes = {key: rounds.outcomes() for key, rounds in every.items()}
+
+    def _ask_judge(self, found: Found) -> None:
+        questions = self._judge_questions(found.answers | found.checked)
+        answers = found.add(asking.ask(self._plan_judge(questions)))
+        assert self.judge is not None  # for the type checker
+        said = _of_model(self.judge.key, answers)
+        found.judgements = judging.read_verdicts(questions, said)
+
+    def _judge_questions(
+        self, answers: AnswerTable, *, for_price: bool = False
+    ) -> list[JudgeQuestion]:
+        return judging.judge_prompts(
+            self.rows,
+            answers,
+            pairs_of(self._keys),
+            guide=self.guide,
+            seed=self.seed,
+            for_price=for_price,
+        )
+
+
+def _of_model(key: str, answers: AnswerTable) -> dict[str, ComparedAnswer]:
+    return {row: answer for (model, row, _), answer in answers.items() if model == key}
+
+
+def _require_an_answer(found: Found) -> None:
+    """Raise what ended a model early if nobody has answered anything."""
+    if found.ended and all(one.error for one in found.answers.values()):
+        raise next(iter(found.ended.values()))
+
+
+def pairs_of(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs that a judge compares: all of up to three models, else each with the
+    first."""
+    if len(keys) > 3:
+        return [(keys[0], other) for other in keys[1:]]
+    return [(one, other) for at, one in enumerate(keys) for other in keys[at + 1 :]]

@@ -1,0 +1,100 @@
+"""What ``ftg compare`` and ``ftg check`` show before they ask: who is asked what, at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.permits import kinds_text
+from finetune_gateway.reports.output import format_count, format_usd, wrap_text
+from finetune_gateway.text.cleaning import visible
+
+if TYPE_CHECKING:
+    # The type checker alone: it brings the SDK of hosts.
+    from finetune_gateway.evaluation.comparing import ComparePlan
+
+
+def plan_text(plan: ComparePlan, budget: Budget | None) -> str:
+    """Return what is about to happen: which rows, which models, what that costs."""
+    return "\n".join(wrap_text(line, "  ", "") for line in _plan_lines(plan, budget))
+
+
+def _plan_lines(plan: ComparePlan, budget: Budget | None) -> Iterator[str]:
+    data = plan.data
+    yield f"{plan.id}: {format_count(data.rows, 'row')} of {data.words}{_left_out(plan)}"
+    for model in plan.models:
+        where = f" at {model.host}" if model.host else ""
+        yield f"{visible(model.key)}: {visible(model.title)}{where}"
+    if plan.judge is not None:
+        where = f" at {plan.judge.host}" if plan.judge.host else ""
+        yield f"Judge: {visible(plan.judge.title)}{where}"
+    kept = f", {plan.kept:,} answered before" if plan.kept else ""
+    again = sum(one.again for _, one in plan.rounds)
+    doubt = f", {again:,} of them in flight when an earlier process died" if again else ""
+    yield f"{format_count(plan.left, 'request')} to send{doubt}{kept}."
+    if plan.left and plan.hosts:
+        yield f"Estimated cost: {_cost(plan.cost)}{_limit(plan)}"
+        yield from (f"  {line}" for line in _prices(plan))
+    if budget is not None and plan.hosts:
+        left = budget.left_usd or Decimal(0)
+        yield f"Budget of {budget.month}: {format_usd(left)} left."
+    if plan.allowed:
+        yield f"Sent as allowed: {kinds_text(plan.allowed)}."
+
+
+def _left_out(plan: ComparePlan) -> str:
+    count = sum(plan.data.left_out.values())
+    if not count:
+        return ""
+    return f"; {format_count(count, 'row')} that a model was trained on do not count"
+
+
+def _cost(cost: Range[Decimal] | None) -> str:
+    if cost is None:
+        return "not known (ftg prices set)"
+    low, high = format_usd(cost.low), format_usd(cost.high)
+    return f"{format_usd(cost.expected)} (low {low}, high {high})"
+
+
+def _limit(plan: ComparePlan) -> str:
+    return "" if plan.limit is None else f"; stops before {format_usd(plan.limit)}"
+
+
+def _prices(plan: ComparePlan) -> Iterator[str]:
+    """Yield what each hosted model costs, in all rounds, and at which prices."""
+    titles = {model.key: model.title for model in plan.models}
+    for title, asked in plan.rounds:
+        for key, cost in asked.costs.items():
+            if asked.left.get(key):
+                name = visible(titles.get(key, "the judge"))
+                yield f"{name}, {title}: {_cost(cost)}"
+
+
+def plan_document(plan: ComparePlan) -> dict[str, Any]:
+    """Return a dry run as JSON."""
+    cost = plan.cost
+    return {
+        "dry_run": True,
+        "comparison": plan.id,
+        "data": plan.data.model_dump(mode="json"),
+        "models": [model.facts().model_dump(mode="json") for model in plan.models],
+        "judge": plan.judge.name if plan.judge else None,
+        "left": plan.left,
+        "kept": plan.kept,
+        "cost_usd": cost.model_dump(mode="json") if cost else None,
+        "rounds": [
+            {
+                "title": title,
+                "left": asked.left,
+                "cost_usd": {
+                    key: one.model_dump(mode="json") if one else None
+                    for key, one in asked.costs.items()
+                },
+            }
+            for title, asked in plan.rounds
+        ],
+        "notes": [*plan.notes],
+    }
