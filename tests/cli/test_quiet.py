@@ -14,6 +14,7 @@ from finetune_gateway import Gateway
 from finetune_gateway.cli.commands import COMMANDS
 from finetune_gateway.cli.run import load_command
 
+HELD_OUT = str(DATA.with_name("demo_held_out.jsonl"))
 FAKE = ("submit", str(DATA), "--model", "m", "--backend", "fake")
 LOCAL = ("submit", str(DATA), "--model", TINY, "--dry-run")
 HOSTED = ("--model", MINI)
@@ -58,7 +59,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("estimate", str(DATA), "--backend", "azure", *HOSTED), "unknown"),
     ],
     "advise": [(("advise", str(DATA)), "prompt")],
-    "compare": [(("compare", "JOB", "--data", str(DATA)), r"cmp-[0-9a-f]{8}")],
+    "compare": [(("compare", "JOB", "--data", HELD_OUT, "--rows", "2"), r"cmp-[0-9a-f]{8}")],
     "submit": [
         (LOCAL, "0"),
         (FAKE, "JOB"),  # it has succeeded already

@@ -135,7 +135,7 @@ def test_the_same_comparison_again_asks_and_costs_nothing(provider: Provider) ->
     assert sum(provider.world.asked.values()) == 24
     ledger = Gateway().costs()
     spent = (found.data.spent_usd or Decimal(0)) + (more.data.spent_usd or Decimal(0))
-    assert sum(charge.spent_usd or 0 for charge in ledger.charges) == spent
+    assert sum((line.actual_usd or Decimal(0)) for line in ledger.charges) == spent
 
 
 def test_nothing_is_sent_without_a_yes_or_above_the_limit(provider: Provider) -> None:
