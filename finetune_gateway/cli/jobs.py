@@ -18,6 +18,7 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.errors import SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs.compared import COMPARE
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.reports.job_text import (
@@ -193,16 +194,21 @@ def settle(
 
     recorded:NAME settles what a recording that was killed has reserved, from the requests that it
     wrote down; one without an answer counts at the most that it can cost. With --not-created also
-    its batches that the host has lost: their rows can then be asked anew.
+    its batches that the host has lost: their rows can then be asked anew. compare:cmp-ID does so
+    for a comparison that was killed.
 
     Examples:
       ftg settle latest --created ftjob-abc123
       ftg settle ftg-7kq3 --not-created
       ftg settle recorded:support-2026-12-01
       ftg settle recorded:support-2026-12-01 --not-created
+      ftg settle compare:cmp-3f9a2c1d
     """
     if job.startswith(PREFIX) and created is None:
         _settle_recording(job, lost=not_created, json=json, quiet=quiet)
+        return
+    if job.startswith(COMPARE) and created is None and not not_created:
+        _settle_comparison(job, json=json, quiet=quiet)
         return
     if (created is not None) == not_created:
         raise SpecError(
@@ -225,6 +231,16 @@ def _settle_recording(name: str, *, lost: bool, json: bool, quiet: bool) -> None
     spent = evaluation.settle(name, lost=lost)
     if json:
         print_json({"recording": name, "spent_usd": f"{spent:f}"})
+    else:
+        print_result(name if quiet else f"{name}: {format_usd(spent)} settled")
+
+
+def _settle_comparison(name: str, *, json: bool, quiet: bool) -> None:
+    from finetune_gateway.evaluation import answers
+
+    spent = answers.settle(Gateway().settings, name)
+    if json:
+        print_json({"comparison": name, "spent_usd": f"{spent:f}"})
     else:
         print_result(name if quiet else f"{name}: {format_usd(spent)} settled")
 

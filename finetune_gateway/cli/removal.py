@@ -11,6 +11,8 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet, confirm, refresh_or_warn
 from finetune_gateway.errors import BudgetError, NotFoundError, SpecError
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs import compared
+from finetune_gateway.jobs.compared import ANSWERS, COMPARISON
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.recordings import PREFIX
@@ -31,10 +33,12 @@ from finetune_gateway.reports.removal_text import (
     pruned_text,
     removed_document,
     removed_text,
+    to_clear_text,
     to_forget_text,
     to_remove_text,
     to_unrecord_text,
 )
+from finetune_gateway.settings.files import bytes_of
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -44,7 +48,7 @@ def rm(
         list[str],
         typer.Argument(
             metavar="JOB...",
-            help="Id, its beginning, or 'latest'; a model or job of a host; recorded:NAME.",
+            help="Id, its beginning, or 'latest'; a model or job of a host; recorded:NAME; cmp-ID.",
             show_default=False,
         ),
     ],
@@ -65,16 +69,22 @@ def rm(
     the host's last day it may be in no other place. So it is with recorded:NAME ('ftg migrate
     record'), of which prompts, answers and errors go.
 
+    cmp-ID removes a comparison; answers:MODEL what is kept of a model's answers, by its name or the
+    beginning of its fingerprint. With a job go the comparisons of its model, and its answers.
+
     Examples:
       ftg rm latest
       ftg rm ftg-7kq3 ftg-9xm2 --yes
       ftg rm ft:gpt-4.1-mini-2025-04-14:acme::AbC1
       ftg rm recorded:support-2026-12-01
+      ftg rm cmp-3f9a2c1d
     """
     gateway = Gateway()
     recorded = [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
-    names = [name for name in names if name not in recorded]
+    cleared = [name for name in dict.fromkeys(names) if name.startswith((ANSWERS, COMPARISON))]
+    names = [name for name in names if name not in (*recorded, *cleared)]
     folders = _folders(gateway, recorded)
+    clearing = _compared(gateway, cleared)
     kept = {name: found for name in names if (found := forgettable(gateway.settings, name))}
     own = [job for name in names if (job := _own_job(gateway, name, fetched=name in kept))]
     jobs = list({job.id: job for job in own}.values())
@@ -85,21 +95,23 @@ def rm(
     fetched = [one for found in kept.values() for one in found]
     if not yes:
         said = [to_remove_text(jobs, planned), to_forget_text(fetched), to_unrecord_text(folders)]
+        said.append(to_clear_text(clearing))
         print_message("\n".join(filter(None, said)))
-        count = len(jobs) + len(fetched) + len(folders)
+        count = len(jobs) + len(fetched) + len(folders) + len(clearing)
         what = "it" if count == 1 else f"these {count}"
         if not _confirmed(f"Remove {what} for good?"):
             raise BudgetError("Nothing was removed: the answer was not yes.")
     for name in kept:
         forget(gateway.settings, name)
     freed = _remove_recordings(gateway, recorded)
+    gone = _remove_compared(gateway, clearing)
     removed = gateway.remove(jobs) if jobs else []
     if json:
-        print_json(removed_document(removed, fetched, freed))
+        print_json(removed_document(removed, fetched, freed, gone))
         return
     for text in (*map(removed_text, removed), *map(forgotten_text, fetched)):
         print_result(text)
-    for name in recorded:
+    for name in (*recorded, *gone):
         print_result(f"{name} removed")
     if text := left_text(removed):
         print_message(text, quiet=quiet)
@@ -122,6 +134,20 @@ def _remove_recordings(gateway: Gateway, names: list[str]) -> dict[str, int]:
     from finetune_gateway.evaluation import keeping
 
     return {name: keeping.remove(gateway.settings, name) for name in names}
+
+
+def _compared(gateway: Gateway, names: list[str]) -> list[Path]:
+    """Return the folders of comparisons and kept answers that are to go. Raises NotFoundError."""
+    every = (folder for name in names for folder in compared.find(gateway.settings, name))
+    return [*dict.fromkeys(every)]
+
+
+def _remove_compared(gateway: Gateway, folders: list[Path]) -> dict[str, int]:
+    """Remove comparisons and kept answers, and return the bytes of each."""
+    freed = {compared.name_of(folder): bytes_of([folder]) for folder in folders}
+    for folder in folders:
+        compared.remove(gateway.store, folder)
+    return freed
 
 
 def _own_job(gateway: Gateway, name: str, *, fetched: bool) -> Job | None:
@@ -156,10 +182,11 @@ def prune(
 
     --remote also deletes what this home has put at hosts, each thing named and asked for: uploads
     of these jobs, and all models of jobs that were removed with 'ftg rm', however young. What a job
-    needs that has not ended stays. What was fetched from hosts ('ftg migrate fetch') and recordings
-    ('ftg migrate record') go only by an age that you have named, with --older-than or in the
-    settings: they may be in no other place. 'ftg config set retention.days 90' sets another age;
-    nothing is removed before you run this. Without a terminal, --yes is required.
+    needs that has not ended stays. What was fetched from hosts ('ftg migrate fetch'), recordings
+    ('ftg migrate record'), comparisons and kept answers go only by an age that you have named, with
+    --older-than or in the settings: they may be in no other place. 'ftg config set retention.days
+    90' sets another age; nothing is removed before you run this. Without a terminal, --yes is
+    required.
 
     Examples:
       ftg prune

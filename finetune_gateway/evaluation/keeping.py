@@ -17,7 +17,7 @@ from finetune_gateway.evaluation.recording import (
 )
 from finetune_gateway.evaluation.requests import BATCHES, LOST, OVER, REFUSED, batch_events
 from finetune_gateway.evaluation.work import last_lines, open_charges, settle_all, writing
-from finetune_gateway.jobs import charges, recordings, removal
+from finetune_gateway.jobs import charges, deletion, recordings
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
@@ -66,7 +66,7 @@ def doomed(settings: Settings, names: Sequence[str]) -> list[Path]:
 def remove(settings: Settings, name: str) -> int:
     """Remove a recording for good, and return its bytes. Raises as ``doomed`` does."""
     (folder,) = doomed(settings, [name])
-    store, freed = Store(settings), removal.size(folder)
+    store, freed = Store(settings), deletion.size(folder)
     try:
         recording = Recording.find(settings, name)
     except StoreError:  # damaged: it goes all the same, and what it reserved counts as spent

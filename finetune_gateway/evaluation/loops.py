@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+LOOK_SECONDS = 0.1  # between two looks whether the task that waits was cancelled
 
 
 def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -17,10 +21,13 @@ def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    thread = _Thread(work)
+    thread, waiting = _Thread(work), asyncio.current_task()
     thread.start()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(LOOK_SECONDS)
+            if waiting and waiting.cancelling():  # Ctrl-C, as asyncio.run tells of it
+                thread.cancel()
     except BaseException:  # Ctrl-C, which Python raises here and not in the thread
         thread.cancel()
         thread.join()
@@ -36,6 +43,7 @@ class _Thread(threading.Thread):
         super().__init__()
         self._work = work
         self._began = threading.Event()
+        self._cancelled = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._done: list[Any] = []
@@ -55,8 +63,10 @@ class _Thread(threading.Thread):
     def cancel(self) -> None:
         """Let the coroutine end as if it was cancelled."""
         self._began.wait()
-        if self._loop and self._task and self.is_alive():
-            self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._loop and self._task and not self._cancelled:
+            self._cancelled = True
+            with suppress(RuntimeError):  # it has just ended
+                self._loop.call_soon_threadsafe(self._task.cancel)
 
     def result(self) -> Any:
         """Return what the coroutine returned, or raise what it raised."""

@@ -20,14 +20,22 @@ from pydantic import ConfigDict
 
 from finetune_gateway.backend import Backend, DataFile
 from finetune_gateway.errors import BackendError, GatewayError, SpecError
-from finetune_gateway.jobs import accounts, fetched, recordings, removal, uploads
+from finetune_gateway.jobs import (
+    accounts,
+    compared,
+    deletion,
+    fetched,
+    recordings,
+    removal,
+    uploads,
+)
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.removal import ENDED_AT, Load
 from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
 
-Kind = Literal["copies", "leftovers", "run", "fetched", "recording", "file", "model"]
+Kind = Literal["copies", "leftovers", "run", "fetched", "recording", "compared", "file", "model"]
 
 DEFAULT_DAYS = 30.0
 DAY = 24 * 3600.0
@@ -103,7 +111,8 @@ class Pruner:
             for kind, paths in groups
             if paths
         ]
-        return [*items, *self._runs(), *self._old_fetched(), *self._old_recordings()]
+        named = (*self._old_fetched(), *self._old_recordings(), *self._old_compared())
+        return [*items, *self._runs(), *named]
 
     def remove(self, item: Item) -> None:
         """Remove something on this machine. Raises StoreError."""
@@ -115,16 +124,25 @@ class Pruner:
             settings = self.store.settings
             old = [one for one in fetched.manifests(settings) if one.job_id in item.jobs]
             removal.remove_fetched(settings, old)
-        elif item.kind == "recording":
-            # Somebody may have gone on with it while the question was open.
+        elif item.kind in ("recording", "compared"):
+            self._remove_asked(item)
+        else:
+            for path in self._run_files(self.store.get(item.name)):
+                deletion.delete(path)
+            with self.store.transaction() as db:
+                db.execute("DELETE FROM checkpoints WHERE job_id = ?", (item.name,))
+
+    def _remove_asked(self, item: Item) -> None:
+        """Remove what models were asked, unless somebody has gone on with it while the question was
+        open."""
+        if item.kind == "recording":
             for folder in recordings.old(self.store, self.before):
                 if folder.name == item.name:
                     recordings.remove(self.store, folder)
-        else:
-            for path in self._run_files(self.store.get(item.name)):
-                removal.delete(path)
-            with self.store.transaction() as db:
-                db.execute("DELETE FROM checkpoints WHERE job_id = ?", (item.name,))
+            return
+        for folder in compared.old(self.store, self.before):
+            if compared.name_of(folder) == item.name:
+                compared.remove(self.store, folder)
 
     def _runs(self) -> Iterator[Item]:
         """Yield the runs of old local jobs that have more than their model."""
@@ -148,7 +166,12 @@ class Pruner:
     def _old_recordings(self) -> Iterator[Item]:
         """Yield the recordings that nothing was added to for long, under the same condition."""
         for folder in recordings.old(self.store, self.before) if self._with_fetched else ():
-            yield Item(kind="recording", name=folder.name, bytes=removal.size(folder))
+            yield Item(kind="recording", name=folder.name, bytes=deletion.size(folder))
+
+    def _old_compared(self) -> Iterator[Item]:
+        """Yield the comparisons and kept answers of old, under the same condition."""
+        for folder in compared.old(self.store, self.before) if self._with_fetched else ():
+            yield Item(kind="compared", name=compared.name_of(folder), bytes=deletion.size(folder))
 
     def _run_files(self, record: JobRecord) -> list[Path]:
         if removal.trained_from(self.store, record):  # perhaps from one of its checkpoints
@@ -322,7 +345,7 @@ class Remote:
 
 
 def _bytes(paths: Iterable[Path]) -> int:
-    return sum(map(removal.size, paths))
+    return sum(map(deletion.size, paths))
 
 
 def prune(pruner: Pruner, confirm: Confirm, *, remote: bool) -> Pruned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune_gateway.errors import StoreError
-from finetune_gateway.jobs import charges, removal
+from finetune_gateway.jobs import charges, deletion, removal
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
@@ -57,5 +57,5 @@ def remove_locked(store: Store, folder: Path) -> None:
     a removal that was killed can be called again."""
     charges.forget_name(store, f"{PREFIX}{folder.name}")
     removal.erase(store.settings.database)
-    removal.delete(folder)
+    deletion.delete(folder)
     lock_of(store.settings, folder.name).unlink(missing_ok=True)

@@ -10,7 +10,6 @@ In this order, so that a removal that is killed anywhere can be finished by the 
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +20,9 @@ from pydantic import ConfigDict
 from finetune_gateway.backend import Backend
 from finetune_gateway.errors import GatewayError, JobRemoved, SpecError, StoreError
 from finetune_gateway.events import Result
-from finetune_gateway.jobs import added_models, fetched, schema
+from finetune_gateway.jobs import added_models, compared, fetched, schema
 from finetune_gateway.jobs.budget import Quote
+from finetune_gateway.jobs.deletion import delete, size
 from finetune_gateway.jobs.fetched import Manifest
 from finetune_gateway.jobs.records import JobRecord, StoredFile, row_of
 from finetune_gateway.jobs.store import LIVE, Store
@@ -103,6 +103,7 @@ class Remover:
         own = [Path(file.path) for file in record.files if not shared[file.sha256]]
         left: list[str] = []
         kept = [*self._kept(record, left), *self._archived(record)]
+        kept += compared.of_job(self.store, record)
         count = self.store.query("SELECT count(*) FROM events WHERE job_id = ?", (record.id,))
         if record.hosted and not record.gone and (record.provider_id or record.tries):
             left.append(f"its uploads and its model at {record.host}: ftg prune --remote")
@@ -170,6 +171,8 @@ class Remover:
             unknown: list[str] = []
             for path in (*self._kept(record, unknown), *self._archived(record)):
                 delete(path)
+            for folder in compared.of_job(self.store, record):
+                compared.remove(self.store, folder)
             if not unknown:
                 whole.append(record.id)
         remove_copies(self.store)
@@ -346,28 +349,6 @@ def remove_leftovers(settings: Settings) -> int:
     for path in going:
         delete(path)
     return freed
-
-
-def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder."""
-    return files.bytes_of([path])
-
-
-def delete(path: Path) -> None:
-    """Delete a file or a folder, for good also after a power cut. Raises StoreError."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        files.sync(path.parent)
-    except FileNotFoundError:  # another process was faster
-        return
-    except OSError as exc:
-        raise StoreError(
-            f"{exc.filename or path} cannot be removed: {exc.strerror or exc}.",
-            hint="Check its rights, then run the same command again: it goes on from there.",
-        ) from None
 
 
 # -- the database ------------------------------------------------------------------------------

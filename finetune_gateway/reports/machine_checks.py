@@ -26,7 +26,8 @@ from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores
-from finetune_gateway.jobs import charges, recordings, removal, schema
+from finetune_gateway.jobs import charges, compared, deletion, recordings, removal, schema
+from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.pruning import DAY
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports.output import format_bytes, format_count
@@ -126,14 +127,19 @@ def _check_data(settings: Settings) -> Iterator[Check]:
         "run folders": [settings.runs],
         "fetched": [settings.fetched],
         "recordings": [settings.recordings],
+        "comparisons": [settings.comparisons],
+        "answers": [settings.answers],
         "store": [*settings.home.glob(f"{settings.database.name}*")],
     }
-    sizes = {name: sum(map(removal.size, paths)) for name, paths in parts.items()}
+    sizes = {name: sum(map(deletion.size, paths)) for name, paths in parts.items()}
     kept = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items() if size)
     if not kept:
         yield Check("data", "ok", "none are kept")
         return
-    folders = (settings.files, settings.runs, settings.fetched, settings.recordings)
+    folders = (
+        *(settings.files, settings.runs, settings.fetched, settings.recordings),
+        *(settings.comparisons, settings.answers),
+    )
     data = (path for folder in folders for path in folder.rglob("*"))
     oldest = min((path.lstat().st_mtime for path in data if path.is_file()), default=None)
     since = "" if oldest is None else f"; the oldest file is of {date.fromtimestamp(oldest)}"
@@ -144,24 +150,29 @@ def _check_data(settings: Settings) -> Iterator[Check]:
 
 
 def _check_charges(settings: Settings) -> Iterator[Check]:
-    """Name the recordings that have reserved money and whose processes have ended."""
+    """Name the recordings and comparisons that have reserved money and whose processes have
+    ended."""
     if not settings.database.exists():
         return
     try:
-        open_ = {charge.name for charge in charges.unsettled(Store(settings)) if charge.name}
+        open_ = charges.unsettled(Store(settings))
     except StoreError:  # another check says it
         return
-    left = [
-        name
-        for name in sorted(open_)
-        if not files.is_locked(recordings.lock_of(settings, name.removeprefix(recordings.PREFIX)))
-    ]
+    left = sorted({one.name for one in open_ if one.name and not _is_asked_for(settings, one)})
     if left:
         fix = (
             f"They go on by the same command. To settle what was spent: ftg settle {left[0]}. A "
             "batch is settled when it is collected."
         )
         yield Check("reserved", "warning", f"not settled: {', '.join(left)}", fix)
+
+
+def _is_asked_for(settings: Settings, charge: Charge) -> bool:
+    """Return True while a process spends a charge."""
+    if charge.name.startswith(recordings.PREFIX):
+        name = charge.name.removeprefix(recordings.PREFIX)
+        return files.is_locked(recordings.lock_of(settings, name))
+    return compared.is_asked_for(settings, charge.id)
 
 
 def _data_to_remove(settings: Settings) -> str:

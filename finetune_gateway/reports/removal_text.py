@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.jobs.compared import name_of, title_of
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.recordings import PREFIX
@@ -18,6 +19,7 @@ def removed_document(
     removed: Sequence[Removed],
     forgotten: Sequence[Forgotten] = (),
     recordings: Mapping[str, int] | None = None,
+    compared: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return what was removed as JSON."""
     document: dict[str, Any] = {"removed": [one.model_dump(mode="json") for one in removed]}
@@ -25,6 +27,8 @@ def removed_document(
         document["fetched"] = [one.model_dump(mode="json") for one in forgotten]
     if recordings:
         document["recordings"] = [{"name": name, "bytes": n} for name, n in recordings.items()]
+    if compared:
+        document["compared"] = [{"name": name, "bytes": n} for name, n in compared.items()]
     return document
 
 
@@ -48,6 +52,16 @@ def to_unrecord_text(folders: Sequence[Path]) -> str:
     lines = [
         f"{PREFIX}{folder.name}: {format_bytes(bytes_of([folder]))} of prompts and answers, which "
         "cannot be recorded again once the model is shut down. Its costs stay, without its name."
+        for folder in folders
+    ]
+    return "\n".join(wrap_text(line, "  ", "") for line in lines)
+
+
+def to_clear_text(folders: Sequence[Path]) -> str:
+    """Return which comparisons and kept answers would go, a line for each."""
+    lines = [
+        f"{name_of(folder)}, {title_of(folder)}: {format_bytes(bytes_of([folder]))}. To ask again "
+        "costs again; its costs stay in the ledger."
         for folder in folders
     ]
     return "\n".join(wrap_text(line, "  ", "") for line in lines)
@@ -119,6 +133,8 @@ def item_text(item: Item) -> str:
         return f"what was fetched of {format_count(item.count, 'fine-tune')}, {size}"
     if item.kind == "recording":
         return f"{PREFIX}{item.name}, {size}: it cannot be made again once its model is shut down"
+    if item.kind == "compared":
+        return f"{item.name}, {size}"
     of = f"of {item.jobs[0]} at {item.host}"
     if item.kind == "file":
         return f"the uploaded file {item.name} {of}, {size}"

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from contextlib import closing
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
-from support.asked import BASES, answers, hosted, planned, prompts
+import pytest
+from support.asked import BASES, Scripted, answers, hosted, local, planned, prompts
 from support.provider import Provider
 from support.recordings import asked, wide
 
-from finetune_gateway import Gateway
+from finetune_gateway import BackendError, BudgetError, Gateway
+from finetune_gateway.errors import PrivateDataError
+from finetune_gateway.evaluation.answers import Limit, ask
+from finetune_gateway.settings import config
+from finetune_gateway.settings.home import Settings
 
 
 def test_all_models_are_asked_all_rows_once(home: Path) -> None:
@@ -47,3 +58,166 @@ def test_a_plan_tells_what_is_left_and_its_price(home: Path) -> None:
         assert found.cost is not None and found.costs == {model.key: found.cost}
         done = answers([model], prompts(5))
     assert done.asked == 2 and found.cost.low <= done.spent_usd <= found.cost.high
+
+
+# -- limits and what may be sent -----------------------------------------------------------------
+
+
+def test_a_limit_is_shared_by_all_models_and_calls(home: Path) -> None:
+    """It is never passed, what was not asked says why, and a higher one goes on."""
+    with Provider() as provider:
+        models = [hosted(provider, model) for model in BASES]
+        limit = Limit(Decimal("0.0106"))
+        first = answers(models, prompts(9), limit, at_once=2)
+        spent = Decimal(str(provider.world.spent(2.5, 10, BASES[1]))) + Decimal(
+            str(provider.world.spent(0.4, 1.6, BASES[0]))
+        )
+        assert first.stopped.startswith("the next request could pass the limit of 0.0106")
+        errors = [one for one in first.answers.values() if one.error]
+        assert errors and {one.error for one in errors} == {first.stopped}
+        assert len(first.answers) == 18 and first.asked == 18 - len(errors) > 0
+        assert spent == first.spent_usd == limit.spent <= Decimal("0.0106")
+        assert sum(first.spent_by.values()) == first.spent_usd
+        with pytest.raises(BudgetError, match="of which .* are spent"):
+            answers(models, prompts(400), limit)
+        done = answers(models, prompts(9))
+        assert not done.stopped and (done.asked, done.kept) == (len(errors), first.asked)
+    assert Gateway().budget().spent_usd == first.spent_usd + done.spent_usd
+
+
+def test_the_month_has_room_for_all_or_for_none(home: Path) -> None:
+    """Nothing is reserved for one model if another one's share does not fit."""
+    settings = Settings.load().create()
+    with Provider() as provider:
+        models = [hosted(provider, model) for model in BASES]
+        config.write(settings, "budget.monthly_usd", "0.05")
+        with pytest.raises(BudgetError, match="are left"):
+            answers(models, prompts(20))
+        assert provider.posts["/chat/completions"] == 0 and Gateway().budget().holds == ()
+        limited = answers(models, prompts(20), "0.0106", at_once=1)
+        assert limited.stopped and 0 < Gateway().budget().spent_usd <= Decimal("0.0106")
+
+
+def test_a_price_that_nobody_knows_stops_a_limit(home: Path) -> None:
+    """Before anything is sent; without a limit it is asked, and costs what nobody knows."""
+    with Provider() as provider:
+        model = hosted(provider, "gpt-4o-2024-08-06", model="unheard-of", key="x")
+        provider.world.require_answers = lambda model: None  # type: ignore[method-assign]
+        with pytest.raises(BudgetError, match="No price is known for answers of 'unheard-of'"):
+            answers([model], prompts(2), "1")
+        assert provider.posts["/chat/completions"] == 0
+        found = answers([model], prompts(2))
+        assert found.asked == 2 and planned([model], prompts(3)).cost is None
+        assert [one.usd for one in found.answers.values()] == [None, None]
+
+
+def test_private_data_stop_it_for_each_host(home: Path) -> None:
+    """What is sent counts, examples among it; what is kept already, and what stays on this machine,
+    does not."""
+    rows = prompts(3)
+    told = {"role": "user", "content": "I am Ann, mail me: ann.lee@parcels.de"}
+    said = {"role": "assistant", "content": "Yes."}
+    with Provider() as provider:
+        model = hosted(provider, way="few-shot", examples=((7, [told, said]),))
+        with pytest.raises(PrivateDataError, match="an e-mail address"):
+            planned([model], rows)
+        found = planned([model], rows, allow_pii=True)
+        assert found.allowed == {"an e-mail address": 3}
+        ask(found)
+        assert planned([model], rows).allowed == {}
+        here = local(Scripted())
+        assert planned([replace(here, way="few-shot", examples=model.examples)], rows).left
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_a_host_that_ends_leaves_the_others(home: Path) -> None:
+    """A key that is refused, a model that is not there: said of each of its rows; asked again by
+    the same call."""
+    with Provider() as provider, Provider() as other:
+        other.keys.clear()
+        models = [hosted(provider), hosted(other, BASES[1])]
+        found = answers(models, prompts(5))
+        assert {*found.ended} == {BASES[1]} and isinstance(found.ended[BASES[1]], BackendError)
+        errors = {key: one.error for (key, _, _), one in found.answers.items()}
+        assert errors[BASES[0]] == "" and "401" in errors[BASES[1]]
+        other.keys[other.api_key] = "main"
+        again = answers(models, prompts(5))
+        assert not again.ended and (again.kept, again.asked) == (5, 5)
+
+
+def test_an_error_of_a_row_is_one_of_its_run(home: Path) -> None:
+    """One that the host will not change is asked again by a new run alone; one that it may change
+    by the next call."""
+    with Provider(refused_words=("parcel 1",)) as provider:
+        provider.fault("POST /chat/completions", *["error_after"] * 3)
+        model = hosted(provider)
+        found = answers([model], prompts(4), at_once=1)
+        errors = [found.answers[model.key, prompt.id, 0].error for prompt in prompts(4)]
+        assert "500" in errors[0] and "flagged" in errors[1] and errors[2:] == ["", ""]
+        assert planned([model], prompts(4)).left == {model.key: 1}
+        assert planned([model], prompts(4), name="compare:cmp-00000002").left == {model.key: 2}
+
+
+def test_two_names_of_one_model_are_asked_once(home: Path) -> None:
+    """What both want is sent once, and the first one pays."""
+    with Provider() as provider:
+        model = hosted(provider)
+        other = replace(model, key="again", way="prompt", system_prompt="You are kind.")
+        found = answers([model, replace(model, key="same")], prompts(3))
+        assert (found.asked, len(found.answers)) == (3, 6)
+        assert found.spent_by == {model.key: found.spent_usd, "same": 0}
+        assert answers([other], [one for one in prompts(3)]).asked == 0  # it has a system prompt
+
+
+def test_samples_have_seeds_of_their_own(home: Path) -> None:
+    """And are kept apart: more of them ask the new ones alone."""
+    with Provider(varies=True) as provider:
+        model = hosted(provider)
+        parameters = {"temperature": 1, "max_tokens": 50, "seed": 3}
+        two = answers([model], prompts(2), samples=2, parameters=parameters)
+        three = answers([model], prompts(2), samples=3, parameters=parameters)
+        assert (two.asked, three.asked, three.kept) == (4, 2, 4)
+        assert answers([model], prompts(2), parameters={**parameters, "seed": 4}).asked == 2
+
+
+def test_it_works_where_a_loop_is_running(home: Path) -> None:
+    """As in a notebook."""
+
+    async def cell() -> int:
+        return answers([hosted(provider)], prompts(3)).asked
+
+    with Provider() as provider:
+        assert asyncio.run(cell()) == 3
+
+
+@pytest.mark.parametrize("where", ["a script", "a notebook", "a task"])
+def test_ctrl_c_keeps_what_was_answered(home: Path, where: str) -> None:
+    """And settles what was spent; the same call goes on."""
+    loop = asyncio.new_event_loop()
+    with Provider() as provider, closing(loop):
+        provider.fault("POST /chat/completions", *["ok"] * 5, *["slow"] * 40, seconds=0.3)
+        model = hosted(provider)
+
+        def interrupt(done: int, every: int, title: str) -> None:
+            assert (every, title) == (30, model.title)
+            if done == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        async def cell() -> None:
+            answers([model], prompts(30), on_progress=interrupt)
+
+        with pytest.raises(KeyboardInterrupt):
+            if where == "a task":
+                asyncio.run(cell())
+            elif where == "a notebook":
+                loop.run_until_complete(cell())
+            else:
+                answers([model], prompts(30), on_progress=interrupt)
+        assert provider.posts["/chat/completions"] < 30
+        budget = Gateway().budget()
+        assert budget.reserved_usd == 0 and budget.spent_usd > 0
+        del provider.faults["POST /chat/completions"][:]
+        again = answers([model], prompts(30))
+    assert again.kept >= 5 and again.kept + again.asked == 30 and not again.ended

@@ -43,18 +43,13 @@ def prompts(count: int, **row: Any) -> list[Prompt]:
     return [one for one in found if one is not None]
 
 
-def hosted(at: Provider | OpenAIBackend, model: str = BASES[0], **fields: Any) -> EvaluatedModel:
+def hosted(at: Provider | OpenAIBackend, name: str = BASES[0], **fields: Any) -> EvaluatedModel:
     """A model of the provider, as it is compared."""
     host = at if isinstance(at, OpenAIBackend) else connect(at, profile="openai")
     host.bind(Settings.load().create())
-    given: dict[str, Any] = {
-        "key": model,
-        "name": model,
-        "title": model,
-        "kind": "hosted",
-        "way": "base",
-    }
-    given |= {"model": model, "base_model": model, "host": host.host, "account": host.account()}
+    given: dict[str, Any] = {"key": name, "name": name, "title": name, "model": name}
+    given |= {"kind": "hosted", "way": "base", "base_model": name}
+    given |= {"host": host.host, "account": host.account()}
     return EvaluatedModel(**{**given, "backend": host, **fields})
 
 

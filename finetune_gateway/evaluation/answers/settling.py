@@ -7,7 +7,7 @@ from decimal import Decimal
 from finetune_gateway.errors import JobNotFinished, NotFoundError
 from finetune_gateway.evaluation.answers.store import KeptAnswers
 from finetune_gateway.evaluation.limits import Limit
-from finetune_gateway.jobs import charges, kept_answers
+from finetune_gateway.jobs import charges, compared
 from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
@@ -32,14 +32,14 @@ def settle(settings: Settings, name: str) -> Decimal:
 
 def _settle_dead(store: Store, name: str) -> Decimal:
     left = {charge.id for charge in charges.unsettled(store, name)}
-    for folder in kept_answers.folders(store.settings) if left else ():
-        if left & {*kept_answers.charges_of(folder)}:
-            with files.try_locking(kept_answers.lock_of(store.settings, folder.name)) as ours:
+    for folder in compared.answer_folders(store.settings) if left else ():
+        if left & {*compared.charges_of(folder)}:
+            with files.try_locking(compared.lock_of(store.settings, folder.name)) as ours:
                 if not ours:
                     raise JobNotFinished(
                         f"A process is asking models for {name}.", hint="Wait until it has ended."
                     )
                 KeptAnswers(store, folder.name).settle()
-    kept_answers.settle_lost(store, name)
+    compared.settle_lost(store, name)
     ended = (charge for charge in charges.of_name(store, name) if charge.id in left)
     return sum((charge.held_usd for charge in ended), ZERO)

@@ -38,9 +38,9 @@ from finetune_gateway.evaluation.requests import (
     state_of,
 )
 from finetune_gateway.evaluation.work import commit
-from finetune_gateway.jobs import charges, kept_answers
+from finetune_gateway.jobs import charges, compared
 from finetune_gateway.jobs.charges import Charge
-from finetune_gateway.jobs.kept_answers import ABOUT, CHARGES
+from finetune_gateway.jobs.compared import ABOUT, CHARGES
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
@@ -108,7 +108,7 @@ class KeptAnswers:
         """Hold the lock of these answers, and settle what dead processes have left. Raises
         JobNotFinished while another process asks the same model."""
         settings = self.store.settings.create()
-        with files.try_locking(kept_answers.lock_of(settings, self.name)) as ours:
+        with files.try_locking(compared.lock_of(settings, self.name)) as ours:
             if not ours:
                 raise JobNotFinished(
                     f"Another process is asking {model.title} for answers.",
@@ -161,7 +161,7 @@ class KeptAnswers:
 
     def settle(self) -> None:
         """Settle the charges of runs that have ended, also by a kill. The lock is held."""
-        known = {*kept_answers.charges_of(self.folder)}
+        known = {*compared.charges_of(self.folder)}
         for charge in charges.unsettled(self.store) if known else ():
             if charge.id in known:
                 commit(self.store, charge, spent_of(self.folder, charge.id))

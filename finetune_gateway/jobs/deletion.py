@@ -1,0 +1,31 @@
+"""Deletes files and folders for good."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from finetune_gateway.errors import StoreError
+from finetune_gateway.settings import files
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    return files.bytes_of([path])
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, for good also after a power cut. Raises StoreError."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        files.sync(path.parent)
+    except FileNotFoundError:  # another process was faster
+        return
+    except OSError as exc:
+        raise StoreError(
+            f"{exc.filename or path} cannot be removed: {exc.strerror or exc}.",
+            hint="Check its rights, then run the same command again: it goes on from there.",
+        ) from None

@@ -1,0 +1,166 @@
+"""What comparisons have left on the disk is counted, settled and removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from support.asked import BASES, RUN, answers, hosted, planned, prompts
+from support.chaos import killed_after
+from support.cli import Ftg
+from support.provider import Provider
+from support.records import record
+from support.traces import traces
+
+from finetune_gateway import Gateway
+from finetune_gateway.errors import JobNotFinished, NotFoundError, StoreError
+from finetune_gateway.evaluation.answers import limit_of, settle
+from finetune_gateway.evaluation.comparison import keep
+from finetune_gateway.evaluation.models import EvaluatedModel
+from finetune_gateway.evaluation.results import ComparedAnswer, ComparisonData, DataFacts, Verdict
+from finetune_gateway.events import JobStatus, Result
+from finetune_gateway.jobs import compared
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+
+WORD = "zyzzyva"  # of the texts
+
+
+def comparison(*models: EvaluatedModel, name: str = "cmp-00000001") -> Path:
+    """The folder of a comparison of these models."""
+    data = ComparisonData(
+        id=name,
+        created_at=time.time(),
+        data=DataFacts(words=WORD),
+        models=[one.facts() for one in models],
+        measures=[],
+        verdict=Verdict(text="none", measure=""),
+    )
+    return keep(Settings.load(), data, [], []).folder
+
+
+def job(model: str) -> JobRecord:
+    """A hosted job of this home that has made a model."""
+    made = record(
+        hosted=True, backend="openai", provider_id="ftjob-1", step="sent", host="h",
+        status=JobStatus.SUCCEEDED, finished_at=time.time(), tries=1,
+        result=Result(kind="hosted", model=model),
+    )  # fmt: skip
+    Gateway().store.add(made)
+    return made
+
+
+def test_what_is_kept_goes_with_the_job(home: Path, ftg: Ftg) -> None:
+    """The answers of its model, by its name or because it was asked for this job, and the
+    comparisons that it is in; what others have answered stays, and so do the costs."""
+    with Provider(answer_with=lambda body: WORD) as provider:
+        tuned, other = hosted(provider), hosted(provider, BASES[1], key="other")
+        answers([tuned, other], prompts(2))
+    made, spent = job(tuned.model), Gateway().budget().spent_usd
+    both, one = comparison(tuned, other), comparison(other, name="cmp-00000002")
+    assert len(compared.answer_folders(Settings.load())) == 2
+    planned_bytes = json.loads(ftg("rm", made.id, "--yes", "--json").stdout)["removed"][0]["bytes"]
+    assert planned_bytes > 500
+    assert not both.exists() and one.exists()
+    (left,) = compared.answer_folders(Settings.load())
+    assert left.name == other.fingerprint
+    assert Gateway().budget().spent_usd == spent > 0
+    assert all(other.fingerprint in path or one.name in path for path in traces(home, WORD))
+
+
+def test_either_is_counted_and_removed_by_its_name(home: Path, ftg: Ftg) -> None:
+    """Asked first; by the beginning of the fingerprint, or by the model."""
+    with Provider(answer_with=lambda body: WORD) as provider:
+        model = hosted(provider)
+        answers([model], prompts(2))
+    comparison(model)
+    checks = {one["name"]: one for one in json.loads(ftg("doctor", "--json").stdout)["checks"]}
+    assert "comparisons" in checks["data"]["found"] and "answers" in checks["data"]["found"]
+    names = ("cmp-00000001", f"answers:{model.fingerprint[:12]}")
+    refused = ftg("rm", *names)
+    assert (
+        refused.returncode == 4 and "comparison of" in refused.stderr and names[1] in refused.stderr
+    )
+    done = ftg("rm", names[0], f"answers:{model.model}", "--yes")
+    assert done.stdout.split("\n")[:2] == [f"{name} removed" for name in names]
+    assert ftg("rm", "cmp-9", "--yes").returncode == ftg("rm", "answers:no").returncode == 102
+    assert traces(home, WORD) == []
+
+
+def test_prune_takes_them_by_a_named_age_alone(home: Path, ftg: Ftg) -> None:
+    """Those that nothing was added to, and that nobody asks for more."""
+    with Provider() as provider:
+        model = hosted(provider)
+        answers([model], prompts(2))
+    comparison(model)
+    assert ftg("prune", "--dry-run").stderr.startswith("There is nothing to remove")
+    lock = files.try_lock(compared.lock_of(Settings.load(), model.fingerprint))
+    assert lock is not None
+    shown = ftg("prune", "--older-than", "0d", "--dry-run").stderr
+    assert "cmp-00000001" in shown and "answers:" not in shown
+    with pytest.raises(StoreError, match="A process is asking"):
+        compared.remove(Store(Settings.load()), home / "answers" / model.fingerprint)
+    os.close(lock)
+    assert ftg("prune", "--older-than", "0d", "--yes").returncode == 0
+    assert not [*(home / "answers").iterdir(), *(home / "comparisons").iterdir()]
+
+
+def killed(provider: Provider, count: int) -> None:
+    """Ask one model, and be killed with most answers on their way."""
+    provider.fault("POST /chat/completions", *["ok"] * 4, *["late"] * 16, seconds=5.0)
+    model = hosted(provider)
+
+    def die(done: int, every: int, title: str) -> None:
+        if done == 4:
+            os.kill(os.getpid(), 9)
+
+    killed_after(lambda: answers([model], prompts(count), on_progress=die))
+
+
+def test_what_a_killed_run_has_cost_is_settled(home: Path, ftg: Ftg) -> None:
+    """By name, without asking anybody; by the next run; and doctor names it until then. What was in
+    flight counts at its most, against the limit of all runs of that name too."""
+    with Provider() as provider:
+        killed(provider, 30)
+        reserved = Gateway().budget().reserved_usd
+        checks = {one["name"]: one for one in json.loads(ftg("doctor", "--json").stdout)["checks"]}
+        assert RUN in checks["reserved"]["found"] and reserved > 0
+        lock = files.try_lock(compared.lock_of(Settings.load(), hosted(provider).fingerprint))
+        assert lock is not None
+        with pytest.raises(JobNotFinished, match="is asking"):
+            settle(Settings.load(), RUN)
+        assert "reserved" not in {
+            one["name"] for one in json.loads(ftg("doctor", "--json").stdout)["checks"]
+        }
+        os.close(lock)
+        posts = provider.posts["/chat/completions"]
+        said = json.loads(ftg("settle", RUN, "--json").stdout)
+        assert provider.posts["/chat/completions"] == posts
+        budget = Gateway().budget()
+        assert budget.reserved_usd == 0 and float(said["spent_usd"]) == float(budget.spent_usd)
+        assert 0 < budget.spent_usd < reserved
+        limit = limit_of(Store(Settings.load()), RUN, None)
+        assert limit.spent == budget.spent_usd
+        with pytest.raises(NotFoundError):
+            settle(Settings.load(), "compare:cmp-none")
+        assert planned([hosted(provider)], prompts(30)).again > 0
+
+
+def test_another_process_that_asks_the_same_model_is_named(home: Path) -> None:
+    """Nothing is sent twice; what is kept already can be read all the same."""
+    with Provider() as provider:
+        model = hosted(provider)
+        answers([model], prompts(2))
+        lock = files.try_lock(compared.lock_of(Settings.load(), model.fingerprint))
+        assert lock is not None
+        with pytest.raises(JobNotFinished, match="Another process is asking"):
+            answers([model], prompts(3))
+        found = answers([model], prompts(2))
+        os.close(lock)
+        assert found.kept == 2 and provider.posts["/chat/completions"] == 2
+        assert isinstance(found.answers[model.key, prompts(1)[0].id, 0], ComparedAnswer)
