@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "chat": ("chat:chat", "Talk to a trained model, or to a base model", "Models"),
     "compare": ("compare:compare", "Which model is better, what each costs, how sure", "Models"),
     "models add": ("models_add:add", "Make a fine-tune of a host a model of this home", "Models"),
+    "check": ("check:check", "Does a model behave as its guide says? Its unit test", "Models"),
     "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (
         "migrate_list:list_fine_tunes",
@@ -75,7 +76,8 @@ MEANT = {
     "start": "submit",
     "launch": "submit",
     "finetune": "submit",
-    "check": "validate",
+    "test": "check",
+    "eval": "check",
     "lint": "validate",
     "price": "estimate",
     "cost": "costs",

@@ -1,4 +1,4 @@
-"""Asking a model many prompts, and keeping what it answers.
+"""Asking a model many prompts, keeping what it answers, and checking how it behaves.
 
 >>> from finetune_gateway import evaluation
 >>> recording = evaluation.record("ft:gpt-4.1-mini-2025-04-14:org:support:1", "held_out.jsonl")
@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.evaluation.recording import RecordedAnswer, RecordedError, Recording
@@ -20,9 +20,15 @@ from finetune_gateway.settings.money import parse_usd
 if TYPE_CHECKING:
     # The type checker alone: they bring the SDK of hosts.
     from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.evaluation.checks import Guide
+    from finetune_gateway.evaluation.checks.outcome import CheckReport
+    from finetune_gateway.evaluation.checks.running import CheckPlan
     from finetune_gateway.evaluation.planning import RecordPlan
 
-__all__ = ["RecordedAnswer", "RecordedError", "Recording", "record", "remove", "settle"]
+__all__ = [
+    "RecordedAnswer", "RecordedError", "Recording", "check", "record", "remove", "settle",
+    "starter",
+]  # fmt: skip
 
 OnProgress = Callable[[int, int], object]
 OnWait = Callable[[float, str], object]
@@ -105,6 +111,81 @@ def record(
     )
     how = steps.How(wait, at_once, confirm, on_progress, on_wait, dry_run)
     return steps.record(jobs, subject_of(model, backends, jobs), data, asked, how)
+
+
+def check(
+    model: Any,
+    guide: str | os.PathLike[str] | Guide,
+    data: Source | None = None,
+    *,
+    code: Collection[str | os.PathLike[str]] = (),
+    rows: int | None = None,
+    seed: int = 0,
+    max_tokens: int | None = None,
+    at_once: int = 16,
+    max_cost_usd: Decimal | float | str | None = None,
+    key_envs: Mapping[str, str] | None = None,
+    backend: OpenAIBackend | list[OpenAIBackend] | None = None,
+    allow_http: bool = False,
+    allow_pii: bool = False,
+    allow_secrets: bool = False,
+    confirm: Callable[[CheckPlan], bool] | None = None,
+    on_progress: Callable[[int, int, str], object] | None = None,
+    on_wait: OnWait | None = None,
+    home: str | os.PathLike[str] | None = None,
+) -> CheckReport:
+    """Ask a model what a behaviour guide asks, and return what its answers show: ``report.ok``,
+    ``report.of("json")``. The unit test of a model.
+
+    Arguments:
+        model: Any model of ``compare``: a job, ``ft:...``, ``base:NAME``, a handle, or an object
+            with ``chat(messages, **sampling)``.
+        guide: ``behaviour.yaml``; ``starter`` writes one to begin with.
+        data: Rows for the checks without prompts of their own; by default the guide's prompts.
+        code: Files of Python whose functions the guide may run; others are skipped.
+        rows: At most so many rows, drawn by content and seed.
+        max_tokens: Of an answer, 1024 by default.
+        at_once: Requests on their way to the host at the same time.
+        max_cost_usd: Asking stops when the next request could pass it.
+        key_envs: For a host the variable that holds its key.
+        backend: The host, where it is none of OpenAI's, or an object for each key of it.
+        allow_pii, allow_secrets: Send personal data, or keys and passwords, that were found.
+        confirm: Called with a CheckPlan before anything is sent; False refuses.
+
+    Raises SpecError that names the line of the guide, DataError (PrivateDataError), BudgetError
+    before anything is sent, BackendError, NotFoundError.
+    """
+    # Imported here: they bring the SDK of hosts.
+    from finetune_gateway.evaluation.checks import Guide, running
+    from finetune_gateway.jobs.store import Store
+
+    given = [] if backend is None else backend
+    asked = running.Request(
+        model=model,
+        guide=guide if isinstance(guide, Guide) else Guide.load(guide, code=code),
+        data=data,
+        rows=rows,
+        seed=seed,
+        max_tokens=max_tokens,
+        max_cost_usd=max_cost_usd,
+        key_envs=key_envs or {},
+        backends=[*given] if isinstance(given, list | tuple) else [given],
+        allow_http=allow_http,
+        allow_pii=allow_pii,
+        allow_secrets=allow_secrets,
+    )
+    how = running.How(at_once, confirm, on_progress, on_wait)
+    return running.check(Store(Settings.load(home)), asked, how)
+
+
+def starter(data: Source) -> str:
+    """Return the text of a behaviour guide to begin with, from the system prompt, format, lengths
+    and languages of a data set: its checks pass on the data's own answers. Raises DataError."""
+    # Imported here: it reads YAML, and a schema takes a library of its own.
+    from finetune_gateway.data.dataset import Dataset
+    from finetune_gateway.evaluation.checks import starter as writing
+
+    return writing.starter(Dataset.open(data))
 
 
 def settle(name: str, home: str | os.PathLike[str] | None = None, *, lost: bool = False) -> Decimal:

@@ -71,6 +71,10 @@ CALLS = {
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
     "compare": ["compare latest --data train.jsonl --rows 2 --yes"],
+    "check": [
+        "check --init rows.json -o behaviour.yaml",
+        "check latest behaviour.yaml --data rows.csv --rows 2 --junit checks.xml",
+    ],
     "migrate list": [f"migrate list {NOWHERE}"],
     "migrate plan": [f"migrate plan ft:m:o::1 {NOWHERE}"],
     "migrate fetch": [f"migrate fetch --all {NOWHERE}"],  # see below
@@ -83,6 +87,7 @@ CALLS = {
 FIRST_ACTS = ("validate", "preview", "estimate", "prices", "config", "submit")
 # Nothing to do for them; no key.
 ENDS = {
+    "check latest behaviour.yaml --data rows.csv --rows 2 --junit checks.xml": 1,
     "resume latest --yes": 2,
     "settle latest --not-created": 2,
     "deploy latest": 2,

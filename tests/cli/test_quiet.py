@@ -60,6 +60,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     ],
     "advise": [(("advise", str(DATA)), "prompt")],
     "compare": [(("compare", "JOB", "--data", HELD_OUT, "--rows", "2"), r"cmp-[0-9a-f]{8}")],
+    "check": [(("check", "--init", str(DATA), "-o", "OUT/g.yaml"), r"OUT/g\.yaml")],
     "submit": [
         (LOCAL, "0"),
         (FAKE, "JOB"),  # it has succeeded already

@@ -81,6 +81,10 @@ class Check(ABC):
         missing = next((score for one in answers if (score := unjudged(one))), None)
         return missing or self.judge_all(case, answers)
 
+    def decided_by(self, case: Case, answers: Sequence[ComparedAnswer]) -> int:
+        """Return which answer the score is about: the last one, unless an earlier one fails."""
+        return len(answers) - 1
+
     @abstractmethod
     def judge_all(self, case: Case, answers: Sequence[ComparedAnswer]) -> Score:
         """Return what the answers show; each of them is there."""

@@ -63,6 +63,14 @@ class KeepsFormat(Check):
                 decided += score.value is not None
         return passed() if decided else undecided("no turn shows it")
 
+    def decided_by(self, case: Case, answers: Sequence[ComparedAnswer]) -> int:
+        """Return the first answer that fails one of the checks, else the last one."""
+        for turn, answer in enumerate(answers):
+            scores = [one.judge(Case(one, case.row, case.opening), [answer]) for one in self.inner]
+            if any(score.value == 0 for score in scores):
+                return turn
+        return len(answers) - 1
+
 
 @dataclass(frozen=True)
 class Planted:

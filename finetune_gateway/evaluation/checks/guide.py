@@ -116,6 +116,12 @@ class Guide:
         if any(one.about.kind == "language" for one in self.checks):
             kinds.needs_language()
 
+    @property
+    def wants_rows(self) -> bool:
+        """True if a check that runs has no prompts of its own."""
+        idle = (Skipped, Rubric)
+        return any(not (one.about.prompts or isinstance(one, idle)) for one in self.checks)
+
     def rows(self) -> list[ComparedRow]:
         """Return its own prompts as rows, for a run without data."""
         return [ComparedRow(prompt=one, cluster=one.id) for one in self.prompts]

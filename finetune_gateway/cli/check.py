@@ -1,0 +1,272 @@
+"""``ftg check``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune_gateway import evaluation
+from finetune_gateway.cli.options import (
+    CONFIRM_PRICE,
+    Json,
+    parse_amount,
+    require_yes,
+)
+from finetune_gateway.cli.progress import PhaseBar
+from finetune_gateway.errors import BudgetError, SpecError
+from finetune_gateway.gateway import Gateway
+from finetune_gateway.reports.check_text import (
+    check_document,
+    check_text,
+    plan_document,
+    plan_text,
+)
+from finetune_gateway.reports.output import (
+    format_duration,
+    print_json,
+    print_message,
+    print_result,
+    print_warning,
+)
+
+if TYPE_CHECKING:
+    from finetune_gateway.evaluation.checks.outcome import CheckReport
+    from finetune_gateway.evaluation.checks.running import CheckPlan
+
+GUIDE = "behaviour.yaml"
+
+
+def check(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="Which model, see below.", show_default=False),
+    ] = None,
+    guide: Annotated[
+        Path | None,
+        typer.Argument(metavar="GUIDE", help="The guide, a YAML file.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Rows for checks without prompts.", readable=False),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a guide to begin with, from these rows."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help=f"With --init; {GUIDE} by default."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JUnit XML as well, for a CI server.")
+    ] = None,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Python that the guide may run; repeatable."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws the rows.")] = 0,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")
+    ] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            "--max-cost", "--max-cost-usd", metavar="USD", help="Stop before this is passed."
+        ),
+    ] = None,
+    key_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key-env", metavar="HOST=NAME", help="Variable with the key of a host; repeatable."
+        ),
+    ] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Ask hosts by http:// (no encryption).")
+    ] = False,
+    at_once: Annotated[
+        int, typer.Option(metavar="N", help="Requests on their way to a host at once.")
+    ] = 16,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
+    allow_pii: Annotated[
+        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
+    ] = False,
+    allow_secrets: Annotated[
+        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
+    ] = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print passed or failed.")] = False,
+) -> int:
+    """Ask a model what a behaviour guide asks, and say which checks its answers pass: JSON and its
+    schema, patterns, length, language, refusals, the format over many turns, its role under
+    attacks, functions of your own. The unit test of a model.
+
+    MODEL is JOB or JOB@STEP, a handle's file, ft:..., base:NAME, prompt:NAME (the base with the
+    training's system prompt), http(s)://HOST/v1#MODEL, recorded:NAME, a folder or a model of the
+    hub. Without --data the rows that its training has held out are asked.
+
+    Exit 0 if each check has passed or was skipped, 1 if one has failed or could not be judged, 4
+    where money stopped it. What no check can decide is not judged, and never passed.
+
+    --init writes a guide from the system prompt, format, lengths and languages of your rows; its
+    checks pass on the answers in them. Then add what the model should refuse. All keys:
+    docs/check.md
+
+    Examples:
+      ftg check --init train.jsonl
+      ftg check latest behaviour.yaml --data held_out.jsonl
+      ftg check ft:gpt-4.1-mini:org:support:1 behaviour.yaml --max-cost 1 --yes --junit checks.xml
+    """
+    if init is not None:
+        if model is not None:
+            raise SpecError(
+                "--init writes a guide and asks no model.", hint="Leave MODEL out, or --init."
+            )
+        return _init(init, out, force=force, json=json, quiet=quiet)
+    if model is None or guide is None:
+        raise SpecError(
+            "ftg check takes a model and a guide.",
+            hint=f"Like: ftg check latest {GUIDE}. For a guide: ftg check --init DATA",
+        )
+    _require_writable(junit, out)
+    question = _Question(yes, dry_run, json, quiet)
+    with _bar(quiet=quiet or json) as on_progress:
+        report = evaluation.check(
+            model,
+            guide,
+            data,
+            code=code or (),
+            rows=rows,
+            seed=seed,
+            max_tokens=max_tokens,
+            at_once=at_once,
+            max_cost_usd=parse_amount("max-cost", max_cost),
+            key_envs=_key_envs(key_env),
+            allow_http=allow_http,
+            allow_pii=allow_pii,
+            allow_secrets=allow_secrets,
+            confirm=question.ask,
+            on_progress=on_progress,
+            on_wait=lambda seconds, why: print_message(
+                f"The host rests for {format_duration(seconds)}: {why}.", quiet=quiet
+            ),
+        )
+    return _end(report, junit, json=json, quiet=quiet)
+
+
+def _require_writable(junit: Path | None, out: Path | None) -> None:
+    if out is not None:
+        raise SpecError("--out is for --init.", hint="For results: --junit FILE, or --json.")
+    if junit is not None and not junit.expanduser().resolve().parent.is_dir():
+        raise SpecError(f"There is no folder for {junit}.", hint="Make it, or choose another.")
+
+
+def _init(data: Path, out: Path | None, *, force: bool, json: bool, quiet: bool) -> int:
+    """Write a guide to begin with, and return the exit code."""
+    path = (out or Path(GUIDE)).expanduser()
+    if path.exists() and not force:
+        raise SpecError(f"{path} exists.", hint="Choose another with -o, or use --force.")
+    text = evaluation.starter(data)
+    # Imported here: a check of a model writes no guide.
+    from finetune_gateway.evaluation.checks import Guide
+    from finetune_gateway.preparation.convert import whole_file
+
+    checks = [check.name for check in Guide.loads(text, str(path)).checks]
+    with whole_file(path) as file:
+        file.write(text.encode())
+    if json:
+        print_json({"guide": str(path), "checks": checks})
+        return 0
+    print_result(str(path) if quiet else f"Wrote {path}: {', '.join(checks)}.")
+    next_one = f"ftg check MODEL {shlex.quote(str(path))} --data {shlex.quote(str(data))}"
+    print_message(f"Read it, add what is to be refused, then: {next_one}", quiet=quiet)
+    return 0
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Yield what moves a bar of the answers on stderr; None without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    bar = PhaseBar()
+    try:
+        yield lambda done, total, title: bar.show(
+            f"{done:,} of {total:,}  {title}", done / max(total, 1)
+        )
+    finally:
+        bar.stop()
+
+
+def _end(report: CheckReport, junit: Path | None, *, json: bool, quiet: bool) -> int:
+    """Show what came of it, and return the exit code."""
+    if junit is not None:
+        # Imported here: only --junit needs them.
+        from finetune_gateway.preparation.convert import whole_file
+        from finetune_gateway.reports.junit import junit_xml
+
+        with whole_file(junit) as file:
+            file.write(junit_xml(report).encode())
+    if json:
+        print_json(check_document(report))
+    else:
+        word = "passed" if report.ok else "failed"
+        print_result(word if quiet else check_text(report))
+    if junit is not None:
+        print_message(f"Wrote {junit}.", quiet=quiet)
+    if report.stopped:
+        return BudgetError.exit_code
+    return 0 if report.ok else 1
+
+
+def _key_envs(given: list[str] | None) -> dict[str, str]:
+    """Return the variables with keys by host. Raises SpecError for what is no HOST=NAME."""
+    found = {}
+    for one in given or []:
+        host, equals, name = one.partition("=")
+        if not (host and equals and name):
+            raise SpecError(
+                "--key-env takes a host and the name of a variable, never a key.",
+                hint="Like: --key-env api.example.com=EXAMPLE_KEY",
+            )
+        found[host] = name
+    return found
+
+
+@dataclass
+class _Question:
+    """Shows the plan, and asks for a yes where it costs."""
+
+    yes: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+
+    def ask(self, plan: CheckPlan) -> bool:
+        """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
+        gateway = Gateway()
+        budget = gateway.budget() if gateway.monthly_usd is not None else None
+        costs = plan.model.kind == "hosted" and plan.left > 0
+        quiet = self.quiet and (self.yes or self.dry_run or not costs)
+        print_message(plan_text(plan, budget), quiet=quiet)
+        for note in plan.notes:
+            print_warning(note, quiet=quiet)
+        if self.dry_run:
+            if self.json:
+                print_json(plan_document(plan))
+            print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
+            raise typer.Exit(0)
+        if costs and not self.yes:
+            require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
+        return True

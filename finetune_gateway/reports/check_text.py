@@ -1,0 +1,165 @@
+"""What ``ftg check`` shows: what it would ask, and then the checks, those that failed first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from finetune_gateway.evaluation.checks.outcome import CheckExample, CheckReport, CheckResult
+from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.permits import kinds_text
+from finetune_gateway.reports.output import (
+    elide,
+    escape_controls,
+    format_count,
+    format_duration,
+    format_usd,
+    terminal_width,
+    wrap_text,
+)
+from finetune_gateway.text.cleaning import visible
+
+if TYPE_CHECKING:
+    # The type checker alone: it brings the SDK of hosts.
+    from finetune_gateway.evaluation.checks.running import CheckPlan
+
+EXAMPLES = 2  # of a check
+LINES = 4  # of an answer
+
+
+def plan_text(plan: CheckPlan, budget: Budget | None) -> str:
+    """Return what is about to happen: who is asked, how often, what that costs."""
+    return "\n".join(wrap_text(line, "  ", "") for line in _plan_lines(plan, budget))
+
+
+def _plan_lines(plan: CheckPlan, budget: Budget | None) -> Iterator[str]:
+    host, title = plan.model.host, visible(plan.model.title)
+    yield title if not host or host in title else f"{title} at {host}"
+    checks, rows = len(plan.guide.checks), format_count(plan.rows, "row")
+    yield f"{format_count(checks, 'check')} of {plan.guide.path}, {rows} of {plan.words}"
+    kept = f", {plan.first.kept:,} answered before" if plan.first.kept else ""
+    yield f"About {format_count(plan.left, 'request')} to send{kept}."
+    if plan.first.again:
+        were = "1 request was" if plan.first.again == 1 else f"{plan.first.again:,} requests were"
+        yield f"{were} in flight when an earlier process died: asked again, perhaps paid twice."
+    if plan.left and plan.model.kind == "hosted":
+        yield f"Estimated cost: {_cost(plan)}{_limit(plan)}"
+        yield from (f"  {line}" for line in _prices(plan))
+        if budget is not None:
+            left = format_usd(budget.left_usd or Decimal(0))
+            yield f"Budget of {budget.month}: {left} left."
+    if plan.first.allowed:
+        yield f"Sent as allowed: {kinds_text(plan.first.allowed)}."
+
+
+def _cost(plan: CheckPlan) -> str:
+    cost = plan.cost
+    if cost is None:
+        return "not known (ftg prices set)"
+    low, high = format_usd(cost.low), format_usd(cost.high)
+    return f"{format_usd(cost.expected)} (low {low}, high {high})"
+
+
+def _limit(plan: CheckPlan) -> str:
+    return "" if plan.limit is None else f"; stops before {format_usd(plan.limit)}"
+
+
+def _prices(plan: CheckPlan) -> Iterator[str]:
+    for prices in plan.first.prices.values():
+        for price in prices:
+            yield f"${price.usd} per million tokens {price.unit}, {price.dated}, {price.source}"
+
+
+def plan_document(plan: CheckPlan) -> dict[str, Any]:
+    """Return a dry run as JSON."""
+    cost = plan.cost
+    return {
+        "dry_run": True,
+        "model": plan.model.title,
+        "host": plan.model.host,
+        "guide": str(plan.guide.path),
+        "checks": [check.name for check in plan.guide.checks],
+        "data": plan.words,
+        "rows": plan.rows,
+        "left": plan.left,
+        "kept": plan.first.kept,
+        "cost_usd": cost.model_dump(mode="json") if cost else None,
+    }
+
+
+# -- afterwards --------------------------------------------------------------------------------
+
+
+def check_text(report: CheckReport) -> str:
+    """Return all checks with their counts; those that failed first, with examples."""
+    listed = report.worst_first
+    width = min(max(len(visible(one.name)) for one in listed), 24)
+    lines = [line for one in listed for line in _result_lines(one, width)]
+    return "\n".join([*lines, "", *_end_lines(report)])
+
+
+def _result_lines(result: CheckResult, width: int) -> Iterator[str]:
+    status = {"failed": "FAILED", "not judged": "NOT JUDGED"}.get(result.status, result.status)
+    head = f"{status:<10}  {elide(visible(result.name), width):<{width}}  "
+    yield wrap_text(f"{_counts(result)}{_titled(result)}", " " * len(head), head)
+    if result.note:
+        yield wrap_text(result.note, " " * 12, " " * 12)
+    for example in result.examples[:EXAMPLES]:
+        yield from _example_lines(example)
+
+
+def _titled(result: CheckResult) -> str:
+    title = visible(result.title)
+    return f"; {title}" if title and result.status != "skipped" else title
+
+
+def _counts(result: CheckResult) -> str:
+    if result.status == "skipped":
+        return ""
+    needed = f" (needs {result.min_pass:.0%})" if result.min_pass < 1 else ""
+    text = f"{result.passed:,} of {result.counted:,}{needed}"
+    if result.missing:
+        text += f", {result.missing:,} without a score"
+    return f"{text}, {result.undecided:,} undecided" if result.undecided else text
+
+
+def _example_lines(example: CheckExample) -> Iterator[str]:
+    where = f"line {example.line}: " if example.line else ""
+    yield _row("asked", f"{where}{example.asked}")
+    for turn in example.turns:
+        if turn.get("role") == "user":
+            yield _row("then", str(turn.get("content")), 2)
+    yield _row("answer", example.answer or "(no text)", LINES)
+    if example.reason:
+        yield _row("why", example.reason, LINES)
+
+
+def _row(label: str, text: str, lines: int = 1) -> str:
+    """Return a labelled text in at most so many lines."""
+    indent = " " * 22
+    room = (terminal_width() - len(indent)) * lines - 1
+    shown = elide(" ".join(escape_controls(text).split()), max(room, 20))
+    return wrap_text(shown, indent, f"{' ' * 12}{label + ':':<10}")
+
+
+def _end_lines(report: CheckReport) -> Iterator[str]:
+    counts = {one: 0 for one in ("passed", "failed", "not judged", "skipped")}
+    for result in report.results:
+        counts[result.status] += 1
+    said = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
+    yield wrap_text(f"{visible(report.model)}: {said}.")
+    cost = "" if report.spent_usd is None else f", {format_usd(report.spent_usd)}"
+    cost = cost or (", at a price that is not known" if report.host and report.asked else "")
+    kept = f", {report.kept:,} answers of earlier runs" if report.kept else ""
+    took = format_duration(report.seconds)
+    yield wrap_text(f"{format_count(report.asked, 'request')} in {took}{cost}{kept}.")
+    if report.stopped:
+        yield wrap_text(f"Not all was asked: {report.stopped}.")
+    elif not counts["passed"] and not counts["failed"] and not counts["not judged"]:
+        yield wrap_text("Nothing was checked: that is no pass.")
+
+
+def check_document(report: CheckReport) -> dict[str, Any]:
+    """Return a report as JSON, with what it comes to."""
+    return {"ok": report.ok, **report.model_dump(mode="json")}
