@@ -169,7 +169,11 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
         parameters=request.parameters,
         samples=request.samples,
         words=data.words,
-        limit=asking.Limit(None if limit is None else parse_usd(limit, "max_cost_usd")),
+        limit=asking.limit_of(
+            store,
+            f"compare:{name}",
+            None if limit is None else parse_usd(limit, "max_cost_usd"),
+        ),
         at_once=how.at_once,
         allow_pii=request.allow_pii,
         allow_secrets=request.allow_secrets,

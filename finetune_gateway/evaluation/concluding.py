@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.evaluation import assessing, costs, judging, measures
+from finetune_gateway.evaluation.answers.local import load
 from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
 from finetune_gateway.evaluation.checks import Outcome
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
@@ -134,14 +135,11 @@ def _with_losses(questions: Questions, found: Found) -> list[ComparedAnswer]:
 
 def _losses(model: EvaluatedModel, rows: Sequence[ComparedRow]) -> dict[str, float]:
     """Return how unlikely a local model finds each reference; empty for any other model."""
-    if (
-        model.kind != "local"
-        or model.handle is None
-        or not hasattr(model.handle, "reference_losses")
-    ):
+    if model.kind != "local" or model.handle is None:
         return {}
     having = [row for row in rows if row.reference is not None]
     asked = [{**model.framed(row.prompt).asked, "reference": row.reference} for row in having]
+    load(model.handle)
     losses = model.handle.reference_losses(
         [{key: row.get(key) for key in ("messages", "reference", "tools")} for row in asked]
     )

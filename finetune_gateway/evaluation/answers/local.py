@@ -83,7 +83,7 @@ class Here:
             for key in left:
                 self._one(key, self._chat)
             return
-        _load(handle)
+        load(handle)
         first = max(0, TIMED - timed)
         for key in left[:first]:
             self._one(key, self._stream)
@@ -182,7 +182,7 @@ def as_error(exc: Exception) -> GatewayError:
     return GatewayError(redact(f"{type(exc).__name__}: {exc}"))
 
 
-def _load(handle: ModelHandle) -> None:
+def load(handle: ModelHandle) -> None:
     """Let go of the model that was asked before, then get ready."""
     for other in (known() for known in _last):
         if other is not None and other is not handle:
