@@ -255,13 +255,14 @@ class _Question:
     def ask(self, plan: ComparePlan) -> bool:
         """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
         budget = self.gateway.budget() if self.gateway.monthly_usd is not None else None
-        quiet = self.quiet and (self.yes or self.dry_run)
+        asks = bool(plan.left and plan.hosts) and not (self.yes or self.dry_run)
+        quiet = self.quiet and not asks
         print_message(plan_text(plan, budget), quiet=quiet)
         for note in plan.notes:
             print_warning(note, quiet=quiet)
         if self.dry_run:
             self._end_dry_run(plan)
-        if self.yes or not (plan.left and plan.hosts):
+        if not asks:
             return True
         require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
         return True

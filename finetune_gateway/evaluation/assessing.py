@@ -144,6 +144,8 @@ def _figure(
     interval = statistics.mean(
         [*values.values()], [clusters[where] for where in values], share=measure.share
     )
+    if min(values.values()) >= 0:  # seconds, lengths, money: their mean is not below 0 either
+        interval = interval.model_copy(update={"low": max(0.0, interval.low)})
     return MeasureFigure(interval=interval, unjudged=dict(unjudged))
 
 
@@ -339,7 +341,8 @@ def figure_text(measure: Measure, figure: MeasureFigure) -> str:
     interval = figure.interval
     if interval is None:
         return figure.empty
-    bounds = f"{_bare(measure, interval.low)} to {number_text(measure, interval.high)}"
+    high = number_text(measure, interval.high) if measure.share else _bare(measure, interval.high)
+    bounds = f"{_bare(measure, interval.low)} to {high}"
     return f"{number_text(measure, interval.mean)} ({bounds}, n {interval.n:,})"
 
 

@@ -67,10 +67,9 @@ def _title(model: EvaluatedModel) -> str:
     at = f" at {model.host}" if model.host else ""
     if model.recording is not None:
         about = model.recording.about
-        text = f"{short_name(model)}: {about.model}, recorded {about.date}"
+        text = f"{short_name(model)} ({about.model}, recorded {about.date})"
     elif model.way == "tuned":
-        how = "fine-tuned" if model.host else _training_type(model)
-        text = f"{short_name(model)}: {base}, {how}{at or ' here'}"
+        text = f"{short_name(model)} ({_training_type(model)} of {base}{at})"
     elif model.way in ("base", "prompt", "few-shot"):
         text = f"{base}{at}, {_framing(model)}"
     else:
@@ -81,7 +80,7 @@ def _title(model: EvaluatedModel) -> str:
 def _training_type(model: EvaluatedModel) -> str:
     kind = model.job.spec.training_type if model.job else None
     words = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tuning"}
-    return words.get(kind or "lora", "fine-tuned") if model.kind == "local" else "fine-tuned"
+    return words.get(kind or "lora", "fine-tune") if model.kind == "local" else "fine-tune"
 
 
 def _framing(model: EvaluatedModel) -> str:
