@@ -71,7 +71,7 @@ def test_each_form_of_a_hosted_model(job: Job, provider: Provider) -> None:
         "support", f"support@{step}", "base", "prompt", "few-shot-3", BASE, "parrot",
     ]  # fmt: skip
     tuned, point, base, prompt, few, other, parrot = models
-    assert tuned.title == f"support: {BASE}, fine-tuned at {provider.url.split('/')[2]}"
+    assert tuned.title == f"support (fine-tune of {BASE} at {provider.url.split('/')[2]})"
     assert (tuned.model, point.model) == (job.result().model, job.checkpoints()[0].model)
     assert [one.base_model for one in models[:6]] == [BASE] * 6
     assert [one.model for one in (base, prompt, few, other)] == [BASE] * 4
@@ -199,7 +199,7 @@ def test_local_models_are_known_by_their_content(
     (tmp_path / "copy" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     [one, two] = resolved(job, handle)
     assert one.fingerprint != two.fingerprint and one.host is None
-    assert one.title == f"{job}: {tiny_folder.name}, full fine-tuning here"
+    assert one.title == f"{job} (full fine-tuning of {tiny_folder.name})"
     [plain, base] = resolved(
         str(tiny_folder), f"few-shot:1:{tiny_folder}", examples=_rows(tmp_path)
     )

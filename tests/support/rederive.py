@@ -164,6 +164,8 @@ class Answers:
             self.found.same("figure", where, interval, None if not values else "a figure")
             return
         ours = mean_interval([*values.values()], self.clusters(values), self.shares[measure])
+        if min(values.values()) >= 0:
+            ours[1] = max(0.0, ours[1])
         self.found.same("n", where, interval["n"], len(values))
         count = len({*self.clusters(values)})
         self.found.same("conversations", where, interval["clusters"], count)
