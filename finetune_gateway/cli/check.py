@@ -72,6 +72,9 @@ def check(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Python that the guide may run; repeatable."),
     ] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Decides the rubrics of the guide.")
+    ] = None,
     rows: Annotated[
         int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
     ] = None,
@@ -147,6 +150,7 @@ def check(
             guide,
             data,
             code=code or (),
+            judge=judge,
             rows=rows,
             seed=seed,
             max_tokens=max_tokens,
@@ -257,7 +261,7 @@ class _Question:
         """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
         gateway = Gateway()
         budget = gateway.budget() if gateway.monthly_usd is not None else None
-        costs = plan.model.kind == "hosted" and plan.left > 0
+        costs = plan.sends
         quiet = self.quiet and (self.yes or self.dry_run or not costs)
         print_message(plan_text(plan, budget), quiet=quiet)
         for note in plan.notes:

@@ -119,6 +119,7 @@ def check(
     data: Source | None = None,
     *,
     code: Collection[str | os.PathLike[str]] = (),
+    judge: Any = None,
     rows: int | None = None,
     seed: int = 0,
     max_tokens: int | None = None,
@@ -143,6 +144,7 @@ def check(
         guide: ``behaviour.yaml``; ``starter`` writes one to begin with.
         data: Rows for the checks without prompts of their own; by default the guide's prompts.
         code: Files of Python whose functions the guide may run; others are skipped.
+        judge: The model that decides the rubrics of the guide; without one they are skipped.
         rows: At most so many rows, drawn by content and seed.
         max_tokens: Of an answer, 1024 by default.
         at_once: Requests on their way to the host at the same time.
@@ -164,6 +166,7 @@ def check(
         model=model,
         guide=guide if isinstance(guide, Guide) else Guide.load(guide, code=code),
         data=data,
+        judge=judge,
         rows=rows,
         seed=seed,
         max_tokens=max_tokens,

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.evaluation.checks.outcome import CheckExample, CheckReport, CheckResult
+from finetune_gateway.evaluation.costs import price_text
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.reports.output import (
@@ -38,19 +39,22 @@ def _plan_lines(plan: CheckPlan, budget: Budget | None) -> Iterator[str]:
     yield title if not host or host in title else f"{title} at {host}"
     checks, rows = len(plan.guide.checks), format_count(plan.rows, "row")
     yield f"{format_count(checks, 'check')} of {plan.guide.path}, {rows} of {plan.words}"
-    kept = f", {plan.first.kept:,} answered before" if plan.first.kept else ""
+    if plan.judge is not None:
+        yield f"Judge: {visible(plan.judge.title)}"
+    kept = f", {plan.kept:,} answered before" if plan.kept else ""
     yield f"About {format_count(plan.left, 'request')} to send{kept}."
-    if plan.first.again:
-        were = "1 request was" if plan.first.again == 1 else f"{plan.first.again:,} requests were"
+    if plan.again:
+        were = "1 request was" if plan.again == 1 else f"{plan.again:,} requests were"
         yield f"{were} in flight when an earlier process died: asked again, perhaps paid twice."
-    if plan.left and plan.model.kind == "hosted":
+    if plan.sends:
         yield f"Estimated cost: {_cost(plan)}{_limit(plan)}"
         yield from (f"  {line}" for line in _prices(plan))
         if budget is not None:
             left = format_usd(budget.left_usd or Decimal(0))
             yield f"Budget of {budget.month}: {left} left."
-    if plan.first.allowed:
-        yield f"Sent as allowed: {kinds_text(plan.first.allowed)}."
+    allowed = {kind: count for _, one in plan.rounds for kind, count in one.allowed.items()}
+    if allowed:
+        yield f"Sent as allowed: {kinds_text(allowed)}."
 
 
 def _cost(plan: CheckPlan) -> str:
@@ -66,9 +70,9 @@ def _limit(plan: CheckPlan) -> str:
 
 
 def _prices(plan: CheckPlan) -> Iterator[str]:
-    for prices in plan.first.prices.values():
-        for price in prices:
-            yield f"${price.usd} per million tokens {price.unit}, {price.dated}, {price.source}"
+    rows = [price for _, one in plan.rounds for prices in one.prices.values() for price in prices]
+    for price in {price.key: price for price in rows}.values():
+        yield price_text(price)
 
 
 def plan_document(plan: CheckPlan) -> dict[str, Any]:
@@ -83,7 +87,8 @@ def plan_document(plan: CheckPlan) -> dict[str, Any]:
         "data": plan.words,
         "rows": plan.rows,
         "left": plan.left,
-        "kept": plan.first.kept,
+        "judge": plan.judge.title if plan.judge else None,
+        "kept": plan.kept,
         "cost_usd": cost.model_dump(mode="json") if cost else None,
     }
 

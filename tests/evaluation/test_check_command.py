@@ -180,22 +180,43 @@ def test_private_data_in_a_guide_are_not_sent_unless_allowed(
     text = "checks:\n  - contains: x\n    prompts: 'Write to jane.doe@gmail.com, please'\n"
     guide.write_text(text)
     with pytest.raises(PrivateDataError):
-        checked(provider, guide)
+        checked(provider, guide, data=None)
     assert not provider.world.asked
-    assert checked(provider, guide, allow_pii=True).asked == 1
+    assert checked(provider, guide, data=None, allow_pii=True).asked == 1
 
 
-def test_nothing_to_ask_is_an_error_and_skipped_checks_are_no_pass(
+def test_nothing_to_ask_is_an_error_and_what_is_skipped_is_not_asked(
     provider: Provider, guide: Path
 ) -> None:
     """Checks without rows, rubrics without a judge, code that was not allowed."""
     guide.write_text("checks:\n  - json\n")
     with pytest.raises(SpecError, match="no rows"):
         checked(provider, guide, data=None)
-    guide.write_text("prompts: Hi?\nchecks:\n  - rubric: Is it kind?\n")
+    rubric = "checks:\n  - {rubric: Kind, prompts: Hi}\n"
+    guide.write_text(rubric)
+    with pytest.raises(SpecError, match="rubric: a judge decides it"):
+        checked(provider, guide, data=None)
+    guide.write_text(rubric + "  - {contains: way, prompts: Where}\n")
     report = checked(provider, guide, data=None)
-    assert statuses(report) == {"rubric": "skipped"}
-    assert not report.ok
+    assert statuses(report) == {"rubric": "skipped", "contains": "passed"}
+    assert (report.ok, report.asked) == (True, 1)
+
+
+@pytest.mark.parametrize(("score", "status"), [(5, "passed"), (2, "failed"), (None, "not judged")])
+def test_a_rubric_is_decided_by_the_judge(
+    provider: Provider, guide: Path, score: int | None, status: str
+) -> None:
+    """4 of 5 passes; what cannot be read is no verdict, and the run is not green."""
+    said = "Fine." if score is None else json.dumps({"reason": "Friendly.", "score": score})
+    provider.world.answer_with = lambda body: said if "friendly" in str(body) else "Hello!"
+    guide.write_text("checks:\n  - rubric: Is it friendly?\n    prompts: Hello?\n")
+    judge = "gpt-4o-2024-08-06"
+    report = checked(provider, guide, data=None, judge=judge)
+    assert (statuses(report), report.ok) == ({"rubric": status}, status == "passed")
+    assert report.asked == 2
+    guide.write_text("checks:\n  - json\n")
+    with pytest.raises(SpecError, match="has none"):
+        checked(provider, guide, judge=judge)
 
 
 # -- the command -----------------------------------------------------------------------------

@@ -43,6 +43,7 @@ Json = dict[str, Any]
 TEXTS = ("persona", "principles", "tone", "format", "length", "boundaries")
 KEYS = (*TEXTS, "system", "prompts", "checks")
 COMMON = ("name", "about", "prompts", "min_pass")
+NO_JUDGE = "a judge decides it: --judge MODEL"
 MOST_CHECKS, MOST_PROMPTS = 100, 1000
 MOST_TURNS = 50
 FORMATS = ("json", "schema", "must", "must_not", "contains", "not_contains", "length", "language")
@@ -117,10 +118,21 @@ class Guide:
             kinds.needs_language()
 
     @property
+    def running(self) -> list[Check]:
+        """The checks that are not skipped."""
+        return [one for one in self.checks if not isinstance(one, Skipped)]
+
+    @property
     def wants_rows(self) -> bool:
         """True if a check that runs has no prompts of its own."""
-        idle = (Skipped, Rubric)
-        return any(not (one.about.prompts or isinstance(one, idle)) for one in self.checks)
+        return any(not one.about.prompts for one in self.running)
+
+    def without_judge(self) -> Self:
+        """Return the guide with its rubrics skipped: nothing is asked for them."""
+        checks = [
+            Skipped(one.about, NO_JUDGE) if isinstance(one, Rubric) else one for one in self.checks
+        ]
+        return replace(self, checks=tuple(checks))
 
     def rows(self) -> list[ComparedRow]:
         """Return its own prompts as rows, for a run without data."""
@@ -129,8 +141,7 @@ class Guide:
     def cases(self, rows: Sequence[ComparedRow]) -> list[Case]:
         """Return all conversations of all checks, on these rows where they have no prompts of their
         own. Checks that are skipped have none."""
-        running = (one for one in self.checks if not isinstance(one, Skipped))
-        return [case for check in running for case in check.cases(rows)]
+        return [case for check in self.running for case in check.cases(rows)]
 
 
 def _joined(keys: Keys, name: str) -> str:

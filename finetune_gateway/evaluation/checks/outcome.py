@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_gateway.evaluation.answer_forms import text_of
-from finetune_gateway.evaluation.checks.check import UNDECIDED, Check, Rubric
+from finetune_gateway.evaluation.checks.check import UNDECIDED, Check
 from finetune_gateway.evaluation.checks.guide import Guide, Skipped
 from finetune_gateway.evaluation.checks.rounds import Outcome
 from finetune_gateway.evaluation.results import ComparedAnswer
@@ -21,7 +21,6 @@ Status = Literal["passed", "failed", "not judged", "skipped"]
 EXAMPLES = 5  # of a check
 WORST_FIRST: tuple[Status, ...] = ("failed", "not judged", "skipped", "passed")
 NO_ROWS = "there are no rows to ask: name them (--data FILE), or give the check prompts"
-NO_JUDGE = "a judge decides it, in ftg compare --judge MODEL"
 
 
 class CheckExample(Model):
@@ -70,6 +69,7 @@ class CheckReport(Model):
     guide: str
     model: str
     host: str | None = None
+    judge: str | None = None
     data: str
     rows: int
     created_at: float
@@ -134,8 +134,6 @@ def _status(check: Check, counted: CheckResult, unjudged: Sequence[Outcome]) -> 
     """Return what became of a check, and why if that is neither passed nor failed."""
     if isinstance(check, Skipped):
         return "skipped", check.why
-    if isinstance(check, Rubric):
-        return "skipped", NO_JUDGE
     judged = counted.passed + counted.failed
     if not judged and not unjudged:
         return "skipped", NO_ROWS

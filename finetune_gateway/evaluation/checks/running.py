@@ -5,34 +5,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import BudgetError, SpecError, shown
 from finetune_gateway.estimation.estimate import Range
-from finetune_gateway.evaluation import answers as asking
-from finetune_gateway.evaluation import default_rows, leaks, resolving
+from finetune_gateway.evaluation import default_rows, judging, leaks, resolving
 from finetune_gateway.evaluation.answers import AskHow, AskPlan, Limit
 from finetune_gateway.evaluation.answers.planning import total
 from finetune_gateway.evaluation.asking import OnWait
-from finetune_gateway.evaluation.checks.check import Case
-from finetune_gateway.evaluation.checks.guide import Guide
+from finetune_gateway.evaluation.checks.guide import Guide, Skipped
 from finetune_gateway.evaluation.checks.outcome import CheckReport, results
-from finetune_gateway.evaluation.checks.rounds import Outcome, Rounds
+from finetune_gateway.evaluation.checks.rounds import Outcome
 from finetune_gateway.evaluation.models import EvaluatedModel
-from finetune_gateway.evaluation.prompts import Prompt, drawn, fingerprint, read_prompts
-from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow
-from finetune_gateway.jobs.budget import ZERO
+from finetune_gateway.evaluation.prompts import drawn, fingerprint, read_prompts
+from finetune_gateway.evaluation.questions import Found, Questions
+from finetune_gateway.evaluation.results import ComparedRow
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]
 
-MAX_TOKENS = 1024
-SAY = "..."  # stands for an answer that nobody knows yet, where it is priced
+MAX_TOKENS = 1024  # of an answer
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Request:
     model: Any
     guide: Guide
     data: Source | None = None
+    judge: Any = None
     rows: int | None = None
     seed: int = 0
     max_tokens: int | None = None
@@ -63,6 +61,10 @@ class Request:
                     hint=f"Give a whole number from {least} to {most:,}.",
                 )
         self.guide.require()
+        if self.judge is not None and not self.guide.rubrics:
+            raise SpecError(
+                "A judge decides rubrics, and the guide has none.", hint="Leave --judge out."
+            )
 
 
 @dataclass(frozen=True)
@@ -77,82 +79,153 @@ class How:
 
 @dataclass(frozen=True)
 class CheckPlan:
-    """What is known before anything is sent. ``first``: the questions that are known; ``later``:
-    those that depend on answers, about as many and as long as these."""
+    """What is known before anything is sent. ``rounds``: title of each round of questions with its
+    plan; those after the first depend on answers, and are priced with those of the data."""
 
     model: EvaluatedModel
+    judge: EvaluatedModel | None
     guide: Guide
     words: str
     rows: int
-    first: AskPlan
-    later: AskPlan
+    rounds: list[tuple[str, AskPlan]]
     limit: Decimal | None
     notes: tuple[str, ...] = ()
 
     @property
     def cost(self) -> Range[Decimal] | None:
-        """What all of it costs; None if the price is not known."""
-        return total([self.first.cost, self.later.cost])
+        """What all of it costs; None if a price is not known."""
+        return total(plan.cost for _, plan in self.rounds)
 
     @property
     def left(self) -> int:
-        """Requests that are to be sent."""
-        return sum([*self.first.left.values(), *self.later.left.values()])
+        """Requests that are to be sent, as far as they are known."""
+        return sum(sum(plan.left.values()) for _, plan in self.rounds)
+
+    @property
+    def kept(self) -> int:
+        """Requests that were answered in an earlier run."""
+        return sum(plan.kept for _, plan in self.rounds)
+
+    @property
+    def again(self) -> int:
+        """Requests that were in flight when an earlier process died."""
+        return sum(plan.again for _, plan in self.rounds)
+
+    @property
+    def sends(self) -> bool:
+        """True if something goes to a host."""
+        return any(plan.hosted for _, plan in self.rounds)
 
 
 def check(store: Store, request: Request, how: How) -> CheckReport:
     """Check a model; see ``evaluation.check``."""
     request.require()
     began = time.time()
-    (model,) = resolving.resolve(
-        [request.model],
-        store,
-        backends=request.backends,
-        key_envs=request.key_envs,
-        allow_http=request.allow_http,
-    )
-    found = _rows(request, model, store)
-    rows, words = found.rows, found.words
-    asked = _how(request, how, model, rows, words)
-    run = _Run(store, model, request.guide.cases(rows), asked)
-    if not run.cases:
-        raise found.none or SpecError(
-            "There is nothing to ask: no check has prompts, and no rows are named.",
-            hint="Name rows (--data FILE), or give the guide prompts.",
-        )
-    notes = _notes(rows, model)
-    plan = run.plan(request, words, len(rows), notes)
+    model, judge = _models(request, store)
+    guide = request.guide if judge else request.guide.without_judge()
+    found = _rows(request, guide, model, store)
+    if not guide.cases(found.rows):
+        raise found.none or _nothing_to_ask(guide)
+    asked = _how(request, how, model, found)
+    questions = Questions(store, [model], judge, guide, found.rows, asked, request.seed)
+    plan = _plan(questions, found)
     if how.confirm is not None and not how.confirm(plan):
         raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
-    outcomes = run.ask()
+    said = questions.ask()
+    outcomes = _judged(said.outcomes.get(model.key, []), said, model)
+    _require_an_answer(outcomes, said)
+    costs = model.kind == "hosted" or judge is not None
     return CheckReport(
         run=asked.name,
         guide=str(request.guide.path),
         model=model.title,
         host=model.host,
-        data=words,
-        rows=len(rows),
+        judge=judge.title if judge else None,
+        data=found.words,
+        rows=len(found.rows),
         created_at=began,
         seconds=time.time() - began,
-        results=results(request.guide, outcomes),
-        asked=run.sent,
-        asked_again=run.again,
-        kept=run.kept,
-        spent_usd=run.spent if model.kind == "hosted" and plan.cost is not None else None,
-        stopped=run.stopped,
+        results=results(guide, outcomes),
+        asked=said.asked,
+        asked_again=said.again,
+        kept=said.kept,
+        spent_usd=said.spent_usd if costs and plan.cost is not None else None,
+        stopped=said.stopped,
         notes=[*plan.notes],
     )
 
 
-def _how(
-    request: Request, how: How, model: EvaluatedModel, rows: Sequence[ComparedRow], words: str
-) -> AskHow:
-    asked = fingerprint([model.fingerprint, request.guide.fingerprint, [row.id for row in rows]])
+def _nothing_to_ask(guide: Guide) -> SpecError:
+    """Return the error for a guide that asks nothing here, with the reason of a check."""
+    skipped = [one for one in guide.checks if isinstance(one, Skipped)]
+    why = f" {skipped[0].name}: {skipped[0].why}." if skipped else ""
+    return SpecError(
+        f"There is nothing to ask: no check of {guide.path.name} runs here.{why}",
+        hint="Give the guide prompts, or name rows: --data FILE",
+    )
+
+
+def _models(request: Request, store: Store) -> tuple[EvaluatedModel, EvaluatedModel | None]:
+    """Return the model, and the judge of rubrics."""
+
+    def resolve(name: Any) -> EvaluatedModel:
+        (found,) = resolving.resolve(
+            [name],
+            store,
+            backends=request.backends,
+            key_envs=request.key_envs,
+            allow_http=request.allow_http,
+        )
+        return found
+
+    model = resolve(request.model)
+    if request.judge is None:
+        return model, None
+    judge = resolve(request.judge)
+    return model, replace(judge, key=f"judge {judge.key}")
+
+
+def _plan(questions: Questions, found: _Rows) -> CheckPlan:
+    (model,) = questions.models
+    assert questions.guide is not None  # for the type checker
+    rounds = questions.plans()
+    notes = dict.fromkeys(note for _, plan in rounds for note in plan.notes)
+    return CheckPlan(
+        model,
+        questions.judge,
+        questions.guide,
+        found.words,
+        len(found.rows),
+        rounds,
+        questions.how.limit.usd,
+        (*notes, *_notes(found.rows, model)),
+    )
+
+
+def _judged(outcomes: Sequence[Outcome], said: Found, model: EvaluatedModel) -> list[Outcome]:
+    """Return the outcomes, those of rubrics with what the judge says."""
+    scores = judging.rubric_scores(said.judgements)
+    return [
+        replace(one, score=scores.get((model.key, one.row.id), {}).get(measure, one.score))
+        for one in outcomes
+        for measure in [one.case.check.measure.name]
+    ]
+
+
+def _require_an_answer(outcomes: Sequence[Outcome], said: Found) -> None:
+    """Raise what ended the model if it has answered nothing."""
+    if said.ended and all(answer.error for one in outcomes for answer in one.answers):
+        raise next(iter(said.ended.values()))
+
+
+def _how(request: Request, how: How, model: EvaluatedModel, found: _Rows) -> AskHow:
+    rows = [row.id for row in found.rows]
+    asked = fingerprint([model.fingerprint, request.guide.fingerprint, rows])
     limit = request.max_cost_usd
     return AskHow(
         name=f"check:chk-{asked[:8]}",
         parameters={"temperature": 0, "max_tokens": request.max_tokens or MAX_TOKENS},
-        words=words,
+        words=found.words,
         limit=Limit(None if limit is None else parse_usd(limit, "max_cost_usd")),
         at_once=how.at_once,
         allow_pii=request.allow_pii,
@@ -172,14 +245,20 @@ class _Rows:
     none: SpecError | None = None
 
 
-def _rows(request: Request, model: EvaluatedModel, store: Store) -> _Rows:
+def _rows(request: Request, guide: Guide, model: EvaluatedModel, store: Store) -> _Rows:
     """Return the rows that are named, else the guide's prompts, else those that the training of the
     model has held out, where a check wants any."""
-    guide = request.guide
+    if not guide.wants_rows and request.data is not None:
+        raise SpecError(
+            "No check of the guide asks rows: each that runs has prompts of its own.",
+            hint="Leave --data out.",
+        )
+    if not guide.wants_rows:
+        return _Rows([], "the prompts of its checks")
     if request.data is not None:
         dataset = Dataset.open(request.data, spool=store.settings.spool)
         prompts, words = read_prompts(dataset), visible(dataset.name)
-    elif guide.prompts or not guide.wants_rows:
+    elif guide.prompts:
         prompts, words = [*guide.prompts], f"the prompts of {guide.path.name}"
     else:
         try:
@@ -201,57 +280,3 @@ def _notes(rows: Sequence[ComparedRow], model: EvaluatedModel) -> list[str]:
         f"{model.title} was trained on {seen:,} of these {len(rows):,} rows: that it passes them "
         "says little of others."
     ]
-
-
-@dataclass
-class _Run:
-    """The conversations with the model, round after round."""
-
-    store: Store
-    model: EvaluatedModel
-    cases: list[Case]
-    how: AskHow
-    sent: int = 0
-    again: int = 0
-    kept: int = 0
-    spent: Decimal = ZERO
-    stopped: str = ""
-
-    def plan(self, request: Request, words: str, rows: int, notes: Sequence[str]) -> CheckPlan:
-        """Return the plan: questions that depend on answers are priced with short ones."""
-        rounds = Rounds(self.cases)
-        first, later = rounds.pending(), list[Prompt]()
-        pending = first
-        while pending:
-            rounds.take({one.id: _like_data(one) for one in pending})
-            pending = rounds.pending()
-            later += pending
-        limit = self.how.limit.usd
-        now, then = self._plan(first), self._plan(later)
-        said = (*now.notes, *notes)
-        return CheckPlan(self.model, request.guide, words, rows, now, then, limit, said)
-
-    def _plan(self, prompts: Sequence[Prompt]) -> AskPlan:
-        return asking.plan(self.store, [self.model], {self.model.key: prompts}, self.how)
-
-    def ask(self) -> list[Outcome]:
-        """Ask it all, and return what each case has shown. Raises the error that ended it, if
-        nothing was answered."""
-        rounds = Rounds(self.cases)
-        while (pending := rounds.pending()) and not self.stopped:
-            asked = asking.ask(self._plan(pending))
-            if asked.ended and not self.sent and all(one.error for one in asked.answers.values()):
-                raise next(iter(asked.ended.values()))
-            self.sent += asked.asked
-            self.again += asked.again
-            self.kept += asked.kept
-            self.spent += asked.spent_usd
-            self.stopped = asked.stopped
-            rounds.take({row: answer for (_, row, _), answer in asked.answers.items()})
-        return rounds.outcomes()
-
-
-def _like_data(prompt: Prompt) -> ComparedAnswer:
-    """Return an answer like that of the data, for prices."""
-    message = prompt.references[0] if prompt.references else {"content": SAY}
-    return ComparedAnswer(model="", row=prompt.id, message=message)

@@ -60,7 +60,7 @@ TAIL = """\
   # A function of yours, run with --code checks.py: def is_friendly(text, row) -> True, False, None
   # - function: checks.py:is_friendly
 
-  # What only a judge can see, in ftg compare --judge MODEL:
+  # What only a judge can see, with --judge MODEL:
   # - rubric: Is the answer friendly, and does it say what happens next?
 """
 
