@@ -14,7 +14,7 @@ from finetune_gateway.backends.local import contents, models
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.backends.openai.endpoint import checked
-from finetune_gateway.errors import JobNotFinished, SpecError
+from finetune_gateway.errors import GatewayError, JobNotFinished, SpecError, UnboundKeyError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.recording import Recording
@@ -118,6 +118,7 @@ class Places:
             base_url=backend.base_url,
         )
         handle.require_deployed()
+        _require_bound(backend)
         handle.attach(backend)
         made: dict[str, Any] = {
             "host": backend.host,
@@ -251,6 +252,21 @@ class Places:
             answers_to=given,
             base_content=secrets.token_hex(16),
         )
+
+
+def _require_bound(backend: OpenAIBackend) -> None:
+    """Raise UnboundKeyError for a key that nothing binds to its host: before anything is priced. A
+    key that is missing is said when the model is asked."""
+    try:
+        backend.connect()
+    except UnboundKeyError as exc:
+        exc.hint = (
+            f"If it is the key of this host: --key-env {backend.host}={exc.variable} (key_envs= in "
+            "Python), or the variable that holds it."
+        )
+        raise
+    except GatewayError:
+        return
 
 
 def _profile_of(url: str) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import SpecError
@@ -56,16 +55,3 @@ def default_rows(models: Sequence[EvaluatedModel], store: Store) -> DefaultRows:
 
 def _rows(model: EvaluatedModel, store: Store) -> list[StoredRows]:
     return rows_of(model.model, model.job.id if model.job else None, store)
-
-
-def require_no_training_file(path: Path, models: Sequence[EvaluatedModel]) -> None:
-    """Raise SpecError for a file that a compared model was trained on, under whatever name."""
-    known = Dataset(path).fingerprint
-    for model in models:
-        if any(Dataset(one).fingerprint == known for one in model.training_data):
-            raise SpecError(
-                f"{model.key} was trained on {path.name}: a model that has seen a row is not "
-                "judged by it.",
-                hint="Name a file of held-out rows, or leave --data out: then those that its "
-                "training has held out are taken.",
-            )

@@ -78,9 +78,14 @@ def _title(model: EvaluatedModel) -> str:
 
 
 def _training_type(model: EvaluatedModel) -> str:
+    """Return what was trained: of a local model all weights or an adapter, which its handle says.
+    A merged adapter is not told from these without its job."""
+    if model.kind != "local" or model.handle is None:
+        return "fine-tune"
     kind = model.job.spec.training_type if model.job else None
-    words = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tuning"}
-    return words.get(kind or "lora", "fine-tune") if model.kind == "local" else "fine-tune"
+    if model.handle.kind == "adapter":
+        return "QLoRA" if model.handle.base_quantization else "LoRA"
+    return "full fine-tuning" if kind == "full" else "fine-tune"
 
 
 def _framing(model: EvaluatedModel) -> str:

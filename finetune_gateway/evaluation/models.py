@@ -31,7 +31,7 @@ class EvaluatedModel:
     whose name says it. ``system_prompt``: put before a row that has none. ``drops``: the system
     prompt of the training, which a base without it is not asked with. ``examples``: line and
     messages of training rows that are shown to it first, ``shots`` of ``examples_from``; they are
-    chosen by ``framing.with_examples``, once it is known which rows are compared.
+    chosen by ``examples.with_examples``, once it is known which rows are compared.
 
     Who answers: ``handle`` (local and hosted), ``recording``, or ``answers_to``, an object of the
     user's with ``chat``. ``backend``: the host of a hosted one. ``training_data``: the rows it was

@@ -50,7 +50,7 @@ def resolve(
     """Return the models of these names and objects, each with a key and a title of its own.
 
     Nothing is sent but polls of jobs that run. ``few-shot:`` models have no examples yet: see
-    ``framing.with_examples``.
+    ``examples.with_examples``.
 
     Arguments:
         given: Names (``FORMS``), and in Python also jobs, handles, recordings, and any object with

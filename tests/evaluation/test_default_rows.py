@@ -11,7 +11,7 @@ from support.records import record
 from support.rows import chat_rows
 
 from finetune_gateway import Gateway, SpecError
-from finetune_gateway.evaluation.default_rows import default_rows, require_no_training_file
+from finetune_gateway.evaluation.default_rows import default_rows
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 
@@ -53,14 +53,3 @@ def test_the_held_out_rows_of_a_job(home: Path, tmp_path: Path) -> None:
         default_rows([compared(none)], store)
     with pytest.raises(SpecError, match="none of the models has held-out rows here"):
         default_rows([compared(None)], store)
-
-
-def test_a_training_file_is_refused(home: Path, tmp_path: Path) -> None:
-    """Under whatever name: it is known by its content."""
-    job = kept(train=stored(tmp_path / "train.jsonl", 4))
-    copy, other = tmp_path / "held_out.jsonl", tmp_path / "other.jsonl"
-    copy.write_bytes((tmp_path / "train.jsonl").read_bytes())
-    stored(other, 3)
-    require_no_training_file(other, [compared(job)])
-    with pytest.raises(SpecError, match="key was trained on held_out.jsonl"):
-        require_no_training_file(copy, [compared(job)])
