@@ -29,6 +29,7 @@ from support.provider import CREATE, Provider, Recorder
 
 from finetune_gateway import registry
 from finetune_gateway.backend import JOB_TAG, DataFile
+from finetune_gateway.backends.openai import finding
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
@@ -221,6 +222,22 @@ def test_a_host_that_ignores_after_does_not_hang(file: DataFile) -> None:
         assert len(provider.requests) < 20
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("file-1", True),
+        ("https://host/v1/files/file-1/content", True),
+        ("azureml://data/file-1.jsonl?sv=2", True),
+        ("file-12", False),
+        ("my-file-1", False),
+        ("https://host/v1/files/file-1_b", False),
+    ],
+)
+def test_a_file_is_told_by_its_whole_id(name: str, found: bool) -> None:
+    """Alone, or in an address; an id may be the beginning or the end of another one."""
+    assert bool(finding.with_file([{"training_file": name}], ["file-1"])) is found
+
+
 def test_a_host_without_metadata_is_not_trusted(file: DataFile) -> None:
     """Where jobs carry no metadata, their files tell; without these, it is an error."""
     with Provider(keeps_metadata=False, honours_filter=False) as provider:
@@ -229,7 +246,8 @@ def test_a_host_without_metadata_is_not_trusted(file: DataFile) -> None:
         mine = backend.start("job-1", SPEC, train, None)
         assert backend.find(intent("job-1", train)) == mine
         assert backend.find(intent("job-2", train, others=frozenset({mine}))) is None
-        assert backend.find(intent("job-2", dataclasses.replace(train, remote_id="file-x"))) is None
+        other = str(train.remote_id)[:-1]  # the beginning of the other one's id
+        assert backend.find(intent("job-2", dataclasses.replace(train, remote_id=other))) is None
         provider.world.hides = ("training_file",)
         with pytest.raises(BackendError, match="cannot tell") as caught:
             backend.find(intent("job-1", train))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,8 +101,9 @@ def is_created(answer: Json, job_id: str, train: DataFile) -> bool:
     """Return False if the answer of a create is about something else than this job, such as one
     that trains on another file."""
     ours = answer.get("object") in (None, JOB) and tag_of(answer) in (None, job_id)
-    names = (train.remote_id or "", file_name(train))
-    return ours and (not text_of(answer.get("training_file")) or bool(with_file([answer], names)))
+    if not text_of(answer.get("training_file")) or not train.remote_id:
+        return ours
+    return ours and bool(with_file([answer], (train.remote_id, file_name(train))))
 
 
 def _tagged(jobs: list[Json], intent: Intent, host: Host) -> str | None:
@@ -217,12 +219,11 @@ def have_files(jobs: list[Json]) -> bool:
 
 
 def with_file(jobs: list[Json], file_ids: Collection[str]) -> list[Json]:
-    """Return the jobs that train on one of these files, or on an address with one of them in it."""
-    return [
-        job
-        for job in jobs
-        if any(one in (text_of(job.get("training_file")) or "") for one in file_ids)
-    ]
+    """Return the jobs that train on one of these files, or on an address with one of them in it:
+    whole, since an id may be the beginning of another one."""
+    whole = [re.compile(rf"(?<![\w-]){re.escape(one)}(?![\w-])") for one in file_ids if one]
+    named = ((job, text_of(job.get("training_file")) or "") for job in jobs)
+    return [job for job, name in named if any(one.search(name) for one in whole)]
 
 
 def is_ours(job: Json, intent: Intent) -> bool:
