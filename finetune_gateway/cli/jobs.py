@@ -18,7 +18,7 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.errors import SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.jobs.compared import COMPARE
+from finetune_gateway.jobs.charges import COMPARE
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.reports.job_text import (

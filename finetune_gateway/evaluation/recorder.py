@@ -7,18 +7,17 @@ flight when its process died is, and is counted.
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 
-from finetune_gateway.backends.openai import async_chat, inventory, wire
-from finetune_gateway.errors import BackendError, GatewayError, NotFoundError
+from finetune_gateway.backends.openai import async_chat
+from finetune_gateway.errors import BackendError, GatewayError
 from finetune_gateway.evaluation import asking
 from finetune_gateway.evaluation.asking import OnWait, Question
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.loops import run_in_loop
+from finetune_gateway.evaluation.not_there import not_there
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.recording import Recording, Run
-from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.evaluation.work import (
     Work,
     open_charges,
@@ -31,8 +30,7 @@ from finetune_gateway.evaluation.work import (
 from finetune_gateway.evaluation.writer import OnProgress, Writer
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings import clock, config
-from finetune_gateway.tokens.encodings import base_model
+from finetune_gateway.settings import config
 
 # How an option of the command line leaves out a parameter that a host refuses.
 WITHOUT = {
@@ -126,49 +124,9 @@ def _in_words(error: BackendError, work: Work) -> GatewayError:
     """Return the error that ended a run, with what is known of the model, and what to do."""
     go_on = f"{work.recording.title} keeps what was answered; the same command goes on."
     if error.status_code == 404:
-        return _not_there(error, work, go_on)
+        subject, kept = work.subject, f"What was recorded is kept: {work.recording.title}."
+        return not_there(error, subject.model, subject.base_model, subject.backend, kept, go_on)
     way = WITHOUT.get((error.param or "").partition(".")[0])
     hint = f"Ask without it, under another name: {way}" if way else f"{error.hint} {go_on}"
     error.hint = hint.strip()
     return error
-
-
-def _not_there(error: BackendError, work: Work, go_on: str) -> GatewayError:
-    """Say of a model that was not there, whenever it was asked, what its date and the list of the
-    host say: the same answer may mean that it was shut down, or that this key may not see it."""
-    subject = work.subject
-    life = subject.backend.profile.life_cycle(subject.base_model)
-    tries = 1 + len(asking.COLD_SECONDS)
-    asked = f"{subject.model!r} was asked {tries} times in a minute: {error.message}"
-    if life.retires_on and life.retires_on <= clock.today():
-        return NotFoundError(
-            f"{asked} Fine-tunes of {subject.base_model} were shut down on {life.retires_on} "
-            f"(as of {life.as_of}, {life.source}).",
-            hint=f"What was recorded is kept: {work.recording.title}.",
-        )
-    listed, near = _listed(subject)
-    if listed is None:
-        said = "The list of models could not be read."
-    elif listed:
-        said = "The list of models has it: it may be starting, try again later."
-    else:
-        said = "The list of models that this key sees does not have it: it was deleted, or belongs "
-        said += "to another project."
-    meant = f"Did you mean {' or '.join(near)}? " if near else ""
-    return NotFoundError(f"{asked} {said}", hint=f"{meant}See: ftg migrate list. {go_on}")
-
-
-def _listed(subject: Subject) -> tuple[bool | None, list[str]]:
-    """Return whether the list of the host has a model, None if that cannot be known; and the
-    fine-tunes that have nearly its id."""
-    try:
-        listed, whole = inventory.models(subject.backend)
-    except GatewayError:
-        return None, []
-    names = [name for one in listed if (name := wire.text_of(one.get("id")))]
-    if subject.model in names:
-        return True, []
-    near = get_close_matches(
-        subject.model, [name for name in names if base_model(name) != name], 2, 0.8
-    )
-    return (False if listed and whole else None), near

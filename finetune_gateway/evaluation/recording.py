@@ -239,7 +239,9 @@ class Recording:
 
     def prompts(self) -> list[Prompt]:
         """Return what was asked, in the order of the data. Raises StoreError if rows were lost."""
-        found = [_read(Prompt, line, self.folder / ROWS) for line in read_lines(self.folder / ROWS)]
+        found = [
+            read_line(Prompt, line, self.folder / ROWS) for line in read_lines(self.folder / ROWS)
+        ]
         if fingerprint_of_all(found) != self.about.rows_sha256:
             raise StoreError(
                 f"The rows of {self.title} are not those that it was made with.",
@@ -253,7 +255,7 @@ class Recording:
         for line in read_lines(self.folder / ANSWERS):
             if line["id"] not in seen:
                 seen.add(line["id"])
-                yield _read(RecordedAnswer, line, self.folder / ANSWERS)
+                yield read_line(RecordedAnswer, line, self.folder / ANSWERS)
 
     def errors(self) -> Iterator[RecordedError]:
         """Yield for each request that has no answer the last error, if there is one."""
@@ -261,7 +263,7 @@ class Recording:
         last = {line["id"]: line for line in read_lines(self.folder / ERRORS)}
         for key, line in last.items():
             if key not in answered:
-                yield _read(RecordedError, line, self.folder / ERRORS)
+                yield read_line(RecordedError, line, self.folder / ERRORS)
 
     def questions(self, prompts: list[Prompt]) -> Iterator[tuple[str, Prompt, int]]:
         """Yield the id of each request, its prompt and the number of the sample: all first samples,
@@ -288,7 +290,7 @@ class Recording:
         self.write_about()
 
 
-def _read(kind: type[M], line: Json, path: Path) -> M:
+def read_line(kind: type[M], line: Json, path: Path) -> M:
     """Return a line as what it is of. Raises StoreError for one that was changed."""
     try:
         return kind.model_validate(line)

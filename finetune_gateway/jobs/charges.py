@@ -26,6 +26,8 @@ from finetune_gateway.jobs.budget import ZERO, Budget, Hold
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
 
+COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
+
 
 class Charge(Model):
     """What was reserved and spent without a job.

@@ -25,7 +25,6 @@ ABOUT = "about.json"  # of kept answers: whose they are
 CHARGES = "charges.jsonl"  # and what was reserved for them
 DATA = "comparison.json"  # of a comparison: what was found
 ANSWERS, COMPARISON = "answers:", "cmp-"  # begin their names wherever people see them
-COMPARE = "compare:"  # begins the name of what a comparison has cost
 SHORT = 12  # characters of a fingerprint that people see
 
 

@@ -15,9 +15,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
-from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.charges import COMPARE, Charge
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Shown
@@ -124,7 +125,7 @@ def of(
 ) -> Ledger:
     """Return the ledger of these jobs and charges. ``alive``: see ``budget.held``."""
     lines = tuple(_line(record, alive) for record in records)
-    others = tuple(map(_charge_line, charges))
+    others = tuple(map(_charge_line, _by_run(charges)))
     totals = _totals(lines, others)
     return Ledger(since=since, until=until, jobs=lines, charges=others, totals=totals)
 
@@ -154,6 +155,38 @@ def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
         price_as_of=price.as_of if price else None,
         price_source=price.source if price else None,
         basis=actual.basis if actual else "not ended",
+    )
+
+
+def _by_run(charges: Iterable[Charge]) -> list[Charge]:
+    """Return the charges with those of one day, name and model as one: a comparison asks in rounds,
+    and has one for each."""
+    runs: dict[tuple[object, ...], list[Charge]] = {}
+    for charge in charges:
+        day = datetime.fromtimestamp(charge.created_at, UTC).date()
+        run = (charge.name or charge.id, charge.host, charge.model, charge.ended, day)
+        one_line = charge.name.startswith(COMPARE)
+        runs.setdefault(run if one_line else (charge.id,), []).append(charge)
+    return [_sum(found) if len(found) > 1 else found[0] for found in runs.values()]
+
+
+def _sum(rounds: list[Charge]) -> Charge:
+    """Return the charges of some rounds as one."""
+    costs = [one.cost for one in rounds if one.cost is not None]
+    spent = [one.spent_usd for one in rounds if one.spent_usd is not None]
+    low, expected, high = (
+        sum((getattr(cost, name) for cost in costs), budgets.ZERO)
+        for name in ("low", "expected", "high")
+    )
+    whole = len(costs) == len(rounds)
+    return rounds[-1].model_copy(
+        update={
+            "created_at": rounds[0].created_at,
+            "cost": Range[Decimal](low=low, expected=expected, high=high) if whole else None,
+            "reserved_usd": sum((one.reserved_usd for one in rounds), budgets.ZERO),
+            "spent_usd": sum(spent, budgets.ZERO) if len(spent) == len(rounds) else None,
+            "basis": f"{len(rounds)} rounds of questions, the last: {rounds[-1].basis}",
+        }
     )
 
 

@@ -15,8 +15,9 @@ from support.asked import BASES, Scripted, answers, hosted, local, planned, prom
 from support.provider import Provider
 from support.recordings import asked, wide
 
-from finetune_gateway import BackendError, BudgetError, Gateway
+from finetune_gateway import BackendError, BudgetError, Gateway, NotFoundError
 from finetune_gateway.errors import PrivateDataError
+from finetune_gateway.evaluation import asking
 from finetune_gateway.evaluation.answers import Limit, ask
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
@@ -145,6 +146,16 @@ def test_a_host_that_ends_leaves_the_others(home: Path) -> None:
         other.keys[other.api_key] = "main"
         again = answers(models, prompts(5))
         assert not again.ended and (again.kept, again.asked) == (5, 5)
+
+
+def test_a_model_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the list of its host says."""
+    monkeypatch.setattr(asking, "COLD_SECONDS", (0.01, 0.01))
+    with Provider() as provider:
+        found = answers([hosted(provider, "ft:gpt-4o-2024-08-06:gone")], prompts(3), at_once=1)
+    (ended,) = found.ended.values()
+    assert isinstance(ended, NotFoundError) and "does not have it" in ended.message
+    assert {one.error for one in found.answers.values()} >= {ended.message}
 
 
 def test_an_error_of_a_row_is_one_of_its_run(home: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.asked import BASES, RUN, answers, hosted, planned, prompts
@@ -149,6 +150,23 @@ def test_what_a_killed_run_has_cost_is_settled(home: Path, ftg: Ftg) -> None:
         with pytest.raises(NotFoundError):
             settle(Settings.load(), "compare:cmp-none")
         assert planned([hosted(provider)], prompts(30)).again > 0
+
+
+@pytest.mark.parametrize("field", ["seconds", "usd", "finish_reason", "usage", "note", "message"])
+def test_an_answer_that_was_changed_by_hand_is_read_or_refused(home: Path, field: str) -> None:
+    """In words, with the file."""
+    with Provider() as provider:
+        model = hosted(provider)
+        answers([model], prompts(1))
+        path = home / "answers" / model.fingerprint / "answers.jsonl"
+        line = json.loads(path.read_text())
+        odds: list[Any] = ["x", [], {"a": 1}, -1, True, None]
+        for odd in odds:
+            path.write_text(json.dumps({**line, field: odd}) + "\n")
+            try:
+                answers([model], prompts(1))
+            except StoreError as exc:
+                assert str(path) in str(exc) and "Put a copy back" in str(exc)
 
 
 def test_another_process_that_asks_the_same_model_is_named(home: Path) -> None:

@@ -122,6 +122,22 @@ def test_a_charge_is_a_line_of_its_own(home: Path, ftg: Ftg) -> None:
     assert Decimal(found["totals"]["actual_usd"]) == Decimal("1.5")
 
 
+def test_the_rounds_of_a_comparison_are_one_line(home: Path) -> None:
+    """For each model and day; one that has not ended is another."""
+    gateway, name = Gateway(), "compare:cmp-00000001"
+    rounds = [charge("3", name), charge("2", name), charge("1", name, model="ft:other")]
+    for number, one in enumerate(rounds, 1):
+        charges.reserve(gateway.store, one, None)
+        charges.settle(gateway.store, one.id, Decimal(number), f"{number} answers")
+    charges.reserve(gateway.store, charge("7", name), None)
+    ledger = gateway.costs()
+    found = [(line.model, line.estimated_high_usd, line.actual_usd) for line in ledger.charges]
+    five, three, one_usd, seven = map(Decimal, (5, 3, 1, 7))
+    assert found == [("ft:m", five, three), ("ft:other", one_usd, three), ("ft:m", seven, None)]
+    assert ledger.charges[0].basis == "2 rounds of questions, the last: 2 answers"
+    assert ledger.totals.actual_usd == 6 and ledger.totals.counted_usd == 13
+
+
 def test_what_is_removed_leaves_its_cost_without_its_name(home: Path) -> None:
     """The name may have a suffix in it."""
     one = charge("3")

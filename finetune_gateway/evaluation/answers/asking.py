@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+from finetune_gateway.data.row_access import as_dict
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.evaluation.answers import hosted, local, recorded
 from finetune_gateway.evaluation.answers.planning import AnswerKey, AskPlan, Target
 from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.models import EvaluatedModel
-from finetune_gateway.evaluation.requests import spent_by_request
+from finetune_gateway.evaluation.recording import read_line
+from finetune_gateway.evaluation.requests import ANSWERS, spent_by_request
 from finetune_gateway.evaluation.results import ComparedAnswer
 from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.text.cleaning import whole
@@ -115,7 +118,8 @@ def _count(asked: AskResult, end: hosted.Ended) -> None:
     """Add how it ended for a hosted model."""
     asked.asked += end.asked
     if end.error is not None:
-        asked.ended |= {model.key: end.error for model in end.target.models}
+        error = hosted.in_words(end.error, end.target)
+        asked.ended |= {model.key: error for model in end.target.models}
     assert end.target.kept is not None  # for the type checker
     costs = spent_by_request(end.target.kept.folder, end.charge)
     for (name, _, _), key in end.target.wanted.items():  # of several names the first one pays
@@ -147,10 +151,12 @@ def _read(plan: AskPlan, target: Target, unkept: dict[str, local.Unkept], asked:
     else:
         lines, errors = unkept[target.model.key].answers, unkept[target.model.key].errors
     ended = asked.ended.get(target.model.key)
+    path = target.kept.folder / ANSWERS if target.kept else Path()
     for (model, row, sample), key in target.wanted.items():
         answer = ComparedAnswer(model=model, row=row, sample=sample)
         if key in lines:
-            answer = answer.model_copy(update={**answer_of(lines[key]), "kept": key not in left})
+            kept = {"model": model, "row": row, "sample": sample, "kept": key not in left}
+            answer = read_line(ComparedAnswer, {**answer_of(lines[key]), **kept}, path)
         else:
             reason = errors.get(key) or (ended.message if ended else asked.stopped)
             answer = answer.model_copy(update={"error": reason or "not asked"})
@@ -159,9 +165,7 @@ def _read(plan: AskPlan, target: Target, unkept: dict[str, local.Unkept], asked:
 
 def answer_of(line: Json) -> Json:
     """Return the fields of an answer that was written down."""
-    usage = line.get("usage") if isinstance(line.get("usage"), dict) else {}
-    assert isinstance(usage, dict)  # for the type checker
-    usd = line.get("usd")
+    usage = as_dict(line.get("usage"))
     return {
         "message": line["message"],
         "finish_reason": line.get("finish_reason"),
@@ -169,6 +173,6 @@ def answer_of(line: Json) -> Json:
         "completion_tokens": whole(usage.get("completion_tokens")),
         "first_token_seconds": line.get("first_seconds"),
         "seconds": line.get("seconds"),
-        "usd": None if usd is None else Decimal(usd),
+        "usd": line.get("usd"),
         "note": line.get("note") or "",
     }

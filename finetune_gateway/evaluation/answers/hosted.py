@@ -11,13 +11,14 @@ from decimal import Decimal
 
 from finetune_gateway.backends.openai import async_chat
 from finetune_gateway.backends.openai.backend import OpenAIBackend
-from finetune_gateway.errors import BackendError
+from finetune_gateway.errors import BackendError, GatewayError
 from finetune_gateway.evaluation import asking
 from finetune_gateway.evaluation.answers.planning import AskPlan, Target
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.loops import run_in_loop
 from finetune_gateway.evaluation.models import EvaluatedModel
+from finetune_gateway.evaluation.not_there import not_there
 from finetune_gateway.evaluation.requests import spent_of
 from finetune_gateway.evaluation.work import commit
 from finetune_gateway.evaluation.writer import Writer
@@ -144,3 +145,12 @@ async def _ask_one(
                 on_wait=how.on_wait,
             )
     return Ended(target, writer.asked, error, charge.id)
+
+
+def in_words(error: BackendError, target: Target) -> GatewayError:
+    """Return what ended a model early, with what is known of one that is not there."""
+    model, kept = target.model, "What it has answered is kept."
+    if error.status_code != 404:
+        return error
+    go_on = f"{kept} The same command goes on."
+    return not_there(error, model.model, model.base_model, backend_of(target), kept, go_on)
