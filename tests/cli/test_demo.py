@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.modes import umask, wide
@@ -18,20 +19,19 @@ from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.demo.answers import (
     Answer,
     Question,
-    Score,
     find_fault,
+    guide_text,
     load_questions,
     pick_samples,
 )
 from finetune_gateway.cli.demo.command import break_rows
-from finetune_gateway.cli.demo.page import Prices, Summary, page
 from finetune_gateway.cli.demo.screen import event_line, side_by_side
+from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.events import Event, Metric
 from finetune_gateway.reports.layout import fragment
 from finetune_gateway.reports.loss_chart import loss_chart, series
 
 GOOD = {"intent": "refund", "urgency": "low", "reply": "We paid it back."}
-NASTY = "<script>alert('&')</script>"
 
 
 def ftg(folder: Path, *args: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -78,8 +78,7 @@ def test_the_demo_teaches_a_model(tmp_path: Path) -> None:
     assert paths["home"] == home
     assert (paths["run"] / "events.jsonl").is_file()
     assert (paths["model"] / "manifest.json").is_file()
-    text = paths["summary"].read_text("utf-8")
-    assert_whole(text)
+    assert_compared(found["comparison"], paths["report"].read_text("utf-8"))
     for one in found["answers"]:
         assert one["before"] != one["after"]
     # What happens is printed beside the document, in 80 columns except for words that are longer.
@@ -91,6 +90,18 @@ def test_the_demo_teaches_a_model(tmp_path: Path) -> None:
     assert [(job["id"], job["status"]) for job in listed] == [
         (found["training"]["job"], "succeeded")
     ]
+
+
+def assert_compared(data: dict[str, Any], html: str) -> None:
+    """The fine-tuned model is better than its base in what it was taught, as far as one can tell; the
+    page has the verdict, the check, and the losses."""
+    keys = {model["way"]: model["key"] for model in data["models"]}
+    assert keys.keys() == {"base", "few-shot", "tuned"}
+    checked = data["figures"]["check:as-taught"]
+    assert checked[keys["tuned"]]["interval"]["low"] > checked[keys["base"]]["interval"]["high"]
+    assert data["verdict"]["decided"] and data["verdict"]["best"] == [keys["tuned"]]
+    assert escape(data["verdict"]["text"], quote=False).split(". ")[0] in html
+    assert "as-taught" in html and 'class="line series-2"' in html
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path: Path) -> None:
@@ -137,6 +148,13 @@ def test_the_held_out_rows_are_as_taught() -> None:
     assert [find_fault(json.loads(row)["messages"][-1]["content"]) for row in rows] == [""] * 36
     asked = load_questions()
     assert len({asked[place].intent for place in pick_samples(asked, 3)}) == 3
+
+
+def test_the_guide_agrees_with_the_check() -> None:
+    """The behaviour guide that the comparison runs has the keys and values of the data."""
+    (check,) = Guide.loads(guide_text()).checks
+    assert check.name == "as-taught"
+    assert all(word in guide_text() for word in ("intent", "urgency", "reply", "high"))
 
 
 def test_a_right_answer_needs_the_intent_too() -> None:
@@ -227,71 +245,5 @@ def test_odd_curves_are_drawn_too(metrics: list[Metric]) -> None:
 
 
 def test_no_losses_are_a_word() -> None:
-    """A job without figures has no chart, and the page says so."""
+    """A job without figures has no chart."""
     assert loss_chart([Metric(step=1)]) is None
-    assert "No losses were reported" in page(summary_of([Metric(step=1)]))
-    assert "No losses" not in page(summary_of(METRICS))
-
-
-def summary_of(metrics: list[Metric]) -> Summary:
-    """A summary in which every text is markup."""
-    question = Question(f"Is {NASTY} text?", "refund")
-    pair = (Answer(question, NASTY, "not one JSON object"), Answer(question, json.dumps(GOOD), ""))
-    score = Score(prompts=1, kept=1, intents_right=1, seconds=1.0)
-    return Summary(
-        model=NASTY,
-        before=score,
-        after=score,
-        answers=[pair],
-        shown=[0],
-        metrics=metrics,
-        data=[(NASTY, NASTY)],
-        run=[("job", NASTY)],
-        prices=Prices((NASTY, "b"), [(NASTY, NASTY)], ["https://prices.example", NASTY]),
-    )
-
-
-def test_the_page_is_whole_and_escaped() -> None:
-    """A model's words cannot become markup, nothing is fetched, both curves are there."""
-    text = page(summary_of(METRICS))
-    assert "<script" not in text
-    assert_whole(text)
-
-
-class Tags(HTMLParser):
-    """Collects tags and attributes, and that what is opened is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def assert_whole(text: str) -> None:
-    """One file that needs no other: no resource, no script; both curves, wide and narrow."""
-    tags = Tags(text)
-    assert tags.open == []
-    names = {tag for tag, _ in tags.seen}
-    assert names & {"script", "link", "img", "iframe", "object", "embed", "base"} == set()
-    for _, attributes in tags.seen:
-        assert attributes.keys() & {"src", "href", "srcset", "action", "data"} == set()
-        assert "http" not in (attributes.get("style") or "")
-    style = text.partition("<style>")[2].partition("</style>")[0]
-    assert "url(" not in style and "@import" not in style and "http" not in style
-    assert "default-src 'none'" in text and "prefers-color-scheme: dark" in style
-    classes = [(tag, attributes.get("class")) for tag, attributes in tags.seen]
-    for color in ("series-0", "series-2"):
-        assert classes.count(("i", color)) == 1  # in the legend
-        assert classes.count(("polyline", f"line {color}")) == 2  # wide, narrow

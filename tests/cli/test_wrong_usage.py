@@ -277,10 +277,10 @@ def test_a_page_replaces_pages_of_ours_alone(command: str, ftg: Ftg, tmp_path: P
 
 
 def test_the_demo_keeps_a_summary_that_is_not_its_own(ftg: Ftg, tmp_path: Path) -> None:
-    (tmp_path / "summary.html").write_text("mine")
+    (tmp_path / "report.html").write_text("mine")
     done = ftg("demo", "--out", str(tmp_path))
     assert done.returncode == 2 and "not a page of ours" in done.stderr
-    assert (tmp_path / "summary.html").read_text() == "mine"
+    assert (tmp_path / "report.html").read_text() == "mine"
 
 
 # -- wrapping ----------------------------------------------------------------------------------

@@ -14,10 +14,6 @@ from support.cli import Ftg
 
 import finetune_gateway
 from finetune_gateway import Dataset
-from finetune_gateway.cli.demo.answers import Answer, Question, Score
-from finetune_gateway.cli.demo.page import Prices, Summary
-from finetune_gateway.cli.demo.page import page as demo_page
-from finetune_gateway.events import Metric
 from finetune_gateway.findings import Finding, Report
 from finetune_gateway.reports.preview_page import page as preview_page
 from finetune_gateway.reports.validation_page import page as validation_page
@@ -171,20 +167,6 @@ def test_the_preview_page() -> None:
     assert text.count(PLANTED) > 6
     assert text.count(visible(PLANTED)) == 3 + 3  # tokens; two titles, a role
     assert "⏎" in text
-
-
-def test_the_demo_page() -> None:
-    """In a model's answers, prompts, facts and prices."""
-    question = Question(PLANTED, PLANTED)
-    answers = [(Answer(question, PLANTED, PLANTED), Answer(question, PLANTED, ""))]
-    score = Score(prompts=1, kept=1, intents_right=1, seconds=1.0)
-    summary = Summary(
-        model=PLANTED, before=score, after=score, answers=answers, shown=[0],
-        metrics=[Metric(step=1, train_loss=1.0), Metric(step=2, train_loss=0.5)],
-        data=[(PLANTED, PLANTED)], run=[(PLANTED, PLANTED)],
-        prices=Prices((PLANTED, "b"), [(PLANTED, PLANTED)], [PLANTED]),
-    )  # fmt: skip
-    assert texts_of(demo_page(summary)).count(PLANTED) > 15
 
 
 # -- sources -------------------------------------------------------------------------------

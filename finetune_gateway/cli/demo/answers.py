@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetune_gateway.backends.local.builtin import DEMO_KEYS, demo_intents, demo_path
+from finetune_gateway.evaluation.comparison import Comparison
+from finetune_gateway.evaluation.results import Variant
 from finetune_gateway.jobs.handle import ModelHandle
 
 URGENCIES = ("low", "high")
 LONGEST = 96  # tokens; the longest answer of the data has 40
+
+# What the data teach, as a behaviour guide: the check that decides the comparison.
+GUIDE = """\
+format: One JSON object with the keys {keys}, and nothing else.
+checks:
+  - name: as-taught
+    about: One JSON object with exactly the keys {keys}, and allowed values.
+    schema: {schema}
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,6 @@ class Score:
     prompts: int
     kept: int
     intents_right: int
-    seconds: float
 
     @property
     def share(self) -> float:
@@ -66,15 +75,43 @@ def _question(messages: list[dict[str, str]]) -> Question:
     return Question(messages[-2]["content"], json.loads(messages[-1]["content"])["intent"])
 
 
-def ask_all(handle: ModelHandle, questions: Sequence[Question]) -> tuple[list[Answer], Score]:
-    """Ask a model every question, each in a new conversation."""
-    started = time.perf_counter()
-    answers = []
-    for question in questions:
-        text = handle.chat(question.prompt, max_tokens=LONGEST).text.strip()
-        answers.append(Answer(question, text, find_fault(text)))
+def guide_text() -> str:
+    """Return the behaviour guide of the demo."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "intent": {"enum": demo_intents()},
+            "urgency": {"enum": [*URGENCIES]},
+            "reply": {"type": "string", "pattern": "\\S"},
+        },
+        "required": [*DEMO_KEYS],
+        "additionalProperties": False,
+    }
+    return GUIDE.format(keys=", ".join(DEMO_KEYS), schema=json.dumps(schema))
+
+
+def ask(handle: ModelHandle, question: Question) -> Answer:
+    """Ask a model a question, in a new conversation."""
+    text = handle.chat(question.prompt, max_tokens=LONGEST).text.strip()
+    return Answer(question, text, find_fault(text))
+
+
+def answers_of(
+    comparison: Comparison, way: Variant, questions: Sequence[Question]
+) -> tuple[list[Answer], Score]:
+    """Return what one of the compared models answered to every question, and how many of the
+    answers are as taught."""
+    model = next(one.key for one in comparison.data.models if one.way == way)
+    asked = {row.id: str(row.prompt.messages[-1]["content"]) for row in comparison.rows()}
+    texts = {
+        asked[one.answer.row]: one.answer.text.strip()
+        for one in comparison.answers()
+        if one.answer.model == model and one.answer.row in asked
+    }
+    found = [(question, texts.get(question.prompt, "")) for question in questions]
+    answers = [Answer(question, text, find_fault(text)) for question, text in found]
     kept, right = sum(not one.fault for one in answers), sum(one.right for one in answers)
-    return answers, Score(len(answers), kept, right, time.perf_counter() - started)
+    return answers, Score(len(answers), kept, right)
 
 
 def find_fault(text: str) -> str:

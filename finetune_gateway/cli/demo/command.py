@@ -16,14 +16,13 @@ import typer
 from finetune_gateway.backends.local import builtin, models
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.cli.demo.answers import (
-    Answer,
-    Question,
-    Score,
-    ask_all,
+    LONGEST,
+    answers_of,
+    ask,
+    guide_text,
     load_questions,
     pick_samples,
 )
-from finetune_gateway.cli.demo.page import page
 from finetune_gateway.cli.demo.result import (
     MODEL,
     SETTINGS,
@@ -33,7 +32,6 @@ from finetune_gateway.cli.demo.result import (
     Trained,
     document,
     price_table,
-    summarize,
 )
 from finetune_gateway.cli.demo.screen import (
     STEPS,
@@ -46,12 +44,16 @@ from finetune_gateway.cli.demo.screen import (
 )
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.estimation import profiles
+from finetune_gateway.evaluation.checks import Guide
+from finetune_gateway.evaluation.comparison import Comparison
 from finetune_gateway.events import Event
 from finetune_gateway.findings import Report
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
+from finetune_gateway.reports.comparison_page import page
+from finetune_gateway.reports.comparison_text import comparison_text
 from finetune_gateway.reports.leaving import LINE, shows_the_end
 from finetune_gateway.reports.output import (
     format_duration,
@@ -66,6 +68,7 @@ from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.spec import TrainingSpec
 
 NO_ANSWER, TRUNCATED = 7, 12  # lines of the broken copy
+EXAMPLES = 2  # training rows that the base is shown; more do not fit its context
 
 
 def demo(
@@ -79,8 +82,9 @@ def demo(
     compare costs, ask a small model, fine-tune it, ask again. No key, no GPU, no network.
 
     The model, builtin/tiny, is built from scratch the first time, in about a minute. The job is
-    kept in DIR/home, or in FTG_HOME if that is set; DIR/summary.html shows the results. Exit
-    code 1 if the fine-tuned model does not answer as taught.
+    kept in DIR/home, or in FTG_HOME if that is set. DIR/report.html compares the base, the base
+    with examples, and the fine-tuned model on questions that are in no training data. Exit code
+    1 if the fine-tuned model does not answer as taught.
 
     Examples:
       ftg demo
@@ -88,7 +92,7 @@ def demo(
     """
     printer, folders = Printer(json, quiet), Folders.create(out)
     result = run(Gateway(folders.home), folders, printer)
-    write_atomic(folders.summary, page(summarize(result)))
+    write_atomic(folders.report, page(result.comparison))
     if json:
         print_json(document(result, folders))
     printer.print_step(len(STEPS))
@@ -112,21 +116,34 @@ def run(gateway: Gateway, folders: Folders, printer: Printer) -> DemoResult:
     printer.print_step(3)
     base, build_seconds = _open_base(local, printer)
     questions = load_questions()
-    first, before = _ask(base, questions, printer)
     samples = pick_samples(questions, SHOWN)
     for index in samples:
         printer.print(f"\n{labelled_text('question', questions[index].prompt)}")
-        printer.print(labelled_text("answer", first[index].text))
+        printer.print(labelled_text("answer", ask(base, questions[index]).text))
     printer.print_step(4)
     trained = _train(gateway, folders, printer)
     printer.print_step(5)
-    second, after = _ask(trained.handle, questions, printer)
+    comparison = _compare(gateway, trained, printer)
+    first, before = answers_of(comparison, "base", questions)
+    second, after = answers_of(comparison, "tuned", questions)
     answers = list(zip(first, second, strict=True))
     for index in samples:
         printer.print(f"\n{side_by_side(*answers[index])}")
+    for name, score in (("before", before), ("after", after)):
+        printer.print(f"\n{name}: {score_text(score)}")
+    printer.print(f"\n{comparison_text(comparison.data)}")
     seconds = time.perf_counter() - started
     return DemoResult(
-        report, broken_report, options, build_seconds, answers, before, after, trained, seconds
+        report=report,
+        broken_report=broken_report,
+        options=options,
+        build_seconds=build_seconds,
+        answers=answers,
+        before=before,
+        after=after,
+        trained=trained,
+        comparison=comparison,
+        seconds=seconds,
     )
 
 
@@ -193,13 +210,19 @@ def _open_base(local: LocalBackend, printer: Printer) -> tuple[ModelHandle, floa
     return handle, seconds
 
 
-def _ask(
-    handle: ModelHandle, questions: Sequence[Question], printer: Printer
-) -> tuple[list[Answer], Score]:
-    printer.print(f"Asking {len(questions)} questions that are in no training data ...")
-    answers, score = ask_all(handle, questions)
-    printer.print(score_text(score))
-    return answers, score
+def _compare(gateway: Gateway, trained: Trained, printer: Printer) -> Comparison:
+    """Ask the base, the base with examples of the data, and the fine-tuned model every held-out
+    question."""
+    job = trained.job.id
+    names = [f"base:{job}", f"few-shot:{EXAMPLES}:{job}", job]
+    printer.print("The base, the base with examples, and the fine-tuned model; 36 questions each.")
+    return gateway.compare(
+        names,
+        builtin.demo_path("held_out"),
+        checks=Guide.loads(guide_text()),
+        max_tokens=LONGEST,
+        seed=SETTINGS["seed"],
+    )
 
 
 def _train(gateway: Gateway, folders: Folders, printer: Printer) -> Trained:

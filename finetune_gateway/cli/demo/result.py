@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backends.local import builtin
-from finetune_gateway.cli.demo.answers import Answer, Score, pick_samples
-from finetune_gateway.cli.demo.page import Prices, Summary
+from finetune_gateway.cli.demo.answers import Answer, Score
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation import profiles
+from finetune_gateway.evaluation.comparison import Comparison
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
@@ -20,7 +20,6 @@ from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_figures import cost_text, new_jobs_until_text, time_text
 from finetune_gateway.reports.layout import raise_if_foreign
 from finetune_gateway.reports.loss_chart import series
-from finetune_gateway.reports.output import format_count, format_duration
 from finetune_gateway.settings import clock
 
 MODEL = builtin.NAME
@@ -32,9 +31,18 @@ SETTINGS: dict[str, Any] = {
     "lora_alpha": 32,
     "seed": 42,
 }
-SUMMARY = "summary.html"
+REPORT = "report.html"
 GOAL = 0.9  # share of the held-out answers that must be as taught
 SHOWN = 3  # questions whose answers are printed
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The table of options, as text, and what it rests on."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Folders:
     @classmethod
     def create(cls, out: Path) -> Folders:
         """Create the folder. Raises SpecError if that fails, or if a file that is not ours has the
-        name of the summary."""
+        name of the report."""
         out, home = out.expanduser().absolute(), os.environ.get("FTG_HOME")
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -57,12 +65,12 @@ class Folders:
                 f"The folder {out} cannot be created: {exc.strerror or exc}.",
                 hint="Choose another: ftg demo --out DIR",
             ) from None
-        raise_if_foreign(out / SUMMARY)
+        raise_if_foreign(out / REPORT)
         return cls(out, Path(home).expanduser().absolute() if home else out / "home", not home)
 
     @property
-    def summary(self) -> Path:
-        return self.out / SUMMARY
+    def report(self) -> Path:
+        return self.out / REPORT
 
     def run(self, job: Job) -> Path:
         """Return the run folder of a job."""
@@ -91,6 +99,7 @@ class DemoResult:
     before: Score
     after: Score
     trained: Trained
+    comparison: Comparison
     seconds: float
 
     @property
@@ -166,40 +175,8 @@ def document(result: DemoResult, folders: Folders) -> dict[str, Any]:
             "home": str(folders.home),
             "run": str(folders.run(job)),
             "model": result.trained.handle.model,
-            "summary": str(folders.summary),
+            "report": str(folders.report),
         },
+        "comparison": result.comparison.data.model_dump(mode="json"),
         "seconds": result.seconds,
     }
-
-
-def summarize(result: DemoResult) -> Summary:
-    """Return what the HTML page shows."""
-    report, trained = result.report, result.trained
-    tokens = report.tokens or {}
-    settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
-    seconds = result.build_seconds
-    built = "built before" if seconds is None else f"built in {format_duration(seconds)}"
-    errors = [f"Line {one.line}: {one.message}" for one in result.broken_report.errors]
-    speed = f"{format_duration(trained.seconds)}, {trained.seconds_per_step:.2g} s per step"
-    return Summary(
-        model=MODEL,
-        before=result.before,
-        after=result.after,
-        answers=result.answers,
-        shown=pick_samples([before.question for before, _ in result.answers], SHOWN),
-        metrics=trained.job.metrics(),
-        data=[
-            ("file", f"{builtin.demo_path('train').name}, {report.rows} rows, {report.format}"),
-            ("checked", f"{report.outcome}, {format_count(len(report.findings), 'finding')}"),
-            ("tokens", f"{tokens.get('total', 0):,}, {tokens.get('trained', 0):,} of them trained"),
-            ("copy with two errors", " ".join(errors)),
-        ],
-        run=[
-            ("job", trained.job.id),
-            ("base model", f"{MODEL}, {built}"),
-            ("settings", settings),
-            ("training", speed),
-            ("whole demo", format_duration(result.seconds)),
-        ],
-        prices=price_table(result.options),
-    )

@@ -27,7 +27,7 @@ STEPS = (
     "Compare the cost of every option",
     "Ask the base model, before training",
     "Train on this machine",
-    "Ask again, after training",
+    "Ask both the held-out questions, and compare",
     "Results",
 )
 
@@ -69,8 +69,7 @@ def score_text(score: Score) -> str:
     """Return how many answers are as taught."""
     return wrap_text(
         f"{score.kept} of {score.prompts} answers are as taught (one JSON object, its three keys, "
-        f"allowed values), {score.intents_right} with the right intent. "
-        f"{format_duration(score.seconds)}."
+        f"allowed values), {score.intents_right} with the right intent."
     )
 
 
@@ -108,17 +107,18 @@ def print_ending(result: DemoResult, folders: Folders, printer: Printer) -> None
         failed = apply_style("It did not learn what it should:", "error")
         verdict = f"{failed} {score}; expected {GOAL:.0%} after and few before."
     printer.print(f"{verdict} The demo took {format_duration(result.seconds)}.\n")
-    printer.print(f"summary     {_shortest(folders.summary)}")
+    printer.print(f"report      {_shortest(folders.report)}")
     printer.print(f"run folder  {_shortest(folders.run(job))}")
     printer.print("\nNext:")
     if folders.own_home:
         printer.print(f"  export FTG_HOME={shlex.quote(str(folders.home))}")
     question = result.answers[0][0].question.prompt
     printer.print(f"  ftg chat {job.id} {shlex.quote(question)}")
-    for command in (f"watch {job.id}", f"metrics {job.id} --plot", "list"):
+    shown = f"report {result.comparison.id} --explain"
+    for command in (shown, f"watch {job.id}", f"metrics {job.id} --plot", "list"):
         printer.print(f"  ftg {command}")
     if printer.quiet and not printer.json:
-        print_result(f"{score}\n{folders.summary}\n{folders.run(job)}")
+        print_result(f"{score}\n{folders.report}\n{folders.run(job)}")
     if printer.quiet and not result.ok:
         print_message(verdict)
 
