@@ -27,9 +27,9 @@ def _parts(data: ComparisonData) -> Iterator[str]:
     yield _plain(view.rows_text(data))
     if warnings := [f"- {_plain(text)}" for text in view.warnings(data)]:
         yield "\n".join(warnings)
-    measures = [*view.deciding_first(data)]
+    measures, others = view.figured(data)
     checks = [one for one in data.measures if one.name.startswith(view.CHECK)]
-    yield _table(data, "", [_measure(data, one) for one in [*measures, *checks]])
+    yield _table(data, "", [_measure(data, one) for one in [*measures, *checks, *others]])
     told = [
         f"- {_plain(one.title)}: {text}"
         for one in measures
@@ -50,8 +50,8 @@ def _parts(data: ComparisonData) -> Iterator[str]:
             ],
         )  # fmt: skip
     yield _table(data, "", [*cost_rows(data), *speed_rows(data)])
-    command = data.command.replace("`", "'")
-    yield f"{data.id}, to repeat it:\n\n    {_line(command)}"
+    if data.command:
+        yield f"{data.id}, to repeat it:\n\n    {_line(data.command)}"
 
 
 def _measure(data: ComparisonData, measure: Measure) -> tuple[str, Cells]:
@@ -63,7 +63,7 @@ def _measure(data: ComparisonData, measure: Measure) -> tuple[str, Cells]:
         text = _plain(view.figure_text(measure, figure))
         n = f", n {figure.interval.n:,}" if figure and figure.interval else ""
         cells.append(f"**{text}{n}, best**" if standing.best else f"{text}{n}")
-    unit = f" ({measure.unit})" if measure.unit else ""
+    unit = f" ({view.unit_of(measure)})" if view.unit_of(measure) else ""
     return f"{_plain(measure.title)}{unit}", tuple(cells)
 
 

@@ -129,6 +129,8 @@ class ComparisonPage:
     sections: list[tuple[str, str]]
     models: list[ModelView]
     measures: list[MeasureView]
+    others: list[MeasureView]  # that decide nothing
+    unmeasured: list[tuple[str, list[Piece]]]
     differences: list[tuple[str, ...]]
     checks: list[CheckView]
     costs: list[tuple[str, tuple[str, ...]]]
@@ -184,7 +186,7 @@ def _view(
     folder: Path,
     no_rows: bool,
 ) -> ComparisonPage:
-    measures = view.deciding_first(data)
+    deciding, others = view.figured(data)
     letters = view.letters(data)
     models = [
         _model(one, letters[one.key], place % COLORS, no_rows)
@@ -203,7 +205,9 @@ def _view(
         warnings=[short_text(text, LONG) for text in view.warnings(data)],
         sections=[],
         models=models,
-        measures=[_measure(data, one) for one in measures],
+        measures=[_measure(data, one) for one in deciding],
+        others=[_measure(data, one) for one in others],
+        unmeasured=_texts(view.unmeasured(data)),
         differences=[
             tuple(map(_plain, cells)) for cells in view.differences_of(data, data.measures)
         ],
@@ -218,7 +222,8 @@ def _view(
         else comparison_rows.packed(comparison_rows.document(data, rows, answers)),
         row_notes=[*_row_notes(len(rows), no_rows, folder)],
         shows=SHOWS,
-        measure_options=[("", "any pass or fail"), *((one.name, one.title) for one in measures),
+        measure_options=[("", "any pass or fail"),
+                         *((one.name, one.title) for one in (*deciding, *others)),
                          *((name, _title(data, name)) for name in data.checks)],
         model_options=[("", "any model"), *plain.items()],
         against_options=[*([("reference", "the reference")] if referenced else []),
@@ -301,7 +306,7 @@ def _measure(data: ComparisonData, measure: Measure) -> MeasureView:
 
 def _about(measure: Measure) -> str:
     better = {"higher": "", "lower": "Lower is better.", "": "Neither more nor less is better."}
-    unit = f"In {measure.unit}." if measure.unit else ""
+    unit = f"In {view.unit_of(measure)}." if view.unit_of(measure) else ""
     return " ".join(filter(None, (measure.about, unit, better[measure.better])))
 
 

@@ -85,7 +85,7 @@ def _beside(data: ComparisonData) -> str:
     """Return what stands beside the answer: rows, those left out, failed requests, money."""
     left = sum(data.data.left_out.values())
     failed = sum(one.errors for one in data.answers.values())
-    spent = "" if data.spent_usd is None else f"{format_usd(data.spent_usd)} spent"
+    spent = f"{format_usd(data.spent_usd)} spent" if data.spent_usd else ""
     said = (
         format_count(data.data.rows, "row") + (f" ({left:,} left out)" if left else ""),
         f"{format_count(failed, 'request')} failed" if failed else "",
@@ -105,7 +105,10 @@ def _explanation(data: ComparisonData) -> Iterator[str]:
     if warnings := [_noted("warning", text) for text in view.warnings(data)]:
         yield "\n".join(warnings)
     checks = [one for one in data.measures if one.name.startswith(view.CHECK)]
-    yield from (_measure_text(data, one) for one in [*view.deciding_first(data), *checks])
+    deciding, others = view.figured(data)
+    yield from (_measure_text(data, one) for one in [*deciding, *checks, *others])
+    if unmeasured := view.unmeasured(data):
+        yield _pairs("Not measured", unmeasured)
     for title, rows in (("Cost", cost_rows(data)), ("Speed", speed_rows(data))):
         if rows:
             yield f"{apply_style(title, 'bold')}\n{_by_model(data, rows)}"
@@ -113,8 +116,9 @@ def _explanation(data: ComparisonData) -> Iterator[str]:
         yield serving_text(data.serving)
     if data.judge:
         yield _pairs("The judge", view.judge_rows(data.judge))
-    yield _pairs("The comparison", [*view.run_facts(data), ("to repeat it", "")])
-    yield f"  {visible(data.command)}"
+    yield _pairs("The comparison", view.run_facts(data))
+    if data.command:
+        yield f"To repeat it:\n  {visible(data.command)}"
 
 
 def _legend(data: ComparisonData) -> str:
@@ -151,7 +155,7 @@ def _figure_line(
 ) -> str:
     if figure is None or figure.interval is None:
         return wrap_text(f"{letter} {visible(view.figure_text(measure, figure))}", "    ", "  ")
-    unit = f" {measure.unit}" if measure.unit else ""
+    unit = f" {view.unit_of(measure)}".rstrip()
     told = ", ".join(
         filter(
             None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
@@ -22,16 +22,27 @@ from finetune_gateway.reports.comparison_costs import (
     EMPTY,
     Cells,
     number_text,
+    seconds_text,
     training_text,
     usd_text,
 )
 from finetune_gateway.reports.loss_chart import overfitting_note, series
-from finetune_gateway.reports.output import elide, format_count, format_duration
+from finetune_gateway.reports.output import elide, format_count, format_duration, format_usd
 
 CHECK = "check:"  # how the measures of behaviour checks are named
 MANY = 1000  # scores from which a tenth of a percent says something
 UNDECIDED = "can't tell"
 WHY = 48  # characters of a reason beside a figure
+REASONS = 2  # of those beside a figure
+
+
+# Units that are part of a figure.
+WRITTEN: dict[str, Callable[[float], str]] = {"s": seconds_text, "USD": format_usd}
+
+
+def unit_of(measure: Measure) -> str:
+    """Return the unit that is said beside a figure; empty where it is in the figure."""
+    return "" if measure.unit in WRITTEN else measure.unit
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,9 @@ class Standing:
 
 
 def value_text(measure: Measure, value: float, n: int = 0) -> str:
-    """Return a score as people read it: ``82%``, ``0.312``, ``41.3``."""
+    """Return a score as people read it: ``82%``, ``0.312``, ``41.3``, ``2.4 s``, ``$0.0002``."""
+    if measure.unit in WRITTEN:
+        return WRITTEN[measure.unit](value)
     if not measure.share:
         return number_text(value)
     near = value not in (0.0, 1.0) and not 0.005 <= value < 0.995  # 100% would be all of them
@@ -87,20 +100,46 @@ def unjudged_text(figure: MeasureFigure) -> str:
     """Return ``3 not scored: timed out (2), refused``; empty if all are."""
     if not figure.unjudged or figure.interval is None:
         return ""
+    most = sorted(figure.unjudged.items(), key=lambda one: -one[1])
     reasons = [
-        f"{elide(why, WHY)} ({count:,})" if len(figure.unjudged) > 1 else elide(why, WHY)
-        for why, count in figure.unjudged.items()
+        f"{elide(why, WHY)} ({count:,})" if len(most) > 1 else elide(why, WHY)
+        for why, count in most[:REASONS]
     ]
-    return f"{sum(figure.unjudged.values()):,} not scored: {'; '.join(reasons)}"
+    others = len(most) - len(reasons)
+    more = f"; {format_count(others, 'other reason')}" if others else ""
+    return f"{sum(figure.unjudged.values()):,} not scored: {'; '.join(reasons)}{more}"
 
 
 # -- which is better -----------------------------------------------------------------------
 
 
 def deciding_first(data: ComparisonData) -> list[Measure]:
-    """Return the measures that are no behaviour checks, that of the verdict first."""
+    """Return the measures that are no behaviour checks, that of the verdict first, then the others
+    that decide."""
     shown = [one for one in data.measures if not one.name.startswith(CHECK)]
     return sorted(shown, key=lambda one: (one.name != data.verdict.measure, not one.decides))
+
+
+def figured(data: ComparisonData) -> tuple[list[Measure], list[Measure]]:
+    """Return of those the ones that decide, and the others; without those that have no figure."""
+    found = [one for one in deciding_first(data) if has_figure(data, one)]
+    first = [one for one in found if one.decides or one.name == data.verdict.measure]
+    return first, [one for one in found if one not in first]
+
+
+def has_figure(data: ComparisonData, measure: Measure) -> bool:
+    """Return True if any model has a figure in a measure."""
+    return any(one.interval for one in data.figures.get(measure.name, {}).values())
+
+
+def unmeasured(data: ComparisonData) -> list[tuple[str, str]]:
+    """Return the measures without a figure, each with the reason."""
+    found = []
+    for measure in deciding_first(data):
+        if not has_figure(data, measure):
+            reasons = [one.empty for one in data.figures.get(measure.name, {}).values()]
+            found.append((measure.title, next(filter(None, reasons), "no model has a figure")))
+    return found
 
 
 def measure_of(data: ComparisonData, name: str) -> Measure | None:
@@ -164,14 +203,15 @@ def difference_text(measure: Measure, one: Difference) -> str:
         return EMPTY
     scale = 100 if measure.share else 1
     ends = (one.interval.mean, one.interval.low, one.interval.high)
-    mean, low, high = (_signed(scale * end, measure.share) for end in ends)
-    unit = " points" if measure.share else f" {measure.unit}".rstrip()
+    mean, low, high = (_signed(measure, scale * end) for end in ends)
+    unit = " points" if measure.share else f" {unit_of(measure)}".rstrip()
     return f"{mean} ({low} to {high}){unit}"
 
 
-def _signed(value: float, share: bool) -> str:
-    text = f"{value:.1f}" if share else number_text(value)
-    return f"+{text}" if value > 0 else text
+def _signed(measure: Measure, value: float) -> str:
+    sign = "+" if value > 0 else "-" if value < 0 else ""
+    size = abs(value)
+    return f"{sign}{size:.1f}" if measure.share else f"{sign}{value_text(measure, size)}"
 
 
 # -- what is said above the figures --------------------------------------------------------
