@@ -28,7 +28,7 @@ def _parts(data: ComparisonData) -> Iterator[str]:
     if warnings := [f"- {_plain(text)}" for text in view.warnings(data)]:
         yield "\n".join(warnings)
     measures, others = view.figured(data)
-    checks = [one for one in data.measures if one.name.startswith(view.CHECK)]
+    checks = view.checks(data)
     yield _table(data, "", [_measure(data, one) for one in [*measures, *checks, *others]])
     told = [
         f"- {_plain(one.title)}: {text}"
@@ -38,12 +38,11 @@ def _parts(data: ComparisonData) -> Iterator[str]:
     if told:
         yield "What one can't tell:\n\n" + "\n".join(told)
     if data.checks:
-        titles = {one.name: one.title for one in data.measures}
         yield _table(
             data,
             "check",
             [
-                (titles.get(name, name), tuple(
+                (_check_title(data, name), tuple(
                     view.check_text(figures.get(model.key)) for model in data.models
                 ))
                 for name, figures in data.checks.items()
@@ -52,6 +51,11 @@ def _parts(data: ComparisonData) -> Iterator[str]:
     yield _table(data, "", [*cost_rows(data), *speed_rows(data)])
     if data.command:
         yield f"{data.id}, to repeat it:\n\n    {_line(data.command)}"
+
+
+def _check_title(data: ComparisonData, name: str) -> str:
+    measure = view.check_measure(data, name)
+    return _plain(measure.title if measure else name)
 
 
 def _measure(data: ComparisonData, measure: Measure) -> tuple[str, Cells]:

@@ -224,7 +224,7 @@ def _view(
         shows=SHOWS,
         measure_options=[("", "any pass or fail"),
                          *((one.name, one.title) for one in (*deciding, *others)),
-                         *((name, _title(data, name)) for name in data.checks)],
+                         *((one.name, one.title) for one in view.checks(data))],
         model_options=[("", "any model"), *plain.items()],
         against_options=[*([("reference", "the reference")] if referenced else []),
                          *((f"model:{key}", title) for key, title in plain.items()),
@@ -329,12 +329,12 @@ def _figure(data: ComparisonData, measure: Measure, key: str, top: float, usual:
 
 
 def _title(data: ComparisonData, name: str) -> str:
-    measure = view.measure_of(data, name)
-    return measure.title if measure else name.removeprefix(view.CHECK)
+    measure = view.check_measure(data, name)
+    return measure.title if measure else name
 
 
 def _check(data: ComparisonData, name: str) -> CheckView:
-    measure = view.measure_of(data, name)
+    measure = view.check_measure(data, name)
     cells = [
         _check_cell(data, name, model.key, data.checks[name].get(model.key))
         for model in data.models
@@ -345,7 +345,8 @@ def _check(data: ComparisonData, name: str) -> CheckView:
 def _check_cell(data: ComparisonData, name: str, key: str, figure: CheckFigure | None) -> CheckCell:
     if figure is None:
         return CheckCell()
-    measured, measure = data.figures.get(name, {}).get(key), view.measure_of(data, name)
+    measure = view.check_measure(data, name)
+    measured = data.figures.get(measure.name, {}).get(key) if measure else None
     shown = measured and measure and view.figure_text(measure, measured)
     kind = "failed" if figure.failed else "passed"
     count = len(figure.examples)
@@ -355,7 +356,9 @@ def _check_cell(data: ComparisonData, name: str, key: str, figure: CheckFigure |
         figure.unjudged,
         view.check_text(figure),
         shown or "",
-        f"#examples/{quote(name, safe='')}/{quote(key, safe='')}" if count else "",
+        f"#examples/{quote(measure.name if measure else name, safe='')}/{quote(key, safe='')}"
+        if count
+        else "",
         f"see {count:,} that {kind}" if count > 1 else f"see one that {kind}",
     )
 

@@ -13,7 +13,13 @@ from typing import Any
 
 from finetune_gateway.evaluation.comparison import ScoredAnswer
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, ComparisonData, Leak
-from finetune_gateway.reports.comparison_view import deciding_first, letters, titles
+from finetune_gateway.reports.comparison_view import (
+    check_measure,
+    checks,
+    deciding_first,
+    letters,
+    titles,
+)
 from finetune_gateway.reports.html_text import short_text
 
 Json = dict[str, Any]
@@ -29,7 +35,7 @@ def document(
     data: ComparisonData, rows: Sequence[ComparedRow], answers: Iterable[ScoredAnswer]
 ) -> Json:
     """Return what the script of the page is given. Keys are short: each stands in every row."""
-    measures = [*deciding_first(data), *(one for one in data.measures if one.name in data.checks)]
+    measures = [*deciding_first(data), *checks(data)]
     by_row: dict[str, dict[str, list[ScoredAnswer]]] = {}
     for one in answers:
         by_row.setdefault(one.answer.row, {}).setdefault(one.answer.model, []).append(one)
@@ -65,13 +71,14 @@ def packed(document: Json) -> str:
 def _examples(data: ComparisonData, ids: Sequence[str]) -> Json:
     """Return the places of the rows that are examples of a check, by its name and the model."""
     places = {row: place for place, row in enumerate(ids)}
-    return {
-        name: {
+    examples = {}
+    for name, figures in data.checks.items():
+        measure = check_measure(data, name)
+        examples[measure.name if measure else name] = {
             key: [places[row] for row in figure.examples if row in places]
             for key, figure in figures.items()
         }
-        for name, figures in data.checks.items()
-    }
+    return examples
 
 
 def _row(

@@ -104,7 +104,7 @@ def _explanation(data: ComparisonData) -> Iterator[str]:
     yield wrap_text(visible(view.rows_text(data)))
     if warnings := [_noted("warning", text) for text in view.warnings(data)]:
         yield "\n".join(warnings)
-    checks = [one for one in data.measures if one.name.startswith(view.CHECK)]
+    checks = view.checks(data)
     deciding, others = view.figured(data)
     yield from (_measure_text(data, one) for one in [*deciding, *checks, *others])
     if unmeasured := view.unmeasured(data):

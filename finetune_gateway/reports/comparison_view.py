@@ -155,6 +155,16 @@ def letters(data: ComparisonData) -> dict[str, str]:
     }
 
 
+def checks(data: ComparisonData) -> list[Measure]:
+    """Return the measures that are behaviour checks."""
+    return [one for one in data.measures if one.name.startswith(CHECK)]
+
+
+def check_measure(data: ComparisonData, check: str) -> Measure | None:
+    """Return the measure of a check of behaviour."""
+    return measure_of(data, f"{CHECK}{check.removeprefix(CHECK)}")
+
+
 def titles(data: ComparisonData) -> dict[str, str]:
     """Return the titles of the models by their keys."""
     return {one.key: one.title for one in data.models}

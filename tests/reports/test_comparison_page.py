@@ -139,7 +139,7 @@ def test_rows_are_found_and_compared(tmp_path: Path, tab: Browser) -> None:
     assert count(find="no such word") == 0
     tab.js("document.querySelector('a[href=\"#examples/check%3Akeys/few\"]').click()")
     until(tab, "document.querySelector('#list details[open] .answer')")
-    failed = compared.data.checks["check:keys"]["few"].examples
+    failed = compared.data.checks["keys"]["few"].examples
     assert tab.js(shown) == f"{len(failed)} of 40 rows"
     assert tab.js("document.querySelectorAll('#list details[open] .answer').length") == 5
     count()

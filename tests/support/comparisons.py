@@ -212,7 +212,7 @@ def _data(
         differences=[*_differences(figures, keys)],
         answers={key: _answer_figures(by_model[key]) for key in keys},
         checks={name: {key: _check(name, by_model[key]) for key in keys}
-                for name in ("check:keys", "check:calm")},
+                for name in ("keys", "calm")},
         judge=_judge(),
         serving=serving_costs(
             Traffic(requests=100_000, tokens_in=48, tokens_out=31, lengths="as measured here"),
@@ -349,7 +349,7 @@ def _answer_figures(answered: Sequence[ScoredAnswer]) -> AnswerFigures:
 
 
 def _check(name: str, answered: Sequence[ScoredAnswer]) -> CheckFigure:
-    values = [(one.answer.row, one.scores[name].value) for one in answered]
+    values = [(one.answer.row, one.scores[f"check:{name}"].value) for one in answered]
     failed = [row for row, value in values if value == 0]
     passed = [row for row, value in values if value == 1]
     return CheckFigure(
