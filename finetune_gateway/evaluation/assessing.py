@@ -189,7 +189,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _quantiles(values: Iterable[float | None]) -> tuple[float, float] | None:
-    """Return the median, and the smallest value that 95 % do not exceed."""
+    """Return the median, and the smallest value that 95% do not exceed."""
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
@@ -327,17 +327,17 @@ def _unsure(
 
 
 def number_text(measure: Measure, value: float, *, signed: bool = False) -> str:
-    """Return ``81 %``, ``0.42 nats per token``; of a difference ``+12 points``."""
+    """Return ``81%``, ``0.42 nats per token``; of a difference ``+12 points``."""
     sign = "+" if signed and value >= 0 else ""
     if measure.share:
-        unit = " points" if signed else " %"
+        unit = " points" if signed else "%"
         return f"{sign}{100 * value:.0f}{unit}"
     unit = f" {measure.unit}" if measure.unit else ""
     return f"{sign}{value:.3g}{unit}"
 
 
 def figure_text(measure: Measure, figure: MeasureFigure) -> str:
-    """Return ``81 % (72 to 88 %, n 104)``."""
+    """Return ``81% (72 to 88%, n 104)``."""
     interval = figure.interval
     if interval is None:
         return figure.empty

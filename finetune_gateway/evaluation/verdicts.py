@@ -165,4 +165,4 @@ def _of_verdicts(share: Interval) -> str:
     low, mean, high = share.low, share.mean, share.high
     if mean < 0.5:
         low, mean, high = 1 - high, 1 - mean, 1 - low
-    return f", in {100 * mean:.0f} % of its verdicts ({100 * low:.0f} to {100 * high:.0f} %)"
+    return f", in {100 * mean:.0f}% of its verdicts ({100 * low:.0f} to {100 * high:.0f}%)"

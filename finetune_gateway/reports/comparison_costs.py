@@ -110,6 +110,8 @@ def _seconds(quantiles: tuple[float, float] | None, place: int) -> str:
 
 def seconds_text(seconds: float) -> str:
     """Return ``310 ms``, ``2.4 s`` or ``1 min 12 s``."""
+    if seconds < 0:  # the end of an interval
+        return f"-{seconds_text(-seconds)}"
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.2g} s" if seconds < 9.95 else format_duration(seconds)

@@ -16,7 +16,7 @@ from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Com
 from finetune_gateway.reports.comparison_view import (
     check_measure,
     checks,
-    deciding_first,
+    figured,
     letters,
     titles,
 )
@@ -35,7 +35,8 @@ def document(
     data: ComparisonData, rows: Sequence[ComparedRow], answers: Iterable[ScoredAnswer]
 ) -> Json:
     """Return what the script of the page is given. Keys are short: each stands in every row."""
-    measures = [*deciding_first(data), *checks(data)]
+    deciding, others = figured(data)
+    measures = [*deciding, *checks(data), *others]
     by_row: dict[str, dict[str, list[ScoredAnswer]]] = {}
     for one in answers:
         by_row.setdefault(one.answer.row, {}).setdefault(one.answer.model, []).append(one)
@@ -52,7 +53,12 @@ def document(
             for one, letter in zip(data.models, letters(data).values(), strict=True)
         ],
         "measures": [
-            {"name": one.name, "title": one.title, "share": one.share, "unit": one.unit}
+            {
+                "name": one.name,
+                "title": one.title,
+                "share": one.share and one.better != "",  # else neither is met nor failed
+                "unit": "" if one.share else one.unit,
+            }
             for one in measures
         ],
         "examples": _examples(data, [row.id for row in shown]),

@@ -228,7 +228,7 @@ def _signed(measure: Measure, value: float) -> str:
 
 
 def rows_text(data: ComparisonData) -> str:
-    """Return ``38 rows of 20 conversations: the held-out rows of ftg-7kq3. 2 are ...``."""
+    """Return ``40 rows of 20 conversations: the held-out rows of ftg-7kq3; 2 of ...``."""
     facts = data.data
     rows = format_count(facts.rows, "row")
     if facts.clusters and facts.clusters != facts.rows:
@@ -237,10 +237,9 @@ def rows_text(data: ComparisonData) -> str:
     if not left:
         return f"{rows}: {facts.words}."
     kinds = " and ".join(f"{count:,} {kind}" for kind, count in facts.left_out.items())
-    verb = "is" if left == 1 else "are"
     return (
-        f"{rows}: {facts.words}. {left:,} {verb} left out, since a compared model was trained on "
-        f"them ({kinds})."
+        f"{rows}: {facts.words}; {left:,} of them left out, since a compared model was trained on "
+        f"the same ({kinds})."
     )
 
 

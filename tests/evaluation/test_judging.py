@@ -93,7 +93,7 @@ def test_a_judge_that_always_says_the_first_gives_ties_alone() -> None:
     """And is named."""
     facts, found = by(lambda shown: better("1"), answers(mixed))
     assert (facts.pairs, facts.ties, facts.agreement, facts.first) == (40, 40, 0, 1)
-    assert any("shown first, in 100 %" in text for text in facts.warnings), facts.warnings
+    assert any("shown first, in 100%" in text for text in facts.warnings), facts.warnings
     figure = found.figures["judge:wins"]["a"].interval
     assert figure is not None and figure.mean == 0.5 and figure.low < 0.5 < figure.high
     [difference] = [one for one in found.differences if one.measure == "judge:wins"]
@@ -108,7 +108,7 @@ def test_a_judge_that_prefers_the_longer_one_is_named() -> None:
 
     wordy = answers(lambda key, number: f"{key} " * (9 if key == "a" and number > 9 else 3))
     facts, found = by(longer, wordy)
-    assert any("prefers the longer answer, in 100 %" in text for text in facts.warnings)
+    assert any("prefers the longer answer, in 100%" in text for text in facts.warnings)
     assert facts.longer is not None and facts.longer.mean == 1 and facts.longer.low > 0.5
     means = {name: one["a"].interval for name, one in found.figures.items()}
     assert means["judge:wins"] and means["judge:wins"].mean > 0.7

@@ -189,7 +189,8 @@ def markup_in(source: str) -> list[str]:
 
 def _has_tag(node: ast.JoinedStr) -> bool:
     parts = (value.value for value in node.values if isinstance(value, ast.Constant))
-    return any(TAG.search(str(part)) for part in parts)
+    # The name of a group in a pattern is none.
+    return any(TAG.search(str(part).replace("(?P<", "")) for part in parts)
 
 
 def _vouches(name: str) -> bool:

@@ -31,6 +31,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
     handle = job.result()
     (preview,) = g.preview(data, model=MINI, rows=[3])
     return {
+        "Advice": g.advise(data, model=MINI),
         "Archive": Archive(jobs=(), folder="f"),
         "Budget": g.budget(),
         "Comparison": comparison(home, rows=8, models=2),
@@ -50,6 +51,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
 FIGURES = r"\$[\d.]+( \(\$[\d.]+ to \$[\d.]+\))?, [\d,]+ tokens x 3 epochs"
 PAGES = {"Comparison.to_html", "Job.to_html", "Report.to_html"}
 LINES = {
+    "Advice": r"rows\S*: [a-z-]+ \([a-z]+\), rows: [a-z0-9 ]+, place: .+",
     "Archive": r"0 fine-tunes: nothing",
     "Budget": r"2\d{3}-\d\d: \$0\.00 spent, \$0\.00 reserved, no cap",
     "Comparison": r"cmp-3f9a2c1d: support-lora \(builtin/tiny\) answers best.*",
