@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from support import rederive_intervals
+from support.rederive import intervals
 
 from finetune_gateway.errors import MissingDependency, SpecError
 from finetune_gateway.evaluation import statistics
@@ -99,13 +99,13 @@ def test_p_and_interval_agree_with_each_other_and_with_a_second_derivation(kind:
         turned, same_p = difference(others, ones, clusters, share)
         assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
         assert same_p == pytest.approx(p)
-        other = rederive_intervals.difference(ones, others, clusters, share)
+        other = intervals.difference(ones, others, clusters, share)
         assert [found.mean, found.low, found.high, p] == pytest.approx(other, abs=1e-9)
         one = mean(ones, clusters, share)
-        other = rederive_intervals.mean_interval(ones, clusters, share)
+        other = intervals.mean_interval(ones, clusters, share)
         assert [one.mean, one.low, one.high] == pytest.approx(other, abs=1e-9)
         needed = rows_needed(ones, others, clusters, share, 3)
-        assert needed == rederive_intervals.rows_needed(ones, others, clusters, share, 3)
+        assert needed == intervals.rows_needed(ones, others, clusters, share, 3)
     assert told == ({False} if kind == "level" else {True, False})
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 Json = dict[str, Any]
-DECLINES = ("i can't", "i cannot", "i'm sorry", "i am sorry", "i'm unable", "i am unable")
+DECLINES: list[str] = []  # phrases of answers that decline: a list that the gateway publishes
 
 
 def score(measure: str, row: Json, answer: Json) -> float | None:
@@ -28,7 +28,7 @@ def score(measure: str, row: Json, answer: Json) -> float | None:
         return float(len(said))
     if measure == "refusal":
         calls = answer["message"].get("tool_calls")
-        return float(not calls and any(one in plain(said)[:300] for one in DECLINES))
+        return float(not calls and any(one in folded(said.strip()[:300]) for one in DECLINES))
     if measure in ("tool_names", "tool_arguments"):
         return judged_calls(measure, row, answer)
     if not wanted:
@@ -45,6 +45,13 @@ def score(measure: str, row: Json, answer: Json) -> float | None:
 
 def number(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def folded(words: str) -> str:
+    words = unicodedata.normalize("NFC", words).casefold()
+    for mark in "\u2019\u2018\u02bc`":
+        words = words.replace(mark, "'")
+    return " ".join(words.split())
 
 
 def plain(words: str) -> str:
