@@ -129,8 +129,8 @@ def run(gateway: Gateway, folders: Folders, printer: Printer) -> DemoResult:
     answers = list(zip(first, second, strict=True))
     for index in samples:
         printer.print(f"\n{side_by_side(*answers[index])}")
-    for name, score in (("before", before), ("after", after)):
-        printer.print(f"\n{name}: {score_text(score)}")
+    printer.print(f"\n{score_text('before', before)}")
+    printer.print(score_text("after", after))
     printer.print(f"\n{comparison_text(comparison.data)}")
     seconds = time.perf_counter() - started
     return DemoResult(

@@ -62,14 +62,14 @@ class Printer:
 
 def labelled_text(label: str, text: str) -> str:
     """Return a wrapped text with a label in front."""
-    return wrap_text(text, " " * 10, f"  {label:<8}")
+    return wrap_text(text, " " * 12, f"  {label:<10}")
 
 
-def score_text(score: Score) -> str:
-    """Return how many answers are as taught."""
+def score_text(name: str, score: Score) -> str:
+    """Return how many answers of a model are as taught."""
     return wrap_text(
-        f"{score.kept} of {score.prompts} answers are as taught (one JSON object, its three keys, "
-        f"allowed values), {score.intents_right} with the right intent."
+        f"{name}: {score.kept} of {score.prompts} answers are as taught (one JSON object, its "
+        f"three keys, allowed values), {score.intents_right} with the right intent."
     )
 
 
