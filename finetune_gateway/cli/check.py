@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +14,10 @@ from finetune_gateway.cli.options import (
     CONFIRM_PRICE,
     Json,
     parse_amount,
+    parse_key_envs,
     require_yes,
 )
-from finetune_gateway.cli.progress import PhaseBar
+from finetune_gateway.cli.progress import answers_bar
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.check_text import (
@@ -144,7 +142,7 @@ def check(
         )
     _require_writable(junit, out)
     question = _Question(yes, dry_run, json, quiet)
-    with _bar(quiet=quiet or json) as on_progress:
+    with answers_bar(quiet=quiet or json) as on_progress:
         report = evaluation.check(
             model,
             guide,
@@ -156,7 +154,7 @@ def check(
             max_tokens=max_tokens,
             at_once=at_once,
             max_cost_usd=parse_amount("max-cost", max_cost),
-            key_envs=_key_envs(key_env),
+            key_envs=parse_key_envs(key_env),
             allow_http=allow_http,
             allow_pii=allow_pii,
             allow_secrets=allow_secrets,
@@ -198,21 +196,6 @@ def _init(data: Path, out: Path | None, *, force: bool, json: bool, quiet: bool)
     return 0
 
 
-@contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Yield what moves a bar of the answers on stderr; None without a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    bar = PhaseBar()
-    try:
-        yield lambda done, total, title: bar.show(
-            f"{done:,} of {total:,}  {title}", done / max(total, 1)
-        )
-    finally:
-        bar.stop()
-
-
 def _end(report: CheckReport, junit: Path | None, *, json: bool, quiet: bool) -> int:
     """Show what came of it, and return the exit code."""
     if junit is not None:
@@ -232,20 +215,6 @@ def _end(report: CheckReport, junit: Path | None, *, json: bool, quiet: bool) ->
     if report.stopped:
         return BudgetError.exit_code
     return 0 if report.ok else 1
-
-
-def _key_envs(given: list[str] | None) -> dict[str, str]:
-    """Return the variables with keys by host. Raises SpecError for what is no HOST=NAME."""
-    found = {}
-    for one in given or []:
-        host, equals, name = one.partition("=")
-        if not (host and equals and name):
-            raise SpecError(
-                "--key-env takes a host and the name of a variable, never a key.",
-                hint="Like: --key-env api.example.com=EXAMPLE_KEY",
-            )
-        found[host] = name
-    return found
 
 
 @dataclass

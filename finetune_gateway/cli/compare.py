@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -16,10 +14,11 @@ from finetune_gateway.cli.options import (
     CONFIRM_PRICE,
     Json,
     parse_amount,
+    parse_key_envs,
     require_yes,
     write_page,
 )
-from finetune_gateway.cli.progress import PhaseBar
+from finetune_gateway.cli.progress import answers_bar
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.compare_text import plan_document, plan_text
@@ -135,7 +134,7 @@ def compare(
         if page is not None and str(page) != "-":
             _require_writable(page, force=force)
     question = _Question(gateway, yes, dry_run, json, quiet)
-    with _bar(quiet=quiet or json) as on_progress:
+    with answers_bar(quiet=quiet or json) as on_progress:
         comparison = gateway.compare(
             models,
             data,
@@ -152,7 +151,7 @@ def compare(
             max_cost_usd=parse_amount("max-cost", max_cost),
             monthly_requests=monthly_requests,
             examples=examples,
-            key_envs=_key_envs(key_env),
+            key_envs=parse_key_envs(key_env),
             allow_http=allow_http,
             allow_pii=allow_pii,
             allow_secrets=allow_secrets,
@@ -171,21 +170,6 @@ def _require_writable(path: Path, *, force: bool) -> None:
         raise_if_foreign(path, force=force)
     elif path.exists() and not force:
         raise SpecError(f"{path} exists.", hint="Choose another file, or use --force.")
-
-
-@contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Yield what moves a bar of the answers on stderr; None without a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    bar = PhaseBar()
-    try:
-        yield lambda done, total, title: bar.show(
-            f"{done:,} of {total:,}  {title}", done / max(total, 1)
-        )
-    finally:
-        bar.stop()
 
 
 def _end(
@@ -226,20 +210,6 @@ def _temperature(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _key_envs(given: list[str] | None) -> dict[str, str]:
-    """Return the variables with keys by host. Raises SpecError for what is no HOST=NAME."""
-    found = {}
-    for one in given or []:
-        host, equals, name = one.partition("=")
-        if not (host and equals and name):
-            raise SpecError(
-                "--key-env takes a host and the name of a variable, never a key.",
-                hint="Like: --key-env api.example.com=EXAMPLE_KEY",
-            )
-        found[host] = name
-    return found
 
 
 @dataclass

@@ -18,7 +18,7 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.errors import SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.jobs.charges import COMPARE
+from finetune_gateway.jobs.charges import CHECK, COMPARE
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.reports.job_text import (
@@ -195,7 +195,7 @@ def settle(
     recorded:NAME settles what a recording that was killed has reserved, from the requests that it
     wrote down; one without an answer counts at the most that it can cost. With --not-created also
     its batches that the host has lost: their rows can then be asked anew. compare:cmp-ID does so
-    for a comparison that was killed.
+    for a comparison that was killed, check:chk-ID for a check.
 
     Examples:
       ftg settle latest --created ftjob-abc123
@@ -207,7 +207,7 @@ def settle(
     if job.startswith(PREFIX) and created is None:
         _settle_recording(job, lost=not_created, json=json, quiet=quiet)
         return
-    if job.startswith(COMPARE) and created is None and not not_created:
+    if job.startswith((COMPARE, CHECK)) and created is None and not not_created:
         _settle_comparison(job, json=json, quiet=quiet)
         return
     if (created is not None) == not_created:
@@ -240,7 +240,8 @@ def _settle_comparison(name: str, *, json: bool, quiet: bool) -> None:
 
     spent = answers.settle(Gateway().settings, name)
     if json:
-        print_json({"comparison": name, "spent_usd": f"{spent:f}"})
+        kind = "check" if name.startswith(CHECK) else "comparison"
+        print_json({kind: name, "spent_usd": f"{spent:f}"})
     else:
         print_result(name if quiet else f"{name}: {format_usd(spent)} settled")
 

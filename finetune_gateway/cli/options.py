@@ -220,6 +220,20 @@ def parse_amount(name: str, text: str | None) -> Decimal | None:
     return None if text is None else parse_usd(text, f"--{name}")
 
 
+def parse_key_envs(given: list[str] | None) -> dict[str, str]:
+    """Return the variables with keys by host. Raises SpecError for what is no HOST=NAME."""
+    found = {}
+    for one in given or []:
+        host, equals, name = one.partition("=")
+        if not (host and equals and name):
+            raise SpecError(
+                "--key-env takes a host and the name of a variable, never a key.",
+                hint="Like: --key-env api.example.com=EXAMPLE_KEY",
+            )
+        found[host] = name
+    return found
+
+
 def parse_number(name: str, text: str | None) -> Decimal | None:
     """Return the number from 0 up typed for ``--name``; None if it was not given. Raises
     SpecError."""

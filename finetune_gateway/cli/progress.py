@@ -157,3 +157,18 @@ def _show_comparing(bar: Progress) -> None:
 
     bar.columns = (*bar.columns[:2], TimeElapsedColumn())
     bar.update(bar.task_ids[0], total=None, description="Comparing rows")
+
+
+@contextmanager
+def answers_bar(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Yield what moves a bar of the answers on stderr; None without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    bar = PhaseBar()
+    try:
+        yield lambda done, total, title: bar.show(
+            f"{done:,} of {total:,}  {title}", done / max(total, 1)
+        )
+    finally:
+        bar.stop()

@@ -27,6 +27,7 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
 
 COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
+CHECK = "check:"  # and of what a check of a model has
 
 
 class Charge(Model):

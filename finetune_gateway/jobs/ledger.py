@@ -18,7 +18,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
-from finetune_gateway.jobs.charges import COMPARE, Charge
+from finetune_gateway.jobs.charges import CHECK, COMPARE, Charge
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Shown
@@ -165,7 +165,7 @@ def _by_run(charges: Iterable[Charge]) -> list[Charge]:
     for charge in charges:
         day = datetime.fromtimestamp(charge.created_at, UTC).date()
         run = (charge.name or charge.id, charge.host, charge.model, charge.ended, day)
-        one_line = charge.name.startswith(COMPARE)
+        one_line = charge.name.startswith((COMPARE, CHECK))
         runs.setdefault(run if one_line else (charge.id,), []).append(charge)
     return [_sum(found) if len(found) > 1 else found[0] for found in runs.values()]
 

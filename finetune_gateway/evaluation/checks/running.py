@@ -13,16 +13,18 @@ from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import BudgetError, SpecError, shown
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import default_rows, judging, leaks, resolving
-from finetune_gateway.evaluation.answers import AskHow, AskPlan, Limit
+from finetune_gateway.evaluation.answers import AskHow, AskPlan, limit_of
 from finetune_gateway.evaluation.answers.planning import total
 from finetune_gateway.evaluation.asking import OnWait
 from finetune_gateway.evaluation.checks.guide import Guide, Skipped
 from finetune_gateway.evaluation.checks.outcome import CheckReport, results
-from finetune_gateway.evaluation.checks.rounds import Outcome
+from finetune_gateway.evaluation.checks.rounds import Outcome, openings
+from finetune_gateway.evaluation.examples import with_examples
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import drawn, fingerprint, read_prompts
 from finetune_gateway.evaluation.questions import Found, Questions
 from finetune_gateway.evaluation.results import ComparedRow
+from finetune_gateway.jobs.charges import CHECK
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.text.cleaning import visible
@@ -124,9 +126,11 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
     model, judge = _models(request, store)
     guide = request.guide if judge else request.guide.without_judge()
     found = _rows(request, guide, model, store)
-    if not guide.cases(found.rows):
+    asks = openings(guide.cases(found.rows))
+    if not asks:
         raise found.none or _nothing_to_ask(guide)
-    asked = _how(request, how, model, found)
+    (model,) = with_examples([model], asks, seed=request.seed)
+    asked = _how(request, how, model, found, store)
     questions = Questions(store, [model], judge, guide, found.rows, asked, request.seed)
     plan = _plan(questions, found)
     if how.confirm is not None and not how.confirm(plan):
@@ -218,15 +222,15 @@ def _require_an_answer(outcomes: Sequence[Outcome], said: Found) -> None:
         raise next(iter(said.ended.values()))
 
 
-def _how(request: Request, how: How, model: EvaluatedModel, found: _Rows) -> AskHow:
+def _how(request: Request, how: How, model: EvaluatedModel, found: _Rows, store: Store) -> AskHow:
     rows = [row.id for row in found.rows]
     asked = fingerprint([model.fingerprint, request.guide.fingerprint, rows])
-    limit = request.max_cost_usd
+    name, limit = f"{CHECK}chk-{asked[:8]}", request.max_cost_usd
     return AskHow(
-        name=f"check:chk-{asked[:8]}",
+        name=name,
         parameters={"temperature": 0, "max_tokens": request.max_tokens or MAX_TOKENS},
         words=found.words,
-        limit=Limit(None if limit is None else parse_usd(limit, "max_cost_usd")),
+        limit=limit_of(store, name, None if limit is None else parse_usd(limit, "max_cost_usd")),
         at_once=how.at_once,
         allow_pii=request.allow_pii,
         allow_secrets=request.allow_secrets,
