@@ -133,9 +133,9 @@ def measure(folder: Path, number: int, case: Case, steps: int) -> Peak:
     gateway = Gateway(home)
     asked = {"n_epochs": 1, "seed": 7, "batch_size": case.batch_size, **case.options}
     base = str(built(folder, case.model))
-    estimate = gateway.estimate(data, model=base, backend="local", **asked)
+    estimate = gateway.estimate(data, model=base, backend="local", validation_split=0, **asked)
     assert estimate.memory_bytes and estimate.memory_parts and estimate.tokens
-    job = gateway.submit(data, model=base, backend="local", **asked)
+    job = gateway.submit(data, model=base, backend="local", validation_split=0, **asked)
     peak = 0
     while not job.status.final:
         job.refresh()

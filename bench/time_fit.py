@@ -103,10 +103,14 @@ def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
     steps = 10
     while predicted(steps) < seconds:
         steps += 1 + steps // 10
-    estimate = gateway.estimate(data, model=base, backend="local", max_steps=steps, **asked)
+    estimate = gateway.estimate(
+        data, model=base, backend="local", max_steps=steps, validation_split=0, **asked
+    )
     assert estimate.seconds is not None
     began = time.time()
-    job = gateway.submit(data, model=base, backend="local", max_steps=steps, again=True, **asked)
+    job = gateway.submit(
+        data, model=base, backend="local", max_steps=steps, validation_split=0, again=True, **asked
+    )
     cpu = 0.0
     while not job.status.final:
         job.refresh()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs.planning import OnProgress, Option
+from finetune_gateway.jobs.file_checks import OnProgress
+from finetune_gateway.jobs.planning import Option
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.keywords import Money, listed, require_bool, verb
 from finetune_gateway.settings.home import Settings

@@ -23,9 +23,11 @@ from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs import permits, planning
 from finetune_gateway.jobs.budget import require_within
+from finetune_gateway.jobs.file_checks import Candidate, FileChecks, OnProgress
 from finetune_gateway.jobs.home import HomeJobs
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.jobs.planning import Backends, Files, ModelNames, OnProgress, Option, Plan
+from finetune_gateway.jobs.job_files import Files
+from finetune_gateway.jobs.planning import Backends, ModelNames, Option, Plan
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
@@ -230,7 +232,8 @@ class Gateway(HomeJobs, HomeEvaluations):
             data: Path of a file, rows in memory, or a Dataset.
             pairs: Models, each with its backend; None is the place where submit trains it.
             validation: Held-out rows.
-            validation_split: Share of the rows to hold out, like 0.1.
+            validation_split: Share of the rows to hold out, like 0.1. By default a tenth from 50
+                rows on; 0 trains all.
             train_price: Your own price, in USD per million training tokens.
             on_progress: Called now and then with the bytes read and the bytes there are.
 
@@ -335,8 +338,8 @@ class Gateway(HomeJobs, HomeEvaluations):
             intent = planning.intent(
                 plan, self.settings.files, again=again, metadata=tags, allowed=allowed
             )
-            keep = partial(planning.keep, plan, self.settings.files)
             record = self._submitter.equal(intent, plan.backend)
+            keep = partial(planning.keep, plan, self.settings.files, record)
             if record is None:
                 plan.require_confirmed(confirm)
                 plan.backend.remember()
@@ -355,13 +358,15 @@ class Gateway(HomeJobs, HomeEvaluations):
         share = options.pop("validation_split", None)
         spec = TrainingSpec.build(model=model, **options)
         place, priced = self._place(spec.model, backend), price is not None
-        candidate = planning.Candidate.of(spec, place, priced=priced)
+        candidate = Candidate.of(spec, place, priced=priced)
         folder = copies or self.settings.spool
         files = Files.open(data, validation, folder, copy=bool(copies))
         files = files.split(share, spec.seed, folder, copy=bool(copies))
-        checks = planning.FileChecks(regions=config.pii_regions(self.settings))
+        checks = FileChecks(regions=config.pii_regions(self.settings))
         plan = planning.plan(candidate, files, checks, _usd(price))
-        return planning.with_sent_files(plan, copies) if copies else plan
+        if copies is None:
+            return plan
+        return planning.with_earlier(planning.with_sent_files(plan, copies), copies, self.store)
 
     # -- jobs: see also HomeJobs ---------------------------------------------------------
 

@@ -16,7 +16,8 @@ from finetune_gateway import spec
 from finetune_gateway.backend import JOB_TAG, Backend
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import SpecError, shown
-from finetune_gateway.jobs.planning import OnProgress, Plan
+from finetune_gateway.jobs.file_checks import OnProgress
+from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _check_text(what: str, value: object, shortest: int, longest: int) -> None:
 # What help says of keywords that several verbs take; those of TrainingSpec speak for themselves.
 LINES = {
     "validation": "Held-out rows (default None).",
-    "validation_split": "Share of the rows to hold out, like 0.1 (default None).",
+    "validation_split": "Share of the rows to hold out, 0 for none; None is 0.1 from 50 rows on "
+    "(default None).",
     "train_price": "Your own price, in USD per million training tokens (default None).",
 }
 

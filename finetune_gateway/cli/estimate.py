@@ -22,6 +22,7 @@ from finetune_gateway.cli.options import (
     Profile,
     Quiet,
     Settings,
+    Split,
     TrainingType,
     TrainOn,
     TrainPrice,
@@ -57,6 +58,7 @@ def estimate(
             metavar="FILE", help="Held-out rows; their tokens are counted.", readable=False
         ),
     ] = None,
+    validation_split: Split = None,
     method: Method = None,
     n_epochs: Epochs = None,
     training_type: TrainingType = None,
@@ -161,6 +163,8 @@ def estimate(
         raise SpecError(f"--explain contradicts {other}.", hint="Drop one of them.")
     if validation_file is not None:
         fields["validation"] = validation_file
+    if validation_split is not None:
+        fields["validation_split"] = validation_split
     if train_price is not None:
         fields["train_price"] = parse_amount("train-price", train_price)
     gateway = Gateway()

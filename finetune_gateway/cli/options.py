@@ -49,6 +49,13 @@ ChatTemplate = Annotated[
     typer.Option(metavar="FILE", help="Jinja file in place of the model's template; local only."),
 ]
 Epochs = Annotated[str | None, typer.Option(metavar="N", help="1 to 50, or auto (default).")]
+Split = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the rows to hold out (0.1 from 50 rows on); 0 trains all.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),

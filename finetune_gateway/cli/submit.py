@@ -26,6 +26,7 @@ from finetune_gateway.cli.options import (
     Profile,
     Quiet,
     Settings,
+    Split,
     TrainingType,
     TrainOn,
     TrainPrice,
@@ -70,9 +71,7 @@ def submit(
     validation_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Held-out rows.", readable=False)
     ] = None,
-    validation_split: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Share of the rows to hold out, like 0.1.")
-    ] = None,
+    validation_split: Split = None,
     method: Method = None,
     training_type: TrainingType = None,
     n_epochs: Epochs = None,

@@ -27,6 +27,7 @@ class BatchPlan:
 
     epochs: int
     steps: int
+    trained_rows: float  # of all epochs
     batches: int
     rows: int  # in one full batch
     longest: int  # tokens of the longest batch, per row of it
@@ -60,6 +61,7 @@ def plan_batches(spec: TrainingSpec, tokens: TokenStats, limit: int | None = Non
     return BatchPlan(
         epochs=ceil(passes) if spec.max_steps else epochs,
         steps=steps,
+        trained_rows=steps / max(1, a_steps) * tokens.rows,
         batches=round(passes * a_batches),
         rows=min(size, count),
         longest=_longest(units, size, flat=spec.packing),

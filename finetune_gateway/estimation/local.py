@@ -27,7 +27,7 @@ from finetune_gateway.estimation.calibration import (
     evaluation_of,
     load_of,
 )
-from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.estimation.estimate import Estimate, Range, auto_eval_steps
 from finetune_gateway.estimation.gpus import GPUS, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
 from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
@@ -110,7 +110,7 @@ def estimate_local(
         short = step_memory(shape, setup, plan.rows, max(1, min(tokens.median, plan.longest)))
         memory = _around(parts.total, low=short.total)
     prices = _gpu_prices(target, day)
-    evaluation_runs = evaluations(spec, plan.steps)
+    evaluation_runs = _evaluations(spec, plan, validation)
     usable = target.usable_bytes
     return Estimate(
         backend="local",
@@ -181,14 +181,13 @@ def _seconds(
 ) -> Range[float]:
     """Return the run time by this machine's calibration, else by FLOP and a device's speed."""
     if target.device == "cpu" and target.calibration is not None:
-        validation_plan = (
-            plan_validation(spec, validation, target.row_limit) if validation else None
+        return _calibrated(
+            shape, spec, setup, plan, target.calibration, validation, target.row_limit
         )
-        return _calibrated(shape, spec, setup, plan, target.calibration, validation_plan)
     passes = plan.trained.expected / tokens.trained if tokens.trained else 0.0
     flops = training_flops(shape, tokens, passes, full=spec.training_type == "full")
     if validation:  # the forward pass alone: half of LoRA's work
-        runs = evaluations(spec, plan.steps)
+        runs = _evaluations(spec, plan, validation)
         flops += training_flops(shape, validation, runs, full=False) / 2
     slow, expected, fast = _speeds(target)
     first, second, third = START_SECONDS
@@ -206,11 +205,21 @@ def checkpoints(spec: TrainingSpec, steps: int) -> int:
     return steps // every
 
 
-def evaluations(spec: TrainingSpec, steps: int) -> int:
+def evaluations(
+    spec: TrainingSpec, steps: int, trained_rows: float = 0.0, validation_rows: int = 0
+) -> int:
     """Return how often a job of so many steps evaluates its validation rows, the last time at its
-    end (transformers 5.23)."""
+    end (transformers 5.23). ``trained_rows``: of all epochs; 0 if they are not known."""
     every = max(1, steps // _SAVES) if spec.eval_steps == "auto" else spec.eval_steps
+    if spec.eval_steps == "auto" and trained_rows:
+        every = auto_eval_steps(every, steps, trained_rows, validation_rows)
     return ceil(steps / every)
+
+
+def _evaluations(spec: TrainingSpec, plan: BatchPlan, validation: TokenStats | None) -> int:
+    if validation is None:
+        return evaluations(spec, plan.steps)
+    return evaluations(spec, plan.steps, plan.trained_rows, validation.rows)
 
 
 def plan_validation(spec: TrainingSpec, validation: TokenStats, limit: int | None) -> BatchPlan:
@@ -227,19 +236,21 @@ def _calibrated(
     setup: Setup,
     plan: BatchPlan,
     calibration: Calibration,
-    validation_plan: BatchPlan | None,
+    validation: TokenStats | None,
+    limit: int | None,
 ) -> Range[float]:
     load = load_of(
         shape, setup, padded_tokens=plan.padded_tokens, attention_cost=plan.attention_cost,
         batches=plan.batches, steps=plan.steps, masked=plan.rows > 1 or setup.flat,
     )  # fmt: skip
-    if validation_plan is not None:
+    if validation:
+        validation_plan = plan_validation(spec, validation, limit)
         once = evaluation_of(
             shape, setup, padded_tokens=validation_plan.padded_tokens,
             attention_cost=validation_plan.attention_cost, batches=validation_plan.batches,
             masked=validation_plan.rows > 1,
         )  # fmt: skip
-        load = load.plus(once, evaluations(spec, plan.steps))
+        load = load.plus(once, _evaluations(spec, plan, validation))
     saves = checkpoints(spec, plan.steps)
     expected = calibration.seconds(load, saves)
     idle = min(expected, calibration.cpu_seconds(load, saves))

@@ -15,12 +15,13 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.evaluation import stored_data
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.preparation import hold_out
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.settings.spool import new_folder
 from finetune_gateway.text.cleaning import visible
 
-SHARE = 0.1  # of a training file
-SEED = 0
+SHARE = hold_out.SHARE  # of a training file
+SEED = 0  # of a submit without one
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,16 @@ def proposal(subject: Subject, store: Store) -> Proposal:
     if best.kind != "training":
         return Proposal(dataset, best.words)
     folder = new_folder(store.settings.spool)
-    rest, sample = splitting.split(dataset, SHARE, seed=SEED, folder=folder, private=True)
+    choice = hold_out.choose(dataset, SHARE, seed=SEED)
+    if hold_out.has_enough(dataset) and all(choice.rows):
+        rest, sample = hold_out.write_parts(dataset, choice, folder)
+        way = "ftg submit holds the same rows out"
+    else:
+        rest, sample = splitting.split(dataset, SHARE, seed=SEED, folder=folder, private=True)
+        way = f"ftg split FILE --ratio {1 - SHARE:g}/{SHARE:g} --seed {SEED} writes the rest"
     rest.for_a_while()
     return Proposal(
         sample.for_a_while(),
         f"a tenth of {best.words}, drawn by content: the model was trained on these rows, so train "
-        f"its replacement without them (ftg split FILE --ratio {1 - SHARE:g}/{SHARE:g} "
-        f"--seed {SEED} writes the rest)",
+        f"its replacement without them ({way})",
     )

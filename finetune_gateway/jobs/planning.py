@@ -11,46 +11,34 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.backend import Backend
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import as_sent
-from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt, Source
-from finetune_gateway.errors import (
-    BackendError,
-    BudgetError,
-    GatewayError,
-    NotFoundError,
-    SpecError,
-)
-from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.errors import BackendError, BudgetError, GatewayError, NotFoundError
+from finetune_gateway.estimation.estimate import Estimate, RowCounts
 from finetune_gateway.estimation.hosted import at_train_price
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs import records
+from finetune_gateway.jobs.file_checks import Candidate, FileChecks, OnProgress
+from finetune_gateway.jobs.job_files import Files
 from finetune_gateway.jobs.records import JobRecord, StoredFile
-from finetune_gateway.preparation import split as splitting
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.preparation import hold_out
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings import files as disk
 from finetune_gateway.settings.files import private_folder, remove_old_temporaries, storing, sync
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.settings.spool import new_folder
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import encodable
-from finetune_gateway.text.pii import Regions
-from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import TokenStats
-from finetune_gateway.validation import run as validation_run
-from finetune_gateway.validation.collector import rules_for
-from finetune_gateway.validation.dataset import analysis
-from finetune_gateway.validation.dataset.statistics import CountedDefect
-from finetune_gateway.validation.file_bytes import HEAD, file_defect
-from finetune_gateway.validation.rules import Family
 
 _DAY = 24 * 3600.0
 
@@ -65,13 +53,18 @@ class Plan(Shown):
     spec: TrainingSpec
     backend: Backend
     train: Dataset
-    validation: Dataset | None
+    validation: Dataset | None  # rows for the backend to evaluate on
     reports: tuple[Report, ...]  # of the training file, then of the validation file
     tokens: TokenStats
     estimate: Estimate
     system_prompt: str | None = None  # shared by all training rows
-    # Of a submit: the files as they will be sent, in a folder that is removed afterwards.
+    files: Files | None = None  # that the data were made into; its ``note`` and ``share``
+    held_out: Dataset | None = None  # rows that are kept here
+    # Of a submit: the files as they will be sent, in a folder that is removed afterwards; the rows
+    # that are kept here; and the plan that an earlier version would have made of the same data.
     sent: tuple[StoredFile, ...] = ()
+    kept: StoredFile | None = None
+    earlier: Plan | None = None
 
     def require_confirmed(self, confirm: Callable[[Plan], bool] | None) -> None:
         """Raise BudgetError if a person is to be asked and does not agree."""
@@ -102,160 +95,6 @@ class Option(Shown):
         return {"backend": self.backend, "model": self.model, "error": error}
 
 
-OnProgress = Callable[[int, int], None]  # called with the bytes read so far, and the total
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of a job."""
-
-    train: Dataset
-    held_out: Dataset | None = None
-
-    @classmethod
-    def open(
-        cls, data: Source, validation: Source | None, folder: Path, *, copy: bool = False
-    ) -> Files:
-        """Return the files of these data. Rows that are not JSON lines are written for a while
-        below ``folder``, the spool; with ``copy`` all files are written to ``folder``, to stay."""
-        given = [data] if validation is None else [data, validation]
-        if not copy:
-            return cls(*(Dataset.open(one, spool=folder) for one in given))
-        datasets = [Dataset.open(one, folder=folder) for one in given]
-        return cls(*(_copied(one, folder) for one in datasets))
-
-    def split(
-        self, ratio: float | None, seed: int | None, folder: Path, *, copy: bool = False
-    ) -> Files:
-        """Return files with this share of the rows held out, written as ``open`` does."""
-        if ratio is None:
-            return self
-        if self.held_out is not None:
-            raise SpecError("validation and validation_split exclude each other.", hint="Drop one.")
-        made = disk.folder(folder) if copy else new_folder(folder)
-        parts = splitting.split(self.train, ratio, seed=seed or 0, folder=made, private=True)
-        return Files(*(part if copy else part.for_a_while() for part in parts))
-
-
-def _copied(dataset: Dataset, folder: Path) -> Dataset:
-    """Return a copy in ``folder``: the dataset itself if it was written there just now."""
-    return dataset if dataset.path.parent == folder else dataset.copied(folder, _is_no_text)
-
-
-def _is_no_text(head: bytes) -> bool:
-    """Return True if the check refuses a file for its first bytes, so that the rest is not read."""
-    return file_defect(head[:HEAD]) is not None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A spec on a backend, before any file is read."""
-
-    spec: TrainingSpec
-    backend: Backend
-    limits: Capabilities
-
-    @classmethod
-    def of(cls, spec: TrainingSpec, backend: Backend, *, priced: bool = False) -> Candidate:
-        """Return the candidate. Raises UnsupportedError for what the backend cannot do, and
-        NotFoundError for a model that it certainly lacks, unless the user has ``priced`` it."""
-        limits = backend.capabilities(spec.model)
-        limits.require(backend.display_name, spec)
-        if limits.unknown_model_reason and not (priced and limits.hosted):
-            raise NotFoundError(limits.unknown_model_reason, hint="See: ftg models --all")
-        return cls(spec, backend, limits)
-
-    @property
-    def rules(self) -> Mapping[str, Family]:
-        """The backend, with the family of rules that counts for it."""
-        return rules_for(self.backend.display_name, hosted=self.limits.hosted)
-
-
-@dataclass(frozen=True)
-class FileCheck:
-    """The result of one pass over a file, and the limit of tokens it was made with."""
-
-    report: Report
-    tokens: TokenStats
-    limit: int | None
-    all_fit: bool  # no row reached the limit, so a higher one would have changed nothing
-    system_prompt: str | None = None  # shared by all rows
-
-    def holds_for(self, limit: int | None) -> bool:
-        """Return True if a pass with this limit would give the same result."""
-        if limit == self.limit:
-            return True
-        higher = self.limit is not None and (limit is None or limit > self.limit)
-        return higher and self.all_fit
-
-
-@dataclass
-class FileChecks:
-    """Checks of files, each made once. ``shared``: several options use them, so nothing in a
-    report may be about one model. ``regions``: see ``validation.run``."""
-
-    shared: bool = False
-    on_progress: OnProgress | None = None
-    regions: Regions | None = None
-    _checks: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
-    _leaks: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
-
-    def check(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
-        """Check and count a file as this option would."""
-        counter = candidate.backend.counter(candidate.spec)
-        if type(counter) is not HostedCounter:
-            return self._run(candidate, dataset, min_rows, counter)
-        key = (dataset.path, candidate.backend.name, candidate.spec.method, counter.text.family)
-        checks = self._checks.setdefault(key, [])
-        check = next((one for one in checks if one.holds_for(candidate.limits.max_context)), None)
-        if check is None:
-            check = self._run(candidate, dataset, min_rows, counter)
-            checks.append(check)
-        tokens = check.tokens.model_copy(update={"encoding": counter.encoding})
-        report = _for_backend(check.report, candidate.backend.display_name)
-        report = report.model_copy(update={"tokens": tokens.summary()})
-        return FileCheck(report, tokens, check.limit, check.all_fit, check.system_prompt)
-
-    def with_leaks(self, candidate: Candidate, report: Report, files: Files) -> Report:
-        """Return the report with the training rows that are also in the held-out data."""
-        if files.held_out is None:
-            return report
-        key = (files.train.path, files.held_out.path)
-        if key not in self._leaks:
-            self._leaks[key] = analysis.find_leaks(files.train, files.held_out)
-        return analysis.with_leaks(report, self._leaks[key], candidate.rules)
-
-    def _run(
-        self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter
-    ) -> FileCheck:
-        limit, prompt = candidate.limits.max_context, SharedSystemPrompt()
-        report = validation_run.validate(
-            dataset,
-            method=candidate.spec.method,
-            model=None if self.shared else candidate.spec.model,
-            backends=candidate.rules,
-            counter=counter,
-            max_context=limit,
-            min_rows=min_rows,
-            on_progress=self.on_progress,
-            system_prompt=prompt,
-            regions=self.regions,
-        )
-        tokens = counter.stats()
-        too_long = any(finding.code == "example_too_long" for finding in report.findings)
-        cut = too_long or counter.totals().truncated or tokens.truncated_rows > 0
-        return FileCheck(report, tokens, limit, not cut, prompt.text)
-
-
-def _for_backend(report: Report, name: str) -> Report:
-    """Return a report as that of another backend, whose rules are the same."""
-    findings = [
-        finding.model_copy(update={"backends": [name] if finding.backends else []})
-        for finding in report.findings
-    ]
-    return report.model_copy(update={"findings": findings})
-
-
 def plan(
     candidate: Candidate, files: Files, checks: FileChecks, train_price: Decimal | None = None
 ) -> Plan:
@@ -265,19 +104,24 @@ def plan(
     backend.check_model(candidate.spec)
     spec = backend.resolve(candidate.spec, files.train)
     candidate = replace(candidate, spec=spec)
-    train = checks.check(candidate, files.train, None)
-    train.report.raise_for_errors()
-    reports, held_out = [train.report], None
-    if files.held_out:
-        held_out = checks.check(candidate, files.held_out, 1)
-        held_out.report.raise_for_errors()
+    train, held_out = checks.check_all(candidate, files)
+    given = files.given(hosted=candidate.limits.hosted)
+    reports = [train.report]
+    if held_out is not None and given is not None:
         reports = [checks.with_leaks(candidate, train.report, files), held_out.report]
-    estimate = backend.estimate(spec, train.tokens, held_out.tokens if held_out else None)
+    estimate = backend.estimate(spec, train.tokens, held_out.tokens if given and held_out else None)
     if train_price is not None:
         estimate = at_train_price(estimate, train_price)
+    counts = RowCounts(
+        trained=train.report.rows,
+        held_out=held_out.report.rows if held_out and files.whole else 0,
+        asked=files.asked,
+        note=files.note,
+    )
     return Plan(
-        spec, backend, files.train, files.held_out, tuple(reports), train.tokens, estimate,
-        train.system_prompt,
+        spec, backend, files.train, given, tuple(reports), train.tokens,
+        estimate.model_copy(update={"rows": counts}), train.system_prompt, files=files,
+        held_out=files.held_out if given is None else None,
     )  # fmt: skip
 
 
@@ -351,19 +195,50 @@ def copies_folder(settings: Settings) -> Iterator[Path]:
 def with_sent_files(plan: Plan, folder: Path) -> Plan:
     """Return the plan of checked copies with the files as they will be sent, in ``folder``: the
     copies themselves, or one canonical row for each of their rows."""
+    part = plan.files is not None and plan.files.whole is not None
     checked = [plan.train, *([plan.validation] if plan.validation else [])]
     sent = [
-        _sent_file(dataset, report, folder)
+        _sent_file(dataset, report.format, report.rows, folder, part=part)
         for dataset, report in zip(checked, plan.reports, strict=True)
     ]
-    return replace(plan, sent=tuple(sent))
+    kept = None
+    if plan.held_out is not None:
+        counts = plan.estimate.rows
+        assert counts is not None  # for the type checker: of the plan's own making
+        form = plan.reports[0].format
+        kept = _sent_file(plan.held_out, form, counts.held_out, folder, part=True)
+    return replace(plan, sent=tuple(sent), kept=kept)
 
 
-def _sent_file(dataset: Dataset, report: Report, folder: Path) -> StoredFile:
-    unchanged = report.format in {one.name for one in formats.SENT_UNCHANGED}
-    sent = dataset if unchanged else dataset.rewritten(folder, as_sent)
+def _sent_file(dataset: Dataset, form: str, rows: int, folder: Path, *, part: bool) -> StoredFile:
+    unchanged = form in {one.name for one in formats.SENT_UNCHANGED}
+    if unchanged:
+        sent = hold_out.without_gaps(dataset, folder) if part else dataset
+    else:
+        sent = dataset.rewritten(folder, as_sent)
     assert sent.sha256 is not None  # for the type checker: it is a copy
-    return StoredFile(path=str(sent.path), sha256=sent.sha256, rows=report.rows, bytes=sent.size)
+    return StoredFile(path=str(sent.path), sha256=sent.sha256, rows=rows, bytes=sent.size)
+
+
+def with_earlier(plan: Plan, folder: Path, store: Store) -> Plan:
+    """Return the plan with the one that an earlier version would have made of the same data, which
+    held out only what was asked for: the store may have its job already."""
+    known = store.query(
+        "SELECT 1 FROM jobs WHERE held_out_share IS NULL AND removed_at IS NULL"
+        " AND status NOT IN ('failed', 'cancelled') LIMIT 1"
+    )
+    if known.fetchone() is None:
+        return plan
+    files = plan.files and plan.files.as_before(plan.spec.seed, folder)
+    if not files:
+        return plan
+    given = 1 if files.held_out is None else 2
+    reports = [*plan.reports, plan.reports[0]][:given]
+    before = replace(
+        plan, train=files.train, validation=files.held_out, reports=tuple(reports), files=files,
+        held_out=None, sent=(), kept=None,
+    )  # fmt: skip
+    return replace(plan, earlier=with_sent_files(before, folder))
 
 
 def intent(
@@ -381,11 +256,13 @@ def intent(
     Raises StoreError if the files cannot be put on the disk.
     """
     with storing("The data cannot be kept", folder):
-        for file in plan.sent:
+        for file in _own_files(plan):
             sync(Path(file.path))
-    train, *others = [
-        file.model_copy(update={"path": str(folder / f"{file.sha256}.jsonl")}) for file in plan.sent
+    kept = [
+        file.model_copy(update={"path": str(folder / f"{file.sha256}.jsonl")})
+        for file in _own_files(plan)
     ]
+    train, *others = kept[: len(plan.sent)]
     validation = others[0] if others else None
     options, place = plan.backend.options(), plan.backend.identity()
     variable = {name: options[name] for name in ("api_key_env",) if name in options}
@@ -394,6 +271,7 @@ def intent(
         work.append(_content_hash(plan.spec.chat_template))
     nonce = records.new_job_id() if again else None
     now = time.time()
+    earlier = intent(plan.earlier, folder) if plan.earlier and not again else None
     return JobRecord(
         id=records.new_job_id(),
         created_at=now,
@@ -404,12 +282,15 @@ def intent(
         spec=plan.spec,
         train=train,
         validation=validation,
+        held_out=kept[-1] if plan.kept else None,
+        held_out_share=plan.files.share if plan.files else None,
         system_prompt=plan.system_prompt,
         estimate=plan.estimate.model_dump(mode="json"),
         metadata=metadata or {},
         allowed=allowed or {},
         submit_key=_hash([*work, plan.backend.name, place, nonce]),
         old_submit_key=_hash([*work, plan.backend.name, place | variable, nonce]),
+        earlier_keys=(earlier.submit_key, earlier.old_submit_key) if earlier else (),
         step_at=now,
     )
 
@@ -428,10 +309,17 @@ def _content_hash(path: str) -> str:
         ) from None
 
 
-def keep(plan: Plan, folder: Path) -> None:
+def keep(plan: Plan, folder: Path, equal: JobRecord | None = None) -> None:
     """Move the files of a plan into ``folder``: before the job is stored that names them, and only
-    then. Raises StoreError."""
+    then; or for the job of an ``equal`` submit. Raises StoreError."""
+    if equal is not None and plan.earlier and equal.train.sha256 == plan.earlier.sent[0].sha256:
+        plan = plan.earlier
     with storing("The data cannot be kept", folder):
-        for path, sha256 in {(file.path, file.sha256) for file in plan.sent}:
+        for path, sha256 in {(file.path, file.sha256) for file in _own_files(plan)}:
             os.replace(path, folder / f"{sha256}.jsonl")
         sync(folder)
+
+
+def _own_files(plan: Plan) -> list[StoredFile]:
+    """Return the files of a plan that are kept in the home: those that are sent come first."""
+    return [*plan.sent, *([plan.kept] if plan.kept else [])]

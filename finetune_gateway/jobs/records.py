@@ -72,6 +72,8 @@ class JobRecord(BaseModel):
     allowed: dict[str, int] = {}  # private data that it may send: kinds, and how often found
     submit_key: str
     old_submit_key: str = Field(default="", exclude=True)  # as stores without accounts have it
+    # Of an equal submit by an earlier version, which held out only what was asked for.
+    earlier_keys: tuple[str, ...] = Field(default=(), exclude=True)
     account: str | None = None  # see ``accounts``; None is not known
     step: Step = "intent"
     step_at: float

@@ -70,12 +70,15 @@ class Store:
         return record, True
 
     def equal(self, record: JobRecord) -> JobRecord | None:
-        """Return the job with the same key and account that is live or has succeeded."""
+        """Return the job with the same key and account that is live or has succeeded; else one of
+        an earlier version."""
+        earlier = record.earlier_keys or (None, None)
         row = self.query(
-            "SELECT * FROM jobs WHERE submit_key IN (?1, ?2) AND (account IS ?3"
-            " OR account IS NULL OR ?3 IS NULL) AND status NOT IN ('failed', 'cancelled')"
-            " ORDER BY status = 'succeeded', created_at DESC",
-            (record.submit_key, record.old_submit_key, record.account),
+            "SELECT * FROM jobs WHERE (submit_key IN (?1, ?2) OR submit_key IN (?4, ?5)"
+            " AND held_out_share IS NULL) AND (account IS ?3 OR account IS NULL OR ?3 IS NULL)"
+            " AND status NOT IN ('failed', 'cancelled')"
+            " ORDER BY submit_key IN (?4, ?5), status = 'succeeded', created_at DESC",
+            (record.submit_key, record.old_submit_key, record.account, *earlier),
         ).fetchone()
         return self._record(row) if row else None
 

@@ -74,6 +74,9 @@ class Submitter:
         if intent.metadata and intent.metadata != record.metadata:
             text = "It was submitted again with other metadata; those of the first submit stay."
             self.store.note(record.id, "other-metadata", text)
+        if record.submit_key in intent.earlier_keys:
+            text = "It was submitted again. It was made before a tenth was held out by default."
+            self.store.note(record.id, "held-out", text)
         if not record.unsent:
             return record
         keep()  # equal files: what has become of the copies since does not matter

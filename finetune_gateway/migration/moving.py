@@ -27,6 +27,7 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.profiles import LifeCycle, Profile
 from finetune_gateway.jobs import fetched, planning
 from finetune_gateway.jobs.fetched import Manifest
+from finetune_gateway.jobs.job_files import Files
 from finetune_gateway.migration import carrying, facts, listing, names
 from finetune_gateway.migration.inventory import FineTune
 from finetune_gateway.migration.key_lists import KeyLists, Seen
@@ -344,7 +345,8 @@ def _estimated(
     source: Source, backend: Backend, spec: TrainingSpec, settings: Settings, today: date
 ) -> dict[str, Any]:
     """Return the figures of an estimate for the fetched file, or why a submit would refuse it."""
-    files = planning.Files.open(source.train or "", source.validation, settings.spool)
+    files = Files.open(source.train or "", source.validation, settings.spool)
+    files = files.split(None, spec.seed, settings.spool)  # as the submit does
     [option] = planning.side_by_side([(backend, spec)], _as_given, files)
     estimate = option.estimate
     if estimate is None:

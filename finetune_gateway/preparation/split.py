@@ -47,7 +47,8 @@ class Assignment:
     loosened: int = 0  # rows of groups too large to be kept together
 
 
-def _is_share(ratio: Any) -> bool:
+def is_share(ratio: Any) -> bool:
+    """Return True for a number between 0 and 1."""
     try:
         return bool(0 < ratio < 1)
     except (TypeError, ArithmeticError):  # no number; a NaN of Decimal
@@ -60,7 +61,7 @@ def split(
 ) -> tuple[Dataset, Dataset]:  # fmt: skip
     """Write two files below ``folder``, named by their content; see ``Dataset.split``. ``private``:
     for this user alone, whatever the umask."""
-    if not _is_share(ratio):
+    if not is_share(ratio):
         raise SpecError(f"A split of {shown(ratio)} is not between 0 and 1.", hint="Use e.g. 0.1.")
     assignment = assign(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify, near=near)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,7 @@ def assign(
             linked[number] = position
         own = stratum(dataset.parse(number, raw)) if stratify else REST
         strata.append(names.setdefault(own, len(names)))
-    groups = _groups((linked[one], linked[two]) for one, two in links)
+    groups = join_links((linked[one], linked[two]) for one, two in links)
     max_rows = max(2.0, min(ratios) * len(positions) / 2)
     loosened = _loosen(positions, groups, max_rows, sum(ratios[1:]))
     joined = _join(positions, strata, groups)
@@ -163,7 +164,7 @@ def _same_prompts(dataset: Dataset) -> Iterator[tuple[int, int]]:
                 yield first, row.line
 
 
-def _groups(links: Iterable[tuple[float, float]]) -> dict[float, float]:
+def join_links(links: Iterable[tuple[float, float]]) -> dict[float, float]:
     """Return the group of each linked position: the lowest position it is connected to."""
     heads: dict[float, float] = {}
 
@@ -206,7 +207,7 @@ def _join(positions: array[float], strata: array[int], groups: dict[float, float
         group = groups.get(position)
         if group is not None:
             joined += 1
-            positions[index], strata[index] = _unit(f"group {group!r}"), own_strata[group]
+            positions[index], strata[index] = unit(f"group {group!r}"), own_strata[group]
     return joined
 
 
@@ -282,10 +283,10 @@ def _limit_by_rank(positions: list[float], share: float) -> float:
 
 def _position(raw: bytes, seed: int) -> float:
     """Return a number from 0 to 1 that depends only on the folded row and the seed."""
-    return _unit(f"{seed}\0{folded(raw.decode('utf-8', 'replace'))}")
+    return unit(f"{seed}\0{folded(raw.decode('utf-8', 'replace'))}")
 
 
-def _unit(text: str) -> float:
+def unit(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64
 
 

@@ -114,6 +114,19 @@ def tokens_text(estimate: Estimate) -> str:
     return f"{billed.expected if billed else counted:,} ({epochs})"
 
 
+def rows_text(estimate: Estimate) -> str:
+    """Return ``trained on 243, held out 27; --validation-split 0 for all``; empty if all rows are
+    trained."""
+    rows = estimate.rows
+    if rows is None or not (rows.held_out or rows.note):
+        return ""
+    trained = f"trained on {rows.trained:,}"
+    if not rows.held_out:
+        return f"{trained}; {rows.note}"
+    way_out = "" if rows.asked else "; --validation-split 0 for all"
+    return f"{trained}, held out {rows.held_out:,}{way_out}{f' ({rows.note})' if rows.note else ''}"
+
+
 def price_text(price: Price) -> str:
     """Return ``$5.00 per million training tokens, as of 2026-10-05, https://...``."""
     of = f" ({price.backend}, {price.market})" if price.market else ""
@@ -154,6 +167,8 @@ def answer(estimate: Estimate) -> Iterator[tuple[str, str]]:
     """Yield what a user asks first, as (name, text)."""
     yield "cost", _dated_cost(estimate)
     yield "tokens", tokens_text(estimate)
+    if text := rows_text(estimate):
+        yield "rows", text
     yield "time", time_text(estimate)
     if not estimate.data_leaves_machine or estimate.memory_bytes is not None:
         yield "memory", memory_range_text(estimate)

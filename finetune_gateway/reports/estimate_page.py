@@ -16,6 +16,7 @@ from finetune_gateway.reports.estimate_figures import (
     memory_range_text,
     new_jobs_until_text,
     retires_on_text,
+    rows_text,
     time_text,
 )
 from finetune_gateway.reports.estimate_notes import (
@@ -103,7 +104,9 @@ def _answer(ranking: Ranking) -> str:
     if ranking.estimates[0].cost_usd is None:
         return "No price is known."
     name, cost = name_of(ranking.possible[0]), cost_text(ranking.estimates[0])
-    return f"{'Cheapest: ' if len(ranking.possible) > 1 else ''}{name}, {cost}."
+    rows = rows_text(ranking.estimates[0])
+    more = f" Rows: {rows}." if rows else ""
+    return f"{'Cheapest: ' if len(ranking.possible) > 1 else ''}{name}, {cost}.{more}"
 
 
 def _cost_row(number: int, option: Option, top: float) -> CostRow:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.serving import ServingCosts
 from finetune_gateway.jobs.planning import Option
-from finetune_gateway.reports.estimate_figures import answer
+from finetune_gateway.reports.estimate_figures import answer, rows_text
 from finetune_gateway.reports.estimate_notes import (
     Ranking,
     count_ages,
@@ -31,6 +31,7 @@ from finetune_gateway.reports.serving_text import serving_answer, serving_text
 
 LABEL = 9  # columns of the names beside the figures of one option
 NOTES = 3  # lines that are kept for warnings below what serving costs
+_ROWS = "rows: "
 BELOW = 3  # lines that a screen holds below the answer: a message, and the prompt
 
 
@@ -44,14 +45,16 @@ def estimates_text(
         return "\n".join(_refusals(ranking))
     single = len(options) == 1
     lines = _option_lines(ranking) if single else _options_lines(ranking, explain=explain)
+    rows = [] if single else _rows_lines(ranking)
     if explain:
+        lines += [wrap_text(text, "  ", "") for text in rows]
         lines += [*_refusals(ranking), *_section_lines(ranking, single=single)]
         return "\n".join(lines if serving is None else [*lines, "", serving_text(serving)])
     left: list[str] = []
     if serving is not None:
         found = serving_answer(serving, _room(lines) - 1 - NOTES)
         lines, left = [*lines, "", *found.lines], found.left_out
-    notes = [f"left out: {text}" for text in left_out_reasons(ranking)]
+    notes = [*rows, *(f"left out: {text}" for text in left_out_reasons(ranking))]
     notes += [f"warning: {text}" for text in shown_warnings(ranking)]
     return "\n".join([*lines, *_fitting(notes, ranking.estimates, _room(lines), left)])
 
@@ -69,6 +72,12 @@ def _options_lines(ranking: Ranking, *, explain: bool) -> list[str]:
     if ranking.left_out and not explain:
         lines.append(_left_out_line(ranking.left_out))
     return [*lines, wrap_text(_data_line(ranking.possible), "  ", "")]
+
+
+def _rows_lines(ranking: Ranking) -> list[str]:
+    """Return how many rows are trained and held out, of several options."""
+    texts = dict.fromkeys(filter(None, map(rows_text, ranking.estimates)))
+    return [f"{_ROWS}{text}" for text in texts]
 
 
 def _left_out_line(options: Sequence[Option]) -> str:
@@ -109,7 +118,7 @@ def _fitting(
         line = wrap_text(text, "  ", "")
         room -= _count([line])
         if room < 0:
-            left += 1
+            left += not text.startswith(_ROWS)
         else:
             yield line.replace("warning:", mark, 1) if text.startswith("warning:") else line
     left += count_ages(estimates)

@@ -143,7 +143,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "backend": _backend(record),
         "provider id": record.provider_id or "",
         "model": f"{record.spec.model}, {record.spec.method}",
-        "data": f"{record.name or '(removed)'}, {format_count(record.train.rows, 'row')}",
+        "data": f"{record.name or '(removed)'}, {_rows(record)}",
         "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
         "sent anyway": kinds_text(record.allowed),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
@@ -155,6 +155,13 @@ def _job_facts(job: Job) -> dict[str, str]:
         "result": record.result.model if record.result else "",
         "removed": removed_text(record),
     }
+
+
+def _rows(record: JobRecord) -> str:
+    """Return ``243 rows``, and how many are held out of them by us."""
+    held_out = record.held_out or (record.validation if record.held_out_share else None)
+    more = f", {held_out.rows:,} held out" if held_out else ""
+    return f"{format_count(record.train.rows, 'row')}{more}"
 
 
 def removed_text(record: JobRecord) -> str:

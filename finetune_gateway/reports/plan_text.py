@@ -12,7 +12,9 @@ from finetune_gateway.findings import Report
 from finetune_gateway.jobs.budget import BILLED, Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
-from finetune_gateway.reports.estimate_figures import price_text, training_text
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.preparation.hold_out import MIN_ROWS
+from finetune_gateway.reports.estimate_figures import price_text, rows_text, training_text
 from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
@@ -38,6 +40,8 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     estimate = plan.estimate
     rows = format_count(plan.reports[0].rows, "row")
     lines = [f"{estimate.backend} / {plan.spec.model}: {plan.spec.method} on {rows}"]
+    if text := rows_text(estimate):
+        lines.append(wrap_text(f"Rows: {text}"))
     if estimate.data_leaves_machine:
         lines += _hosted_lines(plan, limit, budget)
     else:
@@ -77,7 +81,8 @@ def _hosted_lines(plan: Plan, limit: Decimal | None, budget: Budget | None) -> I
     if budget is not None:
         yield wrap_text(_budget_left(estimate.cost_usd, budget))
     host = estimate.host or getattr(plan.backend, "host", plan.backend.name)
-    yield wrap_text(f"{' and '.join(_uploads(plan))} will be uploaded to {host}.")
+    kept = " The held-out rows stay here." if plan.held_out else ""
+    yield wrap_text(f"{' and '.join(_uploads(plan))} will be uploaded to {host}.{kept}")
     if estimate.azure_training:
         yield wrap_text(f"{training_text(estimate)} Another way: --azure-training.")
 
@@ -146,6 +151,20 @@ def submitted_text(job: Job) -> str:
 
 def existing_job_text(job: Job) -> str:
     """Return that the same job is there already."""
+    return f"{_existing(job)}{_all_rows(job.record)}"
+
+
+def _all_rows(record: JobRecord) -> str:
+    """Return that a job of an earlier version trains on what would be held out now."""
+    if record.held_out_share is not None or record.validation or record.train.rows < MIN_ROWS:
+        return ""
+    return (
+        f"\nIt trains on all {record.train.rows:,} rows: it was made before a tenth was held out "
+        "by default. --again starts one that holds it out."
+    )
+
+
+def _existing(job: Job) -> str:
     if job.status is JobStatus.SUCCEEDED:
         return (
             f"This job has succeeded already: {job.id}{_provider(job)}. Nothing was sent. "

@@ -83,9 +83,9 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
     """Losses on both sides, a whole adapter, a handle that has answered and answers again; all of
     it for this user alone. The run folder is enough to train again: spec, data, seed and versions
     are in it."""
-    data = rows(16)
+    data, steps = rows(16), {"max_steps": 6, "save_steps": 2, "eval_steps": 1}
     with umask(0):  # the worker inherits it, and libraries go by it
-        job = submit(data, tiny_folder, validation=rows(20)[16:], max_steps=6, save_steps=2)
+        job = submit(data, tiny_folder, validation=rows(20)[16:], **steps)
         handle = job.result(timeout=180)
     assert wide(home) == {}
     assert job.status is JobStatus.SUCCEEDED and steps_of(job) == [1, 2, 3, 4, 5, 6]

@@ -52,10 +52,10 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("preview", str(DATA), *HOSTED, "--html", "OUT/p.html"), r"OUT/p\.html"),
     ],
     "estimate": [
-        (("estimate", str(DATA), *HOSTED), r"0\.2085"),
-        (("estimate", str(DATA), *HOSTED, "--html", "OUT/e.html"), r"0\.2085"),
+        (("estimate", str(DATA), *HOSTED), r"0\.18729"),
+        (("estimate", str(DATA), *HOSTED, "--html", "OUT/e.html"), r"0\.18729"),
         (("estimate", str(DATA), "--backend", "openai,local", *HOSTED, "--model", TINY),
-         f"0\tlocal\t{TINY}\n0\\.2085\topenai\t{re.escape(MINI)}"),
+         f"0\tlocal\t{TINY}\n0\\.18729\topenai\t{re.escape(MINI)}"),
         (("estimate", str(DATA), "--backend", "azure", *HOSTED), "unknown"),
     ],
     "advise": [(("advise", str(DATA)), "prompt")],
@@ -160,10 +160,10 @@ def test_a_question_is_not_quiet(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> N
     """What --yes would agree to is shown where it is not given; with it only the result is."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     asked: Done = ftg("submit", str(DATA), *HOSTED, "-q")
-    assert asked.returncode == 4 and "Estimated cost: $0.208" in asked.stderr
+    assert asked.returncode == 4 and "Estimated cost: $0.187" in asked.stderr
     assert asked.stdout == ""
     dry = ftg("submit", str(DATA), *HOSTED, "-q", "--dry-run")
-    assert (dry.stdout, dry.stderr) == ("0.2085\n", "")
+    assert (dry.stdout, dry.stderr) == ("0.18729\n", "")
 
 
 def test_a_job_that_goes_on_or_is_settled_is_a_word(ftg: Ftg, job: str) -> None:

@@ -37,21 +37,22 @@ def words(text: str) -> str:
 
 @pytest.mark.parametrize(
     ("model", "names"),
-    [(MINI, "cost tokens time until data"), (TINY, "cost tokens time memory data")],
+    [(MINI, "cost tokens rows time until data"), (TINY, "cost tokens rows time memory data")],
 )
-def test_one_option_is_six_lines_and_what_stands_in_the_way(
+def test_one_option_is_seven_lines_and_what_stands_in_the_way(
     ftg: Ftg, model: str, names: str
 ) -> None:
-    """Price with range and day, tokens, time, whether it fits or until when, where the data go."""
+    """Price with range and day, tokens, how many rows are trained, time, whether it fits or until
+    when, where the data go."""
     lines = ftg("estimate", str(DATA), "--model", model).stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:6]] == names.split()
+    assert [line.split()[0] for line in lines[1:7]] == names.split()
     assert lines[0].endswith(f" / {model}") and lines[-1] == "why: --explain"
-    text = words("\n".join(lines[6:-1]))
+    text = words("\n".join(lines[7:-1]))
     if model == TINY:
-        assert "fits in" in lines[4] and text == ""
+        assert "fits in" in lines[5] and text == ""
     else:
-        assert lines[1] == "cost     $0.208 ($0.139 to $0.289), price as of 2026-10-05"
-        assert "2027-01-05 (in 45 days) for new jobs; retired on 2027-01-14" in lines[4]
+        assert lines[1] == "cost     $0.187 ($0.125 to $0.259), price as of 2026-10-05"
+        assert "2027-01-05 (in 45 days) for new jobs; retired on 2027-01-14" in lines[5]
         assert text.startswith("warning: Only organisations") and text.count("warning:") == 1
 
 
@@ -68,7 +69,7 @@ def test_the_answer_fits_one_screen(home: Path, monkeypatch: pytest.MonkeyPatch)
             assert len(lines) <= SCREEN - 3, "\n".join(lines)
         lines = estimates_text(twelve).splitlines()
         costs = [re.findall(r" \$[\d.]+|not known", line)[0].strip() for line in lines[1:13]]
-        assert costs == ["$0.125", "$0.208", "$1.04", *["not known"] * 9]
+        assert costs == ["$0.112", "$0.187", "$0.936", *["not known"] * 9]
 
 
 @pytest.mark.parametrize("columns", [80, 60])

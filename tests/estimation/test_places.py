@@ -36,7 +36,7 @@ def test_a_gpu_nobody_knows_refuses_local_options_alone(ftg: Ftg) -> None:
     """Others have their figures, the local ones the names that are near; one option alone is
     the error itself."""
     done = ftg(*BOTH, "--gpu", "H1000")
-    assert done.returncode == 0 and "openai   gpt-4.1-mini-2025-04-14  $0.208" in done.stdout
+    assert done.returncode == 0 and "openai   gpt-4.1-mini-2025-04-14  $0.187" in done.stdout
     said = f"local / {MINI}, local / {TINY}: No figures are known for GPU 'H1000'. Similar"
     assert said in words(done.stdout)
     explained = words(ftg(*BOTH, "--gpu", "H1000", "--explain").stdout)

@@ -436,7 +436,7 @@ def test_real_data_sets_go_over_the_wire(home: Path, shared: Path) -> None:
     with Provider() as provider:
         for name in names:
             path = shared / "data" / name
-            job = Gateway().submit(path, model=MODEL, backend=wire(provider))
+            job = Gateway().submit(path, model=MODEL, backend=wire(provider), validation_split=0)
             assert job.result(timeout=30).chat("Hi").text, name
         stored = {file["bytes"] for file in provider.world.files.values()}
         assert stored >= {(shared / "data" / name).stat().st_size for name in names}

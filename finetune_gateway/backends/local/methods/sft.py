@@ -36,7 +36,7 @@ from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.run import Cancelled, Run
 from finetune_gateway.backends.local.saving import keep_stops, manifest_of, save_whole
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.estimation.estimate import auto_epochs
+from finetune_gateway.estimation.estimate import auto_epochs, auto_eval_steps
 from finetune_gateway.events import Result
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.tokens.chat_template import ChatTemplate
@@ -138,6 +138,8 @@ def train_and_save(run: Run) -> None:
     batches = -(-len(dataset) // batch_size)  # per epoch; the last may be smaller
     steps = spec.max_steps or epochs * -(-batches // accumulation)
     every = max(1, steps // SAVES)
+    seen = steps / max(1, -(-batches // accumulation)) * rows  # of all epochs
+    evaluated = len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0
     on_gpu = torch.cuda.is_available()
     warnings: list[str] = []  # told with the result
     if on_gpu and kind == "full":
@@ -168,7 +170,9 @@ def train_and_save(run: Run) -> None:
         logging_first_step=True,
         logging_nan_inf_filter=False,  # it would log 0.0 for NaN
         eval_strategy="steps" if valid_rows else "no",
-        eval_steps=every if spec.eval_steps == "auto" else spec.eval_steps,
+        eval_steps=auto_eval_steps(every, steps, seen, evaluated)
+        if spec.eval_steps == "auto"
+        else spec.eval_steps,
         save_strategy="steps",
         save_steps=every if spec.save_steps == "auto" else spec.save_steps,
         # The last two, one of which a kill may leave half, and the best on the held-out rows.

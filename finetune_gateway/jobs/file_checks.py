@@ -1,0 +1,149 @@
+"""Check and count the files of a job, each as few times as the options for it differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
+from finetune_gateway.errors import NotFoundError
+from finetune_gateway.findings import Report
+from finetune_gateway.jobs.job_files import Files
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text.pii import Regions
+from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
+from finetune_gateway.tokens.stats import TokenStats
+from finetune_gateway.validation import run as validation_run
+from finetune_gateway.validation.collector import rules_for
+from finetune_gateway.validation.dataset import analysis
+from finetune_gateway.validation.dataset.statistics import CountedDefect
+from finetune_gateway.validation.rules import Family
+
+OnProgress = Callable[[int, int], None]  # called with the bytes read so far, and the total
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A spec on a backend, before any file is read."""
+
+    spec: TrainingSpec
+    backend: Backend
+    limits: Capabilities
+
+    @classmethod
+    def of(cls, spec: TrainingSpec, backend: Backend, *, priced: bool = False) -> Candidate:
+        """Return the candidate. Raises UnsupportedError for what the backend cannot do, and
+        NotFoundError for a model that it certainly lacks, unless the user has ``priced`` it."""
+        limits = backend.capabilities(spec.model)
+        limits.require(backend.display_name, spec)
+        if limits.unknown_model_reason and not (priced and limits.hosted):
+            raise NotFoundError(limits.unknown_model_reason, hint="See: ftg models --all")
+        return cls(spec, backend, limits)
+
+    @property
+    def rules(self) -> Mapping[str, Family]:
+        """The backend, with the family of rules that counts for it."""
+        return rules_for(self.backend.display_name, hosted=self.limits.hosted)
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """The result of one pass over a file, and the limit of tokens it was made with."""
+
+    report: Report
+    tokens: TokenStats
+    limit: int | None
+    all_fit: bool  # no row reached the limit, so a higher one would have changed nothing
+    system_prompt: str | None = None  # shared by all rows
+
+    def holds_for(self, limit: int | None) -> bool:
+        """Return True if a pass with this limit would give the same result."""
+        if limit == self.limit:
+            return True
+        higher = self.limit is not None and (limit is None or limit > self.limit)
+        return higher and self.all_fit
+
+
+@dataclass
+class FileChecks:
+    """Checks of files, each made once. ``shared``: several options use them, so nothing in a
+    report may be about one model. ``regions``: see ``validation.run``."""
+
+    shared: bool = False
+    on_progress: OnProgress | None = None
+    regions: Regions | None = None
+    _checks: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
+    _leaks: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
+
+    def check(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
+        """Check and count a file as this option would."""
+        counter = candidate.backend.counter(candidate.spec)
+        if type(counter) is not HostedCounter:
+            return self._run(candidate, dataset, min_rows, counter)
+        key = (dataset.path, candidate.backend.name, candidate.spec.method, counter.text.family)
+        checks = self._checks.setdefault(key, [])
+        check = next((one for one in checks if one.holds_for(candidate.limits.max_context)), None)
+        if check is None:
+            check = self._run(candidate, dataset, min_rows, counter)
+            checks.append(check)
+        tokens = check.tokens.model_copy(update={"encoding": counter.encoding})
+        report = _for_backend(check.report, candidate.backend.display_name)
+        report = report.model_copy(update={"tokens": tokens.summary()})
+        return FileCheck(report, tokens, check.limit, check.all_fit, check.system_prompt)
+
+    def check_all(self, candidate: Candidate, files: Files) -> tuple[FileCheck, FileCheck | None]:
+        """Check the training file and the held-out rows. Raises DataError, of parts of one file
+        with the report on that file."""
+        train = self.check(candidate, files.train, None)
+        held_out = None if files.held_out is None else self.check(candidate, files.held_out, 1)
+        checks = [train] if held_out is None else [train, held_out]
+        if files.whole is not None and not all(one.report.ok for one in checks):
+            self.check(candidate, files.whole, None).report.raise_for_errors()
+        for one in checks:
+            one.report.raise_for_errors()
+        train = replace(train, report=files.report_of(train.report))
+        if held_out is None:
+            return train, None
+        return train, replace(held_out, report=files.report_of(held_out.report))
+
+    def with_leaks(self, candidate: Candidate, report: Report, files: Files) -> Report:
+        """Return the report with the training rows that are also in the held-out data. Rows that we
+        hold out are chosen so that there are none."""
+        if files.held_out is None or files.whole is not None:
+            return report
+        key = (files.train.path, files.held_out.path)
+        if key not in self._leaks:
+            self._leaks[key] = analysis.find_leaks(files.train, files.held_out)
+        return analysis.with_leaks(report, self._leaks[key], candidate.rules)
+
+    def _run(
+        self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter
+    ) -> FileCheck:
+        limit, prompt = candidate.limits.max_context, SharedSystemPrompt()
+        report = validation_run.validate(
+            dataset,
+            method=candidate.spec.method,
+            model=None if self.shared else candidate.spec.model,
+            backends=candidate.rules,
+            counter=counter,
+            max_context=limit,
+            min_rows=min_rows,
+            on_progress=self.on_progress,
+            system_prompt=prompt,
+            regions=self.regions,
+        )
+        tokens = counter.stats()
+        too_long = any(finding.code == "example_too_long" for finding in report.findings)
+        cut = too_long or counter.totals().truncated or tokens.truncated_rows > 0
+        return FileCheck(report, tokens, limit, not cut, prompt.text)
+
+
+def _for_backend(report: Report, name: str) -> Report:
+    """Return a report as that of another backend, whose rules are the same."""
+    findings = [
+        finding.model_copy(update={"backends": [name] if finding.backends else []})
+        for finding in report.findings
+    ]
+    return report.model_copy(update={"findings": findings})
