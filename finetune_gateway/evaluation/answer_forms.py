@@ -161,36 +161,53 @@ def _fetch_nothing(uri: str) -> Any:
     raise ValueError(f"{uri} is another document")
 
 
-def shape(values: Sequence[Any]) -> Json:
+def shape(values: Sequence[Any], *, labels: bool = False) -> Json:
     """Return a JSON Schema that all these values fit: their types, and of objects the keys that
-    each of them has, with no others. Deeper than three levels only the type is said."""
-    return _shape(values, 3)
+    each of them has, with no others. Deeper than three levels only the type is said.
+
+    ``labels``: also which texts there are, where a few short ones come again and again.
+    """
+    return _shape(values, 3, labels)
 
 
-def _shape(values: Sequence[Any], depth: int) -> Json:
+def _shape(values: Sequence[Any], depth: int, labels: bool) -> Json:
     types = _types(values)
     schema: Json = {"type": types[0] if len(types) == 1 else types}
+    if labels and (known := _labels(values)):
+        schema["enum"] = known
     if depth == 0:
         return schema
     objects = [one for one in values if isinstance(one, dict)]
     if objects:
-        schema |= _object_shape(objects, depth)
+        schema |= _object_shape(objects, depth, labels)
     items = [item for one in values if isinstance(one, list) for item in one]
     if items:
-        schema["items"] = _shape(items, depth - 1)
+        schema["items"] = _shape(items, depth - 1, labels)
     return schema
 
 
-def _object_shape(objects: Sequence[Json], depth: int) -> Json:
+def _labels(values: Sequence[Any]) -> list[str]:
+    """Return the texts that these values are, if they are a few short ones; else none."""
+    texts = {one for one in values if isinstance(one, str) and len(one) <= LABEL_LENGTH}
+    often = len(values) >= OFTEN * len(texts)
+    if not often or len(texts) > MOST_LABELS or not all(isinstance(one, str) for one in values):
+        return []
+    return sorted(texts) if all(one in texts for one in values) else []
+
+
+def _object_shape(objects: Sequence[Json], depth: int, labels: bool) -> Json:
     keys = list(dict.fromkeys(key for one in objects for key in one))
     required = [key for key in keys if all(key in one for one in objects)]
-    inner = {key: _shape([one[key] for one in objects if key in one], depth - 1) for key in keys}
+    inner = {
+        key: _shape([one[key] for one in objects if key in one], depth - 1, labels) for key in keys
+    }
     if len(keys) > MOST_KEYS:  # names are data here, not keys
         return {}
     return {"properties": inner, "required": required, "additionalProperties": False}
 
 
 MOST_KEYS = 50
+LABEL_LENGTH, MOST_LABELS, OFTEN = 40, 20, 8  # characters, texts, times each on average
 _TYPE_NAMES: tuple[tuple[type, str], ...] = (
     (bool, "boolean"),
     (int, "integer"),

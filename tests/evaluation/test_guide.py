@@ -138,6 +138,17 @@ checks:
         Guide.loads("checks:\n  - refuses: x")
 
 
+def test_the_system_prompt_of_a_training_leads_prompts_that_have_none() -> None:
+    """Each prompt once, under another id; the guide's own system prompt stays."""
+    guide = Guide.loads("prompts: Hi\nchecks:\n  - {contains: x, prompts: Ho}\n  - json")
+    led = guide.with_system("You sell parcels.")
+    for case in led.cases(led.rows()):
+        assert case.opening.messages[0]["content"] == "You sell parcels."
+    ids = {case.opening.id for case in guide.cases(guide.rows())}
+    assert not ids & {case.opening.id for case in led.cases(led.rows())}
+    assert led.with_system("Another.") is led
+
+
 def test_a_format_that_is_lost_in_a_later_turn_fails() -> None:
     """The reason names the turn; the questions are those of other rows."""
     text = "checks:\n  - json\n  - keeps_format: json\n    turns: 3\n    rows: 2"
@@ -313,7 +324,7 @@ def test_what_is_wrong_in_a_guide_is_named_with_its_line(text: str, line: int, w
 def test_a_file_that_is_large_deep_or_missing_is_refused(tmp_path: Path) -> None:
     """In one sentence, and without reading it to its end."""
     path = tmp_path / "behaviour.yaml"
-    for raw, words in ((b"#" * 1_000_001, "larger"), (b"[" * 5_000, "deep"), (b"\xff", "UTF-8")):
+    for raw, words in ((b"#" * 1_000_001, "larger"), (b"[" * 1_500, "deep"), (b"\xff", "UTF-8")):
         path.write_bytes(raw)
         with pytest.raises(SpecError, match=words):
             Guide.load(path)

@@ -227,6 +227,9 @@ def test_a_shape_is_fitted_by_all_values_it_was_made_of() -> None:
         [1, "two"],
         {str(n): n for n in range(60)},
     ]
+    labels = forms.shape([{"a": "x"}, {"a": "y"}] * 10, labels=True)
+    assert labels["properties"]["a"]["enum"] == ["x", "y"]
+    assert "enum" not in str(forms.shape([{"a": str(n)} for n in range(20)], labels=True))
     for values_ in ([made[0]], made[:3], made[:4], made):
         judge = forms.schema_judge(json.loads(json.dumps(forms.shape(values_))))
         assert [judge(value) for value in values_] == [""] * len(values_)

@@ -127,6 +127,17 @@ class Guide:
         """True if a check that runs has no prompts of its own."""
         return any(not one.about.prompts for one in self.running)
 
+    def with_system(self, system: str) -> Self:
+        """Return the guide with this system prompt for its own prompts, unless it has one."""
+        if self.system or not system:
+            return self
+        checks = [
+            replace(one, about=replace(one.about, prompts=_led(one.about.prompts, system)))
+            for one in self.checks
+        ]
+        prompts = _led(self.prompts, system)
+        return replace(self, system=system, checks=tuple(checks), prompts=prompts)
+
     def without_judge(self) -> Self:
         """Return the guide with its rubrics skipped: nothing is asked for them."""
         checks = [
@@ -336,6 +347,18 @@ def _prompt(written: Any, keys: Keys, system: str, number: int) -> Prompt:
     if prompt is None:
         raise place.error(f"prompt {number} asks nothing.", hint)
     return prompt
+
+
+def _led(prompts: Sequence[Prompt], system: str) -> tuple[Prompt, ...]:
+    """Return prompts with this system message before those that have none."""
+    message = {"role": "system", "content": system}
+    led = (
+        one
+        if _has_system(one.messages)
+        else one.model_copy(update={"messages": [message, *one.messages]})
+        for one in prompts
+    )
+    return tuple(one.model_copy(update={"id": fingerprint(one.asked)}) for one in led)
 
 
 def _has_system(messages: Sequence[Any]) -> bool:

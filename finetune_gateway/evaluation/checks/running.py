@@ -125,6 +125,7 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
     began = time.time()
     model, judge = _models(request, store)
     guide = request.guide if judge else request.guide.without_judge()
+    guide = guide.with_system(_trained_with(model))
     found = _rows(request, guide, model, store)
     asks = openings(guide.cases(found.rows))
     if not asks:
@@ -157,6 +158,14 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
         stopped=said.stopped,
         notes=[*plan.notes],
     )
+
+
+def _trained_with(model: EvaluatedModel) -> str:
+    """Return the system prompt of a tuned model's training, if its rows shared one."""
+    if model.way != "tuned":
+        return ""
+    known = model.job.system_prompt if model.job else None
+    return known or (model.handle.system_prompt if model.handle else None) or ""
 
 
 def _nothing_to_ask(guide: Guide) -> SpecError:

@@ -159,10 +159,10 @@ def _drafts(rows: Sequence[ComparedRow]) -> Iterator[Draft]:
 
 
 def _schema(values: Sequence[Any]) -> Iterator[Draft]:
-    schema = forms.shape(values)
+    schema = forms.shape(values, labels=True)
     if _dump(schema).count("\n") <= LONGEST_SCHEMA:
         yield Draft(
-            "The keys and types that the answers of the data have; no others.",
+            "The keys, types and labels that the answers of the data have; no others.",
             {"name": "schema", "schema": schema},
         )
 
