@@ -93,7 +93,7 @@ class Session:
         began = time.perf_counter()
         sent = json.dumps({"model": self.model, **body}, ensure_ascii=False).encode()
         # Without the SDK, which takes longer for a request than all of this.
-        async with self.client.streaming(PATH, sent) as raw:
+        async with self.client.posting(sent) as raw:
             pause = pacing.pause_of(raw.headers)
             if raw.is_success and _is_stream(raw):
                 return await self._gather(raw, began, pause)
@@ -143,7 +143,7 @@ class Session:
 
     @property
     def _request(self) -> httpx2.Request:
-        return httpx2.Request("POST", f"{self.client.base_url}{PATH}")
+        return httpx2.Request("POST", self.client.url)
 
     def _broken_off(self) -> BackendError:
         return BackendError(
@@ -218,7 +218,7 @@ async def session(
     seconds = backend.request_timeout * max(1.0, max_tokens / TOKENS)
     with backend.calling(f"chat with {model!r}", doubtful=True) as (sdk, call):
         try:
-            client = clients.asynchronous(sdk, connections, seconds)
+            client = clients.asynchronous(sdk, PATH, connections, seconds)
         except wire.NOT_CONNECTABLE as exc:
             raise wire.not_connectable(exc, call) from None
     async with client:

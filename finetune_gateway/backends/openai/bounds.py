@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import httpx2
 
@@ -36,6 +36,7 @@ STREAM_SECONDS = 3600.0
 WRITTEN = 16_384  # bytes at a time, so that the clock is looked at while a request is sent
 
 PACKED = b"content-encoding"
+HEADERS = {"Accept-Encoding": "gzip, deflate", "Connection": "keep-alive"}  # of every request
 # Whatever a host's header says: JSON is in UTF-8, and Python has encodings that raise errors of
 # their own (undefined, hex).
 ENCODING = "utf-8"
@@ -108,37 +109,60 @@ def _longest(path: str) -> int:
     return LONGEST_CHAT if path.endswith(CHAT) else LONGEST_BODY
 
 
-class AsyncClient(httpx2.AsyncClient):
-    """The same for chats of an event loop: a whole request and its whole answer take no more than
-    their time, and the answer no more than its bytes. Raises Endless."""
+class AsyncClient:
+    """Posts chats to a host from one event loop: a whole request and its whole answer take no more
+    than their time, and the answer no more than its bytes. Raises Endless.
 
-    async def send(
-        self, request: httpx2.Request, *, stream: bool = False, **options: Any
-    ) -> httpx2.Response:
-        async with self._answer(request, **options) as answer:
-            return await read_whole(answer)
+    ``url``: to which they are posted. ``lanes``: one for each connection. A pool of all of them
+    asks each, at each request and at each end, whether it is still usable, which takes as long as
+    the request itself.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout: httpx2.Timeout,
+        lanes: Sequence[httpx2.AsyncBaseTransport],
+    ) -> None:
+        self.url = httpx2.URL(url)
+        self.timeout = timeout
+        self._headers = httpx2.Headers({**HEADERS, **headers})
+        self._lanes = lanes
+        self._free = [*lanes]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for lane in self._lanes:
+            await lane.aclose()
 
     @asynccontextmanager
-    async def streaming(self, path: str, content: bytes) -> AsyncIterator[httpx2.Response]:
-        """Post a request, and yield its answer, whose body is read by ``pieces`` in the block."""
-        request = self.build_request("POST", path, content=content)
-        async with self._answer(request) as answer:
-            yield answer
-
-    @asynccontextmanager
-    async def _answer(
-        self, request: httpx2.Request, **options: Any
-    ) -> AsyncIterator[httpx2.Response]:
-        seconds = READS * request.extensions["timeout"]["read"]
+    async def posting(self, content: bytes) -> AsyncIterator[httpx2.Response]:
+        """Post a request, and yield its answer, whose body is read by ``pieces`` in the block. No
+        more may be on their way than there are lanes."""
+        request = httpx2.Request(
+            "POST",
+            self.url,
+            headers=self._headers,
+            content=content,
+            extensions={"timeout": self.timeout.as_dict()},
+        )
+        seconds = READS * (self.timeout.read or STREAM_SECONDS)
+        lane = self._free.pop()  # the one that was used last: its connection is alive
         try:
             async with asyncio.timeout(seconds):
-                answer = await super().send(request, stream=True, **options)
+                answer = await lane.handle_async_request(request)
+                answer.request = request
                 try:
                     yield answer
                 finally:
                     await answer.aclose()
         except TimeoutError:
             raise Endless(duration(seconds)) from None
+        finally:
+            self._free.append(lane)
 
 
 async def read_whole(answer: httpx2.Response) -> httpx2.Response:
