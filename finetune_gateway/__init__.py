@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         estimate,
         get_job,
         list_jobs,
+        migrate,
         preview,
         prune,
         refresh_jobs,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from finetune_gateway.jobs.removal import Removed
     from finetune_gateway.migration.archived import Archive
     from finetune_gateway.migration.inventory import FineTune, Inventory
+    from finetune_gateway.migration.outcome import Migration
     from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 
@@ -91,6 +93,7 @@ _MODULES = {
         "estimate",
         "get_job",
         "list_jobs",
+        "migrate",
         "preview",
         "prune",
         "refresh_jobs",
@@ -136,6 +139,7 @@ _MODULES = {
     "jobs.budget": ["Actual", "Budget"],
     "migration.archived": ["Archive"],
     "migration.inventory": ["FineTune", "Inventory"],
+    "migration.outcome": ["Migration"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -173,6 +177,7 @@ __all__ = [
     "Ledger",
     "LocalBackend",
     "Metric",
+    "Migration",
     "MissingDependency",
     "MissingScopeError",
     "ModelHandle",
@@ -202,6 +207,7 @@ __all__ = [
     "estimate",
     "get_job",
     "list_jobs",
+    "migrate",
     "preview",
     "prune",
     "refresh_jobs",

@@ -25,6 +25,7 @@ from finetune_gateway.jobs.removal import Removed
 from finetune_gateway.keywords import (
     AdviseOptions,
     CompareOptions,
+    MigrateOptions,
     PlanOptions,
     PreviewOptions,
     SubmitOptions,
@@ -42,6 +43,7 @@ from finetune_gateway.spec import AnyMethod
 if TYPE_CHECKING:
     from finetune_gateway.evaluation.advice.advice import Advice
     from finetune_gateway.evaluation.comparison import Comparison
+    from finetune_gateway.migration.outcome import Migration
     from finetune_gateway.tokens.masks.preview import Preview
 
 
@@ -126,6 +128,12 @@ def compare(
     """Ask models the same rows, measure what they answer, and say which is better as far as one
     can tell."""
     return _default().compare(models, data, **options)
+
+
+@like(Gateway.migrate)
+def migrate(model: str, to: str, **options: Unpack[MigrateOptions]) -> Migration:
+    """Train a fetched fine-tune again at another place, compare, and decide: go or no-go."""
+    return _default().migrate(model, to, **options)
 
 
 @like(Gateway.job)

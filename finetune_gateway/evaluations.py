@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs.file_checks import OnProgress
+from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.keywords import Money, listed, require_bool, verb
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.money import parse_usd
 
 if TYPE_CHECKING:
     # The type checker alone: only a call needs them.
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from finetune_gateway.evaluation.checks import Guide
     from finetune_gateway.evaluation.comparing import ComparePlan
     from finetune_gateway.evaluation.comparison import Comparison
+    from finetune_gateway.migration.outcome import Migration
+    from finetune_gateway.migration.running import MigrationPlan
 
 OnAsked = Callable[[int, int, str], object]  # called with requests done, all of them, the model
 OnWait = Callable[[float, str], object]
@@ -40,6 +44,10 @@ class HomeEvaluations(ABC):
     @abstractmethod
     def open(self, data: Source) -> Dataset:
         """Return a dataset from a path or from rows in memory."""
+
+    @abstractmethod
+    def submit(self, *args: Any, **options: Any) -> Job:
+        """Copy, check and price the data, and start a job."""
 
     @abstractmethod
     def validate(self, *args: Any, **options: Any) -> Report:
@@ -185,6 +193,97 @@ class HomeEvaluations(ABC):
         )
         how = comparing.How(at_once, confirm, on_progress, on_wait)
         return comparing.compare(self.store, request, how)
+
+    @verb()
+    def migrate(
+        self,
+        model: str,
+        to: str,
+        *,
+        at_least: Mapping[str, float] | None = None,
+        at_most: Mapping[str, float] | None = None,
+        max_drop: Mapping[str, float] | None = None,
+        against: str | None = None,
+        data: Source | None = None,
+        checks: str | Path | Guide | None = None,
+        code: Sequence[str | Path] = (),
+        max_tokens: int | None = None,
+        max_cost_usd: Money | None = None,
+        to_options: Mapping[str, Any] | None = None,
+        backends: Sequence[OpenAIBackend] = (),
+        allow_pii: bool = False,
+        allow_secrets: bool = False,
+        allow_loss: bool = False,
+        allow_longer: bool = False,
+        allow_oversize: bool = False,
+        confirm: Callable[[MigrationPlan], bool] | None = None,
+        dry_run: bool = False,
+        wait: Callable[[Job], object] | None = None,
+        on_progress: OnAsked | None = None,
+        on_wait: OnWait | None = None,
+        command: str = "",
+    ) -> Migration:
+        """Train a fetched fine-tune again at another place, compare the new model with the old one,
+        and decide: go or no-go. The same call again trains and asks nothing twice.
+
+        Arguments:
+            model: Id of a fine-tune that was fetched, or of its job.
+            to: A local model, ``azure``, or ``HOST:BASE``.
+            at_least: What the new model must reach, by measure; the whole interval counts.
+            at_most: The same, of measures of which less is better.
+            max_drop: How much worse than the old model it may be, by measure.
+            against: ``recorded:NAME``, or ``live``. By default the newest recording of the model.
+            data: Rows to compare on, where there is no recording.
+            checks: A behaviour guide: its file, or a Guide.
+            code: Files of Python whose functions the guide may run.
+            max_tokens: Of an answer, 1024 by default.
+            max_cost_usd: For training and asking together.
+            to_options: Of a host there: ``base_url``, ``api_key_env``, ...
+            backends: The host of the fine-tune, with a key each; by default those that fetched it.
+            allow_pii: Send personal data that was found to hosts.
+            allow_secrets: Send keys and passwords that were found to hosts.
+            allow_loss: Train rows of which a template drops a part.
+            allow_longer: Train rows that are longer than the context.
+            allow_oversize: Start what needs more memory than there is, by the estimate.
+            confirm: Called with a MigrationPlan before anything is sent; False refuses.
+            dry_run: Call ``confirm`` even if the job is there; it is to raise.
+            wait: Returns when the job that it is called with has ended.
+            on_progress: Called with the requests done, all of them, and the model.
+            on_wait: Called with seconds before a wait that a host asks for, and why.
+            command: That repeats it, for the report.
+
+        Raises what ``submit`` and ``compare`` raise; SpecError without a threshold.
+        """
+        # Imported here: it brings the SDK of hosts.
+        from finetune_gateway.evaluation.thresholds import thresholds_of
+        from finetune_gateway.migration import running
+
+        limit = None if max_cost_usd is None else parse_usd(max_cost_usd, "max_cost_usd")
+        allowed = {
+            "allow_pii": allow_pii,
+            "allow_secrets": allow_secrets,
+            "allow_loss": allow_loss,
+            "allow_longer": allow_longer,
+            "allow_oversize": allow_oversize,
+        }
+        wanted = running.Wanted(
+            model=model,
+            to=to,
+            thresholds=thresholds_of(at_least, at_most, max_drop),
+            against=against,
+            data=data,
+            to_options=to_options or {},
+            backends=tuple(backends),
+            checks=checks,
+            code=tuple(code),
+            max_tokens=max_tokens,
+            max_cost_usd=limit,
+            allowed=allowed,
+            dry_run=dry_run,
+            command=command,
+        )
+        followed = running.Followed(confirm, wait or Job.wait, on_progress, on_wait)
+        return running.run(wanted, self.store, self.submit, followed)
 
     def comparison(self, name: str = "latest") -> Comparison:
         """Return a comparison that was kept, by its id or the beginning of it. Raises

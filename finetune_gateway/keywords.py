@@ -17,6 +17,7 @@ from finetune_gateway.backend import JOB_TAG, Backend
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.file_checks import OnProgress
+from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from finetune_gateway.backends.openai.backend import OpenAIBackend
     from finetune_gateway.evaluation.checks import Guide
     from finetune_gateway.evaluation.comparing import ComparePlan
+    from finetune_gateway.migration.running import MigrationPlan
 
 Money = Decimal | float | str  # USD; a text may begin with $
 
@@ -121,6 +123,33 @@ class CompareOptions(TypedDict, total=False):
     allow_pii: bool
     allow_secrets: bool
     confirm: Callable[[ComparePlan], bool] | None
+    on_progress: Callable[[int, int, str], object] | None
+    on_wait: Callable[[float, str], object] | None
+    command: str
+
+
+class MigrateOptions(TypedDict, total=False):
+    """The keywords of ``migrate`` beside ``model`` and ``to``."""
+
+    at_least: Mapping[str, float] | None
+    at_most: Mapping[str, float] | None
+    max_drop: Mapping[str, float] | None
+    against: str | None
+    data: Source | None
+    checks: str | Path | Guide | None
+    code: Sequence[str | Path]
+    max_tokens: int | None
+    max_cost_usd: Money | None
+    to_options: Mapping[str, Any] | None
+    backends: Sequence[OpenAIBackend]
+    allow_pii: bool
+    allow_secrets: bool
+    allow_loss: bool
+    allow_longer: bool
+    allow_oversize: bool
+    confirm: Callable[[MigrationPlan], bool] | None
+    dry_run: bool
+    wait: Callable[[Job], object] | None
     on_progress: Callable[[int, int, str], object] | None
     on_wait: Callable[[float, str], object] | None
     command: str

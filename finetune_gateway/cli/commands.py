@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "migrate fetch": ("migrate_fetch:fetch", "Save what a host keeps of them here", "Leave"),
     "migrate record": ("migrate_record:record", "Keep what a fine-tune answers", "Leave"),
     "migrate plan": ("migrate_plan:plan", "Where a fine-tune could go, at what price", "Leave"),
+    "migrate run": ("migrate_run:run", "Train it there, compare, go or no-go", "Leave"),
 }
 # The first words of commands that are none by themselves.
 FAMILIES = {

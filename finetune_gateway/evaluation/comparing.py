@@ -43,7 +43,8 @@ MOST_MODELS = 20
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be compared; the arguments of ``Gateway.compare``."""
+    """What is to be compared; the arguments of ``Gateway.compare``. ``seen_by``: names of models
+    whose rows count though they were trained on them: an advantage of theirs, which is said."""
 
     models: tuple[Any, ...]
     data: Source | None = None
@@ -64,6 +65,7 @@ class Request:
     allow_http: bool = False
     allow_pii: bool = False
     allow_secrets: bool = False
+    seen_by: tuple[str, ...] = ()
     command: str = ""
 
     def check(self) -> None:
@@ -241,7 +243,9 @@ def _rows(
     prompts = drawn(source.prompts, request.rows, request.seed)
     clusters = leaks.clusters(prompts)
     rows = [ComparedRow(prompt=one, cluster=clusters[one.id]) for one in prompts]
-    rows = leaks.mark(rows, compared)
+    judged = [one for one in compared if one.name not in request.seen_by]
+    advantage = _advantages(rows, [one for one in compared if one not in judged])
+    rows = leaks.mark(rows, judged)
     left_out = Counter(_kind(row) for row in rows if row.leaks)
     dataset = source.dataset
     facts = DataFacts(
@@ -252,7 +256,7 @@ def _rows(
         clusters=len({row.cluster for row in rows}),
         left_out=dict(left_out),
         seed=request.seed,
-        warnings=tuple(leaks.same_generator(rows, compared)),
+        warnings=(*advantage, *leaks.same_generator(rows, compared)),
     )
     if left_out.total() == len(rows):
         raise SpecError(
@@ -260,6 +264,18 @@ def _rows(
             hint="Name held-out rows: --data FILE",
         )
     return rows, facts
+
+
+def _advantages(rows: Sequence[ComparedRow], models: Sequence[EvaluatedModel]) -> list[str]:
+    """Return for each of these models how many of the rows it was trained on."""
+    counts = {
+        model.key: sum(bool(row.leaks) for row in leaks.mark(rows, [model])) for model in models
+    }
+    return [
+        f"{key} was trained on {count:,} of these {len(rows):,} rows, which is an advantage."
+        for key, count in counts.items()
+        if count
+    ]
 
 
 def _source(

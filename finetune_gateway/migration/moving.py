@@ -56,6 +56,7 @@ class Source:
     validation: Path | None
     is_fetched: bool
     where: tuple[str, ...] = ()  # the options of its host
+    hosts: tuple[OpenAIBackend, ...] = ()  # it, with each key that saw it; empty if not fetched
 
     @property
     def fetch(self) -> str:
@@ -74,7 +75,7 @@ def plan(
 ) -> MovePlan:
     """Return where a fine-tune could go. See ``migration.plan``."""
     settings = Settings.load(home)
-    source = _fetched(model, settings) or _at_host(model, backends, settings, home)
+    source = fetched_source(model, settings) or _at_host(model, backends, settings, home)
     today = clock.today()
     places = [
         *_hosted(source, settings, today, azure_url, azure_models),
@@ -92,7 +93,7 @@ def plan(
 # -- the fine-tune -----------------------------------------------------------------------------
 
 
-def _fetched(name: str, settings: Settings) -> Source | None:
+def fetched_source(name: str, settings: Settings) -> Source | None:
     """Return a fine-tune from what was fetched of it: no host is asked, which may be gone."""
     for manifest in fetched.find(settings, name) or _ending(settings, name):
         path = fetched.find_piece(settings, manifest, "job")
@@ -105,15 +106,14 @@ def _fetched(name: str, settings: Settings) -> Source | None:
         train = fetched.find_piece(settings, manifest, "training")
         held_out = fetched.find_piece(settings, manifest, "validation")
         one = one.model_copy(update={"keys": manifest.keys})
-        where = listing.options_of(
-            [
-                OpenAIBackend(
-                    base_url=manifest.base_url, profile=manifest.profile, api_key_env=variable
-                )
-                for variable in manifest.keys or (None,)
-            ]
-        )
-        return Source(one, train or _expected(settings, one), held_out, train is not None, where)
+        hosts = [
+            OpenAIBackend(
+                base_url=manifest.base_url, profile=manifest.profile, api_key_env=variable
+            )
+            for variable in manifest.keys or (None,)
+        ]
+        where, file = listing.options_of(hosts), train or _expected(settings, one)
+        return Source(one, file, held_out, train is not None, where, tuple(hosts))
     return None
 
 

@@ -79,6 +79,7 @@ CALLS = {
     "migrate plan": [f"migrate plan ft:m:o::1 {NOWHERE}"],
     "migrate fetch": [f"migrate fetch --all {NOWHERE}"],  # see below
     "migrate record": [f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}"],
+    "migrate run": ["migrate run ft:m:o::1 --to builtin/tiny --min exact_match=1"],
     "models add": [f"models add ft:m:o::i {NOWHERE}"],
     "deploy": ["deploy latest"],
     "rm": ["rm latest --yes"],
@@ -96,6 +97,7 @@ ENDS = {
     f"migrate record ft:m:o::i --data rows.csv --yes {NOWHERE}": 4,  # there is a budget, no price
     f"migrate plan ft:m:o::1 {NOWHERE}": 5,
     f"models add ft:m:o::i {NOWHERE}": 5,
+    "migrate run ft:m:o::1 --to builtin/tiny --min exact_match=1": 102,  # nothing was fetched
 }
 LOOKS = ("list", "list --costs", "status {}", "events {}", "metrics {}", "logs {}", "costs")
 REFUSED = "can be read, but not written"

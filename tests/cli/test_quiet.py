@@ -85,7 +85,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
 }  # fmt: skip
 # What needs a job in doubt, a stopped one, minutes or a host is looked at in tests of its own.
 ELSEWHERE = {"demo", "resume", "settle", "models add", "deploy"}
-ELSEWHERE |= {"migrate list", "migrate fetch", "migrate plan", "migrate record"}
+ELSEWHERE |= {"migrate list", "migrate fetch", "migrate plan", "migrate record", "migrate run"}
 
 
 def quiet_commands() -> set[str]:
