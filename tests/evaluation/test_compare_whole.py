@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.hosted import MODEL, connect
-from support.paths import ROOT, TEST_PATH
 from support.provider import Provider
 from support.recordings import TOOL
 from support.rederive import rederive
+from support.rederived import derived
 
 from finetune_gateway import Gateway, Job, evaluation
 from finetune_gateway.evaluation.comparison import Comparison
 from finetune_gateway.evaluation.results import Difference
 
 Json = dict[str, Any]
-PHRASES = ROOT / "finetune_gateway" / "resources" / "refusals.json"
 SHOP = "You answer for a parcel service."
-
-
-def derived(data: Path, comparison: Comparison) -> Json:
-    """What a script finds that imports nothing of the gateway."""
-    command = [
-        sys.executable,
-        "-m",
-        "support.rederive",
-        str(data),
-        str(comparison.folder),
-        str(PHRASES),
-    ]
-    env = {**os.environ, "PYTHONPATH": TEST_PATH.split(os.pathsep)[0]}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    assert done.stdout, done.stderr
-    found: Json = json.loads(done.stdout)
-    return found
 
 
 def parcel_rows(count: int, first: int = 0) -> list[Json]:
