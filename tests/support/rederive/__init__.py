@@ -1,10 +1,10 @@
 """Re-derives every figure of a comparison from the data and the raw answers, by its own formulas.
 
-    cd tests; python -m support.rederive DATA.jsonl HOME/comparisons/cmp-XXXXXXXX PHRASES.json
+    cd tests; python -m support.rederive DATA.jsonl HOME/comparisons/cmp-ID PHRASES.json REPORT.md
 
 Imports nothing of the gateway. ``PHRASES``: of answers that decline (``resources/refusals.json``);
-without it refusals are taken as given. Prints what was checked and what was taken as given, and
-each figure that differs; the exit code is 1 if one does.
+without it refusals are taken as given. ``REPORT``: its numbers are checked too. Prints what was
+checked and what was taken as given, and each figure that differs; the exit code is 1 if one does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from support.rederive.checked import Checked
 from support.rederive.intervals import difference, holm, mean_interval, rows_needed
+from support.rederive.page import check_page
 from support.rederive.scores import DECLINES, score, text
 from support.rederive.serving import check_serving
 
@@ -103,6 +104,8 @@ class Answers:
         self.lines = [(line["answer"], line["scores"]) for line in lines]
         self.shares = {one["name"]: one["share"] for one in data["measures"]}
         self.scores = {name: self._scores(name) for name in self.shares}
+        self.figures: dict[str, dict[str, list[float]]] = {name: {} for name in self.shares}
+        self.totals: dict[str, Json] = {}
 
     def _scores(self, measure: str) -> dict[str, dict[str, float]]:
         """Model -> row and sample -> score, on the rows that no model was trained on."""
@@ -142,6 +145,7 @@ class Answers:
         ours = mean_interval([*values.values()], self.clusters(values), self.shares[measure])
         if min(values.values()) >= 0:
             ours[1] = max(0.0, ours[1])
+        self.figures[measure][key] = [*ours, len(values)]
         self.found.same("n", where, interval["n"], len(values))
         count = len({*self.clusters(values)})
         self.found.same("conversations", where, interval["clusters"], count)
@@ -203,7 +207,8 @@ class Answers:
     def check_answers(self) -> None:
         for key, shown in self.data["answers"].items():
             answers = [answer for answer, _ in self.lines if answer["model"] == key]
-            for name, value in self._derived(key, answers).items():
+            self.totals[key] = self._derived(key, answers)
+            for name, value in self.totals[key].items():
                 self.found.same("answers", f"{name} of {key}", shown[name], value)
 
     def _derived(self, key: str, answers: list[Json]) -> Json:
@@ -298,8 +303,9 @@ def price(prices: dict[tuple[str, str], Fraction], model: Json, unit: str) -> Fr
 # -- all of it -------------------------------------------------------------------------------
 
 
-def rederive(data: Path, folder: Path) -> Checked:
-    """Check all figures of the comparison in ``folder`` against the data and its answers."""
+def rederive(data: Path, folder: Path, markdown: str = "") -> Checked:
+    """Check all figures of the comparison in ``folder``, and of its report, against the data and
+    its answers."""
     found = Checked()
     shown = json.loads((folder / "comparison.json").read_text("utf-8"))
     rows = read_lines(folder / "rows.jsonl")
@@ -311,4 +317,6 @@ def rederive(data: Path, folder: Path) -> Checked:
     answers.check_prices()
     answers.check_verdict()
     check_serving(shown, found)
+    if markdown:
+        check_page(markdown, shown, answers.figures, answers.totals, found)
     return found

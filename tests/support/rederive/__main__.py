@@ -11,10 +11,11 @@ from support.rederive.scores import DECLINES, folded
 
 
 def main() -> int:
+    report = Path(sys.argv[4]).read_text("utf-8") if len(sys.argv) > 4 else ""
     if len(sys.argv) > 3:
         languages = json.loads(Path(sys.argv[3]).read_text("utf-8"))["languages"]
         DECLINES.extend(folded(phrase) for phrases in languages.values() for phrase in phrases)
-    found = rederive(Path(sys.argv[1]), Path(sys.argv[2]))
+    found = rederive(Path(sys.argv[1]), Path(sys.argv[2]), report)
     assert not any(name.startswith("finetune_gateway") for name in sys.modules)
     print(json.dumps({"checked": found.counts, "given": found.given, "wrong": found.wrong[:50]}))
     return 1 if found.wrong else 0
