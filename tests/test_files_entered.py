@@ -110,12 +110,13 @@ def test_validate(home: Path, chat_file: Path) -> None:
     assert len(files) <= 30
 
 
-def test_submit(home: Path, chat_file: Path) -> None:
-    """At most 34 files for 60 chat rows and the fake backend."""
-    backend = FakeBackend()
-    files = entered_twice(lambda: gateway.submit(chat_file, model="m", backend=backend, again=True))
+@pytest.mark.parametrize("share, most", [(0, 36), (None, 45)])
+def test_submit(home: Path, chat_file: Path, share: float | None, most: int) -> None:
+    """At most 36 files for 60 chat rows and the fake backend, and 9 to hold rows out of them."""
+    given: dict[str, Any] = {"backend": FakeBackend(), "again": True, "validation_split": share}
+    files = entered_twice(lambda: gateway.submit(chat_file, model="m", **given))
     show("submit", files)
-    assert len(files) <= 34
+    assert len(files) <= most
 
 
 @pytest.mark.parametrize("kind, most", [("chat", 11), ("tools", 14)])
