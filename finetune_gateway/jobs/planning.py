@@ -102,7 +102,7 @@ def plan(
     fixes."""
     backend = candidate.backend
     backend.check_model(candidate.spec)
-    spec = backend.resolve(candidate.spec, files.train)
+    spec = backend.resolve(candidate.spec, files.whole or files.train)
     candidate = replace(candidate, spec=spec)
     train, held_out = checks.check_all(candidate, files)
     given = files.given(hosted=candidate.limits.hosted)
