@@ -195,6 +195,7 @@ def _view(
     heading = f"{format_count(len(models), 'model')} on {format_count(data.data.rows, 'row')}"
     curves = [*_curves(data)]
     plain = {one.key: shown.plain for one, shown in zip(data.models, models, strict=True)}
+    drawn = None if no_rows else comparison_rows.document(data, rows, answers)
     referenced = any(row.reference is not None for row in rows)
     found = ComparisonPage(
         title=f"Comparison {data.id}",
@@ -218,9 +219,8 @@ def _view(
         judge=view.judge_rows(data.judge) if data.judge else [],
         curves=curves,
         curve_keys=_curve_keys(data),
-        rows="" if no_rows
-        else comparison_rows.packed(comparison_rows.document(data, rows, answers)),
-        row_notes=[*_row_notes(len(rows), no_rows, folder)],
+        rows=comparison_rows.packed(drawn) if drawn else "",
+        row_notes=[*_row_notes(len(drawn["rows"]) if drawn else 0, len(rows), no_rows, folder)],
         shows=SHOWS,
         measure_options=[("", "any pass or fail"),
                          *((one.name, one.title) for one in (*deciding, *others)),
@@ -383,11 +383,11 @@ def _curve_keys(data: ComparisonData) -> list[Key]:
     return [Key.of([line]) for line in lines.values()]
 
 
-def _row_notes(rows: int, no_rows: bool, folder: Path) -> Iterator[str]:
+def _row_notes(shown: int, rows: int, no_rows: bool, folder: Path) -> Iterator[str]:
     if no_rows:
         yield withheld.NO_TEXTS
         return
     whole = _plain(str(folder / ANSWERS))
-    if rows > comparison_rows.MOST_ROWS:
-        yield f"The first {comparison_rows.MOST_ROWS:,} of {rows:,} rows. All are in {whole}."
+    if shown < rows:
+        yield f"Only the first {shown:,} of {rows:,} rows are on this page. All are in {whole}."
     yield f"Long texts are cut; all of each is in {whole}. {withheld.MASKED}"

@@ -24,7 +24,8 @@ from finetune_gateway.reports.html_text import short_text
 
 Json = dict[str, Any]
 
-MOST_ROWS = 5_000  # on a page; a browser holds some 100 MB of texts
+MOST_ROWS = 5_000  # on a page
+MOST_CHARS = 30_000_000  # of all answers on it, about; a browser takes seconds for more
 ANSWER_CHARS = 6_000  # shown of an answer
 TITLE_CHARS = 200
 PROMPT_CHARS = 4_000  # shown of a message
@@ -41,7 +42,7 @@ def document(
     for one in answers:
         by_row.setdefault(one.answer.row, {}).setdefault(one.answer.model, []).append(one)
     names, keys = titles(data), [model.key for model in data.models]
-    shown = rows[:MOST_ROWS]
+    shown = rows[: shown_count(rows, by_row)]
     scored = [one.name for one in measures]
     drawn = [
         _row(row, names, [by_row.get(row.id, {}).get(key, []) for key in keys], scored)
@@ -64,6 +65,19 @@ def document(
         "examples": _examples(data, [row.id for row in shown]),
         "rows": drawn,
     }
+
+
+def shown_count(
+    rows: Sequence[ComparedRow], by_row: Mapping[str, Mapping[str, Sequence[ScoredAnswer]]]
+) -> int:
+    """Return how many of the first rows fit on a page."""
+    room = MOST_CHARS
+    for count, row in enumerate(rows[:MOST_ROWS]):
+        answers = (one.answer for of in by_row.get(row.id, {}).values() for one in of)
+        room -= sum(min(len(answer.text), ANSWER_CHARS) for answer in answers)
+        if room < 0:
+            return max(1, count)
+    return min(len(rows), MOST_ROWS)
 
 
 def packed(document: Json) -> str:

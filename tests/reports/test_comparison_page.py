@@ -16,6 +16,7 @@ from support.browser import Browser
 from support.comparisons import HOSTILE, comparison
 
 from finetune_gateway.evaluation.results import Verdict
+from finetune_gateway.reports import comparison_rows
 from finetune_gateway.reports.comparison_page import page, script_hash
 from finetune_gateway.reports.comparison_rows import ANSWER_CHARS
 
@@ -152,6 +153,14 @@ def test_rows_are_found_and_compared(tmp_path: Path, tab: Browser) -> None:
     answer = f"document.querySelectorAll('#list details')[{place}].querySelectorAll('.answer')[2]"
     gone, new = (tab.js(f"{answer}.querySelectorAll('{tag}').length") for tag in ("del", "ins"))
     assert gone >= 1 and new >= 1 and tab.said == []
+
+
+def test_a_page_holds_what_a_browser_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more rows than that the first ones are on it, and how many is said."""
+    monkeypatch.setattr(comparison_rows, "MOST_CHARS", 5_000)
+    html = page(comparison(tmp_path))
+    shown = len(data_of(html)["rows"])
+    assert 1 < shown < 40 and f"Only the first {shown} of 40 rows are on this page." in html
 
 
 def test_a_page_without_rows(tmp_path: Path) -> None:

@@ -27,7 +27,19 @@ PLANTED = """<script>alert(1)</script><b onclick="x">"'&{{ 7*7 }}{% endif %}"""
 FILE_NAME = """<b onclick="x">"'&{{ 7*7 }}.jsonl"""
 
 TAGS = {
-    *("html", "head", "meta", "title", "style", "body", "header", "nav", "section", "article"),
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "header",
+        "nav",
+        "section",
+        "article",
+    ),
     *("h1", "h2", "h3", "h4", "p", "div", "span", "a", "b", "i", "br", "wbr", "bdi", "mark"),
     *("code", "pre", "ul", "ol", "li", "table", "caption", "thead", "tbody", "tr", "th", "td"),
     *("figure", "figcaption", "details", "summary"),

@@ -71,7 +71,7 @@ def test_the_page_of_a_job(ftg: Ftg, job: Job, compared: Comparison) -> None:
     assert "before: base:builtin/tiny after: support-lora (builtin/tiny)" in seen
     assert compared.verdict.text in seen and first.text[:40] in seen
     assert "3 more rows: ftg report cmp-3f9a2c1d" in seen
-    assert "estimated actual" in seen and "trained on train.jsonl, " in seen
+    assert "figure estimated actual" in seen and "trained on train.jsonl, " in seen
     assert f"sha256 {job.record.train.sha256[:16]}" in seen and "n_epochs" in seen
     assert json.loads(ftg("report", "latest", "--json").stdout)["id"] == job.id
     (compared.folder / "comparison.json").unlink()
