@@ -20,6 +20,7 @@ from finetune_gateway.cli.options import (
 )
 from finetune_gateway.cli.progress import answers_bar
 from finetune_gateway.errors import BudgetError, SpecError
+from finetune_gateway.evaluation import inspect_logs
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.compare_text import plan_document, plan_text
 from finetune_gateway.reports.comparison_markdown import comparison_markdown
@@ -100,6 +101,9 @@ def compare(
     markdown: Annotated[
         Path | None, typer.Option(metavar="OUT", help="The report as Markdown; '-' is stdout.")
     ] = None,
+    inspect: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Logs for inspect-ai, as well.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="All figures as well.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
@@ -133,6 +137,8 @@ def compare(
     for page in (html, markdown):
         if page is not None and str(page) != "-":
             _require_writable(page, force=force)
+    if inspect is not None:
+        inspect_logs.require(inspect)
     question = _Question(gateway, yes, dry_run, json, quiet)
     with answers_bar(quiet=quiet or json) as on_progress:
         comparison = gateway.compare(
@@ -162,7 +168,11 @@ def compare(
             ),
             command=_command(),
         )
-    return _end(comparison, html, markdown, explain, json=json, quiet=quiet, force=force)
+    exit_code = _end(comparison, html, markdown, explain, json=json, quiet=quiet, force=force)
+    if inspect is not None:
+        inspect_logs.write(comparison, inspect)
+        print_message(f"Wrote logs into {inspect}.", quiet=quiet)
+    return exit_code
 
 
 def _require_writable(path: Path, *, force: bool) -> None:
