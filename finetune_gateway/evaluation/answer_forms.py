@@ -188,7 +188,7 @@ def _shape(values: Sequence[Any], depth: int, labels: bool) -> Json:
 
 def _labels(values: Sequence[Any]) -> list[str]:
     """Return the texts that these values are, if they are a few short ones; else none."""
-    texts = {one for one in values if isinstance(one, str) and len(one) <= LABEL_LENGTH}
+    texts = {one for one in values if isinstance(one, str) and len(one.split()) <= LABEL_WORDS}
     often = len(values) >= OFTEN * len(texts)
     if not often or len(texts) > MOST_LABELS or not all(isinstance(one, str) for one in values):
         return []
@@ -207,7 +207,7 @@ def _object_shape(objects: Sequence[Json], depth: int, labels: bool) -> Json:
 
 
 MOST_KEYS = 50
-LABEL_LENGTH, MOST_LABELS, OFTEN = 40, 20, 8  # characters, texts, times each on average
+LABEL_WORDS, MOST_LABELS, OFTEN = 3, 20, 8  # of one; texts; times each on average
 _TYPE_NAMES: tuple[tuple[type, str], ...] = (
     (bool, "boolean"),
     (int, "integer"),

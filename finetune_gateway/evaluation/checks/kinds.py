@@ -24,7 +24,7 @@ from finetune_gateway.evaluation.checks.reading import Keys
 from finetune_gateway.evaluation.measures import no_json
 from finetune_gateway.evaluation.refusals import phrase_in, refuses
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Score
-from finetune_gateway.text.quoting import quoted
+from finetune_gateway.text.quoting import MAX_QUOTE, ascii_safe, quoted, shortened
 from finetune_gateway.validation.dataset.statistics import can_detect, language_detector
 
 Json = dict[str, Any]
@@ -173,7 +173,8 @@ def _not_contains(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
 
 
 def _listed(patterns: Sequence[tuple[str, Any]]) -> str:
-    return _some([written for written, _ in patterns])
+    first = shortened(ascii_safe(patterns[0][0]), MAX_QUOTE)
+    return first + (f" and {len(patterns) - 1} more" if len(patterns) > 1 else "")
 
 
 def _some(texts: Sequence[str]) -> str:

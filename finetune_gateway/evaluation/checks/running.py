@@ -290,6 +290,6 @@ def _notes(rows: Sequence[ComparedRow], model: EvaluatedModel) -> list[str]:
     if not seen:
         return []
     return [
-        f"{model.title} was trained on {seen:,} of these {len(rows):,} rows: that it passes them "
-        "says little of others."
+        f"{model.title} was trained on {seen:,} of these {len(rows):,} rows, or nearly so: that it "
+        "passes them says little of others."
     ]
