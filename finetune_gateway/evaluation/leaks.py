@@ -89,11 +89,12 @@ def _template_warning(texts: Sequence[Text], path: Path, names: Sequence[str]) -
     covered = [text for text in texts if _covered(text, template) >= COVERED]
     if len(covered) < OF_ONE_TEMPLATE * len(texts):
         return ""
-    whose, form = " and ".join(names), _shown(covered[0], template)
+    whose = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    whose += " was" if len(names) == 1 else " were"
     return (
-        f"{len(covered):,} of {len(texts):,} rows have the form of the rows that {whose} was "
-        f'trained on ("{form}"): they look like the work of one generator or template, so the '
-        "figures hold for such rows alone."
+        f"{len(covered):,} of {len(texts):,} rows have the form of the rows that {whose} trained "
+        f'on ("{_shown(covered[0], template)}"): they look like the work of one generator or '
+        "template, so the figures hold for such rows alone."
     )
 
 

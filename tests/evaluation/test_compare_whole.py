@@ -81,8 +81,8 @@ def hosted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosted]:
 
 
 def untuned(name: str) -> list[str]:
-    """Its base: bare, with the system prompt of the training, with two rows of it."""
-    return [f"{way}:{name}" for way in ("base", "prompt", "few-shot:2")]
+    """Its base: bare, with the system prompt of the training, with a row of it."""
+    return [f"{way}:{name}" for way in ("base", "prompt", "few-shot:1")]
 
 
 def pair(comparison: Comparison, first: str, second: str) -> Difference:
