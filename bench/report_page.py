@@ -2,12 +2,16 @@
 
 The bounds: its first paint takes at most 5 times that of an empty page; a filter, until the rows
 are laid out, at most 0.2 of the page's first paint. ``filter_frame`` is until the frame after it,
-which waits for the next tick of the screen (16 ms). Pages are loaded from the disk in turn.
+which waits for the next tick of the screen (16 ms). Pages are loaded from the disk in turn. Answers
+are words of random letters, which hardly compress: those of a model are smaller on a page.
 """
 
 from __future__ import annotations
 
+import random
+import string
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -39,12 +43,13 @@ TYPED = """new Promise(done => {
 
 
 def main() -> int:
-    asked = arguments(__doc__, runs=15, rows=1000, models=5, words=30)
+    asked = arguments(__doc__, runs=15, rows=1000, models=5, words=90)
     bench = Bench("report_page", versions("finetune-gateway", "jinja2"))
     found: dict[str, list[float]] = {"empty": [], "page": [], "laid": [], "frame": []}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        compared = comparison(folder, asked.rows, asked.models, words=asked.words)
+        answer = words(asked.words)
+        compared = comparison(folder, asked.rows, asked.models, said=lambda row, key: answer())
         whole, bare = page(compared), page(compared, no_rows=True)
         pages = {"empty": EMPTY, "page": whole}
         for side, html in pages.items():
@@ -64,6 +69,14 @@ def main() -> int:
     bench.figure("filter_frame", found["frame"], found["page"], "ms")
     bench.figure("bytes_without_rows", [len(bare.encode())], [BESIDES], "bytes", at_most=1.0)
     return bench.end(asked.out)
+
+
+def words(count: int) -> Callable[[], str]:
+    """What makes an answer of so many words, of 20,000 that mean nothing."""
+    chance = random.Random(1)
+    known = ["".join(chance.choices(string.ascii_lowercase, k=chance.randint(2, 9)))
+             for _ in range(20_000)]  # fmt: skip
+    return lambda: " ".join(chance.choices(known, k=count))
 
 
 def value(tab: Browser, promise: str) -> Any:
