@@ -9,7 +9,7 @@ import typer
 
 from finetune_gateway.cli.options import Data, Json, Quiet
 from finetune_gateway.cli.progress import progress_bar
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.advice_text import brief_text, footer, full_text
 from finetune_gateway.reports.leaving import point_out_leaving
@@ -44,14 +44,14 @@ def advise(
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> int:
     """Say what to do with a data set: prompt first, retrieval, or fine-tuning; SFT, DPO or both;
     whether the rows are enough; hosted or local, with an estimate of each. Says so when it can't
     tell. Offline: no key, nothing is sent.
 
     It counts what the rows have in common, and reads a comparison of them, if there is one. The
     rules, with their sources, are in docs/advise.md. --quiet prints one word: prompt, retrieval,
-    fine-tune or "can't tell".
+    fine-tune or "can't tell". Exit code 3 for a file that cannot be read, else 0.
 
     Examples:
       ftg advise train.jsonl
@@ -73,12 +73,14 @@ def advise(
             private=private,
             on_progress=on_progress,
         )
+    code = DataError.exit_code if advice.unreadable else 0
     if json:
         print_json(advice.document())
-        return
+        return code
     if quiet:
         print_result(advice.approach.answer)
-        return
+        return code
     print_result(shown := full_text(advice) if explain else brief_text(advice))
     print_message(FOOTER if explain else footer(advice))
     point_out_leaving(shown)
+    return code

@@ -49,7 +49,10 @@ def brief_text(advice: Advice) -> str:
         lines += _lines(NAMES[name], [point.text, *point.evidence], most)
     lines += [f"  {_cut(line, terminal_width() - 2)}" for line in options]
     if advice.next_steps:
-        lines += _lines("next", advice.next_steps[:1], 1)
+        more = len(advice.next_steps) - 1
+        lines += _lines(
+            "next", [advice.next_steps[0], *([f"{more} more: --explain"] * (more > 0))], 1
+        )
     return "\n".join(lines)
 
 

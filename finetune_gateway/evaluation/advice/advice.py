@@ -75,6 +75,11 @@ class Advice(Shown):
     comparison: str | None = None
 
     @property
+    def unreadable(self) -> bool:
+        """True for a file of which too little can be read to say anything."""
+        return "refused_rows" in self.approach.rules
+
+    @property
     def points(self) -> dict[str, Point]:
         """The four answers by their names."""
         return {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import date
+from pathlib import PurePath
 
 from finetune_gateway.evaluation.advice import places, rules
 from finetune_gateway.evaluation.advice.advice import Advice, Point
@@ -65,11 +67,27 @@ def approach_of(facts: Facts, measured: Measured | None) -> Point:
         or _own_facts(facts)
         or _behaviour(facts)
     )
-    if room_left and measured and found.answer == "fine-tune":
-        seen = (measured.text, *found.evidence)
-        return Point(found.answer, found.text, seen, ("room_left", *found.rules))
-    unmeasured = measured is None or measured.rule == "not_measured"
-    if not unmeasured or found.answer not in ("prompt", "fine-tune"):
+    return _with_measured(found, measured)
+
+
+def _with_measured(found: Point, measured: Measured | None) -> Point:
+    """Return the point with what a comparison of prompts adds to it, or that there is none."""
+    if found.answer not in ("prompt", "fine-tune"):
+        return found
+    if measured is not None and measured.rule == "room_left":
+        if found.answer != "fine-tune":
+            return found
+        return Point(
+            found.answer, found.text, (measured.text, *found.evidence), ("room_left", *found.rules)
+        )
+    if measured is not None and measured.rule == "prompts_alone":
+        return Point(
+            found.answer,
+            found.text,
+            (*found.evidence, measured.text),
+            (*found.rules, measured.rule),
+        )
+    if measured is not None and measured.rule != "not_measured":
         return found
     text = found.text.replace("Fine-tune:", "Fine-tune, if a measured prompt falls short:")
     return Point(found.answer, text, found.evidence, (*found.rules, "not_measured"))
@@ -342,4 +360,16 @@ def _next_steps(
     if facts.kind == "preference" and method.answer == "sft+dpo":
         yield "make rows for SFT of prompts and preferred answers; keep the pairs"
     if "not_measured" in approach.rules or approach.answer == CANT_TELL:
-        yield f"ftg compare prompt:{base} few-shot:5:{base} --data {path}"
+        yield from _measuring(path, facts, base)
+    elif approach.answer == "fine-tune" and method.answer == "sft":
+        yield f"ftg submit {path} --model {base}"
+
+
+def _measuring(path: str, facts: Facts, base: str) -> Iterator[str]:
+    """Yield the commands that measure how far the rows' own prompts and examples get."""
+    if not facts.signals.rows:
+        return
+    yield f"ftg split {path} --out parts"
+    stem = PurePath(path.strip("'")).stem
+    held_out, rest = (shlex.quote(f"parts/{stem}.{part}.jsonl") for part in ("validation", "train"))
+    yield (f"ftg compare base:{base} few-shot:5:{base} --data {held_out} --examples {rest}")

@@ -20,8 +20,8 @@ OF_THE_DATA = 0.5  # share of the compared rows that are rows of the data
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured. ``rule``: prompt_does, tuned_better, measured_undecided, or not_measured:
-    no untuned model was compared, or nothing tells. ``text``: in words."""
+    """What was measured, as the rules have it. ``rule``: not_measured if no prompt was compared.
+    ``text``: in words."""
 
     rule: str
     text: str
@@ -80,15 +80,21 @@ def read(data: ComparisonData) -> Measured:
 
 
 def _of_prompts(data: ComparisonData, untuned: list[ComparedFacts], measure: str) -> Measured:
+    """Return what is left to gain over the best prompt, by a measure that has a top."""
+    shares = [one.name for one in data.measures if one.share and one.better == "higher"]
+    if measure not in shares and not shares:
+        return Measured(
+            "prompts_alone", f"{data.id}: prompts were compared, by {measure}, which has no top."
+        )
+    measure = measure if measure in shares else shares[0]
     figures = data.figures.get(measure, {})
     reached = {
         one.title: interval
         for one in untuned
         if (figure := figures.get(one.key)) and (interval := figure.interval)
     }
-    is_share = any(one.name == measure and one.share for one in data.measures)
-    if not reached or not is_share:
-        return Measured("not_measured", f"{data.id} has no tuned model in it.")
+    if not reached:
+        return Measured("prompts_alone", f"{data.id}: no answer was judged by {measure}.")
     title, best = max(reached.items(), key=lambda pair: pair[1].mean)
     said = f"{data.id}: {title} reaches {best.mean:.0%} ({best.low:.0%} to {best.high:.0%})"
     if best.low >= ENOUGH:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, timedelta
 
-from finetune_gateway.errors import DataError, UnsupportedError
+from finetune_gateway.errors import DataError, SpecError, UnsupportedError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.profiles import (
     DAY,
@@ -17,7 +17,7 @@ from finetune_gateway.evaluation.advice.advice import Point
 from finetune_gateway.evaluation.advice.rules import SOON_DAYS
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.methods import METHODS
-from finetune_gateway.registry import default_backend
+from finetune_gateway.registry import default_backend, require_known
 
 # What is estimated if nobody names a base: one that OpenAI and Azure have, one for this machine.
 CANT_TELL = "can't tell"
@@ -29,10 +29,19 @@ def pairs(
     models: Sequence[str], backends: Sequence[str], *, private: bool
 ) -> list[tuple[str, str]]:
     """Return models with their backends: the usual ones if none are named; of these only those of
-    this machine if the data must stay here."""
+    this machine if the data must stay here. Raises NotFoundError for a backend that is not there,
+    SpecError for one of which no base is known here."""
+    backends = [name.strip() for one in backends for name in one.split(",") if name.strip()]
+    for name in backends:
+        require_known(name)
     named = [
         (model, backend) for model in models for backend in (backends or [default_backend(model)])
     ]
+    usual = {backend for _, backend in USUAL}
+    if not models and (unknown := [name for name in backends if name not in usual]):
+        raise SpecError(
+            f"Which base {unknown[0]} is to train is not said.", hint="Name one: --model"
+        )
     if not models:
         named = [pair for pair in USUAL if not backends or pair[1] in backends]
     return [pair for pair in named if not private or pair[1] == "local"]
@@ -73,7 +82,10 @@ def point(
     if there:
         text = f"{_begun(_names(there))}.{later}"
         return Point("hosted", text, refused, _why_not_here(options, ends))
-    return Point(CANT_TELL, _nowhere(options), refused, (*ends, "nowhere_known"))
+    if refused:
+        text = f"Not there: {refused[0]} Elsewhere: --backend azure, or a base for this machine."
+        return Point(CANT_TELL, text, refused[1:], (*ends, "nowhere_known"))
+    return Point(CANT_TELL, _nowhere(options), (), ("nowhere_known",))
 
 
 def _staying(options: Sequence[Option], methods: Sequence[str], private: Point) -> Point:
@@ -111,12 +123,12 @@ def _life_cycle(option: Option) -> LifeCycle | None:
 
 def _possible(option: Option, method: str) -> bool:
     """Return True if nothing is known against the option: a local model that is not downloaded can
-    be, and one that is estimated for a later method."""
+    be, one that is estimated for a later method, and one that refuses the rows."""
     if option.estimate is not None:
         return option.estimate.fits != "no"
     if isinstance(option.error, UnsupportedError) and option.error.option == "method":
         return _has_method(option.backend, method)
-    return is_absent(option)
+    return is_absent(option) or isinstance(option.error, DataError)
 
 
 def _has_method(backend: str, method: str) -> bool:
@@ -162,8 +174,6 @@ def _why_not_here(options: Sequence[Option], ends: tuple[str, ...]) -> tuple[str
 def _nowhere(options: Sequence[Option]) -> str:
     """Return why no option is possible, in the words of the first."""
     errors = [option.error for option in options if option.error]
-    if any(isinstance(error, DataError) for error in errors):
-        return "No figures while rows have errors."
     if errors:
         return errors[0].message
     return "None of the places named takes it." if options else "Name a base: --model."

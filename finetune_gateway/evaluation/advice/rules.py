@@ -159,6 +159,11 @@ RULES: dict[str, Rule] = {
         "a comparison of prompts alone shows that there is something to gain",
         "fine-tune",
     ),
+    "prompts_alone": Rule(
+        "approach",
+        "prompts were compared, by a measure that does not say what is left",
+        "the rules below decide; compare the tuned model with the prompts",
+    ),
     "measured_undecided": Rule(
         "approach",
         "a comparison could not tell them apart",
