@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def test_some_rows_are_timed_and_the_rest_asked_in_batches(home: Path) -> None:
     again = answers(models, every, name="compare:cmp-00000002")
     assert (again.asked, again.kept) == (31, 31)
     assert not same.singles + same.batches and len(other.singles) == 8
+
+
+def test_each_name_of_a_model_is_timed(home: Path) -> None:
+    """With a system prompt its answers take longer: eight rows of each are asked one by one, after
+    one that reads the weights."""
+    model, every = Scripted(), prompts(20)
+    bare = local(model, "bare")
+    told = replace(local(model, "told"), way="prompt", system_prompt="Be brief.")
+    found = answers([bare, told], every)
+    timed = [key for (key, _, _), one in found.answers.items() if one.seconds is not None]
+    assert (timed.count("bare"), timed.count("told")) == (8, 8)
+    assert model.warmed == ["Hello"] and len(model.singles) == 16
 
 
 def test_one_model_is_in_memory_at_a_time(home: Path) -> None:

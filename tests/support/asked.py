@@ -93,9 +93,12 @@ class Scripted:
         self.dies_at = dies_at
         self.singles: list[str] = []
         self.batches: list[list[str]] = []
+        self.warmed: list[str] = []  # what it was asked for one token alone
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
         text = str(messages[-1]["content"])
+        if sampling.get("max_tokens") == 1:
+            self.warmed.append(text)
         if self.refuses and self.refuses in text:
             raise SpecError(f"The conversation has {self.refuses} in it.")
         return ChatReply(text=f"heard: {text}", finish_reason="stop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -108,10 +109,11 @@ def _ask_here(
             asked.asked += here.asked
 
 
-def _timed(target: Target) -> int:
-    """Return how many rows of this model were timed by an earlier call."""
+def _timed(target: Target) -> Counter[str]:
+    """Return how many rows were timed by an earlier call, by the name of the model."""
     lines = target.kept.answers({*target.questions}) if target.kept else {}
-    return sum(line.get("seconds") is not None for line in lines.values())
+    timed = {key for key, line in lines.items() if line.get("seconds") is not None}
+    return Counter(name for (name, _, _), key in target.wanted.items() if key in timed)
 
 
 def _count(asked: AskResult, end: hosted.Ended) -> None:

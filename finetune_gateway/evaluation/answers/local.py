@@ -7,7 +7,8 @@ import gc
 import json
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby
@@ -74,9 +75,9 @@ class Here:
     on_end: Callable[[EvaluatedModel], object]
     asked: int = 0
 
-    def ask(self, timed: int) -> None:
-        """Ask what is left. ``timed``: rows that were timed by an earlier call. Raises GatewayError
-        for a model that cannot be used at all."""
+    def ask(self, timed: Mapping[str, int]) -> None:
+        """Ask what is left. ``timed``: rows that were timed by an earlier call, by the name of the
+        model. Raises GatewayError for a model that cannot be used at all."""
         left = self.target.left
         handle = self.target.model.handle
         if self.target.model.kind != "local" or handle is None:
@@ -84,14 +85,23 @@ class Here:
                 self._one(key, self._chat)
             return
         load(handle)
-        first = max(0, TIMED - timed)
-        for key in left[:first]:
+        if first := self._to_time(timed):
+            _warm_up(handle)
+        for key in first:
             self._one(key, self._stream)
-        rest = sorted(left[first:], key=lambda key: (self._options(key), self._length(key)))
+        others = [key for key in left if key not in {*first}]
+        rest = sorted(others, key=lambda key: (self._options(key), self._length(key)))
         for _, keys in groupby(rest, self._options):
             every = [*keys]
             for at in range(0, len(every), BATCH):
                 self._batch(handle, every[at : at + BATCH])
+
+    def _to_time(self, timed: Mapping[str, int]) -> list[str]:
+        """Return the requests that are asked one by one: the first ones of each name, since a base
+        with examples reads longer prompts than without."""
+        names = [model.key for model in self.target.models]
+        first = [self.target.left_of(name)[: max(0, TIMED - timed.get(name, 0))] for name in names]
+        return [key for keys in first for key in keys]
 
     def _length(self, key: str) -> int:
         return len(json.dumps(self.target.prompts[key].asked))
@@ -190,6 +200,12 @@ def load(handle: ModelHandle) -> None:
             gc.collect()
     _last[:] = [weakref.ref(handle)]
     handle.connect()
+
+
+def _warm_up(handle: ModelHandle) -> None:
+    """Read the weights, and answer once: neither belongs to the seconds of a row."""
+    with suppress(GatewayError):  # the rows will show it
+        handle.chat("Hello", system="", max_tokens=1)
 
 
 def answer_fields(reply: object, seconds: float | None) -> Json:
