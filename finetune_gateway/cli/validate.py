@@ -183,7 +183,7 @@ def validate(
     else:
         if fixed:
             print_result(fix_text(fixed))
-        print_result(report_text(fix or data, report))
+        print_result(report_text(fix or data, report, submit=True))
         _print_hints(fix or data, report, "jsonl" if fixed else dataset.container, model)
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0

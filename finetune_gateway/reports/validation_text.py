@@ -34,8 +34,8 @@ def report_document(report: Report, fixed: FixReport | None = None) -> dict[str,
     return {**document, "fix": fixed.model_dump(exclude={"report"})} if fixed else document
 
 
-def report_text(data: Path, report: Report) -> str:
-    """Return the report as text."""
+def report_text(data: Path, report: Report, *, submit: bool = False) -> str:
+    """Return the report as text. ``submit``: say also how many rows a submit would train."""
     rows = format_count(report.rows, "row")
     parts = [f"{apply_style(visible(data.name), 'bold')}  {rows}  ({report.format})"]
     if report.findings:
@@ -49,7 +49,8 @@ def report_text(data: Path, report: Report) -> str:
         parts.append(_section("quality", quality))
     if report.ignored:
         parts.append(_ignored_text(report.ignored))
-    if report.ok and report.rows >= MIN_ROWS and not (report.quality or {}).get("leaks"):
+    own = (report.quality or {}).get("leaks")  # it was compared with a file of held-out rows
+    if submit and report.ok and report.rows >= MIN_ROWS and not own:
         parts.append(wrap_text(_held_out_text(report.rows)))
     parts.append(f"{_outcome_text(report)}  Nothing was sent anywhere.")
     return "\n".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation.batch_plan import pack_lengths, plan_batches
 from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fit_rates
+from finetune_gateway.estimation.estimate import auto_eval_steps
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec, TrainingType
 from finetune_gateway.tokens.stats import TokenStats
@@ -211,6 +213,19 @@ def test_evaluations_are_those_of_the_trainer(
     job.wait(timeout=180)
     told = [metric.step for metric in job.metrics() if metric.valid_loss is not None]
     assert told == [2, 4, 5] and local_estimation.evaluations(job.record.spec, 5) == 3
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out", "expected"), [(729, 27, 6), (243, 27, 3), (8, 27, 1), (8000, 40, 10)]
+)
+def test_held_out_rows_cost_little(trained: int, held_out: int, expected: int) -> None:
+    """At most one row is evaluated for four that are trained, at a checkpoint (of ten), and at
+    least once, at the end."""
+    steps = 90
+    every = auto_eval_steps(9, steps, trained, held_out)
+    runs = local_estimation.evaluations(TrainingSpec(model="m"), steps, trained, held_out)
+    assert runs == math.ceil(steps / every) and every % 9 == 0
+    assert runs <= expected and (runs == 1 or 4 * runs * held_out <= trained)
 
 
 def test_a_price_of_ones_own_is_any_number_and_no_nonsense(

@@ -21,6 +21,7 @@ from finetune_gateway.errors import DataError, PrivateDataError, SpecError
 from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import JobRecord, StoredFile, row_of
 from finetune_gateway.preparation import hold_out, split
+from finetune_gateway.validation.dataset import near_duplicates
 
 Json = dict[str, Any]
 
@@ -174,6 +175,20 @@ def test_rows_of_one_prompt_are_on_one_side(method: str, home: Path) -> None:
     assert len(lines(record.validation)) == 6 and not prompts[0] & prompts[1]
 
 
+@pytest.mark.parametrize("method", ["kto", "pretrain"])
+def test_labelled_rows_and_texts_are_held_out_alike(method: str, home: Path) -> None:
+    """A tenth of them, the same ones each time, and none is lost."""
+    asked = [row["messages"][0]["content"] for row in long_rows(60)]
+    rows = [in_form(method, asked[n], f"{WORDS[n % 14]} {'x' * n}", "") for n in range(60)]
+    plans = [Gateway().plan(some, model=MODEL, backend=FakeBackend(), method=method)  # type: ignore[arg-type]
+             for some in (rows, rows[::-1])]  # fmt: skip
+    texts = [[json.dumps(row.data) for row in one.validation.rows()] if one.validation else []
+             for one in plans]  # fmt: skip
+    assert sorted(texts[0]) == sorted(texts[1]) and len(texts[0]) == 6
+    trained = [json.dumps(row.data) for row in plans[0].train.rows()]
+    assert sorted([*trained, *texts[0]]) == sorted(map(json.dumps, rows))
+
+
 def test_near_duplicates_are_on_one_side(home: Path) -> None:
     """Of each of 40 rows a copy with one word changed, and one in other case."""
     pytest.importorskip("rensa")
@@ -206,6 +221,10 @@ def test_what_cannot_be_held_out_is_said(
     chosen = hold_out.choose(Dataset(write(tmp_path / "one.jsonl", chat_rows(60))), 0.1, seed=0)
     assert chosen.rows == (54, 6)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(near_duplicates, "find_spec", lambda name: None)
+        lacking = hold_out.choose(Dataset(tmp_path / "one.jsonl"), 0.1, seed=0)
+    assert lacking.rows == (54, 6) and "finetune-gateway[dedup]" in lacking.note
     monkeypatch.setattr(hold_out, "NEAR_BYTES", 100)
     large = hold_out.choose(Dataset(tmp_path / "one.jsonl"), 0.1, seed=0)
     assert large.rows == (54, 6) and "not searched in files above" in large.note
