@@ -12,12 +12,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from support.cli import Done, Ftg
 from support.hosted import connect
+from support.paths import SHARED_DATA
 from support.provider import Provider
 
-from finetune_gateway import evaluation
+from finetune_gateway import Dataset, evaluation
+from finetune_gateway.backend import ChatReply
+from finetune_gateway.backends.local.builtin import demo_path
 from finetune_gateway.errors import BudgetError, PrivateDataError, SpecError
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.checks.outcome import CheckExample, CheckReport, CheckResult
+from finetune_gateway.evaluation.prompts import read_prompts
 from finetune_gateway.reports.check_text import check_text
 from finetune_gateway.reports.junit import junit_xml
 
@@ -324,3 +328,49 @@ def test_junit_holds_whatever_a_model_says() -> None:
     assert "\\ud83d \\x0b" in str(failure.text)
     assert [one.tag for one in suite][0] == "properties"
     assert not report.ok
+
+
+class AsInTheData:
+    """A model that answers each question as the data do, and all others like the first."""
+
+    def __init__(self, path: Path) -> None:
+        self.answers: dict[str, Json] = {}
+        for prompt in read_prompts(Dataset(path)):
+            if prompt.references:
+                self.answers.setdefault(self.key(prompt.messages), prompt.references[0])
+        self.first = next(one for one in self.answers.values() if one.get("content"))
+
+    @staticmethod
+    def key(messages: list[Json]) -> str:
+        """The last thing that the user says."""
+        asked = [one for one in messages if one["role"] == "user"]
+        return json.dumps(asked[-1]["content"])
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        """The answer of the data."""
+        said = self.answers.get(self.key(messages), self.first)
+        text = said.get("content") or ""
+        return ChatReply(text=text, tool_calls=said.get("tool_calls") or [])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(demo_path("held_out"), id="demo"),
+        *(
+            pytest.param(SHARED_DATA / name, id=name.partition("/")[0], marks=pytest.mark.shared)
+            for name in (
+                "fireworks_text2sql/text2sql_dataset.jsonl",
+                "foundry_gsm8k_chat/chat_validation.jsonl",
+                "foundry_stock_toolcall/stock_toolcall_validation.jsonl",
+            )
+        ),
+    ],
+)
+def test_a_guide_to_begin_with_passes_on_the_answers_of_its_data(path: Path, home: Path) -> None:
+    """Whatever they are: JSON, SQL, prose, calls; in the later turns and under attacks too."""
+    if not path.exists():
+        pytest.skip("the data sets are not beside the checkout")
+    guide = Guide.loads(evaluation.starter(path))
+    report = evaluation.check(AsInTheData(path), guide, path)
+    assert report.ok, check_text(report)
