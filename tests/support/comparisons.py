@@ -78,16 +78,15 @@ def comparison(
     models: int = 5,
     *,
     seed: int = 1,
-    words: int = 0,
     said: Callable[[int, str], str] | None = None,
     **data: Any,
 ) -> Comparison:
-    """A comparison of so many rows and models. ``words``: that answers are longer by. ``said``:
-    what a model (key) answers to a row, instead. ``data``: other values of its data."""
+    """A comparison of so many rows and models. ``said``: what a model (key)
+    answers to a row, instead. ``data``: other values of its data."""
     chance = random.Random(seed)
     asked = [_row(place, chance, models) for place in range(rows)]
     answered = [
-        _scored(row, place, model, chance, words, said)
+        _scored(row, place, model, chance, said)
         for model in MODELS[:models]
         for place, row in enumerate(asked)
     ]
@@ -122,7 +121,6 @@ def _scored(
     place: int,
     model: tuple[str, str, Variant, str, float],
     chance: random.Random,
-    words: int,
     said: Callable[[int, str], str] | None,
 ) -> ScoredAnswer:
     key, _, _, kind, right = model
@@ -133,7 +131,6 @@ def _scored(
     reference = str((row.reference or {})["content"])
     is_right = chance.random() < right
     text = reference if is_right else _wrong(reference, chance, key)
-    text += "".join(f" {chance.choice(THINGS)}" for _ in range(words))
     text = said(place, key) if said else text
     seconds = chance.uniform(0.4, 2.5)
     answer = ComparedAnswer(
