@@ -43,11 +43,12 @@ def test_some_rows_are_timed_and_the_rest_asked_in_batches(home: Path) -> None:
 
 
 def test_each_name_of_a_model_is_timed(home: Path) -> None:
-    """With a system prompt its answers take longer: eight rows of each are asked one by one, after
-    one that reads the weights."""
+    """With an example its answers take longer: eight rows of each are asked one by one, after one
+    question that reads the weights."""
     model, every = Scripted(), prompts(20)
     bare = local(model, "bare")
-    told = replace(local(model, "told"), way="prompt", system_prompt="Be brief.")
+    example = (1, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}])
+    told = replace(local(model, "told"), way="few-shot", examples=(example,))
     found = answers([bare, told], every)
     timed = [key for (key, _, _), one in found.answers.items() if one.seconds is not None]
     assert (timed.count("bare"), timed.count("told")) == (8, 8)
