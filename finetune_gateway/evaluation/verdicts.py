@@ -150,8 +150,8 @@ def _warnings(
     if longer is not None and (longer.low > 0.5 or longer.high < 0.5):
         kind = "longer" if longer.low > 0.5 else "shorter"
         said.append(
-            f"it prefers the {kind} answer{_of_verdicts(longer)}: compare with the pairs of like "
-            "length"
+            f"it prefers the {kind} answer{_of_verdicts(longer)}; whether for its length or for "
+            "what it says, the pairs of like length show"
         )
     if found.agreement is not None and found.agreement < 0.5 and found.pairs >= FEW:
         said.append(f"both orders agree in only {found.agreement:.0%} of the pairs")

@@ -1,0 +1,121 @@
+"""A comparison with a judge, from the questions to the figures: what it is paid, what is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.hosted import connect
+from support.provider import Provider
+
+from finetune_gateway import BudgetError, ChatReply, Comparison, Gateway
+from finetune_gateway.errors import PrivateDataError
+
+Json = dict[str, Any]
+JUDGE = "gpt-4o-2024-08-06"
+SHOWN = re.compile(r"<answer [12] ([0-9a-f]{12})>\n(.*?)\n</answer [12] \1>", re.S)
+ROWS = [{"prompt": f"Where is parcel {number}?", "completion": "Here."} for number in range(12)]
+
+
+class Says:
+    """A model that gives the same kind of answer to all."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        return ChatReply(text=f"{self.text} ({messages[-1]['content']})", finish_reason="stop")
+
+
+MODELS = [Says("It is in Kraków and comes on Tuesday"), Says("No idea")]
+
+
+def verdict(choose: Callable[[str, str], bool]) -> Callable[[Json], str]:
+    """Return a judge that looks at the two answers; True: the first one is better."""
+
+    def answer(body: Json) -> str:
+        [(_, first), (_, second)] = SHOWN.findall(body["messages"][-1]["content"])
+        return json.dumps({"reason": "So.", "better": "1" if choose(first, second) else "2"})
+
+    return answer
+
+
+@pytest.fixture
+def provider(home: Path) -> Iterator[Provider]:
+    """The host of the judge."""
+    with Provider() as provider:
+        yield provider
+
+
+def compare(provider: Provider, **options: Any) -> Comparison:
+    backends = [connect(provider, profile="openai")]
+    return Gateway().compare(MODELS, ROWS, judge=JUDGE, backends=backends, **options)
+
+
+def test_a_hosted_judge_is_priced_paid_once_and_kept_for_its_user_alone(
+    provider: Provider,
+) -> None:
+    """Both orders of each pair; the verdict names the better model, and each reason is kept."""
+    provider.world.answer_with = verdict(lambda first, second: "Kraków" in first)
+    with pytest.raises(BudgetError):
+        compare(provider, max_cost_usd="0.000001")
+    assert not provider.world.asked
+    plans: list[Decimal] = []
+    found = compare(
+        provider, confirm=lambda plan: not plans.append(plan.cost.high if plan.cost else Decimal(0))
+    )
+    facts = found.data.judge
+    assert facts is not None and (facts.pairs, facts.agreement, facts.unread) == (12, 1, 0)
+    assert facts.spent_usd and facts.spent_usd <= plans[0] and facts.spent_usd > plans[0] / 100
+    assert sum(provider.world.asked.values()) == 24
+    assert found.verdict.decided and found.verdict.measure == "judge:wins"
+    assert found.verdict.best == (found.data.models[0].key,)
+    assert all("longer" in text for text in facts.warnings)  # it is longer too
+    kept = found.folder / "judgements.jsonl"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert [one["reason"] for one in found.judgements()] == ["So."] * 24
+    again = compare(provider)
+    assert again.data.spent_usd == 0 and again.verdict == found.verdict
+    assert sum(provider.world.asked.values()) == 24
+
+
+@pytest.mark.parametrize(
+    ("choose", "named", "wins"),
+    [
+        (lambda first, second: True, "shown first", 0.5),
+        (lambda first, second: len(first) > len(second), "longer", 1.0),
+    ],
+)
+def test_a_judge_with_a_habit_is_named(
+    provider: Provider, choose: Callable[[str, str], bool], named: str, wins: float
+) -> None:
+    """One that always says "first" gives ties alone: no model is called better."""
+    provider.world.answer_with = verdict(choose)
+    found = compare(provider)
+    assert found.data.judge is not None
+    assert any(named in text for text in found.data.judge.warnings), found.data.judge.warnings
+    first = found.data.figures["judge:wins"][found.data.models[0].key].interval
+    assert first is not None and first.mean == wins
+    assert found.verdict.decided == (wins == 1.0)
+
+
+def test_rows_go_to_a_judge_by_the_rules_of_any_host(provider: Provider) -> None:
+    """Private data in an answer stop it too, and a judge that says nothing leaves figures empty."""
+    provider.world.answer_with = lambda body: "Both are nice."
+    found = compare(provider)
+    figure = found.data.figures["judge:wins"][found.data.models[0].key]
+    assert figure.interval is None and figure.empty.startswith("not judged")
+    assert found.data.judge is not None and found.data.judge.unread == 24
+    asked = dict(provider.world.asked)
+    leaking = [Says("Ask jan.kowalski@firma.pl"), Says("No")]
+    with pytest.raises(PrivateDataError):
+        Gateway().compare(
+            leaking, ROWS, judge=JUDGE, backends=[connect(provider, profile="openai")]
+        )
+    assert provider.world.asked == asked
