@@ -66,13 +66,16 @@ def test_a_hosted_judge_is_priced_paid_once_and_kept_for_its_user_alone(
     with pytest.raises(BudgetError):
         compare(provider, max_cost_usd="0.000001")
     assert not provider.world.asked
-    plans: list[Decimal] = []
-    found = compare(
-        provider, confirm=lambda plan: not plans.append(plan.cost.high if plan.cost else Decimal(0))
-    )
+    priced: list[Decimal] = []
+
+    def note(plan: Any) -> bool:
+        priced.append(plan.cost.high)
+        return True
+
+    found = compare(provider, confirm=note)
     facts = found.data.judge
     assert facts is not None and (facts.pairs, facts.agreement, facts.unread) == (12, 1, 0)
-    assert facts.spent_usd and facts.spent_usd <= plans[0] and facts.spent_usd > plans[0] / 100
+    assert facts.spent_usd and facts.spent_usd <= priced[0] and facts.spent_usd > priced[0] / 100
     assert sum(provider.world.asked.values()) == 24
     assert found.verdict.decided and found.verdict.measure == "judge:wins"
     assert found.verdict.best == (found.data.models[0].key,)
