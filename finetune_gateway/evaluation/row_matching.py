@@ -33,7 +33,8 @@ Bag = Counter[str]
 
 LONGEST = 160_000  # characters read of a row
 RARE = 16  # words of a row by which training rows are looked up, the rarest
-CANDIDATE = 0.4  # of their weight that a training row must share
+VISITS = 8_000_000  # to compared rows by such words, in all: beyond, common ones lead to none
+CANDIDATE = 0.3  # of the weight of a row's rare words that a training row must share
 SAME_WORDS, FEW_WORDS = 0.98, 6  # the same words in another order, and so many of them
 FEW_DIFFER = 0.5  # of two prompts that may differ in a few words
 ALIKE = 0.7  # of two prompts that have the same answer, which few others have
@@ -144,6 +145,7 @@ class _Row:
     text: Text
     weight: float
     rare: dict[str, float]
+    rare_weight: float  # also of words that no training row has
     match: Match = field(default_factory=Match)
     nearest: list[float] = field(default_factory=list)  # how alike: a heap of the first ones
     doubts: list[tuple[float, int]] = field(default_factory=list)  # alike, and the line
@@ -154,6 +156,7 @@ class _Index:
 
     def __init__(self, texts: Sequence[Text], path: Path) -> None:
         self.counts, self.answers, self.rows_trained = _counts(texts, path)
+        self.weights: dict[str, float] = {}
         self.rows = [self._row(text) for text in texts]
         self.prompts: dict[int, list[_Row]] = defaultdict(list)
         self.by_word: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -161,15 +164,29 @@ class _Index:
             self.prompts[row.text.prompt].append(row)
             for word, weight in row.rare.items():
                 self.by_word[word].append((number, weight))
+        self._drop_common()
+
+    def _drop_common(self) -> None:
+        """Drop the words that would take too long: those that are in the most training rows."""
+        visits = 0
+        for word in sorted(self.by_word, key=lambda word: (self.counts[word], word)):
+            visits += self.counts[word] * len(self.by_word[word])
+            if visits > VISITS:
+                del self.by_word[word]
 
     def _row(self, text: Text) -> _Row:
-        known = {word: self.weight(word) for word in text.bag if self.counts[word]}
-        rare = nlargest(RARE, known.items(), key=lambda one: (one[1], one[0]))
-        return _Row(text, self.total(text.bag), dict(rare))
+        weights = ((self.weight(word), word) for word in text.bag)
+        rare = nlargest(RARE, weights)
+        leading = {word: weight for weight, word in rare if self.counts[word]}
+        return _Row(text, self.total(text.bag), leading, sum(weight for weight, _ in rare))
 
     def weight(self, word: str) -> float:
         """Return how much a word says: nothing if it is in each training row."""
-        return log((self.rows_trained + 1) / (self.counts.get(word, 0) + 0.5))
+        known = self.weights.get(word)
+        if known is None:
+            known = log((self.rows_trained + 1) / (self.counts.get(word, 0) + 0.5))
+            self.weights[word] = known
+        return known
 
     def total(self, bag: Mapping[str, int]) -> float:
         """Return how much these words say."""
@@ -189,7 +206,7 @@ class _Index:
         own: float | None = None
         for number, weight in shared.items():
             row = self.rows[number]
-            if weight >= CANDIDATE * sum(row.rare.values()) and row.text.prompt != text.prompt:
+            if weight >= CANDIDATE * row.rare_weight and row.text.prompt != text.prompt:
                 own = self.total(text.bag) if own is None else own
                 self._look(row, text, own)
 
@@ -211,7 +228,7 @@ class _Index:
             return True
         if alike >= ALIKE and one.answers & two.answers and not self._is_common(two):
             return True
-        return alike >= FEW_DIFFER and near_duplicates.nearly_same(one.as_row, two.as_row)
+        return alike >= FEW_DIFFER and _few_differ(one, two)
 
     def _is_common(self, text: Text) -> bool:
         """Return True for an answer that says nothing of its row, such as yes, or a class."""
@@ -225,6 +242,8 @@ class _Index:
 
         Either prompt and answer both are, word by word, or what is asked is part of the other.
         """
+        if alike < CUT:
+            return None
         asked_alone = not row.text.answer_words
         answers = 1.0 if asked_alone else self._alike(row.text.answer_bag, text.answer_bag)
         few = max(2.0, DIFFER * len(text.prompt_words))
@@ -248,6 +267,17 @@ class _Index:
                 if alike - others >= STANDS_OUT:
                     row.match.add("near", line)
         return [row.match for row in self.rows]
+
+
+def _few_differ(one: Text, two: Text) -> bool:
+    """Return True if two rows differ in so few words that they are near-duplicates."""
+    longest = max(len(text.prompt_words) + len(text.answer_words) for text in (one, two))
+    most = 2 * near_duplicates.max_difference(longest) + 3  # the exact count takes longer
+    if abs(len(one.prompt_words) - len(two.prompt_words)) > most:
+        return False
+    if (one.bag - two.bag).total() > most:
+        return False
+    return near_duplicates.nearly_same(one.as_row, two.as_row)
 
 
 def _counts(texts: Sequence[Text], path: Path) -> tuple[Counter[str], Counter[int], int]:
