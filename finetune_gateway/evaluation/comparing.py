@@ -291,6 +291,13 @@ def _kind(row: ComparedRow) -> str:
     return "exact" if any(leak.kind == "exact" for leak in row.leaks) else "near"
 
 
+def _asked_how(one: EvaluatedModel) -> list[Any]:
+    """Return which model it is, and what is put before each row."""
+    examples = [line for line, _ in one.examples]
+    name = one.name if one.kind == "object" else ""
+    return [one.fingerprint, one.way, name, one.system_prompt, one.drops, examples]
+
+
 def _id(
     compared: Sequence[EvaluatedModel],
     judge: EvaluatedModel | None,
@@ -301,7 +308,7 @@ def _id(
     """Return the name of a comparison: the same models, rows, checks and parameters have the same,
     so that the same command again goes on with it."""
     said = [
-        [[one.fingerprint, one.way, one.name if one.kind == "object" else ""] for one in compared],
+        [_asked_how(one) for one in compared],
         judge.fingerprint if judge else None,
         [row.id for row in rows],
         guide.fingerprint if guide else None,

@@ -31,6 +31,7 @@ FORMS = (
     "JOB, JOB@STEP, ft:..., a handle's file or folder, base:NAME, prompt:NAME, few-shot:N:NAME, "
     "https://HOST/v1#MODEL, recorded:NAME"
 )
+UNKNOWN_TRAINING = "its training rows are not here, so rows that it has seen cannot be marked"
 UNTUNED = re.compile(r"(?P<way>base|prompt|few-shot):(?P<rest>.*)", re.DOTALL)
 FEW_SHOT = re.compile(r"(?P<shots>[0-9]{1,4}):(?P<name>.+)", re.DOTALL)
 URL = re.compile(r"https?://", re.IGNORECASE)
@@ -101,6 +102,8 @@ class _Resolver:
                 "chat(messages, **sampling).",
             )
         self._learn(found)
+        if found.way == "tuned" and not found.training_data:
+            found = replace(found, notes=(*found.notes, UNKNOWN_TRAINING))
         return found
 
     def _of_name(self, name: str) -> EvaluatedModel:

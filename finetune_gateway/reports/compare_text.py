@@ -26,7 +26,7 @@ def _plan_lines(plan: ComparePlan, budget: Budget | None) -> Iterator[str]:
     data = plan.data
     yield f"{plan.id}: {format_count(data.rows, 'row')} of {data.words}{_left_out(plan)}"
     for model in plan.models:
-        where = f" at {model.host}" if model.host else ""
+        where = f" at {model.host}" if model.host and model.host not in model.title else ""
         yield f"{visible(model.key)}: {visible(model.title)}{where}"
     if plan.judge is not None:
         where = f" at {plan.judge.host}" if plan.judge.host else ""

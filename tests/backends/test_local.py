@@ -132,6 +132,10 @@ def answers_as_trained(job: Job, base: Path | None) -> None:
     assert torch.equal(seen[-1], logits_of(job.result()))
     assert not torch.equal(seen[0], seen[-1])
     assert job.result(step="last").step == steps[-1]
+    losses = {m.valid_loss: m.step for m in job.metrics() if m.valid_loss is not None}
+    known = {loss: step for loss, step in losses.items() if step in steps}
+    if known:
+        assert job.result(step="best").step == known[min(known)]
     with pytest.raises(NotFoundError, match="step 1[.]") as missing:
         job.result(step=1)
     assert f"There are: {', '.join(map(str, steps))}." in missing.value.hint
