@@ -72,18 +72,34 @@ def ask(plan: AskPlan) -> AskResult:
         asked = AskResult(kept=ready.kept, again=ready.again)
         progress = _Progress(ready, sum(len(target.left) for target in ready.targets))
         unkept = {target.model.key: local.Unkept() for target in ready.targets if not target.kept}
-        before = ready.how.limit.spent
-        if ready.hosted:
-            for end in hosted.ask_hosted(ready, ready.hosted, progress):
-                _count(asked, end)
-        asked.spent_usd = ready.how.limit.spent - before
-        asked.stopped = ready.how.limit.stopped
-        for target in ready.targets:
-            if target.left and target.costing is None:
-                _ask_here(ready, target, unkept, progress, asked)
+        with _going_on():
+            if ready.hosted:
+                _ask_hosts(ready, progress, asked)
+            for target in ready.targets:
+                if target.left and target.costing is None:
+                    _ask_here(ready, target, unkept, progress, asked)
         for target in ready.targets:
             _read(ready, target, unkept, asked)
     return asked
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Say of Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        exc.add_note("What was answered is kept; the same command goes on.")
+        raise
+
+
+def _ask_hosts(plan: AskPlan, progress: _Progress, asked: AskResult) -> None:
+    """Ask what is left of hosted models."""
+    before = plan.how.limit.spent
+    for end in hosted.ask_hosted(plan, plan.hosted, progress):
+        _count(asked, end)
+    asked.spent_usd = plan.how.limit.spent - before
+    asked.stopped = plan.how.limit.stopped
 
 
 def _ask_here(
