@@ -21,21 +21,11 @@ from finetune_gateway.backends.openai import wire
 from finetune_gateway.errors import BackendError
 from finetune_gateway.evaluation.asking import Question
 from finetune_gateway.evaluation.costing import Prices
-from finetune_gateway.evaluation.journal import Journal, read_lines
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.recording import (
     Recording,
     Run,
     batch_file,
-)
-from finetune_gateway.evaluation.requests import (
-    ANSWERS,
-    BATCHES,
-    COLLECTED,
-    ERRORS,
-    OVER,
-    REFUSED,
-    REQUESTS,
 )
 from finetune_gateway.evaluation.work import (
     Work,
@@ -50,6 +40,16 @@ from finetune_gateway.evaluation.work import (
 from finetune_gateway.evaluation.writer import OnProgress, answer_fields
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.journal import Journal, read_lines
+from finetune_gateway.jobs.requests import (
+    ANSWERS,
+    BATCHES,
+    COLLECTED,
+    ERRORS,
+    OVER,
+    REFUSED,
+    REQUESTS,
+)
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
 from finetune_gateway.text.cleaning import whole

@@ -19,7 +19,6 @@ from typing import Any, Self, TypeVar
 from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_gateway.errors import NotFoundError, StoreError, validation_error_text
-from finetune_gateway.evaluation.journal import read_lines
 from finetune_gateway.evaluation.results import (
     ComparedAnswer,
     ComparedRow,
@@ -27,6 +26,7 @@ from finetune_gateway.evaluation.results import (
     Score,
     Verdict,
 )
+from finetune_gateway.jobs.journal import read_lines
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Pictured
 from finetune_gateway.settings import files

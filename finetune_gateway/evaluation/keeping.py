@@ -8,17 +8,17 @@ from decimal import Decimal
 from pathlib import Path
 
 from finetune_gateway.errors import JobNotFinished, NotFoundError, StoreError
-from finetune_gateway.evaluation.journal import Journal
 from finetune_gateway.evaluation.recording import (
     Recording,
     batch_file,
     folder_of,
     plain,
 )
-from finetune_gateway.evaluation.requests import BATCHES, LOST, OVER, REFUSED, batch_events
 from finetune_gateway.evaluation.work import last_lines, open_charges, settle_all, writing
 from finetune_gateway.jobs import charges, deletion, recordings
+from finetune_gateway.jobs.journal import Journal
 from finetune_gateway.jobs.recordings import PREFIX
+from finetune_gateway.jobs.requests import BATCHES, LOST, OVER, REFUSED, batch_events
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from finetune_gateway.errors import BackendError, GatewayError
-from finetune_gateway.evaluation.journal import Journal, read_lines
-from finetune_gateway.evaluation.requests import ANSWERS, ERRORS, REQUESTS
+from finetune_gateway.jobs.journal import Journal, read_lines
+from finetune_gateway.jobs.requests import ANSWERS, ERRORS, REQUESTS
 from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]

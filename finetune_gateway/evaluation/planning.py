@@ -21,9 +21,9 @@ from finetune_gateway.evaluation import gate, held_out
 from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.prompts import Prompt, drawn, fingerprint_of_all, read_prompts
 from finetune_gateway.evaluation.recording import About, Recording, default_name, plain
-from finetune_gateway.evaluation.requests import State
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.evaluation.work import Work, spent_already
+from finetune_gateway.jobs.requests import State
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import clock, config
 from finetune_gateway.text.cleaning import visible

@@ -37,9 +37,10 @@ from finetune_gateway.errors import (
     shown,
     validation_error_text,
 )
-from finetune_gateway.evaluation.journal import read_lines
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint_of_all
-from finetune_gateway.evaluation.requests import (
+from finetune_gateway.jobs.journal import read_lines
+from finetune_gateway.jobs.recordings import PREFIX
+from finetune_gateway.jobs.requests import (
     ANSWERS,
     ERRORS,
     Spent,
@@ -48,7 +49,6 @@ from finetune_gateway.evaluation.requests import (
     spent_of,
     state_of,
 )
-from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings

@@ -14,14 +14,14 @@ from finetune_gateway.errors import BudgetError, JobNotFinished, SpecError, Stor
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation.asking import Question
 from finetune_gateway.evaluation.costing import Costing
-from finetune_gateway.evaluation.journal import read_lines
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.recording import Recording
-from finetune_gateway.evaluation.requests import BATCHES, OVER, REQUESTS, Spent, State
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.jobs import charges, recordings
 from finetune_gateway.jobs.budget import ZERO, dollars
 from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.journal import read_lines
+from finetune_gateway.jobs.requests import BATCHES, OVER, REQUESTS, State, commit
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
 
@@ -218,16 +218,6 @@ def settle_one(store: Store, recording: Recording, charge: Charge) -> Decimal | 
         charges.settle(store, charge.id, charge.reserved_usd, "not known: its requests are gone")
         return charge.reserved_usd
     return commit(store, charge, spent)
-
-
-def commit(store: Store, charge: Charge, spent: Spent) -> Decimal | None:
-    """Settle a charge with what its requests have cost, and return that."""
-    most = f"; {spent.unanswered:,} without one counted at their most" if spent.unanswered else ""
-    at = ", ".join(f"${price.usd} {price.unit} {price.dated}" for price in charge.prices[:2])
-    word = "answer" if spent.answers == 1 else "answers"
-    basis = f"{spent.answers:,} {word} by the host's usage{most}; {at or 'no price is known'}"
-    charges.settle(store, charge.id, spent.usd, basis)
-    return spent.usd
 
 
 def new_charge(work: Work, cost: Range[Decimal] | None) -> Charge:

@@ -14,6 +14,7 @@ from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.deletion import delete
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.requests import commit, spent_of
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
@@ -140,9 +141,10 @@ def remove(store: Store, folder: Path) -> None:
             raise StoreError(
                 f"A process is asking for {title_of(folder)}.", hint="Wait until it has ended."
             )
-        _settle_lost(
-            [one for one in charges.unsettled(store) if one.id in {*charges_of(folder)}], store
-        )
+        try:
+            settle(store, folder)
+        except StoreError:  # its lines were changed: it goes all the same
+            _settle_lost(_open_of(store, folder), store)
         delete(folder)
         lock.unlink(missing_ok=True)
 
@@ -164,6 +166,19 @@ def is_asked_for(settings: Settings, charge: str) -> bool:
         files.is_locked(lock_of(settings, folder.name)) and charge in charges_of(folder)
         for folder in answer_folders(settings)
     )
+
+
+def settle(store: Store, folder: Path) -> None:
+    """Settle the charges of runs that have ended, also by a kill, by the requests that they wrote
+    down. For who holds the lock of the folder. Raises StoreError for lines that were changed."""
+    for charge in _open_of(store, folder):
+        commit(store, charge, spent_of(folder, charge.id))
+
+
+def _open_of(store: Store, folder: Path) -> list[Charge]:
+    """Return the charges of a folder that have not ended."""
+    noted = {*charges_of(folder)}
+    return [one for one in charges.unsettled(store) if one.id in noted] if noted else []
 
 
 def settle_lost(store: Store, name: str) -> None:

@@ -17,7 +17,7 @@ from support.recordings import wide
 
 from finetune_gateway import Gateway
 from finetune_gateway.evaluation.answers import AskResult, settle
-from finetune_gateway.evaluation.journal import read_lines
+from finetune_gateway.jobs.journal import read_lines
 from finetune_gateway.settings.home import Settings
 
 AT_ONCE = 16

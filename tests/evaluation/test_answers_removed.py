@@ -23,7 +23,7 @@ from finetune_gateway.evaluation.comparison import keep
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparisonData, DataFacts, Verdict
 from finetune_gateway.events import JobStatus, Result
-from finetune_gateway.jobs import compared
+from finetune_gateway.jobs import charges, compared
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import files
@@ -150,6 +150,21 @@ def test_what_a_killed_run_has_cost_is_settled(home: Path, ftg: Ftg) -> None:
         with pytest.raises(NotFoundError):
             settle(Settings.load(), "compare:cmp-none")
         assert planned([hosted(provider)], prompts(30)).again > 0
+
+
+def test_what_a_killed_run_has_cost_stays_when_its_answers_go(home: Path, ftg: Ftg) -> None:
+    """Counted by its requests, and whole where these were changed."""
+    for damaged in (False, True):
+        with Provider() as provider:
+            killed(provider, 30)
+            model = hosted(provider)
+            (charge,) = charges.unsettled(Store(Settings.load()))
+            if damaged:
+                (home / "answers" / model.fingerprint / "requests.jsonl").write_text("{}\n")
+            assert ftg("rm", f"answers:{model.model}", "--yes").returncode == 0
+        (known,) = charges.of_name(Store(Settings.load()), "", {charge.id})
+        assert known.spent_usd is not None and known.spent_usd > 0
+        assert (known.spent_usd == known.reserved_usd) is damaged
 
 
 @pytest.mark.parametrize("field", ["seconds", "usd", "finish_reason", "usage", "note", "message"])

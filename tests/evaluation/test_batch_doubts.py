@@ -17,7 +17,7 @@ from support.recordings import asked, recorded, rows
 
 from finetune_gateway import AuthenticationError, BackendError, Gateway
 from finetune_gateway.evaluation import Recording, keeping
-from finetune_gateway.evaluation.requests import BATCHES
+from finetune_gateway.jobs.requests import BATCHES
 from finetune_gateway.settings.home import Settings
 
 CREATE = "POST /batches"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from finetune_gateway.evaluation.journal import Journal, read_lines
+from finetune_gateway.jobs.journal import Journal, read_lines
 
 
 def test_a_journal_is_closed_while_lines_wait(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from support.recordings import USD_IN, USD_OUT, charge, rows, wide
 
 from finetune_gateway import Gateway, OpenAIBackend, evaluation
 from finetune_gateway.evaluation import Recording
-from finetune_gateway.evaluation.journal import read_lines
 from finetune_gateway.jobs import charges
+from finetune_gateway.jobs.journal import read_lines
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
 

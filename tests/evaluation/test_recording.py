@@ -26,12 +26,13 @@ from finetune_gateway import (
 )
 from finetune_gateway.backends.openai import async_chat
 from finetune_gateway.errors import PrivateDataError, StoreError
-from finetune_gateway.evaluation import Recording, asking, journal, planning
-from finetune_gateway.evaluation.journal import Journal, read_lines
+from finetune_gateway.evaluation import Recording, asking, planning
 from finetune_gateway.evaluation.planning import RecordPlan
 from finetune_gateway.evaluation.prompts import drawn, prompt_of
 from finetune_gateway.evaluation.recording import default_name
 from finetune_gateway.evaluation.subjects import Subject
+from finetune_gateway.jobs import journal
+from finetune_gateway.jobs.journal import Journal, read_lines
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports.recording_text import plan_text
 from finetune_gateway.settings.home import Settings

@@ -17,9 +17,9 @@ from finetune_gateway.evaluation.answers.planning import AnswerKey, AskPlan, Tar
 from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.recording import read_line
-from finetune_gateway.evaluation.requests import ANSWERS, spent_by_request
 from finetune_gateway.evaluation.results import ComparedAnswer
 from finetune_gateway.jobs.budget import ZERO
+from finetune_gateway.jobs.requests import ANSWERS, spent_by_request
 from finetune_gateway.text.cleaning import whole
 
 Json = dict[str, Any]

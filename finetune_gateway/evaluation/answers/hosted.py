@@ -19,12 +19,11 @@ from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.loops import run_in_loop
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.not_there import not_there
-from finetune_gateway.evaluation.requests import spent_of
-from finetune_gateway.evaluation.work import commit
 from finetune_gateway.evaluation.writer import Writer
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.requests import commit, spent_of
 from finetune_gateway.settings import config
 
 

@@ -18,10 +18,10 @@ from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt
-from finetune_gateway.evaluation.requests import State
 from finetune_gateway.evaluation.steps import MOST_AT_ONCE
 from finetune_gateway.evaluation.work import require_within
 from finetune_gateway.jobs.budget import ZERO
+from finetune_gateway.jobs.requests import State
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config
 

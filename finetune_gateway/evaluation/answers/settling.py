@@ -5,7 +5,6 @@ from __future__ import annotations
 from decimal import Decimal
 
 from finetune_gateway.errors import JobNotFinished, NotFoundError
-from finetune_gateway.evaluation.answers.store import KeptAnswers
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.jobs import charges, compared
 from finetune_gateway.jobs.budget import ZERO
@@ -39,7 +38,7 @@ def _settle_dead(store: Store, name: str) -> Decimal:
                     raise JobNotFinished(
                         f"A process is asking models for {name}.", hint="Wait until it has ended."
                     )
-                KeptAnswers(store, folder.name).settle()
+                compared.settle(store, folder)
     compared.settle_lost(store, name)
     ended = (charge for charge in charges.of_name(store, name) if charge.id in left)
     return sum((charge.held_usd for charge in ended), ZERO)

@@ -7,7 +7,7 @@ account, model and content of the weights:
 ==================  ==============================================================================
 ``about.json``      the model, and the jobs for which it was asked
 ``charges.jsonl``   what was reserved for runs: a killed one is settled by it
-``requests.jsonl``  with ``answers.jsonl`` and ``errors.jsonl``: see ``evaluation.requests``
+``requests.jsonl``  with ``answers.jsonl`` and ``errors.jsonl``: see ``jobs.requests``
 ==================  ==============================================================================
 
 A request is known by the content of its messages, of what is sent beside them, such as tools, and
@@ -26,21 +26,19 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 
 from finetune_gateway.errors import JobNotFinished, StoreError
-from finetune_gateway.evaluation.journal import Journal, read_lines
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint
-from finetune_gateway.evaluation.requests import (
+from finetune_gateway.jobs import compared
+from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.compared import ABOUT, CHARGES
+from finetune_gateway.jobs.journal import Journal, read_lines
+from finetune_gateway.jobs.requests import (
     ANSWERS,
     ERRORS,
     State,
     request_id,
-    spent_of,
     state_of,
 )
-from finetune_gateway.evaluation.work import commit
-from finetune_gateway.jobs import charges, compared
-from finetune_gateway.jobs.charges import Charge
-from finetune_gateway.jobs.compared import ABOUT, CHARGES
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
@@ -116,7 +114,7 @@ class KeptAnswers:
                     "are kept for both.",
                 )
             self._write_about(model)
-            self.settle()
+            compared.settle(self.store, self.folder)
             yield
 
     def _write_about(self, model: EvaluatedModel) -> None:
@@ -158,10 +156,3 @@ class KeptAnswers:
         """Write down a charge before it is committed, so that a killed run can be settled."""
         with Journal(self.folder / CHARGES) as journal:
             journal.write({"charge": charge.id, "name": charge.name, "at": charge.created_at})
-
-    def settle(self) -> None:
-        """Settle the charges of runs that have ended, also by a kill. The lock is held."""
-        known = {*compared.charges_of(self.folder)}
-        for charge in charges.unsettled(self.store) if known else ():
-            if charge.id in known:
-                commit(self.store, charge, spent_of(self.folder, charge.id))

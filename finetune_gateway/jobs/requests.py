@@ -17,7 +17,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.evaluation.journal import read_lines
+from finetune_gateway.jobs import charges
+from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.journal import read_lines
+from finetune_gateway.jobs.store import Store
 
 Json = dict[str, Any]
 
@@ -138,3 +141,13 @@ def _usd(line: Json) -> Decimal | None:
 def batch_events(folder: Path) -> dict[str, str]:
     """Return the last event of each batch of a folder, by its key."""
     return {line["key"]: line["event"] for line in read_lines(folder / BATCHES)}
+
+
+def commit(store: Store, charge: Charge, spent: Spent) -> Decimal | None:
+    """Settle a charge with what its requests have cost, and return that."""
+    most = f"; {spent.unanswered:,} without one counted at their most" if spent.unanswered else ""
+    at = ", ".join(f"${price.usd} {price.unit} {price.dated}" for price in charge.prices[:2])
+    word = "answer" if spent.answers == 1 else "answers"
+    basis = f"{spent.answers:,} {word} by the host's usage{most}; {at or 'no price is known'}"
+    charges.settle(store, charge.id, spent.usd, basis)
+    return spent.usd
