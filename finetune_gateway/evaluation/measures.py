@@ -6,7 +6,7 @@ normalized_match  the same after ``answer_forms.normalized``; of a reference tha
                   or list, the same JSON value
 final_number      the number after ``####`` (GSM8K), else the last number of the answer
 json_valid        a JSON object or list alone, by RFC 8259; a Markdown fence around it is not JSON
-json_schema       fits the schema of ``response_format``, else the one that all references fit
+json_schema       has the keys and types that all references have
 tool_names        calls the tools that the reference calls, and no others
 tool_arguments    the same, with arguments that are equal as JSON
 refusal           declines, by its phrases (``refusals``)
@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_gateway.data.row_access import as_dict, calls_of, tools_of
-from finetune_gateway.errors import SpecError
+from finetune_gateway.data.row_access import calls_of, tools_of
 from finetune_gateway.evaluation import answer_forms as forms
 from finetune_gateway.evaluation.refusals import refuses
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Measure, Score
@@ -37,6 +36,7 @@ MOST = 0.5  # share of the references that have a form, from which on it is what
 
 NO_ANSWER = "no answer: the request failed"
 FILTERED = "held back by a filter of the host"
+NO_JSON = "its reference is no JSON"
 NO_REFERENCE = "the data say no answer to this row"
 
 
@@ -192,42 +192,30 @@ def _judge_number(row: ComparedRow, answer: ComparedAnswer) -> Score:
 
 def _json(rows: Rows) -> list[Scorer] | str:
     values = json_references(rows)
-    own = {row.id: schema for row in rows if (schema := _own_schema(row)) is not None}
-    if not values and not own and not any(_asks_json(row) for row in rows):
-        return "Most references are no JSON, and no row asks for it by response_format."
+    if not values:
+        return "Most references are no JSON."
     valid = Measure(
         name="json_valid",
         title="Valid JSON",
         share=True,
         about="All of the answer is a JSON object or list, without a Markdown fence.",
     )
-    scorers = [Scorer(valid, _judge_json)]
-    if values or own:
-        scorers.append(_schema_scorer(values, own))
-    return scorers
-
-
-def _asks_json(row: ComparedRow) -> bool:
-    return as_dict(row.prompt.beside.get("response_format")).get("type") in (
-        "json_object",
-        "json_schema",
+    schema = Measure(
+        name="json_schema",
+        title="Fits the JSON schema",
+        share=True,
+        about="It has the keys and types that all references have.",
     )
-
-
-def _own_schema(row: ComparedRow) -> Json | None:
-    """Return the schema of a row's response_format."""
-    wanted = as_dict(as_dict(row.prompt.beside.get("response_format")).get("json_schema"))
-    schema = wanted.get("schema")
-    return schema if isinstance(schema, dict) else None
+    return [Scorer(valid, _judge_json), Scorer(schema, _schema_judge(values))]
 
 
 def _wants_json(row: ComparedRow) -> bool:
-    return _asks_json(row) or any(forms.is_structure(forms.json_of(one)) for one in _texts(row))
+    return any(forms.is_structure(forms.json_of(one)) for one in _texts(row))
 
 
 def _judge_json(row: ComparedRow, answer: ComparedAnswer) -> Score:
     if not _wants_json(row):
-        return Score(reason="its reference is no JSON")
+        return Score(reason=NO_JSON)
     if why := no_json(answer):
         return Score(value=0, reason=why)
     return Score(value=1)
@@ -248,29 +236,16 @@ def no_json(answer: ComparedAnswer) -> str:
     )
 
 
-def _schema_scorer(values: Sequence[Any], own: dict[str, Json]) -> Scorer:
-    shared = forms.schema_judge(forms.shape(values)) if values else None
-    judges: dict[str, Callable[[Any], str] | str] = {}
-    for row_id, schema in own.items():
-        try:
-            judges[row_id] = forms.schema_judge(schema)
-        except SpecError as exc:
-            judges[row_id] = exc.message
+def _schema_judge(values: Sequence[Any]) -> Judge:
+    fits = forms.schema_judge(forms.shape(values))
 
     def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
-        fits = judges.get(row.id, shared)
-        if fits is None or not (row.id in judges or _wants_json(row)):
-            return Score(reason="its reference is no JSON, and it has no schema")
-        if isinstance(fits, str):
-            return Score(reason=fits)
+        if not _wants_json(row):
+            return Score(reason=NO_JSON)
         why = no_json(answer) or fits(forms.json_of(answer.text))
         return Score(value=0 if why else 1, reason=why)
 
-    about = "The schema of response_format" if own else "The keys and types of all references"
-    measure = Measure(
-        name="json_schema", title="Fits the JSON schema", share=True, about=f"{about} fits."
-    )
-    return Scorer(measure, judge)
+    return judge
 
 
 # -- tool calls ----------------------------------------------------------------------------------
