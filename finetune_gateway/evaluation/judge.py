@@ -67,11 +67,13 @@ def rubric_question(
     row: ComparedRow, answer: ComparedAnswer, check: Rubric, guide: str, salt: Any
 ) -> JudgeQuestion:
     """Return the question how well an answer does by a rubric."""
-    low, high = SCALE
+    low, high = check.scale
     given = {"guide": guide, "rubric": check.rubric, "low": low, "high": high}
     texts = [answer_text(answer.message)]
     prompt = _prompt("judge_rubric.txt", row, texts, HOW_WELL, salt, **given)
-    return JudgeQuestion(row.id, answer.model, prompt, rubric=check.name, lengths=(len(texts[0]),))
+    return JudgeQuestion(
+        row.id, answer.model, prompt, "", (len(texts[0]),), check.name, check.scale
+    )
 
 
 def _prompt(

@@ -246,19 +246,22 @@ checks:
   - rubric: The answer is friendly.
   - name: helpful
     rubric: It helps.
+    scale: [0, 10]
     prompts: [Help me.]
 """
 
 
 def test_a_rubric_gives_scores_with_reasons() -> None:
-    """Each answer by each rubric, on its own prompts where it has some; 4 of 5 passes."""
+    """Each answer by each rubric, on its own prompts where it has some; 4 of 5 passes,
+    and three quarters of another scale."""
     guide = Guide.loads(GUIDE)
     [own] = guide.rubrics[1].openings(ROWS)
     rows = [*ROWS[:6], own]
     given = answers(lambda key, number: f"Kind {number}" if key == "a" else "Rude", rows)
 
     def judge(texts: list[str]) -> str:
-        return json.dumps({"reason": "So it is.", "score": 4 if "Kind" in texts[0] else 2})
+        score = 10 if texts[0] == "Kind 6" else 4 if "Kind" in texts[0] else 2
+        return json.dumps({"reason": "So it is.", "score": score})
 
     questions = judging.judge_prompts(ROWS[:6], given, [], guide=guide)
     assert len(questions) == 14 and all(one.prompt for one in questions)
@@ -269,8 +272,10 @@ def test_a_rubric_gives_scores_with_reasons() -> None:
     assert [one.name for one in found.measures] == ["judge:rubric", "judge:helpful"]
     means = [found.figures["judge:rubric"][key].interval for key in ("a", "b")]
     assert [one.mean for one in means if one] == [4, 2]
+    assert "from 0 (not at all) to 10 (fully)" in questions[-1].prompt.messages[0]["content"]
     scores = judging.rubric_scores(judgements)
     assert scores["a", own.id]["check:helpful"].value == 1
+    assert scores["b", own.id]["check:helpful"].reason == "2 of 10: So it is."
     assert scores["b", ROWS[0].id]["check:rubric"].reason == "2 of 5: So it is."
     silent = judging.rubric_scores(judged(lambda shown: "?", questions))
     assert silent["a", own.id]["check:helpful"].value is None

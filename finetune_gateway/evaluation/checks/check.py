@@ -105,6 +105,7 @@ class Rubric(Check):
     """A check that a judge decides: by itself it judges nothing."""
 
     rubric: str = field(kw_only=True)
+    scale: tuple[int, int] = field(default=(1, 5), kw_only=True)
 
     def judge_all(self, case: Case, answers: Sequence[ComparedAnswer]) -> Score:
         return Score(reason="no judge was named")

@@ -219,7 +219,8 @@ class _Reader:
             return Single(_titled(about, title), look=judge)
         if kind == "rubric":
             text = reading.text_at(keys, kind)
-            return Rubric(_titled(about, shortened(" ".join(text.split()), 60)), rubric=text)
+            titled = _titled(about, shortened(" ".join(text.split()), 60))
+            return Rubric(titled, rubric=text, scale=_scale(keys))
         return self._keeps(keys, about) if kind == "keeps_format" else self._stays(keys, about)
 
     def _keeps(self, keys: Keys, about: About) -> Check:
@@ -267,6 +268,7 @@ class _Reader:
 EXTRA = {
     **{name: kind.others for name, kind in kinds.KINDS.items()},
     "keeps_format": ("turns", "follow_ups", "rows"),
+    "rubric": ("scale",),
     "stays_in_role": ("must_not", "keeps", "canary", "rows"),
 }
 ALL_KINDS = (*kinds.KINDS, "keeps_format", "stays_in_role", "function", "rubric")
@@ -307,6 +309,17 @@ def _share(keys: Keys) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise reading.wrong(keys, "min_pass", "a share above 0, at most 1")
     return float(value)
+
+
+def _scale(keys: Keys) -> tuple[int, int]:
+    """Return the lowest and the highest score of a rubric."""
+    value = keys.get("scale", [1, 5])
+    ends = value if isinstance(value, list) and len(value) == 2 else []
+    if not ends or not all(type(end) is int and 0 <= end <= 100 for end in ends):
+        raise reading.wrong(keys, "scale", "two whole numbers from 0 to 100, like [1, 10]")
+    if ends[0] >= ends[1]:
+        raise reading.wrong(keys, "scale", "the lower end first")
+    return ends[0], ends[1]
 
 
 def _flag(keys: Keys, key: str, *, default: bool) -> bool:
