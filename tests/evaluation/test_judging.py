@@ -272,7 +272,7 @@ def test_a_rubric_gives_scores_with_reasons() -> None:
     assert [one.name for one in found.measures] == ["judge:rubric", "judge:helpful"]
     means = [found.figures["judge:rubric"][key].interval for key in ("a", "b")]
     assert [one.mean for one in means if one] == [4, 2]
-    assert "from 0 (not at all) to 10 (fully)" in questions[-1].prompt.messages[0]["content"]
+    assert "from 0 (not at all) to 10 (fully)" in str(questions[-1].prompt)
     scores = judging.rubric_scores(judgements)
     assert scores["a", own.id]["check:helpful"].value == 1
     assert scores["b", own.id]["check:helpful"].reason == "2 of 10: So it is."
