@@ -269,11 +269,11 @@ def _rows(
 def _advantages(rows: Sequence[ComparedRow], models: Sequence[EvaluatedModel]) -> list[str]:
     """Return for each of these models how many of the rows it was trained on."""
     counts = {
-        model.key: sum(bool(row.leaks) for row in leaks.mark(rows, [model])) for model in models
+        model.name: sum(bool(row.leaks) for row in leaks.mark(rows, [model])) for model in models
     }
     return [
-        f"{key} was trained on {count:,} of these {len(rows):,} rows, which is an advantage."
-        for key, count in counts.items()
+        f"{name} was trained on {count:,} of these {len(rows):,} rows, which is an advantage."
+        for name, count in counts.items()
         if count
     ]
 

@@ -93,7 +93,8 @@ def migration_text(done: Migration) -> str:
     new = f"{visible(done.destination)}, {done.job_id}, {done.trained_rows:,} rows"
     lines += [_line("new", new), _line("old", visible(done.against))]
     data = done.comparison.data
-    lines.append(_line("compared", f"{data.id}, {format_count(data.data.rows, 'row')}"))
+    rows = format_count(data.data.rows, "row")
+    lines.append(_line("compared", f"{rows}; all of it: ftg report {data.id}"))
     lines += [_line("", visible(text)) for text in data.data.warnings]
     return "\n".join(lines)
 

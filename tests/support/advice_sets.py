@@ -91,7 +91,7 @@ def prices(random: Random) -> list[Json]:
     """What a shop answers about prices, stock and opening hours."""
     rows = []
     for thing in THINGS:
-        for town in ("Lyon", "Porto", "Ghent", "Turin", "Leeds", "Bergen"):
+        for town in ("Lyon", "Porto", "Ghent"):
             euros, left = random.randint(9, 900), random.randint(0, 40)
             hour = random.randint(7, 10)
             rows += [
@@ -117,19 +117,19 @@ def pairs_alone(random: Random) -> list[Json]:
     """Preference pairs: the warm answer over the cold one."""
     return [
         pair(asked, captain(random, asked), f"Read the manual of the {asked.split()[1]}.")
-        for asked in _questions(random, 200)
+        for asked in _questions(random, 100)
     ]
 
 
 def both_kinds(random: Random) -> list[Json]:
     """Answers to imitate, and pairs, in one file."""
-    return [*style(random)[:150], *pairs_alone(random)[:80]]
+    return [*style(random)[:90], *pairs_alone(random)[:60]]
 
 
 def patients(random: Random) -> list[Json]:
     """Letters of a practice, with names, telephone numbers and addresses of people."""
     rows = []
-    for number, asked in enumerate(_questions(random, 120)):
+    for number, asked in enumerate(_questions(random, 80)):
         line = f"+49 30 9018{random.randint(10, 99)}{number % 10}{random.randint(0, 9)}"
         who = f"{random.choice(('anna', 'boris', 'carla', 'dilek'))}.{asked.split()[1]}{number}"
         rows.append(
@@ -145,13 +145,13 @@ def patients(random: Random) -> list[Json]:
 def support(random: Random) -> list[Json]:
     """A good set of a team that has always trained at OpenAI."""
     prompt = "You are the support desk of a shop. Answer in the voice of an old captain."
-    return [chat(asked, captain(random, asked), prompt) for asked in _questions(random, 300)]
+    return [chat(asked, captain(random, asked), prompt) for asked in _questions(random, 120)]
 
 
 def disputed(random: Random) -> list[Json]:
     """Labels of two people who do not agree."""
     rows = []
-    for asked in _questions(random, 150):
+    for asked in _questions(random, 70):
         for _ in range(2):
             label = random.choice(("refund", "repair", "advice"))
             rows.append(chat(f"Which team takes this? {asked}", label))
@@ -178,7 +178,7 @@ SETS = {
         "sft",
         "enough",
         "local",
-        {"model": ["gpt-4.1-mini-2025-04-14", "builtin/tiny"]},
+        {"backend": ["openai", "local"]},
         today="2027-01-06",
     ),
     "disputed labels": Stated(disputed, "can't tell", "sft", "enough", "either"),
