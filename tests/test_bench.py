@@ -104,6 +104,14 @@ def test_cpu_of_a_moment_between_two_looks(bench_folder: None) -> None:
     assert overhead.cpu_at(samples, 2.5) == pytest.approx(2.0)
 
 
+@pytest.mark.shared
+def test_leaks_prints_its_figures(shared: Path) -> None:
+    """What is found of each change, and what is not one, for each data set."""
+    found = figures("leaks", "--planted", "6")
+    assert {"gsm8k_exact", "gsm8k_cut", "text2sql_false", "wikisql_reorder"} <= set(found)
+    assert found["gsm8k_exact"]["ratio"] == 1 and found["gsm8k_false"]["ours"] == 0
+
+
 def test_personal_data_prints_its_figures() -> None:
     """What is found of each kind, script and form."""
     found = figures("personal_data", "--values", "48")
