@@ -41,7 +41,7 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     rows = format_count(plan.reports[0].rows, "row")
     lines = [f"{estimate.backend} / {plan.spec.model}: {plan.spec.method} on {rows}"]
     if text := rows_text(estimate):
-        lines.append(wrap_text(f"Rows: {text}"))
+        lines.append(wrap_text(f"Rows: {text}", "  ", ""))
     if estimate.data_leaves_machine:
         lines += _hosted_lines(plan, limit, budget)
     else:
@@ -115,9 +115,11 @@ def _exact_usd(amount: Decimal) -> str:
 def _uploads(plan: Plan) -> Iterator[str]:
     """Yield each file that will be sent, with its size."""
     files = [plan.train, *([plan.validation] if plan.validation else [])]
+    part = plan.files is not None and plan.files.whole is not None
     for file, report, sent in zip(files, plan.reports, plan.sent, strict=True):
+        name = "its held-out rows" if part and file is plan.validation else visible(file.name)
         note = "" if report.format.startswith("openai-") else f"as {_openai_rows(report)}, "
-        yield f"{visible(file.name)} ({note}{format_bytes(sent.bytes)}: {sent.bytes:,} bytes)"
+        yield f"{name} ({note}{format_bytes(sent.bytes)}: {sent.bytes:,} bytes)"
 
 
 def _openai_rows(report: Report) -> str:
