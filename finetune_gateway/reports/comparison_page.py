@@ -136,7 +136,7 @@ class ComparisonPage:
     costs: list[tuple[str, tuple[str, ...]]]
     serving: ServingView | None
     speed: list[tuple[str, tuple[str, ...]]]
-    judge: list[tuple[str, str]]
+    judge: Texts
     curves: list[CurveView]
     curve_keys: Sequence[Key]
     rows: str  # compressed; empty without any
@@ -216,15 +216,15 @@ def _view(
         costs=_shown(cost_rows(data)),
         serving=serving_view(data.serving) if data.serving else None,
         speed=_shown(speed_rows(data)),
-        judge=view.judge_rows(data.judge) if data.judge else [],
+        judge=_texts(view.judge_rows(data.judge)) if data.judge else [],
         curves=curves,
         curve_keys=_curve_keys(data),
         rows=comparison_rows.packed(drawn) if drawn else "",
         row_notes=[*_row_notes(len(drawn["rows"]) if drawn else 0, len(rows), no_rows, folder)],
         shows=SHOWS,
         measure_options=[("", "any pass or fail"),
-                         *((one.name, one.title) for one in (*deciding, *others)),
-                         *((one.name, one.title) for one in view.checks(data))],
+                         *((one.name, _plain(one.title)) for one in (*deciding, *others)),
+                         *((one.name, _plain(one.title)) for one in view.checks(data))],
         model_options=[("", "any model"), *plain.items()],
         against_options=[*([("reference", "the reference")] if referenced else []),
                          *((f"model:{key}", title) for key, title in plain.items()),
@@ -296,8 +296,8 @@ def _measure(data: ComparisonData, measure: Measure) -> MeasureView:
     counted = mode(map(view.counted_text, intervals)) if intervals else ""
     top = 1.0 if measure.share else max([one.high for one in intervals], default=0.0)
     return MeasureView(
-        title=measure.title,
-        about=_about(measure),
+        title=_plain(measure.title),
+        about=_plain(_about(measure)),
         counted=counted,
         cells=[_figure(data, measure, model.key, top, counted) for model in data.models],
         undecided=short_text(view.undecided_text(data, measure.name), LONG),
@@ -339,7 +339,7 @@ def _check(data: ComparisonData, name: str) -> CheckView:
         _check_cell(data, name, model.key, data.checks[name].get(model.key))
         for model in data.models
     ]
-    return CheckView(_title(data, name), measure.about if measure else "", cells)
+    return CheckView(_plain(_title(data, name)), _plain(measure.about if measure else ""), cells)
 
 
 def _check_cell(data: ComparisonData, name: str, key: str, figure: CheckFigure | None) -> CheckCell:
@@ -355,7 +355,7 @@ def _check_cell(data: ComparisonData, name: str, key: str, figure: CheckFigure |
         figure.failed,
         figure.unjudged,
         view.check_text(figure),
-        shown or "",
+        _plain(shown or ""),
         f"#examples/{quote(measure.name if measure else name, safe='')}/{quote(key, safe='')}"
         if count
         else "",

@@ -56,7 +56,7 @@ def document(
         "measures": [
             {
                 "name": one.name,
-                "title": one.title,
+                "title": shown_text(one.title, TITLE_CHARS),
                 "share": one.share and one.better != "",  # else neither is met nor failed
                 "unit": "" if one.share else one.unit,
             }
@@ -111,23 +111,24 @@ def _row(
     more = ", ..." if len(row.prompt.lines) > 4 else ""
     drawn: Json = {
         "n": f"line {lines}{more}" if lines else "a follow-up",
-        "p": [[str(one.get("role", "")), _message(one)] for one in row.prompt.messages],
+        "p": [[_role(one), _message(one)] for one in row.prompt.messages],
         "a": [[_answer(one, measures) for one in of_model] for of_model in answers],
     }
     if row.prompt.beside:
-        drawn["b"] = ", ".join(sorted(row.prompt.beside))
+        drawn["b"] = shown_text(", ".join(sorted(row.prompt.beside)), REASON_CHARS)
     if row.reference is not None:
         drawn["r"] = shown_text(said(row.reference), ANSWER_CHARS)
     if row.leaks:
         drawn["l"] = [_leak(leak, names) for leak in row.leaks]
     if row.check:
-        drawn["c"] = row.check
+        drawn["c"] = shown_text(row.check, TITLE_CHARS)
     return drawn
 
 
 def _leak(leak: Leak, names: Mapping[str, str]) -> str:
     near = "nearly the same as " if leak.kind == "near" else ""
-    return f"{near}line {leak.line:,} of what {names.get(leak.model, leak.model)} was trained on"
+    title = shown_text(names.get(leak.model, leak.model), TITLE_CHARS)
+    return f"{near}line {leak.line:,} of what {title} was trained on"
 
 
 def _answer(one: ScoredAnswer, measures: Sequence[str]) -> Json:
@@ -144,9 +145,11 @@ def _answer(one: ScoredAnswer, measures: Sequence[str]) -> Json:
         return {**drawn, "e": shown_text(answer.error, REASON_CHARS)}
     drawn["t"] = shown_text(said(answer.message), ANSWER_CHARS)
     if about := ", ".join(_about(answer)):
-        drawn["i"] = about
+        drawn["i"] = shown_text(about, REASON_CHARS)
     if one.turns:
-        drawn["u"] = {name: [*map(_turn, turns)] for name, turns in one.turns.items()}
+        drawn["u"] = {
+            shown_text(name, TITLE_CHARS): [*map(_turn, turns)] for name, turns in one.turns.items()
+        }
     return drawn
 
 
@@ -169,7 +172,11 @@ def _about(answer: ComparedAnswer) -> Iterator[str]:
 
 
 def _turn(message: Json) -> list[str]:
-    return [str(message.get("role", "")), _message(message)]
+    return [_role(message), _message(message)]
+
+
+def _role(message: Json) -> str:
+    return shown_text(str(message.get("role", "")), TITLE_CHARS)
 
 
 def _message(message: Json) -> str:

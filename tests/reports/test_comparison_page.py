@@ -7,6 +7,7 @@ import gzip
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,33 @@ def test_answers_are_texts(tmp_path: Path, tab: Browser) -> None:
     assert tab.said == []
 
 
+def test_names_are_texts(tmp_path: Path) -> None:
+    """Of models, measures, checks, files, hosts and the judge; what they were refused with, too."""
+    plain = comparison(tmp_path, rows=8)
+    assert plain.data.judge is not None
+    named = {"title": HOSTILE, "about": HOSTILE}
+    data = plain.data.model_copy(
+        update={
+            "models": [
+                one.model_copy(update={"title": HOSTILE, "name": HOSTILE, "model": HOSTILE,
+                                       "host": HOSTILE, "notes": (HOSTILE,)})
+                for one in plain.data.models
+            ],
+            "measures": [one.model_copy(update=named) for one in plain.data.measures],
+            "data": plain.data.data.model_copy(update={"words": HOSTILE, "warnings": (HOSTILE,)}),
+            "judge": plain.data.judge.model_copy(update={"model": HOSTILE, "warnings": (HOSTILE,)}),
+            "notes": [HOSTILE], "prices": (HOSTILE,), "parameters": {"stop": HOSTILE},
+            "checks": {HOSTILE: plain.data.checks["keys"]},
+        }
+    )  # fmt: skip
+    html = page(replace(plain, data=data))
+    assert len(re.findall("<script|<img|<!--", html)) == 2 and "\u202e" not in html
+    assert text_of(html).count("alert(1)") > 40
+    given = data_of(html)
+    del given["examples"]  # by name; not shown
+    assert "\u202e" not in json.dumps(given, ensure_ascii=False)
+
+
 def test_rows_are_found_and_compared(tmp_path: Path, tab: Browser) -> None:
     """Each filter shows the rows that it names; a link of the checks opens its examples; words
     that differ from the reference are marked; what is beyond a page is a button away."""
@@ -145,6 +173,7 @@ def test_rows_are_found_and_compared(tmp_path: Path, tab: Browser) -> None:
     assert tab.js("document.querySelectorAll('#list details[open] .answer').length") == 5
     count()
     tab.click("#all")
+    assert tab.js("location.hash") == "#rows"
     tab.click("#after")
     assert tab.js(shown) == "40 rows, 21 to 40 shown"
     place = next(at for at, row in enumerate(by_row[20:]) if row[2] == 0)

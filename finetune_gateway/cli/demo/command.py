@@ -44,6 +44,7 @@ from finetune_gateway.cli.demo.screen import (
 )
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.estimation import profiles
+from finetune_gateway.evaluation import statistics
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.comparison import Comparison
 from finetune_gateway.events import Event
@@ -103,12 +104,13 @@ def demo(
 def run(gateway: Gateway, folders: Folders, printer: Printer) -> DemoResult:
     """Run all steps and return their results.
 
-    Raises MissingDependency before the first step without torch, and JobFailed.
+    Raises MissingDependency before the first step without torch or scipy, and JobFailed.
     """
     started = time.perf_counter()
     local = LocalBackend()
     local.bind(gateway.settings)
     local.check(TrainingSpec.build(model=MODEL, **SETTINGS))
+    statistics.require()
     printer.print_step(1)
     report, broken_report = _check(gateway, folders, printer)
     printer.print_step(2)
