@@ -205,9 +205,10 @@ def _guide(request: Request) -> Guide | None:
         guide = checks
     else:
         guide = Guide.load(checks, code=request.code)
-    if guide is not None:
-        guide.require()
-    return guide
+    if guide is None:
+        return None
+    guide.require()
+    return guide.without_judge() if request.judge is None else guide
 
 
 def _models(request: Request, store: Store) -> tuple[list[EvaluatedModel], EvaluatedModel | None]:

@@ -12,7 +12,7 @@ from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.evaluation import assessing, costs, judging, measures
 from finetune_gateway.evaluation.answers.local import load
 from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
-from finetune_gateway.evaluation.checks import Outcome
+from finetune_gateway.evaluation.checks import Guide, Outcome, Skipped
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.questions import Found, Questions
@@ -73,6 +73,7 @@ def conclude(
     listed = [*_measures(questions, chosen.scorers)]
     for measure in listed:
         table.add(measure)
+    table.skip(questions.guide)
     if questions.judge is not None:
         table.add_judge(found)
     refused = {model.key: table.refusals(model.key) for model in facts}
@@ -250,6 +251,13 @@ class _Table:
             for key, counts in scores.unjudged.items()
         }
         return replace(scores, unjudged=unjudged)
+
+    def skip(self, guide: Guide | None) -> None:
+        """Say why a check of the guide has no figure here."""
+        for check in guide.checks if guide else ():
+            if isinstance(check, Skipped):
+                none = MeasureFigure(empty=check.why)
+                self.figures[check.measure.name] = {model.key: none for model in self.facts}
 
     def add_judge(self, found: Found) -> None:
         """Add what the judge says, of pairs of answers and by rubrics."""

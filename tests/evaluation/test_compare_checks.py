@@ -1,0 +1,86 @@
+"""A behaviour guide in a comparison: the same checks on several models, paired row by row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway import ChatReply, Comparison, Gateway
+from finetune_gateway.evaluation.checks import Guide
+
+Json = dict[str, Any]
+
+GUIDE = """\
+system: You are a parcel desk.
+checks:
+  - name: valid
+    json: object
+  - name: turns
+    keeps_format: valid
+    turns: 2
+    prompts: ['Where is it?', 'When?']
+  - name: role
+    stays_in_role: injection
+    prompts: Where is it?
+  - name: friendly
+    rubric: Is it friendly?
+    prompts: Are you there?
+  - function: own.py:nice
+"""
+
+
+class Desk:
+    """A model of the user's that answers in JSON, or forgets that after the first question."""
+
+    def __init__(self, *, forgets: bool = False) -> None:
+        self.forgets = forgets
+        self.heard: list[str] = []
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        """Answer whatever is asked."""
+        asked = [one["content"] for one in messages if one["role"] == "user"]
+        self.heard.append(asked[-1])
+        if "Which score" in messages[-1]["content"]:
+            return ChatReply(text='{"reason": "Kind.", "score": 5}')
+        plain = self.forgets and len(asked) > 1
+        return ChatReply(text="On its way." if plain else '{"reply": "On its way."}')
+
+
+def rows(count: int) -> list[Json]:
+    """Rows whose answer is JSON."""
+    answer = {"role": "assistant", "content": '{"reply": "On its way."}'}
+    return [
+        {"messages": [{"role": "user", "content": f"Where is parcel {number}?"}, answer]}
+        for number in range(count)
+    ]
+
+
+def test_checks_are_measures_with_reasons_where_they_do_not_run(home: Path) -> None:
+    """What checks ask on is in the comparison with its turns, paired between models; a rubric
+    without a judge is not asked, and a function whose file nobody named does not run."""
+    good, bad = Desk(), Desk(forgets=True)
+    made = Gateway().compare([good, bad], rows(4), checks=Guide.loads(GUIDE))
+    first, second = (model.key for model in made.data.models)
+    checks = made.data.checks
+    assert (checks["valid"][second].passed, checks["valid"][second].failed) == (4, 0)
+    assert (checks["turns"][first].passed, checks["turns"][second].failed) == (2, 2)
+    assert (checks["role"][first].passed, checks["role"][first].failed) == (3, 0)
+    figures = made.data.figures
+    assert "--judge" in figures["check:friendly"][first].empty
+    assert "--code" in figures["check:function"][first].empty
+    assert "Are you there?" not in good.heard
+    asked_on = [one for one in Comparison.load(made.id).answers() if "turns" in one.turns]
+    assert len({one.answer.row for one in asked_on}) == 2 and len(asked_on) == 4
+    assert [turn["role"] for turn in asked_on[0].turns["turns"]] == ["assistant", "user"] * 2 + [
+        "assistant"
+    ]
+
+
+def test_a_rubric_is_decided_by_the_judge_of_a_comparison(home: Path) -> None:
+    """Of each model, on the prompts of the guide."""
+    judge = Desk()
+    made = Gateway().compare([Desk()], rows(2), checks=Guide.loads(GUIDE), judge=judge)
+    (key,) = (model.key for model in made.data.models)
+    assert made.data.checks["friendly"][key].passed == 1
+    assert json.loads(made.data.model_dump_json())["checks"]["friendly"][key]["failed"] == 0
