@@ -97,7 +97,10 @@ class HomeEvaluations(ABC):
             backends=[] if backend is None else listed(backend, str, "backend"),
             private=private,
             validate=lambda rows, method: self.validate(
-                rows, method=method, quality=True, on_progress=on_progress
+                rows,
+                method=method,
+                quality=advising.whole_data(rows),
+                on_progress=on_progress,
             ),
             estimate=lambda rows, pairs, method: self.options(rows, pairs, method=method),
         )

@@ -141,6 +141,22 @@ ODD = {
     "JSON of one form": ([_json(number) for number in range(200)], "prompt"),
     "texts": ([{"text": f"The town had {n} stone bridges."} for n in range(90)], "retrieval"),
     "prompts": ([{"prompt": f"Where is parcel {n}?"} for n in range(60)], "prompt"),
+    "pairs both ways": (
+        [
+            {"prompt": f"Describe lamp {n}", "chosen": one, "rejected": two}
+            for n in range(30)
+            for one, two in (("A warm lamp.", "Lamp."), ("Lamp.", "A warm lamp."))
+        ],
+        "can't tell",
+    ),
+    "leave by years": (
+        [chat("How many days of leave?", f"You get {20 + n % 12} days.") for n in range(60)],
+        "retrieval",
+    ),
+    "labels that differ": (
+        [chat(f"Ticket {n // 2}: the lamp failed", f"P{n % 2}") for n in range(60)],
+        "can't tell",
+    ),
     "nothing": ([{"question": "?"} for _ in range(60)], "can't tell"),
 }  # fmt: skip
 

@@ -19,8 +19,16 @@ from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.validation.dataset.row_text import parse_leniently
 
+MOST_BYTES = 64 << 20  # of a larger file near-duplicates and languages are not looked for
+
 Validate = Callable[[Dataset, str], Report]
 Estimate = Callable[[Dataset, Sequence[tuple[str, str]], str], Sequence[Option]]
+
+
+def whole_data(dataset: Dataset) -> bool | None:
+    """Return whether a data set is looked at as a whole, near-duplicates among it; None: by its
+    size, as validate does."""
+    return True if dataset.size <= MOST_BYTES else None
 
 
 def advise(

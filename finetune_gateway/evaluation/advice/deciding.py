@@ -117,7 +117,7 @@ def _damaged(facts: Facts) -> Point | None:
 
 
 def _contradictory(facts: Facts) -> Point | None:
-    found = facts.signals.contradicting()
+    found = facts.contradicting()
     if facts.signals.share(found.count) < rules.CONTRADICTING:
         return None
     text = "Can't tell: rows contradict each other; settle first which are right."
@@ -180,7 +180,8 @@ def _plain_format(facts: Facts) -> Point | None:
         if fewest >= ROWS_A_CLASS:
             return None
         text = f"Prompt first: the answers are {len(classes)} labels, which a prompt can list."
-        seen = f"{sum(classes.values()):,} answers are labels; the rarest is in {fewest:,} rows"
+        rows = f"{fewest:,} row{'s' if fewest > 1 else ''}"
+        seen = f"{sum(classes.values()):,} answers are labels; the rarest is in {rows}"
         return Point("prompt", text, (seen,), ("one_format",))
     if signals.share(signals.copied) >= rules.ONE_FORMAT:
         text = "Prompt first: the answers are pieces of their prompts, which a prompt can ask for."
@@ -329,7 +330,7 @@ def _warnings(facts: Facts, said: bool) -> Iterator[str]:
     signals = facts.signals
     if facts.errors and facts.signals.rows:
         yield f"{facts.refused:,} errors in rows: fix them first (ftg validate)."
-    contradicting = signals.contradicting()
+    contradicting = facts.contradicting()
     if rules.FEW_CONTRADICT <= signals.share(contradicting.count) < rules.CONTRADICTING:
         yield f"{facts.counted(contradicting, 'rows contradict others')}."
     if facts.similar >= rules.MADE_FROM_ONE * max(signals.rows, 1):

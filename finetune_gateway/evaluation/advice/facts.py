@@ -57,6 +57,16 @@ class Facts:
         """About how many rows have an error: a row with two is counted twice."""
         return sum(one.count for one in self.errors)
 
+    def contradicting(self) -> Places:
+        """Return the rows that contradict others; of answers with a label, those that are called
+        good and bad."""
+        if self.signals.kind != "unpaired_preference":
+            return self.signals.contradicting()
+        found = [one for one in self.report.findings if one.code == "contradictions"]
+        return Places(
+            2 * sum(one.count for one in found), [line for one in found for line in one.lines][:5]
+        )
+
     def private(self, code: str) -> tuple[int, list[Finding]]:
         """Return how often private data of a sort, ``secret`` or ``pii``, were found, and where."""
         found = [one for one in self.report.findings if one.code == code]

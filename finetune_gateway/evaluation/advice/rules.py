@@ -130,7 +130,8 @@ RULES: dict[str, Rule] = {
     ),
     "contradictions": Rule(
         "approach",
-        f"{CONTRADICTING:.0%} of the rows or more ask what has another short answer elsewhere",
+        f"{CONTRADICTING:.0%} of the rows or more ask what has another short answer elsewhere, "
+        "turn a pair round, or have the other label",
         "can't tell: settle what the right answers are first",
         (BEST_PRACTICES,),
         "OpenAI: a model is hardly better than the agreement of who wrote the rows. The share is "

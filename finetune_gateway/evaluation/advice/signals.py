@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from finetune_gateway.data.canonical import canonical
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.evaluation.advice import looks, specifics
@@ -22,6 +23,7 @@ from finetune_gateway.validation.dataset.row_text import (
     RowText,
     content_hash,
     extract_row_text,
+    message_text,
     parse_leniently,
     words,
 )
@@ -139,6 +141,8 @@ class Signals:
     without_answer: int = 0
     confidential: Places = field(default_factory=Places)
     good: int = 0  # of answers with a label
+    orders: set[tuple[int, int, int]] = field(default_factory=set)  # of pairs
+    reversed: Places = field(default_factory=Places)  # pairs that turn an earlier one round
     scored: Places = field(default_factory=Places)
     held: HeldFacts = field(default_factory=HeldFacts)
     dialogues: int = 0  # plain texts with a question and its answer
@@ -196,7 +200,10 @@ class Signals:
     # -- prompts that are answered in more than one way --------------------------------------
 
     def contradicting(self) -> Places:
-        """Return rows whose prompt has short answers that differ in more than a fact."""
+        """Return rows whose prompt has short answers that differ in more than a fact; of pairs,
+        those that turn another one round."""
+        if self.reversed.count:
+            return Places(2 * self.reversed.count, self.reversed.lines)
         return _rows_of(one for one in self.prompts.values() if one.contradict)
 
     def facts_differ(self) -> Places:
@@ -242,6 +249,8 @@ def read(dataset: Dataset) -> Signals:
             signals.without_answer += _is_prompt(row, text)
             continue
         _count(signals, text)
+        if text.kind == "preference":
+            _count_pair(signals, row, text)
         if any(_is_score(row.get(key)) for key in SCORES & row.keys()):
             signals.scored.add(line.number)
     return signals
@@ -296,6 +305,19 @@ def _count_looks(signals: Signals, row: RowText, answer_words: list[str]) -> Non
     signals.asked.update(set(words(row.prompt[:LONGEST])))
     signals.openings[" ".join(answer_words[:2])] += 1
     signals.closings[" ".join(answer_words[-2:])] += 1
+
+
+def _count_pair(signals: Signals, row: Json, text: RowText) -> None:
+    """Count a pair that another one turns round: the better answer there is the worse one here."""
+    pair = canonical(row)
+    asked = content_hash(text.system or "", text.prompt)
+    better, worse = (
+        content_hash("\n".join(map(message_text, as_list(pair.get(side)))))
+        for side in ("preferred_output", "non_preferred_output")
+    )
+    if (asked, worse, better) in signals.orders:
+        signals.reversed.add(text.line)
+    signals.orders.add((asked, better, worse))
 
 
 def _count_shape(signals: Signals, row: RowText, answer_words: list[str]) -> None:

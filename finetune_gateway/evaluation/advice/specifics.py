@@ -51,8 +51,8 @@ ASKS = re.compile(
     re.IGNORECASE,
 )
 OWN = re.compile(r"\b(our|ours|we|we're|we've)\b", re.IGNORECASE)
-LONG = 60  # words of an answer for each fact that is needed to call it one of facts
-LABEL = 4  # words: a longer answer is no label
+LONG = 100  # words of an answer for each fact that is needed to call it one of facts
+LABEL = 2  # words: the figures of a longer answer are no part of a label
 SHORT = 40  # words of an answer that is a fact in a sentence
 
 
