@@ -104,7 +104,7 @@ def test_cpu_of_a_moment_between_two_looks(bench_folder: None) -> None:
     assert overhead.cpu_at(samples, 2.5) == pytest.approx(2.0)
 
 
-@pytest.mark.shared
+@pytest.mark.chaos
 def test_leaks_prints_its_figures(shared: Path) -> None:
     """What is found of each change, and what is not one, for each data set."""
     found = figures("leaks", "--planted", "6")
