@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from support.recordings import TOOL
 from support.rederive import rederive
 from support.rederived import derived
 
-from finetune_gateway import Gateway, Job, evaluation
+from finetune_gateway import ChatReply, Gateway, Job, evaluation
 from finetune_gateway.evaluation.comparison import Comparison
 from finetune_gateway.evaluation.results import Difference
 
@@ -92,6 +93,15 @@ def pair(comparison: Comparison, first: str, second: str) -> Difference:
     return next(one for one in found if {one.first, one.second} == {first, second})
 
 
+class Longer:
+    """A judge that likes what is shown first, unless the other answer is twice as long."""
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        shown = re.findall(r"(?s)<answer [12] \w+>\n(.*?)\n</answer", messages[-1]["content"])
+        better = "second" if len(shown[-1]) > 2 * len(shown[-2]) else "first"
+        return ChatReply(text=json.dumps({"better": better, "reason": "so"}))
+
+
 def test_every_figure_is_derived_again(hosted: Hosted, tmp_path: Path) -> None:
     """Two fine-tunes that are right as often, their base, and a recording: all figures follow from
     the data and the answers, and the two can't be told apart."""
@@ -100,10 +110,11 @@ def test_every_figure_is_derived_again(hosted: Hosted, tmp_path: Path) -> None:
     first, second = hosted.tuned(train, data, base=0.2, first=0.85, second=0.85)
     kept = evaluation.record(first.result().model, data, backend=hosted.backend, name="r")
     names = [first, second, kept, *untuned(first.id)[::2]]
-    comparison = hosted.compare(names, data, by="normalized_match")
+    comparison = hosted.compare(names, data, by="normalized_match", judge=Longer())
     found = derived(data, comparison)
     assert found["wrong"] == [] and found["given"] == {}
     assert sum(found["checked"].values()) > 800 and found["checked"]["page"] > 60
+    assert found["checked"]["judge"] and found["checked"]["difference"] > 40
     keys = [model.key for model in comparison.data.models]
     same = pair(comparison, *keys[:2])
     assert same.better == "" and same.rows_needed and not comparison.verdict.decided

@@ -21,13 +21,14 @@ from typing import Any
 
 from support.rederive.checked import Checked
 from support.rederive.intervals import difference, holm, mean_interval, rows_needed
+from support.rederive.judge import check_judge, judged
 from support.rederive.page import check_page
 from support.rederive.scores import DECLINES, score, text
 from support.rederive.serving import check_serving
 
 Json = dict[str, Any]
 TRAINING = ("weight", "reasoning_content", "reasoning", "thinking")
-GIVEN = ("check", "judge:")  # measures whose scores are taken as they are
+GIVEN = ("check",)  # measures whose scores are taken as they are
 LEVEL = 0.05
 
 
@@ -98,8 +99,10 @@ def clusters_of(rows: list[Json]) -> dict[str, str]:
 class Answers:
     """The answers of a comparison, with the scores that were derived from them."""
 
-    def __init__(self, data: Json, rows: list[Json], lines: list[Json], found: Checked) -> None:
-        self.data, self.found = data, found
+    def __init__(
+        self, data: Json, rows: list[Json], lines: list[Json], verdicts: list[Json], found: Checked
+    ) -> None:
+        self.data, self.found, self.verdicts = data, found, verdicts
         self.rows = {row["prompt"]["id"]: row for row in rows}
         self.lines = [(line["answer"], line["scores"]) for line in lines]
         self.shares = {one["name"]: one["share"] for one in data["measures"]}
@@ -109,7 +112,10 @@ class Answers:
 
     def _scores(self, measure: str) -> dict[str, dict[str, float]]:
         """Model -> row and sample -> score, on the rows that no model was trained on."""
-        counted: dict[str, dict[str, float]] = {one["key"]: {} for one in self.data["models"]}
+        keys = [one["key"] for one in self.data["models"]]
+        if measure.startswith("judge:"):
+            return judged(measure, self.verdicts, keys)[0]
+        counted: dict[str, dict[str, float]] = {key: {} for key in keys}
         for answer, scores in self.lines:
             if measure not in scores:
                 continue
@@ -152,6 +158,8 @@ class Answers:
         self.found.same("interval", where, [interval[one] for one in ("mean", "low", "high")], ours)
 
     def _unjudged(self, measure: str, key: str) -> int:
+        if measure.startswith("judge:"):
+            return judged(measure, self.verdicts, [key, *self.data["figures"][measure]])[1][key]
         return sum(
             1
             for answer, scores in self.lines
@@ -166,7 +174,7 @@ class Answers:
             (one["measure"], one["first"], one["second"]): one for one in self.data["differences"]
         }
         for measure in self.data["measures"]:
-            if measure["decides"] and not measure["name"].startswith("judge:"):
+            if measure["decides"]:
                 self._check_measure(measure, shown)
 
     def _check_measure(self, measure: Json, shown: dict[tuple[str, str, str], Json]) -> None:
@@ -201,6 +209,20 @@ class Answers:
             self.found.same("rows needed", where, one["rows_needed"], rows)
         left = [key for key in shown if key[0] == name]
         self.found.same("differences", name, len(left), 0)
+
+    def check_checks(self) -> None:
+        """How many answers passed each check, by their scores."""
+        for name, shown_by in self.data["checks"].items():
+            for key, shown in shown_by.items():
+                values = [
+                    scores[f"check:{name}"]["value"]
+                    for answer, scores in self.lines
+                    if answer["model"] == key and f"check:{name}" in scores
+                ]
+                passed = sum(value is not None and value >= 1 for value in values)
+                counts = [passed, len(values) - values.count(None) - passed, values.count(None)]
+                named = [shown[word] for word in ("passed", "failed", "unjudged")]
+                self.found.same("check", f"{name} of {key}", named, counts)
 
     # -- how they answer ---------------------------------------------------------------------
 
@@ -310,13 +332,18 @@ def rederive(data: Path, folder: Path, markdown: str = "") -> Checked:
     shown = json.loads((folder / "comparison.json").read_text("utf-8"))
     rows = read_lines(folder / "rows.jsonl")
     check_rows(data, rows, shown["data"], found)
-    answers = Answers(shown, rows, read_lines(folder / "answers.jsonl"), found)
+    verdicts = read_lines(folder / "judgements.jsonl")
+    answers = Answers(shown, rows, read_lines(folder / "answers.jsonl"), verdicts, found)
+    answers.check_checks()
     answers.check_figures()
     answers.check_differences()
     answers.check_answers()
     answers.check_prices()
     answers.check_verdict()
     check_serving(shown, found)
+    if shown["judge"] is not None:
+        clusters = {row["prompt"]["id"]: row["cluster"] for row in rows}
+        check_judge(shown["judge"], verdicts, clusters, found)
     if markdown:
         check_page(markdown, shown, answers.figures, answers.totals, found)
     return found

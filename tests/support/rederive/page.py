@@ -32,8 +32,8 @@ def check_page(markdown: str, data: Json, figures: Figures, answers: Json, found
     keys = [model["key"] for model in data["models"]]
     titles = {_label(one): one for one in data["measures"]}
     for label, cells in _rows(markdown):
-        if len(cells) != len(keys):
-            continue
+        if len(cells) != len(keys) or any(re.search("passed|failed|not judged", c) for c in cells):
+            continue  # checks have a table of their own
         for key, cell in zip(keys, cells, strict=True):
             where = f"{label} of {key}"
             if label in titles and key in figures[titles[label]["name"]]:
