@@ -35,4 +35,7 @@ def pattern(written: str) -> Found:
 def _why(exc: SchemaError) -> str:
     lines = str(exc).strip().splitlines()
     errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines)[-1].removeprefix("error:").strip().rstrip(".")
+    shown = (errors or lines)[-1].strip()
+    for prefix in ("error:", "SchemaError:"):
+        shown = shown.removeprefix(prefix).strip()
+    return shown.rstrip(".")

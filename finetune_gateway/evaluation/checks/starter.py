@@ -67,11 +67,14 @@ TAIL = """\
 
 @dataclass(frozen=True)
 class Draft:
-    """A check as it would stand in the file. ``why``: the comment above it."""
+    """A check as it would stand in the file. ``why``: the comment above it. ``late``: it asks on,
+    so that data alone cannot show it. ``least``: the share of the answers that have to pass, for it
+    to be one of these data."""
 
     why: str
     value: Json
-    late: bool = False  # it asks on: data alone cannot show it
+    late: bool = False
+    least: float = LEAST
 
 
 def starter(dataset: Dataset, name: str = "behaviour.yaml") -> str:
@@ -105,7 +108,7 @@ def _written(rows: Sequence[ComparedRow]) -> Iterator[str]:
         value = dict(draft.value)
         if not draft.late:
             share = _share(value, rows)
-            if share is None or share < LEAST:
+            if share is None or share < draft.least:
                 continue
             if share < 1:
                 value["min_pass"] = math.floor(share * 100) / 100
@@ -143,6 +146,7 @@ def _drafts(rows: Sequence[ComparedRow]) -> Iterator[Draft]:
     yield Draft(
         "It speaks as the desk, not as a model.",
         {"name": "no-model-talk", "must_not": r"(?i)\bas an ai\b|\blanguage model\b"},
+        least=1,
     )
     inner = ["json"] if values else ["length"]
     yield Draft(
