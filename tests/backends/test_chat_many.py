@@ -42,6 +42,34 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 
+LINEAR = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+MAMBA = {"mamba_d_state": 8, "mamba_n_heads": 8, "mamba_d_head": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MORE_KINDS: dict[str, dict[str, Any]] = {
+    **{kind: {} for kind in ("llama", "qwen2", "bloom", "gpt_neox", "starcoder2", "mamba")},
+    **{kind: SLIDING for kind in ("olmo3", "gemma2", "cohere2")},
+    "gpt_oss": {**SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_moe": EXPERTS,
+    "qwen3_5_text": LINEAR,
+    "qwen3_next": {**LINEAR, **EXPERTS, "shared_expert_intermediate_size": 32},
+    "bamba": {**MAMBA, "attn_layer_indices": [1]},
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64},
+    "jamba": {
+        "num_experts": 2,
+        "mamba_d_state": 8,
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+    },
+    "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2},
+}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -61,7 +89,7 @@ def made(template: ChatTemplate, kind: str = "qwen3") -> LocalModel:
     """A model with random weights, large enough that its answers differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = AutoConfig.for_model(kind, **{**SIZE, **KINDS[kind]})
+        config = AutoConfig.for_model(kind, **{**SIZE, **(KINDS | MORE_KINDS)[kind]})
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for weights in model.parameters():
@@ -90,19 +118,38 @@ def said(reply: ChatReply | GatewayError) -> dict[str, Any]:
     return reply.model_dump(exclude={"seconds"})
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_does_not_depend_on_the_others(template: ChatTemplate, kind: str) -> None:
-    """In models that treat padding, positions and state in different ways: the same text, finish
-    and usage, whether rows end early, by a stop text, or at their last token."""
-    model = made(template, kind)
+def _require_the_same(model: LocalModel) -> None:
+    """All rows end as they end alone: early, by a stop text, or at their last token."""
     whole = alone(model, max_tokens=20)
     assert together(model, max_tokens=20) == whole
     texts = [one["text"] for one in whole]
-    stop = [text[4:8] for text in texts[:2] if text[4:8]]
+    stop = [text[4:8] for text in texts if text[4:8]][:2] or ["stop"]
     stopped = alone(model, max_tokens=20, stop=stop)
     assert together(model, max_tokens=20, stop=stop) == stopped
-    lengths = {one["usage"]["completion_tokens"] for one in stopped}
-    assert stop and len({*texts}) > 2 and len(lengths) > 1, (texts, lengths)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_does_not_depend_on_the_others(template: ChatTemplate, kind: str) -> None:
+    """In models that treat padding, positions and state in different ways: the same text, finish
+    and usage, of answers that differ in text and length."""
+    model = made(template, kind)
+    _require_the_same(model)
+    answers = alone(model, max_tokens=20)
+    stop = [one["text"][4:8] for one in answers[:2]]
+    lengths = {one["usage"]["completion_tokens"] for one in alone(model, max_tokens=20, stop=stop)}
+    assert len({one["text"] for one in answers}) > 2 and len(lengths) > 1
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", MORE_KINDS)
+def test_nor_does_it_in_other_families(template: ChatTemplate, kind: str) -> None:
+    """Windows, experts, linear attention, states and both, each as transformers builds it; the
+    losses of references are the same too."""
+    model = made(template, kind)
+    _require_the_same(model)
+    rows = [{**one, "reference": {"content": "On its way."}} for one in CONVERSATIONS]
+    singly = [model.reference_losses([row])[0] for row in rows]
+    assert model.reference_losses(rows) == pytest.approx(singly, abs=1e-4)
 
 
 def test_a_row_is_drawn_by_the_seed_as_if_alone(template: ChatTemplate) -> None:
