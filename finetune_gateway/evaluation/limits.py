@@ -15,13 +15,16 @@ class Limit:
     who wait for room the first one is served first, so that one model does not starve another.
 
     ``spent``: by requests that have ended; ``on_the_way``: what those that have not may cost at
-    most. ``stopped``: why not all could be asked; empty if all could.
+    most. ``stopped``: why not all could be asked; empty if all could. ``begun``: this process has
+    asked something under it. ``named``: the amount in messages, where ``usd`` is the rest of it.
     """
 
     usd: Decimal | None
     spent: Decimal = ZERO
     stopped: str = ""
     on_the_way: Decimal = ZERO
+    begun: bool = False
+    named: Decimal | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _freed: asyncio.Event = field(default_factory=asyncio.Event)  # something has ended
 
@@ -43,7 +46,8 @@ class Limit:
     async def _has_room(self, most: Decimal, usd: Decimal) -> bool:
         while self.spent + self.on_the_way + most > usd:
             if self.stopped or not self.on_the_way:
-                self.stopped = f"the next request could pass the limit of {dollars(usd)} USD"
+                named = dollars(usd if self.named is None else self.named)
+                self.stopped = f"the next request could pass the limit of {named} USD"
                 return False
             self._freed.clear()
             await self._freed.wait()

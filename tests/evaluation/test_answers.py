@@ -11,14 +11,15 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from support.asked import BASES, Scripted, answers, hosted, local, planned, prompts
+from support.asked import BASES, RUN, Scripted, answers, hosted, local, planned, prompts
 from support.provider import Provider
 from support.recordings import asked, wide
 
 from finetune_gateway import BackendError, BudgetError, Gateway, NotFoundError
 from finetune_gateway.errors import PrivateDataError
 from finetune_gateway.evaluation import asking
-from finetune_gateway.evaluation.answers import Limit, ask
+from finetune_gateway.evaluation.answers import Limit, ask, limit_of
+from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
 
@@ -79,8 +80,10 @@ def test_a_limit_is_shared_by_all_models_and_calls(home: Path) -> None:
         assert len(first.answers) == 18 and first.asked == 18 - len(errors) > 0
         assert spent == first.spent_usd == limit.spent <= Decimal("0.0106")
         assert sum(first.spent_by.values()) == first.spent_usd
+        more = answers(models[1:], prompts(400), limit)  # a round later: no error, nothing is sent
+        assert (more.asked, more.stopped) == (0, first.stopped) and more.spent_usd == 0
         with pytest.raises(BudgetError, match="of which .* are spent"):
-            answers(models, prompts(400), limit)
+            answers(models, prompts(400), limit_of(Store(Settings.load()), RUN, limit.usd))
         done = answers(models, prompts(9))
         assert not done.stopped and (done.asked, done.kept) == (len(errors), first.asked)
     assert Gateway().budget().spent_usd == first.spent_usd + done.spent_usd

@@ -50,7 +50,8 @@ def ask_hosted(plan: AskPlan, targets: Sequence[Target], on_end: OnEnd) -> list[
         backend.connect()
     limit = plan.how.limit
     bought = _reserve(plan, targets)
-    within = Limit(limit.left if plan.cap is None else _reserved(bought))
+    within = Limit(limit.left if plan.cap is None else _reserved(bought), named=limit.usd)
+    limit.begun = True
     try:
         return run_in_loop(_ask_all(plan, targets, bought, within, on_end))
     finally:

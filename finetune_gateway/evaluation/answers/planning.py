@@ -186,14 +186,15 @@ class AskPlan:
 
     def require_within(self) -> None:
         """Raise BudgetError if the limit is below even the low estimate, or if there is a limit or
-        a cap and the price of a model is not known."""
+        a cap and the price of a model is not known. Where something was asked under the limit
+        already, what does not fit is not asked: that is no error."""
         limit = self.how.limit
         for target in self.hosted:
             if target.cost is None:
                 require_within(
                     None, limit.usd, self.cap, ZERO, model=target.model.model, what="all"
                 )
-        if self.hosted and (cost := self.cost) is not None:
+        if self.hosted and (cost := self.cost) is not None and not limit.begun:
             require_within(cost, limit.usd, self.cap, limit.spent, model="", what="the comparison")
 
 
