@@ -58,6 +58,8 @@ def destination(
             "An address and a key are for a host.",
             hint=f"Leave --to-url and --to-key-env out: {shown(to)} is trained on this machine.",
         )
+    if host != "local":
+        _require_address(host, given)
     backend = registry.load(host, given if host != "local" else {})
     backend.bind(settings)
     profile = None if host == "local" else getattr(backend, "profile", None)
@@ -67,6 +69,17 @@ def destination(
     limits = backend.capabilities(model)
     carried = carrying.carried(one, limits, profile, same_base=same)
     return Destination(backend, model, method, tuple(carried), same)
+
+
+def _require_address(host: str, given: Mapping[str, Any]) -> None:
+    """Raise SpecError for a host where each customer has an address, and none is given."""
+    profile = profiles.load_profile(host)
+    if profile.base_url or given.get("base_url"):
+        return
+    raise SpecError(
+        f"Each customer of {profile.title} has an address of their own, and none is given.",
+        hint=f"Like --to-url {profile.base_url_hint}; to_options in Python.",
+    )
 
 
 def _split(to: str, one: FineTune) -> tuple[str, str]:

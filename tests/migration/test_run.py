@@ -146,7 +146,12 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(provider: Provider) -
             migrated(provider, model, **more)
     with pytest.raises(NotFoundError, match="training file of ft:other"):
         migrated(provider, "ft:other:o::1")
-    for to, wrong in {"": SpecError, "nebius": SpecError, "gpt-4": SpecError}.items():
+    for to, wrong in {
+        "": SpecError,
+        "nebius": SpecError,
+        "gpt-4": SpecError,
+        "azure": SpecError,
+    }.items():
         with pytest.raises(wrong):
             Gateway().migrate(model, to, max_drop=DROP)
     assert len(provider.requests) == sent
