@@ -127,7 +127,7 @@ def check(
     Examples:
       ftg check --init train.jsonl
       ftg check latest behaviour.yaml --data held_out.jsonl
-      ftg check ft:gpt-4.1-mini:org:support:1 behaviour.yaml --max-cost 1 --yes --junit checks.xml
+      ftg check ftg-7kq3 behaviour.yaml --max-cost 1 --yes --junit checks.xml
     """
     if init is not None:
         if model is not None:

@@ -130,8 +130,8 @@ def compare(
 
     Examples:
       ftg compare latest base:builtin/tiny
-      ftg compare ftg-7kq3 few-shot:4:gpt-4.1-mini --data held_out.jsonl --max-cost 2
-      ftg compare ftg-7kq3 recorded:support-2026-12-01 --checks behaviour.yaml --html report.html
+      ftg compare ftg-7kq3 few-shot:4:gpt-4.1-mini --data rows.jsonl --max-cost 2
+      ftg compare ftg-7kq3 recorded:support --checks behaviour.yaml --html a.html
     """
     gateway = Gateway()
     for page in (html, markdown):

@@ -148,9 +148,10 @@ def run(
     'ftg compare', like normalized_match, tool_arguments, or check:NAME of a guide.
 
     Examples:
-      ftg migrate run ft:gpt-4.1-mini-2025-04-14:acme:support:9fKq1 --to Qwen/Qwen3-4B \\
-          --max-drop normalized_match=0.05
-      ftg migrate run 9fKq1 --to azure --to-url https://NAME.openai.azure.com/openai/v1 \\
+      ftg migrate run ft:gpt-4.1-mini-2025-04-14:acme:support:9fKq1 \\
+          --to Qwen/Qwen3-4B --max-drop normalized_match=0.05
+      ftg migrate run 9fKq1 --to azure \\
+          --to-url https://NAME.openai.azure.com/openai/v1 \\
           --min check:json=0.95 --checks behaviour.yaml --max-cost 20
     """
     question = _Question(yes, dry_run, json, quiet)
