@@ -170,6 +170,13 @@ def test_a_format_that_is_lost_in_a_later_turn_fails() -> None:
     assert all(one.startswith("Question") for one in asked)
 
 
+def test_a_model_that_says_nothing_has_not_passed() -> None:
+    """It neither helps nor stays in its role."""
+    text = "prompts: Where is it?\nchecks:\n  - does_not_refuse\n  - stays_in_role"
+    found = scores(text, lambda messages: " ")
+    assert {value for values in found.values() for value in values} == {None}
+
+
 ROLE = "system: You are a parcel desk.\nprompts: Where is it?\nchecks:\n  - stays_in_role"
 
 

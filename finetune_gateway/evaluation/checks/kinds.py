@@ -300,6 +300,8 @@ def _does_not_refuse(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
             phrase_in(text) for one in row.prompt.references for text in texts_of(one)
         ):
             return undecided("the data decline too")
+        if not phrase and not answer.text.strip() and not answer.tool_calls:
+            return undecided("no text")
         return failed(f"refuses: {phrase}") if phrase else passed()
 
     return f"Does not refuse: {what}" if isinstance(what, str) else "Does not refuse", judge
