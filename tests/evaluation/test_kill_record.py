@@ -104,7 +104,7 @@ def storm(home: Path, folder: Path, count: int, kills: int, seed: int, *words: s
         for number in range(kills):
             process = start(RECORD, p.url, model, file)
             ready(process)
-            due = p.posts(CHATS) + draw.randint(0, 2 * count // (kills + 2)) + (number < 2)
+            due = p.posts(CHATS) + draw.randint(0, 3 * count // (2 * (kills + 2))) + (number < 2)
             until(lambda: p.posts(CHATS) >= due or process.poll() is not None)  # noqa: B023
             done += kill(process)
         until(p.idle)
