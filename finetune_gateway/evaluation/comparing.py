@@ -183,6 +183,7 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
         on_wait=how.on_wait,
     )
     questions = Questions(store, compared, judge, guide, rows, asked, request.seed)
+    concluding.require_measure(request.by, questions)
     plan = _plan(name, questions, data)
     if how.confirm is not None and not how.confirm(plan):
         raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
@@ -196,6 +197,7 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
         about,
         by=request.by,
         requests=request.monthly_requests,
+        unpriced={key for _, one in plan.rounds for key in one.unpriced},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -53,9 +53,10 @@ def conclude(
     *,
     by: str | None = None,
     requests: int | None = None,
+    unpriced: Collection[str] = (),
 ) -> Comparison:
-    """Score what was answered, and keep the comparison. ``about``: what was known before. Raises
-    SpecError for a measure that there is not."""
+    """Score what was answered, and keep the comparison. ``about``: what was known before.
+    ``unpriced``: models of which no price is known."""
     with_losses = _with_losses(questions, found)
     chosen = measures.choose(questions.rows)
     scored = [*_scored(questions, with_losses, chosen.scorers)]
@@ -77,12 +78,12 @@ def conclude(
     if questions.judge is not None:
         table.add_judge(found)
     refused = {model.key: table.refusals(model.key) for model in facts}
-    figures = {
-        model.key: assessing.answer_figures(
-            [one.answer for one in scored if one.answer.model == model.key], refused[model.key]
-        ).model_copy(update={"spent_usd": found.spent_by.get(model.key)})
-        for model in facts
-    }
+    figures = {}
+    for model in facts:
+        own = [one.answer for one in scored if one.answer.model == model.key]
+        spent = None if model.key in unpriced else found.spent_by.get(model.key)
+        figure = assessing.answer_figures(own, refused[model.key])
+        figures[model.key] = figure.model_copy(update={"spent_usd": spent})
     measure = _deciding(table, by)
     money = costs.money_clauses(figures, {model.key: model.training for model in facts})
     data = about.model_copy(
@@ -110,7 +111,7 @@ def conclude(
             "asked": found.asked,
             "asked_again": found.again,
             "kept": found.kept,
-            "spent_usd": found.spent_usd,
+            "spent_usd": None if unpriced else found.spent_usd,
             "stopped": found.stopped,
             "notes": [*about.notes, *_notes(found, facts)],
         }
@@ -272,12 +273,20 @@ class _Table:
         return sum(1 for score in found if score is not None and score.value == 1)
 
 
+def require_measure(by: str | None, questions: Questions) -> None:
+    """Raise SpecError, before anything is asked, if there is no such measure."""
+    known = [one.name for one in _measures(questions, measures.choose(questions.rows).scorers)]
+    if questions.judge is not None:
+        rubrics = questions.guide.rubrics if questions.guide is not None else []
+        known += [judging.WINS.name, *(f"judge:{rubric.name}" for rubric in rubrics)]
+    if by is not None and by not in known:
+        raise SpecError(f"There is no measure {by!r}.", hint=f"There are: {', '.join(known)}.")
+
+
 def _deciding(table: _Table, by: str | None) -> Measure:
     """Return the measure that decides."""
     known = {measure.name: measure for measure in table.measures}
-    if by is not None:
-        if by not in known:
-            raise SpecError(f"There is no measure {by!r}.", hint=f"There are: {', '.join(known)}.")
+    if by in known:
         return known[by]
     usable = [name for name in ORDER if name in known and _says_something(table.figures[name])]
     first = next(iter(usable), None) or next(name for name in ORDER if name in known)

@@ -175,6 +175,16 @@ class AskPlan:
         return total(target.cost for target in self.hosted)
 
     @property
+    def unpriced(self) -> set[str]:
+        """The keys of hosted models of which no price is known: what they cost cannot be told."""
+        return {
+            model.key
+            for target in self.targets
+            if target.costing is not None and not target.costing.prices.known
+            for model in target.models
+        }
+
+    @property
     def prices(self) -> dict[str, tuple[Price, ...]]:
         """The price rows of each hosted model, by its key."""
         return {
