@@ -223,6 +223,7 @@ BY_THE_UMASK = {
     "settings/files.py",
     "cli/conversation.py",  # /save FILE
     "cli/split.py",  # --out
+    "evaluation/inspect_logs.py",  # a folder that the user names; the logs in it are private
     "preparation/split.py",  # Dataset.split(folder=)
     "cli/demo/command.py",  # --out
     "cli/demo/result.py",
