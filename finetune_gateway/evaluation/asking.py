@@ -22,6 +22,7 @@ from finetune_gateway.backends.openai.wire import CODES
 from finetune_gateway.errors import AuthenticationError, BackendError
 
 AT_ONCE = 16
+MAX_TOKENS = 1024  # of an answer, unless the user says otherwise
 ASKED = "messages", "tools", "functions"  # of a request; the rest of it are parameters
 # A cold model may say for minutes that it is not there: it is asked twice more before it is dead.
 COLD_SECONDS = (15.0, 45.0)

@@ -25,6 +25,8 @@ from finetune_gateway.evaluation import (
     statistics,
 )
 from finetune_gateway.evaluation.answers.planning import total
+from finetune_gateway.evaluation.asking import MAX_TOKENS
+from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.comparison import PREFIX, Comparison
 from finetune_gateway.evaluation.examples import with_examples
@@ -37,7 +39,6 @@ from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]
-MAX_TOKENS = 1024  # of an answer, unless the user says otherwise
 MOST_MODELS = 20
 
 
@@ -77,13 +78,7 @@ class Request:
             )
         bounds = {"rows": (1, 10**9), "max_tokens": (1, 10**6), "seed": (0, 2**31 - 1)}
         bounds["monthly_requests"] = (1, 10**12)
-        for name, (least, most) in bounds.items():
-            value = getattr(self, name)
-            if value is not None and not (type(value) is int and least <= value <= most):
-                raise SpecError(
-                    f"{name} cannot be {shown(value)}.",
-                    hint=f"Give a whole number from {least} to {most:,}.",
-                )
+        require_whole(self, bounds, optional=True)
         warmth = self.temperature
         known = isinstance(warmth, int | float) and not isinstance(warmth, bool)
         if warmth not in (None, "host") and not (known and 0 <= float(warmth or 0) <= 2):

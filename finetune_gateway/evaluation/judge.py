@@ -1,6 +1,6 @@
 """What a judge is asked, and how its verdict is read. The wording is in ``templates/judge_*.txt``.
 
-ByPlace stand between marks with a tag that is in none of them, so that no answer can close its
+Answers stand between marks with a tag that is in none of them, so that no answer can close its
 mark and speak to the judge. The tag follows from what is asked: the same question is the same
 request, which is paid once.
 """

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.evaluation.framing import SYSTEM
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint
 from finetune_gateway.evaluation.results import ComparedRow, Leak
@@ -23,7 +24,6 @@ from finetune_gateway.evaluation.row_matching import (
 )
 from finetune_gateway.settings import files
 
-SYSTEM = ("system", "developer")
 SHARED = 0.5  # a group of three words in so many training prompts is part of a template
 COVERED = 0.4  # of the words of a prompt that come from it
 OF_ONE_TEMPLATE = 0.8  # of the rows

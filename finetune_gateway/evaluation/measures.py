@@ -30,7 +30,7 @@ from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Mea
 
 Json = dict[str, Any]
 Rows = Sequence[ComparedRow]
-Judge = Callable[[ComparedRow, ComparedAnswer], Score]
+ScoreFunction = Callable[[ComparedRow, ComparedAnswer], Score]
 
 MOST = 0.5  # share of the references that have a form, from which on it is what they are in
 
@@ -45,7 +45,7 @@ class Scorer:
     """A measure, and how it is taken of one answer."""
 
     measure: Measure
-    judge: Judge = field(repr=False)
+    judge: ScoreFunction = field(repr=False)
 
     def score(self, row: ComparedRow, answer: ComparedAnswer) -> Score:
         """Return the score of an answer; without a value if there is nothing to judge."""
@@ -134,8 +134,8 @@ def _matches(rows: Rows) -> list[Scorer] | str:
     ]
 
 
-def _matcher(same: Callable[[str, str], bool]) -> Judge:
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+def _matcher(same: Callable[[str, str], bool]) -> ScoreFunction:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         references = [*_texts(row)]
         if not references:
             return Score(reason=NO_REFERENCE)
@@ -144,7 +144,7 @@ def _matcher(same: Callable[[str, str], bool]) -> Judge:
             return Score(value=1)
         return Score(value=0, reason=_short_of(answer))
 
-    return judge
+    return score
 
 
 def _short_of(answer: ComparedAnswer) -> str:
@@ -236,16 +236,16 @@ def no_json(answer: ComparedAnswer) -> str:
     )
 
 
-def _schema_judge(values: Sequence[Any]) -> Judge:
+def _schema_judge(values: Sequence[Any]) -> ScoreFunction:
     fits = forms.schema_judge(forms.shape(values))
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         if not _wants_json(row):
             return Score(reason=NO_JSON)
         why = no_json(answer) or fits(forms.json_of(answer.text))
         return Score(value=0 if why else 1, reason=why)
 
-    return judge
+    return score
 
 
 # -- tool calls ----------------------------------------------------------------------------------

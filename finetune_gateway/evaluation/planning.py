@@ -18,6 +18,8 @@ from finetune_gateway.errors import BudgetError, SpecError, UnsupportedError, sh
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import gate, held_out
+from finetune_gateway.evaluation.asking import MAX_TOKENS
+from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.prompts import Prompt, drawn, fingerprint_of_all, read_prompts
 from finetune_gateway.evaluation.recording import About, Recording, default_name, plain
@@ -30,7 +32,6 @@ from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]
 
-MAX_TOKENS = 1024  # of an answer, unless the user says otherwise
 HOST = "host"  # a temperature: the host's own
 # OpenAI's contract (openai 3.54.0, chat/completion_create_params.py).
 MOST_TOP_LOGPROBS = 20
@@ -62,13 +63,7 @@ class Request:
         """Raise SpecError for a number that no host takes."""
         bounds = {"samples": (1, 100), "rows": (1, 10**9), "max_tokens": (1, 10**6)}
         bounds["top_logprobs"] = (0, MOST_TOP_LOGPROBS)
-        for name, (least, most) in bounds.items():
-            value = getattr(self, name)
-            if value is not None and not (type(value) is int and least <= value <= most):
-                raise SpecError(
-                    f"{name} cannot be {shown(value)}.",
-                    hint=f"Give a whole number from {least} to {most:,}.",
-                )
+        require_whole(self, bounds, optional=True)
         warmth = self.temperature
         if warmth not in (None, HOST) and not _is_temperature(warmth):
             raise SpecError(

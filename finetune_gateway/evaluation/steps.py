@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_gateway.data.dataset import Source
-from finetune_gateway.errors import BudgetError, SpecError, shown
+from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.evaluation import batches, recorder
 from finetune_gateway.evaluation.asking import OnWait
+from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.planning import RecordPlan, Request, plan
 from finetune_gateway.evaluation.recording import Recording
 from finetune_gateway.evaluation.subjects import Subject
@@ -33,11 +34,7 @@ class How:
 
     def check(self) -> None:
         """Raise SpecError for a number of requests that no host takes."""
-        if type(self.at_once) is not int or not 1 <= self.at_once <= MOST_AT_ONCE:
-            raise SpecError(
-                f"at_once cannot be {shown(self.at_once)}.",
-                hint=f"Give a whole number from 1 to {MOST_AT_ONCE}.",
-            )
+        require_whole(self, {"at_once": (1, MOST_AT_ONCE)})
 
 
 def record(

@@ -19,6 +19,7 @@ from finetune_gateway.errors import BackendError, BudgetError, NotFoundError, Sp
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers, comparing, measures, resolving, statistics
 from finetune_gateway.evaluation import recording as recordings
+from finetune_gateway.evaluation.answers.planning import total
 from finetune_gateway.evaluation.assessing import FIGURES
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.comparison import Comparison
@@ -94,10 +95,7 @@ class MigrationPlan:
     @property
     def cost_usd(self) -> Range[Decimal] | None:
         """What both parts cost together; None if a price is not known."""
-        training = _cost_of(self.training)
-        if training is None or self.asking_usd is None:
-            return None
-        return _sum(training, self.asking_usd)
+        return total([_cost_of(self.training), self.asking_usd])
 
 
 def run(wanted: Wanted, store: Store, submit: Submit, followed: Followed) -> Migration:
@@ -378,13 +376,7 @@ def _require_answering(handle: ModelHandle, job: Job) -> None:
 
 def _cost_of(plan: Plan | None) -> Range[Decimal] | None:
     """Return what a training costs: nothing where it is there already, or on this machine."""
-    nothing = Range[Decimal](low=Decimal(0), expected=Decimal(0), high=Decimal(0))
+    nothing = total([])
     if plan is None or not plan.estimate.data_leaves_machine:
         return (plan and plan.estimate.cost_usd) or nothing
     return plan.estimate.cost_usd
-
-
-def _sum(one: Range[Decimal], two: Range[Decimal]) -> Range[Decimal]:
-    return Range[Decimal](
-        low=one.low + two.low, expected=one.expected + two.expected, high=one.high + two.high
-    )

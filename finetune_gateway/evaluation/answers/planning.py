@@ -13,7 +13,8 @@ from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.evaluation import gate
 from finetune_gateway.evaluation.answers.store import KeptAnswers, is_kept, key_of
-from finetune_gateway.evaluation.asking import AT_ONCE, OnWait, Question
+from finetune_gateway.evaluation.asking import AT_ONCE, MAX_TOKENS, OnWait, Question
+from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.evaluation.models import EvaluatedModel
@@ -28,7 +29,7 @@ from finetune_gateway.settings import config
 Json = dict[str, Any]
 AnswerKey = tuple[str, str, int]  # key of the model, id of the row, number of the sample
 OnProgress = Callable[[int, int, str], object]  # requests that are done, all of them, the model
-PARAMETERS: Json = {"temperature": 0, "max_tokens": 1024}
+PARAMETERS: Json = {"temperature": 0, "max_tokens": MAX_TOKENS}
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,7 @@ class AskHow:
     def check(self) -> None:
         """Raise SpecError for numbers that no host takes."""
         bounds = {"samples": (1, 100), "at_once": (1, MOST_AT_ONCE)}
-        for name, (least, most) in bounds.items():
-            value = getattr(self, name)
-            if not (type(value) is int and least <= value <= most):
-                raise SpecError(
-                    f"{name} cannot be {shown(value)}.",
-                    hint=f"Give a whole number from {least} to {most}.",
-                )
+        require_whole(self, bounds)
         most_tokens = self.parameters.get("max_tokens")
         if not (type(most_tokens) is int and most_tokens > 0):
             raise SpecError(

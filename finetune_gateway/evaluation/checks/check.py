@@ -12,7 +12,7 @@ from finetune_gateway.evaluation.prompts import Prompt, fingerprint
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Measure, Score
 
 Json = dict[str, Any]
-Judge = Callable[[ComparedRow, ComparedAnswer], Score]
+ScoreFunction = Callable[[ComparedRow, ComparedAnswer], Score]
 
 PREFIX = "check:"  # of the names of their measures
 CALLS = "it calls a tool instead"
@@ -94,7 +94,7 @@ class Check(ABC):
 class Single(Check):
     """A check of single answers."""
 
-    look: Judge = field(repr=False, kw_only=True)
+    look: ScoreFunction = field(repr=False, kw_only=True)
 
     def judge_all(self, case: Case, answers: Sequence[ComparedAnswer]) -> Score:
         return self.look(case.row, answers[-1])

@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.evaluation.checks import reading
-from finetune_gateway.evaluation.checks.check import Judge, failed, passed, undecided
+from finetune_gateway.evaluation.checks.check import ScoreFunction, failed, passed, undecided
 from finetune_gateway.evaluation.checks.reading import Keys
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Score
 from finetune_gateway.text.quoting import json_type, shortened
@@ -27,8 +27,10 @@ Function = Callable[[str, Json], Any]
 MOST_REASON = 200  # characters of a reason
 
 
-def build(keys: Keys, key: str, folder: Path, code: Collection[Path]) -> tuple[str, Judge | str]:
-    """Return the title of a check and its judge, or why its code is not run."""
+def build(
+    keys: Keys, key: str, folder: Path, code: Collection[Path]
+) -> tuple[str, ScoreFunction | str]:
+    """Return the title of a check and what scores it, or why its code is not run."""
     written = reading.text_at(keys, key)
     file, colon, name = written.rpartition(":")
     if not colon or not file.endswith(".py") or not name.isidentifier():
@@ -58,8 +60,8 @@ def _load(path: Path, name: str, keys: Keys, key: str) -> Function:
     return loaded
 
 
-def _judge_of(function: Function) -> Judge:
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+def _judge_of(function: Function) -> ScoreFunction:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         seen = {
             **row.prompt.asked,
             "reference": row.reference,
@@ -73,7 +75,7 @@ def _judge_of(function: Function) -> Judge:
             )
         return _score_of(found)
 
-    return judge
+    return score
 
 
 def _score_of(found: Any) -> Score:

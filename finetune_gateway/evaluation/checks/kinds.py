@@ -14,7 +14,7 @@ from finetune_gateway.evaluation import answer_forms as forms
 from finetune_gateway.evaluation.checks import reading
 from finetune_gateway.evaluation.checks.check import (
     CALLS,
-    Judge,
+    ScoreFunction,
     failed,
     passed,
     undecided,
@@ -35,28 +35,29 @@ SHORT = 20  # characters; the language of a shorter text is not known
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of check: what builds its judge, and its other keys."""
+    """A kind of check. ``build``: its title and what scores an answer, from the keys of the check,
+    its own key and the folder of the guide. ``others``: its other keys."""
 
-    build: Callable[[Keys, str, Path], tuple[str, Judge]]  # keys, its key, folder -> title, judge
+    build: Callable[[Keys, str, Path], tuple[str, ScoreFunction]]
     others: tuple[str, ...] = ()
     own_prompts: bool = False  # it needs prompts of its own
 
 
-def of_text(look: Callable[[str], Score]) -> Judge:
-    """Return a judge of the text of answers; one that is calls alone shows nothing."""
+def of_text(look: Callable[[str], Score]) -> ScoreFunction:
+    """Return what scores the text of answers; one that is calls alone shows nothing."""
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         if answer.tool_calls and not answer.text.strip():
             return undecided(CALLS)
         return look(answer.text)
 
-    return judge
+    return score
 
 
 # -- JSON ------------------------------------------------------------------------------------
 
 
-def _json(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _json(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     wanted = keys[key]
     kinds: dict[Any, type | tuple[type, ...]] = {
         None: (dict, list), True: (dict, list), "object": dict, "list": list
@@ -66,7 +67,7 @@ def _json(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
     title = f"A JSON {wanted} alone" if isinstance(wanted, str) else "JSON alone"
     allowed = kinds[wanted]
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         if answer.tool_calls and not answer.text.strip():
             return undecided(CALLS)
         if why := no_json(answer):
@@ -74,10 +75,10 @@ def _json(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
         fits = isinstance(forms.json_of(answer.text), allowed)
         return passed() if fits else failed(f"not a JSON {wanted}")
 
-    return title, judge
+    return title, score
 
 
-def _schema(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _schema(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     schema = keys[key]
     if isinstance(schema, str):
         schema = _read_schema(keys, key, folder)
@@ -88,14 +89,14 @@ def _schema(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
     except SpecError as exc:
         raise keys.at(key).error(exc.message, exc.hint) from None
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         if answer.tool_calls and not answer.text.strip():
             return undecided(CALLS)
         value = forms.json_of(answer.text)
         why = no_json(answer) if value is forms.NO_JSON else fits(value)
         return failed(why) if why else passed()
 
-    return "JSON that fits its schema", judge
+    return "JSON that fits its schema", score
 
 
 def _read_schema(keys: Keys, key: str, folder: Path) -> Any:
@@ -122,7 +123,7 @@ def plain(value: Any) -> Any:
 # -- texts -----------------------------------------------------------------------------------
 
 
-def _must(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _must(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     patterns = compiled(keys, key)
 
     def look(text: str) -> Score:
@@ -132,7 +133,7 @@ def _must(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
     return f"Matches {_listed(patterns)}", of_text(look)
 
 
-def _must_not(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _must_not(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     patterns = compiled(keys, key)
 
     def look(text: str) -> Score:
@@ -152,7 +153,7 @@ def compiled(keys: Keys, key: str) -> list[tuple[str, Callable[[str], bool]]]:
         raise keys.at(key).error(exc.message, exc.hint) from None
 
 
-def _contains(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _contains(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     wanted = reading.texts_at(keys, key)
 
     def look(text: str) -> Score:
@@ -162,7 +163,7 @@ def _contains(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
     return f"Contains {_some(wanted)}", of_text(look)
 
 
-def _not_contains(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _not_contains(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     unwanted = reading.texts_at(keys, key)
 
     def look(text: str) -> Score:
@@ -185,7 +186,7 @@ UNITS = ("chars", "words", "tokens")
 BOUNDS = tuple(f"{bound}_{unit}" for unit in UNITS for bound in ("min", "max"))
 
 
-def _length(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _length(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     given = reading.keys_at(keys, key)
     given.refuse_others(BOUNDS, "length")
     bounds = {name: reading.count_at(given, name) for name in BOUNDS if name in given}
@@ -196,7 +197,7 @@ def _length(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
         if high is not None and low > high:
             raise given.at(f"max_{unit}").error(f"max_{unit} is below min_{unit}.")
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         text = answer.text.strip()
         if answer.tool_calls and not text:
             return undecided(CALLS)
@@ -214,7 +215,7 @@ def _length(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
                 return failed(f"{size:,} {unit}; {name} is {bound:,}")
         return passed()
 
-    return ", ".join(f"{name} {bound:,}" for name, bound in bounds.items()), judge
+    return ", ".join(f"{name} {bound:,}" for name, bound in bounds.items()), score
 
 
 # -- language --------------------------------------------------------------------------------
@@ -222,14 +223,14 @@ def _length(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
 SAME = "same"  # as the question
 
 
-def _language(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _language(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     wanted = [one.lower() for one in reading.texts_at(keys, key)]
     odd = next((one for one in wanted if one != SAME and not one.isalpha()), None)
     if odd is not None:
         raise keys.at(key).error(f"{quoted(odd)} is no code of a language.", "Like en, de, ja.")
     title = "In the language of the question" if wanted == [SAME] else f"In {' or '.join(wanted)}"
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         allowed = [one if one != SAME else _language_of(_question(row)) for one in wanted]
         if allowed == [None]:
             return undecided("the language of the question is not clear")
@@ -241,7 +242,7 @@ def _language(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
             return undecided("its language is not clear")
         return passed() if known in allowed else failed(f"in {known}")
 
-    return title, judge
+    return title, score
 
 
 def _language_of(text: str) -> str | None:
@@ -277,24 +278,24 @@ def _values(value: Any) -> list[str]:
 # -- refusals and calls ----------------------------------------------------------------------
 
 
-def _refuses(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _refuses(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     what = reading.text_at(keys, key)
     own = [one.casefold() for one in reading.texts_at(keys, "phrases")] if "phrases" in keys else []
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         said = answer.text.casefold()
         phrase = next((one for one in own if one in said), "") or refuses(answer.message)
         return passed(phrase) if phrase else failed("no phrase of a refusal")
 
-    return f"Refuses: {what}", judge
+    return f"Refuses: {what}", score
 
 
-def _does_not_refuse(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _does_not_refuse(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     what = keys[key]
     if what not in (None, True):
         what = reading.text_at(keys, key)
 
-    def judge(row: ComparedRow, answer: ComparedAnswer) -> Score:
+    def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         phrase = refuses(answer.message)
         if phrase and any(
             phrase_in(text) for one in row.prompt.references for text in texts_of(one)
@@ -304,10 +305,10 @@ def _does_not_refuse(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
             return undecided("no text")
         return failed(f"refuses: {phrase}") if phrase else passed()
 
-    return f"Does not refuse: {what}" if isinstance(what, str) else "Does not refuse", judge
+    return f"Does not refuse: {what}" if isinstance(what, str) else "Does not refuse", score
 
 
-def _tool_calls(keys: Keys, key: str, folder: Path) -> tuple[str, Judge]:
+def _tool_calls(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     if keys[key] not in (None, True, "valid"):
         raise reading.wrong(keys, key, "true")
     return "Calls offered tools with fitting arguments", _judge_calls

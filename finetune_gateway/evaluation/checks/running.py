@@ -10,12 +10,13 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.data.dataset import Dataset, Source
-from finetune_gateway.errors import BudgetError, SpecError, shown
+from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import default_rows, judging, leaks, resolving
 from finetune_gateway.evaluation.answers import AskHow, AskPlan, limit_of
 from finetune_gateway.evaluation.answers.planning import total
-from finetune_gateway.evaluation.asking import OnWait
+from finetune_gateway.evaluation.asking import MAX_TOKENS, OnWait
+from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.checks.guide import Guide, Skipped
 from finetune_gateway.evaluation.checks.outcome import CheckReport, results
 from finetune_gateway.evaluation.checks.rounds import Outcome, openings
@@ -30,8 +31,6 @@ from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]
-
-MAX_TOKENS = 1024  # of an answer
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,7 @@ class Request:
     def require(self) -> None:
         """Raise SpecError for numbers that cannot be, MissingDependency for what is not here."""
         bounds = {"rows": (1, 10**9), "max_tokens": (1, 10**6), "seed": (0, 2**31 - 1)}
-        for name, (least, most) in bounds.items():
-            value = getattr(self, name)
-            if value is not None and not (type(value) is int and least <= value <= most):
-                raise SpecError(
-                    f"{name} cannot be {shown(value)}.",
-                    hint=f"Give a whole number from {least} to {most:,}.",
-                )
+        require_whole(self, bounds, optional=True)
         self.guide.require()
         if self.judge is not None and not self.guide.rubrics:
             raise SpecError(
