@@ -34,6 +34,7 @@ from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import drawn, fingerprint, read_prompts
 from finetune_gateway.evaluation.questions import Questions
 from finetune_gateway.evaluation.results import ComparedRow, DataFacts
+from finetune_gateway.evaluation.work import require_within as within
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.text.cleaning import visible
@@ -126,6 +127,12 @@ class ComparePlan:
         """What all rounds cost; None if the price of a model is not known."""
         return total(plan.cost for _, plan in self.rounds)
 
+    def require_within(self) -> None:
+        """Raise BudgetError if the limit is below the low estimate of all rounds together."""
+        if self.left and self.cost is not None:
+            spent = self.rounds[0][1].how.limit.spent
+            within(self.cost, self.limit, None, spent, model="", what="the comparison")
+
     @property
     def left(self) -> int:
         """Requests that are to be sent, as far as they are known."""
@@ -180,6 +187,7 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
     questions = Questions(store, compared, judge, guide, rows, asked, request.seed)
     concluding.require_measure(request.by, questions)
     plan = _plan(name, questions, data)
+    plan.require_within()
     if how.confirm is not None and not how.confirm(plan):
         raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
     prices = [price for _, one in plan.rounds for rows in one.prices.values() for price in rows]

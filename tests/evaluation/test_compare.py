@@ -146,6 +146,16 @@ def test_nothing_is_sent_without_a_yes_or_above_the_limit(provider: Provider) ->
         Gateway().compare(BASES, sums(10), confirm=lambda plan: False, **at)
     with pytest.raises(BudgetError):
         Gateway().compare(BASES, sums(10), max_cost_usd="0.000001", **at)
+    cost: list[Decimal] = []
+
+    def keep(plan: Any) -> bool:
+        cost.append(plan.rounds[0][1].cost.low)
+        return False
+
+    with pytest.raises(BudgetError):
+        Gateway().compare(BASES, sums(10), confirm=keep, **at)
+    with pytest.raises(BudgetError, match="over the limit"):  # the rows fit, with the judge not
+        Gateway().compare(BASES, sums(10), judge=BASES[0], max_cost_usd=2 * cost[0], **at)
     with pytest.raises(PrivateDataError):
         Gateway().compare(BASES, secret, **at)
     assert not provider.world.asked
