@@ -62,6 +62,15 @@ def test_a_plan_tells_what_is_left_and_its_price(home: Path) -> None:
     assert done.asked == 2 and found.cost.low <= done.spent_usd <= found.cost.high
 
 
+def test_each_sample_has_a_seed_of_its_own(home: Path) -> None:
+    """Else a host that honours seeds would answer the same each time."""
+    with Provider() as provider:
+        sent = {"max_tokens": 8, "seed": 7}
+        found = planned([hosted(provider)], prompts(1), samples=3, parameters=sent)
+    (target,) = found.targets
+    assert sorted(one.body["seed"] for one in target.questions.values()) == [7, 8, 9]
+
+
 # -- limits and what may be sent -----------------------------------------------------------------
 
 

@@ -84,3 +84,16 @@ def test_a_rubric_is_decided_by_the_judge_of_a_comparison(home: Path) -> None:
     (key,) = (model.key for model in made.data.models)
     assert made.data.checks["friendly"][key].passed == 1
     assert json.loads(made.data.model_dump_json())["checks"]["friendly"][key]["failed"] == 0
+
+
+def test_checks_decide_where_they_say_something(home: Path) -> None:
+    """Also beside a judge. An answer passes all of them or not at all; checks that nobody passes
+    leave the verdict to the references."""
+    one, other, judge = Desk(), Desk(), Desk()
+    json_alone = "checks:\n- json: object\n"
+    judged = Gateway().compare([one, other], rows(3), checks=Guide.loads(json_alone), judge=judge)
+    assert judged.verdict.measure == "checks" and "judge:wins" in judged.data.figures
+    guide = Guide.loads(json_alone + "- must: nowhere\n")
+    made = Gateway().compare([one, other], rows(3), checks=guide)
+    means = [one.interval and one.interval.mean for one in made.data.figures["checks"].values()]
+    assert means == [0, 0] and made.verdict.measure == "json_schema"

@@ -279,3 +279,14 @@ def test_a_rubric_gives_scores_with_reasons() -> None:
     assert scores["b", ROWS[0].id]["check:rubric"].reason == "2 of 5: So it is."
     silent = judging.rubric_scores(judged(lambda shown: "?", questions))
     assert silent["a", own.id]["check:helpful"].value is None
+
+
+def test_a_rubric_is_passed_from_three_quarters_of_its_scale_on() -> None:
+    """4 of 1 to 5, 8 of 1 to 10."""
+    at = {3: (1, 5), 4: (1, 5), 7: (1, 10), 8: (1, 10)}
+    given = [
+        Judgement(row=f"{score}", first="a", rubric="kind", score=score, scale=scale)
+        for score, scale in at.items()
+    ]
+    found = judging.rubric_scores(given)
+    assert [found["a", f"{score}"]["check:kind"].value for score in at] == [0, 1, 0, 1]
