@@ -23,6 +23,7 @@ from scipy.special import betaincinv, ndtri
 
 from finetune_gateway.evaluation import statistics
 from finetune_gateway.evaluation.results import Interval, Measure
+from finetune_gateway.evaluation.score_intervals import wilson
 
 Array = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
 
@@ -148,7 +149,7 @@ def newcombe(
     """Return Newcombe's interval (1998, method 10) of rows that are all independent."""
     count, t = len(first), statistics.quantile(len(first) - 1)
     a, b = sum(first) / count, sum(second) / count
-    (low_a, high_a), (low_b, high_b) = (statistics.wilson(p, count, t) for p in (a, b))
+    (low_a, high_a), (low_b, high_b) = (wilson(p, count, t) for p in (a, b))
     spread = math.sqrt(a * (1 - a) * b * (1 - b))
     both = sum(one * other for one, other in zip(first, second, strict=True)) / count
     phi = (both - a * b) / spread if spread else 0.0

@@ -18,7 +18,7 @@ evaluations. An interval excludes 0 exactly where its p is below 0.05: both are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from operator import gt, lt
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.errors import MissingDependency, SpecError
 from finetune_gateway.evaluation.results import Difference, Interval, Measure
+from finetune_gateway.evaluation.score_intervals import tango, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,56 +136,6 @@ def rows_needed(
 # -- intervals -------------------------------------------------------------------------------
 
 
-def wilson(share: float, n: float, t: float) -> tuple[float, float]:
-    """Return Wilson's score interval of a share of n (Wilson 1927), with the quantile ``t``.
-
-    (share + t^2/2n +- t sqrt(share (1 - share) / n + t^2 / 4n^2)) / (1 + t^2/n)
-    """
-    if math.isinf(t):
-        return 0.0, 1.0
-    middle = share + t * t / (2 * n)
-    half = t * math.sqrt(share * (1 - share) / n + t * t / (4 * n * n))
-    scale = 1 + t * t / n
-    low, high = (middle - half) / scale, (middle + half) / scale
-    return max(0.0, min(low, share)), min(1.0, max(high, share))
-
-
-def tango(more: float, less: float, n: float, t: float) -> tuple[float, float]:
-    """Return Tango's score interval of a paired difference of shares (Tango 1998).
-
-    ``more``: share of the pairs that only the first has right. ``less``: only the second. It holds
-    the differences D that the score test does not reject:
-
-        |more - less - D| <= t sqrt((2 q + D (1 - D)) / n)
-
-    q is the likeliest share for ``less`` if the difference is D. At D = 0 this is McNemar's test.
-    Newcombe's interval (1998, method 10) is about as good from 100 pairs on, and covers too few at
-    32: see ``bench/interval_coverage.py``, which has both.
-    """
-    if math.isinf(t):
-        return -1.0, 1.0
-    seen = more - less
-
-    def held(supposed: float) -> bool:
-        b = (2 - seen) * supposed - more - less
-        c = -less * supposed * (1 - supposed)
-        q = (math.sqrt(max(b * b - 8 * c, 0.0)) - b) / 4
-        variance = max(2 * q + supposed * (1 - supposed), 0.0) / n
-        return (seen - supposed) ** 2 <= t * t * variance
-
-    return _last(held, seen, -1.0), _last(held, seen, 1.0)
-
-
-def _last(held: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Return the value nearest to ``outside`` that is held, by bisection."""
-    if held(outside):
-        return outside
-    for _ in range(45):  # to 1e-13
-        middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if held(middle) else (inside, middle)
-    return inside
-
-
 def _difference_of_shares(
     first: Sequence[float], second: Sequence[float], sums: _Sums
 ) -> tuple[Interval, float]:
@@ -234,7 +185,8 @@ def _interval(sums: _Sums, low: float, high: float) -> Interval:
 class _Sums:
     """Scores summed by cluster. ``offs``: what the sum of each is off what its size lets expect.
     ``sizes``: scores in each. ``spread``: the largest less the smallest score. ``error``: the
-    standard error of the mean, robust to clusters; ``varies``: it is not 0."""
+    standard error of the mean, robust to clusters; ``varies``: it is not 0. ``alike``: how much the
+    scores of one cluster are correlated, from 0 to 1."""
 
     mean: float
     n: int
@@ -244,6 +196,7 @@ class _Sums:
     spread: float
     error: float
     varies: bool
+    alike: float
 
     @classmethod
     def of(cls, scores: Sequence[float], clusters: Sequence[str]) -> _Sums:
@@ -265,24 +218,33 @@ class _Sums:
         count = len(places)
         scale = count / (count - 1) if count > 1 else 0.0
         error = math.sqrt(scale * float((offs**2).sum())) / len(values)
-        return cls(average, len(values), count, offs, sizes, spread, error, error > spread * 1e-9)
+        alike = _correlation(float(((values - average) ** 2).sum()), offs, sizes)
+        varies = error > spread * 1e-9
+        return cls(average, len(values), count, offs, sizes, spread, error, varies, alike)
 
     @property
     def df(self) -> float:
-        """Degrees of freedom: the clusters less one; fewer if some are much larger than others.
+        """Degrees of freedom: the clusters less one; fewer if some say much more than others.
 
-        Carter, Schnepel and Steigerwald (2017): the effective number of clusters, at the worst
-        (each is of one mind), is (sum of sizes^2)^2 / sum of sizes^4.
+        Satterthwaite (1946), with the variances that the sums of clusters have where their scores
+        are so much alike. Carter, Schnepel and Steigerwald (2017) have the same for those at the
+        worst, each of one mind; one long conversation among many then left nothing to tell.
         """
         if self.clusters == 1:
             return 0.0
-        squared = self.sizes**2
-        return max(1.0, float(squared.sum() ** 2 / (squared**2).sum()) - 1)
+        variances = self.sizes * (1 + (self.sizes - 1) * self.alike)
+        return max(1.0, float(variances.sum() ** 2 / (variances**2).sum()) - 1)
 
     @property
     def square_size(self) -> float:
         """The mean square of their sizes."""
         return float((self.sizes**2).mean())
+
+    @property
+    def most_effect(self) -> float:
+        """The design effect if each cluster is of one mind (Kish 1965): the size of clusters, or
+        more if they are not of one size."""
+        return self.square_size * self.clusters / self.n
 
     @property
     def squared_offs(self) -> float:
@@ -295,7 +257,8 @@ def _effective(sums: _Sums, binary: bool) -> float:
 
     n / design effect; the effect is the variance of the mean by clusters over that of independent
     0/1 scores (Kish 1965; Korn and Graubard 1998 for intervals of shares). 0/1 scores: never above
-    n, never below the number of clusters. Others between 0 and 1 may say more than that.
+    n, never below the number of clusters, which is that of equal ones: n^2 / sum of sizes^2. Others
+    between 0 and 1 may say more than that.
     """
     p = sums.mean
     unseen = UNSEEN_OF_MEAN * max(p, 1 - p) ** 2 if binary or not sums.varies else 0.0
@@ -309,11 +272,24 @@ def _effective_pairs(more: float, less: float, sums: _Sums) -> float:
 
 
 def _of_effect(sums: _Sums, of_rows: float, unseen: float, least: float) -> float:
-    most = sums.n / sums.clusters
     by_clusters = sums.squared_offs + unseen * sums.square_size
-    by_rows = of_rows + unseen * most
-    effect = by_clusters / by_rows if by_rows > 0 else most
-    return sums.n / min(max(effect, least), most)
+    by_rows = of_rows + unseen * sums.n / sums.clusters
+    effect = by_clusters / by_rows if by_rows > 0 else sums.most_effect
+    return sums.n / min(max(effect, least), sums.most_effect)
+
+
+def _correlation(squares: float, offs: Array, sizes: Array) -> float:
+    """Return how much the scores of one cluster are correlated, by the analysis of variance (Fisher
+    1925). ``squares``: the sum of the squares of what scores are off their mean."""
+    n, count = float(sizes.sum()), len(sizes)
+    if not 1 < count < n:
+        return 0.0
+    between = float((offs**2 / sizes).sum())
+    within = max(0.0, squares - between) / (n - count)
+    between /= count - 1
+    usual = (n - float((sizes**2).sum()) / n) / (count - 1)  # size of a cluster
+    total = between + (usual - 1) * within
+    return min(1.0, max(0.0, (between - within) / total)) if total > 0 else 1.0
 
 
 # -- pairs -----------------------------------------------------------------------------------

@@ -30,19 +30,36 @@ class Sample:
         self.varies = self.error > 1e-9 * self.spread and self.spread > 0
         sizes = [len(group) for group in self.groups]
         self.square_size = sum(size**2 for size in sizes) / self.count
-        alike = sum(size**2 for size in sizes) ** 2 / sum(size**4 for size in sizes)
-        self.df = 0.0 if self.count == 1 else max(1.0, alike - 1)
+        alike = correlation(self.groups, self.mean)
+        parts = [size + size * (size - 1) * alike for size in sizes]
+        effective = sum(parts) ** 2 / math.fsum(part**2 for part in parts)
+        self.df = 0.0 if self.count == 1 else max(1.0, effective - 1)
         self.t = float(stdtrit(self.df, 0.975)) if self.df else math.inf
 
     def independent(self, of_rows: float, unseen: float, least: float) -> float:
         """How many independent scores say as much."""
-        most = self.n / self.count
-        below = of_rows + unseen * most
+        most = self.square_size / (self.n / self.count)
+        below = of_rows + unseen * self.n / self.count
         effect = (self.squares + unseen * self.square_size) / below if below else most
         return self.n / min(most, max(least, effect))
 
     def p(self, statistic: float) -> float:
         return 2 * float(stdtr(self.df, -abs(statistic))) if self.df else 1.0
+
+
+def correlation(groups: list[list[float]], mean: float) -> float:
+    """How alike the scores of a conversation are: the share of the variance that is between them,
+    as the analysis of variance of one way has it."""
+    n, count = sum(map(len, groups)), len(groups)
+    if count in (1, n):
+        return 0.0
+    means = [math.fsum(group) / len(group) for group in groups]
+    pairs = [*zip(groups, means, strict=True)]
+    inside = math.fsum((one - own) ** 2 for group, own in pairs for one in group) / (n - count)
+    apart = math.fsum(len(group) * (own - mean) ** 2 for group, own in pairs) / (count - 1)
+    size = (n - sum(len(group) ** 2 for group in groups) / n) / (count - 1)
+    between = (apart - inside) / size
+    return min(1.0, max(0.0, between / (between + inside))) if between + inside > 0 else 1.0
 
 
 def mean_interval(scores: list[float], clusters: list[str], share: bool) -> list[float]:
