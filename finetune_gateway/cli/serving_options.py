@@ -13,10 +13,9 @@ from finetune_gateway.estimation.serving import (
     USUAL_GPU,
     ServingCosts,
     Traffic,
-    check_counts,
-    check_gpu,
     serving_costs,
 )
+from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
 from finetune_gateway.methods import METHODS
 
 

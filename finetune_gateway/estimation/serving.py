@@ -21,6 +21,7 @@ from finetune_gateway.estimation.estimate import MILLION, Range
 from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import load_profile, profile_names
+from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.encodings import base_model
 from finetune_gateway.tokens.stats import TokenStats
@@ -51,13 +52,6 @@ THROUGHPUTS = {
     ),
 }
 USUAL_GPU = "A10G"
-
-# Bounds beyond which a figure can only be a typing error: USD per hour of one GPU, tokens per
-# second of one GPU, requests a month, tokens of a request or an answer.
-USD_PER_HOUR = (Decimal("0.001"), Decimal(10_000))
-TOKENS_PER_SECOND = (Decimal("0.1"), Decimal(10_000_000))
-MOST_REQUESTS = 10**10
-MOST_TOKENS = 10**7
 
 _MICRO = Decimal("0.000001")
 TOKEN_UNITS: dict[str, Unit] = {"in": "in_mtok", "out": "out_mtok"}
@@ -160,6 +154,7 @@ def serving_costs(
     traffic: Traffic,
     hosted: Sequence[tuple[str, str]],
     *,
+    untuned: Sequence[tuple[str, str]] = (),
     gpu: str = USUAL_GPU,
     usd_per_hour: Decimal | None = None,
     tokens_per_second: Decimal | None = None,
@@ -168,55 +163,31 @@ def serving_costs(
 ) -> ServingCosts:
     """Return the monthly cost of each way to serve. Offline.
 
-    ``hosted``: names of host and base model. ``gpu``, ``usd_per_hour``, ``tokens_per_second`` (in
-    and out together): of your own GPU; by default the rows of the price table and the known
-    throughput. ``extra``: the user's price table. Raises SpecError for figures out of bounds, and
-    if ``extra`` is not a price table.
+    ``hosted``: names of host and base model, which serves fine-tuned. ``untuned``: of those that
+    serve as they are: your own GPU competes with the price of the base then. ``gpu``,
+    ``usd_per_hour``, ``tokens_per_second`` (in and out together): of your own GPU; by default the
+    rows of the price table and the known throughput. ``extra``: the user's price table. Raises
+    SpecError for figures out of bounds, and if ``extra`` is not a price table.
     """
     check_gpu(usd_per_hour, tokens_per_second)
     check_counts(traffic.requests, traffic.tokens_in, traffic.tokens_out)
     day = today or clock.today()
-    theirs = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
+    bases = [_as_it_is(host, model, traffic, extra) for host, model in untuned]
+    tuned = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
+    theirs = [*(way for way in tuned if way not in bases), *bases]
     own = _own(_known_name(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
     break_even = [
         comparison
         for way in theirs
         for mine in own
-        if way.kind in _RIVALS[mine.kind] and (comparison := _compare(mine, way))
+        if (way.kind in _RIVALS[mine.kind] or way in bases) and (comparison := _compare(mine, way))
     ]
     return ServingCosts(
         traffic=traffic,
         ways=[*theirs, *own],
         break_even=break_even,
-        warnings=_warnings([*theirs, *own], hosted, day),
+        warnings=_warnings([*theirs, *own], [*hosted, *untuned], day),
     )
-
-
-def check_gpu(usd_per_hour: Decimal | None, tokens_per_second: Decimal | None) -> None:
-    """Raise SpecError for a price (USD) or a speed of a GPU out of bounds."""
-    for name, amount, (least, most), unit in (
-        ("usd_per_hour", usd_per_hour, USD_PER_HOUR, "USD per hour"),
-        ("tokens_per_second", tokens_per_second, TOKENS_PER_SECOND, "tokens per second"),
-    ):
-        if amount is not None and not (amount.is_finite() and least <= amount <= most):
-            raise SpecError(
-                f"--serve-{name.replace('_', '-')} {amount} ({name} in Python) is out of bounds.",
-                hint=f"Give {least:,} to {most:,} {unit} of one GPU.",
-            )
-
-
-def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -> None:
-    """Raise SpecError for requests a month or tokens per request out of bounds."""
-    for flag, number, least, most, unit in (
-        ("--monthly-requests", requests, 1, MOST_REQUESTS, "requests"),
-        ("--tokens-in", tokens_in or 0, 0, MOST_TOKENS, "tokens per request"),
-        ("--tokens-out", tokens_out or 0, 0, MOST_TOKENS, "tokens per answer"),
-    ):
-        if not least <= number <= most:
-            raise SpecError(
-                f"{flag} {number} is out of bounds.",
-                hint=f"Give {least} to {most:,} {unit}.",
-            )
 
 
 # -- hosted ------------------------------------------------------------------------------
@@ -224,11 +195,7 @@ def check_counts(requests: int, tokens_in: int | None, tokens_out: int | None) -
 
 def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list[ServingOption]:
     """Return the ways a host offers: by the token, or by the hour if deployments have a price."""
-    base = base_model(model)
-    profile = load_profile(host) if host in profile_names() else None
-    row = profile.model(base) if profile else None
-    tier = profile.usual_training if profile else None
-    base = row.model if row else base
+    base, tier = _priced_as(host, model)
     tuned = f"ft:{base}"
     ways = {
         "tokens": _by_token(host, "tokens", tuned, "", traffic, extra, tier),
@@ -242,6 +209,20 @@ def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list
     if ways["tokens"].curves is None:
         return [ways["tokens"], *_known(ways["base"])]
     return [ways["tokens"], *_known(ways["batch"]), *_known(ways["base"])]
+
+
+def _as_it_is(host: str, model: str, traffic: Traffic, extra: Path | None) -> ServingOption:
+    """Return a base model by the token, without fine-tuning."""
+    base, tier = _priced_as(host, model)
+    return _by_token(host, "base", base, "", traffic, extra, tier)
+
+
+def _priced_as(host: str, model: str) -> tuple[str, str | None]:
+    """Return under which name and tier a base model has its price."""
+    base = base_model(model)
+    profile = load_profile(host) if host in profile_names() else None
+    row = profile.model(base) if profile else None
+    return row.model if row else base, profile.usual_training if profile else None
 
 
 def _known(way: ServingOption) -> list[ServingOption]:

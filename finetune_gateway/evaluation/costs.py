@@ -63,25 +63,35 @@ def serving(
     store: Store,
 ) -> ServingCosts | None:
     """Return what it costs to serve these models for so many requests a month, of the lengths that
-    were measured; None if nothing was answered."""
-    known = [one for one in answers.values() if one.prompt_tokens and one.completion_tokens]
+    were measured of fine-tuned ones if there are any; None if nothing was answered."""
+    tuned = {model.key for model in models if model.way == "tuned"}
+    measured = {
+        key: one for key, one in answers.items() if one.prompt_tokens and one.completion_tokens
+    }
+    known = [one for key, one in measured.items() if key in tuned] or [*measured.values()]
     if not known:
         return None
+    of = "fine-tuned models" if tuned & measured.keys() else "models"
     traffic = Traffic(
         requests=requests or MONTHLY_REQUESTS,
         tokens_in=round(fmean(one.prompt_tokens or 0.0 for one in known)),
         tokens_out=max(1, round(fmean(one.completion_tokens or 0.0 for one in known))),
-        lengths="the mean of what was measured",
+        lengths=f"the mean of what was measured of the {of}",
     )
-    return serving_costs(traffic, hosted(models), extra=store.settings.prices)
+    return serving_costs(
+        traffic, hosted(models), untuned=hosted(models, tuned=False), extra=store.settings.prices
+    )
 
 
-def hosted(models: Sequence[EvaluatedModel]) -> list[tuple[str, str]]:
-    """Return host and base of the models that a host with known prices serves."""
+def hosted(models: Sequence[EvaluatedModel], *, tuned: bool = True) -> list[tuple[str, str]]:
+    """Return host and base of the models that a host with known prices serves: those that are
+    fine-tuned, or those that serve as they are."""
     found = {
         (model.backend.profile.name, model.base_model): None
         for model in models
-        if model.backend is not None and model.backend.profile.name in profile_names()
+        if model.backend is not None
+        and model.backend.profile.name in profile_names()
+        and tuned == (model.way == "tuned" or model.model != model.base_model)
     }
     return [*found]
 

@@ -184,9 +184,9 @@ def _interval(sums: _Sums, low: float, high: float) -> Interval:
 @dataclass(frozen=True)
 class _Sums:
     """Scores summed by cluster. ``offs``: what the sum of each is off what its size lets expect.
-    ``sizes``: scores in each. ``spread``: the largest less the smallest score. ``error``: the
-    standard error of the mean, robust to clusters; ``varies``: it is not 0. ``alike``: how much the
-    scores of one cluster are correlated, from 0 to 1."""
+    ``sizes``: scores in each. ``spread``: the largest less the smallest; ``variance``: of all.
+    ``error``: the standard error of the mean, robust to clusters; ``varies``: it is not 0.
+    ``alike``: how much the scores of one cluster are correlated, from 0 to 1."""
 
     mean: float
     n: int
@@ -194,6 +194,7 @@ class _Sums:
     offs: Array
     sizes: Array
     spread: float
+    variance: float
     error: float
     varies: bool
     alike: float
@@ -218,9 +219,19 @@ class _Sums:
         count = len(places)
         scale = count / (count - 1) if count > 1 else 0.0
         error = math.sqrt(scale * float((offs**2).sum())) / len(values)
-        alike = _correlation(float(((values - average) ** 2).sum()), offs, sizes)
-        varies = error > spread * 1e-9
-        return cls(average, len(values), count, offs, sizes, spread, error, varies, alike)
+        squares = float(((values - average) ** 2).sum())
+        return cls(
+            mean=average,
+            n=len(values),
+            clusters=count,
+            offs=offs,
+            sizes=sizes,
+            spread=spread,
+            variance=squares / len(values),
+            error=error,
+            varies=error > spread * 1e-9,
+            alike=_correlation(squares, offs, sizes),
+        )
 
     @property
     def df(self) -> float:
@@ -258,10 +269,11 @@ def _effective(sums: _Sums, binary: bool) -> float:
     n / design effect; the effect is the variance of the mean by clusters over that of independent
     0/1 scores (Kish 1965; Korn and Graubard 1998 for intervals of shares). 0/1 scores: never above
     n, never below the number of clusters, which is that of equal ones: n^2 / sum of sizes^2. Others
-    between 0 and 1 may say more than that.
+    between 0 and 1 may say more than that, and less is unseen where they are less spread than 0/1.
     """
     p = sums.mean
-    unseen = UNSEEN_OF_MEAN * max(p, 1 - p) ** 2 if binary or not sums.varies else 0.0
+    spread = 1.0 if binary or not sums.varies else sums.variance / (p * (1 - p))
+    unseen = UNSEEN_OF_MEAN * max(p, 1 - p) ** 2 * spread
     return _of_effect(sums, sums.n * p * (1 - p), unseen, least=1.0 if binary else 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 from finetune_gateway.estimation.estimate import Range
@@ -27,6 +27,7 @@ def cost_rows(data: ComparisonData) -> list[tuple[str, Cells]]:
         ("tokens written", _answered(data, lambda one: _number(one.completion_tokens))),
         ("per answer", _answered(data, lambda one: usd_text(one.usd_per_answer) or one.serving)),
         ("per 1,000 answers", _answered(data, _per_thousand)),
+        *_monthly(data),
         ("this comparison", _answered(data, lambda one: usd_text(one.spent_usd))),
     ]
     return [(name, tuple(cell or EMPTY for cell in cells)) for name, cells in rows if any(cells)]
@@ -98,6 +99,18 @@ def usd_text(amount: Decimal | None) -> str:
 
 def _per_thousand(figures: AnswerFigures) -> str:
     return "" if figures.usd_per_answer is None else format_usd(1000 * figures.usd_per_answer)
+
+
+def _monthly(data: ComparisonData) -> Iterator[tuple[str, list[str]]]:
+    """Yield what so many requests a month cost, each model by the lengths of its own."""
+    if data.serving is not None and data.serving.traffic.requests != 1000:
+        requests = data.serving.traffic.requests
+        cells = _answered(data, lambda one: _times(requests, one.usd_per_answer))
+        yield f"{requests:,} requests a month", cells
+
+
+def _times(requests: int, usd: Decimal | None) -> str:
+    return "" if usd is None else format_usd(requests * usd)
 
 
 def _number(value: float | None) -> str:

@@ -69,6 +69,18 @@ def test_tokens_times_prices_times_requests() -> None:
     assert [str(row.usd) for row in way(found, "tokens").prices] == ["0.80", "3.20"]
 
 
+def test_a_base_that_serves_as_it_is_has_its_own_price() -> None:
+    """800 x 0.40 + 200 x 1.60 are 0.00064 USD a request: a GPU of 795.70 USD is cheaper from
+    1,243,282 on. No price of a fine-tune that nobody has made is shown."""
+    found = costs(hosted=[], untuned=[("openai", MINI)])
+    hosts = [(one.kind, one.model) for one in found.ways if one.where == "openai"]
+    assert hosts == [("base", MINI)] and expected(found, "base") == D(192)
+    (point,) = [one for one in found.break_even if "(always on)" in one.own]
+    assert point.expected is not None and point.expected.first == 1_243_282
+    both = costs(untuned=[("openai", MINI)])
+    assert [one.title for one in both.ways if one.kind == "base"] == [way(found, "base").title]
+
+
 def test_a_gpu_always_on_costs_its_hours() -> None:
     """730 hours of 1.09 USD are 795.70. 1,000 tokens at 2,500 a second, half of the time busy,
     are 0.8 s a request: 3,285,000 a month fit; with 3,285,001 a second one is needed."""

@@ -70,7 +70,10 @@ def mean_interval(scores: list[float], clusters: list[str], share: bool) -> list
         half = sample.t * sample.error if sample.varies else rare(sample) * spread
         return [sample.mean, sample.mean - half, sample.mean + half]
     p = sample.mean
-    unseen = 0.25 * max(p, 1 - p) ** 2 if binary or not sample.varies else 0.0
+    unseen = 0.25 * max(p, 1 - p) ** 2
+    if sample.varies:
+        squares = math.fsum((value - p) ** 2 for value in scores)
+        unseen *= squares / (sample.n * p * (1 - p))  # of 0 and 1: once
     n = sample.independent(sample.n * p * (1 - p), unseen, 1.0 if binary else 0.0)
     return [p, *wilson(p, n, sample.t)]
 

@@ -45,6 +45,9 @@ def check_page(markdown: str, data: Json, figures: Figures, answers: Json, found
                 value = answers[key][name]
                 value = value[place] if isinstance(value, list) else value
                 _same(cell, [] if value is None else [float(value)], where, found)
+            elif label.endswith(" requests a month"):
+                usd, requests = answers[key]["usd_per_answer"], label.split()[0].replace(",", "")
+                _same(cell, [] if usd is None else [int(requests) * float(usd)], where, found)
 
 
 def _label(measure: Json) -> str:

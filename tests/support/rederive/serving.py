@@ -18,9 +18,13 @@ def check_serving(data: Json, found: Checked) -> None:
     if serving is None:
         return
     traffic = serving["traffic"]
-    known = [
-        one for one in data["answers"].values() if one["prompt_tokens"] and one["completion_tokens"]
-    ]
+    answers = {
+        key: one
+        for key, one in data["answers"].items()
+        if one["prompt_tokens"] and one["completion_tokens"]
+    }
+    tuned = [one["key"] for one in data["models"] if one["way"] == "tuned"]
+    known = [answers[key] for key in tuned if key in answers] or [*answers.values()]
     for side, name in (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens")):
         mean = math.fsum(one[name] for one in known) / len(known)
         found.same("traffic", side, traffic[side], max(side == "tokens_out", round(mean)))
