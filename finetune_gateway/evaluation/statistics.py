@@ -219,7 +219,7 @@ class _Sums:
         count = len(places)
         scale = count / (count - 1) if count > 1 else 0.0
         error = math.sqrt(scale * float((offs**2).sum())) / len(values)
-        squares = float(((values - average) ** 2).sum())
+        variance = float(((values - average) ** 2).mean())
         return cls(
             mean=average,
             n=len(values),
@@ -227,10 +227,10 @@ class _Sums:
             offs=offs,
             sizes=sizes,
             spread=spread,
-            variance=squares / len(values),
+            variance=variance,
             error=error,
             varies=error > spread * 1e-9,
-            alike=_correlation(squares, offs, sizes),
+            alike=_correlation(variance, offs, sizes),
         )
 
     @property
@@ -290,14 +290,14 @@ def _of_effect(sums: _Sums, of_rows: float, unseen: float, least: float) -> floa
     return sums.n / min(max(effect, least), sums.most_effect)
 
 
-def _correlation(squares: float, offs: Array, sizes: Array) -> float:
+def _correlation(variance: float, offs: Array, sizes: Array) -> float:
     """Return how much the scores of one cluster are correlated, by the analysis of variance (Fisher
-    1925). ``squares``: the sum of the squares of what scores are off their mean."""
+    1925). ``variance``: of all scores."""
     n, count = float(sizes.sum()), len(sizes)
     if not 1 < count < n:
         return 0.0
     between = float((offs**2 / sizes).sum())
-    within = max(0.0, squares - between) / (n - count)
+    within = max(0.0, n * variance - between) / (n - count)
     between /= count - 1
     usual = (n - float((sizes**2).sum()) / n) / (count - 1)  # size of a cluster
     total = between + (usual - 1) * within
