@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_gateway import evaluation
+from finetune_gateway.cli.confirmation import Confirmation, capped_budget
 from finetune_gateway.cli.options import (
-    CONFIRM_PRICE,
     Json,
+    on_host_rest,
     parse_amount,
     parse_key_envs,
-    require_yes,
 )
 from finetune_gateway.cli.progress import answers_bar
 from finetune_gateway.errors import BudgetError, SpecError
@@ -27,16 +26,13 @@ from finetune_gateway.reports.check_text import (
     plan_text,
 )
 from finetune_gateway.reports.output import (
-    format_duration,
     print_json,
     print_message,
     print_result,
-    print_warning,
 )
 
 if TYPE_CHECKING:
     from finetune_gateway.evaluation.checks.outcome import CheckReport
-    from finetune_gateway.evaluation.checks.running import CheckPlan
 
 GUIDE = "behaviour.yaml"
 
@@ -141,7 +137,7 @@ def check(
             hint=f"Like: ftg check latest {GUIDE}. For a guide: ftg check --init DATA",
         )
     _require_writable(junit, out)
-    question = _Question(yes, dry_run, json, quiet)
+    confirmation, gateway = Confirmation(yes, dry_run, json, quiet), Gateway()
     with answers_bar(quiet=quiet or json) as on_progress:
         report = evaluation.check(
             model,
@@ -158,11 +154,14 @@ def check(
             allow_http=allow_http,
             allow_pii=allow_pii,
             allow_secrets=allow_secrets,
-            confirm=question.ask,
-            on_progress=on_progress,
-            on_wait=lambda seconds, why: print_message(
-                f"The host rests for {format_duration(seconds)}: {why}.", quiet=quiet
+            confirm=lambda plan: confirmation.confirm(
+                plan_text(plan, capped_budget(gateway)),
+                lambda: plan_document(plan),
+                costs=plan.sends,
+                notes=plan.notes,
             ),
+            on_progress=on_progress,
+            on_wait=on_host_rest(quiet=quiet),
         )
     return _end(report, junit, json=json, quiet=quiet)
 
@@ -215,31 +214,3 @@ def _end(report: CheckReport, junit: Path | None, *, json: bool, quiet: bool) ->
     if report.stopped:
         return BudgetError.exit_code
     return 0 if report.ok else 1
-
-
-@dataclass
-class _Question:
-    """Shows the plan, and asks for a yes where it costs."""
-
-    yes: bool
-    dry_run: bool
-    json: bool
-    quiet: bool
-
-    def ask(self, plan: CheckPlan) -> bool:
-        """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
-        gateway = Gateway()
-        budget = gateway.budget() if gateway.monthly_usd is not None else None
-        costs = plan.sends
-        quiet = self.quiet and (self.yes or self.dry_run or not costs)
-        print_message(plan_text(plan, budget), quiet=quiet)
-        for note in plan.notes:
-            print_warning(note, quiet=quiet)
-        if self.dry_run:
-            if self.json:
-                print_json(plan_document(plan))
-            print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
-            raise typer.Exit(0)
-        if costs and not self.yes:
-            require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
-        return True

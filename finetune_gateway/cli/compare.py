@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune_gateway.cli.confirmation import Confirmation, capped_budget
 from finetune_gateway.cli.options import (
-    CONFIRM_PRICE,
     Json,
+    command_line,
+    on_host_rest,
     parse_amount,
     parse_key_envs,
-    require_yes,
+    parse_temperature,
     write_page,
 )
 from finetune_gateway.cli.progress import answers_bar
@@ -27,15 +26,12 @@ from finetune_gateway.reports.comparison_markdown import comparison_markdown
 from finetune_gateway.reports.comparison_text import comparison_text
 from finetune_gateway.reports.layout import raise_if_foreign
 from finetune_gateway.reports.output import (
-    format_duration,
     print_json,
     print_message,
     print_result,
-    print_warning,
 )
 
 if TYPE_CHECKING:
-    from finetune_gateway.evaluation.comparing import ComparePlan
     from finetune_gateway.evaluation.comparison import Comparison
 
 
@@ -139,7 +135,7 @@ def compare(
             _require_writable(page, force=force)
     if inspect is not None:
         inspect_logs.require(inspect)
-    question = _Question(gateway, yes, dry_run, json, quiet)
+    confirmation = Confirmation(yes, dry_run, json, quiet)
     with answers_bar(quiet=quiet or json) as on_progress:
         comparison = gateway.compare(
             models,
@@ -151,7 +147,7 @@ def compare(
             rows=rows,
             seed=seed,
             samples=samples,
-            temperature=_temperature(temperature),
+            temperature=parse_temperature(temperature),
             max_tokens=max_tokens,
             at_once=at_once,
             max_cost_usd=parse_amount("max-cost", max_cost),
@@ -161,12 +157,16 @@ def compare(
             allow_http=allow_http,
             allow_pii=allow_pii,
             allow_secrets=allow_secrets,
-            confirm=question.ask,
-            on_progress=on_progress,
-            on_wait=lambda seconds, why: print_message(
-                f"A host rests for {format_duration(seconds)}: {why}.", quiet=quiet
+            confirm=lambda plan: confirmation.confirm(
+                plan_text(plan, capped_budget(gateway)),
+                lambda: plan_document(plan),
+                costs=bool(plan.left and plan.hosts),
+                notes=plan.notes,
+                result=plan.id,
             ),
-            command=_command(),
+            on_progress=on_progress,
+            on_wait=on_host_rest(quiet=quiet),
+            command=command_line(),
         )
     exit_code = _end(comparison, html, markdown, explain, json=json, quiet=quiet, force=force)
     if inspect is not None:
@@ -207,50 +207,3 @@ def _end(
     if markdown is not None and str(markdown) != "-":
         write_page(markdown, comparison_markdown(comparison.data), quiet=quiet)
     return BudgetError.exit_code if comparison.data.stopped else 0
-
-
-def _command() -> str:
-    """Return the command line that is running, as a shell takes it."""
-    return shlex.join(["ftg", *sys.argv[1:]])
-
-
-def _temperature(text: str | None) -> float | str | None:
-    """Return the number, or the word, which is judged where all are."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
-
-
-@dataclass
-class _Question:
-    """Shows the plan, and asks for a yes where something is sent to a host."""
-
-    gateway: Gateway
-    yes: bool
-    dry_run: bool
-    json: bool
-    quiet: bool
-
-    def ask(self, plan: ComparePlan) -> bool:
-        """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
-        budget = self.gateway.budget() if self.gateway.monthly_usd is not None else None
-        asks = bool(plan.left and plan.hosts) and not (self.yes or self.dry_run)
-        quiet = self.quiet and not asks
-        print_message(plan_text(plan, budget), quiet=quiet)
-        for note in plan.notes:
-            print_warning(note, quiet=quiet)
-        if self.dry_run:
-            self._end_dry_run(plan)
-        if not asks:
-            return True
-        require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
-        return True
-
-    def _end_dry_run(self, plan: ComparePlan) -> NoReturn:
-        if self.json:
-            print_json(plan_document(plan))
-        elif self.quiet:
-            print_result(plan.id)
-        print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
-        raise typer.Exit(0)

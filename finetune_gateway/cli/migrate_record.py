@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_gateway import evaluation
+from finetune_gateway.cli.confirmation import Confirmation, capped_budget
 from finetune_gateway.cli.options import (
-    CONFIRM_PRICE,
     AllowHttp,
     BaseUrl,
     HostName,
@@ -21,18 +20,17 @@ from finetune_gateway.cli.options import (
     KeyName,
     KeyNames,
     key_backends,
+    on_host_rest,
     parse_amount,
-    require_yes,
+    parse_temperature,
 )
 from finetune_gateway.cli.progress import PhaseBar
 from finetune_gateway.errors import BudgetError, JobNotFinished
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.output import (
-    format_duration,
     print_json,
     print_message,
     print_result,
-    print_warning,
 )
 from finetune_gateway.reports.recording_text import (
     plan_document,
@@ -137,7 +135,7 @@ def record(
       ftg migrate record ft:gpt-4.1-mini:org:support:1 --batch --name support
     """
     given = any((profile, base_url, api_key_env, key_env))
-    question = _Question(yes, dry_run, json, quiet, rows is not None)
+    confirmation = Confirmation(yes, dry_run, json, quiet)
     with _bar(quiet=quiet or json) as on_progress:
         recording = evaluation.record(
             model,
@@ -146,7 +144,7 @@ def record(
             samples=samples,
             rows=rows,
             seed=seed,
-            temperature=_temperature(temperature),
+            temperature=parse_temperature(temperature),
             max_tokens=max_tokens,
             logprobs=logprobs,
             top_logprobs=top_logprobs,
@@ -160,14 +158,12 @@ def record(
             else None,
             allow_pii=allow_pii,
             allow_secrets=allow_secrets,
-            confirm=question.ask,
+            confirm=lambda plan: _confirm(plan, confirmation),
             dry_run=dry_run,
             on_progress=on_progress,
-            on_wait=lambda seconds, why: print_message(
-                f"The host rests for {format_duration(seconds)}: {why}.", quiet=quiet
-            ),
+            on_wait=on_host_rest(quiet=quiet),
         )
-    return _end(recording, begun=batch and question.asked and not wait, json=json, quiet=quiet)
+    return _end(recording, begun=batch and confirmation.asked and not wait, json=json, quiet=quiet)
 
 
 @contextmanager
@@ -199,45 +195,12 @@ def _end(recording: Recording, *, begun: bool, json: bool, quiet: bool) -> int:
     return BudgetError.exit_code
 
 
-def _temperature(text: str | None) -> float | str | None:
-    """Return the number, or the word, which is judged where all are."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
-
-
-@dataclass
-class _Question:
-    """Shows the plan, and asks for a yes."""
-
-    yes: bool
-    dry_run: bool
-    json: bool
-    quiet: bool
-    drawn: bool
-    asked: bool = False
-
-    def ask(self, plan: RecordPlan) -> bool:
-        """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
-        self.asked = True
-        gateway = Gateway()
-        budget = gateway.budget() if gateway.monthly_usd is not None else None
-        quiet = self.quiet and (self.yes or self.dry_run)
-        print_message(plan_text(plan, budget), quiet=quiet)
-        for note in plan.notes:
-            print_warning(note, quiet=quiet)
-        if self.dry_run:
-            self._end_dry_run(plan, budget)
-        if self.yes:
-            return True
-        require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
-        return True
-
-    def _end_dry_run(self, plan: RecordPlan, budget: Any) -> NoReturn:
-        if self.json:
-            print_json(plan_document(plan, budget))
-        elif self.quiet:
-            print_result(plan.work.recording.title)
-        print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
-        raise typer.Exit(0)
+def _confirm(plan: RecordPlan, confirmation: Confirmation) -> bool:
+    budget = capped_budget(Gateway())
+    return confirmation.confirm(
+        plan_text(plan, budget),
+        lambda: plan_document(plan, budget),
+        costs=True,
+        notes=plan.notes,
+        result=plan.work.recording.title,
+    )

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune_gateway.cli.confirmation import Confirmation
 from finetune_gateway.cli.options import (
-    CONFIRM_PRICE,
     AllowHttp,
     BaseUrl,
     HostName,
     Json,
     KeyName,
     KeyNames,
+    command_line,
     key_backends,
+    on_host_rest,
     parse_amount,
-    require_yes,
 )
 from finetune_gateway.cli.watch import follow
 from finetune_gateway.errors import SpecError, shown
@@ -31,9 +29,7 @@ from finetune_gateway.reports.migration_run_text import (
     plan_text,
 )
 from finetune_gateway.reports.output import (
-    format_duration,
     print_json,
-    print_message,
     print_result,
 )
 
@@ -154,7 +150,7 @@ def run(
           --to-url https://NAME.openai.azure.com/openai/v1 \\
           --min check:json=0.95 --checks behaviour.yaml --max-cost 20
     """
-    question = _Question(yes, dry_run, json, quiet)
+    confirmation = Confirmation(yes, dry_run, json, quiet)
     asked = (profile, base_url, api_key_env, key_env)
     hosts = key_backends(*asked, allow_http) if any(asked) else []
     done = Gateway().migrate(
@@ -176,13 +172,13 @@ def run(
         allow_loss=allow_loss,
         allow_longer=allow_longer,
         allow_oversize=allow_oversize,
-        confirm=question.ask,
+        confirm=lambda plan: confirmation.confirm(
+            plan_text(plan), lambda: plan_document(plan), costs=_costs(plan)
+        ),
         dry_run=dry_run,
         wait=lambda job: follow(job, quiet=quiet or json),
-        on_wait=lambda seconds, why: print_message(
-            f"A host rests for {format_duration(seconds)}: {why}.", quiet=quiet
-        ),
-        command=shlex.join(["ftg", *sys.argv[1:]]),
+        on_wait=on_host_rest(quiet=quiet),
+        command=command_line(),
     )
     if json:
         print_json(done.document())
@@ -206,31 +202,8 @@ def _pairs(name: str, given: list[str] | None) -> dict[str, float]:
     return found
 
 
-@dataclass
-class _Question:
-    """Shows the plan, and asks for a yes where something is sent to a host."""
-
-    yes: bool
-    dry_run: bool
-    json: bool
-    quiet: bool
-
-    def ask(self, plan: MigrationPlan) -> bool:
-        """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
-        sends = self._sends(plan)
-        quiet = self.quiet and (self.yes or self.dry_run or not sends)
-        print_message(plan_text(plan), quiet=quiet)
-        if self.dry_run:
-            if self.json:
-                print_json(plan_document(plan))
-            print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
-            raise typer.Exit(0)
-        if sends and not self.yes:
-            require_yes("Proceed?", "Nothing was sent", of="the price ", hint=CONFIRM_PRICE)
-        return True
-
-    def _sends(self, plan: MigrationPlan) -> bool:
-        training: Any = plan.training
-        hosted = training is not None and training.estimate.data_leaves_machine
-        asking = plan.asking_usd
-        return hosted or asking is None or asking.high > 0
+def _costs(plan: MigrationPlan) -> bool:
+    """Return True if rows go to a host, to train or to be answered."""
+    training = plan.training
+    hosted = training is not None and training.estimate.data_leaves_machine
+    return hosted or plan.asking_usd is None or plan.asking_usd.high > 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,7 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.errors import BackendError, BudgetError, SpecError, StoreError, shown
-from finetune_gateway.reports.output import print_message, print_warning
+from finetune_gateway.reports.output import format_duration, print_message, print_warning
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, unknown
 
@@ -285,6 +287,28 @@ def require_yes(question: str, undone: str, *, of: str = "", hint: str = "Pass -
         raise
     if not confirmed:
         raise BudgetError(f"{undone}: the answer was not yes.")
+
+
+def on_host_rest(*, quiet: bool) -> Callable[[float, str], None]:
+    """Return what says that a host asks to wait."""
+
+    def say(seconds: float, why: str) -> None:
+        print_message(f"A host rests for {format_duration(seconds)}: {why}.", quiet=quiet)
+
+    return say
+
+
+def parse_temperature(text: str | None) -> float | str | None:
+    """Return the number, or the word, which is judged where all are."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def command_line() -> str:
+    """Return the command that is running, as a shell takes it."""
+    return shlex.join(["ftg", *sys.argv[1:]])
 
 
 def refuse_foreign_page(path: Path | None, force: bool, *inputs: Path) -> None:

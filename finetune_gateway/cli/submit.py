@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from finetune_gateway.cli.confirmation import capped_budget
 from finetune_gateway.cli.options import (
     CONFIRM_PRICE,
     AllowHttp,
@@ -230,7 +231,7 @@ class Confirmation:
     def ask(self, plan: Plan) -> bool:
         """Return True to go on. Raises BudgetError without a yes, Exit after a dry run."""
         hosted = plan.estimate.data_leaves_machine
-        budget = self.gateway.budget() if self.gateway.monthly_usd is not None else None
+        budget = capped_budget(self.gateway)
         # What is asked about is shown in any case.
         quiet = self.quiet and (self.yes or self.dry_run or not hosted)
         print_message(plan_text(plan, self.limit, budget), quiet=quiet)
