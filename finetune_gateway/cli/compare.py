@@ -160,7 +160,7 @@ def compare(
             confirm=lambda plan: confirmation.confirm(
                 plan_text(plan, capped_budget(gateway)),
                 lambda: plan_document(plan),
-                costs=bool(plan.left and plan.hosts),
+                costs=plan.sends,
                 notes=plan.notes,
                 result=plan.id,
             ),

@@ -14,7 +14,6 @@ from typing import Any
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import BudgetError, SpecError, shown
-from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers as asking
 from finetune_gateway.evaluation import (
     concluding,
@@ -24,7 +23,6 @@ from finetune_gateway.evaluation import (
     resolving,
     statistics,
 )
-from finetune_gateway.evaluation.answers.planning import total
 from finetune_gateway.evaluation.asking import MAX_TOKENS
 from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.checks import Guide
@@ -32,9 +30,8 @@ from finetune_gateway.evaluation.comparison import PREFIX, Comparison
 from finetune_gateway.evaluation.examples import with_examples
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import drawn, fingerprint, read_prompts
-from finetune_gateway.evaluation.questions import Questions
+from finetune_gateway.evaluation.questions import QuestionPlan, Questions
 from finetune_gateway.evaluation.results import ComparedRow, DataFacts
-from finetune_gateway.evaluation.work import require_within as within
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.text.cleaning import visible
@@ -110,52 +107,12 @@ class How:
 
 
 @dataclass(frozen=True)
-class ComparePlan:
-    """All that is known before anything is sent. ``rounds``: title of each round of questions with
-    its plan; those after the first are estimated from the references of the data."""
+class ComparePlan(QuestionPlan):
+    """All that is known before anything is sent."""
 
     id: str
     models: list[EvaluatedModel]
-    judge: EvaluatedModel | None
     data: DataFacts
-    rounds: list[tuple[str, asking.AskPlan]]
-    limit: Decimal | None
-    notes: tuple[str, ...]
-
-    @property
-    def cost(self) -> Range[Decimal] | None:
-        """What all rounds cost; None if the price of a model is not known."""
-        return total(plan.cost for _, plan in self.rounds)
-
-    def require_within(self) -> None:
-        """Raise BudgetError if the limit is below the low estimate of all rounds together."""
-        if self.left and self.cost is not None:
-            spent = self.rounds[0][1].how.limit.spent
-            within(self.cost, self.limit, None, spent, model="", what="the comparison")
-
-    @property
-    def left(self) -> int:
-        """Requests that are to be sent, as far as they are known."""
-        return sum(sum(plan.left.values()) for _, plan in self.rounds)
-
-    @property
-    def kept(self) -> int:
-        """Requests that were answered in an earlier run."""
-        return sum(plan.kept for _, plan in self.rounds)
-
-    @property
-    def allowed(self) -> dict[str, int]:
-        """Private data that hosts get to see, each kind and how often."""
-        found: dict[str, int] = {}
-        for _, plan in self.rounds:
-            found |= plan.allowed
-        return found
-
-    @property
-    def hosts(self) -> list[str]:
-        """The hosts that rows go to."""
-        every = [*self.models, *([self.judge] if self.judge else [])]
-        return sorted({one.host for one in every if one.host and one.kind == "hosted"})
 
 
 def compare(store: Store, request: Request, how: How) -> Comparison:
@@ -187,7 +144,7 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
     questions = Questions(store, compared, judge, guide, rows, asked, request.seed)
     concluding.require_measure(request.by, questions)
     plan = _plan(name, questions, data)
-    plan.require_within()
+    plan.require_within("the comparison")
     if how.confirm is not None and not how.confirm(plan):
         raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
     prices = [price for _, one in plan.rounds for rows in one.prices.values() for price in rows]
@@ -327,11 +284,11 @@ def _plan(name: str, questions: Questions, data: DataFacts) -> ComparePlan:
     rounds = questions.plans()
     notes = dict.fromkeys(note for _, plan in rounds for note in plan.notes)
     return ComparePlan(
-        name,
-        questions.models,
-        questions.judge,
-        data,
-        rounds,
-        questions.how.limit.usd,
-        (*notes, *data.warnings),
+        judge=questions.judge,
+        rounds=rounds,
+        limit=questions.how.limit.usd,
+        notes=(*notes, *data.warnings),
+        id=name,
+        models=questions.models,
+        data=data,
     )

@@ -17,6 +17,7 @@ from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, kee
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.questions import Found, Questions
 from finetune_gateway.evaluation.results import (
+    AnswerKey,
     ComparedAnswer,
     ComparedFacts,
     ComparedRow,
@@ -30,7 +31,6 @@ from finetune_gateway.evaluation.results import (
 )
 
 Json = dict[str, Any]
-Key = tuple[str, str, int]
 
 CHECKS = Measure(
     name="checks",
@@ -168,7 +168,7 @@ def _with_outcomes(
     """Return the answers with what checks say of them, those that checks alone have asked at the
     end; and all rows by their ids."""
     rows = {row.id: row for row in questions.rows}
-    by_key: dict[Key, ScoredAnswer] = {_key(one.answer): one for one in scored}
+    by_key: dict[AnswerKey, ScoredAnswer] = {_key(one.answer): one for one in scored}
     for outcomes in found.outcomes.values():
         for outcome in outcomes:
             rows.setdefault(outcome.row.id, outcome.row)
@@ -181,7 +181,7 @@ def _with_outcomes(
     return [_with_all_checks(one) for one in by_key.values()], rows
 
 
-def _key(answer: ComparedAnswer) -> Key:
+def _key(answer: ComparedAnswer) -> AnswerKey:
     return answer.model, answer.row, answer.sample
 
 

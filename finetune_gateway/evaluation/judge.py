@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.evaluation.checks import Rubric
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint
-from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow
+from finetune_gateway.evaluation.results import AnswerTable, ComparedAnswer, ComparedRow
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 Json = dict[str, Any]
-ByPlace = Mapping[tuple[str, str, int], ComparedAnswer]
 Better = Literal["first", "second", "tie"]
 
 MAX_TOKENS = 512  # of a verdict with its reason
@@ -119,6 +118,15 @@ def _render(template: str, values: Json) -> str:
     return _environment().get_template(template).render(values)
 
 
+def answers_of(
+    row: ComparedRow, keys: Sequence[str], answers: AnswerTable
+) -> list[ComparedAnswer] | None:
+    """Return the answers of these models to a row; None if one is missing, or is an error."""
+    found = [answers.get((key, row.id, 0)) for key in keys]
+    usable = [one for one in found if one is not None and not one.error]
+    return usable if len(usable) == len(found) else None
+
+
 # -- what is shown ---------------------------------------------------------------------------
 
 
@@ -155,12 +163,10 @@ def _tools_text(beside: Json) -> str:
 
 @dataclass(frozen=True)
 class Read:
-    """A verdict as it was read. ``value``: of its key, as written. ``strict``: the reply was the
-    JSON object that was asked for, and nothing else."""
+    """A verdict as it was read. ``value``: of its key, as written."""
 
     value: str
     reason: str
-    strict: bool
 
 
 def read_better(reply: str) -> tuple[Better | None, str]:
@@ -190,22 +196,22 @@ def _read(reply: str, key: str) -> Read | None:
     key with a value. What says two things says nothing."""
     whole = _object(reply.strip())
     if whole is not None and key in whole:
-        return _as_read(whole, key, strict=True)
+        return _as_read(whole, key)
     inside = [one for one in _objects_in(reply) if key in one]
     if inside:
         values = {str(one[key]).strip().lower() for one in inside}
-        return _as_read(inside[-1], key, strict=False) if len(values) == 1 else None
+        return _as_read(inside[-1], key) if len(values) == 1 else None
     written = {value.lower() for value in WRITTEN[key].findall(reply)}
     if len(written) != 1:
         return None
-    return Read(written.pop(), reply.strip(), strict=False)
+    return Read(written.pop(), reply.strip())
 
 
-def _as_read(found: Json, key: str, *, strict: bool) -> Read | None:
+def _as_read(found: Json, key: str) -> Read | None:
     value = found[key]
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         return None
-    return Read(str(value), str(found.get("reason") or ""), strict)
+    return Read(str(value), str(found.get("reason") or ""))
 
 
 def _object(text: str) -> Json | None:
@@ -228,12 +234,3 @@ def _objects_in(text: str) -> Iterator[Json]:
             continue
         yield value
         at = text.find("{", end)
-
-
-def answers_of(
-    row: ComparedRow, keys: Sequence[str], answers: ByPlace
-) -> list[ComparedAnswer] | None:
-    """Return the answers of these models to a row; None if one is missing, or is an error."""
-    found = [answers.get((key, row.id, 0)) for key in keys]
-    usable = [one for one in found if one is not None and not one.error]
-    return usable if len(usable) == len(found) else None

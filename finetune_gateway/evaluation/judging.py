@@ -22,8 +22,9 @@ from finetune_gateway.evaluation import judge as asked
 from finetune_gateway.evaluation import statistics
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.checks.check import PREFIX
-from finetune_gateway.evaluation.judge import MAX_TOKENS, ByPlace, JudgeQuestion
+from finetune_gateway.evaluation.judge import MAX_TOKENS, JudgeQuestion
 from finetune_gateway.evaluation.results import (
+    AnswerTable,
     ComparedAnswer,
     ComparedFacts,
     ComparedRow,
@@ -63,7 +64,7 @@ LIKE = Measure(
 
 def judge_prompts(
     rows: Sequence[ComparedRow],
-    answers: ByPlace,
+    answers: AnswerTable,
     pairs: Sequence[tuple[str, str]],
     *,
     guide: Guide | None = None,

@@ -8,21 +8,22 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers as asking
 from finetune_gateway.evaluation import judging
 from finetune_gateway.evaluation.answers import AskHow, AskPlan, AskResult
+from finetune_gateway.evaluation.answers.planning import total
 from finetune_gateway.evaluation.checks import Guide, Outcome, Rounds
 from finetune_gateway.evaluation.judging import Judgement, JudgeQuestion
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt
-from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow
+from finetune_gateway.evaluation.results import AnswerTable, ComparedAnswer, ComparedRow
+from finetune_gateway.evaluation.work import require_within
 from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.store import Store
 
 MOST_ROUNDS = 60  # of a conversation that checks have
 SAY = "..."  # stands for an answer that nobody knows yet, where it is priced
-
-AnswerTable = dict[tuple[str, str, int], ComparedAnswer]
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Found:
             for one in found
         }
 
-    def add(self, asked: AskResult) -> dict[tuple[str, str, int], ComparedAnswer]:
+    def add(self, asked: AskResult) -> AnswerTable:
         """Count what one round has asked, and return its answers."""
         self.asked += asked.asked
         self.again += asked.again
@@ -61,6 +62,57 @@ class Found:
         self.stopped = self.stopped or asked.stopped
         self.ended |= asked.ended
         return asked.answers
+
+
+@dataclass(frozen=True)
+class QuestionPlan:
+    """What is known of all questions before anything is sent. ``rounds``: title of each round with
+    its plan; those after the first depend on answers, and are priced with those of the data."""
+
+    judge: EvaluatedModel | None
+    rounds: list[tuple[str, AskPlan]]
+    limit: Decimal | None
+    notes: tuple[str, ...]
+
+    @property
+    def cost(self) -> Range[Decimal] | None:
+        """What all of it costs; None if a price is not known."""
+        return total(plan.cost for _, plan in self.rounds)
+
+    def require_within(self, what: str) -> None:
+        """Raise BudgetError if the limit, for all of ``what``, is below the low estimate of all
+        rounds together."""
+        if self.left and self.cost is not None:
+            spent = self.rounds[0][1].how.limit.spent
+            require_within(self.cost, self.limit, None, spent, model="", what=what)
+
+    @property
+    def left(self) -> int:
+        """Requests that are to be sent, as far as they are known."""
+        return sum(sum(plan.left.values()) for _, plan in self.rounds)
+
+    @property
+    def kept(self) -> int:
+        """Requests that were answered in an earlier run."""
+        return sum(plan.kept for _, plan in self.rounds)
+
+    @property
+    def again(self) -> int:
+        """Requests that were in flight when an earlier process died."""
+        return sum(plan.again for _, plan in self.rounds)
+
+    @property
+    def sends(self) -> bool:
+        """True if something goes to a host."""
+        return any(plan.hosted for _, plan in self.rounds)
+
+    @property
+    def allowed(self) -> dict[str, int]:
+        """Private data that hosts get to see, each kind and how often."""
+        found: dict[str, int] = {}
+        for _, plan in self.rounds:
+            found |= plan.allowed
+        return found
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ Json = dict[str, Any]
 
 Kind = Literal["hosted", "local", "recorded", "object"]  # who answers
 Variant = Literal["tuned", "base", "prompt", "few-shot", "other"]  # what was done to the base
+AnswerKey = tuple[str, str, int]  # key of the model, id of the row, number of the sample
 Better = Literal["higher", "lower", ""]  # which figure is better; "": neither
 
 
@@ -144,6 +145,9 @@ class ComparedAnswer(Model):
         return [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
 
 
+AnswerTable = dict[AnswerKey, ComparedAnswer]
+
+
 class Measure(Model):
     """Something that is measured of each answer. ``share``: scores are 0 or 1; else numbers.
     ``decides``: a difference in it is tested, and corrected for together with the others."""
@@ -230,7 +234,6 @@ class AnswerFigures(Model):
     tokens_per_second: float | None = None
     usd_per_answer: Decimal | None = None
     spent_usd: Decimal | None = None  # on this comparison
-    serving: str = ""  # why a figure is missing
 
 
 class Verdict(Model):

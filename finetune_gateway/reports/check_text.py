@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.evaluation.checks.outcome import CheckExample, CheckReport, CheckResult
 from finetune_gateway.evaluation.costs import price_text
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.permits import kinds_text
+from finetune_gateway.reports.asking_text import again_text, budget_text, cost_text, limit_text
 from finetune_gateway.reports.output import (
     elide,
     escape_controls,
@@ -44,29 +44,14 @@ def _plan_lines(plan: CheckPlan, budget: Budget | None) -> Iterator[str]:
     kept = f", {plan.kept:,} answered before" if plan.kept else ""
     yield f"About {format_count(plan.left, 'request')} to send{kept}."
     if plan.again:
-        were = "1 request was" if plan.again == 1 else f"{plan.again:,} requests were"
-        yield f"{were} in flight when an earlier process died: asked again, perhaps paid twice."
+        yield again_text(plan.again)
     if plan.sends:
-        yield f"Estimated cost: {_cost(plan)}{_limit(plan)}"
+        yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(plan.limit)}"
         yield from (f"  {line}" for line in _prices(plan))
         if budget is not None:
-            left = format_usd(budget.left_usd or Decimal(0))
-            yield f"Budget of {budget.month}: {left} left."
-    allowed = {kind: count for _, one in plan.rounds for kind, count in one.allowed.items()}
-    if allowed:
-        yield f"Sent as allowed: {kinds_text(allowed)}."
-
-
-def _cost(plan: CheckPlan) -> str:
-    cost = plan.cost
-    if cost is None:
-        return "not known (ftg prices set)"
-    low, high = format_usd(cost.low), format_usd(cost.high)
-    return f"{format_usd(cost.expected)} (low {low}, high {high})"
-
-
-def _limit(plan: CheckPlan) -> str:
-    return "" if plan.limit is None else f"; stops before {format_usd(plan.limit)}"
+            yield f"{budget_text(budget)}."
+    if plan.allowed:
+        yield f"Sent as allowed: {kinds_text(plan.allowed)}."
 
 
 def _prices(plan: CheckPlan) -> Iterator[str]:

@@ -1,15 +1,14 @@
-"""What ``ftg compare`` and ``ftg check`` show before they ask: who is asked what, at what price."""
+"""What ``ftg compare`` shows before it asks: who is asked what, at what price."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.permits import kinds_text
-from finetune_gateway.reports.output import format_count, format_usd, wrap_text
+from finetune_gateway.reports.asking_text import again_text, budget_text, cost_text, limit_text
+from finetune_gateway.reports.output import format_count, wrap_text
 from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:
@@ -32,15 +31,14 @@ def _plan_lines(plan: ComparePlan, budget: Budget | None) -> Iterator[str]:
         where = f" at {plan.judge.host}" if plan.judge.host else ""
         yield f"Judge: {visible(plan.judge.title)}{where}"
     kept = f", {plan.kept:,} answered before" if plan.kept else ""
-    again = sum(one.again for _, one in plan.rounds)
-    doubt = f", {again:,} of them in flight when an earlier process died" if again else ""
-    yield f"{format_count(plan.left, 'request')} to send{doubt}{kept}."
-    if plan.left and plan.hosts:
-        yield f"Estimated cost: {_cost(plan.cost)}{_limit(plan)}"
+    yield f"{format_count(plan.left, 'request')} to send{kept}."
+    if plan.again:
+        yield again_text(plan.again)
+    if plan.sends:
+        yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(plan.limit)}"
         yield from (f"  {line}" for line in _prices(plan))
-    if budget is not None and plan.hosts:
-        left = budget.left_usd or Decimal(0)
-        yield f"Budget of {budget.month}: {format_usd(left)} left."
+        if budget is not None:
+            yield f"{budget_text(budget)}."
     if plan.allowed:
         yield f"Sent as allowed: {kinds_text(plan.allowed)}."
 
@@ -52,17 +50,6 @@ def _left_out(plan: ComparePlan) -> str:
     return f"; {format_count(count, 'row')} that a model was trained on do not count"
 
 
-def _cost(cost: Range[Decimal] | None) -> str:
-    if cost is None:
-        return "not known (ftg prices set)"
-    low, high = format_usd(cost.low), format_usd(cost.high)
-    return f"{format_usd(cost.expected)} (low {low}, high {high})"
-
-
-def _limit(plan: ComparePlan) -> str:
-    return "" if plan.limit is None else f"; stops before {format_usd(plan.limit)}"
-
-
 def _prices(plan: ComparePlan) -> Iterator[str]:
     """Yield what each hosted model costs, in all rounds, and at which prices."""
     titles = {model.key: model.title for model in plan.models}
@@ -70,7 +57,7 @@ def _prices(plan: ComparePlan) -> Iterator[str]:
         for key, cost in asked.costs.items():
             if asked.left.get(key):
                 name = visible(titles.get(key, "the judge"))
-                yield f"{name}, {title}: {_cost(cost)}"
+                yield f"{name}, {title}: {cost_text(cost)}"
 
 
 def plan_document(plan: ComparePlan) -> dict[str, Any]:

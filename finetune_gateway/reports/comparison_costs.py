@@ -25,7 +25,7 @@ def cost_rows(data: ComparisonData) -> list[tuple[str, Cells]]:
         ("trained with", _trained(data, training_text)),
         ("tokens read per answer", _answered(data, lambda one: _number(one.prompt_tokens))),
         ("tokens written", _answered(data, lambda one: _number(one.completion_tokens))),
-        ("per answer", _answered(data, lambda one: usd_text(one.usd_per_answer) or one.serving)),
+        ("per answer", _answered(data, lambda one: usd_text(one.usd_per_answer))),
         ("per 1,000 answers", _answered(data, _per_thousand)),
         *_monthly(data),
         ("this comparison", _answered(data, lambda one: usd_text(one.spent_usd))),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.evaluation.recording import Recording
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.permits import kinds_text
+from finetune_gateway.reports.asking_text import again_text, budget_text, cost_text, limit_text
 from finetune_gateway.reports.output import format_count, format_usd, wrap_text
 from finetune_gateway.text.cleaning import visible
 
@@ -33,10 +33,10 @@ def _plan_lines(plan: RecordPlan, budget: Budget | None) -> Iterator[str]:
     if plan.existing:
         yield f"It goes on: answers so far {len(plan.state.answered):,}, left {plan.left:,}."
     if plan.again:
-        yield _again(plan.again)
+        yield again_text(plan.again)
     if repeated := sum(len(prompt.lines) - 1 for prompt in work.prompts):
         yield f"{format_count(repeated, 'row')} ask the same as another, and are not asked twice."
-    yield f"Estimated cost: {_cost(plan)}{_limit(plan)}"
+    yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(work.limit, work.already)}"
     read, written = work.costing.prices.read, work.costing.prices.written
     if read and written:
         kind = f" by a {read.tier} deployment" if read.tier else ""
@@ -49,9 +49,8 @@ def _plan_lines(plan: RecordPlan, budget: Budget | None) -> Iterator[str]:
     if work.batch:
         yield "As a batch, within 24 hours; what expires is not billed, and can be asked again."
     if budget is not None:
-        left = budget.left_usd or Decimal(0)
         takes = format_usd(work.reserved(plan.cost))
-        yield f"Budget of {budget.month}: {format_usd(left)} left; this reserves {takes}."
+        yield f"{budget_text(budget)}; this reserves {takes}."
     if plan.allowed:
         yield f"Sent as allowed: {kinds_text(plan.allowed)}."
 
@@ -71,26 +70,6 @@ def _parameters(parameters: dict[str, Any]) -> str:
     parts += ["log-probabilities"] if parameters.get("logprobs") else []
     parts += ["kept by the host too"] if parameters.get("store") else []
     return ", ".join(parts)
-
-
-def _again(count: int) -> str:
-    were = "1 request was" if count == 1 else f"{count:,} requests were"
-    return f"{were} in flight when an earlier process died: asked again, perhaps paid for twice."
-
-
-def _limit(plan: RecordPlan) -> str:
-    work = plan.work
-    if work.limit is None:
-        return ""
-    spent = f", of which {format_usd(work.already)} are spent" if work.already else ""
-    return f"; stops before {format_usd(work.limit)}{spent}"
-
-
-def _cost(plan: RecordPlan) -> str:
-    if plan.cost is None:
-        return "not known (ftg prices set)"
-    low, high = format_usd(plan.cost.low), format_usd(plan.cost.high)
-    return f"{format_usd(plan.cost.expected)} (low {low}, high {high})"
 
 
 def plan_document(plan: RecordPlan, budget: Budget | None) -> dict[str, Any]:
@@ -155,7 +134,7 @@ def _run_lines(recording: Recording, document: dict[str, Any]) -> Iterator[str]:
     with_calls = f", {calls:,} with calls of tools" if calls else ""
     yield f"{document['answers']:,} of {all_:,} answers{with_calls}{cost}."
     if run is not None and run.again:
-        yield _again(run.again)
+        yield again_text(run.again)
     cut = document["finish_reasons"].get("length", 0)
     if cut:
         were = "1 answer was" if cut == 1 else f"{cut:,} answers were"

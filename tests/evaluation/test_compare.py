@@ -17,6 +17,8 @@ from support.provider import Provider
 
 from finetune_gateway import BudgetError, ChatReply, Comparison, Gateway, SpecError
 from finetune_gateway.errors import PrivateDataError
+from finetune_gateway.evaluation.checks import Guide
+from finetune_gateway.evaluation.comparing import ComparePlan
 
 Json = dict[str, Any]
 
@@ -130,6 +132,11 @@ def test_the_same_comparison_again_asks_and_costs_nothing(provider: Provider) ->
     again = compare(sums(10), confirm=lambda plan: plan.left == 0)
     assert (again.id, again.data.asked, again.data.kept) == (found.id, 0, 20)
     assert again.data.spent_usd == 0 and again.verdict == found.verdict
+    beside: Json = {"backends": [connect(provider, profile="openai")]}
+    kept = [*BASES, Model(right)]  # nothing goes to a host: nobody has to say yes
+    Gateway().compare(
+        kept, sums(10), confirm=lambda plan: plan.left == 10 and not plan.sends, **beside
+    )
     more = compare(sums(12))
     assert more.data.asked == 4 and more.data.kept == 20
     assert sum(provider.world.asked.values()) == 24
@@ -182,3 +189,19 @@ def test_the_command_line_compares(
     whole = json.loads(ftg(*call, "--yes", "--json").stdout)
     assert whole["kept"] == 20 and whole["verdict"]["text"]
     assert whole["spent_usd"] is None  # this host has no prices: what it cost is not known
+
+
+def test_what_may_change_a_verdict_gives_a_comparison_another_name(provider: Provider) -> None:
+    """The checks, the measure that decides, the seed; the same request keeps its name."""
+    guide, names = Guide.loads("checks:\n- must: '[0-9]'\n"), list[str]()
+
+    def refuse(plan: ComparePlan) -> bool:
+        names.append(plan.id)
+        return False
+
+    asked: list[Json] = [{}, {"by": "exact_match"}, {"checks": guide}, {"seed": 1}, {}]
+    for options in asked:
+        at: Json = {"backends": [connect(provider, profile="openai")], "confirm": refuse}
+        with pytest.raises(BudgetError):
+            Gateway().compare(BASES, sums(2), **at, **options)
+    assert len({*names}) == 4 and names[0] == names[-1]

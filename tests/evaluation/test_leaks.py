@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,17 @@ def test_rows_of_one_conversation_are_one_cluster() -> None:
     ]  # fmt: skip
     later = prompts([{"messages": [one, yes, two]}, {"messages": [one, no, two]}])
     assert len(set(clusters(later).values())) == 2
+
+
+def test_of_several_training_files_an_exact_row_counts(tmp_path: Path) -> None:
+    """Whichever file it is in: a fine-tune of a fine-tune has those of both."""
+    rows = different_rows(30)
+    others = [
+        {"messages": [*row["messages"][:-1], {"role": "assistant", "content": "No."}]}
+        for row in rows
+    ]
+    first = trained_on(tmp_path / "second.jsonl", others)
+    both = trained_on(tmp_path / "first.jsonl", rows)
+    both = replace(both, training_data=[*first.training_data, *both.training_data])
+    assert kinds(mark(compared(rows[:3]), [first])) == {"near": 3}
+    assert kinds(mark(compared(rows[:3]), [both])) == {"exact": 3}

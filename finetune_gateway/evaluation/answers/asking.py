@@ -13,11 +13,11 @@ from typing import Any
 from finetune_gateway.data.row_access import as_dict
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.evaluation.answers import hosted, local, recorded
-from finetune_gateway.evaluation.answers.planning import AnswerKey, AskPlan, Target
+from finetune_gateway.evaluation.answers.planning import AskPlan, Target
 from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.recording import read_line
-from finetune_gateway.evaluation.results import ComparedAnswer
+from finetune_gateway.evaluation.results import AnswerKey, ComparedAnswer
 from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.requests import ANSWERS, spent_by_request
 from finetune_gateway.text.cleaning import whole

@@ -19,6 +19,7 @@ from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt
+from finetune_gateway.evaluation.results import AnswerKey
 from finetune_gateway.evaluation.steps import MOST_AT_ONCE
 from finetune_gateway.evaluation.work import require_within
 from finetune_gateway.jobs.budget import ZERO
@@ -27,7 +28,6 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config
 
 Json = dict[str, Any]
-AnswerKey = tuple[str, str, int]  # key of the model, id of the row, number of the sample
 OnProgress = Callable[[int, int, str], object]  # requests that are done, all of them, the model
 PARAMETERS: Json = {"temperature": 0, "max_tokens": MAX_TOKENS}
 

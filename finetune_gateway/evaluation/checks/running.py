@@ -11,10 +11,8 @@ from typing import Any
 
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import BudgetError, SpecError
-from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import default_rows, judging, leaks, resolving
-from finetune_gateway.evaluation.answers import AskHow, AskPlan, limit_of
-from finetune_gateway.evaluation.answers.planning import total
+from finetune_gateway.evaluation.answers import AskHow, limit_of
 from finetune_gateway.evaluation.asking import MAX_TOKENS, OnWait
 from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.checks.guide import Guide, Skipped
@@ -23,7 +21,7 @@ from finetune_gateway.evaluation.checks.rounds import Outcome, openings
 from finetune_gateway.evaluation.examples import with_examples
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import drawn, fingerprint, read_prompts
-from finetune_gateway.evaluation.questions import Found, Questions
+from finetune_gateway.evaluation.questions import Found, QuestionPlan, Questions
 from finetune_gateway.evaluation.results import ComparedRow
 from finetune_gateway.jobs.charges import CHECK
 from finetune_gateway.jobs.store import Store
@@ -73,43 +71,13 @@ class How:
 
 
 @dataclass(frozen=True)
-class CheckPlan:
-    """What is known before anything is sent. ``rounds``: title of each round of questions with its
-    plan; those after the first depend on answers, and are priced with those of the data."""
+class CheckPlan(QuestionPlan):
+    """What is known before anything is sent. ``words``: where the rows are from."""
 
     model: EvaluatedModel
-    judge: EvaluatedModel | None
     guide: Guide
     words: str
     rows: int
-    rounds: list[tuple[str, AskPlan]]
-    limit: Decimal | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def cost(self) -> Range[Decimal] | None:
-        """What all of it costs; None if a price is not known."""
-        return total(plan.cost for _, plan in self.rounds)
-
-    @property
-    def left(self) -> int:
-        """Requests that are to be sent, as far as they are known."""
-        return sum(sum(plan.left.values()) for _, plan in self.rounds)
-
-    @property
-    def kept(self) -> int:
-        """Requests that were answered in an earlier run."""
-        return sum(plan.kept for _, plan in self.rounds)
-
-    @property
-    def again(self) -> int:
-        """Requests that were in flight when an earlier process died."""
-        return sum(plan.again for _, plan in self.rounds)
-
-    @property
-    def sends(self) -> bool:
-        """True if something goes to a host."""
-        return any(plan.hosted for _, plan in self.rounds)
 
 
 def check(store: Store, request: Request, how: How) -> CheckReport:
@@ -127,6 +95,7 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
     asked = _how(request, how, model, found, store)
     questions = Questions(store, [model], judge, guide, found.rows, asked, request.seed)
     plan = _plan(questions, found)
+    plan.require_within("the check")
     if how.confirm is not None and not how.confirm(plan):
         raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
     said = questions.ask()
@@ -197,14 +166,14 @@ def _plan(questions: Questions, found: _Rows) -> CheckPlan:
     rounds = questions.plans()
     notes = dict.fromkeys(note for _, plan in rounds for note in plan.notes)
     return CheckPlan(
-        model,
-        questions.judge,
-        questions.guide,
-        found.words,
-        len(found.rows),
-        rounds,
-        questions.how.limit.usd,
-        (*notes, *_notes(found.rows, model)),
+        judge=questions.judge,
+        rounds=rounds,
+        limit=questions.how.limit.usd,
+        notes=(*notes, *_notes(found.rows, model)),
+        model=model,
+        guide=questions.guide,
+        words=found.words,
+        rows=len(found.rows),
     )
 
 
