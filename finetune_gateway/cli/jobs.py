@@ -31,12 +31,12 @@ from finetune_gateway.reports.job_text import (
     record_document,
 )
 from finetune_gateway.reports.output import (
-    format_usd,
     print_json,
     print_message,
     print_result,
     print_warning,
 )
+from finetune_gateway.settings.money import format_usd
 
 NEWEST = 20  # jobs listed unless --all or --limit
 

@@ -26,6 +26,8 @@ from finetune_gateway.jobs.budget import ZERO
 
 EXAMPLES = 20  # rows that are named for a check of one model
 KINDS_OF_ERROR = 5
+MANY = 1000  # scores from which a tenth of a percent says something
+SMALL = 0.01  # difference of shares of which tenths of a point are said
 
 
 class Scorer(Protocol):
@@ -252,9 +254,11 @@ def verdict(
             measure=measure.name,
         )
     worse = {_other(pair) for pair in pairs if pair.better}
-    best = [key for key in ranked if key not in worse]
-    top = best[0]
+    unbeaten = [key for key in ranked if key not in worse] or ranked
+    top = unbeaten[0]
     rivals = [pair for pair in pairs if top in (pair.first, pair.second) and not pair.better]
+    like_top = {key for pair in rivals for key in (pair.first, pair.second)}
+    best = [key for key in ranked if key in unbeaten or key in like_top]
     decided = len(ranked) > 1 and len(best) == 1
     needed = max((pair.rows_needed or 0 for pair in rivals), default=0) or None
     sentences = [
@@ -326,14 +330,15 @@ def _unsure(
     return [f"Between {titles[top]} and {', '.join(others)} one can't tell{rows}."]
 
 
-def number_text(measure: Measure, value: float, *, signed: bool = False) -> str:
-    """Return ``81%``, ``0.42 nats per token``; of a difference ``+12 points``."""
-    sign = "+" if signed and value >= 0 else ""
-    if measure.share:
-        unit = " points" if signed else "%"
-        return f"{sign}{100 * value:.0f}{unit}"
-    unit = f" {measure.unit}" if measure.unit else ""
-    return f"{sign}{value:.3g}{unit}"
+def share_text(value: float, n: int = 0) -> str:
+    """Return ``81%`` of so many scores; ``99.7%`` where 100% would say that it is all of them."""
+    near = value not in (0.0, 1.0) and not 0.005 <= value < 0.995
+    return f"{value:.{1 if near or n >= MANY else 0}%}"
+
+
+def number_text(value: float) -> str:
+    """Return a number in three digits, or all of its whole ones."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def figure_text(measure: Measure, figure: MeasureFigure) -> str:
@@ -341,9 +346,12 @@ def figure_text(measure: Measure, figure: MeasureFigure) -> str:
     interval = figure.interval
     if interval is None:
         return figure.empty
-    high = number_text(measure, interval.high) if measure.share else _bare(measure, interval.high)
-    bounds = f"{_bare(measure, interval.low)} to {high}"
-    return f"{number_text(measure, interval.mean)} ({bounds}, n {interval.n:,})"
+    n, unit = interval.n, "" if measure.share else f" {measure.unit}".rstrip()
+    mean, low, high = (
+        share_text(end, n) if measure.share else number_text(end)
+        for end in (interval.mean, interval.low, interval.high)
+    )
+    return f"{mean}{unit} ({low.removesuffix('%')} to {high}, n {n:,})"
 
 
 def difference_text(measure: Measure, pair: Difference, top: str) -> str:
@@ -352,10 +360,12 @@ def difference_text(measure: Measure, pair: Difference, top: str) -> str:
     if interval is None:
         return ""
     turn = 1 if pair.first == top else -1
-    low, high = sorted((turn * interval.low, turn * interval.high))
-    mean = number_text(measure, turn * interval.mean, signed=True)
-    return f"{mean}, {_bare(measure, low)} to {_bare(measure, high)}"
-
-
-def _bare(measure: Measure, value: float) -> str:
-    return f"{100 * value:.0f}" if measure.share else f"{value:.3g}"
+    mean, low, high = turn * interval.mean, *sorted((turn * interval.low, turn * interval.high))
+    sign = "+" if mean >= 0 else ""
+    if not measure.share:
+        unit = f" {measure.unit}".rstrip()
+        return f"{sign}{number_text(mean)}{unit}, {number_text(low)} to {number_text(high)}"
+    small = any(0 < abs(end) < SMALL for end in (mean, low, high))
+    digits = 1 if small or interval.n >= MANY else 0
+    shown = [f"{100 * end:.{digits}f}" for end in (mean, low, high)]
+    return f"{sign}{shown[0]} points, {shown[1]} to {shown[2]}"

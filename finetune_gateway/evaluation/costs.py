@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from statistics import fmean
 
 from finetune_gateway.estimation.price_table import Price
@@ -15,6 +14,7 @@ from finetune_gateway.events import metrics_by_step
 from finetune_gateway.jobs import budget
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.money import format_usd
 
 MONTHLY_REQUESTS = 10_000  # unless the user says otherwise
 
@@ -104,14 +104,10 @@ def money_clauses(
     for key, figures in answers.items():
         parts = []
         if figures.usd_per_answer is not None:
-            parts.append(f"${1000 * figures.usd_per_answer:.2f} per 1,000 answers")
+            parts.append(f"{format_usd(1000 * figures.usd_per_answer)} per 1,000 answers")
         cost = training.get(key)
         if cost is not None and cost.actual_usd:
-            parts.append(f"${_cents(cost.actual_usd)} to train")
+            parts.append(f"{format_usd(cost.actual_usd)} to train")
         if parts:
             clauses[key] = ", ".join(parts)
     return clauses
-
-
-def _cents(usd: Decimal) -> str:
-    return f"{usd:.2f}" if usd >= 1 else f"{usd:.2g}"

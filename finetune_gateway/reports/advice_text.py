@@ -18,10 +18,10 @@ from finetune_gateway.reports.output import (
     apply_style,
     elide,
     format_count,
-    format_usd,
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 LABEL = 9  # columns of the names

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.jobs.budget import Budget
-from finetune_gateway.reports.output import format_usd
+from finetune_gateway.settings.money import format_usd
 
 
 def cost_text(cost: Range[Decimal] | None) -> str:

@@ -15,10 +15,10 @@ from finetune_gateway.reports.output import (
     escape_controls,
     format_count,
     format_duration,
-    format_usd,
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:

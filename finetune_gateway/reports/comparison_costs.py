@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.evaluation.assessing import number_text
 from finetune_gateway.evaluation.results import AnswerFigures, ComparisonData, TrainingFacts
-from finetune_gateway.reports.output import format_count, format_duration, format_usd
+from finetune_gateway.reports.output import format_count, format_duration
+from finetune_gateway.settings.money import format_usd
 
 Cells = tuple[str, ...]  # of a table: one for each model
 
@@ -128,8 +130,3 @@ def seconds_text(seconds: float) -> str:
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.2g} s" if seconds < 9.95 else format_duration(seconds)
-
-
-def number_text(value: float) -> str:
-    """Return a number in three digits, or all of its whole ones."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

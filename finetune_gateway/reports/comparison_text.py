@@ -15,11 +15,11 @@ from finetune_gateway.reports.output import (
     elide,
     format_count,
     format_table,
-    format_usd,
     terminal_width,
     wrap_text,
 )
 from finetune_gateway.reports.serving_text import serving_text
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 LINES = 6  # of the answer, at 80 columns

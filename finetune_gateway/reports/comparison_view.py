@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
+from finetune_gateway.evaluation.assessing import number_text, share_text
 from finetune_gateway.evaluation.results import (
     AnswerFigures,
     CheckFigure,
@@ -21,16 +22,15 @@ from finetune_gateway.evaluation.results import (
 from finetune_gateway.reports.comparison_costs import (
     EMPTY,
     Cells,
-    number_text,
     seconds_text,
     training_text,
     usd_text,
 )
 from finetune_gateway.reports.loss_chart import overfitting_note, series
-from finetune_gateway.reports.output import elide, format_count, format_duration, format_usd
+from finetune_gateway.reports.output import elide, format_count, format_duration
+from finetune_gateway.settings.money import format_usd
 
 CHECK = "check:"  # how the measures of behaviour checks are named
-MANY = 1000  # scores from which a tenth of a percent says something
 UNDECIDED = "can't tell"
 WHY = 48  # characters of a reason beside a figure
 REASONS = 2  # of those beside a figure
@@ -68,10 +68,7 @@ def value_text(measure: Measure, value: float, n: int = 0) -> str:
     """Return a score as people read it: ``82%``, ``0.312``, ``41.3``, ``2.4 s``, ``$0.0002``."""
     if measure.unit in WRITTEN:
         return WRITTEN[measure.unit](value)
-    if not measure.share:
-        return number_text(value)
-    near = value not in (0.0, 1.0) and not 0.005 <= value < 0.995  # 100% would be all of them
-    return f"{value:.{1 if near or n >= MANY else 0}%}"
+    return share_text(value, n) if measure.share else number_text(value)
 
 
 def interval_text(measure: Measure, interval: Interval) -> str:

@@ -22,9 +22,9 @@ from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
     format_duration,
-    format_usd,
 )
 from finetune_gateway.settings import clock
+from finetune_gateway.settings.money import format_usd
 
 UNITS = {
     "train_mtok": "per million training tokens",

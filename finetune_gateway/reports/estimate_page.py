@@ -29,8 +29,8 @@ from finetune_gateway.reports.estimate_notes import (
 )
 from finetune_gateway.reports.layout import render
 from finetune_gateway.reports.leaving import LINE, shows_the_end
-from finetune_gateway.reports.output import format_usd
 from finetune_gateway.reports.serving_page import ServingView, serving_view
+from finetune_gateway.settings.money import format_usd
 
 FIGURES = ("#", "Option", "Time", "Memory", "Data", "New jobs until", "Retired on")
 

@@ -11,10 +11,10 @@ from finetune_gateway.reports.estimate_notes import Ranking
 from finetune_gateway.reports.output import (
     apply_style,
     elide,
-    format_usd,
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 
 HEADS = {
     "number": "#",

@@ -12,7 +12,8 @@ from finetune_gateway.migration.inventory import FineTune, Inventory
 from finetune_gateway.reports import inventory_view as view
 from finetune_gateway.reports.html_text import Piece, short_text
 from finetune_gateway.reports.layout import render
-from finetune_gateway.reports.output import format_count, format_timestamp, format_usd
+from finetune_gateway.reports.output import format_count, format_timestamp
+from finetune_gateway.settings.money import format_usd
 
 HEAD = ("model", "stops", "state", "job", "files", "trained with", "tokens and cost")
 STATES = ("state", "job", "files")  # the columns in which something can be missing

@@ -15,10 +15,10 @@ from finetune_gateway.reports import inventory_view as view
 from finetune_gateway.reports.output import (
     apply_style,
     elide,
-    format_usd,
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 SHORTEST_NAME = 24  # columns; with less, each fine-tune has two lines

@@ -9,7 +9,8 @@ from datetime import date
 from itertools import groupby
 
 from finetune_gateway.migration.inventory import FineTune, Inventory, KeyView, RemoteFile
-from finetune_gateway.reports.output import format_bytes, format_count, format_usd, wrap_text
+from finetune_gateway.reports.output import format_bytes, format_count, wrap_text
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 UNKNOWN = "not known"

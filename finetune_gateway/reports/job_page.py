@@ -37,8 +37,8 @@ from finetune_gateway.reports.output import (
     format_count,
     format_duration,
     format_timestamp,
-    format_usd,
 )
+from finetune_gateway.settings.money import format_usd
 
 Pairs = list[tuple[str, str]]
 

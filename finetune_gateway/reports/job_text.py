@@ -19,10 +19,10 @@ from finetune_gateway.reports.output import (
     format_duration,
     format_table,
     format_timestamp,
-    format_usd,
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")

@@ -6,7 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.jobs.ledger import Ledger, Line, Totals
-from finetune_gateway.reports.output import format_count, format_duration, format_usd, wrap_text
+from finetune_gateway.reports.output import format_count, format_duration, wrap_text
+from finetune_gateway.settings.money import format_usd
 
 
 def ledger_document(ledger: Ledger) -> dict[str, Any]:

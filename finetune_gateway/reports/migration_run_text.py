@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.reports.estimate_figures import answer
-from finetune_gateway.reports.output import apply_style, format_count, format_usd, wrap_text
+from finetune_gateway.reports.output import apply_style, format_count, wrap_text
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:

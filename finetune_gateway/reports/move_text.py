@@ -13,9 +13,9 @@ from finetune_gateway.reports import inventory_view as view
 from finetune_gateway.reports.output import (
     apply_style,
     format_duration,
-    format_usd,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 INDENT = 12

@@ -18,8 +18,8 @@ from finetune_gateway.reports.output import (
     format_count,
     format_duration,
     format_timestamp,
-    format_usd,
 )
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:

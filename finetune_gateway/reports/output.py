@@ -12,7 +12,6 @@ import textwrap
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from typing import Any, TextIO
 
 from finetune_gateway.text.cleaning import visible
@@ -242,13 +241,3 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def format_usd(amount: Any) -> str:
-    """Return an amount with two decimals, or three digits of a small one: ``$0.00123``."""
-    value = Decimal(str(amount))  # never by way of a float
-    digits = 2 if value >= 1 or not value else 2 - value.adjusted()
-    shown = f"{value:,.{digits}f}"
-    while digits > 2 and shown.endswith("0"):
-        shown, digits = shown[:-1], digits - 1
-    return f"${shown}"

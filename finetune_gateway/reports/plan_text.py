@@ -19,9 +19,9 @@ from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
     format_duration,
-    format_usd,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 

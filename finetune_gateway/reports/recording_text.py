@@ -10,7 +10,8 @@ from finetune_gateway.evaluation.recording import Recording
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.reports.asking_text import again_text, budget_text, cost_text, limit_text
-from finetune_gateway.reports.output import format_count, format_usd, wrap_text
+from finetune_gateway.reports.output import format_count, wrap_text
+from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:

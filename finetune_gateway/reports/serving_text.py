@@ -14,10 +14,10 @@ from finetune_gateway.estimation.serving import KINDS, ServingCosts, ServingOpti
 from finetune_gateway.reports.output import (
     apply_style,
     format_count,
-    format_usd,
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.settings.money import format_usd
 
 LEAST = 3  # ways of serving that are worth a break-even point below them
 

@@ -1,8 +1,10 @@
-"""Reads amounts of US dollars, wherever a person gives one: a call, an option, a file."""
+"""Reads amounts of US dollars, wherever a person gives one: a call, an option, a file; and shows
+them."""
 
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from finetune_gateway.errors import SpecError, shown
 
@@ -42,3 +44,13 @@ def _digits(value: object) -> str | int:
     if isinstance(value, int):  # Decimal takes any; str() none of more than 4,300 digits
         return value
     return str(value).strip().removeprefix("$")
+
+
+def format_usd(amount: Any) -> str:
+    """Return an amount with two decimals, or three digits of a small one: ``$0.00123``."""
+    value = Decimal(str(amount))  # never by way of a float
+    digits = 2 if value >= 1 or not value else 2 - value.adjusted()
+    shown = f"{value:,.{digits}f}"
+    while digits > 2 and shown.endswith("0"):
+        shown, digits = shown[:-1], digits - 1
+    return f"${shown}"

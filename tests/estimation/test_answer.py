@@ -16,7 +16,7 @@ import finetune_gateway as gateway
 from finetune_gateway import Option
 from finetune_gateway.estimation.serving import Traffic, serving_costs
 from finetune_gateway.reports.estimate_text import estimates_text
-from finetune_gateway.reports.output import format_usd
+from finetune_gateway.settings.money import format_usd
 
 ONE = ("estimate", str(DATA), "--model", MINI)
 TWELVE = ("estimate", str(DATA), "--backend", "openai,azure,nebius,custom",

@@ -27,7 +27,8 @@ from finetune_gateway.errors import AuthenticationError, MissingScopeError
 from finetune_gateway.reports.inventory_page import page
 from finetune_gateway.reports.inventory_table import table_text
 from finetune_gateway.reports.inventory_text import inventory_text
-from finetune_gateway.reports.output import display_width, format_usd
+from finetune_gateway.reports.output import display_width
+from finetune_gateway.settings.money import format_usd
 
 A, B, ADMIN = "sk-a-0123456789abcdef", "sk-b-0123456789abcdef", "sk-admin-0123456789abcd"
 SHOP = "main proj_shop"

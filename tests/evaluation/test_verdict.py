@@ -1,0 +1,77 @@
+"""What a verdict says: whom it calls best, and in which digits."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from finetune_gateway.evaluation import assessing, costs
+from finetune_gateway.evaluation.results import (
+    AnswerFigures,
+    ComparedFacts,
+    Difference,
+    Interval,
+    Measure,
+    MeasureFigure,
+    Verdict,
+)
+from finetune_gateway.reports import comparison_view as view
+
+MATCH = Measure(name="exact_match", title="Exact match", share=True)
+CHARACTERS = Measure(name="characters", title="Length", unit="characters", better="lower")
+
+
+def facts(key: str) -> ComparedFacts:
+    return ComparedFacts(
+        key=key, name=key, title=key, kind="local", way="other", model=key, base_model=key
+    )
+
+
+def figure(mean: float, low: float, high: float, n: int = 100) -> MeasureFigure:
+    return MeasureFigure(interval=Interval(mean=mean, low=low, high=high, n=n, clusters=n))
+
+
+def pair(first: str, second: str, better: str = "") -> Difference:
+    interval = Interval(mean=0.1, low=0.02, high=0.2, n=100, clusters=100)
+    return Difference(
+        measure=MATCH.name, first=first, second=second, interval=interval, better=better
+    )
+
+
+def judged(*pairs: Difference) -> Verdict:
+    found = {key: figure(mean, mean - 0.1, mean + 0.1) for key, mean in MEANS.items()}
+    return assessing.verdict(MATCH, [*map(facts, MEANS)], found, pairs, {})
+
+
+MEANS = {"a": 0.8, "b": 0.7, "c": 0.6}
+
+
+def test_the_best_is_better_than_each_other_one() -> None:
+    """Not only than one that is better than the third; what goes round in a circle decides
+    nothing."""
+    assert judged(pair("a", "b", "a"), pair("a", "c", "a"), pair("b", "c")).decided
+    open_pair = judged(pair("a", "b", "a"), pair("a", "c"), pair("b", "c", "b"))
+    assert not open_pair.decided and open_pair.best == ("a", "c")
+    circle = judged(pair("a", "b", "a"), pair("b", "c", "b"), pair("a", "c", "c"))
+    assert not circle.decided
+
+
+def test_the_verdict_has_the_digits_of_the_tables() -> None:
+    """99.7% is not said to be all of them, a length of 1,234 has all its digits, a small difference
+    is not none, and cheap answers are not for nothing."""
+    for measure, shown in (
+        (MATCH, figure(0.997, 0.9, 0.999)),
+        (CHARACTERS, figure(1234, 1100, 1400)),
+    ):
+        text = assessing.figure_text(measure, shown)
+        unit = f" {measure.unit}".rstrip()
+        assert text.replace(f"{unit} (", " (").replace(", n 100", "") == view.figure_text(
+            measure, shown
+        )
+    assert assessing.figure_text(MATCH, figure(0.997, 0.9, 0.999)) == "99.7% (90 to 99.9%, n 100)"
+    small = pair("a", "b", "a").model_copy(
+        update={"interval": Interval(mean=0.004, low=0.001, high=0.007, n=900, clusters=900)}
+    )
+    assert assessing.difference_text(MATCH, small, "a") == "+0.4 points, 0.1 to 0.7"
+    assert assessing.difference_text(MATCH, small, "b") == "-0.4 points, -0.7 to -0.1"
+    cheap = costs.money_clauses({"a": AnswerFigures(usd_per_answer=Decimal("0.0000042"))}, {})
+    assert cheap == {"a": "$0.0042 per 1,000 answers"}
