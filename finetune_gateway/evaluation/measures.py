@@ -45,11 +45,11 @@ class Scorer:
     """A measure, and how it is taken of one answer."""
 
     measure: Measure
-    judge: ScoreFunction = field(repr=False)
+    take: ScoreFunction = field(repr=False)
 
     def score(self, row: ComparedRow, answer: ComparedAnswer) -> Score:
         """Return the score of an answer; without a value if there is nothing to judge."""
-        return unjudged(answer) or self.judge(row, answer)
+        return unjudged(answer) or self.take(row, answer)
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,8 @@ def unjudged(answer: ComparedAnswer) -> Score | None:
     return None
 
 
-def standard(rows: Rows) -> list[Scorer]:
-    """Return the measures that apply to these rows, by what their references are."""
-    return choose(rows).scorers
-
-
 def choose(rows: Rows) -> Standard:
-    """Return the measures that apply to these rows, and why the others do not."""
+    """Return the measures that apply to rows with such references, and why the others do not."""
     scorers: list[Scorer] = []
     left_out: dict[str, str] = {}
     for names, build in _BUILDERS:

@@ -14,8 +14,9 @@ from support.cli import Done, Ftg
 from support.hosted import connect
 from support.paths import SHARED_DATA
 from support.provider import Provider
+from support.rows import chat_rows
 
-from finetune_gateway import Dataset, evaluation
+from finetune_gateway import Dataset, FakeBackend, Gateway, evaluation
 from finetune_gateway.backend import ChatReply
 from finetune_gateway.backends.local.builtin import demo_path
 from finetune_gateway.errors import BudgetError, PrivateDataError, SpecError
@@ -167,10 +168,22 @@ def test_an_answer_that_is_missing_is_no_pass(provider: Provider, guide: Path) -
     assert not report.ok
 
 
+def test_rows_that_the_model_was_trained_on_are_said(home: Path, tmp_path: Path) -> None:
+    """That it passes them says little of others."""
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in chat_rows(6)))
+    job = Gateway().submit(path, model="any-model", backend=FakeBackend())
+    job.wait()
+    for data, count in ((path, 1), ([{"prompt": "Is anything new?"}], 0)):
+        report = evaluation.check(job, Guide.loads("checks:\n- not_contains: sorry\n"), data)
+        assert sum("trained on 6 of these 6 rows" in note for note in report.notes) == count
+
+
 def test_a_run_that_money_stops_has_not_passed(provider: Provider, guide: Path) -> None:
     """It says so, and the same command goes on."""
-    with pytest.raises(BudgetError):
-        checked(provider, guide, max_cost_usd="0.0000001")
+    asked: Json = {"confirm": lambda plan: pytest.fail("a yes to what cannot be paid")}
+    with pytest.raises(BudgetError, match="for the check as a whole"):
+        checked(provider, guide, max_cost_usd="0.0000001", **asked)
     assert not provider.world.asked
     with pytest.raises(BudgetError, match="Nothing was sent"):
         checked(provider, guide, confirm=lambda plan: False)

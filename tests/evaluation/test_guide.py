@@ -27,6 +27,11 @@ TOOLS = [
 ]
 
 
+def own_rows(guide: Guide) -> list[ComparedRow]:
+    """The prompts of a guide as rows."""
+    return [ComparedRow(prompt=one, cluster=one.id) for one in guide.prompts]
+
+
 def row(ask: str, reference: str | Json = "Yes.", **beside: Any) -> ComparedRow:
     """A row of data."""
     said = reference if isinstance(reference, dict) else {"content": reference}
@@ -48,7 +53,7 @@ def scores(
 ) -> dict[str, list[float | None]]:
     """The scores of each check of a guide, asked to its end."""
     guide = guide or Guide.loads(text)
-    rounds = Rounds(guide.cases(rows if rows is not None else guide.rows()))
+    rounds = Rounds(guide.cases(rows if rows is not None else own_rows(guide)))
     while prompts := rounds.pending():
         rounds.take({one.id: answered(model, one) for one in prompts})
     found: dict[str, list[float | None]] = {}
@@ -142,10 +147,10 @@ def test_the_system_prompt_of_a_training_leads_prompts_that_have_none() -> None:
     """Each prompt once, under another id; the guide's own system prompt stays."""
     guide = Guide.loads("prompts: Hi\nchecks:\n  - {contains: x, prompts: Ho}\n  - json")
     led = guide.with_system("You sell parcels.")
-    for case in led.cases(led.rows()):
+    for case in led.cases(own_rows(led)):
         assert case.opening.messages[0]["content"] == "You sell parcels."
-    ids = {case.opening.id for case in guide.cases(guide.rows())}
-    assert not ids & {case.opening.id for case in led.cases(led.rows())}
+    ids = {case.opening.id for case in guide.cases(own_rows(guide))}
+    assert not ids & {case.opening.id for case in led.cases(own_rows(led))}
     assert led.with_system("Another.") is led
 
 
@@ -249,7 +254,7 @@ def test_what_a_model_called_in_a_conversation_has_a_result_before_the_next_ques
 def test_what_is_not_answered_is_not_judged_and_ends_its_conversation() -> None:
     """An error in the second turn has no third, and no score."""
     guide = Guide.loads("prompts: [A, B]\nchecks:\n  - json\n  - keeps_format: json")
-    rounds = Rounds(guide.cases(guide.rows()))
+    rounds = Rounds(guide.cases(own_rows(guide)))
     asked = 0
     while prompts := rounds.pending():
         asked += 1

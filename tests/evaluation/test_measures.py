@@ -9,7 +9,7 @@ import pytest
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.evaluation import answer_forms as forms
-from finetune_gateway.evaluation.measures import FILTERED, NO_ANSWER, choose, standard
+from finetune_gateway.evaluation.measures import FILTERED, NO_ANSWER, choose
 from finetune_gateway.evaluation.prompts import prompt_of
 from finetune_gateway.evaluation.refusals import languages, phrase_in
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Score
@@ -45,7 +45,7 @@ def calls(*made: Json) -> ComparedAnswer:
 
 def scored(one: ComparedRow, answer: ComparedAnswer) -> dict[str, Score]:
     """All scores of an answer by their measures."""
-    return {each.measure.name: each.score(one, answer) for each in standard([one])}
+    return {each.measure.name: each.score(one, answer) for each in choose([one]).scorers}
 
 
 def values(one: ComparedRow, answer: ComparedAnswer) -> dict[str, float | None]:
@@ -167,7 +167,9 @@ def test_no_call_is_right_where_the_reference_makes_none() -> None:
     called = row({"tool_calls": [call("track", "{}")]}, tools=TOOLS)
     quiet = row({"content": "Which parcel?"}, tools=TOOLS)
     plain = row({"content": "Hello."}, ask="Hi")
-    judge = next(one for one in standard([called, quiet, plain]) if "names" in one.measure.name)
+    judge = next(
+        one for one in choose([called, quiet, plain]).scorers if "names" in one.measure.name
+    )
     assert judge.score(quiet, says("Which one?")).value == 1
     assert judge.score(quiet, calls(call("track", "{}"))).value == 0
     assert judge.score(plain, says("Hello.")).value is None

@@ -157,6 +157,28 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(provider: Provider) -
     assert len(provider.requests) == sent
 
 
+def test_a_limit_leaves_room_for_the_dearest_answers(provider: Provider) -> None:
+    """What asking the new model may cost is kept free before the training is priced."""
+    model = fetched(provider, validation_rows=10)
+    recorded(provider, model)
+    plans: list[MigrationPlan] = []
+
+    def refuse(plan: MigrationPlan) -> bool:
+        plans.append(plan)
+        return False
+
+    def refused(match: str, **more: Any) -> None:
+        there = {"base_url": provider.url, "api_key_env": "A_KEY", "profile": "openai"}
+        given = {"max_drop": DROP, "to_options": there, "confirm": refuse, **more}
+        with pytest.raises(BudgetError, match=match):
+            Gateway().migrate(model, f"openai:{BASES[3]}", **given)
+
+    refused("not confirmed")
+    cost = plans[0].asking_usd
+    assert cost is not None and 0 < cost.expected < cost.high
+    refused("Asking the models can cost", max_cost_usd=cost.expected)
+
+
 def test_rows_that_are_compared_are_not_trained_on(provider: Provider) -> None:
     """Of a model without a validation file a tenth was recorded: these rows, and those that nearly
     repeat one, are left out, and of the rest no row is held out again."""

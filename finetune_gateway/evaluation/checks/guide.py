@@ -145,10 +145,6 @@ class Guide:
         ]
         return replace(self, checks=tuple(checks))
 
-    def rows(self) -> list[ComparedRow]:
-        """Return its own prompts as rows, for a run without data."""
-        return [ComparedRow(prompt=one, cluster=one.id) for one in self.prompts]
-
     def cases(self, rows: Sequence[ComparedRow]) -> list[Case]:
         """Return all conversations of all checks, on these rows where they have no prompts of their
         own. Checks that are skipped have none."""
