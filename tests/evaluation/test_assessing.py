@@ -1,11 +1,15 @@
-"""From scores to figures: which rows count, and which examples come first."""
+"""From scores to figures: which rows count, which examples come first, what is served."""
 
 from __future__ import annotations
 
-from finetune_gateway.evaluation import assessing
+from pathlib import Path
+
+from finetune_gateway.evaluation import assessing, costs
 from finetune_gateway.evaluation.comparison import ScoredAnswer
 from finetune_gateway.evaluation.prompts import Prompt
+from finetune_gateway.evaluation.questions import pairs_of
 from finetune_gateway.evaluation.results import (
+    AnswerFigures,
     ComparedAnswer,
     ComparedFacts,
     ComparedRow,
@@ -13,6 +17,8 @@ from finetune_gateway.evaluation.results import (
     Measure,
     Score,
 )
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.home import Settings
 
 MATCH = Measure(name="match", title="Match", share=True)
 MODELS = [
@@ -46,3 +52,20 @@ def test_examples_of_a_check_begin_with_those_that_failed() -> None:
     figure = assessing.check_figures("match", MODELS, answers)["a"]
     assert (figure.passed, figure.failed, figure.unjudged) == (2, 2, 1)
     assert figure.examples == ("row 2", "row 4", "row 1", "row 0", "row 3")
+
+
+def test_serving_is_priced_by_the_lengths_that_were_measured(home: Path) -> None:
+    """A model without any counts in no mean; without one that has some there is nothing to say."""
+    store, silent = Store(Settings.load().create()), AnswerFigures(errors=3)
+    assert costs.serving([], {"a": silent}, None, store) is None
+    said = AnswerFigures(answers=3, prompt_tokens=100, completion_tokens=10)
+    found = costs.serving([], {"a": silent, "b": said}, 500, store)
+    assert found is not None
+    traffic = found.traffic
+    assert (traffic.requests, traffic.tokens_in, traffic.tokens_out) == (500, 100, 10)
+
+
+def test_a_judge_compares_all_pairs_of_three_and_else_each_with_the_first() -> None:
+    """The pairs of 20 models would be 190."""
+    assert pairs_of("abc") == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert pairs_of("abcd") == [("a", "b"), ("a", "c"), ("a", "d")]
