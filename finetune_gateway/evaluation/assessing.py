@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
 
-from finetune_gateway.evaluation import statistics
+from finetune_gateway.evaluation import measures, statistics
 from finetune_gateway.evaluation.comparison import ScoredAnswer
 from finetune_gateway.evaluation.results import (
     AnswerFigures,
@@ -22,6 +22,7 @@ from finetune_gateway.evaluation.results import (
     Score,
     Verdict,
 )
+from finetune_gateway.evaluation.thresholds import UNANSWERED
 from finetune_gateway.jobs.budget import ZERO
 
 EXAMPLES = 20  # rows that are named for a check of one model
@@ -163,9 +164,10 @@ def differences(scores: Scores, clusters: Mapping[str, str]) -> list[Difference]
 
 
 def answer_figures(answers: Sequence[ComparedAnswer], refused: int) -> AnswerFigures:
-    """Return how one model answers: lengths, seconds, money, errors."""
-    good = [one for one in answers if not one.error]
-    errors = Counter(one.error for one in answers if one.error)
+    """Return how one model answers: lengths, seconds, money, errors. What a filter of the host has
+    held back is an error too."""
+    good = [one for one in answers if measures.unjudged(one) is None]
+    errors = Counter(one.error or measures.FILTERED for one in answers if measures.unjudged(one))
     timed = [one for one in good if one.seconds is not None]
     spent = [one.usd for one in answers if one.usd is not None]
     paid = [one.usd for one in good if one.usd is not None]
@@ -183,6 +185,15 @@ def answer_figures(answers: Sequence[ComparedAnswer], refused: int) -> AnswerFig
         usd_per_answer=sum(paid, ZERO) / len(paid) if paid else None,
         spent_usd=sum(spent, ZERO) if spent else None,
     )
+
+
+def unanswered(
+    answers: Iterable[ComparedAnswer], not_asked: Collection[str] = ()
+) -> tuple[int, int]:
+    """Return how many requests a model has left without an answer, and of how many. ``not_asked``:
+    errors of requests that it never got."""
+    asked = [one for one in answers if one.error not in not_asked]
+    return sum(measures.unjudged(one) is not None for one in asked), len(asked)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -243,9 +254,11 @@ def verdict(
     found: Mapping[str, MeasureFigure],
     pairs: Sequence[Difference],
     money: Mapping[str, str],
+    left: Mapping[str, tuple[int, int]],
 ) -> Verdict:
     """Return which models are best by a measure, as far as one can tell. ``money``: a clause on the
-    cost of a model's answers, by its key."""
+    cost of a model's answers, by its key; ``left``: what it has left unanswered. One that chose
+    what it answers is better than nobody."""
     titles = {model.key: model.title for model in models}
     ranked = _ranked(measure, found)
     if not ranked:
@@ -253,6 +266,10 @@ def verdict(
             text=f"Can't tell: no model has a figure for {measure.title.lower()}.",
             measure=measure.name,
         )
+    choosy = [key for key, (none, asked) in left.items() if none > UNANSWERED * max(asked, 1)]
+    pairs = [
+        one.model_copy(update={"better": ""}) if one.better in choosy else one for one in pairs
+    ]
     worse = {_other(pair) for pair in pairs if pair.better}
     unbeaten = [key for key in ranked if key not in worse] or ranked
     top = unbeaten[0]
@@ -260,11 +277,13 @@ def verdict(
     like_top = {key for pair in rivals for key in (pair.first, pair.second)}
     best = [key for key in ranked if key in unbeaten or key in like_top]
     decided = len(ranked) > 1 and len(best) == 1
-    needed = max((pair.rows_needed or 0 for pair in rivals), default=0) or None
+    unknown = [] if top in choosy else [pair.rows_needed or 0 for pair in rivals]
+    needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
     sentences = [
         _headline(measure, top, best, titles, found, decided=decided),
         *_against(measure, top, ranked, pairs, titles),
         *_unsure(rivals, top, titles, needed),
+        *(_left_out(titles[key], *left[key]) for key in ranked if key in choosy),
         *(f"{titles[key]}: {money[key]}." for key in best[:3] if key in money),
     ]
     return Verdict(
@@ -328,6 +347,13 @@ def _unsure(
     others = [titles[one.second if one.first == top else one.first] for one in rivals]
     rows = f"; about {needed:,} rows would do" if needed else ""
     return [f"Between {titles[top]} and {', '.join(others)} one can't tell{rows}."]
+
+
+def _left_out(title: str, none: int, asked: int) -> str:
+    return (
+        f"{title} left {none:,} of {asked:,} requests without an answer, and its figures are of "
+        "the others alone."
+    )
 
 
 def share_text(value: float, n: int = 0) -> str:

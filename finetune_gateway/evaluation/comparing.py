@@ -273,7 +273,7 @@ def _id(
     said = [
         [_asked_how(one) for one in compared],
         judge.fingerprint if judge else None,
-        [row.id for row in rows],
+        [[row.id, row.prompt.references] for row in rows],
         guide.fingerprint if guide else None,
         [request.parameters, request.samples, request.seed, request.by],
     ]

@@ -26,6 +26,7 @@ from finetune_gateway.evaluation.results import (
     Score,
     Verdict,
 )
+from finetune_gateway.jobs.compared import BEGUN
 from finetune_gateway.jobs.journal import read_lines
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Pictured
@@ -139,11 +140,12 @@ def keep(
     folder = settings.comparisons / data.id
     with files.storing(f"{data.id} cannot be kept", settings.comparisons):
         files.folder(folder)
+        files.write_atomic(folder / BEGUN, data.model_dump_json(indent=1) + "\n", private=True)
         (folder / DATA).unlink(missing_ok=True)  # until all of it is there, there is none
         for name, lines in ((ROWS, rows), (ANSWERS, answers), (JUDGEMENTS, judgements)):
             text = "".join(line.model_dump_json() + "\n" for line in lines)
             files.write_atomic(folder / name, text, private=True)
-        files.write_atomic(folder / DATA, data.model_dump_json(indent=1) + "\n", private=True)
+        os.replace(folder / BEGUN, folder / DATA)
     return Comparison(folder, data, [*rows], [*answers])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.evaluation import assessing, costs, judging, measures
 from finetune_gateway.evaluation.answers.local import load
+from finetune_gateway.evaluation.answers.recorded import NOT_RECORDED
 from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
 from finetune_gateway.evaluation.checks import Guide, Outcome, Skipped
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
@@ -85,6 +86,13 @@ def conclude(
         figure = assessing.answer_figures(own, refused[model.key])
         figures[model.key] = figure.model_copy(update={"spent_usd": spent})
     measure = _deciding(table, by)
+    never = {found.stopped, NOT_RECORDED} - {""}  # nobody chose which rows these are
+    left = {
+        model.key: assessing.unanswered(
+            (one.answer for one in scored if one.answer.model == model.key), never
+        )
+        for model in facts
+    }
     money = costs.money_clauses(figures, {model.key: model.training for model in facts})
     data = about.model_copy(
         update={
@@ -106,6 +114,7 @@ def conclude(
                 table.figures[measure.name],
                 [one for one in table.differences if one.measure == measure.name],
                 money,
+                left,
             ),
             "left_out": chosen.left_out,
             "asked": found.asked,
@@ -267,6 +276,12 @@ class _Table:
         self.figures |= judged.figures
         self.differences += judged.differences
 
+    def leave_empty(self, name: str) -> None:
+        """Add a measure of which there is no figure."""
+        self.measures.append(Measure(name=name, title=name))
+        none = MeasureFigure(empty="not judged: it was not asked")
+        self.figures[name] = {model.key: none for model in self.facts}
+
     def refusals(self, key: str) -> int:
         """Return how many answers of a model decline."""
         found = (one.scores.get("refusal") for one in self.scored if one.answer.model == key)
@@ -285,6 +300,8 @@ def require_measure(by: str | None, questions: Questions) -> None:
 
 def _deciding(table: _Table, by: str | None) -> Measure:
     """Return the measure that decides."""
+    if by is not None and by not in table.figures:
+        table.leave_empty(by)  # nothing was judged by it, such as after a limit
     known = {measure.name: measure for measure in table.measures}
     if by in known:
         return known[by]

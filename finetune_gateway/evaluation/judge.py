@@ -28,6 +28,7 @@ Better = Literal["first", "second", "tie"]
 MAX_TOKENS = 512  # of a verdict with its reason
 SCALE = (1, 5)
 TAG = 12  # characters
+MOST_OBJECTS = 100  # places at which one is looked for: a judge may say nothing but "{"
 WHICH = "Which answer is better?"
 HOW_WELL = "Which score does the answer get?"
 CHOICES: dict[str, Better] = {"1": "first", "2": "second", "tie": "tie"}
@@ -226,7 +227,9 @@ def _objects_in(text: str) -> Iterator[Json]:
     """Yield the JSON objects in a text that are not inside another one."""
     decoder = json.JSONDecoder()
     at = text.find("{")
-    while at >= 0:
+    for _ in range(MOST_OBJECTS):
+        if at < 0:
+            return
         try:
             value, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):

@@ -3,11 +3,12 @@ that was answered."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 
-from finetune_gateway.errors import GatewayError
+from finetune_gateway.errors import GatewayError, PrivateDataError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers as asking
 from finetune_gateway.evaluation import judging
@@ -195,6 +196,8 @@ class Questions:
         """Ask all of it. Raises BudgetError, AuthenticationError before anything is sent, the error
         that ended it if nobody answered; StoreError."""
         found = Found()
+        if self.judge is not None and self.judge.backend is not None:
+            self.judge.backend.connect()  # its key is missing before the rows are paid for
         plan = self._plan(dict.fromkeys(self._keys, self.prompts))
         found.answers = found.add(asking.ask(plan))
         _require_an_answer(found)
@@ -211,14 +214,14 @@ class Questions:
             pending = {key: rounds.pending() for key, rounds in every.items()}
             if not any(pending.values()) or found.stopped:
                 break
-            answers = found.add(asking.ask(self._plan(pending, samples=1)))
+            answers = _ask_later(found, partial(self._plan, pending, samples=1))
             for key, rounds in every.items():
                 rounds.take(_of_model(key, answers))
         found.outcomes = {key: rounds.outcomes() for key, rounds in every.items()}
 
     def _ask_judge(self, found: Found) -> None:
         questions = self._judge_questions(found.answers | found.checked)
-        answers = found.add(asking.ask(self._plan_judge(questions)))
+        answers = _ask_later(found, partial(self._plan_judge, questions))
         assert self.judge is not None  # for the type checker
         said = _of_model(self.judge.key, answers)
         found.judgements = judging.read_verdicts(questions, said)
@@ -234,6 +237,17 @@ class Questions:
             seed=self.seed,
             for_price=for_price,
         )
+
+
+def _ask_later(found: Found, plan: Callable[[], AskPlan]) -> AnswerTable:
+    """Ask a round that shows answers to a host. One that has private data stops it: what was
+    answered is paid, and is compared."""
+    try:
+        return found.add(asking.ask(plan()))
+    except PrivateDataError as exc:
+        what = exc.message.removeprefix("Nothing was sent: ").rstrip(".")
+        found.stopped = f"of what was answered {what}; --allow-pii and --allow-secrets send it"
+        return {}
 
 
 def _of_model(key: str, answers: AnswerTable) -> dict[str, ComparedAnswer]:

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.serving import ServingCosts
+from finetune_gateway.evaluation.answer_forms import text_of
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.events import Metric
 from finetune_gateway.model import Model
@@ -135,8 +136,7 @@ class ComparedAnswer(Model):
     @property
     def text(self) -> str:
         """Its text, without calls."""
-        content = self.message.get("content")
-        return content if isinstance(content, str) else ""
+        return text_of(self.message)
 
     @property
     def tool_calls(self) -> list[Json]:

@@ -18,9 +18,7 @@ Json = dict[str, Any]
 Kind = Literal["min", "max", "max-drop"]
 Outcome = Literal["holds", "fails", "can't tell"]
 
-UNANSWERED = (
-    0.05  # share of rows without an answer of the new model, from which on no figure counts
-)
+UNANSWERED = 0.05  # share of requests without an answer, from which on no figure of a model counts
 MOST_ROWS = 100_000  # more rows than these nobody asks for
 
 

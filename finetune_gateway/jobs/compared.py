@@ -4,11 +4,12 @@ remove them; ``evaluation`` reads them."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.data.row_access import as_list
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
@@ -25,6 +26,7 @@ Json = dict[str, Any]
 ABOUT = "about.json"  # of kept answers: whose they are
 CHARGES = "charges.jsonl"  # and what was reserved for them
 DATA = "comparison.json"  # of a comparison: what was found
+BEGUN = "begun.json"  # the same while its texts are written: a kill leaves no texts of nobody
 ANSWERS, COMPARISON = "answers:", "cmp-"  # begin their names wherever people see them
 SHORT = 12  # characters of a fingerprint that people see
 
@@ -105,13 +107,21 @@ def _is_of(model: Json, job_id: str, names: set[str], run: str) -> bool:
 
 def _models_in(folder: Path) -> list[Json]:
     """Return what is known of the models of a folder; nothing of one that cannot be read."""
-    file = DATA if folder.name.startswith(COMPARISON) else ABOUT
+    if not folder.name.startswith(COMPARISON):
+        return _dicts([_read(folder / ABOUT)])
+    every = map(_read, (folder / DATA, folder / BEGUN))
+    return [one for read in _dicts(every) for one in _dicts(as_list(read.get("models")))]
+
+
+def _read(file: Path) -> Any:
     try:
-        read = json.loads((folder / file).read_bytes())
-    except (OSError, ValueError):
-        return []
-    found = read.get("models") if file == DATA and isinstance(read, dict) else [read]
-    return [one for one in found or () if isinstance(one, dict)]
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _dicts(values: Iterable[Any]) -> list[Json]:
+    return [one for one in values if isinstance(one, dict)]
 
 
 def old(store: Store, before: float) -> list[Path]:
@@ -155,8 +165,9 @@ def remove(store: Store, folder: Path) -> None:
 def charges_of(folder: Path) -> Iterator[str]:
     """Yield the ids of all charges that were noted in a folder of answers."""
     with suppress(FileNotFoundError):
-        for line in (folder / CHARGES).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # half a line, of a kill: it was not committed
+        for line in (folder / CHARGES).read_text(encoding="utf-8", errors="replace").splitlines():
+            # Half a line, of a kill: it was not committed.
+            with suppress(ValueError, TypeError, KeyError):
                 yield str(json.loads(line)["charge"])
 
 

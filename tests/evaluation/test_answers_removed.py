@@ -74,6 +74,34 @@ def test_what_is_kept_goes_with_the_job(home: Path, ftg: Ftg) -> None:
     assert all(other.fingerprint in path or one.name in path for path in traces(home, WORD))
 
 
+def test_a_comparison_that_was_killed_while_it_was_kept_goes_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its texts are never on the disk without the names of its models; a line that somebody has
+    changed beside the answers of another model is in nobody's way."""
+    with Provider() as provider:
+        tuned = hosted(provider)
+        answers([tuned], prompts(1))
+    made = job(tuned.model)
+    folder = comparison(tuned)
+    write = files.write_atomic
+
+    def dies(path: Path, text: str, **how: bool) -> None:
+        if path.name == "answers.jsonl":
+            raise KeyboardInterrupt
+        write(path, text, **how)
+
+    monkeypatch.setattr(files, "write_atomic", dies)
+    with pytest.raises(KeyboardInterrupt):
+        comparison(tuned)
+    assert (folder / "rows.jsonl").exists() and not (folder / "comparison.json").exists()
+    (kept,) = compared.answer_folders(Settings.load())
+    (kept / "charges.jsonl").write_bytes(b'[]\n{"charge"}\n{}\n\xff\n')
+    assert list(compared.charges_of(kept)) == []
+    assert Gateway().job(made.id).remove()
+    assert not folder.exists() and not kept.exists()
+
+
 def test_either_is_counted_and_removed_by_its_name(home: Path, ftg: Ftg) -> None:
     """Asked first; by the beginning of the fingerprint, or by the model."""
     with Provider(answer_with=lambda body: WORD) as provider:

@@ -15,7 +15,6 @@ from support.hosted import connect
 from support.provider import Provider
 
 from finetune_gateway import BudgetError, ChatReply, Comparison, Gateway
-from finetune_gateway.errors import PrivateDataError
 
 Json = dict[str, Any]
 JUDGE = "gpt-4o-2024-08-06"
@@ -117,8 +116,7 @@ def test_rows_go_to_a_judge_by_the_rules_of_any_host(provider: Provider) -> None
     assert found.data.judge is not None and found.data.judge.unread == 24
     asked = dict(provider.world.asked)
     leaking = [Says("Ask jan.kowalski@firma.pl"), Says("No")]
-    with pytest.raises(PrivateDataError):
-        Gateway().compare(
-            leaking, ROWS, judge=JUDGE, backends=[connect(provider, profile="openai")]
-        )
-    assert provider.world.asked == asked
+    backends = [connect(provider, profile="openai")]
+    stopped = Gateway().compare(leaking, ROWS, judge=JUDGE, by="judge:wins", backends=backends)
+    assert "e-mail" in stopped.data.stopped and provider.world.asked == asked
+    assert stopped.verdict.text.startswith("Can't tell") and not stopped.verdict.decided

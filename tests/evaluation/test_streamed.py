@@ -81,6 +81,17 @@ def test_a_host_that_streams_less_is_asked_so(keys: tuple[str, ...]) -> None:
     assert first.choice["message"]["content"].endswith("parcel?")
 
 
+def test_a_host_that_refuses_a_stream_in_odd_words_is_asked_for_the_whole() -> None:
+    """A row that it refuses in any case costs the others nothing."""
+    with Provider(refused_words=("bomb",)) as provider:
+        refused, streamed = ask(provider, {"messages": [{"role": "user", "content": "bomb"}]}, BODY)
+        assert isinstance(refused, BackendError) and streamed.first_seconds is not None
+        odd = Fault("status", status=400, message="We like no options of that kind.")
+        provider.fault("POST /chat/completions", odd)
+        first, second = ask(provider, BODY, BODY)
+    assert first.first_seconds is None and second.first_seconds is None
+
+
 def test_all_that_comes_in_pieces_is_put_together() -> None:
     """Reasoning apart from the text, a refusal, calls by their index whatever their order, halves
     of a character, a usage that comes last; and other choices than the first are none of it."""

@@ -39,7 +39,7 @@ def pair(first: str, second: str, better: str = "") -> Difference:
 
 def judged(*pairs: Difference) -> Verdict:
     found = {key: figure(mean, mean - 0.1, mean + 0.1) for key, mean in MEANS.items()}
-    return assessing.verdict(MATCH, [*map(facts, MEANS)], found, pairs, {})
+    return assessing.verdict(MATCH, [*map(facts, MEANS)], found, pairs, {}, {})
 
 
 MEANS = {"a": 0.8, "b": 0.7, "c": 0.6}

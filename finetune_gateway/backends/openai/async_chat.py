@@ -36,6 +36,7 @@ TOKENS = 2048  # of an answer that is waited for as long as any other
 ENDLESS = "endless"  # the code of an error for an answer that was cut off
 # What asks for an answer in pieces, with the usage in the last of them.
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+UNTAKEN = (400, 422)  # statuses of a request that the host does not take as it is
 DRAIN_SECONDS = 0.5
 
 
@@ -56,10 +57,10 @@ class Answer:
         return wire.object_of(wire.list_of(self.body.get("choices"))[0])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
     """One model at one host, for one event loop. ``unstreamed``: the keys of a streamed request
-    that the host has refused, which are not sent to it again."""
+    that the host has refused, which are not sent to it again. ``proven``: it has taken one."""
 
     backend: OpenAIBackend
     model: str
@@ -67,18 +68,22 @@ class Session:
     call: wire.Call
     streamed: bool = False
     unstreamed: set[str] = field(default_factory=set)
+    proven: bool = False
 
     async def ask(self, body: Mapping[str, object]) -> Answer:
         """Return the answer to one request. ``body``: messages, tools and parameters. Raises
         BackendError; ``maybe_applied`` says if it may have been answered, and billed."""
+        doubted = False  # it was refused in words of which nobody knows what they mean
         while True:
-            way = {name: value for name, value in STREAMED.items() if name not in self.unstreamed}
-            way = way if self.streamed and "stream" in way else {}
+            way = {} if doubted else self._way()
             try:
-                return await self._ask({**body, **way})
+                answer = await self._ask({**body, **way})
             except openai.APIStatusError as exc:
                 if refused := _refused(exc, way):
                     self.unstreamed.add(refused)
+                    continue
+                if way and not self.proven and exc.status_code in UNTAKEN:
+                    doubted = True
                     continue
                 error = wire.translate(exc, self.call)
                 error.param = wire.text_of(redact(str(exc.param or ""), self.call.key))
@@ -86,8 +91,17 @@ class Session:
                 error = wire.translate(exc, self.call)
                 if isinstance(exc, bounds.Endless):
                     error.code = ENDLESS
+            else:
+                self.unstreamed |= {"stream"} if doubted else set()
+                self.proven = self.proven or bool(way)
+                return answer
             # Not chained: the exception holds the request, with the key in its headers.
             raise error from None
+
+    def _way(self) -> dict[str, object]:
+        """Return what a request is sent with to be answered in pieces."""
+        way = {name: value for name, value in STREAMED.items() if name not in self.unstreamed}
+        return way if self.streamed and "stream" in way else {}
 
     async def _ask(self, body: Mapping[str, object]) -> Answer:
         began = time.perf_counter()
@@ -163,7 +177,7 @@ def _is_stream(raw: httpx2.Response) -> bool:
 def _refused(exc: openai.APIStatusError, way: Mapping[str, object]) -> str:
     """Return the key of a streamed request that a host refuses, the last of those that it names;
     empty if it refuses something else."""
-    if exc.status_code not in (400, 422):
+    if exc.status_code not in UNTAKEN:
         return ""
     said = f"{exc.param or ''} {exc.message}"
     return next((name for name in reversed([*way]) if re.search(rf"\b{name}\b", said)), "")
@@ -192,11 +206,17 @@ def read_chat(raw: wire.Answer, call: wire.Call) -> wire.Json:
     """Return the body of a chat's answer. Raises BackendError if it has no choice in it."""
     body = wire.read(raw, call)
     choices = wire.list_of(body.get("choices"))
-    if not choices or not isinstance(choices[0], dict):
+    if not choices or not _says_something(choices[0]):
         error = wire.undecodable(call, wire.error_of(body) or "")
         error.maybe_applied = True
         raise error
     return body
+
+
+def _says_something(choice: object) -> bool:
+    """Return True for a choice with a message, or whose message a filter has held back."""
+    said = wire.object_of(choice)
+    return isinstance(said.get("message"), dict) or said.get("finish_reason") == "content_filter"
 
 
 @asynccontextmanager

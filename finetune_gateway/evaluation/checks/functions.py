@@ -50,7 +50,8 @@ def _load(path: Path, name: str, keys: Keys, key: str) -> Function:
     sys.modules[spec.name] = module  # dataclasses look for it
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:  # whatever the code of the user raises
+    # Whatever the code of the user raises; its exit would end us with a code that says "passed".
+    except (Exception, SystemExit) as exc:
         why = f"{type(exc).__name__}: {shortened(str(exc), MOST_REASON)}"
         raise keys.at(key).error(f"{path} cannot be loaded: {why}.") from exc
     function = getattr(module, name, None)
@@ -69,7 +70,7 @@ def _judge_of(function: Function) -> ScoreFunction:
         }
         try:
             found = function(answer.text, seen)
-        except Exception as exc:  # whatever the code of the user raises: no answer is failed by it
+        except (Exception, SystemExit) as exc:  # of the user's code: no answer is failed by it
             return Score(
                 reason=f"it raised {type(exc).__name__}: {shortened(str(exc), MOST_REASON)}"
             )
