@@ -192,3 +192,11 @@ def test_scores_beside_several_answers_could_be_pairs(home: Path) -> None:
         for place, one in enumerate(asked * 2)
     ]
     assert Gateway().advise(rows).method.answer == "sft+dpo"
+
+
+def test_one_answer_to_everything_is_asked_about(home: Path) -> None:
+    """It is not called a list of answers."""
+    random = Random(3)
+    rows = [chat(f"{question(random)} Order {number}.", "defect") for number in range(200)]
+    approach = Gateway().advise(rows).approach
+    assert approach.answer == "prompt" and "all answers are the same" in approach.text

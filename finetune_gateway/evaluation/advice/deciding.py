@@ -195,6 +195,8 @@ def _plain_format(facts: Facts) -> Point | None:
     different = len(signals.answers)
     if signals.share(different) < rules.FEW_ANSWERS:
         text = f"Prompt first: there are {different:,} different answers, which a prompt can list."
+        if different == 1:
+            text = "Prompt first: all answers are the same. Is that what the rows should teach?"
         return Point("prompt", text, (f"in {signals.sampled:,} rows",), ("few_answers",))
     return None
 
