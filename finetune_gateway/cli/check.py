@@ -136,6 +136,11 @@ def check(
             "ftg check takes a model and a guide.",
             hint=f"Like: ftg check latest {GUIDE}. For a guide: ftg check --init DATA",
         )
+    if model.endswith((".yaml", ".yml")):
+        raise SpecError(
+            f"{model} is a guide, where the model belongs.",
+            hint=f"The model comes first: ftg check {guide} {model}",
+        )
     _require_writable(junit, out)
     confirmation, gateway = Confirmation(yes, dry_run, json, quiet), Gateway()
     with answers_bar(quiet=quiet or json) as on_progress:
@@ -190,7 +195,7 @@ def _init(data: Path, out: Path | None, *, force: bool, json: bool, quiet: bool)
         print_json({"guide": str(path), "checks": checks})
         return 0
     print_result(str(path) if quiet else f"Wrote {path}: {', '.join(checks)}.")
-    next_one = f"ftg check MODEL {shlex.quote(str(path))} --data {shlex.quote(str(data))}"
+    next_one = f"ftg check MODEL {shlex.quote(str(path))} --data HELD_OUT"
     print_message(f"Read it, add what is to be refused, then: {next_one}", quiet=quiet)
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,19 +22,24 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.cli.progress import answers_bar
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.evaluation import inspect_logs
+from finetune_gateway.evaluation.results import AnswerFigures, ComparisonData
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.compare_text import plan_document, plan_text
 from finetune_gateway.reports.comparison_markdown import comparison_markdown
 from finetune_gateway.reports.comparison_text import comparison_text
+from finetune_gateway.reports.comparison_view import errors_text
 from finetune_gateway.reports.layout import raise_if_foreign
 from finetune_gateway.reports.output import (
     print_json,
     print_message,
     print_result,
+    print_warning,
 )
 
 if TYPE_CHECKING:
     from finetune_gateway.evaluation.comparison import Comparison
+
+LATEST = re.compile(r"(?<![^:])latest(?=@|$)")  # the newest job, in the name of a model
 
 
 def compare(
@@ -124,6 +131,8 @@ def compare(
     Each request is on the disk before it is sent: after a kill the same command goes on, and no
     answer is paid twice. Rows that a model was trained on are left out of the verdict.
 
+    Exit 1 if a model has answered nothing, 4 where money stopped it.
+
     Examples:
       ftg compare latest base:builtin/tiny
       ftg compare ftg-7kq3 few-shot:4:gpt-4.1-mini --data rows.jsonl --max-cost 2
@@ -166,7 +175,7 @@ def compare(
             ),
             on_progress=on_progress,
             on_wait=on_host_rest(quiet=quiet),
-            command=command_line(),
+            command=_command(gateway, {*models, judge or ""}),
         )
     exit_code = _end(comparison, html, markdown, explain, json=json, quiet=quiet, force=force)
     if inspect is not None:
@@ -206,4 +215,27 @@ def _end(
         print_message(f"Wrote {html}.", quiet=quiet)
     if markdown is not None and str(markdown) != "-":
         write_page(markdown, comparison_markdown(comparison.data), quiet=quiet)
-    return BudgetError.exit_code if comparison.data.stopped else 0
+    if comparison.data.stopped:
+        return BudgetError.exit_code
+    return 1 if _warn_of_silence(comparison.data, quiet=quiet) else 0
+
+
+def _warn_of_silence(data: ComparisonData, *, quiet: bool) -> bool:
+    """Say which models have answered nothing, and why; True if there are any."""
+    silent = [one for one in data.models if _is_silent(data.answers.get(one.key))]
+    for model in silent:
+        print_warning(errors_text(model, data.answers[model.key]), quiet=quiet)
+    return bool(silent)
+
+
+def _is_silent(figures: AnswerFigures | None) -> bool:
+    return figures is not None and figures.errors > 0 and figures.answers == 0
+
+
+def _command(gateway: Gateway, models: Collection[str]) -> str:
+    """Return the command line that is running, with the id of the newest job where a model is named
+    by ``latest``: tomorrow another one is the newest."""
+    if not any(LATEST.search(model) for model in models):
+        return command_line()
+    newest = gateway.job("latest").id
+    return command_line(lambda word: LATEST.sub(newest, word) if word in models else word)

@@ -306,9 +306,10 @@ def parse_temperature(text: str | None) -> float | str | None:
         return text
 
 
-def command_line() -> str:
-    """Return the command that is running, as a shell takes it."""
-    return shlex.join(["ftg", *sys.argv[1:]])
+def command_line(named: Callable[[str], str] | None = None) -> str:
+    """Return the command that is running, as a shell takes it; each word by ``named``, if any."""
+    words = ["ftg", *sys.argv[1:]]
+    return shlex.join(map(named, words) if named else words)
 
 
 def refuse_foreign_page(path: Path | None, force: bool, *inputs: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ EXAMPLES = 20  # rows that are named for a check of one model
 KINDS_OF_ERROR = 5
 MANY = 1000  # scores from which a tenth of a percent says something
 SMALL = 0.01  # difference of shares of which tenths of a point are said
+NUMBER = re.compile(r"\d+")
+NAMED = 3  # models with their figures, where one cannot tell which is best
 
 
 class Scorer(Protocol):
@@ -174,7 +177,7 @@ def answer_figures(answers: Sequence[ComparedAnswer], refused: int) -> AnswerFig
     return AnswerFigures(
         answers=len(good),
         errors=sum(errors.values()),
-        error_kinds=dict(errors.most_common(KINDS_OF_ERROR)),
+        error_kinds=dict(_alike(errors).most_common(KINDS_OF_ERROR)),
         refusals=refused,
         prompt_tokens=_mean(one.prompt_tokens for one in good),
         completion_tokens=_mean(one.completion_tokens for one in good),
@@ -194,6 +197,21 @@ def unanswered(
     errors of requests that it never got."""
     asked = [one for one in answers if one.error not in not_asked]
     return sum(measures.unjudged(one) is not None for one in asked), len(asked)
+
+
+def _alike(errors: Counter[str]) -> Counter[str]:
+    """Return the errors, those that differ in their numbers alone as one, without these."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for text in errors:
+        groups[NUMBER.sub("0", text)].append(text)
+    return Counter({_common(texts): sum(errors[one] for one in texts) for texts in groups.values()})
+
+
+def _common(texts: Sequence[str]) -> str:
+    """Return the first text, with … for each number in which the others differ."""
+    numbers = zip(*(NUMBER.findall(text) for text in texts), strict=True)
+    shown = iter([one[0] if len(set(one)) == 1 else "…" for one in numbers])
+    return NUMBER.sub(lambda _: next(shown), texts[0])
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -255,10 +273,11 @@ def verdict(
     pairs: Sequence[Difference],
     money: Mapping[str, str],
     left: Mapping[str, tuple[int, int]],
+    matches: Mapping[str, MeasureFigure] | None = None,
 ) -> Verdict:
     """Return which models are best by a measure, as far as one can tell. ``money``: a clause on the
     cost of a model's answers, by its key; ``left``: what it has left unanswered. One that chose
-    what it answers is better than nobody."""
+    what it answers is better than nobody. ``matches``: the share of answers that match, if any."""
     titles = {model.key: model.title for model in models}
     ranked = _ranked(measure, found)
     if not ranked:
@@ -281,8 +300,10 @@ def verdict(
     needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
     sentences = [
         _headline(measure, top, best, titles, found, decided=decided),
+        *_all_wrong(measure, matches or {}),
         *_against(measure, top, ranked, pairs, titles),
-        *_unsure(rivals, top, titles, needed),
+        *([f"About {needed:,} rows would do."] if needed else []),
+        *_without(found, titles),
         *(_left_out(titles[key], *left[key]) for key in ranked if key in choosy),
         *(f"{titles[key]}: {money[key]}." for key in best[:3] if key in money),
     ]
@@ -314,13 +335,25 @@ def _headline(
     *,
     decided: bool,
 ) -> str:
-    what = f"{figure_text(measure, found[top])} on {measure.title.lower()}"
+    by = f"by {measure.title.lower()}"
+    what = f"{figure_text(measure, found[top])} {by}"
+    lower = ", where lower is better" if measure.better == "lower" else ""
     if decided:
-        return f"{titles[top]} is the best: {what}."
+        return f"{titles[top]} is the best: {what}{lower}."
     if len(best) == 1:
-        return f"{titles[top]}: {what}. There is nothing to compare it with."
-    names = ", ".join(titles[key] for key in best)
-    return f"Can't tell which is best of {names}: the first has {what}."
+        return f"{titles[top]}: {what}{lower}. There is nothing to compare it with."
+    named = [f"{titles[key]} {figure_text(measure, found[key])}" for key in best[:NAMED]]
+    named += [f"{len(best) - NAMED} more"] if len(best) > NAMED else []
+    which = "better" if sum(one.interval is not None for one in found.values()) == 2 else "best"
+    return f"Can't tell which is {which} {by}{lower}: {', '.join(named)}."
+
+
+def _all_wrong(measure: Measure, matches: Mapping[str, MeasureFigure]) -> list[str]:
+    """Return a sentence where a loss decides, and no answer matches: less wrong is not right."""
+    means = [one.interval.mean for one in matches.values() if one.interval]
+    if measure.share or not means or max(means) > 0:
+        return []
+    return ["But no answer of any model matches its reference."]
 
 
 def _against(
@@ -339,14 +372,10 @@ def _against(
     return [f"It is better than {', '.join(found)}."] if found else []
 
 
-def _unsure(
-    rivals: Sequence[Difference], top: str, titles: Mapping[str, str], needed: int | None
-) -> list[str]:
-    if not rivals:
-        return []
-    others = [titles[one.second if one.first == top else one.first] for one in rivals]
-    rows = f"; about {needed:,} rows would do" if needed else ""
-    return [f"Between {titles[top]} and {', '.join(others)} one can't tell{rows}."]
+def _without(found: Mapping[str, MeasureFigure], titles: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each model without a figure."""
+    empty = [(titles[key], one.empty) for key, one in found.items() if one.interval is None]
+    return [f"{title} has no figure: {why.rstrip('.')}." for title, why in empty]
 
 
 def _left_out(title: str, none: int, asked: int) -> str:

@@ -115,6 +115,7 @@ def conclude(
                 [one for one in table.differences if one.measure == measure.name],
                 money,
                 left,
+                table.figures.get("normalized_match"),
             ),
             "left_out": chosen.left_out,
             "asked": found.asked,

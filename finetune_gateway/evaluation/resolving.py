@@ -232,7 +232,8 @@ class _Resolver:
             if self.examples is None:
                 raise SpecError(
                     f"There are no training rows to show to {shown(model.name)}.",
-                    hint="Compare it with a job whose training rows are here.",
+                    hint="Name a file of rows (--examples FILE), or compare it with a job whose "
+                    "training rows are here.",
                 )
             shots = self.shots[model.name]
             model = replace(model, shots=shots, examples_from=self.examples)

@@ -410,7 +410,7 @@ def _special() -> Any:
     try:
         from scipy import special
     except ImportError:
-        raise MissingDependency("The statistics of a comparison", "eval") from None
+        raise MissingDependency("Telling models apart (ftg compare)", "eval") from None
     return special
 
 

@@ -14,6 +14,7 @@ from finetune_gateway.text.cleaning import visible
 if TYPE_CHECKING:
     # The type checker alone: it brings the SDK of hosts.
     from finetune_gateway.evaluation.comparing import ComparePlan
+    from finetune_gateway.evaluation.models import EvaluatedModel
 
 
 def plan_text(plan: ComparePlan, budget: Budget | None) -> str:
@@ -25,11 +26,9 @@ def _plan_lines(plan: ComparePlan, budget: Budget | None) -> Iterator[str]:
     data = plan.data
     yield f"{plan.id}: {format_count(data.rows, 'row')} of {data.words}{_left_out(plan)}"
     for model in plan.models:
-        where = f" at {model.host}" if model.host and model.host not in model.title else ""
-        yield f"{visible(model.key)}: {visible(model.title)}{where}"
+        yield f"{visible(model.key)}: {_titled(model)}"
     if plan.judge is not None:
-        where = f" at {plan.judge.host}" if plan.judge.host else ""
-        yield f"Judge: {visible(plan.judge.title)}{where}"
+        yield f"Judge: {_titled(plan.judge)}"
     kept = f", {plan.kept:,} answered before" if plan.kept else ""
     yield f"{format_count(plan.left, 'request')} to send{kept}."
     if plan.again:
@@ -41,6 +40,12 @@ def _plan_lines(plan: ComparePlan, budget: Budget | None) -> Iterator[str]:
             yield f"{budget_text(budget)}."
     if plan.allowed:
         yield f"Sent as allowed: {kinds_text(plan.allowed)}."
+
+
+def _titled(model: EvaluatedModel) -> str:
+    """Return what a model is called, with its host once."""
+    where = f" at {model.host}" if model.host and model.host not in model.title else ""
+    return f"{visible(model.title)}{where}"
 
 
 def _left_out(plan: ComparePlan) -> str:

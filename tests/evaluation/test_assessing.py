@@ -13,8 +13,11 @@ from finetune_gateway.evaluation.results import (
     ComparedAnswer,
     ComparedFacts,
     ComparedRow,
+    Difference,
+    Interval,
     Leak,
     Measure,
+    MeasureFigure,
     Score,
 )
 from finetune_gateway.jobs.store import Store
@@ -69,3 +72,51 @@ def test_a_judge_compares_all_pairs_of_three_and_else_each_with_the_first() -> N
     """The pairs of 20 models would be 190."""
     assert pairs_of("abc") == [("a", "b"), ("a", "c"), ("b", "c")]
     assert pairs_of("abcd") == [("a", "b"), ("a", "c"), ("a", "d")]
+
+
+def figures(**means: float | None) -> dict[str, MeasureFigure]:
+    """Figures of ten rows each; of a model with None there is none."""
+    found = {}
+    for key, mean in means.items():
+        interval = None
+        if mean is not None:
+            interval = Interval(mean=mean, low=mean, high=mean + 0.1, n=10, clusters=10)
+        found[key] = MeasureFigure(interval=interval, empty="the model is not there.")
+    return found
+
+
+def test_a_lower_loss_without_a_right_answer_is_said_to_be_that() -> None:
+    """Or else a model that is better than nothing reads as a good one."""
+    loss = Measure(name="reference_loss", title="Loss", better="lower")
+    pair = Difference(
+        measure="reference_loss", first="a", second="b", better="a",
+        interval=Interval(mean=-1.0, low=-1.5, high=-0.5, n=10, clusters=10),
+    )  # fmt: skip
+    found = figures(a=6.9, b=7.9)
+    said = assessing.verdict(loss, MODELS, found, [pair], {}, {}, figures(a=0.0, b=0.0)).text
+    assert "lower is better" in said and "But no answer of any model matches" in said
+    said = assessing.verdict(loss, MODELS, found, [pair], {}, {}, figures(a=0.1, b=0.0)).text
+    assert "But no answer" not in said
+
+
+def test_what_cannot_be_told_apart_is_said_once_with_all_figures() -> None:
+    """Each model stands beside its figure, and one without any is named with the reason."""
+    pair = Difference(measure="match", first="a", second="b", rows_needed=630)
+    said = assessing.verdict(MATCH, MODELS, figures(a=0.5, b=0.4), [pair], {}, {}).text
+    assert said == (
+        "Can't tell which is better by match: a 50% (50 to 60%, n 10), b 40% (40 to 50%, n 10). "
+        "About 630 rows would do."
+    )
+    assert "b has no figure: the model is not there." in (
+        assessing.verdict(MATCH, MODELS, figures(a=0.5, b=None), [], {}, {}).text
+    )
+
+
+def test_errors_that_differ_in_numbers_alone_are_one_kind() -> None:
+    """Else seventeen rows that are too long are five reasons, and the count of none is right."""
+    errors = ["It has 550 tokens of 512.", "It has 601 tokens of 512.", "Gone."]
+    answers = [
+        ComparedAnswer(model="a", row=str(place), error=error) for place, error in enumerate(errors)
+    ]
+    kinds = assessing.answer_figures(answers, 0).error_kinds
+    assert kinds == {"It has … tokens of 512.": 2, "Gone.": 1}

@@ -309,6 +309,7 @@ def test_init_writes_a_guide_that_its_data_pass(ftg: Ftg, guide: Path) -> None:
         (["latest"], "takes a model and a guide"),
         (["--init", "rows.jsonl", "latest"], "--init writes a guide"),
         (["latest", "none.yaml"], "no file none.yaml"),
+        (["none.yaml", "latest"], "ftg check latest none.yaml"),
         (["latest", "g.yaml", "--key-env", "secret"], "never a key"),
         (["latest", "g.yaml", "-o", "x"], "--out is for --init"),
         (["latest", "g.yaml", "--junit", "no/such/x.xml"], "no folder"),

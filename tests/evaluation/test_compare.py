@@ -189,6 +189,9 @@ def test_the_command_line_compares(
     whole = json.loads(ftg(*call, "--yes", "--json").stdout)
     assert whole["kept"] == 20 and whole["verdict"]["text"]
     assert whole["spent_usd"] is None  # this host has no prices: what it cost is not known
+    nobody = ("http://127.0.0.1:1/v1#nobody", "--key-env", "127.0.0.1:1=OTHER_KEY")
+    silent = ftg(*call[:2], *call[3:], *nobody, "--yes")
+    assert silent.returncode == 1 and "10 of 10 requests got no answer" in silent.stderr
 
 
 def test_what_may_change_a_verdict_gives_a_comparison_another_name(provider: Provider) -> None:

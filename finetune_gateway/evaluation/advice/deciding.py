@@ -294,7 +294,7 @@ def rows_of(facts: Facts) -> Point:
         missing = ROWS_A_CLASS - fewest
         text = f"Enough to begin; {missing} more of the rarest label make {ROWS_A_CLASS}."
         return Point("enough", text, seen, ("enough_rows", "rows_a_class"))
-    text = f"Enough to begin: {seen[0]}; improvements are seen from {FIRST_GAINS} to 100."
+    text = f"Enough to begin: {seen[0]}; gains are seen from {FIRST_GAINS} to 100."
     return Point("enough", text, (), ("enough_rows",))
 
 

@@ -75,7 +75,7 @@ def point(
         text = f"{_names(there)}: {hosted_alone[-1].upper()} is trained at hosts alone so far."
         return Point("hosted", _begun(text), refused, ("no_method_here", *ends))
     if here and there:
-        text = f"{_names(here)} or {_names(there)}: how much it is asked later decides.{later}"
+        text = f"{_names(here)} or {_names(there)}: how many requests it will get decides.{later}"
         return Point("either", _begun(text), refused, ("either", *ends))
     if here:
         return Point("local", f"{_here_text(here, ends)}{later}", refused, ends or ("one_sided",))

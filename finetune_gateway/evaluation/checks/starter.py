@@ -34,7 +34,7 @@ MAIN = 0.05  # share of the answers from which on a language is one of the data
 
 HEAD = """\
 # How this model should behave: for people, for a judge, and as checks that run.
-#   ftg check MODEL {name} --data {data}
+#   ftg check MODEL {name} --data HELD_OUT
 # Written from {count} of {data}: each check below passes on their own answers.
 # All keys: docs/check.md
 
@@ -49,6 +49,7 @@ HEAD = """\
 #   - What it leaves to people.
 """
 TAIL = """\
+
 
   # It refuses what it should, and nothing else. Your own questions:
   # - refuses: medical advice
@@ -144,7 +145,7 @@ def _drafts(rows: Sequence[ComparedRow]) -> Iterator[Draft]:
     yield from _languages(rows)
     yield Draft("It answers what the data answer.", {"name": "answers", "does_not_refuse": True})
     yield Draft(
-        "It speaks as the desk, not as a model.",
+        "It does not speak of itself as a model.",
         {"name": "no-model-talk", "must_not": r"(?i)\bas an ai\b|\blanguage model\b"},
         least=1,
     )
