@@ -68,6 +68,7 @@ def _figures(data: ComparisonData, room: int) -> list[str]:
     ranked = sorted(found, key=lambda key: found[key].mean, reverse=measure.better != "lower")
     names = view.titles(data)
     lines: list[str] = []
+    parts: list[str] = []
     for name, intervals in ((60, True), (24, True), (60, False), (30, False), (20, False), (14, 0)):
         parts = [
             f"{elide(visible(names[key]), name)} "
@@ -78,7 +79,10 @@ def _figures(data: ComparisonData, room: int) -> list[str]:
         lines = _lines(f"{measure.title}: {', '.join(parts)}")
         if len(lines) <= room:
             return lines
-    return [*lines[: room - 1], f"{lines[room - 1].rstrip(',')}, ..."]
+    while len(parts) > 1 and len(lines) > room:  # no name without its figure
+        parts.pop()
+        lines = _lines(f"{measure.title}: {', '.join(parts)}, ...")
+    return lines[:room]
 
 
 def _beside(data: ComparisonData) -> str:

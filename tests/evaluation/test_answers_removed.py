@@ -12,6 +12,7 @@ import pytest
 from support.asked import BASES, RUN, answers, hosted, planned, prompts
 from support.chaos import killed_after
 from support.cli import Ftg
+from support.disks import short_files
 from support.provider import Provider
 from support.records import record
 from support.traces import traces
@@ -19,9 +20,15 @@ from support.traces import traces
 from finetune_gateway import Gateway
 from finetune_gateway.errors import JobNotFinished, NotFoundError, StoreError
 from finetune_gateway.evaluation.answers import limit_of, settle
-from finetune_gateway.evaluation.comparison import keep
+from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
 from finetune_gateway.evaluation.models import EvaluatedModel
-from finetune_gateway.evaluation.results import ComparedAnswer, ComparisonData, DataFacts, Verdict
+from finetune_gateway.evaluation.results import (
+    ComparedAnswer,
+    ComparedRow,
+    ComparisonData,
+    DataFacts,
+    Verdict,
+)
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs import charges, compared
 from finetune_gateway.jobs.records import JobRecord
@@ -74,9 +81,7 @@ def test_what_is_kept_goes_with_the_job(home: Path, ftg: Ftg) -> None:
     assert all(other.fingerprint in path or one.name in path for path in traces(home, WORD))
 
 
-def test_a_comparison_that_was_killed_while_it_was_kept_goes_too(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_comparison_that_was_not_kept_whole_goes_too(home: Path) -> None:
     """Its texts are never on the disk without the names of its models; a line that somebody has
     changed beside the answers of another model is in nobody's way."""
     with Provider() as provider:
@@ -84,17 +89,12 @@ def test_a_comparison_that_was_killed_while_it_was_kept_goes_too(
         answers([tuned], prompts(1))
     made = job(tuned.model)
     folder = comparison(tuned)
-    write = files.write_atomic
-
-    def dies(path: Path, text: str, **how: bool) -> None:
-        if path.name == "answers.jsonl":
-            raise KeyboardInterrupt
-        write(path, text, **how)
-
-    monkeypatch.setattr(files, "write_atomic", dies)
-    with pytest.raises(KeyboardInterrupt):
-        comparison(tuned)
-    assert (folder / "rows.jsonl").exists() and not (folder / "comparison.json").exists()
+    long = ComparedAnswer(model=tuned.key, row="r", message={"content": WORD * 20_000})
+    data = Comparison.load(folder.name).data
+    rows = [ComparedRow(prompt=one, cluster=one.id) for one in prompts(1)]
+    with short_files(100_000), pytest.raises(StoreError):
+        keep(Settings.load(), data, rows, [ScoredAnswer(answer=long)])
+    assert (folder / "rows.jsonl").stat().st_size and not (folder / "comparison.json").exists()
     (kept,) = compared.answer_folders(Settings.load())
     (kept / "charges.jsonl").write_bytes(b'[]\n{"charge"}\n{}\n\xff\n')
     assert list(compared.charges_of(kept)) == []

@@ -152,3 +152,12 @@ def test_a_judge_that_says_nothing_but_braces_is_read_at_once() -> None:
     assert work.calls(lambda: judge.read_better("{" * 20_000)) < 5_000
     assert judge.read_better("{" * 200) == (None, "")
     assert judge.read_better('{"a": 1} {"better": "1"}')[0] == "first"
+
+
+def test_a_damaged_comparison_is_told_in_plain_words(ftg: Ftg, home: Path) -> None:
+    """Without the words of a library, or an address of its pages."""
+    found = Gateway().compare([Honest()], sums(3))
+    (found.folder / "comparison.json").write_text('{"id": "cmp-1"}')
+    ended = ftg("report", found.id)
+    assert ended.returncode == 1 and "created_at is missing" in " ".join(ended.stderr.split())
+    assert "pydantic" not in ended.stderr
