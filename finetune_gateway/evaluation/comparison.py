@@ -121,8 +121,9 @@ class Comparison(Pictured):
         try:
             return cls(folder, ComparisonData.model_validate_json((folder / DATA).read_bytes()))
         except (OSError, ValidationError) as exc:
+            why = validation_error_text(exc) if isinstance(exc, ValidationError) else exc
             raise StoreError(
-                f"{folder / DATA} cannot be read: {str(exc)[:200]}.",
+                f"{folder / DATA} cannot be read: {why}.",
                 hint=f"Make it again with the same ftg compare, or remove it: ftg rm {folder.name}",
             ) from None
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from finetune_gateway.errors import JobNotFinished, StoreError
+from finetune_gateway.errors import JobNotFinished, StoreError, validation_error_text
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint
 from finetune_gateway.jobs import compared
@@ -145,8 +145,9 @@ class KeptAnswers:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as exc:
+            why = validation_error_text(exc) if isinstance(exc, ValidationError) else exc
             raise StoreError(
-                f"{self.folder / ABOUT} cannot be read: {str(exc)[:200]}.",
+                f"{self.folder / ABOUT} cannot be read: {why}.",
                 hint=f"Put a copy back, or remove the answers: ftg rm answers:{self.name}",
             ) from None
 
