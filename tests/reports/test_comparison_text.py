@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def test_the_answer_fits_the_screen(
         assert lines[0].startswith(verdict.text[:20]) and "--explain" in text
         assert "2 left out" in text and "failed" in text
         assert explain or columns < 80 or len(lines) <= 6
+
+
+def test_no_name_stands_without_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not all models have room, the list ends behind a figure."""
+    data = comparison(tmp_path, verdict=Verdict(text=LONG, measure="exact_match")).data
+    cut = 0
+    for columns in range(40, 80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = re.search(r"(?ms)^exact match: (.*?),\s+\.\.\.$", comparison_text(data))
+        assert not shown or shown[1].endswith("%"), (columns, shown[1])
+        cut += bool(shown)
+    assert cut
 
 
 def test_explain_has_every_figure(tmp_path: Path) -> None:
