@@ -246,3 +246,14 @@ def test_ctrl_c_keeps_what_was_answered(home: Path, where: str) -> None:
         del provider.faults["POST /chat/completions"][:]
         again = answers([model], prompts(30))
     assert again.kept >= 5 and again.kept + again.asked == 30 and not again.ended
+
+
+def test_answers_of_one_account_are_none_of_another(home: Path) -> None:
+    """Whoever has another key at the host asks, and pays, himself: nobody reads answers that were
+    given to another account."""
+    with Provider() as provider:
+        mine, every = hosted(provider), prompts(3)
+        answers([mine], every)
+        assert planned([mine], every).left == {mine.key: 0}
+        theirs = replace(mine, account="the fingerprint of another key")
+        assert planned([theirs], every).left == {mine.key: 3}
