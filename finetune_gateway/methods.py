@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
+HOLD_OUT_ROWS = 50  # from so many rows on, some are held out by default
+HOLD_OUT_SHARE = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingMethod:

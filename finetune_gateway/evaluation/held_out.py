@@ -15,12 +15,13 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.evaluation import stored_data
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.methods import HOLD_OUT_SHARE
 from finetune_gateway.preparation import hold_out
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.settings.spool import new_folder
 from finetune_gateway.text.cleaning import visible
 
-SHARE = hold_out.SHARE  # of a training file
+SHARE = HOLD_OUT_SHARE  # of a training file
 SEED = 0  # of a submit without one
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.findings import Report
+from finetune_gateway.methods import HOLD_OUT_SHARE
 from finetune_gateway.preparation import hold_out
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.settings import files as disk
@@ -75,7 +76,7 @@ class Files:
     def _split(self, share: float | None, seed: int, folder: Path, *, copy: bool) -> Files:
         if share is None and not hold_out.has_enough(self.train):
             return self
-        wanted = hold_out.SHARE if share is None else share
+        wanted = HOLD_OUT_SHARE if share is None else share
         choice = hold_out.choose(self.train, wanted, seed=seed)
         if not all(choice.rows):
             if share is None:

@@ -20,6 +20,7 @@ from typing import IO
 
 from finetune_gateway.data.dataset import CHUNK, Dataset
 from finetune_gateway.errors import DataError
+from finetune_gateway.methods import HOLD_OUT_ROWS
 from finetune_gateway.preparation.convert import whole_file
 from finetune_gateway.preparation.split import join_links, unit
 from finetune_gateway.settings import files
@@ -32,8 +33,6 @@ from finetune_gateway.validation.dataset.row_text import (
 )
 from finetune_gateway.validation.duplicates import folded
 
-MIN_ROWS = 50  # from so many rows on, some are held out by default
-SHARE = 0.1
 NEAR_BYTES = 32 << 20  # near-duplicates are searched in files up to this size: it takes seconds
 LONG_PROMPT = 5  # words; shorter prompts of a chat, such as "Go on.", may well come twice
 
@@ -57,7 +56,7 @@ class Choice:
 
 def has_enough(dataset: Dataset) -> bool:
     """Return True if there are so many rows that some are held out by default."""
-    return sum(1 for _ in islice(dataset.examples(), MIN_ROWS)) == MIN_ROWS
+    return sum(1 for _ in islice(dataset.examples(), HOLD_OUT_ROWS)) == HOLD_OUT_ROWS
 
 
 def choose(dataset: Dataset, share: float, *, seed: int) -> Choice:

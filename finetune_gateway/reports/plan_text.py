@@ -13,7 +13,7 @@ from finetune_gateway.jobs.budget import BILLED, Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.preparation.hold_out import MIN_ROWS
+from finetune_gateway.methods import HOLD_OUT_ROWS
 from finetune_gateway.reports.estimate_figures import price_text, rows_text, training_text
 from finetune_gateway.reports.output import (
     format_bytes,
@@ -158,7 +158,7 @@ def existing_job_text(job: Job) -> str:
 
 def _all_rows(record: JobRecord) -> str:
     """Return that a job of an earlier version trains on what would be held out now."""
-    if record.held_out_share is not None or record.validation or record.train.rows < MIN_ROWS:
+    if record.held_out_share is not None or record.validation or record.train.rows < HOLD_OUT_ROWS:
         return ""
     return (
         f"\nIt trains on all {record.train.rows:,} rows: it was made before a tenth was held out "

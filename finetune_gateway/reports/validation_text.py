@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.findings import Finding, Report
-from finetune_gateway.preparation.hold_out import MIN_ROWS, SHARE
+from finetune_gateway.methods import HOLD_OUT_ROWS, HOLD_OUT_SHARE
 from finetune_gateway.reports.output import (
     apply_style,
     format_count,
@@ -50,14 +50,14 @@ def report_text(data: Path, report: Report, *, submit: bool = False) -> str:
     if report.ignored:
         parts.append(_ignored_text(report.ignored))
     own = (report.quality or {}).get("leaks")  # it was compared with a file of held-out rows
-    if submit and report.ok and report.rows >= MIN_ROWS and not own:
+    if submit and report.ok and report.rows >= HOLD_OUT_ROWS and not own:
         parts.append(wrap_text(_held_out_text(report.rows)))
     parts.append(f"{_outcome_text(report)}  Nothing was sent anywhere.")
     return "\n".join(parts)
 
 
 def _held_out_text(rows: int) -> str:
-    held_out = round(SHARE * rows)
+    held_out = round(HOLD_OUT_SHARE * rows)
     return (
         f"ftg submit trains on about {rows - held_out:,} of these rows, and holds out "
         f"{held_out:,}; --validation-split 0 for all."

@@ -37,15 +37,15 @@ PLANTED = {
     ),
     "a key that a host echoes is kept": (
         f"{ROOM}/wire.py",
-        "return object_of(_without(value, call.key))",
-        "return value",
+        "has_key = call.key and holds(raw, call.key)",
+        "has_key = False",
         "Wrong: .*a text with the key",
     ),
     "any value is the id of a file": (
         f"{ROOM}/finding.py",
-        'one in (text_of(job.get("training_file")) or "")',
-        'one in (job.get("training_file") or "")',
-        "TypeError: .*is not iterable",
+        'named = ((job, text_of(job.get("training_file")) or "") for job in jobs)',
+        'named = ((job, job.get("training_file") or "") for job in jobs)',
+        "TypeError: .*expected string",
     ),
 }
 
