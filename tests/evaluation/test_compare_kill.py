@@ -196,9 +196,12 @@ def test_a_comparison_that_is_killed_twenty_times(home: Path, tmp_path: Path, fa
 def test_a_price_limit_holds_over_ten_kills(home: Path, tmp_path: Path) -> None:
     """All runs together, with what was in flight at its most, spend no more than the limit;
     a run that is stopped by it says so, with exit code 4."""
-    limit = Decimal("0.004")
     with ProviderProcess(tmp_path, "--set", LATENCY) as provider:
-        storm = Storm(provider, tmp_path, 60, "--max-cost", str(limit))
+        storm = Storm(provider, tmp_path, 60)
+        plan = json.loads(chaos.ftg(*storm.command, "--dry-run").communicate()[0])
+        # Just above the least that it can cost, below which nothing would be asked.
+        limit = (Decimal(plan["cost_usd"]["low"]) * Decimal("1.05")).quantize(Decimal("0.000001"))
+        storm.command += ["--max-cost", str(limit)]
         for _ in range(10):
             process = storm.begin()
             due = provider.posts(CHATS) + 4
