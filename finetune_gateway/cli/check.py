@@ -11,7 +11,17 @@ import typer
 from finetune_gateway import evaluation
 from finetune_gateway.cli.confirmation import Confirmation, capped_budget
 from finetune_gateway.cli.options import (
+    AllowHttpHosts,
+    AllowPii,
+    AllowSecrets,
+    AtOnce,
+    DrawnRows,
+    DryRun,
+    HostKeys,
     Json,
+    MaxCost,
+    MaxTokens,
+    Yes,
     on_host_rest,
     parse_amount,
     parse_key_envs,
@@ -69,39 +79,17 @@ def check(
     judge: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Decides the rubrics of the guide.")
     ] = None,
-    rows: Annotated[
-        int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
-    ] = None,
+    rows: DrawnRows = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the rows.")] = 0,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")
-    ] = None,
-    max_cost: Annotated[
-        str | None,
-        typer.Option(
-            "--max-cost", "--max-cost-usd", metavar="USD", help="Stop before this is passed."
-        ),
-    ] = None,
-    key_env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--key-env", metavar="HOST=NAME", help="Variable with the key of a host; repeatable."
-        ),
-    ] = None,
-    allow_http: Annotated[
-        bool, typer.Option("--allow-http", help="Ask hosts by http:// (no encryption).")
-    ] = False,
-    at_once: Annotated[
-        int, typer.Option(metavar="N", help="Requests on their way to a host at once.")
-    ] = 16,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
-    allow_pii: Annotated[
-        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
-    ] = False,
-    allow_secrets: Annotated[
-        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
-    ] = False,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
+    key_env: HostKeys = None,
+    allow_http: AllowHttpHosts = False,
+    at_once: AtOnce = 16,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    allow_pii: AllowPii = False,
+    allow_secrets: AllowSecrets = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print passed or failed.")] = False,
 ) -> int:

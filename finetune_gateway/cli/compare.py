@@ -11,7 +11,19 @@ import typer
 
 from finetune_gateway.cli.confirmation import Confirmation, capped_budget
 from finetune_gateway.cli.options import (
+    AllowHttpHosts,
+    AllowPii,
+    AllowSecrets,
+    AtOnce,
+    Checks,
+    Code,
+    DrawnRows,
+    DryRun,
+    HostKeys,
     Json,
+    MaxCost,
+    MaxTokens,
+    Yes,
     command_line,
     on_host_rest,
     parse_amount,
@@ -51,36 +63,22 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="Held-out rows; those of a job here by default."),
     ] = None,
-    checks: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A behaviour guide: ftg check --init.")
-    ] = None,
-    code: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Python that --checks may run; repeatable."),
-    ] = None,
+    checks: Checks = None,
+    code: Code = None,
     judge: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Says which of two answers is better.")
     ] = None,
     by: Annotated[
         str | None, typer.Option(metavar="MEASURE", help="What decides, like exact_match.")
     ] = None,
-    rows: Annotated[
-        int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
-    ] = None,
+    rows: DrawnRows = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws rows and examples.")] = 0,
     samples: Annotated[int, typer.Option(metavar="N", help="Answers to each row.")] = 1,
     temperature: Annotated[
         str | None, typer.Option(metavar="T", help="0 by default; 'host' for the host's own.")
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")
-    ] = None,
-    max_cost: Annotated[
-        str | None,
-        typer.Option(
-            "--max-cost", "--max-cost-usd", metavar="USD", help="Stop before this is passed."
-        ),
-    ] = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
     monthly_requests: Annotated[
         int | None, typer.Option(metavar="N", help="To price serving for; 10,000 by default.")
     ] = None,
@@ -88,18 +86,9 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="Rows for few-shot; a job's training rows by default."),
     ] = None,
-    key_env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--key-env", metavar="HOST=NAME", help="Variable with the key of a host; repeatable."
-        ),
-    ] = None,
-    allow_http: Annotated[
-        bool, typer.Option("--allow-http", help="Ask hosts by http:// (no encryption).")
-    ] = False,
-    at_once: Annotated[
-        int, typer.Option(metavar="N", help="Requests on their way to a host at once.")
-    ] = 16,
+    key_env: HostKeys = None,
+    allow_http: AllowHttpHosts = False,
+    at_once: AtOnce = 16,
     html: Annotated[Path | None, typer.Option(metavar="OUT", help="The report as a page.")] = None,
     markdown: Annotated[
         Path | None, typer.Option(metavar="OUT", help="The report as Markdown; '-' is stdout.")
@@ -108,14 +97,10 @@ def compare(
         Path | None, typer.Option(metavar="FOLDER", help="Logs for inspect-ai, as well.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="All figures as well.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
-    allow_pii: Annotated[
-        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
-    ] = False,
-    allow_secrets: Annotated[
-        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
-    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    allow_pii: AllowPii = False,
+    allow_secrets: AllowSecrets = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT whatever it is.")] = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the id.")] = False,

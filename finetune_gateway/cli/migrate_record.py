@@ -14,11 +14,18 @@ from finetune_gateway import evaluation
 from finetune_gateway.cli.confirmation import Confirmation, capped_budget
 from finetune_gateway.cli.options import (
     AllowHttp,
+    AllowPii,
+    AllowSecrets,
     BaseUrl,
+    DrawnRows,
+    DryRun,
     HostName,
     Json,
     KeyName,
     KeyNames,
+    MaxCost,
+    MaxTokens,
+    Yes,
     key_backends,
     on_host_rest,
     parse_amount,
@@ -61,22 +68,13 @@ def record(
     samples: Annotated[
         int | None, typer.Option(metavar="N", help="Answers to each prompt; 1 by default.")
     ] = None,
-    rows: Annotated[
-        int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
-    ] = None,
+    rows: DrawnRows = None,
     batch: Annotated[
         bool, typer.Option("--batch", help="Within a day, for less: at OpenAI mostly half.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="With --batch: until it has ended.")] = False,
-    max_cost: Annotated[
-        str | None,
-        typer.Option(
-            "--max-cost", "--max-cost-usd", metavar="USD", help="Stop before this is passed."
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")
-    ] = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
     temperature: Annotated[
         str | None,
         typer.Option(metavar="N", help="0 by default; 'host' for the host's own."),
@@ -99,14 +97,10 @@ def record(
     at_once: Annotated[
         int, typer.Option(metavar="N", help="Requests on their way at once.", min=1, max=256)
     ] = 16,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
-    allow_pii: Annotated[
-        bool, typer.Option("--allow-pii", help="Send personal data that was found.")
-    ] = False,
-    allow_secrets: Annotated[
-        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
-    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    allow_pii: AllowPii = False,
+    allow_secrets: AllowSecrets = False,
     profile: HostName = None,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,

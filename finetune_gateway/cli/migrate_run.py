@@ -10,11 +10,17 @@ import typer
 from finetune_gateway.cli.confirmation import Confirmation
 from finetune_gateway.cli.options import (
     AllowHttp,
+    AllowSecrets,
     BaseUrl,
+    Checks,
+    Code,
+    DryRun,
     HostName,
     Json,
     KeyName,
     KeyNames,
+    MaxTokens,
+    Yes,
     command_line,
     key_backends,
     on_host_rest,
@@ -84,16 +90,9 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Held-out rows, without a recording.", readable=False),
     ] = None,
-    checks: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A behaviour guide: ftg check --init.")
-    ] = None,
-    code: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Python that --checks may run; repeatable."),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")
-    ] = None,
+    checks: Checks = None,
+    code: Code = None,
+    max_tokens: MaxTokens = None,
     max_cost: Annotated[
         str | None,
         typer.Option(
@@ -114,9 +113,7 @@ def run(
     allow_pii: Annotated[
         bool, typer.Option("--allow-pii", help="Send personal data that was found to hosts.")
     ] = False,
-    allow_secrets: Annotated[
-        bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
-    ] = False,
+    allow_secrets: AllowSecrets = False,
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Train rows of which a template drops a part.")
     ] = False,
@@ -126,8 +123,8 @@ def run(
     allow_oversize: Annotated[
         bool, typer.Option("--allow-oversize", help="Start what may not fit the memory.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only go, or no-go.")] = False,
 ) -> int:

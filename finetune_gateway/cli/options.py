@@ -109,6 +109,39 @@ KeyNames = Annotated[
     ),
 ]
 
+# Of commands that ask models.
+MaxCost = Annotated[
+    str | None,
+    typer.Option("--max-cost", "--max-cost-usd", metavar="USD", help="Stop before this is passed."),
+]
+HostKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key-env", metavar="HOST=NAME", help="Variable with the key of a host; repeatable."
+    ),
+]
+AllowHttpHosts = Annotated[
+    bool, typer.Option("--allow-http", help="Ask hosts by http:// (no encryption).")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, then stop.")]
+AllowPii = Annotated[bool, typer.Option("--allow-pii", help="Send personal data that was found.")]
+AllowSecrets = Annotated[
+    bool, typer.Option("--allow-secrets", help="Send keys and passwords that were found.")
+]
+MaxTokens = Annotated[int | None, typer.Option(metavar="N", help="Of an answer; 1024 by default.")]
+DrawnRows = Annotated[
+    int | None, typer.Option(metavar="N", help="At most so many rows, drawn by content.")
+]
+Checks = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A behaviour guide: ftg check --init.")
+]
+Code = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Python that --checks may run; repeatable."),
+]
+AtOnce = Annotated[int, typer.Option(metavar="N", help="Requests on their way to a host at once.")]
+
 
 def build_backend(name: str, **options: Any) -> str | Backend:
     """Return the name, or a backend built with the options that were given.

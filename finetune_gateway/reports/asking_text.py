@@ -3,11 +3,18 @@ again."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.settings.money import format_usd
+
+if TYPE_CHECKING:
+    # The type checker alone: it brings the SDK of hosts.
+    from finetune_gateway.evaluation.questions import QuestionPlan
 
 
 def cost_text(cost: Range[Decimal] | None) -> str:
@@ -35,3 +42,19 @@ def again_text(count: int) -> str:
     """Return the sentence on requests that were in flight when an earlier process died."""
     were = "1 request was" if count == 1 else f"{count:,} requests were"
     return f"{were} in flight when an earlier process died: asked again, perhaps paid twice."
+
+
+def sending_lines(
+    plan: QuestionPlan, budget: Budget | None, prices: Iterable[str]
+) -> Iterator[str]:
+    """Yield what is asked again, what all of it costs, at which ``prices``, and what may go to
+    hosts."""
+    if plan.again:
+        yield again_text(plan.again)
+    if plan.sends:
+        yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(plan.limit)}"
+        yield from (f"  {line}" for line in prices)
+        if budget is not None:
+            yield f"{budget_text(budget)}."
+    if plan.allowed:
+        yield f"Sent as allowed: {kinds_text(plan.allowed)}."

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.evaluation.checks.outcome import CheckExample, CheckReport, CheckResult
 from finetune_gateway.evaluation.costs import price_text
 from finetune_gateway.jobs.budget import Budget
-from finetune_gateway.jobs.permits import kinds_text
-from finetune_gateway.reports.asking_text import again_text, budget_text, cost_text, limit_text
+from finetune_gateway.reports.asking_text import sending_lines
 from finetune_gateway.reports.output import (
     elide,
     escape_controls,
@@ -43,15 +42,7 @@ def _plan_lines(plan: CheckPlan, budget: Budget | None) -> Iterator[str]:
         yield f"Judge: {visible(plan.judge.title)}"
     kept = f", {plan.kept:,} answered before" if plan.kept else ""
     yield f"About {format_count(plan.left, 'request')} to send{kept}."
-    if plan.again:
-        yield again_text(plan.again)
-    if plan.sends:
-        yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(plan.limit)}"
-        yield from (f"  {line}" for line in _prices(plan))
-        if budget is not None:
-            yield f"{budget_text(budget)}."
-    if plan.allowed:
-        yield f"Sent as allowed: {kinds_text(plan.allowed)}."
+    yield from sending_lines(plan, budget, _prices(plan))
 
 
 def _prices(plan: CheckPlan) -> Iterator[str]:

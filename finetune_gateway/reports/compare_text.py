@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.jobs.budget import Budget
-from finetune_gateway.jobs.permits import kinds_text
-from finetune_gateway.reports.asking_text import again_text, budget_text, cost_text, limit_text
+from finetune_gateway.reports.asking_text import cost_text, sending_lines
 from finetune_gateway.reports.output import format_count, wrap_text
 from finetune_gateway.text.cleaning import visible
 
@@ -31,15 +30,7 @@ def _plan_lines(plan: ComparePlan, budget: Budget | None) -> Iterator[str]:
         yield f"Judge: {_titled(plan.judge)}"
     kept = f", {plan.kept:,} answered before" if plan.kept else ""
     yield f"{format_count(plan.left, 'request')} to send{kept}."
-    if plan.again:
-        yield again_text(plan.again)
-    if plan.sends:
-        yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(plan.limit)}"
-        yield from (f"  {line}" for line in _prices(plan))
-        if budget is not None:
-            yield f"{budget_text(budget)}."
-    if plan.allowed:
-        yield f"Sent as allowed: {kinds_text(plan.allowed)}."
+    yield from sending_lines(plan, budget, _prices(plan))
 
 
 def _titled(model: EvaluatedModel) -> str:
