@@ -22,6 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
+from finetune_gateway import methods
 from finetune_gateway.chat import ChatModel, ChatReply, ChatStream, Usage
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import (
@@ -118,6 +119,7 @@ class Capabilities:
                 backend=backend,
                 option=refused[0],
             )
+        methods.require(spec)
         unused = sorted(spec.chosen & LORA) if spec.training_type == "full" else []
         if unused:
             raise UnsupportedError(

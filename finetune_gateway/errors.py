@@ -26,7 +26,12 @@ message and what to do next in ``hint``.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class FindingsReport(Protocol):
@@ -290,3 +295,109 @@ def validation_error_text(error: Any) -> str:
     bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     limits = [f"{words} {context[key]}" for key, words in bounds.items() if key in context]
     return f"{name or 'it'} must be {' and '.join(limits) or wanted}, not {shown(first['input'])}"
+
+
+# -- keywords that a verb does not have ---------------------------------------------------
+
+# Words of TRL, transformers, peft, Unsloth, Axolotl and OpenAI's SDK -> ours.
+OTHER_WORDS = {
+    "epochs": "n_epochs",
+    "num_epochs": "n_epochs",
+    "num_train_epochs": "n_epochs",
+    "lr": "learning_rate",
+    "lr_multiplier": "learning_rate_multiplier",
+    "r": "lora_r",
+    "rank": "lora_r",
+    "lora_rank": "lora_r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "lora_modules": "target_modules",
+    "data_path": "data",
+    "dataset": "data",
+    "file": "data",
+    "train_dataset": "data",
+    "train_file": "data",
+    "training_file": "data",
+    "eval_dataset": "validation",
+    "eval_file": "validation",
+    "validation_data": "validation",
+    "validation_dataset": "validation",
+    "validation_file": "validation",
+    "test_size": "validation_split",
+    "val_set_size": "validation_split",
+    "base_model": "model",
+    "model_id": "model",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "provider": "backend",
+    "max_cost": "max_cost_usd",
+    "max_seq_len": "max_length",
+    "max_seq_length": "max_length",
+    "sequence_len": "max_length",
+    "cutoff_len": "max_length",
+    "per_device_train_batch_size": "batch_size",
+    "lr_scheduler": "lr_scheduler_type",
+    "random_seed": "seed",
+    "random_state": "seed",
+    "stage": "method",
+    "finetuning_type": "training_type",
+    "ignore_rules": "ignore",
+    "max_norm": "max_grad_norm",
+    "optimizer": "optim",
+    "pref_loss": "loss_type",
+    "pref_beta": "beta",
+    "dpo_beta": "beta",
+    "resume_from_checkpoint": "continue_from",
+    "adapter_name_or_path": "continue_from",
+    "callback": "on_progress",
+}
+
+_HOST = "It belongs to the backend: backend=OpenAIBackend({}=...), or --{} on the command line."
+_OF_A_HOST = ("base_url", "api_key_env", "profile", "azure_training")
+_GPU = "It belongs to the backend: backend=LocalBackend({}=...), or --{} on the command line."
+
+# Words that stand for something other than a keyword -> what to write.
+OTHER_WAYS = {
+    **{name: _HOST.format(name, name.replace("_", "-")) for name in _OF_A_HOST},
+    "api_key": "It belongs to the backend: backend=OpenAIBackend(api_key=...), or set the "
+    "environment variable OPENAI_API_KEY.",
+    "gpu": _GPU.format("gpu", "gpu"),
+    "usd_per_gpu_hour": _GPU.format("usd_per_gpu_hour", "usd-per-gpu-hour"),
+    "home": "It belongs to the gateway: Gateway(home=...), or the variable FTG_HOME.",
+    "output_dir": "The gateway keeps results in its home folder: Gateway(home=...).",
+    "load_in_4bit": "Use training_type='qlora'.",
+    "use_lora": "Use training_type='lora'.",
+    "train_on_inputs": "Use train_on='all', or 'assistant' (the default) for answers alone.",
+    "assistant_only_loss": "That is the default; train_on='all' trains every token.",
+    "completion_only_loss": "That is the default; train_on='all' trains every token.",
+    "integrations": "Metrics stay on this machine: job.metrics(), or ftg metrics JOB --csv.",
+    "hyperparameters": "Pass each by its name: n_epochs=3, batch_size=8, ...",
+}
+
+
+def unknown(verb: str, name: str, known: Collection[str]) -> SpecError:
+    """Return the error for a keyword that ``verb`` does not have, with what was probably meant."""
+    meant = OTHER_WORDS.get(name)
+    if meant not in known:
+        meant = next(iter(get_close_matches(name, known, 1, 0.7)), None)
+    if meant in known:
+        hint = f"Did you mean {meant}?"
+    elif name in OTHER_WAYS:
+        hint = OTHER_WAYS[name]
+    else:
+        hint = f"It takes: {', '.join(sorted(known))}."
+    return SpecError(f"{verb} has no setting {name!r}.", hint=hint)
+
+
+def closed(function: F, known: Collection[str]) -> F:
+    """Return the function closed to all keywords but these: it raises SpecError for another."""
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in known:
+                raise unknown(function.__name__, name, known)
+        return function(*args, **given)
+
+    return cast(F, checked)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from finetune_gateway import spec
+from finetune_gateway import errors, spec
 from finetune_gateway.backend import JOB_TAG, Backend
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import SpecError, shown
@@ -259,7 +259,7 @@ def like(method: Callable[..., Any]) -> Callable[[F], F]:
 
 def _checked(function: F, signature: inspect.Signature, doc: str | None) -> F:
     """Return the function with this signature and docstring, closed to other keywords."""
-    checked = spec.closed(function, frozenset(signature.parameters) - {"self"})
+    checked = errors.closed(function, frozenset(signature.parameters) - {"self"})
     vars(checked)["__signature__"] = signature
     checked.__doc__ = doc
     return checked

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
+from finetune_gateway.errors import SpecError, shown
+from finetune_gateway.spec import TrainingSpec
+
 HOLD_OUT_ROWS = 50  # from so many rows on, some are held out by default
 HOLD_OUT_SHARE = 0.1
 
@@ -18,12 +21,19 @@ class TrainingMethod:
     ``kinds``: kinds of rows it takes, the usual one first. ``sequences``: sequences of one row
     that go through the model at once. ``openai``: its word on OpenAI's wire, where the gateway can
     start it there. ``trainer``: the module whose ``train(run)`` runs it on this machine.
+    ``losses``: its losses by TRL's names, the usual one first; none for a method with one alone.
+    ``options``: settings that it has and others do not. ``engines``: whose training step it can
+    run with, the usual one first. ``experimental``: TRL may change or drop its trainer.
     """
 
     kinds: tuple[str, ...]
     sequences: int = 1
     openai: str | None = None
     trainer: str | None = None
+    losses: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
+    engines: tuple[str, ...] = ("fast", "trl")
+    experimental: bool = False
 
 
 METHODS = {
@@ -31,18 +41,81 @@ METHODS = {
         ("chat", "prompt_completion"),
         openai="supervised",
         trainer="finetune_gateway.backends.local.methods.sft",
+        losses=("nll", "dft"),
+        options=frozenset({"loss_type"}),
     ),
-    "dpo": TrainingMethod(("preference",), sequences=2, openai="dpo"),
-    "orpo": TrainingMethod(("preference",), sequences=2),
-    "kto": TrainingMethod(("unpaired_preference",)),
+    "dpo": TrainingMethod(
+        ("preference",),
+        sequences=2,
+        openai="dpo",
+        losses=(
+            "sigmoid",
+            "hinge",
+            "ipo",
+            "exo_pair",
+            "nca_pair",
+            "robust",
+            "bco_pair",
+            "sppo_hard",
+            "aot",
+            "aot_unpaired",
+            "apo_zero",
+            "apo_down",
+            "discopop",
+            "sft",
+            "sigmoid_norm",
+        ),
+        options=frozenset({"loss_type", "beta", "label_smoothing"}),
+    ),
+    "orpo": TrainingMethod(
+        ("preference",), sequences=2, options=frozenset({"beta"}), experimental=True
+    ),
+    "kto": TrainingMethod(
+        ("unpaired_preference",),
+        losses=("kto", "apo_zero_unpaired"),
+        options=frozenset({"loss_type", "beta", "desirable_weight", "undesirable_weight"}),
+    ),
     "pretrain": TrainingMethod(("text",)),
+    "reward": TrainingMethod(("preference",), sequences=2, engines=("trl",)),
     "reinforcement": TrainingMethod(("chat",)),
 }
+OF_SOME = frozenset().union(*(method.options for method in METHODS.values()))
 
 OPENAI_WORDS = {name: method.openai for name, method in METHODS.items() if method.openai}
 # Settings of an adapter.
-LORA = frozenset({"lora_r", "lora_alpha", "lora_dropout", "target_modules"})
+LORA = frozenset(
+    {
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "use_dora",
+        "use_rslora",
+        "modules_to_save",
+    }
+)
 TRAINERS = {name: method.trainer for name, method in METHODS.items() if method.trainer}
+
+
+def require(spec: TrainingSpec) -> None:
+    """Raise SpecError for a setting that the method of ``spec`` does not have."""
+    method = METHODS[spec.method]
+    for name in sorted(spec.chosen & OF_SOME - method.options):
+        having = [other for other, one in METHODS.items() if name in one.options]
+        raise SpecError(
+            f"{name} is no setting of {spec.method}.",
+            hint=f"Leave it out; {', '.join(having)} {'have' if having[1:] else 'has'} it.",
+        )
+    if spec.loss_type is not None and spec.loss_type not in method.losses:
+        raise SpecError(
+            f"{spec.method} has no loss_type {shown(spec.loss_type)}.",
+            hint=f"It has: {', '.join(method.losses)}.",
+        )
+    if spec.engine != "auto" and spec.engine not in method.engines:
+        raise SpecError(
+            f"{spec.method} cannot be trained with engine={spec.engine!r}.",
+            hint=f"Leave engine out, or use {' or '.join(method.engines)}.",
+        )
 
 
 def methods_for(kind: str) -> tuple[str, ...]:

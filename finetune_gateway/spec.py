@@ -8,9 +8,8 @@ training. A backend honours a setting or refuses it; it never ignores one
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
-from difflib import get_close_matches
-from functools import cache, wraps
+from collections.abc import Iterator
+from functools import cache
 from types import NoneType
 from typing import (
     Annotated,
@@ -18,8 +17,6 @@ from typing import (
     Literal,
     Self,
     TypedDict,
-    TypeVar,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -37,17 +34,17 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from finetune_gateway.errors import SpecError, shown
+from finetune_gateway.errors import SpecError, shown, unknown
 from finetune_gateway.model import Model
 
-Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reinforcement"]
+Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reward", "reinforcement"]
 AnyMethod = Method | Literal["supervised"]  # as callers may write it
 TrainingType = Literal["lora", "qlora", "full"]
 TrainOn = Literal["assistant", "last_assistant", "all"]
 CallFormat = Literal["hermes"]
+Engine = Literal["fast", "trl"]
+Tracker = Literal["none", "trackio", "tensorboard", "wandb", "mlflow"]
 Auto = Literal["auto"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # The limits are those of OpenAI's specification.
 Epochs = Annotated[int, Field(ge=1, le=50)]
@@ -61,7 +58,28 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields that jobs of older stores do not have. At their default they are no part of what an equal
 # job is recognised by: a submit that is repeated after an upgrade must not make a second job.
-LATER_FIELDS = ("stop_on_divergence", "chat_template_kwargs", "call_format")
+LATER_FIELDS = (
+    "stop_on_divergence",
+    "chat_template_kwargs",
+    "call_format",
+    "continue_from",
+    "loss_type",
+    "beta",
+    "label_smoothing",
+    "desirable_weight",
+    "undesirable_weight",
+    "use_dora",
+    "use_rslora",
+    "modules_to_save",
+    "optim",
+    "max_grad_norm",
+    "engine",
+    "micro_batch_size",
+    "bf16",
+    "early_stopping_patience",
+    "load_best_model_at_end",
+    "report_to",
+)
 
 # OpenAI calls sft "supervised"; both words are accepted, one is kept.
 METHOD_ALIASES = {"supervised": "sft"}
@@ -99,6 +117,23 @@ class TrainingOptions(TypedDict, total=False):
     chat_template: str | None
     chat_template_kwargs: dict[str, bool | int | str] | None
     call_format: CallFormat | None
+    continue_from: str | None
+    loss_type: str | None
+    beta: float | None
+    label_smoothing: float
+    desirable_weight: float
+    undesirable_weight: float
+    use_dora: bool
+    use_rslora: bool
+    modules_to_save: str | list[str] | tuple[str, ...]
+    optim: str
+    max_grad_norm: float
+    engine: Engine | Literal["auto"]
+    micro_batch_size: int | Literal["auto"]
+    bf16: bool | Literal["auto"]
+    early_stopping_patience: int | Literal["auto"]
+    load_best_model_at_end: bool | Literal["auto"]
+    report_to: Tracker
 
 
 def _alias(value: Any) -> Any:
@@ -184,6 +219,56 @@ class TrainingSpec(Model):
     call_format: CallFormat | None = Field(
         default=None, description="Calls of tools as text, for a template without tools"
     )
+    continue_from: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Job whose model is trained on: JOB, JOB@STEP or JOB@best"
+    )
+    loss_type: str | None = Field(
+        default=None, description="Loss of the method, as TRL names it; None is its usual one"
+    )
+    beta: Positive | None = Field(
+        default=None, description="How strongly dpo, orpo and kto stay with their reference"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.0, description="Share of preference pairs that may be the wrong way round (dpo)"
+    )
+    desirable_weight: Positive = Field(
+        default=1.0, description="Weight of good answers in the loss (kto)"
+    )
+    undesirable_weight: Positive = Field(
+        default=1.0, description="Weight of bad answers in the loss (kto)"
+    )
+    use_dora: bool = Field(
+        default=False,
+        description="Train the magnitude of each weight apart from its direction: DoRA",
+    )
+    use_rslora: bool = Field(
+        default=False, description="Scale the adapter by alpha over the root of its rank: rsLoRA"
+    )
+    modules_to_save: tuple[str, ...] = Field(
+        default=(), description="Modules that are trained whole beside the adapter"
+    )
+    optim: Annotated[str, Field(min_length=1)] = Field(
+        default="adamw_torch_fused", description="Optimizer, as transformers names it"
+    )
+    max_grad_norm: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="Norm to which gradients are clipped; 0 for never"
+    )
+    engine: Engine | Auto = Field(
+        default="auto", description="Whose training step: fast is ours, trl is TRL's own"
+    )
+    micro_batch_size: BatchSize | Auto = Field(
+        default="auto", description="Rows per forward pass; a batch is accumulated from them"
+    )
+    bf16: bool | Auto = Field(
+        default="auto", description="Compute in bfloat16; auto: where the device is faster so"
+    )
+    early_stopping_patience: Annotated[int, Field(ge=0)] | Auto = Field(
+        default="auto", description="Evaluations without a better loss until the end; 0 for never"
+    )
+    load_best_model_at_end: bool | Auto = Field(
+        default="auto", description="The best checkpoint is the result; auto: with held-out rows"
+    )
+    report_to: Tracker = Field(default="none", description="Tracker that gets the metrics too")
 
     @classmethod
     def build(cls, **options: Any) -> Self:
@@ -346,104 +431,3 @@ def _bounds(limits: dict[str, Any]) -> str:
     if "lt" in limits:
         return f" from {low} to below {limits['lt']}"
     return f" of at least {low}" if high is None else f" from {low} to {high}"
-
-
-# -- wrong names -------------------------------------------------------------------------
-
-# Words of TRL, transformers, peft, Unsloth, Axolotl and OpenAI's SDK -> ours.
-OTHER_WORDS = {
-    "epochs": "n_epochs",
-    "num_epochs": "n_epochs",
-    "num_train_epochs": "n_epochs",
-    "lr": "learning_rate",
-    "lr_multiplier": "learning_rate_multiplier",
-    "r": "lora_r",
-    "rank": "lora_r",
-    "lora_rank": "lora_r",
-    "alpha": "lora_alpha",
-    "dropout": "lora_dropout",
-    "lora_target_modules": "target_modules",
-    "lora_modules": "target_modules",
-    "data_path": "data",
-    "dataset": "data",
-    "file": "data",
-    "train_dataset": "data",
-    "train_file": "data",
-    "training_file": "data",
-    "eval_dataset": "validation",
-    "eval_file": "validation",
-    "validation_data": "validation",
-    "validation_dataset": "validation",
-    "validation_file": "validation",
-    "test_size": "validation_split",
-    "val_set_size": "validation_split",
-    "base_model": "model",
-    "model_id": "model",
-    "model_name": "model",
-    "model_name_or_path": "model",
-    "provider": "backend",
-    "max_cost": "max_cost_usd",
-    "max_seq_len": "max_length",
-    "max_seq_length": "max_length",
-    "sequence_len": "max_length",
-    "cutoff_len": "max_length",
-    "per_device_train_batch_size": "batch_size",
-    "micro_batch_size": "batch_size",
-    "lr_scheduler": "lr_scheduler_type",
-    "random_seed": "seed",
-    "random_state": "seed",
-    "stage": "method",
-    "finetuning_type": "training_type",
-    "ignore_rules": "ignore",
-    "callback": "on_progress",
-}
-
-_HOST = "It belongs to the backend: backend=OpenAIBackend({}=...), or --{} on the command line."
-_OF_A_HOST = ("base_url", "api_key_env", "profile", "azure_training")
-_GPU = "It belongs to the backend: backend=LocalBackend({}=...), or --{} on the command line."
-
-# Words that stand for something other than a keyword -> what to write.
-OTHER_WAYS = {
-    **{name: _HOST.format(name, name.replace("_", "-")) for name in _OF_A_HOST},
-    "api_key": "It belongs to the backend: backend=OpenAIBackend(api_key=...), or set the "
-    "environment variable OPENAI_API_KEY.",
-    "gpu": _GPU.format("gpu", "gpu"),
-    "usd_per_gpu_hour": _GPU.format("usd_per_gpu_hour", "usd-per-gpu-hour"),
-    "home": "It belongs to the gateway: Gateway(home=...), or the variable FTG_HOME.",
-    "output_dir": "The gateway keeps results in its home folder: Gateway(home=...).",
-    "load_in_4bit": "Use training_type='qlora'.",
-    "use_lora": "Use training_type='lora'.",
-    "train_on_inputs": "Use train_on='all', or 'assistant' (the default) for answers alone.",
-    "assistant_only_loss": "That is the default; train_on='all' trains every token.",
-    "completion_only_loss": "That is the default; train_on='all' trains every token.",
-    "report_to": "Metrics stay on this machine: job.metrics(), or ftg metrics JOB --csv.",
-    "integrations": "Metrics stay on this machine: job.metrics(), or ftg metrics JOB --csv.",
-    "hyperparameters": "Pass each by its name: n_epochs=3, batch_size=8, ...",
-}
-
-
-def unknown(verb: str, name: str, known: Collection[str]) -> SpecError:
-    """Return the error for a keyword that ``verb`` does not have, with what was probably meant."""
-    meant = OTHER_WORDS.get(name)
-    if meant not in known:
-        meant = next(iter(get_close_matches(name, known, 1, 0.7)), None)
-    if meant in known:
-        hint = f"Did you mean {meant}?"
-    elif name in OTHER_WAYS:
-        hint = OTHER_WAYS[name]
-    else:
-        hint = f"It takes: {', '.join(sorted(known))}."
-    return SpecError(f"{verb} has no setting {name!r}.", hint=hint)
-
-
-def closed(function: F, known: Collection[str]) -> F:
-    """Return the function closed to all keywords but these: it raises SpecError for another."""
-
-    @wraps(function)
-    def checked(*args: Any, **given: Any) -> Any:
-        for name in given:
-            if name not in known:
-                raise unknown(function.__name__, name, known)
-        return function(*args, **given)
-
-    return cast(F, checked)

@@ -17,7 +17,16 @@ from support.cli import Ftg
 
 import finetune_gateway as gateway
 import finetune_gateway.gateway
-from finetune_gateway import FakeBackend, Gateway, NotFoundError, SpecError, api, keywords, spec
+from finetune_gateway import (
+    FakeBackend,
+    Gateway,
+    NotFoundError,
+    SpecError,
+    api,
+    errors,
+    keywords,
+    spec,
+)
 from finetune_gateway.spec import TrainingOptions, TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +100,11 @@ def test_a_type_checker_refuses_exactly_the_bad_calls(tmp_path: Path) -> None:
 
 
 # Options whose keyword takes more than the field keeps.
-WIDER: dict[str, set[Any]] = {"method": {"supervised"}, "target_modules": {list[str]}}
+WIDER: dict[str, set[Any]] = {
+    "method": {"supervised"},
+    "target_modules": {list[str]},
+    "modules_to_save": {str, list[str]},
+}
 
 
 def test_the_options_are_the_fields_of_the_spec() -> None:
@@ -223,8 +236,8 @@ def test_every_verb_answers_so(home: Path) -> None:
 def test_the_words_of_others_lead_to_keywords() -> None:
     """Each to one that some verb has; none is a keyword of ours itself."""
     ours = {name for verb in VERBS for name in inspect.signature(getattr(api, verb)).parameters}
-    assert set(spec.OTHER_WORDS.values()) <= ours
-    assert not ours & {*spec.OTHER_WORDS, *spec.OTHER_WAYS}
+    assert set(errors.OTHER_WORDS.values()) <= ours
+    assert not ours & {*errors.OTHER_WORDS, *errors.OTHER_WAYS}
 
 
 # -- wrong values ------------------------------------------------------------------------

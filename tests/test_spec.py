@@ -18,8 +18,10 @@ from finetune_gateway import (
     SpecError,
     TrainingSpec,
     UnsupportedError,
+    methods,
 )
 from finetune_gateway.backend import NEUTRAL
+from finetune_gateway.methods import METHODS, OF_SOME
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import LATER_FIELDS, TrainingOptions
 
@@ -44,7 +46,10 @@ def test_a_given_default_is_refused_like_any_value(host: str) -> None:
     backend = Gateway().backend(host) if host == "local" else OpenAIBackend(profile=host)
     limits = backend.capabilities()
     for name, value in DEFAULTS.items():
-        spec = TrainingSpec.build(model=MODEL, **{name: value})
+        # A setting of some methods with one of them: others refuse it on any backend.
+        having = (method for method in limits.methods if name in METHODS[method].options)
+        method = next(having, "sft") if name in OF_SOME else "sft"
+        spec = TrainingSpec.build(**{"model": MODEL, "method": method, name: value})
         if name in NEUTRAL | limits.options or (limits.hosted and name == "train_on"):
             limits.require(host, spec)
             continue
@@ -108,6 +113,23 @@ OTHER = {
     "stop_on_divergence": False,
     "chat_template_kwargs": {"enable_thinking": False},
     "call_format": "hermes",
+    "continue_from": "ftgjob-1",
+    "loss_type": "dft",
+    "beta": 0.2,
+    "label_smoothing": 0.1,
+    "desirable_weight": 1.5,
+    "undesirable_weight": 1.5,
+    "use_dora": True,
+    "use_rslora": True,
+    "modules_to_save": ["lm_head"],
+    "optim": "adafactor",
+    "max_grad_norm": 0.5,
+    "engine": "trl",
+    "micro_batch_size": 2,
+    "bf16": False,
+    "early_stopping_patience": 2,
+    "load_best_model_at_end": False,
+    "report_to": "tensorboard",
 }
 
 
@@ -162,3 +184,22 @@ def test_a_job_with_an_old_suffix_stays_in_reach(home: Path) -> None:
     job = gateway.submit(chat_rows(10), model="m", backend=FakeBackend(), suffix="ab")
     change(home, "spec = json_set(spec, '$.suffix', 'a:b')")
     assert gateway.job(job.id).record.spec.suffix == "a:b"
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "reason"),
+    [
+        ("sft", {"beta": 0.1}, "beta is no setting of sft. Leave it out; dpo, orpo, kto have it."),
+        ("dpo", {"desirable_weight": 2.0}, "desirable_weight is no setting of dpo"),
+        ("dpo", {"loss_type": "nll"}, "dpo has no loss_type 'nll'. It has: sigmoid, hinge"),
+        ("orpo", {"loss_type": "sigmoid"}, "loss_type is no setting of orpo"),
+        ("reward", {"engine": "fast"}, "reward cannot be trained with engine='fast'"),
+    ],
+)
+def test_a_method_refuses_settings_of_others(
+    method: str, setting: dict[str, Any], reason: str
+) -> None:
+    spec = TrainingSpec.build(model="m", method=method, **setting)
+    with pytest.raises(SpecError) as caught:
+        methods.require(spec)
+    assert reason in str(caught.value)

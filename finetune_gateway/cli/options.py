@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_gateway import registry
-from finetune_gateway.errors import BackendError, BudgetError, SpecError, StoreError, shown
+from finetune_gateway.errors import BackendError, BudgetError, SpecError, StoreError, shown, unknown
 from finetune_gateway.reports.output import format_duration, print_message, print_warning
 from finetune_gateway.settings.money import parse_usd
-from finetune_gateway.spec import TrainingOptions, unknown
+from finetune_gateway.spec import TrainingOptions
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend

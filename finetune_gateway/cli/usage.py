@@ -83,7 +83,8 @@ def _hint(exc: Any) -> str:
 
 def _other_option(exc: Any) -> str:
     # Imported here: only an unknown option needs the settings, and pydantic with them.
-    from finetune_gateway.spec import OTHER_WORDS, TrainingSpec
+    from finetune_gateway.errors import OTHER_WORDS
+    from finetune_gateway.spec import TrainingSpec
 
     options = [name for parameter in exc.ctx.command.params for name in parameter.opts]
     word = exc.option_name.lstrip("-").replace("-", "_")

@@ -64,7 +64,28 @@ from finetune_gateway.tokens.stats import TokenStats
 STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
 NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finetune-gateway[local]'"
 
-OPTIONS = frozenset(TrainingSpec.model_fields) - {"learning_rate_multiplier"}
+# Settings of the spec that this backend does not honour.
+NOT_HONOURED = {
+    "learning_rate_multiplier",
+    "continue_from",
+    "loss_type",
+    "beta",
+    "label_smoothing",
+    "desirable_weight",
+    "undesirable_weight",
+    "use_dora",
+    "use_rslora",
+    "modules_to_save",
+    "optim",
+    "max_grad_norm",
+    "engine",
+    "micro_batch_size",
+    "bf16",
+    "early_stopping_patience",
+    "load_best_model_at_end",
+    "report_to",
+}
+OPTIONS = frozenset(TrainingSpec.model_fields) - NOT_HONOURED
 
 
 class LocalBackend(Backend):
