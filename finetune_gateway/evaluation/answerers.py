@@ -106,7 +106,7 @@ class Places:
     # -- models ------------------------------------------------------------------------------
 
     def hosted(
-        self, name: str, way: Variant, model: str, backend: OpenAIBackend, **more: Any
+        self, name: str, variant: Variant, model: str, backend: OpenAIBackend, **more: Any
     ) -> EvaluatedModel:
         """Return a model of a host. ``more``: other fields; ``handle``: on it, if there is one."""
         handle = more.pop("handle", None) or ModelHandle(
@@ -128,7 +128,7 @@ class Places:
             "training_data": training_files(model, more.get("job"), self.store),
         }
         return EvaluatedModel(
-            NEW, name, NEW, "hosted", way, model, **{**made, "handle": handle, **more}
+            NEW, name, NEW, "hosted", variant, model, **{**made, "handle": handle, **more}
         )
 
     def of_handle(self, name: str, handle: ModelHandle, **more: Any) -> EvaluatedModel:
@@ -190,12 +190,12 @@ class Places:
             snapshot = accounts.poll(record, backend)
         return self.store.apply(record.id, snapshot, record.cursor, record.resumes)
 
-    def base_here(self, name: str, model: str, way: Variant) -> EvaluatedModel:
+    def base_here(self, name: str, model: str, variant: Variant) -> EvaluatedModel:
         """Return a base model of this machine; its weights are built or downloaded if they are
         missing."""
-        return self._untuned(name, self._local().base(model, self.say), way)
+        return self._untuned(name, self._local().base(model, self.say), variant)
 
-    def base_of(self, name: str, tuned: HandleData, way: Variant) -> EvaluatedModel:
+    def base_of(self, name: str, tuned: HandleData, variant: Variant) -> EvaluatedModel:
         """Return the base that a local model was trained on, with the switches of its training.
         Raises GatewayError if its weights have changed since."""
         folder = models.base_of(tuned, self.store.settings, self.say)
@@ -207,14 +207,22 @@ class Places:
             chat_template_kwargs=tuned.chat_template_kwargs,
         )
         handle.attach(self._local())
-        return self._untuned(name, handle, way)
+        return self._untuned(name, handle, variant)
 
-    def _untuned(self, name: str, handle: ModelHandle, way: Variant) -> EvaluatedModel:
+    def _untuned(self, name: str, handle: ModelHandle, variant: Variant) -> EvaluatedModel:
         content = contents.content_of(handle, self.store.settings)
         base = handle.base_model
         # Two names of a base of the hub, in two revisions, have two contents.
         return EvaluatedModel(
-            NEW, name, NEW, "local", way, handle.model, base, base_content=content, handle=handle
+            NEW,
+            name,
+            NEW,
+            "local",
+            variant,
+            handle.model,
+            base,
+            base_content=content,
+            handle=handle,
         )
 
     def _local(self) -> LocalBackend:
@@ -243,8 +251,8 @@ class Places:
         )
 
     def thing(self, given: Any) -> EvaluatedModel:
-        """Return an object of the user's that answers: nobody else knows which model it is, so what
-        it answers is kept for this comparison alone."""
+        """Return an object of the user's that answers: nobody else knows which model it is, so its
+        answers are not kept, and no other object's comparison is taken for its own."""
         said = getattr(given, "model", None) or getattr(given, "name", None)
         name = visible(said) if isinstance(said, str) else type(given).__name__
         return replace(

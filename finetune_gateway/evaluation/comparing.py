@@ -258,7 +258,7 @@ def _asked_how(one: EvaluatedModel) -> list[Any]:
     """Return which model it is, and what is put before each row."""
     examples = [line for line, _ in one.examples]
     name = one.name if one.kind == "object" else ""
-    return [one.fingerprint, one.way, name, one.system_prompt, one.drops, examples]
+    return [one.fingerprint, one.variant, name, one.system_prompt, one.drops, examples]
 
 
 def _id(

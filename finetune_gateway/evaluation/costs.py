@@ -22,7 +22,7 @@ MONTHLY_REQUESTS = 10_000  # unless the user says otherwise
 def training_facts(model: EvaluatedModel, store: Store) -> TrainingFacts | None:
     """Return what the training of a model was estimated at, and took; None for one that no job
     here has made."""
-    if model.job is None or model.way != "tuned":
+    if model.job is None or model.variant != "tuned":
         return None
     record = model.job
     quote, actual = budget.Quote.of(record), budget.actual(record)
@@ -64,7 +64,7 @@ def serving(
 ) -> ServingCosts | None:
     """Return what it costs to serve these models for so many requests a month, of the lengths that
     were measured of fine-tuned ones if there are any; None if nothing was answered."""
-    tuned = {model.key for model in models if model.way == "tuned"}
+    tuned = {model.key for model in models if model.variant == "tuned"}
     measured = {
         key: one for key, one in answers.items() if one.prompt_tokens and one.completion_tokens
     }
@@ -91,7 +91,7 @@ def hosted(models: Sequence[EvaluatedModel], *, tuned: bool = True) -> list[tupl
         for model in models
         if model.backend is not None
         and model.backend.profile.name in profile_names()
-        and tuned == (model.way == "tuned" or model.model != model.base_model)
+        and tuned == (model.variant == "tuned" or model.model != model.base_model)
     }
     return [*found]
 

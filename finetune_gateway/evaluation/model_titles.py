@@ -31,9 +31,9 @@ def named(models: Sequence[EvaluatedModel]) -> list[EvaluatedModel]:
 
 def _way(model: EvaluatedModel) -> str:
     """Return ``base``, ``prompt`` or ``few-shot-5``; nothing for a model that has a name."""
-    if model.way == "few-shot":
+    if model.variant == "few-shot":
         return f"few-shot-{model.shots}"
-    return model.way if model.way in ("base", "prompt") else ""
+    return model.variant if model.variant in ("base", "prompt") else ""
 
 
 def short_name(model: EvaluatedModel) -> str:
@@ -41,7 +41,7 @@ def short_name(model: EvaluatedModel) -> str:
     step = "" if model.step is None else f"@{model.step}"
     if model.recording is not None:
         return model.recording.about.name
-    if model.way == "other" and model.kind == "local":
+    if model.variant == "other" and model.kind == "local":
         return base_name(model)
     if model.job is not None:
         return f"{model.job.spec.suffix or model.job.id}{step}"
@@ -68,9 +68,9 @@ def _title(model: EvaluatedModel) -> str:
     if model.recording is not None:
         about = model.recording.about
         text = f"{short_name(model)} ({about.model}, recorded {about.date})"
-    elif model.way == "tuned":
+    elif model.variant == "tuned":
         text = f"{short_name(model)} ({_training_type(model)} of {base}{at})"
-    elif model.way in ("base", "prompt", "few-shot"):
+    elif model.variant in ("base", "prompt", "few-shot"):
         text = f"{base}{at}, {_framing(model)}"
     else:
         text = f"{base if model.host is None else model.model}{at}"
@@ -89,9 +89,9 @@ def _training_type(model: EvaluatedModel) -> str:
 
 
 def _framing(model: EvaluatedModel) -> str:
-    if model.way == "base":
+    if model.variant == "base":
         return "without fine-tuning"
-    if model.way == "prompt":
+    if model.variant == "prompt":
         return "with the system prompt"
     return f"with {model.shots} example{'s' if model.shots > 1 else ''}"
 

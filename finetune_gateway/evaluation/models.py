@@ -42,7 +42,7 @@ class EvaluatedModel:
     name: str
     title: str
     kind: Kind
-    way: Variant
+    variant: Variant
     model: str
     base_model: str
     host: str | None = None
@@ -72,7 +72,7 @@ class EvaluatedModel:
     def framed(self, prompt: Prompt) -> Prompt:
         """Return what this model is asked for a row: a prompt with an id of its own, where that
         differs; a tuned model is asked the row as it is."""
-        if self.way not in ("base", "prompt", "few-shot"):
+        if self.variant not in ("base", "prompt", "few-shot"):
             return prompt
         return framing.framed(prompt, self.system_prompt, self.drops, self.examples)
 
@@ -83,7 +83,7 @@ class EvaluatedModel:
             name=self.name,
             title=self.title,
             kind=self.kind,
-            way=self.way,
+            variant=self.variant,
             model=self.model,
             base_model=self.base_model,
             backend=self.backend.display_name if self.backend else self._backend_name,

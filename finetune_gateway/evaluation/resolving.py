@@ -32,7 +32,7 @@ FORMS = (
     "https://HOST/v1#MODEL, recorded:NAME"
 )
 UNKNOWN_TRAINING = "its training rows are not here, so rows that it has seen cannot be marked"
-UNTUNED = re.compile(r"(?P<way>base|prompt|few-shot):(?P<rest>.*)", re.DOTALL)
+UNTUNED = re.compile(r"(?P<variant>base|prompt|few-shot):(?P<rest>.*)", re.DOTALL)
 FEW_SHOT = re.compile(r"(?P<shots>[0-9]{1,4}):(?P<name>.+)", re.DOTALL)
 URL = re.compile(r"https?://", re.IGNORECASE)
 
@@ -102,7 +102,7 @@ class _Resolver:
                 "chat(messages, **sampling).",
             )
         self._learn(found)
-        if found.way == "tuned" and not found.training_data:
+        if found.variant == "tuned" and not found.training_data:
             found = replace(found, notes=(*found.notes, UNKNOWN_TRAINING))
         return found
 
@@ -113,7 +113,7 @@ class _Resolver:
             return self.places.recorded(name, self._recording(name))
         untuned = UNTUNED.fullmatch(name)
         if untuned is not None:
-            return self._untuned(name, untuned["way"], untuned["rest"])
+            return self._untuned(name, untuned["variant"], untuned["rest"])
         if URL.match(name):
             return self._at_url(name, name, "other")
         if host := self._host_with(name):
@@ -161,19 +161,19 @@ class _Resolver:
         known = profiles.load_profile("openai").model(name) and base_model(name) == name
         return self.places.of_host(name) if known else None
 
-    def _at_url(self, name: str, address: str, way: Variant) -> EvaluatedModel:
+    def _at_url(self, name: str, address: str, variant: Variant) -> EvaluatedModel:
         url, mark, model = address.partition("#")
         if not mark or not model:
             raise SpecError(
                 f"{redact(hidden(url))} names a host and no model.",
                 hint="Put the model behind it: https://HOST/v1#MODEL",
             )
-        return self.places.hosted(name, way, model, self.places.at_url(url))
+        return self.places.hosted(name, variant, model, self.places.at_url(url))
 
     # -- bases -------------------------------------------------------------------------------
 
-    def _untuned(self, name: str, way: str, rest: str) -> EvaluatedModel:
-        if way == "few-shot":
+    def _untuned(self, name: str, variant: str, rest: str) -> EvaluatedModel:
+        if variant == "few-shot":
             match = FEW_SHOT.fullmatch(rest)
             if match is None or not 0 < int(match["shots"]) <= MOST_EXAMPLES:
                 raise SpecError(
@@ -183,28 +183,28 @@ class _Resolver:
             self.shots[name], rest = int(match["shots"]), match["name"]
             return self._base(name, rest, "few-shot")
         if not rest.strip():
-            raise SpecError(f"{shown(name)} names no model.", hint=f"Like {way}:builtin/tiny")
-        return self._base(name, rest, "base" if way == "base" else "prompt")
+            raise SpecError(f"{shown(name)} names no model.", hint=f"Like {variant}:builtin/tiny")
+        return self._base(name, rest, "base" if variant == "base" else "prompt")
 
-    def _base(self, name: str, inner: str, way: Variant) -> EvaluatedModel:
+    def _base(self, name: str, inner: str, variant: Variant) -> EvaluatedModel:
         """Return the base that is meant by a name: itself, or what a fine-tune was made from."""
         if URL.match(inner):
-            return self._at_url(name, inner, way)
+            return self._at_url(name, inner, variant)
         if host := self._host_with(inner):
-            return self.places.hosted(name, way, inner, host)
+            return self.places.hosted(name, variant, inner, host)
         meant = self._meaning(inner)
         if isinstance(meant, Base):
-            return self.places.base_here(name, meant.name, way)
+            return self.places.base_here(name, meant.name, variant)
         if isinstance(meant, OfHost):
             model = base_model(meant.model)
-            return self.places.hosted(name, way, model, self.places.of_host(model))
+            return self.places.hosted(name, variant, model, self.places.of_host(model))
         tuned = self._of_meaning(inner, meant)
         self._learn(tuned)
         if tuned.backend is not None:
             model = tuned.job.spec.model if tuned.job else tuned.base_model
-            return self.places.hosted(name, way, model, tuned.backend)
+            return self.places.hosted(name, variant, model, tuned.backend)
         if tuned.kind == "local" and tuned.handle is not None:
-            return self.places.base_of(name, tuned.handle, way)
+            return self.places.base_of(name, tuned.handle, variant)
         raise SpecError(f"The base of {shown(inner)} cannot be asked.", hint="Name it itself.")
 
     # -- how they are asked ------------------------------------------------------------------
@@ -219,16 +219,16 @@ class _Resolver:
     def framed(self, model: EvaluatedModel) -> EvaluatedModel:
         """Return a base with the system prompt it is asked with, or without. Raises SpecError if
         there is none, or if there are no rows to show."""
-        if model.way == "base":
+        if model.variant == "base":
             return replace(model, drops=self.system_prompt)
-        if model.way == "prompt" and not self.system_prompt:
+        if model.variant == "prompt" and not self.system_prompt:
             raise SpecError(
                 f"There is no system prompt for {shown(model.name)}: none of the compared models "
                 "was trained on rows that share one and are known here.",
                 hint=f"Ask the base as it is: base:{model.name.partition(':')[2]}. Or compare it "
                 "with a job that has one.",
             )
-        if model.way == "few-shot":
+        if model.variant == "few-shot":
             if self.examples is None:
                 raise SpecError(
                     f"There are no training rows to show to {shown(model.name)}.",
@@ -237,7 +237,7 @@ class _Resolver:
                 )
             shots = self.shots[model.name]
             model = replace(model, shots=shots, examples_from=self.examples)
-        if model.way in ("prompt", "few-shot"):
+        if model.variant in ("prompt", "few-shot"):
             return replace(model, system_prompt=self.system_prompt)
         return model
 

@@ -59,7 +59,7 @@ class ComparedFacts(Model):
     name: str
     title: str
     kind: Kind
-    way: Variant
+    variant: Variant
     model: str
     base_model: str
     backend: str = ""
@@ -323,6 +323,5 @@ class ComparisonData(Model):
     asked_again: int = 0  # of them, in flight when an earlier process died
     kept: int = 0  # answers of earlier runs
     spent_usd: Decimal | None = None
-    parameters: Json = Field(default_factory=dict)
     prices: tuple[str, ...] = ()  # of answers: model, amount, unit, date, source
     notes: list[str] = Field(default_factory=list)

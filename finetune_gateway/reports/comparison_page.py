@@ -56,7 +56,7 @@ class ModelView:
     letter: str
     title: list[Piece]
     plain: str
-    way: list[Piece]
+    variant: list[Piece]
     color: int
     facts: Texts
 
@@ -284,7 +284,7 @@ def _model(model: ComparedFacts, letter: str, color: int, no_rows: bool) -> Mode
         letter,
         short_text(model.title),
         f"{letter} {_plain(model.title)}",
-        short_text(view.way_text(model)),
+        short_text(view.variant_text(model)),
         color,
         _texts(view.model_facts(model)),
     )

@@ -128,7 +128,7 @@ def _explanation(data: ComparisonData) -> Iterator[str]:
 def _legend(data: ComparisonData) -> str:
     return "\n".join(
         wrap_text(
-            f"{visible(model.title)}, {visible(view.way_text(model))}", "    ", f"  {letter} "
+            f"{visible(model.title)}, {visible(view.variant_text(model))}", "    ", f"  {letter} "
         )
         for model, letter in zip(data.models, view.letters(data).values(), strict=True)
     )

@@ -311,7 +311,7 @@ def _share(value: float | None) -> str:
 # -- what it rests on ----------------------------------------------------------------------
 
 
-def way_text(model: ComparedFacts) -> str:
+def variant_text(model: ComparedFacts) -> str:
     """Return what was done to the base, and where it answers: ``fine-tuned, local``."""
     words = {
         "tuned": "fine-tuned",
@@ -321,7 +321,7 @@ def way_text(model: ComparedFacts) -> str:
         "other": "as it is",
     }
     where = {"local": "on this machine", "recorded": "recorded"}.get(model.kind, model.host or "")
-    return ", ".join(filter(None, (words[model.way], where)))
+    return ", ".join(filter(None, (words[model.variant], where)))
 
 
 def model_facts(model: ComparedFacts) -> list[tuple[str, str]]:
@@ -332,7 +332,7 @@ def model_facts(model: ComparedFacts) -> list[tuple[str, str]]:
         ("given as", model.name),
         ("model", model.model),
         ("base", model.base_model),
-        ("answers", way_text(model)),
+        ("answers", variant_text(model)),
         ("job", f"{model.job_id or ''}{f' at step {model.step:,}' if model.step else ''}"),
         ("system prompt", model.system_prompt or ""),
         ("examples", ", ".join(f"line {line:,}" for line in model.examples)),
@@ -358,7 +358,6 @@ def run_facts(data: ComparisonData) -> list[tuple[str, str]]:
         ("requests", f"{data.asked:,}{again}; {data.kept:,} answers were kept from before"),
         ("spent", usd_text(data.spent_usd)),
         ("time", format_duration(data.seconds) if data.seconds else ""),
-        ("parameters", ", ".join(f"{name} {value}" for name, value in data.parameters.items())),
         *(("price", price) for price in data.prices),
         ("finetune-gateway", data.gateway_version),
     ]

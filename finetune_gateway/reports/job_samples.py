@@ -57,12 +57,14 @@ def samples_of(job: Job, *, no_rows: bool = False) -> Samples | None:
 
 
 def _is_of(model: ComparedFacts, job: Job) -> bool:
-    return model.way == "tuned" and model.job_id == job.id and model.step is None
+    return model.variant == "tuned" and model.job_id == job.id and model.step is None
 
 
 def _samples(found: Comparison, tuned: ComparedFacts, no_rows: bool) -> Samples:
     others = [one for one in found.data.models if one.base_model == tuned.base_model]
-    ranked = sorted((one for one in others if one.way in BEFORE), key=lambda m: BEFORE.index(m.way))
+    ranked = sorted(
+        (one for one in others if one.variant in BEFORE), key=lambda m: BEFORE.index(m.variant)
+    )
     base = ranked[0] if ranked else None
     rows = [] if no_rows else [row for row in found.rows() if not row.check]
     return Samples(

@@ -95,7 +95,7 @@ def test_the_demo_teaches_a_model(tmp_path: Path) -> None:
 def assert_compared(data: dict[str, Any], html: str) -> None:
     """The fine-tuned model is better than its base in what it was taught, beyond chance; the page
     has the verdict, the check, and the losses."""
-    keys = {model["way"]: model["key"] for model in data["models"]}
+    keys = {model["variant"]: model["key"] for model in data["models"]}
     assert keys.keys() == {"base", "few-shot", "tuned"}
     checked = data["figures"]["check:as-taught"]
     assert checked[keys["tuned"]]["interval"]["low"] > checked[keys["base"]]["interval"]["high"]

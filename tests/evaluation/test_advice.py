@@ -62,8 +62,8 @@ def test_the_command_says_it_in_three_ways(tmp_path: Path, ftg: Ftg) -> None:
 
 def compared(home: Path, better: str, *, rows_needed: int | None = None) -> str:
     """A comparison of a tuned model and two prompts; ``better``: the key of the better one."""
-    tuned = {"key": "a", "name": "ftg-1", "title": "tuned", "way": "tuned"}
-    prompt = {"key": "b", "name": "prompt:m", "title": "the prompt", "way": "prompt"}
+    tuned = {"key": "a", "name": "ftg-1", "title": "tuned", "variant": "tuned"}
+    prompt = {"key": "b", "name": "prompt:m", "title": "the prompt", "variant": "prompt"}
     about = {"kind": "local", "model": "m", "base_model": "m"}
     data = ComparisonData(
         id="cmp-00000001",
@@ -120,7 +120,7 @@ def test_a_prompt_that_reaches_nearly_all_needs_no_training(home: Path) -> None:
     name = compared(home, "")
     data = comparing.Comparison.load(name).data
     reached = MeasureFigure(interval=Interval(mean=0.99, low=0.97, high=1, n=200, clusters=200))
-    prompt = [one for one in data.models if one.way == "prompt"]
+    prompt = [one for one in data.models if one.variant == "prompt"]
     changed = {"models": prompt, "figures": {"exact_match": {"b": reached}}}
     comparing.keep(Gateway().settings, data.model_copy(update=changed), [], [])
     assert (

@@ -131,7 +131,7 @@ def test_private_data_stop_it_for_each_host(home: Path) -> None:
     told = {"role": "user", "content": "I am Ann, mail me: ann.lee@parcels.de"}
     said = {"role": "assistant", "content": "Yes."}
     with Provider() as provider:
-        model = hosted(provider, way="few-shot", examples=((7, [told, said]),))
+        model = hosted(provider, variant="few-shot", examples=((7, [told, said]),))
         with pytest.raises(PrivateDataError, match="an e-mail address"):
             planned([model], rows)
         found = planned([model], rows, allow_pii=True)
@@ -139,7 +139,7 @@ def test_private_data_stop_it_for_each_host(home: Path) -> None:
         ask(found)
         assert planned([model], rows).allowed == {}
         here = local(Scripted())
-        assert planned([replace(here, way="few-shot", examples=model.examples)], rows).left
+        assert planned([replace(here, variant="few-shot", examples=model.examples)], rows).left
 
 
 # -- what goes wrong -----------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_two_names_of_one_model_are_asked_once(home: Path) -> None:
     """What both want is sent once, and the first one pays."""
     with Provider() as provider:
         model = hosted(provider)
-        other = replace(model, key="again", way="prompt", system_prompt="You are kind.")
+        other = replace(model, key="again", variant="prompt", system_prompt="You are kind.")
         found = answers([model, replace(model, key="same")], prompts(3))
         assert (found.asked, len(found.answers)) == (3, 6)
         assert found.spent_by == {model.key: found.spent_usd, "same": 0}

@@ -48,7 +48,7 @@ def test_each_name_of_a_model_is_timed(home: Path) -> None:
     model, every = Scripted(), prompts(20)
     bare = local(model, "bare")
     example = (1, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}])
-    told = replace(local(model, "told"), way="few-shot", examples=(example,))
+    told = replace(local(model, "told"), variant="few-shot", examples=(example,))
     found = answers([bare, told], every)
     timed = [key for (key, _, _), one in found.answers.items() if one.seconds is not None]
     assert (timed.count("bare"), timed.count("told")) == (8, 8)

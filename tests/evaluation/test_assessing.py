@@ -25,7 +25,9 @@ from finetune_gateway.settings.home import Settings
 
 MATCH = Measure(name="match", title="Match", share=True)
 MODELS = [
-    ComparedFacts(key=key, name=key, title=key, kind="local", way="tuned", model=key, base_model="")
+    ComparedFacts(
+        key=key, name=key, title=key, kind="local", variant="tuned", model=key, base_model=""
+    )
     for key in ("a", "b")
 ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_gateway import ChatReply, Comparison, Gateway
 from finetune_gateway.evaluation.checks import Guide
+from finetune_gateway.settings.home import Settings
 
 Json = dict[str, Any]
 
@@ -66,6 +67,7 @@ def test_checks_are_measures_with_reasons_where_they_do_not_run(home: Path) -> N
     assert (checks["valid"][second].passed, checks["valid"][second].failed) == (4, 0)
     assert (checks["turns"][first].passed, checks["turns"][second].failed) == (2, 2)
     assert (checks["role"][first].passed, checks["role"][first].failed) == (3, 0)
+    assert not Settings.load().answers.exists()  # nobody could read what objects answer again
     figures = made.data.figures
     assert "--judge" in figures["check:friendly"][first].empty
     assert "--code" in figures["check:function"][first].empty

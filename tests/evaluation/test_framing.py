@@ -52,7 +52,7 @@ def test_the_system_prompt_of_the_training() -> None:
     assert prompt.framed(without).id == with_it.id and prompt.framed(with_it) is with_it
     assert prompt.framed(other) is other
     for row in (with_it, without, other):
-        assert replace(base, way="tuned").framed(row) is row
+        assert replace(base, variant="tuned").framed(row) is row
 
 
 def test_examples_are_drawn_by_content_and_seed(tmp_path: Path) -> None:

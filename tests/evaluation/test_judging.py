@@ -26,7 +26,9 @@ from finetune_gateway.evaluation.results import (
 )
 
 MODELS = [
-    ComparedFacts(key=key, name=key, title=key, kind="local", way="tuned", model=key, base_model="")
+    ComparedFacts(
+        key=key, name=key, title=key, kind="local", variant="tuned", model=key, base_model=""
+    )
     for key in ("a", "b")
 ]
 PAIRS = [("a", "b")]

@@ -123,7 +123,7 @@ def test_a_model_of_a_host_that_the_user_has_given(home: Path, provider: Provide
     place = OpenAIBackend(base_url=provider.url, api_key_env="HOST_KEY", profile="openai")
     [model, base, unknown] = resolved(tuned, f"base:{tuned}", "my-deployment", backends=[place])
     assert {one.host for one in (model, base, unknown)} == {place.host}
-    assert (model.way, base.way, unknown.model) == ("tuned", "base", "my-deployment")
+    assert (model.variant, base.variant, unknown.model) == ("tuned", "base", "my-deployment")
     assert base.model == model.base_model and model.handle and model.handle.chat("Hi").text
 
 
@@ -132,7 +132,7 @@ def test_a_recording_answers_for_its_model(home: Path, provider: Provider) -> No
     the comparison if none are named. One that is not there is answered with those that are."""
     recording = recorded(provider, rows(4), name="last-words")
     [model] = resolved("recorded:last-words")
-    assert (model.key, model.kind, model.way) == ("last-words", "recorded", "tuned")
+    assert (model.key, model.kind, model.variant) == ("last-words", "recorded", "tuned")
     assert model.recording and model.model == recording.about.model
     assert model.fingerprint == resolved(recording)[0].fingerprint
     found = default_rows([model], Gateway().store)
@@ -194,7 +194,7 @@ def test_local_models_are_known_by_their_content(
     saved = handle.save(tmp_path / "copy")
     for named in (str(saved), str(saved.parent)):
         [one] = resolved(named)
-        assert (one.kind, one.way, one.model) == ("local", "tuned", str(saved.parent))
+        assert (one.kind, one.variant, one.model) == ("local", "tuned", str(saved.parent))
     (tmp_path / "copy" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     [one, two] = resolved(job, handle)
     assert one.fingerprint != two.fingerprint and one.host is None
@@ -202,7 +202,11 @@ def test_local_models_are_known_by_their_content(
     [plain, base] = resolved(
         str(tiny_folder), f"few-shot:1:{tiny_folder}", examples=_rows(tmp_path)
     )
-    assert (plain.way, base.way, plain.fingerprint) == ("other", "few-shot", base.fingerprint)
+    assert (plain.variant, base.variant, plain.fingerprint) == (
+        "other",
+        "few-shot",
+        base.fingerprint,
+    )
 
 
 def _rows(folder: Path) -> Any:

@@ -22,7 +22,7 @@ CHARACTERS = Measure(name="characters", title="Length", unit="characters", bette
 
 def facts(key: str) -> ComparedFacts:
     return ComparedFacts(
-        key=key, name=key, title=key, kind="local", way="other", model=key, base_model=key
+        key=key, name=key, title=key, kind="local", variant="other", model=key, base_model=key
     )
 
 

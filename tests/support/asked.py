@@ -48,7 +48,7 @@ def hosted(at: Provider | OpenAIBackend, name: str = BASES[0], **fields: Any) ->
     host = at if isinstance(at, OpenAIBackend) else connect(at, profile="openai")
     host.bind(Settings.load().create())
     given: dict[str, Any] = {"key": name, "name": name, "title": name, "model": name}
-    given |= {"kind": "hosted", "way": "base", "base_model": name}
+    given |= {"kind": "hosted", "variant": "base", "base_model": name}
     given |= {"host": host.host, "account": host.account()}
     return EvaluatedModel(**{**given, "backend": host, **fields})
 

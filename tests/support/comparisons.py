@@ -56,7 +56,7 @@ MEASURES = (
     Measure(name="check:keys", title="keys", share=True, about="Its keys are intent and reply."),
     Measure(name="check:calm", title="calm", share=True, about="No capital letters in a row."),
 )  # fmt: skip
-# key, title, way, kind, share of answers that are right
+# key, title, variant, kind, share of answers that are right
 MODELS: tuple[tuple[str, str, Variant, str, float], ...] = (
     ("tuned", "support-lora (builtin/tiny)", "tuned", "local", 0.93),
     ("hosted", "ft:gpt-4.1-mini-2025-04-14:acme:support:Bx7", "tuned", "hosted", 0.9),
@@ -220,7 +220,6 @@ def _data(
         asked_again=2,
         kept=7,
         spent_usd=Decimal("0.31"),
-        parameters={"temperature": 0, "max_tokens": 1024},
         prices=("gpt-4.1-mini-2025-04-14: $0.40 in and $1.60 out per million tokens, "
                 "2026-11-21, https://openai.com/api/pricing",),
     )  # fmt: skip
@@ -282,11 +281,11 @@ def _differences(
     return found
 
 
-def _facts(key: str, title: str, way: Variant, kind: Any) -> ComparedFacts:
+def _facts(key: str, title: str, variant: Variant, kind: Any) -> ComparedFacts:
     base = "builtin/tiny" if "tiny" in title else "gpt-4.1-mini-2025-04-14"
     host = "api.openai.com" if kind == "hosted" else None
     training = None
-    if way == "tuned":
+    if variant == "tuned":
         training = TrainingFacts(
             estimated_usd=Range(
                 low=Decimal("0.9"), expected=Decimal("1.2"), high=Decimal("1.6")
@@ -303,12 +302,12 @@ def _facts(key: str, title: str, way: Variant, kind: Any) -> ComparedFacts:
             metrics=_losses(host is not None),
         )  # fmt: skip
     return ComparedFacts(
-        key=key, name=title, title=title, kind=kind, way=way,
+        key=key, name=title, title=title, kind=kind, variant=variant,
         model=title.partition(":")[2] or title,
         base_model=base, backend="openai" if host else "local", host=host,
-        job_id="ftg-7kq3" if way == "tuned" else None, fingerprint="c0ffee" * 10,
-        system_prompt="You answer for a shop, with one JSON object." if way == "prompt" else None,
-        examples=(3, 17, 88, 120) if way == "few-shot" else (),
+        job_id="ftg-7kq3" if variant == "tuned" else None, fingerprint="c0ffee" * 10,
+        system_prompt="You answer for a shop, with JSON." if variant == "prompt" else None,
+        examples=(3, 17, 88, 120) if variant == "few-shot" else (),
         parameters={"temperature": 0, "max_tokens": 1024}, training=training,
     )  # fmt: skip
 

@@ -97,11 +97,11 @@ def ask(handle: ModelHandle, question: Question) -> Answer:
 
 
 def answers_of(
-    comparison: Comparison, way: Variant, questions: Sequence[Question]
+    comparison: Comparison, variant: Variant, questions: Sequence[Question]
 ) -> tuple[list[Answer], Score]:
     """Return what one of the compared models answered to every question, and how many of the
     answers are as taught."""
-    model = next(one.key for one in comparison.data.models if one.way == way)
+    model = next(one.key for one in comparison.data.models if one.variant == variant)
     asked = {row.id: str(row.prompt.messages[-1]["content"]) for row in comparison.rows()}
     texts = {
         asked[one.answer.row]: one.answer.text.strip()

@@ -60,8 +60,8 @@ def _prompts(dataset: Dataset) -> set[str]:
 
 def read(data: ComparisonData) -> Measured:
     """Return what a comparison says of training, by the measure of its verdict."""
-    tuned = [one for one in data.models if one.way == "tuned"]
-    untuned = [one for one in data.models if one.way in UNTUNED]
+    tuned = [one for one in data.models if one.variant == "tuned"]
+    untuned = [one for one in data.models if one.variant in UNTUNED]
     measure = data.verdict.measure
     if not untuned or not measure:
         return Measured("not_measured", f"{data.id} has no prompt and no examples in it.")
@@ -128,7 +128,7 @@ def _beats_all(
 
 
 def _title(data: ComparisonData, pairs: list[Difference | None]) -> str:
-    titles = {one.key: one.title for one in data.models if one.way in UNTUNED}
+    titles = {one.key: one.title for one in data.models if one.variant in UNTUNED}
     return next(titles[pair.better] for pair in pairs if pair and pair.better in titles)
 
 

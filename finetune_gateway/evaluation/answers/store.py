@@ -69,7 +69,7 @@ def key_of(prompt: Prompt, parameters: Json, sample: int) -> str:
 
 def is_kept(model: EvaluatedModel) -> bool:
     """Return True for a model whose content can be told: another one never reads its answers."""
-    return model.kind == "hosted" or (model.kind != "recorded" and bool(model.base_content))
+    return model.kind in ("hosted", "local")
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
 
 def _trained_with(model: EvaluatedModel) -> str:
     """Return the system prompt of a tuned model's training, if its rows shared one."""
-    if model.way != "tuned":
+    if model.variant != "tuned":
         return ""
     known = model.job.system_prompt if model.job else None
     return known or (model.handle.system_prompt if model.handle else None) or ""

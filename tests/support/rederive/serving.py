@@ -23,7 +23,7 @@ def check_serving(data: Json, found: Checked) -> None:
         for key, one in data["answers"].items()
         if one["prompt_tokens"] and one["completion_tokens"]
     }
-    tuned = [one["key"] for one in data["models"] if one["way"] == "tuned"]
+    tuned = [one["key"] for one in data["models"] if one["variant"] == "tuned"]
     known = [answers[key] for key in tuned if key in answers] or [*answers.values()]
     for side, name in (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens")):
         mean = math.fsum(one[name] for one in known) / len(known)
