@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.data.dataset import Dataset, Source
-from finetune_gateway.errors import BudgetError, SpecError, shown
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.evaluation import answers as asking
 from finetune_gateway.evaluation import (
     concluding,
@@ -141,12 +141,11 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
         on_progress=how.on_progress,
         on_wait=how.on_wait,
     )
-    questions = Questions(store, compared, judge, guide, rows, asked, request.seed)
+    questions = Questions(store, compared, judge, guide, rows, asked, request.seed, True)
     concluding.require_measure(request.by, questions)
-    plan = _plan(name, questions, data)
-    plan.require_within("the comparison")
-    if how.confirm is not None and not how.confirm(plan):
-        raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
+    known = questions.plan(data.warnings)
+    plan = ComparePlan(**vars(known), id=name, models=compared, data=data)
+    plan.require_agreed("the comparison", how.confirm)
     prices = [price for _, one in plan.rounds for rows in one.prices.values() for price in rows]
     about = concluding.begun(
         name, data, request.command, tuple(dict.fromkeys(map(costs.price_text, prices)))
@@ -175,23 +174,15 @@ def _guide(request: Request) -> Guide | None:
 
 def _models(request: Request, store: Store) -> tuple[list[EvaluatedModel], EvaluatedModel | None]:
     """Return the compared models, and the judge."""
-    opened = None if request.examples is None else _open(request.examples, store)
-
-    def resolve(names: Sequence[Any]) -> list[EvaluatedModel]:
-        return resolving.resolve(
-            names,
-            store,
-            backends=request.backends,
-            key_envs=request.key_envs,
-            allow_http=request.allow_http,
-            examples=opened,
-        )
-
-    compared = resolve(request.models)
-    if request.judge is None:
-        return compared, None
-    (judge,) = resolve([request.judge])
-    return compared, replace(judge, key=f"judge {judge.key}")
+    return resolving.resolve_with_judge(
+        request.models,
+        request.judge,
+        store,
+        backends=request.backends,
+        key_envs=request.key_envs,
+        allow_http=request.allow_http,
+        examples=None if request.examples is None else _open(request.examples, store),
+    )
 
 
 def _open(data: Source, store: Store) -> Dataset:
@@ -278,17 +269,3 @@ def _id(
         [request.parameters, request.samples, request.seed, request.by],
     ]
     return f"{PREFIX}{fingerprint(said)[:8]}"
-
-
-def _plan(name: str, questions: Questions, data: DataFacts) -> ComparePlan:
-    rounds = questions.plans()
-    notes = dict.fromkeys(note for _, plan in rounds for note in plan.notes)
-    return ComparePlan(
-        judge=questions.judge,
-        rounds=rounds,
-        limit=questions.how.limit.usd,
-        notes=(*notes, *data.warnings),
-        id=name,
-        models=questions.models,
-        data=data,
-    )

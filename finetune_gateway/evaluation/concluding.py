@@ -8,14 +8,12 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.errors import SpecError
 from finetune_gateway.evaluation import assessing, costs, judging, measures
-from finetune_gateway.evaluation.answers.local import load
 from finetune_gateway.evaluation.answers.recorded import NOT_RECORDED
 from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
 from finetune_gateway.evaluation.checks import Guide, Outcome, Skipped
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
-from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.questions import Found, Questions
 from finetune_gateway.evaluation.results import (
     AnswerKey,
@@ -136,27 +134,13 @@ def _with_losses(questions: Questions, found: Found) -> list[ComparedAnswer]:
     """Return the answers to the rows, those of local models with the loss of the reference."""
     answers = []
     for model in questions.models:
-        losses = _losses(model, questions.rows)
         for row in questions.rows:
             for sample in range(questions.how.samples):
                 answer = found.answers.get((model.key, row.id, sample))
                 if answer is not None:
-                    answers.append(answer.model_copy(update={"loss": losses.get(row.id)}))
+                    loss = found.losses.get((model.key, row.id))
+                    answers.append(answer.model_copy(update={"loss": loss}))
     return answers
-
-
-def _losses(model: EvaluatedModel, rows: Sequence[ComparedRow]) -> dict[str, float]:
-    """Return how unlikely a local model finds each reference; empty for any other model."""
-    if model.kind != "local" or model.handle is None:
-        return {}
-    having = [row for row in rows if row.reference is not None]
-    asked = [{**model.framed(row.prompt).asked, "reference": row.reference} for row in having]
-    load(model.handle)
-    losses = model.handle.reference_losses(
-        [{key: row.get(key) for key in ("messages", "reference", "tools")} for row in asked]
-    )
-    pairs = zip(having, losses, strict=True)
-    return {row.id: loss for row, loss in pairs if not isinstance(loss, GatewayError)}
 
 
 def _scored(

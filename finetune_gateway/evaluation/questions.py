@@ -1,18 +1,20 @@
-"""The questions of a comparison: the rows, what checks ask on, what the judge is asked; and all
-that was answered."""
+"""The questions of a comparison or a check: the rows, what checks ask on, what the judge is asked;
+and all that was answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
+from typing import Self
 
-from finetune_gateway.errors import GatewayError, PrivateDataError
+from finetune_gateway.errors import BudgetError, GatewayError, PrivateDataError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers as asking
 from finetune_gateway.evaluation import judging
 from finetune_gateway.evaluation.answers import AskHow, AskPlan, AskResult
+from finetune_gateway.evaluation.answers.local import load
 from finetune_gateway.evaluation.answers.planning import total
 from finetune_gateway.evaluation.checks import Guide, Outcome, Rounds
 from finetune_gateway.evaluation.judging import Judgement, JudgeQuestion
@@ -29,11 +31,13 @@ SAY = "..."  # stands for an answer that nobody knows yet, where it is priced
 
 @dataclass
 class Found:
-    """All that was answered. ``outcomes``: of checks, by the key of the model. ``spent_by``: in
-    USD, by the key of the model. ``stopped``: why not all was asked."""
+    """All that was answered. ``outcomes``: of checks, by the key of the model. ``losses``: how
+    unlikely a local model finds the reference of a row, by both. ``spent_by``: in USD, by the key
+    of the model. ``stopped``: why not all was asked."""
 
     answers: AnswerTable = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    losses: dict[tuple[str, str], float] = field(default_factory=dict)
     judgements: list[Judgement] = field(default_factory=list)
     asked: int = 0
     again: int = 0
@@ -80,12 +84,14 @@ class QuestionPlan:
         """What all of it costs; None if a price is not known."""
         return total(plan.cost for _, plan in self.rounds)
 
-    def require_within(self, what: str) -> None:
+    def require_agreed(self, what: str, confirm: Callable[[Self], bool] | None) -> None:
         """Raise BudgetError if the limit, for all of ``what``, is below the low estimate of all
-        rounds together."""
+        rounds together, or if ``confirm`` says no."""
         if self.left and self.cost is not None:
             spent = self.rounds[0][1].how.limit.spent
             require_within(self.cost, self.limit, None, spent, model="", what=what)
+        if confirm is not None and not confirm(self):
+            raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
 
     @property
     def left(self) -> int:
@@ -118,7 +124,8 @@ class QuestionPlan:
 
 @dataclass(frozen=True)
 class Questions:
-    """Whom a comparison asks what."""
+    """Whom a comparison asks what. ``with_losses``: local models also tell how likely they find the
+    references."""
 
     store: Store
     models: list[EvaluatedModel]
@@ -127,6 +134,7 @@ class Questions:
     rows: list[ComparedRow]
     how: AskHow
     seed: int
+    with_losses: bool = False
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -135,7 +143,13 @@ class Questions:
 
     # -- before --------------------------------------------------------------------------
 
-    def plans(self) -> list[tuple[str, AskPlan]]:
+    def plan(self, notes: Iterable[str] = ()) -> QuestionPlan:
+        """Return all that is known before anything is sent. ``notes``: on the rows."""
+        rounds = self._planned_rounds()
+        own = dict.fromkeys(note for _, plan in rounds for note in plan.notes)
+        return QuestionPlan(self.judge, rounds, self.how.limit.usd, (*own, *notes))
+
+    def _planned_rounds(self) -> list[tuple[str, AskPlan]]:
         """Return each round of questions with its plan. What checks ask on and what the judge is
         asked depends on answers: it is priced with those of the data in their place."""
         rounds = [("rows", self._plan(dict.fromkeys(self._keys, self.prompts)))]
@@ -155,7 +169,8 @@ class Questions:
 
     def _plan(self, prompts: Mapping[str, Sequence[Prompt]], samples: int | None = None) -> AskPlan:
         how = self.how if samples is None else replace(self.how, samples=samples)
-        return asking.plan(self.store, self.models, prompts, how)
+        models = [model for model in self.models if model.key in prompts]
+        return asking.plan(self.store, models, prompts, how)
 
     def _plan_judge(self, questions: Sequence[JudgeQuestion]) -> AskPlan:
         assert self.judge is not None  # for the type checker
@@ -194,22 +209,44 @@ class Questions:
 
     def ask(self) -> Found:
         """Ask all of it. Raises BudgetError, AuthenticationError before anything is sent, the error
-        that ended it if nobody answered; StoreError."""
+        that ended it if nobody answered; JobNotFinished, StoreError."""
         found = Found()
         if self.judge is not None and self.judge.backend is not None:
             self.judge.backend.connect()  # its key is missing before the rows are paid for
-        plan = self._plan(dict.fromkeys(self._keys, self.prompts))
-        found.answers = found.add(asking.ask(plan))
+        asking.require_free(self._plan(dict.fromkeys(self._keys, self.prompts)))
+        for models in self._in_turn():
+            self._ask_models(models, found)
         _require_an_answer(found)
-        if self.guide is not None and not found.stopped:
-            self._ask_on(found)
         if self.judge is not None and not found.stopped:
             self._ask_judge(found)
         return found
 
-    def _ask_on(self, found: Found) -> None:
-        """Have the conversations of checks, a turn of all models and checks at a time."""
-        every = {key: self._rounds(key, found.answers) for key in self._keys}
+    def _in_turn(self) -> Iterator[list[EvaluatedModel]]:
+        """Yield the models that are asked together: all that take no memory here; then those of
+        this machine one by one, each with all of its names, so that it is loaded once."""
+        here: dict[str, list[EvaluatedModel]] = {}
+        for model in self.models:
+            if model.kind == "local":
+                here.setdefault(model.fingerprint, []).append(model)
+        if elsewhere := [model for model in self.models if model.kind != "local"]:
+            yield elsewhere
+        yield from here.values()
+
+    def _ask_models(self, models: Sequence[EvaluatedModel], found: Found) -> None:
+        """Ask some models all but what the judge is asked."""
+        keys = [model.key for model in models]
+        answers = found.add(asking.ask(self._plan(dict.fromkeys(keys, self.prompts))))
+        found.answers |= answers
+        if answers and all(one.error for one in answers.values()):
+            return
+        if self.guide is not None and not found.stopped:
+            self._ask_on(keys, found)
+        if self.with_losses and models[0].kind == "local":
+            found.losses |= self._losses(models)
+
+    def _ask_on(self, keys: Sequence[str], found: Found) -> None:
+        """Have the conversations of checks, a turn of all these models and checks at a time."""
+        every = {key: self._rounds(key, found.answers) for key in keys}
         for _ in range(MOST_ROUNDS):
             pending = {key: rounds.pending() for key, rounds in every.items()}
             if not any(pending.values()) or found.stopped:
@@ -217,7 +254,29 @@ class Questions:
             answers = _ask_later(found, partial(self._plan, pending, samples=1))
             for key, rounds in every.items():
                 rounds.take(_of_model(key, answers))
-        found.outcomes = {key: rounds.outcomes() for key, rounds in every.items()}
+        found.outcomes |= {key: rounds.outcomes() for key, rounds in every.items()}
+
+    def _losses(self, models: Sequence[EvaluatedModel]) -> dict[tuple[str, str], float]:
+        """Return how unlikely a local model finds each reference, under each of its names."""
+        handle = models[0].handle  # it answers for all of them
+        assert handle is not None  # for the type checker
+        having = [row for row in self.rows if row.reference is not None]
+        load(handle)
+        found: dict[tuple[str, str], float] = {}
+        for model in models:
+            asked = [
+                {**model.framed(row.prompt).asked, "reference": row.reference} for row in having
+            ]
+            losses = handle.reference_losses(
+                [{key: one.get(key) for key in ("messages", "reference", "tools")} for one in asked]
+            )
+            pairs = zip(having, losses, strict=True)
+            found |= {
+                (model.key, row.id): loss
+                for row, loss in pairs
+                if not isinstance(loss, GatewayError)
+            }
+        return found
 
     def _ask_judge(self, found: Found) -> None:
         questions = self._judge_questions(found.answers | found.checked)
@@ -255,8 +314,11 @@ def _of_model(key: str, answers: AnswerTable) -> dict[str, ComparedAnswer]:
 
 
 def _require_an_answer(found: Found) -> None:
-    """Raise what ended a model early if nobody has answered anything."""
-    if found.ended and all(one.error for one in found.answers.values()):
+    """Raise what ended a model early if nobody has answered anything, the rows or a check."""
+    turns = (
+        one for outcomes in found.outcomes.values() for each in outcomes for one in each.answers
+    )
+    if found.ended and all(one.error for one in (*found.answers.values(), *turns)):
         raise next(iter(found.ended.values()))
 
 

@@ -73,6 +73,18 @@ def resolve(
     return models
 
 
+def resolve_with_judge(
+    given: Sequence[Any], judge: Any, store: Store, **options: Any
+) -> tuple[list[EvaluatedModel], EvaluatedModel | None]:
+    """Return the models, and the judge of their answers if there is one; it may be one of them.
+    ``options``: of ``resolve``, which says what is raised."""
+    models = resolve(given, store, **options)
+    if judge is None:
+        return models, None
+    (found,) = resolve([judge], store, **options)
+    return models, replace(found, key=f"judge {found.key}")
+
+
 @dataclass
 class _Resolver:
     """Resolves one name after another, and keeps what their trainings were like."""

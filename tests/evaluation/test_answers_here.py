@@ -12,8 +12,14 @@ from support.provider import Provider
 from support.recordings import NAME, recorded, rows, tuned, wide
 
 from finetune_gateway.chat import ChatReply
+from finetune_gateway.evaluation.answers import AskHow
+from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt
+from finetune_gateway.evaluation.questions import Questions
+from finetune_gateway.evaluation.results import ComparedRow
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.home import Settings
 
 
 def asked(one: Prompt) -> str:
@@ -136,3 +142,25 @@ def test_a_recording_answers_what_it_has(home: Path) -> None:
     assert said[0].kept and said[0].seconds and said[0].prompt_tokens
     assert said[0].text == f"{name} heard: {asked(every[0])}" and said[6].text == said[0].text
     assert (found.asked, found.kept) == (0, 5) and found.spent_usd == 0
+
+
+def test_a_comparison_loads_each_model_once(home: Path) -> None:
+    """Under all of its names, with every turn of a check: the next one is loaded after that."""
+    models = [Scripted(), Scripted()]
+    one, other = local(models[0], "one", "1"), local(models[1], "other", "2")
+    backends: list[Any] = [model.handle and model.handle._backend for model in (one, other)]
+    guide = Guide.loads("checks:\n- must: heard\n- keeps_format: must\n  turns: 3\n")
+    compared = [one, other, replace(one, key="again", variant="few-shot")]
+    asked = Questions(
+        Store(Settings.load()),
+        compared,
+        None,
+        guide,
+        [ComparedRow(prompt=prompt, cluster=prompt.id) for prompt in prompts(3)],
+        AskHow(name="compare:cmp-00000001"),
+        0,
+    )
+    found = asked.ask()
+    assert {*found.outcomes} == {"one", "other", "again"} and len(found.answers) == 9
+    assert all(len(each.answers) == 4 for each in found.outcomes["other"][3:])
+    assert [backend.opened for backend in backends] == [2, 1]  # attached, and let go of

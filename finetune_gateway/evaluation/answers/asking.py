@@ -83,6 +83,13 @@ def ask(plan: AskPlan) -> AskResult:
     return asked
 
 
+def require_free(plan: AskPlan) -> None:
+    """Raise JobNotFinished, before anything is sent, while another process asks one of the
+    models."""
+    with _writing(plan):
+        return
+
+
 @contextmanager
 def _going_on() -> Iterator[None]:
     """Say of Ctrl-C that nothing is lost."""

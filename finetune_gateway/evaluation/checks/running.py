@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.data.dataset import Dataset, Source
-from finetune_gateway.errors import BudgetError, SpecError
+from finetune_gateway.errors import SpecError
 from finetune_gateway.evaluation import default_rows, judging, leaks, resolving
 from finetune_gateway.evaluation.answers import AskHow, limit_of
 from finetune_gateway.evaluation.asking import MAX_TOKENS, OnWait
@@ -94,13 +94,11 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
     (model,) = with_examples([model], asks, seed=request.seed)
     asked = _how(request, how, model, found, store)
     questions = Questions(store, [model], judge, guide, found.rows, asked, request.seed)
-    plan = _plan(questions, found)
-    plan.require_within("the check")
-    if how.confirm is not None and not how.confirm(plan):
-        raise BudgetError("Nothing was sent: the price was not confirmed.", hint="Pass --yes.")
+    known, rows = questions.plan(_notes(found.rows, model)), len(found.rows)
+    plan = CheckPlan(**vars(known), model=model, guide=guide, words=found.words, rows=rows)
+    plan.require_agreed("the check", how.confirm)
     said = questions.ask()
     outcomes = _judged(said.outcomes.get(model.key, []), said, model)
-    _require_an_answer(outcomes, said)
     costs = model.kind == "hosted" or judge is not None
     return CheckReport(
         run=asked.name,
@@ -142,39 +140,15 @@ def _nothing_to_ask(guide: Guide) -> SpecError:
 
 def _models(request: Request, store: Store) -> tuple[EvaluatedModel, EvaluatedModel | None]:
     """Return the model, and the judge of rubrics."""
-
-    def resolve(name: Any) -> EvaluatedModel:
-        (found,) = resolving.resolve(
-            [name],
-            store,
-            backends=request.backends,
-            key_envs=request.key_envs,
-            allow_http=request.allow_http,
-        )
-        return found
-
-    model = resolve(request.model)
-    if request.judge is None:
-        return model, None
-    judge = resolve(request.judge)
-    return model, replace(judge, key=f"judge {judge.key}")
-
-
-def _plan(questions: Questions, found: _Rows) -> CheckPlan:
-    (model,) = questions.models
-    assert questions.guide is not None  # for the type checker
-    rounds = questions.plans()
-    notes = dict.fromkeys(note for _, plan in rounds for note in plan.notes)
-    return CheckPlan(
-        judge=questions.judge,
-        rounds=rounds,
-        limit=questions.how.limit.usd,
-        notes=(*notes, *_notes(found.rows, model)),
-        model=model,
-        guide=questions.guide,
-        words=found.words,
-        rows=len(found.rows),
+    (model,), judge = resolving.resolve_with_judge(
+        [request.model],
+        request.judge,
+        store,
+        backends=request.backends,
+        key_envs=request.key_envs,
+        allow_http=request.allow_http,
     )
+    return model, judge
 
 
 def _judged(outcomes: Sequence[Outcome], said: Found, model: EvaluatedModel) -> list[Outcome]:
@@ -185,12 +159,6 @@ def _judged(outcomes: Sequence[Outcome], said: Found, model: EvaluatedModel) -> 
         for one in outcomes
         for measure in [one.case.check.measure.name]
     ]
-
-
-def _require_an_answer(outcomes: Sequence[Outcome], said: Found) -> None:
-    """Raise what ended the model if it has answered nothing."""
-    if said.ended and all(answer.error for one in outcomes for answer in one.answers):
-        raise next(iter(said.ended.values()))
 
 
 def _how(request: Request, how: How, model: EvaluatedModel, found: _Rows, store: Store) -> AskHow:
