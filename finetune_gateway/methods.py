@@ -43,6 +43,7 @@ METHODS = {
         trainer="finetune_gateway.backends.local.methods.sft",
         losses=("nll", "dft"),
         options=frozenset({"loss_type"}),
+        engines=("trl",),
     ),
     "dpo": TrainingMethod(
         ("preference",),

@@ -54,7 +54,7 @@ TRAINING = {
     f"backends.local.{name}"
     for name in (
         *("methods.sft", "loading", "inference", "answering", "batched", "likelihood"),
-        "precision",
+        *("configuration", "trainer", "trl_trainers", "finishing", "precision"),
         *("progress", "saving", "calibrate"),
     )
 }

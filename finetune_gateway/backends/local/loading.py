@@ -44,6 +44,19 @@ from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit, ways_
 SMALL_MODEL = 20_000_000  # parameters
 
 
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The base model of a run, ready to be trained, and which it is."""
+
+    folder: Path
+    revision: str | None  # of a model of the hub
+    sha256: str | None  # of the weights in a folder
+    quantization: str | None  # how they were loaded: nf4, or as they are
+    template: ChatTemplate
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+
+
 @dataclass(frozen=True)
 class EncodedRows:
     """Rows ready to train: the columns ``input_ids`` and ``labels``, and counts of them."""
@@ -53,6 +66,33 @@ class EncodedRows:
     trained: int  # tokens with a label, per epoch
     truncated: int  # rows cut at max_length
     dropped: int  # rows left out because they have no trained token
+
+
+def load_base(run: Run) -> Base:
+    """Load the base model of a run, with its chat template and tokenizer, and keep which weights it
+    has. Raises GatewayError if they changed since the run began, or if the template cannot mark
+    what is trained."""
+    spec = run.spec
+    run.phase("loading the model")
+    folder = models.with_weights(spec.model, run.settings, run.phase, run.base_revision)
+    models.require_whole(spec.model, folder, spec.training_type)
+    run.phase("hashing the weights of the base")
+    revision, sha256 = models.identity(spec.model, folder, run.settings)
+    run.pin_base(revision, sha256)
+    run.phase("loading the model")
+    template = ChatTemplate.load(
+        folder,
+        run.chat_template,
+        chat_template_kwargs=spec.chat_template_kwargs or {},
+        call_format=spec.call_format,
+        now=run.file.created_at,
+    )
+    template.check()
+    tokenizer = load_tokenizer(folder, template)
+    # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
+    quantization = fourbit.NF4 if spec.training_type == "qlora" else None
+    model = load_model(folder, quantization, kind=spec.training_type or "lora")
+    return Base(folder, revision, sha256, quantization, template, tokenizer, model)
 
 
 def load_model(

@@ -1,0 +1,126 @@
+"""End a training: train from the newest checkpoint, save the result whole, ask it once. Imports
+torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local.inference import answer_warning, first_answer
+from finetune_gateway.backends.local.loading import Base, newest_checkpoint
+from finetune_gateway.backends.local.progress import Progress
+from finetune_gateway.backends.local.run import Cancelled, Run
+from finetune_gateway.backends.local.saving import keep_stops, manifest_of, save_whole
+from finetune_gateway.backends.local.trainer import WatchedTrainer
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.events import Result
+from finetune_gateway.settings.files import write_atomic
+
+
+def progress_of(run: Run, base: Base) -> Progress:
+    """Return what turns the trainer's logs into events, and makes checkpoints able to answer."""
+    return Progress(
+        run,
+        base.model.config.get_text_config().vocab_size,
+        lambda checkpoint: keep_stops(checkpoint, base.folder, base.template.stop_ids),
+    )
+
+
+def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
+    """Train, from the newest complete checkpoint if an earlier worker has left one. Raises
+    Cancelled if the run was stopped, GatewayError if training ended early for another reason."""
+    checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is not None:
+        trainer.progress.resume(checkpoint)
+        run.event(f"Continuing from {checkpoint.name}.", level="warn")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if run.stop.is_set():
+        raise Cancelled
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise GatewayError(
+            f"Training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}."
+        )
+
+
+def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str]) -> None:
+    """Save the adapter, or the whole model, with its tokenizer and template. ``warnings``: told
+    with the result, beside those of the losses."""
+    run.pin_base(*models.identity(run.spec.model, base.folder, run.settings))  # as it was before
+    run.phase("saving")
+    full = run.spec.training_type == "full"
+
+    def write(target: Path) -> None:
+        trainer.save_model(str(target))
+        base.tokenizer.save_pretrained(target)
+        keep_stops(target, base.folder, base.template.stop_ids)
+        if not full:
+            config = target / "adapter_config.json"
+            pin_base(config, run.spec.model, base.folder, base.revision)
+
+    manifest = {
+        "job_id": run.id,
+        "kind": "merged" if full else "adapter",
+        "base_model": run.spec.model,
+        "base_revision": base.revision,
+        "base_sha256": base.sha256,
+        "base_quantization": base.quantization,
+        "template_sha256": base.template.sha256,
+        "chat_template_kwargs": run.spec.chat_template_kwargs or {},
+        "trained_tokens": trainer.progress.trained_tokens,
+        "metrics": last_metrics(trainer.state.log_history),
+        "warnings": [*warnings, *trainer.progress.warnings()],
+    }
+    save_whole(run.model, write, manifest)
+    run.event(f"Saved {run.model}.")
+
+
+def result_of(run: Run) -> tuple[Result, int | None]:
+    """Return the saved model as a result, once it has answered a chat through its template."""
+    manifest = manifest_of(run.model)
+    if manifest is None:
+        raise GatewayError(f"There is no model in {run.model}.")
+    run.phase("asking the model a question")
+    result = Result(
+        kind=manifest["kind"],
+        model=str(run.model),
+        base_revision=manifest["base_revision"],
+        base_sha256=manifest.get("base_sha256"),
+        base_quantization=manifest.get("base_quantization"),
+        template_hash=manifest["template_sha256"],
+        chat_template_kwargs=manifest.get("chat_template_kwargs", {}),
+        metrics=manifest["metrics"],
+        warnings=manifest.get("warnings", []),
+    )
+    reply = first_answer(run, result)
+    run.event(f"The model answers: {reply.said[:200]!r}")
+    doubts = answer_warning(reply)
+    for text in doubts:
+        run.event(text, level="warn")
+    answered = {"first_answer": reply.said, "warnings": [*result.warnings, *doubts]}
+    return result.model_copy(update=answered), manifest["trained_tokens"]
+
+
+def pin_base(path: Path, model: str, folder: Path, revision: str | None) -> None:
+    """Write the base's hub id or absolute path into the adapter's config, so that it loads from any
+    folder. Sort the modules: PEFT writes them in the order of a set, which changes from run to run.
+    """
+    config = json.loads(path.read_text("utf-8"))
+    config["base_model_name_or_path"] = model if revision else str(folder)
+    config["revision"] = revision
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n", private=True)
+
+
+def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the last training and validation loss."""
+    metrics: dict[str, float] = {}
+    for entry in history:
+        if "loss" in entry:
+            metrics["train_loss"] = entry["loss"]
+        if "eval_loss" in entry:
+            metrics["valid_loss"] = entry["eval_loss"]
+    return metrics

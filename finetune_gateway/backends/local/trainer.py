@@ -1,0 +1,165 @@
+"""The trainers: what all of them report, and ours. Imports torch, not TRL.
+
+``FastTrainer`` is a Trainer of transformers with another way to the loss. A batch is a list of rows
+without padding. A method says what rows lose (``losses``) and in which unit (``units_of``: trained
+tokens, pairs, rows); a step's loss is the sum over its rows divided by the units of all of them. So
+the size of the micro-batch changes no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset as HFDataset
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import Trainer
+
+from finetune_gateway.backends.local.progress import Progress
+
+Row = Mapping[str, Any]  # the columns of one row: lists of token ids and labels
+
+
+class WatchedTrainer(Trainer):
+    """A Trainer that learns from its first step, and tells its progress what it has done."""
+
+    progress: Progress
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Optimizer | None = None
+    ) -> LRScheduler:
+        """Return the schedule of transformers without its first rate, if that is 0.
+
+        A warm-up of w steps of N begins there with 0/w: the first step learns nothing, in a job of
+        one step no step does. Here step s (1 to N) has the rate of step s + 1 of N + 1: s/w, and
+        where it falls linearly (N + 1 - s)/(N + 1 - w) from step w on.
+        """
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        if not warmup:
+            return super().create_scheduler(num_training_steps, optimizer)
+        scheduler = super().create_scheduler(num_training_steps + 1, optimizer)
+        if isinstance(scheduler, LambdaLR):  # not reduce_lr_on_plateau: it has no warm-up
+            factors = [one_step_on(factor) for factor in scheduler.lr_lambdas]
+            self.lr_scheduler = scheduler = LambdaLR(scheduler.optimizer, factors)
+        return scheduler
+
+
+def one_step_on(factor: Callable[[int], float]) -> Callable[[int], float]:
+    """Return the factor of a schedule, of the step after the one that is asked for."""
+    return lambda done: factor(done + 1)
+
+
+# -- ours ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """The rows of one forward pass. Not a list: accelerate would look through every id in it for
+    tensors to move."""
+
+    rows: Sequence[Row]
+
+
+@dataclass(eq=False)
+class Losses:
+    """What some rows lose, summed over their units, and figures beside, summed likewise."""
+
+    total: torch.Tensor  # () with a gradient in training
+    units: int
+    trained_tokens: int
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class FastTrainer(WatchedTrainer):
+    """A trainer over rows without padding, whose loss does not depend on the micro-batch."""
+
+    def __init__(self, *, train_dataset: HFDataset, **given: Any) -> None:
+        collate: Any = MicroBatch  # transformers wants a dict
+        super().__init__(train_dataset=train_dataset, data_collator=collate, **given)
+        self.loss_is_scaled_for_ga = True  # by the units of the whole batch
+        self._figures: dict[str, float] = {}  # of training since they were logged
+        self._units = 0
+
+    def losses(self, model: Any, rows: Sequence[Row]) -> Losses:
+        """Return what these rows lose; a method's own."""
+        raise NotImplementedError
+
+    def units_of(self, row: Row) -> int:
+        """Return the units of a row, without the model; by default a row is one."""
+        return 1
+
+    def begin_step(self, batch: Sequence[MicroBatch]) -> None:
+        """Get ready for the micro-batches of one step, for a method whose loss of a row depends on
+        the others of its batch."""
+
+    # -- what transformers calls
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        batch = [one for _, one in zip(range(num_batches), epoch_iterator, strict=False)]
+        self.begin_step(batch)
+        return batch, sum(self.units_of(row) for one in batch for row in one.rows)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs  # a method makes its tensors, on the model's device
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # transformers' guess, by tokens that it does not find here
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        found = self.losses(model, inputs.rows)
+        loss = found.total / max(1, num_items_in_batch or found.units)
+        self.progress.add_batch(found.trained_tokens, float(loss.detach()))
+        self._add_figures(found)
+        return loss
+
+    def _add_figures(self, found: Losses) -> None:
+        self._units += found.units
+        for name, value in found.figures.items():
+            self._figures[name] = self._figures.get(name, 0.0) + value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the figures since the last log to that of a training step."""
+        if "loss" in logs and self._units:
+            logs |= {name: value / self._units for name, value in self._figures.items()}
+            self._figures, self._units = {}, 0
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return the mean loss per unit over all held-out rows, and the means of the figures."""
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        model: Any = self.model
+        total, units, figures = 0.0, 0, dict[str, float]()
+        model.eval()
+        size = self.args.per_device_eval_batch_size
+        for at in range(0, len(rows), size):
+            chosen = [rows[number] for number in range(at, min(at + size, len(rows)))]
+            with self.compute_loss_context_manager():
+                found = self.losses(model, chosen)
+            total, units = total + float(found.total), units + found.units
+            for name, value in found.figures.items():
+                figures[name] = figures.get(name, 0.0) + value
+        model.train()
+        means = {f"{metric_key_prefix}_{name}": value / units for name, value in figures.items()}
+        metrics = {f"{metric_key_prefix}_loss": total / units, **means}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
