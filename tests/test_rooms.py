@@ -55,7 +55,7 @@ TRAINING = {
     for name in (
         *("methods.sft", "loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "finishing", "precision"),
-        *("progress", "saving", "calibrate"),
+        *("progress", "saving", "calibrate", "encoding"),
     )
 }
 

@@ -30,7 +30,7 @@ DATABASE = "gateway.sqlite3"
 NARROWED = ".private"  # an empty file: what earlier versions left wide has been closed
 # All that we write in a home folder; beside the database lie its -wal, -shm and -create.
 OWN = frozenset(
-    (*FOLDERS, "spool", "locks", "hosts", "fetched", "recordings", "answers",
+    (*FOLDERS, "spool", "encoded", "locks", "hosts", "fetched", "recordings", "answers",
      "comparisons", SALT, "key_hosts",
      "config.toml", "prices.toml", "calibration.json")
 )  # fmt: skip
@@ -167,6 +167,11 @@ class Settings:
     def spool(self) -> Path:
         """Rows that were not JSON lines, written as such while they are read."""
         return self.home / "spool"
+
+    @property
+    def encoded(self) -> Path:
+        """Rows as token ids, kept for the next job on the same data."""
+        return self.home / "encoded"
 
     @property
     def runs(self) -> Path:

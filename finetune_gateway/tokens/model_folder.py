@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ModelFiles:
-    """What a model folder says of its chats."""
+class TokenizerFiles:
+    """What a model folder says of its tokens."""
 
     tokenizer: Tokenizer
-    source: str  # of the chat template
     special_tokens: dict[str, str]  # bos_token, eos_token, ... as the template sees them
     stop_ids: frozenset[int]  # of generation_config.json, or config.json, and the tokenizer's eos
+
+
+@dataclass(frozen=True)
+class ModelFiles(TokenizerFiles):
+    """What a model folder says of its chats."""
+
+    source: str  # of the chat template
     response_template: dict[str, Any] | None = None  # how transformers takes its answers apart
 
 
@@ -39,20 +45,28 @@ def read_model_files(
     folder = Path(folder)
     config = _json(folder / "tokenizer_config.json")
     source = with_calls_as_text(_source(folder, config, chat_template), call_format)
+    files = read_tokenizer_files(folder)
+    shipped = config.get("response_template")
+    return ModelFiles(
+        files.tokenizer,
+        files.special_tokens,
+        files.stop_ids,
+        source,
+        shipped if isinstance(shipped, dict) else None,
+    )
+
+
+def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
+    """Return the tokenizer of a model folder, which needs no chat template. Raises SpecError."""
+    folder = Path(folder)
+    config = _json(folder / "tokenizer_config.json")
     tokenizer = _tokenizer(folder / "tokenizer.json")
     special = {
         name: token
         for name, value in config.items()
         if name.endswith("_token") and (token := _content(value))
     }
-    shipped = config.get("response_template")
-    return ModelFiles(
-        tokenizer,
-        source,
-        special,
-        _stop_ids(folder, special, tokenizer),
-        shipped if isinstance(shipped, dict) else None,
-    )
+    return TokenizerFiles(tokenizer, special, _stop_ids(folder, special, tokenizer))
 
 
 def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> str:

@@ -36,15 +36,28 @@ def rows_of_pair(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a preference row in OpenAI's form as two conversations: its prompt, of which nothing
     is trained, with the better answer and with the worse one."""
     source = {**row, **row_access.as_dict(row.get("input"))}
-    prompt = [
-        {**message, "weight": 0} if message.get("role") == "assistant" else message
-        for message in row_access.messages_of(source.get("messages"))
-    ]
+    prompt = _untrained(row_access.messages_of(source.get("messages")))
     better, worse = (
         {**source, "messages": [*prompt, *row_access.messages_of(row.get(side), "assistant")]}
         for side in ("preferred_output", "non_preferred_output")
     )
     return better, worse
+
+
+def row_of_unpaired(row: dict[str, Any]) -> dict[str, Any]:
+    """Return an unpaired preference row (KTO) as a conversation of which its last answer alone is
+    trained: the label is for that one."""
+    messages = row_access.messages_of(row.get("messages"))
+    last = max((at for at, one in enumerate(messages) if one.get("role") == "assistant"), default=0)
+    return {**row, "messages": [*_untrained(messages[:last]), *messages[last:]]}
+
+
+def _untrained(messages: list[Message]) -> list[Message]:
+    """Return a prompt, of whose answers none is trained."""
+    return [
+        {**message, "weight": 0} if message.get("role") == "assistant" else message
+        for message in messages
+    ]
 
 
 def for_template(
