@@ -114,7 +114,7 @@ def compare(
 
     Priced before anything is sent; without a terminal --yes is required where it costs (exit 4).
     Each request is on the disk before it is sent: after a kill the same command goes on, and no
-    answer is paid twice. Rows that a model was trained on are left out of the verdict.
+    answer is paid twice. Rows that a model was trained on are not asked.
 
     Exit 1 if a model has answered nothing, 4 where money stopped it.
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from finetune_gateway.evaluation import measures, statistics
 from finetune_gateway.evaluation.comparison import ScoredAnswer
+from finetune_gateway.evaluation.missing_scores import Unjudged, choosers
 from finetune_gateway.evaluation.results import (
     AnswerFigures,
     CheckFigure,
@@ -23,7 +24,6 @@ from finetune_gateway.evaluation.results import (
     Score,
     Verdict,
 )
-from finetune_gateway.evaluation.thresholds import UNANSWERED
 from finetune_gateway.jobs.budget import ZERO
 
 EXAMPLES = 20  # rows that are named for a check of one model
@@ -274,10 +274,13 @@ def verdict(
     money: Mapping[str, str],
     left: Mapping[str, tuple[int, int]],
     matches: Mapping[str, MeasureFigure] | None = None,
+    silent: Mapping[str, Unjudged] | None = None,
 ) -> Verdict:
-    """Return which models are best by a measure, as far as one can tell. ``money``: a clause on the
-    cost of a model's answers, by its key; ``left``: what it has left unanswered. One that chose
-    what it answers is better than nobody. ``matches``: the share of answers that match, if any."""
+    """Return which models are best by a measure, as far as one can tell. ``pairs``: as ``untold``
+    leaves them. ``money``: a clause on the cost of a model's answers, by its key; ``left``: what it
+    has left unanswered. ``matches``: the share of answers that match, if any. ``silent``: what the
+    measure has not judged of a model."""
+    silent = silent or {}
     titles = {model.key: model.title for model in models}
     ranked = _ranked(measure, found)
     if not ranked:
@@ -285,10 +288,7 @@ def verdict(
             text=f"Can't tell: no model has a figure for {measure.title.lower()}.",
             measure=measure.name,
         )
-    choosy = [key for key, (none, asked) in left.items() if none > UNANSWERED * max(asked, 1)]
-    pairs = [
-        one.model_copy(update={"better": ""}) if one.better in choosy else one for one in pairs
-    ]
+    choosy = choosers(left)
     worse = {_other(pair) for pair in pairs if pair.better}
     unbeaten = [key for key in ranked if key not in worse] or ranked
     top = unbeaten[0]
@@ -296,7 +296,8 @@ def verdict(
     like_top = {key for pair in rivals for key in (pair.first, pair.second)}
     best = [key for key in ranked if key in unbeaten or key in like_top]
     decided = len(ranked) > 1 and len(best) == 1
-    unknown = [] if top in choosy else [pair.rows_needed or 0 for pair in rivals]
+    chosen = choosy | {key for key, one in silent.items() if one.most}
+    unknown = [] if top in chosen else [pair.rows_needed or 0 for pair in rivals]
     needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
     sentences = [
         _headline(measure, top, best, titles, found, decided=decided),
@@ -305,6 +306,7 @@ def verdict(
         *([f"About {needed:,} rows would do."] if needed else []),
         *_without(found, titles),
         *(_left_out(titles[key], *left[key]) for key in ranked if key in choosy),
+        *_not_judged(silent, titles),
         *(f"{titles[key]}: {money[key]}." for key in best[:3] if key in money),
     ]
     return Verdict(
@@ -383,6 +385,15 @@ def _left_out(title: str, none: int, asked: int) -> str:
         f"{title} left {none:,} of {asked:,} requests without an answer, and its figures are of "
         "the others alone."
     )
+
+
+def _not_judged(silent: Mapping[str, Unjudged], titles: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each number of answers that were not judged, with whose they are."""
+    having: dict[Unjudged, list[str]] = defaultdict(list)
+    for key, one in silent.items():
+        if one.many:
+            having[one].append(titles[key])
+    return [f"Of {' and of '.join(names)} {one}." for one, names in having.items()]
 
 
 def share_text(value: float, n: int = 0) -> str:

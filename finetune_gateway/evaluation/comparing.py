@@ -122,7 +122,8 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
     guide = _guide(request)
     compared, judge = _models(request, store)
     rows, data = _rows(request, compared, store)
-    compared = with_examples(compared, [row.prompt for row in rows], seed=request.seed)
+    asked_rows = [row.prompt for row in rows if not row.leaks]
+    compared = with_examples(compared, asked_rows, seed=request.seed)
     name = _id(compared, judge, rows, guide, request)
     limit = request.max_cost_usd
     asked = asking.AskHow(

@@ -9,13 +9,16 @@ from importlib import metadata
 from typing import Any
 
 from finetune_gateway.errors import SpecError
-from finetune_gateway.evaluation import assessing, costs, judging, measures
+from finetune_gateway.evaluation import assessing, costs, judging, measures, missing_scores
 from finetune_gateway.evaluation.answers.recorded import NOT_RECORDED
 from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
 from finetune_gateway.evaluation.checks import Guide, Outcome, Skipped
+from finetune_gateway.evaluation.checks.rounds import NOT_ENDED
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
+from finetune_gateway.evaluation.missing_scores import Unjudged
 from finetune_gateway.evaluation.questions import Found, Questions
 from finetune_gateway.evaluation.results import (
+    UNDECIDED,
     AnswerKey,
     ComparedAnswer,
     ComparedFacts,
@@ -35,13 +38,15 @@ CHECKS = Measure(
     name="checks",
     title="All checks",
     share=True,
-    about="Answers that pass every check of the guide that judged them.",
+    about="Answers that pass every check of the guide; what shows neither is left out.",
 )
 # Which measure decides, if the user names none: the first of these that there is.
 ORDER = (
     "checks", "judge:wins", "tool_arguments", "json_schema", "final_number", "normalized_match",
     "reference_loss",
 )  # fmt: skip
+# Begin the reasons of what was not judged because there is no answer: that is counted by itself.
+NOT_ANSWERED = "error: ", measures.NO_ANSWER, measures.FILTERED, NOT_ENDED
 NO_LOSS = "hosts do not tell how likely a given text is"
 
 
@@ -57,7 +62,7 @@ def conclude(
     """Score what was answered, and keep the comparison. ``about``: what was known before.
     ``unpriced``: models of which no price is known."""
     with_losses = _with_losses(questions, found)
-    chosen = measures.choose(questions.rows)
+    chosen = measures.choose(questions.counted)
     scored = [*_scored(questions, with_losses, chosen.scorers)]
     scored, rows = _with_outcomes(questions, found, scored)
     facts = [
@@ -91,6 +96,9 @@ def conclude(
         )
         for model in facts
     }
+    judge_stopped = [f"{judging.NO_VERDICT}: {found.stopped}"] if found.stopped else []
+    silent = table.unjudged((*NOT_ANSWERED, *judge_stopped))
+    table.differences = missing_scores.untold(table.differences, left, silent)
     money = costs.money_clauses(figures, {model.key: model.training for model in facts})
     data = about.model_copy(
         update={
@@ -114,6 +122,7 @@ def conclude(
                 money,
                 left,
                 table.figures.get("normalized_match"),
+                silent[measure.name],
             ),
             "left_out": chosen.left_out,
             "asked": found.asked,
@@ -134,7 +143,7 @@ def _with_losses(questions: Questions, found: Found) -> list[ComparedAnswer]:
     """Return the answers to the rows, those of local models with the loss of the reference."""
     answers = []
     for model in questions.models:
-        for row in questions.rows:
+        for row in questions.counted:
             for sample in range(questions.how.samples):
                 answer = found.answers.get((model.key, row.id, sample))
                 if answer is not None:
@@ -193,12 +202,20 @@ def _with_scores(one: ScoredAnswer, scores: Mapping[str, Score]) -> ScoredAnswer
 def _with_all_checks(one: ScoredAnswer) -> ScoredAnswer:
     """Return an answer with the score of all its checks together."""
     checked = [score for name, score in one.scores.items() if name.startswith("check:")]
-    if not checked:
-        return one
+    return _with_scores(one, {CHECKS.name: _of_all(checked)}) if checked else one
+
+
+def _of_all(checked: Sequence[Score]) -> Score:
+    """Return the score of all checks of an answer: 0 if one fails; none if one could not be judged,
+    since it may fail; what shows neither is left out."""
     judged = [score.value for score in checked if score.value is not None]
-    reason = next((score.reason for score in checked if score.value is None), "")
-    score = Score(value=min(judged)) if judged else Score(reason=reason)
-    return _with_scores(one, {CHECKS.name: score})
+    if judged and min(judged) < 1:
+        return Score(value=min(judged))
+    reasons = [score.reason for score in checked if score.value is None]
+    missing = [reason for reason in reasons if not reason.startswith(UNDECIDED)]
+    if missing or not judged:
+        return Score(reason=[*missing, *reasons][0])
+    return Score(value=1)
 
 
 def _measures(questions: Questions, scorers: Sequence[Scorer]) -> Iterator[Measure]:
@@ -261,6 +278,14 @@ class _Table:
         self.figures |= judged.figures
         self.differences += judged.differences
 
+    def unjudged(self, never: tuple[str, ...]) -> dict[str, dict[str, Unjudged]]:
+        """Return what each measure has not judged of the answers of each model. ``never``: begin
+        reasons that do not count."""
+        return {
+            name: {key: Unjudged.of(name, figure, never) for key, figure in figures.items()}
+            for name, figures in self.figures.items()
+        }
+
     def leave_empty(self, name: str) -> None:
         """Add a measure of which there is no figure."""
         self.measures.append(Measure(name=name, title=name))
@@ -275,7 +300,7 @@ class _Table:
 
 def require_measure(by: str | None, questions: Questions) -> None:
     """Raise SpecError, before anything is asked, if there is no such measure."""
-    known = [one.name for one in _measures(questions, measures.choose(questions.rows).scorers)]
+    known = [one.name for one in _measures(questions, measures.choose(questions.counted).scorers)]
     if questions.judge is not None:
         rubrics = questions.guide.rubrics if questions.guide is not None else []
         known += [judging.WINS.name, *(f"judge:{rubric.name}" for rubric in rubrics)]

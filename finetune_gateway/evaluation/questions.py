@@ -137,9 +137,14 @@ class Questions:
     with_losses: bool = False
 
     @property
+    def counted(self) -> list[ComparedRow]:
+        """The rows that are asked: one that a model was trained on counts in no figure."""
+        return [row for row in self.rows if not row.leaks]
+
+    @property
     def prompts(self) -> list[Prompt]:
-        """What the rows ask."""
-        return [row.prompt for row in self.rows]
+        """What they ask."""
+        return [row.prompt for row in self.counted]
 
     # -- before --------------------------------------------------------------------------
 
@@ -186,7 +191,7 @@ class Questions:
                 model=key, row=row.id, message=row.reference or {"content": SAY}
             )
             for key in self._keys
-            for row in self.rows
+            for row in self.counted
         }
 
     def _likely_turns(self, key: str, likely: AnswerTable) -> list[Prompt]:
@@ -203,7 +208,7 @@ class Questions:
         known = {
             row: one for (model, row, sample), one in answers.items() if (model, sample) == (key, 0)
         }
-        return Rounds(self.guide.cases(self.rows), known)
+        return Rounds(self.guide.cases(self.counted), known)
 
     # -- asking --------------------------------------------------------------------------
 
@@ -260,7 +265,7 @@ class Questions:
         """Return how unlikely a local model finds each reference, under each of its names."""
         handle = models[0].handle  # it answers for all of them
         assert handle is not None  # for the type checker
-        having = [row for row in self.rows if row.reference is not None]
+        having = [row for row in self.counted if row.reference is not None]
         load(handle)
         found: dict[tuple[str, str], float] = {}
         for model in models:
@@ -289,7 +294,7 @@ class Questions:
         self, answers: AnswerTable, *, for_price: bool = False
     ) -> list[JudgeQuestion]:
         return judging.judge_prompts(
-            self.rows,
+            self.counted,
             answers,
             pairs_of(self._keys),
             guide=self.guide,

@@ -22,6 +22,7 @@ Json = dict[str, Any]
 
 Kind = Literal["hosted", "local", "recorded", "object"]  # who answers
 Variant = Literal["tuned", "base", "prompt", "few-shot", "other"]  # what was done to the base
+UNDECIDED = "undecided"  # how a reason begins where an answer shows neither
 AnswerKey = tuple[str, str, int]  # key of the model, id of the row, number of the sample
 Better = Literal["higher", "lower", ""]  # which figure is better; "": neither
 
@@ -198,6 +199,11 @@ class MeasureFigure(Model):
     interval: Interval | None = None
     empty: str = ""
     unjudged: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def answers(self) -> int:
+        """The answers that it is of, judged or not."""
+        return (self.interval.n if self.interval else 0) + sum(self.unjudged.values())
 
 
 class Difference(Model):

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_gateway.errors import SpecError, shown
+from finetune_gateway.evaluation.missing_scores import UNANSWERED, UNJUDGED, Unjudged
 from finetune_gateway.evaluation.results import ComparisonData, Interval, Measure
 
 Json = dict[str, Any]
 Kind = Literal["min", "max", "max-drop"]
 Outcome = Literal["holds", "fails", "can't tell"]
 
-UNANSWERED = 0.05  # share of requests without an answer, from which on no figure of a model counts
 MOST_ROWS = 100_000  # more rows than these nobody asks for
 
 
@@ -160,21 +160,28 @@ def decide(data: ComparisonData, new: str, old: str, thresholds: Sequence[Thresh
 def _notes(data: ComparisonData, new: str) -> Iterator[str]:
     """Yield what makes any figure worthless."""
     figures = data.answers.get(new)
-    asked = data.data.rows
+    asked = figures.answers + figures.errors if figures else 0
     if figures is None or not figures.answers:
         yield "The new model has answered nothing."
-    elif figures.errors > UNANSWERED * max(asked, 1):
+    elif figures.errors > UNANSWERED * asked:
         yield f"{figures.errors:,} of {asked:,} rows have no answer of the new model."
     if data.stopped:
         yield f"The comparison has stopped: {data.stopped}"
 
 
 def _finding(data: ComparisonData, new: str, old: str, limit: Threshold) -> Finding:
-    if limit.kind == "max-drop":
-        worse = _worse(data, new, old, limit.measure)
-        return _judged(limit, worse, lambda low, high: (-limit.value < low, high <= -limit.value))
     figure = data.figures.get(limit.measure, {}).get(new)
     interval = figure.interval if figure else None
+    if figure is not None and (silent := Unjudged.of(limit.measure, figure)).many:
+        return Finding(limit, "can't tell", f"Can't tell: {silent}.")
+    if limit.kind == "max-drop":
+        worse = _worse(data, new, old, limit.measure)
+        if worse and interval and worse.n < UNJUDGED * interval.n:
+            why = (
+                f"only {worse.n:,} of {interval.n:,} answers have one of the old model beside them"
+            )
+            return Finding(limit, "can't tell", f"Can't tell: {why}.")
+        return _judged(limit, worse, lambda low, high: (-limit.value < low, high <= -limit.value))
     if interval is None:
         why = figure.empty if figure and figure.empty else "no answer was judged by it"
         return Finding(limit, "can't tell", f"Can't tell: {why}.")

@@ -43,7 +43,7 @@ def _left_out(plan: ComparePlan) -> str:
     count = sum(plan.data.left_out.values())
     if not count:
         return ""
-    return f"; {format_count(count, 'row')} that a model was trained on do not count"
+    return f"; {count:,} of them, on which a model was trained, are not asked"
 
 
 def _prices(plan: ComparePlan) -> Iterator[str]:

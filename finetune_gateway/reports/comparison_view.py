@@ -235,7 +235,7 @@ def rows_text(data: ComparisonData) -> str:
         return f"{rows}: {facts.words}."
     kinds = " and ".join(f"{count:,} {kind}" for kind, count in facts.left_out.items())
     return (
-        f"{rows}: {facts.words}; {left:,} of them left out, since a compared model was trained on "
+        f"{rows}: {facts.words}; {left:,} of them not asked, since a compared model was trained on "
         f"the same ({kinds})."
     )
 

@@ -20,10 +20,13 @@ from finetune_gateway.errors import AuthenticationError
 from finetune_gateway.evaluation import judge
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.results import ComparedAnswer
+from finetune_gateway.reports.compare_text import plan_text
+from finetune_gateway.reports.comparison_markdown import comparison_markdown
 
 Json = dict[str, Any]
 BASE = "base:gpt-4.1-mini-2025-04-14"
 CHATS = "POST /chat/completions"
+NICE = Guide.loads("checks:\n  - name: n\n    must: '[0-9]'\n")
 
 
 def sums(count: int, answer: str = "") -> list[Json]:
@@ -72,6 +75,71 @@ def test_a_model_that_chooses_its_rows_is_better_than_nobody(home: Path, choosy:
     assert not found.verdict.decided and len(found.verdict.best) == 2
     assert "left 20 of 30 requests without an answer" in found.verdict.text
     assert found.data.answers[key].errors == 20
+
+
+class Tired:
+    """A judge that likes numbers, and says nothing of all rows but some."""
+
+    def __init__(self, judges: int) -> None:
+        self.judges = judges
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        asked = messages[-1]["content"]
+        if int(re.findall(r"What is (\d+) plus", asked)[0]) >= self.judges:
+            raise SpecError("Too tired.")
+        first, _ = re.findall(r"(?s)<answer [12] \w+>\n(.*?)\n</answer", asked)
+        return ChatReply(text=json.dumps({"better": "1" if first.isdigit() else "2"}))
+
+
+class Right:
+    """Answers each row with the number, or with a text."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        return ChatReply(text=self.text or str(number(messages) + 1))
+
+
+@pytest.mark.parametrize("judges", [9, 11])
+def test_a_judge_that_fails_on_most_pairs_decides_nothing(home: Path, judges: int) -> None:
+    """However clear the others are; and no table calls a model best by it."""
+    found = Gateway().compare([Right(), Right("Yes.")], sums(20), judge=Tired(judges))
+    told = [one for one in found.data.differences if one.measure == "judge:wins" and one.better]
+    assert found.verdict.measure == "judge:wins"
+    assert found.verdict.decided is bool(told) is (judges == 11)
+    assert f"{20 - judges} of 20 answers were not judged (no verdict" in found.verdict.text
+
+
+def test_an_answer_that_a_check_cannot_judge_does_not_pass_all(home: Path, tmp_path: Path) -> None:
+    """It may fail that one."""
+    guide, code = tmp_path / "guide.yaml", tmp_path / "own.py"
+    guide.write_text(
+        "checks:\n  - name: own\n    function: own.py:nice\n  - name: n\n    must: '[0-9]'\n"
+    )
+    code.write_text("def nice(text, row):\n    return 1 / (int(text) % 2) > 0\n")
+    found = Gateway().compare([Right()], sums(10), checks=guide, code=[code])
+    (own,), (every,) = (found.data.figures[name].values() for name in ("check:own", "checks"))
+    assert every.unjudged == own.unjudged == {"it raised ZeroDivisionError: division by zero": 5}
+    assert every.interval is not None and every.interval.n == 5
+
+
+def test_rows_that_a_model_was_trained_on_are_not_asked(home: Path) -> None:
+    """They count in no figure: nobody pays for them. The plan says so, and they are shown."""
+    asked, plans = sums(20), list[Any]()
+    train = [{"prompt": f"Say {n}.", "completion": f"{n}"} for n in range(10)] + asked[:15]
+    job = Gateway().submit(train, model="m", backend="fake", validation_split=0)
+    job.wait()
+
+    def agree(plan: Any) -> bool:
+        plans.append(plan)
+        return True
+
+    found = Gateway().compare([job, Right()], asked, checks=NICE, confirm=agree)
+    assert plans[0].left == 10
+    assert "15 of them, on which" in plan_text(plans[0], None)
+    assert found.data.asked == len(found.answers()) == 10
+    assert len(found.rows()) == 20 and "15 of them not asked" in comparison_markdown(found.data)
 
 
 @pytest.fixture

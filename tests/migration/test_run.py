@@ -198,20 +198,30 @@ def test_rows_that_are_compared_are_not_trained_on(provider: Provider) -> None:
     assert {one.id for one in read_prompts(Dataset(Path(record.train.path)))} == left
 
 
-def data(low: float, high: float, *, errors: int = 0, better: str = "higher") -> ComparisonData:
+def data(
+    low: float,
+    high: float,
+    *,
+    errors: int = 0,
+    better: str = "higher",
+    name: str = "m",
+    unjudged: dict[str, int] | None = None,
+    pairs: int = 100,
+) -> ComparisonData:
     """A comparison of two models, whose difference and whose new figure have this interval."""
     mean = (low + high) / 2
     interval = Interval(mean=mean, low=low, high=high, n=100, clusters=100)
-    measure = {"name": "m", "title": "m", "better": better}
+    measure = {"name": name, "title": "m", "better": better}
+    of_both = interval.model_copy(update={"n": pairs})
     return ComparisonData(
         id="cmp-1",
         created_at=0.0,
         data=DataFacts(words="", rows=100),
         models=[],
         measures=[Measure.model_validate(measure)],
-        figures={"m": {"new": MeasureFigure(interval=interval)}},
-        differences=[Difference(measure="m", first="new", second="old", interval=interval)],
-        answers={"new": AnswerFigures(answers=100, errors=errors)},
+        figures={name: {"new": MeasureFigure(interval=interval, unjudged=unjudged or {})}},
+        differences=[Difference(measure=name, first="new", second="old", interval=of_both)],
+        answers={"new": AnswerFigures(answers=100 - errors, errors=errors)},
         verdict=Verdict(text="", measure="m"),
     )
 
@@ -252,6 +262,34 @@ def test_the_good_side_is_that_of_the_measure() -> None:
     for text in ("m", "=0.1", "m=x", "m=nan", "m=-1"):
         with pytest.raises(SpecError):
             Threshold.read("max-drop", text)
+
+
+@pytest.mark.parametrize(
+    ("why", "count", "is_go"),
+    [
+        ("it raised ValueError", 5, True),
+        ("it raised ValueError", 6, False),
+        ("undecided: it asks back", 99, True),
+        ("undecided: it asks back", 101, False),
+    ],
+)
+def test_what_was_not_judged_is_no_go(why: str, count: int, is_go: bool) -> None:
+    """However good the few are that were; of answers that show neither, a half. The share is
+    said."""
+    shown = data(0.9, 1.0, name="check:m", unjudged={why: count})
+    for limit in (Threshold("min", "check:m", 0.8), Threshold("max-drop", "check:m", 0.1)):
+        decision = decide(shown, "new", "old", [limit])
+        assert decision.go is is_go
+        said = f"{count} of {100 + count} answers were not judged ({why})"
+        assert (said in decision.findings[0].text) is not is_go
+
+
+def test_a_drop_is_one_of_most_answers() -> None:
+    """An old model that has answered few rows says little of the others."""
+    drop = Threshold("max-drop", "m", 0.1)
+    assert decide(data(0.2, 0.4, pairs=50), "new", "old", [drop]).go
+    few = decide(data(0.2, 0.4, pairs=49), "new", "old", [drop])
+    assert not few.go and "only 49 of 100 answers have one of the old" in few.findings[0].text
 
 
 @pytest.mark.chaos

@@ -9,14 +9,19 @@ from typing import Any
 
 from finetune_gateway.evaluation.measures import unjudged
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint
-from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Measure, Score
+from finetune_gateway.evaluation.results import (
+    UNDECIDED,
+    ComparedAnswer,
+    ComparedRow,
+    Measure,
+    Score,
+)
 
 Json = dict[str, Any]
 ScoreFunction = Callable[[ComparedRow, ComparedAnswer], Score]
 
 PREFIX = "check:"  # of the names of their measures
 CALLS = "it calls a tool instead"
-UNDECIDED = "undecided"  # how the reason begins where an answer shows neither
 
 
 @dataclass(frozen=True)

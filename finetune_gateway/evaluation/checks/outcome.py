@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_gateway.evaluation.answer_forms import text_of
-from finetune_gateway.evaluation.checks.check import UNDECIDED, Check
+from finetune_gateway.evaluation.checks.check import Check
 from finetune_gateway.evaluation.checks.guide import Guide, Skipped
 from finetune_gateway.evaluation.checks.rounds import Outcome
-from finetune_gateway.evaluation.results import ComparedAnswer
+from finetune_gateway.evaluation.results import UNDECIDED, ComparedAnswer
 from finetune_gateway.model import Model
 
 Json = dict[str, Any]

@@ -19,6 +19,7 @@ from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Sco
 
 Json = dict[str, Any]
 
+NOT_ENDED = "not asked to its end"
 RESULT = "OK"  # what a tool returns in a conversation of a check
 
 
@@ -96,10 +97,9 @@ class _Thread:
 
     def outcome(self) -> Outcome:
         ended = len(self.answers) > len(self.case.script) or bool(self.answers[-1].error)
+        score = Score(reason=NOT_ENDED)
         if ended:
             score = self.case.check.judge(self.case, self.answers)
-        else:
-            score = Score(reason="not asked to its end")
         last = [*_as_turn(self.answers[-1])][:1] if self.case.script else []
         turns = [*self._messages_said(len(self.answers) - 1), *last] if last else []
         return Outcome(self.case, tuple(self.answers), score, turns)
