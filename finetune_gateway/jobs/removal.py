@@ -100,7 +100,12 @@ class Remover:
         if record.removed:
             return Removed(job_id=record.id)
         shared = {file.sha256: self._needing(file, going) for file in record.files}
-        own = [Path(file.path) for file in record.files if not shared[file.sha256]]
+        own = [
+            path
+            for file in record.files
+            if not shared[file.sha256]
+            for path in (Path(file.path), *encoded(self.store.settings, file.sha256))
+        ]
         left: list[str] = []
         kept = [*self._kept(record, left), *self._archived(record)]
         kept += compared.of_job(self.store, record)
@@ -305,19 +310,30 @@ def remove_copies(store: Store, before: float = 0.0) -> int:
 
 
 def unneeded_copies(store: Store, before: float = 0.0) -> list[Path]:
-    """Return the copies that ``remove_copies`` would remove."""
+    """Return the copies that ``remove_copies`` would remove, rows as token ids among them."""
     rows = store.query(
         f"SELECT {', '.join(_HASHES)} FROM jobs"
         f" WHERE removed_at IS NULL AND ({LIVE} OR {ENDED_AT} >= ?)",
         (before,),
     )
     needed = {sha256 for row in rows for sha256 in row}
-    return [path for path in store.settings.files.glob("*.jsonl") if path.stem not in needed]
+    copies = (*store.settings.files.glob("*.jsonl"), *encoded(store.settings))
+    return [path for path in copies if _content(path) not in needed]
+
+
+def encoded(settings: Settings, content: str = "*") -> list[Path]:
+    """Return what is kept of data as token ids: of a content by its sha256, else of all."""
+    return [*settings.encoded.glob(f"{content}-*.arrow")]
+
+
+def _content(copy: Path) -> str:
+    """Return the sha256 of the data that a copy has: its name begins with it."""
+    return copy.stem.partition("-")[0]
 
 
 def overdue(store: Store, before: float) -> int:
     """Return how many jobs ended ``before`` a moment and still have rows here."""
-    copies = {path.stem for path in unneeded_copies(store, before)}
+    copies = {_content(path) for path in unneeded_copies(store, before)}
     old = store.select(f"removed_at IS NULL AND NOT ({LIVE}) AND {ENDED_AT} < ?", (before,))
     runs = store.settings.runs
     return sum(
@@ -333,6 +349,7 @@ def leftovers(settings: Settings) -> list[Path]:
     spooled = files.left_folders(settings.spool, settings.spool, "rows")
     return [
         *settings.files.glob(".*.tmp.*"),
+        *settings.encoded.glob(".*.tmp.*"),
         *settings.spool.glob("*.jsonl"),
         *copies,
         *spooled,

@@ -124,6 +124,7 @@ def _check_data(settings: Settings) -> Iterator[Check]:
     """Say how many bytes of data are kept, since when, and what should have gone."""
     parts = {
         "copies": [settings.files, settings.spool],
+        "encoded rows": [settings.encoded],
         "run folders": [settings.runs],
         "fetched": [settings.fetched],
         "recordings": [settings.recordings],
@@ -137,8 +138,8 @@ def _check_data(settings: Settings) -> Iterator[Check]:
         yield Check("data", "ok", "none are kept")
         return
     folders = (
-        *(settings.files, settings.runs, settings.fetched, settings.recordings),
-        *(settings.comparisons, settings.answers),
+        *(settings.files, settings.encoded, settings.runs, settings.fetched),
+        *(settings.recordings, settings.comparisons, settings.answers),
     )
     data = (path for folder in folders for path in folder.rglob("*"))
     oldest = min((path.lstat().st_mtime for path in data if path.is_file()), default=None)

@@ -88,6 +88,8 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
         job = submit(data, tiny_folder, validation=rows(20)[16:], **steps)
         handle = job.result(timeout=180)
     assert wide(home) == {}
+    kept = {path.name.partition("-")[0] for path in (home / "encoded").iterdir()}
+    assert kept == {file.sha256 for file in job.record.files}  # it goes when they go
     assert job.status is JobStatus.SUCCEEDED and steps_of(job) == [1, 2, 3, 4, 5, 6]
     evaluated = [m.step for m in job.metrics() if m.valid_loss is not None]
     assert len(evaluated) == evaluations(job.record.spec, 6) and evaluated[-1] == 6

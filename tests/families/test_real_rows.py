@@ -20,7 +20,7 @@ import finetune_gateway as gateway
 from finetune_gateway.backend import DataFile
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.counting import template_of
-from finetune_gateway.backends.local.loading import encode_rows
+from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import Dataset

@@ -25,6 +25,8 @@ from finetune_gateway.errors import BackendError, JobRemoved, SpecError
 from finetune_gateway.events import Event, JobStatus, Result, Snapshot
 from finetune_gateway.jobs import removal
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.reports.machine_checks import check_machine
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 Json = dict[str, Any]
@@ -158,7 +160,9 @@ def test_what_dead_processes_have_left_goes_too(home: Path) -> None:
         (home / name).write_text(CANARY)
     (home / "files" / f"{'0' * 64}.jsonl").write_text(CANARY)
     (home / "files" / ".copy.tmp.1").write_text(CANARY)
-    assert len(found(home)) == 5
+    (home / "encoded").mkdir()
+    (home / "encoded" / ".copy.tmp.1").write_text(CANARY)
+    assert len(found(home)) == 6
     job.remove()
     assert found(home) == []
 
@@ -167,13 +171,21 @@ def test_what_dead_processes_have_left_goes_too(home: Path) -> None:
 
 
 def test_a_copy_stays_while_another_job_needs_it(home: Path, tmp_path: Path) -> None:
-    """The copy goes with the last job that names its content."""
+    """The copy goes with the last job that names its content, and its rows as token ids with it;
+    ``ftg doctor`` counts them."""
     data = file_of(tmp_path)
     first = gateway.submit(data, model="m", backend=FakeBackend()).wait(5)
     second = gateway.submit(data, model="other", backend=FakeBackend()).wait(5)
     copy = home / "files" / f"{first.record.train.sha256}.jsonl"
-    assert first.remove().shared_with == (second.id,) and copy.exists()
-    assert second.remove().shared_with == () and found(home) == []
+    encoded = home / "encoded" / f"{first.record.train.sha256}-key-content.arrow"
+    encoded.parent.mkdir()
+    encoded.write_text(CANARY)
+    said = {check.name: check for check in check_machine(Settings(home), None)}["data"].found
+    assert f"encoded rows {len(CANARY)} B" in said
+    assert first.remove().shared_with == (second.id,) and copy.exists() and encoded.exists()
+    removed = second.remove()
+    assert removed.shared_with == () and removed.bytes >= len(CANARY)
+    assert found(home) == [] and not encoded.exists()
 
 
 def test_a_job_that_has_not_ended_is_refused(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""Load what every training method needs: the model, its tokenizer, the rows as token ids.
+"""Load what every training method needs: the model, its tokenizer and its chat template.
 
 Imports torch: only the worker and inference import this.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset as HFDataset
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -35,9 +34,8 @@ from finetune_gateway.backends.local.precision import weights_dtype
 from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.weights import listed
-from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import DataError, GatewayError
-from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit, ways_in_words
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 
 # Below this size a second thread costs more than it gains: 204 LoRA steps of a 2M model took 26 s
 # with one thread, and 153 s with two on a busy machine.
@@ -55,17 +53,6 @@ class Base:
     template: ChatTemplate
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
-
-
-@dataclass(frozen=True)
-class EncodedRows:
-    """Rows ready to train: the columns ``input_ids`` and ``labels``, and counts of them."""
-
-    rows: HFDataset
-    tokens: int
-    trained: int  # tokens with a label, per epoch
-    truncated: int  # rows cut at max_length
-    dropped: int  # rows left out because they have no trained token
 
 
 def load_base(run: Run) -> Base:
@@ -250,61 +237,6 @@ def max_length_for(run: Run, model: PreTrainedModel) -> int:
     """Return the tokens per row at which rows are cut, as in previews."""
     context = getattr(model.config, "max_position_embeddings", None)
     return row_limit(run.spec.max_length, context)
-
-
-def encode_rows(run: Run, dataset: Dataset, template: ChatTemplate, max_length: int) -> EncodedRows:
-    """Return the rows as ids and labels, by ``ChatTemplate.encode``. Rows that are left out are
-    counted.
-
-    Raises DataError with the line that the template refuses, or if no row is left.
-    """
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    tokens = trained = truncated = dropped = 0
-    ways: dict[str, None] = {}  # in their order
-    for row in dataset.rows():
-        run.check()
-        try:
-            found = template.encode(row.data, train_on=run.spec.train_on, max_length=max_length)
-        except DataError as exc:
-            raise DataError(
-                f"{dataset.name} line {row.line}: {exc.message}", hint=exc.hint
-            ) from None
-        ways |= dict.fromkeys(ways_in_words(found, template.chat_template_kwargs))
-        for encoded in found:
-            truncated += encoded.truncated
-            if not encoded.trained:
-                dropped += 1
-                continue
-            columns["input_ids"].append(encoded.input_ids)
-            columns["labels"].append(encoded.labels)
-            tokens += len(encoded.input_ids)
-            trained += encoded.trained
-    if not columns["input_ids"]:
-        raise DataError(
-            f"{dataset.name}: no row has a token to train after cutting at {max_length} tokens.",
-            hint="Raise max_length, or check the weights of the messages.",
-        )
-    for text in ways:
-        run.event(f"{dataset.name}: {text}")
-    report_rows(run, dataset, len(columns["input_ids"]), tokens, trained, truncated, dropped)
-    return EncodedRows(HFDataset.from_dict(columns), tokens, trained, truncated, dropped)
-
-
-def report_rows(
-    run: Run, dataset: Dataset, rows: int, tokens: int, trained: int, truncated: int, dropped: int
-) -> None:
-    data: dict[str, Any] = {
-        "file": dataset.name,
-        "rows": rows,
-        "tokens": tokens,
-        "trained_tokens_per_epoch": trained,
-        "truncated_rows": truncated,
-        "dropped_rows": dropped,
-    }
-    text = f"{dataset.name}: {rows} rows, {tokens} tokens, {trained} trained per epoch"
-    if truncated or dropped:
-        text += f"; {truncated} rows cut at max_length, {dropped} rows dropped (nothing to train)"
-    run.event(text + ".", level="warn" if truncated or dropped else "info", data=data)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -17,12 +17,8 @@ from finetune_gateway.backends.local.configuration import (
     train_in_float32,
     training_arguments,
 )
-from finetune_gateway.backends.local.loading import (
-    encode_rows,
-    free_memory,
-    load_base,
-    max_length_for,
-)
+from finetune_gateway.backends.local.encoding import encode_rows
+from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
 from finetune_gateway.backends.local.precision import bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
