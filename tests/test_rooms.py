@@ -54,7 +54,7 @@ TRAINING = {
     f"backends.local.{name}"
     for name in (
         *("methods.sft", "loading", "inference", "answering", "batched", "likelihood"),
-        *("configuration", "trainer", "trl_trainers", "finishing", "precision"),
+        *("configuration", "trainer", "trl_trainers", "finishing", "precision", "scoring"),
         *("progress", "saving", "calibrate", "encoding"),
     )
 }
