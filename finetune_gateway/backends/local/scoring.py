@@ -328,7 +328,7 @@ class Scorer:
         weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)
         given = (hidden.to(dtype), weight, bias, targets, head.scale, head.cap, summed)
         with uncast(hidden.device):
-            scored: Tensor = LogProbs.apply(*given)  # type: ignore[no-untyped-call]  # torch's own
+            scored: Tensor = LogProbs.apply(*given)
         return scored
 
 
