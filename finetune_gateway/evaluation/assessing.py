@@ -296,7 +296,7 @@ def verdict(
     like_top = {key for pair in rivals for key in (pair.first, pair.second)}
     best = [key for key in ranked if key in unbeaten or key in like_top]
     decided = len(ranked) > 1 and len(best) == 1
-    chosen = choosy | {key for key, one in silent.items() if one.most}
+    chosen = choosy | {key for key, one in silent.items() if one.too_many}
     unknown = [] if top in chosen else [pair.rows_needed or 0 for pair in rivals]
     needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
     sentences = [
@@ -305,7 +305,7 @@ def verdict(
         *_against(measure, top, ranked, pairs, titles),
         *([f"About {needed:,} rows would do."] if needed else []),
         *_without(found, titles),
-        *(_left_out(titles[key], *left[key]) for key in ranked if key in choosy),
+        *_left_out({key: left[key] for key in ranked if key in choosy}, titles),
         *_not_judged(silent, titles),
         *(f"{titles[key]}: {money[key]}." for key in best[:3] if key in money),
     ]
@@ -380,11 +380,16 @@ def _without(found: Mapping[str, MeasureFigure], titles: Mapping[str, str]) -> l
     return [f"{title} has no figure: {why.rstrip('.')}." for title, why in empty]
 
 
-def _left_out(title: str, none: int, asked: int) -> str:
-    return (
-        f"{title} left {none:,} of {asked:,} requests without an answer, and its figures are of "
-        "the others alone."
-    )
+def _left_out(left: Mapping[str, tuple[int, int]], titles: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each number of requests without an answer, with whose they are."""
+    having: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for key, counts in left.items():
+        having[counts].append(titles[key])
+    return [
+        f"Of {none:,} of {asked:,} requests to {' and as many to '.join(names)} there is no "
+        "answer, and the figures are of the others alone."
+        for (none, asked), names in having.items()
+    ]
 
 
 def _not_judged(silent: Mapping[str, Unjudged], titles: Mapping[str, str]) -> list[str]:

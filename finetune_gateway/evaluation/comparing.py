@@ -38,6 +38,7 @@ from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]
 MOST_MODELS = 20
+OF_ITS_DATA = "They have the form of the training rows, and the figures hold for such rows."
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ def _rows(
     rows = leaks.mark(rows, judged)
     left_out = Counter(_kind(row) for row in rows if row.leaks)
     dataset = source.dataset
+    alike = leaks.same_generator(rows, compared)
+    of_a_training = request.data is None and dataset is not None  # its data: that is no surprise
     facts = DataFacts(
         words=source.words,
         sha256=None if dataset is None else dataset.sha256 or dataset.fingerprint,
@@ -211,7 +214,8 @@ def _rows(
         clusters=len({row.cluster for row in rows}),
         left_out=dict(left_out),
         seed=request.seed,
-        warnings=(*advantage, *leaks.same_generator(rows, compared)),
+        warnings=(*advantage, *(() if of_a_training else alike)),
+        note=OF_ITS_DATA if alike and of_a_training else "",
     )
     if left_out.total() == len(rows):
         raise SpecError(

@@ -1,5 +1,5 @@
 """What has no score, and whom it keeps from being called better: one that leaves out what is hard
-is right in the rest, and a judge that fails on most pairs has said something of a few."""
+is right in the rest, and a judge that fails on many pairs has said something of the others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from finetune_gateway.evaluation.results import UNDECIDED, Difference, MeasureFi
 UNANSWERED = 0.05  # share of requests without an answer, from which on no figure of a model counts
 # Share of the answers that a check or the judge has not judged, from which on it decides nothing.
 UNJUDGED = 0.5
+FAILED = 0.1  # of them those of which something went wrong: an answer can bring that about
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class Unjudged:
         return cls(count, count - undecided, judged + count, why)
 
     @property
-    def most(self) -> bool:
+    def too_many(self) -> bool:
         """True for so many that the others decide nothing."""
-        return self.count > UNJUDGED * self.answers
+        return self.count > UNJUDGED * self.answers or self.failed > FAILED * self.answers
 
     @property
     def many(self) -> bool:
         """True for so many that they have to be named."""
-        return self.most or self.failed > UNANSWERED * self.answers
+        return self.too_many or self.failed > UNANSWERED * self.answers
 
     def __str__(self) -> str:
         why = self.why.rstrip(".")
@@ -65,8 +66,8 @@ def untold(
     left: Mapping[str, tuple[int, int]],
     silent: Mapping[str, Mapping[str, Unjudged]],
 ) -> list[Difference]:
-    """Return the pairs, none better in them that chose what it answers, or that the measure has not
-    judged most answers of. ``silent``: by measure and model."""
+    """Return the pairs, none better in them that chose what it answers, or that the measure has
+    left too many answers of unjudged. ``silent``: by measure and model."""
     choosy = choosers(left)
     return [
         one.model_copy(update={"better": ""})
@@ -77,4 +78,4 @@ def untold(
 
 
 def _silent(of_measure: Mapping[str, Unjudged]) -> set[str]:
-    return {key for key, one in of_measure.items() if one.most}
+    return {key for key, one in of_measure.items() if one.too_many}

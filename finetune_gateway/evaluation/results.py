@@ -257,7 +257,7 @@ class Verdict(Model):
 
 class DataFacts(Model):
     """The rows of a comparison. ``words``: where they are from. ``left_out``: rows that a compared
-    model was trained on, which no figure of the verdict counts."""
+    model was trained on, which no figure of the verdict counts. ``note``: a sentence on them."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -269,6 +269,7 @@ class DataFacts(Model):
     left_out: dict[str, int] = Field(default_factory=dict)  # kind of leak -> rows
     seed: int = 0
     warnings: tuple[str, ...] = ()
+    note: str = ""
 
 
 class CheckFigure(Model):

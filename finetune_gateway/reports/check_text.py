@@ -87,7 +87,7 @@ def _result_lines(result: CheckResult, width: int) -> Iterator[str]:
     if result.note:
         yield wrap_text(result.note, " " * 12, " " * 12)
     for example in result.examples[:EXAMPLES]:
-        yield from _example_lines(example)
+        yield from _example_lines(example, result.note)
 
 
 def _titled(result: CheckResult) -> str:
@@ -105,14 +105,14 @@ def _counts(result: CheckResult) -> str:
     return f"{text}, {result.undecided:,} undecided" if result.undecided else text
 
 
-def _example_lines(example: CheckExample) -> Iterator[str]:
+def _example_lines(example: CheckExample, note: str) -> Iterator[str]:
     where = f"line {example.line}: " if example.line else ""
     yield _row("asked", f"{where}{example.asked}")
     for turn in example.turns:
         if turn.get("role") == "user":
             yield _row("then", str(turn.get("content")), 2)
     yield _row("answer", example.answer or "(no text)", LINES)
-    if example.reason:
+    if example.reason and example.reason != note:  # that of all stands above
         yield _row("why", example.reason, LINES)
 
 

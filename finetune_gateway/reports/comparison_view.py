@@ -230,13 +230,13 @@ def rows_text(data: ComparisonData) -> str:
     rows = format_count(facts.rows, "row")
     if facts.clusters and facts.clusters != facts.rows:
         rows += f" of {format_count(facts.clusters, 'conversation')}"
-    left = sum(facts.left_out.values())
+    left, note = sum(facts.left_out.values()), f" {facts.note}" if facts.note else ""
     if not left:
-        return f"{rows}: {facts.words}."
+        return f"{rows}: {facts.words}.{note}"
     kinds = " and ".join(f"{count:,} {kind}" for kind, count in facts.left_out.items())
     return (
         f"{rows}: {facts.words}; {left:,} of them not asked, since a compared model was trained on "
-        f"the same ({kinds})."
+        f"the same ({kinds}).{note}"
     )
 
 

@@ -99,3 +99,18 @@ def test_checks_decide_where_they_say_something(home: Path) -> None:
     made = Gateway().compare([one, other], rows(3), checks=guide)
     means = [one.interval and one.interval.mean for one in made.data.figures["checks"].values()]
     assert means == [0, 0] and made.verdict.measure == "json_schema"
+
+
+def test_an_answer_that_the_judge_did_not_score_passes_no_check_by_it(home: Path) -> None:
+    """One that fails another check has failed all the same."""
+    guide = Guide.loads("checks:\n- json: object\n- rubric: Is it friendly?\n")
+
+    class Silent(Desk):
+        def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+            return ChatReply(text="I do not know.")
+
+    judge = Silent()
+    made = Gateway().compare([Desk(), Silent()], rows(4), checks=guide, judge=judge, by="checks")
+    good, bad = (made.data.figures["checks"][model.key] for model in made.data.models)
+    assert good.interval is None and sum(good.unjudged.values()) == 4
+    assert bad.interval is not None and (bad.interval.mean, bad.unjudged) == (0, {})

@@ -14,6 +14,7 @@ from finetune_gateway import Gateway, SpecError
 from finetune_gateway.evaluation.default_rows import default_rows
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.jobs.records import JobRecord, StoredFile
+from finetune_gateway.reports.comparison_view import rows_text
 
 
 def stored(path: Path, count: int) -> StoredFile:
@@ -53,3 +54,20 @@ def test_the_held_out_rows_of_a_job(home: Path, tmp_path: Path) -> None:
         default_rows([compared(none)], store)
     with pytest.raises(SpecError, match="none of the models has held-out rows here"):
         default_rows([compared(None)], store)
+
+
+def test_held_out_rows_are_not_warned_of_for_their_form(home: Path, tmp_path: Path) -> None:
+    """They are of the training's data: one sentence says so. The same rows as a file are."""
+    path = tmp_path / "train.jsonl"
+    rows = [
+        {"prompt": f"Please say how much {n} plus {n} is", "completion": f"{2 * n}"}
+        for n in range(120)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    job = Gateway().submit(path, model="any-model", backend="fake", n_epochs=1)
+    job.result()
+    found = Gateway().compare([job])
+    assert not found.data.data.warnings and "form of the training rows" in rows_text(found.data)
+    held_out = [{"messages": one.prompt.messages} for one in found.rows()]
+    named = Gateway().compare([job], held_out)
+    assert "one generator" in named.data.data.warnings[0] and not named.data.data.note

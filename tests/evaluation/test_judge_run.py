@@ -107,6 +107,23 @@ def test_a_judge_with_a_habit_is_named(
     assert found.verdict.decided == (wins == 1.0)
 
 
+def test_a_judge_that_is_mostly_silent_decides_nothing(provider: Provider) -> None:
+    """By the pairs that it did judge the first model would be better: those may be its choice."""
+    choose = verdict(lambda first, second: "Kraków" in first)
+    silent = {"parcel 10?", "parcel 11?"}
+    provider.world.answer_with = lambda body: (
+        "Both." if any(one in str(body["messages"]) for one in silent) else choose(body)
+    )
+    found = compare(provider)
+    assert not found.verdict.decided and len(found.verdict.best) == 2
+    assert found.verdict.text.startswith("Can't tell") and found.verdict.rows_needed is None
+    assert "2 of 12 answers were not judged" in found.verdict.text
+    wins = [one for one in found.data.differences if one.measure == "judge:wins"]
+    assert [one.better for one in wins] == [""] and wins[0].p is not None and wins[0].p < 0.05
+    silent.remove("parcel 11?")
+    assert compare(provider, seed=1).verdict.decided
+
+
 def test_rows_go_to_a_judge_by_the_rules_of_any_host(provider: Provider) -> None:
     """Private data in an answer stop it too, and a judge that says nothing leaves figures empty."""
     provider.world.answer_with = lambda body: "Both are nice."

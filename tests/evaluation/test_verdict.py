@@ -75,3 +75,12 @@ def test_the_verdict_has_the_digits_of_the_tables() -> None:
     assert assessing.difference_text(MATCH, small, "b") == "-0.4 points, -0.7 to -0.1"
     cheap = costs.money_clauses({"a": AnswerFigures(usd_per_answer=Decimal("0.0000042"))}, {})
     assert cheap == {"a": "$0.0042 per 1,000 answers"}
+
+
+def test_models_that_leave_as_much_open_are_said_together() -> None:
+    """The same sentence thrice hides the answer."""
+    found = {key: figure(mean, mean - 0.1, mean + 0.1) for key, mean in MEANS.items()}
+    left = {"a": (8, 27), "b": (8, 27), "c": (3, 27)}
+    said = assessing.verdict(MATCH, [*map(facts, MEANS)], found, [], {}, left).text
+    assert "Of 8 of 27 requests to a and as many to b there is no answer, and" in said
+    assert said.count("there is no answer") == 2
