@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -54,7 +55,9 @@ class Figure:
     def score(self, row: ComparedRow, answer: ComparedAnswer) -> Score:
         """Return the figure; not judged where it was not measured."""
         value = self.read(answer)
-        return Score(value=value) if value is not None else Score(reason=self.missing)
+        if value is None:
+            return Score(reason=self.missing)
+        return Score(value=value) if math.isfinite(value) else Score(reason=f"it is {value}")
 
 
 LOSS = Measure(

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_gateway.errors import NotFoundError, StoreError, validation_error_text
+from finetune_gateway.evaluation.recording import read_line
 from finetune_gateway.evaluation.results import (
     ComparedAnswer,
     ComparedRow,
@@ -158,10 +159,4 @@ def ids(settings: Settings) -> list[str]:
 
 def _read_all(kind: type[M], path: Path) -> Iterator[M]:
     for line in read_lines(path, checked=False):
-        try:
-            yield kind.model_validate(line)
-        except ValidationError as exc:
-            raise StoreError(
-                f"{path} has a line that cannot be read: {validation_error_text(exc)}.",
-                hint="Was it changed? Make it again with the same ftg compare.",
-            ) from None
+        yield read_line(kind, line, path)

@@ -38,7 +38,7 @@ from finetune_gateway.errors import (
     validation_error_text,
 )
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint_of_all
-from finetune_gateway.jobs.journal import read_lines
+from finetune_gateway.jobs.journal import damaged, number_of, read_lines
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.jobs.requests import (
     ANSWERS,
@@ -95,7 +95,9 @@ class RecordedAnswer(Model):
     """One answer. ``row``: the fingerprint of its prompt; ``message``, ``usage`` and ``logprobs``
     as the host sent them. ``seconds``: from the request to the whole answer; None from a batch."""
 
-    model_config = ConfigDict(defer_build=True, protected_namespaces=(), extra="ignore")
+    model_config = ConfigDict(
+        defer_build=True, protected_namespaces=(), extra="ignore", allow_inf_nan=False
+    )
 
     id: str
     row: str
@@ -290,15 +292,14 @@ class Recording:
         self.write_about()
 
 
-def read_line(kind: type[M], line: Json, path: Path) -> M:
-    """Return a line as what it is of. Raises StoreError for one that was changed."""
+def read_line(kind: type[M], line: Json, path: Path, written: Json | None = None) -> M:
+    """Return a line as what it is of. ``written``: the line in the file, if it was converted.
+    Raises StoreError for one that was changed."""
     try:
         return kind.model_validate(line)
     except ValidationError as exc:
-        raise StoreError(
-            f"{path} has a line that cannot be read: {validation_error_text(exc)}.",
-            hint="Was it changed? Put a copy back.",
-        ) from None
+        why = f"what cannot be read: {validation_error_text(exc)}"
+        raise damaged(path, number_of(written or line, path), why) from None
 
 
 def batch_file(folder: Path, key: str) -> Path:

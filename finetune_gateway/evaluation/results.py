@@ -117,7 +117,9 @@ class ComparedAnswer(Model):
     messages. ``seconds``: from the request to the whole answer; ``first_token_seconds``: to the
     first piece of it; None where it was not measured, as in batches."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, protected_namespaces=())
+    model_config = ConfigDict(
+        allow_inf_nan=False, frozen=True, defer_build=True, protected_namespaces=()
+    )
 
     model: str  # key of the model
     row: str  # id of the row
@@ -168,7 +170,7 @@ class Score(Model):
     """What one measure says of one answer. ``value``: None if it was not judged, and ``reason``
     says why; for a judged one it may say what was found."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(allow_inf_nan=False, frozen=True, defer_build=True)
 
     value: float | None = None
     reason: str = ""

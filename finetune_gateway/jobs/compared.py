@@ -97,11 +97,29 @@ def of_job(store: Store, record: JobRecord) -> list[Path]:
     ]
 
 
+def of_nobody(settings: Settings) -> list[Path]:
+    """Return the folders with texts of which nobody can tell whose models they are of: what says so
+    is damaged, or not there."""
+    every = (*comparison_folders(settings), *answer_folders(settings))
+    return [one for one in every if _has_lines(one) and not _is_told(one)]
+
+
+def _has_lines(folder: Path) -> bool:
+    return any(path.stat().st_size for path in folder.glob("*.jsonl") if path.is_file())
+
+
+def _is_told(folder: Path) -> bool:
+    """Return True if it is known whose models a folder is of."""
+    models = _models_in(folder)
+    is_jobs = (isinstance(one.get("jobs", []), list) for one in models)
+    return bool(models) and all(isinstance(m.get("model"), str) for m in models) and all(is_jobs)
+
+
 def _is_of(model: Json, job_id: str, names: set[str], run: str) -> bool:
     """Return True for a model of this job: by its id, by the name of the model, or by the run
     folder in which it lies."""
     name = str(model.get("model"))
-    ours = job_id == model.get("job_id") or job_id in (model.get("jobs") or ())
+    ours = job_id == model.get("job_id") or job_id in as_list(model.get("jobs"))
     return ours or name in names or f"{name}/".startswith(run)
 
 
@@ -136,7 +154,7 @@ def old(store: Store, before: float) -> list[Path]:
 
 
 def _touched_at(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+    return max((path.lstat().st_mtime for path in folder.iterdir()), default=0.0)
 
 
 def remove(store: Store, folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class Journal:
 
     def write(self, line: Json) -> None:
         """Add a line. Raises StoreError for a full disk, and then nothing of it is left."""
-        raw = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        raw = _line_of(line)
         with files.storing(f"{self.path.name} cannot be written", self.path.parent):
             if os.write(self._file, raw) < len(raw):
                 _cut_torn_line(self._file)
@@ -101,36 +102,67 @@ class Journal:
                 os.close(descriptor)
 
 
+def _line_of(line: Json) -> bytes:
+    try:
+        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # NaN and Infinity of a host: no JSON, and no reader would take the line
+        text = json.dumps(_finite(line), ensure_ascii=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with null for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_lines(path: Path, *, checked: bool = True) -> Iterator[Json]:
     """Yield the whole lines of a journal; none if there is no such file. Raises StoreError, also
     for a line that has not what is written here: somebody has changed it. ``checked``: it is a file
     of requests, by its name."""
+    checks = CHECKS.get(path.name, {}) if checked else {}
     try:
         with path.open("rb") as file:
-            for raw in file:
+            for number, raw in enumerate(file, 1):
                 if raw.endswith(b"\n"):
-                    yield _parsed(raw, path, CHECKS.get(path.name, {}) if checked else {})
+                    yield _parsed(raw, path, number, checks)
     except FileNotFoundError:
         return
     except OSError as exc:
         raise StoreError(f"{path} cannot be read: {exc.strerror or exc}.") from None
 
 
-def _parsed(raw: bytes, path: Path, checks: Checks) -> Json:
+def number_of(line: Json, path: Path) -> int:
+    """Return the number of a line that was read; 0 if it is not there any more."""
+    numbered = enumerate(read_lines(path, checked=False), 1)
+    return next((number for number, one in numbered if one == line), 0)
+
+
+def _parsed(raw: bytes, path: Path, number: int, checks: Checks) -> Json:
     try:
-        value = json.loads(raw)
-    except ValueError:
+        value = json.loads(raw, parse_constant=_refused)
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise _damaged(path, "is no JSON object")
+        raise damaged(path, number, "no JSON object")
     for name, is_right in checks.items():
         if not is_right(value.get(name)):
-            raise _damaged(path, f"has no {name} as it is written here")
+            raise damaged(path, number, f"no {name} as it is written here")
     return value
 
 
-def _damaged(path: Path, what: str) -> StoreError:
-    return StoreError(f"{path} has a line that {what}.", hint="Was it changed? Put a copy back.")
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def damaged(path: Path, number: int, what: str) -> StoreError:
+    """Return the error for a line that somebody has changed."""
+    return StoreError(
+        f"{path}, line {number}, has {what}.", hint="Was it changed? Put a copy back."
+    )
 
 
 def _is_text(value: object) -> bool:

@@ -25,7 +25,7 @@ def lock_of(settings: Settings, name: str) -> Path:
 
 def touched_at(folder: Path) -> float:
     """Return when something was last written to a recording, in seconds since the epoch."""
-    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+    return max((path.lstat().st_mtime for path in folder.iterdir()), default=0.0)
 
 
 def old(store: Store, before: float) -> list[Path]:

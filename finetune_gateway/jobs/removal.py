@@ -109,6 +109,7 @@ class Remover:
         left: list[str] = []
         kept = [*self._kept(record, left), *self._archived(record)]
         kept += compared.of_job(self.store, record)
+        left += self._of_nobody()
         count = self.store.query("SELECT count(*) FROM events WHERE job_id = ?", (record.id,))
         if record.hosted and not record.gone and (record.provider_id or record.tries):
             left.append(f"its uploads and its model at {record.host}: ftg prune --remote")
@@ -137,6 +138,14 @@ class Remover:
             left.append(f"what backend {record.backend!r} has kept itself: {exc.message}")
             return []
         return backend.kept_files(record.provider_id or record.id)
+
+    def _of_nobody(self) -> list[str]:
+        """Return what may be of any job: nobody can tell, so only its name removes it."""
+        names = map(compared.name_of, compared.of_nobody(self.store.settings))
+        return [
+            f"{name}, if it is of its model: that cannot be read there. To remove it: ftg rm {name}"
+            for name in names
+        ]
 
     def _archived(self, record: JobRecord) -> list[Path]:
         """Return what was fetched of a job, and what was added of its model."""

@@ -147,6 +147,10 @@ def _check_data(settings: Settings) -> Iterator[Check]:
     found = f"{format_bytes(sum(sizes.values()))} are kept: {kept}{since}"
     fix = "" if settings.read_only else _data_to_remove(settings)
     yield Check("data", "warning" if fix else "ok", found, fix)
+    for folder in compared.of_nobody(settings):
+        name = compared.name_of(folder)
+        what = f"{name} is kept, and whose it is cannot be read there"
+        yield Check("answers", "warning", what, f"To remove it: ftg rm {name}")
     yield from _check_charges(settings)
 
 

@@ -13,7 +13,7 @@ from support.asked import BASES, RUN, answers, hosted, planned, prompts
 from support.chaos import killed_after
 from support.cli import Ftg
 from support.disks import short_files
-from support.provider import Provider
+from support.provider import Fault, Provider
 from support.records import record
 from support.traces import traces
 
@@ -33,6 +33,7 @@ from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs import charges, compared
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.reports import machine_checks
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 
@@ -137,6 +138,62 @@ def test_prune_takes_them_by_a_named_age_alone(home: Path, ftg: Ftg) -> None:
     os.close(lock)
     assert ftg("prune", "--older-than", "0d", "--yes").returncode == 0
     assert not [*(home / "answers").iterdir(), *(home / "comparisons").iterdir()]
+
+
+@pytest.mark.parametrize("about", ["{", '{"model": "m", "jobs": 5}', None])
+def test_what_is_damaged_is_not_hidden_from_a_removal(
+    home: Path, ftg: Ftg, about: str | None
+) -> None:
+    """Whose they are cannot be told: a removal of the job names them, and so does doctor."""
+    with Provider(answer_with=lambda body: WORD) as provider:
+        tuned = hosted(provider)
+        answers([tuned], prompts(1))
+    made, path = job(tuned.model), home / "answers" / tuned.fingerprint / "about.json"
+    path.unlink()
+    if about is not None:
+        path.write_text(about)
+    name = f"answers:{tuned.fingerprint[:12]}"
+    left = Gateway().job(made.id).remove().left
+    assert any(f"ftg rm {name}" in one for one in left) and traces(home, WORD)
+    checks = machine_checks.check_machine(Settings.load(), None)
+    (found,) = (one for one in checks if name in one.found)
+    assert (found.state, found.fix) == ("warning", f"To remove it: ftg rm {name}")
+    compared.remove(Store(Settings.load()), *compared.find(Settings.load(), name))
+    assert traces(home, WORD) == [] and compared.of_nobody(Settings.load()) == []
+
+
+@pytest.mark.parametrize("bad", ["NaN", "1e999", "[" * 5000])
+def test_a_changed_answer_is_named_by_file_and_line(home: Path, bad: str) -> None:
+    """Whatever it is; half a line at the end is one that a kill has left, and is asked again."""
+    with Provider() as provider:
+        model = hosted(provider)
+        answers([model], prompts(3))
+        path = home / "answers" / model.fingerprint / "answers.jsonl"
+        lines = path.read_text().splitlines()
+        seconds = json.loads(lines[1])["seconds"]
+        changed = lines[1].replace(f'"seconds":{seconds}', f'"seconds":{bad}')
+        path.write_text("\n".join([lines[0], changed, lines[2]]) + "\n")
+        with pytest.raises(StoreError, match=r"answers\.jsonl, line 2, has"):
+            answers([model], prompts(3))
+        path.write_text("\n".join([lines[0], lines[1], lines[2][:-9]]))
+        assert answers([model], prompts(3)).asked == 1
+
+
+def test_numbers_of_a_host_that_are_none_are_kept_as_nothing(home: Path) -> None:
+    """Python reads NaN as JSON; what was paid must be found again."""
+    with Provider() as provider:
+        body = (
+            '{"choices": [{"index": 0, "message": {"role": "assistant", "content": "Yes."}, '
+            '"logprobs": {"content": [{"token": "Yes", "logprob": -Infinity}]}, "finish_reason": '
+            '"stop"}], "usage": {"prompt_tokens": NaN, "completion_tokens": 1e999}}'
+        )
+        provider.fault("POST /chat/completions", Fault("body", body=body.encode()))
+        model = hosted(provider)
+        answers([model], prompts(1))
+        again = answers([model], prompts(1))
+        (answer,) = again.answers.values()
+        assert (again.asked, again.kept, answer.text) == (0, 1, "Yes.")
+        assert answer.prompt_tokens is None and answer.usd
 
 
 def killed(provider: Provider, count: int) -> None:

@@ -174,5 +174,5 @@ def test_a_line_that_was_changed_is_no_bug_of_ours(home: Path) -> None:
     for wrong in changes:
         line = json.loads(path.read_text().splitlines()[-1])
         path.write_text(json.dumps({**line, **wrong}) + "\n")
-        with pytest.raises(StoreError, match=r"batches\.jsonl has a line that"):
+        with pytest.raises(StoreError, match=r"batches\.jsonl, line \d+, has"):
             keeping.settle(Settings.load(), "b", lost=True)

@@ -181,7 +181,8 @@ def _read(plan: AskPlan, target: Target, unkept: dict[str, local.Unkept], asked:
         answer = ComparedAnswer(model=model, row=row, sample=sample)
         if key in lines:
             kept = {"model": model, "row": row, "sample": sample, "kept": key not in left}
-            answer = read_line(ComparedAnswer, {**answer_of(lines[key]), **kept}, path)
+            fields = {**answer_of(lines[key]), **kept}
+            answer = read_line(ComparedAnswer, fields, path, lines[key])
         else:
             reason = errors.get(key) or (ended.message if ended else asked.stopped)
             answer = answer.model_copy(update={"error": reason or "not asked"})
