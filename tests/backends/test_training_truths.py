@@ -11,7 +11,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from support.chaos import kill_worker, slots_taken, until
 from support.cli import Ftg
+from support.training import a_run
 
 from finetune_gateway import (
     FakeBackend,
@@ -28,11 +28,11 @@ from finetune_gateway import (
     UnsupportedError,
 )
 from finetune_gateway.backend import ChatReply, Usage
-from finetune_gateway.backends.local import fourbit, out_of_memory
+from finetune_gateway.backends.local import out_of_memory
 from finetune_gateway.backends.local.counting import template_of
 from finetune_gateway.backends.local.divergence import WINDOW, Diverged, LossHistory
 from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
-from finetune_gateway.backends.local.run import Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.worker import in_one_line
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.settings.files import write_atomic
@@ -48,42 +48,6 @@ Rows = Callable[[int], list[dict[str, Any]]]
 
 
 # -- training ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def train(home: Path, tiny_folder: Path, rows: Rows) -> Callable[..., Run]:
-    """``train(count, **options)``: a run of the worker's training code on so many rows, in this
-    process; raises what it raises. ``run`` is the run, whatever became of it."""
-    fourbit.import_quietly()  # else peft would import it, and print
-    from finetune_gateway.backends.local.methods import sft
-
-    def trained(count: int, **options: Any) -> Run:
-        given = {"lora_r": 4, "seed": 3, "batch_size": 4, "logging_steps": 1, **options}
-        if given.get("training_type") == "full":
-            del given["lora_r"]
-        run = a_run(home, TrainingSpec.build(model=str(tiny_folder), **given), rows(count))
-        sft.train_and_save(run)
-        return run
-
-    return trained
-
-
-def a_run(
-    home: Path, spec: TrainingSpec, rows: list[dict[str, Any]], created_at: float | None = None
-) -> Run:
-    settings = Settings(home).create()
-    name = f"run-{len(list(settings.runs.glob('*')))}"
-    folder = settings.runs / name
-    (folder / "data").mkdir(parents=True)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "data" / "train.jsonl").write_text(lines, "utf-8")
-    made = created_at or time.time()
-    file = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=made)
-    write_json(folder / "run.json", file.model_dump(mode="json"))
-    Queue(settings).add(name)
-    run = Run(settings, name, 0)
-    run.claim(status="running")
-    return run
 
 
 def events(run: Run) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from finetune_gateway.backends.local.run import (
     read_events,
     write_json,
 )
+from finetune_gateway.backends.local.supported import require_modules, require_supported
 from finetune_gateway.data.dataset import Dataset, has_reasoning
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError, UnsupportedError
 from finetune_gateway.estimation import calibration, profiles
@@ -159,8 +160,11 @@ class LocalBackend(Backend):
             raise MissingDependency(f"Local training (missing: {', '.join(missing)})", "local")
         if spec.training_type == "qlora":
             fourbit.require("QLoRA")
+        require_supported(spec, on_gpu=slots() != ["cpu"])
         self.check_model(spec)
         folder = models.small_files(spec.model, self.settings)
+        if tensors := models.tensor_names(spec.model, folder):
+            require_modules(spec, tensors)
         self._template(spec, folder).check()
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:

@@ -81,6 +81,11 @@ def require_whole(
     _require_ends(name, config, tensors)
 
 
+def tensor_names(folder: Path, *, at_hub: bool) -> Collection[str]:
+    """Return the names of a base's tensors; none while its weights are not here."""
+    return (_as_far_as_here(folder) or ()) if at_hub else read_weights(folder)
+
+
 def _as_far_as_here(folder: Path) -> Mapping[str, Tensor | None] | None:
     """Return the tensors of a model of the hub; without their types while only the index is here,
     and None without that."""

@@ -71,6 +71,7 @@ def lora_config(
     if spec.training_type == "full":
         return None
     targets = spec.target_modules
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     return LoraConfig(
         r=spec.lora_r,
         lora_alpha=spec.lora_alpha,
@@ -80,6 +81,8 @@ def lora_config(
         use_dora=spec.use_dora,
         use_rslora=spec.use_rslora,
         modules_to_save=list(spec.modules_to_save) or None,
+        # A head that shares the embedding's weight goes on sharing it.
+        ensure_weight_tying=bool(spec.modules_to_save) and tied,
         task_type=task,
     )
 

@@ -7,7 +7,7 @@ Hugging Face id, looked up in the hub's cache.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,13 @@ def require_whole(model: str, folder: Path, training_type: str | None) -> None:
         return
     at_hub = hub.file_names(model, folder.name) if _is_at_hub(model) else None
     bases.require_whole(model, folder, config, training_type, at_hub)
+
+
+def tensor_names(model: str, folder: Path) -> Collection[str]:
+    """Return the names of a base's tensors; none while its weights are not here."""
+    if model == builtin.NAME and not builtin.is_built(folder):
+        return ()
+    return bases.tensor_names(folder, at_hub=_is_at_hub(model))
 
 
 def config_of(folder: Path) -> dict[str, Any]:

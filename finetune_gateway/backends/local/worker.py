@@ -19,6 +19,7 @@ from types import FrameType
 from finetune_gateway.backends.local import fourbit, out_of_memory
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
+from finetune_gateway.backends.local.supported import needs_bitsandbytes
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import DIVERGED, JobStatus, Result
 from finetune_gateway.methods import load_trainer
@@ -114,7 +115,7 @@ def wait_for_slot(run: Run, died: str) -> None:
 def train(run: Run) -> tuple[Result, int | None]:
     """Run the method's file, which imports torch; return the result and the trained tokens."""
     run.phase("importing torch and trl")
-    if run.spec.training_type == "qlora":
+    if needs_bitsandbytes(run.spec):
         fourbit.import_quietly()
     else:
         fourbit.block_import()

@@ -1,0 +1,103 @@
+"""Settings that libraries name: which are honoured here, judged before any work, without torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from importlib.util import find_spec
+
+from finetune_gateway.backends.local import fourbit
+from finetune_gateway.errors import MissingDependency, SpecError, shown
+from finetune_gateway.spec import TrainingSpec
+
+# Optimizers of transformers that need nothing but torch, and those of bitsandbytes. Others need
+# packages that are not tried here, or work in ways that checkpoints do not keep.
+OF_TORCH = ("adamw_torch_fused", "adamw_torch", "adafactor", "adagrad", "rmsprop", "sgd")
+OF_BITSANDBYTES = (
+    *("adamw_8bit", "adamw_bnb_8bit", "lion_32bit", "lion_8bit", "ademamix", "ademamix_8bit"),
+    *("rmsprop_bnb", "rmsprop_bnb_32bit", "rmsprop_bnb_8bit"),
+)
+# On a GPU: on a CPU bitsandbytes leaves the paging out.
+PAGED = (
+    *("paged_adamw_32bit", "paged_adamw_8bit", "paged_lion_32bit", "paged_lion_8bit"),
+    *("paged_ademamix_32bit", "paged_ademamix_8bit"),
+)
+# Schedules of transformers that need no further numbers.
+SCHEDULES = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial"),
+    *("constant", "constant_with_warmup", "inverse_sqrt"),
+)
+ALL_LINEAR = "all-linear"
+MOST_NAMES = 12  # in an error
+
+
+def require_supported(spec: TrainingSpec, *, on_gpu: bool) -> None:
+    """Raise SpecError for an optimizer or a schedule that is not honoured here, MissingDependency
+    for an optimizer whose package is not installed."""
+    of_bitsandbytes = (*OF_BITSANDBYTES, *(PAGED if on_gpu else ()))
+    if spec.optim in PAGED and not on_gpu:
+        raise SpecError(
+            f"optim {spec.optim} pages between a GPU's memory and the machine's; this job runs on "
+            "the CPU.",
+            hint=f"Use {spec.optim.removeprefix('paged_')}.",
+        )
+    if spec.optim not in (*OF_TORCH, *of_bitsandbytes):
+        raise SpecError(
+            f"optim {shown(spec.optim)} is no optimizer that is used here.",
+            hint=f"Use one of: {', '.join(OF_TORCH)}; or of bitsandbytes: "
+            f"{', '.join(of_bitsandbytes)}.",
+        )
+    if needs_bitsandbytes(spec) and find_spec(fourbit.PACKAGE) is None:
+        raise MissingDependency(f"optim={spec.optim} (missing: {fourbit.PACKAGE})", "local")
+    if spec.lr_scheduler_type not in SCHEDULES:
+        raise SpecError(
+            f"lr_scheduler_type {shown(spec.lr_scheduler_type)} is no schedule that is used here.",
+            hint=f"Use one of: {', '.join(SCHEDULES)}.",
+        )
+
+
+def needs_bitsandbytes(spec: TrainingSpec) -> bool:
+    """Return True if a run cannot do without bitsandbytes."""
+    return spec.training_type == "qlora" or spec.optim in (*OF_BITSANDBYTES, *PAGED)
+
+
+def require_modules(spec: TrainingSpec, tensors: Collection[str]) -> None:
+    """Raise SpecError for modules that the base does not have; ``tensors``: names of its weights.
+
+    As PEFT reads them: a name is the end of a module's path, one text is a pattern of whole paths.
+    """
+    modules = {name.rpartition(".")[0] for name in tensors}
+    modules |= {"lm_head"}  # one that shares the embedding's weight is not stored
+    if spec.target_modules != ALL_LINEAR:
+        _require(spec.target_modules, "target_modules", modules)
+    _require(spec.modules_to_save, "modules_to_save", modules)
+
+
+def _require(wanted: str | tuple[str, ...], setting: str, modules: Collection[str]) -> None:
+    names = (wanted,) if isinstance(wanted, str) else wanted
+    for name in names:
+        if isinstance(wanted, str):
+            there = _matches(name, modules)
+        else:
+            there = any(module == name or module.endswith(f".{name}") for module in modules)
+        if not there:
+            raise SpecError(
+                f"{setting} names {shown(name)}, and the model has no such module.",
+                hint=f"It has: {', '.join(_ends(modules))}.",
+            )
+
+
+def _matches(pattern: str, modules: Iterable[str]) -> bool:
+    try:
+        return any(re.fullmatch(pattern, module) for module in modules)
+    except re.error as exc:
+        raise SpecError(
+            f"target_modules {shown(pattern)} is no regular expression: {exc}.",
+            hint="Give names of modules, such as q_proj,v_proj, or all-linear.",
+        ) from None
+
+
+def _ends(modules: Iterable[str]) -> list[str]:
+    """Return the last parts of the modules' paths, without numbers of layers."""
+    ends = {module.rpartition(".")[2] for module in modules}
+    return sorted(end for end in ends if end and not end.isdecimal())[:MOST_NAMES]

@@ -1,0 +1,113 @@
+"""Settings that libraries name are honoured, or refused before a job exists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.rows import chat_rows
+
+from finetune_gateway import Gateway, SpecError
+from finetune_gateway.backends.local import supported
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.spec import TrainingSpec
+
+# Of transformers 5.23 and TRL 1.16, about each other.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+TENSORS = [
+    "model.embed_tokens.weight",
+    *(f"model.layers.{n}.self_attn.{name}.weight" for n in (0, 1) for name in ("q_proj", "v_proj")),
+    "model.layers.0.mlp.up_proj.weight",
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"optim": "adamw"}, "optim 'adamw' is no optimizer"),
+        ({"optim": "galore_adamw"}, "Use one of: adamw_torch_fused, adamw_torch"),
+        ({"optim": "paged_adamw_8bit"}, "this job runs on the CPU. Use adamw_8bit."),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "is no schedule that is used here"),
+        ({"lr_scheduler_type": "wavy"}, "Use one of: linear, cosine"),
+        ({"target_modules": ["q_proj", "c_attn"]}, "target_modules names 'c_attn'"),
+        ({"target_modules": ".*c_proj"}, "target_modules names '.*c_proj'"),
+        ({"target_modules": "(q_proj"}, "is no regular expression"),
+        ({"modules_to_save": ["wte"]}, "modules_to_save names 'wte'"),
+    ],
+)
+def test_a_setting_that_cannot_be_honoured_makes_no_job(
+    home: Path, tiny_folder: Path, given: dict[str, Any], reason: str
+) -> None:
+    gateway = Gateway()
+    with pytest.raises(SpecError) as caught:
+        gateway.submit(chat_rows(10), model=str(tiny_folder), backend="local", **given)
+    assert reason in str(caught.value)
+    assert not gateway.jobs()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"target_modules": ["q_proj", "up_proj"]},
+        {"target_modules": r".*layers\.1\..*(q|v)_proj"},
+        {"target_modules": "all-linear", "modules_to_save": ["lm_head", "embed_tokens"]},
+    ],
+)
+def test_modules_are_named_as_peft_reads_them(given: dict[str, Any]) -> None:
+    supported.require_modules(TrainingSpec.build(model="m", **given), TENSORS)
+
+
+def test_the_names_are_those_of_transformers() -> None:
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    optimizers = {*supported.OF_TORCH, *supported.OF_BITSANDBYTES, *supported.PAGED}
+    assert optimizers <= {one.value for one in OptimizerNames}
+    assert set(supported.SCHEDULES) <= {one.value for one in SchedulerType}
+
+
+def weights(run: Run) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run.model / "adapter_model.safetensors")
+
+
+def test_adapters_are_as_the_spec_says(train: Callable[..., Run]) -> None:
+    """DoRA has a magnitude, rsLoRA its scale, and what is saved whole lies beside; the learning
+    rate of SGD and the clipping show in the weights."""
+    run = train(
+        4, use_dora=True, use_rslora=True, modules_to_save=["lm_head"], optim="sgd", max_steps=1
+    )
+    config = json.loads((run.model / "adapter_config.json").read_text())
+    assert config["use_dora"] and config["use_rslora"]
+    assert config["modules_to_save"] == ["model.embed_tokens"]  # whose weight this head has
+    found = weights(run)
+    assert any("lora_magnitude_vector" in name for name in found)
+    assert any(name.endswith("embed_tokens.weight") for name in found)
+
+
+def test_gradients_are_clipped_to_the_norm(train: Callable[..., Run]) -> None:
+    """One step of SGD moves the weights by the rate times the gradient, at most its norm."""
+    given = {"optim": "sgd", "max_steps": 1, "learning_rate": 1.0, "warmup_ratio": 0.0}
+    moved = [
+        sum(float((tensor**2).sum()) for name, tensor in weights(run).items() if "lora_B" in name)
+        for run in (train(4, **given, max_grad_norm=norm) for norm in (1e-3, 0.0))
+    ]
+    assert moved[0] ** 0.5 <= 1e-3 + 1e-6 < moved[1] ** 0.5
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("optim", [*supported.OF_TORCH, *supported.OF_BITSANDBYTES])
+def test_every_optimizer_trains(train: Callable[..., Run], optim: str) -> None:
+    run = train(4, optim=optim, max_steps=2)
+    assert any(float(tensor.abs().sum()) for name, tensor in weights(run).items() if "B" in name)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", supported.SCHEDULES)
+def test_every_schedule_trains(train: Callable[..., Run], name: str) -> None:
+    train(4, lr_scheduler_type=name, max_steps=4)
