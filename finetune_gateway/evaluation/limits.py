@@ -14,13 +14,15 @@ class Limit:
     """What may be spent by all requests together, ``usd``; None: as much as they cost. Of those
     who wait for room the first one is served first, so that one model does not starve another.
 
-    ``spent``: by requests that have ended; ``on_the_way``: what those that have not may cost at
+    ``spent``: by requests that have ended; ``others``: what other runs of the same name have spent
+    and reserved since it was made; ``on_the_way``: what those that have not may cost at
     most. ``stopped``: why not all could be asked; empty if all could. ``begun``: this process has
     asked something under it. ``named``: the amount in messages, where ``usd`` is the rest of it.
     """
 
     usd: Decimal | None
     spent: Decimal = ZERO
+    others: Decimal = ZERO
     stopped: str = ""
     on_the_way: Decimal = ZERO
     begun: bool = False
@@ -31,7 +33,7 @@ class Limit:
     @property
     def left(self) -> Decimal | None:
         """What may still be spent, once all that is on the way has ended."""
-        return None if self.usd is None else max(ZERO, self.usd - self.spent)
+        return None if self.usd is None else max(ZERO, self.usd - self.spent - self.others)
 
     async def take(self, most: Decimal) -> bool:
         """Return True once a request that costs so much at most fits: what is on its way counts at

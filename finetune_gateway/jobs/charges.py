@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 
 from pydantic import ConfigDict
@@ -79,12 +79,17 @@ def new_id() -> str:
 def reserve(store: Store, charge: Charge, cap: Decimal | None) -> None:
     """Commit a charge if its month has room for what it reserves, in the transaction that also
     admits jobs. Raises BudgetError, and for a charge without a price where there is a ``cap``."""
-    reserve_all(store, [charge], cap)
+    reserve_all(store, charge.name, cap, lambda taken: [charge])
 
 
-def reserve_all(store: Store, every: Sequence[Charge], cap: Decimal | None) -> None:
-    """Commit all of these, or raise as ``reserve`` does and commit none."""
+def reserve_all(
+    store: Store, name: str, cap: Decimal | None, made: Callable[[Decimal], Sequence[Charge]]
+) -> Sequence[Charge]:
+    """Commit the charges of this name that ``made`` returns, and return them; or raise as
+    ``reserve`` does and commit none. ``made``: called with what all runs of this name have spent
+    and reserved; until the end no other process can reserve more."""
     with store.transaction() as db:
+        every = made(sum((one.held_usd for one in of_name(store, name)), ZERO))
         for charge in every:
             if cap is not None:
                 high = charge.reserved_usd
@@ -92,6 +97,7 @@ def reserve_all(store: Store, every: Sequence[Charge], cap: Decimal | None) -> N
                 room = month(store, charge.created_at, cap)
                 budgets.require_room(cost, room, unpriced=charge.model, what="It", way=_WAY)
             _insert(db, charge)
+    return every
 
 
 _WAY = "Give --max-cost USD to take less: it stops there."

@@ -74,6 +74,18 @@ def test_each_sample_has_a_seed_of_its_own(home: Path) -> None:
 # -- limits and what may be sent -----------------------------------------------------------------
 
 
+def test_a_limit_is_one_for_processes_that_were_confirmed_at_the_same_time(home: Path) -> None:
+    """Of two that have looked at what was spent before either has asked, the second one stops."""
+    with Provider() as provider:
+        store, models = Store(Settings.load()), [hosted(provider)]
+        first, second = (limit_of(store, RUN, Decimal("0.0019")) for _ in range(2))
+        one = answers(models, prompts(30), first)
+        other = answers(models, prompts(60)[30:], second)
+        spent = Gateway().budget().spent_usd
+    assert one.stopped and other.stopped and other.asked == 0 == other.spent_usd
+    assert 0 < one.spent_usd == spent <= Decimal("0.0019")
+
+
 def test_a_limit_is_shared_by_all_models_and_calls(home: Path) -> None:
     """It is never passed, what was not asked says why, and a higher one goes on."""
     with Provider() as provider:

@@ -73,8 +73,20 @@ def _reserved(bought: Sequence[Charge]) -> Decimal:
 
 
 def _reserve(plan: AskPlan, targets: Sequence[Target]) -> list[Charge]:
-    """Commit what may be spent on each of these, together at most what the limit leaves. Raises
-    BudgetError if the month has no room for it."""
+    """Commit what may be spent on each of these, together at most what the limit leaves, and return
+    it. Raises BudgetError if the month has no room for it."""
+
+    def made(taken: Decimal) -> list[Charge]:
+        # Since the plan was made, and while somebody thought about it, another process may have
+        # gone on with the same comparison.
+        plan.how.limit.others = max(ZERO, taken - plan.how.limit.spent)
+        return _charges(plan, targets)
+
+    return [*charges.reserve_all(plan.store, plan.how.name, plan.cap, made)]
+
+
+def _charges(plan: AskPlan, targets: Sequence[Target]) -> list[Charge]:
+    """Return a charge for each of these, noted where its requests will be, not yet committed."""
     costs = [target.cost for target in targets]
     highs = [cost.high if cost else ZERO for cost in costs]
     high, left = sum(highs, ZERO), plan.how.limit.left
@@ -96,7 +108,6 @@ def _reserve(plan: AskPlan, targets: Sequence[Target]) -> list[Charge]:
         )
         target.kept.note(charge)
         bought.append(charge)
-    charges.reserve_all(plan.store, bought, plan.cap)
     return bought
 
 
