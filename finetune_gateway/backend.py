@@ -183,6 +183,8 @@ class HandleData(Model):
     system_prompt: str | None = None  # of the training data, if all rows have the same one
     job_id: str | None = None
     step: int | None = None  # of a checkpoint of the job
+    # The base and the trainings before the job's own: ["builtin/tiny", "sft ftg-7kq3@200"].
+    continued_from: list[str] = Field(default_factory=list)
     dataset_sha256: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)  # why it may be of no use, from its training
@@ -209,7 +211,10 @@ class HandleData(Model):
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is empty and came later: versions that do not know it read the rest."""
         fields: dict[str, Any] = write(self)
-        later = ("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings", "step")
+        later = (
+            *("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings", "step"),
+            "continued_from",
+        )
         unused = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in fields.items() if name not in unused}
 

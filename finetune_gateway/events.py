@@ -142,6 +142,7 @@ class Result(Model):
     deploy: str | None = None  # the command that deploys it, at a host where it answers only then
     metrics: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)  # why the model may be of no use
+    continued_from: list[str] = Field(default_factory=list)  # see ``HandleData``
 
 
 class Snapshot(Model):

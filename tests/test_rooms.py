@@ -54,7 +54,7 @@ TRAINING = {
     f"backends.local.{name}"
     for name in (
         *("methods.sft", "loading", "inference", "answering", "batched", "likelihood"),
-        *("configuration", "trainer", "trl_trainers", "finishing", "precision", "scoring"),
+        *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
         *("progress", "saving", "calibrate", "encoding"),
     )
 }

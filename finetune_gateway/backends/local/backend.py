@@ -24,7 +24,7 @@ from finetune_gateway.backend import (
     HandleData,
     Intent,
 )
-from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models
+from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin
 from finetune_gateway.backends.local.counting import RowCount, template_of
 from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
@@ -68,7 +68,6 @@ NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finet
 # Settings of the spec that this backend does not honour.
 NOT_HONOURED = {
     "learning_rate_multiplier",
-    "continue_from",
     "loss_type",
     "beta",
     "label_smoothing",
@@ -125,7 +124,10 @@ class LocalBackend(Backend):
 
     def resolve(self, spec: TrainingSpec, train: Dataset | None = None) -> TrainingSpec:
         """Return the spec with absolute paths: of the model, if it is a folder here, and of the
-        chat template. The worker runs in another folder."""
+        chat template. The worker runs in another folder. One that continues a job has what it takes
+        over from it (``origin``)."""
+        if spec.continue_from is not None:
+            spec = origin.resolved(spec, self.settings.runs)
         model = models.resolve(spec.model)
         template = spec.chat_template and os.path.realpath(os.path.expanduser(spec.chat_template))
         chosen: dict[str, Any] = {"chat_template": template} if template else {}
@@ -213,6 +215,8 @@ class LocalBackend(Backend):
         if self.gpu is None and estimate.fits == "no":
             estimate.refused["oversize"] = _too_large(estimate)
         estimate.assumptions.extend(_ways_of_training(spec, tokens))
+        if spec.continue_from is not None:
+            estimate.assumptions.append(origin.in_words(spec, self.settings.runs))
         if spec.model == builtin.NAME and not builtin.is_built(folder):
             estimate.assumptions.append(
                 "The time is without the minute that it takes to build this model once."
@@ -263,10 +267,14 @@ class LocalBackend(Backend):
         if spec.chat_template is not None:
             files.copy_private(Path(spec.chat_template), folder / CHAT_TEMPLATE)
             template = files.sha256_of(folder / CHAT_TEMPLATE)
+        start, revision = None, None
+        if spec.continue_from is not None:
+            start, revision = origin.copy(spec, self.settings.runs, folder)
         run = RunFile(
             job_id=job_id,
             spec=spec,
-            base_revision=models.cached_revision(spec.model),
+            base_revision=revision or models.cached_revision(spec.model),
+            origin=start,
             chat_template_sha256=template,
             train_sha256=train.sha256,
             validation_sha256=validation.sha256 if validation else None,

@@ -57,7 +57,7 @@ def result_of(run: Path, folder: Path) -> Result:
             "them.",
         )
     try:
-        spec = RunFile.model_validate_json((run / RUN_FILE).read_bytes()).spec
+        file = RunFile.model_validate_json((run / RUN_FILE).read_bytes())
         base: dict[str, Any] = json.loads((run / BASE_FILE).read_bytes())
     except (OSError, ValueError):
         raise GatewayError(
@@ -65,6 +65,7 @@ def result_of(run: Path, folder: Path) -> Result:
             "this checkpoint is.",
             hint="Put a copy back, or train again.",
         ) from None
+    spec = file.spec
     _add_stops(folder, run / "model")
     template = folder / CHAT_TEMPLATE
     return Result(
@@ -75,6 +76,7 @@ def result_of(run: Path, folder: Path) -> Result:
         base_quantization="nf4" if spec.training_type == "qlora" else None,
         template_hash=files.sha256_of(template) if template.exists() else None,
         chat_template_kwargs=spec.chat_template_kwargs or {},
+        continued_from=file.continued_from,
         metrics=_metrics(folder),
     )
 

@@ -27,7 +27,7 @@ def training_arguments(
     evaluated.
     """
     spec, on_gpu = run.spec, torch.cuda.is_available()
-    seed = SEED if spec.seed is None else spec.seed
+    seed = seed_of(spec)
     # Saves memory for a third more time; a CPU has memory.
     checkpointing = on_gpu if spec.gradient_checkpointing == "auto" else spec.gradient_checkpointing
     return {
@@ -62,6 +62,10 @@ def training_arguments(
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
     }
+
+
+def seed_of(spec: TrainingSpec) -> int:
+    return SEED if spec.seed is None else spec.seed
 
 
 def lora_config(

@@ -4,6 +4,7 @@ torch."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from finetune_gateway.backends.local.loading import Base, newest_checkpoint
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.run import Cancelled, Run
 from finetune_gateway.backends.local.saving import keep_stops, manifest_of, save_whole
+from finetune_gateway.backends.local.start import REFERENCE
 from finetune_gateway.backends.local.trainer import WatchedTrainer
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import Result
@@ -54,6 +56,7 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
 
     def write(target: Path) -> None:
         trainer.save_model(str(target))
+        shutil.rmtree(target / REFERENCE, ignore_errors=True)  # one adapter answers alone
         base.tokenizer.save_pretrained(target)
         keep_stops(target, base.folder, base.template.stop_ids)
         if not full:
@@ -69,6 +72,7 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
         "base_quantization": base.quantization,
         "template_sha256": base.template.sha256,
         "chat_template_kwargs": run.spec.chat_template_kwargs or {},
+        "continued_from": run.file.continued_from,
         "trained_tokens": trainer.progress.trained_tokens,
         "metrics": last_metrics(trainer.state.log_history),
         "warnings": [*warnings, *trainer.progress.warnings()],
@@ -91,6 +95,7 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         base_quantization=manifest.get("base_quantization"),
         template_hash=manifest["template_sha256"],
         chat_template_kwargs=manifest.get("chat_template_kwargs", {}),
+        continued_from=manifest.get("continued_from", []),
         metrics=manifest["metrics"],
         warnings=manifest.get("warnings", []),
     )

@@ -4,6 +4,7 @@ run.json        spec, data and versions: enough to reproduce the run
 data/           a copy of the rows
 chat_template.jinja  a copy of the file that the spec names, if it names one
 base.json       which weights the base had when the run began
+start/          a copy of the adapter that it trains on from, if it continues another job
 events.jsonl    the worker's events, one per line
 attempt.json    where its newest attempt began (``out_of_memory``)
 worker.log      the output of the libraries
@@ -38,6 +39,20 @@ from finetune_gateway.spec import TrainingSpec
 
 HEARTBEAT_SECONDS = 5.0
 RUN_FILE, CHAT_TEMPLATE, BASE_FILE = "run.json", "chat_template.jinja", "base.json"
+START = "start"
+
+
+class Origin(BaseModel):
+    """The model of an earlier job that a run trains on from (``spec.continue_from``).
+
+    ``adapter``: sha256 of its files, which lie in ``start/``; empty for a model that was trained
+    whole, which is the base. ``continued_from``: as in ``HandleData``.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    adapter: dict[str, str] = {}
+    continued_from: tuple[str, ...]
 
 
 class RunFile(BaseModel):
@@ -50,11 +65,17 @@ class RunFile(BaseModel):
     train_sha256: str
     validation_sha256: str | None = None
     base_revision: str | None = None  # of a model of the hub, as it was checked
+    origin: Origin | None = None
     chat_template_sha256: str | None = None  # of the copy of ``spec.chat_template``
     system_prompt: str | None = None
     metadata: dict[str, str] = {}
     versions: dict[str, str]
     created_at: float
+
+    @property
+    def continued_from(self) -> list[str]:
+        """The base and the trainings before this one; empty if it continues none."""
+        return list(self.origin.continued_from) if self.origin else []
 
 
 class Cancelled(Exception):
@@ -120,19 +141,37 @@ class Run:
         return path
 
     @property
+    def start_adapter(self) -> Path | None:
+        """The folder of the adapter that training begins with; None if that is a new one. Raises
+        GatewayError if it was changed."""
+        origin = self.file.origin
+        if origin is None or not origin.adapter:
+            return None
+        folder = self.folder / START
+        for name, digest in origin.adapter.items():
+            if not (folder / name).is_file() or files.sha256_of(folder / name) != digest:
+                raise GatewayError(
+                    f"{folder / name} is missing or was changed since the job was submitted.",
+                    hint="Submit it again.",
+                )
+        return folder
+
+    @property
     def base_revision(self) -> str | None:
         """The commit of a model of the hub that an earlier attempt, or the submit, has seen."""
         return self.file.base_revision or self._base().get("revision")
 
     def pin_base(self, revision: str | None, sha256: str | None) -> None:
         """Keep which weights the base has. Raises GatewayError if an earlier call, in this attempt
-        or one before it, has seen others: adapters fit the base they were trained on alone."""
+        or one before it, or the job that is continued, has seen others: adapters fit the base they
+        were trained on alone."""
         base = {"revision": revision, "sha256": sha256}
         if not self._base():
             write_json(self.folder / BASE_FILE, base)
         elif self._base() != base:
+            first = self.spec.continue_from or "this job"
             raise GatewayError(
-                f"The weights of the base {self.spec.model} have changed since this job began.",
+                f"The weights of the base {self.spec.model} have changed since {first} began.",
                 hint="Put the old weights back and run: ftg resume. Or submit a new job.",
             )
 

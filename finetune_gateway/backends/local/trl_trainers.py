@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset as HFDataset
-from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
@@ -37,12 +36,12 @@ def sft_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     arguments: dict[str, Any],
-    lora: LoraConfig | None,
     train: HFDataset,
     held_out: HFDataset | None,
     progress: Progress,
 ) -> TrlSFTTrainer:
-    """Return TRL's SFTTrainer on rows with ``input_ids`` and ``labels``, or packs of them."""
+    """Return TRL's SFTTrainer on rows with ``input_ids`` and ``labels``, or packs of them;
+    ``model``: with its adapter, if it has one."""
     config = SFTConfig(
         **arguments,
         loss_type=spec.loss_type or "nll",
@@ -56,7 +55,6 @@ def sft_trainer(
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        peft_config=lora,
         callbacks=[progress],
     )
     trainer.progress = progress

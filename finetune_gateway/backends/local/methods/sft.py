@@ -12,16 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune_gateway.backends.local import finishing, models
-from finetune_gateway.backends.local.configuration import (
-    lora_config,
-    train_in_float32,
-    training_arguments,
-)
+from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
 from finetune_gateway.backends.local.precision import bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
+from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.step_plan import engine_of, plan_steps
 from finetune_gateway.estimation.batch_plan import batch_rows
 from finetune_gateway.events import Result
@@ -44,8 +41,9 @@ def train_and_save(run: Run) -> None:
     spec = run.spec
     kind = spec.training_type or "lora"
 
-    # -- load: the base model, its chat template and tokenizer
+    # -- load: the base model, its chat template and tokenizer; the adapter on it
     base = load_base(run)
+    model = begin(run, base.model)
 
     # -- format: rows -> input_ids (n,) and labels (n,), -100 for tokens that are not trained
     run.phase("reading the data")
@@ -68,7 +66,7 @@ def train_and_save(run: Run) -> None:
     if torch.cuda.is_available() and kind == "full":
         longest = max_length if spec.packing else max(map(len, train_rows.rows["input_ids"]))
         config = models.config_of(base.folder)
-        warnings += fit_weights(run, base.model, config, plan.micro_batch, longest)
+        warnings += fit_weights(run, model, config, plan.micro_batch, longest)
     arguments = training_arguments(
         run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
     )
@@ -78,16 +76,16 @@ def train_and_save(run: Run) -> None:
 
     trainer = trl_trainers.sft_trainer(
         spec,
-        base.model,
+        model,
         base.tokenizer,
         arguments,
-        lora_config(spec, base.model),
         rows,
         valid_rows.rows if valid_rows else None,
         progress,
     )
     if base.quantization:
-        train_in_float32(base.model)  # now with the adapters
+        train_in_float32(model)
+        restore(run, model)
 
     # -- train: from the newest complete checkpoint, if an earlier worker has left one
     finishing.train_to_the_end(run, trainer)
