@@ -1,7 +1,4 @@
-"""Answers in the forms in which they are compared: text, JSON, calls, the final number.
-
-Nothing here fetches a schema, and its patterns are matched in linear time.
-"""
+"""Answers in the forms in which they are compared: text, JSON, calls, the final number."""
 
 from __future__ import annotations
 
@@ -9,12 +6,11 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.data.row_access import as_list, calls_of, loads_strict
-from finetune_gateway.errors import SpecError
 
 Json = dict[str, Any]
 
@@ -122,43 +118,7 @@ def _arguments(written: Any) -> str:
     return str(written) if value is NO_JSON else canonical({} if value is None else value)
 
 
-# -- schemas -------------------------------------------------------------------------------------
-
-
-def schema_judge(schema: Any) -> Callable[[Any], str]:
-    """Return a function that says in words what of a value does not fit a JSON Schema; "" if it
-    fits. Raises SpecError for a schema that is none."""
-    # Imported here: only answers in JSON need it.
-    import jsonschema_rs
-
-    try:
-        validator = jsonschema_rs.validator_for(
-            schema,
-            retriever=_fetch_nothing,
-            pattern_options=jsonschema_rs.RegexOptions(),
-        )
-    except (ValueError, jsonschema_rs.ReferencingError) as exc:
-        why = str(exc).partition("\n")[0]
-        raise SpecError(
-            f"This JSON Schema cannot be used: {why}.",
-            hint="Patterns have no look-around and no back-references, and nothing is fetched.",
-        ) from None
-
-    def judge(value: Any) -> str:
-        try:
-            error = next(iter(validator.iter_errors(value)), None)
-        except ValueError as exc:  # deeper than it reads
-            return str(exc)
-        if error is None:
-            return ""
-        path = ".".join(map(str, error.instance_path))
-        return f"{path}: {error.message}" if path else error.message
-
-    return judge
-
-
-def _fetch_nothing(uri: str) -> Any:
-    raise ValueError(f"{uri} is another document")
+# -- shapes --------------------------------------------------------------------------------------
 
 
 def shape(values: Sequence[Any], *, labels: bool = False) -> Json:

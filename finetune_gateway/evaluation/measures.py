@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_gateway.data.json_schema import schema_judge
 from finetune_gateway.data.row_access import calls_of, tools_of
 from finetune_gateway.evaluation import answer_forms as forms
 from finetune_gateway.evaluation.refusals import refuses
@@ -232,7 +233,7 @@ def no_json(answer: ComparedAnswer) -> str:
 
 
 def _schema_judge(values: Sequence[Any]) -> ScoreFunction:
-    fits = forms.schema_judge(forms.shape(values))
+    fits = schema_judge(forms.shape(values))
 
     def score(row: ComparedRow, answer: ComparedAnswer) -> Score:
         if not _wants_json(row):

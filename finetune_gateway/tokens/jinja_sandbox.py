@@ -9,7 +9,6 @@ ends when it takes too long or too much memory; ``template_process`` starts it a
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ import jinja2
 import jinja2.ext
 import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from finetune_gateway.settings.process_limits import end_after, limit_memory
 
 Json = dict[str, Any]
 Span = tuple[int, int]
@@ -122,7 +123,7 @@ def serve() -> None:
     """Read one JSON object a line, write one a line: the template first, then conversations."""
     opening = json.loads(sys.stdin.buffer.readline())
     seconds = opening["seconds"]
-    _limit_memory(opening["memory"])
+    limit_memory(opening["memory"])
     now = datetime.fromtimestamp(opening["now"]) if opening["now"] is not None else None
     sandbox: Sandbox | None = None
 
@@ -152,14 +153,14 @@ def _rendered(sandbox: Sandbox, request: Json) -> Json:
 
 
 def _answer(work: Callable[[], Json], seconds: float) -> None:
-    _set_alarm(seconds)
+    end_after(seconds)
     try:
         reply = work()
     except MemoryError:
         reply = {"error": "memory"}
     except Exception as exc:  # as above
         reply = {"error": _in_words(exc)}
-    _set_alarm(0)
+    end_after(0)
     sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
     sys.stdout.buffer.flush()
 
@@ -168,19 +169,3 @@ def _in_words(exc: Exception) -> str:
     words = " ".join(str(exc).split())[:500] or type(exc).__name__
     known = isinstance(exc, jinja2.TemplateError)
     return words if known else f"{type(exc).__name__}: {words}"
-
-
-def _set_alarm(seconds: float) -> None:
-    """Let the system end this process after so many seconds of its own time; 0: never."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
-def _limit_memory(limit: int) -> None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard == resource.RLIM_INFINITY or hard > limit:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

@@ -185,7 +185,7 @@ def _end(process: subprocess.Popen[bytes], pid: int) -> None:
 
 def _ended(code: int) -> GatewayError:
     """Return the error of a process that ended with this code instead of an answer."""
-    alarm = getattr(signal, "SIGPROF", None)  # its own: see _set_alarm
+    alarm = getattr(signal, "SIGPROF", None)  # its own: see process_limits
     if alarm is not None and code == -alarm:
         return _too_much(f"{SECONDS:.0f} s")
     names = {-number: number.name for number in signal.Signals}

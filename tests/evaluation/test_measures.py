@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from finetune_gateway.data import json_schema
+from finetune_gateway.data.json_schema import schema_judge
 from finetune_gateway.errors import SpecError
 from finetune_gateway.evaluation import answer_forms as forms
+from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.measures import FILTERED, NO_ANSWER, choose
 from finetune_gateway.evaluation.prompts import prompt_of
 from finetune_gateway.evaluation.refusals import languages, phrase_in
@@ -137,11 +140,48 @@ def test_json_is_all_of_an_answer_and_fits_what_the_references_have_in_common() 
 def test_a_schema_is_judged_by_all_its_keywords_and_fetches_nothing() -> None:
     """Keywords beyond types count too; a reference to elsewhere, or a pattern that takes its time,
     is no schema."""
-    assert forms.schema_judge({"properties": {"a": {"multipleOf": 2}}})({"a": 3})
-    assert not forms.schema_judge({"not": {"required": ["b"]}})({"a": 3})
+    assert schema_judge({"properties": {"a": {"multipleOf": 2}}})({"a": 3})
+    assert not schema_judge({"not": {"required": ["b"]}})({"a": 3})
     for schema in ({"$ref": "https://example.com/x"}, {"pattern": "(?=a)b"}, {"type": "objekt"}):
         with pytest.raises(SpecError, match="cannot be used"):
-            forms.schema_judge(schema)
+            schema_judge(schema)
+
+
+INSIDE: Json = {"type": "object", "properties": {"a": {"$ref": "#/$defs/0"}}}
+NODE: Json = {"anyOf": [*({**INSIDE, "required": ["a", key]} for key in "xy"), {"type": "null"}]}
+BRANCHES: Json = {
+    str(level): {"anyOf": [{"items": {"$ref": f"#/$defs/{level + 1}"}, "maxItems": 1}] * 2}
+    for level in range(60)
+}
+
+
+def nested(value: Any, levels: int) -> Any:
+    """Return the value so many lists deep."""
+    return nested([value], levels - 1) if levels else value
+
+
+def test_a_schema_that_takes_years_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each further level of an answer doubles the time: it is neither right nor wrong then. A small
+    answer is judged by the same schema; after some that took too long it is given up."""
+    monkeypatch.setattr(json_schema, "SECONDS", 0.05)
+    monkeypatch.setattr(json_schema, "MOST_ENDED", 1)
+    tree = schema_judge({"$ref": "#/$defs/0", "$defs": {"0": NODE}})
+    deep: Any = None
+    for _ in range(60):
+        deep = {"a": deep}
+    assert tree({"a": None, "x": 1}) == "" and "valid under" in tree({"a": None})
+    with pytest.raises(json_schema.TooCostly):
+        tree(deep)
+    branches = schema_judge({"$ref": "#/$defs/0", "$defs": BRANCHES | {"60": {"const": 1}}})
+    for why in ("more than", "as 1 before it"):
+        with pytest.raises(json_schema.TooCostly, match=why):
+            branches(nested(2, 60))
+    unseen: Json = {"properties": {"a": {"type": "integer"}}}
+    for _ in range(40):
+        unseen = {"allOf": [unseen], "unevaluatedProperties": False}
+    guide = Guide.loads(f"checks:\n- schema: {json.dumps(unseen)}\n")
+    (case,) = guide.cases([row({"content": "Yes."})])
+    assert "to judge by its schema" in guide.checks[0].judge(case, [says('{"a": 1}')]).reason
 
 
 def test_calls_are_right_in_any_order_with_arguments_equal_as_json() -> None:
@@ -228,5 +268,5 @@ def test_a_shape_is_fitted_by_all_values_it_was_made_of() -> None:
     assert labels["properties"]["a"]["enum"] == ["x", "y"]
     assert "enum" not in str(forms.shape([{"a": str(n)} for n in range(20)], labels=True))
     for values_ in ([made[0]], made[:3], made[:4], made):
-        judge = forms.schema_judge(json.loads(json.dumps(forms.shape(values_))))
+        judge = schema_judge(json.loads(json.dumps(forms.shape(values_))))
         assert [judge(value) for value in values_] == [""] * len(values_)

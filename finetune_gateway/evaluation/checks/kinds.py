@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.data.json_schema import TooCostly, schema_judge
 from finetune_gateway.data.row_access import calls_of, loads_strict, texts_of, tools_of
 from finetune_gateway.errors import MissingDependency, SpecError
 from finetune_gateway.evaluation import answer_forms as forms
@@ -85,7 +86,7 @@ def _schema(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
     elif not isinstance(schema, Keys):
         raise reading.wrong(keys, key, "a JSON Schema, or the name of its file")
     try:
-        fits = forms.schema_judge(plain(schema))
+        fits = schema_judge(plain(schema))
     except SpecError as exc:
         raise keys.at(key).error(exc.message, exc.hint) from None
 
@@ -93,7 +94,10 @@ def _schema(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
         if answer.tool_calls and not answer.text.strip():
             return undecided(CALLS)
         value = forms.json_of(answer.text)
-        why = no_json(answer) if value is forms.NO_JSON else fits(value)
+        try:
+            why = no_json(answer) if value is forms.NO_JSON else fits(value)
+        except TooCostly as exc:
+            return Score(reason=exc.message)
         return failed(why) if why else passed()
 
     return "JSON that fits its schema", score
@@ -322,7 +326,10 @@ def _judge_calls(row: ComparedRow, answer: ComparedAnswer) -> Score:
             return failed("no call, where the data make one")
         return passed() if references else undecided("no call")
     offered = {str(one.get("name")): one.get("parameters") for one in tools_of(row.prompt.beside)}
-    why = next((why for one in made if (why := _call_error(one, offered))), "")
+    try:
+        why = next((why for one in made if (why := _call_error(one, offered))), "")
+    except TooCostly as exc:
+        return Score(reason=exc.message)
     return failed(why) if why else passed()
 
 
@@ -338,9 +345,10 @@ def _call_error(call: Json, offered: dict[str, Any]) -> str:
     if not isinstance(schema, dict):
         return ""
     try:
-        why = forms.schema_judge(schema)(value)
+        fits = schema_judge(schema)
     except SpecError:  # validate says so of the data
         return ""
+    why = fits(value)
     return f"{name}: {why}" if why else ""
 
 
