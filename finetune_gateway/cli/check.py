@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from finetune_gateway.cli.options import (
     on_host_rest,
     parse_amount,
     parse_key_envs,
+    require_writable,
 )
 from finetune_gateway.cli.progress import answers_bar
 from finetune_gateway.errors import BudgetError, SpecError
@@ -129,7 +131,7 @@ def check(
             f"{model} is a guide, where the model belongs.",
             hint=f"The model comes first: ftg check {guide} {model}",
         )
-    _require_writable(junit, out)
+    _require_writable(junit, out, (data, guide, *(code or ())))
     confirmation, gateway = Confirmation(yes, dry_run, json, quiet), Gateway()
     with answers_bar(quiet=quiet or json) as on_progress:
         report = evaluation.check(
@@ -159,16 +161,25 @@ def check(
     return _end(report, junit, json=json, quiet=quiet)
 
 
-def _require_writable(junit: Path | None, out: Path | None) -> None:
+def _require_writable(junit: Path | None, out: Path | None, inputs: Sequence[Path | None]) -> None:
     if out is not None:
         raise SpecError("--out is for --init.", hint="For results: --junit FILE, or --json.")
-    if junit is not None and not junit.expanduser().resolve().parent.is_dir():
-        raise SpecError(f"There is no folder for {junit}.", hint="Make it, or choose another.")
+    if junit is None:
+        return
+    require_writable(junit, *inputs)
+    if junit.is_file() and junit.stat().st_size and not _is_xml(junit):
+        raise SpecError(f"{junit} exists, and is no XML.", hint="Choose another file.")
+
+
+def _is_xml(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(100).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
 
 
 def _init(data: Path, out: Path | None, *, force: bool, json: bool, quiet: bool) -> int:
     """Write a guide to begin with, and return the exit code."""
     path = (out or Path(GUIDE)).expanduser()
+    require_writable(path, data)
     if path.exists() and not force:
         raise SpecError(f"{path} exists.", hint="Choose another with -o, or use --force.")
     text = evaluation.starter(data)

@@ -29,6 +29,7 @@ from finetune_gateway.cli.options import (
     parse_amount,
     parse_key_envs,
     parse_temperature,
+    require_writable,
     write_page,
 )
 from finetune_gateway.cli.progress import answers_bar
@@ -126,7 +127,7 @@ def compare(
     gateway = Gateway()
     for page in (html, markdown):
         if page is not None and str(page) != "-":
-            _require_writable(page, force=force)
+            _require_writable(page, data, checks, examples, *(code or ()), force=force)
     if inspect is not None:
         inspect_logs.require(inspect)
     confirmation = Confirmation(yes, dry_run, json, quiet)
@@ -169,7 +170,8 @@ def compare(
     return exit_code
 
 
-def _require_writable(path: Path, *, force: bool) -> None:
+def _require_writable(path: Path, *inputs: Path | None, force: bool) -> None:
+    require_writable(path, *inputs)
     if path.suffix == ".html":
         raise_if_foreign(path, force=force)
     elif path.exists() and not force:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -343,6 +344,20 @@ def command_line(named: Callable[[str], str] | None = None) -> str:
     """Return the command that is running, as a shell takes it; each word by ``named``, if any."""
     words = ["ftg", *sys.argv[1:]]
     return shlex.join(map(named, words) if named else words)
+
+
+def require_writable(path: Path, *inputs: Path | None) -> None:
+    """Raise SpecError, before anything is paid or read, for a file that cannot be written: in no
+    folder, in one without the right, a folder itself, or one of the inputs."""
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise SpecError(f"There is no folder for {path}.", hint="Make it, or choose another.")
+    if path.is_dir():
+        raise SpecError(f"{path} is a folder.", hint="Choose a file to write.")
+    if any(one and one.exists() and path.exists() and one.samefile(path) for one in inputs):
+        raise SpecError(f"{path} is read here.", hint="Choose another file to write.")
+    if not os.access(folder, os.W_OK):
+        raise SpecError(f"{folder} is not yours to write to.", hint="Choose another folder.")
 
 
 def refuse_foreign_page(path: Path | None, force: bool, *inputs: Path) -> None:

@@ -326,6 +326,33 @@ def test_what_is_typed_wrong_is_said(ftg: Ftg, words: list[str], said: str) -> N
     assert said in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "compare m --data d.jsonl --html d.jsonl --force",
+        "compare m --data d.jsonl --checks g.yaml --markdown g.yaml --force",
+        "compare m --examples d.jsonl --markdown ./d.jsonl --force",
+        "compare m --html no/such/page.html",
+        "compare m --markdown . --force",
+        "check m g.yaml --junit g.yaml",
+        "check m g.yaml --junit d.jsonl",
+        "check m g.yaml --data d.jsonl --junit linked.xml",
+        "check --init d.jsonl -o d.jsonl --force",
+    ],
+)
+def test_a_result_takes_the_place_of_no_input(
+    ftg: Ftg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Nor is there an answer paid that cannot be written."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("d.jsonl", "g.yaml"):
+        Path(name).write_text('{"prompt": "Hi"}\n')
+    Path("linked.xml").symlink_to("d.jsonl")
+    done = ftg(*line.split())
+    assert done.returncode == 2 and "choose a" in done.stderr.lower()
+    assert {Path(name).read_text() for name in ("d.jsonl", "g.yaml")} == {'{"prompt": "Hi"}\n'}
+
+
 def test_junit_holds_whatever_a_model_says() -> None:
     """Controls and halves of characters are escaped; what is not judged is an error."""
     results = [
