@@ -217,15 +217,23 @@ def _as_read(found: Json, key: str) -> Read | None:
 
 def _object(text: str) -> Json | None:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_of_one_mind)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+def _of_one_mind(pairs: list[tuple[str, Any]]) -> Json:
+    """Return an object. Raises ValueError for one that has two values of a key."""
+    found = dict(pairs)
+    if any(found[key] != value for key, value in pairs):
+        raise ValueError("two values of one key")
+    return found
+
+
 def _objects_in(text: str) -> Iterator[Json]:
     """Yield the JSON objects in a text that are not inside another one."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_of_one_mind)
     at = text.find("{")
     for _ in range(MOST_OBJECTS):
         if at < 0:

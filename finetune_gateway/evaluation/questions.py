@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
+from math import isfinite
 from typing import Self
 
 from finetune_gateway.errors import BudgetError, GatewayError, PrivateDataError
@@ -279,7 +280,7 @@ class Questions:
             found |= {
                 (model.key, row.id): loss
                 for row, loss in pairs
-                if not isinstance(loss, GatewayError)
+                if not isinstance(loss, GatewayError) and isfinite(loss)
             }
         return found
 

@@ -60,9 +60,14 @@ def _escape(code: int) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+MOST_COUNT = 2**53  # a host may say 10**400, which is no float and no column of the store
+
+
 def whole(value: object) -> int | None:
-    """Return a count, which is an int and not negative; None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """Return a count, an int from 0 to MOST_COUNT; None for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MOST_COUNT else None
 
 
 def moment(value: object) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from support.provider import Provider
 from support.recordings import NAME, recorded, rows, tuned, wide
 
 from finetune_gateway.chat import ChatReply
+from finetune_gateway.errors import GatewayError
 from finetune_gateway.evaluation.answers import AskHow
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.models import EvaluatedModel
@@ -142,6 +145,21 @@ def test_a_recording_answers_what_it_has(home: Path) -> None:
     assert said[0].kept and said[0].seconds and said[0].prompt_tokens
     assert said[0].text == f"{name} heard: {asked(every[0])}" and said[6].text == said[0].text
     assert (found.asked, found.kept) == (0, 5) and found.spent_usd == 0
+
+
+class Damaged(Scripted):
+    """Its weights are damaged: what it finds of references is no number."""
+
+    def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
+        return [*(math.nan, math.inf, 1.0)]
+
+
+def test_a_loss_that_is_no_number_is_none(home: Path) -> None:
+    """It ended the comparison when all had been asked."""
+    rows = [ComparedRow(prompt=one, cluster=one.id) for one in prompts(3)]
+    how, store = AskHow(name="compare:cmp-00000001"), Store(Settings.load())
+    found = Questions(store, [local(Damaged())], None, None, rows, how, 0, True).ask()
+    assert found.losses == {("tuned", rows[2].id): 1.0}
 
 
 def test_a_comparison_loads_each_model_once(home: Path) -> None:

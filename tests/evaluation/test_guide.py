@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,48 @@ def test_a_function_runs_only_if_its_file_is_named(tmp_path: Path) -> None:
         Guide.load(path, code=[tmp_path / "own.py"])
 
 
+HOSTILE = """\
+print("loaded")
+
+class Odd(Exception):
+    def __str__(self):
+        raise ValueError
+
+    __bool__ = __str__
+
+def judged(text, row):
+    print("judged", file=__import__("sys").stdout)
+    row["messages"].clear()
+    if text == "raise":
+        raise Odd
+    return True, Odd() if text == "reason" else "so"
+"""
+
+
+def test_a_function_changes_and_prints_nothing_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it prints is no part of a result in JSON; the next model is asked the same row; and an
+    exception, or a reason, without a text judges nothing."""
+    (tmp_path / "own.py").write_text(HOSTILE)
+    path = tmp_path / "behaviour.yaml"
+    path.write_text("checks:\n  - function: own.py:judged\n")
+    guide, asked = Guide.load(path, code=[tmp_path / "own.py"]), row("Hi?")
+    for said, value in (("Yes.", 1), ("raise", None), ("reason", None)):
+        assert scores("", _always(said), [asked], guide) == {"function": [value]}
+    assert asked.prompt.messages
+    printed = capsys.readouterr()
+    assert printed.out == "" and "loaded" in printed.err and "judged" in printed.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
+def test_a_schema_is_read_from_a_file_alone(tmp_path: Path) -> None:
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match="line 1: the schema .* is no file"):
+        Guide.loads(f"checks: [schema: {tmp_path / 'pipe'}]")
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -319,6 +362,9 @@ def test_a_function_runs_only_if_its_file_is_named(tmp_path: Path) -> None:
         ("checks:\n  - json:\n    json: 1", 3, "twice"),
         ("a: &x [1]\nchecks: *x\nb:\n  - c", 2, "aliases"),
         ("checks: !!python/object/apply:os.system ['true']", 1, "tag"),
+        ("checks: !!map json", 1, "tag"),
+        ("checks: !!str [json]", 1, "tag"),
+        ("checks:\n  - must: '" + "(" * 5000 + "'", 2, "... cannot be used"),
         ("checks:\n\t- json", 2, "tabs"),
         ('checks:\n  - must: "\\d"', 2, "written twice"),
         ("tone: short", 1, "list of checks"),

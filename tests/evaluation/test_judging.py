@@ -172,6 +172,8 @@ def test_an_answer_cannot_speak_to_the_judge() -> None:
         ("**better**: Answer 2", "second"),
         ('{"reason": "cut off", "better": "1', "first"),
         ('{"better": "1"} or {"better": "2"}', None),
+        ('{"better": "1", "better": "2"}', None),
+        ('{"better": "1", "reason": "a", "better": "1"}', "first"),
         ("better: 1, no, better: 2", None),
         ('{"better": "3"}', None),
         ('{"better": null}', None),

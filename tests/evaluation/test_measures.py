@@ -16,6 +16,7 @@ from finetune_gateway.evaluation.measures import FILTERED, NO_ANSWER, choose
 from finetune_gateway.evaluation.prompts import prompt_of
 from finetune_gateway.evaluation.refusals import languages, phrase_in
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Score
+from finetune_gateway.text.cleaning import whole
 
 Json = dict[str, Any]
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("track", "cancel")]
@@ -145,6 +146,12 @@ def test_a_schema_is_judged_by_all_its_keywords_and_fetches_nothing() -> None:
     for schema in ({"$ref": "https://example.com/x"}, {"pattern": "(?=a)b"}, {"type": "objekt"}):
         with pytest.raises(SpecError, match="cannot be used"):
             schema_judge(schema)
+
+
+def test_a_count_that_no_host_can_have_is_none() -> None:
+    """10^400 tokens would end the comparison when all had been asked."""
+    counts = (0, 2**53, 2**53 + 1, 10**400, -1, True, 1.0)
+    assert [whole(one) for one in counts] == [0, 2**53, *[None] * 5]
 
 
 INSIDE: Json = {"type": "object", "properties": {"a": {"$ref": "#/$defs/0"}}}

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from contextlib import redirect_stdout
+from copy import deepcopy
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -49,11 +51,11 @@ def _load(path: Path, name: str, keys: Keys, key: str) -> Function:
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for it
     try:
-        spec.loader.exec_module(module)
+        with redirect_stdout(sys.stderr):  # stdout is our result
+            spec.loader.exec_module(module)
     # Whatever the code of the user raises; its exit would end us with a code that says "passed".
     except (Exception, SystemExit) as exc:
-        why = f"{type(exc).__name__}: {shortened(str(exc), MOST_REASON)}"
-        raise keys.at(key).error(f"{path} cannot be loaded: {why}.") from exc
+        raise keys.at(key).error(f"{path} cannot be loaded: {_words_of(exc)}.") from exc
     function = getattr(module, name, None)
     if not callable(function):
         raise keys.at(key).error(f"{path} has no function {name}().")
@@ -69,14 +71,22 @@ def _judge_of(function: Function) -> ScoreFunction:
             "tool_calls": answer.tool_calls,
         }
         try:
-            found = function(answer.text, seen)
+            with redirect_stdout(sys.stderr):
+                # A copy: what it changes is not what the next model is asked.
+                return _score_of(function(answer.text, deepcopy(seen)))
         except (Exception, SystemExit) as exc:  # of the user's code: no answer is failed by it
-            return Score(
-                reason=f"it raised {type(exc).__name__}: {shortened(str(exc), MOST_REASON)}"
-            )
-        return _score_of(found)
+            return Score(reason=f"it raised {_words_of(exc)}")
 
     return score
+
+
+def _words_of(exc: BaseException) -> str:
+    """Return what was raised, also where that has no text."""
+    try:
+        words = str(exc)
+    except Exception as no_text:
+        words = f"and its text {type(no_text).__name__}"
+    return f"{type(exc).__name__}: {shortened(words, MOST_REASON)}"
 
 
 def _score_of(found: Any) -> Score:

@@ -105,6 +105,8 @@ def _schema(keys: Keys, key: str, folder: Path) -> tuple[str, ScoreFunction]:
 
 def _read_schema(keys: Keys, key: str, folder: Path) -> Any:
     path = folder / Path(keys[key]).expanduser()
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise keys.at(key).error(f"the schema {path} is no file.")
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_SCHEMA + 1)

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.text.cleaning import encodable
 
 Found = Callable[[str], bool]
@@ -26,7 +26,7 @@ def pattern(written: str) -> Found:
         matches = SchemaValidator(schema).isinstance_python
     except SchemaError as exc:
         raise SpecError(
-            f"the pattern {written!r} cannot be used: {_why(exc)}.",
+            f"the pattern {shown(written)} cannot be used: {_why(exc)}.",
             hint="Patterns are Rust's: no look-around, no back-references; (?i) for any case.",
         ) from None
     return lambda text: bool(matches(encodable(text)))

@@ -144,7 +144,11 @@ SCALARS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
 }
-TAGS = {f"{PREFIX}{name}" for name in (*SCALARS, "map", "seq")}
+TAGS = {
+    yaml.ScalarNode: {f"{PREFIX}{name}" for name in SCALARS},
+    yaml.MappingNode: {f"{PREFIX}map"},
+    yaml.SequenceNode: {f"{PREFIX}seq"},
+}
 
 
 class _Builder:
@@ -155,7 +159,7 @@ class _Builder:
 
     def build(self, node: yaml.Node) -> Any:
         place = Place(self.path, node.start_mark.line + 1)
-        if node.tag not in TAGS:
+        if node.tag not in TAGS[type(node)]:
             raise place.error(f"the tag {node.tag} is not read.", "Leave it out.")
         if isinstance(node, yaml.MappingNode):
             return self._keys(node, place)
