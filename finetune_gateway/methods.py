@@ -42,7 +42,7 @@ METHODS = {
         openai="supervised",
         trainer="finetune_gateway.backends.local.methods.sft",
         losses=("nll", "dft"),
-        options=frozenset({"loss_type"}),
+        options=frozenset({"loss_type", "packing"}),
         engines=("trl",),
     ),
     "dpo": TrainingMethod(
@@ -73,10 +73,11 @@ METHODS = {
     ),
     "kto": TrainingMethod(
         ("unpaired_preference",),
+        trainer="finetune_gateway.backends.local.methods.kto",
         losses=("kto", "apo_zero_unpaired"),
         options=frozenset({"loss_type", "beta", "desirable_weight", "undesirable_weight"}),
     ),
-    "pretrain": TrainingMethod(("text",)),
+    "pretrain": TrainingMethod(("text",), options=frozenset({"packing"})),
     "reward": TrainingMethod(("preference",), sequences=2, engines=("trl",)),
     "reinforcement": TrainingMethod(("chat",)),
 }
@@ -111,6 +112,12 @@ def require(spec: TrainingSpec) -> None:
         raise SpecError(
             f"{spec.method} has no loss_type {shown(spec.loss_type)}.",
             hint=f"It has: {', '.join(method.losses)}.",
+        )
+    together = spec.batch_size if spec.micro_batch_size == "auto" else spec.micro_batch_size
+    if spec.engine == "trl" and (spec.loss_type or spec.method) == "kto" and together == 1:
+        raise SpecError(
+            "TRL estimates the KL term of kto from the rows of one forward pass: one has no other.",
+            hint="Set micro_batch_size to 2 or more, or leave engine out.",
         )
     if spec.engine != "auto" and spec.engine not in method.engines:
         raise SpecError(

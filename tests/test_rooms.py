@@ -53,7 +53,8 @@ SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 TRAINING = {
     f"backends.local.{name}"
     for name in (
-        *("methods.sft", "loading", "inference", "answering", "batched", "likelihood"),
+        *("methods.sft", "methods.kto", "reference"),
+        *("loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
         *("progress", "saving", "calibrate", "encoding"),
     )

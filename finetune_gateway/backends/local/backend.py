@@ -68,11 +68,7 @@ NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finet
 # Settings of the spec that this backend does not honour.
 NOT_HONOURED = {
     "learning_rate_multiplier",
-    "loss_type",
-    "beta",
     "label_smoothing",
-    "desirable_weight",
-    "undesirable_weight",
     "micro_batch_size",
     "bf16",
     "early_stopping_patience",

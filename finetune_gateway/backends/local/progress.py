@@ -32,6 +32,13 @@ NAMES = {
     "grad_norm": "grad_norm",
     "epoch": "epoch",
 }
+# What methods report beside the loss, by TRL's names.
+BESIDE = (
+    *("kl", "accuracy", "margin", "mean_reward"),
+    *(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")),
+)
+NAMES |= {name: f"train_{name}" for name in BESIDE}
+NAMES |= {f"eval_{name}": f"valid_{name}" for name in BESIDE}
 
 
 class Progress(TrainerCallback):

@@ -71,6 +71,25 @@ class Losses:
     units: int
     trained_tokens: int
     figures: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)  # of figures that not every unit has
+
+
+class Figures:
+    """Sums of figures, and their means."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, found: Losses) -> None:
+        for name, value in found.figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            units = found.counts.get(name, found.units)
+            self.counts[name] = self.counts.get(name, 0) + units
+
+    def means(self) -> dict[str, float]:
+        """Return each figure's mean over the units that have it; none for one that no unit has."""
+        return {name: self.sums[name] / count for name, count in self.counts.items() if count}
 
 
 class FastTrainer(WatchedTrainer):
@@ -80,8 +99,8 @@ class FastTrainer(WatchedTrainer):
         collate: Any = MicroBatch  # transformers wants a dict
         super().__init__(train_dataset=train_dataset, data_collator=collate, **given)
         self.loss_is_scaled_for_ga = True  # by the units of the whole batch
-        self._figures: dict[str, float] = {}  # of training since they were logged
-        self._units = 0
+        self.args.remove_unused_columns = False  # a method's own are no arguments of the model
+        self._figures = Figures()  # of training since they were logged
 
     def losses(self, model: Any, rows: Sequence[Row]) -> Losses:
         """Return what these rows lose; a method's own."""
@@ -120,19 +139,14 @@ class FastTrainer(WatchedTrainer):
         found = self.losses(model, inputs.rows)
         loss = found.total / max(1, num_items_in_batch or found.units)
         self.progress.add_batch(found.trained_tokens, float(loss.detach()))
-        self._add_figures(found)
+        self._figures.add(found)
         return loss
-
-    def _add_figures(self, found: Losses) -> None:
-        self._units += found.units
-        for name, value in found.figures.items():
-            self._figures[name] = self._figures.get(name, 0.0) + value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the figures since the last log to that of a training step."""
-        if "loss" in logs and self._units:
-            logs |= {name: value / self._units for name, value in self._figures.items()}
-            self._figures, self._units = {}, 0
+        if "loss" in logs:
+            logs |= self._figures.means()
+            self._figures = Figures()
         super().log(logs, start_time)
 
     @torch.no_grad()
@@ -145,7 +159,7 @@ class FastTrainer(WatchedTrainer):
         """Return the mean loss per unit over all held-out rows, and the means of the figures."""
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         model: Any = self.model
-        total, units, figures = 0.0, 0, dict[str, float]()
+        total, units, figures = 0.0, 0, Figures()
         model.eval()
         size = self.args.per_device_eval_batch_size
         for at in range(0, len(rows), size):
@@ -153,10 +167,9 @@ class FastTrainer(WatchedTrainer):
             with self.compute_loss_context_manager():
                 found = self.losses(model, chosen)
             total, units = total + float(found.total), units + found.units
-            for name, value in found.figures.items():
-                figures[name] = figures.get(name, 0.0) + value
+            figures.add(found)
         model.train()
-        means = {f"{metric_key_prefix}_{name}": value / units for name, value in figures.items()}
+        means = {f"{metric_key_prefix}_{name}": mean for name, mean in figures.means().items()}
         metrics = {f"{metric_key_prefix}_loss": total / units, **means}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(

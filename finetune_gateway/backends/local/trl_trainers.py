@@ -11,13 +11,16 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset as HFDataset
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import SFTConfig, SFTTrainer
+from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from finetune_gateway.backends.local.progress import Progress
+from finetune_gateway.backends.local.start import REFERENCE
 from finetune_gateway.backends.local.trainer import WatchedTrainer
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.chat_template import IGNORED
 
 
 class TrlSFTTrainer(WatchedTrainer, SFTTrainer):
@@ -60,6 +63,92 @@ def sft_trainer(
     trainer.progress = progress
     require_all_rows(trainer, train)
     return trainer
+
+
+class TrlKTOTrainer(WatchedTrainer, KTOTrainer):
+    """TRL's KTOTrainer on rows that are token ids already."""
+
+    def _prepare_dataset(self, dataset: HFDataset, *_: Any) -> HFDataset:
+        return dataset  # TRL would render and mark the rows itself
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        tokens = int(inputs["completion_mask"].sum())
+        loss: torch.Tensor = super().training_step(model, inputs, *rest)
+        self.progress.add_batch(tokens, float(loss))
+        return loss
+
+
+def kto_trainer(
+    spec: TrainingSpec,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: dict[str, Any],
+    train: HFDataset,
+    held_out: HFDataset | None,
+    progress: Progress,
+) -> TrlKTOTrainer:
+    """Return TRL's KTOTrainer on rows of ``encode_rows``, with ``mismatched_ids`` where the loss
+    has a KL term; ``model``: with its adapter, if it has one.
+
+    Raises GatewayError for a batch of one row, which has no other to be mismatched with.
+    """
+    kl = "mismatched_ids" in train.column_names
+    if kl and arguments["per_device_train_batch_size"] < 2:
+        raise GatewayError(
+            "TRL estimates the KL term of KTO from the rows of one forward pass, and here that is "
+            "one row.",
+            hint="Set micro_batch_size to 2 or more, or leave engine out.",
+        )
+    config = KTOConfig(
+        **arguments,
+        loss_type=spec.loss_type or "kto",
+        beta=spec.beta or 0.1,
+        desirable_weight=spec.desirable_weight,
+        undesirable_weight=spec.undesirable_weight,
+        max_length=None,  # we cut the rows, and count them
+        disable_dropout=not spec.lora_dropout,
+        precompute_ref_log_probs=True,  # so it needs no second model, and no second adapter
+    )
+    trainer = TrlKTOTrainer(
+        model=model,
+        args=config,
+        train_dataset=of_kto(train),
+        eval_dataset=None if held_out is None else of_kto(held_out),
+        processing_class=tokenizer,
+        callbacks=[progress],
+    )
+    trainer.progress = progress
+    if isinstance(model, PeftModel):
+        model.delete_adapter(REFERENCE)  # it has been asked, and would be saved too
+    return trainer
+
+
+def of_kto(rows: HFDataset) -> HFDataset:
+    """Return rows under TRL's names: prompt and answer apart. TRL trains all of an answer, so it is
+    cut behind its last label. Raises GatewayError for one that has tokens without a label."""
+    columns: dict[str, list[Any]] = {"prompt_ids": [], "completion_ids": [], "label": []}
+    kl = "mismatched_ids" in rows.column_names
+    columns |= {"KL_completion_ids": []} if kl else {}
+    for row in rows:
+        prompt = row["prompt_length"]
+        columns["prompt_ids"].append(row["input_ids"][:prompt])
+        columns["completion_ids"].append(trained(row["input_ids"], row["labels"], prompt))
+        columns["label"].append(row["label"])
+        if kl:
+            found = trained(row["mismatched_ids"], row["mismatched_labels"], prompt)
+            columns["KL_completion_ids"].append(found)
+    return HFDataset.from_dict(columns)
+
+
+def trained(ids: list[int], labels: list[int], start: int) -> list[int]:
+    """Return the trained tokens from ``start`` on, which follow one another."""
+    end = max((at for at, label in enumerate(labels) if label != IGNORED), default=start - 1) + 1
+    if IGNORED in labels[start:end]:
+        raise GatewayError(
+            "An answer has tokens that are not trained, and TRL's KTO trains all of it.",
+            hint="Leave engine out.",
+        )
+    return ids[start:end]
 
 
 def require_all_rows(trainer: WatchedTrainer, rows: HFDataset) -> None:

@@ -1,0 +1,311 @@
+"""KTO: what is mismatched, what a row loses, what comes out, and that a run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.plain_models import logits
+from support.training import a_run, train_run
+
+from finetune_gateway import SpecError
+from finetune_gateway.backends.local import finishing
+from finetune_gateway.backends.local.run import Cancelled, Run
+from finetune_gateway.methods import require
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
+
+# Of transformers 5.23 and TRL 1.16, about each other.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+OPTIONS: dict[str, Any] = {
+    "method": "kto",
+    "seed": 3,
+    "batch_size": 4,
+    "n_epochs": 2,
+    "logging_steps": 1,
+    "save_steps": 2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"lora_r": 4, "learning_rate": 5e-3},
+    "qlora": {"lora_r": 4, "learning_rate": 5e-3},
+    "full": {"learning_rate": 1e-3},
+}
+
+
+def unpaired(number: int) -> dict[str, Any]:
+    """A row whose answer is good if it names a day."""
+    good = number % 2 == 0
+    answer = f"It comes on day {number % 7}." if good else "No idea, ask somebody else."
+    return {
+        "messages": [
+            {"role": "user", "content": f"Where is parcel number {number}?"},
+            {"role": "assistant", "content": answer},
+        ],
+        "label": good,
+    }
+
+
+ROWS = [unpaired(number) for number in range(14)]  # in batches of 4, the last has 2
+HELD_OUT = [unpaired(number) for number in range(14, 19)]
+
+
+def kto_run(
+    home: Path, folder: Path, kind: str = "lora", rows: Sequence[Any] = ROWS, **options: Any
+) -> Run:
+    given = {**OPTIONS, **KINDS[kind], "training_type": kind, **options}
+    spec = TrainingSpec.build(model=str(folder), **given)
+    return a_run(home, spec, rows, validation=HELD_OUT)
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    return [event["data"] for event in events(run) if event["type"] == "metrics"]
+
+
+def losses(run: Run) -> list[float]:
+    return [one["train_loss"] for one in metrics(run) if "train_loss" in one]
+
+
+def events(run: Run) -> list[dict[str, Any]]:
+    lines = (run.folder / "events.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def weights(run: Run) -> dict[str, Any]:
+    """The trained tensors by name."""
+    from safetensors.torch import load_file
+
+    [path] = run.model.glob("*.safetensors")
+    return dict(load_file(path))
+
+
+def test_kto_from_rows_to_a_model_that_answers(home: Path, tiny_folder: Path) -> None:
+    """The loss falls from 0.5, where the model is its reference; good answers gain and bad ones
+    lose; held-out rows are evaluated; plain PEFT loads what was saved, with the same logits."""
+    import torch
+
+    run = train_run(kto_run(home, tiny_folder, n_epochs=4))
+    found = metrics(run)
+    first, last = losses(run)[0], losses(run)[-1]
+    assert first == 0.5 and last < 0.4, losses(run)
+    assert found[0]["train_kl"] == 0.0
+    assert found[-2]["train_rewards/chosen"] > 0 > found[-2]["train_rewards/rejected"]
+    valid = [one for one in found if "valid_loss" in one]
+    assert valid[-1]["valid_loss"] < 0.5 and valid[-1]["valid_kl"] >= 0.0
+    result, tokens = finishing.result_of(run)
+    assert result.kind == "adapter" and result.first_answer is not None
+    template = ChatTemplate.load(tiny_folder)
+    sequences = [template.encode(row)[0] for row in ROWS]
+    assert tokens == 4 * sum(one.trained for one in sequences)
+    plain = logits(run.model, tiny_folder)
+    assert torch.isfinite(plain).all()
+
+
+def test_answers_are_mismatched_within_a_batch(home: Path) -> None:
+    """The prompt of a row has the answer of the one before; the first of a batch that of its last;
+    a row that is alone that of the batch before. What is too long is cut."""
+    from datasets import Dataset
+
+    from finetune_gateway.backends.local.methods.kto import with_mismatched
+
+    rows = Dataset.from_dict(
+        {
+            "input_ids": [[10, 1], [20, 20, 2, 2], [30, 3], [40, 4], [50, 5]],
+            "labels": [[-100, 1], [-100, -100, 2, 2], [-100, 3], [-100, 4], [-100, 5]],
+            "prompt_length": [1, 2, 1, 1, 1],
+        }
+    )
+    found = with_mismatched(rows, 2, 8)
+    assert found["mismatched_ids"] == [[10, 2, 2], [20, 20, 1], [30, 4], [40, 3], [50, 4]]
+    assert found["mismatched_labels"][:2] == [[IGNORED, 2, 2], [IGNORED, IGNORED, 1]]
+    assert with_mismatched(rows, 5, 2)["mismatched_ids"][:2] == [[10, 5], [20, 20]]
+
+
+def test_the_micro_batch_changes_no_loss(home: Path, tiny_folder: Path) -> None:
+    """The KL term is that of the whole batch, whatever passes through the model at once."""
+    from finetune_gateway.backends.local.methods import kto
+
+    given: dict[str, Any] = {
+        "n_epochs": 1,
+        "gradient_accumulation_steps": 2,
+        "desirable_weight": 1.3,
+    }
+    whole = losses(train_run(kto_run(home, tiny_folder, **given)))
+    assert len(whole) == 2 and whole[0] > 0.5  # good answers count more
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kto, "MICRO_BATCH", 4)
+        together = losses(train_run(kto_run(home, tiny_folder, **given)))
+    assert together == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "options", "said"),
+    [
+        (6, 2, {}, "6 answers are good and 2 bad"),
+        (2, 6, {}, "set desirable_weight between 3.00 and 4.00"),
+        (6, 2, {"undesirable_weight": 3.0}, ""),
+        (5, 0, {}, "called good"),
+        (4, 3, {}, ""),
+    ],
+)
+def test_an_imbalance_of_labels_is_said(
+    home: Path, good: int, bad: int, options: dict[str, Any], said: str
+) -> None:
+    """With the weight that would make up for it, by the paper's 1:1 to 4:3."""
+    from finetune_gateway.backends.local.methods.kto import report_balance
+
+    spec = TrainingSpec.build(model="builtin/tiny", method="kto", **options)
+    run = a_run(home, spec, ROWS)
+    report_balance(run, [True] * good + [False] * bad)
+    path = run.folder / "events.jsonl"
+    text = path.read_text("utf-8") if path.exists() else ""
+    assert (said in text) if said else text == ""
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 1}, {"micro_batch_size": 1}, {"loss_type": "nca_pair"}]
+)
+def test_what_kto_has_not_is_refused(options: dict[str, Any]) -> None:
+    """TRL's trainer takes its KL term from the rows of one forward pass: one alone has none."""
+    spec = TrainingSpec.build(model="builtin/tiny", method="kto", engine="trl", **options)
+    with pytest.raises(SpecError, match="micro_batch_size|loss_type"):
+        require(spec)
+
+
+# -- heavy: each kind of training, beside TRL, and killed ------------------------------------
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_both_engines_take_the_same_steps(
+    home: Path, tiny_folder: Path, kind: str, loss: str
+) -> None:
+    """Our losses are TRL's up to rounding; its KL term is that of one forward pass,
+    which is the whole batch here. On a base in 4 bits TRL rounds a new adapter to bfloat16."""
+    runs = [
+        train_run(kto_run(home, tiny_folder, kind, loss_type=loss, engine=engine))
+        for engine in ("fast", "trl")
+    ]
+    ours, trl = map(losses, runs)
+    assert len(ours) == len(trl) == 8
+    assert ours == pytest.approx(trl, rel=2e-4 if kind != "qlora" else 2e-2)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_trl_is_bare_trl(home: Path, tiny_folder: Path, kind: str, tmp_path: Path) -> None:
+    """In every digit of loss and gradient norm, given the same ids, labels, order and batch."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import KTOConfig, KTOTrainer
+
+    from finetune_gateway.backends.local.methods import kto
+
+    run = train_run(kto_run(home, tiny_folder, kind, rows=ROWS[:12], engine="trl", warmup_ratio=0))
+
+    template = ChatTemplate.load(tiny_folder)
+    encoded = [template.encode(row)[0] for row in ROWS[:12]]
+    given = Dataset.from_list(
+        [
+            {
+                "prompt_ids": one.input_ids[: (n := start(one.labels))],
+                "completion_ids": kto_answer(one.input_ids, one.labels, n),
+                "label": row["label"],
+            }
+            for one, row in zip(encoded, ROWS, strict=False)
+        ]
+    ).shuffle(seed=3)
+
+    class Bare(KTOTrainer):
+        """TRL's own, from ids on: its mismatched answers are its own too."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            def rotated(some: dict[str, Any]) -> dict[str, Any]:
+                answers = some["completion_ids"]
+                return {"KL_completion_ids": [answers[-1], *answers[:-1]]}
+
+            return dataset.map(rotated, batched=True, batch_size=4)
+
+    rate = KINDS[kind]["learning_rate"]
+    config = KTOConfig(
+        output_dir=str(tmp_path / "bare"),
+        per_device_train_batch_size=4,
+        num_train_epochs=2,
+        learning_rate=rate,
+        seed=3,
+        data_seed=3,
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        logging_steps=1,
+        report_to="none",
+        max_length=None,
+        save_strategy="no",
+    )
+    lora = LoraConfig(r=4, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    bare = Bare(
+        model=model,
+        args=config,
+        train_dataset=given,
+        processing_class=AutoTokenizer.from_pretrained(tiny_folder),
+        peft_config=lora if kind == "lora" else None,
+    )
+    bare.train()
+    logged = [entry for entry in bare.state.log_history if "loss" in entry]
+    ours = [one for one in metrics(run) if "train_loss" in one]
+    assert [one["train_loss"] for one in ours] == [entry["loss"] for entry in logged]
+    assert [one["grad_norm"] for one in ours] == [entry["grad_norm"] for entry in logged]
+    assert config.beta == kto.BETA
+
+
+def start(labels: Sequence[int]) -> int:
+    return next(at for at, label in enumerate(labels) if label != IGNORED)
+
+
+def kto_answer(ids: list[int], labels: Sequence[int], first: int) -> list[int]:
+    last = max(at for at, label in enumerate(labels) if label != IGNORED)
+    return ids[first : last + 1]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_stopped_comes_to_the_same_model(
+    home: Path, tiny_folder: Path, kind: str
+) -> None:
+    """Bit for bit; with a base in 4 bits within 1e-3."""
+    import torch
+
+    whole = train_run(kto_run(home, tiny_folder, kind))
+    stopped = kto_run(home, tiny_folder, kind)
+    stop_after(stopped, "Saved checkpoint-4")
+    with pytest.raises(Cancelled):
+        train_run(stopped)
+    stopped.stop.clear()
+    train_run(stopped)
+    assert any("Continuing from" in event["message"] for event in events(stopped))
+    one, other = weights(whole), weights(stopped)
+    assert one.keys() == other.keys()
+    worst = max(float((one[name] - other[name]).abs().max()) for name in one)
+    assert worst == 0.0 if kind != "qlora" else worst < 1e-3
+    assert all(torch.isfinite(tensor).all() for tensor in other.values())
+    assert math.isfinite(losses(stopped)[-1])
+
+
+def stop_after(run: Run, words: str) -> None:
+    """Ask the run to stop once it has said these words."""
+
+    def wait() -> None:
+        path = run.folder / "events.jsonl"
+        while not (path.exists() and words in path.read_text("utf-8")):
+            threading.Event().wait(0.01)
+        run.stop.set()
+
+    threading.Thread(target=wait, daemon=True).start()
