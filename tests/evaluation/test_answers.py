@@ -18,7 +18,8 @@ from support.recordings import asked, wide
 from finetune_gateway import BackendError, BudgetError, Gateway, NotFoundError
 from finetune_gateway.errors import PrivateDataError
 from finetune_gateway.evaluation import asking
-from finetune_gateway.evaluation.answers import Limit, ask, limit_of
+from finetune_gateway.evaluation.answers import AskHow, Limit, ask, limit_of, plan
+from finetune_gateway.evaluation.answers.store import KeptAnswers
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
@@ -150,6 +151,15 @@ def test_private_data_stop_it_for_each_host(home: Path) -> None:
         assert found.allowed == {"an e-mail address": 3}
         ask(found)
         assert planned([model], rows).allowed == {}
+        bare = replace(model, variant="tuned", examples=())
+        other = hosted(provider, BASES[1], variant="tuned")
+        mail = [told, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "?"}]
+        some = [one.model_copy(update={"messages": [*mail, *one.messages]}) for one in rows]
+        how = AskHow(RUN, allow_pii=True)
+        both = plan(
+            Store(Settings.load()), [bare, other], {bare.key: some, other.key: some[:2]}, how
+        )
+        assert both.allowed == {"an e-mail address": 3}  # as many as the host that sees most
         here = local(Scripted())
         assert planned([replace(here, variant="few-shot", examples=model.examples)], rows).left
 
@@ -193,6 +203,10 @@ def test_an_error_of_a_row_is_one_of_its_run(home: Path) -> None:
         assert "500" in errors[0] and "flagged" in errors[1] and errors[2:] == ["", ""]
         assert planned([model], prompts(4)).left == {model.key: 1}
         assert planned([model], prompts(4), name="compare:cmp-00000002").left == {model.key: 2}
+        kept = KeptAnswers(Store(Settings.load()), model.fingerprint)
+        (target,) = planned([model], prompts(4)).targets
+        assert len(kept.errors({*target.questions}, RUN)) == 2
+        assert kept.errors({*target.questions}, "compare:cmp-00000002") == {}
 
 
 def test_two_names_of_one_model_are_asked_once(home: Path) -> None:
@@ -240,8 +254,10 @@ def test_ctrl_c_keeps_what_was_answered(home: Path, where: str) -> None:
             if done == 5:
                 os.kill(os.getpid(), signal.SIGINT)
 
+        limit = Limit(Decimal(5))
+
         async def cell() -> None:
-            answers([model], prompts(30), on_progress=interrupt)
+            answers([model], prompts(30), limit, on_progress=interrupt)
 
         with pytest.raises(KeyboardInterrupt) as caught:
             if where == "a task":
@@ -249,12 +265,12 @@ def test_ctrl_c_keeps_what_was_answered(home: Path, where: str) -> None:
             elif where == "a notebook":
                 loop.run_until_complete(cell())
             else:
-                answers([model], prompts(30), on_progress=interrupt)
+                answers([model], prompts(30), limit, on_progress=interrupt)
         assert provider.posts["/chat/completions"] < 30
         if where != "a task":  # asyncio makes its own
             assert "the same command goes on" in caught.value.__notes__[0]
         budget = Gateway().budget()
-        assert budget.reserved_usd == 0 and budget.spent_usd > 0
+        assert budget.reserved_usd == 0 and 0 < budget.spent_usd <= limit.spent
         del provider.faults["POST /chat/completions"][:]
         again = answers([model], prompts(30))
     assert again.kept >= 5 and again.kept + again.asked == 30 and not again.ended
@@ -269,3 +285,16 @@ def test_answers_of_one_account_are_none_of_another(home: Path) -> None:
         assert planned([mine], every).left == {mine.key: 0}
         theirs = replace(mine, account="the fingerprint of another key")
         assert planned([theirs], every).left == {mine.key: 3}
+
+
+def test_a_request_that_fits_to_the_cent_is_asked() -> None:
+    """At its most, with what is on its way; one more is not."""
+
+    async def fits() -> list[bool]:
+        limit = Limit(Decimal(3))
+        took = [await limit.take(Decimal(1)), await limit.take(Decimal(2))]
+        limit.end(Decimal(1), Decimal(1))
+        limit.end(Decimal(2), Decimal(1))
+        return [*took, await limit.take(Decimal("1.01")), await limit.take(Decimal(1))]
+
+    assert asyncio.run(fits()) == [True, True, False, True]

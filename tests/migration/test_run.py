@@ -18,6 +18,7 @@ from finetune_gateway import (
     NotFoundError,
     OpenAIBackend,
     SpecError,
+    UnsupportedError,
     evaluation,
     migration,
 )
@@ -35,8 +36,11 @@ from finetune_gateway.evaluation.results import (
 )
 from finetune_gateway.evaluation.thresholds import Threshold, decide
 from finetune_gateway.migration import moving, sides
+from finetune_gateway.migration.destinations import destination
+from finetune_gateway.migration.inventory import FineTune
 from finetune_gateway.migration.outcome import Migration
 from finetune_gateway.migration.running import MigrationPlan
+from finetune_gateway.settings.home import Settings
 
 Json = dict[str, Any]
 
@@ -155,6 +159,20 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(provider: Provider) -
         with pytest.raises(wrong):
             Gateway().migrate(model, to, max_drop=DROP)
     assert len(provider.requests) == sent
+
+
+def test_a_place_that_does_not_train_by_its_method_is_none(home: Path) -> None:
+    """By the profile of a host, or by what the backend says of itself."""
+    one = FineTune(
+        model="ft:a:o::1", base_model=BASES[0], job_id=None, host="api.openai.com",
+        profile="openai", keys=(),
+    )  # fmt: skip
+    settings = Settings.load().create()
+    for to, words in (("nebius:Qwen/Qwen3-32B", "does not support 'reinforcement'"),
+                      ("local:builtin/tiny", "not by reinforcement")):  # fmt: skip
+        assert destination(to, one, {}, settings).method == "sft"
+        with pytest.raises(UnsupportedError, match=words):
+            destination(to, one.model_copy(update={"method": "reinforcement"}), {}, settings)
 
 
 def test_a_limit_leaves_room_for_the_dearest_answers(provider: Provider) -> None:
