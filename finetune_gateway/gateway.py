@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, overload
 
-from finetune_gateway import registry
+from finetune_gateway import methods, registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import SpecError
@@ -142,6 +142,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         model: str,
         backend: str | Backend | None = None,
         rows: Collection[int] | None = None,
+        method: AnyMethod | None = None,
         **options: Unpack[RowOptions],
     ) -> list[Preview]:
         """Return rows as the model will see them: token by token, with what is trained. Offline.
@@ -153,6 +154,7 @@ class Gateway(HomeJobs, HomeEvaluations):
             model: Whose tokens and template.
             backend: Where the model would be trained. By default as in submit.
             rows: Line numbers, from 1. By default the first three rows.
+            method: What the rows are for. By default the usual one of the first row's format.
 
         Raises NotFoundError for a line that is not there, SpecError for a wrong keyword.
         """
@@ -160,11 +162,13 @@ class Gateway(HomeJobs, HomeEvaluations):
         from finetune_gateway.validation import select
 
         runner, dataset = self._place(model, backend), self.open(data)
-        spec = TrainingSpec.build(model=model, **options)
+        given = method or select.method_of(dataset)
+        spec = TrainingSpec.build(model=model, method=given, **options)
+        methods.require(spec)
         spec, limits = runner.resolve(spec, dataset), runner.capabilities(model)
         renderer = runner.preview_renderer(spec) or select.hosted_renderer(spec, limits)
         rules = rules_for(runner.name, hosted=limits.hosted)
-        return select.previews(dataset, renderer, rules, rows)
+        return select.previews(dataset, renderer, rules, rows, spec.method if method else None)
 
     @overload
     def estimate(

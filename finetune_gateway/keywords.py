@@ -65,6 +65,7 @@ class PreviewOptions(RowOptions, total=False):
 
     backend: str | Backend | None
     rows: Collection[int] | None
+    method: AnyMethod | None
 
 
 class AdviseOptions(TypedDict, total=False):

@@ -96,6 +96,8 @@ LORA = frozenset(
         "modules_to_save",
     }
 )
+# Settings of how conversations are shown to the model.
+OF_CHATS = frozenset({"train_on", "chat_template", "chat_template_kwargs", "call_format"})
 TRAINERS = {name: method.trainer for name, method in METHODS.items() if method.trainer}
 
 
@@ -108,6 +110,7 @@ def require(spec: TrainingSpec) -> None:
             f"{name} is no setting of {spec.method}.",
             hint=f"Leave it out; {', '.join(having)} {'have' if having[1:] else 'has'} it.",
         )
+    _require_rows(spec, method)
     if spec.loss_type is not None and spec.loss_type not in method.losses:
         raise SpecError(
             f"{spec.method} has no loss_type {shown(spec.loss_type)}.",
@@ -124,6 +127,28 @@ def require(spec: TrainingSpec) -> None:
             f"{spec.method} cannot be trained with engine={spec.engine!r}.",
             hint=f"Leave engine out, or use {' or '.join(method.engines)}.",
         )
+
+
+def _require_rows(spec: TrainingSpec, method: TrainingMethod) -> None:
+    """Raise SpecError for a setting of rows that those of this method do not have."""
+    if method.kinds == ("text",) and (foreign := sorted(spec.chosen & OF_CHATS)):
+        raise SpecError(
+            f"{foreign[0]} is no setting of {spec.method}: a text is read as it is, and all of it "
+            "is trained.",
+            hint="Leave it out.",
+        )
+    if spec.train_on == "all" and not {"chat", "text"} & {*method.kinds}:
+        raise SpecError(
+            f"train_on='all' is no setting of {spec.method}: answers are judged, not prompts.",
+            hint="Leave train_on out.",
+        )
+    if spec.packing and not {"chat", "text"} & {*method.kinds}:
+        raise SpecError(
+            f"packing is no setting of {spec.method}: its rows are trained one by one.",
+            hint="Leave it out.",
+        )
+    if "packing" in spec.chosen and not spec.packing and method.kinds == ("text",):
+        raise SpecError(f"{spec.method} always packs its texts.", hint="Leave packing out.")
 
 
 def methods_for(kind: str) -> tuple[str, ...]:

@@ -194,6 +194,10 @@ def test_a_job_with_an_old_suffix_stays_in_reach(home: Path) -> None:
         ("dpo", {"loss_type": "nll"}, "dpo has no loss_type 'nll'. It has: sigmoid, hinge"),
         ("orpo", {"loss_type": "sigmoid"}, "loss_type is no setting of orpo"),
         ("reward", {"engine": "fast"}, "reward cannot be trained with engine='fast'"),
+        ("pretrain", {"chat_template": "x.jinja"}, "chat_template is no setting of pretrain"),
+        ("pretrain", {"packing": False}, "pretrain always packs its texts"),
+        ("kto", {"train_on": "all"}, "train_on='all' is no setting of kto"),
+        ("dpo", {"packing": True}, "packing is no setting of dpo"),
     ],
 )
 def test_a_method_refuses_settings_of_others(

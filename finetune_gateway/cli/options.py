@@ -37,7 +37,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alo
 Method = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="sft (default), dpo, orpo, kto, pretrain.", show_default=False
+        metavar="NAME", help="sft (default), dpo, orpo, kto, pretrain, reward.", show_default=False
     ),
 ]
 TrainingType = Annotated[

@@ -52,6 +52,10 @@ def preview(
     ] = None,
     no_rows: NoRows = False,
     force: Force = False,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Default: by the first row.", show_default=False),
+    ] = None,
     train_on: TrainOn = None,
     chat_template: ChatTemplate = None,
     settings: Annotated[
@@ -76,7 +80,7 @@ def preview(
     """
     require_page(html, no_rows)
     refuse_foreign_page(html, force, data)
-    fields = parse_settings(settings, train_on=train_on, chat_template=chat_template)
+    fields = parse_settings(settings, method=method, train_on=train_on, chat_template=chat_template)
     where = backend or registry.default_backend(model)
     rows = Gateway().preview(data, model=model, backend=where, rows=row, **fields)
     if html is not None:

@@ -184,16 +184,18 @@ def validate(
         if fixed:
             print_result(fix_text(fixed))
         print_result(report_text(fix or data, report, submit=True))
-        _print_hints(fix or data, report, "jsonl" if fixed else dataset.container, model)
+        given = f"{model or EXAMPLE_MODEL}{f' --method {method}' if method else ''}"
+        _print_hints(fix or data, report, "jsonl" if fixed else dataset.container, given)
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0
 
 
-def _print_hints(data: Path, report: Report, container: str, model: str | None) -> None:
+def _print_hints(data: Path, report: Report, container: str, model: str) -> None:
+    """Print what lines are, and what comes next. ``model``: with the method, if one was named."""
     if container != "jsonl":
         print_message(f"Read from {NAMES[container]}: lines above are row numbers.")
     if report.ok:
-        command = f"ftg estimate {shlex.quote(str(data))} --model {model or EXAMPLE_MODEL}"
+        command = f"ftg estimate {shlex.quote(str(data))} --model {model}"
         print_message(f"Next: {command}")
 
 

@@ -2,7 +2,8 @@
 
 Follows ``backends/local/methods/sft.py``: rows come in random order; the last batch and the last
 step of an epoch may be smaller; a pack holds whole rows (best fit, longest first, as
-``trl.pack_dataset`` does).
+``trl.pack_dataset`` does). Of a preference pair both sequences are in one batch; texts (pretrain)
+are cut into pieces, of which all is trained but the first token.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from finetune_gateway.estimation.estimate import Range, auto_epochs
+from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -29,7 +31,7 @@ class BatchPlan:
     steps: int
     trained_rows: float  # of all epochs
     batches: int
-    rows: int  # in one full batch
+    rows: int  # in one full batch; a pair is one
     longest: int  # tokens of the longest batch, per row of it
     padded_tokens: float
     attention_cost: float
@@ -46,10 +48,13 @@ def batch_rows(spec: TrainingSpec) -> int:
 def plan_batches(spec: TrainingSpec, tokens: TokenStats, limit: int | None = None) -> BatchPlan:
     """Return the batches of a run on rows of these lengths, truncated to ``limit`` tokens."""
     limit = limit or tokens.max or 1
-    lengths = _trained_lengths(tokens, limit)
-    units = pack_lengths(lengths, limit) if spec.packing else lengths
-    count, size = sum(units.values()), batch_rows(spec)
-    epochs = auto_epochs(tokens.rows) if spec.n_epochs == "auto" else spec.n_epochs
+    sides = METHODS[spec.method].sequences
+    units, rows, trained = _units(spec, tokens, limit), tokens.rows // sides, tokens.trained
+    if spec.method == "pretrain":
+        rows = sum(units.values())
+        trained = sum((length - 1) * number for length, number in units.items())
+    count, size = sum(units.values()), batch_rows(spec) * sides
+    epochs = auto_epochs(rows) if spec.n_epochs == "auto" else spec.n_epochs
     a_batches = ceil(count / size)
     a_steps = ceil(a_batches / spec.gradient_accumulation_steps)
     steps = spec.max_steps or epochs * a_steps
@@ -61,18 +66,27 @@ def plan_batches(spec: TrainingSpec, tokens: TokenStats, limit: int | None = Non
     return BatchPlan(
         epochs=ceil(passes) if spec.max_steps else epochs,
         steps=steps,
-        trained_rows=steps / max(1, a_steps) * tokens.rows,
+        trained_rows=steps / max(1, a_steps) * rows,
         batches=round(passes * a_batches),
-        rows=min(size, count),
+        rows=min(size, count) // sides,
         longest=_longest(units, size, flat=spec.packing),
         padded_tokens=passes * padded_tokens,
         attention_cost=passes * attention_cost,
         trained=Range[int](
-            low=whole * tokens.trained,
-            expected=round(passes * tokens.trained),
-            high=(whole + (rest > 0)) * tokens.trained,
+            low=whole * trained,
+            expected=round(passes * trained),
+            high=(whole + (rest > 0)) * trained,
         ),
     )
+
+
+def _units(spec: TrainingSpec, tokens: TokenStats, limit: int) -> Mapping[int, int]:
+    """Return the lengths of what batches are made of: rows, sides of pairs, packs, pieces."""
+    if spec.method == "pretrain":
+        whole, rest = divmod(tokens.total, limit)
+        return +Counter({limit: whole, rest: int(rest > 1)})  # one token alone trains nothing
+    lengths = _trained_lengths(tokens, limit)
+    return pack_lengths(lengths, limit) if spec.packing else lengths
 
 
 def _trained_lengths(tokens: TokenStats, limit: int) -> Counter[int]:

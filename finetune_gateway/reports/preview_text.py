@@ -15,7 +15,7 @@ from finetune_gateway.tokens.token_text import visible
 
 HEAD, TAIL = 800, 400  # tokens of a sequence on the screen, from its beginning and its end
 LISTED = 10_000  # tokens of a sequence that --tokens lists
-SIDE_BY_SIDE = 100  # columns from which two answers stand side by side
+SIDE_BY_SIDE = 80  # columns from which two answers stand side by side
 GAP = " | "
 
 Line = tuple[str, int]  # the text, and the columns it takes

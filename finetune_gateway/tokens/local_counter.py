@@ -102,10 +102,12 @@ class LocalCounter(TokenCounter):
     def _defects(self, sequences: list[SequenceTokens], row: Json) -> Iterator[Defect]:
         for kind, sentence in (self._losses(row) if self._losses else {}).items():
             yield Defect("template_drops", detail=sentence, kind=kind)
-        if self.max_context and any(one.length > self.max_context for one in sequences):
+        kind = kind_of(row)
+        limit = None if kind == "text" else self.max_context  # texts are cut into pieces
+        if limit and any(one.length > limit for one in sequences):
             yield Defect("row_cut")
         if not any(one.trained for one in sequences):
-            yield Defect("nothing_to_train")
+            yield Defect("nothing_to_compare" if kind == "preference" else "nothing_to_train")
 
 
 def _row_tokens(sequences: list[SequenceTokens], row: Json) -> RowTokens:

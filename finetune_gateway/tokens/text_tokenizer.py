@@ -47,6 +47,10 @@ class TextTokenizer:
             )
         return found
 
+    def check(self) -> None:
+        """Raise SpecError unless the end of a text can be marked."""
+        _ = self.end
+
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text: as the tokenizer begins one, and its end. Empty for a text
         without any."""

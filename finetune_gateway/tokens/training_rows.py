@@ -5,8 +5,8 @@ chat             a sequence, or one for each turn where the template shows turns
 preference       two sequences. Trained is what is compared: the tokens of the answers behind those
                  that both sequences begin with
 unpaired (KTO)   a sequence; its last answer is trained, since the label is for that one
-text             a sequence with the token that ends a text; all of it is trained, but for the first
-                 token of each piece into which ``text_tokenizer.pieces`` cuts the texts
+text             a sequence with the token that ends a text. All of it is trained except the
+                 first token of each piece into which ``text_tokenizer.pieces`` cuts the texts
 ===============  ================================================================================
 
 A preference row whose sides have nothing to compare has no label on either side.

@@ -297,7 +297,7 @@ _DATASET = {
         W, W, "a special token in a text",
         "Unless it is encoded as plain text, it ends the turn or starts another; "
         "OpenAI has refused files with it (\"message contains an invalid token\").",
-        "Remove it. Local training encodes it as plain text.",
+        "Remove it. Local training encodes it as plain text, except in rows of text alone.",
     ),
     "bidi_control": Rule(
         W, W, "characters that change the direction of text",
@@ -413,6 +413,11 @@ _WHOLE_DATASET = {
         "It is left out.",
         "Raise max_length (--set max_length=N), check the weights of its messages, or use a model "
         "whose template writes its answers.",
+    ),
+    "nothing_to_compare": Rule(
+        None, W, "a pair with nothing to compare",
+        "Within max_length both sides are the same tokens, or one has no answer; it is left out.",
+        "Raise max_length (--set max_length=N), or see the row with 'ftg preview'.",
     ),
     "template_moves": Rule(
         None, W, "the model's template moves something",

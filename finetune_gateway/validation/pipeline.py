@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import SpecError, UnsupportedError, shown
 from finetune_gateway.findings import Defect, Report
-from finetune_gateway.methods import METHODS
+from finetune_gateway.methods import METHODS, require
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.quoting import quoted
@@ -58,6 +58,7 @@ def validate(
         limits = runner.capabilities(model)
         backends, limit = rules_for(runner.display_name, hosted=limits.hosted), limits.max_context
     spec = TrainingSpec.build(model=model or "unnamed", method=method, **(training or {}))
+    require(spec)
     counter = _counter(dataset, runner, model, spec, limit)
     report = validation_run.validate(
         dataset,

@@ -371,6 +371,11 @@ _PREFERENCE = {
         E, E, "both answers of a pair are the same", "There is no preference to learn.",
         "Remove the row.",
     ),
+    "preference_whitespace": Rule(
+        W, W, "the answers of a pair differ in nothing but whitespace",
+        "What is learned from it is where to put spaces and line breaks.",
+        "Remove the row, unless that is what is meant.",
+    ),
     "preference_prompt_differs": Rule(
         E, E, "the two answers belong to different prompts",
         "A pair compares two answers to the same question.",

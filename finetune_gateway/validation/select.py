@@ -41,9 +41,10 @@ def previews(
     renderer: PreviewRenderer,
     backends: Mapping[str, Family],
     numbers: Collection[int] | None = None,
+    method: str | None = None,
 ) -> list[Preview]:
     """Return the previews of the rows in these lines (from 1), by default the first three,
-    validated for ``backends``.
+    validated for ``backends`` and this method, by default the usual one of each row.
 
     Raises DataError if the file is not JSONL or is empty, NotFoundError for a line it does not
     have, SpecError for a number below 1.
@@ -52,7 +53,7 @@ def previews(
     if numbers is not None:
         _check_numbers(numbers)
     lines = _first(dataset) if numbers is None else _select(dataset, {*numbers})
-    rows = [_preview(line, renderer, backends) for line in lines]
+    rows = [_preview(line, renderer, backends, method) for line in lines]
     if not rows:
         _raise(Defect("no_examples"))
     return rows
@@ -106,8 +107,25 @@ def _content(line: Line) -> bytes:
     return line.raw.removeprefix(BOM) if line.number == 1 else line.raw
 
 
-def _preview(line: Line, renderer: PreviewRenderer, backends: Mapping[str, Family]) -> Preview:
-    row, report = _validate_line(line, backends)
+def method_of(dataset: Dataset) -> str:
+    """Return the method that the first row of a file is usually for; ``sft`` if it is no row."""
+    first = next(_first(dataset), None)
+    try:
+        row = None if first is None else parse(decode(_content(first), first.offset))
+    except BadLine:
+        row = None
+    return _usual_method(row)
+
+
+def _usual_method(row: object) -> str:
+    row_format = formats.format_of(row) if isinstance(row, dict) else None
+    return usual_method(row_format.kind) if row_format else "sft"
+
+
+def _preview(
+    line: Line, renderer: PreviewRenderer, backends: Mapping[str, Family], method: str | None
+) -> Preview:
+    row, report = _validate_line(line, backends, method)
     if row is None or report.errors:
         return Preview(line.number, report.format, renderer.model, findings=report.findings)
     try:
@@ -120,7 +138,9 @@ def _preview(line: Line, renderer: PreviewRenderer, backends: Mapping[str, Famil
     return preview
 
 
-def _validate_line(line: Line, backends: Mapping[str, Family]) -> tuple[Json | None, Report]:
+def _validate_line(
+    line: Line, backends: Mapping[str, Family], method: str | None
+) -> tuple[Json | None, Report]:
     """Return the row, and the report on a file of this line alone."""
     raw = _content(line)
     try:
@@ -130,11 +150,8 @@ def _validate_line(line: Line, backends: Mapping[str, Family]) -> tuple[Json | N
     except BadLine as exc:
         findings = _findings(exc.defect, line.number, backends)
         return None, Report(ok=False, format="unknown", kind="unknown", rows=1, findings=findings)
-    if not isinstance(row, dict):
-        return None, _report(raw, line.number, "sft", backends)
-    row_format = formats.format_of(row)
-    method = usual_method(row_format.kind) if row_format else "sft"
-    return row, _report(raw, line.number, method, backends)
+    report = _report(raw, line.number, method or _usual_method(row), backends)
+    return row if isinstance(row, dict) else None, report
 
 
 def _findings(defect: Defect, line: int, backends: Mapping[str, Family]) -> list[Finding]:

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from support.rows import chat_rows
 
+import finetune_gateway as gateway
+from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.encoded_cache import code_sha256, dates
 from finetune_gateway.backends.local.encoding import EncodedRows, encode_rows
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.errors import DataError
+from finetune_gateway.estimation.batch_plan import plan_batches
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
@@ -159,6 +162,60 @@ def test_a_row_that_the_template_refuses_is_named(home: Path, template: ChatTemp
     run = a_run(home, [pair("a", "b"), {**pair("a", "b"), "preferred_output": "x"}, {}], "dpo")
     with pytest.raises(DataError, match=r"train\.jsonl line 3"):
         encode_rows(run, run.train, template, LIMIT)
+
+
+@pytest.mark.usefixtures("tiny_at_home")
+@pytest.mark.parametrize("method", ROWS)
+def test_what_is_counted_is_what_is_trained(
+    home: Path, template: ChatTemplate, method: str
+) -> None:
+    """The counter's tokens, the plan's trained tokens and steps, and the tokens that a preview
+    marks are those of the columns."""
+    rows = [*ROWS[method], *(ROWS[method][:1] * 9)]
+    run = a_run(home, rows, method, max_length=LIMIT, n_epochs=1)
+    found = encode_rows(run, run.train, template, LIMIT)
+    backend = LocalBackend()
+    counter = backend.counter(run.spec)
+    for row in rows:
+        counter.add(row)
+    stats = counter.stats()
+    plan = plan_batches(run.spec, stats, LIMIT)
+    assert plan.trained.low == plan.trained.expected == found.trained
+    assert plan.steps == -(-len(found.rows) // 8)
+    previews = [backend.preview_renderer(run.spec).preview(row) for row in rows]
+    ids = [token.id for one in previews for token in one.tokens if token.trained]
+    labels = [
+        id
+        for row in found.rows
+        for name in ("labels", "chosen_labels", "rejected_labels")
+        for id in row.get(name, ())
+    ]
+    if method == "pretrain":  # the first token of a piece has no label
+        assert ids == [id for row in found.rows for id in row["input_ids"]]
+        assert labels.count(IGNORED) == len(found.rows)
+    else:
+        assert ids == [id for id in labels if id != IGNORED]
+
+
+@pytest.mark.usefixtures("tiny_at_home")
+def test_a_check_says_what_training_leaves_out(home: Path) -> None:
+    """A pair whose difference is beyond the limit, and no text: texts are cut into pieces."""
+    long = "It comes by noon, as we said when you asked us yesterday. " * 2
+    rows = [*ROWS["dpo"][:1] * 10, pair(long + "Yes.", long + "No.")]
+    report = gateway.validate(
+        rows, model="builtin/tiny", backend="local", method="orpo", max_length=LIMIT
+    )
+    assert {(one.code, one.line) for one in report.warnings} == {
+        ("row_cut", 11),
+        ("nothing_to_compare", 11),
+        ("duplicates", 2),
+    }
+    texts = [{"text": f"{number}: {long}"} for number in range(10)]
+    report = gateway.validate(
+        texts, model="builtin/tiny", backend="local", method="pretrain", max_length=LIMIT
+    )
+    assert report.ok and not report.warnings and report.tokens is not None
+    assert report.tokens["trained"] == report.tokens["total"]
 
 
 # -- kept by content -----------------------------------------------------------------------

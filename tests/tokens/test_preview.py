@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html import unescape
@@ -221,8 +222,7 @@ def test_every_format_has_a_preview(model: str, home: Path) -> None:
     for row in rows:
         seen = gateway.preview(row, model=model)
         assert seen.ok, seen.findings
-        # The first token of a text has no loss in local training: nothing comes before it.
-        assert said(seen).startswith("llo" if "text" in row and model == TINY else "hello")
+        assert said(seen).startswith("hello")
 
 
 def test_what_a_preview_cannot_do_is_refused(home: Path, train_file: Path) -> None:
@@ -348,15 +348,60 @@ def test_colours_underline_what_is_trained(home: Path, train_file: Path) -> None
         assert ("^--" in done.stdout) is not colour
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+def test_a_local_pair_shows_what_is_compared(home: Path, tiny_at_home: None) -> None:
+    """What both sides begin with is marked on neither, though it is an answer's; a pair without a
+    difference within the limit says that it is left out."""
+    pair = {"prompt": "Where?", "chosen": "It comes today.", "rejected": "It comes never."}
+    seen = gateway.preview(pair, model=TINY)
+    assert [said(Preview(1, sequences=[one])) for one in seen.sequences] == [
+        " today.<|im_end|>", " never.<|im_end|>",
+    ]  # fmt: skip
+    shared = seen.sequences[0].tokens[: seen.sequences[0].prompt]
+    assert "".join(token.text for token in shared).endswith("It comes")
+    assert any(note.startswith("Compared is what differs") for note in seen.notes)
+    cut = gateway.preview(pair, model=TINY, max_length=seen.sequences[0].prompt)
+    assert cut.ok and cut.trained == 0
+    assert any(note.startswith("There is nothing to compare") for note in cut.notes)
+
+
+def test_a_label_marks_the_last_answer_alone(home: Path, tiny_at_home: None) -> None:
+    chat = [("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "two")]
+    seen = gateway.preview({**turns(*chat), "label": False}, model=TINY)
+    assert said(seen) == "two<|im_end|>"
+    assert "The answer is labelled bad; training makes it less likely." in seen.notes
+
+
+def test_texts_are_shown_without_a_chat_template(
+    home: Path, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    """By what the rows are, or by the method that is named; a row that is none of its is judged."""
+    base = shutil.copytree(tiny_tokenizer, tmp_path / "base")
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": None}))
+    rows = written(tmp_path / "texts.jsonl", {"text": "Where is my parcel?"})
+    [seen] = gateway.preview(rows, model=str(base))
+    assert said(seen) == "Where is my parcel?<|im_end|>"
+    assert [token.part for token in seen.tokens].count("special") == 1
+    [by_name] = gateway.preview(rows, model=str(base), method="pretrain", max_length=8)
+    assert by_name.tokens == seen.tokens and by_name.truncated == 0
+    assert "pieces of 8 tokens" in by_name.notes[0]
+    with pytest.raises(SpecError, match="no chat template"):
+        gateway.preview(PLAIN, model=str(base))
+    with pytest.raises(SpecError, match="train_on is no setting of pretrain"):
+        gateway.preview(rows, model=str(base), train_on="assistant")
+    wrong = gateway.preview(PLAIN, model=TINY, backend="local", method="dpo")
+    assert [one.code for one in wrong.findings if one.severity == "error"] == ["method_mismatch"]
+
+
+@pytest.mark.parametrize("columns", [79, 80])
 def test_answers_of_a_pair_stand_side_by_side_where_they_fit(
     columns: int, home: Path, tmp_path: Path
 ) -> None:
-    """In 120 columns beside each other, in 80 below."""
+    """In 80 columns beside each other, in fewer below."""
     done = ftg(written(tmp_path / "pairs.jsonl", PAIR), "--model", HOSTED, columns=columns)
     lines = done.stdout.splitlines()
     beside = any("Tuesday" in line and "No␣idea" in line for line in lines)
-    assert beside is (columns == 120)
+    assert beside is (columns == 80)
     assert max(map(len, lines)) <= columns
 
 

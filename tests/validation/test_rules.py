@@ -94,6 +94,7 @@ def test_few_rules_have_no_example() -> None:
         "drift",
         "drift_length",
         "nothing_to_train",
+        "nothing_to_compare",
         "row_cut",
         "file_too_large",
         "image_count",

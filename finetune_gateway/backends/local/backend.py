@@ -25,7 +25,7 @@ from finetune_gateway.backend import (
     Intent,
 )
 from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin
-from finetune_gateway.backends.local.counting import RowCount, template_of
+from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
 from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import (
@@ -51,12 +51,7 @@ from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.chat_template import (
-    ChatTemplate,
-    choose_switches,
-    row_limit,
-    ways_in_words,
-)
+from finetune_gateway.tokens.chat_template import choose_switches, row_limit, ways_in_words
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.stats import TokenStats
@@ -127,7 +122,7 @@ class LocalBackend(Backend):
         model = models.resolve(spec.model)
         template = spec.chat_template and os.path.realpath(os.path.expanduser(spec.chat_template))
         chosen: dict[str, Any] = {"chat_template": template} if template else {}
-        if spec.chat_template_kwargs is None and train is not None:
+        if spec.chat_template_kwargs is None and train is not None and spec.method != "pretrain":
             switches = self._switches(spec.model_copy(update={"model": model, **chosen}), train)
             chosen |= {"chat_template_kwargs": switches} if switches else {}
         if model == spec.model and all(getattr(spec, name) == chosen[name] for name in chosen):
@@ -136,7 +131,7 @@ class LocalBackend(Backend):
 
     def _switches(self, spec: TrainingSpec, train: Dataset) -> dict[str, Any]:
         """Return the switches of the chat template with which these rows are trained best."""
-        template = self._template(spec, models.small_files(spec.model, self.settings))
+        template = template_of(spec, models.small_files(spec.model, self.settings))
         return choose_switches(template, has_reasoning(train.path))
 
     def check_model(self, spec: TrainingSpec) -> None:
@@ -163,23 +158,27 @@ class LocalBackend(Backend):
         folder = models.small_files(spec.model, self.settings)
         if tensors := models.tensor_names(spec.model, folder):
             require_modules(spec, tensors)
-        self._template(spec, folder).check()
+        row_source(spec, folder).check()
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:
         folder = models.small_files(spec.model, self.settings)
         limit = self._row_limit(spec, folder)
         count = RowCount(folder, spec, limit)
-        return LocalCounter(count, render=count.text, losses=count.losses, max_context=limit)
+        texts = spec.method == "pretrain"  # not cut, but packed into pieces
+        return LocalCounter(
+            count,
+            render=count.text,
+            losses=count.losses,
+            encoding="tokenizer" if texts else "chat template",
+            max_context=None if texts else limit,
+        )
 
     def preview_renderer(self, spec: TrainingSpec) -> LocalRenderer:
         folder = models.small_files(spec.model, self.settings)
-        template = self._template(spec, folder)
-        template.check()
+        source = row_source(spec, folder)
+        source.check()
         limit = self._row_limit(spec, folder)
-        return LocalRenderer(template, spec.model, train_on=spec.train_on, limit=limit)
-
-    def _template(self, spec: TrainingSpec, folder: Path) -> ChatTemplate:
-        return template_of(spec, folder)
+        return LocalRenderer(source, spec.model, train_on=spec.train_on, limit=limit)
 
     def _row_limit(self, spec: TrainingSpec, folder: Path) -> int:
         return row_limit(spec.max_length, models.config_of(folder).get("max_position_embeddings"))

@@ -13,7 +13,7 @@ from finetune_gateway.tokens import token_text
 from finetune_gateway.tokens.counter import HostedCounter
 from finetune_gateway.tokens.encodings import encoding_for, load_vocabulary
 from finetune_gateway.tokens.masks.preview import Conversation, Part, PreviewRenderer, Sequence
-from finetune_gateway.tokens.template_rows import Message
+from finetune_gateway.tokens.template_rows import Message, rows_of_pair
 
 
 class HostedRenderer(PreviewRenderer):
@@ -67,6 +67,16 @@ class HostedRenderer(PreviewRenderer):
 
     def _frame(self, token: str, role: str, sequence: Sequence) -> None:
         sequence.add([0], lambda _: token, self.limit, False, role, "special", secret=True)
+
+    def pair(self, row: Json) -> list[Sequence]:
+        sides = rows_of_pair(row)
+        return [one for side in sides for one in self.conversation(side["messages"], side)]
+
+    def pair_notes(self, chosen: Sequence, rejected: Sequence) -> list[str]:
+        return ["Training makes the chosen answer more likely than the rejected one."]
+
+    def text_notes(self) -> list[str]:
+        return ["Text rows are trained from the first token to the last."]
 
     def text(self, text: str) -> Sequence:
         sequence = Sequence()

@@ -19,8 +19,10 @@ from finetune_gateway.tokens.chat_template import (
     ways_in_words,
 )
 from finetune_gateway.tokens.masks.preview import Conversation, Part, PreviewRenderer, Sequence
-from finetune_gateway.tokens.template_rows import Message
+from finetune_gateway.tokens.template_rows import Message, rows_of_pair
 from finetune_gateway.tokens.template_survey import LOSSES
+from finetune_gateway.tokens.text_tokenizer import TextTokenizer
+from finetune_gateway.tokens.training_rows import cut_row, encode_row
 
 # Characters of the last private plane, which nobody types, mark the messages in a rendered text.
 _MARKS, _END = 0x100000, chr(0x10FFFD)
@@ -30,29 +32,54 @@ _Content = tuple[int, int, str]  # first character, end, role
 
 
 class LocalRenderer(PreviewRenderer):
-    """Renders rows by a local model's own template and tokenizer."""
+    """Renders rows by a local model's own template and tokenizer, or its tokenizer alone."""
 
     def __init__(
-        self, template: ChatTemplate, model: str, *, train_on: TrainOn, limit: int | None
+        self,
+        source: ChatTemplate | TextTokenizer,
+        model: str,
+        *,
+        train_on: TrainOn,
+        limit: int | None,
     ) -> None:
-        super().__init__(model, "chat template", limit)
-        self.template = template
+        encoding = "chat template" if isinstance(source, ChatTemplate) else "tokenizer"
+        super().__init__(model, encoding, limit)
+        self.source = source
         self.train_on = train_on
-        self._ways: list[str] = []  # of the conversation that was rendered last
-        self._text = token_text.text_by_id(template.tokenizer)
-        added = template.tokenizer.get_added_tokens_decoder()
+        self._ways: list[str] = []  # of the row that was rendered last
+        self._text = token_text.text_by_id(source.tokenizer)
+        added = source.tokenizer.get_added_tokens_decoder()
         self._special = {id for id, token in added.items() if token.special}
 
     def conversation(self, messages: Conversation, row: Json) -> list[Sequence]:
-        tools = row.get("tools") or None
-        found = self.template.encode({"messages": messages, "tools": tools}, train_on=self.train_on)
-        self._ways = ways_in_words(found, self.template.chat_template_kwargs)
-        sequences = [self._sequence(encoded, messages, tools) for encoded in found]
+        found = self._encoded({**row, "messages": messages})
+        cut = cut_row(found, self.limit, pair=False)
+        sequences = [
+            self._sequence(one, kept, messages, row) for one, kept in zip(found, cut, strict=True)
+        ]
         for number, sequence in enumerate(sequences if len(sequences) > 1 else (), 1):
             sequence.name = f"turn {number} of {len(sequences)}"
         return sequences
 
-    def _sequence(self, encoded: Encoded, messages: Conversation, tools: Any) -> Sequence:
+    def pair(self, row: Json) -> list[Sequence]:
+        found = self._encoded(row)
+        cut = cut_row(found, self.limit, pair=True)
+        return [
+            self._sequence(one, kept, side["messages"], side)
+            for one, kept, side in zip(found, cut, rows_of_pair(row), strict=True)
+        ]
+
+    def _encoded(self, row: Json) -> list[Encoded]:
+        """Return the sequences of a row, uncut. Raises DataError if the template refuses it."""
+        found = encode_row(self.source, row, train_on=self.train_on)
+        self._ways = ways_in_words(found, getattr(self.source, "chat_template_kwargs", {}))
+        return found
+
+    def _sequence(
+        self, encoded: Encoded, cut: Encoded, messages: Conversation, row: Json
+    ) -> Sequence:
+        """Return a sequence as tokens. ``cut``: what of it is trained, where that fits."""
+        tools = row.get("tools") or None
         # A turn of its own stands behind the messages before it.
         shown = messages if len(encoded.turns) != 1 else messages[: encoded.turns[0] + 1]
         spans = self._contents(messages, tools, encoded.text) or self._contents(
@@ -60,9 +87,10 @@ class LocalRenderer(PreviewRenderer):
         )
         ends = [*encoded.starts[1:], len(encoded.text)]
         begins = [start for start, _, _ in spans]
+        labels = [*cut.labels, *encoded.labels[len(cut.labels) :]]
 
         def kind(index: int) -> tuple[bool, str | None, Part]:
-            trained = encoded.labels[index] != IGNORED
+            trained = labels[index] != IGNORED
             if encoded.input_ids[index] in self._special:
                 return trained, "assistant" if trained else None, "special"
             # The last message that begins before the token ends: " W" has the first of "Where".
@@ -80,18 +108,39 @@ class LocalRenderer(PreviewRenderer):
 
     def text(self, text: str) -> Sequence:
         sequence = Sequence()
-        ids = self.template.tokenizer.encode(text).ids
-        sequence.add(ids[:1], self._text, self.limit)  # nothing comes before it: it has no loss
-        sequence.add(ids[1:], self._text, self.limit, True)
+        [encoded] = encode_row(self.source, {"text": text})
+        for special, ids in groupby(encoded.input_ids, self._special.__contains__):
+            part: Part = "special" if special else "content"
+            sequence.add([*ids], self._text, None, trained=True, part=part)
         return sequence
 
+    def text_notes(self) -> list[str]:
+        length = f"of {self.limit:,} tokens" if self.limit else "as long as the model reads"
+        return [
+            "Exact: the texts of a file follow one another, each with the token that ends it, and "
+            f"are cut into pieces {length}. All is trained but the first token of a piece.",
+        ]
+
+    def pair_notes(self, chosen: Sequence, rejected: Sequence) -> list[str]:
+        if not chosen.trained:
+            return [
+                "There is nothing to compare: as far as they are read both sides are the same "
+                "tokens, or one has no answer. The pair is left out.",
+            ]
+        return [
+            "Compared is what differs: the tokens of each answer behind those that both sides "
+            "begin with. Training makes the chosen answer more likely than the rejected one."
+        ]
+
     def notes(self, messages: Conversation, row: Json) -> list[str]:
+        if isinstance(self.source, TextTokenizer):
+            return []
         row_format = formats.format_of(row)
         is_preference = row_format is not None and row_format.kind.endswith("preference")
-        lost = self.template.losses({**row, "messages": messages}, self.train_on)
+        lost = self.source.losses({**row, "messages": messages}, self.train_on)
         return [
             "Exact: rendered, tokenised and masked by the function that training uses "
-            f"(train_on {self.train_on}, template {self.template.sha256[:12]}).",
+            f"(train_on {self.train_on}, template {self.source.sha256[:12]}).",
             *self._ways,
             *(f"The template drops a part: {LOSSES[kind]}." for kind in LOSSES if kind in lost),
             *(["Answers inside the prompt are not trained."] if is_preference else []),
@@ -100,11 +149,12 @@ class LocalRenderer(PreviewRenderer):
     def _contents(self, messages: Conversation, tools: Any, text: str) -> list[_Content]:
         """Return where the content of each message is in the text, and its role, by rendering the
         row once more with marks. Empty if the template reacts to them or drops content."""
-        if _MARK.search(text) or len(messages) >= _MOST:
+        too_many = _MARK.search(text) or len(messages) >= _MOST
+        if too_many or isinstance(self.source, TextTokenizer):
             return []
         for strip in (False, True):  # many templates strip content
             marked = [_mark(message, index, strip) for index, message in enumerate(messages)]
-            rendered = self.template.text(marked, tools)
+            rendered = self.source.text(marked, tools)
             # A label ends with its stop token; the template may write more after it.
             if _MARK.sub("", rendered).startswith(text):
                 return list(_read_marks(rendered, messages))

@@ -17,7 +17,7 @@ from finetune_gateway.data.row_access import Json
 from finetune_gateway.findings import Finding
 from finetune_gateway.renderers import Shown
 from finetune_gateway.tokens import token_text
-from finetune_gateway.tokens.template_rows import Message, rows_of_pair
+from finetune_gateway.tokens.template_rows import Message, row_of_unpaired, rows_of_pair
 
 Part = Literal["special", "template", "content", "call"]
 Conversation = list[Message]
@@ -167,8 +167,9 @@ class PreviewRenderer(ABC):
             self._pair(sent, preview)
         elif "text" in sent:
             preview.sequences.append(self.text(str(sent["text"])))
-            preview.notes.append("Text rows are trained from the first token to the last.")
+            preview.notes += self.text_notes()
         else:
+            sent = row_of_unpaired(sent) if "label" in sent else sent
             self._chat(row_access.messages_of(sent.get("messages")), sent, preview)
         if "label" in sent:
             label, effect = ("good", "more") if sent["label"] else ("bad", "less")
@@ -182,19 +183,32 @@ class PreviewRenderer(ABC):
 
     def _pair(self, row: Json, preview: Preview) -> None:
         notes: dict[str, None] = {}  # each once, in their order
-        for name, one in zip(("chosen", REJECTED), rows_of_pair(row), strict=True):
-            [sequence] = self.conversation(one["messages"], one)
+        preview.sequences += self.pair(row)
+        for name, sequence, one in zip(
+            ("chosen", REJECTED), preview.sequences, rows_of_pair(row), strict=True
+        ):
             sequence.name = name
-            preview.sequences.append(sequence)
             notes |= dict.fromkeys(self.notes(one["messages"], one))
         _count_shared_prompt(*preview.sequences)
-        preview.notes += notes
-        preview.notes.append("Training makes the chosen answer more likely than the rejected one.")
+        preview.notes += [*notes, *self.pair_notes(*preview.sequences)]
 
     @abstractmethod
     def conversation(self, messages: Conversation, row: Json) -> list[Sequence]:
         """Return messages and the tools of ``row`` as tokens: one sequence, or several where each
         turn is trained on its own."""
+
+    @abstractmethod
+    def pair(self, row: Json) -> list[Sequence]:
+        """Return the two sides of a pair as tokens: with its chosen answer, and its rejected
+        one."""
+
+    @abstractmethod
+    def pair_notes(self, chosen: Sequence, rejected: Sequence) -> list[str]:
+        """Return what of a pair is trained, and to which end."""
+
+    @abstractmethod
+    def text_notes(self) -> list[str]:
+        """Return what of a text is trained."""
 
     @abstractmethod
     def text(self, text: str) -> Sequence:

@@ -196,8 +196,10 @@ def _preference(row: Json) -> Defects:
             yield from _side(row, side)
             yield from _side_calls(row, side)
     good, bad = row.get("preferred_output"), row.get("non_preferred_output")
-    if good and _stripped(good) == _stripped(bad):
+    if good and _plain(good) == _plain(bad):
         yield Defect("preference_identical", "non_preferred_output")
+    elif good and _plain(good, _without_whitespace) == _plain(bad, _without_whitespace):
+        yield Defect("preference_whitespace", "non_preferred_output")
 
 
 def _without_old_keys(row: Json) -> Json:
@@ -269,20 +271,24 @@ def _no_images(messages: list[Json], path: str) -> Defects:
                 yield Defect("preference_text_only", f"{path}[{index}].content[{at}]")
 
 
-def _stripped(answer: Any) -> Any:
-    """Return an answer without what makes no difference: spaces around its texts, null keys, and
-    whether the text is a string or parts."""
+def _plain(answer: Any, text: Callable[[str], str] = str.strip) -> Any:
+    """Return an answer without what makes no difference: spaces around its texts (or what ``text``
+    leaves of these), null keys, and whether the text is a string or parts."""
     if isinstance(answer, str):
-        return answer.strip()
+        return text(answer)
     if isinstance(answer, list):
-        return [_stripped(item) for item in answer]
+        return [_plain(item, text) for item in answer]
     if not isinstance(answer, dict):
         return answer
     content = answer.get("content")
     if isinstance(content, list) and all(_is_text(part) for part in content):
         content = "".join(part["text"] for part in content)
     bare = {key: value for key, value in answer.items() if value is not None}
-    return {**bare, "content": _stripped(content)} if content else bare
+    return {**bare, "content": _plain(content, text)} if content else bare
+
+
+def _without_whitespace(text: str) -> str:
+    return "".join(text.split())
 
 
 def _is_text(part: Any) -> bool:
