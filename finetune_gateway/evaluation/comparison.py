@@ -27,6 +27,7 @@ from finetune_gateway.evaluation.results import (
     Score,
     Verdict,
 )
+from finetune_gateway.jobs import compared
 from finetune_gateway.jobs.compared import BEGUN
 from finetune_gateway.jobs.journal import read_lines
 from finetune_gateway.model import Model
@@ -140,7 +141,12 @@ def keep(
     StoreError."""
     settings.create()
     folder = settings.comparisons / data.id
-    with files.storing(f"{data.id} cannot be kept", settings.comparisons):
+    failure = f"{data.id} cannot be kept"
+    # The same command in two terminals may end at the same time.
+    with (
+        files.storing(failure, settings.comparisons),
+        files.locking(compared.lock_of(settings, data.id)),
+    ):
         files.folder(folder)
         files.write_atomic(folder / BEGUN, data.model_dump_json(indent=1) + "\n", private=True)
         (folder / DATA).unlink(missing_ok=True)  # until all of it is there, there is none

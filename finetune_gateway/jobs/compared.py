@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.data.row_access import as_list
-from finetune_gateway.errors import NotFoundError, StoreError
+from finetune_gateway.errors import NotFoundError, SpecError, StoreError
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.deletion import delete
@@ -67,13 +67,19 @@ def title_of(folder: Path) -> str:
 
 def find(settings: Settings, name: str) -> list[Path]:
     """Return the folders that a name means: a comparison by its id; kept answers by the beginning
-    of their fingerprint, or by the name of the model. Raises NotFoundError."""
+    of their fingerprint, or by the name of the model. Raises NotFoundError, SpecError for the
+    beginning of several fingerprints."""
     if name.startswith(COMPARISON):
         every = comparison_folders(settings)
         found = [one for one in every if one.name == name]
     else:
         every, wanted = answer_folders(settings), name.removeprefix(ANSWERS)
         found = [one for one in every if wanted and one.name.startswith(wanted)]
+        if len(found) > 1:
+            raise SpecError(
+                f"More than one fingerprint begins with {wanted!r}.",
+                hint=f"There are: {', '.join(map(name_of, found))}.",
+            )
         found += [one for one in every if any(m.get("model") == wanted for m in _models_in(one))]
     if not found:
         some = ", ".join(map(name_of, every[:5]))
@@ -160,10 +166,11 @@ def _touched_at(folder: Path) -> float:
 def remove(store: Store, folder: Path) -> None:
     """Remove a comparison, or the kept answers of a model; what they cost stays in the ledger.
     Raises StoreError, also while a process asks that model."""
+    lock = lock_of(store.settings, folder.name)
     if folder.name.startswith(COMPARISON):
         delete(folder)
+        lock.unlink(missing_ok=True)
         return
-    lock = lock_of(store.settings, folder.name)
     with files.try_locking(lock) as ours:
         if not ours:
             raise StoreError(

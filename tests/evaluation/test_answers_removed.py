@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from support.records import record
 from support.traces import traces
 
 from finetune_gateway import Gateway
-from finetune_gateway.errors import JobNotFinished, NotFoundError, StoreError
+from finetune_gateway.errors import JobNotFinished, NotFoundError, SpecError, StoreError
 from finetune_gateway.evaluation.answers import limit_of, settle
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
 from finetune_gateway.evaluation.models import EvaluatedModel
@@ -194,6 +195,26 @@ def test_numbers_of_a_host_that_are_none_are_kept_as_nothing(home: Path) -> None
         (answer,) = again.answers.values()
         assert (again.asked, again.kept, answer.text) == (0, 1, "Yes.")
         assert answer.prompt_tokens is None and answer.usd
+
+
+def test_a_comparison_that_two_keep_at_the_same_time_is_whole(home: Path) -> None:
+    """The same command in two terminals: each writes it, one after the other."""
+    data = Comparison.load(comparison().name).data
+    rows = [ComparedRow(prompt=one, cluster=one.id) for one in prompts(9)]
+    with ThreadPoolExecutor(4) as pool:
+        kept = [pool.submit(keep, Settings.load(), data, rows, []) for _ in range(8)]
+        assert all(one.result().rows() == rows for one in kept)
+    assert Comparison.load(data.id).rows() == rows
+
+
+def test_the_beginning_of_several_fingerprints_removes_none(home: Path) -> None:
+    """What was paid is not removed by a letter that was meant otherwise."""
+    folders = [home / "answers" / f"ab{end * 62}" for end in "01"]
+    for folder in folders:
+        files.folder(folder)
+    with pytest.raises(SpecError, match="More than one fingerprint begins with 'ab'"):
+        compared.find(Settings.load(), "answers:ab")
+    assert compared.find(Settings.load(), "answers:ab0") == folders[:1]
 
 
 def killed(provider: Provider, count: int) -> None:
