@@ -13,8 +13,10 @@ from support.cli import Ftg
 
 from finetune_gateway import Gateway, SpecError
 from finetune_gateway.evaluation import comparison as comparing
+from finetune_gateway.evaluation.advice import measured
 from finetune_gateway.evaluation.advice.rules import RULES
 from finetune_gateway.evaluation.results import (
+    AnswerFigures,
     ComparedFacts,
     ComparisonData,
     DataFacts,
@@ -101,6 +103,30 @@ def test_what_was_measured_decides(home: Path, better: str, answer: str, said: s
     assert advice.approach.answer == answer and advice.comparison == name
     assert said in advice.approach.evidence[0]
     assert "not_measured" not in advice.approach.rules
+
+
+@pytest.mark.parametrize(
+    ("errors", "unjudged", "rule"),
+    [(0, {}, "prompt_does"), (90, {}, "prompts_alone"), (0, {"it raised": 90}, "prompts_alone")],
+)
+def test_a_prompt_that_was_right_where_it_answered_is_not_enough(
+    errors: int, unjudged: dict[str, int], rule: str
+) -> None:
+    """Nor one of which a check has judged a few answers."""
+    prompt = {"key": "b", "name": "prompt:m", "title": "the prompt", "variant": "prompt"}
+    about = {"kind": "local", "model": "m", "base_model": "m"}
+    interval = Interval(mean=1.0, low=0.99, high=1.0, n=10, clusters=10)
+    data = ComparisonData(
+        id="cmp-00000001",
+        created_at=0.0,
+        data=DataFacts(words=""),
+        models=[ComparedFacts.model_validate(prompt | about)],
+        measures=[Measure(name="check:own", title="own", share=True)],
+        figures={"check:own": {"b": MeasureFigure(interval=interval, unjudged=unjudged)}},
+        answers={"b": AnswerFigures(answers=10, errors=errors)},
+        verdict=Verdict(text="", measure="check:own"),
+    )
+    assert measured.read(data).rule == rule
 
 
 def test_the_newest_comparison_of_these_rows_is_found(home: Path, tmp_path: Path) -> None:

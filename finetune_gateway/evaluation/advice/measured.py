@@ -9,6 +9,7 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.evaluation import comparison as kept
 from finetune_gateway.evaluation.advice.rules import ENOUGH
 from finetune_gateway.evaluation.comparison import Comparison
+from finetune_gateway.evaluation.missing_scores import Unjudged, choosers
 from finetune_gateway.evaluation.prompts import prompt_of
 from finetune_gateway.evaluation.results import ComparedFacts, ComparisonData, Difference
 from finetune_gateway.settings.home import Settings
@@ -92,14 +93,22 @@ def _of_prompts(data: ComparisonData, untuned: list[ComparedFacts], measure: str
         one.title: interval
         for one in untuned
         if (figure := figures.get(one.key)) and (interval := figure.interval)
+        if not (_chose(data, one) or Unjudged.of(measure, figure).too_many)
     }
     if not reached:
-        return Measured("prompts_alone", f"{data.id}: no answer was judged by {measure}.")
+        return Measured("prompts_alone", f"{data.id}: too few answers were judged by {measure}.")
     title, best = max(reached.items(), key=lambda pair: pair[1].mean)
     said = f"{data.id}: {title} reaches {best.mean:.0%} ({best.low:.0%} to {best.high:.0%})"
     if best.low >= ENOUGH:
         return Measured("prompt_does", f"{said} by {measure}, untrained.")
     return Measured("room_left", f"{said} by {measure}: there is something to gain.")
+
+
+def _chose(data: ComparisonData, one: ComparedFacts) -> bool:
+    """Return True for a model that has left so much unanswered that the rest says little."""
+    figures = data.answers.get(one.key)
+    none, answers = (figures.errors, figures.answers) if figures else (0, 0)
+    return bool(choosers({one.key: (none, none + answers)}))
 
 
 def _difference(
