@@ -11,7 +11,6 @@ from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.reports.asking_text import sending_lines
 from finetune_gateway.reports.output import (
     elide,
-    escape_controls,
     format_count,
     format_duration,
     terminal_width,
@@ -37,7 +36,8 @@ def _plan_lines(plan: CheckPlan, budget: Budget | None) -> Iterator[str]:
     host, title = plan.model.host, visible(plan.model.title)
     yield title if not host or host in title else f"{title} at {host}"
     checks, rows = len(plan.guide.checks), format_count(plan.rows, "row")
-    yield f"{format_count(checks, 'check')} of {plan.guide.path}, {rows} of {plan.words}"
+    guide = visible(str(plan.guide.path))
+    yield f"{format_count(checks, 'check')} of {guide}, {rows} of {plan.words}"
     if plan.judge is not None:
         yield f"Judge: {visible(plan.judge.title)}"
     kept = f", {plan.kept:,} answered before" if plan.kept else ""
@@ -85,7 +85,7 @@ def _result_lines(result: CheckResult, width: int) -> Iterator[str]:
     head = f"{status:<10}  {elide(visible(result.name), width):<{width}}  "
     yield wrap_text(f"{_counts(result)}{_titled(result)}", " " * len(head), head)
     if result.note:
-        yield wrap_text(result.note, " " * 12, " " * 12)
+        yield wrap_text(visible(result.note), " " * 12, " " * 12)
     for example in result.examples[:EXAMPLES]:
         yield from _example_lines(example, result.note)
 
@@ -120,7 +120,7 @@ def _row(label: str, text: str, lines: int = 1) -> str:
     """Return a labelled text in at most so many lines."""
     indent = " " * 22
     room = (terminal_width() - len(indent)) * lines - 1
-    shown = elide(" ".join(escape_controls(text).split()), max(room, 20))
+    shown = elide(" ".join(visible(text).split()), max(room, 20))
     return wrap_text(shown, indent, f"{' ' * 12}{label + ':':<10}")
 
 
@@ -136,7 +136,7 @@ def _end_lines(report: CheckReport) -> Iterator[str]:
     took = format_duration(report.seconds)
     yield wrap_text(f"{format_count(report.asked, 'request')} in {took}{cost}{kept}.")
     if report.stopped:
-        yield wrap_text(f"Not all was asked: {report.stopped}.")
+        yield wrap_text(f"Not all was asked: {visible(report.stopped)}.")
     elif not counts["passed"] and not counts["failed"] and not counts["not judged"]:
         yield wrap_text("Nothing was checked: that is no pass.")
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
 from finetune_gateway.evaluation.checks.outcome import CheckExample, CheckReport, CheckResult
+from finetune_gateway.text.cleaning import visible
 
 # What XML 1.0 cannot hold, whatever the escape: controls, halves of surrogate pairs.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -100,5 +101,5 @@ def _example(example: CheckExample) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text with what XML cannot hold as escapes, like \\x00."""
-    return _FORBIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Return a text with what XML cannot hold, or what would hide or turn it, as escapes."""
+    return visible(_FORBIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text))

@@ -375,6 +375,21 @@ def test_junit_holds_whatever_a_model_says() -> None:
     assert not report.ok
 
 
+def test_texts_of_others_neither_steer_nor_hide_anything() -> None:
+    """Not even in our own colours: on the screen and in the list of a CI server."""
+    evil = "\x1b[31m\u202ed\x07"
+    example = CheckExample(asked=evil, answer=evil, reason=f"{evil} too", turns=[
+        {"role": "user", "content": evil}])  # fmt: skip
+    result = CheckResult(name=evil, kind="json", title=evil, status="not judged", note=evil,
+                         examples=(example,))  # fmt: skip
+    report = CheckReport(
+        run="check:chk-1", guide=evil, model=evil, data=evil, rows=1, created_at=0.0,
+        seconds=1.5, results=[result], stopped=evil,
+    )  # fmt: skip
+    for shown in (check_text(report), junit_xml(report)):
+        assert not {*"\x1b\u202e\x07"} & {*shown}
+
+
 class AsInTheData:
     """A model that answers each question as the data do, and all others like the first."""
 
