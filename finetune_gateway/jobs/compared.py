@@ -13,7 +13,7 @@ from finetune_gateway.data.row_access import as_list
 from finetune_gateway.errors import NotFoundError, SpecError, StoreError
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
-from finetune_gateway.jobs.deletion import delete
+from finetune_gateway.jobs.deletion import delete, require_no_link
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.requests import commit, spent_of
 from finetune_gateway.jobs.store import Store
@@ -166,6 +166,7 @@ def _touched_at(folder: Path) -> float:
 def remove(store: Store, folder: Path) -> None:
     """Remove a comparison, or the kept answers of a model; what they cost stays in the ledger.
     Raises StoreError, also while a process asks that model."""
+    require_no_link(folder)
     lock = lock_of(store.settings, folder.name)
     if folder.name.startswith(COMPARISON):
         delete(folder)

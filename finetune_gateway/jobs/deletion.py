@@ -14,6 +14,15 @@ def size(path: Path) -> int:
     return files.bytes_of([path])
 
 
+def require_no_link(folder: Path) -> None:
+    """Raise StoreError for a link: it would go, and the texts that it leads to would stay."""
+    if folder.is_symlink():
+        raise StoreError(
+            f"{folder} is a link, and what it leads to would not be removed: {folder.readlink()}.",
+            hint="Remove that, and the link, yourself.",
+        )
+
+
 def delete(path: Path) -> None:
     """Delete a file or a folder, for good also after a power cut. Raises StoreError."""
     try:

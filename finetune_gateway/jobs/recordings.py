@@ -55,6 +55,7 @@ def remove(store: Store, folder: Path) -> None:
 def remove_locked(store: Store, folder: Path) -> None:
     """Remove a recording, for who holds its lock. Raises StoreError; the folder goes last, so that
     a removal that was killed can be called again."""
+    deletion.require_no_link(folder)
     charges.forget_name(store, f"{PREFIX}{folder.name}")
     removal.erase(store.settings.database)
     deletion.delete(folder)

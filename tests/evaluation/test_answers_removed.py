@@ -31,7 +31,7 @@ from finetune_gateway.evaluation.results import (
     Verdict,
 )
 from finetune_gateway.events import JobStatus, Result
-from finetune_gateway.jobs import charges, compared
+from finetune_gateway.jobs import charges, compared, recordings
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports import machine_checks
@@ -205,6 +205,21 @@ def test_a_comparison_that_two_keep_at_the_same_time_is_whole(home: Path) -> Non
         kept = [pool.submit(keep, Settings.load(), data, rows, []) for _ in range(8)]
         assert all(one.result().rows() == rows for one in kept)
     assert Comparison.load(data.id).rows() == rows
+
+
+@pytest.mark.parametrize("kind", ["answers/abc", "comparisons/cmp-1", "recordings/r"])
+def test_a_link_is_no_folder_that_is_removed(home: Path, tmp_path: Path, kind: str) -> None:
+    """What it leads to would stay, and nobody would know."""
+    store = Store(Settings.load().create())
+    away, folder = tmp_path / "away", home / kind
+    away.mkdir()
+    (away / "answers.jsonl").write_text(WORD)
+    files.folder(folder.parent)
+    folder.symlink_to(away)
+    remove = recordings.remove if kind.startswith("recordings") else compared.remove
+    with pytest.raises(StoreError, match="is a link, and what it leads to"):
+        remove(store, folder)
+    assert folder.is_symlink() and (away / "answers.jsonl").exists()
 
 
 def test_the_beginning_of_several_fingerprints_removes_none(home: Path) -> None:
