@@ -93,7 +93,7 @@ def estimate(
 
 @overload
 def estimate(
-    data: Source, *, model: str, backend: Backends, **options: Unpack[PlanOptions]
+    data: Source, *, model: str | None = None, backend: Backends, **options: Unpack[PlanOptions]
 ) -> list[Option]: ...
 
 
@@ -101,7 +101,7 @@ def estimate(
 def estimate(
     data: Source,
     *,
-    model: str | ModelNames,
+    model: str | ModelNames | None = None,
     backend: str | Backend | Backends | None = None,
     **options: Unpack[PlanOptions],
 ) -> Estimate | list[Option]:
@@ -116,7 +116,7 @@ def advise(data: Source, **options: Unpack[AdviseOptions]) -> Advice:
 
 
 @like(Gateway.submit)
-def submit(data: Source, *, model: str, **options: Unpack[SubmitOptions]) -> Job:
+def submit(data: Source, *, model: str | None = None, **options: Unpack[SubmitOptions]) -> Job:
     """Copy the data, validate and price the copy, write the job down, start it and return it."""
     return _default().submit(data, model=model, **options)
 

@@ -113,9 +113,11 @@ class Capabilities:
         fixed = {name for name, value in self.fixed.items() if getattr(spec, name) == value}
         refused = sorted(spec.chosen - NEUTRAL - self.options - fixed - {"training_type"})
         if refused:
+            honoured = f"It honours: {', '.join(sorted(self.options | NEUTRAL))}."
+            named = "It trains on from a model of its own that is named as model, like ft:..."
             raise UnsupportedError(
                 f"Backend {backend!r} cannot honour {', '.join(refused)}.",
-                hint=f"It honours: {', '.join(sorted(self.options | NEUTRAL))}.",
+                hint=named if self.hosted and refused[0] == "continue_from" else honoured,
                 backend=backend,
                 option=refused[0],
             )

@@ -172,7 +172,7 @@ class Gateway(HomeJobs, HomeEvaluations):
 
     @overload
     def estimate(
-        self, data: Source, *, model: str, backend: str | Backend | None = None,
+        self, data: Source, *, model: str | None = None, backend: str | Backend | None = None,
         **options: Unpack[PlanOptions],
     ) -> Estimate: ...  # fmt: skip
 
@@ -184,15 +184,16 @@ class Gateway(HomeJobs, HomeEvaluations):
 
     @overload
     def estimate(
-        self, data: Source, *, model: str, backend: Backends, **options: Unpack[PlanOptions]
-    ) -> list[Option]: ...
+        self, data: Source, *, model: str | None = None, backend: Backends,
+        **options: Unpack[PlanOptions],
+    ) -> list[Option]: ...  # fmt: skip
 
     @verb(PlanOptions)
     def estimate(
         self,
         data: Source,
         *,
-        model: str | ModelNames,
+        model: str | ModelNames | None = None,
         backend: str | Backend | Backends | None = None,
         **options: Unpack[PlanOptions],
     ) -> Estimate | list[Option]:
@@ -203,14 +204,16 @@ class Gateway(HomeJobs, HomeEvaluations):
 
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
-            model: Base model to train, or a list of them.
+            model: Base model to train, or a list of them; with continue_from, that of the job.
             backend: Where to train it, or a list of places. By default as in submit.
 
         Raises SpecError, UnsupportedError, NotFoundError; for one model on one backend also
         DataError, with the report, for data that the backend would refuse.
         """
-        if isinstance(model, str) and (backend is None or isinstance(backend, str | Backend)):
-            return self.plan(data, model=model, backend=backend, **options).estimate
+        if model is None or isinstance(model, str):
+            model = self.model_to_train(model, options)
+            if backend is None or isinstance(backend, str | Backend):
+                return self.plan(data, model=model, backend=backend, **options).estimate
         models = listed(model, str, "model")
         places = listed(backend, str | Backend | None, "backend")
         if not models or not places:
@@ -244,9 +247,10 @@ class Gateway(HomeJobs, HomeEvaluations):
         What is wrong with one pair is the ``error`` of its Option. What is wrong with the call is
         raised: NotFoundError for a file, SpecError for a keyword.
         """
+        bases = [(self.model_to_train(model, options), backend) for model, backend in pairs]
         specs = [
             (_backend_for(backend, model), TrainingSpec.build(model=model, **options))
-            for model, backend in pairs
+            for model, backend in bases
         ]
         seed = specs[0][1].seed if specs else None
         files = Files.open(data, validation, self.settings.spool).split(
@@ -261,7 +265,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         self,
         data: Source,
         *,
-        model: str,
+        model: str | None = None,
         backend: str | Backend | None = None,
         **options: Unpack[PlanOptions],
     ) -> Plan:
@@ -270,12 +274,12 @@ class Gateway(HomeJobs, HomeEvaluations):
 
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
-            model: Base model to train.
+            model: Base model to train; with continue_from, that of the job.
             backend: Where to train it. By default as in submit.
 
         Raises SpecError, UnsupportedError, NotFoundError, DataError with a report of lines.
         """
-        return self._plan(data, model, backend, None, options)
+        return self._plan(data, self.model_to_train(model, options), backend, None, options)
 
     # -- submit --------------------------------------------------------------------------
 
@@ -284,7 +288,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         self,
         data: Source,
         *,
-        model: str,
+        model: str | None = None,
         backend: str | Backend | None = None,
         max_cost_usd: Money | None = None,
         confirm: Callable[[Plan], bool] | None = None,
@@ -304,7 +308,7 @@ class Gateway(HomeJobs, HomeEvaluations):
 
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
-            model: Base model to train.
+            model: Base model to train; with continue_from, that of the job.
             backend: Where to train it: a name (ftg backends) or an object, such as
                 OpenAIBackend(base_url=...). By default a folder, owner/name and builtin/tiny are
                 trained here, other names at OpenAI.
@@ -330,8 +334,9 @@ class Gateway(HomeJobs, HomeEvaluations):
             require_bool(f"allow_{name}", value)
         require_bool("again", again)
         tags = check_metadata(metadata)
+        model = self.model_to_train(model, options)
         if backend is None:
-            registry.refuse_unknown(TrainingSpec.build(model=model).model)
+            registry.refuse_unknown(model)
         with planning.copies_folder(self.settings) as folder:
             plan = self._plan(data, model, backend, folder, options)
             plan.backend.check(plan.spec)

@@ -14,6 +14,7 @@ from finetune_gateway.cli.options import (
     AzureTraining,
     BaseUrl,
     ChatTemplate,
+    ContinueFrom,
     Data,
     Epochs,
     Force,
@@ -47,8 +48,9 @@ from finetune_gateway.reports.output import print_json, print_message, print_res
 def estimate(
     data: Data,
     model: Annotated[
-        list[str], typer.Option(metavar="MODEL", help="Repeatable.", show_default=False)
-    ],
+        list[str] | None, typer.Option(metavar="MODEL", help="Repeatable.", show_default=False)
+    ] = None,
+    continue_from: ContinueFrom = None,
     backend: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="openai, local, ...; repeatable.")
     ] = None,
@@ -120,6 +122,8 @@ def estimate(
     left out. --explain says why, and prints sources, dates, assumptions and memory by part.
     --quiet prints the expected cost in USD alone.
 
+    --continue-from estimates training on from the model of a job of this machine.
+
     --base-url sets the address of another host with OpenAI's API: of the one backend that has
     no address of its own.
 
@@ -146,6 +150,7 @@ def estimate(
         training_type=training_type,
         train_on=train_on,
         chat_template=chat_template,
+        continue_from=continue_from,
     )
     serving = ServingOptions(
         requests=monthly_requests,
@@ -170,7 +175,8 @@ def estimate(
     gateway = Gateway()
     hour = parse_amount("usd-per-gpu-hour", usd_per_gpu_hour)
     where = Placement(gpu, hour, base_url, profile, azure_training)
-    placed = where.place(pair_up(model, backend or []))
+    models = model or [gateway.model_to_train(None, fields)]  # type: ignore[arg-type]  # as above
+    placed = where.place(pair_up(models, backend or []))
     with progress_bar(quiet=quiet) as on_progress:
         options = _estimate(gateway, data, placed, on_progress=on_progress, **fields)
     estimates = [option.estimate for option in options if option.estimate]

@@ -59,6 +59,10 @@ Split = Annotated[
         help="Share of the rows to hold out (0.1 from 50 rows on); 0 trains all.",
     ),
 ]
+ContinueFrom = Annotated[
+    str | None,
+    typer.Option(metavar="JOB", help="Train on from a job's model: JOB, JOB@STEP, latest; local."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),

@@ -18,6 +18,7 @@ from finetune_gateway.cli.options import (
     AzureTraining,
     BaseUrl,
     ChatTemplate,
+    ContinueFrom,
     Data,
     Epochs,
     Json,
@@ -64,8 +65,10 @@ from finetune_gateway.reports.plan_text import (
 def submit(
     data: Data,
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="Base model to train.", show_default=False)
-    ],
+        str | None,
+        typer.Option(metavar="MODEL", help="Base model to train.", show_default=False),
+    ] = None,
+    continue_from: ContinueFrom = None,
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="openai, local, ...; see ftg backends.")
     ] = None,
@@ -129,6 +132,9 @@ def submit(
     --allow-secrets; what was allowed is kept with the job. Without --backend, 'owner/name', builtin
     models and folders are trained on this machine, other models at OpenAI.
 
+    --continue-from trains on from the model of a job of this machine: its adapter, or its whole
+    model. JOB@STEP is a checkpoint; @best and @last too. --model may be left out then.
+
     --dry-run checks all of this up to the question, sends nothing, and ends with the exit code that
     the submit would have. In a terminal you can watch the job at once; then the exit code is that
     of 'ftg watch'.
@@ -140,6 +146,7 @@ def submit(
       ftg submit train.jsonl --model builtin/tiny
       ftg submit train.jsonl --model gpt-4.1-mini-2025-04-14 --max-cost 20
       ftg submit train.jsonl --model Qwen/Qwen3-0.6B --n-epochs 2 --set lora_r=8
+      ftg submit more.jsonl --continue-from latest
       ftg submit train.jsonl --model gpt-4o-mini-2024-07-18 --yes --json --wait
     """
     fields = parse_settings(
@@ -151,11 +158,13 @@ def submit(
         seed=seed,
         train_on=train_on,
         chat_template=chat_template,
+        continue_from=continue_from,
     )
     limit = parse_amount("max-cost", max_cost)
     tags = parse_metadata(metadata)
     started = time.time()
     gateway = Gateway()
+    model = gateway.model_to_train(model, fields)  # type: ignore[arg-type]  # names were checked
     question = Confirmation(
         gateway, yes=yes, dry_run=dry_run, again=again, limit=limit, json=json, quiet=quiet
     )

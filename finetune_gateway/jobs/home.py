@@ -10,7 +10,8 @@ from datetime import date
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.jobs import charges, ledger, many, planning, pruning
+from finetune_gateway.errors import SpecError
+from finetune_gateway.jobs import charges, continuing, ledger, many, planning, pruning
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
@@ -23,6 +24,7 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import TrainingOptions, TrainingSpec
 
 
 class HomeJobs(ABC):
@@ -46,6 +48,27 @@ class HomeJobs(ABC):
     @property
     @abstractmethod
     def _submitter(self) -> Submitter: ...
+
+    def model_to_train(self, model: str | None, options: TrainingOptions) -> str:
+        """Return the base of a job: as it was named, else that of the job it goes on from; the name
+        of that in ``options`` becomes one that stays, as ``latest`` does not.
+
+        Raises SpecError without either, for two that differ, and for a job without a model;
+        NotFoundError for one that is not there, or a checkpoint that was pruned.
+        """
+        name = options.get("continue_from")
+        if name is None and model is None:
+            raise SpecError(
+                "There is no model to train.",
+                hint="Name a base (model), or a job to go on from (continue_from).",
+            )
+        spec = TrainingSpec.build(model="any" if model is None else model, continue_from=name)
+        if spec.continue_from is None:
+            return spec.model
+        of = continuing.job_of(spec.continue_from, self.store)
+        found = continuing.continued(self._job(of.record), of.step, model)
+        options["continue_from"] = found.name
+        return found.model
 
     def equal_job(self, plan: Plan) -> Job | None:
         """Return the job that is running or has succeeded with the same data, spec and backend: a

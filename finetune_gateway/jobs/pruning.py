@@ -174,7 +174,7 @@ class Pruner:
             yield Item(kind="compared", name=compared.name_of(folder), bytes=deletion.size(folder))
 
     def _run_files(self, record: JobRecord) -> list[Path]:
-        if removal.trained_from(self.store, record):  # perhaps from one of its checkpoints
+        if removal.trained_from(self.store, record, needing_it=True):  # perhaps a checkpoint
             return []
         try:
             return self._load(record).kept_files(record.provider_id or record.id, model=False)

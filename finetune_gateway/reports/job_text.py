@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune_gateway.events import DIVERGED, JobStatus, Metric
-from finetune_gateway.jobs import budget
+from finetune_gateway.jobs import budget, continuing
 from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.permits import kinds_text
@@ -143,6 +143,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "backend": _backend(record),
         "provider id": record.provider_id or "",
         "model": f"{record.spec.model}, {record.spec.method}",
+        "chain": continuing.line(record, job.store),
         "data": f"{record.name or '(removed)'}, {_rows(record)}",
         "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
         "sent anyway": kinds_text(record.allowed),

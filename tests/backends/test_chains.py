@@ -1,0 +1,171 @@
+"""Jobs that train on from the model of another: what begins where, what is compared, what stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.chaos import end_workers, ended, until
+from support.plain_models import logits, logits_of
+
+from finetune_gateway import Gateway, Job, JobStatus, NotFoundError, SpecError, UnsupportedError
+from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.jobs import continuing
+from finetune_gateway.reports.job_text import job_facts
+
+Rows = Callable[[int], list[dict[str, Any]]]
+SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def _ended(home: Path) -> Iterator[None]:
+    yield
+    end_workers(home)
+
+
+def submit(data: Any, folder: Path | None, **options: Any) -> Job:
+    given = {"max_steps": 4, **SMALL, **options}
+    if "continue_from" in given or given.get("training_type") == "full":
+        del given["lora_r"]
+    model = None if folder is None else str(folder)
+    return Gateway().submit(data, model=model, validation_split=0, **given)
+
+
+def losses(job: Job) -> list[float]:
+    return [one.train_loss for one in job.metrics() if one.train_loss is not None]
+
+
+def test_a_second_training_begins_with_the_adapter_of_the_first(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """On the same rows its first loss is what the first model loses, and one adapter on the base
+    that was pinned answers alone; the line of trainings is shown and kept. What becomes of the
+    first job afterwards changes nothing."""
+    data = rows(4)  # one batch: its loss does not depend on the order
+    first = submit(data, tiny_folder, max_steps=8, save_steps=4)
+    before = first.result(180)
+    second = submit(data, None, continue_from="latest")
+    after = second.result(180)
+    assert losses(second)[0] < losses(first)[-1] < losses(first)[0]
+    assert losses(second)[0] == pytest.approx(loss_of(before, data), rel=1e-4)
+    spec = second.record.spec
+    assert (spec.continue_from, spec.model, spec.lora_r) == (first.id, str(tiny_folder), 4)
+    line = [str(tiny_folder), f"sft {first.id}"]
+    assert after.continued_from == line and before.continued_from == []
+    assert job_facts(second)["chain"] == " -> ".join([*line, f"sft {second.id}"])
+    folder = Path(after.model)
+    assert torch.allclose(logits_of(after), logits(folder, tiny_folder), atol=1e-4)
+    assert not (folder / "ref").exists()
+    assert json.loads((folder / "manifest.json").read_text())["continued_from"] == line
+    again = submit(data, None, continue_from=first.id[4:])
+    assert again.id == second.id  # one model, however it was named
+    with pytest.raises(SpecError, match=f"{second.id}.* was trained from its model"):
+        Gateway().remove([first])
+    refuses_what_cannot_be_continued(first, tiny_folder, rows)
+
+
+def loss_of(handle: Any, data: list[dict[str, Any]]) -> float:
+    """The loss of a trained model on rows, per trained token."""
+    total = count = 0.0
+    model = handle._open()._model
+    for row in data:
+        [one] = model.template.encode(row)
+        ids, labels = torch.tensor([one.input_ids]), torch.tensor([one.labels])
+        with torch.inference_mode():
+            total += float(model.model(ids, labels=labels).loss) * one.trained
+        count += one.trained
+    return total / count
+
+
+@pytest.mark.chaos
+def test_a_whole_model_is_the_base_and_an_adapter_is_merged_into_one(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """From a model that was trained whole goes on an adapter, on its folder; from an adapter one
+    that is trained whole, merged. Either begins where the first one ended."""
+    data = rows(4)
+    options: dict[str, Any] = {"training_type": "full", "max_steps": 6, "save_steps": 3}
+    whole = submit(data, tiny_folder, **options)
+    whole.wait(180)
+    end = loss_of(whole.result(step=3), data)
+    adapter = submit(data, tiny_folder, continue_from=f"{whole.id}@3")
+    handle = adapter.result(180)
+    folder = str(home / "runs" / whole.id / "checkpoints" / "checkpoint-3")
+    assert (handle.kind, handle.base_model) == ("adapter", folder)
+    assert losses(adapter)[0] == pytest.approx(end, rel=1e-4)
+    assert torch.allclose(logits_of(handle), logits(Path(handle.model), Path(folder)), atol=1e-4)
+    merged = submit(data, None, continue_from="latest", training_type="full", learning_rate=1e-4)
+    result = merged.result(180)
+    assert (result.kind, result.base_model) == ("merged", folder)
+    assert losses(merged)[0] == pytest.approx(loss_of(handle, data), rel=1e-4)
+    line = [str(tiny_folder), f"sft {whole.id}@3", f"sft {adapter.id}"]
+    assert Gateway().prune(0).removed and Path(folder).is_dir()  # an adapter needs it
+    assert result.continued_from == line
+    assert continuing.line(merged.record, merged.store).startswith(" -> ".join(line))
+    assert torch.allclose(logits_of(result), logits(Path(result.model)), atol=1e-4)
+
+
+@pytest.mark.chaos
+def test_a_killed_job_goes_on_from_what_it_began_with(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """kill -9 in the second training: the same adapter, bit for bit, although the first job's model
+    is gone by then."""
+    first = submit(rows(12), tiny_folder)
+    first.result(180)
+    options: dict[str, Any] = {"continue_from": first.id, "max_steps": 30, "save_steps": 5}
+    unbroken = submit(rows(12), None, **options)
+    assert ended(unbroken, 180) is JobStatus.SUCCEEDED, unbroken.error
+    job = submit(rows(12), None, again=True, **options)
+    shutil.rmtree(home / "runs" / first.id)
+    until(lambda: len(losses(job.refresh())) >= 7)
+    queue = Queue(job.store.settings)
+    pid = queue.get(job.id).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert ended(job, 180) is JobStatus.SUCCEEDED, job.error
+    assert any("Continuing from" in event.message for event in job.events())
+    one, other = (load_file(home / "runs" / j.id / "model" / "adapter_model.safetensors")
+                  for j in (unbroken, job))  # fmt: skip
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_without_a_job_there_is_nothing_to_go_on_from(home: Path, rows: Rows) -> None:
+    """Neither a model nor a job, no jobs yet, a base, a model of a host: each is said, with what to
+    do."""
+    with pytest.raises(SpecError, match="no model to train"):
+        Gateway().submit(rows(12))
+    with pytest.raises(NotFoundError, match="no jobs yet"):
+        submit(rows(12), None, continue_from="latest")
+    with pytest.raises(SpecError, match="is no job.*nothing to go on from"):
+        submit(rows(12), None, continue_from="builtin/tiny")
+    with pytest.raises(SpecError, match="ft:acme is no job") as hosted:
+        submit(rows(12), None, continue_from="ft:acme")
+    assert "--model ft:acme" in hosted.value.hint
+
+
+def refuses_what_cannot_be_continued(first: Job, tiny_folder: Path, rows: Rows) -> None:
+    """Another base, another shape of the adapter, a checkpoint that is gone, another backend."""
+    jobs = [job.id for job in Gateway().jobs()]
+    with pytest.raises(SpecError, match=f"was trained from {tiny_folder}.*builtin/tiny"):
+        Gateway().submit(rows(12), model="builtin/tiny", continue_from=first.id)
+    with pytest.raises(SpecError, match="has lora_r=4.*cannot have 8"):
+        Gateway().submit(rows(12), continue_from=first.id, lora_r=8)
+    with pytest.raises(NotFoundError, match="no checkpoint at step 1"):
+        submit(rows(12), None, continue_from=f"{first.id}@1")
+    with pytest.raises(NotFoundError, match="not known: none has a loss"):
+        submit(rows(12), None, continue_from=f"{first.id}@best")
+    with pytest.raises(UnsupportedError, match="cannot honour continue_from") as refused:
+        Gateway().submit(rows(12), backend="openai", continue_from=first.id)
+    assert "named as model" in refused.value.hint
+    estimate = Gateway().estimate(rows(12), continue_from=first.id)
+    assert f"It trains on from {first.id}: the adapter begins" in " ".join(estimate.assumptions)
+    assert [job.id for job in Gateway().jobs()] == jobs
