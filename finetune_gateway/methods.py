@@ -49,6 +49,7 @@ METHODS = {
         ("preference",),
         sequences=2,
         openai="dpo",
+        trainer="finetune_gateway.backends.local.methods.dpo",
         losses=(
             "sigmoid",
             "hinge",
@@ -69,7 +70,11 @@ METHODS = {
         options=frozenset({"loss_type", "beta", "label_smoothing"}),
     ),
     "orpo": TrainingMethod(
-        ("preference",), sequences=2, options=frozenset({"beta"}), experimental=True
+        ("preference",),
+        sequences=2,
+        trainer="finetune_gateway.backends.local.methods.orpo",
+        options=frozenset({"beta"}),
+        experimental=True,
     ),
     "kto": TrainingMethod(
         ("unpaired_preference",),
@@ -81,6 +86,8 @@ METHODS = {
     "reward": TrainingMethod(("preference",), sequences=2, engines=("trl",)),
     "reinforcement": TrainingMethod(("chat",)),
 }
+# Losses of dpo that have label_smoothing; exo_pair takes its logarithm.
+SMOOTHED = ("exo_pair", "robust", "aot", "aot_unpaired")
 OF_SOME = frozenset().union(*(method.options for method in METHODS.values()))
 
 OPENAI_WORDS = {name: method.openai for name, method in METHODS.items() if method.openai}
@@ -116,6 +123,8 @@ def require(spec: TrainingSpec) -> None:
             f"{spec.method} has no loss_type {shown(spec.loss_type)}.",
             hint=f"It has: {', '.join(method.losses)}.",
         )
+    if "label_smoothing" in spec.chosen:
+        _require_smoothing(spec)
     together = spec.batch_size if spec.micro_batch_size == "auto" else spec.micro_batch_size
     if spec.engine == "trl" and (spec.loss_type or spec.method) == "kto" and together == 1:
         raise SpecError(
@@ -149,6 +158,21 @@ def _require_rows(spec: TrainingSpec, method: TrainingMethod) -> None:
         )
     if "packing" in spec.chosen and not spec.packing and method.kinds == ("text",):
         raise SpecError(f"{spec.method} always packs its texts.", hint="Leave packing out.")
+
+
+def _require_smoothing(spec: TrainingSpec) -> None:
+    """Raise SpecError for a label_smoothing that the loss does not have, or cannot have."""
+    loss = spec.loss_type or METHODS[spec.method].losses[0]
+    if loss not in SMOOTHED and spec.label_smoothing:
+        raise SpecError(
+            f"label_smoothing is no setting of the loss {loss}.",
+            hint=f"Leave it out, or use loss_type {', '.join(SMOOTHED)}.",
+        )
+    if loss == "exo_pair" and not spec.label_smoothing:
+        raise SpecError(
+            "label_smoothing of exo_pair must be above 0: its loss has the logarithm of it.",
+            hint="Leave it out for 0.001, which the authors advise.",
+        )
 
 
 def methods_for(kind: str) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ TRAINING = {
         *("loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
         *("progress", "saving", "calibrate", "encoding"),
+        *("methods.dpo", "methods.orpo", "pairs", "reference", "trl_orpo"),
     )
 }
 

@@ -287,8 +287,8 @@ def test_what_cannot_be_trained_is_refused_before_a_job_exists(
     (evil / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
     with pytest.raises(SpecError, match="auto_map"):
         submit(rows(12), evil)
-    with pytest.raises(UnsupportedError, match="dpo"):
-        submit(rows(12), tiny_folder, method="dpo")
+    with pytest.raises(UnsupportedError, match="reinforcement"):
+        submit(rows(12), tiny_folder, method="reinforcement")
     with pytest.raises(UnsupportedError, match="learning_rate_multiplier"):
         submit(rows(12), tiny_folder, learning_rate=None, learning_rate_multiplier=2.0)
     assert Gateway().jobs() == []

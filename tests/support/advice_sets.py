@@ -169,8 +169,8 @@ SETS = {
     "twelve rows": Stated(few, "prompt", "sft", "38 more", "either"),
     "facts that change": Stated(prices, "retrieval", "sft", "enough", "either"),
     "one style": Stated(style, "fine-tune", "sft", "enough", "either"),
-    "pairs alone": Stated(pairs_alone, "fine-tune", "sft+dpo", "enough", "hosted"),
-    "both kinds": Stated(both_kinds, "fine-tune", "sft+dpo", "enough", "hosted"),
+    "pairs alone": Stated(pairs_alone, "fine-tune", "sft+dpo", "enough", "either"),
+    "both kinds": Stated(both_kinds, "fine-tune", "sft+dpo", "enough", "either"),
     "private letters": Stated(patients, "fine-tune", "sft", "enough", "local"),
     "after OpenAI": Stated(
         support,

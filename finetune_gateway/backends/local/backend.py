@@ -63,7 +63,6 @@ NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finet
 # Settings of the spec that this backend does not honour.
 NOT_HONOURED = {
     "learning_rate_multiplier",
-    "label_smoothing",
     "micro_batch_size",
     "bf16",
     "early_stopping_patience",

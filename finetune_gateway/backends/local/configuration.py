@@ -91,6 +91,16 @@ def lora_config(
     )
 
 
+def without_dropout(model: torch.nn.Module) -> None:
+    """Switch the dropout of a base off, as TRL does in preference training: the reference has
+    none, so it would be a difference that nobody prefers."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]  # a plain number
+
+
 def train_in_float32(model: torch.nn.Module) -> None:
     """Hold what is trained in fp32. On a quantised base TRL casts the adapters to bf16, but a
     checkpoint is read back in fp32: a run that is continued would differ. In fp32 both are bit for

@@ -11,6 +11,9 @@ differ, and a spike may pass. So the rule is (docs/local.md):
 The first ends the jobs that explode, the second those that collapse: a ruined model soon learns
 how often each token occurs, and then loses less than guessing.
 
+A loss on preferences has another measure too: what a model loses that prefers neither answer. Some
+begin there far above guessing (sppo_hard at 50), so the larger of both counts.
+
 Others have rules of this shape: llm-foundry's KillLossSpike counts 5 steps in a row above twice the
 mean of the last 100, or half of these above a loss of 10; Lightning's EarlyStopping has a
 ``divergence_threshold``, its learning rate finder stops at 4 times the best loss. Their ratios to
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Self
 
@@ -31,6 +34,7 @@ WINDOW = 20  # steps
 EXPLODED = 2  # steps in a row
 FACTOR = 2.0  # times guessing, and times the first loss
 SHARE = 0.25  # of guessing, above the best
+NOTHING_LEARNED = 1.1  # times the loss without a preference; a short run stays at 1
 FEW = 5  # steps whose mean is the loss at the end
 
 
@@ -51,11 +55,12 @@ class LossHistory:
     first: float | None = None
     best: float = math.inf
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    neutral: float | None = None  # of a loss on preferences: for a model that has none
 
     @property
     def guessing(self) -> float:
-        """The loss of a model that knows nothing, in nats a token."""
-        return math.log(self.vocabulary)
+        """The loss of a model that knows nothing, in nats a token or of a preference."""
+        return max(math.log(self.vocabulary), self.neutral or 0.0)
 
     @property
     def margin(self) -> float:
@@ -96,7 +101,12 @@ class LossHistory:
         if not self.recent:
             return ""
         last = fmean([*self.recent][-FEW:])
-        if last > self.guessing:
+        if self.neutral is not None and last > NOTHING_LEARNED * self.neutral:
+            return (
+                f"The training loss ended at {last:.4g}. A model that prefers neither answer loses "
+                f"{self.neutral:.4g}: it is no better than that on these rows."
+            )
+        if self.neutral is None and last > self.guessing:
             return (
                 f"The training loss ended at {last:.4g}. Guessing among {self.vocabulary:,} tokens "
                 f"loses {self.guessing:.4g}: the model is no better than that on these rows."
@@ -114,8 +124,7 @@ class LossHistory:
         """Return it as plain JSON."""
         return {"first": self.first, "best": self.best, "recent": [*self.recent]}
 
-    @classmethod
-    def load(cls, vocabulary: int, saved: dict[str, Any]) -> Self:
-        """Return the history that ``dump`` wrote."""
+    def load(self, saved: dict[str, Any]) -> Self:
+        """Return the history that ``dump`` wrote, by the measure of this one."""
         recent = deque(saved["recent"], maxlen=WINDOW)
-        return cls(vocabulary, saved["first"], saved["best"], recent)
+        return replace(self, first=saved["first"], best=saved["best"], recent=recent)

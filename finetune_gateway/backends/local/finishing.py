@@ -22,12 +22,14 @@ from finetune_gateway.events import Result
 from finetune_gateway.settings.files import write_atomic
 
 
-def progress_of(run: Run, base: Base) -> Progress:
-    """Return what turns the trainer's logs into events, and makes checkpoints able to answer."""
+def progress_of(run: Run, base: Base, *, neutral: float | None = None) -> Progress:
+    """Return what turns the trainer's logs into events, and makes checkpoints able to answer.
+    ``neutral``: what a model without a preference loses, in methods that learn one."""
     return Progress(
         run,
         base.model.config.get_text_config().vocab_size,
         lambda checkpoint: keep_stops(checkpoint, base.folder, base.template.stop_ids),
+        neutral=neutral,
     )
 
 

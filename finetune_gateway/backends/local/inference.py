@@ -32,6 +32,7 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import ChatTemplate
 from finetune_gateway.tokens.template_answers import AnswerReader
 from finetune_gateway.tokens.template_rows import messages_of
+from finetune_gateway.tokens.training_rows import conversations_of
 
 PROBE_TOKENS = 32
 PROMPT_END = 64  # tokens of a prompt that show whether it opens a block
@@ -230,7 +231,8 @@ def first_answer(run: Run, result: Result) -> ChatReply:
         system_prompt=run.file.system_prompt,
         chat_template_kwargs=result.chat_template_kwargs,
     )
-    messages, tools = messages_of(next(run.train.rows()).data)
+    [row, *_] = conversations_of(next(run.train.rows()).data)  # of a pair the preferred answer's
+    messages, tools = messages_of(row)
     answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
     model = LocalModel.load(handle, run.settings)
     return model.chat(messages[: answers[0]] or messages[:1], tools=tools, max_tokens=PROBE_TOKENS)

@@ -36,6 +36,7 @@ NAMES = {
 BESIDE = (
     *("kl", "accuracy", "margin", "mean_reward"),
     *(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")),
+    *("logps/chosen", "logps/rejected", "nll_loss", "log_odds_ratio", "log_odds_chosen"),
 )
 NAMES |= {name: f"train_{name}" for name in BESIDE}
 NAMES |= {f"eval_{name}": f"valid_{name}" for name in BESIDE}
@@ -45,13 +46,19 @@ class Progress(TrainerCallback):
     """Turns the logs of a trainer into events of the run."""
 
     def __init__(
-        self, run: Run, vocabulary: int, complete: Callable[[Path], object] = lambda folder: None
+        self,
+        run: Run,
+        vocabulary: int,
+        complete: Callable[[Path], object] = lambda folder: None,
+        *,
+        neutral: float | None = None,
     ) -> None:
-        """``complete``: adds to a checkpoint what a model needs to answer."""
+        """``complete``: adds to a checkpoint what a model needs to answer. ``neutral``: what a
+        model without a preference loses, in methods that learn one."""
         self.run = run
         self.complete = complete
         self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer
-        self.losses = LossHistory(vocabulary)
+        self.losses = LossHistory(vocabulary, neutral=neutral)
         self.divergence = ""  # where and how the loss diverged, in a run that goes on all the same
         self._step_loss = 0.0
 
@@ -66,7 +73,7 @@ class Progress(TrainerCallback):
         self.trained_tokens = saved["trained_tokens"]
         self.divergence = saved.get("divergence", "")
         if "losses" in saved:  # not in one that an older version has written
-            self.losses = LossHistory.load(self.losses.vocabulary, saved["losses"])
+            self.losses = self.losses.load(saved["losses"])
 
     def warnings(self) -> list[str]:
         """Return what to say with the result about the loss of the whole training."""

@@ -12,6 +12,7 @@ The reference is the model as it was then, so never the bare base where an adapt
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,9 @@ def begin(run: Run, model: PreTrainedModel) -> Any:
     if lora is None:
         return _merged(run, model) if run.start_adapter else model
     set_seed(seed_of(run.spec))  # a new adapter is drawn by lot, as TRL does it
-    adapted: Any = get_peft_model(model, lora)
+    with warnings.catch_warnings():  # peft 0.21 reads what transformers 5.23 has renamed
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: Any = get_peft_model(model, lora)
     train_in_float32(adapted)
     restore(run, adapted)
     return adapted

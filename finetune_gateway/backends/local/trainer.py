@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset as HFDataset
+from peft import PeftModel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer
@@ -101,6 +102,8 @@ class FastTrainer(WatchedTrainer):
         self.loss_is_scaled_for_ga = True  # by the units of the whole batch
         self.args.remove_unused_columns = False  # a method's own are no arguments of the model
         self._figures = Figures()  # of training since they were logged
+        if self.args.gradient_checkpointing and isinstance(self.model, PeftModel):
+            self.model.enable_input_require_grads()  # else none passes a frozen embedding
 
     def losses(self, model: Any, rows: Sequence[Row]) -> Losses:
         """Return what these rows lose; a method's own."""

@@ -6,18 +6,21 @@ labels, order and micro-batch each equals TRL's own in every digit.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+import copy
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from datasets import Dataset as HFDataset
 from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.start import REFERENCE
-from finetune_gateway.backends.local.trainer import WatchedTrainer
+from finetune_gateway.backends.local.trainer import Row, WatchedTrainer
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED
@@ -149,6 +152,74 @@ def trained(ids: list[int], labels: list[int], start: int) -> list[int]:
             hint="Leave engine out.",
         )
     return ids[start:end]
+
+
+class TrlDPOTrainer(WatchedTrainer, DPOTrainer):
+    """TRL's DPOTrainer on pairs of ids and labels, which counts the tokens that it compares."""
+
+    def _prepare_dataset(self, dataset: HFDataset, *_: Any) -> HFDataset:
+        return dataset  # TRL would render and mark the rows itself
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        tokens = int(inputs["completion_mask"][:, 1:].sum())
+        loss: torch.Tensor = super().training_step(model, inputs, *rest)
+        self.progress.add_batch(tokens, float(loss))
+        return loss
+
+
+def dpo_trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: dict[str, Any],
+    options: dict[str, Any],
+    train: HFDataset,
+    held_out: HFDataset | None,
+    progress: Progress,
+) -> TrlDPOTrainer:
+    """Return TRL's DPOTrainer on pairs of ``encode_rows``; ``model``: with its adapter, if it has
+    one; ``options``: loss, beta, smoothing.
+
+    The reference is a copy of the adapter, or of a model that is trained whole.
+    """
+    config = DPOConfig(
+        **{**arguments, "remove_unused_columns": False},
+        **options,
+        max_length=None,  # we cut the rows, and count them
+        disable_dropout=False,  # that of the base is off already; an adapter's was asked for
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as TRL does
+    trainer = TrlDPOTrainer(
+        model=model,
+        ref_model=None if isinstance(model, PeftModel) else copy.deepcopy(model),
+        args=config,
+        data_collator=PairCollator(tokenizer.pad_token_id),
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=[progress],
+    )
+    trainer.progress = progress
+    return trainer
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Pads pairs to a batch of TRL's DPOTrainer: the chosen sequences (n, length), then as many
+    rejected ones. The mask marks our labels, where TRL's own marks whole answers."""
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        sides = ("chosen", "rejected")
+        ids = [torch.tensor(row[f"{side}_ids"]) for side in sides for row in rows]
+        labels = [torch.tensor(row[f"{side}_labels"]) for side in sides for row in rows]
+        masks = [(one != IGNORED).long() for one in labels]
+        return {
+            "input_ids": pad_sequence(ids, True, self.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], True),
+            "completion_mask": pad_sequence(masks, True),
+        }
 
 
 def require_all_rows(trainer: WatchedTrainer, rows: HFDataset) -> None:

@@ -1,0 +1,121 @@
+"""What methods on preference pairs share: scores of both answers, steps, figures. Imports torch.
+
+A row has two whole sequences, ``chosen_ids`` and ``rejected_ids``; its labels are where the two are
+compared. Log-probabilities are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset as HFDataset
+from torch import Tensor
+
+from finetune_gateway.backends.local.encoding import EncodedRows
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.scoring import Scorer
+from finetune_gateway.backends.local.step_plan import StepPlan, engine_of, plan_steps
+from finetune_gateway.backends.local.trainer import Row
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.spec import TrainingSpec
+
+SIDES = ("chosen", "rejected")
+# Columns of the reference's sums, under TRL's names, and what each is about.
+REFERENCE = {f"ref_{side}_logps": (f"{side}_ids", f"{side}_labels") for side in SIDES}
+
+
+def log_probs(scorer: Scorer, model: Any, rows: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the log-probabilities of the compared tokens, of the chosen answer of each row and of
+    the rejected one.
+
+    Without padding-free attention the two sequences of a single pair go through the model one after
+    the other, so that nothing is padded.
+    """
+    sequences = [(row[f"{side}_ids"], row[f"{side}_labels"]) for side in SIDES for row in rows]
+    if len(rows) == 1 and not scorer.padding_free:
+        found = [one for pair in sequences for one in scorer.log_probs(model, [pair])]
+    else:
+        found = scorer.log_probs(model, sequences)
+    return found[: len(rows)], found[len(rows) :]
+
+
+def sums(found: Sequence[Tensor]) -> Tensor:
+    """Return the log-probability of each answer, (n,)."""
+    return torch.stack([one.sum() for one in found])
+
+
+def counts(found: Sequence[Tensor]) -> Tensor:
+    """Return how many tokens of each answer are compared, (n,)."""
+    return torch.tensor([len(one) for one in found], device=found[0].device)
+
+
+def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, float]:
+    """Return TRL's figures of some pairs, each summed over them. Both arguments have the chosen
+    answers' (n,) and the rejected ones'; rewards are what the method makes of log-probabilities."""
+    chosen, rejected = (one.detach() for one in rewards)
+    found = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/accuracies": chosen > rejected,
+        "rewards/margins": chosen - rejected,
+        "logps/chosen": logps[0].detach(),
+        "logps/rejected": logps[1].detach(),
+    }
+    return {name: float(value.sum()) for name, value in found.items()}
+
+
+def engine_for(run: Run, scorer: Scorer, model: Any, rows: HFDataset) -> str:
+    """Return whose training step a run takes: ours, unless TRL's is asked for or this model cannot
+    be scored by ours, which is then told. Raises GatewayError if ours was asked for."""
+    engine = engine_of(run.spec)
+    if engine != "fast":
+        return engine
+    lengths = [len(ids) for ids in rows["chosen_ids"]]
+    row = rows[lengths.index(min(lengths))]
+    reason = scorer.refusal(model, [(row["chosen_ids"], row["chosen_labels"])])
+    if not reason:
+        return engine
+    if run.spec.engine == "fast":
+        raise GatewayError(
+            f"This model cannot be trained with engine=fast: {reason}.",
+            hint="Leave engine out, or set it to trl.",
+        )
+    run.event(f"Training uses TRL's own step: {reason}.", data={"engine": "trl", "why": reason})
+    return "trl"
+
+
+def plan(
+    spec: TrainingSpec,
+    train: EncodedRows,
+    held_out: EncodedRows | None,
+    engine: str,
+    *,
+    whole_batch: bool = False,
+) -> StepPlan:
+    """Return the steps of a run on these pairs. ``whole_batch``: all pairs of a step go through the
+    model at once."""
+    micro_batch = batch_rows(spec)
+    if whole_batch:
+        micro_batch *= spec.gradient_accumulation_steps
+    elif engine == "fast" and not torch.cuda.is_available():
+        micro_batch = 1  # nothing is padded: on a CPU that is faster, and a fraction of the memory
+    return plan_steps(
+        spec,
+        len(train.rows),
+        rows=len(train.rows) + train.dropped,
+        held_out=len(held_out.rows) + held_out.dropped if held_out else 0,
+        engine=engine,
+        micro_batch=micro_batch,
+    )
+
+
+def trained_rows(rows: HFDataset, plan: StepPlan, seed: int) -> HFDataset:
+    """Return the rows that the steps of a plan come to: fewer than all only if ``max_steps`` ends
+    the first epoch early. The rest need no reference."""
+    needed = plan.steps * plan.batch
+    if needed >= len(rows):
+        return rows
+    return rows.shuffle(seed=seed).select(range(needed)).flatten_indices()
