@@ -73,7 +73,7 @@ def test_a_model_that_chooses_its_rows_is_better_than_nobody(home: Path, choosy:
     key = found.data.models[0].key
     assert found.data.figures["normalized_match"][key].interval.mean == 1  # type: ignore[union-attr]
     assert not found.verdict.decided and len(found.verdict.best) == 2
-    assert "left 20 of 30 requests without an answer" in found.verdict.text
+    assert "Of 20 of 30 requests to" in found.verdict.text
     assert found.data.answers[key].errors == 20
 
 
@@ -101,13 +101,13 @@ class Right:
         return ChatReply(text=self.text or str(number(messages) + 1))
 
 
-@pytest.mark.parametrize("judges", [9, 11])
-def test_a_judge_that_fails_on_most_pairs_decides_nothing(home: Path, judges: int) -> None:
+@pytest.mark.parametrize("judges", [17, 18])
+def test_a_judge_that_fails_on_too_many_pairs_decides_nothing(home: Path, judges: int) -> None:
     """However clear the others are; and no table calls a model best by it."""
     found = Gateway().compare([Right(), Right("Yes.")], sums(20), judge=Tired(judges))
     told = [one for one in found.data.differences if one.measure == "judge:wins" and one.better]
     assert found.verdict.measure == "judge:wins"
-    assert found.verdict.decided is bool(told) is (judges == 11)
+    assert found.verdict.decided is bool(told) is (judges == 18)
     assert f"{20 - judges} of 20 answers were not judged (no verdict" in found.verdict.text
 
 

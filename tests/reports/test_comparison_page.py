@@ -61,7 +61,7 @@ def test_the_tables_need_no_script(tmp_path: Path) -> None:
     html = page(compared)
     seen, data = text_of(html), compared.data
     assert data.verdict.text in seen and data.command in seen
-    assert "38 rows of 20 conversations" in seen and "2 of them left out" in seen
+    assert "38 rows of 20 conversations" in seen and "2 of them not asked" in seen
     assert "2 of 40 requests got no answer" in seen and "2 not scored: the host answered" in seen
     assert "a host tells no loss of a text that is given" in seen
     assert "A from B" in seen and "about 420 rows would do" in seen
