@@ -68,7 +68,8 @@ gateway.submit("x", model="m", n_epochs="abc")  # bad
 g.submit("x", model="m", n_epochs="abc")  # bad
 gateway.submit("x", model="m", method="sftt")  # bad
 gateway.submit("x", model="m", max_cost=3)  # bad
-gateway.submit("x")  # bad
+later: Job = gateway.submit("x", continue_from="latest")
+gateway.submit("x", continue_from=job)  # bad
 gateway.estimate("x", model="m", epochs=3)  # bad
 g.estimate("x", model="m", lora_alpha="much")  # bad
 g.plan("x", model="m", batch_size=1.5)  # bad
@@ -275,7 +276,8 @@ def test_what_is_no_backend_and_no_model_is_refused(home: Path, train_file: Path
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"model": "m", "backend": 3}, "backend must be a name or a backend object, not 3."),
         ({"model": "m", "backend": FakeBackend}, "backend must be a name or a backend object"),
-        ({"model": None}, "model must be text, not None."),
+        ({"model": None}, "There is no model to train."),
+        ({"continue_from": 3}, "continue_from must be text, not 3."),
         ({"model": ""}, "model must be text, not ''."),
     ]
     for given, text in wrong:

@@ -27,6 +27,7 @@ from finetune_gateway.cli.options import (
     TrainingType,
     TrainOn,
     TrainPrice,
+    models_to_train,
     parse_amount,
     parse_number,
     parse_settings,
@@ -175,7 +176,7 @@ def estimate(
     gateway = Gateway()
     hour = parse_amount("usd-per-gpu-hour", usd_per_gpu_hour)
     where = Placement(gpu, hour, base_url, profile, azure_training)
-    models = model or [gateway.model_to_train(None, fields)]  # type: ignore[arg-type]  # as above
+    models = models_to_train(gateway, model, fields)
     placed = where.place(pair_up(models, backend or []))
     with progress_bar(quiet=quiet) as on_progress:
         options = _estimate(gateway, data, placed, on_progress=on_progress, **fields)

@@ -22,6 +22,7 @@ from finetune_gateway.spec import TrainingOptions
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
     from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.gateway import Gateway
     from finetune_gateway.jobs.job import Job
 
 # What cannot be read is refused when it is opened, as in Python: readable=False.
@@ -187,6 +188,21 @@ def named_backend(name: str | None, model: str, **options: Any) -> str | Backend
     if name is None and all(value in (None, False) for value in options.values()):
         return None
     return build_backend(name or registry.default_backend(model), **options)
+
+
+def models_to_train(
+    gateway: Gateway, models: list[str] | None, fields: dict[str, Any]
+) -> list[str]:
+    """Return the models that are named, else that of the job which ``fields`` continue; its name
+    becomes one that stays. Raises SpecError without either."""
+    if not models and "continue_from" not in fields:
+        raise SpecError(
+            "--model MODEL is missing.",
+            hint="Like --model builtin/tiny; for others: ftg models. To go on from a job's model: "
+            "--continue-from JOB",
+        )
+    options: Any = fields  # names were checked
+    return [gateway.model_to_train(model, options) for model in models or [None]]
 
 
 def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:

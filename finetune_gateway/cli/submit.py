@@ -33,6 +33,7 @@ from finetune_gateway.cli.options import (
     TrainOn,
     TrainPrice,
     confirm,
+    models_to_train,
     named_backend,
     parse_amount,
     parse_metadata,
@@ -164,7 +165,7 @@ def submit(
     tags = parse_metadata(metadata)
     started = time.time()
     gateway = Gateway()
-    model = gateway.model_to_train(model, fields)  # type: ignore[arg-type]  # names were checked
+    [model] = models_to_train(gateway, [model] if model else None, fields)
     question = Confirmation(
         gateway, yes=yes, dry_run=dry_run, again=again, limit=limit, json=json, quiet=quiet
     )
