@@ -202,7 +202,8 @@ def models_to_train(
             "--continue-from JOB",
         )
     options: Any = fields  # names were checked
-    return [gateway.model_to_train(model, options) for model in models or [None]]
+    named: list[str | None] = [*models] if models else [None]
+    return [gateway.model_to_train(model, options) for model in named]
 
 
 def parse_settings(settings: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -13,8 +13,6 @@ The reference is the model as it was then, so never the bare base where an adapt
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -77,30 +75,3 @@ def _merged(run: Run, model: PreTrainedModel) -> PreTrainedModel:
     whole: Any = PeftModel.from_pretrained(model, str(run.start_adapter), use_safetensors=True)
     merged: PreTrainedModel = whole.merge_and_unload()
     return merged.requires_grad_(True)
-
-
-# -- the reference -----------------------------------------------------------------------------
-
-
-def add_reference(run: Run, model: Any) -> None:
-    """Add a frozen copy of a continued adapter. A new adapter needs none: without it the model is
-    the reference."""
-    if run.start_adapter is None or REFERENCE in model.peft_config:
-        return
-    model.add_adapter(REFERENCE, model.peft_config[DEFAULT])
-    model.set_adapter(DEFAULT)
-    restore(run, model)
-
-
-@contextmanager
-def reference(model: Any) -> Iterator[None]:
-    """Let an adapted model be the one that its training began with, and freeze it meanwhile."""
-    if REFERENCE not in model.peft_config:
-        with model.disable_adapter():
-            yield
-        return
-    model.set_adapter(REFERENCE, inference_mode=True)
-    try:
-        yield
-    finally:
-        model.set_adapter(DEFAULT)
