@@ -8,6 +8,7 @@ torch.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def whole(folder: Path) -> list[Checkpoint]:
         if is_whole(path)
     ]
     return sorted(found, key=lambda one: one.step)
+
+
+def copy_model(checkpoint: Path, target: Path) -> None:
+    """Copy the model of a checkpoint, without the state of its training: the very files that a
+    trainer would save at that step."""
+    others = shutil.ignore_patterns(*STATE_FILES, "scaler.pt", "training_args.bin")
+    shutil.copytree(checkpoint, target, ignore=others, dirs_exist_ok=True)
 
 
 def step_of(path: Path) -> str:

@@ -53,9 +53,7 @@ def training_arguments(
         "eval_steps": plan.eval_every,
         "save_strategy": "steps",
         "save_steps": plan.save_every,
-        # The last two, one of which a kill may leave half, and the best on the held-out rows.
-        "save_total_limit": 3 if held_out else 2,
-        "metric_for_best_model": "eval_loss" if held_out else None,
+        "save_total_limit": None,  # ``Progress`` deletes those that are not needed any more
         "seed": seed,
         "data_seed": seed,
         "report_to": "none",

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local import checkpoints, models
 from finetune_gateway.backends.local.inference import answer_warning, first_answer
 from finetune_gateway.backends.local.loading import Base, newest_checkpoint
-from finetune_gateway.backends.local.progress import Progress
+from finetune_gateway.backends.local.progress import Progress, metrics_at
 from finetune_gateway.backends.local.run import Cancelled, Run
 from finetune_gateway.backends.local.saving import keep_stops, manifest_of, save_whole
 from finetune_gateway.backends.local.start import REFERENCE
@@ -35,29 +35,34 @@ def progress_of(run: Run, base: Base, *, neutral: float | None = None) -> Progre
 
 def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
     """Train, from the newest complete checkpoint if an earlier worker has left one. Raises
-    Cancelled if the run was stopped, GatewayError if training ended early for another reason."""
+    Cancelled if the run was stopped, GatewayError if training ended early for another reason than
+    evaluations that get no better."""
     checkpoint = newest_checkpoint(run.checkpoints)
+    progress = trainer.progress
     if checkpoint is not None:
-        trainer.progress.resume(checkpoint)
+        trainer.state = progress.resume(checkpoint)
         run.event(f"Continuing from {checkpoint.name}.", level="warn")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is None or not progress.stops(trainer.state):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if run.stop.is_set():
         raise Cancelled
-    if trainer.state.global_step < trainer.state.max_steps:
+    if trainer.state.global_step < trainer.state.max_steps and not progress.stops(trainer.state):
         raise GatewayError(
             f"Training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}."
         )
 
 
 def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str]) -> None:
-    """Save the adapter, or the whole model, with its tokenizer and template. ``warnings``: told
-    with the result, beside those of the losses."""
+    """Save the adapter, or the whole model, of the best step with its tokenizer and template.
+    ``warnings``: told with the result, beside those of the losses."""
     run.pin_base(*models.identity(run.spec.model, base.folder, run.settings))  # as it was before
     run.phase("saving")
     full = run.spec.training_type == "full"
+    step = trainer.progress.result_step(trainer.state)
+    checkpoint = run.checkpoints / f"checkpoint-{step}"
 
     def write(target: Path) -> None:
-        trainer.save_model(str(target))
+        checkpoints.copy_model(checkpoint, target)
         shutil.rmtree(target / REFERENCE, ignore_errors=True)  # one adapter answers alone
         base.tokenizer.save_pretrained(target)
         keep_stops(target, base.folder, base.template.stop_ids)
@@ -76,8 +81,8 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
         "chat_template_kwargs": run.spec.chat_template_kwargs or {},
         "continued_from": run.file.continued_from,
         "trained_tokens": trainer.progress.trained_tokens,
-        "metrics": last_metrics(trainer.state.log_history),
-        "warnings": [*warnings, *trainer.progress.warnings()],
+        "metrics": metrics_at(trainer.state, step),
+        "warnings": [*warnings, *trainer.progress.warnings(trainer.state)],
     }
     save_whole(run.model, write, manifest)
     run.event(f"Saved {run.model}.")
@@ -120,14 +125,3 @@ def pin_base(path: Path, model: str, folder: Path, revision: str | None) -> None
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
     write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n", private=True)
-
-
-def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the last training and validation loss."""
-    metrics: dict[str, float] = {}
-    for entry in history:
-        if "loss" in entry:
-            metrics["train_loss"] = entry["loss"]
-        if "eval_loss" in entry:
-            metrics["valid_loss"] = entry["eval_loss"]
-    return metrics

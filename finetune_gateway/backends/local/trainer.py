@@ -48,6 +48,13 @@ class WatchedTrainer(Trainer):
         return scheduler
 
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log speed, memory and time left beside the loss."""
+        if "loss" in logs:
+            logs |= self.progress.figures(self.state)
+        super().log(logs, start_time)
+
+
 def one_step_on(factor: Callable[[int], float]) -> Callable[[int], float]:
     """Return the factor of a schedule, of the step after the one that is asked for."""
     return lambda done: factor(done + 1)
@@ -141,7 +148,7 @@ class FastTrainer(WatchedTrainer):
     ) -> torch.Tensor:
         found = self.losses(model, inputs.rows)
         loss = found.total / max(1, num_items_in_batch or found.units)
-        self.progress.add_batch(found.trained_tokens, float(loss.detach()))
+        self.progress.add_batch(found.trained_tokens, loss.detach())
         self._figures.add(found)
         return loss
 

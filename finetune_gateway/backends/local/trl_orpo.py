@@ -35,7 +35,7 @@ class TrlORPOTrainer(WatchedTrainer, ORPOTrainer):
         sides = (inputs["chosen_labels"], inputs["rejected_labels"])
         tokens = sum(int((labels[:, 1:] != IGNORED).sum()) for labels in sides)
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
-        self.progress.add_batch(tokens, float(loss))
+        self.progress.add_batch(tokens, loss)
         return loss
 
 

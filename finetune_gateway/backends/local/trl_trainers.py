@@ -31,9 +31,9 @@ class TrlSFTTrainer(WatchedTrainer, SFTTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         # The loss is over labels shifted by one: the first column predicts nothing.
-        tokens = int((inputs["labels"][:, 1:] != -100).sum())
+        tokens = (inputs["labels"][:, 1:] != -100).sum()
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
-        self.progress.add_batch(tokens, float(loss))
+        self.progress.add_batch(tokens, loss)
         return loss
 
 
@@ -77,7 +77,7 @@ class TrlKTOTrainer(WatchedTrainer, KTOTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         tokens = int(inputs["completion_mask"].sum())
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
-        self.progress.add_batch(tokens, float(loss))
+        self.progress.add_batch(tokens, loss)
         return loss
 
 
@@ -163,7 +163,7 @@ class TrlDPOTrainer(WatchedTrainer, DPOTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         tokens = int(inputs["completion_mask"][:, 1:].sum())
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
-        self.progress.add_batch(tokens, float(loss))
+        self.progress.add_batch(tokens, loss)
         return loss
 
 
