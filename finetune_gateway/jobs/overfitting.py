@@ -14,8 +14,9 @@ from typing import Any
 Loss = tuple[int, float]  # a step, and the loss there
 
 LATER = 2  # evaluations after the best, at least, of which each is worse by the margin
-SHARE = 0.1  # of what the loss had fallen: a rise by less is the noise of training
-LEAST = 0.02  # of the best loss: the same
+LEAST = 0.02  # of the best loss: a rise by less is the noise of training
+SHARE = 0.1  # of what the loss had fallen: so is this, unless the rows are known by heart
+BY_HEART = 0.5  # of the loss on held-out rows: the training loss is below
 PARTS = 20  # more evaluations are judged by the means of so many parts
 
 
@@ -48,24 +49,34 @@ def since_best(valid: Sequence[Loss]) -> int:
 def find_overfitting(train: Sequence[Loss], valid: Sequence[Loss]) -> Overfitting | None:
     """Return the overfitting that the losses of a job show, by step; None if they show none.
 
-    The loss on held-out rows has a lowest point; at least the last two evaluations are above it by
-    a tenth of what the loss had fallen until there, and by 2 % of it; and the training loss has
-    gone on to fall. A curve that levels out, or trembles there, is none.
+    The loss on held-out rows has a lowest point; at least the last two evaluations are above it, by
+    2 % of it and, as long as the training loss is not below half of it, by a tenth of what it had
+    fallen until there; and the training loss has gone on to fall. A curve that levels out, or
+    trembles there, is none.
     """
     if len(valid) <= LATER:
         return None
     judged = _means(valid) if len(valid) > PARTS else [*valid]
     step, lowest = best(judged)
     later = [loss for at, loss in judged if at > step]
-    fallen = max(loss for _, loss in (*train[:1], valid[0])) - lowest
-    margin = max(SHARE * fallen, LEAST * abs(lowest))
-    if len(later) < LATER or min(later[-LATER:]) <= lowest + margin:
-        return None
     before = [loss for at, loss in train if at <= step][-LATER:]
     after = [loss for at, loss in train if at > step][-LATER:]
+    by_heart = bool(after) and fmean(after) < BY_HEART * lowest
+    fallen = max(loss for _, loss in (*train[:1], valid[0])) - lowest
+    margin = max(LEAST * abs(lowest), 0 if by_heart else SHARE * fallen)
+    if len(later) < LATER or min(later[-LATER:]) <= lowest + margin:
+        return None
     if before and after and fmean(after) >= fmean(before):
         return None  # the training itself has become worse
-    return Overfitting(step, dict(valid)[step], *valid[-1])
+    return Overfitting(*_turn(valid, step), *valid[-1])
+
+
+def _turn(valid: Sequence[Loss], step: int) -> Loss:
+    """Return the best evaluation, if it is near the one at ``step``: of noisy ones it may not be."""
+    steps = [at for at, _ in valid]
+    found = best(valid)
+    near = abs(steps.index(found[0]) - steps.index(step)) <= len(valid) // PARTS + 1
+    return found if near else (step, dict(valid)[step])
 
 
 def _means(valid: Sequence[Loss]) -> list[Loss]:
@@ -92,5 +103,5 @@ def result_step_text(metrics: Mapping[str, Any]) -> str:
 
 
 def figure(loss: float) -> str:
-    """Return a loss with three digits, a small one with two."""
-    return f"{loss:.3g}" if abs(loss) >= 1 else f"{loss:.2g}"
+    """Return a loss with three digits."""
+    return f"{loss:.3g}"

@@ -22,7 +22,13 @@ from finetune_gateway.backend import Backend
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import BackendError, BudgetError, GatewayError, NotFoundError
+from finetune_gateway.errors import (
+    BackendError,
+    BudgetError,
+    GatewayError,
+    NotFoundError,
+    SpecError,
+)
 from finetune_gateway.estimation.estimate import Estimate, RowCounts
 from finetune_gateway.estimation.hosted import at_train_price
 from finetune_gateway.findings import Report
@@ -31,6 +37,7 @@ from finetune_gateway.jobs.file_checks import Candidate, FileChecks, OnProgress
 from finetune_gateway.jobs.job_files import Files
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.methods import HOLD_OUT_SHARE
 from finetune_gateway.preparation import hold_out
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings import files as disk
@@ -104,8 +111,9 @@ def plan(
     backend.check_model(candidate.spec)
     spec = backend.resolve(candidate.spec, files.whole or files.train)
     candidate = replace(candidate, spec=spec)
-    train, held_out = checks.check_all(candidate, files)
     given = files.given(hosted=candidate.limits.hosted)
+    _require_held_out(spec, given)
+    train, held_out = checks.check_all(candidate, files)
     reports = [train.report]
     if held_out is not None and given is not None:
         reports = [checks.with_leaks(candidate, train.report, files), held_out.report]
@@ -123,6 +131,22 @@ def plan(
         estimate.model_copy(update={"rows": counts}), train.system_prompt, files=files,
         held_out=files.held_out if given is None else None,
     )  # fmt: skip
+
+
+def _require_held_out(spec: TrainingSpec, given: Dataset | None) -> None:
+    """Raise SpecError for a setting that goes by the loss on held-out rows, where there are none."""
+    wanted = {
+        "early_stopping_patience": spec.early_stopping_patience not in ("auto", 0),
+        "load_best_model_at_end": spec.load_best_model_at_end is True,
+    }
+    named = [name for name, is_wanted in wanted.items() if is_wanted]
+    if named and given is None:
+        raise SpecError(
+            f"{' and '.join(named)} {'go' if named[1:] else 'goes'} by the loss on held-out rows, "
+            "and this job has none.",
+            hint=f"Hold some out: --validation-split {HOLD_OUT_SHARE:g}, or --validation FILE. Or "
+            f"leave {' and '.join(named)} out.",
+        )
 
 
 def side_by_side(

@@ -258,8 +258,7 @@ def warnings(data: ComparisonData) -> Iterator[str]:
 
 def losses_note(training: TrainingFacts) -> str:
     """Return what to know of the losses: that they look like overfitting, or why there are none."""
-    losses = [value for _, value in series(training.metrics, "valid_loss")]
-    return training.note or overfitting_note(losses) or ""
+    return training.note or overfitting_note(training.metrics)
 
 
 def errors_text(model: ComparedFacts, figures: AnswerFigures) -> str:

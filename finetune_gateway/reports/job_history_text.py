@@ -76,7 +76,7 @@ def plot_text(job_id: str, metrics: Sequence[Metric], encoding: str | None) -> s
     if chart is None:
         return ""
     signs = signs_for(encoding)
-    note = overfitting_note([value for _, value in series(metrics, "valid_loss")])
+    note = overfitting_note(metrics)
     scale = ", log scale" if chart.y.log else ""
     return "\n".join(
         [

@@ -69,7 +69,7 @@ class JobPage:
     error: list[Piece]
     tiles: Pairs
     losses: Chart | None
-    note: str | None
+    note: str
     warnings: list[EventView]
     samples: Samples | None
     no_samples: str  # why there are none
@@ -118,7 +118,7 @@ def _view(job: Job, no_rows: bool) -> JobPage:
         error=short_text(job.error or "", 2_000),
         tiles=[*_tiles(job, metrics)],
         losses=loss_chart(metrics),
-        note=overfitting_note([value for _, value in series(metrics, "valid_loss")]),
+        note=overfitting_note(metrics),
         warnings=[event for event in events if event.level][-WARNINGS:],
         samples=samples,
         no_samples=_no_samples(job, samples, no_rows),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_gateway.events import DIVERGED, JobStatus, Metric
 from finetune_gateway.jobs import budget, continuing
 from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.overfitting import result_step_text
 from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.reports.loss_chart import overfitting_note
 from finetune_gateway.reports.output import (
     format_age,
+    format_bytes,
     format_count,
     format_duration,
     format_table,
@@ -130,7 +133,7 @@ def next_step(job: Job) -> str:
 
 
 def _job_facts(job: Job) -> dict[str, str]:
-    record, quote = job.record, Quote.of(job.record)
+    record, quote, metrics = job.record, Quote.of(job.record), job.metrics()
     unusual = record.raw_status not in ("", record.status)
     raw = f" (provider's status: {record.raw_status})" if unusual else ""
     phase = f", {record.phase}" if record.phase else ""
@@ -149,11 +152,14 @@ def _job_facts(job: Job) -> dict[str, str]:
         "sent anyway": kinds_text(record.allowed),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
         "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
-        "last metrics": _last_metrics(job.metrics()),
+        "last metrics": _last_metrics(metrics),
+        "pace": "" if record.status.final else pace_text(_last_values(metrics)),
+        "overfitting": overfitting_note(metrics) if record.result is None else "",
         "trained": _trained_tokens(record, quote),
         "estimate": _estimate(quote),
         "cost": _cost(job.actual),
         "result": record.result.model if record.result else "",
+        "result is": result_step_text(record.result.metrics) if record.result else "",
         "removed": removed_text(record),
     }
 
@@ -188,6 +194,34 @@ def _last_metrics(metrics: list[Metric]) -> str:
         if (values := [value for m in metrics if (value := getattr(m, name)) is not None])
     ]
     return ", ".join([f"step {last.step}{of}", *losses])
+
+
+def _last_values(metrics: list[Metric]) -> dict[str, Any]:
+    """Return the latest value of each metric."""
+    return {name: v for one in metrics for name, v in one.model_dump(exclude_none=True).items()}
+
+
+def pace_text(values: Mapping[str, Any]) -> str:
+    """Return ``1,234 tokens/s, 412 MB, grad_norm 0.83, learning_rate 0.00012, 1m left`` of the
+    last metrics of a job, as far as they are known."""
+    shown: dict[str, Callable[[float], str]] = {
+        "trained_tokens_per_second": lambda value: f"{value:,.0f} trained tokens/s",
+        "memory_bytes": format_bytes,
+        "grad_norm": lambda value: f"grad_norm {value:.3g}",
+        "learning_rate": lambda value: f"learning_rate {value:.3g}",
+        "seconds_left": lambda value: f"{format_duration(value)} left",
+    }
+    known = {name: values.get(name) for name in shown}
+    return ", ".join(
+        shown[name](value) for name, value in known.items() if isinstance(value, int | float)
+    )
+
+
+def last_step(record: JobRecord) -> int | None:
+    """Return the last step of a job that has succeeded, where its backend says it."""
+    metrics = record.result.metrics if record.result else {}
+    step = metrics.get("last_step", metrics.get("step"))
+    return step if isinstance(step, int) else None
 
 
 def _time_taken(record: JobRecord, quote: Quote, ended: float) -> str:

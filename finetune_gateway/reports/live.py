@@ -13,8 +13,8 @@ from rich.text import Text
 
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.reports.job_text import phase_share
-from finetune_gateway.reports.loss_chart import overfitting_note
+from finetune_gateway.jobs.overfitting import best, find_overfitting
+from finetune_gateway.reports.job_text import last_step, pace_text, phase_share
 from finetune_gateway.reports.output import terminal_width
 from finetune_gateway.text.cleaning import visible
 
@@ -60,8 +60,8 @@ class View:
             self.message = visible(" ".join(event.message.split()))
 
     def __rich__(self) -> RenderableType:
-        parts = [self._head(), self._progress(), *self._curves()]
-        if note := overfitting_note(self.values("valid_loss")):
+        parts = [self._head(), self._progress(), *self._pace(), *self._curves()]
+        if note := self._overfitting():
             parts.append(Text(f"note: {note}", "yellow"))
         if self.job.trouble is not None:
             parts.append(Text(f"as last seen, for {visible(self.job.trouble.message)}", "yellow"))
@@ -73,7 +73,15 @@ class View:
 
     def values(self, name: str) -> list[float]:
         """Return a metric by step."""
-        return [self.metrics[s][name] for s in sorted(self.metrics) if name in self.metrics[s]]
+        return [value for _, value in self.series(name)]
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """Return a metric with its steps."""
+        return [(s, self.metrics[s][name]) for s in sorted(self.metrics) if name in self.metrics[s]]
+
+    def _overfitting(self) -> str:
+        found = find_overfitting(self.series("train_loss"), self.series("valid_loss"))
+        return str(found or "")
 
     def _head(self) -> Text:
         record = self.job.record
@@ -115,7 +123,10 @@ class View:
         steps = sorted(self.metrics)
         totals = self.values("total_steps")
         step, total = (steps[-1] if steps else 0), int(totals[-1]) if totals else 0
-        return (total if self.job.status is JobStatus.SUCCEEDED and total else step), total
+        if self.job.status is JobStatus.SUCCEEDED and total:
+            total = last_step(self.job.record) or total  # it may have ended early
+            step = total
+        return step, total
 
     def _elapsed(self) -> float:
         record = self.job.record
@@ -131,8 +142,17 @@ class View:
         since = max(0.0, time.time() - self.times[steps[-1]])
         return max(0.0, each * (total - step) - since)
 
+    def _pace(self) -> list[Text]:
+        """Return speed, memory, norm of the gradient and learning rate, of a job that runs."""
+        if self.job.status.final or not self.metrics:
+            return []
+        names = ("trained_tokens_per_second", "memory_bytes", "grad_norm", "learning_rate")
+        known = {name: values[-1] for name in names if (values := self.values(name))}
+        text = pace_text(known)
+        return [Text(text, "dim", no_wrap=True, overflow="ellipsis")] if text else []
+
     def _curves(self) -> list[Text]:
-        curves = [loss_curve(name, self.values(name)) for name in ("train_loss", "valid_loss")]
+        curves = [loss_curve(name, self.series(name)) for name in ("train_loss", "valid_loss")]
         return [text for text in curves if text is not None]
 
 
@@ -143,13 +163,15 @@ def _format_clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def loss_curve(name: str, values: Sequence[float]) -> Text | None:
-    """Return ``train_loss  █▆▄▂▁  1.92 → 0.61  best 0.60``, or None without values."""
-    if not values:
+def loss_curve(name: str, points: Sequence[tuple[int, float]]) -> Text | None:
+    """Return ``train_loss  █▆▄▂▁  1.92 → 0.61  best 0.60 at step 180``, or None without points."""
+    if not points:
         return None
+    values = [value for _, value in points]
     figures, columns = f"{values[0]:.3g} → {values[-1]:.3g}", CURVE
     if terminal_width() >= NARROW:
-        figures += f"  best {min(values):.3g}"
+        step, lowest = best(points)
+        figures += f"  best {lowest:.3g} at step {step:,}"
     else:
         columns = min(CURVE, max(1, terminal_width() - len(figures) - 14))
     return Text.assemble(f"{name:<11} ", (sparkline(values, columns), "cyan"), f"  {figures}")

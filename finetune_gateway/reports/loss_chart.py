@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from statistics import fmean
 
 from finetune_gateway.events import Metric
+from finetune_gateway.jobs.overfitting import find_overfitting
 from finetune_gateway.reports.charts import Axis, Chart, Dot, Line, linear_axis, log_axis
 
 CURVES = (("train_loss", "training", 0), ("valid_loss", "validation", 2))  # metric, name, color
 LEAST = 1e-4  # losses below are drawn there
 ENDS = (1, 1.5, 2, 3, 4, 5, 7)  # where a logarithmic axis may begin and end, times powers of ten
 FALL = 4  # from such a ratio on, later losses would lie on a linear axis
-PARTS = 20  # of many evaluations
 MOST_DOTS = 60  # more evaluations are a line without dots
 
 
@@ -77,17 +75,7 @@ def _figure(loss: float) -> str:
     return f"{loss:.3g}" if abs(loss) >= 1 else f"{loss:.2g}"
 
 
-def overfitting_note(valid_loss: Sequence[float]) -> str | None:
-    """Return a note if the last two evaluations are no better than the best before them. Many
-    evaluations differ by chance: of those it is the means of their twentieths."""
-    many = len(valid_loss) > PARTS
-    values = _means(valid_loss) if many else valid_loss
-    if len(values) < 3 or min(values[-2:]) < min(values[:-2]):
-        return None
-    span = "in its last tenth" if many else "for 2 evaluations"
-    return f"valid_loss has not fallen {span} (possible overfitting)"
-
-
-def _means(values: Sequence[float]) -> list[float]:
-    edges = [part * len(values) // PARTS for part in range(PARTS + 1)]
-    return [fmean(values[start:end]) for start, end in pairwise(edges)]
+def overfitting_note(metrics: Sequence[Metric]) -> str:
+    """Return from which step on a job overfits, by its losses; empty if they do not show it."""
+    found = find_overfitting(series(metrics, "train_loss"), series(metrics, "valid_loss"))
+    return str(found or "")

@@ -239,8 +239,8 @@ def test_a_loss_that_diverges_ends_the_job(train: Callable[..., Run], home: Path
     assert [event["message"] for event in warned] == [named, *ended]  # each once
     assert warned[0]["data"]["step"] < 8
     progress = Progress(run, 1_152)
-    progress.resume(run.checkpoints / "checkpoint-8")
-    assert progress.warnings() == [named, *ended]
+    state = progress.resume(run.checkpoints / "checkpoint-8")
+    assert progress.warnings(state) == [named, *ended]
     losses = [step["train_loss"] for step in steps(run)]
     assert [*progress.losses.recent] == pytest.approx(losses, rel=1e-3)
 

@@ -20,7 +20,6 @@ from support.paths import DEMO_TRAIN
 from finetune_gateway.cli.watch import combine_exit_codes, parse_seconds
 from finetune_gateway.errors import SpecError
 from finetune_gateway.reports.live import sparkline
-from finetune_gateway.reports.loss_chart import overfitting_note
 
 DATA = DEMO_TRAIN
 PLUGIN = '''
@@ -103,7 +102,7 @@ def test_detaching_from_the_live_screen_leaves_the_job_running(env: dict[str, st
         command, env=env, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
     )
     os.close(follower)
-    screen = "".join(_until(leader, "possible overfitting", 30))
+    screen = "".join(_until(leader, "overfitting from step", 30))
     os.killpg(process.pid, signal.SIGINT)
     screen += "".join(_until(leader, "Back to it", 30))
     assert process.wait(timeout=30) == 0, screen
@@ -228,11 +227,3 @@ def test_sparkline_keeps_the_shape() -> None:
     assert sparkline([5, 5], 10) == "▁▁"
     many = sparkline([float(n) for n in range(1000)], 24)
     assert len(many) == 24 and many[0] == "▁" and many[-1] == "█"
-
-
-def test_overfitting_needs_two_worse_evaluations() -> None:
-    """Two evaluations no better than the best before them."""
-    assert overfitting_note([1.0, 0.8, 0.9]) is None
-    assert overfitting_note([1.0, 0.8, 0.9, 0.81])
-    assert overfitting_note([1.0, 0.8, 0.9, 0.79]) is None
-    assert overfitting_note([1.0, 0.9]) is None

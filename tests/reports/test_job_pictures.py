@@ -17,7 +17,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.events import Event, Metric
 from finetune_gateway.reports.charts import Axis, Bins, Chart, Line, linear_axis
 from finetune_gateway.reports.job_history_text import plot_text
-from finetune_gateway.reports.loss_chart import lowest_text, overfitting_note, series, span_text
+from finetune_gateway.reports.loss_chart import lowest_text, series, span_text
 
 LOSSES = Path(__file__).parents[1] / "support" / "data" / "demo_losses.csv"
 NASTY = "<script>alert(1)</script> jane.doe@example.com"
@@ -154,9 +154,6 @@ def test_losses_in_words(home: Path) -> None:
     assert lowest_text([(1, 3.0), (5, 0.25), (9, 0.5)]) == "lowest 0.25 at step 5"
     assert lowest_text([(1, 3.0), (8, 0.4999), (9, 0.5)]) == ""
     assert series([Metric(step=1, train_loss=float("inf"))], "train_loss") == []
-    noise = [0.01 * (at % 7) for at in range(400)]
-    assert overfitting_note([1 - at / 500 + noise[at] for at in range(400)]) is None, "it falls"
-    assert "last tenth" in (overfitting_note([0.5 + noise[at] for at in range(400)]) or "")
 
 
 # -- as a page -----------------------------------------------------------------------------

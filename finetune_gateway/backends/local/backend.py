@@ -65,8 +65,6 @@ NOT_HONOURED = {
     "learning_rate_multiplier",
     "micro_batch_size",
     "bf16",
-    "early_stopping_patience",
-    "load_best_model_at_end",
     "report_to",
 }
 OPTIONS = frozenset(TrainingSpec.model_fields) - NOT_HONOURED

@@ -258,7 +258,7 @@ class Progress(TrainerCallback):
 
     def _result_text(self, state: TrainerState) -> str:
         text = overfitting.result_step_text(metrics_at(state, self.result_step(state)))
-        return f"The result is the model of {text}." if text else ""
+        return f"Result: {text}." if text else ""
 
     def _look_for_divergence(self, loss: float, args: TrainingArguments, step: int) -> None:
         """Raise Diverged if this step shows that training has diverged; warn once if the job was
@@ -300,7 +300,7 @@ def smaller_rate(rate: float) -> str:
 
 def losses_of(state: TrainerState, name: str) -> list[Loss]:
     """Return the losses of this name that a trainer has logged, by step."""
-    return [(entry["step"], entry[name]) for entry in state.log_history if name in entry]
+    return [(int(entry["step"]), entry[name]) for entry in state.log_history if name in entry]
 
 
 def overfitting_of(state: TrainerState, but: int = 0) -> Overfitting | None:
@@ -357,6 +357,6 @@ class Pace:
             found["trained_tokens_per_second"] = round((tokens - self._tokens) / self._seconds, 1)
         if self._steps:
             each = (time.monotonic() - self._began) / self._steps
-            found["seconds_left"] = round(each * steps_left, 1)
+            found["seconds_left"] = round(each * steps_left, 2)
         self._seconds, self._tokens = 0.0, tokens
         return found

@@ -268,7 +268,7 @@ def _follow(job: Job, printer: Printer) -> None:
         if line := event_line(event, view.values("train_loss")):
             printer.print(line)
     for name in ("train_loss", "valid_loss"):
-        if curve := live.loss_curve(name, view.values(name)):
+        if curve := live.loss_curve(name, view.series(name)):
             printer.print(curve.plain)
 
 

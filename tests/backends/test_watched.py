@@ -1,0 +1,209 @@
+"""What a local training does with its held-out rows: the best checkpoint is the result, it ends
+early, overfitting is named; the same after a stop at any moment. By real trainings of a tiny model
+that learns its rows by heart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_gateway import Gateway, SpecError
+from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
+from finetune_gateway.events import Event
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import TrainingSpec
+
+# Of transformers 5.23 and TRL 1.16, about each other.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+Train = Callable[..., Run]
+WORDS = "red blue parcel order shop refund water letter table seven nine stone river green".split()
+
+
+def planted(count: int, seed: int) -> list[dict[str, Any]]:
+    """Rows whose answers do not follow from their questions: they can only be learned by heart."""
+    drawn = [WORDS[(seed * 7 + at * at * 3 + at) % len(WORDS)] for at in range(count * 4)]
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Case {seed}-{at}?"},
+                {"role": "assistant", "content": " ".join(drawn[at * 4 : at * 4 + 4])},
+            ]
+        }
+        for at in range(count)
+    ]
+
+
+class StoppedRun(Run):
+    """A run that is asked to stop when it reports a step."""
+
+    stop_at: int = -1
+
+    def event(self, message: str, **about: Any) -> None:
+        super().event(message, **about)
+        if (about.get("data") or {}).get("step") == self.stop_at:
+            self.stop.set()
+
+
+@pytest.fixture
+def train(home: Path, tiny_folder: Path) -> Train:
+    """``train(**options)``: a run on few rows with others held out, as the worker trains it, in
+    this process; ``stop_at``: it is stopped after that step. ``name``: a run that goes on."""
+    fourbit.import_quietly()  # else peft would import it, and print
+    from finetune_gateway.backends.local.methods import sft
+
+    def trained(name: str = "", stop_at: int = -1, held_out: int = 4, **options: Any) -> Run:
+        given = {"seed": 3, "batch_size": 4, "max_steps": 40, "eval_steps": 2, "save_steps": 5}
+        given |= {"training_type": "full", "learning_rate": 1e-2, **options}
+        spec = TrainingSpec.build(model=str(tiny_folder), **given)
+        run = StoppedRun(Settings(home), name or a_folder(home, spec, held_out), 0)
+        run.stop_at = stop_at
+        run.claim(status="running")
+        if stop_at > 0:
+            with pytest.raises(Cancelled):
+                sft.train_and_save(run)
+        else:
+            sft.train_and_save(run)
+        return run
+
+    return trained
+
+
+def a_folder(home: Path, spec: TrainingSpec, held_out: int) -> str:
+    settings = Settings(home).create()
+    name = f"run-{len(list(settings.runs.glob('*')))}"
+    folder = settings.runs / name
+    (folder / "data").mkdir(parents=True)
+    for file, rows in (("train", planted(8, 1)), ("validation", planted(held_out, 2))):
+        if rows:
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / "data" / f"{file}.jsonl").write_text(lines, "utf-8")
+    about = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=time.time())
+    write_json(folder / "run.json", about.model_dump(mode="json"))
+    Queue(settings).add(name)
+    return name
+
+
+def events(run: Run) -> list[Event]:
+    lines = (run.folder / "events.jsonl").read_text().splitlines()
+    return [Event.model_validate_json(line) for line in lines]
+
+
+def manifest(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.model / "manifest.json").read_text())
+    return found
+
+
+def evaluations(run: Run) -> dict[int, float]:
+    data = [event.data for event in events(run)]
+    return {one["step"]: one["valid_loss"] for one in data if "valid_loss" in one}
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def kept(run: Run) -> list[int]:
+    return sorted(int(path.name.partition("-")[2]) for path in run.checkpoints.glob("c*-*"))
+
+
+def test_the_best_checkpoint_is_the_result_and_the_end_comes_early(train: Train) -> None:
+    """Three evaluations no better than the best end it; the model is that of the best step, which
+    no save_steps names; both losses and steps, and the overfitting, are said."""
+    run = train()
+    losses = evaluations(run)
+    step = min(losses, key=lambda at: losses[at])
+    last = max(losses)
+    assert 2 <= step and last == step + 3 * 2 < 40, losses
+    assert step in kept(run) and kept(run)[-1] == last and len(kept(run)) == 3
+    assert weights(run.model) == weights(run.checkpoints / f"checkpoint-{step}")
+    assert weights(run.model) != weights(run.checkpoints / f"checkpoint-{last}")
+
+    metrics = manifest(run)["metrics"]
+    assert (metrics["step"], metrics["last_step"]) == (step, last)
+    assert (metrics["valid_loss"], metrics["last_valid_loss"]) == (losses[step], losses[last])
+    assert metrics["last_train_loss"] < metrics["train_loss"]
+    said = " ".join(event.message for event in events(run))
+    assert f"Training ends early, at step {last} of 40: 3 evaluations were no better" in said
+    assert f"Result: best at step {step} (validation loss " in said
+    [named] = manifest(run)["warnings"]
+    assert f"overfits from step {step} on" in named and f"Result: best at step {step}" in named
+    warned = [event for event in events(run) if event.level == "warn"]
+    assert [event.data["step"] for event in warned] == [step], "once"
+
+
+def test_a_stop_at_any_moment_changes_nothing(train: Train) -> None:
+    """Before and after the best step, and when all is trained and nothing saved: the same end at
+    the same step, the same bytes."""
+    whole = train()
+    last, step = max(evaluations(whole)), manifest(whole)["metrics"]["step"]
+    for stop_at in (step - 1, step + 3):
+        begun = train(stop_at=stop_at)
+        assert not begun.model.exists() and kept(begun)[-1] - stop_at in (0, 1)
+        run = train(name=begun.id)
+        assert weights(run.model) == weights(whole.model)
+        assert max(evaluations(run)) == last and manifest(run)["metrics"] == manifest(whole)["metrics"]
+        assert manifest(run)["warnings"] == manifest(whole)["warnings"]
+    shutil.rmtree(run.model)
+    before = len(events(run))
+    train(name=run.id)
+    assert weights(run.model) == weights(whole.model)
+    assert not any(event.type == "metrics" for event in events(run)[before:]), "no step is taken"
+
+
+def test_the_last_step_is_the_result_where_that_is_wanted(train: Train) -> None:
+    """Without an early end and without the best: all steps, the last model, and the warning says
+    what it is."""
+    run = train(load_best_model_at_end=False, max_steps=14)
+    metrics = manifest(run)["metrics"]
+    assert metrics["step"] == 14 == max(evaluations(run)) and "last_step" not in metrics
+    assert weights(run.model) == weights(run.checkpoints / "checkpoint-14")
+    assert "overfits" in manifest(run)["warnings"][0]
+    assert "Result: step 14, the last" in manifest(run)["warnings"][0]
+    # With the best, and no early end.
+    run = train(early_stopping_patience=0, max_steps=14)
+    assert max(evaluations(run)) == 14 > manifest(run)["metrics"]["step"]
+    # A patience of one, and the last model all the same.
+    run = train(early_stopping_patience=1, load_best_model_at_end=False)
+    metrics = manifest(run)["metrics"]
+    assert metrics["step"] == max(evaluations(run)) < 40 and "last_step" not in metrics
+    assert weights(run.model) == weights(run.checkpoints / f"checkpoint-{metrics['step']}")
+
+
+def test_speed_memory_and_time_left_are_in_the_metrics(train: Train) -> None:
+    """At each logged step, beside the norm of the gradient; without held-out rows the metrics of
+    the result are those of the last step."""
+    run = train(held_out=0, max_steps=4, training_type="lora", lora_r=4)
+    logged = [event.data for event in events(run) if event.type == "metrics"]
+    assert [one["step"] for one in logged] == [1, 2, 3, 4]
+    for one in logged:
+        assert one["trained_tokens_per_second"] > 0 and one["grad_norm"] > 0
+        assert 10_000_000 < one["memory_bytes"] < 1 << 40
+    left = [one["seconds_left"] for one in logged]
+    assert left[0] > left[-1] == 0
+    assert manifest(run)["metrics"] == {"step": 4, "train_loss": logged[-1]["train_loss"]}
+    assert manifest(run)["warnings"] == [] and kept(run) == [4]
+
+
+@pytest.mark.parametrize(
+    "options", [{"early_stopping_patience": 2}, {"load_best_model_at_end": True}]
+)
+def test_what_goes_by_held_out_rows_needs_some(
+    home: Path, tiny_folder: Path, options: dict[str, Any]
+) -> None:
+    """Refused before there is a job, with what helps; with rows held out it is planned."""
+    gateway, [name] = Gateway(home), options
+    with pytest.raises(SpecError, match=f"{name} goes by the loss on held-out rows") as caught:
+        gateway.submit(planted(12, 1), model=str(tiny_folder), **options)
+    assert "--validation-split 0.1" in caught.value.hint and gateway.jobs() == []
+    gateway.plan(planted(12, 1), model=str(tiny_folder), validation=planted(4, 2), **options)
+    never: dict[str, Any] = {"early_stopping_patience": 0, "load_best_model_at_end": False}
+    gateway.plan(planted(12, 1), model=str(tiny_folder), **never)
