@@ -72,7 +72,7 @@ def find_overfitting(train: Sequence[Loss], valid: Sequence[Loss]) -> Overfittin
 
 
 def _turn(valid: Sequence[Loss], step: int) -> Loss:
-    """Return the best evaluation, if it is near the one at ``step``: of noisy ones it may not be."""
+    """Return the best evaluation, if it is near ``step``: of noisy ones it may not be."""
     steps = [at for at, _ in valid]
     found = best(valid)
     near = abs(steps.index(found[0]) - steps.index(step)) <= len(valid) // PARTS + 1

@@ -134,7 +134,7 @@ def plan(
 
 
 def _require_held_out(spec: TrainingSpec, given: Dataset | None) -> None:
-    """Raise SpecError for a setting that goes by the loss on held-out rows, where there are none."""
+    """Raise SpecError for what goes by the loss on held-out rows, where there are none."""
     wanted = {
         "early_stopping_patience": spec.early_stopping_patience not in ("auto", 0),
         "load_best_model_at_end": spec.load_best_model_at_end is True,

@@ -26,7 +26,7 @@ from finetune_gateway.reports.comparison_costs import (
     training_text,
     usd_text,
 )
-from finetune_gateway.reports.loss_chart import overfitting_note, series
+from finetune_gateway.reports.loss_chart import overfitting_note
 from finetune_gateway.reports.output import elide, format_count, format_duration
 from finetune_gateway.settings.money import format_usd
 

@@ -25,7 +25,22 @@ from finetune_gateway.spec import TrainingSpec
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 Train = Callable[..., Run]
-WORDS = "red blue parcel order shop refund water letter table seven nine stone river green".split()
+WORDS = [
+    "red",
+    "blue",
+    "parcel",
+    "order",
+    "shop",
+    "refund",
+    "water",
+    "letter",
+    "table",
+    "seven",
+    "nine",
+    "stone",
+    "river",
+    "green",
+]
 
 
 def planted(count: int, seed: int) -> list[dict[str, Any]]:
@@ -61,7 +76,8 @@ def train(home: Path, tiny_folder: Path) -> Train:
     from finetune_gateway.backends.local.methods import sft
 
     def trained(name: str = "", stop_at: int = -1, held_out: int = 4, **options: Any) -> Run:
-        given = {"seed": 3, "batch_size": 4, "max_steps": 40, "eval_steps": 2, "save_steps": 5}
+        given: dict[str, Any] = {"seed": 3, "batch_size": 4, "max_steps": 40}
+        given |= {"eval_steps": 2, "save_steps": 5}
         given |= {"training_type": "full", "learning_rate": 1e-2, **options}
         spec = TrainingSpec.build(model=str(tiny_folder), **given)
         run = StoppedRun(Settings(home), name or a_folder(home, spec, held_out), 0)
@@ -122,7 +138,7 @@ def test_the_best_checkpoint_is_the_result_and_the_end_comes_early(train: Train)
     losses = evaluations(run)
     step = min(losses, key=lambda at: losses[at])
     last = max(losses)
-    assert 2 <= step and last == step + 3 * 2 < 40, losses
+    assert step >= 2 and last == step + 3 * 2 < 40, losses
     assert step in kept(run) and kept(run)[-1] == last and len(kept(run)) == 3
     assert weights(run.model) == weights(run.checkpoints / f"checkpoint-{step}")
     assert weights(run.model) != weights(run.checkpoints / f"checkpoint-{last}")
@@ -150,7 +166,9 @@ def test_a_stop_at_any_moment_changes_nothing(train: Train) -> None:
         assert not begun.model.exists() and kept(begun)[-1] - stop_at in (0, 1)
         run = train(name=begun.id)
         assert weights(run.model) == weights(whole.model)
-        assert max(evaluations(run)) == last and manifest(run)["metrics"] == manifest(whole)["metrics"]
+        assert (
+            max(evaluations(run)) == last and manifest(run)["metrics"] == manifest(whole)["metrics"]
+        )
         assert manifest(run)["warnings"] == manifest(whole)["warnings"]
     shutil.rmtree(run.model)
     before = len(events(run))

@@ -32,9 +32,7 @@ def test_a_curve_that_turns_is_named_with_its_step() -> None:
     assert find_overfitting(FALLING, turned[:4]) is None
     found = find_overfitting(FALLING, turned)
     assert found is not None and (found.step, found.last_step) == (30, 50)
-    assert str(found) == (
-        "overfitting from step 30 on: valid_loss 1.2 there, 1.5 at step 50"
-    )
+    assert str(found) == ("overfitting from step 30 on: valid_loss 1.2 there, 1.5 at step 50")
     assert find_overfitting([], turned) is not None, "hosts may report the one loss alone"
     at_once = by_tens(1.2, 1.4, 1.6)
     assert (find_overfitting(FALLING, at_once) or found).step == 10

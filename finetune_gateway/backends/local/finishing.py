@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune_gateway.backends.local import checkpoints, models
 from finetune_gateway.backends.local.inference import answer_warning, first_answer

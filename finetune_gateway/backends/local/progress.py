@@ -193,9 +193,7 @@ class Progress(TrainerCallback):
             control.should_save = True
         found = overfitting_of(state)
         if found and not overfitting_of(state, but=1):  # once
-            self.run.event(
-                self._overfitting_text(found), level="warn", data={"step": found.step}
-            )
+            self.run.event(self._overfitting_text(found), level="warn", data={"step": found.step})
         if self.stops(state) and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
@@ -314,7 +312,8 @@ def metrics_at(state: TrainerState, step: int) -> dict[str, float]:
     train, valid = losses_of(state, "loss"), losses_of(state, "eval_loss")
     metrics: dict[str, float] = {"step": step}
     for name, losses in (("train_loss", train), ("valid_loss", valid)):
-        metrics |= {name: loss for at, loss in losses if at <= step}
+        if upto := [loss for at, loss in losses if at <= step]:
+            metrics[name] = upto[-1]
         if step < state.global_step and losses:
             metrics[f"last_{name}"] = losses[-1][1]
     if step < state.global_step:

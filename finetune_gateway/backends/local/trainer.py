@@ -47,7 +47,6 @@ class WatchedTrainer(Trainer):
             self.lr_scheduler = scheduler = LambdaLR(scheduler.optimizer, factors)
         return scheduler
 
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log speed, memory and time left beside the loss."""
         if "loss" in logs:

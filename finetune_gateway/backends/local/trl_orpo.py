@@ -33,7 +33,7 @@ class TrlORPOTrainer(WatchedTrainer, ORPOTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         sides = (inputs["chosen_labels"], inputs["rejected_labels"])
-        tokens = sum(int((labels[:, 1:] != IGNORED).sum()) for labels in sides)
+        tokens = sum((labels[:, 1:] != IGNORED).sum() for labels in sides)
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
         self.progress.add_batch(tokens, loss)
         return loss

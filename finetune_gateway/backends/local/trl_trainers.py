@@ -75,7 +75,7 @@ class TrlKTOTrainer(WatchedTrainer, KTOTrainer):
         return dataset  # TRL would render and mark the rows itself
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
-        tokens = int(inputs["completion_mask"].sum())
+        tokens = inputs["completion_mask"].sum()
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
         self.progress.add_batch(tokens, loss)
         return loss
@@ -161,7 +161,7 @@ class TrlDPOTrainer(WatchedTrainer, DPOTrainer):
         return dataset  # TRL would render and mark the rows itself
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
-        tokens = int(inputs["completion_mask"][:, 1:].sum())
+        tokens = inputs["completion_mask"][:, 1:].sum()
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
         self.progress.add_batch(tokens, loss)
         return loss
