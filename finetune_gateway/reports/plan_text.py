@@ -53,6 +53,8 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
         name = visible(plan.train.name)
         # A local model's own template and limit warn of more.
         own = "" if estimate.data_leaves_machine else f" --model {visible(plan.spec.model)}"
+        if plan.spec.method != "sft":
+            own += f" --method {plan.spec.method}"
         lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {name}{own}")
     return "\n".join(lines)
 

@@ -138,6 +138,7 @@ class TokenCounter(ABC):
             truncated_rows=totals.truncated_rows,
             truncated_trained=totals.truncated_trained,
             split_rows=totals.split_rows,
+            pairs=totals.pairs,
             truncated_tokens=totals.truncated_tokens,
             roles=totals.roles,
             histogram=lengths.bins(),

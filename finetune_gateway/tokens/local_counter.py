@@ -95,8 +95,9 @@ class LocalCounter(TokenCounter):
         for sequence in sequences:
             self._add_measured(_row_tokens([sequence], row))
             self._totals.truncated_trained += sequence.cut
-        of_one_turn_each = 2 if kind_of(row) == "preference" else 1
-        self._totals.split_rows += len(sequences) > of_one_turn_each
+        is_pair = kind_of(row) == "preference"
+        self._totals.pairs += is_pair
+        self._totals.split_rows += len(sequences) > 1 and not is_pair
         return _row_tokens(sequences, row)
 
     def _defects(self, sequences: list[SequenceTokens], row: Json) -> Iterator[Defect]:

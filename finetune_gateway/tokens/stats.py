@@ -80,6 +80,7 @@ class TokenStats(Model):
     truncated_tokens: int = 0
     truncated_trained: int = 0  # of them, those that would be trained; local models alone
     split_rows: int = 0  # rows trained as a sequence for each turn; ``rows`` counts sequences
+    pairs: int = 0  # rows trained as two sequences, counted so by local models alone
     roles: dict[str, RoleCount] = Field(default_factory=dict)
     histogram: list[tuple[int, int, int]] = Field(default_factory=list)  # from, to, rows
     # Length -> rows of that length; and -> those of them in which nothing is trained. Not output.
@@ -183,6 +184,7 @@ class TokenTotals:
     truncated_tokens: int = 0
     truncated_trained: int = 0
     split_rows: int = 0
+    pairs: int = 0
 
     def add_role(self, role: str, messages: int, tokens: int) -> None:
         before = self.roles.get(role, RoleCount(0, 0))
@@ -202,11 +204,13 @@ class TokenTotals:
         self.truncated_tokens += other.truncated_tokens
         self.truncated_trained += other.truncated_trained
         self.split_rows += other.split_rows
+        self.pairs += other.pairs
 
 
 def cut_words(tokens: TokenStats, limit: int) -> str:
     """Return ``3 of 40 rows are longer than 2,048 tokens: 4.0% of the tokens to train are cut
-    off``."""
-    rows = f"{tokens.truncated_rows:,} of {tokens.rows:,} rows"
+    off``; of rows of several sequences each of these is one."""
+    unit = "sequences" if tokens.split_rows or tokens.pairs else "rows"
+    rows = f"{tokens.truncated_rows:,} of {tokens.rows:,} {unit}"
     share = f"{tokens.cut_share:.1%} of the tokens to train are cut off"
     return f"{rows} are longer than {limit:,} tokens: {share}"

@@ -210,6 +210,8 @@ def test_a_check_says_what_training_leaves_out(home: Path) -> None:
         ("nothing_to_compare", 11),
         ("duplicates", 2),
     }
+    [cut] = [one for one in report.warnings if one.code == "row_cut"]
+    assert cut.message.startswith("2 of 22 sequences are longer than 32 tokens")
     texts = [{"text": f"{number}: {long}"} for number in range(10)]
     report = gateway.validate(
         texts, model="builtin/tiny", backend="local", method="pretrain", max_length=LIMIT

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from families import planted, sources
+from families import pairs, planted, sources
 from families.page import Compared, Line, bounds, page
 from families.sources import AXOLOTL, LEFT_OUT, LLAMA_CPP, TWIN, Source
 from families.verdicts import Family, marks, verdicts, verdicts_as_text
@@ -44,7 +44,8 @@ def judged(by_text: dict[str, list[Source]], folder: Path) -> Iterator[Line]:
             print(f"\r{number} of {len(by_text)}: {first.title:60}", end="", file=sys.stderr)
         family = Family(folder / str(number), first)
         as_text = {} if family.writes_calls() else verdicts_as_text(family)
-        yield Line(family, verdicts(family), as_text, tuple(other.title for other in others))
+        also = tuple(other.title for other in others)
+        yield Line(family, verdicts(family), as_text, also, pairs.verdicts(family))
 
 
 def compared(marking: Iterable[Source], folder: Path) -> Compared:

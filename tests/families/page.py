@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from families.pairs import KINDS as PAIRS
 from families.planted import KINDS, PLAIN, TOOLS
 from families.verdicts import CALL_FORMAT, Family, Marks, Verdict
 
@@ -47,6 +48,7 @@ class Line:
     verdicts: dict[str, Verdict]
     as_text: dict[str, Verdict]  # rows with tools, where the template writes no calls
     also: tuple[str, ...] = ()  # other archives that hold the same template
+    pairs: dict[str, Verdict] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -74,7 +76,11 @@ def bounds(lines: Sequence[Line], compared: Compared) -> list[str]:
     missed = [
         f"{line.title}, {kind}: {verdict.why}"
         for line in lines
-        for kind, verdict in (*line.verdicts.items(), *line.as_text.items())
+        for kind, verdict in (
+            *line.verdicts.items(),
+            *line.as_text.items(),
+            *((f"pair of {kind}", verdict) for kind, verdict in line.pairs.items()),
+        )
         if verdict.outcome == "wrong"
     ]
     missed += [f"{name}: labels differ from the markers, wrongly"
@@ -142,6 +148,14 @@ def _head(lines: Sequence[Line]) -> Iterator[str]:
     yield f"* {len(taking)} templates write calls; {tools} of them refuse a kind of row with tools."
     others = [line for line in lines if not line.takes_tools]
     right = sum(all(one.outcome == "right" for one in line.as_text.values()) for line in others)
+    pairs = Counter(verdict.outcome for line in lines for verdict in line.pairs.values())
+    yield (
+        f"* {pairs.total()} preference pairs of {len(PAIRS)} kinds ({'; '.join(PAIRS.values())}): "
+        f"{pairs['right']} right, {pairs['lost']} in which something is dropped and named, "
+        f"{pairs['refused']} refused, {pairs['wrong']} wrong. Right: what serving asks with begins "
+        "both sides, no token that both begin with is compared, and all of the answers behind "
+        "these is, their stops included."
+    )
     yield (
         f"* {len(others)} write none: they lose or refuse such rows. {right} of these train all of "
         f"them with `call_format={CALL_FORMAT}`."

@@ -10,58 +10,16 @@ from pathlib import Path
 import pytest
 from families import sources
 from families.judge import IGNORED, Judge, Trained
+from families.made import Families
 from families.page import Line, bounds, letters
 from families.planted import KINDS, Row, planted
 from families.serving import Serving
-from families.sources import Source
 from families.typed import typeable, typed_faults
-from families.verdicts import Family, Verdict, found, judge, marks
+from families.verdicts import Verdict, found, judge, marks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-# Mistral's: the system prompt stands in the last question, if a row ends with one.
-MISTRAL = """{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}
-{%- set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif -%}
-{{ bos_token }}
-{%- for m in rest %}
-    {%- if m.role == 'user' %}
-        {%- if loop.last and system is defined %}{{ '[INST] ' + system + '\n\n' + m.content + '[/INST]' }}
-        {%- else %}{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}
-    {%- elif m.role == 'assistant' %}{{ ' ' + m.content|trim + eos_token }}
-    {%- else %}{{ raise_exception('Only user and assistant roles are supported') }}{% endif %}
-{%- endfor %}"""  # noqa: E501
-
-
-# Alpaca's: words that are no special tokens stand before an answer.
-ALPACA = """{%- for m in messages %}
-    {%- if m.role == 'assistant' %}{{ m.content + eos_token }}
-    {%- else %}{{ '### Instruction:\n' + m.content + '\n\n' }}{% endif %}
-    {%- if m.role == 'user' and (add_generation_prompt or not loop.last) %}
-        {{- '### Response:\n' }}
-    {%- endif %}
-{%- endfor %}"""
 EXAMPLES = settings.get_current_profile_name() == "deep" and 2_000 or 15
-OWN = {"mistral": MISTRAL, "alpaca": ALPACA}
-
-
-class Families:
-    """The families of a test run, each made once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.made: dict[str, Family] = {}
-
-    def __call__(self, name: str) -> Family:
-        if name not in self.made:
-            path = sources.trl_folder() / f"{name}.jinja"
-            text = OWN.get(name) or path.read_text(encoding="utf-8")
-            self.made[name] = Family(self.folder / name, Source("trl", name, text))
-        return self.made[name]
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Families:
-    return Families(tmp_path_factory.mktemp("families"))
 
 
 @pytest.mark.parametrize(
@@ -244,6 +202,8 @@ def test_what_is_wrong_or_refused_too_often_is_missed(family: Families) -> None:
     refused = replace(line, verdicts={**line.verdicts, "call": Verdict("refused", "why")})
     no_chat = replace(line, verdicts={**line.verdicts, "plain": Verdict("refused", "why")})
     assert bounds([line, wrong], {}) == ["trl/qwen3, turns: why"]
+    uncompared = replace(line, pairs={"texts": Verdict("wrong", "why")})
+    assert bounds([uncompared], {}) == ["trl/qwen3, pair of texts: why"]
     assert bounds([line, refused], {}) == ["1 of 2 templates refuse rows with tools"]
     assert bounds([line, no_chat], {}) == [
         "trl/qwen3 refuses plain chat", "1 of 2 templates refuse plain chat",

@@ -369,6 +369,7 @@ def test_a_label_marks_the_last_answer_alone(home: Path, tiny_at_home: None) -> 
     seen = gateway.preview({**turns(*chat), "label": False}, model=TINY)
     assert said(seen) == "two<|im_end|>"
     assert "The answer is labelled bad; training makes it less likely." in seen.notes
+    assert [one.name for one in seen.sequences] == ["labelled bad"]
 
 
 def test_texts_are_shown_without_a_chat_template(

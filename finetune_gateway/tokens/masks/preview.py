@@ -175,6 +175,8 @@ class PreviewRenderer(ABC):
             label, effect = ("good", "more") if sent["label"] else ("bad", "less")
             note = f"The answer is labelled {label}; training makes it {effect} likely."
             preview.notes.append(note)
+            for sequence in preview.sequences:
+                sequence.name = f"labelled {label}"
         return preview
 
     def _chat(self, messages: Conversation, row: Json, preview: Preview) -> None:
