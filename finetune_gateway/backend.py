@@ -170,7 +170,7 @@ class HandleData(Model):
     model_config = ConfigDict(extra="forbid", defer_build=True, protected_namespaces=())
 
     handle_version: Literal[1] = 1
-    kind: Literal["hosted", "adapter", "merged"]
+    kind: Literal["hosted", "adapter", "merged", "reward"]
     model: str  # hosted model id, or absolute folder
     base_model: str
     base_revision: str | None = None

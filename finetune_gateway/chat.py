@@ -112,6 +112,16 @@ class TellsLosses(Protocol):
         ...
 
 
+@runtime_checkable
+class GivesScores(Protocol):
+    """A reward model: it scores answers."""
+
+    def scores(self, conversations: Sequence[Conversation]) -> list[float | GatewayError]:
+        """Return the score of the last answer of each conversation, or the error why there is
+        none."""
+        ...
+
+
 def chat_many(
     model: ChatModel, conversations: Sequence[Conversation], **sampling: Any
 ) -> list[ChatReply | GatewayError]:

@@ -131,7 +131,7 @@ class Result(Model):
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
-    kind: Literal["hosted", "adapter", "merged"]
+    kind: Literal["hosted", "adapter", "merged", "reward"]  # reward: gives scores, no answers
     model: str  # hosted model id, or absolute folder
     base_revision: str | None = None
     base_sha256: str | None = None  # of the weights of a base in a folder

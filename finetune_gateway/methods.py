@@ -83,7 +83,12 @@ METHODS = {
         options=frozenset({"loss_type", "beta", "desirable_weight", "undesirable_weight"}),
     ),
     "pretrain": TrainingMethod(("text",), options=frozenset({"packing"})),
-    "reward": TrainingMethod(("preference",), sequences=2, engines=("trl",)),
+    "reward": TrainingMethod(
+        ("preference",),
+        sequences=2,
+        trainer="finetune_gateway.backends.local.methods.reward",
+        engines=("trl",),
+    ),
     "reinforcement": TrainingMethod(("chat",)),
 }
 # Losses of dpo that have label_smoothing; exo_pair takes its logarithm.

@@ -53,7 +53,7 @@ SDKS = ("openai", "huggingface_hub", "httpx", "httpx2", "ray")
 TRAINING = {
     f"backends.local.{name}"
     for name in (
-        *("methods.sft", "methods.kto", "reference"),
+        *("methods.sft", "methods.kto", "methods.reward", "reference", "rewards"),
         *("loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
         *("progress", "saving", "calibrate", "encoding"),

@@ -18,6 +18,7 @@ from finetune_gateway.cli.conversation import (
 )
 from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, Quiet, build_backend
 from finetune_gateway.cli.progress import working
+from finetune_gateway.cli.scores import print_scores
 from finetune_gateway.errors import JobNotFinished, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
@@ -83,12 +84,16 @@ def chat(
     leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands. What is typed
     after a call is its result. --quiet prints answers alone, without a prompt and reasoning.
 
+    A reward model scores: PROMPT, or the text from a pipe, is rows of data, one a line, and
+    so is the output, a score each; for a preference pair two, that of the preferred answer first.
+
     Examples:
       ftg chat latest "Where is my parcel?"
       ftg chat builtin/tiny "Hello" --max-tokens 20
       ftg chat latest -s "You are brief." --json "Hello"
       ftg chat latest@200 "Where is my parcel?"
       ftg chat ./my-model
+      ftg chat latest < held_out.jsonl
       ftg chat my-model --base-url http://127.0.0.1:8000/v1
     """
     sampling = {
@@ -106,7 +111,9 @@ def chat(
     handle = _open(model, named, host, quiet=quiet)
     handle.require_deployed()
     handle.connect(allow_changed_base=allow_changed_base)
-    if prompt is None:
+    if handle.kind == "reward":
+        _score(handle, prompt, system, sampling, as_json=json)
+    elif prompt is None:
         print_message(_title(model, handle), quiet=quiet)
         Conversation(handle, system, sampling, quiet=quiet).run()
     elif json:
@@ -122,6 +129,26 @@ def chat(
         if reply.text or not reply.tool_calls:
             print(reply.text, flush=True)
         print_beside(reply, quiet=quiet)
+
+
+def _score(
+    handle: ModelHandle,
+    rows: str | None,
+    system: str | None,
+    sampling: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Print what a reward model says of rows of data."""
+    if rows is None:
+        handle.require_answers()
+    elif sampling:
+        raise SpecError(
+            f"{' and '.join(sampling)} shape an answer, and this is a reward model: it scores.",
+            hint="Leave them out.",
+        )
+    else:
+        print_scores(handle, rows, system=system, as_json=as_json)
 
 
 def _open(model: str, named: str | None, host: dict[str, Any], *, quiet: bool) -> ModelHandle:

@@ -132,7 +132,9 @@ class Places:
         )
 
     def of_handle(self, name: str, handle: ModelHandle, **more: Any) -> EvaluatedModel:
-        """Return the model of a handle, by the backend that made it."""
+        """Return the model of a handle, by the backend that made it. Raises UnsupportedError for a
+        reward model."""
+        handle.require_answers()
         backend = self.restored(handle.backend, handle.backend_options)
         job = more.pop("job", None) or self._job(handle.job_id)
         more |= {"handle": handle, "job": job, "step": handle.step}

@@ -15,7 +15,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, ChatModel, ChatReply, ChatStream, HandleData
-from finetune_gateway.chat import Conversation, TellsLosses, chat_many, parts_of
+from finetune_gateway.chat import Conversation, GivesScores, TellsLosses, chat_many, parts_of
 from finetune_gateway.errors import (
     GatewayError,
     NotFoundError,
@@ -49,7 +49,7 @@ class ModelHandle(Shown, HandleData):
         model refuses others with SpecError; to a host all are sent.
         """
         started = time.perf_counter()
-        reply = self._open().chat(self.as_messages(messages, system), **sampling)
+        reply = self._answering().chat(self.as_messages(messages, system), **sampling)
         return reply.model_copy(update={"seconds": time.perf_counter() - started})
 
     def stream(
@@ -57,7 +57,7 @@ class ModelHandle(Shown, HandleData):
     ) -> ChatStream:
         """Return the answer as an iterator over pieces of its text; arguments as for ``chat``. Its
         ``reply`` is the whole answer once they have ended."""
-        return ChatStream(self._open().stream(self.as_messages(messages, system), **sampling))
+        return ChatStream(self._answering().stream(self.as_messages(messages, system), **sampling))
 
     def chat_many(
         self, conversations: Sequence[Conversation], *, system: str | None = None, **sampling: Any
@@ -72,7 +72,7 @@ class ModelHandle(Shown, HandleData):
         framed = [
             {**one, "messages": self.as_messages(parts_of(one)[0], system)} for one in conversations
         ]
-        return chat_many(self._open(), framed, **sampling)
+        return chat_many(self._answering(), framed, **sampling)
 
     def reference_loss(
         self,
@@ -96,7 +96,7 @@ class ModelHandle(Shown, HandleData):
     def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
         """Return ``reference_loss`` of each row, ``{"messages", "reference", "tools"}``, or the
         error why it has none."""
-        model = self._open()
+        model = self._answering()
         if not isinstance(model, TellsLosses):
             raise UnsupportedError(
                 f"{self.model} does not tell how likely it finds a given answer.",
@@ -105,6 +105,55 @@ class ModelHandle(Shown, HandleData):
                 option="reference_loss",
             )
         return model.reference_losses(rows)
+
+    def score(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        *,
+        system: str | None = None,
+    ) -> float:
+        """Return the score that a reward model gives to the last answer of a conversation: higher
+        is better, and only differences between answers to one prompt say something.
+
+        Raises UnsupportedError for a model that answers, SpecError for a conversation that does not
+        end in an answer, or is too long.
+        """
+        [found] = self.score_many([{"messages": messages, "tools": tools}], system=system)
+        if isinstance(found, GatewayError):
+            raise found
+        return found
+
+    def score_many(
+        self, conversations: Sequence[Conversation], *, system: str | None = None
+    ) -> list[float | GatewayError]:
+        """Return ``score`` of each conversation, ``{"messages": [...], "tools": [...]}``, or the
+        error why it has none."""
+        model = self._open()
+        if self.kind != "reward" or not isinstance(model, GivesScores):
+            raise UnsupportedError(
+                f"{visible(self.model)} is no reward model: it gives answers, and no scores.",
+                hint="Train one on preference pairs: method='reward'.",
+                backend=self.backend,
+                option="score",
+            )
+        return model.scores(
+            [
+                {**one, "messages": self.as_messages(parts_of(one)[0], system)}
+                for one in conversations
+            ]
+        )
+
+    def require_answers(self) -> None:
+        """Raise UnsupportedError for a reward model: it gives scores, and no answers."""
+        if self.kind == "reward":
+            name = visible(self.job_id or self.model)
+            raise UnsupportedError(
+                f"{name} is a reward model: it scores answers, and gives none.",
+                hint=f"To score: handle.score(messages), or ftg chat {name} < FILE.jsonl",
+                backend=self.backend,
+                option="chat",
+            )
 
     def as_messages(
         self, messages: str | list[dict[str, Any]], system: str | None = None
@@ -134,7 +183,7 @@ class ModelHandle(Shown, HandleData):
         ``allow_changed_base``: let an adapter answer although the weights of its base, in a folder
         of this machine, are no longer those that it was trained on. By default it does not.
         """
-        if allow_changed_base and self.kind != "adapter":
+        if allow_changed_base and self.kind not in ("adapter", "reward"):
             raise SpecError(
                 "Only an adapter on this machine has a base that may have changed.",
                 hint="Leave --allow-changed-base (allow_changed_base) out.",
@@ -155,6 +204,10 @@ class ModelHandle(Shown, HandleData):
                 f"Succeeded, not deployed: {model} answers only through a deployment.",
                 hint=f"To deploy it: {ours}{deploy} Then run: ftg chat {job} --model DEPLOYMENT",
             )
+
+    def _answering(self) -> ChatModel:
+        self.require_answers()
+        return self._open()
 
     def _open(self) -> ChatModel:
         self.require_deployed()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.plain_models import logits
-from support.training import a_run, train_run
+from support.training import (
+    a_run,
+    losses_of,
+    metrics_of,
+    train_in_two,
+    train_run,
+    trained_weights,
+)
 
 from finetune_gateway import SpecError
 from finetune_gateway.backends.local import finishing
-from finetune_gateway.backends.local.run import Cancelled, Run
+from finetune_gateway.backends.local.run import Run
 from finetune_gateway.methods import require
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
@@ -63,36 +67,15 @@ def kto_run(
     return a_run(home, spec, rows, validation=HELD_OUT)
 
 
-def metrics(run: Run) -> list[dict[str, Any]]:
-    return [event["data"] for event in events(run) if event["type"] == "metrics"]
-
-
-def losses(run: Run) -> list[float]:
-    return [one["train_loss"] for one in metrics(run) if "train_loss" in one]
-
-
-def events(run: Run) -> list[dict[str, Any]]:
-    lines = (run.folder / "events.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def weights(run: Run) -> dict[str, Any]:
-    """The trained tensors by name."""
-    from safetensors.torch import load_file
-
-    [path] = run.model.glob("*.safetensors")
-    return dict(load_file(path))
-
-
 def test_kto_from_rows_to_a_model_that_answers(home: Path, tiny_folder: Path) -> None:
     """The loss falls from 0.5, where the model is its reference; good answers gain and bad ones
     lose; held-out rows are evaluated; plain PEFT loads what was saved, with the same logits."""
     import torch
 
     run = train_run(kto_run(home, tiny_folder, n_epochs=4))
-    found = metrics(run)
-    first, last = losses(run)[0], losses(run)[-1]
-    assert first == 0.5 and last < 0.4, losses(run)
+    found = metrics_of(run)
+    first, last = losses_of(run)[0], losses_of(run)[-1]
+    assert first == 0.5 and last < 0.4, losses_of(run)
     assert found[0]["train_kl"] == 0.0
     assert found[-2]["train_rewards/chosen"] > 0 > found[-2]["train_rewards/rejected"]
     valid = [one for one in found if "valid_loss" in one]
@@ -135,11 +118,11 @@ def test_the_micro_batch_changes_no_loss(home: Path, tiny_folder: Path) -> None:
         "gradient_accumulation_steps": 2,
         "desirable_weight": 1.3,
     }
-    whole = losses(train_run(kto_run(home, tiny_folder, **given)))
+    whole = losses_of(train_run(kto_run(home, tiny_folder, **given)))
     assert len(whole) == 2 and whole[0] > 0.5  # good answers count more
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kto, "MICRO_BATCH", 4)
-        together = losses(train_run(kto_run(home, tiny_folder, **given)))
+        together = losses_of(train_run(kto_run(home, tiny_folder, **given)))
     assert together == pytest.approx(whole, rel=1e-5)
 
 
@@ -192,7 +175,7 @@ def test_both_engines_take_the_same_steps(
         train_run(kto_run(home, tiny_folder, kind, loss_type=loss, engine=engine))
         for engine in ("fast", "trl")
     ]
-    ours, trl = map(losses, runs)
+    ours, trl = map(losses_of, runs)
     assert len(ours) == len(trl) == 8
     assert ours == pytest.approx(trl, rel=2e-4 if kind != "qlora" else 2e-2)
 
@@ -260,7 +243,7 @@ def test_trl_is_bare_trl(home: Path, tiny_folder: Path, kind: str, tmp_path: Pat
     )
     bare.train()
     logged = [entry for entry in bare.state.log_history if "loss" in entry]
-    ours = [one for one in metrics(run) if "train_loss" in one]
+    ours = [one for one in metrics_of(run) if "train_loss" in one]
     assert [one["train_loss"] for one in ours] == [entry["loss"] for entry in logged]
     assert [one["grad_norm"] for one in ours] == [entry["grad_norm"] for entry in logged]
     assert config.beta == kto.BETA
@@ -281,31 +264,9 @@ def test_a_run_that_was_stopped_comes_to_the_same_model(
     home: Path, tiny_folder: Path, kind: str
 ) -> None:
     """Bit for bit; with a base in 4 bits within 1e-3."""
-    import torch
-
     whole = train_run(kto_run(home, tiny_folder, kind))
-    stopped = kto_run(home, tiny_folder, kind)
-    stop_after(stopped, "Saved checkpoint-4")
-    with pytest.raises(Cancelled):
-        train_run(stopped)
-    stopped.stop.clear()
-    train_run(stopped)
-    assert any("Continuing from" in event["message"] for event in events(stopped))
-    one, other = weights(whole), weights(stopped)
+    stopped = train_in_two(kto_run(home, tiny_folder, kind), "Saved checkpoint-4")
+    one, other = trained_weights(whole), trained_weights(stopped)
     assert one.keys() == other.keys()
     worst = max(float((one[name] - other[name]).abs().max()) for name in one)
     assert worst == 0.0 if kind != "qlora" else worst < 1e-3
-    assert all(torch.isfinite(tensor).all() for tensor in other.values())
-    assert math.isfinite(losses(stopped)[-1])
-
-
-def stop_after(run: Run, words: str) -> None:
-    """Ask the run to stop once it has said these words."""
-
-    def wait() -> None:
-        path = run.folder / "events.jsonl"
-        while not (path.exists() and words in path.read_text("utf-8")):
-            threading.Event().wait(0.01)
-        run.stop.set()
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.run import Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
 from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -49,3 +52,46 @@ def train_run(run: Run) -> Run:
     fourbit.import_quietly()  # else peft would import it, and print
     load_trainer(run.spec.method).train_and_save(run)
     return run
+
+
+def events_of(run: Run) -> list[dict[str, Any]]:
+    """What a run has said so far."""
+    path = run.folder / "events.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def metrics_of(run: Run) -> list[dict[str, Any]]:
+    """The figures of its steps, and those of its evaluations."""
+    return [event["data"] for event in events_of(run) if event["type"] == "metrics"]
+
+
+def losses_of(run: Run) -> list[float]:
+    """The training loss of each step that was logged."""
+    return [one["train_loss"] for one in metrics_of(run) if "train_loss" in one]
+
+
+def trained_weights(run: Run) -> dict[str, Any]:
+    """The tensors of its result, by name."""
+    from safetensors.torch import load_file
+
+    [path] = run.model.glob("*.safetensors")
+    return dict(load_file(path))
+
+
+def train_in_two(run: Run, after: str) -> Run:
+    """Train a run that is asked to stop once it has said these words, and then goes on."""
+    threading.Thread(target=_stop, args=(run, after), daemon=True).start()
+    with pytest.raises(Cancelled):
+        train_run(run)
+    run.stop.clear()
+    train_run(run)
+    assert any("Continuing from" in event["message"] for event in events_of(run))
+    return run
+
+
+def _stop(run: Run, after: str) -> None:
+    path = run.folder / "events.jsonl"
+    while not (path.exists() and after in path.read_text("utf-8")):
+        time.sleep(0.01)
+    run.stop.set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
 from finetune_gateway.backends.local.weights import MAX_CONFIG, read_json
@@ -18,6 +18,7 @@ from finetune_gateway.errors import GatewayError, NotFoundError
 from finetune_gateway.events import Checkpoint, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files
+from finetune_gateway.spec import TrainingSpec
 
 GENERATION_CONFIG = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -55,6 +56,13 @@ def step_of(path: Path) -> str:
     return path.name.rpartition("-")[2]
 
 
+def kind_of(spec: TrainingSpec) -> Literal["adapter", "merged", "reward"]:
+    """Return what a run of this spec makes."""
+    if spec.method == "reward":
+        return "reward"
+    return "merged" if spec.training_type == "full" else "adapter"
+
+
 def result_of(run: Path, folder: Path) -> Result:
     """Return a checkpoint as a result of its run, whose folder is ``run``. Raises NotFoundError for
     one that is gone, GatewayError if the run does not say any more what its base was."""
@@ -77,7 +85,7 @@ def result_of(run: Path, folder: Path) -> Result:
     _add_stops(folder, run / "model")
     template = folder / CHAT_TEMPLATE
     return Result(
-        kind="merged" if spec.training_type == "full" else "adapter",
+        kind=kind_of(spec),
         model=str(folder),
         base_revision=base.get("revision"),
         base_sha256=base.get("sha256"),

@@ -12,10 +12,8 @@ from transformers import PreTrainedModel
 
 from finetune_gateway.backends.local.loading import not_for_text
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.step_plan import StepPlan
+from finetune_gateway.backends.local.step_plan import StepPlan, seed_of
 from finetune_gateway.spec import TrainingSpec
-
-SEED = 42
 
 
 def training_arguments(
@@ -62,16 +60,12 @@ def training_arguments(
     }
 
 
-def seed_of(spec: TrainingSpec) -> int:
-    return SEED if spec.seed is None else spec.seed
-
-
-def lora_config(
-    spec: TrainingSpec, model: PreTrainedModel, task: TaskType = TaskType.CAUSAL_LM
-) -> LoraConfig | None:
-    """Return the adapter that a spec wants on this model; None for full fine-tuning."""
+def lora_config(spec: TrainingSpec, model: PreTrainedModel) -> LoraConfig | None:
+    """Return the adapter that a spec wants on this model; None for full fine-tuning. The head of a
+    reward model is new, and trained whole."""
     if spec.training_type == "full":
         return None
+    scores = spec.method == "reward"
     targets = spec.target_modules
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     return LoraConfig(
@@ -82,10 +76,10 @@ def lora_config(
         exclude_modules=not_for_text(model),
         use_dora=spec.use_dora,
         use_rslora=spec.use_rslora,
-        modules_to_save=list(spec.modules_to_save) or None,
+        modules_to_save=[*spec.modules_to_save, *(["score"] if scores else [])] or None,
         # A head that shares the embedding's weight goes on sharing it.
         ensure_weight_tying=bool(spec.modules_to_save) and tied,
-        task_type=task,
+        task_type=TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM,
     )
 
 

@@ -30,7 +30,7 @@ def content_of(handle: HandleData, settings: Settings) -> str:
         raise NotFoundError(f"The model folder {folder} is gone.", hint="See: ftg list")
     known = [models.content_hash(folder, settings)] if _is_whole(folder) else _hashes(folder)
     small = [_read(folder / name) for name in SMALL_FILES]
-    base = [handle.base_revision, handle.base_sha256] if handle.kind == "adapter" else []
+    base = [handle.base_revision, handle.base_sha256] if (folder / ADAPTER).is_file() else []
     how = [handle.kind, handle.base_quantization, handle.chat_template_kwargs]
     text = json.dumps([known, small, _adapter(folder), base, how], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -12,6 +12,7 @@ from finetune_gateway.backends.local import checkpoints, models
 from finetune_gateway.backends.local.inference import answer_warning, first_answer
 from finetune_gateway.backends.local.loading import Base, newest_checkpoint
 from finetune_gateway.backends.local.progress import Progress, metrics_at
+from finetune_gateway.backends.local.rewards import first_scores
 from finetune_gateway.backends.local.run import Cancelled, Run
 from finetune_gateway.backends.local.saving import keep_stops, manifest_of, save_whole
 from finetune_gateway.backends.local.start import REFERENCE
@@ -71,7 +72,7 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
 
     manifest = {
         "job_id": run.id,
-        "kind": "merged" if full else "adapter",
+        "kind": checkpoints.kind_of(run.spec),
         "base_model": run.spec.model,
         "base_revision": base.revision,
         "base_sha256": base.sha256,
@@ -88,7 +89,8 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
 
 
 def result_of(run: Run) -> tuple[Result, int | None]:
-    """Return the saved model as a result, once it has answered a chat through its template."""
+    """Return the saved model as a result, once it has answered a chat through its template; a
+    reward model once it has scored a pair."""
     manifest = manifest_of(run.model)
     if manifest is None:
         raise GatewayError(f"There is no model in {run.model}.")
@@ -105,6 +107,10 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         metrics=manifest["metrics"],
         warnings=manifest.get("warnings", []),
     )
+    if result.kind == "reward":
+        said = first_scores(run, result)
+        run.event(f"The model scores the first pair: {said}.")
+        return result.model_copy(update={"first_answer": said}), manifest["trained_tokens"]
     reply = first_answer(run, result)
     run.event(f"The model answers: {reply.said[:200]!r}")
     doubts = answer_warning(reply)

@@ -18,14 +18,19 @@ from typing import Any
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    set_seed,
 )
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.utils import logging
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import Mxfp4Config
 
@@ -33,6 +38,7 @@ from finetune_gateway.backends.local import bases, checkpoints, fourbit, models
 from finetune_gateway.backends.local.precision import weights_dtype
 from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.step_plan import seed_of
 from finetune_gateway.backends.local.weights import listed
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
@@ -40,6 +46,7 @@ from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 # Below this size a second thread costs more than it gains: 204 LoRA steps of a 2M model took 26 s
 # with one thread, and 153 s with two on a busy machine.
 SMALL_MODEL = 20_000_000  # parameters
+HEAD = "score.weight"  # of a reward model
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +85,12 @@ def load_base(run: Run) -> Base:
     tokenizer = load_tokenizer(folder, template)
     # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
     quantization = fourbit.NF4 if spec.training_type == "qlora" else None
-    model = load_model(folder, quantization, kind=spec.training_type or "lora")
+    kind = spec.training_type or "lora"
+    if spec.method == "reward":
+        set_seed(seed_of(spec))  # a new head is drawn by lot
+        model = load_scoring_model(folder, quantization, kind=kind)
+    else:
+        model = load_model(folder, quantization, kind=kind)
     return Base(folder, revision, sha256, quantization, template, tokenizer, model)
 
 
@@ -93,13 +105,52 @@ def load_model(
     are read. Raises MissingDependency without bitsandbytes, and GatewayError if the weights are not
     those of this model: what is missing would be drawn by lot.
     """
+    model, info = _load(auto_class(folder), folder, quantization, kind)
+    require_all_weights(folder, info)
+    return model
+
+
+def load_scoring_model(
+    folder: Path, quantization: str | None = None, *, kind: str = "lora", new_head: bool = True
+) -> PreTrainedModel:
+    """Return a model that gives one score, in place of a token's probability, for what it reads; as
+    ``load_model`` in all else. ``new_head``: if the folder has none, it is drawn by lot.
+
+    Raises GatewayError if transformers has no such model of this family.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    family = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if family is None or not issubclass(family, GenericForSequenceClassification):
+        raise GatewayError(
+            f"transformers has no reward model of the family {config.model_type}.",
+            hint="Choose a base of another family, such as Qwen3 or Llama.",
+        )
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is no matter to warn of
+    try:
+        model, info = _load(
+            AutoModelForSequenceClassification, folder, quantization, kind, num_labels=1
+        )
+    finally:
+        logging.set_verbosity(told)
+    expected = {HEAD} if new_head else set()
+    missing = info["missing_keys"] - expected
+    left_over = {one for one in info["unexpected_keys"] if not one.startswith("lm_head.")}
+    require_all_weights(folder, info | {"missing_keys": missing, "unexpected_keys": left_over})
+    return model
+
+
+def _load(
+    loader: Any, folder: Path, quantization: str | None, kind: str, **more: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return a model in its dtype, and which weights were missing or left over."""
     disable_progress_bar()  # it would overwrite the caller's screen
     on_gpu = torch.cuda.is_available()
     bf16 = on_gpu and torch.cuda.is_bf16_supported()
     dtype = weights_dtype(kind, on_gpu=on_gpu, bf16=bf16)
     config = models.config_of(folder)
     stays_quantised = stored_method(config) in LOADED_BY
-    loaded: Any = auto_class(folder).from_pretrained(
+    model, info = loader.from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
@@ -108,18 +159,17 @@ def load_model(
         device_map={"": 0} if on_gpu and stays_quantised else None,
         quantization_config=four_bits(dtype) if quantization else full_precision(config),
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are named below
+        ignore_mismatched_sizes=True,  # the caller names them
+        **more,
     )
-    model: PreTrainedModel = loaded[0]
-    require_all_weights(folder, loaded[1])
     if model.num_parameters() < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     if quantization or stays_quantised:
         keep_differentiable(model)
         unmap_weights(model)
         free_memory()
-        return model  # already on the GPU, if there is one
-    return model.cuda() if on_gpu else model  # type: ignore[call-arg]  # a decorator hides self
+        return model, info  # already on the GPU, if there is one
+    return model.cuda() if on_gpu else model, info
 
 
 def auto_class(folder: Path) -> Any:

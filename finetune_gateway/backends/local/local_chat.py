@@ -13,8 +13,9 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.settings.home import Settings
 
 if TYPE_CHECKING:
-    # The type checker alone: it brings torch.
+    # The type checker alone: they bring torch.
     from finetune_gateway.backends.local.inference import LocalModel
+    from finetune_gateway.backends.local.rewards import RewardModel
 
 
 class LocalChat:
@@ -33,6 +34,15 @@ class LocalChat:
 
         return LocalModel.load(self.handle, self.settings)
 
+    @cached_property
+    def _reward_model(self) -> RewardModel:
+        if self.handle.base_quantization or fourbit.installed():
+            fourbit.import_quietly()
+        # Imported here, as above.
+        from finetune_gateway.backends.local.rewards import RewardModel
+
+        return RewardModel.load(self.handle, self.settings)
+
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
         return self._model.chat(messages, **sampling)
 
@@ -46,3 +56,6 @@ class LocalChat:
 
     def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
         return self._model.reference_losses(rows)
+
+    def scores(self, conversations: Sequence[Conversation]) -> list[float | GatewayError]:
+        return self._reward_model.scores(conversations)

@@ -19,12 +19,9 @@ import torch
 from peft import PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel, set_seed
 
-from finetune_gateway.backends.local.configuration import (
-    lora_config,
-    seed_of,
-    train_in_float32,
-)
+from finetune_gateway.backends.local.configuration import lora_config, train_in_float32
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.step_plan import seed_of
 from finetune_gateway.errors import GatewayError
 
 DEFAULT, REFERENCE = "default", "ref"  # PEFT's and TRL's names of the two adapters

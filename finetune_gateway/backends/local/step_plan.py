@@ -12,6 +12,7 @@ from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 
 LOGGED_POINTS = 500  # loss points per job, at most
+SEED = 42
 SAVES = 10  # checkpoints per job; the last two and the best are kept
 
 
@@ -31,6 +32,10 @@ class StepPlan:
     @property
     def batch(self) -> int:
         return self.micro_batch * self.accumulation
+
+
+def seed_of(spec: TrainingSpec) -> int:
+    return SEED if spec.seed is None else spec.seed
 
 
 def engine_of(spec: TrainingSpec) -> str:

@@ -16,7 +16,17 @@ from datasets import Dataset as HFDataset
 from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.start import REFERENCE
@@ -24,6 +34,9 @@ from finetune_gateway.backends.local.trainer import Row, WatchedTrainer
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED
+
+SIDES = ("chosen", "rejected")
+COMPARED = "compared_tokens"
 
 
 class TrlSFTTrainer(WatchedTrainer, SFTTrainer):
@@ -211,15 +224,71 @@ class PairCollator:
     pad_token_id: int
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        sides = ("chosen", "rejected")
-        ids = [torch.tensor(row[f"{side}_ids"]) for side in sides for row in rows]
-        labels = [torch.tensor(row[f"{side}_labels"]) for side in sides for row in rows]
+        ids = [torch.tensor(row[f"{side}_ids"]) for side in SIDES for row in rows]
+        labels = [torch.tensor(row[f"{side}_labels"]) for side in SIDES for row in rows]
         masks = [(one != IGNORED).long() for one in labels]
         return {
             "input_ids": pad_sequence(ids, True, self.pad_token_id),
             "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], True),
             "completion_mask": pad_sequence(masks, True),
         }
+
+
+@dataclass
+class RewardCollator(DataCollatorForPreference):
+    """TRL's collator, which counts what is compared."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().torch_call(examples)
+        labels = [one[f"{side}_labels"] for one in examples for side in SIDES]
+        compared = sum(label != IGNORED for some in labels for label in some)
+        return {**batch, COMPARED: torch.tensor(compared)}
+
+
+class TrlRewardTrainer(WatchedTrainer, RewardTrainer):
+    """TRL's RewardTrainer, which counts the tokens that are compared."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [f"{side}_{part}" for side in SIDES for part in ("ids", "labels")]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        tokens = inputs[COMPARED]
+        loss: torch.Tensor = super().training_step(model, inputs, *rest)
+        self.progress.add_batch(tokens, loss)
+        return loss
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        known = {name: value for name, value in inputs.items() if name != COMPARED}
+        return super().compute_loss(model, known, *rest, **named)
+
+
+def reward_trainer(
+    spec: TrainingSpec,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: dict[str, Any],
+    train: HFDataset,
+    held_out: HFDataset | None,
+    progress: Progress,
+) -> TrlRewardTrainer:
+    """Return TRL's RewardTrainer on pairs; ``model``: with one score in place of logits;
+    ``tokenizer``: with the token that pads."""
+    config = RewardConfig(
+        **arguments,
+        max_length=None,  # we cut the answers, and count them
+        disable_dropout=not spec.lora_dropout,
+    )
+    trainer = TrlRewardTrainer(
+        model=model,
+        args=config,
+        data_collator=RewardCollator(pad_token_id=tokenizer.pad_token_id),
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=[progress],
+    )
+    trainer.progress = progress
+    return trainer
 
 
 def require_all_rows(trainer: WatchedTrainer, rows: HFDataset) -> None:
