@@ -67,15 +67,19 @@ def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, flo
     return {name: float(value.sum()) for name, value in found.items()}
 
 
-def engine_for(run: Run, scorer: Scorer, model: Any, rows: HFDataset) -> str:
+def engine_for(
+    run: Run, scorer: Scorer, model: Any, rows: HFDataset, prefix: str = "chosen_"
+) -> str:
     """Return whose training step a run takes: ours, unless TRL's is asked for or this model cannot
-    be scored by ours, which is then told. Raises GatewayError if ours was asked for."""
+    be scored by ours, which is then told. ``prefix``: of the columns of ids and labels.
+
+    Raises GatewayError if ours was asked for."""
     engine = engine_of(run.spec)
     if engine != "fast":
         return engine
-    lengths = [len(ids) for ids in rows["chosen_ids"]]
-    row = rows[lengths.index(min(lengths))]
-    reason = scorer.refusal(model, [(row["chosen_ids"], row["chosen_labels"])])
+    ids = rows["input_ids" if not prefix else f"{prefix}ids"]
+    shortest = min(range(len(ids)), key=lambda at: len(ids[at]))
+    reason = scorer.refusal(model, [(ids[shortest], rows[f"{prefix}labels"][shortest])])
     if not reason:
         return engine
     if run.spec.engine == "fast":

@@ -22,15 +22,20 @@ from datasets import Dataset as HFDataset
 from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import finishing
-from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
+from finetune_gateway.backends.local.configuration import (
+    train_in_float32,
+    training_arguments,
+    without_dropout,
+)
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.pairs import engine_for
 from finetune_gateway.backends.local.reference import score_reference
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import engine_of, plan_steps
+from finetune_gateway.backends.local.step_plan import plan_steps
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, MicroBatch, Row
 from finetune_gateway.errors import DataError
 from finetune_gateway.estimation.batch_plan import batch_rows
@@ -41,7 +46,7 @@ from finetune_gateway.tokens.chat_template import IGNORED
 # TRL's KTOConfig for all weights; LoRA needs 10x the rate of full (TRL, peft_integration.md).
 LEARNING_RATE = {"lora": 1e-5, "qlora": 1e-5, "full": 1e-6}
 BETA = 0.1  # the paper's
-MICRO_BATCH = 1  # rows; nothing is padded, and the loss is the same
+MICRO_BATCH = 1  # rows
 # Good answers against bad ones, counted by their weights (the paper, eq. 8).
 BALANCE = (1.0, 4 / 3)
 
@@ -62,6 +67,7 @@ def train_and_save(run: Run) -> None:
 
     # -- load: the base model, its chat template and tokenizer; the adapter on it
     base = load_base(run)
+    without_dropout(base.model)
     model = begin(run, base.model)
 
     # -- format: rows -> input_ids (n,), labels (n,), label, and the same of a mismatched answer
@@ -73,19 +79,24 @@ def train_and_save(run: Run) -> None:
     report_balance(run, train_rows.rows["label"])
 
     # -- configure: names as in Hugging Face's libraries
+    scorer = Scorer()
+    engine = engine_for(run, scorer, model, train_rows.rows, "")
+    # On a CPU nothing is padded so: that is faster, and the loss is the same.
+    alone = engine == "fast" and not torch.cuda.is_available()
     plan = plan_steps(
         spec,
         len(train_rows.rows),
         rows=len(train_rows.rows) + train_rows.dropped,
         held_out=len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0,
-        engine=engine_of(spec),
-        micro_batch=batch_rows(spec) if engine_of(spec) == "trl" else MICRO_BATCH,
+        engine=engine,
+        micro_batch=MICRO_BATCH if alone else batch_rows(spec),
     )
     arguments = training_arguments(
         run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
     )
     arguments["train_sampling_strategy"] = "sequential"
-    rows = train_rows.rows.shuffle(seed=arguments["data_seed"]).flatten_indices()
+    taken = range(min(len(train_rows.rows), plan.steps * plan.batch))  # max_steps may end before
+    rows = train_rows.rows.shuffle(seed=arguments["data_seed"]).select(taken).flatten_indices()
     valid = valid_rows.rows if valid_rows else None
     if has_kl(spec):
         # TRL rotates the answers within what passes through the model at once.
@@ -94,7 +105,8 @@ def train_and_save(run: Run) -> None:
         if valid is not None:
             together = plan.micro_batch if plan.engine == "trl" else len(valid)
             valid = with_mismatched(valid, together, max_length)
-    progress = finishing.progress_of(run, base)
+    neutral = neutral_loss(spec, train_rows.rows["label"])
+    progress = finishing.progress_of(run, base, neutral=neutral)
     trainer: Any
     if plan.engine == "trl":
         # Imported here: TRL takes eight seconds, and only its own engine needs it.
@@ -109,6 +121,7 @@ def train_and_save(run: Run) -> None:
     else:
         trainer = FastKTOTrainer(
             spec,
+            scorer,
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=rows,
@@ -119,7 +132,7 @@ def train_and_save(run: Run) -> None:
         sides = {"reference": ("input_ids", "labels")}
         if has_kl(spec):
             sides["mismatched_reference"] = ("mismatched_ids", "mismatched_labels")
-        score_reference(trainer, trainer.scorer, sides)
+        score_reference(trainer, scorer, sides)
 
     # -- train: from the newest complete checkpoint, if an earlier worker has left one
     finishing.train_to_the_end(run, trainer)
@@ -162,9 +175,9 @@ class FastKTOTrainer(FastTrainer):
     """Our engine: a row is a unit, and the KL term is that of the whole batch, whatever passes
     through the model at once."""
 
-    def __init__(self, spec: TrainingSpec, **given: Any) -> None:
+    def __init__(self, spec: TrainingSpec, scorer: Scorer, **given: Any) -> None:
         super().__init__(**given)
-        self.scorer = Scorer()
+        self.scorer = scorer
         self.has_kl = has_kl(spec)
         self.beta = spec.beta or BETA
         self.weights = (spec.undesirable_weight, spec.desirable_weight)  # by label
@@ -218,6 +231,12 @@ class FastKTOTrainer(FastTrainer):
             },
             counts={"rewards/chosen": int(good.sum()), "rewards/rejected": int((~good).sum())},
         )
+
+
+def neutral_loss(spec: TrainingSpec, labels: Sequence[bool]) -> float:
+    """Return what a model loses that is its reference: half the mean weight."""
+    good, bad = sum(labels), len(labels) - sum(labels)
+    return (spec.desirable_weight * good + spec.undesirable_weight * bad) / len(labels) / 2
 
 
 def report_balance(run: Run, labels: Sequence[bool]) -> None:

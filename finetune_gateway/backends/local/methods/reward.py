@@ -7,6 +7,7 @@ Its head gives one score r for a whole conversation, read at the last token. A p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -66,7 +67,7 @@ def train_and_save(run: Run) -> None:
     arguments = training_arguments(
         run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
     )
-    progress = finishing.progress_of(run, base)
+    progress = finishing.progress_of(run, base, neutral=math.log(2))
     # Imported here: TRL takes eight seconds.
     from finetune_gateway.backends.local import trl_trainers
 
