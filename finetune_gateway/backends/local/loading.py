@@ -119,8 +119,8 @@ def load_scoring_model(
     Raises GatewayError if transformers has no such model of this family.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    family = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
-    if family is None or not issubclass(family, GenericForSequenceClassification):
+    family: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if not isinstance(family, type) or not issubclass(family, GenericForSequenceClassification):
         raise GatewayError(
             f"transformers has no reward model of the family {config.model_type}.",
             hint="Choose a base of another family, such as Qwen3 or Llama.",

@@ -248,9 +248,6 @@ class RewardCollator(DataCollatorForPreference):
 class TrlRewardTrainer(WatchedTrainer, RewardTrainer):
     """TRL's RewardTrainer, which counts the tokens that are compared."""
 
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [f"{side}_{part}" for side in SIDES for part in ("ids", "labels")]
-
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         tokens = inputs[COMPARED]
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
@@ -274,7 +271,7 @@ def reward_trainer(
     """Return TRL's RewardTrainer on pairs; ``model``: with one score in place of logits;
     ``tokenizer``: with the token that pads."""
     config = RewardConfig(
-        **arguments,
+        **{**arguments, "remove_unused_columns": False},
         max_length=None,  # we cut the answers, and count them
         disable_dropout=not spec.lora_dropout,
     )
