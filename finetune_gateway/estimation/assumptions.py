@@ -19,6 +19,7 @@ from finetune_gateway.estimation.gpus import GIB, GPUS, NO_BFLOAT16
 from finetune_gateway.estimation.memory import Device, Setup
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats, cut_words
 
@@ -123,12 +124,18 @@ def evaluation_words(runs: int, tokens: TokenStats, validation: TokenStats | Non
 def _memory_words(spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> str:
     precision = _precision(setup)
     recomputed = ", activation checkpointing" if setup.checkpointing else ""
-    what = (
-        f"packs of {plan.longest} tokens without padding"
-        if spec.packing
-        else f"rows, padded to the longest ({plan.longest} tokens)"
-    )
-    return f"Memory: one step on {batch_rows(spec)} {what}; {precision}{recomputed}; AdamW; sdpa."
+    what = f"{batch_rows(spec)} {_units(spec, plan.longest)}"
+    return f"Memory: one step on {what}; {precision}{recomputed}; AdamW; sdpa."
+
+
+def _units(spec: TrainingSpec, longest: int) -> str:
+    """Return what a batch is made of."""
+    if spec.packing:
+        return f"packs of {longest} tokens without padding"
+    if spec.method == "pretrain":
+        return f"pieces of at most {longest} tokens"
+    unit = "pairs" if METHODS[spec.method].sequences > 1 else "rows"
+    return f"{unit}, padded to the longest ({longest} tokens)"
 
 
 def _precision(setup: Setup) -> str:

@@ -82,7 +82,8 @@ def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> s
         return inline
     raise SpecError(
         f"The model folder {folder} has no chat template.",
-        hint="Use the chat (instruct) version of the model, or --set chat_template=FILE.",
+        hint="Use the chat (instruct) version of the model, or --set chat_template=FILE. Texts "
+        "need none: --method pretrain.",
     )
 
 
