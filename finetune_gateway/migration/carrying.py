@@ -57,6 +57,8 @@ def _hyperparameter(
                 return Carried(name=name, value=value, note=NO_RATE)
             note = "the same name; that it scales the same rate there is not verified."
             return Carried(name=name, value=value, becomes=f"--set {name}={value}", note=note)
+        case "beta", int() | float() if name in limits.options:
+            return Carried(name=name, value=value, becomes=f"--set beta={value}")
     return Carried(name=name, value=value, note="no equal here.")
 
 

@@ -110,7 +110,8 @@ def test_only_what_was_chosen_is_sent(provider: Provider, backend: OpenAIBackend
     provider.world.files["file-1"] = {"content": json.dumps(ROW), "bytes": 1, "id": "file-1"}
     train = dataclasses.replace(stub, remote_id="file-1")
     backend.start("a", SPEC, train, None)
-    tuned = TrainingSpec(model=MODEL, method="dpo", n_epochs=1, learning_rate_multiplier="auto")
+    options: dict[str, Any] = {"n_epochs": 1, "learning_rate_multiplier": "auto", "beta": 0.3}
+    tuned = TrainingSpec(model=MODEL, method="dpo", **options)
     backend.start("b", tuned, train, train)
     plain, chosen = (job["request"] for job in provider.jobs)
     assert plain == {
@@ -119,8 +120,7 @@ def test_only_what_was_chosen_is_sent(provider: Provider, backend: OpenAIBackend
         "method": {"type": "supervised"},
         "metadata": {JOB_TAG: "a"},
     }
-    hyper = {"n_epochs": 1, "learning_rate_multiplier": "auto"}
-    assert chosen["method"] == {"type": "dpo", "dpo": {"hyperparameters": hyper}}
+    assert chosen["method"] == {"type": "dpo", "dpo": {"hyperparameters": options}}
     assert chosen["validation_file"] == "file-1"
 
 
@@ -437,10 +437,24 @@ def test_what_a_host_lacks_is_refused() -> None:
         ("azure", {"training_type": "lora"}),
         ("nebius", {"learning_rate_multiplier": 1.0}),
         ("nebius", {"training_type": "full", "lora_r": 8}),
+        ("openai", {"method": "dpo", "loss_type": "ipo"}),
+        ("azure", {"method": "dpo", "loss_type": "robust", "label_smoothing": 0.1}),
     ):
         with pytest.raises(UnsupportedError):
             can = OpenAIBackend(profile=host).capabilities()
             can.require(host, TrainingSpec(model=MODEL, **spec))
+
+
+@pytest.mark.parametrize("host", ["openai", "azure", "custom"])
+def test_beta_is_taken_as_far_as_the_contract_goes(provider: Provider, host: str) -> None:
+    """FineTuneDPOHyperparameters: above 0, at most 2."""
+    backend = connect(provider, profile=host)
+    for beta in (0.1, 2.0):
+        spec = TrainingSpec(model=MODEL, method="dpo", beta=beta)
+        backend.capabilities().require(host, spec)
+        backend.check(spec)
+    with pytest.raises(SpecError, match="beta has to be at most 2"):
+        backend.check(TrainingSpec(model=MODEL, method="dpo", beta=2.5))
 
 
 def test_a_tag_in_a_list_is_a_tag(provider: Provider, file: DataFile) -> None:

@@ -185,6 +185,7 @@ def test_pairs_from_rows_to_an_answer(
 
 
 @pytest.mark.chaos
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("engine", ["fast", "trl"])
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 @pytest.mark.parametrize("method", ["dpo", "orpo"])

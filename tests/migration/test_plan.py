@@ -97,10 +97,11 @@ def test_each_setting_is_mapped_or_said_to_have_no_equal(provider: Provider, hom
     given = job["method"]["dpo"]["hyperparameters"]
     assert azure.keys() == {*given, "seed", "suffix"}
     assert azure["suffix"].becomes is None and "not taken" in azure["suffix"].note
-    assert azure["learning_rate_multiplier"].becomes and azure["beta"].becomes is None
+    assert azure["learning_rate_multiplier"].becomes
+    assert azure["beta"].becomes == "--set beta=0.1"
     assert "not verified" in azure["learning_rate_multiplier"].note
     local = at(plan, "local")
-    assert local.refused and "dpo" in local.refused and local.command is None
+    assert local.command and {"dpo", "beta=0.1"} <= {*local.command}
     crusoe = {
         one.name: one for one in at(planned(provider, made(provider)["id"]), "crusoe").settings
     }

@@ -46,7 +46,7 @@ from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
-from finetune_gateway.methods import TRAINERS
+from finetune_gateway.methods import METHODS, TRAINERS
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
@@ -207,6 +207,11 @@ class LocalBackend(Backend):
         if self.gpu is None and estimate.fits == "no":
             estimate.refused["oversize"] = _too_large(estimate)
         estimate.assumptions.extend(_ways_of_training(spec, tokens))
+        if spec.engine == "trl" and METHODS[spec.method].experimental:
+            estimate.warnings.append(
+                f"TRL's trainer of {spec.method} is experimental: its next version may train "
+                "otherwise, or be gone. Ours is not: leave engine out."
+            )
         if spec.continue_from is not None:
             estimate.assumptions.append(origin.in_words(spec, self.settings.runs))
         if spec.model == builtin.NAME and not builtin.is_built(folder):

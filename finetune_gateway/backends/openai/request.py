@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 FILE_PREFIX = "ftg-"  # of the names that files are sent under
 # OpenAI's names of our settings are ours; other hosts have more.
-HYPERPARAMETERS = {name: name for name in ("n_epochs", "batch_size", "learning_rate_multiplier")}
+HYPERPARAMETERS = {
+    name: name for name in ("n_epochs", "batch_size", "learning_rate_multiplier", "beta")
+}
 BOM = b"\xef\xbb\xbf"
 
 

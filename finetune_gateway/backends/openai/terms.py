@@ -11,6 +11,8 @@ from finetune_gateway.errors import NotFoundError, SpecError, UnsupportedError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.methods import OPENAI_WORDS
 
+MAX_BETA = 2  # github.com/openai/openai-openapi, FineTuneDPOHyperparameters
+
 if TYPE_CHECKING:
     from finetune_gateway.estimation.profiles import Profile
     from finetune_gateway.spec import TrainingSpec
@@ -85,6 +87,11 @@ def check(host: Host, spec: TrainingSpec) -> None:
             option="azure_training",
         )
     _check_suffix(profile, spec.suffix or "")
+    if spec.beta is not None and spec.beta > MAX_BETA:
+        raise SpecError(
+            f"beta has to be at most {MAX_BETA} at {host.host}, not {spec.beta:g}.",
+            hint="OpenAI's contract says so; 0.1 is usual.",
+        )
 
 
 def _check_suffix(profile: Profile, suffix: str) -> None:
