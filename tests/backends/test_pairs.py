@@ -15,13 +15,14 @@ from support.pairs import pair_rows
 from support.plain_models import logits
 from support.training import a_run, train_run
 
-from finetune_gateway import SpecError
+from finetune_gateway import Gateway, SpecError
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.methods import METHODS, require
-from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.spec import Engine, TrainingSpec
 
 LOSSES = METHODS["dpo"].losses
 RATES = {"lora": 1e-2, "qlora": 1e-2, "full": 1e-3}
+ENGINES: tuple[Engine, ...] = ("fast", "trl")
 Train = Callable[..., Run]
 
 
@@ -138,6 +139,17 @@ def test_what_pairs_cannot_honour_is_refused(given: dict[str, Any], reason: str)
     assert reason in str(caught.value)
 
 
+def test_an_estimate_says_what_is_experimental(home: Path, tiny_folder: Path) -> None:
+    """TRL's trainer of ORPO is; ours is not."""
+    quotes = [
+        Gateway().estimate(
+            pair_rows(12), model=str(tiny_folder), backend="local", method="orpo", engine=engine
+        )
+        for engine in ENGINES
+    ]
+    assert [any("experimental" in text for text in one.warnings) for one in quotes] == [False, True]
+
+
 # -- training --------------------------------------------------------------------------------
 
 
@@ -186,7 +198,7 @@ def test_pairs_from_rows_to_an_answer(
 
 @pytest.mark.chaos
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-@pytest.mark.parametrize("engine", ["fast", "trl"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 @pytest.mark.parametrize("method", ["dpo", "orpo"])
 def test_every_way_to_train_on_pairs(
