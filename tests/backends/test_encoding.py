@@ -105,7 +105,7 @@ def test_the_columns_of_pairs(home: Path, template: ChatTemplate) -> None:
     assert found.trained == sum(one.trained for one in every)
     assert (found.truncated, found.dropped) == (0, 1)
     [said] = told(run)
-    assert "1 pairs dropped (nothing to compare: line 2)" in said["message"]
+    assert "1 pair dropped (nothing to compare: line 2)" in said["message"]
     assert said["data"]["dropped_lines"] == [2] and said["level"] == "warn"
 
 
@@ -286,6 +286,9 @@ def test_what_the_ids_depend_on_makes_another_file(
     day = 1_700_000_000.0  # in 2023
     assert dates(other.source, day) == ["2023"] and dates(template.source, day) == []
     assert dates("{{ strftime_now(form) }}", day) == [day]
+    llama = '{% if strftime_now is defined %}{{ strftime_now("%d %b %Y") }}{% endif %}'
+    assert dates(llama, day) == ["14 Nov 2023"]
+    assert dates("{% set now = strftime_now %}", day) == [day]
     assert len(code_sha256()) == 64
 
 

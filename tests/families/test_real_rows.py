@@ -1,5 +1,5 @@
 """Real rows with tools, reasoning and refusals: what a preview calls trained is what the trainer's
-batch holds, decoded, for eight families."""
+batch holds, decoded, for eight families. So it is of pairs and labelled answers, for three."""
 
 from __future__ import annotations
 
@@ -67,15 +67,20 @@ def written(folder: Path) -> Path:
     return path
 
 
-def batches(home: Path, spec: TrainingSpec, data: Path, folder: Path) -> list[torch.Tensor]:
-    """Return the labels of the batches that the trainer makes of the rows that it can read."""
+def a_run(home: Path, spec: TrainingSpec, data: Path) -> Run:
+    """Return a run on the rows of a file; nothing trains it."""
     backend = LocalBackend()
     backend.bind(Settings.load(home))
     rows = len(data.read_text("utf-8").splitlines())
     file = DataFile(data, "0" * 64, rows, data.stat().st_size)
     backend._write_folder(backend.queue.folder("job"), "job", spec, file, None, {})
     backend.queue.add("job")
-    run = Run(Settings.load(home), "job", backend.queue.get("job").fence)
+    return Run(Settings.load(home), "job", backend.queue.get("job").fence)
+
+
+def batches(home: Path, spec: TrainingSpec, data: Path, folder: Path) -> list[torch.Tensor]:
+    """Return the labels of the batches that the trainer makes of the rows that it can read."""
+    run = a_run(home, spec, data)
     encoded = encode_rows(run, run.train, template_of(spec, folder), LIMIT)
     collate = DataCollatorForLanguageModeling(pad_token_id=0)
     found = list(encoded.rows)
@@ -118,3 +123,41 @@ def test_the_batch_holds_what_the_preview_shows(home: Path, tmp_path: Path, fami
 
 
 NO_REASONING = ("qwen2_5", "llama3_1")
+JUDGED = {
+    "dpo": "foundry_orca_dpo/validation.jsonl",
+    "kto": "llamafactory_kto_en/kto_en_demo.json",
+}
+
+
+@pytest.mark.parametrize("method", JUDGED)
+@pytest.mark.parametrize("family", ["qwen3", "llama3_1", "gptoss"])
+def test_what_is_compared_is_what_the_preview_shows(
+    home: Path, tmp_path: Path, family: str, method: str
+) -> None:
+    """Pairs, and answers with a label; what the preview leaves out is left out."""
+    source = next(one for one in trl() if one.name == family)
+    folder = write_folder(tmp_path / family, source.text)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    rows = [
+        as_sent(row.data) for row in islice(Dataset.open(SHARED_DATA / JUDGED[method]).rows(), 40)
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    spec = TrainingSpec.build(model=str(folder), method=method, max_length=400)
+    spec = LocalBackend().resolve(spec, Dataset(data))
+    shown = gateway.preview(data, model=str(folder), rows=range(1, 41), max_length=400)
+    seen = [
+        [token.id for token in sequence.tokens if token.trained]
+        for one in shown
+        for sequence in one.sequences
+    ]
+    run = a_run(home, spec, data)
+    encoded = encode_rows(run, run.train, template_of(spec, folder), 400)
+    labels = [
+        [label for label in row[name] if label != -100]
+        for row in encoded.rows
+        for name in ("labels", "chosen_labels", "rejected_labels")
+        if name in row
+    ]
+    assert labels == [one for one in seen if one]
+    assert 0 < encoded.dropped < 40 and len(encoded.rows) + encoded.dropped == 40

@@ -29,7 +29,10 @@ COUNTS = b"finetune_gateway"  # metadata of the table: what was counted, as JSON
 # The code that ids depend on, below the package.
 CODE = ("tokens", "data", "backends/local/encoding.py")
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # Arrow's IPC format, "Encapsulated message"
-_DATES = re.compile(r"strftime_now\s*(?:\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\))?")
+# A call with its form; without one where the form is made up, or the function gets another name.
+_DATES = re.compile(
+    r"strftime_now(?!\s+is\s+(?:not\s+)?defined)\s*(?:\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\))?"
+)
 
 
 class EncodedCache:

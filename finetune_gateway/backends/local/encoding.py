@@ -218,18 +218,24 @@ def _report(run: Run, dataset: Dataset, rows: int, counts: Counts) -> None:
         "dropped_rows": counts.dropped,
         "dropped_lines": counts.dropped_lines,
     }
-    kind = "pairs" if run.spec.method in PAIRS else "rows"
-    size = f"{counts.texts} texts in {rows} pieces" if counts.texts else f"{rows} {kind}"
+    kind = "pair" if run.spec.method in PAIRS else "row"
+    size = _several(rows, kind)
+    if counts.texts:
+        size = f"{_several(counts.texts, 'text')} in {_several(rows, 'piece')}"
     text = f"{dataset.name}: {size}, {counts.tokens} tokens, {counts.trained} trained per epoch"
     if counts.truncated or counts.dropped:
-        sequences = "answers" if kind == "pairs" else "rows"
-        why = "nothing to compare" if kind == "pairs" else "nothing to train"
+        cut = _several(counts.truncated, "sequence" if kind == "pair" else "row")
+        why = "nothing to compare" if kind == "pair" else "nothing to train"
         text += (
-            f"; {counts.truncated} {sequences} cut at max_length, {counts.dropped} {kind} dropped "
+            f"; {cut} cut at max_length, {_several(counts.dropped, kind)} dropped "
             f"({why}{_lines(counts)})"
         )
     level: Literal["warn", "info"] = "warn" if counts.truncated or counts.dropped else "info"
     run.event(text + ".", level=level, data=data)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _lines(counts: Counts) -> str:
