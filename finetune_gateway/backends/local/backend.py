@@ -24,7 +24,7 @@ from finetune_gateway.backend import (
     HandleData,
     Intent,
 )
-from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin
+from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin, trackers
 from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
 from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
@@ -65,7 +65,6 @@ NOT_HONOURED = {
     "learning_rate_multiplier",
     "micro_batch_size",
     "bf16",
-    "report_to",
 }
 OPTIONS = frozenset(TrainingSpec.model_fields) - NOT_HONOURED
 
@@ -150,6 +149,7 @@ class LocalBackend(Backend):
             raise MissingDependency(f"Local training (missing: {', '.join(missing)})", "local")
         if spec.training_type == "qlora":
             fourbit.require("QLoRA")
+        trackers.require(spec.report_to, os.environ)
         require_supported(spec, on_gpu=slots() != ["cpu"])
         self.check_model(spec)
         folder = models.small_files(spec.model, self.settings)
@@ -212,6 +212,8 @@ class LocalBackend(Backend):
                 f"TRL's trainer of {spec.method} is experimental: its next version may train "
                 "otherwise, or be gone. Ours is not: leave engine out."
             )
+        if sent := trackers.leaving(spec.report_to, os.environ):
+            estimate.warnings.append(sent)
         if spec.continue_from is not None:
             estimate.assumptions.append(origin.in_words(spec, self.settings.runs))
         if spec.model == builtin.NAME and not builtin.is_built(folder):
@@ -277,6 +279,7 @@ class LocalBackend(Backend):
             validation_sha256=validation.sha256 if validation else None,
             system_prompt=Dataset(train.path).system_prompt(),
             metadata=dict(metadata or {}),
+            tracker=trackers.chosen_variables(spec.report_to, os.environ),
             versions=_versions(),
             created_at=time.time(),
         )

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from finetune_gateway.backends.local.loading import not_for_text
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.step_plan import StepPlan, seed_of
+from finetune_gateway.backends.local.trackers import PROJECT
 from finetune_gateway.spec import TrainingSpec
 
 
@@ -54,7 +55,9 @@ def training_arguments(
         "save_total_limit": None,  # ``Progress`` deletes those that are not needed any more
         "seed": seed,
         "data_seed": seed,
-        "report_to": "none",
+        "report_to": spec.report_to,
+        "run_name": run.id,
+        "project": PROJECT,
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
     }

@@ -69,6 +69,7 @@ class RunFile(BaseModel):
     chat_template_sha256: str | None = None  # of the copy of ``spec.chat_template``
     system_prompt: str | None = None
     metadata: dict[str, str] = {}
+    tracker: dict[str, str] = {}  # variables of ``spec.report_to`` as they were at the submit
     versions: dict[str, str]
     created_at: float
 

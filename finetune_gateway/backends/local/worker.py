@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from finetune_gateway.backends.local import fourbit, out_of_memory
+from finetune_gateway.backends.local import fourbit, out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.backends.local.supported import needs_bitsandbytes
@@ -119,6 +119,9 @@ def train(run: Run) -> tuple[Result, int | None]:
         fourbit.import_quietly()
     else:
         fourbit.block_import()
+    if run.spec.report_to != "none":
+        name, folder = run.spec.report_to, run.folder
+        run.event(trackers.prepare(name, folder, run.id, run.file.tracker) + ".")
     method = load_trainer(run.spec.method)
     outcome: tuple[Result, int | None] = method.train(run)
     return outcome
