@@ -110,7 +110,7 @@ def estimate_local(
         short = step_memory(shape, setup, plan.rows, max(1, min(tokens.median, plan.longest)))
         memory = _around(parts.total, low=short.total)
     prices = _gpu_prices(target, day)
-    evaluation_runs = _evaluations(spec, plan, validation)
+    evaluation_runs = _evaluations(spec, plan, validation, target.row_limit)
     usable = target.usable_bytes
     return Estimate(
         backend="local",
@@ -187,7 +187,7 @@ def _seconds(
     passes = plan.trained.expected / tokens.trained if tokens.trained else 0.0
     flops = training_flops(shape, tokens, passes, full=spec.training_type == "full")
     if validation:  # the forward pass alone: half of LoRA's work
-        runs = _evaluations(spec, plan, validation)
+        runs = _evaluations(spec, plan, validation, target.row_limit)
         flops += training_flops(shape, validation, runs, full=False) / 2
     slow, expected, fast = _speeds(target)
     first, second, third = START_SECONDS
@@ -216,10 +216,13 @@ def evaluations(
     return ceil(steps / every)
 
 
-def _evaluations(spec: TrainingSpec, plan: BatchPlan, validation: TokenStats | None) -> int:
+def _evaluations(
+    spec: TrainingSpec, plan: BatchPlan, validation: TokenStats | None, limit: int | None
+) -> int:
     if validation is None:
         return evaluations(spec, plan.steps)
-    return evaluations(spec, plan.steps, plan.trained_rows, validation.rows)
+    held_out = round(plan_validation(spec, validation, limit).trained_rows)
+    return evaluations(spec, plan.steps, plan.trained_rows, held_out)
 
 
 def plan_validation(spec: TrainingSpec, validation: TokenStats, limit: int | None) -> BatchPlan:
@@ -250,7 +253,7 @@ def _calibrated(
             attention_cost=validation_plan.attention_cost, batches=validation_plan.batches,
             masked=validation_plan.rows > 1,
         )  # fmt: skip
-        load = load.plus(once, _evaluations(spec, plan, validation))
+        load = load.plus(once, _evaluations(spec, plan, validation, limit))
     saves = checkpoints(spec, plan.steps)
     expected = calibration.seconds(load, saves)
     idle = min(expected, calibration.cpu_seconds(load, saves))

@@ -18,6 +18,7 @@ import pytest
 from finetune_gateway import Gateway, LocalBackend, SpecError
 from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation import local as local_estimation
+from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.batch_plan import pack_lengths, plan_batches
 from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fit_rates
 from finetune_gateway.estimation.estimate import auto_eval_steps
@@ -201,6 +202,27 @@ def test_validation_takes_time(
     assert any("evaluated 10 times (eval_steps)" in said for said in found[1].assumptions)
     assert any("evaluated 2 times" in said for said in found[2].assumptions)
     assert not any("validation" in said for said in found[0].assumptions)
+
+
+def test_a_pair_is_one_row_of_two_sequences() -> None:
+    """Epochs, steps and evaluations of pairs are those of as many rows; pieces of texts are rows
+    too."""
+
+    def plan(method: Any, rows: int, held_out: int, length: int = 50) -> list[Any]:
+        train, valid = (
+            TokenStats(encoding="x", exact=True, rows=count, total=count * length, median=length,
+                       trained=count * 20, max=length, lengths={length: count})
+            for count in (rows, held_out)
+        )  # fmt: skip
+        spec, target = TrainingSpec(model="m", method=method), TargetDevice(row_limit=50)
+        found = local_estimation.estimate_local(spec, train, None, validation=valid, target=target)
+        said = [one for one in found.assumptions if "are evaluated" in one]
+        return [found.n_epochs, found.steps, *(one.rpartition("evaluated ")[2] for one in said)]
+
+    wanted = plan("sft", 300, 30)
+    assert wanted[:2] == [3, 114]
+    assert plan("dpo", 600, 60) == wanted
+    assert plan("pretrain", 30, 3, length=500) == wanted
 
 
 def test_evaluations_are_those_of_the_trainer(
