@@ -43,7 +43,6 @@ METHODS = {
         trainer="finetune_gateway.backends.local.methods.sft",
         losses=("nll", "dft"),
         options=frozenset({"loss_type", "packing"}),
-        engines=("trl",),
     ),
     "dpo": TrainingMethod(
         ("preference",),

@@ -56,6 +56,7 @@ TRAINING = {
         *("methods.sft", "methods.kto", "methods.reward", "reference", "rewards"),
         *("loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
+        "engine",
         *("progress", "saving", "calibrate", "encoding"),
         *("methods.dpo", "methods.orpo", "pairs", "reference", "trl_orpo"),
     )

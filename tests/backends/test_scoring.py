@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -106,6 +107,14 @@ def plain(model: Any, rows: list[tuple[list[int], list[int]]]) -> list[Tensor]:
     return found
 
 
+def likeliest(model: Any, row: tuple[list[int], list[int]]) -> int:
+    """How many trained tokens of a row are the model's likeliest."""
+    ids, labels = row
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
+    return int((logits.argmax(-1) == torch.tensor(labels[1:])).sum())
+
+
 def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -138,8 +147,10 @@ def test_a_family_is_scored_as_by_its_own_logits(family: str) -> None:
     wanted = plain(model, rows)
     for found, own in zip(Scorer().log_probs(model, rows), wanted, strict=True):
         torch.testing.assert_close(found, own, rtol=1e-5, atol=2e-5)
+    _, right = Scorer().total(model, rows)
+    assert int(right) == sum(map(likeliest, repeat(model), rows))
     summed = gradients(model, torch.cat(plain(model, rows)).sum())
-    equal(gradients(model, Scorer().total(model, rows)), summed)
+    equal(gradients(model, Scorer().total(model, rows)[0]), summed)
     each = gradients(model, weighted(plain(model, rows)))
     equal(gradients(model, weighted(Scorer().log_probs(model, rows))), each)
     lora = adapted(model, **TARGETS.get(family, {}))
@@ -176,7 +187,7 @@ def test_a_head_that_is_adapted_too(config: dict[str, Any]) -> None:
         gradients(model, weighted(plain(model, rows))),
     )
     equal(
-        gradients(model, Scorer().total(model, rows)),
+        gradients(model, Scorer().total(model, rows)[0]),
         gradients(model, torch.cat(plain(model, rows)).sum()),
     )
     with model.disable_adapter(), torch.no_grad():
@@ -204,7 +215,7 @@ def test_bf16_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert Scorer().refusal(model, rows) == ""
         [found] = Scorer().log_probs(model, rows)
-        ours = gradients(model, Scorer().total(model, rows))
+        ours = gradients(model, Scorer().total(model, rows)[0])
         theirs = gradients(model, torch.cat(plain(model, rows)).sum())
     assert found.dtype == torch.float32
     for name, one in wanted.items():
@@ -276,6 +287,6 @@ def test_a_row_without_a_trained_token_counts_nothing() -> None:
     model, (row,) = model_of("llama"), sequences(12)
     empty = (row[0], [-100] * 12)
     assert [len(found) for found in Scorer().log_probs(model, [empty, row])] == [0, 6]
-    found = gradients(model, Scorer().total(model, [empty]))
+    found = gradients(model, Scorer().total(model, [empty])[0])
     assert all(not bool(one.any()) for one in found.values())
     assert scoring.blocks(torch.empty(0, 3)) == []

@@ -162,7 +162,8 @@ def test_losses_equal_those_of_bare_trl(
 ) -> None:
     """In every digit, and so do gradients and rates: without a warm-up under TRL as it is, with one
     under the schedule of docs/local.md, written out here."""
-    run = train(12, n_epochs=2, warmup_ratio=warmup, lr_scheduler_type=name, learning_rate=1e-3)
+    options = {"warmup_ratio": warmup, "lr_scheduler_type": name}
+    run = train(12, engine="trl", n_epochs=2, learning_rate=1e-3, **options)
     expected = bare(run, tmp_path, warmup, name)
     figures = ("train_loss", "grad_norm", "learning_rate")
     assert [tuple(step[figure] for figure in figures) for step in steps(run)] == expected
@@ -358,16 +359,15 @@ def test_warnings_are_shown_with_the_result(
 
 
 def test_weights_are_float32_where_they_are_trained_and_fit() -> None:
-    """On a GPU with bfloat16: only whole models are trained in float32, if there is memory."""
+    """Computed in bfloat16, only whole models are held in float32, if there is memory."""
     import torch
 
     from finetune_gateway.backends.local.precision import bf16_reason, weights_dtype
 
     for kind in ("lora", "qlora", "full"):
-        assert weights_dtype(kind, on_gpu=False, bf16=False) == torch.float32
-        assert weights_dtype(kind, on_gpu=True, bf16=False) == torch.float32
+        assert weights_dtype(kind, bf16=False) == torch.float32
         wanted = torch.float32 if kind == "full" else torch.bfloat16
-        assert weights_dtype(kind, on_gpu=True, bf16=True) == wanted
+        assert weights_dtype(kind, bf16=True) == wanted
     shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
              "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
              "tie_word_embeddings": True, "model_type": "llama"}  # fmt: skip

@@ -63,8 +63,6 @@ NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finet
 # Settings of the spec that this backend does not honour.
 NOT_HONOURED = {
     "learning_rate_multiplier",
-    "micro_batch_size",
-    "bf16",
 }
 OPTIONS = frozenset(TrainingSpec.model_fields) - NOT_HONOURED
 

@@ -14,12 +14,10 @@ from datasets import Dataset as HFDataset
 from torch import Tensor
 
 from finetune_gateway.backends.local.encoding import EncodedRows
-from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.engine import Engine
 from finetune_gateway.backends.local.scoring import Scorer
-from finetune_gateway.backends.local.step_plan import StepPlan, engine_of, plan_steps
+from finetune_gateway.backends.local.step_plan import StepPlan, plan_steps
 from finetune_gateway.backends.local.trainer import Row
-from finetune_gateway.errors import GatewayError
-from finetune_gateway.estimation.batch_plan import batch_rows
 from finetune_gateway.spec import TrainingSpec
 
 SIDES = ("chosen", "rejected")
@@ -67,52 +65,17 @@ def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, flo
     return {name: float(value.sum()) for name, value in found.items()}
 
 
-def engine_for(
-    run: Run, scorer: Scorer, model: Any, rows: HFDataset, prefix: str = "chosen_"
-) -> str:
-    """Return whose training step a run takes: ours, unless TRL's is asked for or this model cannot
-    be scored by ours, which is then told. ``prefix``: of the columns of ids and labels.
-
-    Raises GatewayError if ours was asked for."""
-    engine = engine_of(run.spec)
-    if engine != "fast":
-        return engine
-    ids = rows["input_ids" if not prefix else f"{prefix}ids"]
-    shortest = min(range(len(ids)), key=lambda at: len(ids[at]))
-    reason = scorer.refusal(model, [(ids[shortest], rows[f"{prefix}labels"][shortest])])
-    if not reason:
-        return engine
-    if run.spec.engine == "fast":
-        raise GatewayError(
-            f"This model cannot be trained with engine=fast: {reason}.",
-            hint="Leave engine out, or set it to trl.",
-        )
-    run.event(f"Training uses TRL's own step: {reason}.", data={"engine": "trl", "why": reason})
-    return "trl"
-
-
 def plan(
-    spec: TrainingSpec,
-    train: EncodedRows,
-    held_out: EncodedRows | None,
-    engine: str,
-    *,
-    whole_batch: bool = False,
+    spec: TrainingSpec, train: EncodedRows, held_out: EncodedRows | None, engine: Engine
 ) -> StepPlan:
-    """Return the steps of a run on these pairs. ``whole_batch``: all pairs of a step go through the
-    model at once."""
-    micro_batch = batch_rows(spec)
-    if whole_batch:
-        micro_batch *= spec.gradient_accumulation_steps
-    elif engine == "fast" and not torch.cuda.is_available():
-        micro_batch = 1  # nothing is padded: on a CPU that is faster, and a fraction of the memory
+    """Return the steps of a run on these pairs."""
     return plan_steps(
         spec,
         len(train.rows),
         rows=len(train.rows) + train.dropped,
         held_out=len(held_out.rows) + held_out.dropped if held_out else 0,
-        engine=engine,
-        micro_batch=micro_batch,
+        engine=engine.name,
+        micro_batch=engine.micro_batch,
     )
 
 

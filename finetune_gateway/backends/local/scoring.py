@@ -84,7 +84,8 @@ def transformed(logits: Tensor, scale: float, cap: float | None) -> Tensor:
 
 
 class LogProbs(torch.autograd.Function):
-    """log p(target) of each position from its hidden state; (n,) in fp32, or their sum ().
+    """log p(target) of each position from its hidden state; (n,) in fp32, or their sum (). Beside
+    it how many targets are the likeliest token, (), without a gradient.
 
     With z the logits and p = softmax(z): d log p(t) / dz = onehot(t) - p. So the gradient by the
     hidden state is weight[t] - p @ weight, and by the weight (onehot(t) - p).T @ hidden. The matrix
@@ -105,15 +106,17 @@ class LogProbs(torch.autograd.Function):
         scale: float,
         cap: float | None,
         summed: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         by_hidden, by_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         ctx.summed, ctx.scale, ctx.cap = summed, scale, cap
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         rows = torch.empty_like(hidden) if by_hidden else None
+        right = torch.zeros((), dtype=torch.long, device=hidden.device)
         total = WeightGradient(weight, bias) if by_weight and summed else None
         for at in blocks(hidden):
             block = Block.of(hidden[at], weight, bias, targets[at], scale, cap)
             found[at] = block.log_probs
+            right += block.right
             if rows is None and total is None:
                 continue
             block.differentiate()
@@ -125,10 +128,11 @@ class LogProbs(torch.autograd.Function):
         kept += [] if bias is None or not kept else [bias]
         ctx.total = total
         ctx.save_for_backward(rows, *kept)
-        return found.sum() if summed else found
+        ctx.mark_non_differentiable(right)
+        return found.sum() if summed else found, right
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         rows, *kept = ctx.saved_tensors
         by_hidden = by_weight = by_bias = None
         if rows is not None:
@@ -165,6 +169,7 @@ class Block:
     sums: Tensor  # (n, 1)
     targets: Tensor  # (n,)
     log_probs: Tensor  # (n,)
+    right: Tensor  # (): targets that are the likeliest token
     scale: float
     cap: float | None
     dtype: torch.dtype
@@ -187,9 +192,10 @@ class Block:
         powers = (logits - best).exp_()  # best is fp32, so this is
         sums = powers.sum(-1, keepdim=True)
         log_probs = (at_target - best - sums.log()).squeeze(1)
+        right = (at_target >= best).sum()
         slope = torch.full_like(sums, scale)
         capped = None if cap is None else raw
-        return cls(capped, powers, sums, targets, log_probs, scale, cap, hidden.dtype, slope)
+        return cls(capped, powers, sums, targets, log_probs, right, scale, cap, hidden.dtype, slope)
 
     def differentiate(self) -> None:
         """Turn ``powers`` into sums * p * dz/draw, in the dtype of the products."""
@@ -250,12 +256,17 @@ class Scorer:
 
         A token is foreseen at the position before it, so the first is never trained.
         """
-        hidden, targets, counts = self._hidden(model, sequences)
-        found = self._scored(model, hidden, targets, summed=False)
-        return list(torch.split(found, counts))
+        return self.each(model, sequences)[0]
 
-    def total(self, model: nn.Module, sequences: Sequences) -> Tensor:
-        """Return the sum () of all log-probabilities: cheaper where the head is trained too."""
+    def each(self, model: nn.Module, sequences: Sequences) -> tuple[list[Tensor], Tensor]:
+        """Return the same, and how many of the tokens are the likeliest, ()."""
+        hidden, targets, counts = self._hidden(model, sequences)
+        found, right = self._scored(model, hidden, targets, summed=False)
+        return list(torch.split(found, counts)), right
+
+    def total(self, model: nn.Module, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Return the sum () of all log-probabilities, cheaper where the head is trained too, and
+        how many of the tokens are the likeliest, ()."""
         hidden, targets, _ = self._hidden(model, sequences)
         return self._scored(model, hidden, targets, summed=True)
 
@@ -319,16 +330,18 @@ class Scorer:
         return chosen, torch.tensor(wanted, dtype=torch.long, device=states.device), counts
 
     @staticmethod
-    def _scored(model: nn.Module, hidden: Tensor, targets: Tensor, *, summed: bool) -> Tensor:
+    def _scored(
+        model: nn.Module, hidden: Tensor, targets: Tensor, *, summed: bool
+    ) -> tuple[Tensor, Tensor]:
         head = Head.of(causal(model))
         if head.weight is None:
-            found = by_module(head, hidden, targets)
-            return found.sum() if summed else found
+            found, right = by_module(head, hidden, targets)
+            return found.sum() if summed else found, right
         dtype = compute_dtype(hidden.device, head.weight.dtype)
         weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)
         given = (hidden.to(dtype), weight, bias, targets, head.scale, head.cap, summed)
         with uncast(hidden.device):
-            scored: Tensor = LogProbs.apply(*given)
+            scored: tuple[Tensor, Tensor] = LogProbs.apply(*given)
         return scored
 
 
@@ -347,19 +360,22 @@ def batch(ids: list[list[int]], flat: bool) -> dict[str, list[list[int]]]:
     }
 
 
-def by_module(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Return log-probabilities (n,) by the layer itself, whatever it is; the logits of a block are
-    computed again in the backward pass."""
+def by_module(head: Head, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities (n,), and how many targets are the likeliest token, by the layer
+    itself, whatever it is; the logits of a block are computed again in the backward pass."""
 
-    def score(states: Tensor, wanted: Tensor) -> Tensor:
+    def score(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         logits = head.logits(states).float()
-        return -torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+        found = -torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+        return found, (logits.detach().argmax(-1) == wanted).sum()
 
-    if not len(targets):
-        return hidden.sum(-1).float()  # (0,), still part of the graph
-    return torch.cat(
-        [checkpoint(score, hidden[at], targets[at], use_reentrant=False) for at in blocks(hidden)]
-    )
+    found = [hidden[:0].sum(-1).float()]  # part of the graph, also if there are no targets
+    right = torch.zeros((), dtype=torch.long, device=hidden.device)
+    for at in blocks(hidden):
+        one, likeliest = checkpoint(score, hidden[at], targets[at], use_reentrant=False)
+        found.append(one)
+        right += likeliest
+    return torch.cat(found), right
 
 
 def causal(model: nn.Module) -> Any:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.errors import MissingDependency, SpecError, shown
+from finetune_gateway.estimation.batch_plan import batch_rows
 from finetune_gateway.spec import TrainingSpec
 
 # Optimizers of transformers that need nothing but torch, and those of bitsandbytes. Others need
@@ -32,8 +33,9 @@ MOST_NAMES = 12  # in an error
 
 
 def require_supported(spec: TrainingSpec, *, on_gpu: bool) -> None:
-    """Raise SpecError for an optimizer or a schedule that is not honoured here, MissingDependency
-    for an optimizer whose package is not installed."""
+    """Raise SpecError for an optimizer, a schedule or a size that is not honoured here,
+    MissingDependency for an optimizer whose package is not installed."""
+    require_whole_batches(spec)
     of_bitsandbytes = (*OF_BITSANDBYTES, *(PAGED if on_gpu else ()))
     if spec.optim in PAGED and not on_gpu:
         raise SpecError(
@@ -53,6 +55,17 @@ def require_supported(spec: TrainingSpec, *, on_gpu: bool) -> None:
         raise SpecError(
             f"lr_scheduler_type {shown(spec.lr_scheduler_type)} is no schedule that is used here.",
             hint=f"Use one of: {', '.join(SCHEDULES)}.",
+        )
+
+
+def require_whole_batches(spec: TrainingSpec) -> None:
+    """Raise SpecError for a micro-batch of which no whole number makes a batch."""
+    batch = batch_rows(spec) * spec.gradient_accumulation_steps
+    if spec.micro_batch_size != "auto" and batch % spec.micro_batch_size:
+        raise SpecError(
+            f"micro_batch_size {spec.micro_batch_size} does not divide the {batch} rows of a step.",
+            hint="A step has batch_size x gradient_accumulation_steps rows; use one of: "
+            f"{', '.join(str(size) for size in range(1, batch + 1) if not batch % size)}.",
         )
 
 

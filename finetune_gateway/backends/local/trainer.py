@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer
 
+from finetune_gateway.backends.local.precision import autocast
 from finetune_gateway.backends.local.progress import Progress
 
 Row = Mapping[str, Any]  # the columns of one row: lists of token ids and labels
@@ -77,15 +78,15 @@ class Losses:
     total: torch.Tensor  # () with a gradient in training
     units: int
     trained_tokens: int
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: Mapping[str, torch.Tensor | float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)  # of figures that not every unit has
 
 
 class Figures:
-    """Sums of figures, and their means."""
+    """Sums of figures, and their means. Tensors are read for the means: each time a GPU waits."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, torch.Tensor | float] = {}
         self.counts: dict[str, int] = {}
 
     def add(self, found: Losses) -> None:
@@ -96,7 +97,9 @@ class Figures:
 
     def means(self) -> dict[str, float]:
         """Return each figure's mean over the units that have it; none for one that no unit has."""
-        return {name: self.sums[name] / count for name, count in self.counts.items() if count}
+        return {
+            name: float(self.sums[name]) / count for name, count in self.counts.items() if count
+        }
 
 
 class FastTrainer(WatchedTrainer):
@@ -104,9 +107,9 @@ class FastTrainer(WatchedTrainer):
 
     def __init__(self, *, train_dataset: HFDataset, **given: Any) -> None:
         collate: Any = MicroBatch  # transformers wants a dict
+        given["args"].remove_unused_columns = False  # a method's own are no arguments of the model
         super().__init__(train_dataset=train_dataset, data_collator=collate, **given)
         self.loss_is_scaled_for_ga = True  # by the units of the whole batch
-        self.args.remove_unused_columns = False  # a method's own are no arguments of the model
         self._figures = Figures()  # of training since they were logged
         if self.args.gradient_checkpointing and isinstance(self.model, PeftModel):
             self.model.enable_input_require_grads()  # else none passes a frozen embedding
@@ -129,8 +132,13 @@ class FastTrainer(WatchedTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], int]:
         batch = [one for _, one in zip(range(num_batches), epoch_iterator, strict=False)]
-        self.begin_step(batch)
+        with self.compute_loss_context_manager():
+            self.begin_step(batch)
         return batch, sum(self.units_of(row) for one in batch for row in one.rows)
+
+    def compute_loss_context_manager(self) -> Any:
+        # Transformers leaves this to accelerate, which casts in the model's own forward pass alone.
+        return autocast(self.args.device, enabled=self.args.bf16)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs  # a method makes its tensors, on the model's device

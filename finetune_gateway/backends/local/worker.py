@@ -114,7 +114,7 @@ def wait_for_slot(run: Run, died: str) -> None:
 
 def train(run: Run) -> tuple[Result, int | None]:
     """Run the method's file, which imports torch; return the result and the trained tokens."""
-    run.phase("importing torch and trl")
+    run.phase("importing torch")
     if needs_bitsandbytes(run.spec):
         fourbit.import_quietly()
     else:

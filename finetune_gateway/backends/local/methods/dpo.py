@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import TrainingArguments
 
+from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing, pairs
 from finetune_gateway.backends.local.configuration import (
     train_in_float32,
@@ -254,23 +255,27 @@ def train_and_save(run: Run) -> None:
     valid_rows = encode_rows(run, held_out, base.template, max_length) if held_out else None
 
     # -- configure: names as in Hugging Face's libraries
-    scorer = Scorer()
-    engine = pairs.engine_for(run, scorer, model, train_rows.rows)
     together = loss_of(spec) in SORTED
-    plan = pairs.plan(spec, train_rows, valid_rows, engine, whole_batch=together)
+    ids = train_rows.rows[0]["chosen_ids"]
+    engine = engines.choose(run, base, model, ids, whole_batch=together)
+    plan = pairs.plan(spec, train_rows, valid_rows, engine)
     if together:
         run.event(
             f"The loss {loss_of(spec)} sorts the pairs of a batch: all {plan.batch} go through the "
             "model at once."
         )
     arguments = training_arguments(
-        run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
+        run,
+        plan,
+        learning_rate=LEARNING_RATE[kind],
+        held_out=valid_rows is not None,
+        bf16=engine.bf16,
     )
     rows = pairs.trained_rows(train_rows.rows, plan, arguments["data_seed"])
     valid = valid_rows.rows if valid_rows else None
     progress = finishing.progress_of(run, base, neutral=neutral_loss(spec))
     trainer: Any
-    if engine == "trl":
+    if engine.name == "trl":
         # Imported here: TRL takes eight seconds, and only its own engine needs it.
         from finetune_gateway.backends.local import trl_trainers
 
@@ -288,7 +293,7 @@ def train_and_save(run: Run) -> None:
     else:
         trainer = FastDPOTrainer(
             spec,
-            scorer,
+            engine.scorer,
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=rows,
@@ -297,7 +302,7 @@ def train_and_save(run: Run) -> None:
             callbacks=[progress],
         )
         trainer.progress = progress
-        score_reference(trainer, scorer, pairs.REFERENCE)  # the model as it is now
+        score_reference(trainer, engine.scorer, pairs.REFERENCE)  # the model as it is now
 
     # -- train: from the newest complete checkpoint, if an earlier worker has left one
     finishing.train_to_the_end(run, trainer)

@@ -21,6 +21,7 @@ import torch
 from datasets import Dataset as HFDataset
 from transformers import TrainingArguments
 
+from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.configuration import (
     train_in_float32,
@@ -29,7 +30,6 @@ from finetune_gateway.backends.local.configuration import (
 )
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
-from finetune_gateway.backends.local.pairs import engine_for
 from finetune_gateway.backends.local.reference import score_reference
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
@@ -38,7 +38,6 @@ from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.step_plan import plan_steps
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, MicroBatch, Row
 from finetune_gateway.errors import DataError
-from finetune_gateway.estimation.batch_plan import batch_rows
 from finetune_gateway.events import Result
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED
@@ -46,7 +45,6 @@ from finetune_gateway.tokens.chat_template import IGNORED
 # TRL's KTOConfig for all weights; LoRA needs 10x the rate of full (TRL, peft_integration.md).
 LEARNING_RATE = {"lora": 1e-5, "qlora": 1e-5, "full": 1e-6}
 BETA = 0.1  # the paper's
-MICRO_BATCH = 1  # rows
 # Good answers against bad ones, counted by their weights (the paper, eq. 8).
 BALANCE = (1.0, 4 / 3)
 
@@ -79,20 +77,21 @@ def train_and_save(run: Run) -> None:
     report_balance(run, train_rows.rows["label"])
 
     # -- configure: names as in Hugging Face's libraries
-    scorer = Scorer()
-    engine = engine_for(run, scorer, model, train_rows.rows, "")
-    # On a CPU nothing is padded so: that is faster, and the loss is the same.
-    alone = engine == "fast" and not torch.cuda.is_available()
+    engine = engines.choose(run, base, model, train_rows.rows[0]["input_ids"])
     plan = plan_steps(
         spec,
         len(train_rows.rows),
         rows=len(train_rows.rows) + train_rows.dropped,
         held_out=len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0,
-        engine=engine,
-        micro_batch=MICRO_BATCH if alone else batch_rows(spec),
+        engine=engine.name,
+        micro_batch=engine.micro_batch,
     )
     arguments = training_arguments(
-        run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
+        run,
+        plan,
+        learning_rate=LEARNING_RATE[kind],
+        held_out=valid_rows is not None,
+        bf16=engine.bf16,
     )
     arguments["train_sampling_strategy"] = "sequential"
     taken = range(min(len(train_rows.rows), plan.steps * plan.batch))  # max_steps may end before
@@ -121,7 +120,7 @@ def train_and_save(run: Run) -> None:
     else:
         trainer = FastKTOTrainer(
             spec,
-            scorer,
+            engine.scorer,
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=rows,

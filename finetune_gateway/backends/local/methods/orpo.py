@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import TrainingArguments
 
+from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing, pairs
 from finetune_gateway.backends.local.configuration import (
     train_in_float32,
@@ -102,16 +103,19 @@ def train_and_save(run: Run) -> None:
     valid_rows = encode_rows(run, held_out, base.template, max_length) if held_out else None
 
     # -- configure: names as in Hugging Face's libraries
-    scorer = Scorer()
-    engine = pairs.engine_for(run, scorer, model, train_rows.rows)
+    engine = engines.choose(run, base, model, train_rows.rows[0]["chosen_ids"])
     plan = pairs.plan(spec, train_rows, valid_rows, engine)
     arguments = training_arguments(
-        run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
+        run,
+        plan,
+        learning_rate=LEARNING_RATE[kind],
+        held_out=valid_rows is not None,
+        bf16=engine.bf16,
     )
     valid = valid_rows.rows if valid_rows else None
     progress = finishing.progress_of(run, base)
     trainer: Any
-    if engine == "trl":
+    if engine.name == "trl":
         run.event(
             "TRL's trainer of ORPO is experimental: its next version may train otherwise, or be "
             "gone. Its loss also counts the prompt of the chosen answer.",
@@ -130,7 +134,7 @@ def train_and_save(run: Run) -> None:
     else:
         trainer = FastORPOTrainer(
             spec,
-            scorer,
+            engine.scorer,
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=train_rows.rows,

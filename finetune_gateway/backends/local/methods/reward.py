@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
@@ -19,8 +20,7 @@ from finetune_gateway.backends.local.loading import Base, free_memory, load_base
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import engine_of, plan_steps
-from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.backends.local.step_plan import plan_steps
 from finetune_gateway.events import Result
 
 # TRL's RewardConfig; all weights need a tenth of the rate of LoRA (TRL, peft_integration.md).
@@ -56,16 +56,21 @@ def train_and_save(run: Run) -> None:
     base.tokenizer.pad_token = pad
 
     # -- configure: names as in Hugging Face's libraries
+    engine = engines.choose(run, base, model, train_rows.rows[0]["chosen_ids"])
     plan = plan_steps(
         spec,
         len(train_rows.rows),
         rows=len(train_rows.rows) + train_rows.dropped,
         held_out=len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0,
-        engine=engine_of(spec),
-        micro_batch=batch_rows(spec),
+        engine=engine.name,
+        micro_batch=engine.micro_batch,
     )
     arguments = training_arguments(
-        run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
+        run,
+        plan,
+        learning_rate=LEARNING_RATE[kind],
+        held_out=valid_rows is not None,
+        bf16=engine.bf16,
     )
     progress = finishing.progress_of(run, base, neutral=math.log(2))
     # Imported here: TRL takes eight seconds.

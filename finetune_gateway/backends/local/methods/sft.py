@@ -6,11 +6,14 @@ We tokenise the rows and mark their labels (``ChatTemplate.encode``). TRL's SFTT
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel, TrainingArguments
 
+from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing, models
 from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
@@ -18,13 +21,63 @@ from finetune_gateway.backends.local.loading import free_memory, load_base, max_
 from finetune_gateway.backends.local.precision import bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
+from finetune_gateway.backends.local.scoring import Scorer, Sequences
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import engine_of, plan_steps
-from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.backends.local.step_plan import plan_steps
+from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
 from finetune_gateway.events import Result
+from finetune_gateway.methods import METHODS
+from finetune_gateway.tokens.chat_template import IGNORED
 
 # TRL, peft_integration.md: LoRA needs 10x the rate of full. QLoRA: the paper's, for up to 13B.
 LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
+
+
+class FastSFTTrainer(FastTrainer):
+    """Our engine on conversations: a trained token is a unit."""
+
+    def __init__(self, scorer: Scorer, loss_type: str, **given: Any) -> None:
+        super().__init__(**given)
+        self.scorer, self.loss_type = scorer, loss_type
+
+    def units_of(self, row: Row) -> int:
+        return sum(map(trained_tokens, sequences_of(row)))
+
+    def losses(self, model: Any, rows: Sequence[Row]) -> Losses:
+        sequences = [one for row in rows for one in sequences_of(row)]
+        units = sum(map(trained_tokens, sequences))
+        # The rows of a pack must not see each other: where the attention cannot tell them apart,
+        # they go through the model one after another.
+        packed = any("seq_lengths" in row for row in rows) and not self.scorer.padding_free
+        passes = [[one] for one in sequences] if packed else [sequences]
+        total, right = zip(*(self._lost(model, some) for some in passes), strict=True)
+        figures = {"mean_token_accuracy": torch.stack(right).sum()}
+        return Losses(torch.stack(total).sum(), units, units, figures)
+
+    def _lost(self, model: Any, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Return the loss (), summed over tokens, and how many tokens are the likeliest, ()."""
+        if self.loss_type == "dft":
+            # A token counts as much as it is likely already: Wu et al. 2025 (2508.05629), eq. 9.
+            each, right = self.scorer.each(model, sequences)
+            found = torch.cat(each)
+            return -(found.detach().exp() * found).sum(), right
+        total, right = self.scorer.total(model, sequences)
+        return -total, right
+
+
+def sequences_of(row: Row) -> list[tuple[list[int], list[int]]]:
+    """Return ids and labels of a row, or of each row in a pack."""
+    ids, labels = row["input_ids"], row["labels"]
+    found, start = [], 0
+    for length in row.get("seq_lengths") or [len(ids)]:
+        found.append((ids[start : start + length], labels[start : start + length]))
+        start += length
+    return found
+
+
+def trained_tokens(sequence: tuple[list[int], list[int]]) -> int:
+    """Return how many tokens are trained: the first follows nothing."""
+    return sum(label != IGNORED for label in sequence[1][1:])
 
 
 def train(run: Run) -> tuple[Result, int | None]:
@@ -54,13 +107,14 @@ def train_and_save(run: Run) -> None:
     rows = pack(train_rows.rows, max_length) if spec.packing else train_rows.rows
 
     # -- configure: names as in Hugging Face's libraries
+    engine = engines.choose(run, base, model, train_rows.rows[0]["input_ids"])
     plan = plan_steps(
         spec,
         len(rows),
         rows=len(train_rows.rows) + train_rows.dropped,
         held_out=len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0,
-        engine=engine_of(spec),
-        micro_batch=batch_rows(spec),
+        engine=engine.name,
+        micro_batch=engine.micro_batch,
     )
     warnings: list[str] = []  # told with the result
     if torch.cuda.is_available() and kind == "full":
@@ -68,24 +122,37 @@ def train_and_save(run: Run) -> None:
         config = models.config_of(base.folder)
         warnings += fit_weights(run, model, config, plan.micro_batch, longest)
     arguments = training_arguments(
-        run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
+        run,
+        plan,
+        learning_rate=LEARNING_RATE[kind],
+        held_out=valid_rows is not None,
+        bf16=engine.bf16,
     )
     progress = finishing.progress_of(run, base)
-    # Imported here: TRL takes eight seconds, and only its own engine needs it.
-    from finetune_gateway.backends.local import trl_trainers
+    valid = valid_rows.rows if valid_rows else None
+    trainer: Any
+    if engine.name == "trl":
+        # Imported here: TRL takes eight seconds, and only its own engine needs it.
+        from finetune_gateway.backends.local import trl_trainers
 
-    trainer = trl_trainers.sft_trainer(
-        spec,
-        model,
-        base.tokenizer,
-        arguments,
-        rows,
-        valid_rows.rows if valid_rows else None,
-        progress,
-    )
-    if base.quantization:
-        train_in_float32(model)
-        restore(run, model)
+        trainer = trl_trainers.sft_trainer(
+            spec, model, base.tokenizer, arguments, rows, valid, progress
+        )
+        if base.quantization:
+            train_in_float32(model)
+            restore(run, model)
+    else:
+        trainer = FastSFTTrainer(
+            engine.scorer,
+            spec.loss_type or METHODS["sft"].losses[0],
+            model=model,
+            args=TrainingArguments(**arguments),
+            train_dataset=rows,
+            eval_dataset=valid,
+            processing_class=base.tokenizer,
+            callbacks=[progress],
+        )
+        trainer.progress = progress
 
     # -- train: from the newest complete checkpoint, if an earlier worker has left one
     finishing.train_to_the_end(run, trainer)
@@ -96,7 +163,8 @@ def train_and_save(run: Run) -> None:
 
 def pack(rows: Any, max_length: int) -> Any:
     """Return packs of rows, of at most ``max_length`` tokens: best fit, the longest first."""
-    from trl import pack_dataset  # imported here: TRL takes eight seconds
+    # Imported here, and not from trl, which would import its trainers: eight seconds.
+    from trl.data_utils import pack_dataset
 
     return pack_dataset(rows, max_length)
 

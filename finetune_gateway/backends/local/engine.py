@@ -1,0 +1,113 @@
+"""Choose how a run computes, each thing by a rule that is told and that a setting can force.
+
+Imports torch.
+
+==================  =========================================================================
+engine              ours (``fast``), unless this model's logits are more than ``scoring`` knows
+bf16                on a GPU and on a CPU that multiplies in it; qlora on a CPU, and small
+                    models, in fp32 (``precision.computes_in_bf16``)
+attention           flash on a GPU where it is installed, else PyTorch's own
+micro_batch         on a CPU one row: padding costs more than larger products gain. On a GPU the
+                    batch, without padding where the attention allows it
+threads             of a CPU: one for a small model, or while others use the cores
+==================  =========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from finetune_gateway.backends.local.loading import Base
+from finetune_gateway.backends.local.precision import autocast
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.scoring import Scorer
+from finetune_gateway.backends.local.step_plan import engine_of
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.batch_plan import batch_rows
+
+CHECKED_TOKENS = 256  # of the row with which our head is compared with the model's
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a run computes."""
+
+    name: str  # fast | trl
+    micro_batch: int  # rows, or packs, per forward pass
+    bf16: bool
+    attention: str
+    padding_free: bool
+    threads: int | None  # None on a GPU
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(padding_free=self.padding_free)
+
+    def tell(self, run: Run, why: str = "") -> None:
+        """Say it in an event; ``why``: what speaks against our own engine."""
+        said = {"fast": "our own engine", "trl": "TRL's own step"}[self.name]
+        rows = "one row" if self.micro_batch == 1 else f"{self.micro_batch} rows"
+        parts = [
+            f"{'bf16' if self.bf16 else 'fp32'} with {self.attention} attention",
+            f"{rows} per forward pass{', without padding' if self.padding_free else ''}",
+        ]
+        if self.threads:
+            parts.append("one thread" if self.threads == 1 else f"{self.threads} threads")
+        text = f"Training uses {said}: {', '.join(parts)}."
+        run.event(f"{text} Ours is not used: {why}." if why else text, data=asdict(self))
+
+
+def choose(
+    run: Run, base: Base, model: Any, ids: Sequence[int], *, whole_batch: bool = False
+) -> Engine:
+    """Return how a run computes, and tell it. ``ids``: of a row, to compare our head with the
+    model's on. ``whole_batch``: a loss needs all rows of a step at once.
+
+    Raises GatewayError if our engine was asked for and cannot score this model.
+    """
+    spec, on_gpu = run.spec, torch.cuda.is_available()
+    attention = base.model.config._attn_implementation or "eager"
+    padding_free = on_gpu and attention.startswith("flash")
+    name, why = engine_of(spec), ""
+    if name == "fast":
+        why = _refusal(base, model, ids)
+        name = "trl" if why else "fast"
+    if why and spec.engine == "fast":
+        raise GatewayError(
+            f"This model cannot be trained with engine=fast: {why}.",
+            hint="Leave engine out, or set it to trl.",
+        )
+    if whole_batch and spec.micro_batch_size != "auto":
+        raise GatewayError(
+            f"The loss {spec.loss_type} needs all rows of a step at once.",
+            hint="Leave micro_batch_size out.",
+        )
+    batch = batch_rows(spec) * (spec.gradient_accumulation_steps if whole_batch else 1)
+    engine = Engine(
+        name=name,
+        micro_batch=_micro_batch(spec.micro_batch_size, batch, name, whole_batch or on_gpu),
+        bf16=base.bf16,
+        attention=attention,
+        padding_free=padding_free and name == "fast",
+        threads=None if on_gpu else torch.get_num_threads(),
+    )
+    engine.tell(run, why)
+    return engine
+
+
+def _micro_batch(asked: int | str, batch: int, name: str, together: bool) -> int:
+    if isinstance(asked, int):
+        return asked
+    return batch if together or name == "trl" else 1
+
+
+def _refusal(base: Base, model: Any, ids: Sequence[int]) -> str:
+    """Return why our head cannot train this model: all tokens of a row's start are scored by both.
+    Empty if it can."""
+    start = list(ids[:CHECKED_TOKENS])
+    with autocast(model.device, enabled=base.bf16):
+        return Scorer().refusal(model, [(start, start)])
