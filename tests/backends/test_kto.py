@@ -111,8 +111,6 @@ def test_answers_are_mismatched_within_a_batch(home: Path) -> None:
 
 def test_the_micro_batch_changes_no_loss(home: Path, tiny_folder: Path) -> None:
     """The KL term is that of the whole batch, whatever passes through the model at once."""
-    from finetune_gateway.backends.local.methods import kto
-
     given: dict[str, Any] = {
         "n_epochs": 1,
         "gradient_accumulation_steps": 2,
@@ -120,9 +118,7 @@ def test_the_micro_batch_changes_no_loss(home: Path, tiny_folder: Path) -> None:
     }
     whole = losses_of(train_run(kto_run(home, tiny_folder, **given)))
     assert len(whole) == 2 and whole[0] > 0.5  # good answers count more
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kto, "MICRO_BATCH", 4)
-        together = losses_of(train_run(kto_run(home, tiny_folder, **given)))
+    together = losses_of(train_run(kto_run(home, tiny_folder, micro_batch_size=4, **given)))
     assert together == pytest.approx(whole, rel=1e-5)
 
 

@@ -131,7 +131,7 @@ def train_and_save(run: Run) -> None:
         sides = {"reference": ("input_ids", "labels")}
         if has_kl(spec):
             sides["mismatched_reference"] = ("mismatched_ids", "mismatched_labels")
-        score_reference(trainer, scorer, sides)
+        score_reference(trainer, engine.scorer, sides)
 
     # -- train: from the newest complete checkpoint, if an earlier worker has left one
     finishing.train_to_the_end(run, trainer)
