@@ -118,7 +118,8 @@ def next_step(job: Job) -> str:
         ours = f"ftg deploy {job.id}, or: " if job.record.display_name == "azure" else ""
         return f"Next, deploy it: {ours}{visible(job.record.deploy)}\n{then}"
     if job.status is JobStatus.SUCCEEDED:
-        return f'Next: ftg chat {job.id} "Hello"'
+        asked = "< FILE.jsonl" if job.record.spec.method == "reward" else '"Hello"'
+        return f"Next: ftg chat {job.id} {asked}"
     if job.record.unsent:
         return job.record.outlook
     if job.status in (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PAUSED):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
-from support.plain_models import logits
+from support.plain_models import logits, logits_of
 from support.training import (
     a_run,
+    handle_of,
     losses_of,
     metrics_of,
     train_in_two,
@@ -20,6 +23,7 @@ from support.training import (
 from finetune_gateway import SpecError
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.data import canonical
 from finetune_gateway.methods import require
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
@@ -85,8 +89,8 @@ def test_kto_from_rows_to_a_model_that_answers(home: Path, tiny_folder: Path) ->
     template = ChatTemplate.load(tiny_folder)
     sequences = [template.encode(row)[0] for row in ROWS]
     assert tokens == 4 * sum(one.trained for one in sequences)
-    plain = logits(run.model, tiny_folder)
-    assert torch.isfinite(plain).all()
+    plain, ours = logits(run.model, tiny_folder), logits_of(handle_of(run))
+    assert torch.allclose(plain, ours, atol=1e-4)
 
 
 def test_answers_are_mismatched_within_a_batch(home: Path) -> None:
@@ -157,6 +161,26 @@ def test_what_kto_has_not_is_refused(options: dict[str, Any]) -> None:
 
 
 # -- heavy: each kind of training, beside TRL, and killed ------------------------------------
+
+
+@pytest.mark.chaos
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", KINDS)
+def test_real_answers_are_learned(home: Path, tiny_folder: Path, shared: Path, kind: str) -> None:
+    """The training loss falls on real rows; plain transformers and PEFT give the same logits."""
+    import torch
+
+    text = (shared / "data" / "llamafactory_kto_en" / "kto_en_demo.json").read_text("utf-8")
+    rows = [canonical.read(row).row for row in json.loads(text) if len(json.dumps(row)) < 1200]
+    rate = 1e-3 if kind != "full" else 1e-4
+    options: dict[str, Any] = {"n_epochs": 5, "learning_rate": rate}
+    run = train_run(kto_run(home, tiny_folder, kind, rows=rows[:32], **options))
+    first, last = fmean(losses_of(run)[:8]), fmean(losses_of(run)[-8:])  # of an epoch
+    assert last < first - 0.02, losses_of(run)
+    ours = logits_of(handle_of(run))
+    if kind != "qlora":  # plain PEFT has the base in full precision
+        plain = logits(run.model, None if kind == "full" else tiny_folder)
+        assert torch.allclose(plain, ours, atol=1e-4)
 
 
 @pytest.mark.chaos

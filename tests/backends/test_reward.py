@@ -6,12 +6,14 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from support.cli import Ftg
 from support.training import (
     a_run,
+    handle_of,
     losses_of,
     metrics_of,
     train_in_two,
@@ -22,6 +24,7 @@ from support.training import (
 from finetune_gateway import Gateway, ModelHandle, SpecError, UnsupportedError
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.data import canonical
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate
 from finetune_gateway.tokens.training_rows import encode_row
@@ -67,21 +70,6 @@ def reward_run(home: Path, folder: Path, kind: str = "lora", **options: Any) -> 
     given = {**OPTIONS, **KINDS[kind], "training_type": kind, **options}
     spec = TrainingSpec.build(model=str(folder), **given)
     return a_run(home, spec, ROWS, validation=HELD_OUT)
-
-
-def handle_of(run: Run) -> ModelHandle:
-    """The handle of a run's result, saved beside it, as a job does it."""
-    result, _ = finishing.result_of(run)
-    handle = ModelHandle(
-        kind=result.kind,
-        model=result.model,
-        base_model=run.spec.model,
-        base_sha256=result.base_sha256,
-        base_quantization=result.base_quantization,
-        backend="local",
-    )
-    handle.save(run.model)
-    return handle
 
 
 def plain_score(folder: Path, base: Path | None, messages: Sequence[Any]) -> float:
@@ -146,6 +134,10 @@ def test_reward_from_pairs_to_scores(ftg: Ftg, tmp_path: Path, tiny_folder: Path
         ftg("chat", str(run.model), "--json", json.dumps({"messages": BAD})).stdout
     )
     assert as_json["scores"] == [[pytest.approx(scores[1], abs=1e-6)]]
+    long = {"messages": [GOOD[0], {"role": "assistant", "content": "It comes on day 2. " * 200}]}
+    partly = ftg("chat", str(run.model), text=f"{json.dumps(long)}\n{rows}")
+    assert partly.returncode == 1 and "Line 1 has no score" in partly.stderr
+    assert partly.stdout.splitlines() == ["-", *done.stdout.splitlines()[-2:]]
     asked = ftg("chat", str(run.model), "Where is parcel number 3?")
     assert asked.returncode == 2 and "rows of data" in asked.stderr
     shaped = ftg("chat", str(run.model), "--max-tokens", "3", rows)
@@ -194,6 +186,22 @@ def test_what_pads_ends_no_row(named: int | None, usual: int | None, expected: s
 
 
 # -- heavy: each kind of training, beside TRL, and stopped ------------------------------------
+
+
+@pytest.mark.chaos
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", KINDS)
+def test_real_pairs_are_learned(home: Path, tiny_folder: Path, shared: Path, kind: str) -> None:
+    """The training loss falls on answers of real users, and the chosen ones score higher."""
+    text = (shared / "data" / "llamafactory_dpo_en" / "dpo_en_demo.json").read_text("utf-8")
+    found = [canonical.read(row).row for row in json.loads(text) if len(json.dumps(row)) < 1500]
+    rate = 1e-3 if kind != "full" else 3e-4
+    given = {**OPTIONS, "training_type": kind, "n_epochs": 5, "learning_rate": rate}
+    run = train_run(a_run(home, TrainingSpec.build(model=str(tiny_folder), **given), found[:32]))
+    first, last = fmean(losses_of(run)[:8]), fmean(losses_of(run)[-8:])  # of an epoch
+    assert last < first - 0.05, losses_of(run)
+    assert fmean(one["train_accuracy"] for one in metrics_of(run)[-8:]) > 0.7
+    assert handle_of(run).first_answer
 
 
 @pytest.mark.chaos

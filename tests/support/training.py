@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from finetune_gateway import ModelHandle
 from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local.finishing import result_of
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
 from finetune_gateway.methods import load_trainer
@@ -77,6 +79,22 @@ def trained_weights(run: Run) -> dict[str, Any]:
 
     [path] = run.model.glob("*.safetensors")
     return dict(load_file(path))
+
+
+def handle_of(run: Run) -> ModelHandle:
+    """The handle of its result, once that has answered or scored; it is saved beside it."""
+    result, _ = result_of(run)
+    handle = ModelHandle(
+        kind=result.kind,
+        model=result.model,
+        base_model=run.spec.model,
+        base_sha256=result.base_sha256,
+        base_quantization=result.base_quantization,
+        backend="local",
+        first_answer=result.first_answer,
+    )
+    handle.save(run.model)
+    return handle
 
 
 def train_in_two(run: Run, after: str) -> Run:

@@ -94,7 +94,8 @@ def result_of(run: Run) -> tuple[Result, int | None]:
     manifest = manifest_of(run.model)
     if manifest is None:
         raise GatewayError(f"There is no model in {run.model}.")
-    run.phase("asking the model a question")
+    scores = manifest["kind"] == "reward"
+    run.phase("scoring a pair" if scores else "asking the model a question")
     result = Result(
         kind=manifest["kind"],
         model=str(run.model),
@@ -107,7 +108,7 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         metrics=manifest["metrics"],
         warnings=manifest.get("warnings", []),
     )
-    if result.kind == "reward":
+    if scores:
         said = first_scores(run, result)
         run.event(f"The model scores the first pair: {said}.")
         return result.model_copy(update={"first_answer": said}), manifest["trained_tokens"]

@@ -78,7 +78,8 @@ class RewardModel:
         if most and len(row.input_ids) > most:
             raise SpecError(
                 f"The conversation has {len(row.input_ids):,} tokens; this model reads at most "
-                f"{most:,}."
+                f"{most:,}.",
+                hint="Leave out earlier turns, or score another answer.",
             )
         return row.input_ids
 
