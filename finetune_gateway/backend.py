@@ -383,6 +383,12 @@ class Backend(ABC):
             option="resume",
         )
 
+    def rewind(self, provider_id: str, point: Checkpoint) -> None:
+        """Forget what an ended job has saved after a checkpoint: ``resume`` then goes on from that
+        one. Raises UnsupportedError, and then nothing is forgotten."""
+        why = f"{self.display_name} lets no job go on from a checkpoint of its choice."
+        raise UnsupportedError(why, hint="Leave it out.", backend=self.name, option="resume")
+
     def checkpoint(self, provider_id: str, point: Checkpoint) -> Result:
         """Return a model that this job has saved during training as if it were its result. Raises
         NotFoundError for one that is gone."""

@@ -18,6 +18,7 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.errors import SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs import results
 from finetune_gateway.jobs.charges import CHECK, COMPARE
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.recordings import PREFIX
@@ -147,7 +148,10 @@ def cancel(
 
 
 def resume(
-    job: JobName,
+    job: Annotated[
+        str,
+        typer.Argument(metavar="JOB[@STEP]", help="Job id, a unique start of one, or 'latest'."),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -155,22 +159,39 @@ def resume(
     """Let a job that has stopped go on, as the same job. One that was not sent is looked for, and
     sent if it is not there. One that is paused is resumed at its host, after a yes: it costs again;
     without a terminal, --yes is required. A local one that has failed or was cancelled goes on from
-    its last complete checkpoint. Any other is refused (exit 2).
+    its last complete checkpoint; JOB@STEP (also @best) goes on from that one, after a yes: later
+    ones are deleted, and their steps are trained again. Any other is refused (exit 2).
 
     Examples:
       ftg resume latest
+      ftg resume ftg-7kq3@200
       ftg resume ftg-7kq3 --yes --json
     """
-    opened = open_job(job, quiet=quiet)
+    name, step = results.split(job)
+    opened = open_job(name, quiet=quiet)
     if opened.status is JobStatus.PAUSED and opened.record.hosted and not yes:
         _require_yes(opened, "Resume", "resumed")
-    opened.resume()
+    if step is not None and not yes:
+        _require_rewind(opened, step)
+    opened.resume(step=step)
     if json:
         print_json(job_document(opened))
     else:
         print_result(str(opened.status) if quiet else f"{opened.id} {opened.status}")
     if hint := next_step(opened):
         print_message(hint, quiet=quiet)
+
+
+def _require_rewind(job: Job, step: results.StepName) -> None:
+    """Ask before the checkpoints after a step are deleted; where there are none, nothing is lost.
+    Raises NotFoundError for a step that is not there, BudgetError without a yes."""
+    there = job.checkpoints()
+    at = results.chosen(job.record, step, job.store).step
+    later = [f"{one.step:,}" for one in there if one.step > at]
+    if later and job.resumable:
+        steps = ", ".join(later)
+        question = f"Resume {job.id} from step {at:,}, and delete its later checkpoints ({steps})?"
+        require_yes(question, f"Job {job.id} was not resumed")
 
 
 def settle(

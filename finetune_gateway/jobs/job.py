@@ -327,21 +327,26 @@ class Job(Pictured):
         except GatewayError:  # its plug-in is gone
             return False
 
-    def resume(self) -> Job:
+    def resume(self, *, step: results.StepName | None = None) -> Job:
         """Let the job go on as the same job, and return self.
+
+        ``step``: of the checkpoint that a local job goes on from, or "best"; by default its last.
+        Later checkpoints are deleted, and their steps are trained again.
 
         A job that was not sent is looked for, and sent if it is not there; a paused one is resumed
         at its host; a local one that has failed or was cancelled goes on from its last complete
-        checkpoint. Raises SpecError for any other, with what to do instead, and BudgetError if
-        there is no room for its cost.
+        checkpoint. Raises SpecError for any other, with what to do instead, BudgetError if there
+        is no room for its cost, and NotFoundError for a step that is not there.
         """
         removal.require_kept(self.reload().record)
         if self.record.unsent:
+            if step is not None:
+                results.chosen(self.record, step, self._store)  # there is none
             self.record = self._submitter.advance(self.record, self.backend)
             return self
         self.refresh()
         reserve = self._submitter.reserve
-        self.record = resumption.resume(self.record, self._store, self.backend, reserve)
+        self.record = resumption.resume(self.record, self._store, self.backend, reserve, step)
         try:
             return self.refresh()
         except BackendError:  # it goes on, whatever can be read of it now

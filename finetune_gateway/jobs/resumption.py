@@ -13,22 +13,36 @@ from collections.abc import Callable
 from finetune_gateway.backend import Backend
 from finetune_gateway.errors import JobNotFinished, SpecError, UnsupportedError
 from finetune_gateway.events import JobStatus
+from finetune_gateway.jobs import results
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import require_kept
+from finetune_gateway.jobs.results import StepName
 from finetune_gateway.jobs.store import LIVE, Store
 
 
 def resume(
-    record: JobRecord, store: Store, backend: Backend, reserve: Callable[[JobRecord], None]
+    record: JobRecord,
+    store: Store,
+    backend: Backend,
+    reserve: Callable[[JobRecord], None],
+    step: StepName | None = None,
 ) -> JobRecord:
     """Let a paused or ended job go on and return it. Raises SpecError for a job that cannot, with
     what to do instead, and BudgetError if its month has no room for it.
 
-    ``reserve``: raises if the budget has no room; called inside the transaction.
+    ``reserve``: raises if the budget has no room; called inside the transaction. ``step``: of the
+    checkpoint to go on from, in place of the last; later ones are deleted. Raises NotFoundError for
+    one that is not there.
     """
     if not can_resume(record, backend):
         raise _refusal(record)
+    point = None if step is None else results.chosen(record, step, store)
     if record.provider_id is not None and not record.status.final:
+        if point is not None:
+            raise SpecError(
+                f"{record.id} is {record.status}: it goes on from where it is.",
+                hint="Leave the step out.",
+            )
         backend.resume(record.provider_id, record.resumes)
         return store.get(record.id)
     with store.lock(record.id) as mine:
@@ -40,6 +54,8 @@ def resume(
             )
         reopened = _reopen(store, record, reserve)
         try:
+            if point is not None:
+                backend.rewind(record.provider_id or "", point)
             return go_on(reopened, store, backend)
         except UnsupportedError:
             _close(store, record)
@@ -108,7 +124,10 @@ def _refusal(record: JobRecord) -> SpecError:
     name, host = record.id, record.display_name
     again = "Submit it again: that makes a new job."
     if record.status is JobStatus.SUCCEEDED:
-        why, hint = "has succeeded", f"Use it: ftg chat {name}. For another one: submit --again."
+        why, hint = (
+            "has succeeded",
+            f"Use it: ftg chat {name}. To train on: submit --continue-from {name}.",
+        )
     elif record.status.final and record.provider_id is None:
         why, hint = f"{_ended(record)} before it was sent", again
     elif record.status.final:

@@ -13,6 +13,7 @@ from pathlib import Path
 from finetune_gateway.events import Event, JobStatus, Metric
 from finetune_gateway.jobs.budget import Quote
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.overfitting import result_step_text
 from finetune_gateway.jobs.records import StoredFile
 from finetune_gateway.jobs.removal import require_kept
 from finetune_gateway.preparation.convert import whole_file
@@ -46,7 +47,13 @@ EVENTS = 1_000  # the last ones; 'ftg events' has all
 STEPS = 500
 WARNINGS = 5
 _SIGNS = {JobStatus.SUCCEEDED: "\u2713", JobStatus.FAILED: "\u2717"}
-_NAMED = ("job", "status", "error", "last metrics")  # facts that the head of the page has
+_NAMED = (
+    "job",
+    "status",
+    "error",
+    "last metrics",
+    "result is",
+)  # facts that the head of the page has
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class JobPage:
     error: list[Piece]
     tiles: Pairs
     losses: Chart | None
+    kept: str  # the step of the result, with its loss and the last one
     note: str
     warnings: list[EventView]
     samples: Samples | None
@@ -118,6 +126,7 @@ def _view(job: Job, no_rows: bool) -> JobPage:
         error=short_text(job.error or "", 2_000),
         tiles=[*_tiles(job, metrics)],
         losses=loss_chart(metrics),
+        kept=result_step_text(job.record.result.metrics) if job.record.result else "",
         note=overfitting_note(metrics),
         warnings=[event for event in events if event.level][-WARNINGS:],
         samples=samples,

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.chaos import until
 
-from finetune_gateway import Gateway, SpecError
-from finetune_gateway.backends.local import fourbit
+from finetune_gateway import FakeBackend, Gateway, NotFoundError, SpecError, UnsupportedError
+from finetune_gateway.backends.local import checkpoints, fourbit
+from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
-from finetune_gateway.events import Event
+from finetune_gateway.events import Checkpoint, Event, JobStatus
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -225,3 +227,63 @@ def test_what_goes_by_held_out_rows_needs_some(
     gateway.plan(planted(12, 1), model=str(tiny_folder), validation=planted(4, 2), **options)
     never: dict[str, Any] = {"early_stopping_patience": 0, "load_best_model_at_end": False}
     gateway.plan(planted(12, 1), model=str(tiny_folder), **never)
+
+
+# -- going on from a checkpoint ------------------------------------------------------------
+
+
+def test_a_run_is_rewound_to_a_whole_checkpoint(home: Path) -> None:
+    """Later ones are gone, earlier ones stay; one that is not whole changes nothing."""
+    backend = LocalBackend()
+    backend.bind(Settings(home).create())
+    folder = backend.queue.folder("ftg-7kq3") / "checkpoints"
+    for step in (5, 10, 15, 20):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        for name in (*checkpoints.STATE_FILES, "adapter_model.safetensors"):
+            (folder / f"checkpoint-{step}" / name).touch()
+    (folder / "checkpoint-15" / checkpoints.LAST_FILE).unlink()
+    with pytest.raises(UnsupportedError, match="checkpoint-15 of ftg-7kq3 is not whole"):
+        backend.rewind("ftg-7kq3", Checkpoint(id="checkpoint-15", step=15, model=""))
+    backend.rewind("ftg-7kq3", Checkpoint(id="checkpoint-10", step=10, model=""))
+    assert [one.step for one in checkpoints.whole(folder)] == [5, 10]
+
+
+def test_a_step_that_cannot_be_gone_back_to_leaves_the_job_ended(home: Path) -> None:
+    """One that is not there, and a backend that lets no job choose: nothing has changed."""
+    saved = {"id": "c", "step": 3, "model": "m-3"}
+    told = {"status": "running", "checkpoints": [saved]}
+    backend = FakeBackend(script=[told, told])
+    job = Gateway(home).submit(planted(12, 1), model="m", backend=backend)
+    job.refresh()
+    assert job.cancel().wait().status is JobStatus.CANCELLED
+    with pytest.raises(NotFoundError, match="no checkpoint at step 4"):
+        job.resume(step=4)
+    with pytest.raises(UnsupportedError, match="checkpoint of its choice"):
+        job.resume(step=3)
+    assert job.reload().status is JobStatus.CANCELLED and job.resumable
+
+
+@pytest.mark.chaos
+def test_a_job_goes_on_from_a_checkpoint_to_the_same_result(home: Path, tiny_folder: Path) -> None:
+    """A cancelled one, from its best step: the steps after it are trained again, to the same bytes
+    as without a break."""
+    options: dict[str, Any] = {"max_steps": 60, "save_steps": 5, "eval_steps": 5, "seed": 3}
+    options |= {"batch_size": 4, "lora_r": 4, "early_stopping_patience": 0, "logging_steps": 1}
+    gateway = Gateway(home)
+
+    def submit() -> Any:
+        return gateway.submit(
+            planted(8, 1), model=str(tiny_folder), validation=planted(4, 2), again=True, **options
+        )
+
+    whole = submit()
+    assert whole.wait(timeout=300).error is None
+    job = submit()
+    until(lambda: [one for one in job.refresh().checkpoints() if one.step >= 20], 300)
+    job.cancel()
+    assert job.wait(timeout=60).status is JobStatus.CANCELLED
+    at = job.checkpoints()[0].step
+    assert job.resume(step=at).wait(timeout=300).error is None
+    assert any(f"Continuing from checkpoint-{at}." == one.message for one in job.events())
+    results = [home / "runs" / one.id / "model" for one in (whole, job)]
+    assert weights(results[0]) == weights(results[1])

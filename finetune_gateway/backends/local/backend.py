@@ -340,6 +340,17 @@ class LocalBackend(Backend):
             )
         self.queue.resume(provider_id, attempt)
 
+    def rewind(self, provider_id: str, point: Checkpoint) -> None:
+        folder = self.queue.folder(provider_id) / "checkpoints"
+        if point.step not in {one.step for one in checkpoints.whole(folder)}:
+            raise UnsupportedError(
+                f"{point.id} of {provider_id} is not whole any more.",
+                hint=f"See what there is: ftg checkpoints {provider_id}",
+                backend=self.name,
+                option="resume",
+            )
+        checkpoints.remove([one for one in checkpoints.whole(folder) if one.step > point.step])
+
     def log_path(self, provider_id: str) -> Path | None:
         return self.queue.folder(provider_id) / "worker.log"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,15 @@ def whole(folder: Path) -> list[Checkpoint]:
         if is_whole(path)
     ]
     return sorted(found, key=lambda one: one.step)
+
+
+def remove(points: Sequence[Checkpoint]) -> None:
+    """Delete checkpoints. First none of them is whole any more: a kill leaves nothing that looks
+    so."""
+    for point in points:
+        (Path(point.model) / LAST_FILE).unlink()
+    for point in points:
+        shutil.rmtree(point.model)
 
 
 def copy_model(checkpoint: Path, target: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -239,13 +238,11 @@ class Progress(TrainerCallback):
     def _remove_others(self, state: TrainerState) -> None:
         """Delete checkpoints but the last ones and the best: now that the new one is whole, no kill
         leaves a run without what it has."""
-        there = {one.step: Path(one.model) for one in checkpoints.whole(self.run.checkpoints)}
-        known = [one for one in losses_of(state, "eval_loss") if one[0] in there]
-        kept = {*[*there][-KEPT:], *([overfitting.best(known)[0]] if known else [])}
-        for step, path in there.items():
-            if step not in kept:
-                (path / checkpoints.LAST_FILE).unlink()  # a kill leaves nothing that looks whole
-                shutil.rmtree(path)
+        there = checkpoints.whole(self.run.checkpoints)
+        steps = [one.step for one in there]
+        known = [one for one in losses_of(state, "eval_loss") if one[0] in steps]
+        kept = {*steps[-KEPT:], *([overfitting.best(known)[0]] if known else [])}
+        checkpoints.remove([one for one in there if one.step not in kept])
 
     def _overfitting_text(self, found: Overfitting) -> str:
         return (

@@ -16,6 +16,7 @@ from finetune_gateway.evaluation.comparison import Comparison
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.overfitting import best
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_figures import cost_text, new_jobs_until_text, time_text
 from finetune_gateway.reports.layout import raise_if_foreign
@@ -143,8 +144,10 @@ def document(result: DemoResult, folders: Folders) -> dict[str, Any]:
     job, metrics = result.trained.job, result.trained.job.metrics()
     losses = {}
     for name in ("train_loss", "valid_loss"):
-        values = [value for _, value in series(metrics, name)]
-        losses[name] = {"first": values[0], "last": values[-1], "best": min(values)}
+        points = series(metrics, name)
+        step, lowest = best(points)
+        first, last = points[0][1], points[-1][1]
+        losses[name] = {"first": first, "last": last, "best": lowest, "best_step": step}
     findings = result.broken_report.model_dump(mode="json")["findings"]
     return {
         "ok": result.ok,
