@@ -21,9 +21,10 @@ from support.training import (
     trained_weights,
 )
 
-from finetune_gateway import Gateway, ModelHandle, SpecError, UnsupportedError
+from finetune_gateway import Gateway, GatewayError, ModelHandle, SpecError, UnsupportedError
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.supported import require_modules
 from finetune_gateway.data import canonical
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate
@@ -183,6 +184,23 @@ def test_what_pads_ends_no_row(named: int | None, usual: int | None, expected: s
         model=SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config)),
     )
     assert padding_token(base, [[1, 7]], [[1, 2, 7]]) == expected
+
+
+def test_a_family_without_a_reward_model_is_refused(tmp_path: Path) -> None:
+    """In words, before any weight is read."""
+    from finetune_gateway.backends.local.loading import load_scoring_model
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(GatewayError, match="no reward model of the family mamba"):
+        load_scoring_model(tmp_path)
+
+
+def test_a_reward_model_has_no_head_for_tokens() -> None:
+    """So none can be trained beside its adapter."""
+    given: dict[str, Any] = {"method": "reward", "modules_to_save": ("lm_head",)}
+    spec = TrainingSpec.build(model="builtin/tiny", **given)
+    with pytest.raises(SpecError, match="lm_head"):
+        require_modules(spec, ["model.embed_tokens.weight", "lm_head.weight"])
 
 
 # -- heavy: each kind of training, beside TRL, and stopped ------------------------------------

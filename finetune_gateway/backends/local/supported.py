@@ -80,7 +80,8 @@ def require_modules(spec: TrainingSpec, tensors: Collection[str]) -> None:
     As PEFT reads them: a name is the end of a module's path, one text is a pattern of whole paths.
     """
     modules = {name.rpartition(".")[0] for name in tensors}
-    modules |= {"lm_head"}  # one that shares the embedding's weight is not stored
+    # One that shares the embedding's weight is not stored; a reward model has another head.
+    modules = modules - {"lm_head"} if spec.method == "reward" else modules | {"lm_head"}
     if spec.target_modules != ALL_LINEAR:
         _require(spec.target_modules, "target_modules", modules)
     _require(spec.modules_to_save, "modules_to_save", modules)
