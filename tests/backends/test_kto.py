@@ -89,6 +89,8 @@ def test_kto_from_rows_to_a_model_that_answers(home: Path, tiny_folder: Path) ->
     template = ChatTemplate.load(tiny_folder)
     sequences = [template.encode(row)[0] for row in ROWS]
     assert tokens == 4 * sum(one.trained for one in sequences)
+    checkpoint = run.checkpoints / "checkpoint-16"
+    assert {"tokenizer.json", "chat_template.jinja"} <= {path.name for path in checkpoint.iterdir()}
     plain, ours = logits(run.model, tiny_folder), logits_of(handle_of(run))
     assert torch.allclose(plain, ours, atol=1e-4)
 

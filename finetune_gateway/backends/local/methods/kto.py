@@ -125,6 +125,7 @@ def train_and_save(run: Run) -> None:
             args=TrainingArguments(**arguments),
             train_dataset=rows,
             eval_dataset=valid,
+            processing_class=base.tokenizer,
             callbacks=[progress],
         )
         trainer.progress = progress
