@@ -1,0 +1,85 @@
+"""DPO and ORPO by a worker of their own: real rows, and kill -9 while the reference scores or
+the model is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.chaos import end_workers, ended, kill_worker, row, until
+from support.pairs import pair_rows
+
+from finetune_gateway import Gateway, Job, JobStatus
+
+pytestmark = pytest.mark.chaos
+SMALL: dict[str, Any] = {"lora_r": 4, "seed": 3, "learning_rate": 5e-3, "max_length": 256}
+FILES = ("foundry_orca_dpo/validation.jsonl", "llamafactory_dpo_en/dpo_en_demo.json")
+
+
+@pytest.fixture(autouse=True)
+def _ended(home: Path) -> Iterator[None]:
+    yield
+    end_workers(home)
+
+
+def submit(data: Any, folder: Path, **options: Any) -> Job:
+    given = {**SMALL, "model": str(folder), "backend": "local", "validation_split": 0, **options}
+    return Gateway().submit(data, **given)
+
+
+def losses(job: Job) -> list[float]:
+    return [found.train_loss for found in job.metrics() if found.train_loss is not None]
+
+
+def weights(job: Job, home: Path) -> bytes:
+    return (home / "runs" / job.id / "model" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("method", ["dpo", "orpo"])
+@pytest.mark.parametrize("name", FILES)
+def test_real_pairs_are_learned(
+    home: Path, tiny_folder: Path, shared: Path, name: str, method: str
+) -> None:
+    """48 of them, in two forms; as many tokens are trained as the estimate says."""
+    text = (shared / "data" / name).read_text("utf-8")
+    lines = json.loads(text) if name.endswith(".json") else map(json.loads, text.splitlines())
+    rows = [row for _, row in zip(range(48), lines, strict=False)]
+    asked: dict[str, Any] = {"method": method, "n_epochs": 2}
+    quote = Gateway().estimate(
+        rows, model=str(tiny_folder), backend="local", validation_split=0, **SMALL, **asked
+    )
+    job = submit(rows, tiny_folder, **asked)
+    handle = job.result(timeout=240)
+    found = losses(job)
+    assert sum(found[-4:]) < sum(found[:4]), found
+    assert quote.trained_tokens and quote.trained_tokens.expected == job.record.trained_tokens
+    assert handle.chat("Hello?", max_tokens=4).usage.completion_tokens >= 1
+
+
+@pytest.mark.parametrize("moment", ["scoring", "training"])
+def test_a_killed_worker_loses_nothing(home: Path, tiny_folder: Path, moment: str) -> None:
+    """The adapter is that of a job that nobody killed, and no score is made twice."""
+    data = pair_rows(400)
+    asked: dict[str, Any] = {"method": "dpo", "max_steps": 40, "save_steps": 5, "batch_size": 8}
+    whole = submit(data, tiny_folder, **asked)
+    assert ended(whole, 240) is JobStatus.SUCCEEDED, whole.error
+    job = submit(data, tiny_folder, **{**asked, "suffix": "killed"})
+    folder = home / "runs" / job.id
+    if moment == "scoring":
+        until(lambda: [*(folder / "reference").glob("*.f32")], 120)
+    else:
+        until(lambda: len(losses(job.refresh())) >= 12, 120, 0.05)
+    assert kill_worker(row(home, job.id).pid)
+    [kept] = (folder / "reference").glob("*.f32")
+    size = kept.stat().st_size
+    assert ended(job, 240) is JobStatus.SUCCEEDED, job.error
+    assert weights(job, home) == weights(whole, home) and losses(job) == losses(whole)
+    scored = [
+        event.data["reference_rows"] for event in job.events() if "reference_rows" in event.data
+    ]
+    assert kept.stat().st_size == 8 * 320
+    assert scored[-1] == (320 - size // 8 if moment == "scoring" else 0)
