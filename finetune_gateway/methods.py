@@ -92,6 +92,7 @@ METHODS = {
 }
 # Losses of dpo that have label_smoothing; exo_pair takes its logarithm.
 SMOOTHED = ("exo_pair", "robust", "aot", "aot_unpaired")
+SORTED = ("aot", "aot_unpaired")  # losses of dpo that compare the rows of a step as a whole
 OF_SOME = frozenset().union(*(method.options for method in METHODS.values()))
 
 OPENAI_WORDS = {name: method.openai for name, method in METHODS.items() if method.openai}
@@ -129,6 +130,12 @@ def require(spec: TrainingSpec) -> None:
         )
     if "label_smoothing" in spec.chosen:
         _require_smoothing(spec)
+    if spec.loss_type in SORTED and spec.micro_batch_size != "auto":
+        raise SpecError(
+            f"micro_batch_size is no setting of the loss {spec.loss_type}: all pairs of a step go "
+            "through the model at once, since it sorts them.",
+            hint="Leave it out, and set batch_size.",
+        )
     together = spec.batch_size if spec.micro_batch_size == "auto" else spec.micro_batch_size
     if spec.engine == "trl" and (spec.loss_type or spec.method) == "kto" and together == 1:
         raise SpecError(

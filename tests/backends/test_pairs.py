@@ -131,6 +131,7 @@ def test_odds_have_their_value_and_gradient_at_both_ends() -> None:
             {"method": "dpo", "loss_type": "exo_pair", "label_smoothing": 0},
             "label_smoothing of exo_pair must be above 0",
         ),
+        ({"method": "dpo", "loss_type": "aot", "micro_batch_size": 2}, "of the loss aot"),
     ],
 )
 def test_what_pairs_cannot_honour_is_refused(given: dict[str, Any], reason: str) -> None:

@@ -12,7 +12,7 @@ from support.training import a_run
 
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.methods import METHODS, SMOOTHED
+from finetune_gateway.methods import METHODS, SMOOTHED, SORTED
 from finetune_gateway.spec import TrainingSpec
 
 pytestmark = [
@@ -144,7 +144,7 @@ def test_our_losses_of_dpo_are_those_of_trl(prepare: Any, tiny_folder: Path, los
     theirs = bare_dpo(tiny_folder, model, arguments, beta=0.1, **options)
     rows = our_rows(theirs.train_dataset)
     expected = logged(theirs)
-    alone = 4 if loss in dpo.SORTED else 1
+    alone = 4 if loss in SORTED else 1
     run, model, arguments = prepare("dpo", micro_batch=alone, **options)
     ours = dpo.FastDPOTrainer(
         run.spec,

@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
+from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.loading import Base
-from finetune_gateway.backends.local.precision import autocast
+from finetune_gateway.backends.local.precision import autocast, bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.step_plan import engine_of
@@ -65,7 +66,8 @@ def choose(
     run: Run, base: Base, model: Any, ids: Sequence[int], *, whole_batch: bool = False
 ) -> Engine:
     """Return how a run computes, and tell it. ``ids``: of a row, to compare our head with the
-    model's on. ``whole_batch``: a loss needs all rows of a step at once.
+    model's on. ``whole_batch``: a loss needs all rows of a step at once; ``methods.require``
+    refuses a micro_batch_size then.
 
     Raises GatewayError if our engine was asked for and cannot score this model.
     """
@@ -81,11 +83,6 @@ def choose(
             f"This model cannot be trained with engine=fast: {why}.",
             hint="Leave engine out, or set it to trl.",
         )
-    if whole_batch and spec.micro_batch_size != "auto":
-        raise GatewayError(
-            f"The loss {spec.loss_type} needs all rows of a step at once.",
-            hint="Leave micro_batch_size out.",
-        )
     batch = batch_rows(spec) * (spec.gradient_accumulation_steps if whole_batch else 1)
     engine = Engine(
         name=name,
@@ -97,6 +94,24 @@ def choose(
     )
     engine.tell(run, why)
     return engine
+
+
+def fit_weights(run: Run, base: Base, model: Any, rows: int, length: int) -> list[str]:
+    """Hold the weights of full fine-tuning in bf16 if the GPU has no memory for fp32; return the
+    warning about it, or an empty list. They were read in fp32: it is less than half of a step's.
+
+    ``rows``: per forward pass, of at most ``length`` tokens a sequence.
+    """
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if run.spec.training_type != "full" or not on_gpu or model.dtype != torch.float32:
+        return []
+    config = models.config_of(base.folder)
+    reason = bf16_reason(run.spec, config, rows, length, usable_gpu_memory())
+    if not reason:
+        return []
+    model.to(torch.bfloat16)
+    run.event(reason, level="warn")
+    return [reason]
 
 
 def _micro_batch(asked: int | str, batch: int, name: str, together: bool) -> int:

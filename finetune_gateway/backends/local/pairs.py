@@ -50,7 +50,7 @@ def counts(found: Sequence[Tensor]) -> Tensor:
     return torch.tensor([len(one) for one in found], device=found[0].device)
 
 
-def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, float]:
+def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return TRL's figures of some pairs, each summed over them. Both arguments have the chosen
     answers' (n,) and the rejected ones'; rewards are what the method makes of log-probabilities."""
     chosen, rejected = (one.detach() for one in rewards)
@@ -62,7 +62,7 @@ def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, flo
         "logps/chosen": logps[0].detach(),
         "logps/rejected": logps[1].detach(),
     }
-    return {name: float(value.sum()) for name, value in found.items()}
+    return {name: value.sum() for name, value in found.items()}
 
 
 def plan(
@@ -77,6 +77,11 @@ def plan(
         engine=engine.name,
         micro_batch=engine.micro_batch,
     )
+
+
+def longest(rows: HFDataset) -> int:
+    """Return the tokens of the longest sequence."""
+    return max(len(ids) for side in SIDES for ids in rows[f"{side}_ids"])
 
 
 def trained_rows(rows: HFDataset, plan: StepPlan, seed: int) -> HFDataset:

@@ -31,7 +31,7 @@ from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
 from finetune_gateway.events import Result
-from finetune_gateway.methods import METHODS
+from finetune_gateway.methods import METHODS, SORTED
 from finetune_gateway.spec import TrainingSpec
 
 # TRL, peft_integration.md: 5e-7 for all weights, ten times that for LoRA.
@@ -39,7 +39,6 @@ LEARNING_RATE = {"lora": 5e-6, "qlora": 5e-6, "full": 5e-7}
 BETA = 0.1  # Rafailov et al. 2023
 EXO_SMOOTHING = 1e-3  # Ji et al. 2024; exo_pair takes the logarithm of it
 DISCOPOP_TAU = 0.05  # Lu et al. 2024
-SORTED = ("aot", "aot_unpaired")  # losses that compare a batch as a whole
 
 
 # -- the losses ----------------------------------------------------------------------------
@@ -264,6 +263,8 @@ def train_and_save(run: Run) -> None:
             f"The loss {loss_of(spec)} sorts the pairs of a batch: all {plan.batch} go through the "
             "model at once."
         )
+    longest = pairs.longest(train_rows.rows)
+    warnings = engines.fit_weights(run, base, model, plan.micro_batch, longest)
     arguments = training_arguments(
         run,
         plan,
@@ -308,4 +309,4 @@ def train_and_save(run: Run) -> None:
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter (or the whole model) with its tokenizer and template
-    finishing.save(run, trainer, base, [])
+    finishing.save(run, trainer, base, warnings)

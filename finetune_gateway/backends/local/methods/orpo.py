@@ -31,8 +31,7 @@ from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
 from finetune_gateway.events import Result
 from finetune_gateway.spec import TrainingSpec
 
-# The paper trains all weights at 8e-6 (section 5); LoRA needs 10x the rate of full (TRL,
-# peft_integration.md).
+# TRL, examples/scripts/orpo.py.
 LEARNING_RATE = {"lora": 8e-5, "qlora": 8e-5, "full": 8e-6}
 BETA = 0.1  # lambda of the paper
 
@@ -68,9 +67,9 @@ class FastORPOTrainer(FastTrainer):
         losses = -means[0] - self.beta * logsigmoid(ratio)  # eq. 6
         figures = pairs.figures(means, [self.beta * mean for mean in means])
         figures |= {
-            "nll_loss": -float(means[0].detach().sum()),
-            "log_odds_ratio": float(logsigmoid(ratio.detach()).sum()),
-            "log_odds_chosen": float(ratio.detach().sum()),
+            "nll_loss": -means[0].detach().sum(),
+            "log_odds_ratio": logsigmoid(ratio.detach()).sum(),
+            "log_odds_chosen": ratio.detach().sum(),
         }
         tokens = sum(map(len, (*chosen, *rejected)))
         return Losses(losses.sum(), len(rows), tokens, figures)
@@ -105,6 +104,8 @@ def train_and_save(run: Run) -> None:
     # -- configure: names as in Hugging Face's libraries
     engine = engines.choose(run, base, model, train_rows.rows[0]["chosen_ids"])
     plan = pairs.plan(spec, train_rows, valid_rows, engine)
+    longest = pairs.longest(train_rows.rows)
+    warnings = engines.fit_weights(run, base, model, plan.micro_batch, longest)
     arguments = training_arguments(
         run,
         plan,
@@ -148,4 +149,4 @@ def train_and_save(run: Run) -> None:
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter (or the whole model) with its tokenizer and template
-    finishing.save(run, trainer, base, [])
+    finishing.save(run, trainer, base, warnings)

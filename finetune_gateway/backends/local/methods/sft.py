@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import engine as engines
-from finetune_gateway.backends.local import finishing, models
+from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
-from finetune_gateway.backends.local.precision import bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.scoring import Scorer, Sequences
@@ -116,11 +115,8 @@ def train_and_save(run: Run) -> None:
         engine=engine.name,
         micro_batch=engine.micro_batch,
     )
-    warnings: list[str] = []  # told with the result
-    if torch.cuda.is_available() and kind == "full":
-        longest = max_length if spec.packing else max(map(len, train_rows.rows["input_ids"]))
-        config = models.config_of(base.folder)
-        warnings += fit_weights(run, model, config, plan.micro_batch, longest)
+    longest = max_length if spec.packing else max(map(len, train_rows.rows["input_ids"]))
+    warnings = engines.fit_weights(run, base, model, plan.micro_batch, longest)
     arguments = training_arguments(
         run,
         plan,
@@ -167,18 +163,3 @@ def pack(rows: Any, max_length: int) -> Any:
     from trl.data_utils import pack_dataset
 
     return pack_dataset(rows, max_length)
-
-
-def fit_weights(
-    run: Run, model: PreTrainedModel, config: dict[str, Any], rows: int, length: int
-) -> list[str]:
-    """Hold the weights of full fine-tuning in bf16 if the GPU has no memory for fp32; return the
-    warning about it, or an empty list. They were read in fp32: it is less than half of a step's."""
-    reason = ""
-    if model.dtype == torch.float32 and torch.cuda.is_bf16_supported():
-        reason = bf16_reason(run.spec, config, rows, length, usable_gpu_memory())
-    if not reason:
-        return []
-    model.to(torch.bfloat16)  # type: ignore[arg-type]  # a decorator hides self
-    run.event(reason, level="warn")
-    return [reason]
