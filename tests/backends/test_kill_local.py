@@ -224,7 +224,7 @@ def test_a_heartbeat_rides_out_a_store_that_cannot_be_written(
 
 
 def test_what_a_dead_worker_left_is_swept(home: Path, folder: Path) -> None:
-    """Half an event and half a model go; whole events stay."""
+    """Half an event, half a model and half a file go; whole events stay."""
     runs = Queue(Settings(home))
     fence = runs._next_fence(folder.name)
     Run(Settings(home), folder.name, fence).event("whole")
@@ -232,8 +232,11 @@ def test_what_a_dead_worker_left_is_swept(home: Path, folder: Path) -> None:
         events.write('{"id": "torn')
     (folder / "model.tmp.7").mkdir()
     (folder / "model.tmp.7" / "half.safetensors").write_bytes(b"x")
+    (folder / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+    for half in (".base.json.tmp.7", "checkpoints/checkpoint-2/.progress.json.tmp.7"):
+        (folder / half).write_bytes(b"{")
     Run(Settings(home), folder.name, fence).event("next")
-    assert not list(folder.glob("model.tmp.*"))
+    assert not list(folder.rglob("*.tmp.*"))
     read, end = read_events(folder / "events.jsonl", 0)
     assert [event.message for event in read][-2:] == ["whole", "next"]
     assert end == (folder / "events.jsonl").stat().st_size

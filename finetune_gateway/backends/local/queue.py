@@ -257,8 +257,11 @@ class Queue:
 
     def sweep(self, run_id: str) -> None:
         """Remove what a dead worker left half-written. Only for the holder of the run's lock."""
-        for folder in self.folder(run_id).glob("model.tmp.*"):
+        run = self.folder(run_id)
+        for folder in run.glob("model.tmp.*"):
             shutil.rmtree(folder)
+        for file in (*run.glob(".*.tmp.*"), *run.glob("checkpoints/*/.*.tmp.*")):
+            file.unlink(missing_ok=True)
 
     def _end(self, run_id: str, status: JobStatus, error: str | None) -> None:
         self.sweep(run_id)
