@@ -102,6 +102,15 @@ class ChatsMany(Protocol):
 
 
 @runtime_checkable
+class Completes(Protocol):
+    """A ChatModel that goes on with texts too, as a base model does, without a chat template."""
+
+    def complete(self, text: str, **sampling: Any) -> ChatReply: ...
+
+    def stream_completion(self, text: str, **sampling: Any) -> Iterator[str]: ...
+
+
+@runtime_checkable
 class TellsLosses(Protocol):
     """A ChatModel that tells how unlikely it finds given answers."""
 

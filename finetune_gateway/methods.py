@@ -81,7 +81,11 @@ METHODS = {
         losses=("kto", "apo_zero_unpaired"),
         options=frozenset({"loss_type", "beta", "desirable_weight", "undesirable_weight"}),
     ),
-    "pretrain": TrainingMethod(("text",), options=frozenset({"packing"})),
+    "pretrain": TrainingMethod(
+        ("text",),
+        trainer="finetune_gateway.backends.local.methods.pretrain",
+        options=frozenset({"packing"}),
+    ),
     "reward": TrainingMethod(
         ("preference",),
         sequences=2,

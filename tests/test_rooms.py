@@ -58,7 +58,7 @@ TRAINING = {
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
         "engine",
         *("progress", "saving", "calibrate", "encoding"),
-        *("methods.dpo", "methods.orpo", "pairs", "reference", "trl_orpo"),
+        *("methods.dpo", "methods.orpo", "methods.pretrain", "pairs", "reference", "trl_orpo"),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from finetune_gateway.backend import Backend
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.backends.local.backend import LocalBackend
+from finetune_gateway.chat import ChatReply, ChatStream
 from finetune_gateway.cli.conversation import (
     Conversation,
     first_doing,
@@ -28,6 +30,8 @@ from finetune_gateway.jobs.results import StepName
 from finetune_gateway.reports.output import print_json, print_message
 from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.encodings import base_model
+
+NO_TEMPLATE = "This model has no chat template: it goes on with each text of yours."
 
 
 def chat(
@@ -80,6 +84,8 @@ def chat(
     the answer into a pipe is exact. Calls of tools follow the text, one a line; reasoning goes to
     stderr.
 
+    A model without a chat template, as after --method pretrain on a base, goes on with the text.
+
     Without PROMPT, questions are read from the terminal. Ctrl-C stops an answer; at the prompt it
     leaves, as Ctrl-D and /exit do (exit code 0). /help lists commands. What is typed
     after a call is its result. --quiet prints answers alone, without a prompt and reasoning.
@@ -113,19 +119,21 @@ def chat(
     handle.connect(allow_changed_base=allow_changed_base)
     if handle.kind == "reward":
         _score(handle, prompt, system, sampling, as_json=json)
-    elif prompt is None:
+        return
+    ask, stream = _ways_to_ask(handle, system, sampling, quiet=quiet)
+    if prompt is None:
         print_message(_title(model, handle), quiet=quiet)
         Conversation(handle, system, sampling, quiet=quiet).run()
     elif json:
-        reply = handle.chat(prompt, system=system, **sampling)
+        reply = ask(prompt)
         print_json({"model": handle.model, **reply.model_dump(mode="json")})
     elif sys.stdout.isatty():
-        pieces = handle.stream(prompt, system=system, **sampling)
+        pieces = stream(prompt)
         print_stream(pieces, [], first_doing(handle), quiet=quiet)
         if pieces.reply is not None:
             print_beside(pieces.reply, quiet=quiet)
     else:
-        reply = handle.chat(prompt, system=system, **sampling)
+        reply = ask(prompt)
         if reply.text or not reply.tool_calls:
             print(reply.text, flush=True)
         print_beside(reply, quiet=quiet)
@@ -149,6 +157,28 @@ def _score(
         )
     else:
         print_scores(handle, rows, system=system, as_json=as_json)
+
+
+def _ways_to_ask(
+    handle: ModelHandle, system: str | None, sampling: dict[str, Any], *, quiet: bool
+) -> tuple[Callable[[str], ChatReply], Callable[[str], ChatStream]]:
+    """Return what asks a model a question, whole and in pieces; one without a chat template goes on
+    with the text. Raises SpecError for a system prompt that it would not see."""
+    if handle.has_template:
+        return (
+            lambda text: handle.chat(text, system=system, **sampling),
+            lambda text: handle.stream(text, system=system, **sampling),
+        )
+    if system:
+        raise SpecError(
+            "This model has no chat template, so it sees no system prompt.",
+            hint="Leave --system out.",
+        )
+    print_message(NO_TEMPLATE, quiet=quiet)
+    return (
+        lambda text: handle.complete(text, **sampling),
+        lambda text: handle.stream_completion(text, **sampling),
+    )
 
 
 def _open(model: str, named: str | None, host: dict[str, Any], *, quiet: bool) -> ModelHandle:

@@ -119,6 +119,8 @@ class Conversation:
         return message if reply.text or reply.tool_calls else None
 
     def _stream(self) -> ChatStream:
+        if not self.handle.has_template:  # it goes on with a text, and knows no turns
+            return self.handle.stream_completion(self.messages[-1]["content"], **self.sampling)
         return self.handle.stream([*self.messages], system=self.system, **self.sampling)
 
     def _obey(self, command: str, text: str) -> None:

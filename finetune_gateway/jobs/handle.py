@@ -15,7 +15,14 @@ from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, ChatModel, ChatReply, ChatStream, HandleData
-from finetune_gateway.chat import Conversation, GivesScores, TellsLosses, chat_many, parts_of
+from finetune_gateway.chat import (
+    Completes,
+    Conversation,
+    GivesScores,
+    TellsLosses,
+    chat_many,
+    parts_of,
+)
 from finetune_gateway.errors import (
     GatewayError,
     NotFoundError,
@@ -27,6 +34,7 @@ from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
+from finetune_gateway.tokens.model_folder import has_template
 
 FILE_NAME = "finetune_gateway.json"
 PROBE_TOKENS = 32  # of a first answer
@@ -58,6 +66,38 @@ class ModelHandle(Shown, HandleData):
         """Return the answer as an iterator over pieces of its text; arguments as for ``chat``. Its
         ``reply`` is the whole answer once they have ended."""
         return ChatStream(self._answering().stream(self.as_messages(messages, system), **sampling))
+
+    def complete(self, text: str, **sampling: Any) -> ChatReply:
+        """Return what goes on with a text, without chat template and system prompt: of a model of
+        this machine. ``sampling``: max_tokens, temperature, top_p, seed, stop.
+
+        Raises UnsupportedError for a model of a host.
+        """
+        started = time.perf_counter()
+        reply = self._completing().complete(text, **sampling)
+        return reply.model_copy(update={"seconds": time.perf_counter() - started})
+
+    def stream_completion(self, text: str, **sampling: Any) -> ChatStream:
+        """Return what goes on with a text as an iterator over its pieces; as ``complete``."""
+        return ChatStream(self._completing().stream_completion(text, **sampling))
+
+    def _completing(self) -> Completes:
+        self.require_answers()
+        model = self._open()
+        if not isinstance(model, Completes):
+            raise UnsupportedError(
+                f"{self.model} does not go on with texts: it answers chats alone.",
+                hint="Ask it in a chat, or use a model of this machine.",
+                backend=self.backend,
+                option="complete",
+            )
+        return model
+
+    @property
+    def has_template(self) -> bool:
+        """False for a model of this machine without a chat template, which goes on with texts
+        alone: ``complete``."""
+        return self.kind == "hosted" or not Path(self.model).is_dir() or has_template(self.model)
 
     def chat_many(
         self, conversations: Sequence[Conversation], *, system: str | None = None, **sampling: Any

@@ -56,6 +56,12 @@ def read_model_files(
     )
 
 
+def has_template(folder: str | Path) -> bool:
+    """Return True for a model folder with a chat template. Raises SpecError for a broken file."""
+    folder = Path(folder)
+    return _found_source(folder, _json(folder / "tokenizer_config.json")) is not None
+
+
 def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
     """Return the tokenizer of a model folder, which needs no chat template. Raises SpecError."""
     folder = Path(folder)
@@ -72,19 +78,25 @@ def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
 def _source(folder: Path, config: dict[str, Any], given: str | Path | None) -> str:
     if given is not None and not Path(given).is_file():
         raise NotFoundError(f"There is no chat template {str(given)!r}.", hint="Check the path.")
-    path = Path(given) if given is not None else folder / "chat_template.jinja"
-    if path.is_file():
-        return _text(path)
-    inline = config.get("chat_template")
-    if isinstance(inline, list):  # named variants, in older files
-        inline = {item["name"]: item["template"] for item in inline}.get("default")
-    if isinstance(inline, str):
-        return inline
+    found = _text(Path(given)) if given is not None else _found_source(folder, config)
+    if found is not None:
+        return found
     raise SpecError(
         f"The model folder {folder} has no chat template.",
         hint="Use the chat (instruct) version of the model, or --set chat_template=FILE. Texts "
         "need none: --method pretrain.",
     )
+
+
+def _found_source(folder: Path, config: dict[str, Any]) -> str | None:
+    """Return the folder's own template, if it has one."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return _text(path)
+    inline = config.get("chat_template")
+    if isinstance(inline, list):  # named variants, in older files
+        inline = {item["name"]: item["template"] for item in inline}.get("default")
+    return inline if isinstance(inline, str) else None
 
 
 def _tokenizer(path: Path) -> Tokenizer:

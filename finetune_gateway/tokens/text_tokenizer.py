@@ -47,6 +47,11 @@ class TextTokenizer:
             )
         return found
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a text: that one, and those of the model's configuration."""
+        return self.files.stop_ids | {self.end}
+
     def check(self) -> None:
         """Raise SpecError unless the end of a text can be marked."""
         _ = self.end
@@ -58,6 +63,12 @@ class TextTokenizer:
             return []
         ids: list[int] = self.tokenizer.encode(text).ids
         return ids if ids[-1:] == [self.end] else [*ids, self.end]
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a text that goes on; those of an empty one are the end of another."""
+        ids: list[int] = self.tokenizer.encode(text).ids
+        ids = ids[:-1] if ids[-1:] == [self.end] else ids
+        return ids or [self.end]
 
 
 def pieces(texts: Iterable[list[int]], length: int) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_gateway import ModelHandle
-from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local import fourbit, origin
 from finetune_gateway.backends.local.finishing import result_of
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
@@ -31,7 +31,8 @@ def a_run(
     *,
     validation: Rows = (),
 ) -> Run:
-    """A run folder with these rows, queued and taken, as a worker finds it."""
+    """A run folder with these rows, queued and taken, as a worker finds it. It may continue an
+    earlier one."""
     settings = Settings(home).create()
     name = f"run-{len(list(settings.runs.glob('*')))}"
     folder = settings.runs / name
@@ -41,7 +42,13 @@ def a_run(
             lines = "".join(json.dumps(row) + "\n" for row in some)
             (folder / "data" / f"{file}.jsonl").write_text(lines, "utf-8")
     made = created_at or time.time()
-    about = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=made)
+    begun = None
+    if spec.continue_from is not None:
+        spec = origin.resolved(spec, settings.runs)
+        begun, _ = origin.copy(spec, settings.runs, folder)
+    about = RunFile(
+        job_id=name, spec=spec, origin=begun, train_sha256="", versions={}, created_at=made
+    )
     write_json(folder / "run.json", about.model_dump(mode="json"))
     Queue(settings).add(name)
     run = Run(settings, name, 0)

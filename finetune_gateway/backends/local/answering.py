@@ -4,6 +4,7 @@ Imports torch."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,6 +24,7 @@ from finetune_gateway.tokens.template_answers import (
     without_half,
 )
 from finetune_gateway.tokens.template_rows import REASONING, Tools
+from finetune_gateway.tokens.text_tokenizer import TextTokenizer
 
 
 class Answering(StoppingCriteria):
@@ -34,18 +36,20 @@ class Answering(StoppingCriteria):
     def __init__(
         self,
         reader: AnswerReader,
-        template: ChatTemplate,
+        source: ChatTemplate | TextTokenizer,
         sampling: Sampling,
         prompt_tokens: int,
         prompt: str,
+        before: Sequence[int] = (),
     ) -> None:
-        """``prompt``: the end of it."""
+        """``prompt``: the end of it. ``before``: its last ids, where an answer goes on with it."""
         self.reader = reader
-        self.template = template
+        self.source = source
         self.sampling = sampling
         self.prompt_tokens = prompt_tokens
         self.prompt = prompt
-        self.stop_ids = template.stop_ids
+        self.before = before
+        self.stop_ids = source.stop_ids
         self.pieces: SimpleQueue[str | None] = SimpleQueue()
         self.abandoned = False
         self.error: Exception | None = None
@@ -57,6 +61,8 @@ class Answering(StoppingCriteria):
         self._ids: list[int] = []
         self._raw = ""
         self._decoder = DecodeStream(skip_special_tokens=False)
+        for id in self.before:
+            self._decoder.step(self.source.tokenizer, id)
         self._stopped = False  # by a stop text
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -78,7 +84,7 @@ class Answering(StoppingCriteria):
         """Add the next tokens."""
         self._ids += ids
         kept = [id for id in ids if self.reader.keeps(id) and id not in self.stop_ids]
-        pieces = [self._decoder.step(self.template.tokenizer, id) for id in kept]
+        pieces = [self._decoder.step(self.source.tokenizer, id) for id in kept]
         if not any(pieces):
             return
         self._raw += "".join(piece for piece in pieces if piece)
@@ -129,6 +135,31 @@ def answer_reader(template: ChatTemplate) -> AnswerReader:
         return own
     reader = ShippedReader(shipped, own)
     return reader if template.parses(reader) else own
+
+
+class TextReader:
+    """Reads what goes on with a text: all of it is text. ``before``: ids at the end of the prompt:
+    whether a word begins with a space depends on what stands before it."""
+
+    short_ids = False
+
+    def __init__(self, tokenizer: Any, before: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.before = list(before)
+
+    def keeps(self, id: int) -> bool:
+        return True
+
+    def decode(self, ids: list[int]) -> str:
+        text = str(self.tokenizer.decode([*self.before, *ids], skip_special_tokens=False))
+        before = str(self.tokenizer.decode(self.before, skip_special_tokens=False))
+        return text[len(before) :]
+
+    def read(self, raw: str, prompt: str, tools: Tools) -> Answer:
+        return Answer(raw)
+
+    def certain(self, raw: str, prompt: str, tools: Tools) -> str:
+        return raw
 
 
 class ShippedReader:

@@ -113,6 +113,9 @@ class LocalBackend(Backend):
         over from it (``origin``)."""
         if spec.continue_from is not None:
             spec = origin.resolved(spec, self.settings.runs)
+        if spec.method == "pretrain" and spec.packing:  # as it always does
+            spec = spec.model_copy(update={"packing": False})
+            spec.model_fields_set.discard("packing")
         model = models.resolve(spec.model)
         template = spec.chat_template and os.path.realpath(os.path.expanduser(spec.chat_template))
         chosen: dict[str, Any] = {"chat_template": template} if template else {}

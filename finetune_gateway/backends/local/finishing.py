@@ -28,7 +28,7 @@ def progress_of(run: Run, base: Base, *, neutral: float | None = None) -> Progre
     return Progress(
         run,
         base.model.config.get_text_config().vocab_size,
-        lambda checkpoint: keep_stops(checkpoint, base.folder, base.template.stop_ids),
+        lambda checkpoint: keep_stops(checkpoint, base.folder, base.source.stop_ids),
         neutral=neutral,
     )
 
@@ -65,7 +65,7 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
         checkpoints.copy_model(checkpoint, target)
         shutil.rmtree(target / REFERENCE, ignore_errors=True)  # one adapter answers alone
         base.tokenizer.save_pretrained(target)
-        keep_stops(target, base.folder, base.template.stop_ids)
+        keep_stops(target, base.folder, base.source.stop_ids)
         if not full:
             config = target / "adapter_config.json"
             pin_base(config, run.spec.model, base.folder, base.revision)
@@ -77,7 +77,7 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
         "base_revision": base.revision,
         "base_sha256": base.sha256,
         "base_quantization": base.quantization,
-        "template_sha256": base.template.sha256,
+        "template_sha256": base.template_sha256,
         "chat_template_kwargs": run.spec.chat_template_kwargs or {},
         "continued_from": run.file.continued_from,
         "trained_tokens": trainer.progress.trained_tokens,

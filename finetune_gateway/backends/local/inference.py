@@ -18,34 +18,38 @@ from transformers import PreTrainedModel
 
 from finetune_gateway.backend import ChatReply, HandleData
 from finetune_gateway.backends.local import models
-from finetune_gateway.backends.local.answering import Answering, answer_reader
+from finetune_gateway.backends.local.answering import Answering, TextReader, answer_reader
 from finetune_gateway.backends.local.batched import PendingAnswer, answer_all
 from finetune_gateway.backends.local.likelihood import Answered, encoded, losses_of
 from finetune_gateway.backends.local.loading import load_model
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.sampling import Sampling, read_sampling
 from finetune_gateway.chat import Conversation, parts_of
-from finetune_gateway.errors import DataError, GatewayError, SpecError
+from finetune_gateway.errors import DataError, GatewayError, SpecError, shown
 from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import ChatTemplate
+from finetune_gateway.tokens.model_folder import has_template
 from finetune_gateway.tokens.template_answers import AnswerReader
 from finetune_gateway.tokens.template_rows import messages_of
+from finetune_gateway.tokens.text_tokenizer import TextTokenizer
 from finetune_gateway.tokens.training_rows import conversations_of
 
 PROBE_TOKENS = 32
 PROMPT_END = 64  # tokens of a prompt that show whether it opens a block
 GREEDY = 1e-5  # temperatures up to here leave the most likely token alone; smaller ones overflow
+BEGINNING = 64  # characters of a text
 MANY = 8  # times that a token occurs in a row in no good answer
 
 
 class LocalModel:
     """A model in this process. Decodes greedily unless a temperature is given."""
 
-    def __init__(self, model: PreTrainedModel, template: ChatTemplate) -> None:
+    def __init__(self, model: PreTrainedModel, source: ChatTemplate | TextTokenizer) -> None:
+        """``source``: the chat template; for a model without one, its tokenizer."""
         self.model = model.eval()
-        self.template = template
+        self.source = source
 
     @classmethod
     def load(cls, handle: HandleData, settings: Settings) -> Self:
@@ -54,7 +58,11 @@ class LocalModel:
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
-        template = ChatTemplate.load(folder, chat_template_kwargs=handle.chat_template_kwargs)
+        template: ChatTemplate | TextTokenizer = (
+            ChatTemplate.load(folder, chat_template_kwargs=handle.chat_template_kwargs)
+            if has_template(folder)
+            else TextTokenizer.load(folder)
+        )
         if handle.kind == "adapter":
             # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their
             # loss, and there may be no memory for more. (A merge needs the full-precision base.)
@@ -66,11 +74,33 @@ class LocalModel:
             return cls(cast(PreTrainedModel, adapted), template)
         return cls(load_model(folder), template)
 
+    @property
+    def template(self) -> ChatTemplate:
+        """Its chat template. Raises SpecError for a model without one."""
+        if isinstance(self.source, ChatTemplate):
+            return self.source
+        raise SpecError(
+            "This model has no chat template: it goes on with texts, and was not made for chats.",
+            hint="Let it go on with one: handle.complete(TEXT), or ftg chat.",
+        )
+
+    @cached_property
+    def texts(self) -> TextTokenizer:
+        """What makes token ids of texts."""
+        return TextTokenizer(self.source.files)
+
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
         """Return one answer. ``max_tokens`` (512), ``temperature`` (0), ``top_p``, ``seed``,
         ``stop``, ``tools`` as in OpenAI's chat completions. Raises SpecError for other options, and
         for values that cannot be honoured."""
-        prompt, options, answering = self._prepare(messages, sampling)
+        return self._answer(*self._read(messages, sampling))
+
+    def complete(self, text: str, **sampling: Any) -> ChatReply:
+        """Return what goes on with a text; ``sampling`` as for ``chat``, without ``tools``."""
+        return self._answer(*self._read_text(text, sampling))
+
+    def _answer(self, ids: list[int], answering: Answering) -> ChatReply:
+        prompt, options = self._prepare(ids, answering)
         with torch.inference_mode():
             self.model.generate(prompt, **options)
         return answering.reply()
@@ -79,7 +109,14 @@ class LocalModel:
         self, messages: list[dict[str, Any]], **sampling: Any
     ) -> Generator[str, None, ChatReply]:
         """Yield the text of an answer in pieces, as it is generated, and return the whole."""
-        prompt, options, answering = self._prepare(messages, sampling)
+        return (yield from self._pieces(*self._read(messages, sampling)))
+
+    def stream_completion(self, text: str, **sampling: Any) -> Generator[str, None, ChatReply]:
+        """Yield what goes on with a text in pieces, and return the whole."""
+        return (yield from self._pieces(*self._read_text(text, sampling)))
+
+    def _pieces(self, ids: list[int], answering: Answering) -> Generator[str, None, ChatReply]:
+        prompt, options = self._prepare(ids, answering)
         thread = threading.Thread(
             target=self._generate, args=(prompt, options, answering), daemon=True
         )
@@ -156,11 +193,8 @@ class LocalModel:
         finally:
             answering.pieces.put(None)
 
-    def _prepare(
-        self, messages: list[dict[str, Any]], given: dict[str, Any]
-    ) -> tuple[torch.Tensor, dict[str, Any], Answering]:
-        """Return the prompt's ids (1, n), the arguments of ``generate``, and what follows it."""
-        ids, answering = self._read(messages, given)
+    def _prepare(self, ids: list[int], answering: Answering) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the prompt's ids (1, n), and the arguments of ``generate``."""
         sampling = answering.sampling
         prompt = torch.tensor([ids], device=self.model.device)
         if sampling.seed is not None:
@@ -170,7 +204,7 @@ class LocalModel:
             "max_new_tokens": min(sampling.max_tokens, self._room(len(ids))),
             "stopping_criteria": [answering],
         }
-        return prompt, {**self._options(sampling), **options}, answering
+        return prompt, {**self._options(sampling), **options}
 
     def _read(
         self, messages: list[dict[str, Any]], given: dict[str, Any]
@@ -182,12 +216,27 @@ class LocalModel:
         written = str(self.template.tokenizer.decode(ids[-PROMPT_END:], skip_special_tokens=False))
         return ids, Answering(self.reader, self.template, sampling, len(ids), written)
 
+    def _read_text(self, text: str, given: dict[str, Any]) -> tuple[list[int], Answering]:
+        """Return the ids of a text and what follows what goes on with it."""
+        sampling = read_sampling(given)
+        if sampling.tools:
+            raise SpecError("A text has no tools.", hint="Leave tools out.")
+        if not isinstance(text, str):
+            raise SpecError(
+                f"A model goes on with a text, not with {shown(text)}.",
+                hint="For messages: handle.chat(...)",
+            )
+        ids = self.texts.prompt_ids(text)
+        before = ids[-PROMPT_END:]
+        reader = TextReader(self.texts.tokenizer, before)
+        return ids, Answering(reader, self.texts, sampling, len(ids), "", before)
+
     def _options(self, sampling: Sampling) -> dict[str, Any]:
         """Return the arguments of ``generate`` that say which token is taken, and which ends."""
         options: dict[str, Any] = {
             "do_sample": sampling.temperature > GREEDY,
-            "eos_token_id": sorted(self.template.stop_ids),
-            "pad_token_id": min(self.template.stop_ids),
+            "eos_token_id": sorted(self.source.stop_ids),
+            "pad_token_id": min(self.source.stop_ids),
         }
         if sampling.temperature > GREEDY:
             # transformers would cut the choice to 50 tokens, which nobody asked for.
@@ -219,7 +268,8 @@ class LocalModel:
 
 
 def first_answer(run: Run, result: Result) -> ChatReply:
-    """Load the saved model anew and return its answer to the prompt of the first row."""
+    """Load the saved model anew and return its answer to the prompt of the first row, or what goes
+    on with the beginning of the first text."""
     handle = ModelHandle(
         kind=result.kind,
         model=result.model,
@@ -231,10 +281,12 @@ def first_answer(run: Run, result: Result) -> ChatReply:
         system_prompt=run.file.system_prompt,
         chat_template_kwargs=result.chat_template_kwargs,
     )
-    [row, *_] = conversations_of(next(run.train.rows()).data)  # of a pair the preferred answer's
+    model, first = LocalModel.load(handle, run.settings), next(run.train.rows()).data
+    if run.spec.method == "pretrain":
+        return model.complete(str(first["text"])[:BEGINNING], max_tokens=PROBE_TOKENS)
+    [row, *_] = conversations_of(first)  # of a pair the preferred answer's
     messages, tools = messages_of(row)
     answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
-    model = LocalModel.load(handle, run.settings)
     return model.chat(messages[: answers[0]] or messages[:1], tools=tools, max_tokens=PROBE_TOKENS)
 
 

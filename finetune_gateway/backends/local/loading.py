@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ from finetune_gateway.backends.local.step_plan import engine_of, seed_of
 from finetune_gateway.backends.local.weights import listed
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
+from finetune_gateway.tokens.text_tokenizer import TextTokenizer
 
 HEAD = "score.weight"  # of a reward model
 FLASH = "flash_attention_2"
@@ -61,10 +63,22 @@ class Base:
     revision: str | None  # of a model of the hub
     sha256: str | None  # of the weights in a folder
     quantization: str | None  # how they were loaded: nf4, or as they are
-    template: ChatTemplate
+    source: ChatTemplate | TextTokenizer  # what makes token ids of rows
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
     bf16: bool  # what training computes in; else fp32
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template: of all methods but pretrain, for which a base need not have one."""
+        assert isinstance(self.source, ChatTemplate)
+        return self.source
+
+    @property
+    def template_sha256(self) -> str | None:
+        """What the chat template that is saved with the result is recognised by."""
+        text = self.tokenizer.chat_template
+        return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
 
 
 def load_base(run: Run) -> Base:
@@ -79,15 +93,9 @@ def load_base(run: Run) -> Base:
     revision, sha256 = models.identity(spec.model, folder, run.settings)
     run.pin_base(revision, sha256)
     run.phase("loading the model")
-    template = ChatTemplate.load(
-        folder,
-        run.chat_template,
-        chat_template_kwargs=spec.chat_template_kwargs or {},
-        call_format=spec.call_format,
-        now=run.file.created_at,
-    )
-    template.check()
-    tokenizer = load_tokenizer(folder, template)
+    source = row_source(run, folder)
+    source.check()
+    tokenizer = load_tokenizer(folder, source, run.chat_template)
     # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
     quantization = fourbit.NF4 if spec.training_type == "qlora" else None
     bf16 = computes_in_bf16(spec, models.config_of(folder))
@@ -98,7 +106,7 @@ def load_base(run: Run) -> Base:
     else:
         flash = engine_of(spec) == "fast"
         model = load_model(folder, quantization, dtype=dtype, flash=flash)
-    return Base(folder, revision, sha256, quantization, template, tokenizer, model, bf16)
+    return Base(folder, revision, sha256, quantization, source, tokenizer, model, bf16)
 
 
 def load_model(
@@ -315,12 +323,32 @@ def free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def load_tokenizer(folder: Path, template: ChatTemplate) -> PreTrainedTokenizerBase:
-    """Return the tokenizer to save with the result, with the template that is trained."""
+def row_source(run: Run, folder: Path) -> ChatTemplate | TextTokenizer:
+    """Return what makes token ids of the rows of a run: the chat template as its spec wants it, on
+    the day of the submit; of texts the tokenizer alone."""
+    if run.spec.method == "pretrain":
+        return TextTokenizer.load(folder)
+    return ChatTemplate.load(
+        folder,
+        run.chat_template,
+        chat_template_kwargs=run.spec.chat_template_kwargs or {},
+        call_format=run.spec.call_format,
+        now=run.file.created_at,
+    )
+
+
+def load_tokenizer(
+    folder: Path, source: ChatTemplate | TextTokenizer, given: Path | None
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer to save with the result, with the template that is trained. Trained on
+    texts it keeps its own, if it has one, or that of the job it continues (``given``)."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     )
-    tokenizer.chat_template = template.source
+    if isinstance(source, ChatTemplate):
+        tokenizer.chat_template = source.source
+    elif given is not None:
+        tokenizer.chat_template = given.read_text("utf-8")
     return tokenizer
 
 

@@ -49,6 +49,12 @@ class LocalChat:
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
         return self._model.stream(messages, **sampling)
 
+    def complete(self, text: str, **sampling: Any) -> ChatReply:
+        return self._model.complete(text, **sampling)
+
+    def stream_completion(self, text: str, **sampling: Any) -> Iterator[str]:
+        return self._model.stream_completion(text, **sampling)
+
     def chat_many(
         self, conversations: Sequence[Conversation], **sampling: Any
     ) -> list[ChatReply | GatewayError]:

@@ -1,0 +1,118 @@
+"""Continued pretraining, from top to bottom: load, format, configure, train, save.
+
+A model learns to go on with texts. They follow one another, each with the token that ends it, and
+are cut into pieces of ``max_length`` tokens: nothing is padded, and all is trained but the first
+token of a piece. A text may go on in the next piece. The base needs no chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from finetune_gateway.backends.local import finishing
+from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
+from finetune_gateway.backends.local.encoding import encode_rows
+from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.saving import manifest_of
+from finetune_gateway.backends.local.scoring import Scorer
+from finetune_gateway.backends.local.start import begin, restore
+from finetune_gateway.backends.local.step_plan import engine_of, plan_steps
+from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
+from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.events import Result
+
+# LLaMA-Factory, examples/train_lora/qwen3_lora_pretrain.yaml: 1e-4. All weights: a tenth of that,
+# TRL's rule (peft_integration.md).
+LEARNING_RATE = {"lora": 1e-4, "qlora": 1e-4, "full": 1e-5}
+
+
+class FastPretrainTrainer(FastTrainer):
+    """Our engine on pieces of texts: a token that follows another in its piece is a unit."""
+
+    def __init__(self, scorer: Scorer, **given: Any) -> None:
+        super().__init__(**given)
+        self.scorer = scorer
+
+    def units_of(self, row: Row) -> int:
+        return len(row["input_ids"]) - 1
+
+    def losses(self, model: Any, rows: Sequence[Row]) -> Losses:
+        sequences = [(row["input_ids"], row["labels"]) for row in rows]
+        found = torch.cat(self.scorer.log_probs(model, sequences))
+        return Losses(-found.sum(), len(found), len(found))
+
+
+def train(run: Run) -> tuple[Result, int | None]:
+    """Train one run; return the result and the number of trained tokens."""
+    # A worker may have died after it saved the model, before it stored the status.
+    if manifest_of(run.model) is None:
+        train_and_save(run)
+        free_memory()  # result_of loads the model again
+    return finishing.result_of(run)
+
+
+def train_and_save(run: Run) -> None:
+    """Train the base model and save an adapter, or for full fine-tuning the whole model."""
+    spec = run.spec
+    kind = spec.training_type or "lora"
+
+    # -- load: the base model and its tokenizer; the adapter on it
+    base = load_base(run)
+    model = begin(run, base.model)
+
+    # -- format: texts -> pieces of input_ids (n,) and labels (n,), the first of which is -100
+    run.phase("reading the data")
+    max_length = max_length_for(run, base.model)
+    train_rows = encode_rows(run, run.train, base.source, max_length)
+    held_out = run.validation
+    valid_rows = encode_rows(run, held_out, base.source, max_length) if held_out else None
+
+    # -- configure: names as in Hugging Face's libraries
+    scorer, engine = Scorer(), engine_of(spec)
+    alone = engine == "fast" and not torch.cuda.is_available()  # on a CPU that is faster
+    plan = plan_steps(
+        spec,
+        len(train_rows.rows),
+        rows=len(train_rows.rows),
+        held_out=len(valid_rows.rows) if valid_rows else 0,
+        engine=engine,
+        micro_batch=1 if alone else batch_rows(spec),
+    )
+    arguments = training_arguments(
+        run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
+    )
+    valid = valid_rows.rows if valid_rows else None
+    progress = finishing.progress_of(run, base)
+    trainer: Any
+    if engine == "trl":
+        # Imported here: TRL takes eight seconds, and only its own engine needs it.
+        from finetune_gateway.backends.local import trl_trainers
+
+        trainer = trl_trainers.sft_trainer(
+            spec, model, base.tokenizer, arguments, train_rows.rows, valid, progress
+        )
+        if base.quantization:
+            train_in_float32(model)
+            restore(run, model)
+    else:
+        trainer = FastPretrainTrainer(
+            scorer,
+            model=model,
+            args=TrainingArguments(**arguments),
+            train_dataset=train_rows.rows,
+            eval_dataset=valid,
+            processing_class=base.tokenizer,
+            callbacks=[progress],
+        )
+        trainer.progress = progress
+
+    # -- train: from the newest complete checkpoint, if an earlier worker has left one
+    finishing.train_to_the_end(run, trainer)
+
+    # -- save: the adapter (or the whole model) with its tokenizer
+    finishing.save(run, trainer, base, [])
