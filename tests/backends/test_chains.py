@@ -15,11 +15,26 @@ import torch
 from safetensors.torch import load_file
 from support.chaos import end_workers, ended, until
 from support.plain_models import logits, logits_of
+from support.training import a_run, train_run
 
-from finetune_gateway import Gateway, Job, JobStatus, NotFoundError, SpecError, UnsupportedError
+from finetune_gateway import (
+    Gateway,
+    Job,
+    JobStatus,
+    ModelHandle,
+    NotFoundError,
+    SpecError,
+    UnsupportedError,
+)
+from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.run import Run
 from finetune_gateway.jobs import continuing
 from finetune_gateway.reports.job_text import job_facts
+from finetune_gateway.spec import TrainingSpec
+
+# Of transformers 5.23 and TRL 1.16, about each other.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 Rows = Callable[[int], list[dict[str, Any]]]
 SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 1e-3}
@@ -83,6 +98,86 @@ def loss_of(handle: Any, data: list[dict[str, Any]]) -> float:
             total += float(model.model(ids, labels=labels).loss) * one.trained
         count += one.trained
     return total / count
+
+
+PAIR_ROWS = [
+    {
+        "input": {"messages": [{"role": "user", "content": f"Where is parcel {n}?"}]},
+        "preferred_output": [{"role": "assistant", "content": f"It comes on day {n}."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+    }
+    for n in range(4)
+]
+RATED_ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"Where is parcel {n}?"},
+            {"role": "assistant", "content": f"It comes on day {n}." if n % 2 else "No idea."},
+        ],
+        "label": bool(n % 2),
+    }
+    for n in range(4)
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "engine"),
+    [
+        ("dpo", "lora", "fast"),
+        pytest.param("dpo", "full", "fast", marks=pytest.mark.chaos),
+        pytest.param("kto", "lora", "fast", marks=pytest.mark.chaos),
+        pytest.param("dpo", "qlora", "fast", marks=pytest.mark.chaos),
+        pytest.param("dpo", "lora", "trl", marks=pytest.mark.chaos),
+        pytest.param("dpo", "qlora", "trl", marks=pytest.mark.chaos),
+        pytest.param("kto", "lora", "trl", marks=pytest.mark.chaos),
+    ],
+)
+def test_the_reference_is_the_model_that_is_continued(
+    home: Path, tiny_folder: Path, rows: Rows, method: str, kind: str, engine: str
+) -> None:
+    """After sft the first step of dpo and kto has rewards of 0, and a later one has not. Killed
+    behind it, the job comes to the same. One adapter on the base answers alone, as plain PEFT
+    has it."""
+    options: dict[str, Any] = {"batch_size": 4, "seed": 3, "learning_rate": 1e-2}
+    spec = TrainingSpec(model=str(tiny_folder), lora_r=4, max_steps=4, **options)
+    first = train_run(a_run(home, spec, rows(4)))
+    data = PAIR_ROWS if method == "dpo" else RATED_ROWS
+    options |= {"learning_rate": 1e-3, "method": method, "training_type": kind, "engine": engine}
+    spec = TrainingSpec(
+        model=str(tiny_folder), continue_from=first.id, max_steps=3, save_steps=1, **options
+    )
+    second = train_run(a_run(home, spec, data))
+    rewards = [
+        (one.get("train_rewards/chosen"), one.get("train_rewards/rejected"))
+        for one in steps_of(second)
+    ]
+    assert rewards[0] == pytest.approx((0, 0), abs=2e-4) and rewards[2][0] > 1e-3
+    assert not (second.model / "ref").exists()
+    killed = a_run(home, spec, data)
+    shutil.copytree(second.checkpoints / "checkpoint-2", killed.checkpoints / "checkpoint-2")
+    train_run(killed)
+    one, other = (load_file(weights(run)) for run in (second, killed))
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    result, _ = finishing.result_of(second)
+    assert result.continued_from == [str(tiny_folder), f"sft {first.id}"]
+    if kind == "qlora":
+        return  # plain PEFT would have another base
+    handle = ModelHandle(
+        kind=result.kind, model=result.model, base_model=str(tiny_folder), backend="local"
+    )
+    plain = logits(Path(result.model), None if kind == "full" else tiny_folder)
+    assert torch.allclose(logits_of(handle), plain, atol=1e-4)
+
+
+def weights(run: Run) -> Path:
+    [found] = run.model.glob("*.safetensors")
+    return found
+
+
+def steps_of(run: Run) -> list[dict[str, Any]]:
+    lines = (run.folder / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event["data"] for event in events if event["type"] == "metrics"]
 
 
 @pytest.mark.chaos

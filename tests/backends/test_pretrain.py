@@ -111,6 +111,7 @@ def gone_on(folder: Path, base: Path, text: str, most: int) -> str:
     return whole[len(tokenizer.decode(ids[0])) :]
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("kind", ["full", "qlora"])
 def test_other_types_of_training(home: Path, bare: Path, kind: str) -> None:
     """They lower the loss on every token but the first of a piece, and go on with a text when
