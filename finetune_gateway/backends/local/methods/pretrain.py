@@ -7,44 +7,26 @@ token of a piece. A text may go on in the next piece. The base needs no chat tem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from finetune_gateway.backends.local import finishing
+from finetune_gateway.backends.local import engine as engines
+from finetune_gateway.backends.local import finishing, models
 from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.methods.sft import FastSFTTrainer, fit_weights
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
-from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import engine_of, plan_steps
-from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
-from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.backends.local.step_plan import plan_steps
 from finetune_gateway.events import Result
 
 # LLaMA-Factory, examples/train_lora/qwen3_lora_pretrain.yaml: 1e-4. All weights: a tenth of that,
 # TRL's rule (peft_integration.md).
 LEARNING_RATE = {"lora": 1e-4, "qlora": 1e-4, "full": 1e-5}
-
-
-class FastPretrainTrainer(FastTrainer):
-    """Our engine on pieces of texts: a token that follows another in its piece is a unit."""
-
-    def __init__(self, scorer: Scorer, **given: Any) -> None:
-        super().__init__(**given)
-        self.scorer = scorer
-
-    def units_of(self, row: Row) -> int:
-        return len(row["input_ids"]) - 1
-
-    def losses(self, model: Any, rows: Sequence[Row]) -> Losses:
-        sequences = [(row["input_ids"], row["labels"]) for row in rows]
-        found = torch.cat(self.scorer.log_probs(model, sequences))
-        return Losses(-found.sum(), len(found), len(found))
 
 
 def train(run: Run) -> tuple[Result, int | None]:
@@ -73,23 +55,30 @@ def train_and_save(run: Run) -> None:
     valid_rows = encode_rows(run, held_out, base.source, max_length) if held_out else None
 
     # -- configure: names as in Hugging Face's libraries
-    scorer, engine = Scorer(), engine_of(spec)
-    alone = engine == "fast" and not torch.cuda.is_available()  # on a CPU that is faster
+    engine = engines.choose(run, base, model, train_rows.rows[0]["input_ids"])
     plan = plan_steps(
         spec,
         len(train_rows.rows),
         rows=len(train_rows.rows),
         held_out=len(valid_rows.rows) if valid_rows else 0,
-        engine=engine,
-        micro_batch=1 if alone else batch_rows(spec),
+        engine=engine.name,
+        micro_batch=engine.micro_batch,
     )
+    warnings: list[str] = []  # told with the result
+    if torch.cuda.is_available() and kind == "full":
+        config = models.config_of(base.folder)
+        warnings += fit_weights(run, model, config, plan.micro_batch, max_length)
     arguments = training_arguments(
-        run, plan, learning_rate=LEARNING_RATE[kind], held_out=valid_rows is not None
+        run,
+        plan,
+        learning_rate=LEARNING_RATE[kind],
+        held_out=valid_rows is not None,
+        bf16=engine.bf16,
     )
     valid = valid_rows.rows if valid_rows else None
     progress = finishing.progress_of(run, base)
     trainer: Any
-    if engine == "trl":
+    if engine.name == "trl":
         # Imported here: TRL takes eight seconds, and only its own engine needs it.
         from finetune_gateway.backends.local import trl_trainers
 
@@ -100,8 +89,9 @@ def train_and_save(run: Run) -> None:
             train_in_float32(model)
             restore(run, model)
     else:
-        trainer = FastPretrainTrainer(
-            scorer,
+        trainer = FastSFTTrainer(  # to it a piece is a row like any other
+            engine.scorer,
+            "nll",
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=train_rows.rows,
@@ -115,4 +105,4 @@ def train_and_save(run: Run) -> None:
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter (or the whole model) with its tokenizer
-    finishing.save(run, trainer, base, [])
+    finishing.save(run, trainer, base, warnings)
