@@ -147,10 +147,8 @@ def test_the_reference_is_the_model_that_is_continued(
         model=str(tiny_folder), continue_from=first.id, max_steps=3, save_steps=1, **options
     )
     second = train_run(a_run(home, spec, data))
-    rewards = [
-        (one.get("train_rewards/chosen"), one.get("train_rewards/rejected"))
-        for one in steps_of(second)
-    ]
+    names = ("train_rewards/chosen", "train_rewards/rejected")
+    rewards = [tuple(float(one[name]) for name in names) for one in steps_of(second)]
     assert rewards[0] == pytest.approx((0, 0), abs=2e-4) and rewards[2][0] > 1e-3
     assert not (second.model / "ref").exists()
     killed = a_run(home, spec, data)

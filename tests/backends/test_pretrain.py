@@ -128,6 +128,7 @@ def test_other_types_of_training(home: Path, bare: Path, kind: str) -> None:
     assert trained == sum(len(one) - 1 for one in pieces(ids, 32))
 
 
+@pytest.mark.chaos
 def test_both_engines_train_the_same_pieces(home: Path, bare: Path, tmp_path: Path) -> None:
     """TRL's step equals TRL's own trainer in every digit, given the pieces; ours equals it to
     rounding. A document ends with eos, and none is lost."""
@@ -165,6 +166,7 @@ def test_both_engines_train_the_same_pieces(home: Path, bare: Path, tmp_path: Pa
     assert ours == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.chaos
 def test_a_chat_is_learned_on_top(
     home: Path, bare: Path, tiny_folder: Path, tmp_path: Path, rows: Any
 ) -> None:
