@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import engine as engines
-from finetune_gateway.backends.local import finishing, models
+from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
-from finetune_gateway.backends.local.methods.sft import FastSFTTrainer, fit_weights
+from finetune_gateway.backends.local.methods.sft import FastSFTTrainer
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.start import begin, restore
@@ -64,10 +63,7 @@ def train_and_save(run: Run) -> None:
         engine=engine.name,
         micro_batch=engine.micro_batch,
     )
-    warnings: list[str] = []  # told with the result
-    if torch.cuda.is_available() and kind == "full":
-        config = models.config_of(base.folder)
-        warnings += fit_weights(run, model, config, plan.micro_batch, max_length)
+    warnings = engines.fit_weights(run, base, model, plan.micro_batch, max_length)
     arguments = training_arguments(
         run,
         plan,
