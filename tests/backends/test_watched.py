@@ -191,6 +191,10 @@ def test_the_last_step_is_the_result_where_that_is_wanted(train: Train) -> None:
     # With the best, and no early end.
     run = train(early_stopping_patience=0, max_steps=14)
     assert max(evaluations(run)) == 14 > manifest(run)["metrics"]["step"]
+    # More patience than there are evaluations is named.
+    run = train(early_stopping_patience=7, max_steps=4)
+    said = "early_stopping_patience=7 cannot end this run early: it evaluates 2 times"
+    assert any(said in event.message for event in events(run) if event.level == "warn")
     # A patience of one, and the last model all the same.
     run = train(early_stopping_patience=1, load_best_model_at_end=False)
     metrics = manifest(run)["metrics"]

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ class Progress(TrainerCallback):
             f"Training starts: step {state.global_step} of {state.max_steps}.",
             data={"step": state.global_step, "total_steps": state.max_steps},
         )
+        evaluations = ceil(state.max_steps / max(1, state.eval_steps)) if self.patience else 0
+        if self.run.spec.early_stopping_patience != "auto" and 0 < evaluations <= self.patience:
+            self.run.event(
+                f"early_stopping_patience={self.patience} cannot end this run early: it evaluates "
+                f"{evaluations} times. A smaller eval_steps evaluates more often.",
+                level="warn",
+            )
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
