@@ -4,9 +4,10 @@ the model is trained."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support.chaos import end_workers, ended, kill_worker, row, until
@@ -83,3 +84,26 @@ def test_a_killed_worker_loses_nothing(home: Path, tiny_folder: Path, moment: st
     ]
     assert kept.stat().st_size == 8 * 320
     assert scored[-1] == (320 - size // 8 if moment == "scoring" else 0)
+
+
+@pytest.mark.parametrize("engine", ["fast", "trl"])
+def test_what_is_continued_is_the_reference(
+    home: Path, tiny_folder: Path, engine: Literal["fast", "trl"]
+) -> None:
+    """SFT, then DPO: the first step loses what a model loses that is its own reference, and the
+    answers are as likely as the first training has made them."""
+    rows = pair_rows(24)
+    chats = [{"messages": [*row["input"]["messages"], *row["preferred_output"]]} for row in rows]
+    first = submit(chats, tiny_folder, n_epochs=4)
+    first.result(timeout=240)
+    asked: dict[str, Any] = {"method": "dpo", "max_steps": 2, "engine": engine, "batch_size": 24}
+    jobs = [
+        submit(rows, tiny_folder, **asked),
+        Gateway().submit(
+            rows, **SMALL, **asked, backend="local", validation_split=0, continue_from=first.id
+        ),
+    ]
+    assert [ended(job, 240) for job in jobs] == [JobStatus.SUCCEEDED] * 2
+    assert [losses(job)[0] for job in jobs] == [pytest.approx(math.log(2), abs=1e-6)] * 2
+    bare, continued = (job.metrics()[0].model_extra or {} for job in jobs)
+    assert continued["train_logps/chosen"] > bare["train_logps/chosen"] + 5
