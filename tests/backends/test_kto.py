@@ -152,6 +152,18 @@ def test_an_imbalance_of_labels_is_said(
     assert (said in text) if said else text == ""
 
 
+@pytest.mark.parametrize(("labels", "said"), [([True] * 3, "called good"), ([True, False], "")])
+def test_held_out_rows_of_one_label_are_said(home: Path, labels: list[bool], said: str) -> None:
+    """Their loss would stay at half, and decide which checkpoint is best."""
+    from finetune_gateway.backends.local.methods.kto import report_held_out
+
+    run = a_run(home, TrainingSpec.build(model="builtin/tiny", method="kto"), ROWS)
+    report_held_out(run, labels)
+    path = run.folder / "events.jsonl"
+    text = path.read_text("utf-8") if path.exists() else ""
+    assert (said in text) if said else text == ""
+
+
 @pytest.mark.parametrize(
     "options", [{"batch_size": 1}, {"micro_batch_size": 1}, {"loss_type": "nca_pair"}]
 )

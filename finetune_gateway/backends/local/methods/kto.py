@@ -75,6 +75,8 @@ def train_and_save(run: Run) -> None:
     held_out = run.validation
     valid_rows = encode_rows(run, held_out, base.template, max_length) if held_out else None
     report_balance(run, train_rows.rows["label"])
+    if valid_rows:
+        report_held_out(run, valid_rows.rows["label"])
 
     # -- configure: names as in Hugging Face's libraries
     engine = engines.choose(run, base, model, train_rows.rows[0]["input_ids"])
@@ -237,6 +239,17 @@ def neutral_loss(spec: TrainingSpec, labels: Sequence[bool]) -> float:
     """Return what a model loses that is its reference: half the mean weight."""
     good, bad = sum(labels), len(labels) - sum(labels)
     return (spec.desirable_weight * good + spec.undesirable_weight * bad) / len(labels) / 2
+
+
+def report_held_out(run: Run, labels: Sequence[bool]) -> None:
+    """Say that the held-out rows have one label alone. Of answers that are all good r is near the
+    KL term, so that their loss stays near half their weight whatever is learned."""
+    if all(labels) or not any(labels):
+        run.event(
+            f"All {len(labels)} held-out answers are called {'good' if labels[0] else 'bad'}: "
+            "their loss says little. Hold out rows of both labels: --validation FILE.",
+            level="warn",
+        )
 
 
 def report_balance(run: Run, labels: Sequence[bool]) -> None:
