@@ -48,7 +48,14 @@ def figures(run: Run) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"loss_type": "dft"}, {"packing": True, "max_length": 120, "batch_size": 2}]
+    "options",
+    [
+        {},
+        {"loss_type": "dft"},
+        {"packing": True, "max_length": 120, "batch_size": 2},
+        {"gradient_checkpointing": True},
+    ],
+    ids=lambda options: next(iter(options), "plain"),
 )
 def test_ours_equals_trl(home: Path, tiny_folder: Path, options: dict[str, Any]) -> None:
     """Losses, gradients, rates, accuracies and held-out losses, step by step, in fp32: the same

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, TaskType
 from transformers import PreTrainedModel
+from transformers.utils.import_utils import is_liger_kernel_available
 
 from finetune_gateway.backends.local.loading import not_for_text
 from finetune_gateway.backends.local.run import Run
@@ -60,7 +61,17 @@ def training_arguments(
         "project": PROJECT,
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
+        **(fused_kernels() if on_gpu and plan.engine == "fast" else {}),
     }
+
+
+def fused_kernels() -> dict[str, Any]:
+    """Return the arguments that fuse norms, rotations and gates on a GPU, where Liger's kernels are
+    installed. Not its head: ours keeps no logits either, and knows labels."""
+    if not is_liger_kernel_available():
+        return {}
+    head = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    return {"use_liger_kernel": True, "liger_kernel_config": head}
 
 
 def lora_config(spec: TrainingSpec, model: PreTrainedModel) -> LoraConfig | None:
