@@ -26,9 +26,9 @@ from _rows import chat_rows, write
 
 from finetune_gateway import Gateway, Job, LocalBackend, TrainingSpec
 from finetune_gateway.estimation.batch_plan import plan_batches
-from finetune_gateway.estimation.calibration import Calibration, load_of, read
-from finetune_gateway.estimation.local import checkpoints
-from finetune_gateway.estimation.memory import Setup
+from finetune_gateway.estimation.calibration import Calibration, read
+from finetune_gateway.estimation.local import checkpoints, training_load
+from finetune_gateway.estimation.memory import Setup, micro_batch_rows
 from finetune_gateway.estimation.model_shape import shape_of
 
 BOUND = 0.20
@@ -123,12 +123,12 @@ def measure(folder: Path, number: int, case: Case, seconds: float) -> Taken:
 
 def cpu_seconds(found: Calibration, case: Case, spec: TrainingSpec, tokens: Any) -> float:
     """What the calibration says of the CPU seconds of a job on one thread."""
-    plan = plan_batches(spec, tokens, spec.max_length or 2048)
-    load = load_of(
-        shape_of(SHAPES[case.model]), Setup.of(spec, "cpu"), padded_tokens=plan.padded_tokens,
-        attention_cost=plan.attention_cost, batches=plan.batches, steps=plan.steps,
-        masked=plan.rows > 1 or spec.packing,
-    )  # fmt: skip
+    shape, limit = shape_of(SHAPES[case.model]), spec.max_length or 2048
+    setup = Setup.of(spec, "cpu", shape)
+    longest = plan_batches(spec, tokens, limit).longest
+    at_once = micro_batch_rows(spec, shape, setup, longest, None)
+    plan = plan_batches(spec, tokens, limit, at_once=at_once)
+    load = training_load(shape, spec, setup, plan)
     return found.cpu_seconds(load, checkpoints(spec, plan.steps))
 
 

@@ -12,11 +12,12 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_gateway.estimation.batch_plan import BatchPlan, batch_rows
+from finetune_gateway.estimation.batch_plan import BatchPlan
 from finetune_gateway.estimation.calibration import Calibration
+from finetune_gateway.estimation.engine import Device
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.gpus import GIB, GPUS, NO_BFLOAT16
-from finetune_gateway.estimation.memory import Device, Setup
+from finetune_gateway.estimation.memory import Setup
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.methods import METHODS
@@ -40,6 +41,7 @@ class TargetDevice:
     row_limit: int | None = None  # tokens per row; longer rows are truncated
     price_file: Path | None = None
     context: int | None = None  # tokens that the model reads
+    no_calibration: str = ""  # why one that is there is not used
 
     @property
     def usable_bytes(self) -> int | None:
@@ -124,22 +126,25 @@ def evaluation_words(runs: int, tokens: TokenStats, validation: TokenStats | Non
 def _memory_words(spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> str:
     precision = _precision(setup)
     recomputed = ", activation checkpointing" if setup.checkpointing else ""
-    what = f"{batch_rows(spec)} {_units(spec, plan.longest)}"
-    return f"Memory: one step on {what}; {precision}{recomputed}; AdamW; sdpa."
+    return (
+        f"Memory: {_rows_words(spec, setup, plan)}; {precision}{recomputed}; {spec.optim}; sdpa; "
+        f"engine {setup.engine}."
+    )
 
 
-def _units(spec: TrainingSpec, longest: int) -> str:
-    """Return what a batch is made of."""
-    if spec.packing:
-        return f"packs of {longest} tokens without padding"
-    if spec.method == "pretrain":
-        return f"pieces of at most {longest} tokens"
-    unit = "pairs" if METHODS[spec.method].sequences > 1 else "rows"
-    return f"{unit}, padded to the longest ({longest} tokens)"
+def _rows_words(spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> str:
+    """Return what passes through the model at once."""
+    name = "pack" if spec.packing else "piece" if spec.method == "pretrain" else "row"
+    name = "pair" if METHODS[spec.method].sequences > 1 else name
+    padded = f"padded to the longest ({plan.longest} tokens)"
+    if spec.packing or setup.together(plan.rows) == 1:
+        padded = f"the longest has {plan.longest} tokens"
+    at_once = f"one {name} at a time" if plan.rows == 1 else f"{plan.rows} {name}s at once"
+    return f"{at_once}, {padded}"
 
 
 def _precision(setup: Setup) -> str:
-    if setup.device == "cpu":
+    if not setup.bf16:
         return "base in 4 bits, else float32" if setup.kind == "qlora" else "float32"
     if setup.kind == "full":
         lack = "bfloat16 (no memory for float32: small updates round away)"
@@ -180,6 +185,8 @@ def warnings(
             else "max_length raises the limit, at most to the model's context"
         )
         notes.append(f"{cut_words(tokens, limit)}; {raised}.")
+    if target.no_calibration and target.device == "cpu":
+        notes.append(target.no_calibration)
     if calibrated and (reason := calibrated.stale_reason(today)):
         notes.append(f"The measured speed may not hold: {reason}. Run: ftg doctor --calibrate")
     return notes

@@ -1,9 +1,9 @@
 """Plan the batches of a run from the lengths of its rows: steps, padding, trained tokens.
 
-Follows ``backends/local/methods/sft.py``: rows come in random order; the last batch and the last
-step of an epoch may be smaller; a pack holds whole rows (best fit, longest first, as
-``trl.pack_dataset`` does). Of a preference pair both sequences are in one batch; texts (pretrain)
-are cut into pieces, of which all is trained but the first token.
+Follows ``backends/local/methods``: rows come in random order; the last step of an epoch, and what
+passes through the model at once, may be smaller; a pack holds whole rows (best fit, longest first,
+as ``trl.pack_dataset`` does). Of a preference pair both sequences are in one batch; texts
+(pretrain) are cut into pieces, of which all is trained but the first token.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from finetune_gateway.estimation.engine import engine_of
 from finetune_gateway.estimation.estimate import Range, auto_epochs
-from finetune_gateway.methods import METHODS
+from finetune_gateway.methods import METHODS, SORTED
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -29,10 +30,11 @@ class BatchPlan:
 
     epochs: int
     steps: int
+    passes: float  # epochs, of which max_steps may leave a part
     trained_rows: float  # of all epochs
-    batches: int
-    rows: int  # in one full batch; a pair is one
-    longest: int  # tokens of the longest batch, per row of it
+    batches: int  # forward passes
+    rows: int  # that pass through the model at once; a pair is one
+    longest: int  # tokens of the longest of these, per row
     padded_tokens: float
     attention_cost: float
     trained: Range[int]
@@ -45,31 +47,61 @@ def batch_rows(spec: TrainingSpec) -> int:
     return PACKED_BATCH_SIZE if spec.packing else BATCH_SIZE
 
 
-def plan_batches(spec: TrainingSpec, tokens: TokenStats, limit: int | None = None) -> BatchPlan:
-    """Return the batches of a run on rows of these lengths, truncated to ``limit`` tokens."""
+def batch_of(spec: TrainingSpec) -> int:
+    """Return the rows, or packs, of one step."""
+    return batch_rows(spec) * spec.gradient_accumulation_steps
+
+
+def largest_divisor(batch: int, most: int) -> int:
+    """Return the largest number up to ``most``, of which a whole number makes a batch."""
+    return next(rows for rows in range(max(1, min(most, batch)), 0, -1) if not batch % rows)
+
+
+def needs_whole_batch(spec: TrainingSpec) -> bool:
+    """Return True if the loss compares all rows of a step with each other."""
+    return spec.method == "dpo" and spec.loss_type in SORTED
+
+
+def depends_on_micro_batch(spec: TrainingSpec, engine: str) -> bool:
+    """Return True if the loss of a row depends on those that pass through the model with it."""
+    kl = spec.method == "kto" and (spec.loss_type or "kto") == "kto"
+    return needs_whole_batch(spec) or (kl and engine == "trl")
+
+
+def plan_batches(
+    spec: TrainingSpec, tokens: TokenStats, limit: int | None = None, *, at_once: int | None = None
+) -> BatchPlan:
+    """Return the batches of a run on rows of these lengths, truncated to ``limit`` tokens.
+    ``at_once``: rows that pass through the model at once; a batch if None."""
     limit = limit or tokens.max or 1
     sides = METHODS[spec.method].sequences
     units, rows, trained = _units(spec, tokens, limit), tokens.rows // sides, tokens.trained
     if spec.method == "pretrain":
         rows = sum(units.values())
         trained = sum((length - 1) * number for length, number in units.items())
-    count, size = sum(units.values()), batch_rows(spec) * sides
+    count, at_once = sum(units.values()), at_once or batch_rows(spec)
     epochs = auto_epochs(rows) if spec.n_epochs == "auto" else spec.n_epochs
-    a_batches = ceil(count / size)
-    a_steps = ceil(a_batches / spec.gradient_accumulation_steps)
+    step = batch_of(spec) * sides
+    a_steps = ceil(count / step)
     steps = spec.max_steps or epochs * a_steps
     # Whole epochs, and the share of one in which max_steps ends.
     whole, rest = divmod(steps, a_steps) if a_steps else (0, 0)
-    part = min(1.0, rest * spec.gradient_accumulation_steps * size / count) if count else 0.0
+    part = min(1.0, rest * step / count) if count else 0.0
     passes = whole + part
-    padded_tokens, attention_cost = _padded(units, size, flat=spec.packing)
+    together, flat = at_once * sides, spec.packing
+    passing = units
+    if engine_of(spec) == "fast" and at_once == 1:  # nothing is padded, and packs are undone
+        together, flat = 1, False
+        passing = _trained_lengths(tokens, limit) if spec.packing else units
+    padded_tokens, attention_cost = _padded(passing, together, flat=flat)
     return BatchPlan(
         epochs=ceil(passes) if spec.max_steps else epochs,
         steps=steps,
+        passes=passes,
         trained_rows=steps / max(1, a_steps) * rows,
-        batches=round(passes * a_batches),
-        rows=min(size, count) // sides,
-        longest=_longest(units, size, flat=spec.packing),
+        batches=round(passes * ceil(sum(passing.values()) / together)),
+        rows=min(at_once, max(1, count // sides)),
+        longest=_longest(units, at_once * sides, flat=spec.packing),
         padded_tokens=passes * padded_tokens,
         attention_cost=passes * attention_cost,
         trained=Range[int](

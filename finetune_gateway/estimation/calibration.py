@@ -16,9 +16,19 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from finetune_gateway.estimation.memory import TILE_VOCABULARY, Setup
-from finetune_gateway.estimation.model_shape import ModelShape, lora_parameters
+from finetune_gateway.estimation.batch_plan import BatchPlan
+from finetune_gateway.estimation.engine import SMALL_MODEL, cpu_has_bf16
+from finetune_gateway.estimation.memory import (
+    AUTOCAST,
+    BLOCK,
+    TILE_VOCABULARY,
+    Setup,
+    trained_parameters,
+    trains_head,
+)
+from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.settings import files
+from finetune_gateway.spec import TrainingSpec
 
 FILE = "calibration.json"
 # QLoRA: dequantising costs 5 % of a step on one row of 512 tokens, 8 % on 128, 11 % on 32 (QLoRA
@@ -27,14 +37,17 @@ DEQUANTISING = 1.08
 # Quantising a weight to 4 bits, when not measured: 2.69 s for 64 million, reading included. A job
 # does it twice: to train, and to answer.
 QUANTISE_CPU, READINGS = 4e-8, 2
-# Logits are computed in tiles. A tile of up to this many bytes fits the caches; a logit of a larger
-# one costs up to three times as much (20 shapes, tiles of 1 to 133 MB: 14 to 45 ns).
+# Logits are computed in blocks, or tiles. One of up to this many bytes fits the caches; a logit of
+# a larger one costs up to three times as much (20 shapes, tiles of 1 to 133 MB: 14 to 45 ns).
 CACHED = 12 << 20
 STALE_DAYS = 90
+ENGINE = "fast 1"  # the training step that rates are of; another number when it changes
 MATRICES = "a floating-point operation in the matrices"
+MATRICES_BF16 = f"{MATRICES}, in bf16"
 WORK = (
-    "a batch passing one layer",
+    "a forward pass through one layer, and back",
     MATRICES,
+    MATRICES_BF16,
     "a logit",
     "a logit beyond the caches",
     "a number kept for the backward pass",
@@ -59,44 +72,85 @@ class Load:
         return replace(self, units=tuple(own + times * more for own, more in pairs))
 
 
-def load_of(
+@dataclass(frozen=True)
+class Passes:
+    """What passes through the model: sums over forward passes."""
+
+    padded_tokens: float
+    scored_tokens: float  # that meet the head: those trained in our engine, all in TRL's
+    attention_cost: float  # padded tokens times the length of their batch
+    batches: float  # forward passes
+    masked: bool  # several sequences at once, or packs
+
+    def times(self, factor: float) -> Passes:
+        return replace(
+            self,
+            padded_tokens=factor * self.padded_tokens,
+            scored_tokens=factor * self.scored_tokens,
+            attention_cost=factor * self.attention_cost,
+            batches=factor * self.batches,
+        )
+
+
+def passes_of(plan: BatchPlan, setup: Setup, trained_tokens: float) -> Passes:
+    """Return what passes through the model in a whole run with these batches."""
+    scored = trained_tokens if setup.engine == "fast" else plan.padded_tokens
+    return Passes(
+        padded_tokens=plan.padded_tokens,
+        scored_tokens=scored if setup.has_head else 0.0,
+        attention_cost=plan.attention_cost,
+        batches=plan.batches,
+        masked=setup.masked(plan.rows),
+    )
+
+
+def load_of(shape: ModelShape, setup: Setup, passes: Passes, *, steps: float) -> Load:
+    """Return the work of so many steps on what passes through the model."""
+    full, again = setup.kind == "full", setup.checkpointing
+    trained = trained_parameters(shape, setup)
+    adapters = 0 if full else trained
+    # Forward 2, backward 2 for the inputs, 2 more for trained weights; checkpointing runs forward
+    # twice.
+    blocks = (6 if full else 4) + (2 if again else 0)
+    body = blocks * shape.active_block_parameters + (blocks + 2) * adapters
+    matrices = passes.padded_tokens * body + passes.scored_tokens * _head_flops(shape, setup)
+    twice = 1.3 if again else 1.0
+    return _load(shape, setup, passes, matrices, twice=twice, steps=steps, trained=trained)
+
+
+def _head_flops(shape: ModelShape, setup: Setup) -> int:
+    """Return the operations of the head on one position. Ours gets logits and their gradient in one
+    pass; what trains the head in pairs gets them again, and so does TRL in any case."""
+    trained = trains_head(shape, setup)
+    again = setup.engine == "trl" or (trained and setup.method not in ("sft", "pretrain"))
+    return (4 + 2 * trained + 2 * again) * shape.vocab_size * shape.hidden_size
+
+
+def _load(
     shape: ModelShape,
     setup: Setup,
+    passes: Passes,
+    matrices: float,
     *,
-    padded_tokens: float,
-    attention_cost: float,
-    batches: float,
+    twice: float,
     steps: float,
-    masked: bool,
+    trained: int,
 ) -> Load:
-    """Return the work of a run with these batches (see BatchPlan).
-
-    ``masked``: a batch has several rows, or is a pack.
-    """
-    full, again = setup.kind == "full", setup.checkpointing
-    adapters = 0 if full else lora_parameters(shape, setup.r, setup.targets)
-    # Forward 2, backward 2 for the inputs, 2 more for trained weights; checkpointing runs forward
-    # twice. The head always runs forward twice (TRL computes the logits again).
-    blocks = (6 if full else 4) + (2 if again else 0)
-    head = (8 if full else 6) * shape.vocab_size * shape.hidden_size
-    flops = blocks * shape.active_block_parameters + (blocks + 2) * adapters + head
-    matrices = flops * (DEQUANTISING if setup.kind == "qlora" else 1)
+    matrices *= DEQUANTISING if setup.kind == "qlora" else 1
     # Without a mask torch's kernel skips the later half of the keys.
-    meetings = (
-        attention_cost * shape.layers * shape.heads * shape.head_dim * (1.0 if masked else 0.5)
-    )
-    trained = shape.parameters if full else adapters
-    kept = 6 * shape.hidden_size + 4 * shape.intermediate_size * shape.active_experts
-    twice = 1.3 if again else 1.0
-    tile = 4 * padded_tokens / max(1, batches) * min(shape.vocab_size, TILE_VOCABULARY)
-    logits = padded_tokens * shape.vocab_size
+    meetings = passes.attention_cost * shape.layers * shape.heads * shape.head_dim
+    meetings *= 1.0 if passes.masked else 0.5
+    numbers = 6 * shape.hidden_size + 4 * shape.intermediate_size * shape.active_experts
+    kept = numbers * (AUTOCAST if setup.bf16 else 1.0)
+    logits = passes.scored_tokens * shape.vocab_size
     return Load(
         units=(
-            batches * shape.layers * twice,
-            padded_tokens * matrices,
+            passes.batches * shape.layers * twice,
+            0.0 if setup.bf16 else matrices,
+            matrices if setup.bf16 else 0.0,
             logits,
-            logits * max(0.0, 1 - CACHED / tile) if tile else 0.0,
-            padded_tokens * shape.layers * kept * twice,
+            logits * _beyond_caches(shape, setup, passes),
+            passes.padded_tokens * shape.layers * kept * twice,
             meetings * twice,
             steps * trained,
             steps,
@@ -107,33 +161,41 @@ def load_of(
     )
 
 
-def evaluation_of(
-    shape: ModelShape,
-    setup: Setup,
-    *,
-    padded_tokens: float,
-    attention_cost: float,
-    batches: float,
-    masked: bool,
-) -> Load:
-    """Return the work of computing the loss of rows: the forward pass alone, which is a third of
-    everything but the matrices (computed exactly) and the optimiser."""
-    whole = load_of(
-        shape,
-        setup,
-        padded_tokens=padded_tokens,
-        attention_cost=attention_cost,
-        batches=batches,
-        steps=0,
-        masked=masked,
-    )
-    adapters = 0 if setup.kind == "full" else lora_parameters(shape, setup.r, setup.targets)
-    head = shape.vocab_size * shape.hidden_size
-    flops = 2 * (shape.active_block_parameters + adapters + head)
-    matrices = padded_tokens * flops * (DEQUANTISING if setup.kind == "qlora" else 1)
-    third = [unit / 3 for unit in whole.units]
-    third[WORK.index(MATRICES)] = matrices
-    return replace(whole, units=tuple(third))
+def _beyond_caches(shape: ModelShape, setup: Setup, passes: Passes) -> float:
+    """Return the share of the logits, computed at once, that the caches do not hold."""
+    at_once = passes.scored_tokens / max(1, passes.batches)
+    vocabulary = min(shape.vocab_size, TILE_VOCABULARY)
+    if setup.engine == "fast":
+        at_once, vocabulary = min(at_once, BLOCK["cpu"]), shape.vocab_size
+    size = 4 * at_once * vocabulary
+    return max(0.0, 1 - CACHED / size) if size else 0.0
+
+
+def forward_of(shape: ModelShape, setup: Setup, passes: Passes) -> Load:
+    """Return the work of scoring rows, without training on them: the forward pass alone, which is a
+    third of everything but the matrices (counted exactly) and the optimiser."""
+    adapters = 0 if setup.kind == "full" else trained_parameters(shape, setup)
+    body = 2 * (shape.active_block_parameters + adapters)
+    matrices = passes.padded_tokens * body
+    matrices += passes.scored_tokens * 2 * shape.vocab_size * shape.hidden_size
+    load = _load(shape, setup, passes, matrices, twice=1.0, steps=0, trained=0)
+    exact = (WORK.index(MATRICES), WORK.index(MATRICES_BF16))
+    units = [unit if at in exact else unit / 3 for at, unit in enumerate(load.units)]
+    return replace(load, units=tuple(units))
+
+
+def forward_passes(spec: TrainingSpec, setup: Setup, epochs: float) -> float:
+    """Return how often the rows of an epoch pass through the model without being trained on, in a
+    run of so many epochs: for the reference, and for KTO's mismatched answers.
+
+    Ours asks the reference once; TRL's DPO does in each epoch.
+    """
+    once = min(1.0, epochs)
+    if spec.method == "dpo":
+        return once if setup.engine == "fast" else epochs
+    if spec.method == "kto":
+        return 2 * once + epochs if (spec.loss_type or "kto") == "kto" else once
+    return 0.0
 
 
 class Calibration(BaseModel):
@@ -156,6 +218,8 @@ class Calibration(BaseModel):
     largest: int  # parameters of the largest measured model
     load_average: float
     quantise_cpu: float | None = None  # quantising a weight; None without bitsandbytes
+    engine: str  # with which it was measured
+    bf16: bool = False  # large models were measured in it
 
     @field_validator("rates")
     @classmethod
@@ -163,6 +227,13 @@ class Calibration(BaseModel):
         if len(rates) != len(WORK):
             raise ValueError("this was measured with other kinds of work")
         return rates
+
+    @field_validator("engine")
+    @classmethod
+    def _ours(cls, engine: str) -> str:
+        if engine != ENGINE:
+            raise ValueError("this was measured with another training step")
+        return engine
 
     def cpu_seconds(self, load: Load, saves: int) -> float:
         """Return the CPU seconds of a run with one thread: its wall time on an idle core."""
@@ -186,13 +257,12 @@ class Calibration(BaseModel):
         """Return why the figures may no longer hold, or None."""
         if self.machine != machine():
             return f"it was measured on another machine ({self.machine})"
+        if self.bf16 != cpu_has_bf16():
+            return "it was measured in another precision"
         if self.torch != torch_version():
             return f"it was measured with torch {self.torch}, not {torch_version()}"
         age = (today - self.measured_on).days
         return f"it is {age} days old" if age > STALE_DAYS else None
-
-
-SMALL_MODEL = 20_000_000  # parameters; below it the local backend trains with one thread
 
 
 def machine() -> str:
@@ -223,6 +293,17 @@ def read(home: Path) -> Calibration | None:
         return Calibration.model_validate_json((home / FILE).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError):
         return None
+
+
+def unusable_reason(home: Path) -> str:
+    """Return why figures that are there are not used: an older version measured another training
+    step. Empty if they are used, or there are none."""
+    if not (home / FILE).exists() or read(home) is not None:
+        return ""
+    return (
+        "The calibration of this machine is of an older training step, so it is not used. Run: "
+        "ftg doctor --calibrate"
+    )
 
 
 def write(home: Path, calibration: Calibration) -> Path:

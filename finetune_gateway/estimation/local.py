@@ -19,18 +19,26 @@ from finetune_gateway.estimation.assumptions import (
     cores,
     expected_price,
 )
-from finetune_gateway.estimation.batch_plan import BatchPlan, batch_rows, plan_batches
+from finetune_gateway.estimation.batch_plan import BatchPlan, needs_whole_batch, plan_batches
 from finetune_gateway.estimation.calibration import (
     QUANTISE_CPU,
     READINGS,
     Calibration,
-    evaluation_of,
+    Load,
+    forward_of,
+    forward_passes,
     load_of,
+    passes_of,
 )
 from finetune_gateway.estimation.estimate import Estimate, Range, auto_eval_steps
 from finetune_gateway.estimation.gpus import GPUS, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
-from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
+from finetune_gateway.estimation.memory import (
+    Setup,
+    float32_or_bfloat16,
+    micro_batch_rows,
+    step_memory,
+)
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price, gpu_prices
 from finetune_gateway.settings import clock
@@ -45,8 +53,8 @@ Speeds = tuple[float, float, float]  # FLOP/s: slow, expected, fast
 # TRL's SFTTrainer on padded batches of 8 in float32.
 _GPU_SHARES = (0.05, 0.15, 0.40)
 # FLOP/s of one CPU core in training, if not measured: 15 G with SFTTrainer on an AVX-512 core, 35 G
-# with single rows; a core without AVX-512 is assumed to reach a fifth.
-_CORE_SPEEDS = (3e9, 15e9, 40e9)
+# with our engine, 80 G in bfloat16; a core without AVX-512 is assumed to reach a fifth.
+_CORE_SPEEDS = {"trl": (3e9, 15e9, 40e9), "fast": (7e9, 35e9, 70e9), "bf16": (16e9, 80e9, 160e9)}
 # Share of a GPU's board power in training: low, expected and high; assumed, not measured.
 _POWER = (0.5, 0.8, 1.0)
 # Predictions after calibration were within 15 % of runs of 45 s (docs/memory.md). An idle machine
@@ -71,13 +79,18 @@ def largest_batch(shape: ModelShape, setup: Setup, length: int, usable: int) -> 
     return low
 
 
-def training_flops(shape: ModelShape, tokens: TokenStats, epochs: float, *, full: bool) -> float:
+def training_flops(
+    shape: ModelShape, tokens: TokenStats, epochs: float, *, full: bool, forward: float = 0.0
+) -> float:
     """Return the floating-point operations of a run: 4 N T for the blocks (6 N T if all weights are
-    trained) and 4 V H T_loss for the head, with N parameters and T tokens."""
+    trained), with N parameters and T tokens, and as many for the V H weights of the head and the
+    trained tokens. ``forward``: epochs in which the rows are scored beside: half of LoRA's work."""
     per_weight = 6 if full else 4
-    blocks = per_weight * shape.active_block_parameters * tokens.total
-    head = per_weight * shape.vocab_size * shape.hidden_size * tokens.trained
-    return float(epochs * (blocks + head))
+    blocks = (epochs * per_weight + 2 * forward) * shape.active_block_parameters * tokens.total
+    head = (
+        (per_weight * epochs + 2 * forward) * shape.vocab_size * shape.hidden_size * tokens.trained
+    )
+    return float(blocks + head)
 
 
 def estimate_local(
@@ -98,9 +111,12 @@ def estimate_local(
     day = today or clock.today()
     if target.gpu is not None:
         target = _on_gpu(target)
-    plan = plan_batches(spec, tokens, target.row_limit)
     calibrated = target.calibration if target.device == "cpu" else None
-    setup = Setup.of(spec, target.device, calibrated.imported_bytes if calibrated else None)
+    imported = calibrated.imported_bytes if calibrated else None
+    setup = Setup.of(spec, target.device, shape, imported)
+    longest = max(1, plan_batches(spec, tokens, target.row_limit).longest)
+    at_once = micro_batch_rows(spec, shape, setup, longest, target.usable_bytes)
+    plan = plan_batches(spec, tokens, target.row_limit, at_once=at_once)
     seconds = memory = parts = None
     if shape is not None:
         longest = max(1, plan.longest)
@@ -164,9 +180,13 @@ def _epochs_rule(spec: TrainingSpec) -> str:
 
 
 def _smallest(shape: ModelShape | None, spec: TrainingSpec, plan: BatchPlan) -> str | None:
+    """Return the smallest GPU that holds a step, with one row at once if need be."""
     if shape is None:
         return None
-    needed = step_memory(shape, Setup.of(spec, "gpu"), plan.rows, max(1, plan.longest)).total
+    setup, rows = Setup.of(spec, "gpu", shape), 1
+    if spec.micro_batch_size != "auto" or needs_whole_batch(spec):
+        rows = micro_batch_rows(spec, shape, setup, max(1, plan.longest), None)
+    needed = step_memory(shape, setup, rows, max(1, plan.longest)).total
     return smallest(needed + needed // 4)
 
 
@@ -185,11 +205,14 @@ def _seconds(
             shape, spec, setup, plan, target.calibration, validation, target.row_limit
         )
     passes = plan.trained.expected / tokens.trained if tokens.trained else 0.0
-    flops = training_flops(shape, tokens, passes, full=spec.training_type == "full")
-    if validation:  # the forward pass alone: half of LoRA's work
-        runs = _evaluations(spec, plan, validation, target.row_limit)
-        flops += training_flops(shape, validation, runs, full=False) / 2
-    slow, expected, fast = _speeds(target)
+    forward = forward_passes(spec, setup, passes)
+    flops = training_flops(
+        shape, tokens, passes, full=spec.training_type == "full", forward=forward
+    )
+    if validation:
+        forward = _forward_evaluations(spec, setup, plan, validation, target.row_limit)
+        flops += training_flops(shape, validation, 0, full=False, forward=forward)
+    slow, expected, fast = _speeds(target, setup)
     first, second, third = START_SECONDS
     if setup.kind == "qlora" and target.device == "cpu":
         second += READINGS * QUANTISE_CPU * shape.linear_parameters
@@ -221,16 +244,29 @@ def _evaluations(
 ) -> int:
     if validation is None:
         return evaluations(spec, plan.steps)
-    held_out = round(plan_validation(spec, validation, limit).trained_rows)
+    held_out = round(plan_validation(spec, validation, limit, plan.rows).trained_rows)
     return evaluations(spec, plan.steps, plan.trained_rows, held_out)
 
 
-def plan_validation(spec: TrainingSpec, validation: TokenStats, limit: int | None) -> BatchPlan:
-    """Return one pass over the validation rows: batches as large as in training, never packed."""
-    once = {"n_epochs": 1, "max_steps": None, "packing": False, "gradient_accumulation_steps": 1}
-    return plan_batches(
-        spec.model_copy(update={**once, "batch_size": batch_rows(spec)}), validation, limit
-    )
+def _forward_evaluations(
+    spec: TrainingSpec,
+    setup: Setup,
+    plan: BatchPlan,
+    validation: TokenStats,
+    limit: int | None,
+) -> float:
+    """Return how often the validation rows pass through the model: once in each evaluation, twice
+    with KTO's mismatched answers; and for the reference."""
+    runs = _evaluations(spec, plan, validation, limit)
+    return runs + forward_passes(spec, setup, float(runs))
+
+
+def plan_validation(
+    spec: TrainingSpec, validation: TokenStats, limit: int | None, at_once: int
+) -> BatchPlan:
+    """Return one pass over the validation rows: as many at once as in training, never packed."""
+    once = {"n_epochs": 1, "max_steps": None, "packing": False}
+    return plan_batches(spec.model_copy(update=once), validation, limit, at_once=at_once)
 
 
 def _calibrated(
@@ -242,18 +278,12 @@ def _calibrated(
     validation: TokenStats | None,
     limit: int | None,
 ) -> Range[float]:
-    load = load_of(
-        shape, setup, padded_tokens=plan.padded_tokens, attention_cost=plan.attention_cost,
-        batches=plan.batches, steps=plan.steps, masked=plan.rows > 1 or setup.flat,
-    )  # fmt: skip
+    load = training_load(shape, spec, setup, plan)
     if validation:
-        validation_plan = plan_validation(spec, validation, limit)
-        once = evaluation_of(
-            shape, setup, padded_tokens=validation_plan.padded_tokens,
-            attention_cost=validation_plan.attention_cost, batches=validation_plan.batches,
-            masked=validation_plan.rows > 1,
-        )  # fmt: skip
-        load = load.plus(once, _evaluations(spec, plan, validation, limit))
+        once = plan_validation(spec, validation, limit, plan.rows)
+        passes = passes_of(once, setup, once.trained.expected)
+        runs = _forward_evaluations(spec, setup, plan, validation, limit)
+        load = load.plus(forward_of(shape, setup, passes), runs)
     saves = checkpoints(spec, plan.steps)
     expected = calibration.seconds(load, saves)
     idle = min(expected, calibration.cpu_seconds(load, saves))
@@ -263,7 +293,16 @@ def _calibrated(
     )
 
 
-def _speeds(target: TargetDevice) -> Speeds:
+def training_load(shape: ModelShape, spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> Load:
+    """Return the work of training, without evaluations."""
+    passes = passes_of(plan, setup, plan.trained.expected)
+    load = load_of(shape, setup, passes, steps=plan.steps)
+    epochs = plan.passes
+    forward = forward_passes(spec, setup, epochs) / epochs if epochs else 0.0
+    return load.plus(forward_of(shape, setup, passes), forward)
+
+
+def _speeds(target: TargetDevice, setup: Setup) -> Speeds:
     """Return the FLOP/s of training: slow, expected, fast."""
     slow, expected, fast = _GPU_SHARES
     if target.gpu is not None:
@@ -271,7 +310,7 @@ def _speeds(target: TargetDevice) -> Speeds:
         return slow * flops, expected * flops, fast * flops
     if target.device == "gpu":  # any GPU: from the slowest known to the fastest
         return slow * GPUS["T4"].flops, expected * GPUS["A10"].flops, fast * GPUS["H200"].flops
-    first, second, third = _CORE_SPEEDS
+    first, second, third = _CORE_SPEEDS["bf16" if setup.bf16 else setup.engine]
     return cores() * first, cores() * second, cores() * third
 
 

@@ -10,24 +10,36 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from finetune_gateway.estimation.batch_plan import (
+    batch_of,
+    batch_rows,
+    needs_whole_batch,
+)
+from finetune_gateway.estimation.engine import Device, computes_in_bf16, engine_of
 from finetune_gateway.estimation.estimate import MemoryParts
-from finetune_gateway.estimation.model_shape import QK_NORM, ModelShape, lora_parameters
+from finetune_gateway.estimation.model_shape import (
+    QK_NORM,
+    ModelShape,
+    adapted_outputs,
+    lora_parameters,
+    saved_parameters,
+)
 from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 
-Device = Literal["cpu", "gpu"]
-Optimizer = Literal["adamw", "adamw_8bit"]
-
-# Python with torch, transformers, peft and trl imported, before any model: 459 MB measured (torch
-# 2.13 for CPUs), 49 MB more with bitsandbytes, 40 MB more after a trainer's first step.
-IMPORTED, BITSANDBYTES, STARTED = 460_000_000, 49_000_000, 40_000_000
+# Python with torch, transformers, peft and datasets imported, before any model: 504 MB measured
+# (torch 2.13 for CPUs), 49 MB more with bitsandbytes, 50 MB more once rows and a trainer are there.
+IMPORTED, BITSANDBYTES, STARTED = 504_000_000, 49_000_000, 50_000_000
 # CUDA context and libraries (a figure of unsloth's estimator; not measured here).
 CUDA_OVERHEAD = 1_400_000_000
 
 # Freed blocks below 32 MB stay with the process (glibc's heap): a layer's temporaries leave holes
-# of 3.5 times what the layer saves (1 to 4 measured), 1.5 times with checkpointing. On a GPU one
-# layer is assumed (not measured).
+# of 3.5 times what the layer saves (1 to 4 measured), 1.5 times with checkpointing. With rows one
+# by one, each of another length, the holes of some do not fit the next: 7 and 6 times (5 to 9
+# measured), of one row, which is less in all; 3.5 where all weights are trained. On a GPU one layer
+# is assumed (not measured).
 HOLES, HOLES_CHECKPOINTING, HOLES_GPU = 3.5, 1.5, 1.0
+HOLES_OF_ROWS, HOLES_OF_ROWS_CHECKPOINTING = 7.0, 6.2
 # Full fine-tuning on a GPU keeps float32 weights, of which autocast makes bfloat16 copies for a
 # step: 6 bytes a weight, 4 of its gradient and 8 of Adam's moments, 18 in all. So counts Hugging
 # Face (docs/transformers/model_memory_anatomy), and LLaMA-Factory's table (18 GB a billion).
@@ -49,37 +61,75 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 DEQUANTISED, IN_HEAP, COPIES_CHECKPOINTING = 7, 32 << 20, 1.5
 
 
+# Our engine takes logits of so many positions at once (scoring.py: CPU_BLOCK, GPU_BLOCK): logits,
+# their powers, and copies of both, 16 bytes a logit (12 to 24 measured).
+BLOCK: dict[Device, int] = {"cpu": 128, "gpu": 512}
+LOGIT_BYTES = 16
+# TRL's trainers of preferences keep the logits of all positions, and what they make of them: 9
+# times as much as the logits themselves (measured for dpo on a model of 13 million parameters).
+KEPT_LOGITS = 9.0
+# Bytes of what optimizers keep of a trained weight; others keep Adam's two moments in fp32.
+# Adafactor keeps sums over rows and columns, which are next to nothing, and makes two matrices as
+# large as the largest one in each step.
+STATES = {
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), 2),
+    **dict.fromkeys(("adagrad", "rmsprop", "lion_32bit", "paged_lion_32bit"), 4),
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit"), 1),
+    **dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 3),
+    **dict.fromkeys(("ademamix", "paged_ademamix_32bit"), 12),
+    **dict.fromkeys(("sgd", "adafactor"), 0),
+    "rmsprop_bnb_32bit": 4,
+}
+ADAM = 8
+
+
 @dataclass(frozen=True)
 class Setup:
     """How a backend trains: the spec, with what it leaves open decided for a device."""
 
     device: Device = "cpu"
+    engine: str = "fast"  # fast | trl
+    method: str = "sft"
     kind: Literal["lora", "qlora", "full"] = "lora"
     r: int = 16
     targets: str | tuple[str, ...] = "all-linear"
+    dora: bool = False
+    saved_whole: tuple[str, ...] = ()  # modules that are trained beside the adapter
     checkpointing: bool = False
-    accumulated: bool = False  # gradients accumulate over several batches
+    batch: int = 8  # rows of a step
     flat: bool = False  # packs: no padding, but a mask
-    paired: bool = False
-    optimizer: Optimizer = "adamw"
+    optimizer: str = "adamw_torch_fused"
     imported: int = IMPORTED
+    bf16: bool = False  # computed in it
     float32: bool = True  # weights that are trained whole; else bfloat16, for lack of memory
 
     @classmethod
-    def of(cls, spec: TrainingSpec, device: Device, imported: int | None = None) -> Setup:
-        """Return how the local backend trains: float32 on a CPU; on a GPU bfloat16 under autocast
-        and with checkpointing unless the spec says otherwise; what is trained is in float32."""
+    def of(
+        cls,
+        spec: TrainingSpec,
+        device: Device,
+        shape: ModelShape | None = None,
+        imported: int | None = None,
+    ) -> Setup:
+        """Return how the local backend trains a model of this ``shape``, a large one if None: on a
+        GPU with checkpointing unless the spec says otherwise; what is trained is in float32."""
         checkpointing = spec.gradient_checkpointing
+        parameters = shape.parameters if shape else 10**9
         return cls(
             device=device,
+            engine=engine_of(spec),
+            method=spec.method,
             kind=spec.training_type or "lora",
             r=spec.lora_r,
             targets=spec.target_modules,
+            dora=spec.use_dora,
+            saved_whole=spec.modules_to_save,
             checkpointing=device == "gpu" if checkpointing == "auto" else checkpointing,
-            accumulated=spec.gradient_accumulation_steps > 1,
+            batch=batch_of(spec),
             flat=spec.packing,
-            paired=METHODS[spec.method].sequences > 1,
+            optimizer=spec.optim,
             imported=IMPORTED if imported is None else imported,
+            bf16=computes_in_bf16(spec, device, parameters),
         )
 
     @property
@@ -90,7 +140,71 @@ class Setup:
     @property
     def computed(self) -> int:
         """Return the bytes of a number that a layer computes."""
-        return 4 if self.device == "cpu" else 2
+        return 2 if self.bf16 else 4
+
+    @property
+    def sequences(self) -> int:
+        """Return the sequences of a row whose activations are there at once."""
+        return METHODS[self.method].sequences
+
+    @property
+    def has_head(self) -> bool:
+        """Return whether tokens are scored by the head of a language model."""
+        return self.method != "reward"
+
+    def together(self, rows: int) -> int:
+        """Return the sequences of so many rows that pass through the model at once: of one pair
+        ours sends one after the other, and rows of a pack too."""
+        return 1 if self.engine == "fast" and rows == 1 else rows * self.sequences
+
+    def masked(self, rows: int) -> bool:
+        """Return whether the attention gets a mask."""
+        return self.together(rows) > 1 or (self.flat and self.engine == "trl")
+
+
+def trained_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Return how many weights are trained: all, or an adapter and modules beside it."""
+    if setup.kind == "full":
+        return model_parameters(shape, setup)
+    adapters = lora_parameters(shape, setup.r, setup.targets)
+    magnitudes = adapted_outputs(shape, setup.targets) if setup.dora else 0
+    return adapters + magnitudes + saved_parameters(shape, setup.saved_whole)
+
+
+def model_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Return the weights of the model; a reward model has no head of a vocabulary."""
+    head = 0 if setup.has_head or shape.tied else shape.vocab_size * shape.hidden_size
+    return shape.parameters - head
+
+
+def trains_head(shape: ModelShape, setup: Setup) -> bool:
+    names = {name.rpartition(".")[2] for name in setup.saved_whole}
+    beside = bool(names & ({"lm_head", "embed_tokens"} if shape.tied else {"lm_head"}))
+    return setup.has_head and (setup.kind == "full" or beside)
+
+
+def micro_batch_rows(
+    spec: TrainingSpec, shape: ModelShape | None, setup: Setup, length: int, usable: int | None
+) -> int:
+    """Return how many rows pass through the model at once, the longest of ``length`` tokens.
+
+    As the spec says; all of a step where the loss needs them; one in our engine on a CPU, where
+    padding costs more than larger products gain. On a GPU as many as fit its ``usable`` bytes with
+    a quarter to spare, all of a batch if those are not known; TRL's engine takes a batch on a CPU.
+    """
+    if spec.micro_batch_size != "auto":
+        return spec.micro_batch_size
+    if needs_whole_batch(spec):
+        return batch_of(spec)
+    if setup.device == "cpu":
+        return 1 if setup.engine == "fast" else batch_rows(spec)
+    if shape is None or usable is None:
+        return batch_rows(spec)
+    found = (rows for rows in range(batch_rows(spec), 1, -1) if not setup.batch % rows)
+    fits = (
+        rows for rows in found if step_memory(shape, setup, rows, length).total * 5 // 4 <= usable
+    )
+    return next(fits, 1)
 
 
 def float32_or_bfloat16(
@@ -105,35 +219,63 @@ def float32_or_bfloat16(
 
 
 def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> MemoryParts:
-    """Return the parts at the worst moment: in the backward pass of the head, with all activations;
-    after that of the blocks, with all gradients; or while a base is read to be quantised."""
-    padded_tokens = rows * length * (2 if setup.paired else 1)
+    """Return the parts at the worst moment, with ``rows`` at once: in the backward pass of the
+    head, with all activations; after that of the blocks, with all gradients; or while a base is
+    read."""
+    tokens = rows * length * setup.sequences
     full = setup.kind == "full"
-    adapters = 0 if full else lora_parameters(shape, setup.r, setup.targets)
-    trained = shape.parameters if full else adapters
+    trained = trained_parameters(shape, setup)
     grown = setup.width if full else 4
     gradients = grown * trained
-    head_gradient = setup.width * shape.vocab_size * shape.hidden_size if full else 0
+    head_gradient = grown * shape.vocab_size * shape.hidden_size * trains_head(shape, setup)
     layer = saved_bytes(shape, setup, rows, length)
     held = layer * shape.layers
     if setup.checkpointing:  # the inputs of all layers, and one layer recomputed
-        held = setup.computed * shape.hidden_size * padded_tokens * shape.layers + layer
-    tile = min(padded_tokens, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.computed
-    logits = int(TILES[setup.device] * tile)
-    early = gradients if setup.accumulated else min(gradients, head_gradient)
-    at_head, at_end = (held, logits, early), (layer, 0, gradients)
-    activations, tiles, grads = max(at_head, at_end, key=sum)
-    holes = int(_holes(setup) * layer) + _dequantised(shape, setup)
+        held = setup.computed * shape.hidden_size * tokens * shape.layers + layer
+    early = gradients if rows < setup.batch else min(gradients, head_gradient)
+    at_head = (held, head_memory(shape, setup, tokens), early)
+    at_end = (layer, 0, gradients)
+    activations, logits, grads = max(at_head, at_end, key=sum)
+    passing = layer * setup.together(rows) // (rows * setup.sequences)  # in one forward pass
+    holes = int(_holes(setup, rows) * passing) + _dequantised(shape, setup)
     step = MemoryParts(
-        weights=_weights(shape, setup),
-        adapters=grown * adapters,
+        weights=_weights(shape, setup) + _reference(shape, setup),
+        adapters=0 if full else grown * trained,
         gradients=grads,
-        optimizer=_moments(setup) * trained,
+        optimizer=_states(setup) * trained,
         activations=activations,
-        logits=tiles,
-        overhead=holes + _process_memory(setup),
+        logits=logits,
+        overhead=holes + _process_memory(setup) + _updating(shape, setup),
     )
     return max(step, _reading(shape, setup), key=lambda parts: parts.total)
+
+
+def head_memory(shape: ModelShape, setup: Setup, tokens: int) -> int:
+    """Return the bytes of logits, and what is made of them, while their gradient is taken."""
+    if not setup.has_head:
+        return 0
+    if setup.engine == "fast":
+        block = min(tokens, BLOCK[setup.device]) * shape.vocab_size * LOGIT_BYTES
+        weight = shape.vocab_size * shape.hidden_size
+        # Its gradient is added up in fp32, from products of blocks.
+        return block + (weight * (4 + setup.computed) if trains_head(shape, setup) else 0)
+    if setup.method != "sft":
+        return int(KEPT_LOGITS * 4 * tokens * shape.vocab_size)
+    tile = min(tokens, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.computed
+    return int(TILES[setup.device] * tile)
+
+
+def _reference(shape: ModelShape, setup: Setup) -> int:
+    """Return the bytes of a second model: TRL's reference of a DPO that trains all weights. Ours
+    scores the rows before it begins; with an adapter the base is the reference."""
+    copied = setup.engine == "trl" and setup.method == "dpo" and setup.kind == "full"
+    return setup.width * shape.parameters if copied else 0
+
+
+def _updating(shape: ModelShape, setup: Setup) -> int:
+    if setup.optimizer != "adafactor" or setup.kind != "full":
+        return 0
+    return 2 * 4 * shape.vocab_size * shape.hidden_size
 
 
 def _process_memory(setup: Setup) -> int:
@@ -144,9 +286,11 @@ def _process_memory(setup: Setup) -> int:
 
 
 def _reading(shape: ModelShape, setup: Setup) -> MemoryParts:
-    """Return the parts while a base is quantised: its whole file is mapped into memory and counts
-    as resident, though the system could drop it. Not on a GPU, which sees one matrix at a time."""
-    read = setup.device == "cpu" and setup.kind == "qlora"
+    """Return the parts while a base is converted, to 4 bits or another type: its whole file is
+    mapped into memory and counts as resident, though the system could drop it. Not on a GPU, which
+    sees one matrix at a time."""
+    converted = setup.kind == "qlora" or setup.width != shape.stored_bytes
+    read = setup.device == "cpu" and converted
     file = shape.stored_bytes * shape.parameters if read else 0
     none = {"adapters": 0, "gradients": 0, "optimizer": 0, "activations": 0, "logits": 0}
     return MemoryParts(
@@ -154,27 +298,32 @@ def _reading(shape: ModelShape, setup: Setup) -> MemoryParts:
     )
 
 
-def _holes(setup: Setup) -> float:
+def _holes(setup: Setup, rows: int) -> float:
+    """Return the holes that stay in the heap, in what a layer saves of one forward pass."""
     if setup.device == "gpu":
         return HOLES_GPU
+    one_by_one = setup.together(rows) == 1 and setup.kind != "full"
     if not setup.checkpointing:
-        return HOLES
-    return HOLES_CHECKPOINTING + (COPIES_CHECKPOINTING if setup.kind == "qlora" else 0)
+        return HOLES_OF_ROWS if one_by_one else HOLES
+    copies = COPIES_CHECKPOINTING if setup.kind == "qlora" else 0
+    return (HOLES_OF_ROWS_CHECKPOINTING if one_by_one else HOLES_CHECKPOINTING) + copies
 
 
-def _moments(setup: Setup) -> int:
-    """Return the bytes of Adam's two moments per trained weight."""
-    if setup.optimizer == "adamw_8bit":
-        return 2
-    return 2 * (setup.width if setup.kind == "full" else 4)
+def _states(setup: Setup) -> int:
+    """Return the bytes of what the optimizer keeps per trained weight."""
+    bytes_ = STATES.get(setup.optimizer, ADAM)
+    # In the type of the weight, but those of bitsandbytes.
+    narrow = setup.kind == "full" and setup.width == 2 and bytes_ == ADAM
+    return bytes_ // 2 if narrow else bytes_
 
 
 def _weights(shape: ModelShape, setup: Setup) -> int:
+    parameters = model_parameters(shape, setup)
     if setup.kind != "qlora":
         copied = AUTOCAST_COPY if setup.width > setup.computed else 0
-        return (setup.width + copied) * shape.parameters
+        return (setup.width + copied) * parameters
     # The embedding, the head and the norms are not quantised.
-    others = shape.parameters - shape.linear_parameters
+    others = parameters - shape.linear_parameters
     return int(NF4_BYTES * shape.linear_parameters) + setup.width * others
 
 
@@ -189,7 +338,7 @@ def _dequantised(shape: ModelShape, setup: Setup) -> int:
 
 def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
     """Return the bytes one layer saves for its backward pass."""
-    masked = setup.device == "cpu" and (rows > 1 or setup.flat)
+    masked = setup.device == "cpu" and setup.masked(rows)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     hidden, full = shape.hidden_size, setup.kind == "full"
     # Two norms' inputs and outputs, q, k, v, the attention's output, four of the MLP's.
@@ -203,9 +352,10 @@ def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
         numbers += 2 * hidden + (queries + keys if shape.model_type in QK_NORM else 0)
     else:
         numbers += len(shape.linears) * setup.r
+    if setup.dora:  # what the map and the adapter give, for the gradient of the magnitudes
+        numbers += 2 * adapted_outputs(shape, setup.targets) // shape.layers
     flat = rows * length
-    padded_tokens = flat * (2 if setup.paired else 1)
-    each = 4 * numbers * (AUTOCAST if setup.device == "gpu" else 1.0)
+    each = 4 * numbers * (AUTOCAST if setup.bf16 else 1.0)
     if masked:  # converted to float32 in each layer; a flat batch is one long row
         each += 4 * (flat if setup.flat else length)
-    return int(each * padded_tokens)
+    return int(each * flat * setup.sequences)

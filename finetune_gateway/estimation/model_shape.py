@@ -141,11 +141,30 @@ def lora_parameters(
 
     Experts stored as one tensor are not linear modules and get no adapter.
     """
+    return shape.layers * r * sum(a + b for a, b in _adapted(shape, targets).values())
+
+
+def adapted_outputs(shape: ModelShape, targets: str | tuple[str, ...] = "all-linear") -> int:
+    """Return the outputs of all adapted maps, each of which has a magnitude in DoRA."""
+    return shape.layers * sum(outputs for _, outputs in _adapted(shape, targets).values())
+
+
+def _adapted(shape: ModelShape, targets: str | tuple[str, ...]) -> dict[str, tuple[int, int]]:
     chosen = None if isinstance(targets, str) else {name.rpartition(".")[2] for name in targets}
-    dense = {
+    return {
         name: sizes
         for name, sizes in shape.linears.items()
         if (chosen is None or name in chosen)
         and (shape.experts == 1 or not name.endswith(("gate_proj", "up_proj", "down_proj")))
     }
-    return shape.layers * r * sum(a + b for a, b in dense.values())
+
+
+def saved_parameters(shape: ModelShape, modules: tuple[str, ...]) -> int:
+    """Return the parameters of modules that are trained whole beside an adapter; those of a name
+    that ``linears`` does not have, such as a norm's, are left out. A head that shares the
+    embedding's weight is trained with it as one."""
+    names = {name.rpartition(".")[2] for name in modules}
+    embeddings = len(names & {"lm_head", "embed_tokens"})
+    embeddings = min(embeddings, 1) if shape.tied else embeddings
+    maps = [a * b for name, (a, b) in shape.linears.items() if name in names]
+    return embeddings * shape.vocab_size * shape.hidden_size + shape.layers * sum(maps)

@@ -41,13 +41,14 @@ def calibration_document(calibration: Calibration) -> dict[str, Any]:
 def calibration_text(calibration: Calibration) -> str:
     """Return the figures, one per line."""
     largest_error = max(abs(error) for error in calibration.errors)
-    rate = calibration.rates[1]
+    rate, rate_bf16 = calibration.rates[1:3]
     rows = [
         ("measured on", f"{calibration.measured_on}, torch {calibration.torch}"),
         ("machine", calibration.machine),
         (
             "matrices",
-            f"{1 / rate / 1e9:.0f} GFLOP/s on one core, float32" if rate else "not measurable",
+            f"{_speed(rate)} on one core, float32"
+            + (f"; {_speed(rate_bf16)}, bfloat16" if calibration.bf16 else ""),
         ),
         ("threads", _threads(calibration)),
         ("4 bits", _quantising(calibration)),
@@ -65,6 +66,10 @@ def _quantising(calibration: Calibration) -> str:
     if calibration.quantise_cpu is None:
         return "not measured: bitsandbytes is not installed; only QLoRA needs it"
     return f"{calibration.quantise_cpu * 1e9:.0f} CPU seconds per billion weights (QLoRA)"
+
+
+def _speed(rate: float) -> str:
+    return f"{1 / rate / 1e9:.0f} GFLOP/s" if rate else "not measurable"
 
 
 def _threads(calibration: Calibration) -> str:

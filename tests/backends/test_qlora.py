@@ -17,7 +17,13 @@ from support.chaos import end_workers, ended, kill_worker, row, until
 
 from finetune_gateway import Gateway, Job, JobStatus, ModelHandle, SpecError
 from finetune_gateway.backends.local import quantization
-from finetune_gateway.estimation.calibration import WORK, Calibration, load_of
+from finetune_gateway.estimation.calibration import (
+    ENGINE,
+    WORK,
+    Calibration,
+    Passes,
+    load_of,
+)
 from finetune_gateway.estimation.local import evaluations
 from finetune_gateway.estimation.memory import NF4_BYTES, Setup, step_memory
 from finetune_gateway.estimation.model_shape import shape_of
@@ -171,7 +177,8 @@ def test_the_weights_of_qlora_are_counted_one_by_one() -> None:
     others = 50_000 * 640 + 14 * 2 * 640 + 640
     assert shape.parameters == shape.linear_parameters + others
     lora, qlora = (
-        Setup.of(TrainingSpec(model="m", training_type=kind), "cpu") for kind in ("lora", "qlora")
+        Setup.of(TrainingSpec(model="m", training_type=kind, bf16=False), "cpu")
+        for kind in ("lora", "qlora")
     )
     parts = step_memory(shape, qlora, 4, 256)
     assert parts.weights == int(NF4_BYTES * shape.linear_parameters) + 4 * others
@@ -190,8 +197,8 @@ def test_the_time_of_qlora_counts_what_it_does_beside_training() -> None:
     shape = shape_of(MODEL)
     lora, qlora = (
         load_of(
-            shape, Setup.of(TrainingSpec(model="m", training_type=kind), "cpu"), padded_tokens=1024,
-            attention_cost=1 << 20, batches=1, steps=1, masked=True,
+            shape, Setup.of(TrainingSpec(model="m", training_type=kind, bf16=False), "cpu"),
+            Passes(1024, 512, 1 << 20, batches=1, masked=True), steps=1,
         )
         for kind in ("lora", "qlora")
     )  # fmt: skip
@@ -201,6 +208,7 @@ def test_the_time_of_qlora_counts_what_it_does_beside_training() -> None:
         "machine": "m", "torch": "t", "measured_on": "2026-11-21", "threads": 1,
         "rates": (0,) * len(WORK), "stretch": 1, "speedup": 1, "start_cpu": 0, "save_cpu": 0,
         "save_byte_cpu": 0, "imported_bytes": 1, "errors": (), "largest": 1, "load_average": 0,
+        "engine": ENGINE,
     }  # fmt: skip
     old, new = Calibration(**given), Calibration(**given, quantise_cpu=1e-8)
     assert old.cpu_seconds(qlora, 0) == pytest.approx(2 * 4e-8 * shape.linear_parameters)

@@ -13,6 +13,7 @@ import pytest
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.assumptions import TargetDevice
+from finetune_gateway.estimation.engine import Device
 from finetune_gateway.estimation.estimate import MemoryParts, Range, auto_epochs
 from finetune_gateway.estimation.gpus import GIB, GPUS, gpu_name
 from finetune_gateway.estimation.local import (
@@ -21,7 +22,6 @@ from finetune_gateway.estimation.local import (
     training_flops,
 )
 from finetune_gateway.estimation.memory import (
-    Device,
     Setup,
     float32_or_bfloat16,
     saved_bytes,
@@ -148,14 +148,14 @@ def test_lora_parameters_are_rank_times_both_sides() -> None:
 
 def test_memory_of_the_measured_run_is_in_the_range() -> None:
     """TRL's defaults in float32 on 24 chats with the 40M model peaked at 8.0 GB of RSS."""
-    found = memory_of(MEASURED, batch_size=8)
+    found = memory_of(MEASURED, batch_size=8, engine="trl")
     assert found.low < 8.0e9 < found.high
     assert abs(found.expected / 8.0e9 - 1) < 0.25
 
 
 def test_memory_of_single_rows_is_near_the_measured_one() -> None:
     """The same with one row per step and no checkpointing peaked at 1.8 GB."""
-    found = memory_of(MEASURED, batch_size=1)
+    found = memory_of(MEASURED, batch_size=1, engine="trl")
     assert found.low < 1.8e9 < found.high
 
 
@@ -180,7 +180,8 @@ def test_what_a_layer_saves_is_counted_tensor_by_tensor(
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
              "num_key_value_heads", "vocab_size", "model_type")  # fmt: skip
     found = shape_of(dict(zip(names, shape, strict=True)))
-    setup = Setup.of(TrainingSpec(model="m", **options), "cpu")
+    spec = TrainingSpec(model="m", engine="trl", bf16=False, **options)
+    setup = Setup.of(spec, "cpu")
     per_token = saved_bytes(found, setup, rows, length) / (rows * length)
     assert per_token == pytest.approx(saved * 1000, rel=0.03)
 
@@ -189,7 +190,7 @@ def test_full_training_needs_sixteen_bytes_per_parameter() -> None:
     """Weights, gradients and Adam's two moments in float32, as accelerate counts them, once the
     gradients are there; a step of few tokens peaks at that moment."""
     shape = shape_of(SMOLLM_135M)
-    parts = parts_of(shape, rows=1, length=8, training_type="full")
+    parts = parts_of(shape, rows=1, length=8, training_type="full", bf16=False)
     assert parts.weights + parts.gradients + parts.optimizer == 16 * shape.parameters
     assert parts.adapters == 0
     gpu = parts_of(shape, "gpu", rows=1, length=8, training_type="full")

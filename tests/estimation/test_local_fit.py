@@ -21,6 +21,7 @@ from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.batch_plan import pack_lengths, plan_batches
 from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fit_rates
+from finetune_gateway.estimation.engine import cpu_has_bf16
 from finetune_gateway.estimation.estimate import auto_eval_steps
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec, TrainingType
@@ -106,8 +107,8 @@ def test_padding_is_that_of_random_batches() -> None:
 
 def test_rates_are_found_again() -> None:
     """From the seconds that known rates give, the fit predicts other work."""
-    chance, rates = random.Random(2), [1e-3, 2e-11, 5e-9, 9e-9, 1e-9, 3e-11, 1e-8, 0.05]
-    scale = [8, 1e11, 1e7, 1e7, 1e8, 1e8, 1e6, 1]
+    chance, rates = random.Random(2), [1e-3, 2e-11, 7e-12, 5e-9, 9e-9, 1e-9, 3e-11, 1e-8, 0.05]
+    scale = [8, 1e11, 1e11, 1e7, 1e7, 1e8, 1e8, 1e6, 1]
     loads = [
         Load(tuple(unit * chance.uniform(0.1, 1) for unit in scale), 1_000_000, 0)
         for _ in range(10)
@@ -145,10 +146,10 @@ def calibrated() -> Calibration:
     return Calibration(
         machine=calibration.machine(), torch=calibration.torch_version(),
         measured_on=clock.today(), threads=2,
-        rates=(1e-3, 1e-11, 1e-8, 3e-8, 6e-9, 2e-10, 1e-9, 1e-3),
+        rates=(1e-3, 1e-11, 4e-12, 1e-8, 3e-8, 6e-9, 2e-10, 1e-9, 1e-3),
         stretch=1.0, speedup=1.5, start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
         imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
-        load_average=0.5,
+        load_average=0.5, engine=calibration.ENGINE, bf16=cpu_has_bf16(),
     )  # fmt: skip
 
 

@@ -194,6 +194,7 @@ class LocalBackend(Backend):
             usd_per_gpu_hour=self.usd_per_gpu_hour,
             memory_bytes=psutil.virtual_memory().total if on_cpu else None,
             calibration=calibration.read(self.settings.home) if on_cpu else None,
+            no_calibration=calibration.unusable_reason(self.settings.home),
             row_limit=self._row_limit(spec, folder),
             price_file=self.settings.prices,
             context=context,

@@ -25,13 +25,16 @@ from finetune_gateway.backends.local import builtin, fourbit
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.estimation.calibration import (
+    ENGINE,
     Calibration,
     Load,
+    Passes,
     fit_rates,
     load_of,
     machine,
     torch_version,
 )
+from finetune_gateway.estimation.engine import cpu_has_bf16
 from finetune_gateway.estimation.memory import Setup
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.methods import load_trainer
@@ -62,6 +65,7 @@ class Case:
 
 
 FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}
+BF16 = {"bf16": cpu_has_bf16()}  # as large models are trained, on a small one
 # Each is heavy in another kind of work. The first has more than 20 million parameters, so that it
 # trains with all threads; it comes first, as the smaller ones set the process to one thread, with
 # which the last trains too: without a large one the rates were 5 % low for models of 40 million.
@@ -71,6 +75,8 @@ CASES = (
     Case(192, 512, 4, 1_152, 4, 300),
     Case(320, 896, 5, 16_000, 2, 120),
     Case(512, 1408, 4, 1_152, 2, 120),
+    Case(512, 1408, 4, 1_152, 2, 120, BF16),
+    Case(256, 768, 4, 16_000, 1, 300, BF16),
     Case(128, 256, 2, 32_000, 2, 120),
     Case(256, 768, 6, 16_000, 1, 60, FULL),
     Case(640, 1728, 3, 1_152, 1, 200, AGAIN),
@@ -147,11 +153,10 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
     first = next(mark for mark in marks if mark.message.startswith("Training starts"))
     pairs = list(zip(steps, steps[1:], strict=False))
     length = run.rows["tokens"] / run.rows["rows"]
-    tokens = case.rows * length
-    load = load_of(
-        shape_of(config), Setup.of(spec, "cpu"), padded_tokens=tokens,
-        attention_cost=tokens * length, batches=1, steps=1, masked=False,
-    )  # fmt: skip
+    trained = run.rows["trained_tokens_per_epoch"] / run.rows["rows"]
+    passes = Passes(length, trained, length * length, batches=1, masked=False).times(case.rows)
+    shape = shape_of(config)
+    load = load_of(shape, Setup.of(spec, "cpu", shape), passes, steps=1)
     return Measured(
         load=load,
         step=(
@@ -213,6 +218,8 @@ def calibrate(scratch: Path) -> Calibration:
         largest=max(case.load.parameters for case in results),
         load_average=os.getloadavg()[0],
         quantise_cpu=_quantising() if WITH_QLORA else None,
+        engine=ENGINE,
+        bf16=cpu_has_bf16(),
     )
 
 

@@ -5,10 +5,11 @@ Imports torch.
 ==================  =========================================================================
 engine              ours (``fast``), unless this model's logits are more than ``scoring`` knows
 bf16                on a GPU and on a CPU that multiplies in it; qlora on a CPU, and small
-                    models, in fp32 (``precision.computes_in_bf16``)
+                    models, in fp32 (``estimation.engine.computes_in_bf16``)
 attention           flash on a GPU where it is installed, else PyTorch's own
-micro_batch         on a CPU one row: padding costs more than larger products gain. On a GPU the
-                    batch, without padding where the attention allows it
+micro_batch         on a CPU one row: padding costs more than larger products gain. On a GPU what
+                    fits of a batch (``estimation.memory.micro_batch_rows``), without padding where
+                    the attention allows it. Fewer once memory has run out (``out_of_memory``)
 threads             of a CPU: one for a small model, or while others use the cores
 ==================  =========================================================================
 """
@@ -16,19 +17,26 @@ threads             of a CPU: one for a small model, or while others use the cor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from datasets import Dataset as HFDataset
 
-from finetune_gateway.backends.local import models
-from finetune_gateway.backends.local.loading import Base
+from finetune_gateway.backends.local import models, out_of_memory
+from finetune_gateway.backends.local.loading import Base, max_length_for
 from finetune_gateway.backends.local.precision import autocast, bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer
-from finetune_gateway.backends.local.step_plan import engine_of
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.estimation.batch_plan import (
+    batch_of,
+    depends_on_micro_batch,
+    largest_divisor,
+)
+from finetune_gateway.estimation.engine import Device, engine_of
+from finetune_gateway.estimation.memory import Setup, micro_batch_rows
+from finetune_gateway.estimation.model_shape import shape_of
 
 CHECKED_TOKENS = 256  # of the row with which our head is compared with the model's
 
@@ -62,12 +70,8 @@ class Engine:
         run.event(f"{text} Ours is not used: {why}." if why else text, data=asdict(self))
 
 
-def choose(
-    run: Run, base: Base, model: Any, ids: Sequence[int], *, whole_batch: bool = False
-) -> Engine:
-    """Return how a run computes, and tell it. ``ids``: of a row, to compare our head with the
-    model's on. ``whole_batch``: a loss needs all rows of a step at once; ``methods.require``
-    refuses a micro_batch_size then.
+def choose(run: Run, base: Base, model: Any, rows: HFDataset) -> Engine:
+    """Return how a run computes, and tell it. ``rows``: as ``encode_rows`` gives them.
 
     Raises GatewayError if our engine was asked for and cannot score this model.
     """
@@ -76,17 +80,16 @@ def choose(
     padding_free = on_gpu and attention.startswith("flash")
     name, why = engine_of(spec), ""
     if name == "fast":
-        why = _refusal(base, model, ids)
+        why = _refusal(base, model, rows[0][_columns(rows)[0]])
         name = "trl" if why else "fast"
     if why and spec.engine == "fast":
         raise GatewayError(
             f"This model cannot be trained with engine=fast: {why}.",
             hint="Leave engine out, or set it to trl.",
         )
-    batch = batch_rows(spec) * (spec.gradient_accumulation_steps if whole_batch else 1)
     engine = Engine(
         name=name,
-        micro_batch=_micro_batch(spec.micro_batch_size, batch, name, whole_batch or on_gpu),
+        micro_batch=_micro_batch(run, base, name, rows),
         bf16=base.bf16,
         attention=attention,
         padding_free=padding_free and name == "fast",
@@ -114,10 +117,27 @@ def fit_weights(run: Run, base: Base, model: Any, rows: int, length: int) -> lis
     return [reason]
 
 
-def _micro_batch(asked: int | str, batch: int, name: str, together: bool) -> int:
-    if isinstance(asked, int):
-        return asked
-    return batch if together or name == "trl" else 1
+def _columns(rows: HFDataset) -> list[str]:
+    """Return the columns with the token ids of a row."""
+    return [name for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.features]
+
+
+def _micro_batch(run: Run, base: Base, name: str, rows: HFDataset) -> int:
+    """Return how many rows, or packs, pass through the model at once, as ``ftg estimate`` computes
+    it: fewer than that once memory has run out."""
+    spec, usable, longest = run.spec, None, 1
+    device: Device = "cpu"
+    if torch.cuda.is_available():
+        device, usable = "gpu", usable_gpu_memory()
+        longest = max(len(ids) for column in _columns(rows) for ids in rows[column])
+        longest = max_length_for(run, base.model) if spec.packing else longest
+    shape = shape_of(models.config_of(base.folder))
+    setup = replace(Setup.of(spec, device, shape), engine=name, bf16=base.bf16)
+    wanted = micro_batch_rows(spec, shape, setup, longest, usable)
+    wanted = largest_divisor(batch_of(spec), wanted)
+    if depends_on_micro_batch(spec, name):
+        return wanted
+    return out_of_memory.micro_batch(run.folder, wanted)
 
 
 def _refusal(base: Base, model: Any, ids: Sequence[int]) -> str:

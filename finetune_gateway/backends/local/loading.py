@@ -38,15 +38,15 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from finetune_gateway.backends.local import bases, checkpoints, fourbit, models
 from finetune_gateway.backends.local.precision import (
-    SMALL_MODEL,
-    computes_in_bf16,
+    bf16_of,
     weights_dtype,
 )
 from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.step_plan import engine_of, seed_of
+from finetune_gateway.backends.local.step_plan import seed_of
 from finetune_gateway.backends.local.weights import listed
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.engine import SMALL_MODEL, engine_of
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 from finetune_gateway.tokens.text_tokenizer import TextTokenizer
 
@@ -87,6 +87,7 @@ def load_base(run: Run) -> Base:
     what is trained."""
     spec = run.spec
     run.phase("loading the model")
+    free_memory()  # of a try before this one that memory ran out in
     folder = models.with_weights(spec.model, run.settings, run.phase, run.base_revision)
     models.require_whole(spec.model, folder, spec.training_type)
     run.phase("hashing the weights of the base")
@@ -98,7 +99,7 @@ def load_base(run: Run) -> Base:
     tokenizer = load_tokenizer(folder, source, run.chat_template)
     # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
     quantization = fourbit.NF4 if spec.training_type == "qlora" else None
-    bf16 = computes_in_bf16(spec, models.config_of(folder))
+    bf16 = bf16_of(spec, models.config_of(folder))
     dtype = weights_dtype(spec.training_type or "lora", bf16=bf16)
     if spec.method == "reward":
         set_seed(seed_of(spec))  # a new head is drawn by lot

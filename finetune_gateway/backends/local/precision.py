@@ -6,36 +6,23 @@ from typing import Any
 
 import torch
 
-from finetune_gateway.backends.local.step_plan import engine_of
+from finetune_gateway.estimation.engine import computes_in_bf16
 from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.spec import TrainingSpec
 
 GB = 1e9
-# Below this size a second thread, and bf16 on a CPU, cost more than they gain: 204 LoRA steps of a
-# 2M model took 26 s with one thread, and 153 s with two on a busy machine.
-SMALL_MODEL = 20_000_000  # parameters
 
 
-def computes_in_bf16(spec: TrainingSpec, config: dict[str, Any]) -> bool:
-    """Return whether a run computes in bf16: as the spec says, else on a GPU that has it, and in
-    our engine on a CPU that multiplies in it, where a model is large enough to gain.
-
-    qlora stays in fp32 on a CPU, where bitsandbytes is not measured in bf16.
-    """
-    if spec.bf16 != "auto":
-        return spec.bf16
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    if spec.training_type == "qlora" or engine_of(spec) != "fast":
-        return False
-    return cpu_has_bf16() and shape_of(config).parameters >= SMALL_MODEL
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether the matrix products of this CPU are faster in bf16 (AVX512-BF16 or AMX)."""
-    has: Any = torch.cpu  # its own names for what the processor says
-    return bool(has._is_avx512_bf16_supported() or has._is_amx_tile_supported())
+def bf16_of(spec: TrainingSpec, config: dict[str, Any]) -> bool:
+    """Return whether a run computes in bf16 on this machine (``estimation.engine``)."""
+    on_gpu = torch.cuda.is_available()
+    return computes_in_bf16(
+        spec,
+        "gpu" if on_gpu else "cpu",
+        shape_of(config).parameters,
+        gpu_has_bf16=on_gpu and torch.cuda.is_bf16_supported(),
+    )
 
 
 def autocast(device: torch.device, *, enabled: bool) -> torch.autocast:

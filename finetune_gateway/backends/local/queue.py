@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_gateway.backends.local.out_of_memory import reason_of_death
+from finetune_gateway.backends.local import out_of_memory
 from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
@@ -137,8 +137,9 @@ class Queue:
         saved = (self.folder(run_id) / "model" / MANIFEST).exists()  # only its status is missing
         if row.attempts >= row.max_attempts and not saved:
             folder = self.folder(run_id)
-            known = reason_of_death(folder, row.phase, row.slot)
-            reason = known or "It was killed, or crashed; too little memory is the usual reason."
+            reason = "It was killed, or crashed; too little memory is the usual reason."
+            if known := out_of_memory.reason_of_death(folder):
+                reason = f"{known} {out_of_memory.advice_for_dead(folder, row.phase, row.slot)}"
             self._end(
                 run_id,
                 JobStatus.FAILED,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from datasets import Dataset as HFDataset
 
+from finetune_gateway.backends.local import out_of_memory
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.trainer import FastTrainer
 from finetune_gateway.settings import files
@@ -32,7 +33,7 @@ EVENT_SECONDS = 60.0  # between two events about a reference that takes long
 def score_reference(trainer: FastTrainer, scorer: Scorer, columns: Columns) -> None:
     """Add to the trainer's rows, those to train on and the held-out ones, columns with the sum of
     the log-probabilities of the trained tokens. To be called before anything is trained."""
-    trainer.progress.run.phase("scoring the rows by the reference")
+    trainer.progress.run.phase(out_of_memory.REFERENCE)
     rows: Any = trainer.train_dataset
     trainer.train_dataset = with_reference(trainer, scorer, rows, columns, "train")
     if trainer.eval_dataset is not None:

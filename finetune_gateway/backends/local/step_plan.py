@@ -6,9 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.estimation.batch_plan import batch_of, largest_divisor
 from finetune_gateway.estimation.estimate import auto_epochs, auto_eval_steps
-from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 
 LOGGED_POINTS = 500  # loss points per job, at most
@@ -38,11 +37,6 @@ def seed_of(spec: TrainingSpec) -> int:
     return SEED if spec.seed is None else spec.seed
 
 
-def engine_of(spec: TrainingSpec) -> str:
-    """Return whose training step a run takes: the spec's, else the usual one of its method."""
-    return METHODS[spec.method].engines[0] if spec.engine == "auto" else spec.engine
-
-
 def plan_steps(
     spec: TrainingSpec, units: int, *, rows: int, held_out: int = 0, engine: str, micro_batch: int
 ) -> StepPlan:
@@ -52,10 +46,8 @@ def plan_steps(
     ``held_out``: rows that are evaluated. ``micro_batch``: rows per forward pass; the batch, which
     the spec says, is accumulated from them, and the last one may be smaller.
     """
-    batch = batch_rows(spec) * spec.gradient_accumulation_steps
-    micro_batch = min(micro_batch, batch)
-    while batch % micro_batch:  # a batch is a whole number of them
-        micro_batch -= 1
+    batch = batch_of(spec)
+    micro_batch = largest_divisor(batch, micro_batch)
     epochs = auto_epochs(rows) if spec.n_epochs == "auto" else spec.n_epochs
     a_epoch = ceil(units / batch)
     steps = spec.max_steps or epochs * a_epoch

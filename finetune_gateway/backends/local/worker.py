@@ -14,7 +14,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 from finetune_gateway.backends.local import fourbit, out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
@@ -104,12 +104,23 @@ def wait_for_slot(run: Run, died: str) -> None:
     attempts = row.attempts + 1
     run.claim(attempts=attempts)
     if attempts > 1:
-        reason = out_of_memory.reason_of_death(run.folder, died, row.slot)
-        text = f"The worker died; attempt {attempts} starts. {reason}"
+        text = f"The worker died; attempt {attempts} starts. {why_it_died(run, died, row.slot)}"
         run.event(text.strip(), level="warn")
     elif row.resumes:
         run.event("The job was resumed.")
     out_of_memory.begin_attempt(run.folder)
+
+
+def why_it_died(run: Run, phase: str, slot: str | None) -> str:
+    """Return why the attempt before this one died in this ``phase``, if memory ran out, and what
+    follows; an empty string if it is not known."""
+    reason = out_of_memory.reason_of_death(run.folder)
+    if not reason:
+        return ""
+    rows = out_of_memory.halve(run.folder, run.spec, phase)
+    if rows is None:
+        return f"{reason} {out_of_memory.advice_for_dead(run.folder, phase, slot)}"
+    return f"{reason} {out_of_memory.again_in_words(rows, run.spec)}"
 
 
 def train(run: Run) -> tuple[Result, int | None]:
@@ -122,9 +133,28 @@ def train(run: Run) -> tuple[Result, int | None]:
     if run.spec.report_to != "none":
         name, folder = run.spec.report_to, run.folder
         run.event(trackers.prepare(name, folder, run.id, run.file.tracker) + ".")
-    method = load_trainer(run.spec.method)
-    outcome: tuple[Result, int | None] = method.train(run)
-    return outcome
+    return train_within_memory(run, load_trainer(run.spec.method))
+
+
+def train_within_memory(run: Run, method: ModuleType) -> tuple[Result, int | None]:
+    """Train, and where memory runs out again from the last checkpoint, with half as many rows at
+    once. Raises what came when there is nothing left to halve."""
+    while True:
+        try:
+            outcome: tuple[Result, int | None] = method.train(run)
+            return outcome
+        except (RuntimeError, MemoryError) as exc:
+            phase = run.queue.get(run.id).phase
+            rows = None
+            if out_of_memory.is_error_of_memory(exc):
+                rows = out_of_memory.halve(run.folder, run.spec, phase)
+            if rows is None:
+                raise
+            text = out_of_memory.in_words(exc).splitlines()[0][:500].rstrip(".")
+        # Behind the except clause, as its traceback holds what did not fit; it is freed before the
+        # model is loaded again (``load_base``).
+        again = out_of_memory.again_in_words(rows, run.spec)
+        run.event(f"Memory ran out: {text}. {again}", level="warn", data={"micro_batch": rows})
 
 
 def fail(run: Run, error: str, phase: str = "") -> None:
@@ -144,9 +174,9 @@ def end(run: Run, status: JobStatus, *, phase: str = "", **values: str | int | N
 def in_one_line(exc: Exception, less_memory: str) -> str:
     """Return a library's error in one line, with advice for known causes; ``less_memory`` if memory
     ran out."""
-    whole = f"{type(exc).__name__}: {str(exc).strip() or 'no message'}"
+    whole = out_of_memory.in_words(exc)
     text = whole.splitlines()[0][:500]
-    if isinstance(exc, MemoryError) or out_of_memory.is_out_of_memory(whole):
+    if out_of_memory.is_error_of_memory(exc):
         return f"Memory ran out: {text.rstrip('.')}. {less_memory}"
     if any(word in text for word in DISK_FULL):
         return f"The disk seems to be full: {text} Free some space and submit again."

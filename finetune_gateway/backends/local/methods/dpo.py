@@ -30,8 +30,9 @@ from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
+from finetune_gateway.estimation.batch_plan import needs_whole_batch
 from finetune_gateway.events import Result
-from finetune_gateway.methods import METHODS, SORTED
+from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 
 # TRL, peft_integration.md: 5e-7 for all weights, ten times that for LoRA.
@@ -254,9 +255,8 @@ def train_and_save(run: Run) -> None:
     valid_rows = encode_rows(run, held_out, base.template, max_length) if held_out else None
 
     # -- configure: names as in Hugging Face's libraries
-    together = loss_of(spec) in SORTED
-    ids = train_rows.rows[0]["chosen_ids"]
-    engine = engines.choose(run, base, model, ids, whole_batch=together)
+    together = needs_whole_batch(spec)
+    engine = engines.choose(run, base, model, train_rows.rows)
     plan = pairs.plan(spec, train_rows, valid_rows, engine)
     if together:
         run.event(

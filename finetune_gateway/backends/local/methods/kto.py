@@ -79,7 +79,7 @@ def train_and_save(run: Run) -> None:
         report_held_out(run, valid_rows.rows["label"])
 
     # -- configure: names as in Hugging Face's libraries
-    engine = engines.choose(run, base, model, train_rows.rows[0]["input_ids"])
+    engine = engines.choose(run, base, model, train_rows.rows)
     plan = plan_steps(
         spec,
         len(train_rows.rows),

@@ -102,7 +102,7 @@ def train_and_save(run: Run) -> None:
     valid_rows = encode_rows(run, held_out, base.template, max_length) if held_out else None
 
     # -- configure: names as in Hugging Face's libraries
-    engine = engines.choose(run, base, model, train_rows.rows[0]["chosen_ids"])
+    engine = engines.choose(run, base, model, train_rows.rows)
     plan = pairs.plan(spec, train_rows, valid_rows, engine)
     longest = pairs.longest(train_rows.rows)
     warnings = engines.fit_weights(run, base, model, plan.micro_batch, longest)

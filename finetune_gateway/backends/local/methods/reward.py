@@ -56,7 +56,7 @@ def train_and_save(run: Run) -> None:
     base.tokenizer.pad_token = pad
 
     # -- configure: names as in Hugging Face's libraries
-    engine = engines.choose(run, base, model, train_rows.rows[0]["chosen_ids"])
+    engine = engines.choose(run, base, model, train_rows.rows)
     plan = plan_steps(
         spec,
         len(train_rows.rows),

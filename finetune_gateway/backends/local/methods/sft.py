@@ -106,7 +106,7 @@ def train_and_save(run: Run) -> None:
     rows = pack(train_rows.rows, max_length) if spec.packing else train_rows.rows
 
     # -- configure: names as in Hugging Face's libraries
-    engine = engines.choose(run, base, model, train_rows.rows[0]["input_ids"])
+    engine = engines.choose(run, base, model, train_rows.rows)
     plan = plan_steps(
         spec,
         len(rows),

@@ -1,0 +1,160 @@
+"""Memory that runs out in training: fewer rows pass through the model at once, the steps stay."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.chaos import slots_taken, until
+from support.training import a_run
+
+from finetune_gateway import Gateway
+from finetune_gateway.backends.local import out_of_memory
+from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.worker import train_within_memory, why_it_died
+from finetune_gateway.estimation.engine import engine_of
+from finetune_gateway.estimation.gpus import GPUS
+from finetune_gateway.estimation.memory import Setup, micro_batch_rows, step_memory
+from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.methods import load_trainer
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import TrainingSpec
+
+Rows = Callable[[int], list[dict[str, Any]]]
+QWEN3_4B: dict[str, Any] = {
+    "model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728, "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def events(run: Run) -> list[dict[str, Any]]:
+    lines = (run.folder / "events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses(found: list[dict[str, Any]]) -> dict[int, float]:
+    """The loss of each step; of one that was made again, the last."""
+    steps = [event["data"] for event in found if "train_loss" in event["data"]]
+    return {step["step"]: step["train_loss"] for step in steps}
+
+
+class WithoutRoom(Run):
+    """A run that has no memory left, once for each of the given events."""
+
+    fails: list[str]
+
+    def event(self, message: str, **kwargs: Any) -> None:
+        super().event(message, **kwargs)
+        if self.fails and message.startswith(self.fails[0]):
+            del self.fails[0]
+            import torch
+
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("engine", ["fast", "trl"])
+def test_a_step_without_memory_is_made_again_in_smaller_parts(
+    home: Path, tiny_folder: Path, rows: Rows, engine: str
+) -> None:
+    """In the first step, and behind a checkpoint: each time half as many rows at once, and the
+    losses are those of a run that has begun so."""
+    options = {"batch_size": 4, "max_steps": 2, "lora_r": 4, "save_steps": 1, "engine": engine}
+
+    def a_spec(at_once: int) -> TrainingSpec:
+        return TrainingSpec.build(
+            model=str(tiny_folder), seed=3, logging_steps=1, micro_batch_size=at_once, **options
+        )
+
+    made = a_run(home, a_spec(4), rows(12))
+    run = WithoutRoom(made.settings, made.id, 0)
+    run.fails = ["Training starts", "Step 2/"]
+    method = load_trainer("sft")
+    train_within_memory(run, method)
+    told = [event for event in events(run) if "micro_batch" in event["data"]]
+    again = [event["data"] for event in told if event["message"].startswith("Memory ran out")]
+    assert again == [{"micro_batch": 2}, {"micro_batch": 1}]
+    assert "one row passes through the model at once; a step has the same 4." in str(told)
+    assert any("Continuing from checkpoint-1" in event["message"] for event in events(run))
+    small = a_run(home, a_spec(1), rows(12))
+    train_within_memory(small, method)
+    assert losses(events(run)) == pytest.approx(losses(events(small)), rel=1e-5)
+
+
+def test_what_is_not_of_a_batch_is_not_made_again(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """With one row at once, or without memory for the model itself, the job ends; a dead worker's
+    successor takes half."""
+    run = a_run(home, TrainingSpec.build(model=str(tiny_folder)), rows(4))
+    assert out_of_memory.halve(run.folder, run.spec, "training") is None  # nothing is kept
+    assert out_of_memory.micro_batch(run.folder, 8) == 8 == out_of_memory.micro_batch(run.folder, 4)
+    assert out_of_memory.halve(run.folder, run.spec, "loading the model") is None
+    out_of_memory.begin_attempt(run.folder)
+    assert why_it_died(run, "training", "cpu") == ""
+    with (run.folder / "worker.log").open("a") as log:
+        log.write("terminate called after throwing an instance of 'std::bad_alloc'\n")
+    assert "From here on 4 rows pass through the model" in why_it_died(run, "training", "cpu")
+    for rows_left in (2, 1):
+        assert out_of_memory.halve(run.folder, run.spec, "training") == rows_left
+    assert "It needs less with" in why_it_died(run, "training", "cpu")
+
+
+def test_rows_at_once_are_those_that_fit() -> None:
+    """On a GPU the most that divide a batch and leave a quarter; on a CPU one row in our engine,
+    a batch in TRL's; all of a step where the loss sorts them."""
+    shape, spec = shape_of(QWEN3_4B), TrainingSpec(model="m", batch_size=12)
+    setup = Setup.of(spec, "gpu", shape)
+    for gpu in ("RTX 4090", "A100-80GB", "H200"):
+        usable = GPUS[gpu].usable_bytes
+        rows = micro_batch_rows(spec, shape, setup, 2048, usable)
+        assert 12 % rows == 0
+        assert rows == 1 or step_memory(shape, setup, rows, 2048).total * 5 // 4 <= usable
+        more = next((n for n in range(rows + 1, 13) if 12 % n == 0), None)
+        if more:
+            assert step_memory(shape, setup, more, 2048).total * 5 // 4 > usable
+    assert micro_batch_rows(spec, shape, setup, 2048, GPUS["H200"].usable_bytes) > 1
+    for options, expected in (
+        ({}, 1),
+        ({"engine": "trl"}, 8),
+        ({"micro_batch_size": 2}, 2),
+        ({"method": "dpo"}, 1),
+        ({"method": "dpo", "loss_type": "aot", "gradient_accumulation_steps": 2}, 16),
+    ):
+        asked = TrainingSpec.build(model="m", **options)
+        here = Setup.of(asked, "cpu", shape)
+        assert here.engine == engine_of(asked)
+        assert micro_batch_rows(asked, shape, here, 2048, None) == expected
+
+
+@pytest.mark.chaos
+def test_a_worker_with_little_memory_trains_all_the_same(
+    home: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A real limit: eight long rows at once need more than the worker may have."""
+    chance, data = random.Random(2), tmp_path / "long.jsonl"
+    turns = [
+        [
+            {"role": "user", "content": "Where?"},
+            {"role": "assistant", "content": "order parcel " * chance.randint(500, 700)},
+        ]
+        for _ in range(16)
+    ]
+    data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
+    queue = Queue(Settings(home))
+    with slots_taken(home):
+        job = Gateway().submit(
+            data, model=str(tiny_folder), backend="local", validation_split=0, n_epochs=1,
+            micro_batch_size=8, seed=3, logging_steps=1, max_length=1500,
+        )  # fmt: skip
+        pid = until(lambda: queue.get(job.id).pid)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (900_000_000, 900_000_000))
+    job.wait(timeout=600)
+    told = [event.message for event in job.events() if "Memory ran out" in event.message]
+    assert job.status == "succeeded" and told, job.error
