@@ -223,6 +223,18 @@ def test_bf16_under_autocast() -> None:
         assert float((ours[name] - one).norm()) <= 1.5 * rounding + 1e-6
 
 
+def test_a_row_that_is_filled_up_scores_as_it_is() -> None:
+    """In bf16 on a CPU to a multiple of 32, unless the model has no position left for it."""
+    model, [(ids, labels)] = model_of("llama").to(torch.bfloat16), sequences(45)
+    assert scoring.multiple_of(model.base_model, 45) == scoring.LENGTHS
+    assert scoring.multiple_of(model.base_model, 500) == 1
+    assert scoring.multiple_of(model_of("llama").base_model, 45) == 1
+    assert len(scoring.batch([ids], False, 32)["input_ids"][0]) == 64
+    [found] = Scorer().log_probs(model, [(ids, labels)])
+    [own] = plain(model, [(ids, labels)])
+    torch.testing.assert_close(found, own, rtol=0.02, atol=0.05)
+
+
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """The largest number of elements of any tensor that is made within."""
 

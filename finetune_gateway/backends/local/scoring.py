@@ -29,6 +29,10 @@ Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # ids and labels, as 
 # positions took 0.28 s in blocks of 64, 0.24 in 128, 0.30 in 256: a block should fit in the cache.
 # A GPU wants larger products.
 CPU_BLOCK, GPU_BLOCK = 128, 512
+# In bf16 on a CPU a row is filled up to a multiple of it: oneDNN compiles its products for each
+# shape that is new, and keeps them. 100 rows through a model of 1 million parameters then took 4.8
+# CPU seconds instead of 6.8, and 440 MB less.
+LENGTHS = 32
 # The names that configs have for a factor of the logits; Granite and MiniCPM3 divide by theirs.
 FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 DIVISOR, MULTIPLIES = "logits_scaling", ("hyperclovax",)
@@ -321,9 +325,10 @@ class Scorer:
             before += [start + at - 1 for at in trained]
             wanted += [labels[at] for at in trained]
             counts.append(len(trained))
+        rows = [list(ids) for ids, _ in sequences]
         inputs = {
             name: torch.tensor(value, device=device)
-            for name, value in batch([list(ids) for ids, _ in sequences], flat).items()
+            for name, value in batch(rows, flat, multiple_of(body, max(lengths))).items()
         }
         states = body(**inputs, use_cache=False).last_hidden_state
         chosen = states.flatten(0, 1)[torch.tensor(before, dtype=torch.long, device=states.device)]
@@ -345,10 +350,12 @@ class Scorer:
         return scored
 
 
-def batch(ids: list[list[int]], flat: bool) -> dict[str, list[list[int]]]:
-    """Return the inputs of a forward pass over whole sequences."""
+def batch(ids: list[list[int]], flat: bool, multiple: int = 1) -> dict[str, list[list[int]]]:
+    """Return the inputs of a forward pass over whole sequences; one alone is filled up to a
+    ``multiple``."""
     if len(ids) == 1:
-        return {"input_ids": ids}
+        [row] = ids  # what follows a row is not seen by it
+        return {"input_ids": [row + row[-1:] * (-len(row) % multiple)]}
     if flat:
         # transformers tells sequences apart by positions that begin again.
         positions = [at for row in ids for at in range(len(row))]
@@ -358,6 +365,16 @@ def batch(ids: list[list[int]], flat: bool) -> dict[str, list[list[int]]]:
         "input_ids": [row + row[-1:] * (width - len(row)) for row in ids],
         "attention_mask": [[1] * len(row) + [0] * (width - len(row)) for row in ids],
     }
+
+
+def multiple_of(body: Any, length: int) -> int:
+    """Return of what the length of a row alone should be a multiple: 1 outside bf16 on a CPU, and
+    where the model has no position left."""
+    half = compute_dtype(body.device, body.dtype) == torch.bfloat16
+    if body.device.type != "cpu" or not half:
+        return 1
+    context = getattr(body.config.get_text_config(), "max_position_embeddings", None)
+    return 1 if context and length + LENGTHS > context else LENGTHS
 
 
 def by_module(head: Head, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
