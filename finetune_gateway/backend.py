@@ -121,7 +121,8 @@ class Capabilities:
                 backend=backend,
                 option=refused[0],
             )
-        methods.require(spec)
+        if not spec.chosen <= NEUTRAL:
+            methods.require(spec)
         unused = sorted(spec.chosen & LORA) if spec.training_type == "full" else []
         if unused:
             raise UnsupportedError(

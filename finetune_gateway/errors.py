@@ -26,12 +26,9 @@ message and what to do next in ``hint``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from difflib import get_close_matches
-from functools import wraps
-from typing import Any, ClassVar, Protocol, TypeVar, cast
-
-F = TypeVar("F", bound=Callable[..., Any])
+from typing import Any, ClassVar, Protocol
 
 
 class FindingsReport(Protocol):
@@ -388,16 +385,3 @@ def unknown(verb: str, name: str, known: Collection[str]) -> SpecError:
     else:
         hint = f"It takes: {', '.join(sorted(known))}."
     return SpecError(f"{verb} has no setting {name!r}.", hint=hint)
-
-
-def closed(function: F, known: Collection[str]) -> F:
-    """Return the function closed to all keywords but these: it raises SpecError for another."""
-
-    @wraps(function)
-    def checked(*args: Any, **given: Any) -> Any:
-        for name in given:
-            if name not in known:
-                raise unknown(function.__name__, name, known)
-        return function(*args, **given)
-
-    return cast(F, checked)

@@ -334,7 +334,8 @@ class Gateway(HomeJobs, HomeEvaluations):
             require_bool(f"allow_{name}", value)
         require_bool("again", again)
         tags = check_metadata(metadata)
-        model = self.model_to_train(model, options)
+        if not model or options.get("continue_from"):
+            model = self.model_to_train(model, options)
         if backend is None:
             registry.refuse_unknown(model)
         with planning.copies_folder(self.settings) as folder:
@@ -428,10 +429,9 @@ class Gateway(HomeJobs, HomeEvaluations):
     def backend(self, backend: str | Backend) -> Backend:
         """Return a backend by name, or the one you built, with this gateway's home folder."""
         require_backend(backend)
-        if isinstance(backend, str):
-            backend = registry.load(backend)
-        backend.bind(self.settings)
-        return backend
+        found = registry.load(backend) if isinstance(backend, str) else backend
+        found.bind(self.settings)
+        return found
 
     def _place(self, model: str, backend: str | Backend | None) -> Backend:
         """Return the backend that was named, or the one where this model is trained by default."""

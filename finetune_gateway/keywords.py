@@ -9,13 +9,14 @@ import inspect
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
-from finetune_gateway import errors, spec
+from finetune_gateway import spec
 from finetune_gateway.backend import JOB_TAG, Backend
 from finetune_gateway.data.dataset import Source
-from finetune_gateway.errors import SpecError, shown
+from finetune_gateway.errors import SpecError, shown, unknown
 from finetune_gateway.jobs.file_checks import OnProgress
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
@@ -260,10 +261,23 @@ def like(method: Callable[..., Any]) -> Callable[[F], F]:
 
 def _checked(function: F, signature: inspect.Signature, doc: str | None) -> F:
     """Return the function with this signature and docstring, closed to other keywords."""
-    checked = errors.closed(function, frozenset(signature.parameters) - {"self"})
+    checked = closed(function, frozenset(signature.parameters) - {"self"})
     vars(checked)["__signature__"] = signature
     checked.__doc__ = doc
     return checked
+
+
+def closed(function: F, known: Collection[str]) -> F:
+    """Return the function closed to all keywords but these: it raises SpecError for another."""
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in known:
+                raise unknown(function.__name__, name, known)
+        return function(*args, **given)
+
+    return cast(F, checked)
 
 
 class _Text(str):

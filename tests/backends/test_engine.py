@@ -1,5 +1,5 @@
-"""Our engine trains as TRL does, whatever the micro-batch; how a run computes is told, can be
-forced or is refused."""
+"""Our engine trains as TRL does, whatever the micro-batch; how a run computes is in an
+event, can be forced or is refused."""
 
 from __future__ import annotations
 

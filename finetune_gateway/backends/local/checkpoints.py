@@ -57,8 +57,13 @@ def remove(points: Sequence[Checkpoint]) -> None:
 def copy_model(checkpoint: Path, target: Path) -> None:
     """Copy the model of a checkpoint, without the state of its training: the very files that a
     trainer would save at that step."""
-    others = shutil.ignore_patterns(*STATE_FILES, "scaler.pt", "training_args.bin")
-    shutil.copytree(checkpoint, target, ignore=others, dirs_exist_ok=True)
+    others = {*STATE_FILES, "scaler.pt", "training_args.bin"}
+    for path in checkpoint.rglob("*"):
+        copy = target / path.relative_to(checkpoint)
+        if path.is_dir():
+            files.folder(copy)
+        elif path.name not in others:
+            files.copy_private(path, files.folder(copy.parent) / copy.name)
 
 
 def step_of(path: Path) -> str:

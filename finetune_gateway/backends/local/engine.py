@@ -1,4 +1,4 @@
-"""Choose how a run computes, each thing by a rule that is told and that a setting can force.
+"""Choose how a run computes, each thing by a rule that an event names and a setting can force.
 
 Imports torch.
 

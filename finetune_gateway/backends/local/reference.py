@@ -54,7 +54,8 @@ def with_reference(
     began = reported = time.monotonic()
     model.eval()  # without dropout
     size = trainer.args.per_device_eval_batch_size
-    with path.open("ab", buffering=0) as file:
+    appended = files.open_private(path, os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(appended, "ab", buffering=0) as file:
         for at in range(done, len(rows), size):
             run.check()
             some = rows[at : at + size]
