@@ -83,5 +83,12 @@ class Case:
     @property
     def name(self) -> str:
         kind = self.options.get("training_type", "lora")
-        more = [name for name in ("gradient_checkpointing", "packing") if self.options.get(name)]
-        return ", ".join([self.model, kind, f"batch {self.batch_size}", *more])
+        flags = ("gradient_checkpointing", "packing", "use_dora")
+        more = [name for name in flags if self.options.get(name)]
+        more += ["fp32"] if self.options.get("bf16") is False else []
+        more += [f"engine {self.options['engine']}"] if "engine" in self.options else []
+        return ", ".join([self.model, self.method, kind, f"batch {self.batch_size}", *more])
+
+    @property
+    def method(self) -> str:
+        return str(self.options.get("method", "sft"))

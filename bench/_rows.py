@@ -44,6 +44,28 @@ def chat_rows(
         yield text.tool_row(number) if text.random.random() < tools else text.row()
 
 
+def method_rows(
+    method: str, count: int, *, words: float = 60, spread: float = 1.0, seed: int = 0
+) -> Iterator[Row]:
+    """Return ``count`` rows that a training method takes, of such texts, in one turn."""
+    text = _Text(seed, words, spread)
+    for number in range(count):
+        asked, answer = ({"role": role, "content": text.piece()} for role in ("user", "assistant"))
+        if method in ("dpo", "orpo", "reward"):
+            other = {"role": "assistant", "content": text.piece()}
+            yield {
+                "input": {"messages": [asked]},
+                "preferred_output": [answer],
+                "non_preferred_output": [other],
+            }
+        elif method == "kto":
+            yield {"prompt": [asked], "completion": [answer], "label": number % 2 == 0}
+        elif method == "pretrain":
+            yield {"text": f"{asked['content']} {answer['content']}"}
+        else:
+            yield {"messages": [asked, answer]}
+
+
 def write(path: Path, rows: Iterator[Row]) -> Path:
     """Write rows as JSONL; every other row escapes what is not ASCII, as many tools do."""
     with path.open("w", encoding="utf-8") as file:

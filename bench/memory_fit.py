@@ -2,8 +2,8 @@
 
 Each case is a real job through the gateway on a model with random weights: the peak resident
 memory of its worker process (VmHWM, read until it ends) against ``Estimate.memory_bytes.expected``.
-``delta`` is what comes on top of a process that has imported torch and TRL, measured here too.
-Linux only.
+``delta`` is what comes on top of a process that has imported torch, measured here too.
+``--only "kto;reward"`` takes the cases with one of these in their names. Linux only.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from _common import Bench, arguments, run, say, versions
 from _models import Case, built
-from _rows import chat_rows, write
+from _rows import method_rows, write
 
 from finetune_gateway import Gateway, LocalBackend
 from finetune_gateway.backends.local.queue import worker_environment
@@ -39,30 +38,46 @@ for line in open("/proc/self/status"):
 FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}
 QLORA = {"training_type": "qlora"}
 PACKED = {"packing": True, "max_length": 1024}
+TRL, FP32, DORA = {"engine": "trl"}, {"bf16": False}, {"use_dora": True}
+DPO, ORPO, KTO = {"method": "dpo"}, {"method": "orpo"}, {"method": "kto"}
+PRETRAIN, REWARD = {"method": "pretrain", "max_length": 512}, {"method": "reward"}
 CASES = (
-    Case("2M", 10, 8),
-    Case("2M", 40, 8),
-    Case("2M", 40, 8, FULL | AGAIN),
-    Case("2M", 20, 2, PACKED),
-    Case("13M", 12, 8),
-    Case("13M", 30, 8, AGAIN),
-    Case("13M", 12, 4, FULL),
-    Case("40M qwen3", 20, 4),
-    Case("40M qwen3", 20, 4, AGAIN),
-    Case("40M qwen3", 20, 4, FULL),
-    Case("40M qwen3", 12, 1, PACKED),
-    Case("58M untied", 12, 4, {"lora_r": 64}),
-    Case("98M", 12, 2),
-    Case("98M", 12, 2, FULL),
-    Case("98M", 12, 4, FULL | AGAIN),
-    Case("98M", 12, 1, PACKED | AGAIN),
-    Case("2M", 40, 8, QLORA),
-    Case("13M", 30, 8, QLORA | AGAIN),
-    Case("40M qwen3", 20, 4, QLORA),
-    Case("40M qwen3", 12, 1, QLORA | PACKED),
-    Case("98M", 12, 2, QLORA),
-    Case("98M", 12, 4, QLORA | AGAIN),
-    Case("98M", 12, 1, QLORA | PACKED | AGAIN),
+    Case("2M", 150, 4),
+    Case("13M", 80, 4),
+    Case("13M", 80, 4, AGAIN),
+    Case("13M", 80, 4, FULL),
+    Case("40M qwen3", 60, 4),
+    Case("40M qwen3", 60, 4, FP32),
+    Case("40M qwen3", 60, 4, FP32 | DORA),
+    Case("40M qwen3", 60, 4, FULL),
+    Case("40M qwen3", 30, 2, PACKED),
+    Case("40M qwen3", 60, 4, {"micro_batch_size": 4}),
+    Case("98M", 40, 4),
+    Case("98M", 40, 4, QLORA),
+    Case("98M", 40, 4, FULL | AGAIN),
+    Case("13M", 60, 4, DPO),
+    Case("13M", 60, 4, DPO | FULL),
+    Case("13M", 60, 4, DPO | QLORA),
+    Case("40M qwen3", 40, 2, DPO),
+    Case("13M", 60, 4, ORPO),
+    Case("13M", 60, 4, ORPO | FULL),
+    Case("13M", 60, 4, ORPO | QLORA),
+    Case("13M", 60, 4, KTO),
+    Case("13M", 60, 4, KTO | FULL),
+    Case("13M", 60, 4, KTO | QLORA),
+    Case("13M", 60, 4, PRETRAIN),
+    Case("13M", 60, 4, PRETRAIN | FULL),
+    Case("13M", 60, 4, PRETRAIN | QLORA),
+    Case("13M", 60, 4, REWARD),
+    Case("13M", 60, 4, REWARD | FULL),
+    Case("13M", 60, 4, REWARD | QLORA),
+    Case("13M", 50, 4, TRL),
+    Case("40M qwen3", 40, 2, TRL | AGAIN),
+    Case("13M", 50, 4, TRL | FULL),
+    Case("13M", 30, 2, TRL | DPO),
+    Case("13M", 30, 2, TRL | DPO | FULL),
+    Case("13M", 30, 2, TRL | ORPO),
+    Case("13M", 40, 2, TRL | KTO),
 )
 
 
@@ -87,7 +102,7 @@ def main() -> int:
         bare = {kind: imported(kind) for kind in ("lora", "qlora")}
         say("imports alone: " + ", ".join(f"{kind} {n / 1e6:.0f} MB" for kind, n in bare.items()))
         for number, case in enumerate(CASES):
-            if asked.only and asked.only not in case.name:
+            if not any(part in case.name for part in asked.only.split(";")):
                 continue
             baseline = bare["qlora" if case.options.get("training_type") == "qlora" else "lora"]
             found = measure(folder, number, case, asked.steps)
@@ -128,8 +143,8 @@ def measure(folder: Path, number: int, case: Case, steps: int) -> Peak:
     """Run one job in a home of its own."""
     home, data = folder / f"home-{number}", folder / f"rows-{number}.jsonl"
     # So many rows that every one is met: the longest decides the peak.
-    rows = partial(chat_rows, words=case.words, spread=0.4, tools=0)
-    write(data, rows(16 if case.options.get("packing") else steps * case.batch_size))
+    count = 16 if case.options.get("packing") else steps * case.batch_size
+    write(data, method_rows(case.method, count, words=case.words, spread=0.4))
     gateway = Gateway(home)
     asked = {"n_epochs": 1, "seed": 7, "batch_size": case.batch_size, **case.options}
     base = str(built(folder, case.model))

@@ -310,6 +310,31 @@ def test_preference_pairs_double_a_step() -> None:
     assert double.activations == pytest.approx(2 * single.activations, abs=2)
 
 
+def test_memory_follows_the_engine_and_the_method() -> None:
+    """Blocks of logits, not tiles; of one pair the mask is gone and the holes are of one sequence;
+    a reward model has no head; the optimizer, DoRA and modules beside the adapter count."""
+    shape = shape_of(MEASURED)
+    fast, trl = (parts_of(shape, rows=1, engine=engine, bf16=False) for engine in ("fast", "trl"))
+    assert fast.logits == 128 * 32_000 * 16 < trl.logits
+    assert parts_of(shape, rows=1, method="reward").logits == 0
+    single, pair = (parts_of(shape, rows=1, method=method) for method in ("sft", "dpo"))
+    assert pair.overhead == pytest.approx(single.overhead, abs=2)
+    states = {
+        optim: parts_of(shape, rows=1, length=8, training_type="full", optim=optim).optimizer
+        for optim in ("adamw_torch_fused", "adamw_8bit", "adagrad", "lion_8bit", "sgd")
+    }
+    each = [round(held / shape.parameters) for held in states.values()]
+    assert each == [8, 2, 4, 1, 0]
+    magnitudes = sum(outputs for _, outputs in shape.linears.values()) * shape.layers
+    dora = parts_of(shape, rows=1, use_dora=True)
+    assert dora.adapters - single.adapters == 4 * magnitudes
+    beside = parts_of(shape, rows=1, modules_to_save=("lm_head", "embed_tokens"))
+    assert beside.adapters - single.adapters == 4 * 32_000 * 512  # they share a weight
+    two = parts_of(shape, rows=1, method="dpo", training_type="full", engine="trl", bf16=False)
+    one = parts_of(shape, rows=1, method="dpo", training_type="full", bf16=False)
+    assert two.weights == 2 * one.weights  # TRL's reference is a copy
+
+
 def test_time_of_the_measured_run() -> None:
     """The best configuration took 11.8 s on a core of 205 to 220 GFLOP/s in bfloat16."""
     share = 0.38  # of that peak

@@ -20,9 +20,16 @@ from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation import local as local_estimation
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.batch_plan import pack_lengths, plan_batches
-from finetune_gateway.estimation.calibration import WORK, Calibration, Load, fit_rates
+from finetune_gateway.estimation.calibration import (
+    WORK,
+    Calibration,
+    Load,
+    fit_rates,
+    forward_passes,
+)
 from finetune_gateway.estimation.engine import cpu_has_bf16
 from finetune_gateway.estimation.estimate import auto_eval_steps
+from finetune_gateway.estimation.memory import Setup
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec, TrainingType
 from finetune_gateway.tokens.stats import TokenStats
@@ -179,6 +186,37 @@ def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
     assert calibration.read(home) is None
     (home / calibration.FILE).write_text('{"machine": 3}')
     assert calibration.read(home) is None
+
+
+def test_a_calibration_of_another_engine_is_not_used(
+    home: Path, tiny_folder: Path, train_file: Path
+) -> None:
+    """One of an earlier version has no word about it; estimates say why it does not count."""
+    asked: dict[str, Any] = {"model": str(tiny_folder), "backend": "local"}
+    calibration.write(home, calibrated())
+    told = calibrated().model_dump(mode="json")
+    for older in ({**told, "engine": "fast 0"}, {k: v for k, v in told.items() if k != "engine"}):
+        (home / calibration.FILE).write_text(json.dumps(older))
+        found = Gateway().estimate(train_file, **asked)
+        assert any("of an older training step" in said for said in found.warnings)
+        assert any("assumed, not measured" in said for said in found.assumptions)
+    calibration.write(home, calibrated())
+    assert Gateway().estimate(train_file, **asked).warnings == []
+
+
+def test_rows_that_are_scored_beside_take_time() -> None:
+    """The reference is asked once, by TRL's DPO in each epoch; KTO's mismatched answers twice in
+    the first epoch and once in the others."""
+
+    def passes(epochs: float, **options: Any) -> float:
+        spec = TrainingSpec.build(model="m", **options)
+        return forward_passes(spec, Setup.of(spec, "cpu"), epochs)
+
+    assert passes(3) == passes(3, method="orpo") == 0
+    assert (passes(3, method="dpo"), passes(0.5, method="dpo")) == (1, 0.5)
+    assert passes(3, method="dpo", engine="trl") == 3
+    assert passes(3, method="kto") == 5
+    assert passes(3, method="kto", loss_type="apo_zero_unpaired") == 1
 
 
 @pytest.mark.parametrize("measured", [False, True])

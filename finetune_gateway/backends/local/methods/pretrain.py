@@ -54,7 +54,7 @@ def train_and_save(run: Run) -> None:
     valid_rows = encode_rows(run, held_out, base.source, max_length) if held_out else None
 
     # -- configure: names as in Hugging Face's libraries
-    engine = engines.choose(run, base, model, train_rows.rows[0]["input_ids"])
+    engine = engines.choose(run, base, model, train_rows.rows)
     plan = plan_steps(
         spec,
         len(train_rows.rows),
