@@ -4,13 +4,14 @@ what was saved and compute what the trained model computed, and the handle answe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 from support.method_rows import FILES, real_rows
+from support.plain_models import four_bits
 from support.training import (
     a_run,
     handle_of,
@@ -75,7 +76,6 @@ def plain(run: Run) -> Any:
     from transformers import (
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
-        BitsAndBytesConfig,
     )
 
     kind = run.spec.training_type
@@ -85,12 +85,7 @@ def plain(run: Run) -> Any:
     if kind == "full":
         return in_memory(load.from_pretrained(run.model, **given))
     if kind == "qlora":
-        given["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
-        )
+        given["quantization_config"] = four_bits()
     base = load.from_pretrained(run.spec.model, **given)
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # else bitsandbytes computes in bf16
@@ -104,9 +99,7 @@ Train = Callable[..., tuple[Run, Any]]
 
 
 @pytest.fixture
-def train(
-    home: Path, tiny_folder: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Train]:
+def train(home: Path, tiny_folder: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """``train(method, kind, **options)``: a run on real rows, the last step of which is saved, and
     the logits of its model in memory at that moment."""
     from finetune_gateway.backends.local import finishing
@@ -140,15 +133,13 @@ def train(
         run = train_run(a_run(home, spec, rows[: 8 * BATCHES], validation=rows[8 * BATCHES :]))
         return run, memory.pop()
 
-    yield trained
+    return trained
 
 
 def check(run: Run, memory: Any, what: str) -> None:
     """Hold the result of a run against all that is promised, and print its figures."""
-    losses, held_out = (
-        losses_of(run),
-        [one["valid_loss"] for one in metrics_of(run) if "valid_loss" in one],
-    )
+    losses = losses_of(run)
+    held_out = [one["valid_loss"] for one in metrics_of(run) if "valid_loss" in one]
     epoch = max(1, len(losses) // EPOCHS)
     first, last = fmean(losses[:epoch]), fmean(losses[-epoch:])
     apart = float((plain(run) - memory).abs().max())
@@ -167,7 +158,7 @@ def check(run: Run, memory: Any, what: str) -> None:
         f"{held_out[-1]:.4f}, plain logits differ by at most {apart:.1e}"
     )
     assert last < first
-    assert apart < 1e-4 or run.spec.bf16 is True
+    assert apart < (1e-4 if run.spec.bf16 is False else 0.05)  # a bf16 base rounds its logits
     if run.spec.training_type != "full":
         assert {str(one.dtype) for one in trained_weights(run).values()} == {"torch.float32"}
 

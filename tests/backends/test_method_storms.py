@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 from support.chaos import fences, lives, nobody_left, row, until
-from support.pairs import pair_rows
-from support.rows import chat_rows
+from support.method_rows import small_rows
 from support.storm import Warm
 from support.training import a_run, events_of, trained_weights
 
@@ -33,23 +32,6 @@ CASES = [(name, kind) for name, one in METHODS.items() if one.trainer for kind i
 RATES = {"lora": 1e-2, "qlora": 1e-2, "full": 2e-3}
 SAVES = 12  # that are killed in each case: 216 of 18
 DEVIATION = {"lora": 0.0, "qlora": 1e-3, "full": 0.0}  # of weights, between killed and not
-
-
-def rows_of(method: str, count: int, shift: int = 0) -> list[dict[str, Any]]:
-    """Rows of a small web shop; with a shift others, which contradict them."""
-    if METHODS[method].kinds == ("preference",):
-        return pair_rows(count + shift)[shift:]
-    chats = chat_rows(count + shift)
-    for number, one in enumerate(chats):
-        answer = f"Parcel {number} comes on day {(number + shift) % 7}."
-        if method == "kto" and number % 2:
-            one["label"], answer = False, "No idea, ask somebody else."
-        elif method == "kto":
-            one["label"] = True
-        one["messages"][1]["content"] = answer
-    if method == "pretrain":
-        return [{"text": " ".join(m["content"] for m in one["messages"])} for one in chats[shift:]]
-    return chats[shift:]
 
 
 @dataclass
@@ -80,7 +62,7 @@ class Storm:
             early_stopping_patience=2,
             **{"batch_size": 4, "gradient_accumulation_steps": 1, **given},
         )
-        return a_run(self.home, spec, rows_of(method, 14), validation=rows_of(method, 4, 30))
+        return a_run(self.home, spec, small_rows(method, 14), validation=small_rows(method, 4, 30))
 
     def start(self, run: Run) -> int:
         """Start a worker; return its number."""
@@ -213,7 +195,6 @@ def test_saves_killed_at_random_are_whole_or_absent(
     run = storm.run(method, kind)
     found = storm.warm.ask("saves", storm.home, run.id, SAVES, CASES.index((method, kind)))
     print(f"\n{method} {kind}: {json.dumps(found)}")
-    assert found.pop("saves", 0) >= 3, found
+    assert found.pop("saves", 0) >= 3 and found["killed"] == SAVES, found
     figures.update({f"saves {name}": count for name, count in found.items()})
-    assert sum(found[name] for name in ("killed", "ended before") if name in found) == SAVES
-    assert found["killed"] >= SAVES / 2
+    assert found.get("model absent") or found.get("checkpoint absent")

@@ -38,3 +38,17 @@ def logits_of(handle: Any, messages: list[Any] | None = None) -> Any:
     ids = torch.tensor([local.template.prompt_ids(messages or MESSAGES, None)])
     with torch.inference_mode():
         return local.model(ids).logits[0]
+
+
+def four_bits() -> Any:
+    """A config of NF4 with double quantisation, computed in fp32, in transformers' own words."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    config: Any = BitsAndBytesConfig
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )

@@ -97,8 +97,8 @@ def main() -> None:
                 )
             os._exit(0)
         os.close(writing)
-        with os.fdopen(reading) as answers:
-            print(answers.read().strip() or '{"died": true}', flush=True)
+        with os.fdopen(reading) as answers:  # its worker may hold the other end for long
+            print(answers.readline().strip() or '{"died": true}', flush=True)
         os.wait()
 
 
@@ -137,9 +137,8 @@ def kill_saves(settings: Settings, run_id: str, count: str, seed: str) -> dict[s
         )
         save(run, trainer, *rest)
 
-    patched: Any = WatchedTrainer
-    patched._save_checkpoint = killed_checkpoints
-    finishing.save = killed_results
+    WatchedTrainer._save_checkpoint = killed_checkpoints  # type: ignore[method-assign, assignment]  # of a class
+    finishing.save = killed_results  # type: ignore[assignment]  # 'rest' is what it takes
     load_trainer(run.spec.method).train_and_save(run)
     killer.compare()
     return {"saves": saved, **killer.found}
@@ -154,23 +153,26 @@ class Killer:
         self.left: list[dict[str, bytes]] = []  # results that were whole
 
     def kill(self, save: Callable[[], None], count: int, look: Callable[[], str]) -> None:
-        longest = 0.0
-        for number in range(-1, count):
+        longest, killed = 0.0, 0
+        while killed < count:
             began = time.monotonic()
             child = os.fork()
             if child == 0:
                 save()
                 os._exit(0)
-            if number >= 0:
+            if longest:
                 time.sleep(self.draw.random() * longest)
-                os.kill(child, 9)  # it is ours until it is waited for
+                os.kill(child, 9)  # its number is its own until it is waited for
             ended = os.waitpid(child, 0)[1]
-            if number < 0:  # the first is left alone, to know how long one takes
-                longest = (time.monotonic() - began) * 1.1
-                assert ended == 0 and look().endswith("whole")
+            found = look()
+            if ended == 0:  # the first is left alone, to know how long one takes
+                assert found.endswith("whole")
+                longest = min(longest or 60.0, time.monotonic() - began)
                 continue
-            self.found["killed" if ended == 9 else "ended before"] += 1
-            self.found[look()] += 1
+            assert ended == 9, ended
+            killed += 1
+            self.found["killed"] += 1
+            self.found[found] += 1
 
     def checkpoint(self, step: int) -> str:
         """Whether this checkpoint is there. If it is, all of it can be read; if it is not, the one
