@@ -36,10 +36,10 @@ CUDA_OVERHEAD = 1_400_000_000
 # Freed blocks below 32 MB stay with the process (glibc's heap): a layer's temporaries leave holes
 # of 3.5 times what the layer saves (1 to 4 measured), 1.5 times with checkpointing. With rows one
 # by one, each of another length, the holes of some do not fit the next: 7 and 6 times (5 to 9
-# measured), of one row, which is less in all; 3.5 where all weights are trained. On a GPU one layer
-# is assumed (not measured).
+# measured), of one row, which is less in all. Where all weights are trained 2.5 times. On a GPU one
+# layer is assumed (not measured).
 HOLES, HOLES_CHECKPOINTING, HOLES_GPU = 3.5, 1.5, 1.0
-HOLES_OF_ROWS, HOLES_OF_ROWS_CHECKPOINTING = 7.0, 6.2
+HOLES_OF_ROWS, HOLES_OF_ROWS_CHECKPOINTING, HOLES_FULL = 7.0, 6.2, 2.5
 # Full fine-tuning on a GPU keeps float32 weights, of which autocast makes bfloat16 copies for a
 # step: 6 bytes a weight, 4 of its gradient and 8 of Adam's moments, 18 in all. So counts Hugging
 # Face (docs/transformers/model_memory_anatomy), and LLaMA-Factory's table (18 GB a billion).
@@ -304,6 +304,8 @@ def _holes(setup: Setup, rows: int) -> float:
         return HOLES_GPU
     one_by_one = setup.together(rows) == 1 and setup.kind != "full"
     if not setup.checkpointing:
+        if setup.kind == "full":
+            return HOLES_FULL
         return HOLES_OF_ROWS if one_by_one else HOLES
     copies = COPIES_CHECKPOINTING if setup.kind == "qlora" else 0
     return (HOLES_OF_ROWS_CHECKPOINTING if one_by_one else HOLES_CHECKPOINTING) + copies
