@@ -269,8 +269,8 @@ def test_the_reference_is_the_model_as_it_was(prepare: Train, tiny_folder: Path)
     run = train_run(prepare("dpo", max_steps=2))
     [path] = (run.folder / "reference").glob("train-*.f32")
     kept = path.read_bytes()
-    assert len(kept) == 8 * 8  # of 12 pairs, two steps take 8
-    scored = {*struct.iter_unpack("<ff", kept)}
+    assert len(kept) == 8 * 12  # of 12 pairs, two steps take 8
+    scored = {scores[:2] for scores in struct.iter_unpack("<ffI", kept)}
     base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(run.model)).eval()
     rows = encode_rows(run, run.train, ChatTemplate.load(tiny_folder), 2048).rows
@@ -287,7 +287,7 @@ def test_the_reference_is_the_model_as_it_was(prepare: Train, tiny_folder: Path)
             for row in rows
         }
     assert scored < live
-    path.write_bytes(kept[:-11])
+    path.write_bytes(kept[:-13])
     shutil.rmtree(run.checkpoints)
     shutil.rmtree(run.model)
     train_run(run)

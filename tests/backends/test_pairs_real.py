@@ -82,8 +82,8 @@ def test_a_killed_worker_loses_nothing(home: Path, tiny_folder: Path, moment: st
     scored = [
         event.data["reference_rows"] for event in job.events() if "reference_rows" in event.data
     ]
-    assert kept.stat().st_size == 8 * 320
-    assert scored[-1] == (320 - size // 8 if moment == "scoring" else 0)
+    assert kept.stat().st_size == 12 * 320
+    assert scored[-1] == (320 - size // 12 if moment == "scoring" else 0)
 
 
 @pytest.mark.parametrize("engine", ["fast", "trl"])

@@ -42,6 +42,7 @@ PLACES: list[tuple[str, dict[str, str], str]] = [
     ("mlflow", {"MLFLOW_TRACKING_URI": "sqlite:////srv/mlflow.db"}, ""),
     ("mlflow", {"MLFLOW_TRACKING_URI": "https://mlflow.example"}, "https://mlflow.example"),
     ("mlflow", {"MLFLOW_TRACKING_URI": "databricks"}, "databricks"),
+    ("mlflow", {"MLFLOW_TRACKING_URI": "databricks-uc"}, "databricks-uc"),
 ]
 
 
@@ -60,10 +61,52 @@ def test_what_leaves_the_machine_is_said(
         assert "ftg-7kq3" in text and trackers.TRACKERS[name].title in text
 
 
-def test_a_model_that_is_sent_is_said() -> None:
-    """W&B takes it where its variable says so."""
-    assert "WANDB_LOG_MODEL" in leaving("wandb", {"WANDB_LOG_MODEL": "end"})
-    assert "WANDB_LOG_MODEL" not in leaving("wandb", {"WANDB_LOG_MODEL": "false"})
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [
+        ("wandb", "WANDB_LOG_MODEL", "end"),
+        ("wandb", "WANDB_WATCH", "all"),
+        ("mlflow", "HF_MLFLOW_LOG_ARTIFACTS", "1"),
+    ],
+)
+def test_a_model_that_is_sent_is_said(name: str, variable: str, value: str) -> None:
+    """A tracker takes it where its variable says so, at the submit and not at a later worker."""
+    there = {"MLFLOW_TRACKING_URI": "https://mlflow.example"}
+    assert f"Sent too: {'how' if 'WATCH' in variable else 'the model'}" in leaving(
+        name, there | {variable: value}
+    )
+    assert variable not in leaving(name, there | {variable: "false"})
+    assert chosen_variables(name, {variable: value}) == {variable: value}
+
+
+SECRETS = [
+    ("mlflow", "MLFLOW_TRACKING_URI", "https://me:s3cret@mlflow.example"),
+    ("mlflow", "MLFLOW_TRACKING_URI", "https://s3cret@mlflow.example"),
+    ("mlflow", "MLFLOW_TRACKING_URI", "postgresql://me:s3cret@db.example/runs"),
+    ("mlflow", "MLFLOW_TRACKING_URI", "postgresql://db.example/runs?user=me&password=s3cret"),
+    ("mlflow", "MLFLOW_TRACKING_URI", "https://mlflow.example/?access_token=s3cret"),
+    ("wandb", "WANDB_BASE_URL", "https://me:s3cret@wandb.example"),
+]
+
+
+@pytest.mark.parametrize(("name", "variable", "address"), SECRETS)
+def test_an_address_with_a_secret_is_neither_shown_nor_kept(
+    name: str, variable: str, address: str, home: Path, tiny_folder: Path, rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Wherever the secret stands in it: an estimate would show it, and a job's folder keep it."""
+    monkeypatch.setenv(variable, address)
+    given: dict[str, Any] = {"model": str(tiny_folder), "backend": "local", "report_to": name}
+    with pytest.raises(SpecError, match=f"{variable} holds a password or a token") as refused:
+        Gateway(home).plan(rows(12), **given)
+    assert "s3cret" not in str(refused.value) + refused.value.hint
+
+
+def test_an_address_that_is_none_is_refused_in_words() -> None:
+    """Before a job exists; a database's user without a password is no secret."""
+    with pytest.raises(SpecError, match="MLFLOW_TRACKING_URI is no address"):
+        leaving("mlflow", {"MLFLOW_TRACKING_URI": "http://[mlflow.example"})
+    assert leaving("mlflow", {"MLFLOW_TRACKING_URI": "postgresql://me@db.example/runs"})
 
 
 def test_logs_lie_with_the_run_and_say_nothing_of_this_folder() -> None:
@@ -101,6 +144,8 @@ def test_what_could_not_begin_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     require("wandb", nowhere)
     with pytest.raises(SpecError, match="MLFLOW_TRACKING_URI holds a password"):
         require("mlflow", {"MLFLOW_TRACKING_URI": "https://me:pw@mlflow.example"})
+    with pytest.raises(SpecError, match="MLFLOW_TAGS is no JSON object"):
+        require("mlflow", {"MLFLOW_TAGS": "team=support"})
 
 
 def test_no_job_is_made_for_a_tracker_that_is_not_there(

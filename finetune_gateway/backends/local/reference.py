@@ -2,25 +2,29 @@
 
 It is scored once. A live reference would need a forward pass more in each epoch, and for full
 fine-tuning a second model in memory; its bits are the same (docs/methods.md). The scores lie in the
-run's folder, 4 bytes each, and are written as they are made: an attempt that goes on makes the
-rest. Imports torch.
+run's folder, 4 bytes each and 4 a row to check them, and are written as they are made: an attempt
+that goes on makes the rest. Imports torch.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import math
 import os
 import struct
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from datasets import Dataset as HFDataset
 
 from finetune_gateway.backends.local import out_of_memory
+from finetune_gateway.backends.local.divergence import NotFinite
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.trainer import FastTrainer
 from finetune_gateway.settings import files
@@ -48,9 +52,10 @@ def with_reference(
     """Return these rows with the columns that ``score_reference`` adds. ``name``: of their file."""
     run = trainer.progress.run
     model: Any = trainer.model
-    record = struct.Struct(f"<{len(columns)}f")
-    path = files.folder(run.folder / "reference") / f"{name}-{_key(rows, columns)}.f32"
-    done = _whole_records(path, record.size)
+    records = Records(len(columns), _key(rows, columns))
+    path = files.folder(run.folder / "reference") / f"{name}-{records.key}.f32"
+    found = records.read(path, len(rows))
+    done = len(found)
     began = reported = time.monotonic()
     model.eval()  # without dropout
     size = trainer.args.per_device_eval_batch_size
@@ -64,7 +69,12 @@ def with_reference(
                 sequences = list(zip(some[ids], some[labels], strict=True))
                 with trainer.compute_loss_context_manager():
                     scores.append([float(one.sum()) for one in scorer.log_probs(model, sequences)])
-            file.write(b"".join(record.pack(*row) for row in zip(*scores, strict=True)))
+            new = list(zip(*scores, strict=True))
+            _require_finite(new, name)
+            found += new
+            raw = b"".join(records.pack(row) for row in new)
+            if file.write(raw) != len(raw):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             if time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
                 run.event(f"The reference has scored {at + size:,} of {len(rows):,} {name} rows.")
@@ -73,19 +83,52 @@ def with_reference(
         f"The reference has scored {len(rows) - done:,} {name} rows in {seconds:.1f} s.",
         data={"reference_rows": len(rows) - done, "seconds": round(seconds, 3)},
     )
-    found = zip(*record.iter_unpack(path.read_bytes()), strict=True)
-    for column, values in zip(columns, found, strict=True):
+    for column, values in zip(columns, zip(*found, strict=True), strict=True):
         rows = rows.add_column(column, list(values))
     return rows
 
 
-def _whole_records(path: Path, size: int) -> int:
-    """Return how many rows a file is about, without one that a kill has cut."""
-    if not path.exists():
-        return 0
-    whole = path.stat().st_size // size
-    os.truncate(path, whole * size)
-    return whole
+class Records:
+    """Scores of rows as bytes: the floats of a row, and a check value of them and ``key``. What a
+    kill has cut, or a power cut has lost, is noticed, and made again."""
+
+    def __init__(self, columns: int, key: str) -> None:
+        self.key = key
+        self._floats = struct.Struct(f"<{columns}f")
+        self._begun = crc32(key.encode())
+
+    def pack(self, scores: tuple[float, ...]) -> bytes:
+        raw = self._floats.pack(*scores)
+        return raw + crc32(raw, self._begun).to_bytes(4, "little")
+
+    def read(self, path: Path, most: int) -> list[tuple[float, ...]]:
+        """Return the scores of the first rows, as far as the file is whole, at most ``most``; cut
+        off the rest."""
+        if not path.exists():
+            return []
+        found = list(self._whole(path.read_bytes()))[:most]
+        os.truncate(path, len(found) * (self._floats.size + 4))
+        return found
+
+    def _whole(self, raw: bytes) -> Iterator[tuple[float, ...]]:
+        size = self._floats.size + 4
+        for at in range(0, len(raw) - size + 1, size):
+            scores = self._floats.unpack_from(raw, at)
+            if self.pack(scores) != raw[at : at + size]:
+                return
+            yield scores
+
+
+def _require_finite(scores: list[tuple[float, ...]], name: str) -> None:
+    """Raise NotFinite for a row of which the model says no number before it is trained."""
+    bad = next((row for row in scores if not all(map(math.isfinite, row))), None)
+    if bad is not None:
+        raise NotFinite(
+            f"The model that training begins with finds a row of the {name} data "
+            f"{', '.join(map(str, bad))} likely: nothing can be compared with that.",
+            hint="Its weights are damaged, or overflow in this precision: try --set bf16=false, or "
+            "ask it something with ftg chat.",
+        )
 
 
 def _key(rows: HFDataset, columns: Columns) -> str:

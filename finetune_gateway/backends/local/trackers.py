@@ -9,12 +9,14 @@ huggingface.co/docs/trackio), and transformers' integrations 5.23.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from finetune_gateway.errors import GatewayError, SpecError
 
@@ -47,9 +49,28 @@ TRACKERS = {
         "Weights & Biases",
         "wandb",
         ("WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DIR")
-        + ("WANDB_LOG_MODEL",),
+        + ("WANDB_LOG_MODEL", "WANDB_WATCH"),
     ),
-    "mlflow": Tracker("MLflow", "mlflow", ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")),
+    "mlflow": Tracker(
+        "MLflow",
+        "mlflow",
+        ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "HF_MLFLOW_LOG_ARTIFACTS")
+        + ("MLFLOW_RUN_ID", "MLFLOW_NESTED_RUN", "MLFLOW_TAGS"),
+    ),
+}
+# What else is sent where a variable says so.
+SENT = {
+    "WANDB_LOG_MODEL": "the model",
+    "WANDB_WATCH": "how its weights or gradients are distributed",
+    "HF_MLFLOW_LOG_ARTIFACTS": "the model",
+}
+# Parts of an address that databases and servers read a secret from.
+SECRET = re.compile(r"passw(or)?d|^pass$|pwd|secret|token|api_?key|signature|^sig$", re.IGNORECASE)
+# Variables with an address, and where the secret belongs that it must not hold.
+INSTEAD = {
+    "MLFLOW_TRACKING_URI": "Put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN; that of a database into its own file, such as ~/.pgpass.",
+    "WANDB_BASE_URL": "Leave it out; the key of W&B is WANDB_API_KEY.",
 }
 
 
@@ -68,12 +89,9 @@ def require(name: str, environment: Mapping[str, str]) -> None:
             f"report_to={name!r} needs {tracker.title}, which is not installed.",
             hint=f"Run: pip install {tracker.package}. Without: 'ftg metrics' has them all.",
         )
-    uri = urlsplit(environment.get("MLFLOW_TRACKING_URI", ""))
-    if name == "mlflow" and uri.password:
-        raise SpecError(
-            "MLFLOW_TRACKING_URI holds a password, which would be kept with the job.",
-            hint="Put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
-        )
+    _require_addresses(name, environment)
+    if name == "mlflow":
+        _require_tags(environment.get("MLFLOW_TAGS", ""))
     if name == "wandb" and _is_remote(name, environment) and not _has_wandb_key(environment):
         raise SpecError(
             "report_to='wandb' has no key of Weights & Biases, and a job cannot ask for one.",
@@ -81,13 +99,54 @@ def require(name: str, environment: Mapping[str, str]) -> None:
         )
 
 
+def _require_addresses(name: str, environment: Mapping[str, str]) -> None:
+    """Raise SpecError for a tracker's address that cannot be read, or holds a secret."""
+    for variable in TRACKERS[name].variables:
+        if variable in INSTEAD and environment.get(variable):
+            _require_address(variable, environment[variable])
+
+
+def _require_address(variable: str, address: str) -> None:
+    """Raise SpecError for an address that cannot be read, or with a secret: it is shown and kept.
+    On the web a name alone is one too: tokens stand in that place."""
+    try:
+        parts = urlsplit(address)
+        asked = [key for key, _ in parse_qsl(f"{parts.query}&{parts.fragment}")]
+    except ValueError as exc:
+        raise SpecError(f"{variable} is no address: {exc}.", hint="Correct it.") from None
+    of_web = parts.scheme in ("http", "https")
+    if parts.password or of_web and parts.username or any(map(SECRET.search, asked)):
+        raise SpecError(
+            f"{variable} holds a password or a token, which would be kept with the job.",
+            hint=INSTEAD[variable],
+        )
+
+
+def _require_tags(text: str) -> None:
+    """Raise SpecError for tags that end the job as it begins to train."""
+    try:
+        tags = json.loads(text or "{}")
+    except ValueError:
+        tags = None
+    if not isinstance(tags, dict):
+        raise SpecError(
+            "MLFLOW_TAGS is no JSON object of names and values.",
+            hint='Like MLFLOW_TAGS=\'{"team": "support"}\'.',
+        )
+
+
 def leaving(name: str, environment: Mapping[str, str]) -> str:
-    """Return what of a job leaves the machine for its tracker; empty if nothing does."""
-    if name == "none" or not _is_remote(name, environment):
+    """Return what of a job leaves the machine for its tracker; empty if nothing does. Raises
+    SpecError for an address that must not be shown."""
+    if name == "none":
+        return ""
+    _require_addresses(name, environment)
+    if not _is_remote(name, environment):
         return ""
     what = "Its losses, settings and the model's name, and no rows, are sent"
-    models = " The model is, too: WANDB_LOG_MODEL." if _sends_model(name, environment) else ""
-    return f"{what} to {_place(name, environment)} (report_to={name}).{models}"
+    more = [f"{it} ({by})" for by, it in SENT.items() if _is_on(name, by, environment)]
+    also = f" Sent too: {', '.join(more)}." if more else ""
+    return f"{what} to {_place(name, environment)} (report_to={name}).{also}"
 
 
 def chosen_variables(name: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -149,7 +208,8 @@ def _is_remote(name: str, environment: Mapping[str, str]) -> bool:
     if name == "wandb":
         return environment.get("WANDB_MODE", "online") not in ("offline", "disabled", "dryrun")
     uri = environment.get("MLFLOW_TRACKING_URI", "")
-    is_elsewhere = urlsplit(uri).scheme not in ("", "file", "sqlite") or uri == "databricks"
+    databricks = uri.startswith("databricks")  # also databricks-uc, without a colon
+    is_elsewhere = urlsplit(uri).scheme not in ("", "file", "sqlite") or databricks
     return name == "mlflow" and is_elsewhere
 
 
@@ -162,9 +222,10 @@ def _place(name: str, environment: Mapping[str, str]) -> str:
     return environment["MLFLOW_TRACKING_URI"]
 
 
-def _sends_model(name: str, environment: Mapping[str, str]) -> bool:
-    wanted = environment.get("WANDB_LOG_MODEL", "false").lower()
-    return name == "wandb" and wanted not in ("", "false", "0", "no", "off")
+def _is_on(name: str, variable: str, environment: Mapping[str, str]) -> bool:
+    wanted = environment.get(variable, "false").lower()
+    known = variable in TRACKERS[name].variables
+    return known and wanted not in ("", "false", "0", "no", "off")
 
 
 def _has_wandb_key(environment: Mapping[str, str]) -> bool:

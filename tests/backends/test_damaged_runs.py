@@ -1,0 +1,70 @@
+"""Files of a run that are damaged between two attempts, and models that were damaged before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.method_rows import small_rows
+from support.training import a_run, events_of, losses_of, train_run
+
+from finetune_gateway import GatewayError
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.spec import TrainingSpec
+
+Prepare = Callable[..., Run]
+
+
+@pytest.fixture
+def prepare(home: Path, tiny_folder: Path) -> Prepare:
+    """``prepare(method, **options)``: a run on 8 rows, not trained yet."""
+
+    def prepared(method: str, **options: Any) -> Run:
+        usual: dict[str, Any] = {"batch_size": 4, "max_steps": 2, "logging_steps": 1, "lora_r": 4}
+        given = {"model": str(tiny_folder), "learning_rate": 1e-2, **usual, **options}
+        return a_run(home, TrainingSpec.build(method=method, **given), small_rows(method, 8))
+
+    return prepared
+
+
+def again(run: Run) -> Run:
+    """Train a run anew, as an attempt does that finds no checkpoint."""
+    for folder in (run.checkpoints, run.model):
+        shutil.rmtree(folder)
+    (run.folder / "events.jsonl").unlink()
+    return train_run(run)
+
+
+def test_scores_that_a_power_cut_has_lost_are_made_again(prepare: Prepare) -> None:
+    """A file has its length before its content is on the disk, so what is lost is zeros: they are
+    no scores of the reference. Nor are more rows than there are."""
+    run = train_run(prepare("dpo"))
+    losses = losses_of(run)
+    [path] = (run.folder / "reference").iterdir()
+    kept = path.read_bytes()
+    half = len(kept) // 2
+    path.write_bytes(kept[:half] + bytes(len(kept)))
+    assert losses_of(again(run)) == losses
+    assert path.read_bytes() == kept
+    made = [one["data"] for one in events_of(run) if "reference_rows" in one["data"]]
+    assert made[0]["reference_rows"] == 4, "the half that is whole is not made again"
+
+
+def test_a_reference_that_is_no_number_is_named(
+    prepare: Prepare, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """It is the model that is damaged: no learning rate helps, and none is advised."""
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "damaged"
+    shutil.copytree(tiny_folder, model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    run = prepare("dpo", model=str(model))
+    with pytest.raises(GatewayError, match="likely: nothing can be compared") as damaged:
+        train_run(run)
+    assert "learning_rate" not in damaged.value.hint
