@@ -14,6 +14,7 @@ least 92 % and nothing was found; the bytes that led to a bug are kept in build/
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import io
@@ -84,6 +85,7 @@ REFUSED = (5, 20)  # values of how: 400; 409 that asks to wait
 # 200, 307, 404, 409 that asks to wait, 307 to an address that is none, each with half a JSON.
 BARE = (0, 4, 7, 20, 64)
 ONCE = {"x-should-retry": "false"}
+PIECES = {"Content-Type": "text/event-stream"}
 NOBODY = "127.0.0.1:9"
 KEY = "sk-test-0123456789abcdef"  # of the provider
 # Marks of direction, tags, and what is not to be seen between two words.
@@ -134,6 +136,7 @@ class Call:
     # A request before it: of another kind, it is refused; of the same kind, it has a real answer.
     first: str = ""
     streams: bool = False
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)  # of each answer
     answer: Any = None  # a real one, where it is not the same for all calls of the endpoint
     host: Host | None = None  # whose endpoint it is, if not the provider's
 
@@ -170,6 +173,7 @@ class Hosted:
             Call(LIST, lambda: self._find(intent("job-1")), first=LIST),
             Call(CHAT, lambda: model.chat(HELLO)),
             Call(CHAT, lambda: [*model.stream(HELLO)], streams=True),
+            Call(CHAT, self._gather, streams=True, headers=PIECES),
             Call(CANCEL, lambda: backend.cancel(ours)),
             Call(RETRIEVE, lambda: backend.cancel(ours), first=CANCEL),
             Call(RESUME, lambda: backend.resume(ours, 1)),
@@ -195,6 +199,12 @@ class Hosted:
             *self._leaving(),
             Call("", self._set),
         ]
+
+    def _gather(self) -> None:
+        """Ask for an answer in pieces, as a comparison does."""
+        from leaving import ask_streamed  # not there before (tests/trust.py)
+
+        asyncio.run(ask_streamed(self.backend))
 
     def _leaving(self) -> list[Call]:
         """Return what leaving a host reads; nothing where there is none (tests/trust.py)."""
@@ -337,7 +347,8 @@ class Hosted:
         call = self.calls[where % len(self.calls)]
         endpoint = call.endpoint
         status = STATUSES[how % len(STATUSES)]
-        headers = {"x-should-retry": "false", **HEADERS[how // len(STATUSES) % len(HEADERS)]}
+        more = HEADERS[how // len(STATUSES) % len(HEADERS)]
+        headers = {"x-should-retry": "false", **call.headers, **more}
         host = call.host or self.provider
         host.faults.clear()
         if call.first == endpoint:

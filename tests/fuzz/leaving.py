@@ -126,6 +126,13 @@ async def ask(backend: OpenAIBackend) -> object:
         return answer.choice
 
 
+async def ask_streamed(backend: OpenAIBackend) -> None:
+    async with async_chat.session(backend, MODEL, connections=1, streamed=True) as chat:
+        for _ in range(2):  # what the first answer says of streams holds for the second
+            answer = await chat.ask(CHAT)
+            json.dumps(answer.body).encode()
+
+
 def settings(folder: Path) -> None:
     """What no host sends: headers of limits, and Azure's own command, signed in or not."""
     pace = pacing.Pace(0.01, on_wait=lambda seconds: None)
