@@ -20,7 +20,7 @@ class TrainingMethod:
 
     ``kinds``: kinds of rows it takes, the usual one first. ``sequences``: sequences of one row
     that go through the model at once. ``openai``: its word on OpenAI's wire, where the gateway can
-    start it there. ``trainer``: the module whose ``train(run)`` runs it on this machine.
+    start it there. ``trainer``: the module whose ``train_and_save(run)`` trains it on this machine.
     ``losses``: its losses by TRL's names, the usual one first; none for a method with one alone.
     ``options``: settings that it has and others do not. ``engines``: whose training step it can
     run with, the usual one first. ``experimental``: TRL may change or drop its trainer.

@@ -335,7 +335,7 @@ _WEIGHTS_AND_PARTS = {
 _PREFERENCE = {
     "method_mismatch": Rule(
         E, E, "the rows do not fit the training method",
-        "OpenAI reports that the input file has the wrong format for the method.",
+        "A method trains rows of its own kind, and no others.",
         "Choose the method for these rows, or convert the rows.",
     ),
     "missing_input": Rule(

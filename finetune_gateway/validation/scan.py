@@ -392,7 +392,7 @@ class Scan:
                 f"the rows are in the format {row_format.name}, but the method is "
                 f"{self.task.method}"
             )
-            fix = f"Use the method {in_words(row_format.methods)}."
+            fix = f"Use --method {in_words(row_format.methods)}."
             yield Defect("method_mismatch", detail=detail, fix=fix)
 
     def _count_row(self, row: Json, sent: Json, line: int) -> None:

@@ -22,7 +22,7 @@ from finetune_gateway.estimation.engine import engine_of
 from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.memory import Setup, micro_batch_rows, step_memory
 from finetune_gateway.estimation.model_shape import shape_of
-from finetune_gateway.methods import load_trainer
+from finetune_gateway.methods import METHODS
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -75,15 +75,16 @@ def test_a_step_without_memory_is_made_again_in_smaller_parts(
     made = a_run(home, a_spec(4), rows(12))
     run = WithoutRoom(made.settings, made.id, 0)
     run.fails = ["Training starts", "Step 2/"]
-    method = load_trainer("sft")
-    train_within_memory(run, method)
+    from finetune_gateway.backends.local import finishing
+
+    train_within_memory(run, finishing.train)
     told = [event for event in events(run) if "micro_batch" in event["data"]]
     again = [event["data"] for event in told if event["message"].startswith("Memory ran out")]
     assert again == [{"micro_batch": 2}, {"micro_batch": 1}]
     assert "one row passes through the model at once; a step has the same 4." in str(told)
     assert any("Continuing from checkpoint-1" in event["message"] for event in events(run))
     small = a_run(home, a_spec(1), rows(12))
-    train_within_memory(small, method)
+    train_within_memory(small, finishing.train)
     assert losses(events(run)) == pytest.approx(losses(events(small)), rel=1e-5)
 
 
@@ -131,6 +132,32 @@ def test_rows_at_once_are_those_that_fit() -> None:
         here = Setup.of(asked, "cpu", shape)
         assert here.engine == engine_of(asked)
         assert micro_batch_rows(asked, shape, here, 2048, None) == expected
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "reward"])
+def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """On a GPU that has next to no memory: the model says so, and the result comes with a
+    warning. The GPU is torch's word alone; the model stays on the CPU."""
+    import torch
+    from datasets import Dataset
+
+    from finetune_gateway.backends.local import engine
+    from finetune_gateway.backends.local.loading import load_base
+
+    spec = TrainingSpec(model=str(tiny_folder), method=method, training_type="full", engine="trl")
+    run = a_run(home, spec, [])
+    base = load_base(run)
+    names = ["chosen_ids", "rejected_ids"] if METHODS[method].sequences == 2 else ["input_ids"]
+    for name, value in (("is_available", True), ("is_bf16_supported", True)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**6, 10**6))
+    rows = Dataset.from_dict(dict.fromkeys(names, [[1, 2, 3]]))
+    found = engine.choose(run, base, base.model, rows)
+    assert base.model.dtype == torch.bfloat16
+    assert found.warnings[0].startswith("The weights are trained in bfloat16: ")
+    assert events(run)[-1]["message"] == found.warnings[0]
 
 
 @pytest.mark.chaos

@@ -35,6 +35,8 @@ from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.worker import in_one_line
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.memory import Setup
+from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -368,12 +370,13 @@ def test_weights_are_float32_where_they_are_trained_and_fit() -> None:
         assert weights_dtype(kind, bf16=False) == torch.float32
         wanted = torch.float32 if kind == "full" else torch.bfloat16
         assert weights_dtype(kind, bf16=True) == wanted
-    shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+    config = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
              "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
              "tie_word_embeddings": True, "model_type": "llama"}  # fmt: skip
-    spec = TrainingSpec(model="m", training_type="full")  # of Llama 3.2 1B: 18 bytes x 1.24 billion
-    assert bf16_reason(spec, shape, 1, 512, 40 * 10**9) == ""
-    assert "bfloat16: float32 needs about 2" in bf16_reason(spec, shape, 1, 512, 20 * 10**9)
+    shape = shape_of(config)  # of Llama 3.2 1B: 18 bytes x 1.24 billion
+    wanted = Setup.of(TrainingSpec(model="m", training_type="full"), "gpu", shape)
+    assert bf16_reason(shape, wanted, 1, 512, 40 * 10**9) == ""
+    assert "bfloat16: float32 needs about 2" in bf16_reason(shape, wanted, 1, 512, 20 * 10**9)
 
 
 def unable() -> None:

@@ -49,6 +49,7 @@ class EncodedRows:
     trained: int  # tokens with a label, per epoch
     truncated: int  # sequences cut at max_length
     dropped: int  # rows left out because nothing in them is trained, or nothing is to compare
+    given: int  # rows of the file, with those left out; of texts their pieces
 
 
 @dataclass
@@ -99,7 +100,15 @@ def encode_rows(
         run.event(f"{dataset.name}: {text}")
     _report(run, dataset, table.num_rows, counts)
     rows = HFDataset(InMemoryTable(table.replace_schema_metadata(None)))
-    return EncodedRows(rows, counts.tokens, counts.trained, counts.truncated, counts.dropped)
+    left_out = 0 if spec.method == "pretrain" else counts.dropped
+    return EncodedRows(
+        rows,
+        tokens=counts.tokens,
+        trained=counts.trained,
+        truncated=counts.truncated,
+        dropped=counts.dropped,
+        given=len(rows) + left_out,
+    )
 
 
 def _rows(

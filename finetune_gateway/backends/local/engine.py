@@ -24,19 +24,22 @@ import torch
 from datasets import Dataset as HFDataset
 
 from finetune_gateway.backends.local import models, out_of_memory
+from finetune_gateway.backends.local.encoding import EncodedRows
 from finetune_gateway.backends.local.loading import Base, max_length_for
 from finetune_gateway.backends.local.precision import autocast, bf16_reason, usable_gpu_memory
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer
+from finetune_gateway.backends.local.step_plan import StepPlan, plan_steps
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.batch_plan import (
     batch_of,
     depends_on_micro_batch,
     largest_divisor,
 )
-from finetune_gateway.estimation.engine import Device, engine_of
+from finetune_gateway.estimation.engine import engine_of
 from finetune_gateway.estimation.memory import Setup, micro_batch_rows
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_shape import ModelShape, shape_of
+from finetune_gateway.spec import TrainingSpec
 
 CHECKED_TOKENS = 256  # of the row with which our head is compared with the model's
 
@@ -51,10 +54,29 @@ class Engine:
     attention: str
     padding_free: bool
     threads: int | None  # None on a GPU
+    warnings: tuple[str, ...] = ()  # to be told with the result
 
     @property
     def scorer(self) -> Scorer:
         return Scorer(padding_free=self.padding_free)
+
+    def plan(
+        self,
+        spec: TrainingSpec,
+        train: EncodedRows,
+        held_out: EncodedRows | None,
+        *,
+        packs: int | None = None,
+    ) -> StepPlan:
+        """Return the steps of a run on these rows, or on so many packs of them."""
+        return plan_steps(
+            spec,
+            len(train.rows) if packs is None else packs,
+            rows=train.given,
+            held_out=held_out.given if held_out else 0,
+            engine=self.name,
+            micro_batch=self.micro_batch,
+        )
 
     def tell(self, run: Run, why: str = "") -> None:
         """Say it in an event; ``why``: what speaks against our own engine."""
@@ -87,34 +109,22 @@ def choose(run: Run, base: Base, model: Any, rows: HFDataset) -> Engine:
             f"This model cannot be trained with engine=fast: {why}.",
             hint="Leave engine out, or set it to trl.",
         )
+    shape = shape_of(models.config_of(base.folder))
+    setup = replace(Setup.of(spec, "gpu" if on_gpu else "cpu", shape), engine=name, bf16=base.bf16)
+    longest = _longest(run, base, rows) if on_gpu else 1
+    micro_batch = _micro_batch(run, setup, shape, longest)
     engine = Engine(
         name=name,
-        micro_batch=_micro_batch(run, base, name, rows),
+        micro_batch=micro_batch,
         bf16=base.bf16,
         attention=attention,
         padding_free=padding_free and name == "fast",
         threads=None if on_gpu else torch.get_num_threads(),
     )
     engine.tell(run, why)
-    return engine
-
-
-def fit_weights(run: Run, base: Base, model: Any, rows: int, length: int) -> list[str]:
-    """Hold the weights of full fine-tuning in bf16 if the GPU has no memory for fp32; return the
-    warning about it, or an empty list. They were read in fp32: it is less than half of a step's.
-
-    ``rows``: per forward pass, of at most ``length`` tokens a sequence.
-    """
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    if run.spec.training_type != "full" or not on_gpu or model.dtype != torch.float32:
-        return []
-    config = models.config_of(base.folder)
-    reason = bf16_reason(run.spec, config, rows, length, usable_gpu_memory())
-    if not reason:
-        return []
-    model.to(torch.bfloat16)
-    run.event(reason, level="warn")
-    return [reason]
+    if spec.training_type != "full" or not on_gpu or model.dtype != torch.float32:
+        return engine
+    return replace(engine, warnings=_fit_weights(run, model, setup, shape, micro_batch, longest))
 
 
 def _columns(rows: HFDataset) -> list[str]:
@@ -122,22 +132,35 @@ def _columns(rows: HFDataset) -> list[str]:
     return [name for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.features]
 
 
-def _micro_batch(run: Run, base: Base, name: str, rows: HFDataset) -> int:
+def _longest(run: Run, base: Base, rows: HFDataset) -> int:
+    """Return the tokens of the longest sequence, or pack."""
+    if run.spec.packing:
+        return max_length_for(run, base.model)
+    return max(len(ids) for column in _columns(rows) for ids in rows[column])
+
+
+def _micro_batch(run: Run, setup: Setup, shape: ModelShape, longest: int) -> int:
     """Return how many rows, or packs, pass through the model at once, as ``ftg estimate`` computes
     it: fewer than that once memory has run out."""
-    spec, usable, longest = run.spec, None, 1
-    device: Device = "cpu"
-    if torch.cuda.is_available():
-        device, usable = "gpu", usable_gpu_memory()
-        longest = max(len(ids) for column in _columns(rows) for ids in rows[column])
-        longest = max_length_for(run, base.model) if spec.packing else longest
-    shape = shape_of(models.config_of(base.folder))
-    setup = replace(Setup.of(spec, device, shape), engine=name, bf16=base.bf16)
-    wanted = micro_batch_rows(spec, shape, setup, longest, usable)
-    wanted = largest_divisor(batch_of(spec), wanted)
-    if depends_on_micro_batch(spec, name):
+    usable = usable_gpu_memory() if setup.device == "gpu" else None
+    wanted = micro_batch_rows(run.spec, shape, setup, longest, usable)
+    wanted = largest_divisor(batch_of(run.spec), wanted)
+    if depends_on_micro_batch(run.spec, setup.engine):
         return wanted
     return out_of_memory.micro_batch(run.folder, wanted)
+
+
+def _fit_weights(
+    run: Run, model: Any, setup: Setup, shape: ModelShape, rows: int, longest: int
+) -> tuple[str, ...]:
+    """Hold the weights of full fine-tuning in bf16 if the GPU has no memory for fp32; return the
+    warning about it. They were read in fp32: it is less than half of a step's."""
+    reason = bf16_reason(shape, setup, rows, longest, usable_gpu_memory())
+    if not reason or not torch.cuda.is_bf16_supported():
+        return ()
+    model.to(torch.bfloat16)
+    run.event(reason, level="warn")
+    return (reason,)
 
 
 def _refusal(base: Base, model: Any, ids: Sequence[int]) -> str:

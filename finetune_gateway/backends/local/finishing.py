@@ -1,5 +1,5 @@
-"""End a training: train from the newest checkpoint, save the result whole, ask it once. Imports
-torch."""
+"""What the methods share of a training: from the newest checkpoint to its end, the result saved
+whole, and asked once. Imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune_gateway.backends.local import checkpoints, models
 from finetune_gateway.backends.local.inference import answer_warning, first_answer
-from finetune_gateway.backends.local.loading import Base, newest_checkpoint
+from finetune_gateway.backends.local.loading import Base, free_memory, newest_checkpoint
 from finetune_gateway.backends.local.progress import Progress, metrics_at
 from finetune_gateway.backends.local.rewards import first_scores
 from finetune_gateway.backends.local.run import Cancelled, Run
@@ -19,7 +19,18 @@ from finetune_gateway.backends.local.start import REFERENCE
 from finetune_gateway.backends.local.trainer import WatchedTrainer
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import Result
+from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.files import write_atomic
+
+
+def train(run: Run) -> tuple[Result, int | None]:
+    """Train one run by the file of its method; return the result and the number of trained tokens
+    (in pairs: of compared ones)."""
+    # A worker may have died after it saved the model, before it stored the status.
+    if manifest_of(run.model) is None:
+        load_trainer(run.spec.method).train_and_save(run)
+        free_memory()  # result_of loads the model again
+    return result_of(run)
 
 
 def progress_of(run: Run, base: Base, *, neutral: float | None = None) -> Progress:

@@ -13,12 +13,9 @@ import torch
 from datasets import Dataset as HFDataset
 from torch import Tensor
 
-from finetune_gateway.backends.local.encoding import EncodedRows
-from finetune_gateway.backends.local.engine import Engine
 from finetune_gateway.backends.local.scoring import Scorer
-from finetune_gateway.backends.local.step_plan import StepPlan, plan_steps
+from finetune_gateway.backends.local.step_plan import StepPlan
 from finetune_gateway.backends.local.trainer import Row
-from finetune_gateway.spec import TrainingSpec
 
 SIDES = ("chosen", "rejected")
 # Columns of the reference's sums, under TRL's names, and what each is about.
@@ -63,25 +60,6 @@ def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, Ten
         "logps/rejected": logps[1].detach(),
     }
     return {name: value.sum() for name, value in found.items()}
-
-
-def plan(
-    spec: TrainingSpec, train: EncodedRows, held_out: EncodedRows | None, engine: Engine
-) -> StepPlan:
-    """Return the steps of a run on these pairs."""
-    return plan_steps(
-        spec,
-        len(train.rows),
-        rows=len(train.rows) + train.dropped,
-        held_out=len(held_out.rows) + held_out.dropped if held_out else 0,
-        engine=engine.name,
-        micro_batch=engine.micro_batch,
-    )
-
-
-def longest(rows: HFDataset) -> int:
-    """Return the tokens of the longest sequence."""
-    return max(len(ids) for side in SIDES for ids in rows[f"{side}_ids"])
 
 
 def trained_rows(rows: HFDataset, plan: StepPlan, seed: int) -> HFDataset:

@@ -8,7 +8,7 @@ import torch
 
 from finetune_gateway.estimation.engine import computes_in_bf16
 from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_shape import ModelShape, shape_of
 from finetune_gateway.spec import TrainingSpec
 
 GB = 1e9
@@ -42,13 +42,10 @@ def weights_dtype(kind: str, *, bf16: bool) -> torch.dtype:
     return torch.bfloat16 if bf16 and kind != "full" else torch.float32
 
 
-def bf16_reason(
-    spec: TrainingSpec, config: dict[str, Any], rows: int, length: int, usable: int
-) -> str:
+def bf16_reason(shape: ModelShape, wanted: Setup, rows: int, length: int, usable: int) -> str:
     """Return why a GPU with so many ``usable`` bytes cannot hold fp32 weights in full fine-tuning
     on batches of ``rows`` of ``length`` tokens; an empty string if it can, as ``ftg estimate``
     computes it."""
-    shape, wanted = shape_of(config), Setup.of(spec, "gpu")
     if float32_or_bfloat16(shape, wanted, rows, length, usable) == wanted:
         return ""
     needed = step_memory(shape, wanted, rows, length).total

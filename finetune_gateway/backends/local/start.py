@@ -36,17 +36,17 @@ def begin(run: Run, model: PreTrainedModel) -> Any:
     with warnings.catch_warnings():  # peft 0.21 reads what transformers 5.23 has renamed
         warnings.simplefilter("ignore", FutureWarning)
         adapted: Any = get_peft_model(model, lora)
-    train_in_float32(adapted)
     restore(run, adapted)
     return adapted
 
 
 def restore(run: Run, model: Any) -> None:
-    """Give the adapter, and the reference, the weights of the continued one, if there is one. TRL
-    rounds those on a quantised base to bf16: call this behind ``train_in_float32`` there.
+    """Hold the adapter, and the reference, in fp32; give them the weights of the continued one, if
+    there is one. TRL rounds those on a quantised base to bf16: call this behind it there.
 
     Raises GatewayError if they are those of another kind of adapter.
     """
+    train_in_float32(model)
     if run.start_adapter is None:
         return
     weights = load_peft_weights(str(run.start_adapter), device="cpu")

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset as HFDataset
 from transformers import PreTrainedTokenizerBase
 
+from finetune_gateway.backends.local.pairs import SIDES
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.trainer import WatchedTrainer
 from finetune_gateway.tokens.chat_template import IGNORED
@@ -25,7 +26,7 @@ class TrlORPOTrainer(WatchedTrainer, ORPOTrainer):
     def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
         """Return our ids and labels under TRL's names; TRL would render and mark the row itself."""
         columns: dict[str, Any] = {}
-        for side in ("chosen", "rejected"):
+        for side in SIDES:
             columns[f"{side}_input_ids"] = feature[f"{side}_ids"]
             columns[f"{side}_attention_mask"] = [1] * len(feature[f"{side}_ids"])
             columns[f"{side}_labels"] = feature[f"{side}_labels"]

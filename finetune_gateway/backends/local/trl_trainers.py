@@ -28,6 +28,7 @@ from trl import (
 )
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from finetune_gateway.backends.local.pairs import SIDES
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.start import REFERENCE
 from finetune_gateway.backends.local.trainer import Row, WatchedTrainer
@@ -35,7 +36,6 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED
 
-SIDES = ("chosen", "rejected")
 COMPARED = "compared_tokens"
 
 
@@ -44,7 +44,7 @@ class TrlSFTTrainer(WatchedTrainer, SFTTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         # The loss is over labels shifted by one: the first column predicts nothing.
-        tokens = (inputs["labels"][:, 1:] != -100).sum()
+        tokens = (inputs["labels"][:, 1:] != IGNORED).sum()
         loss: torch.Tensor = super().training_step(model, inputs, *rest)
         self.progress.add_batch(tokens, loss)
         return loss
@@ -99,12 +99,13 @@ def kto_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     arguments: dict[str, Any],
+    options: dict[str, Any],
     train: HFDataset,
     held_out: HFDataset | None,
     progress: Progress,
 ) -> TrlKTOTrainer:
     """Return TRL's KTOTrainer on rows of ``encode_rows``, with ``mismatched_ids`` where the loss
-    has a KL term; ``model``: with its adapter, if it has one.
+    has a KL term; ``model``: with its adapter, if it has one; ``options``: loss and beta.
 
     Raises GatewayError for a batch of one row, which has no other to be mismatched with.
     """
@@ -117,8 +118,7 @@ def kto_trainer(
         )
     config = KTOConfig(
         **arguments,
-        loss_type=spec.loss_type or "kto",
-        beta=spec.beta or 0.1,
+        **options,
         desirable_weight=spec.desirable_weight,
         undesirable_weight=spec.undesirable_weight,
         max_length=None,  # we cut the rows, and count them

@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 
 from finetune_gateway.backends.local import fourbit, out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
@@ -22,7 +23,6 @@ from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.backends.local.supported import needs_bitsandbytes
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import DIVERGED, JobStatus, Result
-from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.files import make_process_private
 from finetune_gateway.settings.home import Settings
 
@@ -133,16 +133,19 @@ def train(run: Run) -> tuple[Result, int | None]:
     if run.spec.report_to != "none":
         name, folder = run.spec.report_to, run.folder
         run.event(trackers.prepare(name, folder, run.id, run.file.tracker) + ".")
-    return train_within_memory(run, load_trainer(run.spec.method))
+    from finetune_gateway.backends.local import finishing  # torch: not before there is a slot
+
+    return train_within_memory(run, finishing.train)
 
 
-def train_within_memory(run: Run, method: ModuleType) -> tuple[Result, int | None]:
+def train_within_memory(
+    run: Run, train: Callable[[Run], tuple[Result, int | None]]
+) -> tuple[Result, int | None]:
     """Train, and where memory runs out again from the last checkpoint, with half as many rows at
     once. Raises what came when there is nothing left to halve."""
     while True:
         try:
-            outcome: tuple[Result, int | None] = method.train(run)
-            return outcome
+            return train(run)
         except (RuntimeError, MemoryError) as exc:
             phase = run.queue.get(run.id).phase
             rows = None

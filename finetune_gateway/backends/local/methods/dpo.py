@@ -17,21 +17,15 @@ from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing, pairs
-from finetune_gateway.backends.local.configuration import (
-    train_in_float32,
-    training_arguments,
-    without_dropout,
-)
+from finetune_gateway.backends.local.configuration import training_arguments, without_dropout
 from finetune_gateway.backends.local.encoding import encode_rows
-from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.loading import load_base, max_length_for
 from finetune_gateway.backends.local.reference import score_reference
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
 from finetune_gateway.estimation.batch_plan import needs_whole_batch
-from finetune_gateway.events import Result
 from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 
@@ -228,15 +222,6 @@ def neutral_loss(spec: TrainingSpec) -> float | None:
 # -- training ------------------------------------------------------------------------------
 
 
-def train(run: Run) -> tuple[Result, int | None]:
-    """Train one run; return the result and the number of trained tokens."""
-    # A worker may have died after it saved the model, before it stored the status.
-    if manifest_of(run.model) is None:
-        train_and_save(run)
-        free_memory()  # result_of loads the model again
-    return finishing.result_of(run)
-
-
 def train_and_save(run: Run) -> None:
     """Train the base model and save an adapter, or for full fine-tuning the whole model."""
     spec = run.spec
@@ -257,14 +242,12 @@ def train_and_save(run: Run) -> None:
     # -- configure: names as in Hugging Face's libraries
     together = needs_whole_batch(spec)
     engine = engines.choose(run, base, model, train_rows.rows)
-    plan = pairs.plan(spec, train_rows, valid_rows, engine)
+    plan = engine.plan(spec, train_rows, valid_rows)
     if together:
         run.event(
             f"The loss {loss_of(spec)} sorts the pairs of a batch: all {plan.batch} go through the "
             "model at once."
         )
-    longest = pairs.longest(train_rows.rows)
-    warnings = engines.fit_weights(run, base, model, plan.micro_batch, longest)
     arguments = training_arguments(
         run,
         plan,
@@ -289,8 +272,7 @@ def train_and_save(run: Run) -> None:
             model, base.tokenizer, arguments, options, rows, valid, progress
         )
         if base.quantization:
-            train_in_float32(model)
-            restore(run, model)
+            restore(run, model)  # TRL has rounded it to bf16
     else:
         trainer = FastDPOTrainer(
             spec,
@@ -309,4 +291,4 @@ def train_and_save(run: Run) -> None:
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter (or the whole model) with its tokenizer and template
-    finishing.save(run, trainer, base, warnings)
+    finishing.save(run, trainer, base, engine.warnings)

@@ -23,22 +23,16 @@ from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing
-from finetune_gateway.backends.local.configuration import (
-    train_in_float32,
-    training_arguments,
-    without_dropout,
-)
+from finetune_gateway.backends.local.configuration import training_arguments, without_dropout
 from finetune_gateway.backends.local.encoding import encode_rows
-from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.loading import load_base, max_length_for
 from finetune_gateway.backends.local.reference import score_reference
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import plan_steps
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, MicroBatch, Row
 from finetune_gateway.errors import DataError
-from finetune_gateway.events import Result
+from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED
 
@@ -47,15 +41,6 @@ LEARNING_RATE = {"lora": 1e-5, "qlora": 1e-5, "full": 1e-6}
 BETA = 0.1  # the paper's
 # Good answers against bad ones, counted by their weights (the paper, eq. 8).
 BALANCE = (1.0, 4 / 3)
-
-
-def train(run: Run) -> tuple[Result, int | None]:
-    """Train one run; return the result and the number of trained tokens."""
-    # A worker may have died after it saved the model, before it stored the status.
-    if manifest_of(run.model) is None:
-        train_and_save(run)
-        free_memory()  # result_of loads the model again
-    return finishing.result_of(run)
 
 
 def train_and_save(run: Run) -> None:
@@ -80,14 +65,7 @@ def train_and_save(run: Run) -> None:
 
     # -- configure: names as in Hugging Face's libraries
     engine = engines.choose(run, base, model, train_rows.rows)
-    plan = plan_steps(
-        spec,
-        len(train_rows.rows),
-        rows=len(train_rows.rows) + train_rows.dropped,
-        held_out=len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0,
-        engine=engine.name,
-        micro_batch=engine.micro_batch,
-    )
+    plan = engine.plan(spec, train_rows, valid_rows)
     arguments = training_arguments(
         run,
         plan,
@@ -113,12 +91,12 @@ def train_and_save(run: Run) -> None:
         # Imported here: TRL takes eight seconds, and only its own engine needs it.
         from finetune_gateway.backends.local import trl_trainers
 
+        options = {"beta": spec.beta or BETA, "loss_type": loss_of(spec)}
         trainer = trl_trainers.kto_trainer(
-            spec, model, base.tokenizer, arguments, rows, valid, progress
+            spec, model, base.tokenizer, arguments, options, rows, valid, progress
         )
         if base.quantization:
-            train_in_float32(model)
-            restore(run, model)
+            restore(run, model)  # TRL has rounded it to bf16
     else:
         trainer = FastKTOTrainer(
             spec,
@@ -140,12 +118,17 @@ def train_and_save(run: Run) -> None:
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter (or the whole model) with its tokenizer and template
-    finishing.save(run, trainer, base, [])
+    finishing.save(run, trainer, base, engine.warnings)
+
+
+def loss_of(spec: TrainingSpec) -> str:
+    """Return the name of the loss that a spec wants."""
+    return spec.loss_type or METHODS["kto"].losses[0]
 
 
 def has_kl(spec: TrainingSpec) -> bool:
     """Return True if the loss has a KL term, for which answers are mismatched."""
-    return (spec.loss_type or "kto") == "kto"
+    return loss_of(spec) == "kto"
 
 
 def with_mismatched(rows: HFDataset, together: int, max_length: int) -> HFDataset:

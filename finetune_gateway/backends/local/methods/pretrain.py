@@ -13,28 +13,16 @@ from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing
-from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
+from finetune_gateway.backends.local.configuration import training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
-from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.loading import load_base, max_length_for
 from finetune_gateway.backends.local.methods.sft import FastSFTTrainer
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import plan_steps
-from finetune_gateway.events import Result
 
 # LLaMA-Factory, examples/train_lora/qwen3_lora_pretrain.yaml: 1e-4. All weights: a tenth of that,
 # TRL's rule (peft_integration.md).
 LEARNING_RATE = {"lora": 1e-4, "qlora": 1e-4, "full": 1e-5}
-
-
-def train(run: Run) -> tuple[Result, int | None]:
-    """Train one run; return the result and the number of trained tokens."""
-    # A worker may have died after it saved the model, before it stored the status.
-    if manifest_of(run.model) is None:
-        train_and_save(run)
-        free_memory()  # result_of loads the model again
-    return finishing.result_of(run)
 
 
 def train_and_save(run: Run) -> None:
@@ -55,15 +43,7 @@ def train_and_save(run: Run) -> None:
 
     # -- configure: names as in Hugging Face's libraries
     engine = engines.choose(run, base, model, train_rows.rows)
-    plan = plan_steps(
-        spec,
-        len(train_rows.rows),
-        rows=len(train_rows.rows),
-        held_out=len(valid_rows.rows) if valid_rows else 0,
-        engine=engine.name,
-        micro_batch=engine.micro_batch,
-    )
-    warnings = engines.fit_weights(run, base, model, plan.micro_batch, max_length)
+    plan = engine.plan(spec, train_rows, valid_rows)
     arguments = training_arguments(
         run,
         plan,
@@ -82,8 +62,7 @@ def train_and_save(run: Run) -> None:
             spec, model, base.tokenizer, arguments, train_rows.rows, valid, progress
         )
         if base.quantization:
-            train_in_float32(model)
-            restore(run, model)
+            restore(run, model)  # TRL has rounded it to bf16
     else:
         trainer = FastSFTTrainer(  # to it a piece is a row like any other
             engine.scorer,
@@ -101,4 +80,4 @@ def train_and_save(run: Run) -> None:
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter (or the whole model) with its tokenizer
-    finishing.save(run, trainer, base, warnings)
+    finishing.save(run, trainer, base, engine.warnings)

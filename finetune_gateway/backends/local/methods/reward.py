@@ -14,26 +14,14 @@ from typing import Any
 
 from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing
-from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
+from finetune_gateway.backends.local.configuration import training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
-from finetune_gateway.backends.local.loading import Base, free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.loading import Base, load_base, max_length_for
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import plan_steps
-from finetune_gateway.events import Result
 
 # TRL's RewardConfig; all weights need a tenth of the rate of LoRA (TRL, peft_integration.md).
 LEARNING_RATE = {"lora": 1e-4, "qlora": 1e-4, "full": 1e-5}
-
-
-def train(run: Run) -> tuple[Result, int | None]:
-    """Train one run; return the result and the number of compared tokens."""
-    # A worker may have died after it saved the model, before it stored the status.
-    if manifest_of(run.model) is None:
-        train_and_save(run)
-        free_memory()  # result_of loads the model again
-    return finishing.result_of(run)
 
 
 def train_and_save(run: Run) -> None:
@@ -57,14 +45,7 @@ def train_and_save(run: Run) -> None:
 
     # -- configure: names as in Hugging Face's libraries
     engine = engines.choose(run, base, model, train_rows.rows)
-    plan = plan_steps(
-        spec,
-        len(train_rows.rows),
-        rows=len(train_rows.rows) + train_rows.dropped,
-        held_out=len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0,
-        engine=engine.name,
-        micro_batch=engine.micro_batch,
-    )
+    plan = engine.plan(spec, train_rows, valid_rows)
     arguments = training_arguments(
         run,
         plan,
@@ -86,14 +67,13 @@ def train_and_save(run: Run) -> None:
         progress,
     )
     if base.quantization:
-        train_in_float32(model)
-        restore(run, model)
+        restore(run, model)  # TRL has rounded it to bf16
 
     # -- train: from the newest complete checkpoint, if an earlier worker has left one
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter with its head (or the whole model), tokenizer and template
-    finishing.save(run, trainer, base, [])
+    finishing.save(run, trainer, base, engine.warnings)
 
 
 def padding_token(base: Base, *sides: Sequence[list[int]]) -> str:

@@ -15,16 +15,13 @@ from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import engine as engines
 from finetune_gateway.backends.local import finishing
-from finetune_gateway.backends.local.configuration import train_in_float32, training_arguments
+from finetune_gateway.backends.local.configuration import training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
-from finetune_gateway.backends.local.loading import free_memory, load_base, max_length_for
+from finetune_gateway.backends.local.loading import load_base, max_length_for
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.saving import manifest_of
 from finetune_gateway.backends.local.scoring import Scorer, Sequences
 from finetune_gateway.backends.local.start import begin, restore
-from finetune_gateway.backends.local.step_plan import plan_steps
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
-from finetune_gateway.events import Result
 from finetune_gateway.methods import METHODS
 from finetune_gateway.tokens.chat_template import IGNORED
 
@@ -79,15 +76,6 @@ def trained_tokens(sequence: tuple[list[int], list[int]]) -> int:
     return sum(label != IGNORED for label in sequence[1][1:])
 
 
-def train(run: Run) -> tuple[Result, int | None]:
-    """Train one run; return the result and the number of trained tokens."""
-    # A worker may have died after it saved the model, before it stored the status.
-    if manifest_of(run.model) is None:
-        train_and_save(run)
-        free_memory()  # result_of loads the model again
-    return finishing.result_of(run)
-
-
 def train_and_save(run: Run) -> None:
     """Train the base model and save an adapter, or for full fine-tuning the whole model."""
     spec = run.spec
@@ -107,16 +95,7 @@ def train_and_save(run: Run) -> None:
 
     # -- configure: names as in Hugging Face's libraries
     engine = engines.choose(run, base, model, train_rows.rows)
-    plan = plan_steps(
-        spec,
-        len(rows),
-        rows=len(train_rows.rows) + train_rows.dropped,
-        held_out=len(valid_rows.rows) + valid_rows.dropped if valid_rows else 0,
-        engine=engine.name,
-        micro_batch=engine.micro_batch,
-    )
-    longest = max_length if spec.packing else max(map(len, train_rows.rows["input_ids"]))
-    warnings = engines.fit_weights(run, base, model, plan.micro_batch, longest)
+    plan = engine.plan(spec, train_rows, valid_rows, packs=len(rows))
     arguments = training_arguments(
         run,
         plan,
@@ -135,8 +114,7 @@ def train_and_save(run: Run) -> None:
             spec, model, base.tokenizer, arguments, rows, valid, progress
         )
         if base.quantization:
-            train_in_float32(model)
-            restore(run, model)
+            restore(run, model)  # TRL has rounded it to bf16
     else:
         trainer = FastSFTTrainer(
             engine.scorer,
@@ -154,7 +132,7 @@ def train_and_save(run: Run) -> None:
     finishing.train_to_the_end(run, trainer)
 
     # -- save: the adapter (or the whole model) with its tokenizer and template
-    finishing.save(run, trainer, base, warnings)
+    finishing.save(run, trainer, base, engine.warnings)
 
 
 def pack(rows: Any, max_length: int) -> Any:
