@@ -98,6 +98,7 @@ class Capabilities:
             raise UnsupportedError(
                 f"Backend {backend!r} cannot do method {spec.method!r}; it does: "
                 f"{', '.join(sorted(self.methods)) or 'none that we know of'}.",
+                hint="Use --backend local." if spec.method in methods.TRAINERS else "",
                 backend=backend,
                 option="method",
             )

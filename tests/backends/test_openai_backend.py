@@ -398,6 +398,14 @@ def test_an_absolute_rate_where_the_host_takes_one(provider: Provider, file: Dat
         connect(provider, profile="openai").capabilities().require("openai", spec)
 
 
+def test_a_method_of_this_machine_alone_is_refused_with_the_way_out(provider: Provider) -> None:
+    """A host does not train by it; the error says where it is done."""
+    able = connect(provider, profile="openai").capabilities()
+    with pytest.raises(UnsupportedError, match="it does: dpo, sft") as caught:
+        able.require("openai", TrainingSpec(model=MODEL, method="orpo"))
+    assert caught.value.hint == "Use --backend local."
+
+
 @pytest.mark.parametrize(
     ("host", "spec", "sent_as"),
     [

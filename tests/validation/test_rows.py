@@ -510,6 +510,7 @@ def test_known_formats_are_named_and_accepted(
     other = validate(dataset, method="dpo" if method == "sft" else "sft", min_rows=1)
     assert [one.code for one in other.errors] == ["method_mismatch"]
     assert method.split()[0] in other.errors[0].fix or method == "orpo"
+    assert other.errors[0].fix.startswith("Use --method ")
 
 
 @pytest.mark.parametrize(
