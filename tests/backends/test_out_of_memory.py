@@ -146,7 +146,9 @@ def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
     from finetune_gateway.backends.local import engine
     from finetune_gateway.backends.local.loading import load_base
 
-    spec = TrainingSpec(model=str(tiny_folder), method=method, training_type="full", engine="trl")
+    spec = TrainingSpec.build(
+        model=str(tiny_folder), method=method, training_type="full", engine="trl"
+    )
     run = a_run(home, spec, [])
     base = load_base(run)
     names = ["chosen_ids", "rejected_ids"] if METHODS[method].sequences == 2 else ["input_ids"]

@@ -374,9 +374,9 @@ def test_weights_are_float32_where_they_are_trained_and_fit() -> None:
              "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
              "tie_word_embeddings": True, "model_type": "llama"}  # fmt: skip
     shape = shape_of(config)  # of Llama 3.2 1B: 18 bytes x 1.24 billion
-    wanted = Setup.of(TrainingSpec(model="m", training_type="full"), "gpu", shape)
-    assert bf16_reason(shape, wanted, 1, 512, 40 * 10**9) == ""
-    assert "bfloat16: float32 needs about 2" in bf16_reason(shape, wanted, 1, 512, 20 * 10**9)
+    setup = Setup.of(TrainingSpec(model="m", training_type="full"), "gpu", shape)
+    assert bf16_reason(shape, setup, 1, 512, 40 * 10**9) == ""
+    assert "bfloat16: float32 needs about 2" in bf16_reason(shape, setup, 1, 512, 20 * 10**9)
 
 
 def unable() -> None:
