@@ -94,6 +94,10 @@ class Metric(Model):
     learning_rate: float | None = None
 
 
+# What methods that learn a preference report beside the loss, by TRL's names.
+PREFERENCES = ("rewards/accuracies", "rewards/margins", "accuracy", "margin")
+
+
 def metrics_of(data: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a metrics event without what is no number where ``Metric`` has one."""
     try:

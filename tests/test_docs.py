@@ -28,6 +28,11 @@ from scripts.readme_picture import COLUMNS, COMMAND, picture
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Lines with options of other programs, or of the shell's completion.
+THEIRS = re.compile(
+    r"\baz (account|group|cognitiveservices)|get-access-token|nvidia-smi|tensorboard --"
+    r"|trackio show|mlflow ui|inspect view|--tool-call-parser|-completion"
+)
 EVERYWHERE = {"--home", "--no-color", "--debug", "--json", "--help", "--version"}
 
 
@@ -128,7 +133,19 @@ def options(name: str) -> set[str]:
     """The options of a command."""
     app = typer.Typer()
     app.command()(load_command(name))
-    return {option for item in typer.main.get_command(app).params for option in item.opts}
+    items = typer.main.get_command(app).params
+    return {option for item in items for option in (*item.opts, *item.secondary_opts)}
+
+
+def test_options_in_messages_exist() -> None:
+    """What an error, an event or a help text advises to type is an option of some command."""
+    known = EVERYWHERE.union(*map(options, COMMANDS))
+    for path in sorted((ROOT / "finetune_gateway").rglob("*.py")):
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if THEIRS.search(line):
+                continue
+            given = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b(?!-)", line))
+            assert given <= known, f"{path}:{number}: {given - known}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -144,8 +144,8 @@ def _require_held_out(spec: TrainingSpec, given: Dataset | None) -> None:
         raise SpecError(
             f"{' and '.join(named)} {'go' if named[1:] else 'goes'} by the loss on held-out rows, "
             "and this job has none.",
-            hint=f"Hold some out: --validation-split {HOLD_OUT_SHARE:g}, or --validation FILE. Or "
-            f"leave {' and '.join(named)} out.",
+            hint=f"Hold some out: --validation-split {HOLD_OUT_SHARE:g}, or --validation-file "
+            f"FILE. Or leave {' and '.join(named)} out.",
         )
 
 

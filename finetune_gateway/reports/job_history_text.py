@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune_gateway.events import Checkpoint, Event, Metric
+from finetune_gateway.events import PREFERENCES, Checkpoint, Event, Metric
 from finetune_gateway.reports.charts import Chart
 from finetune_gateway.reports.loss_chart import (
     CURVES,
@@ -26,7 +26,11 @@ from finetune_gateway.reports.output import (
 from finetune_gateway.reports.terminal_chart import ASCII, Signs, chart_lines, signs_for
 from finetune_gateway.text.cleaning import visible
 
-FIRST_COLUMNS = ("step", "total_steps", "train_loss", "valid_loss", "learning_rate")
+FIRST_COLUMNS = (
+    *("step", "total_steps", "train_loss", "valid_loss"),
+    *(f"{rows}_{name}" for rows in ("valid", "train") for name in PREFERENCES),
+    "learning_rate",
+)
 
 
 def event_line(event: Event) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.overfitting import best, find_overfitting
-from finetune_gateway.reports.job_text import last_step, pace_text, phase_share
+from finetune_gateway.reports.job_text import last_step, pace_text, phase_share, preference_text
 from finetune_gateway.reports.output import terminal_width
 from finetune_gateway.text.cleaning import visible
 
@@ -60,7 +60,13 @@ class View:
             self.message = visible(" ".join(event.message.split()))
 
     def __rich__(self) -> RenderableType:
-        parts = [self._head(), self._progress(), *self._pace(), *self._curves()]
+        parts = [
+            self._head(),
+            self._progress(),
+            *self._pace(),
+            *self._curves(),
+            *self._preferences(),
+        ]
         if note := self._overfitting():
             parts.append(Text(f"note: {note}", "yellow"))
         if self.job.trouble is not None:
@@ -150,6 +156,16 @@ class View:
         known = {name: values[-1] for name in names if (values := self.values(name))}
         text = pace_text(known)
         return [Text(text, "dim", no_wrap=True, overflow="ellipsis")] if text else []
+
+    def _preferences(self) -> list[Text]:
+        """Return how often, and by how much, the better answer is preferred."""
+        last = {
+            name: value
+            for step in sorted(self.metrics)
+            for name, value in self.metrics[step].items()
+        }
+        text = preference_text(last)
+        return [Text(text, no_wrap=True, overflow="ellipsis")] if text else []
 
     def _curves(self) -> list[Text]:
         curves = [loss_curve(name, self.series(name)) for name in ("train_loss", "valid_loss")]

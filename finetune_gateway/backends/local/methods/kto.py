@@ -230,7 +230,7 @@ def report_held_out(run: Run, labels: Sequence[bool]) -> None:
     if all(labels) or not any(labels):
         run.event(
             f"All {len(labels)} held-out answers are called {'good' if labels[0] else 'bad'}: "
-            "their loss says little. Hold out rows of both labels: --validation FILE.",
+            "their loss says little. Hold out rows of both labels: --validation-file FILE.",
             level="warn",
         )
 
