@@ -26,11 +26,14 @@ from finetune_gateway import (
     SpecError,
     UnsupportedError,
 )
-from finetune_gateway.backends.local import finishing
+from finetune_gateway.backends.local import finishing, origin
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import continuing
 from finetune_gateway.reports.job_text import job_facts
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 # Of transformers 5.23 and TRL 1.16, about each other.
@@ -262,3 +265,21 @@ def refuses_what_cannot_be_continued(first: Job, tiny_folder: Path, rows: Rows) 
     estimate = Gateway().estimate(rows(12), continue_from=first.id)
     assert f"It trains on from {first.id}: the adapter begins" in " ".join(estimate.assumptions)
     assert [job.id for job in Gateway().jobs()] == jobs
+
+
+def test_an_adapter_that_was_changed_is_not_trained_on(home: Path, tmp_path: Path) -> None:
+    """By the hashes that it was saved with; the file is named."""
+    run = a_run(home, TrainingSpec(model="builtin/tiny"), [])
+    model, name = run.folder / "model", "adapter_model.safetensors"
+    model.mkdir()
+    for one in origin.ADAPTER_FILES:
+        (model / one).write_text(one)
+    digests = {one: files.sha256_of(model / one) for one in origin.ADAPTER_FILES}
+    (model / "manifest.json").write_text(json.dumps({"files": digests}))
+    (run.folder / "base.json").write_text(json.dumps({"revision": None}))
+    spec = TrainingSpec(model="builtin/tiny", continue_from=run.id)
+    found, _ = origin.copy(spec, Settings(home).runs, tmp_path / "new")
+    assert found.adapter == digests and (tmp_path / "new/start" / name).read_text() == name
+    (model / name).write_text("other weights")
+    with pytest.raises(GatewayError, match=f"{name} was changed since it was saved"):
+        origin.copy(spec, Settings(home).runs, tmp_path / "newer")

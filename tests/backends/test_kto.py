@@ -128,6 +128,14 @@ def test_the_micro_batch_changes_no_loss(home: Path, tiny_folder: Path) -> None:
     assert together == pytest.approx(whole, rel=1e-5)
 
 
+def test_the_loss_of_the_reference_is_half_the_mean_weight() -> None:
+    """What the first step loses; divergence is judged by it."""
+    from finetune_gateway.backends.local.methods.kto import neutral_loss
+
+    spec = TrainingSpec.build(model="m", method="kto", desirable_weight=2, undesirable_weight=1)
+    assert neutral_loss(spec, [True, False, False, False]) == (2 + 3) / 4 / 2
+
+
 @pytest.mark.parametrize(
     ("good", "bad", "options", "said"),
     [

@@ -134,7 +134,7 @@ def test_rows_at_once_are_those_that_fit() -> None:
         assert micro_batch_rows(asked, shape, here, 2048, None) == expected
 
 
-@pytest.mark.parametrize("method", ["sft", "kto", "reward"])
+@pytest.mark.parametrize("method", ["kto", "reward"])
 def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
     home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -160,6 +160,32 @@ def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
     assert base.model.dtype == torch.bfloat16
     assert found.warnings[0].startswith("The weights are trained in bfloat16: ")
     assert events(run)[-1]["message"] == found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "half"),
+    [
+        ({"method": "dpo", "loss_type": "aot"}, None),
+        ({"method": "kto", "engine": "trl"}, None),
+        ({"method": "kto", "engine": "trl", "loss_type": "apo_zero_unpaired"}, 4),
+    ],
+)
+def test_a_loss_that_goes_by_the_rows_at_once_is_not_halved(
+    home: Path, tiny_folder: Path, options: dict[str, Any], half: int | None
+) -> None:
+    """Half as many rows would be another loss: the job ends instead."""
+    from datasets import Dataset
+
+    from finetune_gateway.backends.local import engine
+    from finetune_gateway.backends.local.loading import load_base
+
+    spec = TrainingSpec.build(model=str(tiny_folder), **options)
+    run = a_run(home, spec, [])
+    base = load_base(run)
+    names = ["chosen_ids", "rejected_ids"] if spec.method == "dpo" else ["input_ids"]
+    rows = Dataset.from_dict(dict.fromkeys(names, [[1, 2, 3]]))
+    assert engine.choose(run, base, base.model, rows).micro_batch == 8
+    assert out_of_memory.halve(run.folder, spec, "training") == half
 
 
 @pytest.mark.chaos

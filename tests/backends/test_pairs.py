@@ -121,6 +121,18 @@ def test_odds_have_their_value_and_gradient_at_both_ends() -> None:
     assert ratio.item() == pytest.approx(math.log(4), rel=1e-5)
 
 
+def test_exo_pair_has_a_smoothing_of_its_own() -> None:
+    """Its loss has the logarithm of it; others have none unless it is given."""
+    from finetune_gateway.backends.local.methods.dpo import neutral_loss, smoothing_of
+
+    exo = TrainingSpec.build(model="m", method="dpo", loss_type="exo_pair")
+    assert smoothing_of(exo) == 0.001
+    assert neutral_loss(exo) == pytest.approx(-LN2 - 0.5 * (math.log(0.999) + math.log(0.001)))
+    assert smoothing_of(TrainingSpec.build(model="m", method="dpo", loss_type="robust")) == 0
+    given = TrainingSpec.build(model="m", method="dpo", loss_type="robust", label_smoothing=0.2)
+    assert smoothing_of(given) == 0.2
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

@@ -17,10 +17,12 @@ import pytest
 from finetune_gateway import Gateway, SpecError
 from finetune_gateway.backends.local import trackers
 from finetune_gateway.backends.local.trackers import (
+    TRACKERS,
     MissingTracker,
     chosen_variables,
     leaving,
     logs_text,
+    prepare,
     require,
     variables,
 )
@@ -120,6 +122,17 @@ def test_logs_lie_with_the_run_and_say_nothing_of_this_folder() -> None:
     assert found["MLFLOW_TRACKING_URI"] == f"sqlite:///{RUN}/mlflow.db"
     kept = chosen_variables("wandb", {"WANDB_API_KEY": "secret", "WANDB_MODE": "offline"})
     assert kept == {"WANDB_MODE": "offline"}, "never a key"
+
+
+def test_a_worker_goes_by_the_variables_of_the_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by those of whoever has started it: a run that stays here would be sent elsewhere."""
+    for name in TRACKERS["wandb"].variables:
+        monkeypatch.setenv(name, "of the starter")
+    for name in variables("wandb", RUN, "ftg-7kq3", {}):
+        monkeypatch.setenv(name, "of the starter")
+    text = prepare("wandb", RUN, "ftg-7kq3", {"WANDB_MODE": "offline"})
+    assert "keeps run ftg-7kq3 in" in text and os.environ["WANDB_MODE"] == "offline"
+    assert "WANDB_ENTITY" not in os.environ and "WANDB_BASE_URL" not in os.environ
 
 
 def test_what_could_not_begin_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
