@@ -94,8 +94,10 @@ class Metric(Model):
     learning_rate: float | None = None
 
 
-# What methods that learn a preference report beside the loss, by TRL's names.
+# What methods that learn a preference report beside the loss, by TRL's names: of pairs, and of
+# answers that are each good or bad.
 PREFERENCES = ("rewards/accuracies", "rewards/margins", "accuracy", "margin")
+REWARDS = ("rewards/chosen", "rewards/rejected")
 
 
 def metrics_of(data: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune_gateway.events import PREFERENCES, Checkpoint, Event, Metric
+from finetune_gateway.events import PREFERENCES, REWARDS, Checkpoint, Event, Metric
 from finetune_gateway.reports.charts import Chart
 from finetune_gateway.reports.loss_chart import (
     CURVES,
@@ -28,7 +28,7 @@ from finetune_gateway.text.cleaning import visible
 
 FIRST_COLUMNS = (
     *("step", "total_steps", "train_loss", "valid_loss"),
-    *(f"{rows}_{name}" for rows in ("valid", "train") for name in PREFERENCES),
+    *(f"{rows}_{name}" for rows in ("valid", "train") for name in (*PREFERENCES, *REWARDS)),
     "learning_rate",
 )
 

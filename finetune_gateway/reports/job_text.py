@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetune_gateway.events import DIVERGED, PREFERENCES, JobStatus, Metric
+from finetune_gateway.events import DIVERGED, PREFERENCES, REWARDS, JobStatus, Metric
 from finetune_gateway.jobs import budget, continuing
 from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.job import Job
@@ -207,10 +207,11 @@ def preference_text(values: Mapping[str, Any]) -> str:
     """Return ``rewards/accuracies 0.92, rewards/margins 0.31 on held-out rows`` of the last metrics
     of a job, on those it trains without held-out ones; empty for a method that has none."""
     for rows, where in (("valid", "held-out rows"), ("train", "the rows it trains")):
-        known = [(name, values.get(f"{rows}_{name}")) for name in PREFERENCES]
-        found = [f"{name} {value:.3g}" for name, value in known if isinstance(value, int | float)]
-        if found:
-            return f"{', '.join(found)} on {where}"
+        for names in (PREFERENCES, REWARDS):
+            known = [(name, values.get(f"{rows}_{name}")) for name in names]
+            numbers = [(name, value) for name, value in known if isinstance(value, int | float)]
+            if numbers:
+                return f"{', '.join(f'{name} {value:.3g}' for name, value in numbers)} on {where}"
     return ""
 
 

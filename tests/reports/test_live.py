@@ -50,6 +50,8 @@ def test_how_often_the_better_answer_is_preferred_is_on_the_screen() -> None:
     text = screen(20, total=100, seconds=1, **figures)
     assert "rewards/accuracies 0.75, rewards/margins 0.25 on held-out rows" in text
     assert preference_text({"valid_loss": 1.0}) == ""
+    kto = {"train_rewards/chosen": 0.1, "train_rewards/rejected": -0.2}
+    assert preference_text(kto) == "rewards/chosen 0.1, rewards/rejected -0.2 on the rows it trains"
     metric = Metric.model_validate({"step": 1, "train_loss": 1.0, "valid_loss": 1.0, **figures})
     head = metrics_text([metric]).splitlines()[0]
     names = [
