@@ -13,6 +13,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -33,11 +34,12 @@ class Warm:
     """The process that forks workers, as the tests see it."""
 
     def __enter__(self) -> Self:
+        self.log = tempfile.TemporaryFile("w+")  # what libraries print; nobody would empty a pipe
         self.process = subprocess.Popen(
             [sys.executable, "-m", "support.storm"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.log,
             text=True,
             env={**os.environ, "PYTHONPATH": TEST_PATH, "OMP_NUM_THREADS": "1"},
         )
@@ -47,14 +49,17 @@ class Warm:
     def __exit__(self, *exc: object) -> None:
         self.process.kill()
         self.process.communicate(timeout=30)
+        self.log.close()
 
     def ask(self, *words: object) -> dict[str, Any]:
         """Send a command; return what it says."""
         assert self.process.stdin is not None and self.process.stdout is not None
         print(*words, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
-        assert line, self.process.communicate(timeout=30)
-        found: dict[str, Any] = json.loads(line)
+        found: dict[str, Any] = json.loads(line or "{}")
+        if not found:
+            self.log.seek(0)
+            raise AssertionError(self.log.read()[-3000:])
         return found
 
 
@@ -98,7 +103,7 @@ def main() -> None:
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading) as answers:  # its worker may hold the other end for long
-            print(answers.readline().strip() or '{"died": true}', flush=True)
+            print(answers.readline().strip() or "{}", flush=True)  # none: it has failed
         os.wait()
 
 
