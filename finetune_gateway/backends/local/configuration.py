@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, TaskType
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_liger_kernel_available
 
@@ -81,6 +82,8 @@ def lora_config(spec: TrainingSpec, model: PreTrainedModel) -> LoraConfig | None
         return None
     scores = spec.method == "reward"
     targets = spec.target_modules
+    # A head that shares the embedding's weight goes on sharing it. PEFT warns where there is none.
+    saved = {name.rpartition(".")[2] for name in spec.modules_to_save}
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     return LoraConfig(
         r=spec.lora_r,
@@ -91,8 +94,7 @@ def lora_config(spec: TrainingSpec, model: PreTrainedModel) -> LoraConfig | None
         use_dora=spec.use_dora,
         use_rslora=spec.use_rslora,
         modules_to_save=[*spec.modules_to_save, *(["score"] if scores else [])] or None,
-        # A head that shares the embedding's weight goes on sharing it.
-        ensure_weight_tying=bool(spec.modules_to_save) and tied,
+        ensure_weight_tying=tied and not scores and not saved.isdisjoint(EMBEDDING_LAYER_NAMES),
         task_type=TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM,
     )
 
