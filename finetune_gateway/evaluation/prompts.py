@@ -114,6 +114,8 @@ def prompt_of(row: Json, line: int) -> Prompt | None:
         return None
     asked = [_untrained(message) for message in messages]
     beside = {key: chat[key] for key in BESIDE if chat.get(key) not in (None, [])}
+    if sent.row.get("label") is False:  # of KTO: what a good model does not say
+        answers = []
     references = [_untrained(one) for one in answers[:1] if _says_something(one)]
     return Prompt(
         id=fingerprint({"messages": asked, **beside}),

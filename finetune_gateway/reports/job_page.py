@@ -163,7 +163,10 @@ def _no_samples(job: Job, samples: Samples | None, no_rows: bool) -> str:
     if samples is None:
         if job.status is not JobStatus.SUCCEEDED:
             return ""
-        return f"Not compared yet: ftg compare base:{job.id} {job.id}"
+        if job.record.spec.method == "reward":
+            return f"A reward model scores answers: ftg chat {job.id} < FILE.jsonl"
+        own = " --data PROMPTS.jsonl" if job.record.spec.method == "pretrain" else ""
+        return f"Not compared yet: ftg compare base:{job.id} {job.id}{own}"
     return withheld.NO_TEXTS if no_rows else ""
 
 

@@ -12,7 +12,7 @@ from support.rows import chat_rows
 
 import finetune_gateway as gateway
 from finetune_gateway.backends.local.backend import LocalBackend
-from finetune_gateway.backends.local.encoded_cache import code_sha256, dates
+from finetune_gateway.backends.local.encoded_cache import code_sha256, dates, key_of
 from finetune_gateway.backends.local.encoding import EncodedRows, encode_rows
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
@@ -289,6 +289,9 @@ def test_what_the_ids_depend_on_makes_another_file(
     llama = '{% if strftime_now is defined %}{{ strftime_now("%d %b %Y") }}{% endif %}'
     assert dates(llama, day) == ["14 Nov 2023"]
     assert dates("{% set now = strftime_now %}", day) == [day]
+    later = day + 366 * 86_400
+    assert key_of(other, day, {}) != key_of(other, later, {})
+    assert key_of(template, day, {}) == key_of(template, later, {})
     assert len(code_sha256()) == 64
 
 

@@ -277,3 +277,15 @@ def test_a_shape_is_fitted_by_all_values_it_was_made_of() -> None:
     for values_ in ([made[0]], made[:3], made[:4], made):
         judge = schema_judge(json.loads(json.dumps(forms.shape(values_))))
         assert [judge(value) for value in values_] == [""] * len(values_)
+
+
+def test_a_bad_answer_is_no_reference() -> None:
+    """Of KTO's rows those that are called good are; a model that says what a bad one says is not
+    right."""
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "No idea."}]
+    for label, number in ((True, 1), (False, 0)):
+        prompt = prompt_of({"messages": turns, "label": label}, 1)
+        assert prompt is not None and len(prompt.messages) == 1
+        assert len(prompt.references) == number
+    prompt = prompt_of({"prompt": "Where?", "completion": "No idea.", "label": False}, 1)
+    assert prompt is not None and prompt.references == []

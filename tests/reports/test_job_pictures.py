@@ -17,6 +17,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.events import Event, Metric
 from finetune_gateway.reports.charts import Axis, Bins, Chart, Line, linear_axis
 from finetune_gateway.reports.job_history_text import plot_text
+from finetune_gateway.reports.job_page import page
 from finetune_gateway.reports.loss_chart import lowest_text, series, span_text
 
 LOSSES = Path(__file__).parents[1] / "support" / "data" / "demo_losses.csv"
@@ -198,6 +199,23 @@ def test_the_page_of_a_failed_job(home: Path, tmp_path: Path) -> None:
         job.to_html(out)
     job.to_html(out, force=True)
     assert out.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("dpo", "Not compared yet: ftg compare base:{id} {id}<"),
+        ("pretrain", "ftg compare base:{id} {id} --data PROMPTS.jsonl"),
+        ("reward", "ftg chat {id} &lt; FILE.jsonl"),
+    ],
+)
+def test_what_comes_next_is_what_the_model_can(home: Path, method: str, said: str) -> None:
+    """A reward model answers nothing; texts ask nothing."""
+    job = job_with(home, [])
+    job.record = job.record.model_copy(
+        update={"spec": job.record.spec.model_copy(update={"method": method})}
+    )
+    assert said.format(id=job.id) in page(job)
 
 
 # -- charts --------------------------------------------------------------------------------
