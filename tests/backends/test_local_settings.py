@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from support.rows import chat_rows
+from support.training import a_run, train_run
 
-from finetune_gateway import Gateway, SpecError
+from finetune_gateway import Gateway, GatewayError, SpecError
 from finetune_gateway.backends.local import supported
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.spec import TrainingSpec
@@ -37,6 +38,13 @@ TENSORS = [
         ({"target_modules": ".*c_proj"}, "target_modules names '.*c_proj'"),
         ({"target_modules": "(q_proj"}, "is no regular expression"),
         ({"modules_to_save": ["wte"]}, "modules_to_save names 'wte'"),
+        ({"target_modules": []}, "target_modules is empty"),
+        ({"target_modules": ["q_proj", "norm"]}, "a norm can have no adapter"),
+        ({"target_modules": ".*layernorm"}, "a norm can have no adapter"),
+        (
+            {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["lm_head"]},
+            "both name lm_head",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_honoured_makes_no_job(
@@ -59,6 +67,13 @@ def test_a_setting_that_cannot_be_honoured_makes_no_job(
 )
 def test_modules_are_named_as_peft_reads_them(given: dict[str, Any]) -> None:
     supported.require_modules(TrainingSpec.build(model="m", **given), TENSORS)
+
+
+def test_an_adapter_that_does_not_fit_is_named_in_words(home: Path, tiny_folder: Path) -> None:
+    """Where submit could not see it, as there were no weights yet, the job ends in words."""
+    spec = TrainingSpec.build(model=str(tiny_folder), target_modules=["norm"], max_steps=1)
+    with pytest.raises(GatewayError, match="cannot have such an adapter: Target module LlamaRMS"):
+        train_run(a_run(home, spec, chat_rows(2)))
 
 
 def test_the_names_are_those_of_transformers() -> None:

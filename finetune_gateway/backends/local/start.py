@@ -28,14 +28,21 @@ DEFAULT, REFERENCE = "default", "ref"  # PEFT's and TRL's names of the two adapt
 
 
 def begin(run: Run, model: PreTrainedModel) -> Any:
-    """Return the model that is trained: with its adapter in fp32, or whole."""
+    """Return the model that is trained: with its adapter in fp32, or whole. Raises GatewayError for
+    an adapter that does not fit on it."""
     lora = lora_config(run.spec, model)
     if lora is None:
         return _merged(run, model) if run.start_adapter else model
     set_seed(seed_of(run.spec))  # a new adapter is drawn by lot, as TRL does it
     with warnings.catch_warnings():  # peft 0.21 reads what transformers 5.23 has renamed
         warnings.simplefilter("ignore", FutureWarning)
-        adapted: Any = get_peft_model(model, lora)
+        try:
+            adapted: Any = get_peft_model(model, lora)
+        except (ValueError, TypeError) as exc:  # of what submit could not see: no weights were here
+            raise GatewayError(
+                f"This model cannot have such an adapter: {exc}",
+                hint="Submit it again without target_modules and modules_to_save, or with others.",
+            ) from None
     restore(run, adapted)
     return adapted
 

@@ -30,6 +30,8 @@ SCHEDULES = (
 )
 ALL_LINEAR = "all-linear"
 MOST_NAMES = 12  # in an error
+# Paths of norms: input_layernorm, norm, q_norm, ln_1, ln_f.
+NORM = re.compile(r"norm\d*$|(^|\.)ln_\w+$", re.IGNORECASE)
 
 
 def require_supported(spec: TrainingSpec, *, on_gpu: bool) -> None:
@@ -82,28 +84,48 @@ def require_modules(spec: TrainingSpec, tensors: Collection[str]) -> None:
     modules = {name.rpartition(".")[0] for name in tensors}
     # One that shares the embedding's weight is not stored; a reward model has another head.
     modules = modules - {"lm_head"} if spec.method == "reward" else modules | {"lm_head"}
-    if spec.target_modules != ALL_LINEAR:
-        _require(spec.target_modules, "target_modules", modules)
-    _require(spec.modules_to_save, "modules_to_save", modules)
+    saved = _named(spec.modules_to_save, "modules_to_save", modules)
+    if spec.target_modules == ALL_LINEAR:
+        return
+    targets = _named(spec.target_modules, "target_modules", modules)
+    if not targets:
+        raise SpecError(
+            "target_modules is empty, so there is nothing to train.",
+            hint=f"Leave it out for {ALL_LINEAR}, or name modules: {', '.join(_ends(modules))}.",
+        )
+    if norm := next((module for module in targets if NORM.search(module)), None):
+        raise SpecError(
+            f"target_modules names {norm}, and a norm can have no adapter.",
+            hint="Train it whole beside the adapter: modules_to_save.",
+        )
+    if both := sorted(targets & saved):
+        raise SpecError(
+            f"target_modules and modules_to_save both name {both[0]}: a module has an adapter, or "
+            "is trained whole.",
+            hint="Leave it out of one of them.",
+        )
 
 
-def _require(wanted: str | tuple[str, ...], setting: str, modules: Collection[str]) -> None:
-    names = (wanted,) if isinstance(wanted, str) else wanted
-    for name in names:
+def _named(wanted: str | tuple[str, ...], setting: str, modules: Collection[str]) -> set[str]:
+    """Return the paths of the modules that are named. Raises SpecError for a name of none."""
+    found: set[str] = set()
+    for name in (wanted,) if isinstance(wanted, str) else wanted:
         if isinstance(wanted, str):
-            there = _matches(name, modules)
+            there = _matching(name, modules)
         else:
-            there = any(module == name or module.endswith(f".{name}") for module in modules)
+            there = [one for one in modules if one == name or one.endswith(f".{name}")]
         if not there:
             raise SpecError(
                 f"{setting} names {shown(name)}, and the model has no such module.",
                 hint=f"It has: {', '.join(_ends(modules))}.",
             )
+        found.update(there)
+    return found
 
 
-def _matches(pattern: str, modules: Iterable[str]) -> bool:
+def _matching(pattern: str, modules: Iterable[str]) -> list[str]:
     try:
-        return any(re.fullmatch(pattern, module) for module in modules)
+        return [module for module in modules if re.fullmatch(pattern, module)]
     except re.error as exc:
         raise SpecError(
             f"target_modules {shown(pattern)} is no regular expression: {exc}.",
