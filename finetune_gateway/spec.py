@@ -54,6 +54,7 @@ Suffix = Annotated[str, Field(min_length=1, max_length=64)]
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(ge=0.0001, le=10_000)]  # of a loss, whose square fp32 still holds
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields that jobs of older stores do not have. At their default they are no part of what an equal
@@ -225,16 +226,16 @@ class TrainingSpec(Model):
     loss_type: str | None = Field(
         default=None, description="Loss of the method, as TRL names it; None is its usual one"
     )
-    beta: Positive | None = Field(
+    beta: Factor | None = Field(
         default=None, description="How strongly dpo, orpo and kto stay with their reference"
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.0, description="Share of preference pairs that may be the wrong way round (dpo)"
     )
-    desirable_weight: Positive = Field(
+    desirable_weight: Factor = Field(
         default=1.0, description="Weight of good answers in the loss (kto)"
     )
-    undesirable_weight: Positive = Field(
+    undesirable_weight: Factor = Field(
         default=1.0, description="Weight of bad answers in the loss (kto)"
     )
     use_dora: bool = Field(

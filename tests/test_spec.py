@@ -186,6 +186,14 @@ def test_a_job_with_an_old_suffix_stays_in_reach(home: Path) -> None:
     assert gateway.job(job.id).record.spec.suffix == "a:b"
 
 
+@pytest.mark.parametrize("name", ["beta", "desirable_weight", "undesirable_weight"])
+@pytest.mark.parametrize("value", [1e-30, 1e30])
+def test_a_factor_of_a_loss_that_makes_it_no_number_is_refused(name: str, value: float) -> None:
+    """The job would end at its first step, and blame the learning rate."""
+    with pytest.raises(SpecError, match=f"{name} must be a number from 0.0001 to 10000, not 1e"):
+        TrainingSpec.build(model="m", method="kto", **{name: value})
+
+
 @pytest.mark.parametrize(
     ("method", "setting", "reason"),
     [

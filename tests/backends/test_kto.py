@@ -20,7 +20,7 @@ from support.training import (
     trained_weights,
 )
 
-from finetune_gateway import SpecError
+from finetune_gateway import DataError, Gateway, SpecError
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.data import canonical
@@ -312,3 +312,15 @@ def test_a_run_that_was_stopped_comes_to_the_same_model(
     assert one.keys() == other.keys()
     worst = max(float((one[name] - other[name]).abs().max()) for name in one)
     assert worst == 0.0 if kind != "qlora" else worst < 1e-3
+
+
+def test_a_single_row_is_refused_before_there_is_a_job(home: Path, tiny_folder: Path) -> None:
+    """To train on or held out: its answer has no other to be compared with."""
+    gateway, given = Gateway(home), {"model": str(tiny_folder), "backend": "local"}
+    rows = [unpaired(number) for number in range(9)]
+    for some, held_out, what in ((rows[:1], None, "to train on"), (rows[1:], rows[:1], "held out")):
+        asked: dict[str, Any] = {**given, "method": "kto", "validation": held_out}
+        with pytest.raises(DataError, match=f"there is one row {what}"):
+            gateway.submit(some, **asked)
+        gateway.plan(some, **asked, loss_type="apo_zero_unpaired")
+    assert not gateway.jobs()

@@ -35,7 +35,11 @@ from finetune_gateway.backends.local.run import (
     read_events,
     write_json,
 )
-from finetune_gateway.backends.local.supported import require_modules, require_supported
+from finetune_gateway.backends.local.supported import (
+    require_modules,
+    require_other_rows,
+    require_supported,
+)
 from finetune_gateway.data.dataset import Dataset, has_reasoning
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError, UnsupportedError
 from finetune_gateway.estimation import calibration, profiles
@@ -184,6 +188,7 @@ class LocalBackend(Backend):
     def estimate(
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
+        require_other_rows(spec, tokens, validation)
         folder = models.small_files(spec.model, self.settings)
         shape = shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 
 from finetune_gateway.backends.local import fourbit
-from finetune_gateway.errors import MissingDependency, SpecError, shown
+from finetune_gateway.errors import DataError, MissingDependency, SpecError, shown
 from finetune_gateway.estimation.batch_plan import batch_rows
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.stats import TokenStats
 
 # Optimizers of transformers that need nothing but torch, and those of bitsandbytes. Others need
 # packages that are not tried here, or work in ways that checkpoints do not keep.
@@ -69,6 +70,22 @@ def require_whole_batches(spec: TrainingSpec) -> None:
             hint="A step has batch_size x gradient_accumulation_steps rows; use one of: "
             f"{', '.join(str(size) for size in range(1, batch + 1) if not batch % size)}.",
         )
+
+
+def require_other_rows(
+    spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None
+) -> None:
+    """Raise DataError for a single row of kto to train on or held out, if its loss has a KL term:
+    that compares the answer of a row with those of others."""
+    if (spec.loss_type or spec.method) != "kto":
+        return
+    for what, stats in (("to train on", tokens), ("held out", validation)):
+        if stats is not None and stats.rows == 1:
+            raise DataError(
+                f"kto compares the answer of a row with those of others, and there is one row "
+                f"{what}.",
+                hint="Give more rows, or use --set loss_type=apo_zero_unpaired.",
+            )
 
 
 def needs_bitsandbytes(spec: TrainingSpec) -> bool:
