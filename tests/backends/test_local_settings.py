@@ -42,9 +42,11 @@ TENSORS = [
         ({"target_modules": ["q_proj", "norm"]}, "a norm can have no adapter"),
         ({"target_modules": ".*layernorm"}, "a norm can have no adapter"),
         (
-            {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["lm_head"]},
-            "both name lm_head",
+            {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["up_proj"]},
+            "both name model.layers.0.mlp.up_proj",
         ),
+        ({"target_modules": ["embed_tokens"]}, "the embedding and the head of this model share"),
+        ({"target_modules": ["lm_head"]}, "the embedding and the head of this model share"),
     ],
 )
 def test_a_setting_that_cannot_be_honoured_makes_no_job(
@@ -74,6 +76,18 @@ def test_an_adapter_that_does_not_fit_is_named_in_words(home: Path, tiny_folder:
     spec = TrainingSpec.build(model=str(tiny_folder), target_modules=["norm"], max_steps=1)
     with pytest.raises(GatewayError, match="cannot have such an adapter: Target module LlamaRMS"):
         train_run(a_run(home, spec, chat_rows(2)))
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True")
+@pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers:UserWarning")
+def test_an_adapter_that_merging_would_ruin_is_not_merged(home: Path, tiny_folder: Path) -> None:
+    """On a head that is the embedding too: full training would begin at a loss of 80."""
+    given: dict[str, Any] = {"max_steps": 1, "learning_rate": 0.05}
+    spec = TrainingSpec.build(model=str(tiny_folder), target_modules=["lm_head"], **given)
+    first = train_run(a_run(home, spec, chat_rows(2)))
+    on = TrainingSpec.build(model="any", continue_from=first.id, training_type="full", max_steps=1)
+    with pytest.raises(GatewayError, match="cannot be merged: the embedding and the head"):
+        train_run(a_run(home, on, chat_rows(2)))
 
 
 def test_the_names_are_those_of_transformers() -> None:

@@ -159,7 +159,8 @@ class LocalBackend(Backend):
         self.check_model(spec)
         folder = models.small_files(spec.model, self.settings)
         if tensors := models.tensor_names(spec.model, folder):
-            require_modules(spec, tensors)
+            tied = shape_of(models.config_of(folder)).tied
+            require_modules(spec, tensors, tied=tied)
         row_source(spec, folder).check()
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, set_seed
 
 from finetune_gateway.backends.local.configuration import lora_config, train_in_float32
@@ -75,7 +76,19 @@ def _load(run: Run, model: Any, adapter: str, weights: dict[str, torch.Tensor]) 
 
 
 def _merged(run: Run, model: PreTrainedModel) -> PreTrainedModel:
-    """Return the base with the continued adapter merged into it, in the precision of the base."""
+    """Return the base with the continued adapter merged into it, in the precision of the base.
+
+    Raises GatewayError for one on an embedding that is the head too, of an earlier version: merged
+    into one, it would change the other.
+    """
     whole: Any = PeftModel.from_pretrained(model, str(run.start_adapter), use_safetensors=True)
+    ends = [whole.get_input_embeddings(), whole.get_output_embeddings()]
+    tied = model.config.get_text_config().tie_word_embeddings
+    if tied and any(isinstance(one, BaseTunerLayer) for one in ends):
+        raise GatewayError(
+            f"The adapter of {run.spec.continue_from} cannot be merged: the embedding and the head "
+            "of its base share one weight, and it is on one of them.",
+            hint="Leave training_type out, so that the adapter itself is trained on.",
+        )
     merged: PreTrainedModel = whole.merge_and_unload()
     return merged.requires_grad_(True)

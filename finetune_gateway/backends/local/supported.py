@@ -31,6 +31,8 @@ SCHEDULES = (
 )
 ALL_LINEAR = "all-linear"
 MOST_NAMES = 12  # in an error
+# Paths of embeddings and heads: Llama's, GPT-2's, GPT-NeoX's.
+SHARED = re.compile(r"(^|\.)(embed_tokens|lm_head|wte|embed_in|embed_out)$")
 # Paths of norms: input_layernorm, norm, q_norm, ln_1, ln_f.
 NORM = re.compile(r"norm\d*$|(^|\.)ln_\w+$", re.IGNORECASE)
 
@@ -93,18 +95,20 @@ def needs_bitsandbytes(spec: TrainingSpec) -> bool:
     return spec.training_type == "qlora" or spec.optim in (*OF_BITSANDBYTES, *PAGED)
 
 
-def require_modules(spec: TrainingSpec, tensors: Collection[str]) -> None:
-    """Raise SpecError for modules that the base does not have; ``tensors``: names of its weights.
+def require_modules(spec: TrainingSpec, tensors: Collection[str], *, tied: bool = False) -> None:
+    """Raise SpecError for modules that the base does not have, or that cannot have an adapter.
+
+    ``tensors``: names of its weights. ``tied``: its head has the weight of its embedding.
 
     As PEFT reads them: a name is the end of a module's path, one text is a pattern of whole paths.
     """
     modules = {name.rpartition(".")[0] for name in tensors}
     # One that shares the embedding's weight is not stored; a reward model has another head.
     modules = modules - {"lm_head"} if spec.method == "reward" else modules | {"lm_head"}
-    saved = _named(spec.modules_to_save, "modules_to_save", modules)
+    saved = _paths_of(spec.modules_to_save, "modules_to_save", modules)
     if spec.target_modules == ALL_LINEAR:
         return
-    targets = _named(spec.target_modules, "target_modules", modules)
+    targets = _paths_of(spec.target_modules, "target_modules", modules)
     if not targets:
         raise SpecError(
             "target_modules is empty, so there is nothing to train.",
@@ -115,6 +119,12 @@ def require_modules(spec: TrainingSpec, tensors: Collection[str]) -> None:
             f"target_modules names {norm}, and a norm can have no adapter.",
             hint="Train it whole beside the adapter: modules_to_save.",
         )
+    if tied and (shared := next((one for one in targets if SHARED.search(one)), None)):
+        raise SpecError(
+            f"target_modules names {shared}, whose weight the embedding and the head of this model "
+            "share: an adapter on one of them, merged, would change the other too.",
+            hint="Train it whole beside the adapter: modules_to_save.",
+        )
     if both := sorted(targets & saved):
         raise SpecError(
             f"target_modules and modules_to_save both name {both[0]}: a module has an adapter, or "
@@ -123,7 +133,7 @@ def require_modules(spec: TrainingSpec, tensors: Collection[str]) -> None:
         )
 
 
-def _named(wanted: str | tuple[str, ...], setting: str, modules: Collection[str]) -> set[str]:
+def _paths_of(wanted: str | tuple[str, ...], setting: str, modules: Collection[str]) -> set[str]:
     """Return the paths of the modules that are named. Raises SpecError for a name of none."""
     found: set[str] = set()
     for name in (wanted,) if isinstance(wanted, str) else wanted:
