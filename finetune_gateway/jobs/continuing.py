@@ -90,9 +90,9 @@ def _require_model(job: Job) -> None:
     if job.status is JobStatus.SUCCEEDED and job.record.result is not None:
         return
     steps = [str(point.step) for point in job.checkpoints()]
-    there = f"It has saved checkpoints: {', '.join(steps)}. Name one: {job.id}@{steps[-1]}"
-    wait = f"Wait for it: ftg wait {job.id}"
-    hint = there if steps else (wait if not job.status.final else f"See: ftg logs {job.id}")
+    hint = f"Wait for it: ftg wait {job.id}" if not job.status.final else f"See: ftg logs {job.id}"
+    if steps:
+        hint = f"It has saved checkpoints: {', '.join(steps)}. Name one: {job.id}@{steps[-1]}"
     raise SpecError(f"{job.id} is {job.status}: it has no model to go on from.", hint=hint)
 
 

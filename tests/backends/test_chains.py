@@ -267,6 +267,19 @@ def refuses_what_cannot_be_continued(first: Job, tiny_folder: Path, rows: Rows) 
     assert [job.id for job in Gateway().jobs()] == jobs
 
 
+def test_a_job_that_has_saved_nothing_yet_is_waited_for(
+    home: Path, tiny_folder: Path, rows: Rows
+) -> None:
+    """By its name or as the newest: in words, and no job is made."""
+    first = submit(rows(4), tiny_folder, max_steps=10_000, save_steps=10_000)
+    for name in (first.id, "latest"):
+        with pytest.raises(SpecError, match="it has no model to go on from") as caught:
+            submit(rows(4), None, continue_from=name)
+        assert caught.value.hint == f"Wait for it: ftg wait {first.id}"
+    first.cancel()
+    assert [job.id for job in Gateway().jobs()] == [first.id]
+
+
 def test_an_adapter_that_was_changed_is_not_trained_on(home: Path, tmp_path: Path) -> None:
     """By the hashes that it was saved with; the file is named."""
     run = a_run(home, TrainingSpec(model="builtin/tiny"), [])
