@@ -137,6 +137,8 @@ def test_texts_are_packed_into_pieces(home: Path, tiny_tokenizer: Path) -> None:
     [said] = told(run)
     assert f"2 texts in {len(parts)} pieces" in said["message"]
     assert said["data"]["dropped_lines"] == [2]
+    short = encode_rows(run, run.train, texts, len(stream) - 1)  # a token alone trains nothing
+    assert columns(short)["input_ids"] == [stream[:-1]]
 
 
 @pytest.mark.parametrize(

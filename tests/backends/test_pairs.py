@@ -133,6 +133,20 @@ def test_exo_pair_has_a_smoothing_of_its_own() -> None:
     assert smoothing_of(given) == 0.2
 
 
+def test_pairs_that_no_step_comes_to_are_left_out() -> None:
+    """Drawn by the seed, not the first of the file; all of them where an epoch is made."""
+    from datasets import Dataset
+
+    from finetune_gateway.backends.local.pairs import trained_rows
+    from finetune_gateway.backends.local.step_plan import plan_steps
+
+    rows = Dataset.from_dict({"number": list(range(20))})
+    for steps, expected in ((2, rows.shuffle(seed=3)["number"][:8]), (5, rows["number"])):
+        spec = TrainingSpec(model="m", method="dpo", batch_size=4, max_steps=steps)
+        plan = plan_steps(spec, 20, rows=20, engine="fast", micro_batch=1)
+        assert list(trained_rows(rows, plan, 3)["number"]) == list(expected)
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
