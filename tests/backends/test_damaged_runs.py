@@ -12,6 +12,7 @@ from support.method_rows import small_rows
 from support.training import a_run, events_of, losses_of, train_run
 
 from finetune_gateway import GatewayError
+from finetune_gateway.backends.local import checkpoints
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.spec import TrainingSpec
 
@@ -68,3 +69,22 @@ def test_a_reference_that_is_no_number_is_named(
     with pytest.raises(GatewayError, match="likely: nothing can be compared") as damaged:
         train_run(run)
     assert "learning_rate" not in damaged.value.hint
+
+
+def test_a_checkpoint_that_cannot_be_read_is_none(prepare: Prepare) -> None:
+    """The run goes on from the one before it, to the same weights."""
+    run = train_run(prepare("dpo", save_steps=1))
+    newest, before = (run.checkpoints / f"checkpoint-{step}" for step in (2, 1))
+    weights = (run.model / "adapter_model.safetensors").read_bytes()
+    for path in [one for one in newest.iterdir() if one.name in checkpoints.STATE_FILES]:
+        kept = path.read_bytes()
+        for damage in (b"", bytes(len(kept)), kept[: len(kept) // 2], b"{}"):
+            path.write_bytes(damage)
+            assert not checkpoints.is_sound(newest), path.name
+        path.write_bytes(kept)
+    assert checkpoints.is_sound(newest) and checkpoints.is_sound(before)
+    (newest / "adapter_model.safetensors").write_bytes(weights[:-9])
+    shutil.rmtree(run.model)
+    train_run(run)
+    assert any("Continuing from checkpoint-1" in one["message"] for one in events_of(run))
+    assert (run.model / "adapter_model.safetensors").read_bytes() == weights

@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
 from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
-from finetune_gateway.backends.local.weights import MAX_CONFIG, read_json
-from finetune_gateway.errors import GatewayError, NotFoundError
+from finetune_gateway.backends.local.weights import MAX_CONFIG, read_header, read_json
+from finetune_gateway.errors import GatewayError, NotFoundError, SpecError
 from finetune_gateway.events import Checkpoint, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files
@@ -25,6 +26,7 @@ GENERATION_CONFIG = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 LOSSES = {"loss": "train_loss", "eval_loss": "valid_loss"}  # the trainer's names, and ours
 LAST_FILE = "progress.json"  # ours and written last: with it a checkpoint is complete
+MAX_STATE = 1 << 30  # bytes of a trainer's log
 STATE_FILES = (LAST_FILE, "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
@@ -32,6 +34,24 @@ def is_whole(folder: Path) -> bool:
     """Return True unless a kill while saving has left half of a checkpoint."""
     has_state = all((folder / name).exists() for name in STATE_FILES)
     return has_state and any(folder.glob("*.safetensors"))
+
+
+def is_sound(folder: Path) -> bool:
+    """Return True if the files of a whole checkpoint can be read: a power cut may have left them
+    empty, full of zeros or cut. The headers of weights and the ends of archives show it."""
+    try:
+        progress, state = (read_json(folder / name, MAX_STATE) for name in STATE_FILES[:2])
+        weights = [read_header(path) for path in folder.glob("*.safetensors")]
+    except (ValueError, SpecError):  # no JSON, no header
+        return False
+    counted = isinstance(progress, dict) and "trained_tokens" in progress
+    steps = isinstance(state, dict) and isinstance(state.get("global_step"), int)
+    return counted and steps and all(weights) and all(map(is_zipfile, _archives(folder)))
+
+
+def _archives(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint that torch has written: they are zip archives."""
+    return [folder / name for name in STATE_FILES if not name.endswith(".json")]
 
 
 def whole(folder: Path) -> list[Checkpoint]:

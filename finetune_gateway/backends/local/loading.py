@@ -361,10 +361,11 @@ def max_length_for(run: Run, model: PreTrainedModel) -> int:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint. A kill while saving leaves half a checkpoint, which
-    ``resume_from_checkpoint=True`` would pick and fail on: remove it."""
+    ``resume_from_checkpoint=True`` would pick and fail on, a power cut one that cannot be read:
+    remove them."""
     complete: list[Path] = []
     for path in folder.glob("checkpoint-*"):
-        if checkpoints.is_whole(path):
+        if checkpoints.is_whole(path) and checkpoints.is_sound(path):
             complete.append(path)
         else:
             shutil.rmtree(path)
