@@ -95,9 +95,11 @@ class ModelHandle(Shown, HandleData):
 
     @property
     def has_template(self) -> bool:
-        """False for a model of this machine without a chat template, which goes on with texts
-        alone: ``complete``."""
-        return self.kind == "hosted" or not Path(self.model).is_dir() or has_template(self.model)
+        """False for a model folder without a chat template whose model goes on with texts:
+        ``complete``."""
+        if self.kind == "hosted" or not Path(self.model).is_dir() or has_template(self.model):
+            return True
+        return not isinstance(self._open(), Completes)  # a plug-in's folder may be of another kind
 
     def chat_many(
         self, conversations: Sequence[Conversation], *, system: str | None = None, **sampling: Any

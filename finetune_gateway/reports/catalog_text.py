@@ -96,13 +96,20 @@ def local_models() -> Iterator[Document]:
         yield {"backend": "local", "model": name, "methods": methods, "open": True, "note": note}
 
 
+def _methods(names: Sequence[str]) -> str:
+    """Return methods as a cell that leaves room for the others: ``dpo,sft``, ``sft and 5 more``."""
+    if len(names) > 2:
+        return f"sft and {len(names) - 1} more" if "sft" in names else f"{len(names)} methods"
+    return ",".join(names) or "not verified"
+
+
 def models_text(models: Sequence[Document]) -> str:
     """Return a table of models, then the notes on them."""
     rows = [
         (
             model["backend"],
             model["model"],
-            ",".join(model["methods"]) or "not verified",
+            _methods(model["methods"]),
             _new_jobs_until(model),
             _day(model.get("retires_on")),
         )

@@ -185,8 +185,8 @@ def test_what_is_counted_is_what_is_trained(
     assert plan.trained.low == plan.trained.expected == found.trained
     assert plan.steps == -(-len(found.rows) // 8)
     words = backend.estimate(run.spec, stats).assumptions
-    unit = {"dpo": "pairs", "pretrain": "pieces"}.get(method, "rows")
-    assert any(f"Memory: one step on 8 {unit}" in one for one in words)
+    unit = {"dpo": "pair", "pretrain": "piece"}.get(method, "row")
+    assert any(f"Memory: one {unit} at a time" in one for one in words)
     previews = [backend.preview_renderer(run.spec).preview(row) for row in rows]
     ids = [token.id for one in previews for token in one.tokens if token.trained]
     labels = [

@@ -107,7 +107,9 @@ def test_a_row_of_another_kind_is_counted_as_a_preview_shows_it(
     path = tmp_path / "strict.jinja"
     strict = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('No.') }}"
     path.write_text(PLAIN.replace("messages %}", f"messages %}}{strict}{{% endif %}}", 1))
-    options: dict[str, Any] = {"model": builtin.NAME, "chat_template": str(path), "max_length": 32}
+    options: dict[str, Any] = {"model": builtin.NAME, "max_length": 32}
+    if method == "dpo":  # a text has no template
+        options["chat_template"] = str(path)
     report = gateway.validate([row] * 10, method=method, **options)
     assert report.tokens is not None and "template_refuses" not in report.model_dump_json()
     shown = gateway.preview(row, **options)

@@ -66,7 +66,7 @@ def test_the_tables_need_no_script(tmp_path: Path) -> None:
     assert "a host tells no loss of a text that is given" in seen
     assert "A from B" in seen and "about 420 rows would do" in seen
     assert "better than C, E" in seen
-    for word in ("$1.20 ($0.90 to $1.60)", "$1.31", "first token, median", "possible overfitting"):
+    for word in ("$1.20 ($0.90 to $1.60)", "$1.31", "first token, median", "overfitting from step"):
         assert word in seen, word
     assert "says the longer answer 71% (60 to 80%)" in seen
     assert html.count("<svg") > 20 and "1 ✓ 39 ✗" in seen and "38 ✓ 2 ?" in seen

@@ -314,7 +314,7 @@ def _facts(key: str, title: str, variant: Variant, kind: Any) -> ComparedFacts:
 
 def _losses(rises: bool) -> tuple[Metric, ...]:
     falls = [2.0 / (1 + step / 6) for step in range(1, 61)]
-    ends = [0.9, 0.6, 0.45, 0.47, 0.5, 0.55] if rises else [0.9, 0.6, 0.45, 0.4, 0.36, 0.34]
+    ends = [0.9, 0.6, 0.45, 0.55, 0.6, 0.7] if rises else [0.9, 0.6, 0.45, 0.4, 0.36, 0.34]
     return tuple(
         Metric(
             step=step,

@@ -94,7 +94,7 @@ class Records:
 
     def __init__(self, columns: int, key: str) -> None:
         self.key = key
-        self._floats = struct.Struct(f"<{columns}f")
+        self._floats = struct.Struct("<" + "f" * columns)
         self._begun = crc32(key.encode())
 
     def pack(self, scores: tuple[float, ...]) -> bytes:
