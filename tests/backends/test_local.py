@@ -138,7 +138,7 @@ def answers_as_trained(job: Job, base: Path | None) -> None:
     known = {loss: step for loss, step in losses.items() if step in steps}
     if known:
         assert job.result(step="best").step == known[min(known)]
-    with pytest.raises(NotFoundError, match="step 1[.]") as missing:
+    with pytest.raises(NotFoundError, match="step 1[.:]") as missing:
         job.result(step=1)
     assert f"There are: {', '.join(map(str, steps))}." in missing.value.hint
 
