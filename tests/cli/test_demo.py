@@ -16,6 +16,8 @@ import pytest
 from support.modes import umask, wide
 
 from finetune_gateway.backends.local import builtin
+from finetune_gateway.evaluation.prompts import prompt_of
+from finetune_gateway.evaluation.row_matching import matches
 from finetune_gateway.cli.demo.answers import (
     Answer,
     Question,
@@ -140,6 +142,16 @@ def test_an_answer_as_taught_has_no_fault() -> None:
 def test_any_other_answer_has_a_fault(text: str) -> None:
     """Prose, text around the object, keys that are missing, more or twice, other values."""
     assert find_fault(text)
+
+
+def test_no_held_out_row_repeats_a_taught_one() -> None:
+    """Nearly either: a comparison would not ask it."""
+    rows = [json.loads(line) for line in builtin.demo_path("held_out").read_text().splitlines()]
+    prompts = [prompt_of(row, line) for line, row in enumerate(rows, 1)]
+    asked = [one for one in prompts if one is not None]
+    assert len(asked) == 36
+    for name in ("train", "validation"):
+        assert matches(asked, builtin.demo_path(name)) == {}
 
 
 def test_the_held_out_rows_are_as_taught() -> None:
