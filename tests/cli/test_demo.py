@@ -16,8 +16,6 @@ import pytest
 from support.modes import umask, wide
 
 from finetune_gateway.backends.local import builtin
-from finetune_gateway.evaluation.prompts import prompt_of
-from finetune_gateway.evaluation.row_matching import matches
 from finetune_gateway.cli.demo.answers import (
     Answer,
     Question,
@@ -29,6 +27,8 @@ from finetune_gateway.cli.demo.answers import (
 from finetune_gateway.cli.demo.command import break_rows
 from finetune_gateway.cli.demo.screen import event_line, side_by_side
 from finetune_gateway.evaluation.checks import Guide
+from finetune_gateway.evaluation.prompts import prompt_of
+from finetune_gateway.evaluation.row_matching import matches
 from finetune_gateway.events import Event, Metric
 from finetune_gateway.reports.layout import fragment
 from finetune_gateway.reports.loss_chart import loss_chart, series
