@@ -21,7 +21,7 @@ from finetune_gateway import (
     methods,
 )
 from finetune_gateway.backend import NEUTRAL
-from finetune_gateway.methods import METHODS, OF_SOME
+from finetune_gateway.methods import METHODS
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import LATER_FIELDS, TrainingOptions
 
@@ -47,8 +47,8 @@ def test_a_given_default_is_refused_like_any_value(host: str) -> None:
     limits = backend.capabilities()
     for name, value in DEFAULTS.items():
         # A setting of some methods with one of them: others refuse it on any backend.
-        having = (method for method in limits.methods if name in METHODS[method].options)
-        method = next(having, "sft") if name in OF_SOME else "sft"
+        having = {method for method in limits.methods if name in METHODS[method].options}
+        method = "sft" if "sft" in having else min(having, default="sft")
         spec = TrainingSpec.build(**{"model": MODEL, "method": method, name: value})
         if name in NEUTRAL | limits.options or (limits.hosted and name == "train_on"):
             limits.require(host, spec)

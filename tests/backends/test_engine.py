@@ -4,6 +4,7 @@ event, can be forced or is refused."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,8 +144,10 @@ print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "trl
 
 def test_ours_imports_nothing_of_trl(home: Path, tiny_folder: Path) -> None:
     """It takes as long as all other imports together."""
+    tests = str(Path(__file__).parent.parent)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(home), str(tiny_folder)],
+        env={**os.environ, "PYTHONPATH": tests},
         capture_output=True,
         text=True,
         check=True,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pydantic
 import pytest
-from support.comparisons import comparison
 
 import finetune_gateway as gateway
 from finetune_gateway import Gateway, ModelHandle, NotFoundError, OpenAIBackend
@@ -26,6 +25,8 @@ Rows = Callable[[int], list[dict[str, Any]]]
 @pytest.fixture
 def results(home: Path, rows: Rows) -> dict[str, Any]:
     """One result of each class."""
+    from support.comparisons import comparison  # of modules not there before (tests/trust.py)
+
     g, data = Gateway(), rows(12)
     job = g.submit(data, model="m", backend="fake")
     handle = job.result()
