@@ -74,6 +74,7 @@ class Capabilities:
 
     hosted: bool  # True if the data leave this machine
     methods: frozenset[str]
+    rules: str | Mapping[str, str] = "common"  # a family of data rules, or codes -> severities
     priced: frozenset[str] = frozenset()  # methods it can price but not run
     training_types: frozenset[str] = frozenset()
     options: frozenset[str] = frozenset()  # spec fields it honours in addition to NEUTRAL

@@ -167,7 +167,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         methods.require(spec)
         spec, limits = runner.resolve(spec, dataset), runner.capabilities(model)
         renderer = runner.preview_renderer(spec) or select.hosted_renderer(spec, limits)
-        rules = rules_for(runner.name, hosted=limits.hosted)
+        rules = rules_for(runner.name, limits.rules)
         return select.previews(dataset, renderer, rules, rows, spec.method if method else None)
 
     @overload

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_gateway.reports.rules_text import rule_group
-from finetune_gateway.validation.collector import GROUPS, RULES
 from finetune_gateway.validation.examples import example, visible
-from finetune_gateway.validation.rules import Rule
+from finetune_gateway.validation.rules import COMMON, RULES, Deviation, Rule, families, topics
 
 MADE = "<!-- Made by: python -m scripts.rules_page docs/rules -->"
 
@@ -22,8 +21,9 @@ INTRO = f"""\
 {MADE}
 
 What [`ftg validate`](../data.md#checking) checks. Each rule has a code, which never changes its
-meaning, and a severity for *hosted* backends (OpenAI's contract) and for *local* training; a dash
-means that it does not count there. In the terminal: `ftg rules`, and `ftg rules CODE` for one.
+meaning, and a severity for each family of backends: here for *openai* (OpenAI's fine-tuning API)
+and *trl* (training on this machine); a dash means that it does not count there. The page of a rule
+has all families, with their sources. In the terminal: `ftg rules`, and `ftg rules CODE` for one.
 
 Each example is placed among good rows of its kind. **--fix** marks the rules that
 `ftg validate FILE --fix OUT` fixes.
@@ -39,11 +39,8 @@ def page(code: str) -> str:
     """Return the page of one rule."""
     rule = RULES[code]
     parts = [f"# {code}", MADE, f"{_sentence(rule.title)} {_escaped(rule.why)}"]
-    parts.append(f"About: [{rule_group(code).lower()}](index.md#{_anchor(rule_group(code))}).")
-    parts.append(
-        "| hosted backends | local training |\n|---|---|\n"
-        f"| {rule.hosted or 'does not count'} | {rule.local or 'does not count'} |"
-    )
+    parts.append(f"About: [{rule.topic.lower()}](index.md#{_anchor(rule.topic)}).")
+    parts.append("\n".join(["| family | severity | source |", "|---|---|---|", *_severities(rule)]))
     parts.append(f"**What to do.** {_escaped(rule.fix)}")
     parts.append(f"**--fix.** {_escaped(rule.autofix or 'Leaves it and lists it.')}")
     parts.append(f"**--ignore.** {_ignoring(code, rule)}")
@@ -62,17 +59,32 @@ def write(folder: Path) -> None:
 
 
 def _index() -> str:
-    return "\n".join([INTRO, *(_table(title, group) for title, group in GROUPS.items())])
+    return "\n".join([INTRO, *(_table(title, group) for title, group in topics().items())])
 
 
 def _table(title: str, group: dict[str, Rule]) -> str:
     rows = [
-        f"| [`{code}`]({code}.md) | {rule.hosted or '-'} | {rule.local or '-'} | "
+        f"| [`{code}`]({code}.md) | {rule.severity('openai') or '-'} | "
+        f"{rule.severity('trl') or '-'} | "
         f"{_escaped(rule.title)} | {'yes' if rule.autofix else ''} |"
         for code, rule in group.items()
     ]
-    head = ["| code | hosted | local | what | --fix |", "|---|---|---|---|---|"]
+    head = ["| code | openai | trl | what | --fix |", "|---|---|---|---|---|"]
     return "\n".join([f"## {title}", "", *head, *rows, ""])
+
+
+def _severities(rule: Rule) -> Iterator[str]:
+    for name in (*families(), COMMON):
+        one = rule.deviation(name)
+        yield f"| {name} | {rule.severity(name) or 'does not count'} | {_source(one)} |"
+
+
+def _source(one: Deviation | None) -> str:
+    if one is None:
+        return ""
+    if one.source.startswith("docs/"):
+        return f"[{one.source}](../{one.source.removeprefix('docs/')})"
+    return f"<{one.source}>" if one.source.startswith("https://") else _escaped(one.source)
 
 
 def _ignoring(code: str, rule: Rule) -> str:

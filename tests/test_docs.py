@@ -22,7 +22,7 @@ import finetune_gateway as gateway
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli.commands import COMMANDS, FAMILIES, split_name
 from finetune_gateway.cli.run import load_command
-from finetune_gateway.validation.collector import RULES
+from finetune_gateway.validation.rules import RULES
 from scripts.readme_picture import COLUMNS, COMMAND, picture
 
 ROOT = Path(__file__).resolve().parents[1]

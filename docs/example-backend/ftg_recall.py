@@ -52,7 +52,8 @@ class RecallBackend(Backend):
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         return Capabilities(
-            hosted=False,  # True: the data leaves the machine, and OpenAI's rules count for rows
+            hosted=False,  # True: the data leaves the machine
+            rules={"extends": "common", "last_not_assistant": "error"},  # it looks the last turn up
             methods=frozenset({"sft"}),
             notes=("Trains nothing: it looks the answer up.",),
             poll_seconds=(0.05, 0.2),

@@ -79,6 +79,7 @@ class FakeBackend(Backend):
         """Accept every setting of a spec except reinforcement; nothing is trained."""
         return Capabilities(
             hosted=False,
+            rules="trl",
             methods=METHODS,
             training_types=TRAINING_TYPES,
             options=frozenset(TrainingSpec.model_fields) - NEUTRAL,

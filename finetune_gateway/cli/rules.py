@@ -14,7 +14,8 @@ from finetune_gateway.reports.rules_text import (
     rules_document,
     rules_text,
 )
-from finetune_gateway.validation.collector import RULES, known_code
+from finetune_gateway.validation.collector import known_code
+from finetune_gateway.validation.rules import RULES
 
 
 def rules(
@@ -24,8 +25,9 @@ def rules(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """List what validate checks, with the severity for hosted backends (OpenAI's API) and for
-    local training. With CODE: the reason for a rule, what to do, what --fix does, and an example.
+    """List what validate checks, with the severity for OpenAI's API and for local training. With
+    CODE: the severity for each family of backends and its source, the reason for the rule, what to
+    do, what --fix does, and an example.
 
     Examples:
       ftg rules

@@ -19,7 +19,7 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import rules_for
 from finetune_gateway.validation.dataset import analysis
 from finetune_gateway.validation.dataset.statistics import CountedDefect
-from finetune_gateway.validation.rules import Family
+from finetune_gateway.validation.rules import RuleSet
 
 OnProgress = Callable[[int, int], None]  # called with the bytes read so far, and the total
 
@@ -43,9 +43,9 @@ class Candidate:
         return cls(spec, backend, limits)
 
     @property
-    def rules(self) -> Mapping[str, Family]:
+    def rules(self) -> Mapping[str, RuleSet]:
         """The backend, with the family of rules that counts for it."""
-        return rules_for(self.backend.display_name, hosted=self.limits.hosted)
+        return rules_for(self.backend.display_name, self.limits.rules)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class FileChecks:
     shared: bool = False
     on_progress: OnProgress | None = None
     regions: Regions | None = None
-    _checks: dict[tuple[Path, str, str, str], list[FileCheck]] = field(default_factory=dict)
+    _checks: dict[tuple[Path, RuleSet, str, str], list[FileCheck]] = field(default_factory=dict)
     _leaks: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
 
     def check(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
@@ -82,7 +82,8 @@ class FileChecks:
         counter = candidate.backend.counter(candidate.spec)
         if type(counter) is not HostedCounter:
             return self._run(candidate, dataset, min_rows, counter)
-        key = (dataset.path, candidate.backend.name, candidate.spec.method, counter.text.family)
+        rules = candidate.rules[candidate.backend.display_name]
+        key = (dataset.path, rules, candidate.spec.method, counter.text.family)
         checks = self._checks.setdefault(key, [])
         check = next((one for one in checks if one.holds_for(candidate.limits.max_context)), None)
         if check is None:

@@ -27,9 +27,9 @@ from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.preparation.fix_row import Change, fix_row
 from finetune_gateway.text.quoting import hidden, shortened
 from finetune_gateway.validation import run as validation_run
-from finetune_gateway.validation.collector import RULES
 from finetune_gateway.validation.file_bytes import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
+from finetune_gateway.validation.rules import RULES
 
 MAX_SHOWN = 200  # characters of before and after in the log
 _MAX_SPAN = 1 << 20  # bytes of one object that spans several lines

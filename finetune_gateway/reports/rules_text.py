@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.reports.output import apply_style, wrap_text
-from finetune_gateway.validation.collector import GROUPS, RULES
 from finetune_gateway.validation.examples import example, visible
-from finetune_gateway.validation.rules import Rule
+from finetune_gateway.validation.rules import COMMON, OFF, RULES, Rule, families, topics
 
 _CODE = 27  # columns of a code
 _LABEL = 10
@@ -30,10 +29,10 @@ def rule_document(code: str) -> dict[str, Any]:
     }
     return {
         "code": code,
-        "about": rule_group(code),
+        "about": rule.topic,
         "title": rule.title,
-        "hosted": rule.hosted,
-        "local": rule.local,
+        "severities": {name: rule.severity(name) or OFF for name in (COMMON, *families())},
+        "sources": {name: one.source for name, one in rule.families.items()},
         "why": rule.why,
         "fix": rule.fix,
         "mends": rule.autofix or None,
@@ -42,22 +41,16 @@ def rule_document(code: str) -> dict[str, Any]:
     }
 
 
-def rule_group(code: str) -> str:
-    """Return the title of the group a rule belongs to."""
-    return next(title for title, group in GROUPS.items() if code in group)
-
-
 def rules_text() -> str:
     """Return a table of all rules by group."""
-    return "\n\n".join(_group_text(title, group) for title, group in GROUPS.items())
+    return "\n\n".join(_group_text(title, group) for title, group in topics().items())
 
 
 def rule_text(code: str) -> str:
     """Return one rule: severities, reason, what to do, an example."""
     rule, shown = RULES[code], example(code)
     lines = [f"{apply_style(code, 'bold')}  {rule.title}", ""]
-    lines += [_field("hosted", rule.hosted or "does not count")]
-    lines += [_field("local", rule.local or "does not count")]
+    lines += [_field(name, severity_text(rule, name)) for name in (*families(), COMMON)]
     lines += [_field("why", rule.why), _field("do", rule.fix)]
     lines += [_field("--fix", rule.autofix or "Leaves it and lists it.")]
     if rule.unread:
@@ -72,6 +65,12 @@ def rule_text(code: str) -> str:
     return "\n".join(lines)
 
 
+def severity_text(rule: Rule, family: str) -> str:
+    """Return the severity of a rule for a family, with its source where it has one of its own."""
+    severity, one = rule.severity(family) or "does not count", rule.deviation(family)
+    return f"{severity} ({one.source})" if one else severity
+
+
 def _field(label: str, text: str) -> str:
     return wrap_text(text, " " * (_LABEL + 2), f"  {label:<{_LABEL}}")
 
@@ -82,11 +81,11 @@ def _example_rows(lines: str | None) -> list[str]:
 
 
 def _group_text(title: str, group: dict[str, Rule]) -> str:
-    head = f"{title:<{_CODE + 2}}{'hosted':<9}{'local':<9}"
+    head = f"{title:<{_CODE + 2}}{'openai':<9}{'trl':<9}"
     rows = [_rule_row(code, rule) for code, rule in group.items()]
     return "\n".join([apply_style(head.rstrip(), "bold"), *rows])
 
 
 def _rule_row(code: str, rule: Rule) -> str:
-    severities = f"{rule.hosted or '-':<9}{rule.local or '-':<9}"
+    severities = "".join(f"{rule.severity(name) or '-':<9}" for name in ("openai", "trl"))
     return wrap_text(rule.title, " " * (_CODE + 20), f"  {code:<{_CODE}}{severities}")

@@ -32,7 +32,7 @@ from finetune_gateway.reports.row_view import row_views
 from finetune_gateway.reports.validation_text import not_analyzed_text
 from finetune_gateway.reports.withheld import without_texts
 from finetune_gateway.tokens.token_text import visible
-from finetune_gateway.validation.collector import RULES
+from finetune_gateway.validation.rules import RULES
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -93,8 +93,8 @@ class RuleView:
 
     code: str
     text: str
-    hosted: str
-    local: str
+    openai: str
+    trl: str
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _rows(dataset: Dataset, listed: Sequence[tuple[int, Finding]]) -> dict[int, 
 def _rule(code: str) -> RuleView:
     rule = RULES[code]
     text = f"{rule.title[:1].upper()}{rule.title[1:]}. {rule.why} {rule.fix}"
-    return RuleView(code, text, rule.hosted or "-", rule.local or "-")
+    return RuleView(code, text, rule.severity("openai") or "-", rule.severity("trl") or "-")
 
 
 # -- figures -------------------------------------------------------------------------------

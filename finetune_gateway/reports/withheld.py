@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_gateway.data.formats import SHAREGPT_ROLES
 from finetune_gateway.findings import Finding, Report
-from finetune_gateway.validation.collector import RULES
+from finetune_gateway.validation.rules import RULES
 
 MASKED = (
     "Masked, where they are found: e-mail addresses, telephone numbers, numbers of cards, accounts "

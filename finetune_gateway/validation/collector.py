@@ -10,19 +10,21 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from finetune_gateway.errors import SpecError, shown
+from finetune_gateway.errors import GatewayError, SpecError, shown
 from finetune_gateway.findings import RANK, Defect, Finding, Severity, position
 from finetune_gateway.text.quoting import MAX_PATH, quoted, shortened
-from finetune_gateway.validation.file_rules import FILE_GROUPS
-from finetune_gateway.validation.rules import ROW_GROUPS, Family, Rule
-
-GROUPS: dict[str, dict[str, Rule]] = {**FILE_GROUPS, **ROW_GROUPS}  # topic -> rules
-RULES: dict[str, Rule] = {code: rule for group in GROUPS.values() for code, rule in group.items()}
-
-BACKENDS: dict[str, Family] = {"openai": "hosted", "azure": "hosted", "local": "local"}
+from finetune_gateway.validation.rules import (
+    COMMON,
+    RULES,
+    SEVERITIES,
+    RuleSet,
+    families,
+    known_backends,
+)
 
 MAX_GROUPS = 1000  # distinct findings kept, to bound memory and output
 MAX_LINES = 10  # line numbers kept for one finding
+_BASE = "extends"  # the key of a declaration that names the family below it
 _INDEX = re.compile(r"\[\d+\]")
 
 
@@ -37,12 +39,12 @@ class Findings:
     """Collects defects and groups those with one code, one kind and one sort of path
     (``messages[*]``).
 
-    ``backends``: whose rules count, by default ``BACKENDS``; see ``rules_for``.
+    ``backends``: whose rules count, by default ``known_backends()``; see ``rules_for``.
     """
 
-    def __init__(self, backends: Mapping[str, Family] | None = None) -> None:
-        self.backends = backends or BACKENDS
-        self.families = frozenset(self.backends.values())
+    def __init__(self, backends: Mapping[str, RuleSet] | None = None) -> None:
+        self.backends = backends or known_backends()
+        self._severities: dict[str, Severity | None] = {}
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._codes: set[str] = set()
         self._dropped = 0
@@ -84,8 +86,10 @@ class Findings:
 
     def severity(self, code: str) -> Severity | None:
         """Return the highest severity of a rule for any of the backends; None: no severity."""
-        severities = {RULES[code].severity(family) for family in self.families}
-        return next((severity for severity in RANK if severity in severities), None)
+        if code not in self._severities:
+            found = {rules.severity(code) for rules in self.backends.values()}
+            self._severities[code] = next((one for one in RANK if one in found), None)
+        return self._severities[code]
 
     def listed(self) -> list[Finding]:
         """Return the findings: errors first, then by line."""
@@ -105,7 +109,9 @@ class Findings:
             message=f"{_sentence(defect.detail or rule.title)} {rule.why}",
             fix=defect.fix or rule.fix,
             backends=[
-                name for name, family in self.backends.items() if rule.severity(family) == "error"
+                name
+                for name, rules in self.backends.items()
+                if rules.severity(defect.code) == "error"
             ],
             count=group.count,
             lines=group.lines,
@@ -146,9 +152,45 @@ def _ignorable(name: str) -> str:
     return code
 
 
-def rules_for(backend: str, *, hosted: bool) -> dict[str, Family]:
-    """Return a backend with the family of rules that counts for it: OpenAI's if it is hosted."""
-    return {backend: "hosted" if hosted else "local"}
+def rules_for(backend: str, declared: str | Mapping[str, str]) -> dict[str, RuleSet]:
+    """Return a backend with the rules that judge it, as its ``Capabilities.rules`` declares them.
+
+    Raises GatewayError for what is no declaration: an unknown family, rule or severity, or a rule
+    that cannot be switched off. It is a mistake in the backend, never in the data.
+    """
+    if isinstance(declared, str):
+        return {backend: RuleSet(_known_family(declared, backend))}
+    if not isinstance(declared, Mapping):
+        raise _mistake(backend, f"must be the name of a family or a mapping, not {shown(declared)}")
+    family = _known_family(declared.get(_BASE, COMMON), backend)
+    own = {code: _own(code, said, backend) for code, said in declared.items() if code != _BASE}
+    return {backend: RuleSet(family, own)}
+
+
+def _known_family(name: object, backend: str) -> str:
+    if isinstance(name, str) and (name == COMMON or name in families()):
+        return name
+    known = ", ".join([COMMON, *families()])
+    raise _mistake(backend, f"names the family {shown(name)}, which does not exist", known)
+
+
+def _own(code: str, said: object, backend: str) -> Severity | None:
+    if code not in RULES:
+        raise _mistake(backend, f"names the rule {shown(code)}, which does not exist")
+    if not isinstance(said, str) or said not in SEVERITIES:
+        known = ", ".join(SEVERITIES)
+        raise _mistake(backend, f"gives {code} the severity {shown(said)}, which is none", known)
+    severity, least = SEVERITIES[said], RULES[code].default
+    if RULES[code].unread and (severity is None or RANK[severity] > RANK[least or "note"]):
+        raise _mistake(backend, f"makes {code} less than {least}: it says that rows were not read")
+    return severity
+
+
+def _mistake(backend: str, what: str, known: str = "") -> GatewayError:
+    return GatewayError(
+        f"Capabilities.rules of backend {quoted(backend)} {what}.",
+        hint=f"Known: {known}." if known else "See: ftg rules. It is for the backend's author.",
+    )
 
 
 def _sentence(text: str) -> str:

@@ -22,7 +22,7 @@ from finetune_gateway.validation.collector import Findings, rules_for
 from finetune_gateway.validation.dataset import analysis, row_text
 from finetune_gateway.validation.dataset.analysis import AnalysisOptions
 from finetune_gateway.validation.file_bytes import BOM
-from finetune_gateway.validation.rules import Family
+from finetune_gateway.validation.rules import RuleSet
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
@@ -56,7 +56,7 @@ def validate(
     if runner:
         _require_method(runner, method)
         limits = runner.capabilities(model)
-        backends, limit = rules_for(runner.display_name, hosted=limits.hosted), limits.max_context
+        backends, limit = rules_for(runner.display_name, limits.rules), limits.max_context
     spec = TrainingSpec.build(model=model or "unnamed", method=method, **(training or {}))
     require(spec)
     counter = _counter(dataset, runner, model, spec, limit)
@@ -137,7 +137,7 @@ def _require_method(runner: Backend, method: str) -> None:
 
 
 def _with_unread_lines(
-    report: Report, other: Dataset, backends: Mapping[str, Family] | None
+    report: Report, other: Dataset, backends: Mapping[str, RuleSet] | None
 ) -> Report:
     """Return the report with the lines of ``other`` that could not be compared, if any."""
     leaks = (report.quality or {}).get("leaks")

@@ -25,7 +25,7 @@ from finetune_gateway.validation import parallel
 from finetune_gateway.validation.fast_path import MAX_ROW
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
-from finetune_gateway.validation.rules import Family
+from finetune_gateway.validation.rules import RuleSet
 from finetune_gateway.validation.scan import Json, NotSplittable, RowCounter, Scan, Task
 
 __all__ = ["Finding", "Report", "RowCounter", "validate"]
@@ -41,7 +41,7 @@ def validate(
     dataset: Dataset,
     *,
     model: str | None = None,
-    backends: Mapping[str, Family] | None = None,
+    backends: Mapping[str, RuleSet] | None = None,
     method: str = "sft",
     counter: RowCounter | None = None,
     max_context: int | None = None,

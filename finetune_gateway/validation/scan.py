@@ -47,7 +47,7 @@ from finetune_gateway.validation.rows.formats import (
     sent_defects,
     unknown_format,
 )
-from finetune_gateway.validation.rules import Family
+from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
 
@@ -85,7 +85,7 @@ class Task:
 
     path: Path
     method: str
-    backends: Mapping[str, Family] | None
+    backends: Mapping[str, RuleSet] | None
     max_context: int | None
     limit_words: str  # the words before the limit in a finding: "gpt-4.1 takes"
     counter: TokenCounter | None = None  # an empty one, for a process of its own

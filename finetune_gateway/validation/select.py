@@ -25,7 +25,7 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.file_bytes import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
-from finetune_gateway.validation.rules import Family
+from finetune_gateway.validation.rules import RuleSet
 
 FIRST = 3  # rows shown by default
 
@@ -39,7 +39,7 @@ def hosted_renderer(spec: TrainingSpec, limits: Capabilities) -> HostedRenderer:
 def previews(
     dataset: Dataset,
     renderer: PreviewRenderer,
-    backends: Mapping[str, Family],
+    backends: Mapping[str, RuleSet],
     numbers: Collection[int] | None = None,
     method: str | None = None,
 ) -> list[Preview]:
@@ -123,7 +123,7 @@ def _usual_method(row: object) -> str:
 
 
 def _preview(
-    line: Line, renderer: PreviewRenderer, backends: Mapping[str, Family], method: str | None
+    line: Line, renderer: PreviewRenderer, backends: Mapping[str, RuleSet], method: str | None
 ) -> Preview:
     row, report = _validate_line(line, backends, method)
     if row is None or report.errors:
@@ -139,7 +139,7 @@ def _preview(
 
 
 def _validate_line(
-    line: Line, backends: Mapping[str, Family], method: str | None
+    line: Line, backends: Mapping[str, RuleSet], method: str | None
 ) -> tuple[Json | None, Report]:
     """Return the row, and the report on a file of this line alone."""
     raw = _content(line)
@@ -154,13 +154,13 @@ def _validate_line(
     return row if isinstance(row, dict) else None, report
 
 
-def _findings(defect: Defect, line: int, backends: Mapping[str, Family]) -> list[Finding]:
+def _findings(defect: Defect, line: int, backends: Mapping[str, RuleSet]) -> list[Finding]:
     findings = Findings(backends)
     findings.add(defect, line)
     return findings.listed()
 
 
-def _report(raw: bytes, number: int, method: str, backends: Mapping[str, Family]) -> Report:
+def _report(raw: bytes, number: int, method: str, backends: Mapping[str, RuleSet]) -> Report:
     with tempfile.TemporaryDirectory(prefix="ftg-") as folder:
         path = Path(folder) / "row.jsonl"
         write_atomic(path, raw + b"\n", fsync=False, private=True)

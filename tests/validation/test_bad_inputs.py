@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from support.paths import SHARED_DATA
+from support.rule_sets import rules_of
 
 from finetune_gateway import Dataset
 from finetune_gateway.findings import Report
 from finetune_gateway.tokens.counter import HostedCounter
-from finetune_gateway.validation.collector import rules_for
 from finetune_gateway.validation.run import validate
 
 MANIFEST = SHARED_DATA / "bad_inputs" / "manifest.json"
@@ -32,7 +32,7 @@ def judged(case: dict[str, Any]) -> Report:
     return validate(
         Dataset.open(SHARED_DATA / "bad_inputs" / case["file"]),
         model=args["--model"],
-        backends=rules_for(args["--backend"], hosted=args["--backend"] != "local"),
+        backends=rules_of(args["--backend"]),
         method=args.get("--method", "sft"),
         counter=HostedCounter(args["--model"]),
         max_context=65_536,

@@ -19,10 +19,10 @@ from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli import main
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.tokens.chat_template import ChatTemplate
-from finetune_gateway.validation.collector import RULES
 from finetune_gateway.validation.dataset import near_duplicates, template_loss
 from finetune_gateway.validation.dataset.analysis import AUTO_BYTES, Analysis, analyze
 from finetune_gateway.validation.dataset.statistics import HeavyHitters, LanguageStats
+from finetune_gateway.validation.rules import RULES
 
 WORDS = [
     *("parcel", "late", "blue", "chair", "refund", "seven", "ticket", "window", "order", "again"),

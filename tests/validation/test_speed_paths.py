@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.rule_sets import LOCAL
 
 from finetune_gateway import Dataset, Gateway, TrainingSpec, cli
 from finetune_gateway.findings import Report
@@ -423,7 +424,7 @@ def test_a_local_template_counts_alike_in_parts_and_the_short_way(
     for way, workers in ((report_on, 1), (report_on, 3), (without_fast_path, 1)):
         counter = rule.fresh()
         monkeypatch.setattr(checks, "_PARALLEL_BYTES_LOCAL", 1 if workers > 1 else 1 << 40)
-        report = way(path, counter=counter, max_context=500, backends={"local": "local"})
+        report = way(path, counter=counter, max_context=500, backends=LOCAL)
         found.append((report, counter.stats()))
     assert found[0] == found[1] == found[2]
     assert "example_too_long" in {finding.code for finding in found[0][0].findings}

@@ -8,10 +8,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from support.rule_sets import rules_of
 
 from finetune_gateway import Dataset
 from finetune_gateway.findings import Finding
-from finetune_gateway.validation.collector import rules_for
 from finetune_gateway.validation.rows.schema import _SchemaChecker, schema_errors
 from finetune_gateway.validation.run import validate
 
@@ -66,7 +66,7 @@ def found(path: Path, parameters: Any, backend: str = "openai") -> list[Finding]
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     rows = [*[row] * 5, {**row, "tools": [tool]}, *[row] * 6]
     path.write_text("".join(f"{json.dumps(one)}\n" for one in rows))
-    report = validate(Dataset.open(path), backends=rules_for(backend, hosted=backend != "local"))
+    report = validate(Dataset.open(path), backends=rules_of(backend))
     return [one for one in report.errors if one.code.startswith("tool")]
 
 

@@ -21,8 +21,9 @@ import finetune_gateway as gateway
 from finetune_gateway.cli import main
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.reports.validation_schema import schema
-from finetune_gateway.validation.collector import MAX_GROUPS, RULES
+from finetune_gateway.validation.collector import MAX_GROUPS
 from finetune_gateway.validation.examples import example
+from finetune_gateway.validation.rules import RULES
 
 Json = dict[str, Any]
 PUBLISHED = ROOT / "docs" / "schemas" / "validate.json"

@@ -99,6 +99,7 @@ class LocalBackend(Backend):
     def capabilities(self, model: str | None = None) -> Capabilities:
         return Capabilities(
             hosted=False,
+            rules="trl",
             methods=frozenset(TRAINERS),
             training_types=frozenset({"lora", "qlora", "full"}),
             options=OPTIONS,

@@ -28,7 +28,7 @@ from finetune_gateway.validation.dataset.statistics import (
     RoleStats,
     SystemPromptStats,
 )
-from finetune_gateway.validation.rules import Family
+from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
 
@@ -73,7 +73,7 @@ def with_quality(
     dataset: Dataset,
     options: AnalysisOptions,
     *,
-    backends: Mapping[str, Family] | None = None,
+    backends: Mapping[str, RuleSet] | None = None,
     method: str = "sft",
     render: Callable[[Json], str] | None = None,
 ) -> Report:
@@ -101,7 +101,7 @@ def find_leaks(train: Dataset, held_out: Dataset) -> list[CountedDefect]:
 
 
 def with_leaks(
-    report: Report, leaks: Sequence[CountedDefect], backends: Mapping[str, Family]
+    report: Report, leaks: Sequence[CountedDefect], backends: Mapping[str, RuleSet]
 ) -> Report:
     """Return the report on training data with the leaks that ``find_leaks`` returned."""
     if not leaks:
@@ -115,7 +115,7 @@ def with_leaks(
 def analyze(
     dataset: Dataset,
     *,
-    backends: Mapping[str, Family] | None = None,
+    backends: Mapping[str, RuleSet] | None = None,
     method: str = "sft",
     against: Sequence[Dataset] = (),
     like: Dataset | None = None,

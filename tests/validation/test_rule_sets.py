@@ -1,0 +1,92 @@
+"""Which rules judge a backend: the table, its families, and what a backend declares."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.rule_sets import rules_of
+
+import finetune_gateway
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation import profiles
+from finetune_gateway.validation.collector import rules_for
+from finetune_gateway.validation.rules import (
+    COMMON,
+    RULES,
+    Rule,
+    RuleSet,
+    families,
+    known_backends,
+)
+
+TABLE = Path(finetune_gateway.__file__).parent / "validation" / "rules.toml"
+
+
+def test_the_tables_are_read_one_by_one_as_at_once() -> None:
+    """Each rule is parsed alone; the file as a whole is the same TOML, without a stray key."""
+    whole = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    assert {**whole.pop("families")}.keys() == families().keys()
+    assert whole.pop("known_backends").keys() == known_backends().keys()
+    assert list(whole) == list(RULES)
+    texts = {field.name for field in fields(Rule)} - {"families"}
+    for code, table in whole.items():
+        assert table.keys() <= texts | families().keys(), code
+        assert RULES[code].title == table["title"]
+
+
+def test_what_a_family_says_of_its_own_has_a_source() -> None:
+    """It differs from what it would be without, and an address or a document says so."""
+    for code, rule in RULES.items():
+        for name, said in rule.families.items():
+            below = rule.severity(families()[name].extends)
+            assert said.severity != below and said.source, (code, name)
+
+
+def test_backends_that_are_not_named_are_judged_as_when_they_are() -> None:
+    """The rules of the known backends are those that they declare."""
+    for name, rules in known_backends().items():
+        assert rules_of(name) == {name: rules}
+
+
+def test_every_host_has_a_family() -> None:
+    """A profile names a family of the table."""
+    for name in profiles.profile_names():
+        assert rules_for(name, profiles.load_profile(name).rules)
+
+
+def test_a_backend_has_severities_of_its_own_over_a_family() -> None:
+    """They hold for their rules, and the family's for the others."""
+    own = {"extends": "openai", "last_not_assistant": "off", "same_role_twice": "error"}
+    (rules,) = rules_for("acme", own).values()
+    assert rules.severity("last_not_assistant") is None
+    assert rules.severity("same_role_twice") == "error"
+    assert rules.severity("empty_assistant") == RULES["empty_assistant"].severity("openai")
+    (rules,) = rules_for("acme", {"same_role_twice": "note"}).values()
+    assert rules == RuleSet(COMMON, {"same_role_twice": "note"})
+
+
+@pytest.mark.parametrize(
+    ("declared", "named"),
+    [
+        ("opennai", "'opennai'"),
+        ({"extends": "opennai"}, "'opennai'"),
+        ({"extends": ["openai"]}, "openai"),
+        ({"last_not_asistant": "off"}, "'last_not_asistant'"),
+        ({"last_not_assistant": "fatal"}, "'fatal'"),
+        ({"last_not_assistant": ["error"]}, "error"),
+        ({"last_not_assistant": None}, "None"),
+        ({"line_too_long": "off"}, "line_too_long"),
+        ({"line_too_long": "note"}, "line_too_long"),
+        (["openai"], "openai"),
+        (None, "None"),
+    ],
+)
+def test_a_wrong_declaration_is_a_mistake_of_the_backend(declared: Any, named: str) -> None:
+    """The error names the backend and what is wrong, never a line of the data."""
+    with pytest.raises(GatewayError, match=r"Capabilities\.rules of backend 'acme'") as caught:
+        rules_for("acme", declared)
+    assert named in str(caught.value) and caught.value.hint
