@@ -14,6 +14,7 @@ from typing import Any
 import certifi
 import pytest
 from hypothesis import HealthCheck, settings
+from support.heap import freeze_imports
 from support.paths import SHARED
 from support.rows import chat_rows
 from tenacity import wait_fixed
@@ -49,6 +50,11 @@ SMALL = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests come first: side by side, no process waits for one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_runtest_setup() -> None:
+    """A collection looks through what a test has made, not through all tests and libraries."""
+    freeze_imports()
 
 
 @pytest.fixture(scope="session", autouse=True)

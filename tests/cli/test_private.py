@@ -142,14 +142,6 @@ def narrowed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """A collection looks at what the test has made, not at all that the libraries have."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def run_and_look(calls: list[str], home: Path, ftg: Ftg) -> None:
     """Run command lines without a umask, under which a file that is wide at any is wide; after each
     the home is private, and at the end its spool is empty."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.heap import freeze_imports
 
 from finetune_gateway import ModelHandle
 from finetune_gateway.backends.local import fourbit, origin
@@ -59,7 +60,9 @@ def a_run(
 def train_run(run: Run) -> Run:
     """Train a run up to its saved model, by the file of its method; raise what that raises."""
     fourbit.import_quietly()  # else peft would import it, and print
-    load_trainer(run.spec.method).train_and_save(run)
+    method = load_trainer(run.spec.method)
+    freeze_imports()
+    method.train_and_save(run)
     return run
 
 
