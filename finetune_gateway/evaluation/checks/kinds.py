@@ -27,6 +27,7 @@ from finetune_gateway.evaluation.refusals import phrase_in, refuses
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Score
 from finetune_gateway.text.quoting import MAX_QUOTE, ascii_safe, quoted, shortened
 from finetune_gateway.validation.dataset.statistics import can_detect, language_detector
+from finetune_gateway.validation.rows.arguments import mismatch
 
 Json = dict[str, Any]
 
@@ -346,11 +347,7 @@ def _call_error(call: Json, offered: dict[str, Any]) -> str:
     schema = offered[name]
     if not isinstance(schema, dict):
         return ""
-    try:
-        fits = schema_judge(schema)
-    except SpecError:  # validate says so of the data
-        return ""
-    why = fits(value)
+    why = mismatch(value, schema)  # what is wrong with the schema, validate says of the data
     return f"{name}: {why}" if why else ""
 
 

@@ -1,200 +1,262 @@
-"""Errors in the JSON Schema of a tool's parameters, by the metaschema of draft 2020-12.
+"""The parameters of tools: are they a JSON Schema, and what matches arguments with them.
 
-Forms of draft-07 (``items`` as a list, ``dependencies``) are accepted. Nothing is fetched, and a
-schema of any size takes less than 0.1 s: at most 10,000 inner schemas are checked.
+Draft 2020-12, by jsonschema-rs, with the forms of draft-07 (``items`` as a list, ``dependencies``,
+``definitions``) and OpenAPI's ``nullable``. Nothing is fetched. At most 10,000 inner schemas of one
+tool are looked at, and its errors are in our words.
 """
 
 from __future__ import annotations
 
 import marshal
+import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from functools import cache
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import unquote
 
+from finetune_gateway.data.json_schema import (
+    Matcher,
+    Validator,
+    compiled,
+    schema_matcher,
+    without_target,
+)
+from finetune_gateway.errors import SpecError
 from finetune_gateway.findings import child
-from finetune_gateway.text.quoting import MAX_PATH, MAX_QUOTE, json_type, quoted
+from finetune_gateway.text.quoting import MAX_PATH, hidden, json_type, quoted, shortened
 
 Json = dict[str, Any]
+Path: TypeAlias = tuple[str | int, ...]
 
 TYPES = ("object", "string", "number", "integer", "boolean", "array", "null")
-_INDEX = re.compile(r"[0-9]{1,6}")
-_MAX_SCHEMAS = 10_000  # inner schemas checked
-_CACHED = 1024  # schemas: the rows of a file usually offer the same tools
+_MAX_SCHEMAS = 10_000  # inner schemas looked at
 _MAX_ERRORS = 20  # of one schema
+_MOST_KEPT = 5_000  # inner schemas kept compiled: 4 MB
+_PATTERN = 50_000  # characters of a pattern, repeated ones as often: 5 ms to compile
+_PATTERNS = 1_000_000  # of all patterns of a schema
+_WHY = 120  # characters of the library's reason
+_NO_PATTERN = "is not a regular expression"
+_TUPLE = re.compile(r"/items/([0-9]+)(?=/|$)")
+_REPEATS = re.compile(r"\{(?:[0-9]+,)?([1-9][0-9]*)\}")
 
 _ONE = frozenset({
-    "additionalProperties", "propertyNames", "contains", "not", "if", "then", "else",
-    "unevaluatedItems", "unevaluatedProperties", "contentSchema",
+    "additionalProperties", "additionalItems", "propertyNames", "contains", "not", "if", "then",
+    "else", "unevaluatedItems", "unevaluatedProperties", "contentSchema", "items",
 })  # fmt: skip
-_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
+_MAPS = frozenset({
+    "properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies",
+})  # fmt: skip
 _TOP = ("anyOf", "oneOf", "allOf", "not", "enum")  # OpenAI refuses these at the top level
-
-
-# A path as a linked list: the parent, the last step, and if it is a name from the data. Only paths
-# of errors are written out: those of thousands of good schemas would take a second.
-LinkedPath: TypeAlias = "tuple[LinkedPath | None, str, bool]"
+_REFERENCES = ("$ref", "$dynamicRef")
+_COMBINED = (*_REFERENCES, "allOf", "anyOf", "oneOf", "not", "if", "then", "else")
 
 
 class SchemaError(NamedTuple):
     """An error in a schema; ``path`` is relative to it."""
 
     code: str
-    path: str
+    path: Path
     detail: str = ""
+
+
+class ToolSchema(NamedTuple):
+    """What is wrong with the parameters of a tool, at most 20 errors, and how arguments are
+    matched with them; None if they cannot be."""
+
+    errors: tuple[SchemaError, ...]
+    match: Matcher | None
+    size: int = 1  # inner schemas
 
 
 def schema_errors(schema: Json) -> tuple[SchemaError, ...]:
     """Return the errors in the parameters of a function, in order, at most 20."""
-    try:
-        # marshal also writes half surrogate pairs and numbers of any size.
-        key = blake2b(marshal.dumps(schema, 2), digest_size=16).digest()
-    except ValueError:  # too deep for marshal
-        return _check(schema)
-    if key not in _cache:
-        if len(_cache) >= _CACHED:
-            _cache.clear()
-        _cache[key] = _check(schema)
-    return _cache[key]
+    return _kept.read(schema).errors
 
 
-_cache: dict[bytes, tuple[SchemaError, ...]] = {}
+def matcher(schema: Json) -> Matcher | None:
+    """Return what matches arguments with the parameters of a function; None if nothing can."""
+    return _kept.read(schema).match
 
 
-def _check(schema: Json) -> tuple[SchemaError, ...]:
-    return tuple(islice(_SchemaChecker(schema).errors(), _MAX_ERRORS))
+def place(parent: str, path: Path) -> str:
+    """Return a path inside a value as findings show it, and no longer."""
+    for step in path:
+        if isinstance(step, int):
+            parent += f"[{step}]"
+        else:
+            parent = f"{parent}.{step}" if parent and step in _FORMS else child(parent, step)
+        if len(parent) > MAX_PATH:
+            break
+    return parent
 
 
-class _SchemaChecker:
-    """Walks over a schema without recursion."""
+# -- read once: the rows of a file usually offer the same tools ----------------------------------
+
+
+class _Kept:
+    """The schemas read last, by their content."""
+
+    def __init__(self) -> None:
+        self.schemas: OrderedDict[bytes, ToolSchema] = OrderedDict()
+        self.size = 0  # inner schemas
+
+    def read(self, schema: Json) -> ToolSchema:
+        """Return the schema, read now or before."""
+        try:
+            # marshal also writes half surrogate pairs and numbers of any size.
+            key = blake2b(marshal.dumps(schema, 2), digest_size=16).digest()
+        except ValueError:  # too deep for marshal
+            return ToolSchema((SchemaError("tool_schema", (), "it is nested too deep"),), None)
+        if key in self.schemas:
+            self.schemas.move_to_end(key)
+            return self.schemas[key]
+        made = self.schemas[key] = _Reader(schema).read()
+        self.size += made.size
+        while self.size > _MOST_KEPT and len(self.schemas) > 1:
+            self.size -= self.schemas.popitem(last=False)[1].size
+        return made
+
+
+_kept = _Kept()
+
+
+class _Reader:
+    """Reads the schema of one tool."""
 
     def __init__(self, root: Json) -> None:
         self.root = root
-        self.stack: list[tuple[Any, LinkedPath | None]] = [(root, None)]
-        self.inner: list[tuple[Any, LinkedPath | None]] = []  # schemas of the current one
-        self.anchors: set[str] = set()
-        self.references: list[tuple[str, LinkedPath]] = []
-        self.remaining = _MAX_SCHEMAS
+        self.references: list[tuple[Path, str]] = []
+        self.patterns: dict[str, str] = {}  # "", or why a pattern cannot be used
+        self.pattern_sizes = 0
+        self.unread: list[SchemaError] = []
+        self.older = False  # has forms that draft 2020-12 has not
 
-    def errors(self) -> Iterator[SchemaError]:
-        """Yield all errors in the order of the schema; references last."""
+    def read(self) -> ToolSchema:
+        """Return its errors, and what matches arguments with it."""
+        found = list(_walk(self.root))
+        errors = list(self._errors(found))
+        match = None
+        if len(found) > _MAX_SCHEMAS:
+            self._leave((), f"more than {_MAX_SCHEMAS:,} schemas in it")
+        elif all(one.code != "tool_schema" for one in errors):
+            match, broken = self._compile()
+            errors += broken
+        return ToolSchema((*errors, *self.unread)[:_MAX_ERRORS], match, len(found))
+
+    def _errors(self, found: list[tuple[Path, Any]]) -> Iterator[SchemaError]:
         for key in _TOP:
             if key in self.root:
-                yield SchemaError(
-                    "tool_schema_top", f".{key}", f"{key!r} at the top of the parameters"
-                )
-        while self.stack:
-            schema, path = self.stack.pop()
+                detail = f"{key!r} at the top of the parameters"
+                yield SchemaError("tool_schema_top", (key,), detail)
+        for path, schema in found:
             if isinstance(schema, dict):
                 yield from self._object(schema, path)
             elif not isinstance(schema, bool):  # true and false are schemas too
                 detail = f"a schema must be an object, not {json_type(schema)}"
-                yield SchemaError("tool_schema", _write_path(path), detail)
-        if self.remaining > 0:  # else an anchor may have been missed
-            yield from self._broken_references()
+                yield SchemaError("tool_schema", path, detail)
 
-    def _object(self, schema: Json, path: LinkedPath | None) -> Iterator[SchemaError]:
-        for key in [key for key in schema if key in _KEYWORDS]:
-            if detail := self._keyword(key, schema[key], path):
-                yield SchemaError("tool_schema", _write_path((path, f".{key}", False)), detail)
-        self.stack += reversed(self.inner)
-        self.inner.clear()
+    def _object(self, schema: Json, path: Path) -> Iterator[SchemaError]:
+        if not _fits_all_forms(schema):
+            for key in [key for key in schema if key in _FORMS]:
+                if detail := _form_error(key, schema[key]):
+                    yield SchemaError("tool_schema", (*path, key), detail)
+        yield from self._patterns(schema, path)
+        for key in _REFERENCES:
+            if isinstance(schema.get(key), str):
+                self.references.append(((*path, key), schema[key]))
+        self.older = self.older or _is_older(schema)
         yield from _incomplete(schema, path)
 
-    def _keyword(self, key: str, value: Any, path: LinkedPath | None) -> str:
-        """Return the error in the value of a keyword, or ""; its schemas are added to the stack."""
-        here = (path, f".{key}", False)
-        if isinstance(value, str) and key in ("$anchor", "$dynamicAnchor", "$id"):
-            self.anchors.add(value.removeprefix("#"))
-        elif isinstance(value, str) and key == "$ref":
-            self.references.append((value, here))
-        leaf = _LEAVES.get(key)
-        if leaf:
-            return leaf(key, value)
-        if key == "dependencies":
-            return self._dependencies(value, here)
-        if key in _MAPS:
-            return self._map(key, value, here)
-        if key in _LISTS or (key == "items" and isinstance(value, list)):
-            return self._list(key, value, here)
-        self._add_inner([(value, here)])
+    def _patterns(self, schema: Json, path: Path) -> Iterator[SchemaError]:
+        named = schema.get("patternProperties")
+        places = [(("patternProperties",), one) for one in named] if isinstance(named, dict) else []
+        if isinstance(schema.get("pattern"), str):
+            places.append((("pattern",), schema["pattern"]))
+        for step, pattern in places:
+            if pattern not in self.patterns:
+                self.patterns[pattern] = self._pattern(pattern)
+            if why := self.patterns[pattern]:
+                detail = f"{quoted(pattern)} {why}"
+                if why == _NO_PATTERN:
+                    yield SchemaError("tool_schema", (*path, *step), detail)
+                else:
+                    self._leave((*path, *step), detail)
+
+    def _pattern(self, pattern: str) -> str:
+        """Return why a pattern cannot be used, or ""."""
+        size = len(pattern) * math.prod(min(int(n), 10**6) for n in _REPEATS.findall(pattern))
+        self.pattern_sizes += size
+        if size > _PATTERN or self.pattern_sizes > _PATTERNS:
+            return _NO_PATTERN if _unbalanced(pattern) else "is too large to be used here"
+        try:
+            compiled({"pattern": pattern}, look_around=True)
+        except SpecError:
+            return _NO_PATTERN if _unbalanced(pattern) else "cannot be used here"
         return ""
 
-    def _add_inner(self, inner: list[tuple[Any, LinkedPath | None]]) -> None:
-        self.inner += inner
-        self.remaining -= len(inner)
+    def _leave(self, path: Path, why: str) -> None:
+        self.unread.append(SchemaError("tool_schema_unread", path, why))
 
-    def _map(self, key: str, value: Any, path: LinkedPath) -> str:
-        if not isinstance(value, dict):
-            return f"{key!r} must be an object, not {json_type(value)}"
-        first = islice(value.items(), max(self.remaining, 0))
-        self._add_inner([(inner, (path, name, True)) for name, inner in first])
-        broken = key == "patternProperties" and next(filter(_unbalanced, value), None)
-        return f"{quoted(broken)} is not a regular expression" if broken else ""
-
-    def _list(self, key: str, value: Any, path: LinkedPath) -> str:
-        if not isinstance(value, list):
-            return f"this must be a list of schemas, not {json_type(value)}"
-        first = islice(value, max(self.remaining, 0))
-        self._add_inner([(inner, (path, f"[{at}]", False)) for at, inner in enumerate(first)])
-        return "" if value or key == "items" else "an empty list of schemas"
-
-    def _dependencies(self, value: Any, path: LinkedPath) -> str:
-        if not isinstance(value, dict):
-            return f"'dependencies' must be an object, not {json_type(value)}"
-        schemas = {key: one for key, one in value.items() if not isinstance(one, list)}
-        self._map("dependencies", schemas, path)
-        return _dependent("", {key: one for key, one in value.items() if isinstance(one, list)})
-
-    def _broken_references(self) -> Iterator[SchemaError]:
-        """Yield references to missing parts of the schema. A schema with an $id is skipped: its
-        references are relative to that."""
-        if isinstance(self.root.get("$id"), str):
-            return
-        for reference, path in self.references:
-            if reference.startswith("#") and not self._has(unquote(reference[1:])):
+    def _compile(self) -> tuple[Matcher | None, list[SchemaError]]:
+        """Return what matches arguments; None, and why, if the library cannot read the schema."""
+        broken = {pattern for pattern, why in self.patterns.items() if why}
+        try:
+            older = self.older or broken
+            schema = _as_2020_12(self.root, broken) if older else self.root
+            return schema_matcher(schema, look_around=True), []
+        except RecursionError:
+            return None, [SchemaError("tool_schema", (), "it is nested too deep")]
+        except SpecError as exc:
+            why = shortened(hidden(exc.message), _WHY)
+        lost = without_target(schema, {reference for _, reference in self.references})
+        inside = []
+        for path, reference in self.references:
+            if reference in lost and reference.startswith("#"):
                 detail = f"the reference {quoted(reference)} has no target"
-                yield SchemaError("tool_schema", _write_path(path), detail)
-
-    def _has(self, pointer: str) -> bool:
-        if not pointer.startswith("/"):
-            return pointer == "" or pointer in self.anchors
-        target: Any = self.root
-        for part in pointer.split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and _INDEX.fullmatch(name) and int(name) < len(target):
-                target = target[int(name)]
-            elif isinstance(target, dict) and name in target:
-                target = target[name]
-            else:
-                return False
-        return True
+                inside.append(SchemaError("tool_schema", path, detail))
+            elif reference in lost:
+                self._leave(path, f"{quoted(reference)} is outside the schema, and is not fetched")
+        if not lost:
+            self._leave((), why)
+        return None, inside
 
 
-def _write_path(linked: LinkedPath | None) -> str:
-    """Return a path as findings show it, and no longer."""
-    steps = []
-    while linked is not None:
-        linked, step, is_name = linked
-        steps.append((step, is_name))
-    path = ""
-    for step, is_name in reversed(steps):
-        path = child(path, step) if is_name else path + step
-        if len(path) > MAX_PATH:
-            break
-    return path
+def _walk(root: Json) -> Iterator[tuple[Path, Any]]:
+    """Yield the inner schemas with their paths, in order, without recursion: at most one more than
+    are looked at."""
+    stack: list[tuple[Path, Any]] = [((), root)]
+    rest = _MAX_SCHEMAS
+    while stack:
+        path, schema = stack.pop()
+        yield path, schema
+        if isinstance(schema, dict):
+            inner = [*islice(_inner(schema, path), rest)]
+            rest -= len(inner)
+            stack += reversed(inner)
 
 
-def _incomplete(schema: Json, path: LinkedPath | None) -> Iterator[SchemaError]:
+def _inner(schema: Json, path: Path) -> Iterator[tuple[Path, Any]]:
+    for key, value in schema.items():
+        if key in _LISTS and isinstance(value, list):
+            yield from (((*path, key, at), one) for at, one in enumerate(value))
+        elif key in _ONE:
+            yield (*path, key), value
+        elif key in _MAPS and isinstance(value, dict):
+            for name, one in value.items():
+                if key != "dependencies" or not isinstance(one, list):
+                    yield (*path, key, name), one
+
+
+def _incomplete(schema: Json, path: Path) -> Iterator[SchemaError]:
     """Yield what the metaschema allows, but OpenAI or a model cannot use."""
     types = schema.get("type")
     array = types == "array" or (isinstance(types, list) and "array" in types)
     if array and not {"items", "prefixItems", "$ref"} & schema.keys():
-        yield SchemaError("tool_schema_items", _write_path(path))
+        yield SchemaError("tool_schema_items", path)
     required, properties = schema.get("required"), schema.get("properties")
     if not isinstance(properties, dict) or not isinstance(required, list):
         return
@@ -202,74 +264,105 @@ def _incomplete(schema: Json, path: LinkedPath | None) -> Iterator[SchemaError]:
     undeclared = next((name for name in names if name not in properties), None)
     if undeclared is not None:
         detail = f"'required' names {quoted(undeclared)}, which is not declared"
-        yield SchemaError("tool_schema_required", _write_path((path, ".required", False)), detail)
+        yield SchemaError("tool_schema_required", (*path, "required"), detail)
 
 
-# -- keywords without schemas inside -----------------------------------------------------------
+# -- keywords ------------------------------------------------------------------------------------
+
+_COUNT = ({"type": "integer", "minimum": 0}, "a whole number of at least 0")
+_NUMBER = ({"type": "number"}, "a number")
+_TEXT = ({"type": "string"}, "a string")
+_FLAG = ({"type": "boolean"}, "true or false")
+_LIST = ({"type": "array"}, "a list")
+_OBJECT = ({"type": "object"}, "an object")
+_SCHEMAS = ({"type": "array", "minItems": 1}, "a list of at least one schema")
+_NAMES: Json = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+_ONE_TYPE: Json = {"enum": [*TYPES]}
+_ANY_TYPE: Json = {
+    "if": {"type": "array"},
+    "then": {"items": _ONE_TYPE, "minItems": 1, "uniqueItems": True},
+    "else": _ONE_TYPE,
+}
+# What the value of a keyword must be, as a schema and in words.
+_FORMS: dict[str, tuple[Json, str]] = {
+    "type": (_ANY_TYPE, f"one of the types of JSON Schema ({', '.join(TYPES)})"),
+    "required": (_NAMES, "a list of names"),
+    "dependentRequired": (
+        {"type": "object", "additionalProperties": _NAMES},
+        "an object with lists of names",
+    ),
+    "dependencies": (
+        {"type": "object", "additionalProperties": {"if": {"type": "array"}, "then": _NAMES}},
+        "an object with lists of names, or schemas",
+    ),
+    "multipleOf": ({"type": "number", "exclusiveMinimum": 0}, "a number above 0"),
+    "pattern": _TEXT,
+    "enum": _LIST,
+    "examples": _LIST,
+    **dict.fromkeys(_MAPS - {"dependencies"}, _OBJECT),
+    **dict.fromkeys(_LISTS - {"items"}, _SCHEMAS),
+    **dict.fromkeys(
+        (
+            "title", "description", "format", "$ref", "$id", "$schema", "$comment", "$anchor",
+            "$dynamicRef", "$dynamicAnchor", "contentEncoding", "contentMediaType",
+        ),
+        _TEXT,
+    ),
+    **dict.fromkeys(("deprecated", "readOnly", "writeOnly", "uniqueItems"), _FLAG),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _NUMBER),
+    **dict.fromkeys(
+        (
+            "minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains",
+            "minProperties", "maxProperties",
+        ),
+        _COUNT,
+    ),
+}  # fmt: skip
 
 
-def _must_be(expected: str, fits: Callable[[Any], bool]) -> Callable[[str, Any], str]:
-    def leaf(key: str, value: Any) -> str:
-        if fits(value):
-            return ""
-        return f"{key!r} must be {expected}, not {_shown(value)}"
-
-    return leaf
+@cache
+def _all_forms() -> Validator:
+    return compiled({"properties": {key: form for key, (form, _) in _FORMS.items()}})
 
 
-def _shown(value: Any) -> str:
-    if _is_number(value):
-        return quoted(value).strip("'")
-    return quoted(value) if isinstance(value, str) else json_type(value)
+def _fits_all_forms(schema: Json) -> bool:
+    """Return True if no keyword is wrong: one call for most schemas."""
+    try:
+        return _all_forms().is_valid(schema)
+    except UnicodeEncodeError:  # half a surrogate pair: each keyword by itself
+        return False
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@cache
+def _form(key: str) -> Matcher:
+    return schema_matcher(_FORMS[key][0])
 
 
-def _is_count(value: Any) -> bool:
-    return _is_number(value) and value >= 0 and value == value // 1
-
-
-def _type(key: str, value: Any) -> str:
-    listed = value if isinstance(value, list) else [value]
-    for one in listed:
-        if one not in TYPES:
-            return f"{_shown(one)} is not a JSON Schema type ({', '.join(TYPES)})"
-    if not listed:
-        return "an empty list of types"
-    return "" if len(set(listed)) == len(listed) else "the same type twice"
-
-
-def _names(key: str, value: Any) -> str:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        return f"{quoted(key)} is not a list of names"
-    if len(set(value)) == len(value):
+def _form_error(key: str, value: Any) -> str:
+    """Return what is wrong with the value of a keyword, or ""."""
+    error = _form(key)(value)
+    if not error:
         return ""
-    twice, _ = Counter(value).most_common(1)[0]
-    return f"{quoted(key)} names {quoted(twice)} twice"
+    inner = value
+    for step in error.path:
+        inner = inner[step]
+    if error.kind == "UniqueItems":
+        twice, _ = Counter(inner).most_common(1)[0]
+        return f"{key!r} names {quoted(twice)} twice"
+    return f"{key!r} must be {_FORMS[key][1]}, not {_display(inner)}"
 
 
-def _dependent(key: str, value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"{key!r} must be an object, not {json_type(value)}"
-    return next(filter(None, (_names(name, one) for name, one in _first(value))), "")
-
-
-def _first(value: Json) -> Iterator[tuple[str, Any]]:
-    """Yield the members, with names cut to the length that is shown."""
-    return ((name[:MAX_QUOTE], one) for name, one in value.items())
-
-
-def _pattern(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        return f"{key!r} must be a string, not {json_type(value)}"
-    return f"{quoted(value)} is not a regular expression" if _unbalanced(value) else ""
+def _display(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return quoted(value).strip("'")
+    if isinstance(value, list) and not value:
+        return "an empty list"
+    return quoted(value) if isinstance(value, str) else json_type(value)
 
 
 def _unbalanced(pattern: str) -> bool:
     """Return True if a bracket is not closed. JSON Schema uses JavaScript's regular expressions;
-    Python's parser would refuse valid ones."""
+    the library refuses some of them."""
     if "[]" in pattern or "[^]" in pattern:
         return False  # a set in JavaScript; elsewhere the set begins with ]
     depth, inside, escaped = 0, False, False
@@ -285,34 +378,58 @@ def _unbalanced(pattern: str) -> bool:
     return bool(depth) or inside or escaped
 
 
-_text = _must_be("a string", lambda value: isinstance(value, str))
-_flag = _must_be("true or false", lambda value: isinstance(value, bool))
-_number = _must_be("a number", _is_number)
-_count = _must_be("a whole number of at least 0", _is_count)
+# -- older forms -----------------------------------------------------------------------------------
 
-_LEAVES: dict[str, Callable[[str, Any], str]] = {
-    "type": _type,
-    "required": _names,
-    "dependentRequired": _dependent,
-    "pattern": _pattern,
-    "multipleOf": _must_be("a number above 0", lambda value: _is_number(value) and value > 0),
-    "enum": lambda key, value: "" if isinstance(value, list) else "'enum' is not a list",
-    "examples": _must_be("a list", lambda value: isinstance(value, list)),
-    **dict.fromkeys(
-        (
-            "title", "description", "format", "$ref", "$id", "$schema", "$comment", "$anchor",
-            "$dynamicRef", "$dynamicAnchor", "contentEncoding", "contentMediaType",
-        ),
-        _text,
-    ),
-    **dict.fromkeys(("deprecated", "readOnly", "writeOnly", "uniqueItems"), _flag),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
-    **dict.fromkeys(
-        (
-            "minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains",
-            "minProperties", "maxProperties",
-        ),
-        _count,
-    ),
-}  # fmt: skip
-_KEYWORDS = frozenset({*_LEAVES, *_ONE, *_LISTS, *_MAPS, "items", "dependencies"})
+
+def _is_older(schema: Json) -> bool:
+    anchor = schema.get("$id")
+    return (
+        schema.get("nullable") is True
+        or isinstance(schema.get("items"), list)
+        or (isinstance(anchor, str) and anchor.startswith("#"))
+    )
+
+
+def _as_2020_12(schema: Any, broken: set[str]) -> Any:
+    """Return a schema with what drafts before 2020-12 and OpenAPI write otherwise, and without
+    patterns that cannot be used."""
+    if not isinstance(schema, dict):
+        return schema
+    made: Json = {key: _inner_as_2020_12(key, value, broken) for key, value in schema.items()}
+    if isinstance(made.get("items"), list):  # a tuple
+        made["prefixItems"] = made.pop("items")
+        if "additionalItems" in made:
+            made["items"] = made.pop("additionalItems")
+        if not made["prefixItems"]:
+            del made["prefixItems"]
+    if isinstance(made.get("$id"), str) and made["$id"].startswith("#"):
+        made["$anchor"] = made.pop("$id")[1:]
+    if isinstance(made.get("$ref"), str):
+        made["$ref"] = _TUPLE.sub(r"/prefixItems/\1", made["$ref"])
+    if made.get("pattern") in broken:
+        del made["pattern"]
+    if broken & set(patterns := made.get("patternProperties") or {}):
+        made["patternProperties"] = {key: patterns[key] for key in patterns if key not in broken}
+        made["additionalProperties"] = True
+    return _with_null(made) if made.get("nullable") is True else made
+
+
+def _inner_as_2020_12(key: str, value: Any, broken: set[str]) -> Any:
+    if key in _LISTS and isinstance(value, list):
+        return [_as_2020_12(one, broken) for one in value]
+    if key in _MAPS and isinstance(value, dict):
+        return {name: _as_2020_12(one, broken) for name, one in value.items()}
+    return _as_2020_12(value, broken) if key in _ONE else value
+
+
+def _with_null(schema: Json) -> Json:
+    """Return a schema that null fits too, whatever else it asks for."""
+    combined = {key: schema.pop(key) for key in _COMBINED if key in schema}
+    if "type" in schema:
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        schema["type"] = types if "null" in types else [*types, "null"]
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    return schema | ({"if": {"not": {"type": "null"}}, "then": combined} if combined else {})

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from finetune_gateway.data.json_schema import TooCostly
 from finetune_gateway.findings import Defect, wrong_type
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.validation.json.parsing import BadLine, escape_defects, parse
 from finetune_gateway.validation.rows.arguments import mismatch
-from finetune_gateway.validation.rows.schema import schema_errors
+from finetune_gateway.validation.rows.schema import place, schema_errors
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
@@ -122,7 +123,7 @@ def _parameters(schema: Any, path: str) -> Defects:
         yield Defect("tool_schema", f"{path}.type", detail)
     else:
         for error in schema_errors(schema):
-            yield Defect(error.code, f"{path}{error.path}", error.detail)
+            yield Defect(error.code, place(path, error.path), error.detail)
 
 
 def call_defects(message: Json, path: str) -> Defects:
@@ -315,17 +316,23 @@ def offered_defects(messages: list[Json], row: Json, path: str, tools_path: str)
         if name not in offered:
             detail = f"the tool {quoted(name)} is not offered"
             yield Defect("tool_undeclared", f"{call_path}.name", detail)
-        elif reason := _argument_mismatch(function, offered[name]):
-            detail = f"the arguments do not fit the parameters of {quoted(name)}: {reason}"
-            yield Defect("tool_args_schema", f"{call_path}.arguments", detail)
+            continue
+        arguments = function.get("arguments")
+        value = _decoded(arguments) if isinstance(arguments, str) else arguments
+        if isinstance(value, dict):  # anything else is reported with the call
+            yield from _mismatches(value, name, offered[name], f"{call_path}.arguments")
 
 
-def _argument_mismatch(called: Json, offered: Json) -> str:
-    """Return what of the arguments does not fit; "" if they are not an object, which is reported
-    with the call."""
-    arguments = called.get("arguments")
-    value = _decoded(arguments) if isinstance(arguments, str) else arguments
-    return mismatch(value, offered.get("parameters")) if isinstance(value, dict) else ""
+def _mismatches(arguments: Json, name: str, offered: Json, path: str) -> Defects:
+    """Yield what of the arguments does not fit the parameters of the tool."""
+    try:
+        reason = mismatch(arguments, offered.get("parameters"))
+    except TooCostly as exc:
+        yield Defect("tool_schema_unread", path, f"the call of {quoted(name)}: {exc.message}")
+        return
+    if reason:
+        detail = f"the arguments do not fit the parameters of {quoted(name)}: {reason}"
+        yield Defect("tool_args_schema", path, detail)
 
 
 def _called_functions(messages: list[Json], path: str) -> Iterator[tuple[str, Json, str]]:
