@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune_gateway.validation.examples import example, visible
-from finetune_gateway.validation.rules import COMMON, RULES, Deviation, Rule, families, topics
+from finetune_gateway.validation.rules import RULES, Rule, topics
 
 MADE = "<!-- Made by: python -m scripts.rules_page docs/rules -->"
 
@@ -74,17 +74,14 @@ def _table(title: str, group: dict[str, Rule]) -> str:
 
 
 def _severities(rule: Rule) -> Iterator[str]:
-    for name in (*families(), COMMON):
-        one = rule.deviation(name)
-        yield f"| {name} | {rule.severity(name) or 'does not count'} | {_source(one)} |"
+    for names, severity, source in rule.judged():
+        yield f"| {', '.join(names)} | {severity or 'does not count'} | {_source(source)} |"
 
 
-def _source(one: Deviation | None) -> str:
-    if one is None:
-        return ""
-    if one.source.startswith("docs/"):
-        return f"[{one.source}](../{one.source.removeprefix('docs/')})"
-    return f"<{one.source}>" if one.source.startswith("https://") else _escaped(one.source)
+def _source(source: str) -> str:
+    if source.startswith("docs/"):
+        return f"[{source}](../{source.removeprefix('docs/')})"
+    return f"<{source}>" if source.startswith("https://") else _escaped(source)
 
 
 def _ignoring(code: str, rule: Rule) -> str:

@@ -145,7 +145,7 @@ class Profile(Model):
 
     name: str
     title: str
-    rules: str = "openai"  # the family of data rules (validation/rules.toml) that judges its rows
+    rules: str = "common"  # the family of data rules (validation/rules.toml) that judges its rows
     base_url: str | None = None
     base_url_hint: str = ""  # its form, if every customer has an address of their own
     api_key_env: str

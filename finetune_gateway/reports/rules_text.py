@@ -9,7 +9,7 @@ from finetune_gateway.validation.examples import example, visible
 from finetune_gateway.validation.rules import COMMON, OFF, RULES, Rule, families, topics
 
 _CODE = 27  # columns of a code
-_LABEL = 10
+_LABEL = 13
 
 
 def rules_document() -> dict[str, Any]:
@@ -50,7 +50,9 @@ def rule_text(code: str) -> str:
     """Return one rule: severities, reason, what to do, an example."""
     rule, shown = RULES[code], example(code)
     lines = [f"{apply_style(code, 'bold')}  {rule.title}", ""]
-    lines += [_field(name, severity_text(rule, name)) for name in (*families(), COMMON)]
+    for names, severity, source in rule.judged():
+        said = severity or "does not count"
+        lines.append(_field(", ".join(names), f"{said} ({source})" if source else said))
     lines += [_field("why", rule.why), _field("do", rule.fix)]
     lines += [_field("--fix", rule.autofix or "Leaves it and lists it.")]
     if rule.unread:
@@ -63,12 +65,6 @@ def rule_text(code: str) -> str:
             lines += [f"The file of {option}:", *_example_rows(rows)]
     lines += [wrap_text(remark) for remark in shown.remarks]
     return "\n".join(lines)
-
-
-def severity_text(rule: Rule, family: str) -> str:
-    """Return the severity of a rule for a family, with its source where it has one of its own."""
-    severity, one = rule.severity(family) or "does not count", rule.deviation(family)
-    return f"{severity} ({one.source})" if one else severity
 
 
 def _field(label: str, text: str) -> str:

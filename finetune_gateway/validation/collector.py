@@ -85,10 +85,17 @@ class Findings:
                 group.defect = replace(group.defect, detail=detail)
 
     def severity(self, code: str) -> Severity | None:
-        """Return the highest severity of a rule for any of the backends; None: no severity."""
+        """Return what the backends together make of a rule; None: it does not count.
+
+        The gravest of their severities. Of a row that is right elsewhere the least, but a note at
+        least, if one of them minds it.
+        """
         if code not in self._severities:
             found = {rules.severity(code) for rules in self.backends.values()}
-            self._severities[code] = next((one for one in RANK if one in found), None)
+            counting = [one for one in RANK if one in found]
+            if RULES[code].elsewhere and len(found) > 1:
+                counting = ["note"] if None in found else counting[::-1]
+            self._severities[code] = counting[0] if counting else None
         return self._severities[code]
 
     def listed(self) -> list[Finding]:

@@ -20,7 +20,7 @@ from finetune_gateway.findings import RANK, Severity
 COMMON = "common"  # the family of backends that say nothing: the severity of each rule itself
 OFF = "off"  # the rule does not count
 SEVERITIES: dict[str, Severity | None] = {**{one: one for one in RANK}, OFF: None}  # by word
-_TEXTS = frozenset({"topic", "title", "why", "fix", "autofix", "unread", "default"})
+_TEXTS = frozenset({"topic", "title", "why", "fix", "autofix", "unread", "elsewhere", "default"})
 _TABLE = re.compile(r"^\[(\w+)\]\n", re.MULTILINE)
 
 
@@ -44,11 +44,22 @@ class Rule:
     families: Mapping[str, Deviation]
     autofix: str = ""
     unread: bool = False
+    elsewhere: bool = False
 
     def severity(self, family: str) -> Severity | None:
         """Return the severity for a family of backends; None: the rule does not count."""
         one = self.deviation(family)
         return one.severity if one else self.default
+
+    def judged(self) -> Iterator[tuple[tuple[str, ...], Severity | None, str]]:
+        """Yield families that make the same of the rule, with its severity and the source; at last
+        ``others``, or ``all``, of which no source says more."""
+        groups: dict[int, tuple[list[str], Deviation]] = {}
+        for name in families():
+            if one := self.deviation(name):
+                groups.setdefault(id(one), ([], one))[0].append(name)
+        yield from ((tuple(names), one.severity, one.source) for names, one in groups.values())
+        yield ("others" if groups else "all",), self.default, ""
 
     def deviation(self, family: str) -> Deviation | None:
         """Return what a family, or one that it extends, makes of the rule; None: its default."""
@@ -64,7 +75,6 @@ class Family:
     """Backends that are judged alike. ``extends``: the family whose severities hold where this one
     has none of its own."""
 
-    title: str
     judges: str
     extends: str = COMMON
 

@@ -98,8 +98,8 @@ def talk(*middle: Json, tools: Any = None, **more: Any) -> Json:
     return chat(user(), *middle, answer(), tools=[tool()] if tools is None else tools, **more)
 
 
-def image(url: Any) -> Json:
-    return chat(user([{"type": "image_url", "image_url": {"url": url}}]), answer())
+def image(url: Any, count: int = 1) -> Json:
+    return chat(user([{"type": "image_url", "image_url": {"url": url}}] * count), answer())
 
 
 def arguments(value: Any) -> Json:
@@ -637,15 +637,35 @@ def test_reinforcement_rows_end_with_the_user(tmp_path: Path) -> None:
 
 def test_backends_are_judged_each_by_its_rules(tmp_path: Path) -> None:
     """A finding names those that would refuse, and is an error if one judged backend does."""
-    row = arguments({"q": "x"})
+    row = talk(calling(call("other")), result())
     everywhere = report_on(tmp_path, row)
     assert everywhere.errors[0].backends == ["openai", "azure"]
     local = report_on(tmp_path, row, backends=LOCAL)
     assert (local.outcome, local.findings[0].backends) == ("warned", [])
     swapped = talk(calling(call(), call(own="c2")), result("c2"), result())
     assert "tool_result_order" in said(report_on(tmp_path, swapped, backends=LOCAL))
+
+
+def test_rows_that_are_right_elsewhere_are_refused_where_they_are_not(tmp_path: Path) -> None:
+    """Images, and arguments as TRL has them: of the known backends the one that minds least
+    decides, and the finding names those that refuse; such a one alone makes it an error."""
     vision = report_on(tmp_path, image(PNG))
-    assert {one.code: one.backends for one in vision.errors} == {"image_local": ["local"]}
+    (one,) = (one for one in vision.findings if one.code == "image_local")
+    assert (vision.outcome, one.severity, one.backends) == ("accepted", "note", ["local"])
+    assert report_on(tmp_path, image(PNG), backends=LOCAL).outcome == "rejected"
+    objects = report_on(tmp_path, arguments({"q": "x"}))
+    (one,) = objects.warnings
+    assert (objects.outcome, one.code, one.backends) == (
+        "warned", "tool_args_type", ["openai", "azure"],
+    )  # fmt: skip
+    assert report_on(tmp_path, arguments({"q": "x"}), backends=OPENAI).outcome == "rejected"
+
+
+def test_azure_takes_more_images_than_openai(tmp_path: Path) -> None:
+    """Ten are OpenAI's limit, 64 Azure's: each finding names whom it is about."""
+    for count, refused in ((10, []), (11, ["openai"]), (64, ["openai"]), (65, ["azure", "openai"])):
+        report = report_on(tmp_path, image(PNG, count))
+        assert sorted(name for one in report.errors for name in one.backends) == refused, count
 
 
 def test_too_few_rows(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_few_rules_have_no_example() -> None:
         "row_cut",
         "file_too_large",
         "image_count",
+        "image_count_azure",
         "line_too_long",
         "near_duplicates_unseen",
         "template_drops",
