@@ -18,10 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_gateway.backends.local import builtin, fourbit
+from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.estimation.calibration import (
@@ -37,14 +36,13 @@ from finetune_gateway.estimation.calibration import (
 from finetune_gateway.estimation.engine import cpu_has_bf16
 from finetune_gateway.estimation.memory import Setup
 from finetune_gateway.estimation.model_shape import shape_of
-from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 WITH_QLORA = fourbit.installed()
-fourbit.block_import()  # as the worker does: most jobs are without it
-load_trainer("sft")  # its imports are counted apart from a training
+# As the worker does: most jobs are without bitsandbytes. It is counted apart from a training.
+import_training("sft", bitsandbytes=False)
 
 IMPORTED = psutil.Process().memory_info().rss
 IMPORT_CPU = time.process_time()  # since the process began
@@ -121,6 +119,11 @@ class Measured:
 
 def measure(home: Settings, number: int, case: Case) -> Measured:
     """Train one case for a few steps, up to its first answer, and return the seconds it took."""
+    # Loaded above, with the method.
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from finetune_gateway.backends.local import finishing
+
     folder = builtin.ensure_tokenizer(home.home / f"model-{number}")
     heads = case.hidden // 32
     config = {
@@ -143,8 +146,6 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
         save_steps=STEPS,
         **case.options,
     )
-    from finetune_gateway.backends.local import finishing  # loaded above, with the method
-
     run = _run(home, f"case-{number}", spec, case.words)
     began = time.perf_counter(), time.process_time()
     finishing.train(run)
@@ -193,7 +194,9 @@ def _run(settings: Settings, name: str, spec: TrainingSpec, words: int) -> Timed
 
 
 def calibrate(scratch: Path) -> Calibration:
-    """Measure every case and return the calibration; about 45 seconds on an idle core."""
+    """Measure every case and return the calibration; about 30 seconds on an idle core."""
+    import torch  # loaded above, with the method
+
     settings = Settings(home=scratch).create()
     threads = torch.get_num_threads()
     results = [measure(settings, number, case) for number, case in enumerate(CASES)]
@@ -227,6 +230,8 @@ def calibrate(scratch: Path) -> Calibration:
 
 def _quantising() -> float:
     """Return the CPU seconds of quantising one weight to 4 bits."""
+    import torch
+
     fourbit.import_quietly()
     bitsandbytes = importlib.import_module("bitsandbytes")
     seconds, matrix = [], torch.randn(1024, 1024)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.backend import ChatReply, HandleData
 from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local.imports import without_collections
 from finetune_gateway.chat import Conversation
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.settings.home import Settings
@@ -27,19 +28,21 @@ class LocalChat:
 
     @cached_property
     def _model(self) -> LocalModel:
-        if self.handle.base_quantization or fourbit.installed():
-            fourbit.import_quietly()  # peft would import it too, and print to the screen
-        # Imported here: transformers and peft take seconds, and a handle is often just shown.
-        from finetune_gateway.backends.local.inference import LocalModel
+        with without_collections():
+            if self.handle.base_quantization or fourbit.installed():
+                fourbit.import_quietly()  # peft would import it too, and print to the screen
+            # Imported here: transformers and peft take seconds, and a handle is often just shown.
+            from finetune_gateway.backends.local.inference import LocalModel
 
         return LocalModel.load(self.handle, self.settings)
 
     @cached_property
     def _reward_model(self) -> RewardModel:
-        if self.handle.base_quantization or fourbit.installed():
-            fourbit.import_quietly()
-        # Imported here, as above.
-        from finetune_gateway.backends.local.rewards import RewardModel
+        with without_collections():
+            if self.handle.base_quantization or fourbit.installed():
+                fourbit.import_quietly()
+            # Imported here, as above.
+            from finetune_gateway.backends.local.rewards import RewardModel
 
         return RewardModel.load(self.handle, self.settings)
 

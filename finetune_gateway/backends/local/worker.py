@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from finetune_gateway.backends.local import fourbit, out_of_memory, trackers
+from finetune_gateway.backends.local import out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
+from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.backends.local.supported import needs_bitsandbytes
 from finetune_gateway.errors import GatewayError
@@ -126,14 +127,12 @@ def why_it_died(run: Run, phase: str, slot: str | None) -> str:
 def train(run: Run) -> tuple[Result, int | None]:
     """Run the method's file, which imports torch; return the result and the trained tokens."""
     run.phase("importing torch")
-    if needs_bitsandbytes(run.spec):
-        fourbit.import_quietly()
-    else:
-        fourbit.block_import()
     if run.spec.report_to != "none":
         name, folder = run.spec.report_to, run.folder
         run.event(trackers.prepare(name, folder, run.id, run.file.tracker) + ".")
-    from finetune_gateway.backends.local import finishing  # torch: not before there is a slot
+    # Torch: not before there is a slot.
+    import_training(run.spec.method, bitsandbytes=needs_bitsandbytes(run.spec))
+    from finetune_gateway.backends.local import finishing
 
     return train_within_memory(run, finishing.train)
 

@@ -1,0 +1,48 @@
+"""What trains is imported without garbage collections, and later ones do not look through it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+from support.rows import chat_rows
+from support.training import a_run
+
+from finetune_gateway.backends.local import fourbit, worker
+from finetune_gateway.backends.local.imports import without_collections
+from finetune_gateway.spec import TrainingSpec
+
+
+def collections() -> int:
+    return sum(generation["collections"] for generation in gc.get_stats())
+
+
+def test_nothing_is_collected_meanwhile() -> None:
+    """However much is made; afterwards all is as it was, also behind an error."""
+    before = collections()
+    with pytest.raises(ZeroDivisionError), without_collections():
+        made = [[number] for number in range(100_000)]
+        assert collections() == before and len(made) // 0
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with without_collections():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_collections_of_a_worker_leave_out_what_was_imported(
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they would take longer than the steps of a small training."""
+    fourbit.import_quietly()
+    monkeypatch.setitem(sys.modules, fourbit.PACKAGE, sys.modules[fourbit.PACKAGE])
+    spec = TrainingSpec(model=str(tiny_folder), max_steps=1, batch_size=4)
+    gc.unfreeze()
+    result, _ = worker.train(a_run(home, spec, chat_rows(4)))
+    assert result.kind == "adapter"
+    assert gc.isenabled() and gc.get_freeze_count() > len(gc.get_objects())
