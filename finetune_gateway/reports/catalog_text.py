@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -34,6 +34,7 @@ def backend_document(name: str) -> Document:
         **document,
         "usable": True,
         "hosted": capabilities.hosted,
+        "rules": capabilities.rules,
         "methods": sorted(capabilities.methods),
         "training_types": sorted(capabilities.training_types),
         "options": sorted(capabilities.options),
@@ -58,10 +59,19 @@ def _backend_text(backend: Document) -> str:
         head,
         f"  {where}",
         wrap_text(f"trains: {methods}{types}", "    ", "  "),
+        wrap_text(f"rows: judged by {_rules(backend['rules'])}", "    ", "  "),
     ]
     if backend["no_new_jobs_after"]:
         lines.append(f"  takes new jobs until {backend['no_new_jobs_after']}")
     return "\n".join([*lines, *(wrap_text(note, "    ", "  - ") for note in backend["notes"])])
+
+
+def _rules(declared: str | Mapping[str, str]) -> str:
+    """Return ``the rules of openai``, with the severities of its own."""
+    if isinstance(declared, str):
+        return f"the rules of {declared}"
+    own = [f"{code}: {said}" for code, said in declared.items() if code != "extends"]
+    return f"the rules of {declared.get('extends', 'common')}, but {', '.join(own)}"
 
 
 # -- models --------------------------------------------------------------------------------

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.chaos import end_workers
 from support.hosted import MODEL
 from support.paths import ROOT
 from support.provider import Provider
+from support.rows import chat_rows
 
-from finetune_gateway.backend import Backend, DataFile, Intent, Settings, TrainingSpec
+from finetune_gateway.backend import (
+    Backend,
+    Capabilities,
+    DataFile,
+    Intent,
+    Settings,
+    TrainingSpec,
+)
 from finetune_gateway.backends.fake import FakeBackend
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.testing import BackendContract, FinishedJob
 
@@ -191,6 +202,39 @@ def test_the_contract_catches_what_breaks_it() -> None:
     twice = FinishedJob("ftg-1", "fake-ftg-1", job.polls * 2)
     with pytest.raises(AssertionError):
         BackendContract().test_events_have_ids_of_their_own(twice)
+
+
+class Declaring(FakeBackend):
+    """Declares these rules."""
+
+    def __init__(self, rules: Any) -> None:
+        super().__init__()
+        self.rules = rules
+
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        return replace(super().capabilities(model), rules=self.rules)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    ["opennai", {"no_such_rule": "off"}, {"no_user": "fatal"}, {"json_array_not_jsonl": "off"}],
+)
+def test_the_contract_catches_rules_that_cannot_be(rules: Any) -> None:
+    """An unknown family, rule or severity, and a rule that is never off: the backend is named."""
+    spec = TrainingSpec(model="m")
+    with pytest.raises(GatewayError, match="backend 'fake'"):
+        BackendContract().test_the_rules_it_declares_accept_its_rows(Declaring(rules), spec, [])
+
+
+def test_the_contract_catches_rules_that_refuse_the_rows_of_its_tests() -> None:
+    """The assistant speaks first, which is a warning unless the backend says more."""
+    spec, contract = TrainingSpec(model="m"), BackendContract()
+    user, assistant = chat_rows(1)[0]["messages"]
+    rows = [{"messages": [assistant, {**user, "content": f"{n}?"}, assistant]} for n in range(12)]
+    contract.test_the_rules_it_declares_accept_its_rows(Declaring("common"), spec, rows)
+    with pytest.raises(AssertionError):
+        strict = Declaring({"assistant_first": "error"})
+        contract.test_the_rules_it_declares_accept_its_rows(strict, spec, rows)
 
 
 class Gossip(FakeBackend):

@@ -83,6 +83,28 @@ def test_a_backend_on_this_machine_is_held_to_local_rules(tmp_path: Path, home: 
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_backend_has_rules_of_its_own(tmp_path: Path, home: Path) -> None:
+    """The example looks the last answer up: a row without one is refused for it alone. A mistake in
+    its rules is said in a sentence that names it, before a row is read."""
+    site, data = tmp_path / "site", tmp_path / "rows.jsonl"
+    rows = chat_rows(12)
+    rows[3]["messages"].append({"role": "user", "content": "Thanks."})
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    installed(site)
+    words = ("validate", str(data), "--backend", "recall")
+    report = json.loads(ftg(site, home, *words, "--json").stdout)
+    (one,) = (one for one in report["findings"] if one["severity"] == "error")
+    assert (one["code"], one["line"], one["backends"]) == ("last_not_assistant", 4, ["recall"])
+    module = site / "ftg_recall.py"
+    text = module.read_text(encoding="utf-8")
+    module.write_text(text.replace('assistant": "error"', 'assistant": "fatal"'), encoding="utf-8")
+    for command in (words, ("submit", str(data), "--model", "any", "--backend", "recall")):
+        said = ftg(site, home, *command)
+        assert said.returncode == 1, said.stderr
+        assert "Capabilities.rules of backend 'recall' gives last_not_assistant" in said.stderr
+        assert "'fatal'" in said.stderr and "Traceback" not in said.stderr
+
+
 def test_without_it_the_name_is_unknown(tmp_path: Path, home: Path, train_file: Path) -> None:
     """The message names the backends there are."""
     sent = ftg(tmp_path, home, "estimate", str(train_file), "--model", "m", "--backend", "recall")
