@@ -17,10 +17,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from finetune_gateway.estimation.batch_plan import BatchPlan
-from finetune_gateway.estimation.engine import SMALL_MODEL, cpu_has_bf16
+from finetune_gateway.estimation.engine import BITSANDBYTES, SMALL_MODEL, TRL, cpu_has_bf16
 from finetune_gateway.estimation.memory import (
     AUTOCAST,
     BLOCK,
+    TILE_TOKENS,
     TILE_VOCABULARY,
     Setup,
     trained_parameters,
@@ -38,10 +39,13 @@ DEQUANTISING = 1.08
 # does it twice: to train, and to answer.
 QUANTISE_CPU, READINGS = 4e-8, 2
 # Logits are computed in blocks, or tiles. One of up to this many bytes fits the caches; a logit of
-# a larger one costs up to three times as much (20 shapes, tiles of 1 to 133 MB: 14 to 45 ns).
+# a larger one costs more: three times as much in TRL's tiles of 1 to 133 MB (14 to 45 ns, 20
+# shapes), where each of some twenty passes over a tile gets new memory.
 CACHED = 12 << 20
+# Importing what only some jobs need, where it is not measured.
+IMPORT_CPU = {TRL: 0.2, BITSANDBYTES: 1.2}
 STALE_DAYS = 90
-ENGINE = "fast 1"  # the training step that rates are of; another number when it changes
+ENGINE = "fast 2"  # the training step that rates are of; another number when it changes
 MATRICES = "a floating-point operation in the matrices"
 MATRICES_BF16 = f"{MATRICES}, in bf16"
 WORK = (
@@ -50,6 +54,8 @@ WORK = (
     MATRICES_BF16,
     "a logit",
     "a logit beyond the caches",
+    "a logit in TRL's tiles",
+    "a logit in TRL's tiles beyond the caches",
     "a number kept for the backward pass",
     "a query meeting a key, per number",
     "a trained weight of the optimiser's step",
@@ -65,6 +71,7 @@ class Load:
     parameters: int
     checkpoint_bytes: int  # of the trained weights and their two moments
     quantised: int = 0  # weights quantised each time the model is read
+    packages: tuple[str, ...] = ()  # that are imported beside those of every job
 
     def plus(self, other: Load, times: float) -> Load:
         """Return this work plus ``times`` the other, on the same model."""
@@ -120,9 +127,10 @@ def load_of(shape: ModelShape, setup: Setup, passes: Passes, *, steps: float) ->
 
 def _head_flops(shape: ModelShape, setup: Setup) -> int:
     """Return the operations of the head on one position. Ours gets logits and their gradient in one
-    pass; what trains the head in pairs gets them again, and so does TRL in any case."""
+    pass; what trains the head in pairs gets them again, and so do TRL's tiles."""
     trained = trains_head(shape, setup)
-    again = setup.engine == "trl" or (trained and setup.method not in ("sft", "pretrain"))
+    summed = setup.engine == "fast" and setup.method in ("sft", "pretrain")
+    again = setup.tiled or (trained and setup.engine == "fast" and not summed)
     return (4 + 2 * trained + 2 * again) * shape.vocab_size * shape.hidden_size
 
 
@@ -143,13 +151,17 @@ def _load(
     numbers = 6 * shape.hidden_size + 4 * shape.intermediate_size * shape.active_experts
     kept = numbers * (AUTOCAST if setup.bf16 else 1.0)
     logits = passes.scored_tokens * shape.vocab_size
+    beyond = logits * _beyond_caches(shape, setup, passes)
+    tiled = float(setup.tiled)
     return Load(
         units=(
             passes.batches * shape.layers * twice,
             0.0 if setup.bf16 else matrices,
             matrices if setup.bf16 else 0.0,
-            logits,
-            logits * _beyond_caches(shape, setup, passes),
+            (1 - tiled) * logits,
+            (1 - tiled) * beyond,
+            tiled * logits,
+            tiled * beyond,
             passes.padded_tokens * shape.layers * kept * twice,
             meetings * twice,
             steps * trained,
@@ -158,15 +170,17 @@ def _load(
         parameters=shape.parameters,
         checkpoint_bytes=12 * trained,
         quantised=shape.linear_parameters if setup.kind == "qlora" else 0,
+        packages=setup.packages,
     )
 
 
 def _beyond_caches(shape: ModelShape, setup: Setup, passes: Passes) -> float:
     """Return the share of the logits, computed at once, that the caches do not hold."""
-    at_once = passes.scored_tokens / max(1, passes.batches)
-    vocabulary = min(shape.vocab_size, TILE_VOCABULARY)
-    if setup.engine == "fast":
-        at_once, vocabulary = min(at_once, BLOCK["cpu"]), shape.vocab_size
+    at_once, vocabulary = passes.scored_tokens / max(1, passes.batches), shape.vocab_size
+    if setup.tiled:
+        at_once, vocabulary = min(at_once, TILE_TOKENS), min(vocabulary, TILE_VOCABULARY)
+    elif setup.engine == "fast":
+        at_once = min(at_once, BLOCK["cpu"])
     size = 4 * at_once * vocabulary
     return max(0.0, 1 - CACHED / size) if size else 0.0
 
@@ -210,7 +224,7 @@ class Calibration(BaseModel):
     rates: tuple[float, ...]  # CPU seconds per unit of WORK, with one thread
     stretch: float  # wall seconds per CPU second, under the load at that time
     speedup: float  # of ``threads`` over one thread, in wall seconds
-    start_cpu: float  # importing, loading and the first answer
+    start_cpu: float  # importing, loading and the first answer, of LoRA in our engine
     save_cpu: float  # one checkpoint of an adapter
     save_byte_cpu: float  # each byte of a larger one
     imported_bytes: int  # resident memory after all imports
@@ -218,6 +232,7 @@ class Calibration(BaseModel):
     largest: int  # parameters of the largest measured model
     load_average: float
     quantise_cpu: float | None = None  # quantising a weight; None without bitsandbytes
+    import_cpu: dict[str, float] = IMPORT_CPU  # of packages that not every job imports
     engine: str  # with which it was measured
     bf16: bool = False  # large models were measured in it
 
@@ -244,7 +259,8 @@ class Calibration(BaseModel):
         """Return the CPU seconds of starting and of saving checkpoints and the result."""
         each = self.save_cpu + self.save_byte_cpu * load.checkpoint_bytes
         reading = READINGS * load.quantised * (self.quantise_cpu or QUANTISE_CPU)
-        return self.start_cpu + reading + (saves + 1) * each
+        imports = sum(self.import_cpu.get(name, IMPORT_CPU[name]) for name in load.packages)
+        return self.start_cpu + imports + reading + (saves + 1) * each
 
     def seconds(self, load: Load, saves: int) -> float:
         """Return the wall seconds of a run under the load of the measurement."""

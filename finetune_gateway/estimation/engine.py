@@ -15,6 +15,17 @@ Device = Literal["cpu", "gpu"]
 # Below this size a second thread, and bf16 on a CPU, cost more than they gain: 204 LoRA steps of a
 # 2M model took 26 s with one thread, and 153 s with two on a busy machine.
 SMALL_MODEL = 20_000_000  # parameters
+# Packages that a job imports only where it needs them; the optimizers of the second.
+TRL, BITSANDBYTES = "trl", "bitsandbytes"
+OF_BITSANDBYTES = (
+    *("adamw_8bit", "adamw_bnb_8bit", "lion_32bit", "lion_8bit", "ademamix", "ademamix_8bit"),
+    *("rmsprop_bnb", "rmsprop_bnb_32bit", "rmsprop_bnb_8bit"),
+)
+# On a GPU: on a CPU bitsandbytes leaves the paging out.
+PAGED = (
+    *("paged_adamw_32bit", "paged_adamw_8bit", "paged_lion_32bit", "paged_lion_8bit"),
+    *("paged_ademamix_32bit", "paged_ademamix_8bit"),
+)
 CPU_INFO = Path("/proc/cpuinfo")
 MULTIPLIES_IN_BF16 = {"avx512_bf16", "amx_bf16"}  # flags of a processor
 
@@ -22,6 +33,17 @@ MULTIPLIES_IN_BF16 = {"avx512_bf16", "amx_bf16"}  # flags of a processor
 def engine_of(spec: TrainingSpec) -> str:
     """Return whose training step a run takes: the spec's, else the usual one of its method."""
     return METHODS[spec.method].engines[0] if spec.engine == "auto" else spec.engine
+
+
+def needs_bitsandbytes(spec: TrainingSpec) -> bool:
+    """Return True if a run cannot do without bitsandbytes."""
+    return spec.training_type == "qlora" or spec.optim in (*OF_BITSANDBYTES, *PAGED)
+
+
+def packages_of(spec: TrainingSpec) -> tuple[str, ...]:
+    """Return the packages that a run imports beside those of every one."""
+    wanted = {TRL: engine_of(spec) == "trl", BITSANDBYTES: needs_bitsandbytes(spec)}
+    return tuple(name for name, needed in wanted.items() if needed)
 
 
 def computes_in_bf16(

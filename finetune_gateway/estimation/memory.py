@@ -15,7 +15,13 @@ from finetune_gateway.estimation.batch_plan import (
     batch_rows,
     needs_whole_batch,
 )
-from finetune_gateway.estimation.engine import Device, computes_in_bf16, engine_of
+from finetune_gateway.estimation.engine import (
+    BITSANDBYTES,
+    Device,
+    computes_in_bf16,
+    engine_of,
+    packages_of,
+)
 from finetune_gateway.estimation.estimate import MemoryParts
 from finetune_gateway.estimation.model_shape import (
     QK_NORM,
@@ -29,7 +35,8 @@ from finetune_gateway.spec import TrainingSpec
 
 # Python with torch, transformers, peft and datasets imported, before any model: 504 MB measured
 # (torch 2.13 for CPUs), 49 MB more with bitsandbytes, 50 MB more once rows and a trainer are there.
-IMPORTED, BITSANDBYTES, STARTED = 504_000_000, 49_000_000, 50_000_000
+IMPORTED, STARTED = 504_000_000, 50_000_000
+IMPORTED_BITSANDBYTES = 49_000_000
 # CUDA context and libraries (a figure of unsloth's estimator; not measured here).
 CUDA_OVERHEAD = 1_400_000_000
 
@@ -65,9 +72,9 @@ DEQUANTISED, IN_HEAP, COPIES_CHECKPOINTING = 7, 32 << 20, 1.5
 # their powers, and copies of both, 16 bytes a logit (12 to 24 measured).
 BLOCK: dict[Device, int] = {"cpu": 128, "gpu": 512}
 LOGIT_BYTES = 16
-# TRL's trainers of preferences keep the logits of all positions, and what they make of them: 9
-# times as much as the logits themselves (measured for dpo on a model of 13 million parameters).
-KEPT_LOGITS = 9.0
+# TRL's ORPO keeps the logits of all positions, and what it makes of them: 6 times as much as the
+# logits themselves (measured on a model of 13 million parameters).
+KEPT_LOGITS = 6.0
 # Bytes of what optimizers keep of a trained weight; others keep Adam's two moments in fp32.
 # Adafactor keeps sums over rows and columns, which are next to nothing, and makes two matrices as
 # large as the largest one in each step.
@@ -101,6 +108,7 @@ class Setup:
     optimizer: str = "adamw_torch_fused"
     imported: int = IMPORTED
     bf16: bool = False  # computed in it
+    packages: tuple[str, ...] = ()  # imported beside those of every run
     float32: bool = True  # weights that are trained whole; else bfloat16, for lack of memory
 
     @classmethod
@@ -130,6 +138,7 @@ class Setup:
             optimizer=spec.optim,
             imported=IMPORTED if imported is None else imported,
             bf16=computes_in_bf16(spec, device, parameters),
+            packages=packages_of(spec),
         )
 
     @property
@@ -151,6 +160,11 @@ class Setup:
     def has_head(self) -> bool:
         """Return whether tokens are scored by the head of a language model."""
         return self.method != "reward"
+
+    @property
+    def tiled(self) -> bool:
+        """Return whether TRL takes the logits in tiles. Its ORPO, still experimental, does not."""
+        return self.engine == "trl" and self.has_head and self.method != "orpo"
 
     def together(self, rows: int) -> int:
         """Return the sequences of so many rows that pass through the model at once: of one pair
@@ -259,7 +273,7 @@ def head_memory(shape: ModelShape, setup: Setup, tokens: int) -> int:
         weight = shape.vocab_size * shape.hidden_size
         # Its gradient is added up in fp32, from products of blocks.
         return block + (weight * (4 + setup.computed) if trains_head(shape, setup) else 0)
-    if setup.method != "sft":
+    if not setup.tiled:
         return int(KEPT_LOGITS * 4 * tokens * shape.vocab_size)
     tile = min(tokens, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.computed
     return int(TILES[setup.device] * tile)
@@ -282,7 +296,8 @@ def _process_memory(setup: Setup) -> int:
     """Return the memory of a process apart from its model and its work."""
     if setup.device == "gpu":
         return CUDA_OVERHEAD
-    return setup.imported + STARTED + (BITSANDBYTES if setup.kind == "qlora" else 0)
+    more = IMPORTED_BITSANDBYTES if BITSANDBYTES in setup.packages else 0
+    return setup.imported + STARTED + more
 
 
 def _reading(shape: ModelShape, setup: Setup) -> MemoryParts:

@@ -14,6 +14,7 @@ from support.training import a_run, train_run
 from finetune_gateway import Gateway, GatewayError, SpecError
 from finetune_gateway.backends.local import supported
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.estimation.engine import OF_BITSANDBYTES, PAGED
 from finetune_gateway.spec import TrainingSpec
 
 # Of transformers 5.23 and TRL 1.16, about each other.
@@ -94,7 +95,7 @@ def test_the_names_are_those_of_transformers() -> None:
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    optimizers = {*supported.OF_TORCH, *supported.OF_BITSANDBYTES, *supported.PAGED}
+    optimizers = {*supported.OF_TORCH, *OF_BITSANDBYTES, *PAGED}
     assert optimizers <= {one.value for one in OptimizerNames}
     assert set(supported.SCHEDULES) <= {one.value for one in SchedulerType}
 
@@ -130,7 +131,7 @@ def test_gradients_are_clipped_to_the_norm(train: Callable[..., Run]) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("optim", [*supported.OF_TORCH, *supported.OF_BITSANDBYTES])
+@pytest.mark.parametrize("optim", [*supported.OF_TORCH, *OF_BITSANDBYTES])
 def test_every_optimizer_trains(train: Callable[..., Run], optim: str) -> None:
     run = train(4, optim=optim, max_steps=2)
     assert any(float(tensor.abs().sum()) for name, tensor in weights(run).items() if "B" in name)

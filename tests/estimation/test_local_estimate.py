@@ -335,6 +335,25 @@ def test_memory_follows_the_engine_and_the_method() -> None:
     assert two.weights == 2 * one.weights  # TRL's reference is a copy
 
 
+def test_trl_takes_logits_in_tiles_for_every_method_but_orpo() -> None:
+    """So pairs of 8,192 tokens over a large vocabulary need two tiles on a GPU, not all logits; and
+    what imports bitsandbytes holds it, an 8-bit optimizer too."""
+    shape = shape_of(LLAMA_8B)
+
+    def parts(device: Device = "gpu", **options: Any) -> MemoryParts:
+        setup = Setup.of(TrainingSpec.build(model="m", batch_size=4, **options), device, shape)
+        return step_memory(shape, setup, 4, 2048)
+
+    dpo, kto, sft, orpo = (
+        parts(method=name, engine="trl").logits for name in ("dpo", "kto", "sft", "orpo")
+    )
+    assert dpo == kto == sft == 2 * 4096 * 32_768 * 2
+    assert orpo > 16_384 * 128_256 * 4
+    narrow, plain = parts("cpu", optim="adamw_8bit"), parts("cpu", optim="sgd")
+    assert narrow.overhead - plain.overhead == 49_000_000
+    assert parts("cpu", training_type="qlora").overhead > plain.overhead + 49_000_000
+
+
 def test_time_of_the_measured_run() -> None:
     """The best configuration took 11.8 s on a core of 205 to 220 GFLOP/s in bfloat16."""
     share = 0.38  # of that peak

@@ -24,15 +24,23 @@ from finetune_gateway.estimation.calibration import (
     WORK,
     Calibration,
     Load,
+    Passes,
     fit_rates,
     forward_passes,
+    load_of,
 )
 from finetune_gateway.estimation.engine import cpu_has_bf16
 from finetune_gateway.estimation.estimate import auto_eval_steps
 from finetune_gateway.estimation.memory import Setup
+from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec, TrainingType
 from finetune_gateway.tokens.stats import TokenStats
+
+SHAPE = {
+    "model_type": "llama", "hidden_size": 320, "num_hidden_layers": 6, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "intermediate_size": 896, "vocab_size": 32_000,
+}  # fmt: skip
 
 
 def uneven(count: int) -> list[dict[str, Any]]:
@@ -114,8 +122,11 @@ def test_padding_is_that_of_random_batches() -> None:
 
 def test_rates_are_found_again() -> None:
     """From the seconds that known rates give, the fit predicts other work."""
-    chance, rates = random.Random(2), [1e-3, 2e-11, 7e-12, 5e-9, 9e-9, 1e-9, 3e-11, 1e-8, 0.05]
-    scale = [8, 1e11, 1e11, 1e7, 1e7, 1e8, 1e8, 1e6, 1]
+    chance, rates = (
+        random.Random(2),
+        [1e-3, 2e-11, 7e-12, 5e-9, 9e-9, 0, 0, 1e-9, 3e-11, 1e-8, 0.05],
+    )
+    scale = [8, 1e11, 1e11, 1e7, 1e7, 0, 0, 1e8, 1e8, 1e6, 1]
     loads = [
         Load(tuple(unit * chance.uniform(0.1, 1) for unit in scale), 1_000_000, 0)
         for _ in range(10)
@@ -153,7 +164,7 @@ def calibrated() -> Calibration:
     return Calibration(
         machine=calibration.machine(), torch=calibration.torch_version(),
         measured_on=clock.today(), threads=2,
-        rates=(1e-3, 1e-11, 4e-12, 1e-8, 3e-8, 6e-9, 2e-10, 1e-9, 1e-3),
+        rates=(1e-3, 1e-11, 4e-12, 1e-8, 3e-8, 1e-8, 5e-8, 6e-9, 2e-10, 1e-9, 1e-3),
         stretch=1.0, speedup=1.5, start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
         imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
         load_average=0.5, engine=calibration.ENGINE, bf16=cpu_has_bf16(),
@@ -217,6 +228,41 @@ def test_rows_that_are_scored_beside_take_time() -> None:
     assert passes(3, method="dpo", engine="trl") == 3
     assert passes(3, method="kto") == 5
     assert passes(3, method="kto", loss_type="apo_zero_unpaired") == 1
+
+
+def test_what_trl_does_otherwise_takes_its_own_time() -> None:
+    """Its tiles are passed over some twenty times, so a logit there has a rate of its own, in every
+    method that has them: orpo does not, and ours has none. Importing TRL, or bitsandbytes for
+    qlora and 8-bit optimizers, is counted where a job does it."""
+    shape = shape_of(SHAPE)
+
+    def seconds(**options: Any) -> dict[str, float]:
+        spec = TrainingSpec.build(model="m", **options)
+        load = load_of(
+            shape, Setup.of(spec, "cpu", shape),
+            Passes(1000, 1000, 1e6, batches=1, masked=True), steps=1,
+        )  # fmt: skip
+        units = {name: unit for name, unit in zip(WORK, load.units, strict=True) if "logit" in name}
+        idle = {"rates": (0.0,) * len(WORK), "start_cpu": 1.0, "save_cpu": 0.0,
+                "save_byte_cpu": 0.0, "quantise_cpu": 1e-30,
+                "import_cpu": {"trl": 2.0, "bitsandbytes": 4.0}}  # fmt: skip
+        fixed = calibrated().model_copy(update=idle).cpu_seconds(load, 0)
+        return {"fixed": round(fixed, 6)} | {name: unit for name, unit in units.items() if unit}
+
+    logits = 32e6
+    beyond = pytest.approx(logits - 12 * 2**20 / 4)  # of a tile of 1,000 x 32,000
+    tiles = {"a logit in TRL's tiles": logits, "a logit in TRL's tiles beyond the caches": beyond}
+    for method in ("sft", "dpo", "kto"):
+        assert seconds(method=method, engine="trl") == {"fixed": 3} | tiles
+    plain = {"a logit": logits, "a logit beyond the caches": beyond}
+    assert seconds(method="orpo", engine="trl") == {"fixed": 3} | plain
+    in_blocks = pytest.approx(logits * (1 - 12 / 15.625))
+    ours = {"a logit": logits, "a logit beyond the caches": in_blocks}
+    assert seconds(method="dpo") == {"fixed": 1} | ours
+    assert seconds(training_type="qlora") == {"fixed": 5} | ours
+    assert seconds(optim="adamw_8bit") == {"fixed": 5} | ours
+    assert seconds(training_type="qlora", engine="trl") == {"fixed": 7} | tiles
+    assert seconds(method="reward")["fixed"] == 3
 
 
 @pytest.mark.parametrize("measured", [False, True])

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -33,7 +33,7 @@ from finetune_gateway.estimation.calibration import (
     machine,
     torch_version,
 )
-from finetune_gateway.estimation.engine import cpu_has_bf16
+from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, cpu_has_bf16
 from finetune_gateway.estimation.memory import Setup
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.settings import clock
@@ -62,6 +62,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+TRL_STEP = {"engine": "trl"}
 FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}
 BF16 = {"bf16": cpu_has_bf16()}  # as large models are trained, on a small one
 # Each is heavy in another kind of work. The first has more than 20 million parameters, so that it
@@ -80,6 +81,9 @@ CASES = (
     Case(640, 1728, 3, 1_152, 1, 200, AGAIN),
     Case(256, 768, 4, 1_152, 1, 700),
     Case(128, 256, 2, 32_000, 4, 200),
+    Case(192, 512, 4, 1_152, 2, 120, TRL_STEP),
+    Case(128, 256, 2, 32_000, 2, 240, TRL_STEP),
+    Case(256, 768, 4, 16_000, 4, 120, TRL_STEP),
     Case(512, 1408, 8, 32_000, 2, 120),
 )
 
@@ -157,9 +161,12 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
     pairs = list(zip(steps, steps[1:], strict=False))
     length = run.rows["tokens"] / run.rows["rows"]
     trained = run.rows["trained_tokens_per_epoch"] / run.rows["rows"]
-    passes = Passes(length, trained, length * length, batches=1, masked=False).times(case.rows)
     shape = shape_of(config)
-    load = load_of(shape, Setup.of(spec, "cpu", shape), passes, steps=1)
+    setup = Setup.of(spec, "cpu", shape)
+    passes = Passes(length, trained, length * length, batches=1, masked=False).times(case.rows)
+    if setup.engine == "trl":  # all rows at once, and all of their tokens meet the head
+        passes = replace(passes, scored_tokens=passes.padded_tokens, batches=1, masked=True)
+    load = load_of(shape, setup, passes, steps=1)
     return Measured(
         load=load,
         step=(
@@ -199,6 +206,7 @@ def calibrate(scratch: Path) -> Calibration:
 
     settings = Settings(home=scratch).create()
     threads = torch.get_num_threads()
+    import_cpu = {TRL: _importing("finetune_gateway.backends.local.trl_trainers")}
     results = [measure(settings, number, case) for number, case in enumerate(CASES)]
     # With one thread the large model is a shape like the others.
     large, small = results[0], results[1:] if threads > 1 else results
@@ -207,6 +215,10 @@ def calibrate(scratch: Path) -> Calibration:
     stretch = max(1.0, stretch)
     largest = max(results, key=lambda case: case.load.checkpoint_bytes)
     plain = median(case.save[1] for case in results)
+    if WITH_QLORA:
+        began = time.process_time()
+        fourbit.import_quietly()
+        import_cpu[BITSANDBYTES] = time.process_time() - began
     return Calibration(
         machine=machine(),
         torch=torch_version(),
@@ -222,17 +234,24 @@ def calibrate(scratch: Path) -> Calibration:
         errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in small),
         largest=max(case.load.parameters for case in results),
         load_average=os.getloadavg()[0],
+        import_cpu=import_cpu,
         quantise_cpu=_quantising() if WITH_QLORA else None,
         engine=ENGINE,
         bf16=cpu_has_bf16(),
     )
 
 
+def _importing(name: str) -> float:
+    """Return the CPU seconds of an import."""
+    began = time.process_time()
+    importlib.import_module(name)
+    return time.process_time() - began
+
+
 def _quantising() -> float:
     """Return the CPU seconds of quantising one weight to 4 bits."""
     import torch
 
-    fourbit.import_quietly()
     bitsandbytes = importlib.import_module("bitsandbytes")
     seconds, matrix = [], torch.randn(1024, 1024)
     for _ in range(4):  # the first is not counted

@@ -9,21 +9,13 @@ from importlib.util import find_spec
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.errors import DataError, MissingDependency, SpecError, shown
 from finetune_gateway.estimation.batch_plan import batch_rows
+from finetune_gateway.estimation.engine import OF_BITSANDBYTES, PAGED, needs_bitsandbytes
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
-# Optimizers of transformers that need nothing but torch, and those of bitsandbytes. Others need
+# Optimizers of transformers that need nothing but torch. Others, but those of bitsandbytes, need
 # packages that are not tried here, or work in ways that checkpoints do not keep.
 OF_TORCH = ("adamw_torch_fused", "adamw_torch", "adafactor", "adagrad", "rmsprop", "sgd")
-OF_BITSANDBYTES = (
-    *("adamw_8bit", "adamw_bnb_8bit", "lion_32bit", "lion_8bit", "ademamix", "ademamix_8bit"),
-    *("rmsprop_bnb", "rmsprop_bnb_32bit", "rmsprop_bnb_8bit"),
-)
-# On a GPU: on a CPU bitsandbytes leaves the paging out.
-PAGED = (
-    *("paged_adamw_32bit", "paged_adamw_8bit", "paged_lion_32bit", "paged_lion_8bit"),
-    *("paged_ademamix_32bit", "paged_ademamix_8bit"),
-)
 # Schedules of transformers that need no further numbers.
 SCHEDULES = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -88,11 +80,6 @@ def require_other_rows(
                 f"{what}.",
                 hint="Give more rows, or use --set loss_type=apo_zero_unpaired.",
             )
-
-
-def needs_bitsandbytes(spec: TrainingSpec) -> bool:
-    """Return True if a run cannot do without bitsandbytes."""
-    return spec.training_type == "qlora" or spec.optim in (*OF_BITSANDBYTES, *PAGED)
 
 
 def require_modules(spec: TrainingSpec, tensors: Collection[str], *, tied: bool = False) -> None:

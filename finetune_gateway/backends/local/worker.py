@@ -21,8 +21,8 @@ from finetune_gateway.backends.local import out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
-from finetune_gateway.backends.local.supported import needs_bitsandbytes
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.engine import needs_bitsandbytes
 from finetune_gateway.events import DIVERGED, JobStatus, Result
 from finetune_gateway.settings.files import make_process_private
 from finetune_gateway.settings.home import Settings
