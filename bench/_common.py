@@ -155,8 +155,9 @@ class Bench:
             if not kept:
                 self.missed.append(metric)
 
-    def end(self, out: Path | None) -> int:
-        """Write the figures where they were asked for; the exit code."""
+    def end(self, out: Path | None, **more: Any) -> int:
+        """Write the figures where they were asked for, with what ``more`` there is to know; the
+        exit code."""
         load = " ".join(f"{average:.1f}" for average in os.getloadavg())
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
         say(f"{self.name}: {machine}, load {load}")
@@ -166,6 +167,7 @@ class Bench:
                 "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "machine": machine,
                 "load_average_after": load,
+                **more,
                 "figures": self.figures,
             }
             out.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

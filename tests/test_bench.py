@@ -6,11 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.browser import NAMES
+
+from finetune_gateway.estimation.model_shape import shape_of
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 KEYS = ["bench", "metric", "ours", "baseline", "ratio", "unit", "runs", "versions"]
@@ -148,3 +151,56 @@ def test_report_page_prints_its_figures() -> None:
     found = figures("report_page", "--rows", "30", "--models", "2")
     assert set(found) == {"first_paint", "filter", "filter_frame", "bytes_without_rows"}
     assert found["first_paint"]["ours"] > 0
+
+
+def test_parts_of_the_gpu_bench_end_in_time_or_say_why(bench_folder: None) -> None:
+    """A part that is late is ended, one without time is not begun, one that fails is quoted."""
+    import gpu
+
+    later = time.monotonic() + 100
+    with pytest.raises(gpu.Late, match="ended after 0 s"):
+        gpu.side("look", {}, "cpu", 0.05, later)
+    with pytest.raises(gpu.Late, match="20 s are left, and none is begun with less than 30"):
+        gpu.side("look", {}, "cpu", 60, time.monotonic() + 20.2)
+    with pytest.raises(RuntimeError, match="exit 1: KeyError: 'sing'"):
+        gpu.side("sing", {}, "cpu", 60, later)
+
+
+def test_the_gpu_bench_counts_operations_of_a_known_gpu(bench_folder: None) -> None:
+    """Names as torch tells them; 4 operations a weight for LoRA, 6 for full training."""
+    import gpu
+
+    told = {
+        "NVIDIA H200": "H200", "NVIDIA H100 80GB HBM3": "H100", "NVIDIA H100 PCIe": "H100 PCIe",
+        "NVIDIA A100-SXM4-80GB": "A100-80GB", "NVIDIA A100-PCIE-40GB": "A100-40GB",
+        "NVIDIA GeForce RTX 4090": "RTX 4090", "NVIDIA L4": "L4", "Tesla T4": "T4",
+        "AMD Instinct MI300X": None,
+    }  # fmt: skip
+    assert {name: gpu.known(name) for name in told} == told
+    shape = shape_of(gpu.LARGE["8B"])
+    assert shape.parameters == 8_030_261_248  # those of Llama 3.1 8B
+    whole = gpu.flops_per_token(shape, "full", 2048, 1.0)
+    attention = 6 * 32 * 4096 * 2048
+    assert whole == pytest.approx(6 * (8.03e9 - 128_256 * 4096) + attention, rel=1e-3)
+    lora = gpu.flops_per_token(shape, "lora", 2048, 1.0)
+    assert 0.66 < lora / whole < 0.70
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_the_gpu_bench_runs_on_a_cpu(tmp_path: Path) -> None:
+    """All parts by the real code on tiny models; without a GPU it says so, and measures nothing."""
+    command = [sys.executable, str(BENCH / "gpu.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("torch sees no GPU here"), done.stderr
+    out = tmp_path / "gpu.json"
+    command += ["--device", "cpu", "--tiny", "1", "--words", "15", "--batch", "2", "--steps", "3"]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=True)
+    found = json.loads(out.read_text("utf-8"))
+    assert found["device"] == "cpu" and found["skipped"] == {}
+    for name in ("1B lora", "1B qlora", "1B full", "8B lora", "8B qlora"):
+        assert found["choices"][name]["name"] == "fast"
+    assert found["choices"]["8B lora trl"]["name"] == "trl"
+    metrics = {figure["metric"]: figure for figure in found["figures"]}
+    assert metrics["8B qlora: estimated memory"]["baseline"] > 0.3
+    assert metrics["1B full trl: our steps beside TRL's"]["ratio"] > 0
