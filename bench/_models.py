@@ -85,6 +85,8 @@ class Case:
         kind = self.options.get("training_type", "lora")
         flags = ("gradient_checkpointing", "packing", "use_dora")
         more = [name for name in flags if self.options.get(name)]
+        rows = self.options.get("micro_batch_size")
+        more += [f"micro-batch {rows}"] if rows else []
         more += ["fp32"] if self.options.get("bf16") is False else []
         more += [f"engine {self.options['engine']}"] if "engine" in self.options else []
         return ", ".join([self.model, self.method, kind, f"batch {self.batch_size}", *more])
