@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.chaos import end_workers, ended, until
+from support.chaos import end_workers, ended, slots_taken, until
+from support.method_rows import small_rows
 from support.plain_models import logits, logits_of
-from support.training import a_run, train_run
+from support.training import a_run, difference, imports_of, metrics_of, train_run
 
 from finetune_gateway import (
     Gateway,
@@ -28,7 +29,6 @@ from finetune_gateway import (
 )
 from finetune_gateway.backends.local import finishing, origin
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.run import Run
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import continuing
 from finetune_gateway.reports.job_text import job_facts
@@ -62,11 +62,12 @@ def losses(job: Job) -> list[float]:
 
 
 def test_a_second_training_begins_with_the_adapter_of_the_first(
-    home: Path, tiny_folder: Path, rows: Rows
+    home: Path, tiny_folder: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the same rows its first loss is what the first model loses, and one adapter on the base
     that was pinned answers alone; the line of trainings is shown and kept. What becomes of the
-    first job afterwards changes nothing."""
+    first job afterwards changes nothing. Neither worker imports TRL, which takes seconds."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     data = rows(4)  # one batch: its loss does not depend on the order
     first = submit(data, tiny_folder, max_steps=8, save_steps=4)
     before = first.result(180)
@@ -88,6 +89,9 @@ def test_a_second_training_begins_with_the_adapter_of_the_first(
     with pytest.raises(SpecError, match=f"{second.id}.* was trained from its model"):
         Gateway().remove([first])
     refuses_what_cannot_be_continued(first, tiny_folder, rows)
+    for job in (first, second):
+        imported = imports_of(home / "runs" / job.id / "worker.log")
+        assert "torch" in imported and "trl" not in imported
 
 
 def loss_of(handle: Any, data: list[dict[str, Any]]) -> float:
@@ -101,26 +105,6 @@ def loss_of(handle: Any, data: list[dict[str, Any]]) -> float:
             total += float(model.model(ids, labels=labels).loss) * one.trained
         count += one.trained
     return total / count
-
-
-PAIR_ROWS = [
-    {
-        "input": {"messages": [{"role": "user", "content": f"Where is parcel {n}?"}]},
-        "preferred_output": [{"role": "assistant", "content": f"It comes on day {n}."}],
-        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
-    }
-    for n in range(4)
-]
-RATED_ROWS = [
-    {
-        "messages": [
-            {"role": "user", "content": f"Where is parcel {n}?"},
-            {"role": "assistant", "content": f"It comes on day {n}." if n % 2 else "No idea."},
-        ],
-        "label": bool(n % 2),
-    }
-    for n in range(4)
-]
 
 
 @pytest.mark.parametrize(
@@ -144,21 +128,20 @@ def test_the_reference_is_the_model_that_is_continued(
     options: dict[str, Any] = {"batch_size": 4, "seed": 3, "learning_rate": 1e-2}
     spec = TrainingSpec(model=str(tiny_folder), lora_r=4, max_steps=4, **options)
     first = train_run(a_run(home, spec, rows(4)))
-    data = PAIR_ROWS if method == "dpo" else RATED_ROWS
+    data = small_rows(method, 4)
     options |= {"learning_rate": 1e-3, "method": method, "training_type": kind, "engine": engine}
     spec = TrainingSpec(
         model=str(tiny_folder), continue_from=first.id, max_steps=3, save_steps=1, **options
     )
     second = train_run(a_run(home, spec, data))
     names = ("train_rewards/chosen", "train_rewards/rejected")
-    rewards = [tuple(float(one[name]) for name in names) for one in steps_of(second)]
+    rewards = [tuple(float(one[name]) for name in names) for one in metrics_of(second)]
     assert rewards[0] == pytest.approx((0, 0), abs=2e-4) and rewards[2][0] > 1e-3
     assert not (second.model / "ref").exists()
     killed = a_run(home, spec, data)
     shutil.copytree(second.checkpoints / "checkpoint-2", killed.checkpoints / "checkpoint-2")
     train_run(killed)
-    one, other = (load_file(weights(run)) for run in (second, killed))
-    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    assert difference(second, killed) == 0.0
     result, _ = finishing.result_of(second)
     assert result.continued_from == [str(tiny_folder), f"sft {first.id}"]
     if kind == "qlora":
@@ -168,17 +151,6 @@ def test_the_reference_is_the_model_that_is_continued(
     )
     plain = logits(Path(result.model), None if kind == "full" else tiny_folder)
     assert torch.allclose(logits_of(handle), plain, atol=1e-4)
-
-
-def weights(run: Run) -> Path:
-    [found] = run.model.glob("*.safetensors")
-    return found
-
-
-def steps_of(run: Run) -> list[dict[str, Any]]:
-    lines = (run.folder / "events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    return [event["data"] for event in events if event["type"] == "metrics"]
 
 
 @pytest.mark.chaos
@@ -271,12 +243,13 @@ def test_a_job_that_has_saved_nothing_yet_is_waited_for(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
     """By its name or as the newest: in words, and no job is made."""
-    first = submit(rows(4), tiny_folder, max_steps=10_000, save_steps=10_000)
-    for name in (first.id, "latest"):
-        with pytest.raises(SpecError, match="it has no model to go on from") as caught:
-            submit(rows(4), None, continue_from=name)
-        assert caught.value.hint == f"Wait for it: ftg wait {first.id}"
-    first.cancel()
+    with slots_taken(home):
+        first = submit(rows(4), tiny_folder)
+        for name in (first.id, "latest"):
+            with pytest.raises(SpecError, match="it has no model to go on from") as caught:
+                submit(rows(4), None, continue_from=name)
+            assert caught.value.hint == f"Wait for it: ftg wait {first.id}"
+        first.cancel()
     assert [job.id for job in Gateway().jobs()] == [first.id]
 
 

@@ -3,16 +3,12 @@ event, can be forced or is refused."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.rows import chat_rows
-from support.training import a_run, train_run
+from support.training import a_run, events_of, train_run
 
 from finetune_gateway import SpecError
 from finetune_gateway.backends.local.run import Run
@@ -31,18 +27,14 @@ def trained(home: Path, base: Path, **options: Any) -> Run:
     return train_run(a_run(home, spec, chat_rows(12), validation=chat_rows(5)))
 
 
-def events(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
-
-
 def choice(run: Run) -> dict[str, Any]:
     """What the run said of how it computes."""
-    [found] = [event["data"] for event in events(run) if "micro_batch" in (event["data"] or {})]
+    [found] = [event["data"] for event in events_of(run) if "micro_batch" in (event["data"] or {})]
     return dict(found)
 
 
 def figures(run: Run) -> list[list[float]]:
-    steps = [event["data"] for event in events(run) if event["type"] == "metrics"]
+    steps = [event["data"] for event in events_of(run) if event["type"] == "metrics"]
     assert {name for one in steps for name in one} >= {*FIGURES, "valid_mean_token_accuracy"}
     names = (*FIGURES, "valid_loss")  # TRL takes the mean of its batches' accuracies
     return [[one.get(name, 0.0) for name in names] for one in steps]
@@ -77,7 +69,7 @@ def test_how_a_run_computes_is_told_and_can_be_forced(home: Path, tiny_folder: P
     assert usual["threads"] == 1 and usual["attention"] == "sdpa"
     forced = trained(home, tiny_folder, bf16=True, micro_batch_size=2)
     assert (choice(forced)["bf16"], choice(forced)["micro_batch"]) == (True, 2)
-    said = next(e["message"] for e in events(forced) if "our own engine" in e["message"])
+    said = next(e["message"] for e in events_of(forced) if "our own engine" in e["message"])
     assert "bf16 with sdpa attention" in said and "2 rows per forward pass" in said
     exact = figures(trained(home, tiny_folder, micro_batch_size=2))
     for one, other in zip(figures(forced), exact, strict=True):
@@ -116,7 +108,7 @@ def test_a_model_that_ours_cannot_score_is_trained_by_trl(
         trained(home, tiny_folder, engine="fast")
     run = trained(home, tiny_folder, max_steps=1)
     assert choice(run)["name"] == "trl"
-    assert any("Ours is not used: its own logits" in event["message"] for event in events(run))
+    assert any("Ours is not used: its own logits" in event["message"] for event in events_of(run))
 
 
 def test_a_micro_batch_that_divides_no_batch_is_refused() -> None:
@@ -128,28 +120,3 @@ def test_a_micro_batch_that_divides_no_batch_is_refused() -> None:
         model="m", batch_size=4, micro_batch_size=8, gradient_accumulation_steps=2
     )
     require_supported(whole, on_gpu=False)
-
-
-SCRIPT = """\
-import json, sys
-from pathlib import Path
-from support.training import a_run, train_run
-from support.rows import chat_rows
-from finetune_gateway.spec import TrainingSpec
-spec = TrainingSpec.build(model=sys.argv[2], max_steps=1, lora_r=4)
-train_run(a_run(Path(sys.argv[1]), spec, chat_rows(8)))
-print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "trl"]))
-"""
-
-
-def test_ours_imports_nothing_of_trl(home: Path, tiny_folder: Path) -> None:
-    """It takes as long as all other imports together."""
-    tests = str(Path(__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(home), str(tiny_folder)],
-        env={**os.environ, "PYTHONPATH": tests},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 from support.plain_models import logits, logits_of
 from support.training import (
+    DEVIATION,
+    KINDS,
     a_run,
+    check_steps,
+    difference,
     handle_of,
+    log_of,
     losses_of,
+    method_run,
     metrics_of,
     train_in_two,
     train_run,
-    trained_weights,
 )
 
 from finetune_gateway import DataError, Gateway, SpecError
@@ -30,20 +35,6 @@ from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
 # Of transformers 5.23 and TRL 1.16, about each other.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
-OPTIONS: dict[str, Any] = {
-    "method": "kto",
-    "seed": 3,
-    "batch_size": 4,
-    "n_epochs": 2,
-    "logging_steps": 1,
-    "save_steps": 2,
-}
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {"lora_r": 4, "learning_rate": 5e-3},
-    "qlora": {"lora_r": 4, "learning_rate": 5e-3},
-    "full": {"learning_rate": 1e-3},
-}
 
 
 def unpaired(number: int) -> dict[str, Any]:
@@ -66,9 +57,7 @@ HELD_OUT = [unpaired(number) for number in range(14, 19)]
 def kto_run(
     home: Path, folder: Path, kind: str = "lora", rows: Sequence[Any] = ROWS, **options: Any
 ) -> Run:
-    given = {**OPTIONS, **KINDS[kind], "training_type": kind, **options}
-    spec = TrainingSpec.build(model=str(folder), **given)
-    return a_run(home, spec, rows, validation=HELD_OUT)
+    return method_run(home, folder, "kto", kind, rows, validation=HELD_OUT, **options)
 
 
 def test_kto_from_rows_to_a_model_that_answers(home: Path, tiny_folder: Path) -> None:
@@ -157,8 +146,7 @@ def test_an_imbalance_of_labels_is_said(
     spec = TrainingSpec.build(model="builtin/tiny", method="kto", **options)
     run = a_run(home, spec, ROWS)
     report_balance(run, [True] * good + [False] * bad)
-    path = run.folder / "events.jsonl"
-    text = path.read_text("utf-8") if path.exists() else ""
+    text = log_of(run)
     assert (said in text) if said else text == ""
 
 
@@ -169,8 +157,7 @@ def test_held_out_rows_of_one_label_are_said(home: Path, labels: list[bool], sai
 
     run = a_run(home, TrainingSpec.build(model="builtin/tiny", method="kto"), ROWS)
     report_held_out(run, labels)
-    path = run.folder / "events.jsonl"
-    text = path.read_text("utf-8") if path.exists() else ""
+    text = log_of(run)
     assert (said in text) if said else text == ""
 
 
@@ -285,11 +272,7 @@ def test_trl_is_bare_trl(home: Path, tiny_folder: Path, kind: str, tmp_path: Pat
         processing_class=AutoTokenizer.from_pretrained(tiny_folder),
         peft_config=lora if kind == "lora" else None,
     )
-    bare.train()
-    logged = [entry for entry in bare.state.log_history if "loss" in entry]
-    ours = [one for one in metrics_of(run) if "train_loss" in one]
-    assert [one["train_loss"] for one in ours] == [entry["loss"] for entry in logged]
-    assert [one["grad_norm"] for one in ours] == [entry["grad_norm"] for entry in logged]
+    check_steps(run, bare)
     assert config.beta == kto.BETA
 
 
@@ -310,10 +293,7 @@ def test_a_run_that_was_stopped_comes_to_the_same_model(
     """Bit for bit; with a base in 4 bits within 1e-3."""
     whole = train_run(kto_run(home, tiny_folder, kind))
     stopped = train_in_two(kto_run(home, tiny_folder, kind), "Saved checkpoint-4")
-    one, other = trained_weights(whole), trained_weights(stopped)
-    assert one.keys() == other.keys()
-    worst = max(float((one[name] - other[name]).abs().max()) for name in one)
-    assert worst == 0.0 if kind != "qlora" else worst < 1e-3
+    assert difference(whole, stopped) <= DEVIATION[kind]
 
 
 def test_a_single_row_is_refused_before_there_is_a_job(home: Path, tiny_folder: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from support.chaos import fences, lives, nobody_left, row, until
 from support.method_rows import small_rows
 from support.storm import Warm
-from support.training import a_run, events_of, trained_weights
+from support.training import DEVIATION, a_run, difference, events_of
 
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
@@ -44,7 +44,6 @@ VARIED = [
 ]
 RATES = {"lora": 1e-2, "qlora": 1e-2, "full": 2e-3}
 SAVES = 12  # that are killed in each case: 216 of 18
-DEVIATION = {"lora": 0.0, "qlora": 1e-3, "full": 0.0}  # of weights, between killed and not
 
 
 @dataclass
@@ -139,13 +138,6 @@ def seconds_of_training(run: Run) -> float:
     at = [event["created_at"] for event in events_of(run) if "Training starts" in event["message"]]
     end = [event["created_at"] for event in events_of(run) if "Saved /" in event["message"]]
     return float(end[0] - at[0])
-
-
-def difference(one: Run, other: Run) -> float:
-    """The largest difference between the weights of two results."""
-    weights, others = trained_weights(one), trained_weights(other)
-    assert weights.keys() == others.keys()
-    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
 
 
 @pytest.mark.parametrize(("method", "kind"), CASES)

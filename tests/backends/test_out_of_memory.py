@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.chaos import slots_taken, until
-from support.training import a_run
+from support.training import a_run, events_of
 
 from finetune_gateway import Gateway
 from finetune_gateway.backends.local import out_of_memory
@@ -32,11 +32,6 @@ QWEN3_4B: dict[str, Any] = {
     "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728, "vocab_size": 151936,
     "tie_word_embeddings": True,
 }  # fmt: skip
-
-
-def events(run: Run) -> list[dict[str, Any]]:
-    lines = (run.folder / "events.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def losses(found: list[dict[str, Any]]) -> dict[int, float]:
@@ -78,14 +73,14 @@ def test_a_step_without_memory_is_made_again_in_smaller_parts(
     from finetune_gateway.backends.local import finishing
 
     train_within_memory(run, finishing.train)
-    told = [event for event in events(run) if "micro_batch" in event["data"]]
+    told = [event for event in events_of(run) if "micro_batch" in event["data"]]
     again = [event["data"] for event in told if event["message"].startswith("Memory ran out")]
     assert again == [{"micro_batch": 2}, {"micro_batch": 1}]
     assert "one row passes through the model at once; a step has the same 4." in str(told)
-    assert any("Continuing from checkpoint-1" in event["message"] for event in events(run))
+    assert any("Continuing from checkpoint-1" in event["message"] for event in events_of(run))
     small = a_run(home, a_spec(1), rows(12))
     train_within_memory(small, finishing.train)
-    assert losses(events(run)) == pytest.approx(losses(events(small)), rel=1e-5)
+    assert losses(events_of(run)) == pytest.approx(losses(events_of(small)), rel=1e-5)
 
 
 def test_what_is_not_of_a_batch_is_not_made_again(
@@ -159,7 +154,7 @@ def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
     found = engine.choose(run, base, base.model, rows)
     assert base.model.dtype == torch.bfloat16
     assert found.warnings[0].startswith("The weights are trained in bfloat16: ")
-    assert events(run)[-1]["message"] == found.warnings[0]
+    assert events_of(run)[-1]["message"] == found.warnings[0]
 
 
 @pytest.mark.parametrize(

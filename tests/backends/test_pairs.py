@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import struct
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from support.pairs import pair_rows
 from support.plain_models import logits
-from support.training import a_run, train_run
+from support.training import a_run, events_of, train_run
 
 from finetune_gateway import Gateway, SpecError
 from finetune_gateway.backends.local.run import Run
@@ -41,12 +40,8 @@ def prepare(home: Path, tiny_folder: Path) -> Train:
     return prepared
 
 
-def events(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
-
-
 def series(run: Run, name: str) -> list[float]:
-    return [event["data"][name] for event in events(run) if name in event["data"]]
+    return [event["data"][name] for event in events_of(run) if name in event["data"]]
 
 
 def weights(run: Run) -> dict[str, bytes]:
@@ -241,7 +236,7 @@ def gone_on(run: Run, step: int) -> dict[str, bytes]:
         if int(path.name.rpartition("-")[2]) > step:
             shutil.rmtree(path)
     train_run(run)
-    assert f"Continuing from checkpoint-{step}." in [event["message"] for event in events(run)]
+    assert f"Continuing from checkpoint-{step}." in [event["message"] for event in events_of(run)]
     return weights(run)
 
 
@@ -271,7 +266,7 @@ def test_the_micro_batch_changes_no_loss(prepare: Train) -> None:
         prepare("dpo", loss_type="aot", batch_size=2, gradient_accumulation_steps=2)
     )
     assert len(series(apart, "train_loss")) == len(series(together, "train_loss")) == 6
-    said = [event["message"] for event in events(together)]
+    said = [event["message"] for event in events_of(together)]
     assert any("aot sorts the pairs of a batch: all 4 go through" in text for text in said)
     chosen = [series(run, "train_logps/chosen")[0] for run in (apart, together)]
     assert chosen[0] == pytest.approx(chosen[1], rel=1e-6)

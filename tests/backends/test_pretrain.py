@@ -12,12 +12,11 @@ import pytest
 import torch
 from support.chaos import end_workers
 from support.cli import Ftg
-from support.training import a_run, train_run
+from support.training import a_run, losses_of, train_run
 
 from finetune_gateway import Gateway, ModelHandle, SpecError, UnsupportedError
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.inference import LocalModel
-from finetune_gateway.backends.local.run import Run
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate
@@ -55,12 +54,6 @@ def spec_of(folder: Path, **options: Any) -> TrainingSpec:
     if given.get("training_type") == "full":
         del given["lora_r"]
     return TrainingSpec(model=str(folder), **given)
-
-
-def losses(run: Run) -> list[float]:
-    lines = (run.folder / "events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    return [event["data"]["train_loss"] for event in events if event["type"] == "metrics"]
 
 
 def test_from_texts_to_a_model_that_goes_on_with_them(
@@ -118,7 +111,7 @@ def test_other_types_of_training(home: Path, bare: Path, kind: str) -> None:
     loaded anew."""
     options: dict[str, Any] = {"training_type": kind, "max_steps": None, "n_epochs": 1}
     run = train_run(a_run(home, spec_of(bare, **options), TEXTS))
-    found = losses(run)
+    found = losses_of(run)
     assert found[-1] < found[0]
     result, trained = finishing.result_of(run)
     assert result.kind == ("merged" if kind == "full" else "adapter")
@@ -138,7 +131,7 @@ def test_both_engines_train_the_same_pieces(home: Path, bare: Path, tmp_path: Pa
     from trl import SFTConfig, SFTTrainer
 
     options = {"max_steps": 4, "warmup_ratio": 0.0}
-    ours = losses(train_run(a_run(home, spec_of(bare, **options), TEXTS)))
+    ours = losses_of(train_run(a_run(home, spec_of(bare, **options), TEXTS)))
     run = train_run(a_run(home, spec_of(bare, engine="trl", **options), TEXTS))
     texts = TextTokenizer.load(bare)
     ids = [texts.ids(row["text"]) for row in TEXTS]
@@ -162,7 +155,7 @@ def test_both_engines_train_the_same_pieces(home: Path, bare: Path, tmp_path: Pa
     )
     trainer.train()
     plain = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses(run) == plain
+    assert losses_of(run) == plain
     assert ours == pytest.approx(plain, rel=1e-5)
 
 

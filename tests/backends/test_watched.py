@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.chaos import until
+from support.training import a_run, events_of, metrics_of, train_run
 
 from finetune_gateway import FakeBackend, Gateway, NotFoundError, SpecError, UnsupportedError
-from finetune_gateway.backends.local import checkpoints, fourbit
+from finetune_gateway.backends.local import checkpoints
 from finetune_gateway.backends.local.backend import LocalBackend
-from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Cancelled, Run
 from finetune_gateway.events import Checkpoint, Event, JobStatus
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -70,49 +69,42 @@ class StoppedRun(Run):
             self.stop.set()
 
 
+def watched_run(home: Path, base: Path, held_out: int = 4, **options: Any) -> Run:
+    """A run on few rows with others held out, not trained yet."""
+    given: dict[str, Any] = {"seed": 3, "batch_size": 4, "max_steps": 40}
+    given |= {"eval_steps": 2, "save_steps": 5}
+    given |= {"training_type": "full", "learning_rate": 1e-2, **options}
+    spec = TrainingSpec.build(model=str(base), **given)
+    return a_run(home, spec, planted(8, 1), validation=planted(held_out, 2))
+
+
 @pytest.fixture
 def train(home: Path, tiny_folder: Path) -> Train:
-    """``train(**options)``: a run on few rows with others held out, as the worker trains it, in
-    this process; ``stop_at``: it is stopped after that step. ``name``: a run that goes on."""
-    fourbit.import_quietly()  # else peft would import it, and print
-    from finetune_gateway.backends.local.methods import sft
+    """``train(**options)``: such a run, trained. ``stop_at``: it is stopped after that step.
+    ``name``: a run that goes on."""
 
-    def trained(name: str = "", stop_at: int = -1, held_out: int = 4, **options: Any) -> Run:
-        given: dict[str, Any] = {"seed": 3, "batch_size": 4, "max_steps": 40}
-        given |= {"eval_steps": 2, "save_steps": 5}
-        given |= {"training_type": "full", "learning_rate": 1e-2, **options}
-        spec = TrainingSpec.build(model=str(tiny_folder), **given)
-        run = StoppedRun(Settings(home), name or a_folder(home, spec, held_out), 0)
+    def trained(name: str = "", stop_at: int = -1, **options: Any) -> Run:
+        name = name or watched_run(home, tiny_folder, **options).id
+        run = StoppedRun(Settings(home), name, 0)
         run.stop_at = stop_at
         run.claim(status="running")
-        if stop_at > 0:
-            with pytest.raises(Cancelled):
-                sft.train_and_save(run)
-        else:
-            sft.train_and_save(run)
+        if stop_at < 0:
+            return train_run(run)
+        with pytest.raises(Cancelled):
+            train_run(run)
         return run
 
     return trained
 
 
-def a_folder(home: Path, spec: TrainingSpec, held_out: int) -> str:
-    settings = Settings(home).create()
-    name = f"run-{len(list(settings.runs.glob('*')))}"
-    folder = settings.runs / name
-    (folder / "data").mkdir(parents=True)
-    for file, rows in (("train", planted(8, 1)), ("validation", planted(held_out, 2))):
-        if rows:
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            (folder / "data" / f"{file}.jsonl").write_text(lines, "utf-8")
-    about = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=time.time())
-    write_json(folder / "run.json", about.model_dump(mode="json"))
-    Queue(settings).add(name)
-    return name
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Run:
+    """A run that ends early. Nothing is changed in it."""
+    return train_run(watched_run(tmp_path_factory.mktemp("whole"), tiny_folder))
 
 
 def events(run: Run) -> list[Event]:
-    lines = (run.folder / "events.jsonl").read_text().splitlines()
-    return [Event.model_validate_json(line) for line in lines]
+    return [Event.model_validate(event) for event in events_of(run)]
 
 
 def manifest(run: Run) -> dict[str, Any]:
@@ -121,8 +113,7 @@ def manifest(run: Run) -> dict[str, Any]:
 
 
 def evaluations(run: Run) -> dict[int, float]:
-    data = [event.data for event in events(run)]
-    return {one["step"]: one["valid_loss"] for one in data if "valid_loss" in one}
+    return {one["step"]: one["valid_loss"] for one in metrics_of(run) if "valid_loss" in one}
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -133,10 +124,10 @@ def kept(run: Run) -> list[int]:
     return sorted(int(path.name.partition("-")[2]) for path in run.checkpoints.glob("c*-*"))
 
 
-def test_the_best_checkpoint_is_the_result_and_the_end_comes_early(train: Train) -> None:
+def test_the_best_checkpoint_is_the_result_and_the_end_comes_early(whole: Run) -> None:
     """Three evaluations no better than the best end it; the model is that of the best step, which
     no save_steps names; both losses and steps, and the overfitting, are said."""
-    run = train()
+    run = whole
     losses = evaluations(run)
     step = min(losses, key=lambda at: losses[at])
     last = max(losses)
@@ -158,10 +149,9 @@ def test_the_best_checkpoint_is_the_result_and_the_end_comes_early(train: Train)
     assert [event.data["step"] for event in warned] == [step], "once"
 
 
-def test_a_stop_at_any_moment_changes_nothing(train: Train) -> None:
+def test_a_stop_at_any_moment_changes_nothing(train: Train, whole: Run) -> None:
     """Before and after the best step, and when all is trained and nothing saved: the same end at
     the same step, the same bytes."""
-    whole = train()
     last, step = max(evaluations(whole)), manifest(whole)["metrics"]["step"]
     for stop_at in (step - 1, step + 3):
         begun = train(stop_at=stop_at)

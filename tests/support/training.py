@@ -23,6 +23,22 @@ from finetune_gateway.spec import TrainingSpec
 
 Rows = Sequence[dict[str, Any]]
 
+# How a tiny model learns a method in a few steps.
+USUAL: dict[str, Any] = {
+    "seed": 3,
+    "batch_size": 4,
+    "n_epochs": 2,
+    "logging_steps": 1,
+    "save_steps": 2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"lora_r": 4, "learning_rate": 5e-3},
+    "qlora": {"lora_r": 4, "learning_rate": 5e-3},
+    "full": {"learning_rate": 1e-3},
+}
+# How far weights may be from those of a run without a break.
+DEVIATION = {"lora": 0.0, "qlora": 1e-3, "full": 0.0}
+
 
 def a_run(
     home: Path,
@@ -57,6 +73,22 @@ def a_run(
     return run
 
 
+def method_run(
+    home: Path,
+    folder: Path,
+    method: str,
+    kind: str,
+    rows: Rows,
+    *,
+    validation: Rows = (),
+    **options: Any,
+) -> Run:
+    """A run of a method and a kind of training, by the settings above or by ``options``."""
+    given = {**USUAL, **KINDS[kind], "training_type": kind, **options}
+    spec = TrainingSpec.build(model=str(folder), method=method, **given)
+    return a_run(home, spec, rows, validation=validation)
+
+
 def train_run(run: Run) -> Run:
     """Train a run up to its saved model, by the file of its method; raise what that raises."""
     fourbit.import_quietly()  # else peft would import it, and print
@@ -78,6 +110,12 @@ def metrics_of(run: Run) -> list[dict[str, Any]]:
     return [event["data"] for event in events_of(run) if event["type"] == "metrics"]
 
 
+def imports_of(log: Path) -> set[str]:
+    """The packages that a worker has imported, if PYTHONPROFILEIMPORTTIME was set for it."""
+    lines = [line for line in log.read_text("utf-8").splitlines() if line.startswith("import time")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
 def losses_of(run: Run) -> list[float]:
     """The training loss of each step that was logged."""
     return [one["train_loss"] for one in metrics_of(run) if "train_loss" in one]
@@ -89,6 +127,28 @@ def trained_weights(run: Run) -> dict[str, Any]:
 
     [path] = run.model.glob("*.safetensors")
     return dict(load_file(path))
+
+
+def difference(one: Run, other: Run) -> float:
+    """The largest difference between the weights of two results."""
+    weights, others = trained_weights(one), trained_weights(other)
+    assert weights.keys() == others.keys()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
+def log_of(run: Run) -> str:
+    """All that a run has said so far."""
+    return " ".join(event["message"] for event in events_of(run))
+
+
+def check_steps(run: Run, bare: Any) -> None:
+    """Train by a trainer of TRL; losses and gradient norms of the run are its own, digit by
+    digit."""
+    bare.train()
+    logged = [entry for entry in bare.state.log_history if "loss" in entry]
+    ours = [one for one in metrics_of(run) if "train_loss" in one]
+    assert [one["train_loss"] for one in ours] == [entry["loss"] for entry in logged]
+    assert [one["grad_norm"] for one in ours] == [entry["grad_norm"] for entry in logged]
 
 
 def handle_of(run: Run) -> ModelHandle:
