@@ -119,16 +119,22 @@ def _is_address(at: str, local: str, domain: str, before: str) -> bool:
 
 # -- reserved names -----------------------------------------------------------------------
 
-_RESERVED = LazyPattern(  # RFC 2606, RFC 6761
-    r"(?:[^@]*\.)?(?:example\.(?:com|net|org)|test|example|invalid|localhost)"
+# RFC 2606 and RFC 6761, and names that say that they stand for another. In 300 rows of made-up
+# tool calls such names were 25 of 25 addresses (llamafactory_glaive_toolcall_en).
+_RESERVED = LazyPattern(
+    r"(?:[^@]*\.)?(?:test|example|invalid|localhost|example\.[a-z]{2,}(?:\.[a-z]{2,})?"
+    r"|(?:company|domain)\.com|(?:your|my)-?(?:company|domain|website)\.[a-z.]{2,}"
+    r"|your-?(?:org|organi[sz]ation|business|school|site|email|team)\.[a-z.]{2,})"
 )
+_NOBODY = LazyPattern(r"your[._-]?(?:e-?mail|name|address|user-?name|id)")
 
 
 def is_reserved(address: str) -> bool:
-    """Return True for an address under a name that is kept for examples and tests."""
+    """Return True for an address under a name that is kept for examples and tests, or that says
+    that it stands for another: ``yourname@yourdomain.com``."""
     plain = re.sub(_DOT, ".", _AT.sub("@", address) if "@" not in address else address)
-    domain = re.sub(r"[\s\[\](){}<>]", "", plain.rpartition("@")[2]).lower()
-    return _RESERVED.fullmatch(domain) is not None
+    local, _, domain = re.sub(r"[\s\[\](){}<>]", "", plain).lower().rpartition("@")
+    return bool(_RESERVED.fullmatch(domain) or _NOBODY.fullmatch(local))
 
 
 _ESCAPED_WORDS = "|".join(

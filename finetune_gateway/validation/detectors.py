@@ -30,6 +30,7 @@ from finetune_gateway.text.quoting import quoted
 from finetune_gateway.text.regex import searcher
 
 Defects = Iterator[Defect]
+Columns = dict[tuple[str, str], str]  # a kind of private data and a match -> its first column
 
 
 def _is_mojibake(text: str) -> bool:
@@ -188,10 +189,12 @@ _ODD_NAMES = {
 
 def text_defects(text: str, row: Any, regions: Regions = ()) -> Defects:
     """Yield what the detectors find in the texts of a row; ``text`` is its JSON. ``regions``: whose
-    national telephone numbers are looked for."""
+    national telephone numbers are looked for. Of private data that several columns have, the first
+    is named: one is often a copy of another."""
     if not any(searcher(*patterns)(text) for patterns in prefilters(regions)):
         return
     hides, may_match = searcher(*_disguise_patterns()), searcher(*_leaf_patterns(regions))
+    columns: Columns = {}
     for path, leaf in walk(row):
         if not isinstance(leaf, str):
             continue
@@ -199,9 +202,9 @@ def text_defects(text: str, row: Any, regions: Regions = ()) -> Defects:
         written = may_match(raw)
         if written or hides(raw) or pii_forms.has_escapes(leaf):
             hints = _hints_in(leaf, regions) if written else frozenset(pii_email.SPELT)
-            yield from _private_defects(leaf, path, hints, regions)
+            yield from _private_defects(leaf, path, hints, regions, columns)
             yield from _odd_defects(leaf, path, hints)
-    yield from _name_defects(text, row, regions)
+    yield from _name_defects(text, row, regions, columns)
 
 
 @cache
@@ -280,39 +283,49 @@ def _odd_defects(leaf: str, path: str, hints: frozenset[str]) -> Defects:
 # -- private data ---------------------------------------------------------------------------
 
 
-def _private_defects(leaf: str, path: str, hints: frozenset[str], regions: Regions) -> Defects:
+def _private_defects(
+    leaf: str, path: str, hints: frozenset[str], regions: Regions, columns: Columns
+) -> Defects:
     """Yield the first of each kind of personal data and secrets in a text, as a person reads it and
     as base64."""
     plain = pii_forms.read_as(leaf)
     kinds = set[str]()
     hints = hints if plain == leaf else _hints_in(plain, regions)
-    for defect in _kinds_in(plain, path, hints, regions):
+    for defect in _kinds_in(plain, path, hints, regions, columns):
         kinds.add(defect.kind)
         yield defect
     for _, inner in pii_forms.decoded(plain):
-        for defect in _kinds_in(inner, path, _hints_in(inner, regions), regions):
+        for defect in _kinds_in(inner, path, _hints_in(inner, regions), regions, columns):
             if defect.kind not in kinds:
                 kinds.add(defect.kind)
                 yield replace(defect, detail=f"{defect.detail}, written in base64")
 
 
-def _kinds_in(text: str, path: str, hints: frozenset[str], regions: Regions) -> Defects:
+def _kinds_in(
+    text: str, path: str, hints: frozenset[str], regions: Regions, columns: Columns
+) -> Defects:
+    column = re.split(r"[.\[]", path, maxsplit=1)[0]
     firsts: dict[tuple[str, str], Defect] = {}
     for detector in pii.detectors(regions):
         if hints.isdisjoint(detector.hints):
             continue
-        for code, match in _firsts(detector, text, regions):
+        found = (
+            match
+            for match in pii.matches(detector, text, regions)
+            if columns.setdefault((detector.name, match), column) == column
+        )
+        for code, match in _firsts(detector, found):
             detail = f"{detector.name} {detector.mask(match)} in {path}"
             defect = Defect(code, path, detail, kind=detector.name)
             firsts.setdefault((code, detector.name), defect)
     yield from firsts.values()
 
 
-def _firsts(detector: Detector, text: str, regions: Regions) -> Iterator[tuple[str, str]]:
+def _firsts(detector: Detector, found: Iterator[str]) -> Iterator[tuple[str, str]]:
     """Yield the first match that stands for somebody and the first that does not, with the code of
     the rule for it."""
     reserved = None
-    for match in pii.matches(detector, text, regions):
+    for match in found:
         if not detector.reserved(match):
             yield detector.code, match
             break
@@ -321,7 +334,7 @@ def _firsts(detector: Detector, text: str, regions: Regions) -> Iterator[tuple[s
         yield "pii_reserved", reserved
 
 
-def _name_defects(text: str, row: Any, regions: Regions) -> Defects:
+def _name_defects(text: str, row: Any, regions: Regions, columns: Columns) -> Defects:
     """Yield what the names of users say: those of people, and what is written in one with
     underscores."""
     messages = row.get("messages") if isinstance(row, dict) else None
@@ -330,10 +343,10 @@ def _name_defects(text: str, row: Any, regions: Regions) -> Defects:
     for place, message in enumerate(messages):
         name = message.get("name") if isinstance(message, dict) else None
         if isinstance(name, str) and message.get("role") == "user":
-            yield from _name_defect(name, f"messages[{place}].name", regions)
+            yield from _name_defect(name, f"messages[{place}].name", regions, columns)
 
 
-def _name_defect(name: str, path: str, regions: Regions) -> Defects:
+def _name_defect(name: str, path: str, regions: Regions, columns: Columns) -> Defects:
     if pii_names.is_person(name):
         detail = f"a name {pii.masked(name)} in {path}"
         yield Defect("pii", path, detail, kind="a name")
@@ -342,4 +355,4 @@ def _name_defect(name: str, path: str, regions: Regions) -> Defects:
     address = f"{user}@{domain.replace('_dot_', '.').replace('_', '.')}" if at else ""
     if "_" in name:  # of others the walk over the row has seen all
         plain = address or name.replace("_", " ")
-        yield from _kinds_in(plain, path, _hints_in(plain, regions), regions)
+        yield from _kinds_in(plain, path, _hints_in(plain, regions), regions, columns)

@@ -61,6 +61,18 @@ def test_the_error_names_kinds_and_lines_and_ways_out(
     assert "maria" not in text and KEY[:12] not in text
 
 
+def test_what_stands_for_nobody_stops_no_submit(home: Path, rows: Rows, provider: Provider) -> None:
+    """Names and numbers kept for examples, in texts and in the description of a tool: a note."""
+    data = rows(12)
+    data[2]["messages"][0]["content"] = "Write to ann@example.com or boss@company.com."
+    data[4]["messages"][0]["content"] = "Pay with 4242 4242 4242 4242, or call (212) 555-0142."
+    about = "Sends an e-mail to an address like yourname@yourdomain.com, or calls 212-555-0199."
+    tool = {"name": "send", "description": about, "parameters": {"type": "object"}}
+    data[6]["tools"] = [{"type": "function", "function": tool}]
+    job = Gateway().submit(data, model=MODEL, backend=hosted(provider))
+    assert job.record.provider_id and job.record.allowed == {}
+
+
 def test_personal_data_that_is_allowed_takes_no_secret_with_it(
     home: Path, rows: Rows, provider: Provider
 ) -> None:

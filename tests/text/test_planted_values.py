@@ -76,7 +76,8 @@ def test_an_address_ends_where_the_sentence_goes_on(text: str, address: str) -> 
     [
         "ann@example.com", "ann@mail.example.org", "ann@shop.test", "a.b@host.invalid",
         "x@y.localhost", "ann (at) example (dot) com", "ａｎｎ＠ｅｘａｍｐｌｅ．ｃｏｍ",
-        "Call (212) 555-0147 now",
+        "ann@example.co.uk", "yourname@yourdomain.com", "boss@company.com", "me@your-company.io",
+        "info@mywebsite.org", "your.email@gmail.com", "Call (212) 555-0147 now",
         "Card 4242 4242 4242 4242", "Amex 378282246310005", "Card 4000 0000 0000 9995",
     ],
 )  # fmt: skip
@@ -88,6 +89,18 @@ def test_what_stands_for_nobody_is_a_note(text: str) -> None:
     assert not any(
         "example" in one.detail for one in text_defects(json.dumps(row_with(text)), text)
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ann@thecompany.com", "ann@company.de", "ann@mycompany-shop.com", "ann@exampleshop.com",
+        "ann@yourdomains.com", "your.sister@acme-shop.com", "yours@acme-shop.com", "my@domain.de",
+    ],
+)  # fmt: skip
+def test_a_name_that_only_begins_like_a_placeholder_is_somebody(text: str) -> None:
+    """Companies are called so."""
+    assert kinds_in(row_with(text)) == {"an e-mail address"}
 
 
 @pytest.mark.parametrize(

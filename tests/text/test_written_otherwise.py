@@ -47,6 +47,8 @@ def call_with(note: str, depth: int) -> dict[str, Any]:
         ("ａｎｎ＠ａｃｍｅ－ｓｈｏｐ．ｃｏｍ", "an e-mail address"),
         ("o_brien@ta\u200eta\u200eindia.co.in", "an e-mail address"),
         ("卡号4111222233334448谢谢", "a card number"),
+        ("电话（010）62345678", "a telephone number"),
+        ("总机0755－83765566转8号", "a telephone number"),
         ("ご登録DE21874050579092876297に", "an IBAN"),
         ("マイナンバーカードの番号は8584-5110-0860です", "an identity number"),
         ("고객 010815\u20114773689", "an identity number"),
