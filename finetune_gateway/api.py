@@ -261,13 +261,13 @@ class Dataset(_Dataset):
         return converting.convert(self, to, out, force=force, drop=drop)
 
     def fix(
-        self, out: str | os.PathLike[str], *, force: bool = False, method: AnyMethod = "sft"
+        self, out: str | os.PathLike[str], *, force: bool = False, method: AnyMethod | None = None
     ) -> FixReport:
         """Write a copy in which everything is fixed that can be fixed safely, and a log of the
         changes (``<out>.changes.jsonl``); this file stays as it is.
 
-        ``method``: what the copy is checked for. Raises SpecError when ``out`` exists and
-        ``force`` is not set, or is this file.
+        ``method``: what the copy is checked for (default: the usual one of its rows). Raises
+        SpecError when ``out`` exists and ``force`` is not set, or is this file.
         """
 
         def check(copy: _Dataset) -> Report:

@@ -92,7 +92,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         *,
         model: str | None = None,
         backend: str | Backend | None = None,
-        method: AnyMethod = "sft",
+        method: AnyMethod | None = None,
         quality: bool | None = None,
         against: Source | None = None,
         like: Source | None = None,
@@ -107,7 +107,7 @@ class Gateway(HomeJobs, HomeEvaluations):
             model: Count tokens as this model does; one of this machine is judged for this machine.
             backend: Judge for this backend alone. By default every known backend is judged, and
                 each finding names those that would refuse.
-            method: What the rows are for: 'sft' (default), 'dpo', 'orpo', 'kto', 'pretrain', ...
+            method: What the rows are for: 'sft', 'dpo', ... (default: as their format says).
             quality: Look at the dataset as a whole too. By default for files up to 4 MB.
             against: Validation or test data that must share no row with the data.
             like: Prompts from production that the data should resemble.
@@ -162,7 +162,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         from finetune_gateway.validation import select
 
         runner, dataset = self._place(model, backend), self.open(data)
-        given = method or select.method_of(dataset)
+        given = method or pipeline.method_of(dataset)
         spec = TrainingSpec.build(model=model, method=given, **options)
         methods.require(spec)
         spec, limits = runner.resolve(spec, dataset), runner.capabilities(model)

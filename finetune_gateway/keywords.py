@@ -53,7 +53,7 @@ class ValidateOptions(RowOptions, total=False):
 
     model: str | None
     backend: str | Backend | None
-    method: AnyMethod
+    method: AnyMethod | None
     quality: bool | None
     against: Source | None
     like: Source | None

@@ -16,7 +16,6 @@ from finetune_gateway.cli.options import (
     ChatTemplate,
     Data,
     Json,
-    Method,
     NoRows,
     Quiet,
     TrainOn,
@@ -62,7 +61,15 @@ def validate(
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="Check for this backend only.")
     ] = None,
-    method: Method = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the rows are for: sft, dpo, orpo, kto, pretrain, reward (default: the "
+            "usual one of their format).",
+            show_default=False,
+        ),
+    ] = None,
     train_on: TrainOn = None,
     chat_template: ChatTemplate = None,
     settings: Annotated[
@@ -162,7 +169,7 @@ def validate(
                 checked,
                 model=model,
                 runner=runner,
-                method=method or "sft",
+                method=method,
                 training=training,
                 options=options,
                 ignored=ignored,

@@ -13,6 +13,7 @@ Origins = dict[int, tuple[str, str]]
 
 SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
 _MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
+_FUNCTION = re.compile(r"tools\[\d+\]\.function")
 _TURN_FIELDS = {"content": "value", "role": "from", "tool_calls": "value", "weight": "weight"}
 
 
@@ -21,8 +22,7 @@ class CanonicalRow:
     """A row as it is sent, and where its parts come from.
 
     ``errors``: what could not be read without loss. ``others``: keys of the user's row that are
-    not part of it. ``plain``: a question and an answer, both texts, and nothing else. ``renamed``:
-    a pair of which every part is in this row too, so that judging this row is enough.
+    not part of it. ``plain``: a question and an answer, both texts, and nothing else.
     """
 
     row: Json
@@ -32,13 +32,12 @@ class CanonicalRow:
     _origins: Origins = field(default_factory=dict)
     _lists: dict[str, str] = field(default_factory=dict)
     plain: bool = False
-    renamed: bool = False
 
     def origin(self, path: str) -> str:
         """Return the path in the user's row of a path in this one."""
         match = _MESSAGE.fullmatch(path)
         if match is None:
-            return self._lists.get(path, path.removeprefix("input."))
+            return self._lists.get(path) or self._beside(path.removeprefix("input."))
         holder = self.row["input"] if match[1].startswith("input.") else self.row
         message = holder[match[1].removeprefix("input.")][int(match[2])]
         source, form = self._origins.get(id(message)) or self._in_list(match)
@@ -47,6 +46,16 @@ class CanonicalRow:
         if form == "turn" and match[3]:
             return f"{source}.{_TURN_FIELDS.get(re.split(r'[.[]', match[3])[1], 'value')}"
         return source
+
+    def _beside(self, path: str) -> str:
+        """Return the path of what is beside the messages: tools may be bare functions, or all of
+        them one text."""
+        if path.startswith("tools") and "tools" in self._lists:
+            return self._lists["tools"]
+        function = _FUNCTION.match(path)
+        if function and function[0] in self._lists:
+            return self._lists[function[0]] + path[function.end() :]
+        return path
 
     def _in_list(self, match: re.Match[str]) -> tuple[str, str]:
         return f"{self._lists.get(match[1], '')}[{match[2]}]", "message"
@@ -118,4 +127,4 @@ def _renamed(
     prompt: list[Json], good: list[Json], bad: list[Json], lists: dict[str, str], origins: Origins
 ) -> CanonicalRow:
     row = {"input": {"messages": prompt}, "preferred_output": good, "non_preferred_output": bad}
-    return CanonicalRow(row, [], (), origins, lists | SIDES, renamed=True)
+    return CanonicalRow(row, [], (), origins, lists | SIDES)

@@ -1,19 +1,23 @@
-"""Training formats of rows, recognized by their keys.
+"""Training formats of rows, recognised by their keys: one table.
 
-What a row of each format says is read in ``canonical``, and judged in ``validation``.
+Each format has a reader, which makes the canonical row (``canonical``) that is judged in
+``validation``. A new shape is a reader (``shapes``) and a line here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_gateway.data import sharegpt
+from finetune_gateway.data import readers, shapes, sharegpt
 from finetune_gateway.data.dataset import Kind
+from finetune_gateway.data.row_reader import Reader
 from finetune_gateway.methods import methods_for
 from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
+Matches = Callable[[Json], bool]
 
 MAX_KEYS = 8  # keys of an unknown row that are shown
 
@@ -22,72 +26,131 @@ MAX_KEYS = 8  # keys of an unknown row that are shown
 class Format:
     """A known format.
 
-    ``name``: as in reports. ``kind``: of its rows. ``note``: the code of its note, if any.
-    ``methods``: the training methods it suits.
+    ``name``: as in reports. ``kind``: of its rows. ``reader``: makes their canonical form.
+    ``note``: the code of its note, if any. ``words``: what the note says of the rows, if it is not
+    what the rule says. ``methods``: the training methods it suits.
     """
 
     name: str
     kind: Kind
+    reader: Callable[[Reader], Json]
     note: str
+    words: str
     methods: frozenset[str]
 
 
-def _format(name: str, kind: Kind, note: str = "") -> Format:
+def _format(
+    name: str, kind: Kind, reader: Callable[[Reader], Json], note: str = "", words: str = ""
+) -> Format:
     methods = frozenset(methods_for(kind))
     # Reinforcement takes OpenAI's chat rows only, and those have no note.
-    return Format(name, kind, note, methods - {"reinforcement"} if note else methods)
+    return Format(name, kind, reader, note, words, methods - {"reinforcement"} if note else methods)
 
 
-CHAT = _format("openai-chat", "chat")
-PREFERENCE = _format("openai-preference", "preference", "format_preference")
-TRL_PREFERENCE = _format("trl-preference", "preference", "format_trl_preference")
-UNPAIRED = _format("unpaired-preference", "unpaired_preference", "format_unpaired_preference")
-PROMPT_COMPLETION = _format("prompt-completion", "prompt_completion", "format_prompt_completion")
-ALPACA = _format("alpaca", "prompt_completion", "format_alpaca")
-SHAREGPT = _format("sharegpt", "chat", "format_sharegpt")
-TEXT = _format("text", "text", "format_text")
+def _shape(name: str, kind: Kind, reader: Callable[[Reader], Json], words: str) -> Format:
+    return _format(name, kind, reader, "format_shape", words)
 
-FORMATS = (
-    CHAT, PREFERENCE, TRL_PREFERENCE, UNPAIRED, PROMPT_COMPLETION, ALPACA, SHAREGPT, TEXT,
+
+CHAT = _format("openai-chat", "chat", readers.chat)
+PREFERENCE = _format("openai-preference", "preference", readers.preference, "format_preference")
+TRL_PREFERENCE = _format(
+    "trl-preference", "preference", readers.trl_preference, "format_trl_preference"
+)
+UNPAIRED = _format(
+    "unpaired-preference", "unpaired_preference", readers.unpaired, "format_unpaired_preference"
+)
+PROMPT_COMPLETION = _format(
+    "prompt-completion", "prompt_completion", readers.prompt_completion, "format_prompt_completion"
+)
+ALPACA = _format("alpaca", "prompt_completion", readers.alpaca, "format_alpaca")
+SHAREGPT = _format("sharegpt", "chat", readers.sharegpt, "format_sharegpt")
+TEXT = _format("text", "text", readers.text, "format_text")
+
+_DOLLY = _shape(
+    "instruction-response", "prompt_completion", shapes.instruction_response,
+    "rows of an instruction and its response (Dolly, GPTeacher)",
 )  # fmt: skip
+_PROMPT_RESPONSE = _shape(
+    "prompt-response", "prompt_completion", shapes.prompt_response,
+    "rows of a prompt and its response",
+)  # fmt: skip
+_QUERY_RESPONSE = _shape(
+    "query-response", "prompt_completion", shapes.query_response,
+    "rows of a query and its response (ms-swift)",
+)  # fmt: skip
+_INSTANCES = _shape(
+    "self-instruct", "prompt_completion", shapes.one_instance,
+    "tasks with an instance (Self-Instruct)",
+)  # fmt: skip
+_ROUNDS = _shape(
+    "rounds", "chat", shapes.rounds, "conversations of questions and answers (Firefly, XTuner)"
+)
+_COHERE = _shape("cohere", "chat", shapes.cohere, "chat rows of Cohere, whose Chatbot is assistant")
+_MOSS = _shape("moss", "chat", shapes.moss, "conversations of numbered turns (MOSS)")
+_HH = _shape(
+    "hh-rlhf", "preference", shapes.hh,
+    "pairs of whole dialogues as texts (hh-rlhf), whose common beginning is the prompt",
+)  # fmt: skip
+_OUTPUT_PAIR = _shape(
+    "output-pair", "preference", shapes.output_pair,
+    "instructions with two outputs, of which the first is the better",
+)  # fmt: skip
+
+_ROLES = ("user", "system", "assistant", "developer", "tool")
+
+
+def _is_chat(row: Json) -> bool:
+    """Return True for messages that begin with a role of OpenAI's, without a label."""
+    messages = row["messages"]
+    first = messages[0] if isinstance(messages, list) and messages else None
+    return isinstance(first, dict) and first.get("role") in _ROLES and "label" not in row
+
+
+# In order of precedence: a row that has the key, and that the function takes, is of the format.
+_TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
+    ("preferred_output", PREFERENCE, None),
+    ("non_preferred_output", PREFERENCE, None),
+    ("preferred_completion", PREFERENCE, None),
+    ("non_preferred_completion", PREFERENCE, None),
+    ("chosen", _HH, shapes.is_hh),
+    ("chosen", TRL_PREFERENCE, None),
+    ("rejected", TRL_PREFERENCE, None),
+    ("messages", CHAT, _is_chat),  # most rows
+    ("messages", UNPAIRED, lambda row: "label" in row),
+    ("messages", SHAREGPT, shapes.is_turns),
+    ("messages", _COHERE, shapes.is_cohere),
+    ("messages", CHAT, None),
+    ("conversations", SHAREGPT, lambda row: isinstance(row["conversations"], list)),
+    ("conversation", _ROUNDS, shapes.is_rounds),
+    ("conversation", SHAREGPT, shapes.is_conversation),
+    ("chat", _MOSS, shapes.is_moss),
+    ("instances", _INSTANCES, shapes.is_task),
+    ("instruction", _OUTPUT_PAIR, shapes.is_output_pair),
+    ("instruction", _DOLLY, shapes.is_instruction_response),
+    ("instruction", ALPACA, lambda row: not shapes.is_scored(row)),
+    ("completion", UNPAIRED, lambda row: "prompt" in row and "label" in row),
+    ("completion", PROMPT_COMPLETION, lambda row: "prompt" in row),
+    ("input", PREFERENCE, shapes.is_pair_input),
+    ("response", _PROMPT_RESPONSE, lambda row: isinstance(row.get("prompt"), str | list)),
+    ("response", _QUERY_RESPONSE, lambda row: "query" in row),
+    ("prompt", PROMPT_COMPLETION, lambda row: isinstance(row["prompt"], str)),
+    ("completion", PROMPT_COMPLETION, lambda row: isinstance(row["completion"], str)),
+    ("text", TEXT, lambda row: not shapes.is_tree_message(row)),
+)  # fmt: skip
+
+FORMATS = tuple(dict.fromkeys(row_format for _, row_format, _ in _TABLE))
 
 SENT_UNCHANGED = (CHAT, PREFERENCE)  # OpenAI's own: they leave byte for byte
 
 SHAREGPT_ROLES = sharegpt.ROLES
 
-_OPENAI_PAIR = frozenset(
-    {
-        "preferred_output",
-        "non_preferred_output",
-        "preferred_completion",
-        "non_preferred_completion",
-    }
-)
-
 
 def format_of(row: Json) -> Format | None:
     """Return the format of a row, or None if it is unknown."""
-    if not _OPENAI_PAIR.isdisjoint(row):
-        return PREFERENCE
-    if "chosen" in row or "rejected" in row:
-        return TRL_PREFERENCE
-    if "messages" in row:
-        return UNPAIRED if "label" in row else CHAT
-    if isinstance(row.get("conversations"), list):
-        return SHAREGPT
-    return _single_turn(row)
-
-
-def _single_turn(row: Json) -> Format | None:
-    if "instruction" in row:
-        return ALPACA
-    if "prompt" in row and "completion" in row:
-        return UNPAIRED if "label" in row else PROMPT_COMPLETION
-    if isinstance(row.get("input"), dict) and "messages" in row["input"]:
-        return PREFERENCE
-    if isinstance(row.get("prompt"), str) or isinstance(row.get("completion"), str):
-        return PROMPT_COMPLETION
-    return TEXT if "text" in row else None
+    for key, row_format, matches in _TABLE:
+        if key in row and (matches is None or matches(row)):
+            return row_format
+    return None
 
 
 def by_name(name: str) -> Format:
@@ -97,6 +160,9 @@ def by_name(name: str) -> Format:
 
 def no_format_text(row: Json) -> str:
     """Return why the format of a row is not known."""
+    known = shapes.unread(row)
+    if known:
+        return known[0]
     keys = quoted_keys(row)
     return f"no known training format has the keys {keys}" if keys else "the row is an empty object"
 

@@ -7,12 +7,14 @@ are numbered in order, and an id is written only if it differs from its number.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data.row_access import loads_strict
+from finetune_gateway.text.quoting import json_type, quoted
 
 Json = dict[str, Any]
 
@@ -39,12 +41,23 @@ _CALL = frozenset({"name", "arguments", "id"})
 
 
 class ConversionError(ValueError):
-    """A row, or a field of it, cannot be represented in another format."""
+    """A row, or a field of it, cannot be represented in another format. ``code``: of the rule that
+    it breaks; ``fix``: what to do, if the rule does not know."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(
+        self, path: str, reason: str, code: str = "not_convertible", fix: str = ""
+    ) -> None:
         super().__init__(f"{path}: {reason}" if path else reason)
         self.path = path
         self.reason = reason
+        self.code = code
+        self.fix = fix
+
+
+def wrong_type(path: str, value: object, expected: str) -> ConversionError:
+    """Return the error of a value of the wrong JSON type."""
+    reason = f"this must be {expected}, not {json_type(value)}"
+    return ConversionError(path, reason, "type_error")
 
 
 @dataclass(slots=True)
@@ -59,14 +72,15 @@ class TurnReader:
     def messages(self, turns: Any, path: str) -> list[Json]:
         """Return one message for each turn."""
         if not isinstance(turns, list):
-            self.errors.append(ConversionError(path, "this is not a list of turns"))
+            self.errors.append(wrong_type(path, turns, "a list of turns"))
             return []
         messages = []
         for index, turn in enumerate(turns):
             if isinstance(turn, dict):
                 messages.append(self.message(turn, f"{path}[{index}]"))
             else:
-                self.errors.append(ConversionError(f"{path}[{index}]", "this is not a turn"))
+                here = f"{path}[{index}]"
+                self.errors.append(wrong_type(here, turn, "an object with from and value"))
         return messages
 
     def message(self, turn: Json, path: str) -> Json:
@@ -74,13 +88,16 @@ class TurnReader:
         speaker, value = turn.get("from"), turn.get("value")
         role = ROLES.get(str(speaker))
         if role is None:
-            self.errors.append(
-                ConversionError(f"{path}.from", f"there is no speaker {speaker!r:.60}")
-            )
-        if not isinstance(value, str):
-            self.errors.append(ConversionError(f"{path}.value", "this is not a text"))
-        for key in turn.keys() - _TURN:
-            self.errors.append(ConversionError(f"{path}.{key}", "a chat message has no such key"))
+            self.errors.append(_no_speaker(speaker, f"{path}.from"))
+        if value is None:
+            reason = "a turn without 'value'"
+            self.errors.append(ConversionError(f"{path}.value", reason, "missing_content"))
+        elif not isinstance(value, str):
+            self.errors.append(wrong_type(f"{path}.value", value, "a string"))
+        if not _TURN.issuperset(turn):
+            for key in turn.keys() - _TURN:
+                reason = "a chat message has no such key"
+                self.errors.append(ConversionError(f"{path}.{key}", reason))
         message = self._content(speaker, role or "user", value, path)
         if "weight" in turn:
             message["weight"] = turn["weight"]
@@ -122,11 +139,25 @@ class TurnReader:
         except (ValueError, RecursionError):
             read = None
         if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
-            self.errors.append(ConversionError(path, "this is not a list of functions"))
+            self.errors.append(
+                ConversionError(path, "this is not a list of functions", "tools_json")
+            )
             return []
-        return [
-            tool if "function" in tool else {"type": "function", "function": tool} for tool in read
-        ]
+        return [tool if "function" in tool else _wrapped(tool) for tool in read]
+
+
+def _wrapped(function: Json) -> Json:
+    """Return the tool of a bare function; its type may stand beside its name."""
+    bare = {key: value for key, value in function.items() if (key, value) != ("type", "function")}
+    return {"type": "function", "function": bare}
+
+
+def _no_speaker(speaker: Any, path: str) -> ConversionError:
+    if not isinstance(speaker, str):
+        return ConversionError(path, "a turn without 'from'", "missing_role")
+    close = difflib.get_close_matches(speaker.strip().lower()[:40], ROLES, 1)
+    fix = f'Did you mean "{close[0]}"?' if close else "Write human, gpt or system."
+    return ConversionError(path, f"there is no speaker {quoted(speaker)}", "unknown_role", fix)
 
 
 def _is_call(call: Any) -> bool:
@@ -148,7 +179,7 @@ def call_errors(message: Json, path: str) -> Iterator[ConversionError]:
     """Yield errors of malformed calls, which no format could represent."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
-        yield ConversionError(f"{path}.tool_calls", "this is not a list of calls")
+        yield wrong_type(f"{path}.tool_calls", calls, "a list of calls")
         return
     for index, call in enumerate(calls or []):
         function = call.get("function") if isinstance(call, dict) else None
@@ -157,7 +188,7 @@ def call_errors(message: Json, path: str) -> Iterator[ConversionError]:
                 f"{path}.tool_calls[{index}]", "a call has a function with its arguments"
             )
     if not isinstance(message.get("function_call"), dict | None):
-        yield ConversionError(f"{path}.function_call", "this is not a call")
+        yield wrong_type(f"{path}.function_call", message["function_call"], "a call")
 
 
 def with_string_arguments(message: Json) -> Json:

@@ -33,6 +33,7 @@ from finetune_gateway.validation.rules import RULES
 
 MAX_SHOWN = 200  # characters of before and after in the log
 _MAX_SPAN = 1 << 20  # bytes of one object that spans several lines
+_MARKS = frozenset({"role", "from"})  # keys of a message or a turn
 _LOOSE = json.JSONDecoder()
 
 
@@ -242,6 +243,11 @@ class _Fixer:
             for row in value:
                 self._fix_value(row, dumped(row).encode(), line)
             return
+        if _is_list_of_messages(value):
+            key = "messages" if "role" in value[0] else "conversations"
+            self.note(line, Change("row_not_object", "", "a list of messages", key))
+            value = {key: value}
+            raw = dumped(value).encode()
         if not isinstance(value, dict):
             self._keep(raw, line)
             return
@@ -311,7 +317,14 @@ def _is_array_of_rows(value: Any) -> bool:
     """Return True for a list of rows; False for a list of messages."""
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(item, dict) and "role" not in item for item in value)
+    return all(isinstance(item, dict) and _MARKS.isdisjoint(item) for item in value)
+
+
+def _is_list_of_messages(value: Any) -> bool:
+    """Return True for a list of chat messages, or of ShareGPT turns."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(item, dict) and not _MARKS.isdisjoint(item) for item in value)
 
 
 def _is_array_file(path: Path) -> bool:

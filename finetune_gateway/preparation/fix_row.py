@@ -25,9 +25,10 @@ _ROLE_NAMES = {
     "chatgpt": "assistant",
     "ai": "assistant",
     "model": "assistant",
+    "chatbot": "assistant",
 }
-_LISTS = ("messages", "prompt", "completion", "chosen", "rejected", "preferred_output",
-          "non_preferred_output")  # fmt: skip
+_LISTS = ("messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected",
+          "preferred_output", "non_preferred_output")  # fmt: skip
 _NULLABLE = frozenset({"name", "weight", "refusal", "audio", "tool_calls", "function_call",
                        "tool_call_id"})  # fmt: skip
 _ROW_NULLABLE = frozenset({"tools", "functions", "parallel_tool_calls"})
@@ -47,6 +48,9 @@ def fix_row(row: Json) -> tuple[Json, list[Change]]:
     """Return the fixed row and the changes; the row itself if there are none."""
     fixed, changes = copy.deepcopy(row), list[Change]()
     changes += _remove_nulls(fixed, _ROW_NULLABLE, "")
+    changes += _fix_tools(fixed, "")
+    if isinstance(fixed.get("input"), dict):
+        changes += _fix_tools(fixed["input"], "input.")
     for messages, path in _conversations(fixed):
         for index, message in enumerate(messages):
             if isinstance(message, dict):
@@ -90,6 +94,20 @@ def _remove_nulls(value: Json, keys: frozenset[str], prefix: str) -> Iterator[Ch
         yield Change("null_key", f"{prefix}{key}", "null", None)
 
 
+def _fix_tools(row: Json, prefix: str) -> Iterator[Change]:
+    """Write tools that are a JSON text as a list, and remove a blank text."""
+    text = row.get("tools")
+    if not isinstance(text, str) or (prefix == "" and format_of(row) is not formats.CHAT):
+        return  # other formats may have a text here
+    tools = _parsed(text) if text.strip() else None
+    if not text.strip() or tools == []:
+        del row["tools"]
+        yield Change("tools_json", f"{prefix}tools", text, None)
+    elif isinstance(tools, list):
+        row["tools"] = tools
+        yield Change("tools_json", f"{prefix}tools", text, tools)
+
+
 def _fix_arguments(function: Json, path: str) -> Iterator[Change]:
     before = function.get("arguments")
     code, after = _fixed_arguments(before)
@@ -125,14 +143,17 @@ def _parsed(text: str) -> Any:
 
 def _fix_speakers(row: Json) -> Iterator[Change]:
     """Fix case and spaces of ShareGPT's speakers."""
-    turns = row.get("conversations")
-    for index, turn in enumerate(turns if isinstance(turns, list) else []):
-        speaker = turn.get("from") if isinstance(turn, dict) else None
-        if isinstance(speaker, str) and speaker not in sharegpt.ROLES:
-            meant = speaker.strip().lower()
-            if meant in sharegpt.ROLES:
-                turn["from"] = meant
-                yield Change("unknown_role", f"conversations[{index}].from", speaker, meant)
+    for key in _LISTS:
+        value = row.get(key)
+        turns = value if isinstance(value, list) else [value]
+        for index, turn in enumerate(turns):
+            speaker = turn.get("from") if isinstance(turn, dict) else None
+            if isinstance(speaker, str) and speaker not in sharegpt.ROLES:
+                meant = speaker.strip().lower()
+                if meant in sharegpt.ROLES:
+                    turn["from"] = meant
+                    path = f"{key}[{index}].from" if turns is value else f"{key}.from"
+                    yield Change("unknown_role", path, speaker, meant)
 
 
 def _convert(row: Json) -> tuple[Json, list[Change]]:
@@ -141,7 +162,7 @@ def _convert(row: Json) -> tuple[Json, list[Change]]:
     if before is None or before in (formats.CHAT, formats.TEXT):
         return row, []
     try:
-        converted = canonical(row)
+        converted = canonical(row, rename=True)
     except ConversionError:
         return row, []  # the report on the copy says why
     if converted == row:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_gateway.data import formats
+from finetune_gateway.data.canonical import read_as
 from finetune_gateway.findings import Defect, Finding
 from finetune_gateway.settings import config
 from finetune_gateway.text.quoting import MAX_PATH, shortened
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.json.parsing import BadLine, escape_defects, parse
-from finetune_gateway.validation.rows.chat import chat_defects
-from finetune_gateway.validation.rows.formats import format_defects
+from finetune_gateway.validation.rows.formats import row_defects
 
 MAX_CHECKED = 256 << 10  # bytes; in a longer row only the path that a finding names is known
 PER_FINDING = 10  # paths
@@ -62,9 +62,7 @@ def _defects(raw: bytes) -> Iterator[Defect]:
     if not isinstance(row, dict):
         return
     yield from escape_defects(text, row)
-    format = formats.format_of(row)
-    if format is formats.CHAT:
-        yield from chat_defects(row)
-    elif format is not None:
-        yield from format_defects(row, format)
+    row_format = formats.format_of(row)
+    if row_format is not None:
+        yield from row_defects(row, row_format, read_as(row, row_format))
     yield from text_defects(text, row, config.pii_regions())

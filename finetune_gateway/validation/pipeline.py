@@ -23,6 +23,7 @@ from finetune_gateway.validation.dataset import analysis, row_text
 from finetune_gateway.validation.dataset.analysis import AnalysisOptions
 from finetune_gateway.validation.file_bytes import BOM
 from finetune_gateway.validation.rules import RuleSet
+from finetune_gateway.validation.run import method_of as method_of
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
@@ -33,7 +34,7 @@ def validate(
     *,
     model: str | None = None,
     runner: Backend | None = None,
-    method: str = "sft",
+    method: str | None = None,
     training: Mapping[str, Any] | None = None,
     options: AnalysisOptions | None = None,
     ignored: frozenset[str] = frozenset(),
@@ -42,6 +43,7 @@ def validate(
 ) -> Report:
     """Return the report on a dataset for one backend, or for all known ones.
 
+    ``method``: what the rows are for; by default the usual method of the first row's format.
     ``training``: fields of TrainingSpec that say what is trained (train_on, chat_template, ...).
     ``options``: what to analyze of the dataset as a whole. ``ignored``: codes of rules that do
     not count. ``on_progress`` is called with the bytes read and the size of the file.
@@ -51,10 +53,14 @@ def validate(
     """
     if not isinstance(model, str | None):
         raise SpecError(f"model must be text, not {shown(model)}.")
-    method = _canonical_method(method)
     backends = limit = None
+    if method is None:
+        method = _method_of_rows(dataset, runner)
+    else:
+        method = _canonical_method(method)
+        if runner:
+            _require_method(runner, method)
     if runner:
-        _require_method(runner, method)
         limits = runner.capabilities(model)
         backends, limit = rules_for(runner.display_name, limits.rules), limits.max_context
     spec = TrainingSpec.build(model=model or "unnamed", method=method, **(training or {}))
@@ -91,6 +97,14 @@ def _canonical_method(method: str) -> str:
     return TrainingSpec.build(model="unnamed", method=method).method
 
 
+def _method_of_rows(dataset: Dataset, runner: Backend | None) -> str:
+    """Return the usual method of the first row's format; ``sft`` if the backend has none for it,
+    which the report says then."""
+    method = method_of(dataset)
+    methods = _methods(runner) if runner else frozenset[str]()
+    return method if not methods or method in methods else "sft"
+
+
 def place_of(
     model: str | None, backend: str | Backend | None, load: Callable[[str | Backend], Backend]
 ) -> Backend | None:
@@ -124,16 +138,21 @@ def _require_method(runner: Backend, method: str) -> None:
 
     A local backend is not asked: rows may be validated before they are converted.
     """
-    limits = runner.capabilities()
-    methods = sorted(limits.methods | limits.priced)
-    if not limits.hosted or not methods or method in methods:
+    methods = _methods(runner)
+    if not methods or method in methods:
         return
     raise UnsupportedError(
-        f"{runner.display_name} has no method {method!r}; it has {', '.join(methods)}.",
+        f"{runner.display_name} has no method {method!r}; it has {', '.join(sorted(methods))}.",
         hint="Validate the rows for local training (--backend local), or convert them.",
         backend=runner.display_name,
         option="method",
     )
+
+
+def _methods(runner: Backend) -> frozenset[str]:
+    """Return the methods of a host; none for a backend of this machine."""
+    limits = runner.capabilities()
+    return frozenset(limits.methods | limits.priced) if limits.hosted else frozenset()
 
 
 def _with_unread_lines(

@@ -16,6 +16,7 @@ from itertools import islice
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.findings import Finding, Report
+from finetune_gateway.methods import usual_method
 from finetune_gateway.settings import config
 from finetune_gateway.text.pii import Regions
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
@@ -23,7 +24,7 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
 from finetune_gateway.validation.fast_path import MAX_ROW
-from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
+from finetune_gateway.validation.file_bytes import BOM, Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.rules import RuleSet
 from finetune_gateway.validation.scan import Json, NotSplittable, RowCounter, Scan, Task
@@ -34,6 +35,7 @@ __all__ = ["Finding", "Report", "RowCounter", "validate"]
 MIN_ROWS = 10  # OpenAI's guide on supervised fine-tuning
 _PARALLEL_BYTES = 20_000_000  # for smaller files another process costs more than it saves
 _PARALLEL_BYTES_LOCAL = 1_000_000  # the same with a local template, which takes 30 times as long
+_FIRST_LINES = 10  # of which one tells the format
 MAX_WORKERS = 4  # each takes about 60 MB
 
 
@@ -42,7 +44,7 @@ def validate(
     *,
     model: str | None = None,
     backends: Mapping[str, RuleSet] | None = None,
-    method: str = "sft",
+    method: str | None = None,
     counter: RowCounter | None = None,
     max_context: int | None = None,
     min_rows: int | None = None,
@@ -56,6 +58,7 @@ def validate(
     """Return a report on a dataset: what is wrong, where, why, and what to do.
 
     ``backends``: whose rules count, by ``rules_for`` (default: openai, azure and local).
+    ``method``: what the rows are for (default: the usual one of the first row's format).
     ``counter`` and ``on_row`` get each row without errors, ``on_row`` with its line.
     ``max_context``: tokens an example may have; needs a ``counter``.
     ``min_rows``: examples a job needs (default 10).
@@ -68,7 +71,7 @@ def validate(
     """
     task = Task(
         dataset.path,
-        method,
+        method or method_of(dataset),
         backends,
         max_context,
         limit_words=f"{model} takes" if model else "the limit is",
@@ -88,6 +91,26 @@ def validate(
     if system_prompt is not None:
         system_prompt.join(scan.system_prompt)
     return scan.report(MIN_ROWS if min_rows is None else min_rows)
+
+
+def method_of(dataset: Dataset) -> str:
+    """Return the method that the first readable row of a file is usually for; ``sft`` if none of
+    the first lines is a row."""
+    for line in islice(dataset.lines(), _FIRST_LINES):
+        raw = line.raw.removeprefix(BOM) if line.number == 1 else line.raw
+        if line.cut or not raw.strip():
+            continue
+        try:
+            return usual_method_of(parse(decode(raw, line.offset)))
+        except BadLine:
+            continue
+    return "sft"
+
+
+def usual_method_of(row: object) -> str:
+    """Return the method that a row is usually for; ``sft`` for what is no row."""
+    row_format = formats.format_of(row) if isinstance(row, dict) else None
+    return usual_method(row_format.kind) if row_format else "sft"
 
 
 def _choose_engine(task: Task, counter: RowCounter | None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune_gateway.data import formats
-from finetune_gateway.data.canonical import read
+from finetune_gateway.data.canonical import read_as
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.dataset import Line, SharedSystemPrompt, system_prompt_of
 from finetune_gateway.data.formats import Format
@@ -40,13 +40,7 @@ from finetune_gateway.validation.file_bytes import (
 )
 from finetune_gateway.validation.json import multiline
 from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
-from finetune_gateway.validation.rows.chat import chat_defects
-from finetune_gateway.validation.rows.formats import (
-    format_defects,
-    not_object,
-    sent_defects,
-    unknown_format,
-)
+from finetune_gateway.validation.rows.formats import not_object, row_defects, unknown_format
 from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
@@ -330,26 +324,15 @@ class Scan:
             self.findings.add(not_object(value), line)
             return
         self.objects += 1
-        row_format, codes = formats.format_of(value), set[str]()
+        row_format = formats.format_of(value)
         unchanged = row_format is None or row_format in formats.SENT_UNCHANGED
-        sent = CanonicalRow(value) if unchanged else read(value)
-        if self._report(self._defects(value, row_format, sent, text, source), line, codes):
-            return
-        # Two texts have nothing that the checks of their own format do not see.
-        if not (unchanged or sent.plain) and self._report(sent_defects(sent), line, codes):
-            return
-        self._count_row(value, sent.row, line)
-
-    def _report(self, defects: Iterator[Defect], line: int, codes: set[str]) -> bool:
-        """Add the defects of a row, except those of ``codes``, which were added before; return True
-        if one is an error."""
-        failed, added = False, set[str]()
-        for defect in defects:
-            if defect.code not in codes:
-                failed = self.findings.add(defect, line) or failed
-                added.add(defect.code)
-        codes |= added
-        return failed
+        sent = CanonicalRow(value) if unchanged else read_as(value, row_format)
+        failed = False
+        for defect in self._defects(value, row_format, sent, text, source):
+            # That the method is another is no fault of the row.
+            failed |= self.findings.add(defect, line) and defect.code != "method_mismatch"
+        if not failed:
+            self._count_row(value, sent.row, line)
 
     def _defects(
         self, row: Json, row_format: Format | None, sent: CanonicalRow, text: str, line: Line
@@ -370,8 +353,8 @@ class Scan:
             self.format, self.format_line = row_format, line
             yield from self._first_row_defects(row_format)
         if row_format is self.format:
-            # What is only renamed is judged once, as it is sent.
-            yield from () if sent.renamed else self._row_defects(row, row_format)
+            reinforcement = self.task.method == "reinforcement"
+            yield from row_defects(row, row_format, sent, reinforcement=reinforcement)
             return
         detail = (
             f"line {line} is in the format {row_format.name}, but line {self.format_line} in "
@@ -379,19 +362,16 @@ class Scan:
         )
         yield Defect("mixed_formats", detail=detail)
 
-    def _row_defects(self, row: Json, row_format: Format) -> Iterator[Defect]:
-        if row_format is formats.CHAT:
-            return chat_defects(row, reinforcement=self.task.method == "reinforcement")
-        return format_defects(row, row_format)
-
     def _first_row_defects(self, row_format: Format) -> Iterator[Defect]:
         if row_format.note:
-            yield Defect(row_format.note)
+            yield Defect(row_format.note, detail=row_format.words)
         if self.task.method not in row_format.methods:
             detail = (
                 f"the rows are in the format {row_format.name}, but the method is "
                 f"{self.task.method}"
             )
+            if row_format is formats.TEXT and self.task.method == "sft":
+                detail += " (to train on the whole text, as TRL's sft does, is pretrain here)"
             fix = f"Use --method {in_words(row_format.methods)}."
             yield Defect("method_mismatch", detail=detail, fix=fix)
 

@@ -11,12 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 from finetune_gateway.backend import Capabilities
-from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.errors import DataError, NotFoundError, SpecError, shown
 from finetune_gateway.findings import Defect, Finding, Report
-from finetune_gateway.methods import usual_method
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.masks.hosted import HostedRenderer
@@ -107,21 +105,6 @@ def _content(line: Line) -> bytes:
     return line.raw.removeprefix(BOM) if line.number == 1 else line.raw
 
 
-def method_of(dataset: Dataset) -> str:
-    """Return the method that the first row of a file is usually for; ``sft`` if it is no row."""
-    first = next(_first(dataset), None)
-    try:
-        row = None if first is None else parse(decode(_content(first), first.offset))
-    except BadLine:
-        row = None
-    return _usual_method(row)
-
-
-def _usual_method(row: object) -> str:
-    row_format = formats.format_of(row) if isinstance(row, dict) else None
-    return usual_method(row_format.kind) if row_format else "sft"
-
-
 def _preview(
     line: Line, renderer: PreviewRenderer, backends: Mapping[str, RuleSet], method: str | None
 ) -> Preview:
@@ -150,7 +133,7 @@ def _validate_line(
     except BadLine as exc:
         findings = _findings(exc.defect, line.number, backends)
         return None, Report(ok=False, format="unknown", kind="unknown", rows=1, findings=findings)
-    report = _report(raw, line.number, method or _usual_method(row), backends)
+    report = _report(raw, line.number, method or validation_run.usual_method_of(row), backends)
     return row if isinstance(row, dict) else None, report
 
 

@@ -141,6 +141,37 @@ ONE = {
         roles("user", "assistant"),
         ["unknown_role", "format_sharegpt"],
     ),
+    "chatbot": (roles("User", "Chatbot"), roles("user", "assistant"), ["unknown_role"] * 2),
+    "speakers under messages": (
+        {"messages": [{"from": "Human", "value": "Hi"}, {"from": "GPT", "value": "Hello"}]},
+        roles("user", "assistant"),
+        ["unknown_role", "unknown_role", "format_sharegpt"],
+    ),
+    "a speaker of a side": (
+        {"prompt": "Hi", "chosen": {"from": "GPT", "value": "Hello"}, "rejected": "No"},
+        PAIR,
+        ["unknown_role", "format_trl_preference"],
+    ),
+    "dolly": (
+        {"instruction": "Hi", "context": "", "response": "Hello"},
+        roles("user", "assistant"),
+        ["format_shape"],
+    ),
+    "tools as a text": (
+        {**roles("user", "assistant"), "tools": json.dumps(call({})["tools"])},
+        {**roles("user", "assistant"), "tools": call({})["tools"]},
+        ["tools_json"],
+    ),
+    "blank tools": (
+        {**roles("user", "assistant"), "tools": " "},
+        roles("user", "assistant"),
+        ["tools_json"],
+    ),
+    "a key that the target has": (
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "No", "input": "x"},
+        {**PAIR, "other_input": "x"},
+        ["format_trl_preference"],
+    ),
     "chosen": (
         {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},
         PAIR,
@@ -157,6 +188,17 @@ def test_a_row_is_mended(case: str, tmp_path: Path) -> None:
     assert rows == [wanted]
     assert [entry["code"] for entry in log] == codes
     assert {entry["line"] for entry in log} <= {1}
+
+
+@pytest.mark.parametrize("messages", [
+    [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+    [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}],
+])  # fmt: skip
+def test_a_bare_list_of_messages_is_wrapped(messages: list[Json], tmp_path: Path) -> None:
+    """One conversation a line becomes one row a line."""
+    rows, log = fixed(f"{json.dumps(messages)}\n" + "\n".join(LINES) + "\n", tmp_path)
+    assert rows[0] == roles("user", "assistant")
+    assert (log[0]["code"], log[0]["line"]) == ("row_not_object", 1)
 
 
 def test_the_log_tells_place_and_values(tmp_path: Path) -> None:

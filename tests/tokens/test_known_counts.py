@@ -67,12 +67,10 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
     "self_instruct_seed/quoref_Find_Answer.jsonl": ("sft", 200, {"special_tokens_in_text": 200}),
     "together_coqa/small_coqa_10.jsonl": ("sft", 10, {}),
 }
-# These are no training files: nested instances, prompts to be asked, answers of another shape.
+# These are no training files: prompts to be asked, answers of another shape.
 OTHERS = {
     "fastchat_mtbench/question.jsonl": (80, "unknown_format"),
     "fastchat_mtbench/gpt-4.jsonl": (30, "unknown_format"),
-    "self_instruct_seed/seed_tasks.jsonl": (175, "missing_output"),
-    "self_instruct_seed/user_oriented_instructions.jsonl": (252, "missing_output"),
 }
 
 

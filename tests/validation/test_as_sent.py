@@ -109,7 +109,7 @@ BAD_ROWS: dict[str, tuple[Json, str, str]] = {
         {"conversations": [FROM_USER], "chosen": TURNS["chosen"],
          "rejected": {"from": "gpt", "value": "\u200b "}},
         "empty_assistant",
-        "rejected",
+        "rejected.value",
     ),
 }  # fmt: skip
 

@@ -12,8 +12,8 @@ from support.forms import SIDES
 
 from finetune_gateway.data.canonical import read
 from finetune_gateway.data.canonical_row import CanonicalRow
-from finetune_gateway.data.formats import PROMPT_COMPLETION, TRL_PREFERENCE
-from finetune_gateway.validation.rows.formats import format_defects, sent_defects
+from finetune_gateway.data.formats import format_of
+from finetune_gateway.validation.rows.formats import row_defects
 
 Json = dict[str, Any]
 
@@ -22,20 +22,18 @@ ODD_TEXTS = ["", " ", "\u200b", "a", "a\x00b", "\u202e", "<|im_end|>", "{{name}}
 
 @pytest.mark.parametrize("keys", [("prompt", "completion"), ("prompt", "chosen", "rejected")])
 def test_rows_of_texts_are_read_as_by_a_reader(keys: tuple[str, ...]) -> None:
-    """The short way for the most common rows gives the same row and paths; and the checks of their
-    own format find all that is wrong with two texts as they are sent."""
+    """The short way for the most common rows gives the same row, paths and defects."""
     for texts in itertools.product(ODD_TEXTS, repeat=len(keys)):
         row = dict(zip(keys, texts, strict=True))
-        short, long = read(row), read({**row, "a": 1, "b": 2, "c": 3})
+        more = {**row, "a": 1, "b": 2, "c": 3}
+        short, long = read(row), read(more)
         assert json.dumps(short.row) == json.dumps(long.row)
         if short.errors:  # a pair without a prompt
             continue
         paths = [path for key in short.row for path in (f"{key}[0]", f"{key}[0].content", key)]
         paths = [path.replace("input[0]", "input.messages[0]") for path in paths]
         assert [short.origin(path) for path in paths] == [long.origin(path) for path in paths]
-        if short.plain:
-            own = {defect.code for defect in format_defects(row, PROMPT_COMPLETION)}
-            assert {defect.code for defect in sent_defects(short)} <= own
+        assert defects(row, short) == defects(more, long)
 
 
 ROLES = ["system", "user", "assistant", "tool", "asistant", " user"]
@@ -60,20 +58,19 @@ def texts(asked: Json, good: Json, bad: Json) -> Json:
 def test_pairs_that_are_only_renamed_are_read_and_judged_as_by_a_reader(
     form: Callable[[Json, Json, Json], Json],
 ) -> None:
-    """They are judged once, as they are sent: the same rows, and errors of the same kinds at the
-    same fields as with the checks of their own format before."""
+    """The same rows, and defects of the same kinds at the same fields."""
     answers = [{**one, "role": "assistant"} for one in MESSAGES[:4]] + MESSAGES[-4:]
     for asked, good, bad in itertools.product(MESSAGES, answers, answers):
         row = json.loads(json.dumps(form(asked, good, bad)))
-        short, long = read(row), read({**row, "tools": None, "system": None, "system_prompt": None})
+        more = {**row, "tools": None, "system": None, "system_prompt": None}
+        short, long = read(row), read(more)
         assert json.dumps(short.row) == json.dumps(long.row)
-        assert short.renamed is not bool(short.errors)  # a text without a prompt is no pair
-        if short.renamed:
-            assert defects(short) == defects(long)
-            own = {defect.code for defect in format_defects(row, TRL_PREFERENCE)}
-            assert own <= {code for code, _ in defects(short)}
+        assert defects(row, short) == defects(more, long)
 
 
-def defects(sent: CanonicalRow) -> set[tuple[str, str]]:
-    """Return the codes and fields of a pair's errors as it is sent."""
-    return {(defect.code, defect.path) for defect in sent_defects(sent)}
+def defects(row: Json, sent: CanonicalRow) -> set[tuple[str, str]]:
+    """Return the codes and fields of a row's defects."""
+    row_format = format_of(row)
+    assert row_format is not None
+    found = row_defects(row, row_format, sent)
+    return {(defect.code, defect.path) for defect in found if defect.code != "not_sent"}

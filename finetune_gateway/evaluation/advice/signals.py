@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.canonical import readable
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.evaluation.advice import looks, specifics
@@ -309,7 +309,7 @@ def _count_looks(signals: Signals, row: RowText, answer_words: list[str]) -> Non
 
 def _count_pair(signals: Signals, row: Json, text: RowText) -> None:
     """Count a pair that another one turns round: the better answer there is the worse one here."""
-    pair = canonical(row)
+    pair = readable(row) or {}
     asked = content_hash(text.system or "", text.prompt)
     better, worse = (
         content_hash("\n".join(map(message_text, as_list(pair.get(side)))))

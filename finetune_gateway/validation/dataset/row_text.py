@@ -18,10 +18,9 @@ from typing import Any
 
 import msgspec
 
-from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.canonical import readable
 from finetune_gateway.data.dataset import Dataset, Kind, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list, calls_of
-from finetune_gateway.data.sharegpt import ConversionError
 
 Json = dict[str, Any]
 
@@ -95,9 +94,8 @@ def _encodable(value: Any) -> Any:
 
 def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | None:
     """Return the texts of a row, or None if it is malformed or has no known format."""
-    try:
-        read = canonical(row)
-    except ConversionError:
+    read = readable(row)
+    if read is None:
         return None
     kind = kind_of(read)
     if kind == "text":
@@ -169,7 +167,10 @@ def iter_message_texts(message: Json) -> Iterator[str]:
             yield text
     for call in as_list(message.get("tool_calls")):
         function = as_dict(as_dict(call).get("function"))
-        yield f"{function.get('name', '')} {function.get('arguments', '')}"
+        arguments = function.get("arguments", "")
+        if isinstance(arguments, dict):  # for templates of Hugging Face
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        yield f"{function.get('name', '')} {arguments}"
 
 
 def words(text: str) -> list[str]:

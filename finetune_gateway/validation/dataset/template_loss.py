@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.canonical import readable
 from finetune_gateway.data.dataset import Dataset, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list
-from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect
 from finetune_gateway.validation.dataset.row_text import parse_leniently
@@ -42,9 +41,8 @@ def defects(dataset: Dataset, render: Callable[[Json], str], limit: int) -> Iter
 
 def conversation(row: Json) -> Json | None:
     """Return a row as one conversation, a pair with its better answer; None for other rows."""
-    try:
-        read = canonical(row)
-    except ConversionError:
+    read = readable(row)
+    if read is None:
         return None
     if kind_of(read) == "preference":
         prompt = read["input"]

@@ -1,0 +1,275 @@
+"""What rows of the field's own formats say: OpenAI's, TRL's, Alpaca, ShareGPT, labelled rows, text.
+
+A reader makes the canonical form (``canonical``) of a row that ``formats`` has recognised.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from finetune_gateway.data.canonical_row import SIDES
+from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.sharegpt import TurnReader
+from finetune_gateway.text.quoting import quoted
+
+Json = dict[str, Any]
+Read = Callable[[Reader], Json]
+
+# -- OpenAI's own formats ------------------------------------------------------------------
+
+
+def chat(reader: Reader, row: Json | None = None, prefix: str = "") -> Json:
+    """Read OpenAI's chat row, or the part of a row at ``prefix`` that is one."""
+    row = reader.row if row is None else row
+    read = dict(row)
+    read["messages"] = reader.messages(row.get("messages"), f"{prefix}messages")
+    if isinstance(row.get("tools"), str):
+        read["tools"] = TurnReader(reader.errors).tools(row["tools"], f"{prefix}tools")
+    elif not isinstance(row.get("tools"), list | None):
+        reader.refuse_type(f"{prefix}tools", row["tools"], "a list of tools")
+    return read
+
+
+def preference(reader: Reader) -> Json:
+    """Read OpenAI's pair, also with the keys of older guides."""
+    row = reader.row
+    pair_input = row.get("input")
+    if not isinstance(pair_input, dict):
+        reader.refuse_type("input", pair_input, "an object with messages")
+        pair_input = {}
+    read: Json = {"input": chat(reader, pair_input, "input.")}
+    reader.used.add("input")
+    for side in ("preferred_output", "non_preferred_output"):
+        old = side.replace("output", "completion")
+        key = old if side not in row and old in row else side
+        read[side] = reader.messages(row.get(key), key)
+        reader.used.add(key)
+    return read
+
+
+# -- one conversation ------------------------------------------------------------------------
+
+
+def prompt_completion(reader: Reader, answer_key: str = "completion") -> Json:
+    """Read a prompt and its completion, each a text or a list of messages."""
+    prompt, answer = _prompt_and_answer(reader, answer_key)
+    if isinstance(reader.row.get("prompt"), list):
+        # TRL trains only the completion, so the answers of the prompt get weight 0.
+        untrain(prompt)
+    return {"messages": reader.with_system([*prompt, *answer]), **reader.tools()}
+
+
+def _prompt_and_answer(reader: Reader, answer_key: str) -> tuple[list[Json], list[Json]]:
+    missing = [key for key in ("prompt", answer_key) if reader.row.get(key) is None]
+    for key in missing:
+        code = "missing_prompt" if key == "prompt" else "missing_completion"
+        reader.refuse(key, f"a row without {key!r}", code)
+    reader.used |= {"prompt", answer_key}
+    prompt = [] if "prompt" in missing else reader.spoken("prompt", "user")
+    answer = [] if answer_key in missing else reader.spoken(answer_key, "assistant")
+    reader.lists["messages"] = answer_key
+    return prompt, answer
+
+
+def untrain(messages: list[Json]) -> None:
+    """Give earlier answers of a conversation weight 0, in place."""
+    for message in messages:
+        if message.get("role") == "assistant":
+            message.setdefault("weight", 0)
+
+
+def unpaired(reader: Reader) -> Json:
+    """Read an answer with a label: a chat row, or a prompt and its completion."""
+    row = reader.row
+    if "messages" in row:
+        reader.used |= {"messages", "label", "tools"}
+        read = chat(reader)
+        return {"messages": read["messages"], "label": row["label"]} | (
+            {"tools": read["tools"]} if "tools" in read else {}
+        )
+    prompt, answer = _prompt_and_answer(reader, "completion")
+    reader.used.add("label")
+    if len(answer) > 1:
+        reader.refuse("completion", "a label is for one answer, not for several messages")
+    messages = reader.with_system([*prompt, *answer])
+    return {"messages": messages, **reader.tools(), "label": row["label"]}
+
+
+def alpaca(reader: Reader) -> Json:
+    """Read an instruction with its input and output."""
+    return question_answer(reader, ("instruction", "input"), "output", "missing_output")
+
+
+def question_answer(
+    reader: Reader, asked: tuple[str, ...], answer_key: str, missing: str = "missing_completion"
+) -> Json:
+    """Read a question, whose parts are in several keys, and its answer, all texts. ``missing``: the
+    code of a missing answer."""
+    output = reader.row.get(answer_key)
+    reader.used.add(answer_key)
+    prompt = reader.with_system(question(reader, asked))
+    answer = []
+    if output is None:
+        reader.refuse(answer_key, _missing(reader.row, answer_key), missing)
+    elif isinstance(output, str):
+        answer = [reader.said("assistant", output, answer_key)]
+    else:
+        reader.refuse_type(answer_key, output, "a string")
+    reader.lists["messages"] = answer_key
+    return {"messages": [*prompt, *answer], **reader.tools()}
+
+
+def _missing(row: Json, key: str) -> str:
+    names = [str(name)[:40] for name in list(row)[:50]]
+    close = [name for name in difflib.get_close_matches(key, names, n=1) if name != key]
+    return f"there is no {key!r}, but {quoted(close[0])}" if close else f"a row without {key!r}"
+
+
+def question(reader: Reader, keys: tuple[str, ...]) -> list[Json]:
+    """Return the messages of a question in several keys, after those of ``history``."""
+    row, parts = reader.row, []
+    reader.used |= {*keys, "history"}
+    for key in keys:
+        if not isinstance(row.get(key), str | None):
+            reader.refuse_type(key, row[key], "a string")
+            parts.append("")
+        elif not reader.is_empty(key):
+            parts.append(key)
+    if not parts:
+        null = f"{keys[0]!r} is null" if row.get(keys[0], "") is None else ""
+        what = "an" if keys[0][0] in "aeiou" else "a"
+        reader.refuse(keys[0], null or f"{what} {keys[0]} without content", "missing_prompt")
+    texts = [key for key in parts if key]
+    asked = [reader.said("user", "\n\n".join(row[key] for key in texts), texts[0])] if texts else []
+    return [*_history(reader), *asked]
+
+
+def _history(reader: Reader) -> Iterator[Json]:
+    """Yield earlier turns, given as pairs of question and answer."""
+    history = reader.row.get("history")
+    for index, pair in enumerate(history if isinstance(history, list) else []):
+        if not isinstance(pair, list) or len(pair) != 2:
+            reader.refuse_type(f"history[{index}]", pair, "a question and its answer")
+            continue
+        for at, (role, text) in enumerate(zip(("user", "assistant"), pair, strict=True)):
+            yield reader.said(role, text, f"history[{index}][{at}]")
+    if not isinstance(history, list | None):
+        reader.refuse_type("history", history, "a list of pairs")
+
+
+_TURNS = ("messages", "conversations", "conversation")
+
+
+def sharegpt(reader: Reader) -> Json:
+    """Read a conversation of turns, or of messages under a key of ShareGPT's."""
+    key = next(key for key in _TURNS if isinstance(reader.row.get(key), list))
+    reader.used.add(key)
+    reader.lists["messages"] = key
+    if reader.row[key] == []:
+        reader.refuse(key, f"{key!r} is empty", "empty_messages")
+    messages = reader.turns_or_messages(reader.row[key], key)
+    return {"messages": reader.with_system(messages), **reader.tools()}
+
+
+def text(reader: Reader) -> Json:
+    """Read a text."""
+    reader.used.add("text")
+    if not isinstance(reader.row["text"], str):
+        reader.refuse_type("text", reader.row["text"], "a string")
+    return {"text": reader.row["text"]}
+
+
+# -- pairs as chosen and rejected --------------------------------------------------------------
+
+_MISSING = {"chosen": "missing_preferred", "rejected": "missing_non_preferred"}
+
+
+def trl_preference(reader: Reader) -> Json:
+    """Read a pair as TRL has it: the prompt beside both answers, or in both of them."""
+    return pair_of(reader, _side(reader, "chosen"), _side(reader, "rejected"), pair_prompt(reader))
+
+
+def _side(reader: Reader, key: str) -> list[Json]:
+    value = reader.row.get(key)
+    if value is None or value == []:
+        reader.used.add(key)
+        reader.refuse(key, f"{key!r} is {'empty' if value == [] else 'missing'}", _MISSING[key])
+        return []
+    return reader.spoken(key, "assistant")
+
+
+def pair_of(reader: Reader, good: list[Json], bad: list[Json], prompt: list[Json]) -> Json:
+    """Return the canonical row of two answers and their prompt, which both may repeat."""
+    _use_repeated_chat(reader, prompt, good)
+    shared = len(good) > 1 and good[:-1] == bad[:-1]
+    if shared and (not prompt or _repeats(prompt, good[:-1])):
+        prompt, good, bad = good[:-1], good[-1:], bad[-1:]
+        reader.lists["input.messages"] = "chosen"
+    if not prompt and not reader.errors:
+        _refuse_without_prompt(reader, good, bad)
+    reader.lists |= SIDES
+    reader.used.add("parallel_tool_calls")
+    parallel = {key: reader.row[key] for key in ("parallel_tool_calls",) if key in reader.row}
+    pair_input = {"messages": reader.with_system(prompt), **reader.tools(), **parallel}
+    return {"input": pair_input, "preferred_output": good, "non_preferred_output": bad}
+
+
+def _refuse_without_prompt(reader: Reader, good: list[Json], bad: list[Json]) -> None:
+    if len(good) == 1 == len(bad):
+        why = "there is no prompt, and the two sides do not start with one"
+        reader.refuse("prompt", why, "missing_prompt")
+        return
+    at = next((i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b), 0)
+    why = f"chosen and rejected differ from message {at} on, before the answer"
+    reader.refuse("rejected", why, "preference_prompt_differs")
+
+
+def pair_prompt(reader: Reader) -> list[Json]:
+    """Return the prompt that is given beside the two answers, from the first key that has one."""
+    row = reader.row
+    for key, read in _PROMPTS.items():
+        if row.get(key):
+            reader.lists["input.messages"] = key
+            return read(reader)
+    return []
+
+
+def _instruction(reader: Reader) -> list[Json]:
+    blank = not isinstance(reader.row.get("input"), str) or not reader.row["input"].strip()
+    reader.lists["input.messages"] = "instruction"
+    if blank and not reader.row.get("instruction"):
+        return []
+    return question(reader, ("instruction", "input"))
+
+
+def _listed(key: str) -> Callable[[Reader], list[Json]]:
+    def read(reader: Reader) -> list[Json]:
+        reader.used.add(key)
+        return reader.turns_or_messages(reader.row[key], key)
+
+    return read
+
+
+# In order of precedence: ``messages`` beside a prompt is the conversation with the chosen answer.
+_PROMPTS: dict[str, Callable[[Reader], list[Json]]] = {
+    "prompt": lambda reader: reader.spoken("prompt", "user"),
+    "conversations": _listed("conversations"),
+    "messages": _listed("messages"),
+    "instruction": _instruction,
+    "input": _instruction,
+    "question": lambda reader: reader.spoken("question", "user"),
+}
+
+
+def _use_repeated_chat(reader: Reader, prompt: list[Json], good: list[Json]) -> None:
+    """Note ``messages`` as used if it only repeats the prompt and the chosen answer."""
+    if "messages" in reader.row and reader.row["messages"] in (good, [*prompt, *good]):
+        reader.used.add("messages")
+
+
+def _repeats(prompt: list[Json], start: list[Json]) -> bool:
+    """Return True if both sides start with the prompt, which is also given separately."""
+    last = start[-1].get("content")
+    return start == prompt or (len(prompt) == 1 and last == prompt[0].get("content"))

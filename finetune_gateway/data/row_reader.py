@@ -1,0 +1,144 @@
+"""Read one row of any format: its messages, turns, texts and tools, with what cannot be read.
+
+Each part that a reader makes remembers the field of the user's row that it comes from
+(``CanonicalRow.origin``). What cannot be read without loss is an error with the code of its rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_gateway.data.sharegpt import (
+    ConversionError,
+    TurnReader,
+    call_errors,
+    with_string_arguments,
+    wrong_type,
+)
+
+Json = dict[str, Any]
+
+_CALL_KEYS = frozenset({"tool_calls", "function_call"})
+_SYSTEM_KEYS = ("system", "system_prompt")
+
+
+class Reader:
+    """Reads one row. ``used``: the keys it has read; ``lists``: the key of each list of messages;
+    ``origins``: of each message, its path in the user's row and its form there."""
+
+    def __init__(self, row: Json) -> None:
+        self.row = row
+        self.errors: list[ConversionError] = []
+        self.origins: dict[int, tuple[str, str]] = {}
+        self.lists: dict[str, str] = {}
+        self.used: set[str] = set()
+
+    def refuse(self, path: str, reason: str, code: str = "not_convertible", fix: str = "") -> None:
+        """Note an error."""
+        self.errors.append(ConversionError(path, reason, code, fix))
+
+    def refuse_type(self, path: str, value: Any, expected: str) -> None:
+        """Note a value of the wrong type."""
+        self.errors.append(wrong_type(path, value, expected))
+
+    def said(self, role: str, text: Any, path: str) -> Json:
+        """Return a message made of a text."""
+        return self.noted({"role": role, "content": text}, path, "text")
+
+    def noted(self, message: Json, path: str, form: str) -> Json:
+        """Return a message, whose origin is noted."""
+        self.origins[id(message)] = (path, form)
+        return message
+
+    def messages(self, messages: Any, path: str) -> list[Json]:
+        """Return messages with the arguments of their calls as strings."""
+        if not isinstance(messages, list):
+            self.refuse_type(path, messages, "a list of messages")
+            return []
+        return [self.message(one, f"{path}[{index}]") for index, one in enumerate(messages)]
+
+    def message(self, message: Any, path: str) -> Json:
+        """Return a copy of a message, with the arguments of its calls as strings."""
+        if not isinstance(message, dict):
+            self.refuse_type(path, message, "an object with role and content")
+            return self.noted({"role": "user", "content": ""}, path, "text")
+        if "role" not in message:
+            self.refuse(f"{path}.role", "a message without 'role'", "missing_role")
+        elif not isinstance(message["role"], str):
+            self.refuse_type(f"{path}.role", message["role"], "a string")
+        elif _CALL_KEYS.isdisjoint(message):  # most messages; a copy, for weights are set in it
+            return self.noted(dict(message), path, "message")
+        else:
+            self.errors += call_errors(message, path)
+        return self.noted(with_string_arguments(message), path, "message")
+
+    def turns(self, turns: Any, path: str) -> list[Json]:
+        """Return the messages of ShareGPT turns."""
+        messages = TurnReader(self.errors).messages(turns, path)
+        places = [
+            f"{path}[{index}]"
+            for index, turn in enumerate(turns if isinstance(turns, list) else [])
+            if isinstance(turn, dict)
+        ]
+        for message, place in zip(messages, places, strict=True):
+            self.noted(message, place, "turn")
+        return messages
+
+    def turns_or_messages(self, value: Any, path: str) -> list[Json]:
+        """Return the messages of a list of ShareGPT turns, or of messages."""
+        first = value[0] if isinstance(value, list) and value else None
+        is_chat = isinstance(first, dict) and "role" in first and "from" not in first
+        return self.messages(value, path) if is_chat else self.turns(value, path)
+
+    def spoken(self, key: str, role: str) -> list[Json]:
+        """Return the messages of a field: a text by ``role``, TRL's messages, or ShareGPT turns."""
+        self.used.add(key)
+        value = self.row.get(key)
+        if value == []:
+            self.refuse(key, f"{key!r} is empty", "empty_messages")
+        if isinstance(value, list):
+            by_turns = bool(value) and isinstance(value[0], dict) and "from" in value[0]
+            return self.turns(value, key) if by_turns else self.messages(value, key)
+        if isinstance(value, dict) and "from" in value:
+            return [self.noted(TurnReader(self.errors).message(value, key), key, "turn")]
+        if isinstance(value, dict) and isinstance(value.get("messages"), list):
+            return self.messages(value["messages"], f"{key}.messages")
+        if isinstance(value, dict) and not {"role", "content", "tool_calls"}.isdisjoint(value):
+            return [self.message(value, key)]
+        if not isinstance(value, str):
+            self.refuse_type(key, value, "a string or a list of messages")
+        return [self.said(role, value, key)]
+
+    def with_system(self, messages: list[Json]) -> list[Json]:
+        """Return a conversation that begins with the row's system prompt, if it has one."""
+        key = next((key for key in _SYSTEM_KEYS if not self.is_empty(key)), "")
+        self.used |= {name for name in _SYSTEM_KEYS if self.is_empty(name)} | {key}
+        if not key:
+            return messages
+        text = self.row[key]
+        if not isinstance(text, str):
+            self.refuse_type(key, text, "a string")
+            return messages
+        first = messages[0] if messages else {}
+        if first.get("role") not in ("system", "developer"):
+            return [self.said("system", text, key), *messages]
+        if first.get("content") != text:
+            self.refuse(key, "the conversation has another system prompt of its own")
+        return messages
+
+    def is_empty(self, key: str) -> bool:
+        """Return True if the row has no such key, or null or a blank text there."""
+        value = self.row.get(key)
+        return value is None or (isinstance(value, str) and not value.strip())
+
+    def tools(self) -> Json:
+        """Return the row's ``tools``, if it has any."""
+        self.used.add("tools")
+        given: Any = self.row.get("tools")
+        tools = TurnReader(self.errors).tools(given) if given else []
+        if isinstance(given, str):
+            self.lists["tools"] = "tools"
+        elif tools:
+            bare = (f"tools[{at}]" for at, tool in enumerate(given) if "function" not in tool)
+            self.lists |= {f"{path}.function": path for path in bare}
+        return {"tools": tools} if tools else {}

@@ -1,0 +1,358 @@
+"""Popular shapes of rows: data sets and trainers that have keys of their own.
+
+Each is read where nothing is lost, and is one line in the table of ``formats``. What can only be
+recognised is in ``unread``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from finetune_gateway.data.readers import (
+    chat,
+    pair_of,
+    prompt_completion,
+    question,
+    question_answer,
+)
+from finetune_gateway.data.row_reader import Reader
+
+Json = dict[str, Any]
+
+REFERENCES = ("ground_truth", "reference_answer", "reference_response", "reward_model")
+
+
+# -- one question, one answer ------------------------------------------------------------------
+
+
+def instruction_response(reader: Reader) -> Json:
+    """Read Dolly (instruction, context, response) and GPTeacher (instruction, input, response).
+
+    https://huggingface.co/datasets/databricks/databricks-dolly-15k
+    """
+    beside = "context" if "context" in reader.row else "input"
+    return question_answer(reader, ("instruction", beside), "response")
+
+
+def is_instruction_response(row: Json) -> bool:
+    """Return True for an instruction with a response, and no output."""
+    return "response" in row and "output" not in row
+
+
+def prompt_response(reader: Reader) -> Json:
+    """Read a prompt and its response, as Databricks and MosaicML have them."""
+    return prompt_completion(reader, "response")
+
+
+def query_response(reader: Reader) -> Json:
+    """Read ms-swift's query, response and history.
+
+    https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
+    """
+    return question_answer(reader, ("query",), "response")
+
+
+def is_task(row: Json) -> bool:
+    """Return True for an instruction with instances."""
+    return "instruction" in row and isinstance(row["instances"], list)
+
+
+def one_instance(reader: Reader) -> Json:
+    """Read a row of Self-Instruct with one instance of its task."""
+    instances = reader.row["instances"]
+    reader.used |= {"instances", "instruction"}
+    if len(instances) != 1 or not isinstance(instances[0], dict):
+        reader.refuse("instances", f"a task with {len(instances)} examples, which are one row each")
+        return {"messages": []}
+    flat = Reader({"instruction": reader.row["instruction"], **instances[0]})
+    read = question_answer(flat, ("instruction", "input"), "output", "missing_output")
+    for error in flat.errors:
+        reader.refuse(f"instances[0].{error.path}", error.reason, error.code, error.fix)
+    for key, (path, form) in flat.origins.items():
+        inside = path if path == "instruction" else f"instances[0].{path}"
+        reader.origins[key] = inside, form
+    reader.lists["messages"] = "instances[0].output"
+    return read
+
+
+# -- conversations -----------------------------------------------------------------------------
+
+_ROUNDS = (("human", "assistant"), ("input", "output"))
+
+
+def is_rounds(row: Json) -> bool:
+    """Return True for a conversation of rounds, each with a question and an answer."""
+    first = _first(row["conversation"])
+    return any(asked in first and answered in first for asked, answered in _ROUNDS)
+
+
+def rounds(reader: Reader) -> Json:
+    """Read Firefly's rounds (human, assistant) and XTuner's (input, output, and system).
+
+    https://xtuner.readthedocs.io/en/latest/training/multi_turn_conversation.html
+    """
+    reader.used.add("conversation")
+    reader.lists["messages"] = "conversation"
+    messages: list[Json] = []
+    for index, one in enumerate(reader.row["conversation"]):
+        path = f"conversation[{index}]"
+        if not isinstance(one, dict):
+            reader.refuse_type(path, one, "an object with a question and an answer")
+            continue
+        messages += _round(reader, one, path, first=index == 0)
+    return {"messages": reader.with_system(messages), **reader.tools()}
+
+
+def _round(reader: Reader, one: Json, path: str, *, first: bool) -> list[Json]:
+    keys = next((keys for keys in _ROUNDS if keys[0] in one or keys[1] in one), _ROUNDS[0])
+    for key in one.keys() - {*keys, "system"}:
+        reader.refuse(f"{path}.{key}", "a chat message has no such key")
+    messages: list[Json] = []
+    if one.get("system"):
+        if first:
+            messages.append(reader.said("system", one["system"], f"{path}.system"))
+        else:
+            reader.refuse(f"{path}.system", "a system prompt after the first round")
+    for key, role, missing in zip(
+        keys, ("user", "assistant"), ("missing_prompt", "missing_completion"), strict=True
+    ):
+        if isinstance(one.get(key), str):
+            messages.append(reader.said(role, one[key], f"{path}.{key}"))
+        elif one.get(key) is None:
+            reader.refuse(f"{path}.{key}", f"a round without {key!r}", missing)
+        else:
+            reader.refuse_type(f"{path}.{key}", one[key], "a string")
+    return messages
+
+
+_COHERE = {"system": "system", "user": "user", "chatbot": "assistant"}
+
+
+def is_cohere(row: Json) -> bool:
+    """Return True for messages in which the assistant is called Chatbot."""
+    messages = row["messages"]
+    return isinstance(messages, list) and any(
+        isinstance(one, dict) and str(one.get("role")).lower() == "chatbot" for one in messages[:3]
+    )
+
+
+def cohere(reader: Reader) -> Json:
+    """Read Cohere's messages: System, User, Chatbot.
+
+    https://docs.cohere.com/v1/docs/chat-preparing-the-data
+    """
+    row = {**reader.row, "messages": [*map(_cohere_message, reader.row["messages"])]}
+    reader.used |= {"messages", "tools"}
+    read = chat(reader, row)
+    return {"messages": reader.with_system(read["messages"]), **reader.tools()}
+
+
+def _cohere_message(message: Any) -> Any:
+    role = message.get("role") if isinstance(message, dict) else None
+    meant = _COHERE.get(role.lower()) if isinstance(role, str) else None
+    return {**message, "role": meant} if meant else message
+
+
+_MOSS = re.compile(r"<\|[A-Za-z ]+\|>:(.*?)(?:<eo[a-z]>)?", re.DOTALL)
+_MOSS_TURN = (("Human", "user"), ("MOSS", "assistant"))
+
+
+def is_moss(row: Json) -> bool:
+    """Return True for numbered turns, as in moss-003-sft-data."""
+    return isinstance(row["chat"], dict) and "turn_1" in row["chat"]
+
+
+def moss(reader: Reader) -> Json:
+    """Read MOSS: numbered turns with markers, which are taken off.
+
+    https://huggingface.co/datasets/fnlp/moss-003-sft-data
+    """
+    reader.used |= {"chat", "meta_instruction"}
+    reader.lists["messages"] = "chat"
+    messages: list[Json] = []
+    if not reader.is_empty("meta_instruction"):
+        text = reader.row["meta_instruction"]
+        messages.append(reader.said("system", text, "meta_instruction"))
+    for name, turn in reader.row["chat"].items():
+        path = f"chat.{name}"
+        if isinstance(turn, dict):
+            messages += _moss_turn(reader, turn, path)
+        else:
+            reader.refuse_type(path, turn, "an object with Human and MOSS")
+    return {"messages": messages}
+
+
+def _moss_turn(reader: Reader, turn: Json, path: str) -> list[Json]:
+    texts: dict[str, str] = {}
+    for key, value in turn.items():
+        if not isinstance(value, str):
+            reader.refuse_type(f"{path}.{key}", value, "a string")
+            continue
+        marked = _MOSS.fullmatch(value.strip())
+        texts[key] = (marked[1] if marked else value).strip()
+        if key not in dict(_MOSS_TURN) and texts[key] not in ("", "None"):
+            reader.refuse(f"{path}.{key}", "a chat message has no such key")
+    return [
+        reader.said(role, texts.get(key, ""), f"{path}.{key}")
+        for key, role in _MOSS_TURN
+        if not isinstance(turn.get(key), str) or key in texts
+    ]
+
+
+# -- pairs -------------------------------------------------------------------------------------
+
+_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+
+
+def is_hh(row: Json) -> bool:
+    """Return True for a pair whose sides are whole dialogues in one text."""
+    good = row["chosen"]
+    return (
+        isinstance(good, str) and good.lstrip("\n").startswith("Human:") and not row.get("prompt")
+    )
+
+
+def hh(reader: Reader) -> Json:
+    """Read Anthropic's hh-rlhf: their common beginning is the prompt.
+
+    https://huggingface.co/datasets/Anthropic/hh-rlhf
+    """
+    good, bad = (_dialogue(reader, key) for key in ("chosen", "rejected"))
+    same = zip(good[:-1], bad[:-1], strict=False)
+    common = next((at for at, (one, other) in enumerate(same) if one != other), None)
+    shared = min(len(good), len(bad)) - 1 if common is None else common
+    prompt = good[: max(shared, 0)]
+    reader.lists["input.messages"] = "chosen"
+    reader.used.add("prompt")  # blank
+    return pair_of(reader, good[len(prompt) :], bad[len(prompt) :], prompt)
+
+
+def _dialogue(reader: Reader, key: str) -> list[Json]:
+    reader.used.add(key)
+    value = reader.row.get(key)
+    if not isinstance(value, str):
+        missing = {"chosen": "missing_preferred", "rejected": "missing_non_preferred"}[key]
+        if value is None:
+            reader.refuse(key, f"{key!r} is missing", missing)
+        else:
+            reader.refuse_type(key, value, "a dialogue like that of the other side")
+        return []
+    before, *parts = _SPEAKER.split(value.lstrip("\n"))
+    if before.strip():
+        reader.refuse(key, "a dialogue that does not begin with Human:")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [
+        reader.said(roles[speaker], text.strip(), key)
+        for speaker, text in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def is_pair_input(row: Json) -> bool:
+    """Return True for the input of a pair in OpenAI's form."""
+    return isinstance(row["input"], dict) and "messages" in row["input"]
+
+
+def is_output_pair(row: Json) -> bool:
+    """Return True for an instruction with two texts as its output, the better one first."""
+    output = row.get("output")
+    return (
+        isinstance(output, list)
+        and len(output) == 2
+        and all(isinstance(text, str) for text in output)
+    )
+
+
+def output_pair(reader: Reader) -> Json:
+    """Read an instruction with a better and a worse output, as LLaMA-Factory had them."""
+    reader.used.add("output")
+    good, bad = (
+        [reader.said("assistant", text, f"output[{at}]")]
+        for at, text in enumerate(reader.row["output"])
+    )
+    prompt = question(reader, ("instruction", "input"))
+    reader.lists["input.messages"] = "instruction"
+    read = pair_of(reader, good, bad, prompt)
+    reader.lists |= {"preferred_output": "output[0]", "non_preferred_output": "output[1]"}
+    return read
+
+
+# -- turns under another key -------------------------------------------------------------------
+
+
+def is_turns(row: Json) -> bool:
+    """Return True for ShareGPT turns under ``messages``."""
+    first = _first(row["messages"])
+    return "from" in first and "role" not in first
+
+
+def is_conversation(row: Json) -> bool:
+    """Return True for a list of turns or messages under ``conversation``."""
+    first = _first(row["conversation"])
+    return "from" in first or "role" in first
+
+
+def _first(value: Any) -> Json:
+    first = value[0] if isinstance(value, list) and value else None
+    return first if isinstance(first, dict) else {}
+
+
+# -- recognised, but not read ------------------------------------------------------------------
+
+
+def is_tree_message(row: Json) -> bool:
+    """Return True for one message of a tree, as in oasst1."""
+    return "parent_id" in row and "role" in row
+
+
+def is_scored(row: Json) -> bool:
+    """Return True for an instruction with several scored answers, as in UltraFeedback."""
+    return isinstance(row.get("completions"), list) and "output" not in row
+
+
+def unread(row: Json) -> tuple[str, str] | None:
+    """Return what a row is that no reader takes, and the way out; None if it is not known."""
+    for key, matches, what, fix in _UNREAD:
+        if key in row and (matches is None or matches(row)):
+            return what, fix
+    return None
+
+
+_TREE = "this is a tree of messages (OpenAssistant), not a conversation"
+_PATHS = (
+    "Write one row for each path from a prompt to an answer: "
+    '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}.'
+)
+_UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
+    (
+        "message_tree_id",
+        None,
+        "this is a tree of messages (OpenAssistant), not a conversation",
+        _TREE,
+    ),
+    ("replies", None, "this is a tree of messages (OpenAssistant), not a conversation", _TREE),
+    ("parent_id", is_tree_message, "this is one message of a tree (OpenAssistant)", _TREE),
+    (
+        "completions",
+        lambda row: "instruction" in row,
+        "this is one instruction with several scored answers (UltraFeedback)",
+        "Take a better and a worse answer: prompt, chosen, rejected.",
+    ),
+    (
+        "plain_text",
+        lambda row: "num_turns" in row or "[Human]:" in str(row["plain_text"])[:200],
+        "this is a dialogue as one text with markers (MOSS)",
+        'Write its turns as {"messages": [...]}.',
+    ),
+    *(
+        (
+            key,
+            None,
+            f"a question with {key!r} and without an answer looks like reinforcement data",
+            'For reinforcement write {"messages": [...]} that ends with the user and keep the key '
+            "beside it (--method reinforcement); for other methods add the answer.",
+        )
+        for key in REFERENCES
+    ),
+)

@@ -1,0 +1,302 @@
+"""Popular shapes of rows are read into the canonical row, or named with the way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.forms import ASK, BAD, CHOSEN, COUNTS, GOOD, PAIR, REJECTED, SYSTEM, TOOL, USER
+
+import finetune_gateway as gateway
+from finetune_gateway import FakeBackend
+from finetune_gateway.data.canonical import as_sent, canonical, read
+from finetune_gateway.data.formats import FORMATS, format_of
+from finetune_gateway.preparation.convert import TARGETS, convert_row
+from finetune_gateway.validation.dataset.row_text import extract_row_text
+
+Json = dict[str, Any]
+
+ASKED, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+MORE = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+SAID = {"role": "system", "content": SYSTEM}
+CHAT: Json = {"messages": [ASKED, ANSWER]}
+LONG: Json = {"messages": [ASKED, ANSWER, *MORE]}
+LED: Json = {"messages": [SAID, ASKED, ANSWER]}
+FUNCTION: Json = {"name": "find", "parameters": {"type": "object"}}
+TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+
+
+def moss(**more: str) -> Json:
+    marked = {"Human": "<|Human|>: Hi<eoh>\n", "MOSS": "<|MOSS|>: Hello<eom>\n"}
+    idle = {
+        "Commands": "<|Commands|>: None<eoc>\n",
+        "Inner Thoughts": "<|Inner Thoughts|>: None<eot>\n",
+    }
+    return {"meta_instruction": SYSTEM, "chat": {"turn_1": {**marked, **idle, **more}}}
+
+
+def hh(answer: str) -> str:
+    return f"\n\nHuman: {ASK}\n\nAssistant: {answer}"
+
+
+# The name of the format, a row, and what is sent of it.
+SHAPES: dict[str, tuple[str, Json, Json]] = {
+    "dolly": (
+        "instruction-response",
+        {"instruction": "Hi", "context": "", "response": "Hello", "category": "open_qa"},
+        CHAT,
+    ),
+    "dolly with context": (
+        "instruction-response",
+        {"instruction": "Sum up.", "context": "Once.", "response": "Hello"},
+        {"messages": [{"role": "user", "content": "Sum up.\n\nOnce."}, ANSWER]},
+    ),
+    "gpteacher": (
+        "instruction-response", {"instruction": "Hi", "input": "", "response": "Hello"}, CHAT
+    ),
+    "a system text beside": (
+        "instruction-response", {"system": SYSTEM, "instruction": "Hi", "response": "Hello"}, LED
+    ),
+    "prompt and response": ("prompt-response", {"prompt": "Hi", "response": "Hello"}, CHAT),
+    "ms-swift": (
+        "query-response",
+        {"query": "Why?", "response": "So.", "history": [["Hi", "Hello"]]},
+        LONG,
+    ),
+    "self-instruct": (
+        "self-instruct",
+        {"id": "seed_1", "instruction": "Hi", "instances": [{"input": "", "output": "Hello"}]},
+        CHAT,
+    ),
+    "firefly": (
+        "rounds",
+        {
+            "conversation_id": 7,
+            "conversation": [
+                {"human": "Hi", "assistant": "Hello"}, {"human": "Why?", "assistant": "So."},
+            ],
+        },
+        LONG,
+    ),
+    "xtuner": (
+        "rounds", {"conversation": [{"system": SYSTEM, "input": "Hi", "output": "Hello"}]}, LED
+    ),
+    "moss": ("moss", moss(), LED),
+    "cohere": (
+        "cohere",
+        {"messages": [{"role": "System", "content": SYSTEM}, {"role": "User", "content": "Hi"},
+                      {"role": "Chatbot", "content": "Hello"}]},
+        LED,
+    ),
+    "turns under messages": ("sharegpt", {"messages": TURNS}, CHAT),
+    "turns under conversation": ("sharegpt", {"conversation": TURNS}, CHAT),
+    "messages under conversations": ("sharegpt", {"conversations": CHAT["messages"]}, CHAT),
+    "messages under conversation": ("sharegpt", {"conversation": CHAT["messages"]}, CHAT),
+    "hh-rlhf": ("hh-rlhf", {"chosen": hh(GOOD), "rejected": hh(BAD)}, PAIR),
+    "intel orca": (
+        "trl-preference",
+        {"system": SYSTEM, "question": ASK, "chosen": GOOD, "rejected": BAD},
+        {**PAIR, "input": {"messages": [SAID, USER]}},
+    ),
+    "sides with messages": (
+        "trl-preference",
+        {"prompt": ASK, "chosen": {"messages": [USER, CHOSEN]},
+         "rejected": {"messages": [USER, REJECTED]}},
+        PAIR,
+    ),
+    "two outputs": ("output-pair", {"instruction": ASK, "input": "", "output": [GOOD, BAD]}, PAIR),
+    "bare functions as tools": (
+        "prompt-completion",
+        {"prompt": "Hi", "completion": "Hello", "tools": [{"type": "function", **FUNCTION}]},
+        {**CHAT, "tools": [TOOL]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_is_read(name: str) -> None:
+    """Into the canonical row, by its own format; and the survey reads the same."""
+    form, row, wanted = SHAPES[name]
+    row_format, sent = format_of(row), read(row)
+    assert row_format is not None and row_format.name == form
+    assert (sent.row, sent.errors) == (wanted, [])
+    text, same = extract_row_text(row), extract_row_text(wanted)
+    assert text is not None and text == same
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_is_converted_with_all_its_keys(name: str) -> None:
+    """Every target says the same, with the keys that are not part of the example."""
+    _, row, wanted = SHAPES[name]
+    own = canonical(row)
+    for to in TARGETS:
+        if to == "together":
+            own = {key: value for key, value in own.items() if key in wanted}
+        back = canonical(convert_row(own, to))
+        assert back == own and wanted.items() <= back.items()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_is_accepted_and_sent_as_it_was_judged(name: str, home: Path) -> None:
+    """By the method of its format; the rows that are sent have the same tokens."""
+    _, row, wanted = SHAPES[name]
+    rows = [json.loads(json.dumps(row).replace("Hi", f"Hi {n}")) for n in range(12)]
+    report = gateway.validate(rows, quality=False)
+    assert report.errors == [] and report.tokens is not None
+    backend = FakeBackend()
+    method: Any = "dpo" if "preferred_output" in wanted else "sft"
+    gateway.submit(rows, model="gpt-4o", backend=backend, method=method, again=True)
+    lines = backend.started[0][2].path.read_text("utf-8").splitlines()
+    sent = [json.loads(line) for line in lines]
+    assert sent == [as_sent(row) for row in rows]
+    assert gateway.validate(sent, quality=False).tokens == report.tokens
+    if wanted == PAIR:
+        assert (report.tokens["total"], report.tokens["trained"]) == tuple(12 * n for n in COUNTS)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_fixed_copy_says_the_same(name: str, home: Path, tmp_path: Path) -> None:
+    """No error, and the same tokens."""
+    _, row, _ = SHAPES[name]
+    rows = [json.loads(json.dumps(row).replace("Hi", f"Hi {n}")) for n in range(12)]
+    dataset = gateway.Dataset.open([{**row, "n": n} for n, row in enumerate(rows)])
+    fixed = dataset.fix(tmp_path / "fixed.jsonl")
+    assert fixed.report.errors == [] and fixed.rows == 12
+    own = gateway.validate(rows, quality=False).tokens
+    assert gateway.validate(tmp_path / "fixed.jsonl", quality=False).tokens == own
+
+
+# A row, the code of its error, its path, and a word of what is said.
+REFUSED: dict[str, tuple[Json, str, str, str]] = {
+    "several instances": (
+        {"instruction": "Hi", "instances": [{"output": "a"}, {"output": "b"}]},
+        "not_convertible", "instances", "2 examples",
+    ),
+    "an instance without output": (
+        {"instruction": "Hi", "instances": [{"input": ""}]},
+        "missing_output", "instances[0].output", "without 'output'",
+    ),
+    "a round without an answer": (
+        {"conversation": [{"human": "Hi", "assistant": None}]},
+        "missing_completion", "conversation[0].assistant", "without 'assistant'",
+    ),
+    "a tool of moss": (
+        moss(Commands="<|Commands|>: Search(x)<eoc>\n"), "not_convertible",
+        "chat.turn_1.Commands", "no such key",
+    ),
+    "one side as a dialogue": (
+        {"chosen": hh(GOOD), "rejected": [REJECTED]}, "type_error", "rejected", "dialogue",
+    ),
+    "dialogues of two questions": (
+        {"chosen": hh(GOOD), "rejected": hh(BAD).replace("heat", "gas")},
+        "preference_prompt_differs", "rejected", "differ from message 0",
+    ),
+    "a response that is null": (
+        {"instruction": "Hi", "response": None}, "missing_completion", "response", "'response'",
+    ),
+    "a tree": (
+        {"message_tree_id": "1", "prompt": {"text": "Hi", "replies": []}},
+        "unknown_format", "", "tree of messages",
+    ),
+    "a message of a tree": (
+        {"message_id": "1", "parent_id": None, "role": "prompter", "text": "Hi"},
+        "unknown_format", "", "tree",
+    ),
+    "scored answers": (
+        {"instruction": "Hi", "completions": [{"response": "a"}]}, "unknown_format", "", "scored",
+    ),
+    "rows in a row": (
+        {"data": [CHAT, CHAT]}, "unknown_format", "", "'data' holds 2 rows in the format openai",
+    ),
+    "a row in a row": ({"row_idx": 1, "row": CHAT}, "unknown_format", "", "'row' holds a row"),
+    "moss as one text": (
+        {"plain_text": "[Human]: Hi<eoh> [MOSS]: Hello<eoa>", "num_turns": 1},
+        "unknown_format", "", "MOSS",
+    ),
+    "a reference beside a question": (
+        {"prompt": [ASKED], "ground_truth": "4"}, "unknown_format", "", "looks like reinforcement",
+    ),
+    "a reference beside messages": (
+        {"messages": [ASKED], "reference_answer": "4"},
+        "no_assistant", "messages", "looks like reinforcement",
+    ),
+    "a reference beside a text": (
+        {"prompt": "Hi", "ground_truth": "4"},
+        "missing_completion", "completion", "looks like reinforcement",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_named(name: str, home: Path) -> None:
+    """The code, the user's own field, what it is, and a way out that removes no row."""
+    row, code, path, words = REFUSED[name]
+    (error,) = gateway.validate([row] * 12, quality=False).errors
+    assert (error.code, error.path) == (code, path)
+    assert words in error.message and "Remove the row" not in error.fix
+
+
+def test_names_of_formats_differ() -> None:
+    """A report names one format."""
+    names = [one.name for one in FORMATS]
+    assert len(names) == len(set(names))
+
+
+TOOLED: Json = {"name": "find me", "parameters": {"type": "objekt"}}
+BAD_TOOL: Json = {"type": "function", "function": TOOLED}
+# Where the name and the type of a bad tool are in a row.
+BESIDE: dict[str, tuple[Json, str, str]] = {
+    "a list of tools": (
+        {"prompt": "Hi", "completion": "Hello", "tools": [BAD_TOOL]},
+        "tools[0].function.name", "tools[0].function.parameters.type",
+    ),
+    "bare functions": (
+        {"prompt": ASK, "chosen": GOOD, "rejected": BAD, "tools": [TOOLED]},
+        "tools[0].name", "tools[0].parameters.type",
+    ),
+    "a text": ({"conversations": TURNS, "tools": json.dumps([TOOLED])}, "tools", "tools"),
+    "the input of a pair": (
+        {**PAIR, "input": {"messages": [USER], "tools": [BAD_TOOL]}},
+        "input.tools[0].function.name", "input.tools[0].function.parameters.type",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_tools_of_every_format_are_judged_at_their_place(name: str, home: Path) -> None:
+    """By the same rules, and at the user's own field."""
+    row, own_name, own_type = BESIDE[name]
+    errors = gateway.validate([row] * 12, quality=False).errors
+    places = {(one.code, one.path) for one in errors}
+    assert places == {("tool_name", own_name), ("tool_schema", own_type)}
+
+
+@pytest.mark.parametrize("row", [
+    {"prompt": ASK, "chosen": GOOD, "rejected": BAD, "images": ["a.png"]},
+    {"instruction": "Hi", "response": "Hello", "image": "a.png"},
+    {"text": "Once.", "images": ["a.png"]},
+])  # fmt: skip
+def test_images_beside_a_row_of_any_format_are_an_error(row: Json, home: Path) -> None:
+    """They would be left behind, and the answer speaks of them."""
+    codes = {one.code for one in gateway.validate([row] * 12, quality=False).errors}
+    assert codes == {"image_path"}
+
+
+def test_unknown_keys_are_named_in_every_format(home: Path) -> None:
+    """Beside the example, in the input of a pair, in a message."""
+    odd = {**USER, "mood": "calm"}
+    rows: list[Json] = [
+        {"messages": [USER, CHOSEN], "mood": "calm"},
+        {**PAIR, "mood": "calm"},
+        {**PAIR, "input": {"messages": [USER], "mood": "calm"}},
+        {**PAIR, "input": {"messages": [odd]}},
+        {"prompt": [odd], "chosen": GOOD, "rejected": BAD},
+        *({**row, "mood": "calm"} for _, row, _ in SHAPES.values()),
+    ]
+    for row in rows:
+        findings = gateway.validate([row] * 12, quality=False).findings
+        assert any(
+            one.code in ("unknown_key", "not_sent") and "'mood'" in one.message for one in findings
+        ), row
