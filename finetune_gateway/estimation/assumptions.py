@@ -89,8 +89,8 @@ def assumptions(
         )
     if target.gpu in NO_BFLOAT16:
         notes.append(
-            f"{target.gpu} does not support bfloat16: the speed is that of float16, and training "
-            "may be far slower."
+            f"{target.gpu} does not support bfloat16: training is in float32, and may be far "
+            "slower than this, which is the speed of float16."
         )
     if len(prices) > 1:
         notes.append(_market_words(prices))

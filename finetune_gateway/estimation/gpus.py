@@ -71,7 +71,9 @@ def _plain(text: str) -> str:
     return "".join(character for character in text.casefold() if character.isalnum())
 
 
-def smallest(needed_bytes: int) -> str | None:
-    """Return the GPU with the least memory that holds so much; of equal ones the slowest."""
+def smallest(needed_bytes: int, without_bf16: int) -> str | None:
+    """Return the GPU with the least memory that holds so much, or so much ``without_bf16`` where it
+    has none; of equal ones the slowest."""
     order = sorted(GPUS, key=lambda name: (GPUS[name].memory_bytes, GPUS[name].flops))
-    return next((name for name in order if GPUS[name].usable_bytes >= needed_bytes), None)
+    needed = {name: without_bf16 if name in NO_BFLOAT16 else needed_bytes for name in order}
+    return next((name for name in order if GPUS[name].usable_bytes >= needed[name]), None)

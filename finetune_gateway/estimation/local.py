@@ -31,7 +31,7 @@ from finetune_gateway.estimation.calibration import (
     passes_of,
 )
 from finetune_gateway.estimation.estimate import Estimate, Range, auto_eval_steps
-from finetune_gateway.estimation.gpus import GPUS, gpu_name, smallest
+from finetune_gateway.estimation.gpus import GPUS, NO_BFLOAT16, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
 from finetune_gateway.estimation.memory import (
     Setup,
@@ -113,7 +113,8 @@ def estimate_local(
         target = _on_gpu(target)
     calibrated = target.calibration if target.device == "cpu" else None
     imported = calibrated.imported_bytes if calibrated else None
-    setup = Setup.of(spec, target.device, shape, imported)
+    has_bf16 = target.gpu not in NO_BFLOAT16
+    setup = Setup.of(spec, target.device, shape, imported, gpu_has_bf16=has_bf16)
     longest = max(1, plan_batches(spec, tokens, target.row_limit).longest)
     at_once = micro_batch_rows(spec, shape, setup, longest, target.usable_bytes)
     plan = plan_batches(spec, tokens, target.row_limit, at_once=at_once)
@@ -183,11 +184,21 @@ def _smallest(shape: ModelShape | None, spec: TrainingSpec, plan: BatchPlan) -> 
     """Return the smallest GPU that holds a step, with one row at once if need be."""
     if shape is None:
         return None
-    setup, rows = Setup.of(spec, "gpu", shape), 1
+    needed = {
+        has_bf16: _least_memory(shape, spec, plan, gpu_has_bf16=has_bf16)
+        for has_bf16 in (True, False)
+    }
+    return smallest(needed[True], needed[False])
+
+
+def _least_memory(
+    shape: ModelShape, spec: TrainingSpec, plan: BatchPlan, *, gpu_has_bf16: bool
+) -> int:
+    """Return the bytes of a step on a GPU, with a quarter to spare."""
+    setup, rows = Setup.of(spec, "gpu", shape, gpu_has_bf16=gpu_has_bf16), 1
     if spec.micro_batch_size != "auto" or needs_whole_batch(spec):
         rows = micro_batch_rows(spec, shape, setup, max(1, plan.longest), None)
-    needed = step_memory(shape, setup, rows, max(1, plan.longest)).total
-    return smallest(needed + needed // 4)
+    return step_memory(shape, setup, rows, max(1, plan.longest)).total * 5 // 4
 
 
 def _seconds(

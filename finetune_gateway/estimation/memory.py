@@ -118,6 +118,8 @@ class Setup:
         device: Device,
         shape: ModelShape | None = None,
         imported: int | None = None,
+        *,
+        gpu_has_bf16: bool = True,
     ) -> Setup:
         """Return how the local backend trains a model of this ``shape``, a large one if None: on a
         GPU with checkpointing unless the spec says otherwise; what is trained is in float32."""
@@ -137,7 +139,7 @@ class Setup:
             flat=spec.packing,
             optimizer=spec.optim,
             imported=IMPORTED if imported is None else imported,
-            bf16=computes_in_bf16(spec, device, parameters),
+            bf16=computes_in_bf16(spec, device, parameters, gpu_has_bf16=gpu_has_bf16),
             packages=packages_of(spec),
         )
 
@@ -225,8 +227,9 @@ def float32_or_bfloat16(
     shape: ModelShape, setup: Setup, rows: int, length: int, usable: int | None
 ) -> Setup:
     """Return the setup, for full fine-tuning on a GPU with bfloat16 weights if a step with float32
-    weights needs more than the ``usable`` bytes; None if they are not known."""
-    if setup.device == "cpu" or setup.kind != "full" or usable is None:
+    weights needs more than the ``usable`` bytes; None if they are not known. Not where bfloat16 is
+    not computed in."""
+    if setup.device == "cpu" or setup.kind != "full" or usable is None or not setup.bf16:
         return setup
     fits = step_memory(shape, setup, rows, length).total <= usable
     return setup if fits else replace(setup, float32=False)

@@ -50,7 +50,7 @@ def prepare(home: Path, tiny_folder: Path) -> Callable[..., tuple[Run, Any, dict
         run = a_run(home, spec, pair_rows(12))
         base = load_base(run)
         plan = plan_steps(spec, 12, rows=12, engine="trl", micro_batch=micro_batch)
-        arguments = training_arguments(run, plan, learning_rate=1e-3, held_out=False)
+        arguments = training_arguments(run, plan, learning_rate=1e-3, held_out=False, bf16=False)
         return run, begin(run, base.model), {**arguments, "save_strategy": "no"}
 
     return prepared

@@ -360,7 +360,7 @@ def test_a_price_of_ones_own_is_any_number_and_no_nonsense(
 def test_what_is_assumed_of_a_gpu_is_said(home: Path, tiny_folder: Path, train_file: Path) -> None:
     """Precision by the kind of training, a GPU without bfloat16, start-up, energy, markets."""
     cases: tuple[tuple[str, TrainingType, tuple[str, str]], ...] = (
-        ("T4", "full", ("; float32 weights, computed in", "T4 does not support bfloat16")),
+        ("T4", "full", ("; float32, activation", "T4 does not support bfloat16")),
         ("H200", "lora", ("base in bfloat16, adapters in float32", "15 s (5 to 60 s)")),
         ("H100", "lora", ("expected 80 %", "cheapest on demand: 3.90 USD an hour")),
     )

@@ -20,7 +20,7 @@ from finetune_gateway.spec import TrainingSpec
 
 
 def training_arguments(
-    run: Run, plan: StepPlan, *, learning_rate: float, held_out: bool, bf16: bool | None = None
+    run: Run, plan: StepPlan, *, learning_rate: float, held_out: bool, bf16: bool
 ) -> dict[str, Any]:
     """Return the arguments of ``TrainingArguments``, which the configs of TRL's trainers take too.
 
@@ -45,7 +45,7 @@ def training_arguments(
         "optim": spec.optim,
         "max_grad_norm": spec.max_grad_norm,
         "use_cpu": not on_gpu,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+        "bf16": bf16,
         "activation_checkpointing": checkpointing,
         "logging_steps": plan.log_every,
         "logging_first_step": True,

@@ -26,7 +26,12 @@ from datasets import Dataset as HFDataset
 from finetune_gateway.backends.local import models, out_of_memory
 from finetune_gateway.backends.local.encoding import EncodedRows
 from finetune_gateway.backends.local.loading import Base, max_length_for
-from finetune_gateway.backends.local.precision import autocast, bf16_reason, usable_gpu_memory
+from finetune_gateway.backends.local.precision import (
+    autocast,
+    bf16_reason,
+    gpu_has_bf16,
+    usable_gpu_memory,
+)
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.step_plan import StepPlan, plan_steps
@@ -156,7 +161,7 @@ def _fit_weights(
     """Hold the weights of full fine-tuning in bf16 if the GPU has no memory for fp32; return the
     warning about it. They were read in fp32: it is less than half of a step's."""
     reason = bf16_reason(shape, setup, rows, longest, usable_gpu_memory())
-    if not reason or not torch.cuda.is_bf16_supported():
+    if not reason or not gpu_has_bf16():
         return ()
     model.to(torch.bfloat16)
     run.event(reason, level="warn")

@@ -39,6 +39,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 from finetune_gateway.backends.local import bases, checkpoints, fourbit, models
 from finetune_gateway.backends.local.precision import (
     bf16_of,
+    gpu_has_bf16,
     weights_dtype,
 )
 from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
@@ -176,8 +177,7 @@ def _load(
     disable_progress_bar()  # it would overwrite the caller's screen
     on_gpu = torch.cuda.is_available()
     if dtype is None:
-        half = on_gpu and torch.cuda.is_bf16_supported()
-        dtype = torch.bfloat16 if half else torch.float32
+        dtype = torch.bfloat16 if gpu_has_bf16() else torch.float32
     config = models.config_of(folder)
     stays_quantised = stored_method(config) in LOADED_BY
     model, info = loader.from_pretrained(

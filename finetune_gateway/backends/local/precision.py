@@ -16,13 +16,18 @@ GB = 1e9
 
 def bf16_of(spec: TrainingSpec, config: dict[str, Any]) -> bool:
     """Return whether a run computes in bf16 on this machine (``estimation.engine``)."""
-    on_gpu = torch.cuda.is_available()
     return computes_in_bf16(
         spec,
-        "gpu" if on_gpu else "cpu",
+        "gpu" if torch.cuda.is_available() else "cpu",
         shape_of(config).parameters,
-        gpu_has_bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        gpu_has_bf16=gpu_has_bf16(),
     )
+
+
+def gpu_has_bf16() -> bool:
+    """Return whether there is a GPU that multiplies in bf16. One before Ampere emulates it, slower
+    than fp32, and torch calls that supported."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(device: torch.device, *, enabled: bool) -> torch.autocast:

@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer
+from transformers.integrations.liger import apply_liger_kernel
 
 from finetune_gateway.backends.local.precision import autocast
 from finetune_gateway.backends.local.progress import Progress
@@ -111,6 +112,10 @@ class FastTrainer(WatchedTrainer):
         super().__init__(train_dataset=train_dataset, data_collator=collate, **given)
         self.loss_is_scaled_for_ga = True  # by the units of the whole batch
         self._figures = Figures()  # of training since they were logged
+        if self.args.use_liger_kernel:
+            # Now: transformers does it when training begins, behind the scores of the reference,
+            # which would be those of other kernels.
+            apply_liger_kernel(self.model, self.args.liger_kernel_config)
         if self.args.gradient_checkpointing and isinstance(self.model, PeftModel):
             self.model.enable_input_require_grads()  # else none passes a frozen embedding
 
