@@ -24,8 +24,9 @@ from finetune_gateway.cli.options import (
     require_page,
 )
 from finetune_gateway.cli.progress import progress_bar
-from finetune_gateway.data.containers import NAMES
+from finetune_gateway.data.containers import read_from
 from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.reading import Reading
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
 from finetune_gateway.reports.output import print_json, print_message, print_result
@@ -192,15 +193,15 @@ def validate(
             print_result(fix_text(fixed))
         print_result(report_text(fix or data, report, submit=True))
         given = f"{model or EXAMPLE_MODEL}{f' --method {method}' if method else ''}"
-        _print_hints(fix or data, report, "jsonl" if fixed else dataset.container, given)
+        _print_hints(fix or data, report, None if fixed else dataset.reading, given)
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0
 
 
-def _print_hints(data: Path, report: Report, container: str, model: str) -> None:
+def _print_hints(data: Path, report: Report, reading: Reading | None, model: str) -> None:
     """Print what lines are, and what comes next. ``model``: with the method, if one was named."""
-    if container != "jsonl":
-        print_message(f"Read from {NAMES[container]}: lines above are row numbers.")
+    if reading is not None and reading.container != "jsonl":
+        print_message(f"Read from {read_from(reading)}.")
     if report.ok:
         command = f"ftg estimate {shlex.quote(str(data))} --model {model}"
         print_message(f"Next: {command}")

@@ -7,38 +7,36 @@ and padding cannot be distinguished from data.
 
 from __future__ import annotations
 
-import csv
+import codecs
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from finetune_gateway.data.row_access import loads_strict
+from finetune_gateway.data import content
+from finetune_gateway.data.content import Content
+from finetune_gateway.data.reading import Reading
+from finetune_gateway.data.row_access import dumped
 from finetune_gateway.errors import DataError, MissingDependency, shown
 from finetune_gateway.settings import files
+from finetune_gateway.text.quoting import hidden, quoted
+
+# Imported where they are needed: what reads one container. Most files are JSON lines.
 
 Json = dict[str, Any]
+Placed = Iterator[tuple[int, str]]  # line in the user's file, or 0 for the next; the row as JSON
 
-CHUNK = 1 << 20  # characters read at a time
-MAX_ROW = 64 << 20  # characters or bytes of one row
-_BLANK = re.compile(r"[ \t\r\n]*")
-_BREAK = re.compile(r"\r?\n[ \t]*|\r")
-# Columns that always hold JSON, and columns that may hold JSON or a text that looks like it: an
-# answer to be learned is often JSON itself.
-_LISTS = frozenset({
-    "messages", "tools", "functions", "conversations", "history", "preferred_output",
-    "non_preferred_output",
-})  # fmt: skip
-_EITHER = frozenset({"prompt", "completion", "chosen", "rejected", "input"})
-_QUOTED = re.compile('"[^"]*"')
-_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+CHUNK = 1 << 20  # bytes read at a time
+MAX_PIECE = 64 << 20  # bytes of one line that are looked at
 
+TABLES = ("csv", "excel")
 NAMES = {
     "jsonl": "JSON lines",
     "json-array": "a JSON array",
+    "json-object": "a JSON object",
     "csv": "CSV",
+    "excel": "a workbook",
     "text": "plain text, a row a line",
     "parquet": "Parquet",
     "datasets-folder": "a folder of the datasets library",
@@ -48,21 +46,97 @@ NAMES = {
 }
 
 
-def lines(path: Path, container: str) -> Iterator[str]:
-    """Yield the rows of a file or folder as JSON, each on one line.
+def written(path: Path, held: Content, source: Path, folder: Path) -> tuple[Path, str, Reading]:
+    """Write the rows of a file to ``folder`` as JSON lines; return that file, its SHA-256, and how
+    the rows were read. ``source``: the user's file, of which ``path`` may be a copy."""
+    by_line = True
+    while True:
+        reading = reading_of(source, held)
+        reading.numbering = "line" if by_line else "row"
+        try:
+            rows = rows_of(path, held.container, held.encoding, reading)
+            return *spooled(rows, folder, source.stem, by_line=by_line), reading
+        except OutOfLine:
+            by_line = False
+
+
+def reading_of(path: Path, held: Content) -> Reading:
+    """Return the reading of a file, with a note if its name promises something else."""
+    reading = Reading(held.container or "jsonl")
+    promised = content.named(path)
+    if held.container in ("", promised) or not promised:
+        return reading
+    if promised != "json" or not held.container.startswith("json"):
+        name = NAMES[held.container]
+        detail = f"the file is named {path.suffix}, but holds {name}; it was read as that"
+        reading.note("container_name", detail=detail)
+    return reading
+
+
+def read_from(reading: Reading) -> str:
+    """Return what rows were read from, and what their lines are, in words."""
+    name = NAMES[reading.container]
+    if reading.container == "excel":
+        return f"the sheet {quoted(reading.place)} of {name}: lines are its rows"
+    if reading.numbering == "line":
+        return f"{name}: lines are those of the file"
+    return f"{name}: lines are rows, in their order"
+
+
+def rows_of(path: Path, container: str, encoding: str, reading: Reading) -> Placed:
+    """Yield the rows of a file or folder as JSON, each on one line, with its line in the file; what
+    they no longer show is noted in ``reading``.
 
     Raises DataError if it cannot be read, MissingDependency for Parquet and folders without
-    pyarrow.
+    pyarrow, and for a workbook without its reader.
     """
-    if container == "json-array":
-        return array_lines(path)
+    if container in ("parquet", "datasets-folder"):
+        reading.numbering = "row"
+        rows = _parquet([path]) if container == "parquet" else _folder(path)
+        return _unplaced(_dump_rows(_with_lists(rows, reading), path.name))
+    if container == "excel":
+        from finetune_gateway.data.workbook import workbook_rows
+
+        reading.numbering = "row"
+        return workbook_rows(path, reading)
+    _note_encoding(path, encoding, reading)
+    return _text_rows(path, container, encoding, reading)
+
+
+def _text_rows(path: Path, container: str, encoding: str, reading: Reading) -> Placed:
+    from finetune_gateway.data import json_files
+
     if container == "csv":
-        return _dump_rows(_csv(path), path.name)
-    if container == "text":
-        return _dump_rows(_text(path), path.name)
-    if container == "parquet":
-        return _dump_rows(_parquet([path]), path.name)
-    return _dump_rows(_folder(path), path.name)
+        from finetune_gateway.data.csv_file import csv_rows
+
+        return csv_rows(path, encoding, reading)
+    if container == "json-array":
+        return json_files.array_rows(path, encoding)
+    if container == "json-object":
+        return _object_rows(path, encoding, reading)
+    return _plain_text(path, encoding)
+
+
+def _object_rows(path: Path, encoding: str, reading: Reading) -> Placed:
+    from finetune_gateway.data import json_files
+
+    layout = json_files.layout_of(path, encoding)
+    if layout is None:  # it has changed since it was recognised
+        raise _unreadable(path, "it holds no rows")
+    reading.place = layout.place
+    if layout.form not in ("rows", "index"):
+        reading.numbering = "row"
+    reading.note(layout.code, detail=layout.detail)
+    return json_files.object_rows(path, encoding, layout)
+
+
+def _plain_text(path: Path, encoding: str) -> Placed:
+    from finetune_gateway.data import json_files
+
+    with json_files.opened(path, encoding, newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if text := line.rstrip("\r\n"):
+                yield number, dumped({"text": text})
 
 
 def container_of_object(source: Any) -> str:
@@ -72,8 +146,8 @@ def container_of_object(source: Any) -> str:
     return "datasets" if hasattr(source, "features") else "rows"
 
 
-def object_lines(source: Any, container: str) -> Iterator[str]:
-    """Yield the rows of a frame, a ``datasets.Dataset`` or an iterable of dicts as JSON lines.
+def object_rows(source: Any, container: str, reading: Reading) -> Placed:
+    """Yield the rows of a frame, a ``datasets.Dataset`` or an iterable of dicts as JSON.
 
     Raises DataError for anything else.
     """
@@ -87,208 +161,123 @@ def object_lines(source: Any, container: str) -> Iterator[str]:
         raise DataError(f"{shown(source)} is not a dataset.", hint=hint)
     if container == "pandas":
         frame = source.to_dict(orient="records")
-        return _dump_rows(
-            ({k: v for k, v in row.items() if not _is_missing(v)} for row in frame), "frame"
-        )
+        rows = ({k: v for k, v in row.items() if not _is_missing(v)} for row in frame)
+        return _unplaced(_dump_rows(_with_lists(rows, reading), "frame"))
     if container == "datasets":
-        return _dump_rows((_without_nulls(row) for row in source), "dataset")
-    return _dump_rows(source, "rows")
+        found = _with_lists((_without_nulls(row) for row in source), reading)
+        return _unplaced(_dump_rows(found, "dataset"))
+    return _unplaced(_dump_rows(source, "rows"))
 
 
-def spooled(rows: Iterable[str], folder: Path, stem: str) -> tuple[Path, str]:
-    """Write lines to ``folder/<stem>-<hash>.jsonl`` atomically; return the path and the SHA-256.
-    Raises StoreError if they cannot be written, DataError if there is no next row."""
+def _unplaced(rows: Iterable[str]) -> Placed:
+    return ((0, row) for row in rows)
+
+
+class OutOfLine(Exception):
+    """Two rows are on one line."""
+
+
+def spooled(rows: Placed, folder: Path, stem: str, *, by_line: bool) -> tuple[Path, str]:
+    """Write rows to ``folder/<stem>-<hash>.jsonl`` atomically, each to its line; return the path
+    and the SHA-256.
+
+    So a line in a finding is one of the user's file. ``by_line``: False to write them one after the
+    other. Raises OutOfLine if they cannot be written by line, StoreError if they cannot be written
+    at all, DataError if there is no next row.
+    """
     with files.storing("The rows cannot be written", folder):
         # Not synced: it is written again for whoever needs it.
         return files.write_by_content(
             files.folder(folder),
-            _encoded(rows, stem),
+            _encoded(rows, stem, by_line=by_line),
             lambda digest: f"{stem}-{digest[:16]}.jsonl",
             fsync=False,
         )
 
 
-def _encoded(rows: Iterable[str], stem: str) -> Iterator[bytes]:
+def _encoded(rows: Placed, stem: str, *, by_line: bool) -> Iterator[bytes]:
+    last = 0
     try:
-        for row in rows:
+        for line, row in rows:
+            if by_line and line:
+                if line <= last:
+                    raise OutOfLine
+                if line > last + 1:
+                    yield b"\n" * (line - last - 1)
+                last = line
             yield row.encode() + b"\n"
     except OSError as exc:  # of a file, or of a connection behind an iterable
         raise DataError(f"{stem} cannot be read to its end: {exc}.", hint="Try again.") from exc
 
 
-# -- a JSON array ------------------------------------------------------------------------------
+# -- text --------------------------------------------------------------------------------------
 
 
-def array_lines(path: Path) -> Iterator[str]:
-    """Yield the elements of a JSON array unchanged, each on one line; memory does not grow with
-    the file. Raises DataError if the array is malformed."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _note_encoding(path: Path, encoding: str, reading: Reading) -> None:
+    """Note what the text is written in. Raises DataError if it is no encoding we know."""
+    if encoding != "utf-8-sig":
+        name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
+        reading.note("encoding_converted", detail=f"the file is {name}; it was read as that")
+        _require_decodable(path, encoding)
+        return
+    if _is_utf8(path):
+        return
+    from finetune_gateway.text.windows_1252 import read_windows_1252
+
+    with path.open("rb") as file:
+        number = 0
+        while raw := file.readline(MAX_PIECE):
+            number += 1
+            try:
+                raw.decode()
+            except UnicodeDecodeError as exc:
+                text = read_windows_1252(raw)
+                place = f"byte {exc.start} is 0x{raw[exc.start]:02X}, which is not UTF-8"
+                if text is None:
+                    raise _foreign(path, f"line {number}: {place}, nor Windows-1252") from None
+                around = _around(text, exc.start)
+                reading.note(
+                    "encoding_not_utf8",
+                    number,
+                    detail=f"{place}; in Windows-1252 it reads {around}",
+                    fix="Save it as UTF-8 (in Excel: CSV UTF-8), or let --fix read it as "
+                    f"Windows-1252: ftg validate {path.name} --fix new.jsonl",
+                    blocks=True,
+                )
+
+
+def _around(text: str, at: int) -> str:
+    whole = text[max(0, at - 300) : at + 300]
+    near = text[max(0, at - 20) : at + 20].strip()
+    return quoted(near if hidden(whole) == whole else text[at : at + 1])
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
         try:
-            yield from _ArrayReader(path, file).elements()
+            while chunk := file.read(CHUNK):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            raise _unreadable(path, _not_utf8(path)) from None
-
-
-class _ArrayReader:
-    """A JSON array, read a window at a time."""
-
-    def __init__(self, path: Path, file: TextIO) -> None:
-        self.path, self.file = path, file
-        self.window, self.at = "", 0
-        self.line, self.count = 1, 0
-        self.decoder = json.JSONDecoder()
-
-    def elements(self) -> Iterator[str]:
-        self._expect("[")
-        if self._peek() == "]":
-            self.at += 1
-        else:
-            yield self._element()
-            while self._expect(",]") == ",":
-                yield self._element()
-        if self._peek():
-            raise self._malformed("there is more after the array")
-
-    def _peek(self) -> str:
-        """Return the next character that is not blank; "" at the end."""
-        while True:
-            blank = _BLANK.match(self.window, self.at)
-            self.at = blank.end() if blank else self.at
-            if self.at < len(self.window) or not self._more(CHUNK):
-                return self.window[self.at : self.at + 1]
-
-    def _expect(self, allowed: str) -> str:
-        char = self._peek()
-        if not char or char not in allowed:
-            actual = repr(char) if char else "the end of the file"
-            raise self._malformed(f"expected {' or '.join(allowed)}, not {actual}")
-        self.at += 1
-        return char
-
-    def _element(self) -> str:
-        self._peek()
-        self.count += 1
-        size = CHUNK
-        while True:
-            end = self._decode()
-            if isinstance(end, int):
-                text = self.window[self.at : end]
-                self.at = end
-                return _BREAK.sub(" ", text)
-            if not self._may_continue(end) or not self._more(size):
-                raise self._malformed(str(end))
-            size *= 2  # decoding starts again from the start of the value: double, to stay linear
-
-    def _decode(self) -> int | ValueError:
-        """Return the end of the value at this place, or the error."""
-        try:
-            end = self.decoder.raw_decode(self.window, self.at)[1]
-        except RecursionError:
-            raise self._malformed("it is nested too deep") from None
-        except ValueError as exc:
-            return exc
-        # A number may continue in the next window.
-        if end == len(self.window) and self.window[end - 1] not in '}]"':
-            end -= self.at  # reading on moves the window to this place
-            return self._decode() if self._more(CHUNK) else end
-        return end
-
-    def _may_continue(self, error: ValueError) -> bool:
-        """Return True if more text could complete the value."""
-        if len(self.window) - self.at > MAX_ROW:
             return False
-        if not isinstance(error, json.JSONDecodeError):
-            return "digits" not in str(error)
-        if error.msg.startswith("Unterminated"):
-            return True
-        return error.pos > len(self.window) - 64
-
-    def _more(self, size: int) -> bool:
-        text = self.file.read(size)
-        self.line += self.window.count("\n", 0, self.at)
-        self.window, self.at = self.window[self.at :] + text, 0
-        return bool(text)
-
-    def _malformed(self, reason: str) -> DataError:
-        line = self.line + self.window.count("\n", 0, self.at)
-        row = f"row {self.count}, which begins in line {line}" if self.count else "the array"
-        return _unreadable(self.path, f"{row}: {reason}")
+    return True
 
 
-# -- CSV, plain text ---------------------------------------------------------------------------
-
-
-def _csv(path: Path) -> Iterator[Json]:
-    limit = csv.field_size_limit(MAX_ROW)
+def _require_decodable(path: Path, encoding: str) -> None:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = _guess_delimiter(file.readline(CHUNK))
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            names = next(reader, [])
-            for cells in reader:
-                if any(cells):
-                    yield _record(names, cells)
-    except UnicodeDecodeError:
-        raise _unreadable(path, _not_utf8(path)) from None
-    except csv.Error as exc:
-        raise _unreadable(path, f"line {reader.line_num}: {exc}") from None
-    finally:
-        csv.field_size_limit(limit)
+        with path.open(encoding=encoding) as file:
+            while file.read(CHUNK):
+                pass
+    except UnicodeError as exc:
+        raise _foreign(path, f"it begins as {encoding}, but is not throughout: {exc}") from None
 
 
-def _record(names: list[str], cells: list[str]) -> Json:
-    """Return the cells that are not empty, by column name. Raises csv.Error."""
-    row: Json = {}
-    for index, text in enumerate(cells):
-        if text and index >= len(names):
-            raise csv.Error("it has more cells than the header")
-        if text and names[index] in row:
-            raise csv.Error(f"two columns are named {names[index]!r:.60}")
-        if text:
-            row[names[index]] = _cell(names[index], text)
-    return row
-
-
-def _guess_delimiter(header: str) -> str:
-    """Return the most common delimiter of the header; of equals, the one rarer in names."""
-    plain = _QUOTED.sub("", header)
-    delimiter = max("\t;,", key=plain.count)
-    return delimiter if delimiter in plain else ","
-
-
-def _cell(key: str, text: str) -> Any:
-    if key == "label":
-        return _TRUTH.get(text.strip().lower(), text)
-    if key in _LISTS | _EITHER and text.lstrip()[:1] in ("[", "{"):
-        try:
-            value = loads_strict(text)
-        except (ValueError, RecursionError):
-            return text  # a text that begins with a bracket
-        return value if key in _LISTS or _holds_messages(value) else text
-    return text
-
-
-def _holds_messages(value: Any) -> bool:
-    """Return True if the JSON of a cell is messages, turns, or the input of a pair."""
-    if isinstance(value, dict) and "messages" in value:
-        return True
-    turns = value if isinstance(value, list) else [value]
-    return bool(turns) and all(
-        isinstance(turn, dict)
-        and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys())
-        for turn in turns
+def _foreign(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} cannot be read: {reason}.",
+        hint=f"Save it as UTF-8, for example: iconv -f ENCODING -t UTF-8 {path.name} > new",
     )
-
-
-def _text(path: Path) -> Iterator[Json]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for line in file:
-                if text := line.rstrip("\r\n"):
-                    yield {"text": text}
-    except UnicodeDecodeError:
-        raise _unreadable(path, _not_utf8(path)) from None
 
 
 # -- Arrow -------------------------------------------------------------------------------------
@@ -337,6 +326,19 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _with_lists(rows: Iterable[Json], reading: Reading) -> Iterator[Json]:
+    """Yield rows with the lists of messages that are written as texts."""
+    from finetune_gateway.data.cells import MESSAGES, cell_value
+
+    for number, row in enumerate(rows, 1):
+        for key in MESSAGES & row.keys():
+            if isinstance(row[key], str):
+                row[key], is_python = cell_value(key, row[key])
+                if is_python:
+                    reading.note("cell_python", number, path=key)
+        yield row
+
+
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -357,34 +359,11 @@ def _dump_rows(rows: Iterable[Any], name: str) -> Iterator[str]:
             ) from None
 
 
-def dumped(row: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """Return a row as JSON on one line; half of a surrogate pair, which UTF-8 cannot hold, as an
-    escape."""
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=default)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(row, separators=(",", ":"), default=default)
-    return text
-
-
 def _from_numpy(value: Any) -> Any:
     """Return arrays and numbers of NumPy as lists and numbers. Raises TypeError for others."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} is not JSON")
-
-
-def _not_utf8(path: Path) -> str:
-    """Return the place of the first byte that is not UTF-8."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                raw.decode()
-            except UnicodeDecodeError as exc:
-                byte = raw[exc.start]
-                return f"line {number}, byte {exc.start}: 0x{byte:02X} is not UTF-8"
-    return "it is not UTF-8"
 
 
 def _unreadable(path: Path, reason: str) -> DataError:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,9 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from finetune_gateway.data import containers
+from finetune_gateway.data import containers, content
+from finetune_gateway.data.content import Content
+from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.errors import DataError, NotFoundError
 from finetune_gateway.settings import files
@@ -30,7 +30,7 @@ Rows = Iterable[dict[str, Any]]
 Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
 CHUNK = 1 << 20  # bytes read at a time
-_CONTAINERS = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parquet"}
+JSON_LINES = Content("jsonl", "")  # by the name of the file
 MAX_LINE = 64 << 20  # bytes; a longer line is not a training example and would fill the memory
 
 
@@ -73,8 +73,8 @@ class Row:
 class Dataset:
     """A JSONL file of examples.
 
-    ``container``: the form the rows came in: jsonl, json-array, csv, text, parquet,
-    datasets-folder, datasets, pandas or rows.
+    ``container``: the form the rows came in: jsonl, json-array, json-object, csv, excel, text,
+    parquet, datasets-folder, datasets, pandas or rows; ``reading``: more on that.
 
     >>> Dataset.open("train.jsonl").fingerprint        # sha256 of the bytes
     >>> Dataset.open([{"messages": [...]}, ...])       # rows from memory, spooled to a file
@@ -87,11 +87,13 @@ class Dataset:
         container: str = "jsonl",
         source: Path | None = None,
         sha256: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.path = path
         self.sha256 = sha256  # of a copy: it was known when it was written
         self.name = name or path.name  # for messages
         self.container = container
+        self.reading = reading or Reading(container)
         self.source = source or (path if container == "jsonl" else None)  # the user's file
         # Called with the bytes read and the size of the file while lines are read.
         self.on_progress: Callable[[int, int], None] | None = None
@@ -108,49 +110,83 @@ class Dataset:
         """Open a path, or rows in memory: an iterable of dicts, a ``datasets.Dataset``, a pandas
         frame.
 
+        A file is read as what it holds, whatever its name; only one named ``.jsonl`` is taken at
+        its word, so that a check says what is wrong with it.
         Other forms than JSON lines are first written as JSON lines below ``spool`` (default: the
         home folder), for as long as there is a Dataset that reads them; so is what comes through a
         pipe, which can be read only once. ``folder``: write them there instead, and leave them.
-        Raises NotFoundError if there is no such file,
-        DataError if it cannot be read, MissingDependency for Parquet and folders of the
-        ``datasets`` library without pyarrow.
+        Raises NotFoundError if there is no such file, DataError if it cannot be read,
+        MissingDependency where the extra for its container is not installed.
         """
         if isinstance(source, cls):
             return source
         if isinstance(source, Dataset):
-            same = cls(source.path, source.name, source.container, source.source)
+            same = cls(
+                source.path, source.name, source.container, source.source, reading=source.reading
+            )
             same._reads = source
             return same
+        held = JSON_LINES
         if isinstance(source, str | os.PathLike):
             if source == "":
                 raise DataError("The path of the data is empty.", hint="Name the JSONL file.")
             path = _existing(Path(source))
-            if container_of(path) == "jsonl" and path.is_file():
-                return cls(path)
+            held = _content(path)
+            if held.container in ("jsonl", "") and path.is_file():
+                reading = containers.reading_of(path, held) if held != JSON_LINES else None
+                return cls(path, reading=reading)
         if folder is not None:
-            return cls._written(source, folder)
-        return cls._written(source, new_folder(spool or Settings.load().spool)).for_a_while()
+            return cls._written(source, folder, held)
+        return cls._written(source, new_folder(spool or Settings.load().spool), held).for_a_while()
 
     @classmethod
-    def _written(cls, source: str | os.PathLike[str] | Rows, folder: Path) -> Self:
+    def _written(cls, source: str | os.PathLike[str] | Rows, folder: Path, held: Content) -> Self:
         """Write rows that are not a file of JSON lines to ``folder``."""
         if not isinstance(source, str | os.PathLike):
-            container = containers.container_of_object(source)
-            lines = containers.object_lines(source, container)
-            written, digest = containers.spooled(lines, folder, "rows")
-            return cls(written, None, container, sha256=digest)
+            reading = Reading(containers.container_of_object(source), numbering="row")
+            rows = containers.object_rows(source, reading.container, reading)
+            written, digest = containers.spooled(rows, folder, "rows", by_line=False)
+            return cls(written, None, reading.container, sha256=digest, reading=reading)
         path = Path(source)
-        container = container_of(path)
-        if container == "jsonl":
-            return cls(path).copied(files.folder(folder))
-        lines = containers.lines(path, container)
-        written, digest = containers.spooled(lines, folder, path.stem)
-        return cls(written, path.name, container, path, digest)
+        if held.container not in ("jsonl", ""):
+            return cls._of(containers.written(path, held, path, folder), path)
+        copy = cls(path).copied(files.folder(folder))  # of a pipe
+        held = content.content_of(copy.path, path)
+        if held.container in ("jsonl", ""):
+            return copy
+        try:
+            return cls._of(containers.written(copy.path, held, path, folder), path)
+        finally:
+            copy.path.unlink(missing_ok=True)
+
+    @classmethod
+    def _of(cls, written: tuple[Path, str, Reading], source: Path) -> Self:
+        path, digest, reading = written
+        return cls(path, source.name, reading.container, source, digest, reading)
+
+    def by_content(self, spool: Path | None = None) -> Dataset:
+        """Return the dataset of a file read as what it holds, even if its name promises JSON lines;
+        this one if that is JSON lines, or nothing that is known."""
+        if self.is_spooled or not self.path.is_file():
+            return self
+        held = content.content_of(self.path, Path(self.name))
+        if held.container in ("jsonl", "", "text"):
+            return self
+        if held == Content("json-array"):  # --fix takes it from there
+            return self
+        folder = new_folder(spool or Settings.load().spool)
+        source = self._shown
+        return self._of(containers.written(self.path, held, source, folder), source).for_a_while()
 
     def for_a_while(self) -> Self:
         """Remove the file when nothing reads it any more; return this dataset."""
         remove_with(self, self.path)
         return self
+
+    @property
+    def is_spooled(self) -> bool:
+        """True if we have written the rows as JSON lines, so that blank lines are ours."""
+        return self.container != "jsonl"
 
     @property
     def size(self) -> int:
@@ -190,7 +226,9 @@ class Dataset:
             yield Row(number, self.parse(number, raw))
 
     def examples(self) -> Iterator[tuple[int, bytes]]:
-        """Yield number and bytes of each line that is not blank, without a byte order mark."""
+        """Yield number and bytes of each line that is not blank, without a byte order mark. Raises
+        DataError for rows that were not read for certain."""
+        self.require_certain()
         for line in self.lines():
             if line.cut:
                 raise DataError(
@@ -200,6 +238,14 @@ class Dataset:
             raw = line.raw.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.raw
             if raw.strip():
                 yield line.number, raw
+
+    def require_certain(self) -> None:
+        """Raise DataError if what was seen when the rows were read forbids their use."""
+        for one in self.reading.observations.values():
+            if one.blocks:
+                where = f"line {one.lines[0]}: " if one.lines else ""
+                hint = one.fix or f"Run: ftg validate {self._shown}"
+                raise DataError(f"{self._shown}: {where}{one.detail}.", hint=hint)
 
     def system_prompt(self) -> str | None:
         """Return the system prompt that all rows share, or None if they differ or have none."""
@@ -219,7 +265,7 @@ class Dataset:
         """
         path, digest = self._write(folder, self._readable(refused))
         source = self.source or self.path
-        return type(self)(path, self.name, self.container, source, digest)
+        return type(self)(path, self.name, self.container, source, digest, self.reading)
 
     def rewritten(self, folder: Path, rewrite: Rewrite) -> Dataset:
         """Return a copy in ``folder`` with each row of this copy, a validated one, rewritten.
@@ -304,20 +350,17 @@ class Dataset:
 Source = str | os.PathLike[str] | Rows | Dataset
 
 
-def container_of(path: Path) -> str:
-    """Return the container of a file or folder by its name; "" for an unknown folder.
-
-    A .json file is read as far as its first character; any other name means JSON lines.
-    """
+def _content(path: Path) -> Content:
+    """Return what a file or folder is read as."""
     if path.is_dir():
-        known = (path / "state.json").exists() or any(path.glob("*.parquet"))
-        return "datasets-folder" if known else ""
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        with path.open("rb") as file:
-            start = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
-        return "json-array" if start.startswith(b"[") else "jsonl"
-    return _CONTAINERS.get(suffix, "jsonl")
+        return Content("datasets-folder" if _is_dataset(path) else "")
+    if not path.is_file() or path.suffix.lower() in content.JSON_LINES:
+        return JSON_LINES
+    return content.content_of(path)
+
+
+def _is_dataset(folder: Path) -> bool:
+    return (folder / "state.json").exists() or any(folder.glob("*.parquet"))
 
 
 def kind_of(row: dict[str, Any]) -> Kind:
@@ -382,7 +425,7 @@ def _existing(path: Path) -> Path:
         there = False
     if not there:
         raise _not_there(path)
-    if path.is_dir() and not container_of(path):
+    if path.is_dir() and not _is_dataset(path):
         raise DataError(
             f"{str(path)!r} is a folder, not a file.", hint="Name the JSONL file in it."
         )
@@ -397,16 +440,3 @@ def _not_there(path: Path) -> NotFoundError:
     return NotFoundError(
         f"There is no file {str(path)!r}.", hint=f"You are in {os.getcwd()}; check the path."
     )
-
-
-_REASONING = re.compile(
-    rb'"(?:reasoning_content|reasoning|thinking)"\s*:\s*"[^"]|<think>|\\u003cthink\\u003e'
-)
-
-
-def has_reasoning(path: Path) -> bool:
-    """Return True if a row of a JSONL file has reasoning, by its keys or as a think block."""
-    if not path.stat().st_size:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _REASONING.search(data) is not None

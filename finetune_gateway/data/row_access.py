@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import mmap
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 Json = dict[str, Any]
@@ -55,6 +58,17 @@ def _float(literal: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+
+
+def dumped(row: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return a row as JSON on one line; half of a surrogate pair, which UTF-8 cannot hold, as an
+    escape."""
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=default)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row, separators=(",", ":"), default=default)
+    return text
 
 
 def as_dict(value: Any) -> Json:
@@ -117,3 +131,16 @@ def tools_of(row: Json) -> list[Json]:
     """Return the functions a row offers, in ``tools`` and in the old ``functions``."""
     tools = [as_dict(as_dict(tool).get("function")) for tool in as_list(row.get("tools"))]
     return tools + [as_dict(function) for function in as_list(row.get("functions"))]
+
+
+_REASONING = re.compile(
+    rb'"(?:reasoning_content|reasoning|thinking)"\s*:\s*"[^"]|<think>|\\u003cthink\\u003e'
+)
+
+
+def has_reasoning(path: Path) -> bool:
+    """Return True if a row of a JSONL file has reasoning, by its keys or as a think block."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _REASONING.search(data) is not None

@@ -237,7 +237,8 @@ def with_sent_files(plan: Plan, folder: Path) -> Plan:
 def _sent_file(dataset: Dataset, form: str, rows: int, folder: Path, *, part: bool) -> StoredFile:
     unchanged = form in {one.name for one in formats.SENT_UNCHANGED}
     if unchanged:
-        sent = hold_out.without_gaps(dataset, folder) if part else dataset
+        gaps = part or dataset.is_spooled
+        sent = hold_out.without_gaps(dataset, folder) if gaps else dataset
     else:
         sent = dataset.rewritten(folder, as_sent)
     assert sent.sha256 is not None  # for the type checker: it is a copy

@@ -15,10 +15,9 @@ from typing import IO, Any
 
 from finetune_gateway.data import sharegpt
 from finetune_gateway.data.canonical import canonical
-from finetune_gateway.data.containers import dumped
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import format_of
-from finetune_gateway.data.row_access import loads_strict
+from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.settings.files import atomic_file

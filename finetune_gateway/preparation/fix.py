@@ -19,14 +19,20 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from finetune_gateway.data.containers import array_lines, dumped
+from finetune_gateway.data.compression import decompressed
 from finetune_gateway.data.dataset import Dataset, Line
+from finetune_gateway.data.json_files import array_rows
+from finetune_gateway.data.python_literals import read_literal
+from finetune_gateway.data.reading import Observation, Reading
+from finetune_gateway.data.row_access import dumped
 from finetune_gateway.errors import DataError
-from finetune_gateway.findings import Finding, Report
+from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.preparation.fix_row import Change, fix_row
 from finetune_gateway.text.quoting import hidden, shortened
+from finetune_gateway.text.windows_1252 import read_windows_1252
 from finetune_gateway.validation import run as validation_run
+from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.file_bytes import BOM, HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
 from finetune_gateway.validation.rules import RULES
@@ -34,7 +40,21 @@ from finetune_gateway.validation.rules import RULES
 MAX_SHOWN = 200  # characters of before and after in the log
 _MAX_SPAN = 1 << 20  # bytes of one object that spans several lines
 _MARKS = frozenset({"role", "from"})  # keys of a message or a turn
+# What was seen when a table was read: written otherwise in the copy, or left as it is.
+_READ_AS = {
+    "encoding_converted": "utf-8",
+    "encoding_not_utf8": "read as Windows-1252, written as UTF-8",
+    "rows_under_key": "one row a line",
+    "rows_in_columns": "one row a line",
+    "header_names": "the known names",
+    "header_missing": "column 1, column 2, ...",
+    "cell_python": "JSON",
+    "messages_by_line": "one conversation a line",
+    "sheet_chosen": "the rows of that sheet",
+}
+_LEFT = ("header_missing", "cells_extra", "quote_unbalanced", "conversation_unknown", "no_value")
 _LOOSE = json.JSONDecoder()
+_PYTHON = ("json_single_quotes", "json_python_literal")  # rules: what Python prints breaks them
 
 
 class Unsafe(BaseModel):
@@ -79,18 +99,31 @@ def fix(
     log = path.with_name(f"{path.name}.changes.jsonl")
     raise_if_taken(path, dataset, force)
     raise_if_taken(log, dataset, force)
+    held = decompressed(dataset).by_content()
     with whole_file(path) as rows, whole_file(log) as changes:
         fixer = _Fixer(rows, changes)
-        fixer.read(dataset)
+        fixer.read(held)
     report = check(Dataset(path))
     return FixReport(
         out=str(path),
         log=str(log),
         rows=len(fixer.origin),
         changes=dict(sorted(fixer.counts.items())),
-        unsafe=[_unsafe(finding, fixer.origin) for finding in report.errors + report.warnings],
+        unsafe=[
+            *(_left(one) for one in held.reading.observations.values() if one.code in _LEFT),
+            *(_unsafe(finding, fixer.origin) for finding in report.errors + report.warnings),
+        ],
         report=report,
     )
+
+
+def _left(one: Observation) -> Unsafe:
+    """Return what was seen in a table and has to be corrected by hand."""
+    findings = Findings()
+    for line in one.lines:
+        findings.add(Defect(one.code, one.path, one.detail, one.fix), line)
+    (finding,) = findings.listed()
+    return Unsafe(finding=finding.model_copy(update={"count": one.count}), lines=one.lines)
 
 
 def _unsafe(finding: Finding, origin: array[int]) -> Unsafe:
@@ -115,6 +148,7 @@ class _Fixer:
         """Fix a file in any container or encoding."""
         if dataset.container not in ("jsonl", "rows"):
             self.note(1, Change("container", "", dataset.container, "jsonl"))
+        self._note_reading(dataset.reading)
         with dataset.path.open("rb") as file:
             head = file.read(HEAD)
         defect = file_defect(head)
@@ -126,8 +160,19 @@ class _Fixer:
             self._fix_array(dataset, head)
         elif _has_cr_lines(dataset.path):
             self._fix_cr_lines(dataset)
+        elif dataset.is_spooled:
+            self._fix_lines(line for line in dataset.lines() if line.raw)
         else:
             self._fix_lines(dataset.lines())
+
+    def _note_reading(self, reading: Reading) -> None:
+        """Log what was read otherwise than it was written."""
+        for one in reading.observations.values():
+            if one.code in _READ_AS:
+                change = Change(one.code, one.path, one.detail or None, _READ_AS[one.code])
+                for line in one.lines or [1]:
+                    self.note(line, change)
+                self.counts[one.code] += one.count - len(one.lines or [1])
 
     def note(self, line: int, change: Change) -> None:
         """Log a change."""
@@ -165,8 +210,10 @@ class _Fixer:
         if head.startswith(BOM):
             self.note(1, Change("utf8_bom", "", "EF BB BF", ""))
         self.note(1, Change("json_array_not_jsonl", "", "one array", "one row a line"))
-        for number, text in enumerate(array_lines(dataset.path), 1):
-            self._fix_line(Line(number, 0, text.encode()), iter(()))
+        last = 0
+        for line, text in array_rows(dataset.path):
+            last = max(line, last + 1)
+            self._fix_line(Line(last, 0, text.encode()), iter(()))
 
     def _fix_lines(self, source: Iterator[Line]) -> None:
         crlf = 0
@@ -195,7 +242,27 @@ class _Fixer:
         try:
             self._fix_value(parse(decode(raw)), raw, line.number)
         except BadLine as exc:
-            self._fix_bad_line(exc, raw, line.number, source)
+            if (text := self._readable(exc, raw, line.number)) is None:
+                self._fix_bad_line(exc, raw, line.number, source)
+            else:
+                self._fix_line(Line(line.number, line.offset, text.encode()), source)
+
+    def _readable(self, exc: BadLine, raw: bytes, line: int) -> str | None:
+        """Return the JSON of a line in Windows-1252 or in Python's marks, else None."""
+        code = exc.defect.code
+        if code == "encoding_not_utf8" and (text := read_windows_1252(raw)) is not None:
+            self.note(line, Change(code, "", raw.decode("utf-8", "replace"), text))
+            return text
+        if code not in _PYTHON:
+            return None
+        try:
+            value = read_literal(raw.decode())
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, dict) and not _is_array_of_rows(value):
+            return None
+        self.note(line, Change(code, "", "Python", "JSON"))
+        return dumped(value)
 
     def _fix_bad_line(self, exc: BadLine, raw: bytes, line: int, source: Iterator[Line]) -> None:
         if exc.unfinished == "value":
@@ -330,7 +397,7 @@ def _is_list_of_messages(value: Any) -> bool:
 def _is_array_file(path: Path) -> bool:
     """Return True if a file is one complete JSON array of objects."""
     try:
-        return all(text.startswith("{") for text in array_lines(path))
+        return all(text.startswith("{") for _, text in array_rows(path))
     except ValueError:
         return False
 

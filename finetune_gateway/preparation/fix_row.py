@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_gateway.data import formats, sharegpt
 from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.cells import MESSAGES, listed
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
@@ -48,6 +49,7 @@ def fix_row(row: Json) -> tuple[Json, list[Change]]:
     """Return the fixed row and the changes; the row itself if there are none."""
     fixed, changes = copy.deepcopy(row), list[Change]()
     changes += _remove_nulls(fixed, _ROW_NULLABLE, "")
+    changes += _read_lists(fixed)
     changes += _fix_tools(fixed, "")
     if isinstance(fixed.get("input"), dict):
         changes += _fix_tools(fixed["input"], "input.")
@@ -59,6 +61,15 @@ def fix_row(row: Json) -> tuple[Json, list[Change]]:
     fixed, converted = _convert(fixed)
     changes += converted
     return (fixed, changes) if changes else (row, changes)
+
+
+def _read_lists(row: Json) -> Iterator[Change]:
+    """Read lists of messages that were written as a text, as JSON or as Python prints them."""
+    for key in MESSAGES & row.keys():
+        before = row[key]
+        if isinstance(before, str) and isinstance(after := listed(before)[0], list):
+            row[key] = after
+            yield Change("type_error", key, before, after)
 
 
 def _conversations(row: Json) -> Iterator[tuple[list[Any], str]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from finetune_gateway.data.dataset import CHUNK, Dataset
+from finetune_gateway.data.reading import Reading
 from finetune_gateway.errors import DataError
 from finetune_gateway.methods import HOLD_OUT_ROWS
 from finetune_gateway.preparation.convert import whole_file
@@ -94,11 +95,14 @@ def write_parts(dataset: Dataset, choice: Choice, folder: Path) -> tuple[Dataset
                 digest.update(line)
                 out.write(line)
     parts = []
-    for path, digest in zip(paths, digests, strict=True):
+    # What was seen when the rows were read is said once, of what is trained.
+    readings = dataset.reading, Reading(dataset.container, numbering=dataset.reading.numbering)
+    for path, digest, reading in zip(paths, digests, readings, strict=True):
         name = f"{dataset.path.stem}-{digest.hexdigest()[:16]}.jsonl"
         renamed = path.rename(folder / name)
+        sha256 = digest.hexdigest()
         parts.append(
-            Dataset(renamed, dataset.name, source=dataset.source, sha256=digest.hexdigest())
+            Dataset(renamed, dataset.name, dataset.container, dataset.source, sha256, reading)
         )
     return parts[0], parts[1]
 

@@ -159,7 +159,7 @@ class RowView:
 def row_views(dataset: Dataset, wanted: Mapping[int, Named]) -> dict[int, RowView]:
     """Return the rows of these lines, read in one pass; one that is not there is left out."""
     views: dict[int, RowView] = {}
-    word = "Line" if dataset.container == "jsonl" else "Row"
+    word = dataset.reading.numbering.capitalize()
     last, until = max(wanted, default=0), 0
     for line in dataset.lines():
         if line.number in wanted:

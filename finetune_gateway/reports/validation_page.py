@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.data.containers import NAMES
+from finetune_gateway.data.containers import read_from
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, Report, Severity
 from finetune_gateway.preparation.convert import whole_file
@@ -201,7 +201,7 @@ def _tiles(report: Report) -> Iterator[tuple[str, str]]:
 def _facts(report: Report, dataset: Dataset, model: str | None) -> Iterator[tuple[str, str]]:
     yield "Format", report.format
     if dataset.container != "jsonl":
-        yield "Read from", f"{NAMES[dataset.container]}; rows are numbered in their order"
+        yield "Read from", read_from(dataset.reading)
     if report.tokens:
         how = "exact" if report.tokens.get("exact") else "not exact"
         yield "Counted with", f"{report.tokens['encoding']}, {how}"

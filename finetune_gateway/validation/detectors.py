@@ -102,6 +102,13 @@ def _raw_or_escaped(chars: str) -> str:
     return rf"(?:[{chars}]|\\u(?i:{escapes}))"
 
 
+# What pandas and spreadsheets write where there is no value. As a whole text, never inside one.
+# NaN is a word of JavaScript too, so only a table's cell with it says the same.
+_NO_VALUE = ("nan", "<NA>", "NaT", "NULL")
+_SHEET_ERRORS = ("#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#N/A", "#NUM!", "#NULL!")
+_NO_TEXT = dict.fromkeys(_NO_VALUE, "no_value") | dict.fromkeys(_SHEET_ERRORS, "spreadsheet_error")
+_NO_TEXT_PATTERN = f'"(?:{"|".join(map(re.escape, _NO_TEXT))})"'
+
 OTHER_PAGES = _other_pages(_raw)
 _is_other_page = re.compile(OTHER_PAGES).fullmatch
 
@@ -204,6 +211,8 @@ def text_defects(text: str, row: Any, regions: Regions = ()) -> Defects:
             hints = _hints_in(leaf, regions) if written else frozenset(pii_email.SPELT)
             yield from _private_defects(leaf, path, hints, regions, columns)
             yield from _odd_defects(leaf, path, hints)
+        if leaf in _NO_TEXT:
+            yield Defect(_NO_TEXT[leaf], path, f"the text is {quoted(leaf)}")
     yield from _name_defects(text, row, regions, columns)
 
 
@@ -217,7 +226,9 @@ def prefilters(regions: Regions = ()) -> tuple[tuple[str, ...], ...]:
     """
     escaped = (_ESCAPED, _ESCAPED_NEAR, _other_pages(_raw_or_escaped), *pii_forms.ESCAPED_HINTS)
     disguised = (*pii_email.HINTS, *pii_forms.HINTS, *pii_names.HINTS)
-    written = (r"\x7f", *escaped, *_plain_hints(), _odd_pattern(), *disguised)
+    written = (
+        r"\x7f", _NO_TEXT_PATTERN, *escaped, *_plain_hints(), _odd_pattern(), *disguised
+    )  # fmt: skip
     return written, pii.number_hints(regions), pii_forms.BASE64_HINTS
 
 

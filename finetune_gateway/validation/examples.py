@@ -30,6 +30,7 @@ class Example(BaseModel):
     times: int = 1
     fixed_times: int | None = None
     end: str = "\n"  # of each line
+    name: str = "rows.jsonl"  # of the file
     encoding: str = "utf-8"
     also: tuple[str, ...] = ()
     method: str = ""
@@ -52,6 +53,8 @@ class Example(BaseModel):
     def remarks(self) -> list[str]:
         """Return what a reader needs to know about the lines."""
         remarks = [self.shown] if self.shown else []
+        if self.name != "rows.jsonl":
+            remarks.append(f"The file is named {self.name}.")
         if self.times > 1:
             remarks.append(f"{self.times} such rows; {{n}} counts them.")
         if self.fixed_times:

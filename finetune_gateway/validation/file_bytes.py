@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from finetune_gateway.data import dataset
+from finetune_gateway.data.content import is_workbook
 from finetune_gateway.data.dataset import CHUNK, Line
 from finetune_gateway.findings import Defect
 
@@ -21,11 +22,13 @@ FLAGGED = 1  # what ``look`` says of a line in which a detector may find somethi
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The bytes from ``start`` to ``stop``; the first line has this ``number``."""
+    """The bytes from ``start`` to ``stop``; the first line has this ``number``. ``gaps``: empty
+    lines stand between rows, and are passed over."""
 
     start: int
     stop: int
     number: int = 1
+    gaps: bool = False
 
 
 class Lines(Iterator[Line]):
@@ -45,7 +48,7 @@ class Lines(Iterator[Line]):
         look: Callable[[list[bytes]], bytearray] | None = None,
     ) -> None:
         self._file, self._on_progress, self._look = file, on_progress, look or _all_flagged
-        self._start = part.start
+        self._start, self._gaps = part.start, part.gaps
         self._size = min(part.stop, os.fstat(file).st_size) - part.start
         self._next, self._stop = part.start, part.stop
         self._rest = b""
@@ -58,6 +61,10 @@ class Lines(Iterator[Line]):
         """Return True if the chunk has a line; reads the next chunk if it is used up."""
         if self.at >= len(self.chunk):
             self._fill()
+        while self._gaps and self.at < len(self.chunk) and not self.chunk[self.at]:
+            self.skip(1, 1)
+            if self.at >= len(self.chunk):
+                self._fill()
         return self.at < len(self.chunk)
 
     def skip(self, lines: int, size: int) -> None:
@@ -164,7 +171,7 @@ BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip"),
     (b"\x1f\x9d", "compress"),
-    (b"PK\x03\x04", "zip; an .xlsx spreadsheet is a zip file too"),
+    (b"PK\x03\x04", "zip"),
     (b"PK\x05\x06", "zip, empty"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\x00", "xz"),
@@ -176,7 +183,6 @@ _COMPRESSED = (
     (b"MSCF", "a Windows cabinet"),
 )
 _BINARY = (
-    (b"PAR1", "Parquet"),
     (b"ARROW1", "Arrow"),
     (b"FEA1", "Feather"),
     (b"\xff\xff\xff\xff", "an Arrow stream"),
@@ -204,6 +210,10 @@ _BINARY = (
     (b"GGUF", "GGUF, a model"),
     (b"{\\rtf", "RTF"),
 )
+_READABLE = (
+    "Let --fix read it: ftg validate old.jsonl --fix new.jsonl. Or name it after what it is "
+    "(.xlsx, .parquet): then it is read as it is."
+)
 _ENCODINGS = (  # longer marks first: UTF-32 LE starts like UTF-16 LE
     (b"\xff\xfe\x00\x00", "encoding_utf32", "UTF-32 LE with a byte order mark"),
     (b"\x00\x00\xfe\xff", "encoding_utf32", "UTF-32 BE with a byte order mark"),
@@ -221,6 +231,12 @@ _NULS = {
 
 def file_defect(head: bytes) -> Defect | None:
     """Return why the file cannot be lines of JSON, or None."""
+    if head.startswith(b"PK\x03\x04") and is_workbook(head):
+        detail = "byte 0: the file is a workbook (.xlsx), not JSON lines"
+        return Defect("not_text", detail=detail, fix=_READABLE)
+    if head.startswith(b"PAR1"):
+        detail = "byte 0: the file is Parquet, not JSON lines"
+        return Defect("not_text", detail=detail, fix=_READABLE)
     for magic, name in _COMPRESSED:
         if head.startswith(magic):
             return Defect("compressed", detail=f"byte 0: the file is compressed ({name})")

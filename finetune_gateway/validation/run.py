@@ -14,8 +14,10 @@ from functools import partial
 from itertools import islice
 
 from finetune_gateway.data import formats
+from finetune_gateway.data.containers import TABLES
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
-from finetune_gateway.findings import Finding, Report
+from finetune_gateway.data.reading import Reading
+from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.methods import usual_method
 from finetune_gateway.settings import config
 from finetune_gateway.text.pii import Regions
@@ -23,6 +25,7 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
+from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.fast_path import MAX_ROW
 from finetune_gateway.validation.file_bytes import BOM, Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
@@ -76,6 +79,7 @@ def validate(
         max_context,
         limit_words=f"{model} takes" if model else "the limit is",
         near_duplicates=near_duplicates,
+        part=Range(0, sys.maxsize, gaps=dataset.is_spooled),
         regions=config.pii_regions() if regions is None else regions,
     )
     task = replace(task, first_format=_first_format(task))
@@ -90,7 +94,28 @@ def validate(
         counter.text.note_bytes_read(task.path.stat().st_size)
     if system_prompt is not None:
         system_prompt.join(scan.system_prompt)
-    return scan.report(MIN_ROWS if min_rows is None else min_rows)
+    report = scan.report(MIN_ROWS if min_rows is None else min_rows)
+    return _with_reading(report, dataset.reading, backends)
+
+
+def _with_reading(
+    report: Report, reading: Reading, backends: Mapping[str, RuleSet] | None
+) -> Report:
+    """Return the report with what was seen when the rows were read from another container."""
+    if not reading.observations:
+        return report
+    kept = report.findings
+    if reading.container in TABLES:  # a text stands for a row that was not read, which is said here
+        kept = [one for one in kept if one.code != "row_not_object"]
+    findings = Findings(backends)
+    for one in reading.observations.values():
+        defect = Defect(one.code, one.path, one.detail, one.fix)
+        for line in one.lines:
+            findings.add(defect, line)
+        if one.count > len(one.lines):
+            findings.add(defect, count=one.count - len(one.lines))
+    report = report.model_copy(update={"findings": kept})
+    return report.with_quality(findings.listed(), report.quality)
 
 
 def method_of(dataset: Dataset) -> str:
@@ -137,7 +162,12 @@ def _scan_in_parallel(
     with task.path.open("rb") as file:
         parts = cut(file.fileno(), size, workers)
     tasks = [
-        replace(task, counter=counter and counter.fresh(), part=part, last=part is parts[-1])
+        replace(
+            task,
+            counter=counter and counter.fresh(),
+            part=replace(part, gaps=task.part.gaps),
+            last=part is parts[-1],
+        )
         for part in parts
     ]
     here = partial(_scan_part, on_progress=_scaled(on_progress, size, len(parts)))
@@ -166,7 +196,7 @@ def _first_format(task: Task) -> str:
     """Return the name of the first line's format, which every part has to know; empty if that is no
     row of a known one, or a very long one, which would take long to read twice."""
     with task.path.open("rb") as file:
-        first = next(Lines(file.fileno(), Range(0, sys.maxsize)), None)
+        first = next(Lines(file.fileno(), task.part), None)
     if first is None or first.cut or len(first.raw) > MAX_ROW:
         return ""
     try:

@@ -48,6 +48,7 @@ def previews(
     have, SpecError for a number below 1.
     """
     _raise_if_not_text(dataset)
+    dataset.require_certain()
     if numbers is not None:
         _check_numbers(numbers)
     lines = _first(dataset) if numbers is None else _select(dataset, {*numbers})
@@ -89,7 +90,7 @@ def _select(dataset: Dataset, numbers: set[int]) -> Iterator[Line]:
         if last not in left:
             continue
         if not _content(line).strip():
-            raise NotFoundError(f"Line {last} of {dataset.name} is blank.", hint="Name another.")
+            raise NotFoundError(f"Line {last} of {dataset.name} has no row.", hint="Name another.")
         yield line
         left.discard(last)
         if not left:

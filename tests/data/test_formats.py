@@ -386,8 +386,9 @@ def test_bytes_that_are_not_utf8_are_placed(tmp_path: Path, name: str) -> None:
     """The line and the byte, whatever the rows come in."""
     path = tmp_path / name
     path.write_bytes(b'["prompt"\n, "caf\xe9"]\n')
-    with pytest.raises(DataError, match="line 2, byte 6: 0xE9 is not UTF-8"):
-        Dataset.open(path, spool=tmp_path / "spool")
+    dataset = Dataset.open(path, spool=tmp_path / "spool")
+    with pytest.raises(DataError, match="line 2: byte 6 is 0xE9, which is not UTF-8"):
+        list(dataset.rows())
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -403,7 +404,7 @@ def test_a_csv_row_with_too_many_cells_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("prompt,completion\na,b\nc,d,e\n")
     with pytest.raises(DataError, match="line 3"):
-        Dataset.open(path, spool=tmp_path / "spool")
+        list(Dataset.open(path, spool=tmp_path / "spool").rows())
 
 
 def test_arrow_is_read_without_what_it_pads(tmp_path: Path) -> None:

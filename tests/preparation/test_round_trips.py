@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from finetune_gateway import Dataset
 from finetune_gateway.data.canonical import canonical
-from finetune_gateway.data.containers import dumped
 from finetune_gateway.data.formats import FORMATS, format_of
+from finetune_gateway.data.row_access import dumped
 from finetune_gateway.preparation.convert import convert_row
 from finetune_gateway.preparation.fix_row import fix_row
 
@@ -372,7 +372,9 @@ def test_csv_with_nested_cells(given_rows: list[tuple[list[Json], list[Json]]]) 
 
 @given(st.lists(TEXTS.map(lambda text: text.replace("\n", " ").strip("\r")), max_size=4))
 def test_text(texts: list[str]) -> None:
-    """A line is a row."""
+    """A line is a row, unless the lines are JSON."""
+    if "".join(texts).lstrip("\ufeff").strip()[:1] in ("{", "["):
+        return
     raw = "".join(f"{text}\n" for text in texts).encode()
     wanted = [{"text": text} for text in texts if text]
     # A mark at the very start is the file's.

@@ -189,15 +189,15 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_container(home: Path, tmp_path: Path) -> None:
-    """A JSON array and a CSV file: the row by its number."""
+    """A JSON array on one line: the row by its number. A CSV file: by its line."""
     array = tmp_path / "rows.json"
     array.write_text(json.dumps([*good(10), chat("x", "")]))
     table = tmp_path / "rows.csv"
     table.write_text("prompt,completion\n" + "a,b\n" * 10 + "a,\n")
-    for path in (array, table):
+    for path, number, title in ((array, 11, "Row 11"), (table, 12, "Line 12")):
         dataset = Dataset.open(path)
         html = page(gateway.validate(dataset), dataset)
-        assert marked(row_of(html, 11)) and "Row 11" in html
+        assert marked(row_of(html, number)) and title in html
 
 
 # -- safety --------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ from finetune_gateway.backends.local.supported import (
     require_other_rows,
     require_supported,
 )
-from finetune_gateway.data.dataset import Dataset, has_reasoning
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.row_access import has_reasoning
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError, UnsupportedError
 from finetune_gateway.estimation import calibration, profiles
 from finetune_gateway.estimation.assumptions import TargetDevice

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
+from finetune_gateway.data.content import is_table
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import hidden, quoted
 
@@ -18,6 +19,10 @@ _KEY = re.compile(r"[A-Za-z_$][\w$]*\s*:")
 _YAML = re.compile(r"---|- |[\w-]+:(\s|$)")
 Unfinished = Literal["", "string", "value"]
 
+_TABLE = (
+    "Let --fix read the table: ftg validate old.jsonl --fix new.jsonl. Or name it .csv: then it is "
+    "read as it is."
+)
 _MAX_COUNTED = 100_000  # values counted on one line
 _NEAR = 300  # characters on each side that are searched for personal data
 
@@ -163,7 +168,9 @@ def _count_values(text: str) -> int:
 
 
 def _not_json(text: str) -> Defect:
-    return Defect("not_json", detail=f"the line {_looks_like(text.strip())}: {quoted(text)}")
+    looks_like = _looks_like(text.strip())
+    fix = _TABLE if "looks like" in looks_like and is_table(text) else ""
+    return Defect("not_json", detail=f"the line {looks_like}: {quoted(text)}", fix=fix)
 
 
 def _looks_like(text: str) -> str:

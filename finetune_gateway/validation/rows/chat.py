@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, TypeGuard
 
+from finetune_gateway.data.cells import listed
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.template_rows import REASONING
@@ -22,6 +24,7 @@ Defects = Iterator[Defect]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 SYSTEM = ("system", "developer")
+_AS_LIST = "Write it as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
 MAX_IMAGES = {"image_count": 10, "image_count_azure": 64}  # per row; sources in rules.toml
 
 _FOREIGN_ROLES = {
@@ -105,13 +108,21 @@ def calls_tools(messages: list[Json]) -> bool:
     return any(item["role"] == "tool" or item.get("tool_calls") for item in messages)
 
 
+def _hint_of_text(text: str) -> str:
+    """Return what a list is that was written as a text."""
+    value, is_python = listed(text) if text.lstrip().startswith("[") else (None, False)
+    if not isinstance(value, list):
+        return ""
+    what = "a list as Python prints it" if is_python else "JSON: the list was encoded twice"
+    return f" (it holds {what})"
+
+
 def messages_defects(messages: Any, path: str) -> Defects:
     """Yield the defects of each message by itself."""
     if not isinstance(messages, list):
-        hint = ""
-        if isinstance(messages, str) and messages.lstrip().startswith("["):
-            hint = " (it holds JSON: the list was encoded twice)"
-        yield wrong_type(path, messages, "a list of messages", hint)
+        hint = _hint_of_text(messages) if isinstance(messages, str) else ""
+        defect = wrong_type(path, messages, "a list of messages", hint)
+        yield replace(defect, fix=_AS_LIST) if hint else defect
         return
     if not messages:
         yield Defect("empty_messages", path)

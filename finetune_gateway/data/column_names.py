@@ -1,0 +1,45 @@
+"""Names of columns that training sets use, as tables and exports write them."""
+
+from __future__ import annotations
+
+import re
+
+# Each of these names tells what a row is; the others stand beside them.
+MAIN = frozenset({
+    "messages", "conversations", "conversation", "prompt", "completion", "instruction", "output",
+    "text", "chosen", "rejected", "preferred_output", "non_preferred_output", "question", "answer",
+    "response", "query", "input",
+})  # fmt: skip
+_BESIDE = frozenset({
+    "system", "system_prompt", "context", "history", "label", "tools", "functions", "user",
+    "assistant", "role", "content", "conversation_id", "human", "gpt", "bot", "source", "target",
+    "category", "reference", "reference_answer", "ground_truth", "weight",
+})  # fmt: skip
+KNOWN = MAIN | _BESIDE
+
+# The column that tells which conversation a message belongs to, the surest first.
+CONVERSATIONS = (
+    "conversation_id", "chat_id", "dialog_id", "dialogue_id", "session_id", "thread_id", "conv_id",
+    "conversation", "chat", "dialog", "dialogue", "session", "thread", "group_id", "id",
+)  # fmt: skip
+_SPACES = re.compile(r"[\s\-]+")
+
+
+def normalized(name: str) -> str:
+    """Return a name in lower case, without a byte order mark and spaces around it, with _ for those
+    inside."""
+    return _SPACES.sub("_", name.strip("\ufeff \t\r\n\xa0").lower())
+
+
+def is_known(name: str) -> bool:
+    """Return True for the normalized name of a known column."""
+    return name in KNOWN
+
+
+def is_turn(value: object) -> bool:
+    """Return True for a message, a turn of a conversation, or a tool: not for a row."""
+    if not isinstance(value, dict):
+        return False
+    keys = value.keys()
+    tool = {"type", "function"} <= keys or {"name", "parameters"} <= keys
+    return tool or not {"role", "from", "speaker", "author"}.isdisjoint(keys)

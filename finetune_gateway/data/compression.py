@@ -1,0 +1,59 @@
+"""Files in gzip, bzip2 or xz, decompressed for as long as something reads them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from finetune_gateway.data.dataset import CHUNK, Dataset
+from finetune_gateway.errors import DataError
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.spool import new_folder
+
+_OPENERS: tuple[tuple[bytes, str, Callable[..., Any]], ...] = (
+    (b"\x1f\x8b", "gzip", gzip.open),
+    (b"BZh", "bzip2", bz2.open),
+    (b"\xfd7zXZ\x00", "xz", lzma.open),
+)
+
+
+def decompressed(dataset: Dataset) -> Dataset:
+    """Return the dataset of the file inside a compressed one; this one if it is not compressed.
+    Raises DataError if it is damaged."""
+    with dataset.path.open("rb") as file:
+        head = file.read(8)
+    for magic, name, opener in _OPENERS:
+        if head.startswith(magic):
+            return _inside(dataset, name, opener)
+    return dataset
+
+
+def _inside(dataset: Dataset, name: str, opener: Callable[..., Any]) -> Dataset:
+    folder = new_folder(Settings.load().spool)
+    inner = Path(Path(dataset.name).stem)  # without .gz
+    suffix = inner.suffix or ".jsonl"
+    with files.storing("The rows cannot be written", folder), opener(dataset.path, "rb") as file:
+        path, digest = files.write_by_content(
+            folder,
+            _chunks(file, dataset, name),
+            lambda digest: f"{digest[:16]}{suffix}",
+            fsync=False,
+        )
+    source = dataset.source or dataset.path
+    return Dataset(path, inner.name, "jsonl", source, digest).for_a_while()
+
+
+def _chunks(file: IO[bytes], dataset: Dataset, name: str) -> Iterator[bytes]:
+    try:
+        while chunk := file.read(CHUNK):
+            yield chunk
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as exc:
+        raise DataError(
+            f"{dataset.name} is compressed ({name}), but cannot be read to its end: {exc}.",
+            hint="Download or export it again.",
+        ) from None

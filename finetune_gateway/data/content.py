@@ -1,0 +1,175 @@
+"""What a file holds, by its first bytes: the container of its rows and their encoding.
+
+The name decides only between texts that can be read both ways: a line of prose is a row of a
+``.txt`` file, and a table without known columns one of a ``.csv`` file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_gateway.data.column_names import is_known, normalized
+from finetune_gateway.data.json_files import layout_of
+
+HEAD = 1 << 16  # bytes read
+JSON_LINES = frozenset({".jsonl", ".ndjson", ".jsonlines", ".jl", ".json-lines"})
+TABLES = frozenset({".csv", ".tsv", ".tab", ".psv"})
+DELIMITERS = "\t;,|"  # of equals, the one rarer in names comes first
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)  # fmt: skip
+_NULS = {(False, True): "utf-16-le", (True, False): "utf-16-be"}  # of the first two characters
+_OBJECT = re.compile(r"""\s*\{\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*:""")
+_ARRAY = re.compile(r"""\s*\[\s*(?:\{\s*["'}]|\[\s*[\[{"])""")
+_JSON_LINE = re.compile(r"""\s*[{}\[\]"']""")
+_QUOTED = re.compile('"[^"]*"')
+_SEPARATOR = re.compile(r"sep=(.)\r?\n?\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds: ``container``, a name in ``containers.NAMES``, or "" if nothing is
+    recognised, and the ``encoding`` of its text."""
+
+    container: str
+    encoding: str = "utf-8-sig"
+
+
+def content_of(path: Path, name: Path | None = None) -> Content:
+    """Return what a file holds. ``name``: the user's, if it is a copy."""
+    suffix = (name or path).suffix.lower()
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if head.startswith(b"PAR1"):
+        return Content("parquet")
+    if is_workbook(head) or (suffix == ".xls" and head.startswith(b"\xd0\xcf\x11\xe0")):
+        return Content("excel")
+    encoding = _encoding(head)
+    text = _text(head, encoding)
+    return Content("" if text is None else _of_text(path, suffix, text, encoding), encoding)
+
+
+def named(path: Path) -> str:
+    """Return what a name promises; "" for a name that promises nothing."""
+    suffix = path.suffix.lower()
+    if suffix in JSON_LINES:
+        return "jsonl"
+    if suffix in TABLES:
+        return "csv"
+    names = {".json": "json", ".txt": "text", ".parquet": "parquet"}
+    return names.get(suffix, "excel" if suffix in (".xlsx", ".xlsm", ".xls", ".ods") else "")
+
+
+# -- bytes -------------------------------------------------------------------------------------
+
+
+def is_workbook(head: bytes) -> bool:
+    """Return True for the first bytes of a workbook: a zip file with the parts of one."""
+    if not head.startswith(b"PK\x03\x04"):
+        return False
+    parts = (b"[Content_Types].xml", b"xl/", b"opendocument.spreadsheet")
+    return any(part in head[:4096] for part in parts)
+
+
+def _encoding(head: bytes) -> str:
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    nuls = [byte == 0 for byte in head[:4]]
+    if len(nuls) == 4 and nuls[:2] == nuls[2:]:
+        return _NULS.get((nuls[0], nuls[1]), "utf-8-sig")
+    return "utf-8-sig"
+
+
+def _text(head: bytes, encoding: str) -> str | None:
+    """Return the head as text; None if it is none. Bytes of Windows-1252 are letters of a kind."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        odd = sum(1 for byte in head if byte < 32 and byte not in b"\t\n\r\f\b\x1b")
+        if encoding != "utf-8-sig" or odd * 20 > len(head):
+            return None
+        return head.decode("utf-8", "replace")
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def _of_text(path: Path, suffix: str, text: str, encoding: str) -> str:
+    if _ARRAY.match(text) or (suffix == ".json" and text.lstrip().startswith("[")):
+        return "" if _is_python(text) else "json-array"
+    if _OBJECT.match(text) and (suffix != ".txt" or _is_mostly_json(text)):
+        return "jsonl" if _is_lines(path, text, encoding) else "json-object"
+    if suffix in TABLES or is_table(text):
+        return "csv"
+    return "text" if suffix == ".txt" else ""
+
+
+def _is_mostly_json(text: str) -> bool:
+    """Return True if most of the first lines are of JSON, so that this is no prose about it."""
+    lines = [line for line in text.split("\n", 20)[:20] if line.strip()]
+    return 2 * sum(map(bool, map(_JSON_LINE.match, lines))) > len(lines)
+
+
+def _is_python(text: str) -> bool:
+    """Return True for an array as Python prints it."""
+    return re.match(r"\s*\[\s*\{\s*'", text) is not None
+
+
+def _is_lines(path: Path, text: str, encoding: str) -> bool:
+    """Return True if the first object is a row: others follow it, or it holds no rows itself."""
+    start = len(text) - len(text.lstrip())
+    try:
+        end = json.JSONDecoder().raw_decode(text, start)[1]
+    except (ValueError, RecursionError):  # also an object larger than the head
+        end = len(text)
+    return bool(text[end:].strip()) or layout_of(path, encoding) is None
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+def separator_line(line: str) -> str:
+    """Return the delimiter that Excel's first line ``sep=;`` names, or ""."""
+    match = _SEPARATOR.match(line.strip("\ufeff").rstrip("\r\n"))
+    return match[1] if match else ""
+
+
+def delimiter_of(header: str) -> str:
+    """Return the most common delimiter of a header."""
+    plain = _QUOTED.sub("", header)
+    delimiter = max(DELIMITERS, key=plain.count)
+    return delimiter if delimiter in plain else ","
+
+
+def is_table(text: str) -> bool:
+    """Return True for lines with the cells of a header in which a column is known."""
+    lines = iter(text.splitlines(keepends=True))
+    first = next((line for line in lines if line.strip()), "")
+    if mark := separator_line(first):
+        return mark in DELIMITERS
+    delimiter = delimiter_of(first)
+    try:
+        header = next(csv.reader([first], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return False
+    names = [normalized(name) for name in header]
+    if len(names) < 2:
+        return names == ["messages"] and next(_cells(lines, delimiter), "")[:1] in ("[", "{")
+    return (
+        len(set(names)) == len(names)
+        and any(map(is_known, names))
+        and all(len(name) <= 40 for name in names)
+    )
+
+
+def _cells(lines: Iterator[str], delimiter: str) -> Iterator[str]:
+    reader = csv.reader(lines, delimiter=delimiter)
+    return (cells[0].lstrip() for cells in reader if cells)
