@@ -15,7 +15,7 @@ INPUTS := pyproject.toml constraints.txt
 SUITE := -q -n 2 --dist worksteal -m "not chaos"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint cover bench chaos fuzz trust families clean
+.PHONY: help demo test check lint cover bench peers chaos fuzz trust families clean
 
 help: ## what can be made
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -43,11 +43,15 @@ cover: $(VENV)/.dev ## the lines that the tests run, room by room; their process
 	@$(BIN)/python -m scripts.coverage_rooms
 
 bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of them without NAME
-	@files="$(if $(NAME),bench/$(NAME).py,$(filter-out bench/_%,$(wildcard bench/*.py)))"; \
+	@files="$(if $(NAME),bench/$(NAME).py,$(filter-out bench/_% bench/peers.py,$(wildcard bench/*.py)))"; \
 	for file in $$files; do \
 	  [ -f "$$file" ] || { echo "There is no $$file; there are: $(patsubst bench/%.py,%,$(wildcard bench/*.py))" >&2; exit 2; }; \
 	  $(BIN)/python "$$file" || exit; \
 	done
+
+# Not among the others, which install nothing. uv caches in build/peers too: `make clean` frees the space.
+peers: $(VENV)/.dev ## train beside LLaMA-Factory and axolotl, installed below build/peers (5 GB): bench/results/peers.json
+	@$(BIN)/python bench/peers.py --out bench/results/peers.json
 
 chaos: $(VENV)/.dev ## the tests that kill processes many times; each prints its figures
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m chaos -rPs --show-capture stdout

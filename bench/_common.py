@@ -142,6 +142,13 @@ class Bench:
             self._judge(metric, ratio, at_most, at_least)
         return ratio
 
+    def unmeasured(self, metric: str, reason: str) -> None:
+        """Print why there is no figure."""
+        line = {"bench": self.name, "metric": metric, "unmeasured": reason}
+        self.figures.append(line | {"versions": self.versions})
+        print(json.dumps(self.figures[-1]), flush=True)
+        say(f"{metric}: not measured: {reason}")
+
     def _judge(
         self, metric: str, ratio: float, at_most: float | None, at_least: float | None
     ) -> None:
