@@ -7,7 +7,6 @@ findings are listed with their lines in both files.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import os
 from array import array
@@ -25,6 +24,7 @@ from finetune_gateway.data.json_files import array_rows
 from finetune_gateway.data.python_literals import read_literal
 from finetune_gateway.data.reading import Observation, Reading
 from finetune_gateway.data.row_access import dumped
+from finetune_gateway.data.row_content import same_digest
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
@@ -321,10 +321,10 @@ class _Fixer:
         fixed, changes = fix_row(value)
         for change in changes:
             self.note(line, change)
-        self._keep_unless_repeated(dumped(fixed).encode() if changes else raw.strip(), line)
+        written = dumped(fixed).encode() if changes else raw.strip()
+        self._keep_unless_repeated(written, same_digest(fixed), line)
 
-    def _keep_unless_repeated(self, raw: bytes, line: int) -> None:
-        digest = hashlib.blake2b(raw, digest_size=9).digest()
+    def _keep_unless_repeated(self, raw: bytes, digest: bytes, line: int) -> None:
         earlier = self.tables[digest[8]].add(int.from_bytes(digest[:8], "little") or 1, line)
         if earlier:
             detail = f"the row of line {earlier} again"

@@ -179,7 +179,7 @@ def _read(dataset: Dataset, seed: int) -> _Rows:
             continue
         judged = text.kind in ("preference", "unpaired_preference")
         if len(text.prompt.split()) > (0 if judged else LONG_PROMPT):
-            first = first_lines.setdefault(content_hash(text.prompt), number)
+            first = first_lines.setdefault(content_hash(text.asked), number)
             if first != number:
                 rows.same_prompts.append((first, number))
     return rows
@@ -188,7 +188,8 @@ def _read(dataset: Dataset, seed: int) -> _Rows:
 def _content_of(row: RowText) -> str:
     """Return all that a row says, and who is to answer so."""
     label = "" if row.label is None else str(row.label)
-    return "\0".join((row.system or "", row.tools, row.prompt, row.answer, label))
+    said = "\0".join((row.system or "", row.tools, row.prompt, row.answer, label))
+    return f"{said}\0{row.media}" if row.media else said
 
 
 def _take(heads: array[float], wanted: int) -> bytearray:

@@ -30,7 +30,7 @@ from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import content_hash, iter_row_texts
-from finetune_gateway.validation.duplicates import folded
+from finetune_gateway.validation.duplicates import folded, same_lines
 
 SHORT = 40  # characters; a shorter final answer is a class
 _HELD_BACK = 2.0  # position of rows kept for the first part: beyond every limit
@@ -121,8 +121,9 @@ def assign(
     search_near = near and near_duplicates.available()
     links = list(near_duplicates.links(dataset)) if search_near else []
     links += _same_prompts(dataset) if near else []
+    same = [(one.earlier, one.line) for one in same_lines(dataset)]
     positions, strata, names = array("d"), array("L"), dict[str, int]()
-    linked = {line: 0.0 for link in links for line in link}
+    linked = {line: 0.0 for link in (*links, *same) for line in link}
     for number, raw in dataset.examples():
         position = _position(raw, seed)
         positions.append(position)
@@ -130,6 +131,8 @@ def assign(
             linked[number] = position
         own = stratum(dataset.parse(number, raw)) if stratify else REST
         strata.append(names.setdefault(own, len(names)))
+    # Those that are written the same, apart from case and spaces, have one position as it is.
+    links += [(one, two) for one, two in same if linked[one] != linked[two]]
     groups = join_links((linked[one], linked[two]) for one, two in links)
     max_rows = max(2.0, min(ratios) * len(positions) / 2)
     loosened = _loosen(positions, groups, max_rows, sum(ratios[1:]))
@@ -159,7 +162,7 @@ def _same_prompts(dataset: Dataset) -> Iterator[tuple[int, int]]:
     first_lines: dict[int, int] = {}
     for row in iter_row_texts(dataset):
         if len(row.prompt.split()) > 5:
-            first = first_lines.setdefault(content_hash(row.prompt), row.line)
+            first = first_lines.setdefault(content_hash(row.asked), row.line)
             if first != row.line:
                 yield first, row.line
 

@@ -1,25 +1,26 @@
-"""Rows that repeat an earlier one, exactly or apart from case, spaces and the order of keys.
+"""Rows that are the same as an earlier one, or nearly: apart from case and white space.
 
-Keeps 20 bytes a row: checksums that ignore case, spaces and order. The few rows with equal
-checksums are read again and compared.
+Keeps 16 bytes a row: a checksum of its texts that ignores case, spaces and how the row is written.
+The few rows with equal checksums are read again and compared by what is trained of them.
 """
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import adler32, crc32
 
+from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.row_content import folded_text, near_digest, outline, same_digest
 from finetune_gateway.text.regex import searcher
+from finetune_gateway.validation.dataset.row_text import parse_leniently
+from finetune_gateway.validation.file_bytes import read_line
 
 _SLOTS = 256
-# Bytes that folding may remove, and the letters of the escapes that it reads as a space.
-_DROPPED = b"\\ntrNTR \t\r\v\f\x1c\x1d\x1e\x1f"
-# Non-ASCII characters that fold to ASCII ones; all others have weight 0.
+# Non-ASCII characters that fold to ASCII ones; all others are dropped.
 _FOLDING = "[\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06]"
 
 
@@ -34,15 +35,16 @@ SETTLED = (
 _folds_to_ascii, _is_settled = searcher(_FOLDING), searcher(rf"\A[{SETTLED}]*\z")
 
 
-def _weights(name: str) -> bytes:
-    """Return a weight for each byte, equal for both cases, 0 for bytes that folding may drop.
+_SPACES = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
 
-    The weights are pseudo-random: with consecutive weights for digits, rows that differ only in
-    digits would collide.
-    """
+
+def _weights(name: str) -> bytes:
+    """Return a weight for each byte, equal for both cases, 0 for white space and bytes of other
+    characters than ASCII. They are pseudo-random: with consecutive weights, rows that differ only
+    in digits would have one sum."""
     random = b"".join(blake2b(f"{name} {part}".encode()).digest() for part in range(4))
     return bytes(
-        0 if byte > 127 or byte in _DROPPED else max(1, random[ord(chr(byte).lower())])
+        0 if byte > 127 or byte in _SPACES else max(1, random[ord(chr(byte).lower())])
         for byte in range(256)
     )
 
@@ -51,7 +53,7 @@ _FIRST, _SECOND = _weights("one"), _weights("other")
 
 
 class Duplicate(NamedTuple):
-    """A row that repeats an earlier one; ``exact``: byte for byte, outer spaces aside."""
+    """A row that repeats an earlier one; ``exact``: it is the same, else nearly."""
 
     exact: bool
     line: int
@@ -61,26 +63,24 @@ class Duplicate(NamedTuple):
 class DuplicateFinder:
     """Finds repeated rows of a file, or of a part of it.
 
-    ``near``: also rows that differ only in case, spaces and the order of keys, which takes five
-    times as long.
+    ``near``: also rows that differ only in case and white space.
     """
 
     def __init__(self, near: bool = True) -> None:
         self.near = near
-        # One array per last byte of the checksums: checksums with a CRC; lines; offsets.
-        self._keys = [array("Q") for _ in range(_SLOTS)]
+        # One array per last byte of the checksums: the checksums; lines; offsets.
+        self._keys = [array("I") for _ in range(_SLOTS)]
         self._lines = [array("I") for _ in range(_SLOTS)]
         self._offsets = [array("Q") for _ in range(_SLOTS)]
 
-    def add(self, raws: Sequence[bytes], line: int, offset: int) -> int:
-        """Add consecutive rows: their bytes without line feeds, line and offset of the first.
-        Return the offset of the next row."""
+    def add(self, outlines: Iterable[str], raws: Sequence[bytes], line: int, offset: int) -> int:
+        """Add consecutive rows: the outline of each, their bytes without line feeds, line and
+        offset of the first. Return the offset of the next row."""
         near, keys, lines, offsets = self.near, self._keys, self._lines, self._offsets
-        for number, raw in enumerate(raws, line):
-            bare = raw.strip()
-            sums = _sums(raw) if near else adler32(bare)
-            slot = sums & 255
-            keys[slot].append(sums << 32 | crc32(bare))
+        for number, (raw, said) in enumerate(zip(raws, outlines, strict=True), line):
+            checksum = _near_sum(said) if near else crc32(said.encode("utf-8", "surrogatepass"))
+            slot = checksum & 255
+            keys[slot].append(checksum)
             lines[slot].append(number)
             offsets[slot].append(offset)
             offset += len(raw) + 1
@@ -103,50 +103,68 @@ class DuplicateFinder:
             yield from self._iter_slot(slot, read)
 
     def _iter_slot(self, slot: int, read: Callable[[int], bytes]) -> Iterator[Duplicate]:
-        keys, lines = self._keys[slot], self._lines[slot]
-        sums = [key >> 32 for key in keys]
-        if len(set(sums)) == len(sums):
+        keys, lines, offsets = self._keys[slot], self._lines[slot], self._offsets[slot]
+        if len(set(keys)) == len(keys):
             return
         groups: dict[int, list[int]] = {}
-        for index, own in enumerate(sums):
+        for index, own in enumerate(keys):
             groups.setdefault(own, []).append(index)
         for group in groups.values():
             if len(group) > 1:
-                yield from self._iter_group([(keys[i], lines[i], i) for i in group], slot, read)
-
-    def _iter_group(
-        self, rows: list[tuple[int, int, int]], slot: int, read: Callable[[int], bytes]
-    ) -> Iterator[Duplicate]:
-        all_exact = len({key for key, _, _ in rows}) == 1
-        exact_lines: dict[int, int] = {}  # first line by key
-        folded_lines: dict[bytes, int] = {}  # first line by the hash of the folded row
-        for key, line, index in rows:
-            if key in exact_lines:
-                yield Duplicate(True, line, exact_lines[key])
-                continue
-            exact_lines[key] = line
-            if all_exact or not self.near:
-                continue
-            digest = _folded_digest(read(self._offsets[slot][index]))
-            if digest in folded_lines:
-                yield Duplicate(False, line, folded_lines[digest])
-            folded_lines.setdefault(digest, line)
+                rows = ((lines[index], read(offsets[index])) for index in group)
+                yield from _repeated(rows, self.near)
 
 
-def _sums(raw: bytes) -> int:
-    """Return a 32-bit checksum that rows with equal folded text share, in any order of its pieces:
-    two sums of weighted bytes."""
-    if not raw.isascii() and not _is_settled(raw):
-        text = raw.decode("utf-8", "replace")
-        if _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text):
-            raw = folded(text).encode()  # its ASCII characters differ from those of the row
+def _repeated(rows: Iterable[tuple[int, bytes]], near: bool) -> Iterator[Duplicate]:
+    """Yield the rows that are the same as, or nearly, one before."""
+    written: dict[bytes, int] = {}  # by the bytes: most repeated rows are not read
+    same: dict[bytes, int] = {}
+    nearly: dict[bytes, int] = {}
+    for line, raw in rows:
+        own = blake2b(raw.strip(), digest_size=16).digest()
+        if own in written:
+            yield Duplicate(True, line, written[own])
+            continue
+        found = _first_like(line, raw, same, nearly, near)
+        written[own] = found.earlier if found.exact else line
+        if found.earlier != line:
+            yield found
+
+
+def _first_like(
+    line: int, raw: bytes, same: dict[bytes, int], nearly: dict[bytes, int], near: bool
+) -> Duplicate:
+    """Return the first row that a row is the same as, else that it nearly is; maybe itself."""
+    row = parse_leniently(raw)
+    if row is None:
+        return Duplicate(True, line, line)
+    earlier = same.setdefault(same_digest(row), line)
+    if not near or earlier != line:
+        return Duplicate(True, line, earlier)
+    return Duplicate(False, line, nearly.setdefault(near_digest(row), line))
+
+
+def same_lines(dataset: Dataset) -> Iterator[Duplicate]:
+    """Yield every row of a file that is the same as an earlier one, or nearly, in no order."""
+    finder = DuplicateFinder()
+    for line in dataset.lines():
+        if not line.cut and (row := parse_leniently(line.raw)):
+            finder.add([outline(row)], [line.raw], line.number, line.offset)
+    with dataset.path.open("rb") as file:
+        yield from finder.iter_duplicates(lambda offset: read_line(file.fileno(), offset))
+
+
+def _near_sum(text: str) -> int:
+    """Return a 32-bit checksum that texts share which differ only in case and white space: two
+    sums of weighted bytes."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if not (raw.isascii() or _is_settled(raw)) and (
+        _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text)
+    ):
+        raw = folded_text(text).encode("utf-8", "surrogatepass")
+    # A translation that also leaves bytes out takes three times as long.
     low = adler32(raw.translate(_SECOND)) & 0xFFFF
     return (adler32(raw.translate(_FIRST)) & 0xFFFF) << 16 | low
-
-
-def _folded_digest(raw: bytes) -> bytes:
-    text = folded_row(raw.decode("utf-8", "replace"))
-    return blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 _LONG = 1 << 20  # characters; splitting a longer row into words would take 30 bytes for each
@@ -160,20 +178,3 @@ def folded(text: str) -> str:
     plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
     spaced = " ".join(plain.casefold().split())
     return spaced.replace('" ', '"').replace(' "', '"')  # also at the ends of strings
-
-
-def folded_row(text: str) -> str:
-    """Return the folded text of a row after sorting its keys and removing spaces between tokens.
-    A text that is not an object is only folded."""
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError):
-        row = None
-    return folded(json.dumps(_ordered(row), ensure_ascii=False) if isinstance(row, dict) else text)
-
-
-def _ordered(value: Any) -> Any:
-    if isinstance(value, dict):
-        keys = sorted(value, key=lambda key: (folded(key), key))
-        return {key: _ordered(value[key]) for key in keys}
-    return [_ordered(one) for one in value] if isinstance(value, list) else value

@@ -19,6 +19,7 @@ from finetune_gateway.data.canonical import read_as
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.dataset import Line, SharedSystemPrompt, system_prompt_of
 from finetune_gateway.data.formats import Format
+from finetune_gateway.data.row_content import outline
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import in_words
@@ -28,7 +29,7 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.duplicates import DuplicateFinder
-from finetune_gateway.validation.fast_path import GROUP, FastPath, PlainRows, Prefilter
+from finetune_gateway.validation.fast_path import GROUP, FastPath, PlainRows, Prefilter, Roles
 from finetune_gateway.validation.file_bytes import (
     BOM,
     HEAD,
@@ -180,7 +181,8 @@ class Scan:
             taken = raws[:count]
             self.system_prompt.add_plain(rows.roles[:count], rows.texts)
             start = source.offset + size
-            size += self.duplicates.add(taken, source.number + lines, start) - start
+            outlines = _outlines(rows.roles[:count], rows.texts)
+            size += self.duplicates.add(outlines, taken, source.number + lines, start) - start
             lines += count
             self._note_taken(taken)
             if count < len(raws):
@@ -226,9 +228,7 @@ class Scan:
             value = parse(text)
         except BadLine as exc:
             return self._report_bad_line(exc, line, raw, source)
-        if isinstance(value, dict):
-            self.duplicates.add([raw], line.number, line.offset + len(line.raw) - len(raw))
-        self._check_value(value, text, line)
+        self._check_value(value, text, raw, line)
         return True
 
     def _without_bom(self, line: Line) -> bytes:
@@ -309,7 +309,7 @@ class Scan:
         for exact, count, first in groups:
             code = "duplicates" if exact else "near_duplicates"
             rows = "1 row repeats" if count == 1 else f"{count} rows repeat"
-            apart = "" if exact else ", apart from case, spaces or the order of keys"
+            apart = "" if exact else ", apart from case and spaces"
             for line, earlier in first:
                 detail = f"{rows} an earlier one{apart}; line {line} repeats line {earlier}"
                 self.findings.add(Defect(code, detail=detail), line)
@@ -318,7 +318,7 @@ class Scan:
 
     # -- a row -----------------------------------------------------------------------------
 
-    def _check_value(self, value: Any, text: str, source: Line) -> None:
+    def _check_value(self, value: Any, text: str, raw: bytes, source: Line) -> None:
         line = source.number
         if not isinstance(value, dict):
             self.findings.add(not_object(value), line)
@@ -327,6 +327,8 @@ class Scan:
         row_format = formats.format_of(value)
         unchanged = row_format is None or row_format in formats.SENT_UNCHANGED
         sent = CanonicalRow(value) if unchanged else read_as(value, row_format)
+        offset = source.offset + len(source.raw) - len(raw)
+        self.duplicates.add([outline(value, sent if row_format else None)], [raw], line, offset)
         failed = False
         for defect in self._defects(value, row_format, sent, text, source):
             # That the method is another is no fault of the row.
@@ -410,6 +412,15 @@ class Scan:
             tokens=self.counter.stats().summary() if self.counter else None,
             findings=listed,
         )
+
+
+def _outlines(orders: Sequence[Roles], texts: Sequence[str]) -> Iterator[str]:
+    """Yield the outline of each plain row."""
+    at = 0
+    for roles in orders:
+        end = at + len(roles)
+        yield "".join(roles) + "".join(texts[at:end])
+        at = end
 
 
 def _first_duplicates(

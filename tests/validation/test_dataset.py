@@ -85,6 +85,49 @@ def test_contradictions(look: Callable[..., Analysis]) -> None:
     assert "line 10 contradicts line 5" in one.message
 
 
+def test_several_long_answers_of_one_prompt_are_a_note(look: Callable[..., Analysis]) -> None:
+    """They may all be meant; one of them short is a contradiction. Both lines are named."""
+    rows = good(40)
+    asked = "Write a poem about the sea, please."
+    for row in good(20, seed=3):
+        rows.append(chat(asked, " ".join([row["messages"][2]["content"]] * 3)))
+    rows[30] = chat(rows[7]["messages"][1]["content"], "No.")
+    rows[31] = chat(rows[8]["messages"][1]["content"], "No.")
+    found = {one.code: one for one in look(rows).findings}
+    note, warning = found["several_answers"], found["contradictions"]
+    assert (note.severity, note.count) == ("note", 19)
+    assert "line 42 answers otherwise than line 41" in note.message
+    assert (warning.severity, warning.lines) == ("warning", [31, 32])
+    assert "line 31 contradicts line 8, line 32 contradicts line 9" in warning.message
+
+
+def test_rows_with_other_images_are_others(tmp_path: Path, look: Callable[..., Analysis]) -> None:
+    """50 pictures and one question: no contradiction, no similar row, no leak; one picture twice
+    is both."""
+
+    def seen(number: int, answer: str) -> Row:
+        asked = "What is the main thing that can be seen in this picture? Answer in one word."
+        url = f"https://pictures.example/{number}.png"
+        parts = [{"type": "text", "text": asked}, {"type": "image_url", "image_url": {"url": url}}]
+        return {
+            "messages": [
+                {"role": "user", "content": parts},
+                {"role": "assistant", "content": answer},
+            ]
+        }
+
+    rows = [seen(number, WORDS[number % 7]) for number in range(50)]
+    other = [seen(number, WORDS[number % 7]) for number in range(50, 60)]
+    against = [written(tmp_path / "valid.jsonl", other)]
+    assert not {"contradictions", "similar_rows", "leak", "near_leak"} & {
+        *codes(look(rows, against=against))
+    }
+    rows[40], other[3] = seen(5, "Nothing."), rows[9]
+    against = [written(tmp_path / "valid.jsonl", other)]
+    found = codes(look(rows, against=against))
+    assert (found["contradictions"], found["leak"]) == ([41], [10])
+
+
 def test_other_tools_or_another_system_prompt_are_no_contradiction(
     look: Callable[..., Analysis],
 ) -> None:
@@ -168,7 +211,7 @@ def test_leaks(tmp_path: Path, look: Callable[..., Analysis]) -> None:
     found = look(rows, against=[written(tmp_path / "valid.jsonl", other)])
     assert codes(found) == {"leak": [12, 21], "near_leak": [31]}
     assert "'valid.jsonl'; line 12 repeats its line 4" in found.findings[0].message
-    assert found.figures["leaks"] == {"valid.jsonl": {"exact": 2, "near": 1}}
+    assert found.figures["leaks"] == {"valid.jsonl": {"exact": 2, "questions": 1, "near": 1}}
 
 
 @needs_rensa

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support.rule_sets import LOCAL
 
 from finetune_gateway import Dataset, Gateway, TrainingSpec, cli
+from finetune_gateway.data.row_content import folded_text, outline
 from finetune_gateway.findings import Report
 from finetune_gateway.tokens import encodings
 from finetune_gateway.tokens.counter import HostedCounter
@@ -26,7 +27,7 @@ from finetune_gateway.tokens.encodings import TextCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation import detectors, parallel, scan
 from finetune_gateway.validation import run as checks
-from finetune_gateway.validation.duplicates import SETTLED, DuplicateFinder, folded
+from finetune_gateway.validation.duplicates import SETTLED, DuplicateFinder
 from finetune_gateway.validation.fast_path import FastPath, PlainRows, Prefilter
 from finetune_gateway.validation.file_bytes import FLAGGED, Lines, Range, cut
 from finetune_gateway.validation.rows.chat import blank
@@ -542,15 +543,17 @@ def test_ranges_give_the_lines_of_the_file(chunk: int, raw: bytes, tmp_path: Pat
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(TEXTS | st.text(max_size=6), max_size=8), st.randoms(use_true_random=False))
-def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.Random) -> None:
-    """Rows equal except for case and spaces are found, and no others, as by comparing them all."""
+def test_repeats_are_those_of_the_same_texts(texts: list[str], chance: random.Random) -> None:
+    """Rows with one text, or equal but for case and spaces, are found, and no others, as by
+    comparing them all."""
     changes = (str.upper, str.lower, str.title, lambda text: text.replace(" ", " \u00a0"),
                lambda text: unicodedata.normalize("NFD", text))  # fmt: skip
     listed = [*texts, *(chance.choice(changes)(text) for text in texts)]
+    listed = [text.encode("utf-8", "replace").decode() for text in listed]
     written = [
-        json.dumps(text, ensure_ascii=chance.random() < 0.3).encode("utf-8", "replace")
-        for text in listed
+        json.dumps({"text": text}, ensure_ascii=chance.random() < 0.3).encode() for text in listed
     ]
+    outlines = [outline({"text": text}) for text in listed]
     whole = b"".join(raw + b"\n" for raw in written)
 
     def read(offset: int) -> bytes:
@@ -558,18 +561,19 @@ def test_repeats_are_those_of_the_folded_rows(texts: list[str], chance: random.R
 
     repeats, exact = DuplicateFinder(), DuplicateFinder(near=False)
     for rows in (repeats, exact):  # in two steps, as the rows of a file come in batches
-        assert rows.add(written[2:], 3, rows.add(written[:2], 1, 0)) == len(whole)
+        middle = rows.add(outlines[:2], written[:2], 1, 0)
+        assert rows.add(outlines[2:], written[2:], 3, middle) == len(whole)
     found = {one.line: (one.exact, one.earlier) for one in repeats.iter_duplicates(read)}
     first: dict[str, int] = {}
-    seen: dict[bytes, int] = {}
+    seen: dict[str, int] = {}
     expected = {}
-    for line, raw in enumerate(written, 1):
-        fold = folded(raw.decode("utf-8", "replace"))
-        if raw in seen:
-            expected[line] = (True, seen[raw])
+    for line, text in enumerate(listed, 1):
+        fold = folded_text(text)
+        if text in seen:
+            expected[line] = (True, seen[text])
         elif fold in first:
             expected[line] = (False, first[fold])
-        seen.setdefault(raw, line)
+        seen.setdefault(text, line)
         first.setdefault(fold, line)
     assert found == expected
     assert {one.line: one.earlier for one in exact.iter_duplicates(read)} == {
@@ -615,9 +619,9 @@ def test_a_row_written_otherwise_repeats_the_first(value: Any, chance: random.Ra
         json.dumps({**row, "tools": []}).encode(),
     ]
     repeats = DuplicateFinder()
-    repeats.add(raws, 1, 0)
+    repeats.add([outline(json.loads(raw)) for raw in raws], raws, 1, 0)
     read = {sum(len(one) + 1 for one in raws[:at]): raw for at, raw in enumerate(raws)}
-    assert [one[1:] for one in repeats.iter_duplicates(read.__getitem__)] == [(2, 1)]
+    assert [*repeats.iter_duplicates(read.__getitem__)] == [(True, 2, 1)]
 
 
 @pytest.mark.parametrize("large", [False, True])

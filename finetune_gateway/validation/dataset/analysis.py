@@ -12,14 +12,22 @@ import heapq
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.row_content import near_digest, same_digest
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import drift, near_duplicates, template_loss
-from finetune_gateway.validation.dataset.row_text import RowText, content_hash, iter_row_texts
+from finetune_gateway.validation.dataset.row_text import (
+    RowText,
+    content_hash,
+    extract_row_text,
+    iter_row_texts,
+    parse_leniently,
+)
 from finetune_gateway.validation.dataset.statistics import (
     AnswerStats,
     CountedDefect,
@@ -31,7 +39,11 @@ from finetune_gateway.validation.dataset.statistics import (
 from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
+Lines = tuple[int, int]  # of a row, and of the row it is like
 
+SHORT_ANSWER = 150  # bytes: some 25 words; longer ones of one prompt may all be meant
+FEW_WORDS = 5  # of a question that may well be asked twice
+NAMED = 3  # pairs of lines named in one finding
 AUTO_BYTES = 4 << 20  # larger files are analyzed on request only; this size takes half a second
 NEAR_BYTES = 256 << 10  # the same for near-duplicates
 SHOWN = 10  # lines named in one finding
@@ -188,42 +200,45 @@ class _Statistics:
 
 class Contradictions:
     """Rows with the same prompt and different answers; in KTO rows, one answer labelled both
-    good and bad.
+    good and bad. Where both answers are long, several good ones may be meant.
 
-    Keeps 20 bytes a row. Pairs and plain texts are skipped: many pairs share a prompt.
+    Keeps 21 bytes a row. Pairs and plain texts are skipped: many pairs share a prompt.
     """
 
     def __init__(self) -> None:
         self.prompts, self.answers, self.lines = array("Q"), array("Q"), array("I")
+        self.long = bytearray()
         self.differing = "answer"
 
     def add(self, row: RowText) -> None:
         if not row.prompt.strip() or row.kind in ("preference", "text"):
             return
-        prompt, answer = [row.system or "", row.tools, row.prompt], row.answer
+        prompt, answer = [row.system or "", row.tools, row.asked], row.answer
+        long = len(answer) > SHORT_ANSWER or len(answer.encode()) > SHORT_ANSWER
         if row.label is not None:
-            prompt, answer = [*prompt, row.answer], str(row.label)
+            prompt, answer, long = [*prompt, row.answer], str(row.label), False
             self.differing = "label"
         self.prompts.append(content_hash(*prompt))
         self.answers.append(content_hash(answer))
         self.lines.append(row.line)
+        self.long.append(long)
 
     def defects(self) -> Iterator[CountedDefect]:
         """Yield the first lines, each with the earlier one it contradicts; then the rest."""
         rows = sorted(range(len(self.prompts)), key=self.prompts.__getitem__)
-        pairs = [
-            (self.lines[late], self.lines[early])
-            for early, late in zip(rows, rows[1:], strict=False)
-            if self.prompts[early] == self.prompts[late]
-            and self.answers[early] != self.answers[late]
-        ]
-        if pairs:
-            line, earlier = min(pairs)
-            detail = (
-                f"{_rows_have(len(pairs))} the prompt of an earlier row and another "
-                f"{self.differing}; line {line} contradicts line {earlier}"
-            )
-            yield from _numbered("contradictions", detail, pairs)
+        pairs: tuple[list[Lines], list[Lines]] = [], []
+        for early, late in zip(rows, rows[1:], strict=False):
+            same = self.prompts[early] == self.prompts[late]
+            if same and self.answers[early] != self.answers[late]:
+                long = self.long[early] and self.long[late]
+                pairs[long].append((self.lines[late], self.lines[early]))
+        for code, found in zip(("contradictions", "several_answers"), pairs, strict=True):
+            if found:
+                what = f"the prompt of an earlier row and another {self.differing}"
+                verb = "contradicts" if code == "contradictions" else "answers otherwise than"
+                named = heapq.nsmallest(NAMED, found)
+                listed = ", ".join(f"line {one} {verb} line {other}" for one, other in named)
+                yield from _numbered(code, f"{_rows_have(len(found))} {what}; {listed}", found)
 
 
 def _similar_rows(dataset: Dataset, figures: Json) -> list[CountedDefect]:
@@ -244,43 +259,67 @@ def _similar_rows(dataset: Dataset, figures: Json) -> list[CountedDefect]:
 def _leaks(dataset: Dataset, against: Sequence[Dataset], figures: Json) -> list[CountedDefect]:
     defects: list[CountedDefect] = []
     for other in against:
-        exact = _shared_lines(dataset, other)
-        defects += _leak_defects("leak", "repeats", exact, other)
-        near: list[tuple[int, int]] = []
+        shared = _Shared(dataset, other)
         if near_duplicates.available():
-            known = {line for line, _ in exact}
-            near = [
-                (pair.line, pair.earlier)
-                for pair in near_duplicates.pairs([other, dataset], across=True)
-                if pair.line not in known
-            ]
-        defects += _leak_defects("near_leak", "is nearly", near, other)
-        figures.setdefault("leaks", {})[other.name] = {"exact": len(exact), "near": len(near)}
+            for pair in near_duplicates.pairs([other, dataset], across=True):
+                shared.add_near(pair.line, pair.earlier)
+        exact = sorted([*shared.same, *shared.asked])
+        defects += _leak_defects("leak", "repeats", exact, other)
+        defects += _leak_defects("near_leak", "is nearly", sorted(shared.near.items()), other)
+        figures.setdefault("leaks", {})[other.name] = {
+            "exact": len(exact),
+            "questions": len(shared.asked),
+            "near": len(shared.near),
+        }
     return defects
 
 
-def _shared_lines(dataset: Dataset, other: Dataset) -> list[tuple[int, int]]:
-    """Return lines of a dataset that leak, each with the line of the other file."""
-    other_lines: dict[int, int] = {}
-    for row in iter_row_texts(other):
-        for row_hash in _leak_hashes(row):
-            other_lines.setdefault(row_hash, row.line)
-    shared = []
-    for row in iter_row_texts(dataset):
-        hashes = _leak_hashes(row)
-        line = next((other_lines[one] for one in hashes if one in other_lines), None)
-        if line is not None:
-            shared.append((row.line, line))
-    return shared
+class _Shared:
+    """Lines of a dataset that leak, each with the line of the other file: the row is the same
+    there, its question is, or either is but for case and white space."""
+
+    def __init__(self, dataset: Dataset, other: Dataset) -> None:
+        self.same: list[Lines] = []
+        self.asked: list[Lines] = []
+        self.near: dict[int, int] = {}
+        self._known: set[int] = set()
+        others: dict[bytes, int] = {}
+        for line, digests in _iter_leak_digests(other):
+            for digest in digests:
+                others.setdefault(digest, line)
+        for line, digests in _iter_leak_digests(dataset):
+            found = next((place for place, one in enumerate(digests) if one in others), None)
+            if found is None:
+                continue
+            shared = line, others[digests[found]]
+            if found in (_SAME, _ASKED):
+                (self.same if found == _SAME else self.asked).append(shared)
+                self._known.add(line)
+            else:
+                self.near[line] = shared[1]
+
+    def add_near(self, line: int, other: int) -> None:
+        """Add a row that is nearly the other, unless it is known to leak."""
+        if line not in self._known:
+            self.near.setdefault(line, other)
 
 
-def _leak_hashes(row: RowText) -> list[int]:
-    """Return the hashes of the whole row and of its question: a row leaks if either is in the
-    other file. A question of a few words may well be asked twice, so it is left out."""
-    whole = content_hash("row", row.conversation)
-    if len(row.prompt.split()) <= 5:
-        return [whole]
-    return [whole, content_hash("asked", row.prompt)]
+_SAME, _ASKED = 0, 2  # places among the digests of a row
+
+
+def _iter_leak_digests(dataset: Dataset) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield of each row its line, and what it would share: the row, the row without case and white
+    space, its question, and that without. A question of a few words may well be asked twice."""
+    for line in dataset.lines():
+        row = None if line.cut else parse_leniently(line.raw)
+        text = extract_row_text(row, line.number) if row else None
+        if row is None or text is None:
+            continue
+        digests = [same_digest(row), near_digest(row)]
+        if len(text.prompt.split()) > FEW_WORDS:
+            digests.append(blake2b(f"asked {text.asked}".encode(), digest_size=16).digest())
+            digests.append(content_hash("asked", text.asked).to_bytes(8, "little"))
+        yield line.number, digests
 
 
 def _leak_defects(

@@ -148,7 +148,7 @@ class _Index:
             self.files.append(number)
             self.lines.append(row.line)
             self.offsets.append(row.offset)
-            self.hashes.append(content_hash(row.conversation))
+            self.hashes.append(content_hash(row.conversation, row.media))
             self.lengths.append(len(own_words))
             self.parities.append(_parity(own_words))
             sets.append(_shingles(own_words))
@@ -231,6 +231,7 @@ class _Words:
     chunks: Counter[str]  # what stands between two spaces
     answer: frozenset[str]
     prompt_hash: int
+    media: str = ""
 
     @property
     def size(self) -> int:
@@ -240,7 +241,8 @@ class _Words:
     def of(cls, row: RowText) -> _Words:
         answer = frozenset(words(row.answer[: _WORDS * 8]))
         chunks = Counter(row.conversation[: _WORDS * 8].casefold().split(" "))
-        return cls(Counter(conversation_words(row)), chunks, answer, content_hash(row.prompt))
+        own_words = Counter(conversation_words(row))
+        return cls(own_words, chunks, answer, content_hash(row.prompt), row.media)
 
 
 def _difference(one: Counter[str], two: Counter[str]) -> int:
@@ -249,7 +251,10 @@ def _difference(one: Counter[str], two: Counter[str]) -> int:
 
 def _is_other_question(one: _Words, two: _Words) -> bool:
     """Return True if the words that differ make two questions: both the prompt and a short answer
-    differ, or one word replaces another throughout (a name in the question and the answer)."""
+    differ, or one word replaces another throughout (a name in the question and the answer). Rows
+    with other images are two, too."""
+    if one.media != two.media:
+        return True
     brief = 0 < len(one.answer) < FACT and 0 < len(two.answer) < FACT
     if brief and one.prompt_hash != two.prompt_hash and one.answer != two.answer:
         return True

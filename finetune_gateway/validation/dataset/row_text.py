@@ -21,6 +21,7 @@ import msgspec
 from finetune_gateway.data.canonical import readable
 from finetune_gateway.data.dataset import Dataset, Kind, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list, calls_of
+from finetune_gateway.data.row_content import media_digests
 
 Json = dict[str, Any]
 
@@ -44,10 +45,16 @@ class RowText:
     prompt: str
     answer: str
     tools: str = ""  # offered in the row, as JSON
+    media: str = ""  # what stands for its images, sounds and files
     label: bool | None = None  # of a KTO row
     roles: tuple[str, ...] = ()  # of its turns; of a pair, those of its prompt
     calls: int = 0
     answered_calls: int = 0  # calls with a result
+
+    @property
+    def asked(self) -> str:
+        """The prompt, and what stands for its images and the like."""
+        return f"{self.prompt}\n{self.media}" if self.media else self.prompt
 
     @property
     def conversation(self) -> str:
@@ -117,6 +124,7 @@ def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | Non
         prompt,
         answer="\n".join(map(message_text, answer)),
         tools=json.dumps(read["tools"], sort_keys=True) if read.get("tools") else "",
+        media=" ".join(media_digests(read)),
         label=label if isinstance(label, bool) else None,
         roles=tuple(str(as_dict(message).get("role")) for message in turns),
         calls=sum(len(calls_of(as_dict(message))) for message in turns),
