@@ -91,3 +91,16 @@ def test_a_wrong_declaration_is_a_mistake_of_the_backend(declared: Any, named: s
     with pytest.raises(GatewayError, match=r"Capabilities\.rules of backend 'acme'") as caught:
         rules_for("acme", declared)
     assert named in str(caught.value) and caught.value.hint
+
+
+def test_a_host_refuses_what_a_source_says_that_it_refuses() -> None:
+    """Nebius expects an answer at the end and refuses nothing that its pages name; of a host of
+    which nothing is known, no rule is graver than it is by itself."""
+    ends = {
+        name: rules_of(name)[name].severity("last_not_assistant")
+        for name in ("openai", "azure", "nebius", "crusoe", "custom", "local", "fake")
+    }
+    assert {name for name, severity in ends.items() if severity == "error"} == {"openai", "azure"}
+    assert set(ends.values()) == {"error", "warning"}
+    unknown = rules_of("custom")["custom"]
+    assert all(unknown.severity(code) == rule.default for code, rule in RULES.items())
