@@ -2,8 +2,9 @@
 
 Jobs of ours on models of 1 and 8 billion parameters (the shapes of Llama 3.2 1B and Llama 3.1 8B)
 with random weights, made on the GPU: nothing is downloaded. LoRA, QLoRA, full training with float32
-weights, and ``engine=trl`` where there is time for it. Each part has a bound of its own. One that
-takes longer is ended, one for which no time is left is skipped, and both are said.
+weights, and ``engine=trl`` where there is time for it. Each part has a bound of its own, which
+grows with ``--minutes``. One that takes longer is ended, one for which no time is left is skipped,
+and both are said.
 
 It needs this checkout (on PYTHONPATH, or installed) with its dependencies, and of the extra
 ``local``: torch built for CUDA, transformers, peft, accelerate, datasets; bitsandbytes for QLoRA
@@ -59,8 +60,8 @@ TINY = {"1B": shape(64, 128, 2, 4, 2, 1_152), "8B": shape(96, 192, 2, 4, 2, 1_15
 
 @dataclass(frozen=True)
 class Part:
-    """A model and how it is trained; ``seconds``: its bound; ``package``: without which it is
-    skipped."""
+    """A model and how it is trained; ``seconds``: its bound in a run of ``MINUTES``; ``package``:
+    without which it is skipped."""
 
     model: str
     kind: str
@@ -85,7 +86,7 @@ PARTS = (
     Part("8B", "lora", 150, engine="trl", package="trl"),
     Part("1B", "full", 120, engine="trl", package="trl"),
 )
-BUILD_SECONDS = 120
+BUILD_SECONDS, MINUTES = 120, 9.5
 
 
 class Late(Exception):
@@ -94,9 +95,9 @@ class Late(Exception):
 
 def main() -> int:
     asked = arguments(
-        __doc__, device="cuda", tiny=0, minutes=9.5, steps=6, batch=8, words=330, only=""
+        __doc__, device="cuda", tiny=0, minutes=MINUTES, steps=6, batch=8, words=330, only=""
     )
-    until = time.monotonic() + 60 * asked.minutes
+    until, longer = time.monotonic() + 60 * asked.minutes, asked.minutes / MINUTES
     there = look(asked.device)
     gpu = known(there["gpu"]) if there["gpu"] and asked.device == "cuda" else None
     bench = Bench("gpu", {"python": sys.version.split()[0], **there["versions"]})
@@ -116,7 +117,8 @@ def main() -> int:
                 skipped[part.name] = f"{part.package} is not installed"
                 continue
             try:
-                model = built(folder, part.model, shapes[part.model], asked.device, until)
+                bound = BUILD_SECONDS * longer, until
+                model = built(folder, part.model, shapes[part.model], asked.device, *bound)
                 given = {
                     "name": part.name, "model": str(model), "data": str(data), "gpu": gpu,
                     "home": str(folder / "home"), "steps": asked.steps,
@@ -125,7 +127,7 @@ def main() -> int:
                         "batch_size": asked.batch, "max_length": 2048, **part.options,
                     },
                 }  # fmt: skip
-                found = side("train", given, asked.device, part.seconds, until)
+                found = side("train", given, asked.device, part.seconds * longer, until)
             except (Late, RuntimeError) as exc:
                 skipped[part.name] = str(exc)
                 say(f"{part.name}: skipped: {exc}")
@@ -181,13 +183,15 @@ def known(device: str) -> str | None:
     return found
 
 
-def built(folder: Path, name: str, wanted: dict[str, Any], device: str, until: float) -> Path:
+def built(
+    folder: Path, name: str, wanted: dict[str, Any], device: str, seconds: float, until: float
+) -> Path:
     """Return the folder of a model; made when the first part wants it. Raises Late."""
     path = folder / name
     if not (path / "generation_config.json").exists():
         shutil.rmtree(path, ignore_errors=True)
         given = {"folder": str(path), "shape": wanted, "device": device}
-        made = side("build", given, device, BUILD_SECONDS, until)
+        made = side("build", given, device, seconds, until)
         say(f"{name}: {made['parameters'] / 1e9:.2f} billion parameters, {made['seconds']:.0f} s")
     return path
 

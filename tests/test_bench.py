@@ -187,20 +187,20 @@ def test_the_gpu_bench_counts_operations_of_a_known_gpu(bench_folder: None) -> N
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_gpu_bench_runs_on_a_cpu(tmp_path: Path) -> None:
-    """All parts by the real code on tiny models; without a GPU it says so, and measures nothing."""
+    """Parts by the real code on tiny models; without a GPU it says so, and measures nothing."""
     command = [sys.executable, str(BENCH / "gpu.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.startswith("torch sees no GPU here"), done.stderr
     out = tmp_path / "gpu.json"
     command += ["--device", "cpu", "--tiny", "1", "--words", "15", "--batch", "2", "--steps", "3"]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=True)
+    command += ["--minutes", "30", "--only", "1B lora;8B qlora", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(out.read_text("utf-8"))
     assert found["device"] == "cpu" and found["skipped"] == {}
-    for name in ("1B lora", "1B qlora", "1B full", "8B lora", "8B qlora"):
-        assert found["choices"][name]["name"] == "fast"
-    assert found["choices"]["8B lora trl"]["name"] == "trl"
+    names = {name: choice["name"] for name, choice in found["choices"].items()}
+    assert names == {"1B lora": "fast", "8B qlora": "fast", "1B lora trl": "trl"}
     metrics = {figure["metric"]: figure for figure in found["figures"]}
     assert metrics["8B qlora: estimated memory"]["baseline"] > 0.3
-    assert metrics["1B full trl: our steps beside TRL's"]["ratio"] > 0
+    assert metrics["1B lora trl: our steps beside TRL's"]["ratio"] > 0
