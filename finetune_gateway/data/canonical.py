@@ -9,9 +9,10 @@ text              ``text``
 ================  ===============================================================================
 
 ``read`` makes it of a row of any known format, and remembers which field of the user's row each
-message comes from. Rows of OpenAI's own formats are sent as they are; of all others only the keys
-above are sent. Counting (``tokens``), judging (``validation``) and sending (``jobs.planning``) all
-take their row from here, so none of them can see another row than the one that leaves.
+message comes from. Rows of OpenAI's own formats are sent as they are, unless a system text stands
+beside their messages or their tools are a text; of all others only the keys above are sent.
+Counting (``tokens``), judging (``validation``) and sending (``jobs.planning``) all take their row
+from here, so none of them can see another row than the one that leaves.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from typing import Any
 from finetune_gateway.data.canonical_row import CanonicalRow, of_messages, of_texts
 from finetune_gateway.data.formats import (
     CHAT,
-    PREFERENCE,
-    SENT_UNCHANGED,
     TEXT,
     Format,
     format_of,
+    is_unchanged,
     no_format_text,
 )
 from finetune_gateway.data.readers import untrain
@@ -47,7 +47,7 @@ def read(row: Json) -> CanonicalRow:
 
 def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
     """Return the canonical row of a row of this format, as ``read`` does."""
-    if row_format is None or row_format in SENT_UNCHANGED:
+    if row_format is None or is_unchanged(row, row_format):
         return CanonicalRow(row)
     short = (of_texts(row) or of_messages(row)) if len(row) <= 3 else None
     if short is not None:
@@ -75,15 +75,17 @@ def readable(row: Json) -> Json | None:
     """Return the canonical row; None for a row that cannot be read without loss, which validate
     reports."""
     row_format = format_of(row)
+    if row_format is None:
+        return None
+    if not is_unchanged(row, row_format):
+        read = read_as(row, row_format)
+        return None if read.errors else read.row
     if row_format is CHAT:
         return row if _are_messages(row["messages"]) else None
-    if row_format is PREFERENCE:
-        pair_input = row.get("input")
-        asked = pair_input.get("messages") if isinstance(pair_input, dict) else None
-        lists = (asked, row.get("preferred_output"), row.get("non_preferred_output"))
-        return row if all(map(_are_messages, lists)) else None
-    read = read_as(row, row_format)
-    return read.row if row_format and not read.errors else None
+    pair_input = row.get("input")
+    asked = pair_input.get("messages") if isinstance(pair_input, dict) else None
+    lists = (asked, row.get("preferred_output"), row.get("non_preferred_output"))
+    return row if all(map(_are_messages, lists)) else None
 
 
 def _are_messages(value: Any) -> bool:

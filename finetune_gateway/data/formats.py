@@ -140,7 +140,9 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
 
 FORMATS = tuple(dict.fromkeys(row_format for _, row_format, _ in _TABLE))
 
-SENT_UNCHANGED = (CHAT, PREFERENCE)  # OpenAI's own: they leave byte for byte
+# OpenAI's own: they leave byte for byte, unless a rule of REWRITTEN is broken (``canonical``).
+SENT_UNCHANGED = (CHAT, PREFERENCE)
+REWRITTEN = frozenset({"system_beside", "tools_json"})
 
 SHAREGPT_ROLES = sharegpt.ROLES
 
@@ -151,6 +153,16 @@ def format_of(row: Json) -> Format | None:
         if key in row and (matches is None or matches(row)):
             return row_format
     return None
+
+
+def is_unchanged(row: Json, row_format: Format | None) -> bool:
+    """Return True for a row of OpenAI's own formats that is sent as it is."""
+    if row_format is CHAT:
+        beside = "system" in row or "system_prompt" in row
+        return not (beside or isinstance(row.get("tools"), str))
+    pair_input = row.get("input") if row_format is PREFERENCE else None
+    tools = pair_input.get("tools") if isinstance(pair_input, dict) else None
+    return row_format is PREFERENCE and not isinstance(tools, str)
 
 
 def by_name(name: str) -> Format:

@@ -10,23 +10,31 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from finetune_gateway.data.canonical_row import SIDES
-from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.row_reader import SYSTEM_KEYS, Reader
 from finetune_gateway.data.sharegpt import TurnReader
 from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
-Read = Callable[[Reader], Json]
+_CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls"})
 
 # -- OpenAI's own formats ------------------------------------------------------------------
 
 
 def chat(reader: Reader, row: Json | None = None, prefix: str = "") -> Json:
-    """Read OpenAI's chat row, or the part of a row at ``prefix`` that is one."""
+    """Read OpenAI's chat row, or the part of a row at ``prefix`` that is one. A system text beside
+    the messages becomes the first of them, tools in a text become a list."""
     row = reader.row if row is None else row
     read = dict(row)
     read["messages"] = reader.messages(row.get("messages"), f"{prefix}messages")
+    if not prefix:
+        read["messages"] = reader.with_system(read["messages"])
+        read = {key: value for key, value in read.items() if key not in SYSTEM_KEYS}
+        reader.used |= _CHAT_KEYS & row.keys()
     if isinstance(row.get("tools"), str):
-        read["tools"] = TurnReader(reader.errors).tools(row["tools"], f"{prefix}tools")
+        del read["tools"]
+        reader.lists["tools"] = f"{prefix}tools"
+        if tools := TurnReader(reader.errors).tools(row["tools"], f"{prefix}tools"):
+            read["tools"] = tools
     elif not isinstance(row.get("tools"), list | None):
         reader.refuse_type(f"{prefix}tools", row["tools"], "a list of tools")
     return read
@@ -84,11 +92,9 @@ def unpaired(reader: Reader) -> Json:
     """Read an answer with a label: a chat row, or a prompt and its completion."""
     row = reader.row
     if "messages" in row:
-        reader.used |= {"messages", "label", "tools"}
+        reader.used.add("label")
         read = chat(reader)
-        return {"messages": read["messages"], "label": row["label"]} | (
-            {"tools": read["tools"]} if "tools" in read else {}
-        )
+        return {key: value for key, value in read.items() if key in {*_CHAT_KEYS, "label"}}
     prompt, answer = _prompt_and_answer(reader, "completion")
     reader.used.add("label")
     if len(answer) > 1:

@@ -19,7 +19,7 @@ from finetune_gateway.data.sharegpt import (
 Json = dict[str, Any]
 
 _CALL_KEYS = frozenset({"tool_calls", "function_call"})
-_SYSTEM_KEYS = ("system", "system_prompt")
+SYSTEM_KEYS = ("system", "system_prompt")
 
 
 class Reader:
@@ -111,8 +111,8 @@ class Reader:
 
     def with_system(self, messages: list[Json]) -> list[Json]:
         """Return a conversation that begins with the row's system prompt, if it has one."""
-        key = next((key for key in _SYSTEM_KEYS if not self.is_empty(key)), "")
-        self.used |= {name for name in _SYSTEM_KEYS if self.is_empty(name)} | {key}
+        key = next((key for key in SYSTEM_KEYS if not self.is_empty(key)), "")
+        self.used |= {name for name in SYSTEM_KEYS if self.is_empty(name)} | {key}
         if not key:
             return messages
         text = self.row[key]

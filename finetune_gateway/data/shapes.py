@@ -146,7 +146,7 @@ def cohere(reader: Reader) -> Json:
     row = {**reader.row, "messages": [*map(_cohere_message, reader.row["messages"])]}
     reader.used |= {"messages", "tools"}
     read = chat(reader, row)
-    return {"messages": reader.with_system(read["messages"]), **reader.tools()}
+    return {"messages": read["messages"], **reader.tools()}
 
 
 def _cohere_message(message: Any) -> Any:

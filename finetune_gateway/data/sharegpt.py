@@ -135,12 +135,12 @@ class TurnReader:
         """Return the tools of a row from a list or a JSON string; bare functions are wrapped."""
         try:
             text = value.strip() if isinstance(value, str) else ""
-            read = loads_strict(text) if text else [] if isinstance(value, str) else value or []
+            read = (loads_strict(text) or []) if text else [] if isinstance(value, str) else value
         except (ValueError, RecursionError):
             read = None
         if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
             self.errors.append(
-                ConversionError(path, "this is not a list of functions", "tools_json")
+                ConversionError(path, "this is not a list of functions", "type_error")
             )
             return []
         return [tool if "function" in tool else _wrapped(tool) for tool in read]

@@ -222,20 +222,22 @@ def with_sent_files(plan: Plan, folder: Path) -> Plan:
     part = plan.files is not None and plan.files.whole is not None
     checked = [plan.train, *([plan.validation] if plan.validation else [])]
     sent = [
-        _sent_file(dataset, report.format, report.rows, folder, part=part)
+        _sent_file(dataset, report, report.rows, folder, part=part)
         for dataset, report in zip(checked, plan.reports, strict=True)
     ]
     kept = None
     if plan.held_out is not None:
         counts = plan.estimate.rows
         assert counts is not None  # for the type checker: of the plan's own making
-        form = plan.reports[0].format
-        kept = _sent_file(plan.held_out, form, counts.held_out, folder, part=True)
+        kept = _sent_file(plan.held_out, plan.reports[0], counts.held_out, folder, part=True)
     return replace(plan, sent=tuple(sent), kept=kept)
 
 
-def _sent_file(dataset: Dataset, form: str, rows: int, folder: Path, *, part: bool) -> StoredFile:
-    unchanged = form in {one.name for one in formats.SENT_UNCHANGED}
+def _sent_file(
+    dataset: Dataset, report: Report, rows: int, folder: Path, *, part: bool
+) -> StoredFile:
+    unchanged = report.format in {one.name for one in formats.SENT_UNCHANGED}
+    unchanged = unchanged and formats.REWRITTEN.isdisjoint(one.code for one in report.findings)
     if unchanged:
         gaps = part or dataset.is_spooled
         sent = hold_out.without_gaps(dataset, folder) if gaps else dataset

@@ -12,6 +12,7 @@ from finetune_gateway.data import formats, sharegpt
 from finetune_gateway.data.canonical import canonical
 from finetune_gateway.data.cells import MESSAGES, listed
 from finetune_gateway.data.formats import format_of
+from finetune_gateway.data.row_reader import SYSTEM_KEYS
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
 
@@ -50,9 +51,6 @@ def fix_row(row: Json) -> tuple[Json, list[Change]]:
     fixed, changes = copy.deepcopy(row), list[Change]()
     changes += _remove_nulls(fixed, _ROW_NULLABLE, "")
     changes += _read_lists(fixed)
-    changes += _fix_tools(fixed, "")
-    if isinstance(fixed.get("input"), dict):
-        changes += _fix_tools(fixed["input"], "input.")
     for messages, path in _conversations(fixed):
         for index, message in enumerate(messages):
             if isinstance(message, dict):
@@ -103,20 +101,6 @@ def _remove_nulls(value: Json, keys: frozenset[str], prefix: str) -> Iterator[Ch
     for key in [key for key, inner in value.items() if key in keys and inner is None]:
         del value[key]
         yield Change("null_key", f"{prefix}{key}", "null", None)
-
-
-def _fix_tools(row: Json, prefix: str) -> Iterator[Change]:
-    """Write tools that are a JSON text as a list, and remove a blank text."""
-    text = row.get("tools")
-    if not isinstance(text, str) or (prefix == "" and format_of(row) is not formats.CHAT):
-        return  # other formats may have a text here
-    tools = _parsed(text) if text.strip() else None
-    if not text.strip() or tools == []:
-        del row["tools"]
-        yield Change("tools_json", f"{prefix}tools", text, None)
-    elif isinstance(tools, list):
-        row["tools"] = tools
-        yield Change("tools_json", f"{prefix}tools", text, tools)
 
 
 def _fix_arguments(function: Json, path: str) -> Iterator[Change]:
@@ -170,7 +154,8 @@ def _fix_speakers(row: Json) -> Iterator[Change]:
 def _convert(row: Json) -> tuple[Json, list[Change]]:
     """Return the row in its canonical form, if nothing is lost."""
     before = format_of(row)
-    if before is None or before in (formats.CHAT, formats.TEXT):
+    rewritten = before in formats.SENT_UNCHANGED and not formats.is_unchanged(row, before)
+    if before is None or before is formats.TEXT or (before is formats.CHAT and not rewritten):
         return row, []
     try:
         converted = canonical(row, rename=True)
@@ -179,6 +164,9 @@ def _convert(row: Json) -> tuple[Json, list[Change]]:
     if converted == row:
         return row, []
     after = formats.format_of(converted)
+    if rewritten:
+        beside = any(key in row for key in SYSTEM_KEYS)
+        return converted, [Change("system_beside" if beside else "tools_json", "", row, converted)]
     unchanged = before is after and before is not formats.UNPAIRED
     code = "preference_key" if unchanged else before.note
     return converted, [Change(code, "", before.name, after.name if after else "")]

@@ -281,7 +281,7 @@ class HostedCounter(TokenCounter):
         """Return the tokens of a row of any format, as it is sent: ``total`` by the prompt rule,
         ``billed`` by the bill's."""
         self.text.exact = True
-        if formats.format_of(row) not in formats.SENT_UNCHANGED:
+        if not formats.is_unchanged(row, formats.format_of(row)):
             row = as_sent(row)
         if kind_of(row) == "preference":
             return self._preference(row)

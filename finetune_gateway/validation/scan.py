@@ -325,7 +325,9 @@ class Scan:
             return
         self.objects += 1
         row_format = formats.format_of(value)
-        unchanged = row_format is None or row_format in formats.SENT_UNCHANGED
+        # For reinforcement a grader may have any key beside the messages.
+        own = self.task.method == "reinforcement" and row_format is formats.CHAT
+        unchanged = own or formats.is_unchanged(value, row_format)
         sent = CanonicalRow(value) if unchanged else read_as(value, row_format)
         offset = source.offset + len(source.raw) - len(raw)
         self.duplicates.add([outline(value, sent if row_format else None)], [raw], line, offset)

@@ -90,6 +90,8 @@ SHAPES: dict[str, tuple[str, Json, Json]] = {
                       {"role": "Chatbot", "content": "Hello"}]},
         LED,
     ),
+    "a system text beside messages": ("openai-chat", {"system": SYSTEM, **CHAT}, LED),
+    "an empty system text": ("openai-chat", {"system_prompt": None, **CHAT}, CHAT),
     "turns under messages": ("sharegpt", {"messages": TURNS}, CHAT),
     "turns under conversation": ("sharegpt", {"conversation": TURNS}, CHAT),
     "messages under conversations": ("sharegpt", {"conversations": CHAT["messages"]}, CHAT),
@@ -160,8 +162,11 @@ def test_a_shape_is_accepted_and_sent_as_it_was_judged(name: str, home: Path) ->
 def test_a_fixed_copy_says_the_same(name: str, home: Path, tmp_path: Path) -> None:
     """No error, and the same tokens."""
     _, row, _ = SHAPES[name]
-    rows = [json.loads(json.dumps(row).replace("Hi", f"Hi {n}")) for n in range(12)]
-    dataset = gateway.Dataset.open([{**row, "n": n} for n, row in enumerate(rows)])
+    rows = []
+    for n in range(12):
+        text = json.dumps(row).replace("Hi", f"Hi {n}").replace(ASK, f"{ASK} {n}")
+        rows.append({**json.loads(text.replace("Once", f"Once {n}")), "n": n})
+    dataset = gateway.Dataset.open(rows)
     fixed = dataset.fix(tmp_path / "fixed.jsonl")
     assert fixed.report.errors == [] and fixed.rows == 12
     own = gateway.validate(rows, quality=False).tokens
@@ -242,6 +247,64 @@ def test_names_of_formats_differ() -> None:
     """A report names one format."""
     names = [one.name for one in FORMATS]
     assert len(names) == len(set(names))
+
+
+LISTED: Json = {**CHAT, "tools": [TOOL]}
+ASKED_TOOL: Json = {"messages": [USER], "tools": [TOOL]}
+# Rows with tools as a text, and what is sent of them.
+AS_TEXT: dict[str, tuple[Json, Json]] = {
+    "chat": ({**CHAT, "tools": json.dumps([TOOL])}, LISTED),
+    "bare functions": ({**CHAT, "tools": json.dumps([FUNCTION])}, LISTED),
+    "blank": ({**CHAT, "tools": " "}, CHAT),
+    "null": ({**CHAT, "tools": "null"}, CHAT),
+    "a pair": (
+        {**PAIR, "input": {"messages": [USER], "tools": json.dumps([TOOL])}},
+        {**PAIR, "input": ASKED_TOOL},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AS_TEXT)
+def test_tools_as_a_text_have_one_verdict(name: str, home: Path, tmp_path: Path) -> None:
+    """OpenAI refuses them; elsewhere the list is read, counted and sent, and a fixed copy and a
+    converted one have it."""
+    row, wanted = AS_TEXT[name]
+    rows = [row] * 12
+    assert {one.code for one in gateway.validate(rows, backend="openai").errors} == {"tools_json"}
+    report = gateway.validate(rows, quality=False)
+    assert (report.outcome, read(row).row) == ("warned", wanted)
+    assert report.tokens == gateway.validate([wanted] * 12, quality=False).tokens
+    backend = FakeBackend()
+    method: Any = "dpo" if "input" in row else "sft"
+    gateway.submit(rows, model="m", backend=backend, method=method, again=True)
+    lines = backend.started[0][2].path.read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [wanted] * 12
+    dataset = gateway.Dataset.open([{**row, "n": 1}])
+    dataset.fix(tmp_path / "fixed.jsonl")
+    dataset.convert("openai", tmp_path / "converted.jsonl")
+    for path in (tmp_path / "fixed.jsonl", tmp_path / "converted.jsonl"):
+        assert json.loads(path.read_text("utf-8")) == {**wanted, "n": 1}
+
+
+@pytest.mark.parametrize("tools", ["find", '{"name": "find"}', {"name": "find"}, 7])
+def test_tools_that_are_no_list_are_an_error(tools: Any, home: Path) -> None:
+    """In a text too."""
+    errors = gateway.validate([{**CHAT, "tools": tools}] * 12, quality=False).errors
+    assert [(one.code, one.path) for one in errors] == [("type_error", "tools")]
+
+
+def test_a_system_text_beside_some_rows_is_sent(home: Path) -> None:
+    """As the first message of these rows; the others stay as they are."""
+    rows: list[Json] = [{**CHAT, "n": n} | ({"system": SYSTEM} if n % 2 else {}) for n in range(12)]
+    backend = FakeBackend()
+    gateway.submit(rows, model="m", backend=backend, again=True)
+    lines = backend.started[0][2].path.read_text("utf-8").splitlines()
+    sent = [json.loads(line) for line in lines]
+    assert [row["messages"] for row in sent] == [
+        LED["messages"] if n % 2 else CHAT["messages"] for n in range(12)
+    ]
+    (note,) = [one for one in gateway.validate(rows).findings if one.code == "system_beside"]
+    assert (note.severity, note.count, note.path) == ("note", 6, "system")
 
 
 TOOLED: Json = {"name": "find me", "parameters": {"type": "objekt"}}

@@ -10,6 +10,7 @@ from typing import Any
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.formats import Format
+from finetune_gateway.data.row_reader import SYSTEM_KEYS
 from finetune_gateway.data.shapes import REFERENCES, unread
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import json_type, quoted
@@ -55,15 +56,30 @@ def row_defects(
 
 
 def _defects(row: Json, row_format: Format, sent: CanonicalRow, reinforcement: bool) -> Defects:
-    if row_format is formats.CHAT:
+    if row_format is formats.CHAT and sent.row is row:
         yield from chat_defects(row, reinforcement=reinforcement)
-    elif row_format is formats.PREFERENCE:
+    elif row_format is formats.PREFERENCE and sent.row is row:
         yield from pair_defects(row)
     else:
+        if row_format in formats.SENT_UNCHANGED:
+            yield from _rewritten(row)
         for error in sent.errors:
             yield Defect(error.code, error.path, error.reason, error.fix)
         yield from _sent_defects(sent)
         yield from _beside(row, sent.others)
+
+
+def _rewritten(row: Json) -> Defects:
+    """Yield why a row of OpenAI's own formats is not sent as it is."""
+    for key in SYSTEM_KEYS:
+        if key in row:
+            yield Defect("system_beside", key, f"a system text in {key!r}")
+    pair_input = row.get("input")
+    for holder, prefix in ((row, ""), (pair_input, "input.")):
+        tools = holder.get("tools") if isinstance(holder, dict) else None
+        if isinstance(tools, str):
+            what = "not a list" if tools.strip() else "blank"
+            yield Defect("tools_json", f"{prefix}tools", f"'tools' is {what}: {quoted(tools)}")
 
 
 def _sent_defects(sent: CanonicalRow) -> Defects:

@@ -53,14 +53,26 @@ def _tools(tools: Any, path: str, *, may_be_empty: bool) -> Defects:
     """Check the list of tools. ``may_be_empty``: as in OpenAI's guide, in the input of a pair."""
     if tools is None:
         yield Defect("null_key", path)
+    elif not isinstance(tools, list) and not _holds_list(tools):
+        yield wrong_type(path, tools, "a list of tools")
     elif not isinstance(tools, list):
-        what = "blank" if isinstance(tools, str) and not tools.strip() else "not a list"
+        what = "not a list" if tools.strip() else "blank"
         yield Defect("tools_json", path, f"'tools' is {what}: {quoted(tools)}")
     elif not tools:
         if not may_be_empty:
             yield Defect("tools_empty", path)
     else:
         yield from _listed_tools(tools, path)
+
+
+def _holds_list(tools: Any) -> bool:
+    """Return True for a blank text, or one that is a list in JSON."""
+    if not isinstance(tools, str):
+        return False
+    try:
+        return not tools.strip() or isinstance(parse(tools), list)
+    except BadLine:
+        return False
 
 
 def _listed_tools(tools: list[Any], path: str) -> Defects:
