@@ -12,8 +12,8 @@ MAIN = frozenset({
 })  # fmt: skip
 _BESIDE = frozenset({
     "system", "system_prompt", "context", "history", "label", "tools", "functions", "user",
-    "assistant", "role", "content", "conversation_id", "human", "gpt", "bot", "source", "target",
-    "category", "reference", "reference_answer", "ground_truth", "weight",
+    "assistant", "role", "content", "from", "value", "conversation_id", "human", "gpt", "bot",
+    "source", "target", "category", "reference", "reference_answer", "ground_truth", "weight",
 })  # fmt: skip
 KNOWN = MAIN | _BESIDE
 

@@ -28,6 +28,8 @@ _MARKS = (
 _NULS = {(False, True): "utf-16-le", (True, False): "utf-16-be"}  # of the first two characters
 _OBJECT = re.compile(r"""\s*\{\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*:""")
 _ARRAY = re.compile(r"""\s*\[\s*(?:\{\s*["'}]|\[\s*[\[{"])""")
+_TEXTS_OF_JSON = re.compile(r'\s*"\{\s*\\"[^"\\]+\\"\s*:')  # rows that were encoded twice
+_MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml|table)", re.IGNORECASE)
 _JSON_LINE = re.compile(r"""\s*[{}\[\]"']""")
 _QUOTED = re.compile('"[^"]*"')
 _SEPARATOR = re.compile(r"sep=(.)\r?\n?\Z", re.IGNORECASE)
@@ -106,7 +108,13 @@ def _of_text(path: Path, suffix: str, text: str, encoding: str) -> str:
     if _ARRAY.match(text) or (suffix == ".json" and text.lstrip().startswith("[")):
         return "" if _is_python(text) else "json-array"
     if _OBJECT.match(text) and (suffix != ".txt" or _is_mostly_json(text)):
+        if text.lstrip("{ \t\r\n").startswith("'"):
+            return ""  # as Python prints it
         return "jsonl" if _is_lines(path, text, encoding) else "json-object"
+    if _MARKUP.match(text):
+        return "text" if suffix == ".txt" else ""
+    if suffix == ".txt" and _TEXTS_OF_JSON.match(text):
+        return "jsonl"
     if suffix in TABLES or is_table(text):
         return "csv"
     return "text" if suffix == ".txt" else ""

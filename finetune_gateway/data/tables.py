@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from finetune_gateway.data.cells import cell_value
 from finetune_gateway.data.column_names import CONVERSATIONS, KNOWN, MAIN, normalized
 from finetune_gateway.data.reading import Reading
-from finetune_gateway.data.row_access import dumped
+from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.errors import DataError
 from finetune_gateway.text.quoting import quoted
 
@@ -23,7 +23,10 @@ Json = dict[str, Any]
 _NAME = 40  # characters of a column's name, at most
 _SENTENCE = re.compile(r"[.?!;:,]\s*\Z|\S+(?:\s+\S+){3,}")
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*\Z")
-_MESSAGE = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id"})
+_SYSTEM = ("system", "developer")
+_LOOKED_AT = 6  # records, of which one may be the header
+# Beside what is no value anywhere: these are words of programs and answers too.
+_NO_VALUE = ("NaN", "None", "null")
 _SHOWN = 8  # names of columns in a message
 
 
@@ -42,15 +45,18 @@ def table_rows(records: Iterable[Record], reading: Reading, name: str) -> Iterat
     """Yield line and JSON of each row of a table. What cannot be read is a string with its text.
     Raises DataError for two columns of one name."""
     source = iter(records)
-    first = next((record for record in source if any(map(str.strip, record.cells))), None)
-    if first is None:
+    filled = (record for record in source if any(map(str.strip, record.cells)))
+    head = list(islice(filled, _LOOKED_AT))
+    if not head:
         return
-    names = header_of(first, reading)
-    if names is None:
-        names = [f"column {number}" for number in range(1, len(first.cells) + 1)]
-        source = chain([first], source)
-    if {"role", "content"} <= set(names) and "messages" not in names:
-        yield from _conversations(source, names, reading, name)
+    if (start := _start_of_json(head)) is not None:
+        reading.note("rows_in_cells", head[start].line)
+        yield from map(_json_row, chain(head[start:], source))
+        return
+    names, above = _names(head, reading)
+    source = chain(head[above:], source)
+    if turns := _turns(names):
+        yield from _conversations(source, names, turns, reading, name)
         return
     for record in source:
         if not any(record.cells):
@@ -59,7 +65,64 @@ def table_rows(records: Iterable[Record], reading: Reading, name: str) -> Iterat
         yield record.line, dumped(record.raw if row is None else row)
 
 
+# -- rows as JSON in cells ---------------------------------------------------------------------
+
+
+def _start_of_json(head: list[Record]) -> int | None:
+    """Return which of the first records begins rows that are JSON: in one cell, or cut in cells at
+    its commas, as spreadsheets save JSON lines. None for another table."""
+    if _json_of(head[0]) is not None:
+        return 0
+    cells = [cell for cell in head[0].cells if cell.strip()]
+    named = len(cells) == 1 and normalized(cells[0]) not in KNOWN
+    return 1 if named and len(head) > 1 and _json_of(head[1]) is not None else None
+
+
+def _json_of(record: Record) -> Json | None:
+    text = _joined(record)
+    if not text.startswith("{"):
+        return None
+    try:
+        value = loads_strict(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _json_row(record: Record) -> tuple[int, str]:
+    """Return line and JSON of a record; what is none as it is, to be judged by line."""
+    row = _json_of(record)
+    return record.line, " ".join(_joined(record).splitlines()) if row is None else dumped(row)
+
+
+def _joined(record: Record) -> str:
+    return ",".join(record.cells).strip().rstrip(",")
+
+
 # -- the header --------------------------------------------------------------------------------
+
+
+def _names(head: list[Record], reading: Reading) -> tuple[list[str], int]:
+    """Return the names of the columns, and how many of the first records are not rows."""
+    at = _lines_above(head)
+    if at:
+        shown = ", ".join(f"line {record.line}" for record in head[:at])
+        detail = f"what stands above the names of the columns in line {head[at].line} is not read"
+        reading.note("header_names", head[0].line, path=shown, detail=detail)
+    names = header_of(head[at], reading)
+    if names is None:
+        return [f"column {number}" for number in range(1, len(head[0].cells) + 1)], 0
+    return names, at + 1
+
+
+def _lines_above(head: list[Record]) -> int:
+    """Return how many lines of one cell, such as a title, stand above the header."""
+    for at, record in enumerate(head):
+        if not MAIN.isdisjoint(map(normalized, record.cells)):
+            return at
+        if sum(map(bool, map(str.strip, record.cells))) > 1:
+            return 0
+    return 0
 
 
 def header_of(first: Record, reading: Reading) -> list[str] | None:
@@ -126,7 +189,8 @@ def _row(record: Record, names: list[str], reading: Reading, name: str) -> Json 
     more = [cell for cell in record.cells[len(names) :] if cell.strip()]
     if more:
         count = len(record.cells)
-        detail = f"the line has {count} cells, but there are {len(names)} columns"
+        columns = "is 1 column" if len(names) == 1 else f"are {len(names)} columns"
+        detail = f"the line has {count} cells, but there {columns}"
         reading.note("cells_extra", record.line, detail=detail, blocks=True)
         return None
     row: Json = {}
@@ -138,8 +202,8 @@ def _row(record: Record, names: list[str], reading: Reading, name: str) -> Json 
                 f"{name} cannot be read: line {record.line}: two columns are named {key!r:.60}.",
                 hint="Rename one of them, or remove it.",
             )
-        if text == "NaN":
-            reading.note("no_value", record.line, path=key, detail="the cell is 'NaN'")
+        if text in _NO_VALUE:
+            reading.note("no_value", record.line, path=key, detail=f"the cell is '{text}'")
         row[key], is_python = cell_value(key, text)
         if is_python:
             reading.note("cell_python", record.line, path=key)
@@ -149,8 +213,32 @@ def _row(record: Record, names: list[str], reading: Reading, name: str) -> Json 
 # -- messages, a line each ---------------------------------------------------------------------
 
 
+class Turns(NamedTuple):
+    """Columns of a table of which each line is a message: who speaks, all that a message has, and
+    the key for the messages of a conversation."""
+
+    role: str
+    fields: frozenset[str]
+    key: str
+
+
+_MESSAGES = Turns(
+    "role",
+    frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id"}),
+    "messages",
+)
+_SHAREGPT = Turns("from", frozenset({"from", "value", "weight"}), "conversations")
+
+
+def _turns(names: list[str]) -> Turns | None:
+    """Return how messages stand in a table of one message a line; None for another table."""
+    if {"role", "content"} <= set(names) and "messages" not in names:
+        return _MESSAGES
+    return _SHAREGPT if {"from", "value"} <= set(names) else None
+
+
 def _conversations(
-    records: Iterable[Record], names: list[str], reading: Reading, name: str
+    records: Iterable[Record], names: list[str], turns: Turns, reading: Reading, name: str
 ) -> Iterator[tuple[int, str]]:
     """Yield a conversation for each value of the column that tells them apart, or for each system
     message; without either, the messages as they are."""
@@ -160,7 +248,7 @@ def _conversations(
         return
     source = chain([first], source)
     key = next((one for one in map(_column(names).get, CONVERSATIONS) if one), None)
-    by_system = _cell(first, names, "role").strip().lower() in ("system", "developer")
+    by_system = _cell(first, names, turns.role).strip().lower() in _SYSTEM
     rows = ((record, _row(record, names, reading, name)) for record in source if any(record.cells))
     if key is None and not by_system:
         reading.note(
@@ -171,8 +259,8 @@ def _conversations(
         )
         yield from ((record.line, dumped(row or record.raw)) for record, row in rows)
         return
-    _note_messages(names, key, reading)
-    yield from _grouped(rows, key, reading)
+    _note_messages(names, key, turns, reading)
+    yield from _grouped(rows, key, turns, reading)
 
 
 def _column(names: list[str]) -> dict[str, str]:
@@ -185,8 +273,8 @@ def _cell(record: Record, names: list[str], key: str) -> str:
     return record.cells[at] if at < len(record.cells) else ""
 
 
-def _note_messages(names: list[str], key: str | None, reading: Reading) -> None:
-    others = [one for one in names if one and one not in _MESSAGE and one != key]
+def _note_messages(names: list[str], key: str | None, turns: Turns, reading: Reading) -> None:
+    others = [one for one in names if one and one not in turns.fields and one != key]
     by = f"the column {quoted(key)}" if key else "their system messages"
     left = f"; not read: {', '.join(map(quoted, others[:_SHOWN]))}" if others else ""
     detail = f"each line is one message; conversations are told apart by {by}{left}"
@@ -194,20 +282,20 @@ def _note_messages(names: list[str], key: str | None, reading: Reading) -> None:
 
 
 def _grouped(
-    rows: Iterable[tuple[Record, Json | None]], key: str | None, reading: Reading
+    rows: Iterable[tuple[Record, Json | None]], key: str | None, turns: Turns, reading: Reading
 ) -> Iterator[tuple[int, str]]:
     messages, line, current = list[Json](), 0, object()
     seen: set[int] = set()
     for record, row in rows:
         if row is None:
-            yield from _conversation(line, messages)
+            yield from _conversation(line, messages, turns)
             messages = []
             yield record.line, dumped(record.raw)
             continue
         belongs = row.get(key) if key else None
-        starts = belongs != current if key else row.get("role") in ("system", "developer")
+        starts = belongs != current if key else row.get(turns.role) in _SYSTEM
         if starts or not messages:
-            yield from _conversation(line, messages)
+            yield from _conversation(line, messages, turns)
             messages, line = [], record.line
         if starts and key:
             if (mark := hash(str(belongs))) in seen:
@@ -221,10 +309,10 @@ def _grouped(
                 )
             seen.add(mark)
             current = belongs
-        messages.append({one: value for one, value in row.items() if one in _MESSAGE})
-    yield from _conversation(line, messages)
+        messages.append({one: value for one, value in row.items() if one in turns.fields})
+    yield from _conversation(line, messages, turns)
 
 
-def _conversation(line: int, messages: list[Json]) -> Iterator[tuple[int, str]]:
+def _conversation(line: int, messages: list[Json], turns: Turns) -> Iterator[tuple[int, str]]:
     if messages:
-        yield line, dumped({"messages": messages})
+        yield line, dumped({turns.key: messages})

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_gateway.data.cells import listed
 from finetune_gateway.data.compression import decompressed
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.json_files import array_rows
@@ -46,6 +47,7 @@ _READ_AS = {
     "encoding_not_utf8": "read as Windows-1252, written as UTF-8",
     "rows_under_key": "one row a line",
     "rows_in_columns": "one row a line",
+    "rows_in_cells": "one row a line",
     "header_names": "the known names",
     "header_missing": "column 1, column 2, ...",
     "cell_python": "JSON",
@@ -242,12 +244,12 @@ class _Fixer:
         try:
             self._fix_value(parse(decode(raw)), raw, line.number)
         except BadLine as exc:
-            if (text := self._readable(exc, raw, line.number)) is None:
+            if (text := self._readable(exc, raw, line.number, source)) is None:
                 self._fix_bad_line(exc, raw, line.number, source)
             else:
                 self._fix_line(Line(line.number, line.offset, text.encode()), source)
 
-    def _readable(self, exc: BadLine, raw: bytes, line: int) -> str | None:
+    def _readable(self, exc: BadLine, raw: bytes, line: int, source: Iterator[Line]) -> str | None:
         """Return the JSON of a line in Windows-1252 or in Python's marks, else None."""
         code = exc.defect.code
         if code == "encoding_not_utf8" and (text := read_windows_1252(raw)) is not None:
@@ -255,12 +257,17 @@ class _Fixer:
             return text
         if code not in _PYTHON:
             return None
+        lines = (
+            self._join_lines(raw, source) if balance(raw.decode("utf-8", "replace")) > 0 else [raw]
+        )
         try:
-            value = read_literal(raw.decode())
+            value = read_literal(b"\n".join(lines).decode())
         except (ValueError, RecursionError):
             return None
         if not isinstance(value, dict) and not _is_array_of_rows(value):
             return None
+        for _ in lines[1:]:
+            self.pushed_back.popleft()
         self.note(line, Change(code, "", "Python", "JSON"))
         return dumped(value)
 
@@ -315,6 +322,9 @@ class _Fixer:
             self.note(line, Change("row_not_object", "", "a list of messages", key))
             value = {key: value}
             raw = dumped(value).encode()
+        if isinstance(value, str) and isinstance(inner := listed(value)[0], dict):
+            self.note(line, Change("row_not_object", "", "an object in a text", "the object"))
+            value, raw = inner, dumped(inner).encode()
         if not isinstance(value, dict):
             self._keep(raw, line)
             return

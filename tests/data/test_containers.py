@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import pprint
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,6 +119,17 @@ SAME: dict[str, tuple[str, str | bytes, str, list[Json]]] = {
         "csv", CHATS),
 }  # fmt: skip
 
+SAME |= {
+    "JSON lines, a cell each": ("a.csv", table([[json.dumps(row)] for row in CHATS]), "csv", CHATS),
+    "the same with a header": ("a.csv", table([["json"], *([json.dumps(row)] for row in CHATS)]), "csv", CHATS),
+    "JSON lines that Excel cut at commas": (
+        "a.csv", table([json.dumps(row).split(",") for row in CHATS]), "csv", CHATS),
+    "a title above the header": ("a.csv", "My data\n\n" + table([HEADER, *CELLS]), "csv", PAIRS),
+    "turns by line": (
+        "a.csv", table([["id", "from", "value"], ["1", "human", "a"], ["1", "gpt", "b"]]), "csv",
+        [{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]),
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("case", SAME)
 def test_a_file_is_read_as_what_it_holds(case: str, tmp_path: Path) -> None:
@@ -216,6 +228,28 @@ def test_an_array_by_line_and_on_one_line(tmp_path: Path) -> None:
     assert (numbers(compact), compact.reading.numbering) == ([1, 2, 3], "row")
     mixed = opened(tmp_path, "c.json", '[{"text": "a"},\n{"text": "b"}, {"text": "c"}]')
     assert (numbers(mixed), mixed.reading.numbering) == ([1, 2, 3], "row")
+
+
+def test_a_list_in_a_cell_that_is_no_json(home: Path, tmp_path: Path) -> None:
+    """Why it cannot be read is said, with its line; the other rows are good."""
+    cut = json.dumps(CHATS[0]["messages"])[:-20]
+    cells = [
+        ["messages"],
+        *([json.dumps(row["messages"])] for row in CHATS[1:]),
+        [cut],
+        ["[{“role”: 1}]"],
+    ]
+    report = opened(tmp_path, "a.csv", table(cells)).validate()
+    assert [(one.code, one.lines) for one in report.errors] == [("type_error", [13, 14])]
+    assert "begins like a list in JSON, but" in report.errors[0].message
+
+
+def test_a_page_of_a_web_site_is_no_table(home: Path, tmp_path: Path) -> None:
+    """An answer in HTML under the name .csv is called that."""
+    report = opened(
+        tmp_path, "a.csv", "<!DOCTYPE html>\n<html><body>Sign in</body></html>\n"
+    ).validate()
+    assert report.errors[0].code == "not_json" and "HTML" in report.errors[0].message
 
 
 def test_what_is_sent_has_no_gaps(home: Path, tmp_path: Path) -> None:
@@ -419,6 +453,8 @@ def test_what_python_prints_is_read_by_fix(home: Path, tmp_path: Path) -> None:
     for raw in (
         "".join(f"{row}\n" for row in rows),
         repr(rows),
+        pprint.pformat(rows[:3], sort_dicts=False) + "\n" + "".join(f"{row}\n" for row in rows[3:]),
+        "".join(json.dumps(json.dumps(row)) + "\n" for row in rows),
         "".join(
             json.dumps({**row, "messages": json.dumps(row["messages"])}) + "\n" for row in rows
         ),

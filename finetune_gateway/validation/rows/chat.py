@@ -16,6 +16,7 @@ from finetune_gateway.data.cells import listed
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.template_rows import REASONING
+from finetune_gateway.validation.json.parsing import BadLine, parse
 from finetune_gateway.validation.rows.parts import part_defects
 from finetune_gateway.validation.rows.tools import call_defects, exchange_defects, tools_defects
 
@@ -108,21 +109,33 @@ def calls_tools(messages: list[Json]) -> bool:
     return any(item["role"] == "tool" or item.get("tool_calls") for item in messages)
 
 
-def _hint_of_text(text: str) -> str:
-    """Return what a list is that was written as a text."""
-    value, is_python = listed(text) if text.lstrip().startswith("[") else (None, False)
-    if not isinstance(value, list):
-        return ""
-    what = "a list as Python prints it" if is_python else "JSON: the list was encoded twice"
-    return f" (it holds {what})"
+def _text_for_list(path: str, text: str) -> Defect:
+    """Return the defect of a text where a list of messages should be."""
+    plain = wrong_type(path, text, "a list of messages")
+    if not text.lstrip().startswith("["):
+        return plain
+    value, is_python = listed(text)
+    if isinstance(value, list):
+        what = "a list as Python prints it" if is_python else "JSON: the list was encoded twice"
+        return replace(plain, detail=f"{plain.detail} (it holds {what})", fix=_AS_LIST)
+    try:
+        parse(text)
+    except BadLine as exc:
+        reason = exc.defect.detail or exc.defect.code
+        detail = f"{plain.detail}: it begins like a list in JSON, but {reason}"
+        return replace(plain, detail=detail, fix="Correct the JSON, or export it again.")
+    return plain
 
 
 def messages_defects(messages: Any, path: str) -> Defects:
     """Yield the defects of each message by itself."""
     if not isinstance(messages, list):
-        hint = _hint_of_text(messages) if isinstance(messages, str) else ""
-        defect = wrong_type(path, messages, "a list of messages", hint)
-        yield replace(defect, fix=_AS_LIST) if hint else defect
+        is_text = isinstance(messages, str)
+        yield (
+            _text_for_list(path, messages)
+            if is_text
+            else wrong_type(path, messages, "a list of messages")
+        )
         return
     if not messages:
         yield Defect("empty_messages", path)

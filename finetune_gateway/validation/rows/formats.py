@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical_row import CanonicalRow
+from finetune_gateway.data.cells import listed
 from finetune_gateway.data.formats import Format
 from finetune_gateway.data.row_reader import SYSTEM_KEYS
 from finetune_gateway.data.shapes import REFERENCES, unread
@@ -148,6 +149,10 @@ def _with_reinforcement(defect: Defect) -> Defect:
 
 def not_object(value: Any) -> Defect:
     """Return the defect of a line that holds another value than an object."""
+    if isinstance(value, str) and isinstance(listed(value)[0], dict):
+        detail = "the line is an object that was written as a text: it was encoded twice"
+        fix = "Write the object itself; --fix does: ftg validate old.jsonl --fix new.jsonl"
+        return Defect("row_not_object", detail=detail, fix=fix)
     if not isinstance(value, list) or not value or not all(isinstance(x, dict) for x in value):
         return Defect("row_not_object", detail=f"the line is {json_type(value)}, not an object")
     if "role" in value[0] or "from" in value[0]:
