@@ -50,16 +50,23 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """The result of one pass over a file, and the limit of tokens it was made with."""
+    """The result of one pass over a file, and the limit of tokens and the rules it was made with.
+
+    ``codes``: the rules that were broken, also those that did not count.
+    """
 
     report: Report
     tokens: TokenStats
     limit: int | None
     all_fit: bool  # no row reached the limit, so a higher one would have changed nothing
     system_prompt: str | None = None  # shared by all rows
+    rules: RuleSet = RuleSet()
+    codes: frozenset[str] = frozenset()
 
-    def holds_for(self, limit: int | None) -> bool:
-        """Return True if a pass with this limit would give the same result."""
+    def holds_for(self, limit: int | None, rules: RuleSet) -> bool:
+        """Return True if a pass with this limit and these rules would give the same result."""
+        if any(rules.severity(code) != self.rules.severity(code) for code in self.codes):
+            return False
         if limit == self.limit:
             return True
         higher = self.limit is not None and (limit is None or limit > self.limit)
@@ -74,7 +81,7 @@ class FileChecks:
     shared: bool = False
     on_progress: OnProgress | None = None
     regions: Regions | None = None
-    _checks: dict[tuple[Path, RuleSet, str, str], list[FileCheck]] = field(default_factory=dict)
+    _checks: dict[tuple[Path, str, str], list[FileCheck]] = field(default_factory=dict)
     _leaks: dict[tuple[Path, Path], list[CountedDefect]] = field(default_factory=dict)
 
     def check(self, candidate: Candidate, dataset: Dataset, min_rows: int | None) -> FileCheck:
@@ -83,16 +90,16 @@ class FileChecks:
         if type(counter) is not HostedCounter:
             return self._run(candidate, dataset, min_rows, counter)
         rules = candidate.rules[candidate.backend.display_name]
-        key = (dataset.path, rules, candidate.spec.method, counter.text.family)
-        checks = self._checks.setdefault(key, [])
-        check = next((one for one in checks if one.holds_for(candidate.limits.max_context)), None)
+        key = (dataset.path, candidate.spec.method, counter.text.family)
+        checks, limit = self._checks.setdefault(key, []), candidate.limits.max_context
+        check = next((one for one in checks if one.holds_for(limit, rules)), None)
         if check is None:
             check = self._run(candidate, dataset, min_rows, counter)
             checks.append(check)
         tokens = check.tokens.model_copy(update={"encoding": counter.encoding})
         report = _for_backend(check.report, candidate.backend.display_name)
         report = report.model_copy(update={"tokens": tokens.summary()})
-        return FileCheck(report, tokens, check.limit, check.all_fit, check.system_prompt)
+        return replace(check, report=report, tokens=tokens)
 
     def check_all(self, candidate: Candidate, files: Files) -> tuple[FileCheck, FileCheck | None]:
         """Check the training file and the held-out rows. Raises DataError, of parts of one file
@@ -122,7 +129,7 @@ class FileChecks:
     def _run(
         self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter
     ) -> FileCheck:
-        limit, prompt = candidate.limits.max_context, SharedSystemPrompt()
+        limit, prompt, codes = candidate.limits.max_context, SharedSystemPrompt(), set[str]()
         report = validation_run.validate(
             dataset,
             method=candidate.spec.method,
@@ -134,15 +141,17 @@ class FileChecks:
             on_progress=self.on_progress,
             system_prompt=prompt,
             regions=self.regions,
+            codes=codes,
         )
         tokens = counter.stats()
         too_long = any(finding.code == "example_too_long" for finding in report.findings)
         cut = too_long or counter.totals().truncated or tokens.truncated_rows > 0
-        return FileCheck(report, tokens, limit, not cut, prompt.text)
+        rules = candidate.rules[candidate.backend.display_name]
+        return FileCheck(report, tokens, limit, not cut, prompt.text, rules, frozenset(codes))
 
 
 def _for_backend(report: Report, name: str) -> Report:
-    """Return a report as that of another backend, whose rules are the same."""
+    """Return a report as that of another backend, whose rules say the same of it."""
     findings = [
         finding.model_copy(update={"backends": [name] if finding.backends else []})
         for finding in report.findings

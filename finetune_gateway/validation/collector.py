@@ -47,10 +47,12 @@ class Findings:
         self._severities: dict[str, Severity | None] = {}
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._codes: set[str] = set()
+        self.met: set[str] = set()  # of all defects, also of rules that do not count
         self._dropped = 0
 
     def add(self, defect: Defect, line: int | None = None, count: int = 1) -> bool:
         """Add a defect; return True if it is an error for one of the backends."""
+        self.met.add(defect.code)
         severity = self.severity(defect.code)
         if severity is None:
             return False
@@ -71,6 +73,7 @@ class Findings:
     def extend(self, later: Findings) -> bool:
         """Add the findings of a later part of the file; return False if there are too many to
         know which of them one pass would have kept."""
+        self.met |= later.met
         for key, other in later._groups.items():
             group = self._groups.setdefault(key, _Group(other.defect))
             self._codes.add(other.defect.code)

@@ -57,6 +57,7 @@ def validate(
     on_progress: OnProgress | None = None,
     system_prompt: SharedSystemPrompt | None = None,
     regions: Regions | None = None,
+    codes: set[str] | None = None,
 ) -> Report:
     """Return a report on a dataset: what is wrong, where, why, and what to do.
 
@@ -70,7 +71,8 @@ def validate(
     change the report. ``on_progress`` is called with the bytes read and the size of the file;
     with several processes, from the progress of the first. ``system_prompt`` gets the system
     prompts of the rows without errors. ``regions``: whose national telephone numbers count as
-    personal data (default: those of the user's settings).
+    personal data (default: those of the user's settings). ``codes`` gets the rules that were
+    broken, also those that do not count for these backends.
     """
     task = Task(
         dataset.path,
@@ -95,6 +97,8 @@ def validate(
     if system_prompt is not None:
         system_prompt.join(scan.system_prompt)
     report = scan.report(MIN_ROWS if min_rows is None else min_rows)
+    if codes is not None:
+        codes |= scan.findings.met | {one.code for one in dataset.reading.observations.values()}
     return _with_reading(report, dataset.reading, backends)
 
 

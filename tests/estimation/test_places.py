@@ -19,7 +19,7 @@ from support.provider import Provider
 import finetune_gateway as gateway
 from finetune_gateway import Gateway, OpenAIBackend
 from finetune_gateway.cli.placement import Placement
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import DataError, SpecError
 
 HOST = "https://gpu.example.com/v1"
 BOTH = ("estimate", str(DATA), "--backend", "openai,local", "--model", MINI, "--model", TINY)
@@ -188,6 +188,19 @@ def test_leaks_into_validation_data_are_looked_for_once(home: Path, tmp_path: Pa
     assert six < one + train.stat().st_size / 10
     report = g.plan(train, model=MINI, validation=held_out).reports[0]
     assert any(found.code == "leak" for found in report.findings)
+
+
+def test_hosts_that_judge_differently_are_each_told_so(home: Path, tmp_path: Path) -> None:
+    """A row that ends with the user's turn is refused by OpenAI and counted for Nebius, whichever
+    of them reads the file first."""
+    turns = [{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")]
+    train = write(tmp_path / "train.jsonl", [{"messages": turns} for _ in range(12)])
+    for hosts in (["openai", "nebius"], ["nebius", "openai"]):
+        options = {one.backend: one for one in Gateway().estimate(train, model=MINI, backend=hosts)}
+        assert isinstance(options["openai"].error, DataError)
+        assert not isinstance(options["nebius"].error, DataError)
+    alone = Gateway().estimate(train, model=MINI, backend=["nebius"])[0]
+    assert str(options["nebius"].error) == str(alone.error)
 
 
 # -- names in lists ----------------------------------------------------------------------
