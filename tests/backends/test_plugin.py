@@ -98,11 +98,10 @@ def test_a_backend_has_rules_of_its_own(tmp_path: Path, home: Path) -> None:
     module = site / "ftg_recall.py"
     text = module.read_text(encoding="utf-8")
     module.write_text(text.replace('assistant": "error"', 'assistant": "fatal"'), encoding="utf-8")
-    for command in (words, ("submit", str(data), "--model", "any", "--backend", "recall")):
-        said = ftg(site, home, *command)
-        assert said.returncode == 1, said.stderr
-        assert "Capabilities.rules of backend 'recall' gives last_not_assistant" in said.stderr
-        assert "'fatal'" in said.stderr and "Traceback" not in said.stderr
+    said = ftg(site, home, "submit", str(data), "--model", "any", "--backend", "recall")
+    assert said.returncode == 1, said.stderr
+    assert "Capabilities.rules of backend 'recall' gives last_not_assistant" in said.stderr
+    assert "'fatal'" in said.stderr and "Traceback" not in said.stderr
 
 
 def test_without_it_the_name_is_unknown(tmp_path: Path, home: Path, train_file: Path) -> None:
