@@ -137,9 +137,10 @@ def validate(
     Exit code 3 if there is an error, else 0. Without --backend, the data is checked for all
     known backends, and each error names those that would refuse it; with a local --model, for
     this machine, by its template and its limit of tokens. 'ftg rules CODE' explains a
-    rule. --ignore leaves rules out, and reports how often they occurred; submit always applies
-    all rules. --fix fixes, in a copy, what can be fixed without guessing, logs each change in
-    OUT.changes.jsonl, and checks the copy.
+    rule. DATA is read as what it holds, whatever its name: JSON lines, a JSON array or
+    object, CSV, a workbook, Parquet, text. --ignore leaves rules out, and reports how often
+    they occurred; submit always applies all rules. --fix fixes, in a copy, what can be fixed
+    without guessing, logs each change in OUT.changes.jsonl, and checks the copy.
 
     Examples:
       ftg validate train.jsonl

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -52,7 +53,7 @@ def _chunks(file: IO[bytes], dataset: Dataset, name: str) -> Iterator[bytes]:
     try:
         while chunk := file.read(CHUNK):
             yield chunk
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as exc:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as exc:
         raise DataError(
             f"{dataset.name} is compressed ({name}), but cannot be read to its end: {exc}.",
             hint="Download or export it again.",

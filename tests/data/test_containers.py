@@ -202,6 +202,15 @@ def test_a_name_that_promises_json_lines_is_taken_at_its_word(home: Path, tmp_pa
         assert (fixed.rows, fixed.report.errors) == (12, [])
 
 
+def test_a_damaged_file_is_said_to_be_damaged(home: Path, tmp_path: Path) -> None:
+    """What cannot be decompressed to its end leaves no copy."""
+    whole = gzip.compress(LINES.encode())
+    for raw in (whole[:-20], whole[:40] + b"\xff" * 20 + whole[60:], b"\x1f\x8b\x08"):
+        with pytest.raises(DataError, match="cannot be read to its end"):
+            opened(tmp_path, "a.jsonl.gz", raw).fix(tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 # -- lines -----------------------------------------------------------------------------------------
 
 
