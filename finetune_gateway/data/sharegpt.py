@@ -120,7 +120,10 @@ class TurnReader:
             read = None
         listed = read if isinstance(read, list) else [read]
         if not listed or not all(_is_call(call) for call in listed):
-            self.errors.append(ConversionError(path, "this is not JSON with name and arguments"))
+            fix = 'Write the call as JSON: {"name": "...", "arguments": {...}}.'
+            reason = "this is not JSON with name and arguments"
+            self.errors.append(ConversionError(path, reason, fix=fix))
+            self.waiting.append("")  # its result is no orphan
             return {"role": "assistant", "content": value}
         return {"role": "assistant", "tool_calls": [self._call(call) for call in listed]}
 

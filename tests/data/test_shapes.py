@@ -249,6 +249,29 @@ def test_names_of_formats_differ() -> None:
     assert len(names) == len(set(names))
 
 
+CALL: Json = {"id": "c", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("tool", [
+    {"type": "function", **FUNCTION},
+    {"name": "find", "input_schema": {"type": "object"}},
+])  # fmt: skip
+def test_a_tool_of_another_api_is_one_error(tool: Json, home: Path) -> None:
+    """Its call is not said to be undeclared."""
+    row = {"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}], "tools": [tool]}
+    (error,) = gateway.validate([row] * 12, quality=False).errors
+    assert (error.code, error.path) == ("type_error", "tools[0]") and "function" in error.fix
+
+
+def test_the_result_of_a_call_that_cannot_be_read_is_no_error_too(home: Path) -> None:
+    """One error, at the call."""
+    call = {"from": "function_call", "value": "{'name': 'find', 'arguments': {}}"}
+    turns = [TURNS[0], call, {"from": "observation", "value": "1"}, TURNS[1]]
+    (error,) = gateway.validate([{"conversations": turns}] * 12, quality=False).errors
+    assert (error.code, error.path) == ("not_convertible", "conversations[1].value")
+    assert "as JSON" in error.fix
+
+
 LISTED: Json = {**CHAT, "tools": [TOOL]}
 ASKED_TOOL: Json = {"messages": [USER], "tools": [TOOL]}
 # Rows with tools as a text, and what is sent of them.

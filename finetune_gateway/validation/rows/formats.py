@@ -34,7 +34,7 @@ _FOLLOWING = frozenset(
         "assistant_first", "empty_messages", "last_not_assistant", "missing_input",
         "missing_non_preferred", "missing_preferred", "no_assistant", "no_user",
         "nothing_to_learn", "preference_identical", "preference_input_end", "preference_role",
-        "preference_turns", "same_role_twice",
+        "preference_turns", "same_role_twice", "tool_id_missing", "tool_result_orphan",
     }
 )  # fmt: skip
 _UNANSWERED = ("last_not_assistant", "missing_completion", "missing_output", "no_assistant")

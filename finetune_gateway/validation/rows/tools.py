@@ -22,6 +22,8 @@ Defects = Iterator[Defect]
 
 MAX_TOOLS = 128  # OpenAI's schema
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# As tools stand in the Responses API of OpenAI, and in Anthropic's with input_schema.
+_NESTED = 'Write {"type": "function", "function": {"name": "...", "parameters": {...}}}.'
 _MAX_DECODES = 3  # of arguments that were encoded several times
 
 
@@ -83,6 +85,9 @@ def _listed_tools(tools: list[Any], path: str) -> Defects:
         here = f"{path}[{index}]"
         if not isinstance(tool, dict):
             yield wrong_type(here, tool, "an object")
+            continue
+        if "function" not in tool and "name" in tool:
+            yield Defect("type_error", here, "a tool without 'function'", _NESTED)
             continue
         if tool.get("type") != "function":
             yield Defect("tool_type", f"{here}.type")
@@ -317,7 +322,7 @@ def offered_defects(messages: list[Json], row: Json, path: str, tools_path: str)
     ``tools_path``: the path of the tools.
     """
     tools = row.get("tools")
-    if tools and not isinstance(tools, list):
+    if tools and not (isinstance(tools, list) and all(map(_has_function, tools))):
         return  # reported with the tools
     offered = dict(_named_functions(tools or []))
     called = list(_called_functions(messages, path))
@@ -345,6 +350,10 @@ def _mismatches(arguments: Json, name: str, offered: Json, path: str) -> Defects
     if reason:
         detail = f"the arguments do not fit the parameters of {quoted(name)}: {reason}"
         yield Defect("tool_args_schema", path, detail)
+
+
+def _has_function(tool: Any) -> bool:
+    return isinstance(tool, dict) and "function" in tool
 
 
 def _called_functions(messages: list[Json], path: str) -> Iterator[tuple[str, Json, str]]:
