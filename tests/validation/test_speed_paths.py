@@ -544,7 +544,7 @@ def test_ranges_give_the_lines_of_the_file(chunk: int, raw: bytes, tmp_path: Pat
 @settings(max_examples=300, deadline=None)
 @given(st.lists(TEXTS | st.text(max_size=6), max_size=8), st.randoms(use_true_random=False))
 def test_repeats_are_those_of_the_same_texts(texts: list[str], chance: random.Random) -> None:
-    """Rows with one text, or equal but for case and spaces, are found, and no others, as by
+    """Rows with one text, or equal apart from case and spaces, are found, and no others, as by
     comparing them all."""
     changes = (str.upper, str.lower, str.title, lambda text: text.replace(" ", " \u00a0"),
                lambda text: unicodedata.normalize("NFD", text))  # fmt: skip

@@ -276,7 +276,7 @@ def _leaks(dataset: Dataset, against: Sequence[Dataset], figures: Json) -> list[
 
 class _Shared:
     """Lines of a dataset that leak, each with the line of the other file: the row is the same
-    there, its question is, or either is but for case and white space."""
+    there, its question is, or one of the two is, apart from case and white space."""
 
     def __init__(self, dataset: Dataset, other: Dataset) -> None:
         self.same: list[Lines] = []
