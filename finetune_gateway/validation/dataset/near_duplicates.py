@@ -10,16 +10,16 @@ The system prompt is not compared: rows share it.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from itertools import compress, count, islice
-from operator import eq
+from operator import ne, not_
 from typing import Any, BinaryIO
 
 from finetune_gateway.data.dataset import MAX_LINE, Dataset
@@ -46,7 +46,8 @@ _CROWD = 256  # in a band with more equal rows, the window is as small as the ca
 _TRIES = 20  # failed comparisons per row: rows of one template are all candidates of each other
 _BATCH = 1 << 20  # characters of the rows whose signatures are computed together
 _WORDS = 20_000  # words read of a row
-_CACHED = 100_000  # words kept in memory while pairs are verified
+_CACHED = 200_000  # words kept in memory while pairs are verified
+_HASHED = 1 << 15  # words whose hashes are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,9 @@ def nearly_same(one: RowText, two: RowText) -> bool:
     """Return True if two rows differ in a few words, and not so that they are two questions. Needs
     no package."""
     first, second = _Words.of(one), _Words.of(two)
-    limit = max_difference(max(first.words.total(), second.words.total()))
-    return _difference(first.words, second.words) <= limit and not _is_other_question(first, second)
+    limit = max_difference(max(len(first.words), len(second.words)))
+    changes = _changes(first.words, second.words)
+    return _difference(changes) <= limit and not _is_other_question(first, second, changes)
 
 
 class _Index:
@@ -122,6 +124,7 @@ class _Index:
         self.offsets = array("Q")
         self.hashes = array("Q")
         self.lengths = array("I")
+        self.limits = array("I")  # words in which a row of this length may differ
         self.parities = array("Q")
         self.bands = [array("I") for _ in range(BANDS)]
         rows = (
@@ -150,6 +153,7 @@ class _Index:
             self.offsets.append(row.offset)
             self.hashes.append(content_hash(row.conversation, row.media))
             self.lengths.append(len(own_words))
+            self.limits.append(max_difference(len(own_words)))
             self.parities.append(_parity(own_words))
             sets.append(_shingles(own_words))
         for signature in _signatures(sets):
@@ -158,19 +162,46 @@ class _Index:
                 band.append(hash(tuple(part)) & 0xFFFFFFFF)
 
     def pairs(self, reader: _RowReader, across: bool) -> Iterator[Pair]:
-        """Yield the nearest earlier near-duplicate of each row that has one."""
-        done: set[int] = set()
+        """Yield each row that has an earlier near-duplicate, with the nearest of those found
+        first."""
+        done = bytearray(len(self))
         for band in range(BANDS):
-            best: dict[int, tuple[int, int]] = {}
-            for early, late in self._candidates(band, across):
-                difference = None if late in done else reader.difference(early, late)
-                if difference is None:
+            for late, others in self._undone(band, done, across):
+                early = self._nearest(late, others, reader)
+                if early is not None:
+                    done[late] = 1
+                    yield self._pair(early, late)
+
+    def _undone(self, band: int, done: bytearray, across: bool) -> Iterator[tuple[int, list[int]]]:
+        """Yield each row without a near-duplicate so far, and a few earlier ones that are equal in
+        a band and most like it."""
+        files = self.files
+        for rows, window in self._crowds(band, done):
+            for place, row in enumerate(rows):
+                if done[row]:
                     continue
-                if late not in best or difference < best[late][0]:
-                    best[late] = difference, early
-            for late, (_, early) in best.items():
-                done.add(late)
-                yield self._pair(early, late)
+                others: list[int] = []
+                for other in _around(rows, place, window):
+                    if other > row or (across and files[row] == files[other]):
+                        continue
+                    if self._likely(row, other):
+                        others.append(other)
+                        if len(others) == _NEIGHBOURS:
+                            break
+                if others:
+                    yield row, others
+
+    def _nearest(self, late: int, others: list[int], reader: _RowReader) -> int | None:
+        """Return the row of ``others`` that differs least; None if none is a near-duplicate."""
+        same = self.hashes[late]
+        best: tuple[int, int] | None = None
+        for early in sorted(others, key=lambda other: self.hashes[other] != same):
+            difference = reader.difference(early, late)
+            if difference is not None and (best is None or difference < best[0]):
+                best = difference, early
+                if difference <= 1:
+                    break
+        return best[1] if best else None
 
     def links(self, reader: _RowReader) -> Iterator[tuple[int, int]]:
         """Yield pairs of lines that connect all near-duplicates."""
@@ -189,35 +220,36 @@ class _Index:
                     yield self.lines[early], self.lines[late]
 
     def limit(self, early: int, late: int) -> int:
-        return max_difference(max(self.lengths[early], self.lengths[late]))
+        return max(self.limits[early], self.limits[late])
 
     def _pair(self, early: int, late: int) -> Pair:
         lines, files = self.lines, self.files
         same = self.hashes[early] == self.hashes[late]
         return Pair(lines[late], lines[early], files[late], files[early], same)
 
-    def _candidates(self, band: int, across: bool = False) -> Iterator[tuple[int, int]]:
-        """Yield pairs of rows that are equal in a band: each row with a few of those most like
-        it. Sorting by the next bands too puts similar rows side by side."""
+    def _crowds(self, band: int, done: bytearray | None = None) -> Iterator[tuple[list[int], int]]:
+        """Yield rows that are equal in a band, some of them not done, and how far apart two of
+        them may be. Sorting by the next bands too puts similar rows side by side."""
         one, two, three = (self.bands[(band + step) % BANDS] for step in range(3))
-        files = self.files
-        for rows in _equal(one):
+        for rows in _equal(one, done):
             if len(rows) > 2:
                 rows.sort(key=lambda row: (two[row] << 32) | three[row])
-            window = _WINDOW if len(rows) <= _CROWD else _NEIGHBOURS
+            yield rows, _WINDOW if len(rows) <= _CROWD else _NEIGHBOURS
+
+    def _candidates(self, band: int) -> Iterator[tuple[int, int]]:
+        """Yield pairs of rows that are equal in a band: each row with a few of those most like
+        it."""
+        for rows, window in self._crowds(band):
             for place, row in enumerate(rows):
-                likely = (
-                    other
-                    for other in islice(rows, place + 1, place + 1 + window)
-                    if not (across and files[row] == files[other]) and self._likely(row, other)
-                )
+                near = islice(rows, place + 1, place + 1 + window)
+                likely = (other for other in near if self._likely(row, other))
                 for other in islice(likely, _NEIGHBOURS):
                     yield (row, other) if row < other else (other, row)
 
     def _likely(self, early: int, late: int) -> bool:
         """Return False if two rows cannot be a pair: each word that differs flips at most one
         bit of the parity."""
-        limit = self.limit(early, late)
+        limit = max(self.limits[early], self.limits[late])
         if abs(self.lengths[early] - self.lengths[late]) > limit + 3:
             return False
         return (self.parities[early] ^ self.parities[late]).bit_count() <= 2 * limit + 3
@@ -225,56 +257,85 @@ class _Index:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """The words of a row and of its answer, and the hash of its prompt."""
+    """The words of a row, and the texts they are of."""
 
-    words: Counter[str]
-    chunks: Counter[str]  # what stands between two spaces
-    answer: frozenset[str]
-    prompt_hash: int
-    media: str = ""
+    words: list[str]
+    row: RowText | None = None
 
     @property
     def size(self) -> int:
-        return len(self.words) + len(self.chunks) + len(self.answer)
+        return 2 * len(self.words)  # with the texts
 
     @classmethod
     def of(cls, row: RowText) -> _Words:
-        answer = frozenset(words(row.answer[: _WORDS * 8]))
-        chunks = Counter(row.conversation[: _WORDS * 8].casefold().split(" "))
-        own_words = Counter(conversation_words(row))
-        return cls(own_words, chunks, answer, content_hash(row.prompt), row.media)
+        return cls(conversation_words(row), row)
+
+    def chunks(self) -> list[str]:
+        """Return what stands between two spaces."""
+        return self.row.conversation[: _WORDS * 8].casefold().split(" ") if self.row else []
+
+    def answer(self) -> frozenset[str]:
+        """Return the words of the answer."""
+        return frozenset(words(self.row.answer[: _WORDS * 8])) if self.row else frozenset()
 
 
-def _difference(one: Counter[str], two: Counter[str]) -> int:
-    return max((one - two).total(), (two - one).total())
+Changes = tuple[Counter[str], Counter[str]]  # words that one has more often, and the other
 
 
-def _is_other_question(one: _Words, two: _Words) -> bool:
+def _changes(one: list[str], two: list[str]) -> Changes:
+    """Return the words in which two rows differ. What is the same at both ends is left out first:
+    of near-duplicates that is nearly all, and comparing it in C takes a fiftieth."""
+    shorter = min(len(one), len(two))
+    start = min(_first_difference(one, two), shorter)
+    one, two = one[start:], two[start:]
+    end = min(_first_difference(reversed(one), reversed(two)), shorter - start)
+    first, second = Counter(one[: len(one) - end]), Counter(two[: len(two) - end])
+    return first - second, second - first
+
+
+def _difference(changes: Changes) -> int:
+    return max(changes[0].total(), changes[1].total())
+
+
+def _is_other_question(one: _Words, two: _Words, changes: Changes) -> bool:
     """Return True if the words that differ make two questions: both the prompt and a short answer
     differ, or one word replaces another throughout (a name in the question and the answer). Rows
     with other images are two, too."""
-    if one.media != two.media:
+    if one.row is None or two.row is None:
+        return False
+    if one.row.media != two.row.media:
         return True
-    brief = 0 < len(one.answer) < FACT and 0 < len(two.answer) < FACT
-    if brief and one.prompt_hash != two.prompt_hash and one.answer != two.answer:
+    removed, added = changes
+    if max(removed.values(), default=0) > 1 and max(added.values(), default=0) > 1:
         return True
-    removed, added = one.words - two.words, two.words - one.words
-    return max(removed.values(), default=0) > 1 and max(added.values(), default=0) > 1
+    if one.row.answer == two.row.answer or one.row.prompt == two.row.prompt:
+        return False
+    first, second = one.answer(), two.answer()
+    if not (0 < len(first) < FACT and 0 < len(second) < FACT) or first == second:
+        return False
+    return content_hash(one.row.prompt) != content_hash(two.row.prompt)
 
 
-def _equal(values: array[int]) -> Iterator[list[int]]:
-    """Yield the indices of each value that comes more than once."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ordered = array("I", map(values.__getitem__, order))
-    group: list[int] = []
-    # Most values come once: iterating in C skips them fast.
-    for at in compress(count(), map(eq, ordered, islice(ordered, 1, None))):
-        if group and group[-1] != order[at]:
-            yield group
-            group = []
-        group += order[at + (group != []) : at + 2]
-    if group:
-        yield group
+def _equal(values: array[int], done: bytearray | None = None) -> Iterator[list[int]]:
+    """Yield the indices of each value that comes more than once, of those with one that is not
+    done."""
+    more = {value for value, times in Counter(values).items() if times > 1}
+    if done is not None and any(done):
+        left = range(len(values))
+        more &= {values[row] for row in compress(left, map(not_, done))}
+    groups: dict[int, list[int]] = {}
+    for row in compress(count(), map(more.__contains__, values)):
+        groups.setdefault(values[row], []).append(row)
+    yield from groups.values()
+
+
+def _around(rows: list[int], place: int, window: int) -> Iterator[int]:
+    """Yield the rows beside a place, the nearest first."""
+    for step in range(1, window + 1):
+        if place >= step:
+            yield rows[place - step]
+        if place + step < len(rows):
+            yield rows[place + step]
 
 
 class _RowReader:
@@ -295,10 +356,11 @@ class _RowReader:
         if self.tries[late] == _TRIES:
             return None
         one, two = self._words(early), self._words(late)
-        difference, limit = _difference(one.words, two.words), self.index.limit(early, late)
+        changes, limit = _changes(one.words, two.words), self.index.limit(early, late)
+        difference = _difference(changes)
         if difference > limit:
-            difference = _difference(one.chunks, two.chunks)
-        if difference > limit or _is_other_question(one, two):
+            difference = _difference(_changes(one.chunks(), two.chunks()))
+        if difference > limit or _is_other_question(one, two, changes):
             self.tries[late] += 1
             return None
         return difference
@@ -311,7 +373,7 @@ class _RowReader:
         file.seek(self.index.offsets[row])
         data = parse_leniently(file.readline(MAX_LINE))
         text = extract_row_text(data) if data else None
-        own = _Words.of(text) if text else _Words(Counter(), Counter(), frozenset(), 0)
+        own = _Words.of(text) if text else _Words([])
         self.cache[row] = own
         self.size += own.size
         while self.size > _CACHED and len(self.cache) > 2:
@@ -324,17 +386,30 @@ def conversation_words(row: RowText) -> list[str]:
     return words(row.conversation[: _WORDS * 8])[:_WORDS]
 
 
-@lru_cache(maxsize=1 << 15)
-def _hash(word: str) -> int:
-    """Return a hash that is the same in each process: a split must not vary between runs."""
-    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
+class _Hashes(dict[str, int]):
+    """Hashes of words, the same in each process: a split must not vary between runs."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= _HASHED:
+            self.clear()
+        made = self[word] = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+        return made
+
+
+_hash = _Hashes().__getitem__
+_BITS = [1 << bit for bit in range(64)]
 
 
 def _parity(own_words: Iterable[str]) -> int:
     bits = 0
-    for word in own_words:
-        bits ^= 1 << (_hash(word) & 63)
+    for value in map(_hash, own_words):
+        bits ^= _BITS[value & 63]
     return bits
+
+
+def _first_difference(one: Iterable[str], two: Iterable[str]) -> int:
+    """Return the place of the first word that differs; a large number if there is none."""
+    return next(compress(count(), map(ne, one, two)), sys.maxsize)
 
 
 def _shingles(own_words: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ Json = dict[str, Any]
 
 # A character of a script without spaces counts as a word.
 _SINGLE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_AROUND = "".join(char for char in map(chr, range(128)) if not re.match(r"[\w\s]", char))
 _WORD = re.compile(rf"[{_SINGLE}]|\w(?:[^\s{_SINGLE}]*\w)?")
 
 
@@ -183,8 +184,9 @@ def iter_message_texts(message: Json) -> Iterator[str]:
 
 def words(text: str) -> list[str]:
     """Return the words of a text, in lower case, without the punctuation around them."""
-    plain = text if text.isascii() else unicodedata.normalize("NFC", text)
-    return _WORD.findall(plain.casefold())
+    if text.isascii():  # in half the time of the pattern
+        return [word for chunk in text.lower().split() if (word := chunk.strip(_AROUND))]
+    return _WORD.findall(unicodedata.normalize("NFC", text).casefold())
 
 
 @lru_cache(maxsize=8)  # several statistics hash the same texts of a row
