@@ -90,6 +90,15 @@ def test_near_duplicates_prints_its_figures() -> None:
     assert found["recall"]["ratio"] >= 0.9 and found["precision"]["ratio"] >= 0.9
 
 
+def test_quality_speed_prints_its_figures() -> None:
+    """A commit before is checked out, and looks at the same rows."""
+    pytest.importorskip("rensa")
+    small = ("--megabytes", "0.05", "--sets", "chats", "--before", "HEAD", "--data", "none")
+    found = figures("quality_speed", *small)
+    assert set(found) == {f"chats_{name}" for name in ("survey", "survey_cpu", "gate", "peak")}
+    assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
+
+
 @pytest.mark.slow
 def test_overhead_trains_the_same_on_both_sides(tiny_folder: Path) -> None:
     """A job and the bare script reach the same losses from the same base, rows and seed."""

@@ -206,6 +206,8 @@ def not_analyzed_text(report: Report) -> str:
     missing = [name for name, key in parts.items() if (report.quality or {}).get(key) is None]
     if report.quality is None:
         missing = ["contradictions", "system prompts", "classes", *missing]
+    if sample := (report.quality or {}).get("sample"):
+        missing.insert(0, f"all but a sample of {sample >> 20} MB")
     if missing[-1:] == ["languages"] and not can_detect():
         missing[-1:] = ["languages (with the extra [lang])"]
     return f"{', '.join(missing)}; --quality looks" if missing else ""

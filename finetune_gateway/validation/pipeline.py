@@ -21,7 +21,7 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings, rules_for
 from finetune_gateway.validation.dataset import analysis, row_text
 from finetune_gateway.validation.dataset.analysis import AnalysisOptions
-from finetune_gateway.validation.file_bytes import BOM
+from finetune_gateway.validation.file_bytes import BOM, OnProgress
 from finetune_gateway.validation.rules import RuleSet
 from finetune_gateway.validation.run import method_of as method_of
 
@@ -66,6 +66,8 @@ def validate(
     spec = TrainingSpec.build(model=model or "unnamed", method=method, **(training or {}))
     require(spec)
     counter = _counter(dataset, runner, model, spec, limit)
+    options = options or AnalysisOptions()
+    first, second = _halves(on_progress) if options.quality else (on_progress, None)
     report = validation_run.validate(
         dataset,
         method=method,
@@ -73,10 +75,9 @@ def validate(
         backends=backends,
         counter=counter,
         max_context=limit,
-        on_progress=on_progress,
+        on_progress=first,
         regions=regions,
     )
-    options = options or AnalysisOptions()
     report = analysis.with_quality(
         report,
         dataset,
@@ -84,10 +85,28 @@ def validate(
         backends=backends,
         method=method,
         render=counter.render if isinstance(counter, LocalCounter) else None,
+        on_progress=second,
     )
     if options.against:
         report = _with_unread_lines(report, options.against, backends)
     return report.without(ignored)
+
+
+def _halves(on_progress: OnProgress | None) -> tuple[OnProgress | None, OnProgress | None]:
+    """Return the progress of the rows by themselves, and of the dataset as a whole: of one bar."""
+    if on_progress is None:
+        return None, None
+    size = 0
+
+    def rows(done: int, total: int) -> None:
+        nonlocal size
+        size = total
+        on_progress(done, 2 * total)
+
+    def whole(done: int, total: int) -> None:
+        on_progress(size + size * done // total, 2 * size)
+
+    return rows, whole
 
 
 def _canonical_method(method: str) -> str:

@@ -18,10 +18,18 @@ from finetune_gateway import Dataset
 from finetune_gateway.backends.local import builtin
 from finetune_gateway.cli import main
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.reports.validation_text import not_analyzed_text
 from finetune_gateway.tokens.chat_template import ChatTemplate
-from finetune_gateway.validation.dataset import near_duplicates, template_loss
-from finetune_gateway.validation.dataset.analysis import AUTO_BYTES, Analysis, analyze
+from finetune_gateway.validation import parallel
+from finetune_gateway.validation.dataset import analysis, near_duplicates, template_loss
+from finetune_gateway.validation.dataset.analysis import (
+    AUTO_BYTES,
+    Analysis,
+    AnalysisOptions,
+    analyze,
+)
 from finetune_gateway.validation.dataset.statistics import HeavyHitters, LanguageStats
+from finetune_gateway.validation.pipeline import validate
 from finetune_gateway.validation.rules import RULES
 
 WORDS = [
@@ -359,13 +367,16 @@ def test_a_small_file_is_surveyed_unasked(home: Path, tmp_path: Path) -> None:
     assert (plain.quality, plain.findings) == (None, [])
 
 
-def test_a_large_file_is_surveyed_when_asked(home: Path, tmp_path: Path) -> None:
+def test_all_of_a_large_file_is_looked_at_when_asked(home: Path, tmp_path: Path) -> None:
     """Above 4 MB it would cost seconds nobody asked for."""
     rows = good(50)
     rows[0]["messages"][1]["content"] = "word " * (AUTO_BYTES // 5)
     data = written(tmp_path / "large.jsonl", rows)
-    assert Gateway().validate(data).quality is None
-    assert Gateway().validate(data, quality=True).quality is not None
+    part, whole = (
+        Gateway().validate(data, quality=all_of_it).quality for all_of_it in (None, True)
+    )
+    assert part is not None and part["sample"] and "similar_rows" not in part
+    assert whole is not None and whole["rows"] == 50 and "sample" not in whole
 
 
 def test_a_local_template_is_looked_at(home: Path, tmp_path: Path) -> None:
@@ -486,3 +497,41 @@ def test_half_a_surrogate_pair_in_a_word_is_refused_at_its_line(
     assert (error["line"], error["path"]) == (6, "messages[1].content")
     assert "lone_surrogate" in page.read_text("utf-8")
     assert main(["split", str(path), "--out", str(tmp_path / "parts"), "--ratio", "0.7/0.3"]) == 0
+
+
+def test_several_processes_see_what_one_does(
+    look: Callable[..., Analysis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows with copies of them, read and compared by three processes and by one; the progress is
+    of the whole."""
+    rows = good(200)
+    rows += [json.loads(json.dumps(row).replace("?", ", please?")) for row in rows[::3]]
+    alone = look(rows)
+    monkeypatch.setattr(analysis, "PARALLEL_BYTES", 1)
+    monkeypatch.setattr(near_duplicates, "MANY_ROWS", 1)
+    monkeypatch.setattr(parallel, "count_processors", lambda: 3)
+    done: list[float] = []
+    several = look(rows, on_progress=lambda at, of: done.append(at / of))
+    assert several == alone and several.figures["rows"] == len(rows)
+    assert done == sorted(done) and 0 < done[0] < 0.5 < done[-1] < 1
+
+
+def test_of_a_large_file_a_sample_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From all over the file, with the right lines, and that is said; all of it on request."""
+    rows = good(400)
+    for number in range(0, 400, 2):
+        rows[number] = chat(f"{WORDS[0]} the same question?", f"Answer {number}.")
+    file = written(tmp_path / "rows.jsonl", rows)
+    monkeypatch.setattr(analysis, "AUTO_BYTES", 1000)
+    monkeypatch.setattr(analysis, "SAMPLE_BYTES", 1 << 14)
+    report = validate(file)
+    quality = report.quality or {}
+    assert quality["sample"] == 1 << 14 and 20 < quality["rows"] < 200
+    (found,) = [one for one in report.findings if one.code == "contradictions"]
+    assert all(line % 2 for line in found.lines)
+    assert "all but a sample" in not_analyzed_text(report)
+    whole = validate(file, options=AnalysisOptions(quality=True)).quality or {}
+    assert whole["rows"] == 400 and "sample" not in whole
+    assert validate(file, options=AnalysisOptions(quality=False)).quality is None

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -19,6 +21,7 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.row_content import near_digest, same_digest
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.text.quoting import quoted
+from finetune_gateway.validation import parallel
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import drift, near_duplicates, template_loss
 from finetune_gateway.validation.dataset.row_text import (
@@ -36,6 +39,7 @@ from finetune_gateway.validation.dataset.statistics import (
     RoleStats,
     SystemPromptStats,
 )
+from finetune_gateway.validation.file_bytes import OnProgress, Range, cut, sample_lines
 from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
@@ -44,7 +48,9 @@ Lines = tuple[int, int]  # of a row, and of the row it is like
 SHORT_ANSWER = 150  # bytes: some 25 words; longer ones of one prompt may all be meant
 FEW_WORDS = 5  # of a question that may well be asked twice
 NAMED = 3  # pairs of lines named in one finding
-AUTO_BYTES = 4 << 20  # larger files are analyzed on request only; this size takes half a second
+AUTO_BYTES = 4 << 20  # of larger files a sample is looked at; this size takes half a second
+SAMPLE_BYTES = 1 << 20
+PARALLEL_BYTES = 4 << 20  # files that several processes read
 NEAR_BYTES = 256 << 10  # the same for near-duplicates
 SHOWN = 10  # lines named in one finding
 TEMPLATE_ROWS = 200  # rows rendered through a model's template
@@ -65,19 +71,18 @@ class Analysis:
 class AnalysisOptions:
     """What to analyze.
 
-    ``quality``: None analyzes small files only. ``against``: validation or test data that should
-    share no row. ``like``: a sample of production prompts.
+    ``quality``: None analyzes a sample of a large file. ``against``: validation or test data that
+    should share no row. ``like``: a sample of production prompts.
     """
 
     quality: bool | None = None
     against: Dataset | None = None
     like: Dataset | None = None
 
-    def enabled_for(self, dataset: Dataset) -> bool:
-        """Return True if this dataset is to be analyzed."""
-        if self.quality is None:
-            return bool(self.against or self.like) or dataset.size <= AUTO_BYTES
-        return self.quality or bool(self.against or self.like)
+    @property
+    def enabled(self) -> bool:
+        """True if the dataset is to be analyzed."""
+        return self.quality is not False or bool(self.against or self.like)
 
 
 def with_quality(
@@ -88,9 +93,10 @@ def with_quality(
     backends: Mapping[str, RuleSet] | None = None,
     method: str = "sft",
     render: Callable[[Json], str] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Report:
     """Return the report with the analysis added; unchanged if no row could be read."""
-    if report.format == "unknown" or not options.enabled_for(dataset):
+    if report.format == "unknown" or not options.enabled:
         return report
     analysis = analyze(
         dataset,
@@ -100,6 +106,7 @@ def with_quality(
         like=options.like,
         render=render,
         thorough=bool(options.quality),
+        on_progress=on_progress,
     )
     return report.with_quality(analysis.findings, analysis.figures)
 
@@ -133,19 +140,25 @@ def analyze(
     like: Dataset | None = None,
     render: Callable[[Json], str] | None = None,
     thorough: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> Analysis:
     """Return findings and figures of a dataset as a whole.
 
     ``against``: other parts of the data (validation, test) that should share no row with it.
     ``like``: a sample of production prompts it should resemble. ``render``: a local model's
-    template. ``thorough``: detect languages and, in large files too, near-duplicates.
+    template. ``thorough``: detect languages and, in large files too, near-duplicates; else a sample
+    of a large file is read. ``on_progress`` is called with the bytes done and all of them.
     """
-    statistics = _Statistics(method, thorough)
-    for row in iter_row_texts(dataset):
-        statistics.add(row)
+    statistics, index = _Statistics(method, thorough), None
+    if thorough or dataset.size <= AUTO_BYTES or against or like:
+        index = _read(dataset, statistics, _part_of(on_progress, 0))
+    else:
+        with dataset.path.open("rb") as file:
+            statistics.read(iter_row_texts(dataset, sample_lines(file.fileno(), SAMPLE_BYTES)))
+        statistics.figures["sample"] = SAMPLE_BYTES  # of the file that were read
     defects = [*statistics.defects()]
     if thorough or (near_duplicates.available() and dataset.size <= NEAR_BYTES):
-        defects += _similar_rows(dataset, statistics.figures)
+        defects += _similar_rows(dataset, statistics.figures, index, _part_of(on_progress, 1))
     defects += _leaks(dataset, against, statistics.figures)
     if render is not None:
         defects += template_loss.defects(dataset, render, TEMPLATE_ROWS)
@@ -155,6 +168,56 @@ def analyze(
     for defect, line, count in defects:
         findings.add(defect, line, count)
     return Analysis(findings.listed(), statistics.figures)
+
+
+def _read(
+    dataset: Dataset, statistics: _Statistics, on_progress: OnProgress | None
+) -> near_duplicates.Index | None:
+    """Read all rows into the statistics; of a large file, also into an index of near-duplicates, by
+    other processes."""
+    workers = min(parallel.count_processors(), near_duplicates.MAX_WORKERS)
+    if workers < 2 or dataset.size < PARALLEL_BYTES or not near_duplicates.available():
+        statistics.read(_followed(dataset, on_progress))
+        return None
+    with dataset.path.open("rb") as file:
+        parts = cut(file.fileno(), dataset.size, workers)
+    parts = [replace(part, gaps=dataset.is_spooled) for part in parts]
+    here = partial(_read_here, dataset, statistics, on_progress)
+    whole: near_duplicates.Index | None = None
+    with closing(parallel.each(partial(_index, dataset), [None, *parts], here)) as results:
+        for index in results:
+            if whole is None:
+                whole = index
+            elif index is not None:
+                whole.extend(index)
+    return whole
+
+
+def _index(dataset: Dataset, part: Range | None) -> near_duplicates.Index | None:
+    return near_duplicates.Index([dataset], part)
+
+
+def _read_here(
+    dataset: Dataset, statistics: _Statistics, on_progress: OnProgress | None, part: Range | None
+) -> None:
+    statistics.read(_followed(dataset, on_progress))
+
+
+def _followed(dataset: Dataset, on_progress: OnProgress | None) -> Iterator[RowText]:
+    """Yield the texts of the rows, and tell how far that is."""
+    last = 0
+    for row in iter_row_texts(dataset):
+        if on_progress and row.offset - last > dataset.size // 100:
+            last = row.offset
+            on_progress(last, dataset.size)
+        yield row
+
+
+def _part_of(on_progress: OnProgress | None, part: int) -> OnProgress | None:
+    """Return the progress of one half of the work."""
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(part * total + done, 2 * total)
 
 
 class _Statistics:
@@ -170,6 +233,10 @@ class _Statistics:
         self.languages = LanguageStats(enabled=thorough)
         self.labels: set[bool] = set()
         self.roles = RoleStats()
+
+    def read(self, rows: Iterable[RowText]) -> None:
+        for row in rows:
+            self.add(row)
 
     def add(self, row: RowText) -> None:
         self.rows += 1
@@ -193,7 +260,8 @@ class _Statistics:
         if self.method == "kto" and self.rows >= 10 and len(self.labels) == 1:
             detail = f"the label of all {self.rows} rows is {str(*self.labels).lower()}"
             yield Defect("label_one_sided", detail=detail), None, 1
-        if self.method == "sft" and 10 <= self.rows < FIRST_GAINS:
+        whole = "sample" not in self.figures
+        if self.method == "sft" and whole and 10 <= self.rows < FIRST_GAINS:
             detail = f"{self.rows} rows; first gains are seen from {FIRST_GAINS} to 100"
             yield Defect("few_examples", detail=detail), None, 1
 
@@ -241,10 +309,16 @@ class Contradictions:
                 yield from _numbered(code, f"{_rows_have(len(found))} {what}; {listed}", found)
 
 
-def _similar_rows(dataset: Dataset, figures: Json) -> list[CountedDefect]:
+def _similar_rows(
+    dataset: Dataset,
+    figures: Json,
+    index: near_duplicates.Index | None,
+    on_progress: OnProgress | None,
+) -> list[CountedDefect]:
     if not near_duplicates.available():
         return [(Defect("near_duplicates_unseen"), None, 1)]
-    pairs = [pair for pair in near_duplicates.pairs([dataset]) if not pair.same]
+    found = near_duplicates.pairs([dataset], index=index, on_progress=on_progress)
+    pairs = [pair for pair in found if not pair.same]
     figures["similar_rows"] = len(pairs)
     if not pairs:
         return []

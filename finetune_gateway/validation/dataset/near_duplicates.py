@@ -10,42 +10,52 @@ The system prompt is not compared: rows share it.
 
 from __future__ import annotations
 
-import sys
 import zlib
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import compress, count, islice
-from operator import ne, not_
+from operator import not_
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune_gateway.data.dataset import MAX_LINE, Dataset
 from finetune_gateway.errors import MissingDependency
+from finetune_gateway.validation import parallel
 from finetune_gateway.validation.dataset.row_text import (
     RowText,
     content_hash,
     extract_row_text,
     iter_row_texts,
     parse_leniently,
-    words,
 )
+from finetune_gateway.validation.dataset.row_words import FACT as FACT
+from finetune_gateway.validation.dataset.row_words import (
+    RowWords,
+    are_other_questions,
+    changes_of,
+    conversation_words,
+    difference_of,
+)
+from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range
 
+MANY_ROWS = 5_000  # which several processes compare
+MAX_WORKERS = 4
 MAX_ROWS = 1_000_000  # rows compared; takes 200 MB
 PERMUTATIONS = 128
 # Probability that two rows share a band: 99.6 % if they have half of their shingles in common,
 # 94 % at 0.4, and 0.5 % for unrelated rows (0.05).
 BANDS, DEPTH = 42, 3
-FACT = 6  # distinct words; a shorter answer is a name, a number, a class or a call
 LONG = 240  # rows of this many words have shingles of three words only
 _NEIGHBOURS = 4  # candidates per row and band, taken from a window of so many rows:
 _WINDOW = 32
 _CROWD = 256  # in a band with more equal rows, the window is as small as the candidates
 _TRIES = 20  # failed comparisons per row: rows of one template are all candidates of each other
 _BATCH = 1 << 20  # characters of the rows whose signatures are computed together
-_WORDS = 20_000  # words read of a row
 _CACHED = 200_000  # words kept in memory while pairs are verified
 _HASHED = 1 << 15  # words whose hashes are kept
 
@@ -80,19 +90,48 @@ def max_difference(count: int) -> int:
     return max(3, count // 100)
 
 
-def pairs(datasets: Sequence[Dataset], *, across: bool = False) -> list[Pair]:
+def pairs(
+    datasets: Sequence[Dataset],
+    *,
+    across: bool = False,
+    index: Index | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[Pair]:
     """Return each row that nearly repeats an earlier one, with one such earlier row, by line.
 
     ``across``: only pairs of rows in different files. Rows that differ only in case, white space
-    and punctuation are pairs too. Raises MissingDependency without the package rensa.
+    and punctuation are pairs too. ``index``: of these data, if it was made. Many rows are compared
+    by several processes; their number changes nothing. ``on_progress`` is called with the steps
+    done and all of them. Raises MissingDependency without the package rensa.
     """
     if not available():
         raise MissingDependency("Finding near-duplicates", "dedup")
-    index = _Index(datasets)
+    index = index or Index(datasets)
+    paths = [dataset.path for dataset in datasets]
+    workers = min(parallel.count_processors(), MAX_WORKERS) if len(index) >= MANY_ROWS else 1
+    bounds = [len(index) * part // workers for part in range(workers + 1)]
+    parts = list(zip(bounds, bounds[1:], strict=False))
+    compare = partial(_compare, index, paths, across)
+    found: list[Pair] = []
+    with closing(
+        parallel.each(compare, parts, partial(compare, on_progress=on_progress))
+    ) as results:
+        for some in results:
+            found += some
+    return sorted(found, key=lambda pair: (pair.file, pair.line))
+
+
+def _compare(
+    index: Index,
+    paths: Sequence[Path],
+    across: bool,
+    part: tuple[int, int],
+    on_progress: OnProgress | None = None,
+) -> list[Pair]:
+    """Return the pairs of some rows, each with an earlier one."""
     with ExitStack() as stack:
-        files = [stack.enter_context(dataset.path.open("rb")) for dataset in datasets]
-        unsorted = index.pairs(_RowReader(files, index), across)
-        return sorted(unsorted, key=lambda pair: (pair.file, pair.line))
+        files = [stack.enter_context(path.open("rb")) for path in paths]
+        return list(index.pairs(_RowReader(files, index), across, part, on_progress))
 
 
 def links(dataset: Dataset) -> Iterator[tuple[int, int]]:
@@ -101,7 +140,7 @@ def links(dataset: Dataset) -> Iterator[tuple[int, int]]:
     """
     if not available():
         raise MissingDependency("Finding near-duplicates", "dedup")
-    index = _Index([dataset])
+    index = Index([dataset])
     with dataset.path.open("rb") as file:
         yield from index.links(_RowReader([file], index))
 
@@ -109,16 +148,17 @@ def links(dataset: Dataset) -> Iterator[tuple[int, int]]:
 def nearly_same(one: RowText, two: RowText) -> bool:
     """Return True if two rows differ in a few words, and not so that they are two questions. Needs
     no package."""
-    first, second = _Words.of(one), _Words.of(two)
-    limit = max_difference(max(len(first.words), len(second.words)))
-    changes = _changes(first.words, second.words)
-    return _difference(changes) <= limit and not _is_other_question(first, second, changes)
+    first, second = RowWords.of(one), RowWords.of(two)
+    limit = max_difference(max(len(conversation_words(row)) for row in (one, two)))
+    changes, _ = changes_of(first, second)
+    return difference_of(changes) <= limit and not are_other_questions(first, second, changes)
 
 
-class _Index:
+class Index:
     """File, line and offset of each row, its length, the parity of its words, and its bands."""
 
-    def __init__(self, datasets: Sequence[Dataset]) -> None:
+    def __init__(self, datasets: Sequence[Dataset], part: Range | None = None) -> None:
+        """Read the rows; ``part``: those of a part of the one file."""
         self.files = bytearray()
         self.lines = array("I")
         self.offsets = array("Q")
@@ -129,7 +169,7 @@ class _Index:
         self.bands = [array("I") for _ in range(BANDS)]
         rows = (
             (number, row) for number, dataset in enumerate(datasets)
-            for row in iter_row_texts(dataset)
+            for row in _rows_of(dataset, part)
         )  # fmt: skip
         batch: list[tuple[int, RowText]] = []
         size = 0
@@ -143,6 +183,15 @@ class _Index:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def extend(self, later: Index) -> None:
+        """Add the rows of the part that follows, as far as rows are compared."""
+        left = MAX_ROWS - len(self)
+        self.files += later.files[:left]
+        for name in ("lines", "offsets", "hashes", "lengths", "limits", "parities"):
+            getattr(self, name).extend(getattr(later, name)[:left])
+        for band, more in zip(self.bands, later.bands, strict=True):
+            band.extend(more[:left])
 
     def _add(self, batch: list[tuple[int, RowText]]) -> None:
         sets: list[list[str]] = []
@@ -161,11 +210,20 @@ class _Index:
                 part = signature[number * DEPTH : (number + 1) * DEPTH]
                 band.append(hash(tuple(part)) & 0xFFFFFFFF)
 
-    def pairs(self, reader: _RowReader, across: bool) -> Iterator[Pair]:
-        """Yield each row that has an earlier near-duplicate, with the nearest of those found
-        first."""
-        done = bytearray(len(self))
+    def pairs(
+        self,
+        reader: _RowReader,
+        across: bool,
+        part: tuple[int, int],
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[Pair]:
+        """Yield each row of a part that has an earlier near-duplicate, with the nearest of those
+        found first."""
+        first, end = part
+        done = bytearray(b"\1" * first + b"\0" * (end - first) + b"\1" * (len(self) - end))
         for band in range(BANDS):
+            if on_progress:
+                on_progress(band, BANDS)
             for late, others in self._undone(band, done, across):
                 early = self._nearest(late, others, reader)
                 if early is not None:
@@ -255,65 +313,12 @@ class _Index:
         return (self.parities[early] ^ self.parities[late]).bit_count() <= 2 * limit + 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """The words of a row, and the texts they are of."""
-
-    words: list[str]
-    row: RowText | None = None
-
-    @property
-    def size(self) -> int:
-        return 2 * len(self.words)  # with the texts
-
-    @classmethod
-    def of(cls, row: RowText) -> _Words:
-        return cls(conversation_words(row), row)
-
-    def chunks(self) -> list[str]:
-        """Return what stands between two spaces."""
-        return self.row.conversation[: _WORDS * 8].casefold().split(" ") if self.row else []
-
-    def answer(self) -> frozenset[str]:
-        """Return the words of the answer."""
-        return frozenset(words(self.row.answer[: _WORDS * 8])) if self.row else frozenset()
-
-
-Changes = tuple[Counter[str], Counter[str]]  # words that one has more often, and the other
-
-
-def _changes(one: list[str], two: list[str]) -> Changes:
-    """Return the words in which two rows differ. What is the same at both ends is left out first:
-    of near-duplicates that is nearly all, and comparing it in C takes a fiftieth."""
-    shorter = min(len(one), len(two))
-    start = min(_first_difference(one, two), shorter)
-    one, two = one[start:], two[start:]
-    end = min(_first_difference(reversed(one), reversed(two)), shorter - start)
-    first, second = Counter(one[: len(one) - end]), Counter(two[: len(two) - end])
-    return first - second, second - first
-
-
-def _difference(changes: Changes) -> int:
-    return max(changes[0].total(), changes[1].total())
-
-
-def _is_other_question(one: _Words, two: _Words, changes: Changes) -> bool:
-    """Return True if the words that differ make two questions: both the prompt and a short answer
-    differ, or one word replaces another throughout (a name in the question and the answer). Rows
-    with other images are two, too."""
-    if one.row is None or two.row is None:
-        return False
-    if one.row.media != two.row.media:
-        return True
-    removed, added = changes
-    if max(removed.values(), default=0) > 1 and max(added.values(), default=0) > 1:
-        return True
-    if one.row.answer == two.row.answer or one.row.prompt == two.row.prompt:
-        return False
-    first, second = one.answer(), two.answer()
-    if not (0 < len(first) < FACT and 0 < len(second) < FACT) or first == second:
-        return False
-    return content_hash(one.row.prompt) != content_hash(two.row.prompt)
+def _rows_of(dataset: Dataset, part: Range | None) -> Iterator[RowText]:
+    if part is None:
+        yield from iter_row_texts(dataset, counted=False)
+        return
+    with dataset.path.open("rb") as file:
+        yield from iter_row_texts(dataset, Lines(file.fileno(), part), counted=False)
 
 
 def _equal(values: array[int], done: bytearray | None = None) -> Iterator[list[int]]:
@@ -341,9 +346,9 @@ def _around(rows: list[int], place: int, window: int) -> Iterator[int]:
 class _RowReader:
     """Reads rows again and caches the words of the last ones."""
 
-    def __init__(self, files: Sequence[BinaryIO], index: _Index) -> None:
+    def __init__(self, files: Sequence[BinaryIO], index: Index) -> None:
         self.files, self.index = files, index
-        self.cache: OrderedDict[int, _Words] = OrderedDict()
+        self.cache: OrderedDict[int, RowWords] = OrderedDict()
         self.size = 0
         self.tries = bytearray(len(index))
 
@@ -356,34 +361,29 @@ class _RowReader:
         if self.tries[late] == _TRIES:
             return None
         one, two = self._words(early), self._words(late)
-        changes, limit = _changes(one.words, two.words), self.index.limit(early, late)
-        difference = _difference(changes)
+        (changes, chunks), limit = changes_of(one, two), self.index.limit(early, late)
+        difference = difference_of(changes)
         if difference > limit:
-            difference = _difference(_changes(one.chunks(), two.chunks()))
-        if difference > limit or _is_other_question(one, two, changes):
+            difference = chunks
+        if difference > limit or are_other_questions(one, two, changes):
             self.tries[late] += 1
             return None
         return difference
 
-    def _words(self, row: int) -> _Words:
+    def _words(self, row: int) -> RowWords:
         if row in self.cache:
             self.cache.move_to_end(row)
             return self.cache[row]
         file = self.files[self.index.files[row]]
         file.seek(self.index.offsets[row])
         data = parse_leniently(file.readline(MAX_LINE))
-        text = extract_row_text(data) if data else None
-        own = _Words.of(text) if text else _Words([])
+        text = extract_row_text(data, counted=False) if data else None
+        own = RowWords.of(text) if text else RowWords([])
         self.cache[row] = own
         self.size += own.size
         while self.size > _CACHED and len(self.cache) > 2:
             self.size -= self.cache.popitem(last=False)[1].size
         return own
-
-
-def conversation_words(row: RowText) -> list[str]:
-    """Return the words of a row without its system prompt, 20,000 at most."""
-    return words(row.conversation[: _WORDS * 8])[:_WORDS]
 
 
 class _Hashes(dict[str, int]):
@@ -407,11 +407,6 @@ def _parity(own_words: Iterable[str]) -> int:
     return bits
 
 
-def _first_difference(one: Iterable[str], two: Iterable[str]) -> int:
-    """Return the place of the first word that differs; a large number if there is none."""
-    return next(compress(count(), map(ne, one, two)), sys.maxsize)
-
-
 def _shingles(own_words: list[str]) -> list[str]:
     """Return what a row is compared by: its groups of three words, and in a short row words and
     pairs too, since one changed word would leave little in common.
@@ -420,9 +415,12 @@ def _shingles(own_words: list[str]) -> list[str]:
     still have enough in common.
     """
     shingles: list[str] = []
-    if len(own_words) < LONG:
-        every = 0 if len(own_words) < LONG // 4 else 64 if len(own_words) < LONG // 2 else 192
-        taken = [not _hash(word) & every for word in own_words]
+    if len(own_words) < LONG // 4:
+        shingles += own_words
+        shingles += map(" ".join, zip(own_words, own_words[1:], strict=False))
+    elif len(own_words) < LONG:
+        every = 64 if len(own_words) < LONG // 2 else 192
+        taken = [not value & every for value in map(_hash, own_words)]
         shingles += compress(own_words, taken)
         pairs = zip(own_words, own_words[1:], strict=False)
         shingles += map(" ".join, compress(pairs, taken))

@@ -10,8 +10,8 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from finetune_gateway.data.canonical import readable
-from finetune_gateway.data.dataset import Dataset, Kind, kind_of
+from finetune_gateway.data.dataset import Dataset, Kind, Line, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list, calls_of
 from finetune_gateway.data.row_content import media_digests
 
@@ -63,11 +63,14 @@ class RowText:
         return f"{self.prompt}\n{self.answer}" if self.prompt else self.answer
 
 
-def iter_row_texts(dataset: Dataset) -> Iterator[RowText]:
-    """Yield the texts of each row that can be read."""
-    for line in dataset.lines():
+def iter_row_texts(
+    dataset: Dataset, lines: Iterable[Line] | None = None, *, counted: bool = True
+) -> Iterator[RowText]:
+    """Yield the texts of each row that can be read. ``lines``: some of its lines (default: all);
+    ``counted``: as for ``extract_row_text``."""
+    for line in dataset.lines() if lines is None else lines:
         if not line.cut and (row := parse_leniently(line.raw)):
-            text = extract_row_text(row, line.number, line.offset)
+            text = extract_row_text(row, line.number, line.offset, counted=counted)
             if text:
                 yield text
 
@@ -100,8 +103,11 @@ def _encodable(value: Any) -> Any:
     return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
-def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | None:
-    """Return the texts of a row, or None if it is malformed or has no known format."""
+def extract_row_text(
+    row: Json, line: int = 1, offset: int = 0, *, counted: bool = True
+) -> RowText | None:
+    """Return the texts of a row, or None if it is malformed or has no known format. ``counted``:
+    with its tools, label, roles and calls."""
     read = readable(row)
     if read is None:
         return None
@@ -116,20 +122,28 @@ def extract_row_text(row: Json, line: int = 1, offset: int = 0) -> RowText | Non
         answer = [last]
     turns = messages if kind == "preference" else [*messages, *answer]
     system, prompt = _system_and_prompt(messages)
-    label = read.get("label")
-    return RowText(
+    texts = RowText(
         line,
         offset,
         kind,
         system,
         prompt,
         answer="\n".join(map(message_text, answer)),
-        tools=json.dumps(read["tools"], sort_keys=True) if read.get("tools") else "",
         media=" ".join(media_digests(read)),
+    )
+    return _with_counts(texts, read, turns) if counted else texts
+
+
+def _with_counts(texts: RowText, read: Json, turns: list[Any]) -> RowText:
+    label = read.get("label")
+    calls = sum(len(calls_of(message)) for message in turns if isinstance(message, dict))
+    return replace(
+        texts,
+        tools=json.dumps(read["tools"], sort_keys=True) if read.get("tools") else "",
         label=label if isinstance(label, bool) else None,
         roles=tuple(str(as_dict(message).get("role")) for message in turns),
-        calls=sum(len(calls_of(as_dict(message))) for message in turns),
-        answered_calls=_count_answered(turns),
+        calls=calls,
+        answered_calls=_count_answered(turns) if calls else 0,
     )
 
 
