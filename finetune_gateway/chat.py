@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 from pydantic import Field
 
-from finetune_gateway.errors import AuthenticationError, GatewayError, SpecError
+from finetune_gateway.errors import AuthenticationError, GatewayError, SpecError, shown
 from finetune_gateway.model import Model
 
 # One of many: ``messages``, and ``tools`` if it has some, as in a row of data without its answer.
@@ -156,11 +157,59 @@ def chat_many(
 
 def parts_of(conversation: Conversation) -> tuple[list[dict[str, Any]], list[Any] | None]:
     """Return the messages and the tools of one of many. Raises SpecError for anything else."""
-    unknown = sorted(conversation.keys() - {"messages", "tools"})
-    messages = conversation.get("messages")
+    like = 'Give each as {"messages": [...], "tools": [...]}.'
+    if not isinstance(conversation, Mapping):
+        raise SpecError(f"{shown(conversation)} is no conversation.", hint=like)
+    unknown = sorted(map(str, conversation.keys() - {"messages", "tools"}))
+    messages, tools = conversation.get("messages"), conversation.get("tools") or None
     if unknown or not isinstance(messages, list):
         wrong = f"has {', '.join(unknown)}" if unknown else "has no list of messages"
+        raise SpecError(f"A conversation {wrong}.", hint=like)
+    if tools is not None and not _are_objects(tools):
+        raise SpecError(f"tools is a list of tools, not {shown(tools)}.", hint=like)
+    return messages, tools
+
+
+def check_messages(messages: Any) -> None:
+    """Raise SpecError for what is no list of messages, with the message and the field."""
+    if not isinstance(messages, list):
         raise SpecError(
-            f"A conversation {wrong}.", hint='Give each as {"messages": [...], "tools": [...]}.'
+            f"A conversation is a text or a list of messages, not {shown(messages)}.", hint=_LIKE
         )
-    return messages, conversation.get("tools") or None
+    for number, message in enumerate(messages):
+        if wrong := _wrong_with(message):
+            raise SpecError(f"messages[{number}]{wrong}.", hint=_LIKE)
+
+
+def require_encodable(text: str, name: str) -> None:
+    """Raise SpecError for a text with half of a surrogate pair, which no tokenizer and no host
+    reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise SpecError(
+            f"{name} holds half of a character, {ascii(text[exc.start])}, so it is no text.",
+            hint="It was cut within a character, or read with another encoding: read it again.",
+        ) from None
+
+
+_LIKE = 'Like [{"role": "user", "content": "Where is my parcel?"}].'
+
+
+def _wrong_with(message: Any) -> str:
+    """Return what a message cannot have, in words; empty for one that can be sent."""
+    if not isinstance(message, Mapping):
+        return f" is no message: {shown(message)}"
+    content, calls = message.get("content"), message.get("tool_calls")
+    if not isinstance(message.get("role"), str):
+        return f".role is {shown(message.get('role'))}, no name of a role"
+    if not (content is None or isinstance(content, str) or _are_objects(content)):
+        return f".content is {shown(content)}: neither a text nor a list of parts"
+    if calls is not None and not _are_objects(calls):
+        return f".tool_calls is no list of calls: {shown(calls)}"
+    require_encodable(json.dumps(message, ensure_ascii=False, default=str), "A message")
+    return ""
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import PrivateAttr, ValidationError
 
@@ -21,13 +21,16 @@ from finetune_gateway.chat import (
     GivesScores,
     TellsLosses,
     chat_many,
+    check_messages,
     parts_of,
+    require_encodable,
 )
 from finetune_gateway.errors import (
     GatewayError,
     NotFoundError,
     SpecError,
     UnsupportedError,
+    shown,
     validation_error_text,
 )
 from finetune_gateway.renderers import Shown
@@ -39,6 +42,8 @@ from finetune_gateway.tokens.model_folder import has_template
 FILE_NAME = "finetune_gateway.json"
 PROBE_TOKENS = 32  # of a first answer
 MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
+
+Found = TypeVar("Found")
 
 
 class ModelHandle(Shown, HandleData):
@@ -111,10 +116,8 @@ class ModelHandle(Shown, HandleData):
         ``system`` and ``sampling`` are as for ``chat`` and hold for all. An error that is no matter
         of one conversation is raised.
         """
-        framed = [
-            {**one, "messages": self.as_messages(parts_of(one)[0], system)} for one in conversations
-        ]
-        return chat_many(self._answering(), framed, **sampling)
+        model = self._answering()
+        return self._each(conversations, system, lambda some: chat_many(model, some, **sampling))
 
     def reference_loss(
         self,
@@ -179,12 +182,27 @@ class ModelHandle(Shown, HandleData):
                 backend=self.backend,
                 option="score",
             )
-        return model.scores(
-            [
-                {**one, "messages": self.as_messages(parts_of(one)[0], system)}
-                for one in conversations
-            ]
-        )
+        return self._each(conversations, system, model.scores)
+
+    def _each(
+        self,
+        conversations: Sequence[Conversation],
+        system: str | None,
+        ask: Callable[[list[Conversation]], list[Found | GatewayError]],
+    ) -> list[Found | GatewayError]:
+        """Return what ``ask`` finds of each conversation, with its system prompt; of what is none
+        the error in its place."""
+        asked: list[Conversation] = []
+        wrong: dict[int, GatewayError] = {}
+        for index, one in enumerate(conversations):
+            try:
+                messages = self.as_messages(parts_of(one)[0], system)
+            except SpecError as exc:
+                wrong[index] = exc
+            else:
+                asked.append({**one, "messages": messages})
+        found = iter(ask(asked))
+        return [wrong[at] if at in wrong else next(found) for at in range(len(conversations))]
 
     def require_answers(self) -> None:
         """Raise UnsupportedError for a reward model: it gives scores, and no answers."""
@@ -200,9 +218,16 @@ class ModelHandle(Shown, HandleData):
     def as_messages(
         self, messages: str | list[dict[str, Any]], system: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return the messages that ``chat`` sends for these arguments."""
+        """Return the messages that ``chat`` sends for these arguments. Raises SpecError for what is
+        no conversation."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        check_messages(messages)
+        if system is not None and not isinstance(system, str):
+            raise SpecError(
+                f"system is a text, not {shown(system)}.", hint="Leave it out, or give a text."
+            )
+        require_encodable(system or "", "system")
         has_system = any(message.get("role") in ("system", "developer") for message in messages)
         prompt = self.system_prompt if system is None else system
         if has_system or not prompt:

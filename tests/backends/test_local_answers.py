@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +283,47 @@ def test_a_response_template_is_used_if_it_reads_what_the_model_writes(
         answered = reader.read(raw, "<|im_start|>assistant\n", None)
         assert (answered.text, answered.calls[0].arguments) == ("So.", {"a": 1})
         assert str(answered.reasoning).strip() == "Why."
+
+
+SAID: dict[str, Any] = {"role": "assistant", "content": "On Tuesday."}
+NO_MESSAGES: list[tuple[Any, str]] = [
+    (None, "a text or a list of messages, not None"),
+    ([1], r"messages\[0\] is no message: 1"),
+    ([[SAID]], r"messages\[0\] is no message"),
+    ([{"content": "Hello"}], r"messages\[0\].role is None"),
+    ([SAID, {"role": "user", "content": 4}], r"messages\[1\].content is 4"),
+    ([{"role": "user", "content": [4]}], r"messages\[0\].content is \[4\]"),
+    ([{**SAID, "tool_calls": 3}], r"messages\[0\].tool_calls is no list of calls: 3"),
+    ([{"role": "user", "content": "\ud83d"}], "half of a character, '.ud83d'"),
+    ("\ud83d", "half of a character"),
+]
+
+
+@pytest.mark.parametrize(("messages", "words"), NO_MESSAGES)
+def test_what_is_no_conversation_is_said(handle: ModelHandle, messages: Any, words: str) -> None:
+    """Before anything is generated, of one and of many, in which the others are answered."""
+    for ask in (handle.chat, handle.stream):
+        with pytest.raises(SpecError, match=words):
+            ask(messages, max_tokens=2)
+    with pytest.raises(SpecError, match=words):
+        handle.reference_loss(messages, SAID)
+    if isinstance(messages, list):
+        asked = [{"messages": messages}, {"messages": conversation("Count.")}]
+        wrong, answered = handle.chat_many(asked, max_tokens=2)
+        assert isinstance(wrong, SpecError) and isinstance(answered, ChatReply)
+
+
+def test_what_is_no_text_is_said(handle: ModelHandle) -> None:
+    """As a system prompt, a text to go on with, a reference, a conversation among many."""
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: handle.chat("Count.", system=5), "system is a text, not 5"),  # type: ignore[arg-type]
+        (lambda: handle.chat("Count.", system="\udc80"), "system holds half of a character"),
+        (lambda: handle.complete("\ud83d"), "The text holds half of a character"),
+        (lambda: handle.reference_loss("Count.", "One."), "no message of an assistant: 'One.'"),  # type: ignore[arg-type]
+    ]
+    for ask, words in wrong:
+        with pytest.raises(SpecError, match=words):
+            ask()
+    number: Any = 1
+    [error] = handle.chat_many([number])
+    assert isinstance(error, SpecError) and "1 is no conversation" in error.message

@@ -98,8 +98,11 @@ def test_reward_from_pairs_to_scores(ftg: Ftg, tmp_path: Path, tiny_folder: Path
     assert scores[0] > scores[1]
     for messages, score in zip((GOOD, BAD), scores, strict=True):
         assert score == pytest.approx(plain_score(run.model, tiny_folder, messages), abs=1e-4)
-    unanswered = handle.score_many([{"messages": GOOD}, {"messages": GOOD[:1]}])
-    assert unanswered[0] == scores[0] and isinstance(unanswered[1], SpecError)
+    answer: dict[str, Any] = {"role": "assistant", "content": None}
+    odd: list[Any] = [GOOD[:1], [1], [GOOD[0], answer], [GOOD[0], {**answer, "content": "\ud83d"}]]
+    unanswered = handle.score_many([{"messages": one} for one in (*odd, GOOD)])
+    assert unanswered[-1] == scores[0]
+    assert all(isinstance(one, SpecError) for one in unanswered[:-1])
     again = ModelHandle.load(run.model)
     calls: list[Callable[[], Any]] = [
         lambda: again.chat("Hello"),
@@ -127,6 +130,9 @@ def test_reward_from_pairs_to_scores(ftg: Ftg, tmp_path: Path, tiny_folder: Path
     partly = ftg("chat", str(run.model), text=f"{json.dumps(long)}\n{rows}")
     assert partly.returncode == 1 and "Line 1 has no score" in partly.stderr
     assert partly.stdout.splitlines() == ["-", *done.stdout.splitlines()[-2:]]
+    none = "\n".join(json.dumps({"messages": one}) for one in odd)
+    said = ftg("chat", str(run.model), text=none)
+    assert said.returncode == 1 and said.stderr.count("has no score") == len(odd), said.stderr
     asked = ftg("chat", str(run.model), "Where is parcel number 3?")
     assert asked.returncode == 2 and "rows of data" in asked.stderr
     shaped = ftg("chat", str(run.model), "--max-tokens", "3", rows)

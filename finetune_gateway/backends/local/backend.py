@@ -353,15 +353,17 @@ class LocalBackend(Backend):
         self.queue.resume(provider_id, attempt)
 
     def rewind(self, provider_id: str, point: Checkpoint) -> None:
-        folder = self.queue.folder(provider_id) / "checkpoints"
-        if point.step not in {one.step for one in checkpoints.whole(folder)}:
-            raise UnsupportedError(
-                f"{point.id} of {provider_id} is not whole any more.",
-                hint=f"See what there is: ftg checkpoints {provider_id}",
-                backend=self.name,
-                option="resume",
-            )
-        checkpoints.remove([one for one in checkpoints.whole(folder) if one.step > point.step])
+        there = checkpoints.whole(self.queue.folder(provider_id) / "checkpoints")
+        later = [one for one in there if one.step > point.step]
+        if needed := next(filter(checkpoints.is_kept, later), None):
+            why = f"{needed.id} of {provider_id} is the base of another job: it cannot be deleted."
+            hint = f"Go on from step {needed.step} or later, or submit it again."
+        elif point.step not in {one.step for one in there}:
+            why = f"{point.id} of {provider_id} is not whole any more."
+            hint = f"See what there is: ftg checkpoints {provider_id}"
+        else:
+            return checkpoints.remove(later)
+        raise UnsupportedError(why, hint=hint, backend=self.name, option="resume")
 
     def log_path(self, provider_id: str) -> Path | None:
         return self.queue.folder(provider_id) / "worker.log"
@@ -415,15 +417,15 @@ def _too_large(estimate: Estimate) -> str:
 
 def _ways_of_training(spec: TrainingSpec, tokens: TokenStats) -> list[str]:
     """Return what the chat template needs, in words."""
-    notes = []
-    if tokens.split_rows:
-        notes.append(
-            f"In {tokens.split_rows:,} rows each turn is trained as a sequence of its own, behind "
-            "the prompt that asks for it: the template shows it to later turns in another form. "
-            f"That makes {tokens.rows:,} sequences."
-        )
-    notes += ways_in_words([], spec.chat_template_kwargs or {})
-    return notes
+    notes = ways_in_words([], spec.chat_template_kwargs or {})
+    if not tokens.split_rows:
+        return notes
+    apart = (
+        f"In {tokens.split_rows:,} rows each turn is trained as a sequence of its own, behind "
+        "the prompt that asks for it: the template shows it to later turns in another form. "
+        f"That makes {tokens.rows:,} sequences."
+    )
+    return [apart, *notes]
 
 
 def _in_place(result: Result | None, folder: Path) -> Result | None:

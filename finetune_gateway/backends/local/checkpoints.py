@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
 from finetune_gateway.backends.local.weights import MAX_CONFIG, read_header, read_json
@@ -26,8 +26,10 @@ GENERATION_CONFIG = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 LOSSES = {"loss": "train_loss", "eval_loss": "valid_loss"}  # the trainer's names, and ours
 LAST_FILE = "progress.json"  # ours and written last: with it a checkpoint is complete
+BASE_OF_OTHERS = "base-of-others"  # an empty file in one that is the base of another job
 MAX_STATE = 1 << 30  # bytes of a trainer's log
-STATE_FILES = (LAST_FILE, "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+OPTIMIZER = "optimizer.pt"
+STATE_FILES = (LAST_FILE, "trainer_state.json", OPTIMIZER, "scheduler.pt", "rng_state.pth")
 
 
 def is_whole(folder: Path) -> bool:
@@ -37,21 +39,60 @@ def is_whole(folder: Path) -> bool:
 
 
 def is_sound(folder: Path) -> bool:
-    """Return True if the files of a whole checkpoint can be read: a power cut may have left them
-    empty, full of zeros or cut. The headers of weights and the ends of archives show it."""
+    """Return True if a whole checkpoint is as it was saved: a power cut may have left files empty,
+    full of zeros or cut, and a disk or memory may have changed a bit, which torch would load.
+
+    Archives of torch have a check value of each part; of other files hashes are kept. Reads all.
+    """
     try:
         progress, state = (read_json(folder / name, MAX_STATE) for name in STATE_FILES[:2])
         weights = [read_header(path) for path in folder.glob("*.safetensors")]
-    except (ValueError, SpecError):  # no JSON, no header
+        same = _as_saved(folder, progress)
+    except (ValueError, OSError, SpecError):  # no JSON, no header
         return False
-    counted = isinstance(progress, dict) and "trained_tokens" in progress
     steps = isinstance(state, dict) and isinstance(state.get("global_step"), int)
-    return counted and steps and all(weights) and all(map(is_zipfile, _archives(folder)))
+    return same and steps and all(weights) and all(map(_is_archive, _archives(folder)))
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """Return the sha256 of the files of a checkpoint, by name, but of the last one, in which they
+    are kept, of one that is completed later, and of the optimizer's state, which is as large as two
+    models and has check values of its own."""
+    skipped = (LAST_FILE, GENERATION_CONFIG, OPTIMIZER)
+    names = (path for path in folder.iterdir() if path.is_file() and path.name not in skipped)
+    return {path.name: files.sha256_of(path) for path in sorted(names)}
+
+
+def _as_saved(folder: Path, progress: Any) -> bool:
+    """Return True if the files have the hashes that were kept; an earlier version kept none."""
+    if not isinstance(progress, dict) or "trained_tokens" not in progress:
+        return False
+    kept = progress.get("files", {})
+    return all(files.sha256_of(folder / name) == digest for name, digest in kept.items())
+
+
+def _is_archive(path: Path) -> bool:
+    """Return True for a zip archive all parts of which have their check values."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (BadZipFile, OSError, EOFError, ValueError, NotImplementedError):
+        return False
 
 
 def _archives(folder: Path) -> list[Path]:
     """Return the files of a checkpoint that torch has written: they are zip archives."""
     return [folder / name for name in STATE_FILES if not name.endswith(".json")]
+
+
+def keep(folder: Path) -> None:
+    """Keep a checkpoint for good: it is the base of another job. Raises OSError."""
+    files.write_atomic(folder / BASE_OF_OTHERS, "", private=True)
+
+
+def is_kept(point: Checkpoint) -> bool:
+    """Return True for a checkpoint that is the base of another job."""
+    return (Path(point.model) / BASE_OF_OTHERS).exists()
 
 
 def whole(folder: Path) -> list[Checkpoint]:
@@ -77,7 +118,7 @@ def remove(points: Sequence[Checkpoint]) -> None:
 def copy_model(checkpoint: Path, target: Path) -> None:
     """Copy the model of a checkpoint, without the state of its training: the very files that a
     trainer would save at that step."""
-    others = {*STATE_FILES, "scaler.pt", "training_args.bin"}
+    others = {*STATE_FILES, BASE_OF_OTHERS, "scaler.pt", "training_args.bin"}
     for path in checkpoint.rglob("*"):
         copy = target / path.relative_to(checkpoint)
         if path.is_dir():

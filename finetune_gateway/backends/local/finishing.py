@@ -71,6 +71,11 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
     full = run.spec.training_type == "full"
     step = trainer.progress.result_step(trainer.state)
     checkpoint = run.checkpoints / f"checkpoint-{step}"
+    if not checkpoints.is_sound(checkpoint):
+        raise GatewayError(
+            f"{checkpoint} was changed since it was saved, so it is no result.",
+            hint="Submit it again. Is the disk sound?",
+        )
 
     def write(target: Path) -> None:
         checkpoints.copy_model(checkpoint, target)

@@ -24,7 +24,7 @@ from finetune_gateway.backends.local.likelihood import Answered, encoded, losses
 from finetune_gateway.backends.local.loading import load_model
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.sampling import Sampling, read_sampling
-from finetune_gateway.chat import Conversation, parts_of
+from finetune_gateway.chat import Conversation, parts_of, require_encodable
 from finetune_gateway.errors import DataError, GatewayError, SpecError, shown
 from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
@@ -226,6 +226,7 @@ class LocalModel:
                 f"A model goes on with a text, not with {shown(text)}.",
                 hint="For messages: handle.chat(...)",
             )
+        require_encodable(text, "The text")
         ids = self.texts.prompt_ids(text)
         before = ids[-PROMPT_END:]
         reader = TextReader(self.texts.tokenizer, before)

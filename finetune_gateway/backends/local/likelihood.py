@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from finetune_gateway.backends.local.batched import run_in_batches
-from finetune_gateway.errors import DataError, SpecError
+from finetune_gateway.chat import check_messages
+from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
 
@@ -33,9 +34,13 @@ def encoded(
 ) -> Answered:
     """Return a row as training on its reference alone would encode it. Raises SpecError, and
     DataError if the template refuses it."""
-    reference = {**(row.get("reference") or {}), "weight": 1}
+    given = row.get("reference") or {}
+    if not isinstance(given, Mapping):
+        raise SpecError(f"The reference is no message of an assistant: {shown(given)}.")
+    reference = {**given, "weight": 1}
     if reference.setdefault("role", "assistant") != "assistant":
         raise SpecError("The reference is no message of an assistant.")
+    check_messages([*row["messages"], reference])
     whole = {"messages": [*row["messages"], reference], "tools": row.get("tools")}
     [sequence] = template.encode(whole, train_on="last_assistant")
     if not sequence.trained:

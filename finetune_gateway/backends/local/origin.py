@@ -21,6 +21,7 @@ from finetune_gateway.backends.local.run import (
     Origin,
     RunFile,
 )
+from finetune_gateway.backends.local.weights import hash_by
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, shown
 from finetune_gateway.jobs import results
 from finetune_gateway.jobs.handle import MANIFEST
@@ -62,7 +63,8 @@ def resolved(spec: TrainingSpec, runs: Path) -> TrainingSpec:
 def copy(spec: TrainingSpec, runs: Path, target: Path) -> tuple[Origin, str | None]:
     """Copy the adapter that a run trains on from into its folder ``target``, so that nothing that
     becomes of the earlier job touches it; return what it is, and the commit of its base. A model
-    that was trained whole stays where it is. Raises GatewayError, NotFoundError."""
+    that was trained whole stays where it is, and is kept there; its weights have to be those that
+    were saved when training begins (``Run.pin_base``). Raises GatewayError, NotFoundError."""
     assert spec.continue_from is not None  # for the type checker: the caller has looked
     job, step = results.split(spec.continue_from)
     run, name = runs / job, spec.continue_from
@@ -70,20 +72,38 @@ def copy(spec: TrainingSpec, runs: Path, target: Path) -> tuple[Origin, str | No
     before = file.origin.continued_from if file.origin else (file.spec.model,)
     line = (*before, f"{file.spec.method} {name}")
     if file.spec.training_type == "full":
+        if step is not None:
+            checkpoints.keep(folder)
+            _model(run, step, name)  # a run that goes on may have deleted it just now
+        sha256 = hash_by(folder, _saved(folder, step))
+        if sha256 is not None:
+            _pin(target, {"revision": None, "sha256": sha256})
         return Origin(continued_from=line), None
     base = _json(run / BASE_FILE)
     files.folder(target / START)
     for one in ADAPTER_FILES:
         files.copy_private(folder / one, target / START / one)
     digests = {one: files.sha256_of(target / START / one) for one in ADAPTER_FILES}
-    saved = _json(folder / MANIFEST)["files"] if step is None else digests
+    saved = _saved(folder, step) or digests
     if changed := [one for one in ADAPTER_FILES if saved.get(one) != digests[one]]:
         raise GatewayError(
             f"{folder / changed[0]} was changed since it was saved.",
             hint="Train it again, or restore the folder from a copy.",
         )
-    files.write_atomic(target / BASE_FILE, json.dumps(base, indent=2), private=True)
+    _pin(target, base)
     return Origin(adapter=digests, continued_from=line), base.get("revision")
+
+
+def _saved(folder: Path, step: results.StepName | None) -> dict[str, str]:
+    """Return the sha256 of the files of a model or a checkpoint as they were saved; none of a
+    checkpoint of an earlier version."""
+    about = _json(folder / (MANIFEST if step is None else checkpoints.LAST_FILE))
+    found: dict[str, str] = about.get("files", {})
+    return found
+
+
+def _pin(target: Path, base: dict[str, Any]) -> None:
+    files.write_atomic(target / BASE_FILE, json.dumps(base, indent=2), private=True)
 
 
 def in_words(spec: TrainingSpec, runs: Path) -> str:

@@ -128,7 +128,10 @@ class Progress(TrainerCallback):
         """Return what to say with the result about the losses of the whole training."""
         found = overfitting_of(state)
         turned = f"{self._overfitting_text(found)} {self._result_text(state)}" if found else ""
-        return [text for text in (self.divergence, self.losses.warning(), turned) if text]
+        ended = self.losses.warning()
+        if ended and not found and self.result_step(state) < state.global_step:
+            ended = f"{ended} {self._result_text(state)}"  # of another step
+        return [text for text in (self.divergence, ended, turned) if text]
 
     # -- what the trainer calls
 
@@ -234,6 +237,7 @@ class Progress(TrainerCallback):
             "trained_tokens": self.trained_tokens,
             "losses": self.losses.dump(),
             "divergence": self.divergence,
+            "files": checkpoints.hashes_of(path),
         }
         write_json(path / "progress.json", progress)
         self.run.event(
@@ -244,13 +248,14 @@ class Progress(TrainerCallback):
         self._remove_others(state)
 
     def _remove_others(self, state: TrainerState) -> None:
-        """Delete checkpoints but the last ones and the best: now that the new one is whole, no kill
-        leaves a run without what it has."""
+        """Delete checkpoints but the last ones, the best, and those that other jobs have as their
+        base: now that the new one is whole, no kill leaves a run without what it has."""
         there = checkpoints.whole(self.run.checkpoints)
         steps = [one.step for one in there]
         known = [one for one in losses_of(state, "eval_loss") if one[0] in steps]
         kept = {*steps[-KEPT:], *([overfitting.best(known)[0]] if known else [])}
-        checkpoints.remove([one for one in there if one.step not in kept])
+        others = [one for one in there if one.step not in kept]
+        checkpoints.remove([one for one in others if not checkpoints.is_kept(one)])
 
     def _overfitting_text(self, found: Overfitting) -> str:
         return (

@@ -73,6 +73,11 @@ class RewardModel:
                 "A reward model scores an answer, and this conversation ends in none.",
                 hint="Let its last message be one of the assistant.",
             )
+        if messages[-1].get("content") is None and not messages[-1].get("tool_calls"):
+            raise SpecError(
+                "A reward model scores an answer, and this one has neither content nor calls.",
+                hint='An answer that says nothing has the content "".',
+            )
         [row] = self.template.encode(row_of_unpaired(dict(conversation)))
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most and len(row.input_ids) > most:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,17 @@ def content_hash(folder: Path, cache: Path) -> str:
         with suppress(OSError):  # a full disk, or another user's home: it is hashed again
             files.write_atomic(cache, json.dumps(found, indent=1), private=True)
     return digest.hexdigest()
+
+
+def hash_by(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """Return the hash of the weights of a folder as it was when its files had these hashes; None if
+    one of them has none. Raises SpecError."""
+    names = weight_files(folder)
+    if not all(name in hashes for name in names):
+        return None
+    return hashlib.sha256(
+        "".join(f"{name} {hashes[name]}\n" for name in names).encode()
+    ).hexdigest()
 
 
 def _file_hash(path: Path, known: dict[str, Any]) -> str:
