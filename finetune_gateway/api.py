@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from finetune_gateway.backend import Backend
+from finetune_gateway.data.columns import mapped
 from finetune_gateway.data.dataset import Dataset as _Dataset
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.estimation.estimate import Estimate
@@ -216,6 +217,25 @@ class Dataset(_Dataset):
     >>> Dataset.open("train.jsonl").fingerprint        # sha256 of the bytes
     >>> Dataset.open("train.jsonl").validate(model="gpt-4.1-mini-2025-04-14").ok
     """
+
+    @classmethod
+    def open(
+        cls,
+        source: Source,
+        *,
+        spool: Path | None = None,
+        folder: Path | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Open a path, or rows in memory, as what they hold.
+
+        ``columns``: columns of your own names, by the key that each is read as: ``{"question":
+        "prompt", "answer": "completion"}``. Raises SpecError for one that no row has, for an
+        unknown key, and for a key that the rows have already; NotFoundError if there is no such
+        file, DataError if it cannot be read.
+        """
+        found = super().open(source, spool=spool, folder=folder)
+        return found if columns is None else mapped(found, columns, spool=spool, folder=folder)
 
     def split(
         self,

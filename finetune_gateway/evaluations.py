@@ -42,8 +42,8 @@ class HomeEvaluations(ABC):
         """Where the jobs are kept."""
 
     @abstractmethod
-    def open(self, data: Source) -> Dataset:
-        """Return a dataset from a path or from rows in memory."""
+    def open(self, data: Source, columns: Mapping[str, str] | None = None) -> Dataset:
+        """Return a dataset from a path or from rows in memory, its columns read as these keys."""
 
     @abstractmethod
     def submit(self, *args: Any, **options: Any) -> Job:
@@ -111,6 +111,7 @@ class HomeEvaluations(ABC):
         models: Sequence[Any],
         data: Source | None = None,
         *,
+        columns: Mapping[str, str] | None = None,
         checks: str | Path | Guide | None = None,
         code: Sequence[str | Path] = (),
         judge: Any = None,
@@ -142,6 +143,8 @@ class HomeEvaluations(ABC):
                 ``prompt:NAME``, ``few-shot:N:NAME``, ``http(s)://HOST/v1#MODEL``,
                 ``recorded:NAME``), or handles, jobs, recordings and objects with ``chat``.
             data: Held-out rows. By default those that the training of a job has held out.
+            columns: Columns of the data, by the key that each is read as:
+                {'question': 'prompt', 'answer': 'completion'}.
             checks: A behaviour guide: its file, or a Guide.
             code: Files of Python whose functions the guide may run.
             judge: A model that says which of two answers is better; any of the above.
@@ -174,7 +177,7 @@ class HomeEvaluations(ABC):
 
         request = comparing.Request(
             models=tuple(models) if not isinstance(models, str) else (models,),
-            data=data,
+            data=data if columns is None or data is None else self.open(data, columns),
             checks=checks,
             code=tuple(code),
             judge=judge,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Unpack, overload
 
 from finetune_gateway import methods, registry
 from finetune_gateway.backend import Backend
+from finetune_gateway.data.columns import mapped
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
@@ -44,7 +45,7 @@ from finetune_gateway.keywords import (
 from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
-from finetune_gateway.spec import AnyMethod, TrainingOptions, TrainingSpec
+from finetune_gateway.spec import AnyMethod, TrainingSpec
 from finetune_gateway.validation import pipeline
 from finetune_gateway.validation.collector import ignorable, rules_for
 from finetune_gateway.validation.dataset import analysis
@@ -117,17 +118,17 @@ class Gateway(HomeJobs, HomeEvaluations):
         Raises NotFoundError when there is no such file, SpecError for a code that no rule has,
         UnsupportedError for a method that the hosted backend does not have.
         """
-        ignored = ignorable(ignore)
+        ignored, columns = ignorable(ignore), options.pop("columns", None)
         return pipeline.validate(
-            self.open(data),
+            self.open(data, columns),
             model=model,
             runner=pipeline.place_of(model, backend, self.backend),
             method=method,
             training=options,
             options=analysis.AnalysisOptions(
                 quality=quality,
-                against=None if against is None else self.open(against),
-                like=None if like is None else self.open(like),
+                against=None if against is None else self.open(against, columns, required=False),
+                like=None if like is None else self.open(like, columns, required=False),
             ),
             ignored=ignored,
             on_progress=on_progress,
@@ -161,7 +162,8 @@ class Gateway(HomeJobs, HomeEvaluations):
         # Imported here: only previews need templates, and jinja2 with them.
         from finetune_gateway.validation import select
 
-        runner, dataset = self._place(model, backend), self.open(data)
+        runner = self._place(model, backend)
+        dataset = self.open(data, options.pop("columns", None))
         given = method or pipeline.method_of(dataset)
         spec = TrainingSpec.build(model=model, method=given, **options)
         methods.require(spec)
@@ -220,17 +222,14 @@ class Gateway(HomeJobs, HomeEvaluations):
             raise SpecError("There is nothing to estimate.", hint="Name a model and a backend.")
         return self.options(data, [(one, place) for one in models for place in places], **options)
 
-    @verb(TrainingOptions)
+    @verb(PlanOptions)
     def options(
         self,
         data: Source,
         pairs: Sequence[tuple[str, str | Backend | None]],
         *,
-        validation: Source | None = None,
-        validation_split: float | None = None,
-        train_price: Money | None = None,
         on_progress: OnProgress | None = None,
-        **options: Unpack[TrainingOptions],
+        **options: Unpack[PlanOptions],
     ) -> list[Option]:
         """Return an Option for each pair of a model and a backend, in as few passes over the data
         as there are ways to count it. Offline.
@@ -238,27 +237,21 @@ class Gateway(HomeJobs, HomeEvaluations):
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
             pairs: Models, each with its backend; None is the place where submit trains it.
-            validation: Held-out rows.
-            validation_split: Share of the rows to hold out, like 0.1. By default a tenth from 50
-                rows on; 0 trains all.
-            train_price: Your own price, in USD per million training tokens.
             on_progress: Called now and then with the bytes read and the bytes there are.
 
         What is wrong with one pair is the ``error`` of its Option. What is wrong with the call is
         raised: NotFoundError for a file, SpecError for a keyword.
         """
+        columns, validation = options.pop("columns", None), options.pop("validation", None)
+        price, share = options.pop("train_price", None), options.pop("validation_split", None)
         bases = [(self.model_to_train(model, options), backend) for model, backend in pairs]
         specs = [
             (_backend_for(backend, model), TrainingSpec.build(model=model, **options))
             for model, backend in bases
         ]
-        seed = specs[0][1].seed if specs else None
-        files = Files.open(data, validation, self.settings.spool).split(
-            validation_split, seed, self.settings.spool
-        )
-        return planning.side_by_side(
-            specs, self.backend, files, train_price=_usd(train_price), on_progress=on_progress
-        )
+        seed, spool, usd = specs[0][1].seed if specs else None, self.settings.spool, _usd(price)
+        files = Files.open(data, validation, spool, columns=columns).split(share, seed, spool)
+        return planning.side_by_side(specs, self.backend, files, usd, on_progress)
 
     @verb(PlanOptions)
     def plan(
@@ -365,12 +358,12 @@ class Gateway(HomeJobs, HomeEvaluations):
     ) -> Plan:  # fmt: skip
         """Return the plan of a job: of copies of its files in the folder ``copies``, if given."""
         validation, price = options.pop("validation", None), options.pop("train_price", None)
-        share = options.pop("validation_split", None)
+        share, columns = options.pop("validation_split", None), options.pop("columns", None)
         spec = TrainingSpec.build(model=model, **options)
         place, priced = self._place(spec.model, backend), price is not None
         candidate = Candidate.of(spec, place, priced=priced)
         folder = copies or self.settings.spool
-        files = Files.open(data, validation, folder, copy=bool(copies))
+        files = Files.open(data, validation, folder, copy=bool(copies), columns=columns)
         files = files.split(share, spec.seed, folder, copy=bool(copies))
         checks = FileChecks(regions=config.pii_regions(self.settings))
         plan = planning.plan(candidate, files, checks, _usd(price))
@@ -422,9 +415,15 @@ class Gateway(HomeJobs, HomeEvaluations):
 
         return Job(record, self.store, load, self._submitter)
 
-    def open(self, data: Source) -> Dataset:
-        """Return a dataset from a path or from rows in memory."""
-        return Dataset.open(data, spool=self.settings.spool)
+    def open(
+        self, data: Source, columns: Mapping[str, str] | None = None, *, required: bool = True
+    ) -> Dataset:
+        """Return a dataset from a path or from rows in memory, its ``columns`` read as these keys;
+        unless ``required``, a file that has none of them is read as it is."""
+        dataset = Dataset.open(data, spool=self.settings.spool)
+        if columns is None:
+            return dataset
+        return mapped(dataset, columns, spool=self.settings.spool, required=required)
 
     def backend(self, backend: str | Backend) -> Backend:
         """Return a backend by name, or the one you built, with this gateway's home folder."""

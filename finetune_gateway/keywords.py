@@ -38,9 +38,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class RowOptions(TypedDict, total=False):
-    """The keywords that say which tokens of a row are trained, as ``validate`` and ``preview`` take
-    them."""
+    """The keywords that say how a row is read and which of its tokens are trained, as ``validate``
+    and ``preview`` take them."""
 
+    columns: Mapping[str, str] | None
     train_on: TrainOn
     max_length: int | None
     chat_template: str | None
@@ -85,6 +86,7 @@ class PlanOptions(TrainingOptions, total=False):
 
     validation: Source | None
     validation_split: float | None
+    columns: Mapping[str, str] | None
     train_price: Money | None
 
 
@@ -107,6 +109,7 @@ class CompareOptions(TypedDict, total=False):
     """The keywords of ``compare``."""
 
     checks: str | Path | Guide | None
+    columns: Mapping[str, str] | None
     code: Sequence[str | Path]
     judge: Any
     by: str | None
@@ -226,6 +229,8 @@ LINES = {
     "validation": "Held-out rows (default None).",
     "validation_split": "Share of the rows to hold out, 0 for none; None is 0.1 from 50 rows on "
     "(default None).",
+    "columns": "Columns of your own names, by the key that each is read as: "
+    "{'question': 'prompt', 'answer': 'completion'} (default None).",
     "train_price": "Your own price, in USD per million training tokens (default None).",
 }
 

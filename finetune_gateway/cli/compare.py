@@ -21,6 +21,7 @@ from finetune_gateway.cli.options import (
     DryRun,
     HostKeys,
     Json,
+    Map,
     MaxCost,
     MaxTokens,
     Yes,
@@ -28,6 +29,7 @@ from finetune_gateway.cli.options import (
     on_host_rest,
     parse_amount,
     parse_key_envs,
+    parse_map,
     parse_temperature,
     require_writable,
     write_page,
@@ -64,6 +66,7 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="Held-out rows; those of a job here by default."),
     ] = None,
+    columns: Map = None,
     checks: Checks = None,
     code: Code = None,
     judge: Annotated[
@@ -135,6 +138,7 @@ def compare(
         comparison = gateway.compare(
             models,
             data,
+            columns=parse_map(columns),
             checks=checks,
             code=code or (),
             judge=judge,

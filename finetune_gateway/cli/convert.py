@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli.options import Data, Json, Quiet
+from finetune_gateway.cli.options import Data, Json, Map, Quiet, parse_map
 from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.preparation import convert as converting
@@ -32,6 +32,7 @@ def convert(
         list[str] | None,
         typer.Option(metavar="KEY", help="Leave out this key of the rows; repeatable."),
     ] = None,
+    columns: Map = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -44,10 +45,11 @@ def convert(
 
     Examples:
       ftg convert alpaca.json --to openai -o train.jsonl
+      ftg convert faq.csv --map question=prompt,answer=completion --to openai -o train.jsonl
       ftg convert train.jsonl --to trl -o train-trl.jsonl
       ftg convert chats.json --to together --drop id -o train.jsonl
     """
-    dataset = Gateway().open(data)
+    dataset = Gateway().open(data, parse_map(columns))
     with progress_bar(quiet=quiet) as dataset.on_progress:
         conversion = converting.convert(dataset, to, out, force=force, drop=drop or ())
     if json:

@@ -19,6 +19,7 @@ from finetune_gateway.cli.options import (
     Epochs,
     Force,
     Json,
+    Map,
     Method,
     Profile,
     Quiet,
@@ -29,6 +30,7 @@ from finetune_gateway.cli.options import (
     TrainPrice,
     models_to_train,
     parse_amount,
+    parse_map,
     parse_number,
     parse_settings,
     refuse_foreign_page,
@@ -62,6 +64,7 @@ def estimate(
         ),
     ] = None,
     validation_split: Split = None,
+    columns: Map = None,
     method: Method = None,
     n_epochs: Epochs = None,
     training_type: TrainingType = None,
@@ -169,6 +172,8 @@ def estimate(
         raise SpecError(f"--explain contradicts {other}.", hint="Drop one of them.")
     if validation_file is not None:
         fields["validation"] = validation_file
+    if columns is not None:
+        fields["columns"] = parse_map(columns)
     if validation_split is not None:
         fields["validation_split"] = validation_split
     if train_price is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from finetune_gateway.backends.openai.backend import OpenAIBackend
     from finetune_gateway.gateway import Gateway
     from finetune_gateway.jobs.job import Job
+
+_MAPPED = re.compile(r'(?:"[^"]*"|[^,"])+')  # a pair of --map, whose column may be quoted
 
 # What cannot be read is refused when it is opened, as in Python: readable=False.
 Data = Annotated[
@@ -72,6 +75,14 @@ Metadata = Annotated[
     list[str] | None,
     typer.Option(
         "--metadata", metavar="KEY=VALUE", help="Your own notes on the job; repeatable. No secrets."
+    ),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="COLUMN=KEY,...",
+        help="Read your columns as keys: question=prompt,answer=completion.",
     ),
 ]
 NoRows = Annotated[
@@ -257,6 +268,27 @@ def parse_metadata(pairs: list[str] | None) -> dict[str, str]:
             raise SpecError(f"--metadata {shown(key)} is given twice.", hint="Drop one.")
         metadata[key] = value
     return metadata
+
+
+def parse_map(given: list[str] | None) -> dict[str, str] | None:
+    """Return the columns of ``--map``, by the key that each is read as; None without one. A name
+    with a comma stands in quotes. Raises SpecError for what is no COLUMN=KEY."""
+    if given is None:
+        return None
+    columns: dict[str, str] = {}
+    for pair in (pair for text in given for pair in _MAPPED.findall(text) if pair.strip()):
+        column, equals, key = (part.strip() for part in pair.rpartition("="))
+        if len(column) > 1 and column[0] == column[-1] == '"':
+            column = column[1:-1]
+        if not equals or not column:
+            raise SpecError(
+                f"--map {shown(pair)} is not COLUMN=KEY.",
+                hint="Like: --map question=prompt,answer=completion",
+            )
+        if column in columns:
+            raise SpecError(f"--map names the column {shown(column)} twice.", hint="Drop one.")
+        columns[column] = key
+    return columns
 
 
 def open_job(name: str, *, quiet: bool = False) -> Job:

@@ -13,9 +13,11 @@ from finetune_gateway.cli.options import (
     Data,
     Force,
     Json,
+    Map,
     NoRows,
     Quiet,
     TrainOn,
+    parse_map,
     parse_settings,
     refuse_foreign_page,
     require_page,
@@ -56,6 +58,7 @@ def preview(
         str | None,
         typer.Option(metavar="NAME", help="Default: by the first row.", show_default=False),
     ] = None,
+    columns: Map = None,
     train_on: TrainOn = None,
     chat_template: ChatTemplate = None,
     settings: Annotated[
@@ -82,7 +85,9 @@ def preview(
     refuse_foreign_page(html, force, data)
     fields = parse_settings(settings, method=method, train_on=train_on, chat_template=chat_template)
     where = backend or registry.default_backend(model)
-    rows = Gateway().preview(data, model=model, backend=where, rows=row, **fields)
+    rows = Gateway().preview(
+        data, model=model, backend=where, rows=row, columns=parse_map(columns), **fields
+    )
     if html is not None:
         # Imported here: only this option needs it.
         from finetune_gateway.reports.preview_page import page

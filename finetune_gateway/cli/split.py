@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from finetune_gateway.cli.convert import Force
-from finetune_gateway.cli.options import Data, Json, Quiet
+from finetune_gateway.cli.options import Data, Json, Map, Quiet, parse_map
 from finetune_gateway.cli.progress import progress_bar, spread_over
 from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.gateway import Gateway
@@ -47,6 +47,7 @@ def split(
             help="Keep rows together that are near-duplicates or ask the same.",
         ),
     ] = True,
+    columns: Map = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -64,7 +65,7 @@ def split(
       ftg split labels.jsonl --stratify -o parts
     """
     ratios = _parse_shares(ratio)
-    dataset = Gateway().open(data)
+    dataset = Gateway().open(data, parse_map(columns))
     paths = [out / f"{data.stem}.{part}.jsonl" for part in PARTS[: len(ratios)]]
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,11 @@ from finetune_gateway.cli.options import (
     ChatTemplate,
     Data,
     Json,
+    Map,
     NoRows,
     Quiet,
     TrainOn,
+    parse_map,
     parse_settings,
     refuse_foreign_page,
     require_page,
@@ -71,6 +73,7 @@ def validate(
             show_default=False,
         ),
     ] = None,
+    columns: Map = None,
     train_on: TrainOn = None,
     chat_template: ChatTemplate = None,
     settings: Annotated[
@@ -137,8 +140,9 @@ def validate(
     Exit code 3 if there is an error, else 0. Without --backend, the data is checked for all
     known backends, and each error names those that would refuse it; with a local --model, for
     this machine, by its template and its limit of tokens. 'ftg rules CODE' explains a
-    rule. DATA is read as what it holds, whatever its name: JSON lines, a JSON array or
-    object, CSV, a workbook, Parquet, text. --ignore leaves rules out, and reports how often
+    rule. --map says which column is which, where their names are your own. DATA is read as what
+    it holds, whatever its name: JSON lines, a JSON array or object, CSV, a workbook, Parquet,
+    text. --ignore leaves rules out, and reports how often
     they occurred; submit always applies all rules. --fix fixes, in a copy, what can be fixed
     without guessing, logs each change in OUT.changes.jsonl, and checks the copy.
 
@@ -147,20 +151,21 @@ def validate(
       ftg validate train.jsonl --backend openai --model gpt-4.1-mini-2025-04-14
       ftg validate pairs.jsonl --method dpo --json
       ftg validate export.json --fix train.jsonl
+      ftg validate train.csv --map question=prompt,answer=completion
       ftg validate train.jsonl --html report.html --no-rows
       ftg validate train.jsonl --against validation.jsonl --like prompts.jsonl
       ftg validate train.jsonl --strict --ignore pii,unknown_key
     """
     require_page(html, no_rows)
     ignored = ignorable(ignore or ())  # refuse an unknown code before reading a large file
-    open_dataset = partial(Dataset.open, spool=Settings.load().spool)
-    dataset = open_dataset(data)
+    open_dataset, mapping = partial(Dataset.open, spool=Settings.load().spool), parse_map(columns)
+    dataset = _mapped(open_dataset(data), mapping)
     refuse_foreign_page(html, force, dataset.path, dataset.source or data)
     runner = pipeline.place_of(model, backend or None, _load_backend)
     options = analysis.AnalysisOptions(
         quality,
-        open_dataset(against) if against else None,
-        open_dataset(like) if like else None,
+        _mapped(open_dataset(against), mapping, required=False) if against else None,
+        _mapped(open_dataset(like), mapping, required=False) if like else None,
     )
 
     training = parse_settings(settings, train_on=train_on, chat_template=chat_template)
@@ -181,7 +186,7 @@ def validate(
     fixed = _fix(dataset, fix, force, check, quiet) if fix else None
     report = fixed.report if fixed else check(dataset)
     if html:
-        checked = open_dataset(fix) if fix else dataset
+        checked = open_dataset(fix) if fix else dataset.given or dataset
         limit = _token_limit(model, runner)
         report.to_html(html, checked, model=model, limit=limit, no_rows=no_rows, force=force)
         print_message(f"Wrote {html}.", quiet=quiet)
@@ -194,6 +199,8 @@ def validate(
             print_result(fix_text(fixed))
         print_result(report_text(fix or data, report, submit=True))
         given = f"{model or EXAMPLE_MODEL}{f' --method {method}' if method else ''}"
+        if mapping and not fix:
+            given += f" {_as_option(mapping)}"
         _print_hints(fix or data, report, None if fixed else dataset.reading, given)
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0
@@ -210,6 +217,20 @@ def _print_hints(data: Path, report: Report, reading: Reading | None, model: str
 
 # Imported inside functions: what only some options need. These imports would be a fifth of the
 # time that a file of 1,000 rows takes (bench/help_time.py).
+
+
+def _mapped(dataset: Dataset, columns: dict[str, str] | None, *, required: bool = True) -> Dataset:
+    if columns is None:
+        return dataset
+    from finetune_gateway.data.columns import mapped
+
+    return mapped(dataset, columns, required=required)
+
+
+def _as_option(columns: dict[str, str]) -> str:
+    from finetune_gateway.data.columns import as_option
+
+    return as_option(columns)
 
 
 def _load_backend(name: str | Backend) -> Backend:

@@ -98,6 +98,7 @@ class Dataset:
         # Called with the bytes read and the size of the file while lines are read.
         self.on_progress: Callable[[int, int], None] | None = None
         self._reads: Dataset | None = None  # whose file this is, while anything reads it
+        self.given: Dataset | None = None  # with the user's own columns, if they were renamed
 
     @classmethod
     def open(
@@ -124,7 +125,7 @@ class Dataset:
             same = cls(
                 source.path, source.name, source.container, source.source, reading=source.reading
             )
-            same._reads = source
+            same._reads, same.given = source, source.given
             return same
         held = JSON_LINES
         if isinstance(source, str | os.PathLike):

@@ -31,13 +31,15 @@ class Reading:
 
     ``numbering``: what the line of a row is in the user's file: its line, its row (of a sheet, or
     of an array on one line). Row and line are the same number in the file that the rows are written
-    to, which is blank in between.
+    to, which is blank in between. ``columns``: the user's columns, and the keys that they are read
+    as.
     """
 
     container: str = "jsonl"
     place: str = ""
     numbering: str = "line"
     observations: dict[tuple[str, str], Observation] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
 
     def note(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from finetune_gateway.data.columns import mapped
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.findings import Report
@@ -37,16 +39,27 @@ class Files:
 
     @classmethod
     def open(
-        cls, data: Source, validation: Source | None, folder: Path, *, copy: bool = False
-    ) -> Files:
+        cls, data: Source, validation: Source | None, folder: Path, *, copy: bool = False,
+        columns: Mapping[str, str] | None = None,
+    ) -> Files:  # fmt: skip
         """Return the files of these data. Rows that are not JSON lines are written for a while
-        below ``folder``, the spool; with ``copy`` all files are written to ``folder``, to stay."""
+        below ``folder``, the spool; with ``copy`` all files are written to ``folder``, to stay.
+
+        ``columns``: columns of the data, by the key that each is read as; held-out rows may have
+        the keys already."""
         given = [data] if validation is None else [data, validation]
         if copy:
-            written = [Dataset.open(one, folder=folder) for one in given]
-            datasets = [_copied(one, folder) for one in written]
+            datasets = [Dataset.open(one, folder=folder) for one in given]
         else:
             datasets = [Dataset.open(one, spool=folder) for one in given]
+        if columns is not None:
+            where = {"folder" if copy else "spool": folder}
+            datasets = [
+                mapped(one, columns, required=not place, **where)
+                for place, one in enumerate(datasets)
+            ]
+        if copy:
+            datasets = [_copied(one, folder) for one in datasets]
         return cls(datasets[0], None if validation is None else datasets[1])
 
     def split(

@@ -153,7 +153,6 @@ def side_by_side(
     pairs: Sequence[tuple[str | Backend, TrainingSpec]],
     load: Callable[[str | Backend], Backend],
     files: Files,
-    *,
     train_price: Decimal | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Option]:
@@ -311,6 +310,7 @@ def intent(
         validation=validation,
         held_out=kept[-1] if plan.kept else None,
         held_out_share=plan.files.share if plan.files else None,
+        columns=plan.train.reading.columns,
         system_prompt=plan.system_prompt,
         estimate=plan.estimate.model_dump(mode="json"),
         metadata=metadata or {},

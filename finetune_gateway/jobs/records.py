@@ -66,6 +66,7 @@ class JobRecord(BaseModel):
     # The share of the rows that was held out; 0 if all were to be trained. None: there was nothing
     # to hold out, or an earlier version submitted it, which held out only what was asked for.
     held_out_share: float | None = None
+    columns: dict[str, str] = {}  # of the user's data, and the keys they were read as
     system_prompt: str | None = None
     estimate: dict[str, Any] | None = None
     metadata: dict[str, str] = {}  # the user's own
@@ -225,6 +226,7 @@ JSON_COLUMNS = frozenset(
         "train",
         "validation",
         "held_out",
+        "columns",
         "estimate",
         "metadata",
         "allowed",

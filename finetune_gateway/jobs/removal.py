@@ -207,6 +207,7 @@ def without_texts(record: JobRecord) -> JobRecord:
     return record.model_copy(
         update={
             "name": "",
+            "columns": {},
             # What a plug-in for this machine keeps there may be texts, such as scripted answers.
             "backend_options": record.backend_options if record.hosted else {},
             "spec": spec,

@@ -209,6 +209,12 @@ def m014_held_out(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN held_out_share REAL")
 
 
+@migration
+def m015_columns(db: sqlite3.Connection) -> None:
+    # Columns of the user's data: a JSON object of names, and the keys that they were read as.
+    db.execute("ALTER TABLE jobs ADD COLUMN columns TEXT NOT NULL DEFAULT '{}'")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

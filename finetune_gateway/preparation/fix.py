@@ -19,6 +19,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_gateway.data.cells import listed
+from finetune_gateway.data.columns import Renaming
 from finetune_gateway.data.compression import decompressed
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.json_files import array_rows
@@ -95,16 +96,18 @@ def fix(
     dataset: Dataset, out: str | os.PathLike[str], *, force: bool = False,
     check: Callable[[Dataset], Report] = validation_run.validate,
 ) -> FixReport:  # fmt: skip
-    """Write a fixed copy and beside it a log of the changes, and ``check`` the copy; see
-    ``Dataset.fix``."""
+    """Write a fixed copy and a log of the changes, ``check`` the copy; see ``Dataset.fix``."""
     path = Path(out)
     log = path.with_name(f"{path.name}.changes.jsonl")
     raise_if_taken(path, dataset, force)
     raise_if_taken(log, dataset, force)
-    held = decompressed(dataset).by_content()
+    held = decompressed(dataset.given or dataset).by_content()
+    renaming = Renaming(dataset.reading.columns, held) if dataset.reading.columns else None
     with whole_file(path) as rows, whole_file(log) as changes:
-        fixer = _Fixer(rows, changes)
+        fixer = _Fixer(rows, changes, renaming)
         fixer.read(held)
+        if renaming:
+            renaming.require_found()
     report = check(Dataset(path))
     return FixReport(
         out=str(path),
@@ -138,6 +141,7 @@ class _Fixer:
 
     rows: IO[bytes]
     log: IO[bytes]
+    renaming: Renaming | None = None
     counts: dict[str, int] = field(default_factory=dict)
     origin: array[int] = field(default_factory=lambda: array("I"))  # input line of each row written
     tables: tuple[_LineTable, ...] = field(
@@ -328,6 +332,12 @@ class _Fixer:
         if not isinstance(value, dict):
             self._keep(raw, line)
             return
+        if self.renaming:
+            known, own = len(self.renaming.found), value
+            value = self.renaming.row(own, line)
+            raw = raw if value is own else dumped(value).encode()
+            if len(found := self.renaming.found) > known:
+                self.note(line, Change("columns_mapped", "", [*found], [*found.values()]))
         fixed, changes = fix_row(value)
         for change in changes:
             self.note(line, change)
@@ -380,11 +390,8 @@ class _LineTable:
 
     def _grow(self) -> None:
         old, size = (self.keys, self.lines), len(self.keys) * 5 // 4
-        self.keys, self.lines, self.count = (
-            array("Q", bytes(8 * size)),
-            array("I", bytes(4 * size)),
-            0,
-        )
+        self.keys, self.lines = array("Q", bytes(8 * size)), array("I", bytes(4 * size))
+        self.count = 0
         for key, line in zip(*old, strict=True):
             if key:
                 self._set(self._slot(key), key, line)

@@ -96,7 +96,8 @@ def write_parts(dataset: Dataset, choice: Choice, folder: Path) -> tuple[Dataset
                 out.write(line)
     parts = []
     # What was seen when the rows were read is said once, of what is trained.
-    readings = dataset.reading, Reading(dataset.container, numbering=dataset.reading.numbering)
+    read = dataset.reading
+    readings = read, Reading(read.container, numbering=read.numbering, columns=read.columns)
     for path, digest, reading in zip(paths, digests, readings, strict=True):
         name = f"{dataset.path.stem}-{digest.hexdigest()[:16]}.jsonl"
         renamed = path.rename(folder / name)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from finetune_gateway.data.columns import in_words
 from finetune_gateway.events import DIVERGED, PREFERENCES, REWARDS, JobStatus, Metric
 from finetune_gateway.jobs import budget, continuing
 from finetune_gateway.jobs.budget import Actual, Quote
@@ -149,6 +150,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "model": f"{record.spec.model}, {record.spec.method}",
         "chain": continuing.line(record, job.store),
         "data": f"{record.name or '(removed)'}, {_rows(record)}",
+        "columns": in_words(record.columns) if record.columns else "",
         "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
         "sent anyway": kinds_text(record.allowed),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+from finetune_gateway.data.columns import as_option, in_words
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
@@ -40,6 +41,8 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     estimate = plan.estimate
     rows = format_count(plan.reports[0].rows, "row")
     lines = [f"{estimate.backend} / {plan.spec.model}: {plan.spec.method} on {rows}"]
+    if columns := plan.train.reading.columns:
+        lines.append(wrap_text(f"Columns: {visible(in_words(columns))}", "  ", ""))
     if text := rows_text(estimate):
         lines.append(wrap_text(f"Rows: {text}", "  ", ""))
     if estimate.data_leaves_machine:
@@ -55,6 +58,7 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
         own = "" if estimate.data_leaves_machine else f" --model {visible(plan.spec.model)}"
         if plan.spec.method != "sft":
             own += f" --method {plan.spec.method}"
+        own += f" {visible(as_option(columns))}" if columns else ""
         lines.append(f"{_kinds_of_warnings(kinds)} in the data: ftg validate {name}{own}")
     return "\n".join(lines)
 

@@ -99,6 +99,8 @@ def validate(
     report = scan.report(MIN_ROWS if min_rows is None else min_rows)
     if codes is not None:
         codes |= scan.findings.met | {one.code for one in dataset.reading.observations.values()}
+    findings = of_users_columns(report.findings, dataset.reading.columns)
+    report = report.model_copy(update={"findings": findings})
     return _with_reading(report, dataset.reading, backends)
 
 
@@ -120,6 +122,25 @@ def _with_reading(
             findings.add(defect, count=one.count - len(one.lines))
     report = report.model_copy(update={"findings": kept})
     return report.with_quality(findings.listed(), report.quality)
+
+
+def of_users_columns(findings: list[Finding], columns: Mapping[str, str]) -> list[Finding]:
+    """Return the findings about renamed rows with the user's names of columns."""
+    if not columns:
+        return findings
+    # Imported here: most files have the keys of their format.
+    from finetune_gateway.data.columns import users_path, users_words
+
+    return [
+        one.model_copy(
+            update={
+                "path": users_path(one.path, columns),
+                "message": users_words(one.message, columns),
+                "fix": users_words(one.fix, columns),
+            }
+        )
+        for one in findings
+    ]
 
 
 def method_of(dataset: Dataset) -> str:

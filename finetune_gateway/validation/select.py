@@ -53,6 +53,8 @@ def previews(
         _check_numbers(numbers)
     lines = _first(dataset) if numbers is None else _select(dataset, {*numbers})
     rows = [_preview(line, renderer, backends, method) for line in lines]
+    for row in rows:
+        row.findings = validation_run.of_users_columns(row.findings, dataset.reading.columns)
     if not rows:
         _raise(Defect("no_examples"))
     return rows

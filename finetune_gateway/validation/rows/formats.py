@@ -177,7 +177,12 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     if expected is formats.CHAT:
         row_keys = f"the keys are {keys}" if keys else "the row is an empty object"
         return Defect("missing_messages", "messages", f"no 'messages'; {row_keys}")
-    return Defect("unknown_format", detail=formats.no_format_text(row))
+    # Imported here: most rows have a format.
+    from finetune_gateway.data.columns import offer
+
+    offered = offer(row)
+    fix = f'{offered}. Or write each row as {{"messages": [...]}}.' if offered else ""
+    return Defect("unknown_format", detail=formats.no_format_text(row), fix=fix)
 
 
 def _envelope(row: Json) -> tuple[str, str] | None:

@@ -1,0 +1,282 @@
+"""Columns of the user's own names, read as the keys of a format: ``--map question=prompt``.
+
+Rows are written anew with the keys that formats know, each on its line; findings speak of the
+user's columns. No role of a column is guessed: ``suggested`` is for the text of a finding.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetune_gateway.data.cells import cell_value
+from finetune_gateway.data.column_names import normalized
+from finetune_gateway.data.dataset import Dataset, Line
+from finetune_gateway.data.reading import Reading
+from finetune_gateway.data.row_access import dumped, loads_strict
+from finetune_gateway.errors import DataError, SpecError, shown
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.spool import new_folder
+from finetune_gateway.text.quoting import quoted
+
+Json = dict[str, Any]
+D = TypeVar("D", bound=Dataset)
+
+KEYS = (
+    "prompt", "completion", "system", "messages", "conversations", "tools", "chosen", "rejected",
+    "label", "text", "instruction", "input", "output", "history",
+)  # fmt: skip
+_EXAMPLE = "--map question=prompt,answer=completion, or columns={'question': 'prompt', ...}"
+_BOM = b"\xef\xbb\xbf"
+_SHOWN = 12  # columns in a message
+_TYPED = ("csv", "excel", "parquet", "datasets-folder", "datasets", "pandas")
+_ABOUT_NAMES = ("header_unknown", "header_missing")  # answered by a map
+
+# Columns whose names say what they are, the surest first.
+_ASKED = (
+    "question", "query", "problem", "user", "human", "source", "input", "article", "document",
+    "dialogue", "context",
+)  # fmt: skip
+_ANSWERED = (
+    "answer", "response", "sql", "solution", "assistant", "bot", "gpt", "reply", "target",
+    "summary", "highlights", "output",
+)  # fmt: skip
+
+
+def check(columns: object) -> dict[str, str]:
+    """Return a map of columns to keys. Raises SpecError for what is none: an unknown key, or two
+    columns for one."""
+    if not isinstance(columns, Mapping) or not columns:
+        raise SpecError(
+            f"columns must say which column is which key, not {shown(columns)}.", hint=_EXAMPLE
+        )
+    taken: dict[str, str] = {}
+    for column, key in columns.items():
+        if not isinstance(column, str) or not isinstance(key, str) or not column:
+            raise SpecError(
+                f"A column and its key are names, not {shown(column)} and {shown(key)}.",
+                hint=_EXAMPLE,
+            )
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, 1, 0.6)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            raise SpecError(
+                f"The column {quoted(column)} cannot be {quoted(key)}: no format is made of that.",
+                hint=f"{meant}One of: {', '.join(KEYS)}.",
+            )
+        if key in taken:
+            raise SpecError(
+                f"The columns {quoted(taken[key])} and {quoted(column)} cannot both be {key!r}.",
+                hint="A question in two columns: map them to instruction and input, with the "
+                "answer as output. Others: join them in the file.",
+            )
+        taken[key] = column
+    return dict(columns)
+
+
+class Renaming:
+    """Renames the columns of the rows of one dataset. ``columns``: as ``check`` returns them."""
+
+    def __init__(self, columns: Mapping[str, str], dataset: Dataset) -> None:
+        self._columns = columns
+        self._name = dataset.name
+        self._typed = dataset.container in _TYPED  # a text may stand for a list
+        self.reading = replace(dataset.reading, observations={**dataset.reading.observations})
+        self._renamed: dict[tuple[str, ...], dict[str, str]] = {}
+        self.seen: dict[str, None] = {}  # columns of all rows
+        self.found: dict[str, str] = {}  # the columns that were mapped, as the file writes them
+
+    def row(self, row: Json, line: int) -> Json:
+        """Return a row with the keys that its columns are mapped to. Raises SpecError if it has
+        such a key already."""
+        names = tuple(row)
+        renamed = self._renamed.get(names)
+        if renamed is None:
+            if len(self._renamed) > 1000:  # rows of very many sets of keys
+                self._renamed.clear()
+            renamed = self._renamed[names] = self._of(row)
+            if len(self.seen) < 1000:
+                self.seen |= dict.fromkeys(names)
+            self.found |= renamed
+        if not renamed:
+            return row
+        for column, key in renamed.items():
+            if key in row and key not in renamed and row[key] is not None:
+                raise SpecError(
+                    f"{self._name}: line {line} has a {key!r} already, so its column "
+                    f"{quoted(column)} cannot be that.",
+                    hint=f"Map {key!r} to another key too, or remove it from the rows.",
+                )
+        given = {renamed.get(name, name): value for name, value in self._in_order(row, renamed)}
+        for column, key in renamed.items() if self._typed else ():
+            if isinstance(given[key], str):
+                given[key], is_python = cell_value(key, given[key])
+                if is_python:
+                    self.reading.note("cell_python", line, path=column)
+        return given
+
+    def _of(self, row: Json) -> dict[str, str]:
+        """Return which columns of a row become which keys. A column is meant by its very name, else
+        by the same apart from case and spaces."""
+        exact = {column: key for column, key in self._columns.items() if column in row}
+        for column, key in self._columns.items():
+            if column in exact:
+                continue
+            like = [
+                name for name in row if name not in exact and normalized(name) == normalized(column)
+            ]
+            if len(like) > 1:
+                raise SpecError(
+                    f"{self._name}: the column {quoted(column)} may be "
+                    f"{' or '.join(map(quoted, like))}.",
+                    hint="Write it as the file does.",
+                )
+            if like:
+                exact[like[0]] = key
+        return exact
+
+    def _in_order(self, row: Json, renamed: dict[str, str]) -> Iterator[tuple[str, Any]]:
+        """Yield the columns of a row, without an empty one whose place is taken."""
+        taken = set(renamed.values())
+        return ((name, row[name]) for name in row if name in renamed or name not in taken)
+
+    def done(self) -> Reading:
+        """Return how the file was read, its columns included."""
+        if not self.seen:  # nothing could be read: what is wrong with the file comes first
+            return replace(self.reading, columns=dict(self._columns))
+        if not self.found:
+            return self.reading
+        observations = self.reading.observations
+        for key in [key for key in observations if key[0] in _ABOUT_NAMES]:
+            del observations[key]
+        self.reading.note("columns_mapped", detail=f"{in_words(self.found)}, as you say")
+        return replace(self.reading, columns=self.found)
+
+    def require_found(self) -> None:
+        """Raise SpecError for a column that no row has."""
+        known = {normalized(name) for name in self.found}
+        missing = [name for name in self._columns if normalized(name) not in known]
+        if not missing or not self.seen:
+            return
+        columns = ", ".join(map(quoted, list(self.seen)[:_SHOWN]))
+        more = f" and {len(self.seen) - _SHOWN} more" if len(self.seen) > _SHOWN else ""
+        raise SpecError(
+            f"{self._name} has no column {' and no '.join(map(quoted, missing))}.",
+            hint=f"Its columns: {columns}{more}.",
+        )
+
+
+def mapped(
+    dataset: D, columns: object, *, spool: Path | None = None, folder: Path | None = None,
+    required: bool = True,
+) -> D:  # fmt: skip
+    """Return a dataset with its columns read as the keys of a format; its lines stay. A line that
+    is no JSON object stays as it is, for the check to say what is wrong with it.
+
+    The rows are written below ``spool`` (default: the home folder) for as long as something reads
+    them, or to ``folder``, to stay. ``required``: False leaves a file alone that has none of the
+    columns. Raises SpecError for a map that does not fit the file.
+    """
+    renaming = Renaming(check(columns), dataset)
+    folder, stays = folder or new_folder(spool or Settings.load().spool), folder is not None
+    with files.storing("The rows cannot be written", folder):
+        path, digest = files.write_by_content(
+            folder,
+            (_renamed(line, renaming) for line in dataset.lines()),
+            lambda digest: f"{Path(dataset.name).stem}-{digest[:16]}.jsonl",
+            fsync=False,
+        )
+    source = dataset.source or dataset.path
+    made = type(dataset)(path, dataset.name, dataset.container, source, digest, renaming.done())
+    if not stays:
+        made.for_a_while()
+    made.given = dataset
+    if not required and not renaming.found:
+        return dataset
+    renaming.require_found()
+    return made
+
+
+def _renamed(line: Line, renaming: Renaming) -> bytes:
+    if line.cut:
+        raise DataError(f"Line {line.number} is longer than 64 MB.", hint="Split the example.")
+    raw = line.raw.removeprefix(_BOM) if line.number == 1 else line.raw
+    try:
+        row = loads_strict(raw.decode()) if raw.strip() else None
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        return line.raw + line.end
+    before = _BOM if len(raw) < len(line.raw) else b""
+    renamed = renaming.row(row, line.number)
+    return before + (raw if renamed is row else dumped(renamed).encode()) + line.end
+
+
+def in_words(columns: Mapping[str, str]) -> str:
+    """Return ``'question' is read as 'prompt', 'answer' as 'completion'``."""
+    first, *others = ((quoted(column), quoted(key)) for column, key in columns.items())
+    return ", ".join([f"{first[0]} is read as {first[1]}", *(f"{c} as {k}" for c, k in others)])
+
+
+_QUOTED = re.compile(r"'([^'\n]{1,80})'")
+
+
+def users_path(path: str, columns: Mapping[str, str]) -> str:
+    """Return a path in the user's own row of a path in a renamed one."""
+    names = {key: column for column, key in columns.items()}
+    key = re.split(r"[.\[]", path, maxsplit=1)[0]
+    return path.replace(key, names[key], 1) if key in names else path
+
+
+def users_words(text: str, columns: Mapping[str, str]) -> str:
+    """Return a sentence about a renamed row with the user's names for the quoted keys in it."""
+    names = {key: column for column, key in columns.items()}
+    return _QUOTED.sub(lambda match: f"'{names.get(match[1], match[1])}'", text)
+
+
+# -- what a finding offers ---------------------------------------------------------------------
+
+
+def suggested(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a map that may be meant by the names of the columns of a row; empty if they say
+    nothing. It is only ever shown."""
+    texts = {normalized(name): name for name, value in row.items() if isinstance(value, str)}
+    answer = next((texts[name] for name in _ANSWERED if name in texts), None)
+    asked = next((texts[name] for name in _ASKED if texts.get(name) not in (None, answer)), None)
+    if answer is None or asked is None:
+        return {}
+    if "answer" in texts and "sql" in texts:
+        return {}
+    if "context" in texts and texts["context"] != asked:
+        return {asked: "instruction", texts["context"]: "input", answer: "output"}
+    return {asked: "prompt", answer: "completion"}
+
+
+def offer(row: Mapping[str, Any]) -> str:
+    """Return what a finding about a row of no format says of ``--map``; empty for one without
+    texts."""
+    names = [name for name, value in row.items() if isinstance(value, str) and name]
+    if len(names) < 2:
+        return ""
+    if known := suggested(row):
+        return f"If that is what its columns are, run it with {as_option(known)}"
+    first, second = names[:2]
+    return f"Say which column is which, like {as_option({first: 'prompt', second: 'completion'})}"
+
+
+def as_option(columns: Mapping[str, str]) -> str:
+    """Return ``--map question=prompt,answer=completion``, as a shell takes it."""
+    import shlex
+
+    pairs = ",".join(f"{_word(column)}={key}" for column, key in columns.items())
+    return f"--map {shlex.quote(pairs)}"
+
+
+def _word(column: str) -> str:
+    """Return a column as an option of the command line has it: one with a comma in quotes."""
+    return f'"{column}"' if "," in column else column

@@ -1,0 +1,190 @@
+"""Columns of the user's own names, on the command line, in Python, and in what is sent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import Ftg
+
+import finetune_gateway as gateway
+from finetune_gateway import FakeBackend, Gateway, SpecError
+from finetune_gateway.cli.options import parse_map
+from finetune_gateway.data.columns import suggested
+
+COLUMNS = {"question": "prompt", "answer": "completion"}
+MAP = ["--map", "question=prompt,answer=completion"]
+
+
+def rows(count: int = 12) -> list[dict[str, Any]]:
+    return [
+        {"question": f"What comes after the number {n}?", "answer": f"It is {n + 1}."}
+        for n in range(count)
+    ]
+
+
+def write(path: Path, data: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in data), "utf-8")
+    return path
+
+
+def sent(backend: FakeBackend) -> list[Any]:
+    return [*map(json.loads, backend.started[-1][2].path.read_text("utf-8").splitlines())]
+
+
+def test_a_finding_offers_the_map_that_makes_the_file_right(home: Path, tmp_path: Path) -> None:
+    """The option in the advice, taken as it stands, has the rows accepted."""
+    data = write(tmp_path / "faq.jsonl", rows())
+    (finding,) = gateway.validate(data).errors
+    assert finding.code == "unknown_format"
+    assert "--map question=prompt,answer=completion" in finding.fix
+    report = gateway.validate(data, columns=COLUMNS)
+    assert report.ok and report.format == "prompt-completion"
+    note = next(one for one in report.findings if one.code == "columns_mapped")
+    assert "'question' is read as 'prompt'" in note.message
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"question": "a", "sql": "b"}, {"question": "prompt", "sql": "completion"}),
+        (
+            {"question": "a", "context": "b", "answer": "c"},
+            {"question": "instruction", "context": "input", "answer": "output"},
+        ),
+        ({"Document": "a", "Summary": "b"}, {"Document": "prompt", "Summary": "completion"}),
+        ({"question": "a", "sql": "b", "answer": "c"}, {}),
+        ({"name": "a", "town": "b"}, {}),
+    ],
+)
+def test_a_guess_is_made_of_clear_names_alone(row: Any, columns: dict[str, str]) -> None:
+    """Where two columns may be the answer, or none, nothing is guessed."""
+    assert suggested(row) == columns
+
+
+def test_findings_speak_of_the_users_columns(home: Path, tmp_path: Path) -> None:
+    """Line, field and words are those of the user's file, whose other lines stay in place."""
+    data = tmp_path / "faq.jsonl"
+    bad = [{"question": "What?", "answer": ""}, {"question": 7, "answer": "x"}, {"question": "Q"}]
+    write(data, [*rows(), *bad])
+    text = data.read_text("utf-8") + "{'question': 1}\n"
+    data.write_text(text, "utf-8")
+    found = {
+        (one.line, one.path) for one in gateway.validate(data, columns=COLUMNS).errors if one.path
+    }
+    assert {(13, "answer"), (14, "question"), (15, "answer")} <= found
+    for one in gateway.validate(data, columns=COLUMNS).errors:
+        assert "'prompt'" not in one.message and "'completion'" not in one.message
+    assert any(one.line == 16 for one in gateway.validate(data, columns=COLUMNS).errors)
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"question": "promt"}, "Did you mean prompt?"),
+        ({"question": "prompt", "anwser": "completion"}, "'question', 'answer'"),
+        ({"question": "prompt", "answer": "prompt"}, "instruction and input"),
+        ({}, "--map"),
+        ({"question": 1}, "--map"),
+    ],
+)
+def test_a_wrong_map_is_refused_with_the_way_out(home: Path, columns: Any, named: str) -> None:
+    """Unknown keys, missing columns and two columns for one key, with what there is."""
+    with pytest.raises(SpecError) as raised:
+        gateway.validate(rows(), columns=columns)
+    assert named in (raised.value.hint or "")
+
+
+def test_a_key_that_the_row_has_already_is_not_overwritten(home: Path, tmp_path: Path) -> None:
+    """The line is named; a key that is mapped away itself is free, and so is one that is null."""
+    both = [{**row, "prompt": "P"} for row in rows()]
+    with pytest.raises(SpecError, match="line 1 has a 'prompt' already"):
+        gateway.validate(write(tmp_path / "both.jsonl", both), columns=COLUMNS)
+    assert gateway.validate(both, columns={**COLUMNS, "prompt": "system"}).ok
+    assert gateway.validate([{**row, "prompt": None} for row in rows()], columns=COLUMNS).ok
+
+
+def test_what_is_sent_is_the_canonical_row_and_the_map_stays_with_the_job(
+    home: Path, tmp_path: Path
+) -> None:
+    """The same data and map are one job, other rows by another map another; a CSV sends the same
+    rows."""
+    data, backend = write(tmp_path / "faq.jsonl", rows()), FakeBackend()
+    here = Gateway()
+    job = here.submit(data, model="any", backend=backend, columns=COLUMNS)
+    assert sent(backend)[0] == {
+        "messages": [
+            {"role": "user", "content": "What comes after the number 0?"},
+            {"role": "assistant", "content": "It is 1."},
+        ]
+    }
+    assert here.job(job.id).record.columns == COLUMNS
+    assert here.submit(data, model="any", backend=backend, columns=COLUMNS).id == job.id
+    swapped = {"answer": "prompt", "question": "completion"}
+    other = here.submit(data, model="any", backend=backend, columns=swapped)
+    assert other.id != job.id and other.record.columns == swapped
+    table = tmp_path / "faq.csv"
+    lines = ["Question ,ANSWER", *(f"{row['question']},{row['answer']}" for row in rows())]
+    table.write_text("\n".join(lines), "utf-8")
+    assert here.submit(table, model="any", backend=backend, columns=COLUMNS).id == job.id
+    here.remove([here.submit(data, model="any", backend=backend, columns=COLUMNS).wait()])
+    assert here.job(job.id).record.columns == {}
+
+
+def test_columns_of_lists_in_a_table_are_read_as_lists(home: Path, tmp_path: Path) -> None:
+    """A cell with messages in JSON is messages once its column is said to be."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    table = tmp_path / "chats.csv"
+    cell = json.dumps(turns).replace('"', '""')
+    table.write_text("Chat Log\n" + f'"{cell}"\n' * 10, "utf-8")
+    report = gateway.validate(table, columns={"chat log": "messages"})
+    assert report.ok and report.format == "openai-chat"
+
+
+def test_every_verb_takes_the_map(ftg: Ftg, tmp_path: Path) -> None:
+    """--fix, preview, estimate, submit, convert and split, on the command line and in Python."""
+    data = str(write(tmp_path / "faq.jsonl", rows(60)))
+    fixed, chats = tmp_path / "fixed.jsonl", tmp_path / "chats.jsonl"
+    assert ftg("validate", data, *MAP, "--fix", str(fixed)).returncode == 0
+    assert json.loads(fixed.read_text("utf-8").splitlines()[0])["messages"]
+    assert ftg("convert", data, *MAP, "--to", "openai", "-o", str(chats)).returncode == 0
+    assert chats.read_text("utf-8") == fixed.read_text("utf-8")
+    assert ftg("split", data, *MAP, "-o", str(tmp_path / "parts")).returncode == 0
+    assert gateway.validate(tmp_path / "parts" / "faq.train.jsonl").ok
+    preview = ftg("preview", data, *MAP, "--model", "gpt-4.1-mini-2025-04-14")
+    assert preview.returncode == 0 and "is␣3." in preview.stdout
+    estimate = ["estimate", data, "--model", "gpt-4.1-mini-2025-04-14", "--backend", "openai"]
+    assert ftg(*estimate, *MAP).returncode == 0
+    assert ftg(*estimate).returncode != 0
+    dataset = gateway.Dataset.open(data, columns=COLUMNS)
+    assert dataset.validate().ok
+    assert dataset.convert("trl", tmp_path / "trl.jsonl").rows == 60
+
+
+def test_a_file_that_needs_mending_is_mended_first(home: Path, tmp_path: Path) -> None:
+    """Lines that are no JSON until they are fixed have their columns renamed after that."""
+    data = tmp_path / "faq.jsonl"
+    data.write_text("".join(f"{row}\n" for row in rows()), "utf-8")  # as Python prints them
+    fixed = gateway.Dataset.open(data, columns=COLUMNS).fix(tmp_path / "fixed.jsonl")
+    assert fixed.report.ok and fixed.rows == 12
+    with pytest.raises(SpecError, match="no column 'reply'"):
+        gateway.Dataset.open(data, columns={"reply": "completion"}).fix(tmp_path / "other.jsonl")
+    assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_held_out_rows_may_have_the_keys_already(home: Path, tmp_path: Path) -> None:
+    """The map is for the files that have its columns."""
+    held_out = [{"prompt": f"Say {n}.", "completion": str(n)} for n in range(10)]
+    plan = Gateway().plan(rows(), model="any", backend="fake", columns=COLUMNS, validation=held_out)
+    assert plan.validation is not None and plan.tokens.rows == 12
+
+
+def test_the_option_is_read_as_people_write_it(home: Path) -> None:
+    """Spaces, repetition, and a column with a comma or an equals sign in its name."""
+    assert parse_map([" a = prompt ", "b=completion"]) == {"a": "prompt", "b": "completion"}
+    assert parse_map(['"a, b"=prompt,x=y=text']) == {"a, b": "prompt", "x=y": "text"}
+    for wrong in ("question", "=prompt", "a=prompt,a=text"):
+        with pytest.raises(SpecError):
+            parse_map([wrong])
