@@ -67,7 +67,11 @@ def test_a_guess_is_made_of_clear_names_alone(row: Any, columns: dict[str, str])
 def test_findings_speak_of_the_users_columns(home: Path, tmp_path: Path) -> None:
     """Line, field and words are those of the user's file, whose other lines stay in place."""
     data = tmp_path / "faq.jsonl"
-    bad = [{"question": "What?", "answer": ""}, {"question": 7, "answer": "x"}, {"question": "Q"}]
+    bad: list[dict[str, Any]] = [
+        {"question": "What?", "answer": ""},
+        {"question": 7, "answer": "x"},
+        {"question": "Q"},
+    ]
     write(data, [*rows(), *bad])
     text = data.read_text("utf-8") + "{'question': 1}\n"
     data.write_text(text, "utf-8")
