@@ -25,7 +25,7 @@ _MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )  # fmt: skip
-_NULS = {(False, True): "utf-16-le", (True, False): "utf-16-be"}  # of the first two characters
+_NULS = {(False, True): "utf-16-le", (True, False): "utf-16-be"}  # of a character of ASCII
 _OBJECT = re.compile(r"""\s*\{\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*:""")
 _ARRAY = re.compile(r"""\s*\[\s*(?:\{\s*["'}]|\[\s*[\[{"])""")
 _TEXTS_OF_JSON = re.compile(r'\s*"\{\s*\\"[^"\\]+\\"\s*:')  # rows that were encoded twice
@@ -84,10 +84,22 @@ def _encoding(head: bytes) -> str:
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name
-    nuls = [byte == 0 for byte in head[:4]]
-    if len(nuls) == 4 and nuls[:2] == nuls[2:]:
-        return _NULS.get((nuls[0], nuls[1]), "utf-8-sig")
-    return "utf-8-sig"
+    wide = _NULS.get((head[:1] == b"\0", head[1:2] == b"\0"), "")
+    return wide if wide and _is_utf16(head, wide) else "utf-8-sig"
+
+
+def _is_utf16(head: bytes, encoding: str) -> bool:
+    """Return True for UTF-16 without a mark. Texts may hold NULs too: UTF-16 begins with two
+    letters or signs of ASCII, has two bytes for each character, and whole line ends."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        return False
+    start = text[:2]
+    if not (len(start) == 2 and start.isascii() and start.isprintable()) or "\0" in text:
+        return False
+    whole = len(head) % 2 == 0 or len(head) == HEAD
+    return whole and ("\n" in text or b"\n" not in head)
 
 
 def _text(head: bytes, encoding: str) -> str | None:

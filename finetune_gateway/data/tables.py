@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from typing import Any, NamedTuple
 
 from finetune_gateway.data.cells import cell_value
@@ -44,9 +44,9 @@ class Record:
 def table_rows(records: Iterable[Record], reading: Reading, name: str) -> Iterator[tuple[int, str]]:
     """Yield line and JSON of each row of a table. What cannot be read is a string with its text.
     Raises DataError for two columns of one name."""
-    source = iter(records)
-    filled = (record for record in source if any(map(str.strip, record.cells)))
-    head = list(islice(filled, _LOOKED_AT))
+    filled = (record for record in records if any(record.cells))
+    source = dropwhile(_is_blank, filled)
+    head = list(islice(source, _LOOKED_AT))
     if not head:
         return
     if (start := _start_of_json(head)) is not None:
@@ -59,10 +59,12 @@ def table_rows(records: Iterable[Record], reading: Reading, name: str) -> Iterat
         yield from _conversations(source, names, turns, reading, name)
         return
     for record in source:
-        if not any(record.cells):
-            continue
         row = _row(record, names, reading, name)
         yield record.line, dumped(record.raw if row is None else row)
+
+
+def _is_blank(record: Record) -> bool:
+    return not any(map(str.strip, record.cells))
 
 
 # -- rows as JSON in cells ---------------------------------------------------------------------
@@ -75,7 +77,8 @@ def _start_of_json(head: list[Record]) -> int | None:
         return 0
     cells = [cell for cell in head[0].cells if cell.strip()]
     named = len(cells) == 1 and normalized(cells[0]) not in KNOWN
-    return 1 if named and len(head) > 1 and _json_of(head[1]) is not None else None
+    at = next((at for at, one in enumerate(head) if at and not _is_blank(one)), None)
+    return at if named and at and _json_of(head[at]) is not None else None
 
 
 def _json_of(record: Record) -> Json | None:
@@ -243,13 +246,13 @@ def _conversations(
     """Yield a conversation for each value of the column that tells them apart, or for each system
     message; without either, the messages as they are."""
     source = iter(records)
-    first = next((record for record in source if any(record.cells)), None)
+    first = next(source, None)
     if first is None:
         return
     source = chain([first], source)
     key = next((one for one in map(_column(names).get, CONVERSATIONS) if one), None)
     by_system = _cell(first, names, turns.role).strip().lower() in _SYSTEM
-    rows = ((record, _row(record, names, reading, name)) for record in source if any(record.cells))
+    rows = ((record, _row(record, names, reading, name)) for record in source)
     if key is None and not by_system:
         reading.note(
             "conversation_unknown",

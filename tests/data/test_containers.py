@@ -150,6 +150,23 @@ def test_prose_stays_prose(tmp_path: Path) -> None:
         assert [row["text"] for row in rows_of(dataset)] == text.splitlines()
 
 
+@pytest.mark.parametrize("texts", [["\0"] * 2, ["\0"] * 4, ["a\0b\0"], ["a\0b\0c", "d\0"]])
+def test_texts_with_nuls_are_no_utf16(texts: list[str], tmp_path: Path) -> None:
+    """A NUL beside each of the first letters makes no other encoding: every text is read."""
+    dataset = opened(tmp_path, "rows.txt", "".join(f"{text}\n" for text in texts))
+    assert rows_of(dataset) == [{"text": text} for text in texts]
+
+
+def test_a_row_of_blanks_is_a_row(tmp_path: Path) -> None:
+    """Blank lines above a header are none; below it, cells of spaces are values, as anywhere."""
+    dataset = opened(tmp_path, "rows.csv", "\n \nprompt,completion\n , \n\n,\na,b\n")
+    assert rows_of(dataset) == [
+        {"prompt": " ", "completion": " "},
+        {"prompt": "a", "completion": "b"},
+    ]
+    assert numbers(dataset) == [4, 7]
+
+
 def test_one_row_is_no_envelope(tmp_path: Path) -> None:
     """A file of a single row, or of rows that begin with lists, is JSON lines."""
     calls = {"messages": [{"role": "user", "content": "Hi"}], "tools": [
