@@ -45,7 +45,7 @@ def table_rows(records: Iterable[Record], reading: Reading, name: str) -> Iterat
     """Yield line and JSON of each row of a table. What cannot be read is a string with its text.
     Raises DataError for two columns of one name."""
     filled = (record for record in records if any(record.cells))
-    source = dropwhile(_is_blank, filled)
+    source: Iterator[Record] = dropwhile(_is_blank, filled)
     head = list(islice(source, _LOOKED_AT))
     if not head:
         return

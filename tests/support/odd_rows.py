@@ -440,8 +440,8 @@ TOOLS = [
          "messages[2].tool_calls"),
     Case("tools_text", talk(tools=json.dumps([tool()])), R, "tools_json", "tools", local=W),
     Case("tools_of_text", talk(tools=["find"]), R, "type_error", "tools[0]"),
-    Case("tool_flat", talk(tools=[{"type": "function", "name": "find"}]), R, "type_error", "tools[0].function"),
-    Case("tool_bare", talk(tools=[tool()["function"]]), R, "tool_type", "tools[0].type"),
+    Case("tool_flat", talk(tools=[{"type": "function", "name": "find"}]), R, "type_error", "tools[0]"),
+    Case("tool_bare", talk(tools=[tool()["function"]]), R, "type_error", "tools[0]"),
     Case("tool_retrieval", talk(tools=[{"type": "retrieval"}]), R, "tool_type", "tools[0].type"),
     Case("tool_name_gone", talk(tools=[{"type": "function", "function": {"description": "a"}}]), R, "tool_name",
          "tools[0].function.name"),
@@ -584,7 +584,7 @@ PARTS = [
 TEXTS = [
     *(Case(f"personal_{name}", asked(text), W, "pii", CONTENT) for name, text in (
         ("mail", "Write to maria.lopez@shop.acme-mail.com please."),
-        ("mail_plus", "cc: j.doe+orders@example.co.uk"),
+        ("mail_plus", "cc: j.doe+orders@acme-mail.co.uk"),
         ("phone", "Call me at (415) 555-2671."),
         ("phone_abroad", "My number is +49 30 901820."),
         ("phone_france", "Appelez le 01 23 45 67 89."),

@@ -167,7 +167,7 @@ FOUND: list[tuple[Json, str, str]] = [
     (chat(user(tool_calls=[call()]), answer()), "tool_calls_role", "messages[0].tool_calls"),
     (talk(tools=" "), "tools_json", "tools"),
     (talk(tools='[{"type": "function"}]'), "tools_json", "tools"),
-    (talk(tools=[{"name": "f"}]), "tool_type", "tools[0].type"),
+    (talk(tools=[{"name": "f"}]), "type_error", "tools[0]"),
     (talk(tools=[tool("find it")]), "tool_name", "tools[0].function.name"),
     (talk(tools=[tool("x" * 65)]), "tool_name", "tools[0].function.name"),
     (talk(tools=[tool(type="string")]), "tool_schema", "tools[0].function.parameters.type"),
