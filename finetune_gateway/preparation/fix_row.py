@@ -88,6 +88,7 @@ def _fix_message(message: Json, path: str) -> Iterator[Change]:
         if meant:
             message["role"] = meant
             yield Change("unknown_role", f"{path}.role", role, meant)
+    yield from _fix_result(message, f"{path}.content")
     if isinstance(message.get("function_call"), dict):
         yield from _fix_arguments(message["function_call"], f"{path}.function_call")
     calls = message.get("tool_calls")
@@ -95,6 +96,24 @@ def _fix_message(message: Json, path: str) -> Iterator[Change]:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
             yield from _fix_arguments(function, f"{path}.tool_calls[{index}].function")
+
+
+def _fix_result(message: Json, path: str) -> Iterator[Change]:
+    """Write the result of a tool as a text, as OpenAI's schema has it."""
+    before = message.get("content")
+    if message.get("role") != "tool":
+        return
+    if isinstance(before, dict):
+        message["content"] = sharegpt.as_string(before)
+        yield Change("type_error", path, before, message["content"])
+    elif isinstance(before, list) and before and all(map(_is_text_part, before)):
+        message["content"] = "".join(part["text"] for part in before)
+        yield Change("tool_parts", path, before, message["content"])
+
+
+def _is_text_part(part: Any) -> bool:
+    is_text = isinstance(part, dict) and part.get("type") == "text" and len(part) == 2
+    return is_text and isinstance(part.get("text"), str)
 
 
 def _remove_nulls(value: Json, keys: frozenset[str], prefix: str) -> Iterator[Change]:

@@ -13,6 +13,13 @@ from finetune_gateway.findings import Defect
 from finetune_gateway.tokens.counter import Roles, TokenCounter
 from finetune_gateway.tokens.stats import RowTokens, cut_words
 
+_FIXES = {  # of what a template drops, by kind
+    "reasoning": "Keep the key. To have it learned by this model, write it into the content before "
+    "the answer, as <think>...</think>, or use a model whose template writes reasoning.",
+    "think_blocks": "Write the reasoning under 'reasoning_content' beside the answer; if the "
+    "template writes that of the last turn alone, make a row of each turn.",
+}
+
 
 class SequenceTokens(NamedTuple):
     """The tokens of one training sequence."""
@@ -102,7 +109,7 @@ class LocalCounter(TokenCounter):
 
     def _defects(self, sequences: list[SequenceTokens], row: Json) -> Iterator[Defect]:
         for kind, sentence in (self._losses(row) if self._losses else {}).items():
-            yield Defect("template_drops", detail=sentence, kind=kind)
+            yield Defect("template_drops", detail=sentence, fix=_FIXES.get(kind, ""), kind=kind)
         kind = kind_of(row)
         limit = None if kind == "text" else self.max_context  # texts are cut into pieces
         if limit and any(one.length > limit for one in sequences):

@@ -42,6 +42,7 @@ from finetune_gateway.validation.file_bytes import (
 from finetune_gateway.validation.json import multiline
 from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
 from finetune_gateway.validation.rows.formats import not_object, row_defects, unknown_format
+from finetune_gateway.validation.rows.leftovers import leftover_defects
 from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
@@ -349,6 +350,8 @@ class Scan:
             yield from self._defects_by_format(row, row_format, sent, line.number)
         if line.flagged:
             yield from text_defects(text, row, self.task.regions)
+            if row_format is not None:
+                yield from leftover_defects(text, sent)
 
     def _defects_by_format(
         self, row: Json, row_format: Format, sent: CanonicalRow, line: int
@@ -405,6 +408,10 @@ class Scan:
             self.findings.add(Defect("too_few_examples", detail=detail))
         if isinstance(self.counter, LocalCounter):
             self.findings.reword("row_cut", self.counter.cut_words())
+            stats = self.counter.stats()
+            if stats.rows and not stats.trained:
+                detail = f"none of {self.rows:,} rows has a token to train"
+                self.findings.add(Defect("nothing_left", detail=detail))
         listed = self.findings.listed()
         return Report(
             ok=all(finding.severity != "error" for finding in listed),

@@ -199,11 +199,12 @@ def test_lengths(look: Callable[..., Analysis]) -> None:
 
 
 def test_few_examples(look: Callable[..., Analysis]) -> None:
-    """Below 50 rows the advice of OpenAI's guide is given; below 10 checks says more."""
+    """Below 50 rows or pairs the advice of OpenAI's guide is given; below 10 checks says more."""
     assert "few_examples" in codes(look(good(49)))
     assert "few_examples" not in codes(look(good(50)))
     assert "few_examples" not in codes(look(good(9)))
-    assert "few_examples" not in codes(look(good(20), method="dpo"))
+    assert "few_examples" in codes(look(good(20), method="dpo"))
+    assert "few_examples" not in codes(look(good(20), method="pretrain"))
 
 
 @needs_rensa

@@ -96,6 +96,7 @@ def test_few_rules_have_no_example() -> None:
         "drift",
         "drift_length",
         "nothing_to_train",
+        "nothing_left",
         "nothing_to_compare",
         "row_cut",
         "file_too_large",

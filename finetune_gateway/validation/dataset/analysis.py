@@ -57,6 +57,7 @@ TEMPLATE_ROWS = 200  # rows rendered through a model's template
 
 # OpenAI's guide on supervised fine-tuning sees first gains from 50 to 100 rows.
 FIRST_GAINS = 50
+TAUGHT = ("sft", "dpo", "orpo", "kto", "reward")  # methods that learn from answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +262,9 @@ class _Statistics:
             detail = f"the label of all {self.rows} rows is {str(*self.labels).lower()}"
             yield Defect("label_one_sided", detail=detail), None, 1
         whole = "sample" not in self.figures
-        if self.method == "sft" and whole and 10 <= self.rows < FIRST_GAINS:
-            detail = f"{self.rows} rows; first gains are seen from {FIRST_GAINS} to 100"
+        if self.method in TAUGHT and whole and 10 <= self.rows < FIRST_GAINS:
+            kind = "rows" if self.method == "sft" else "rows to compare"
+            detail = f"{self.rows} {kind}; first gains are seen from {FIRST_GAINS} to 100"
             yield Defect("few_examples", detail=detail), None, 1
 
 

@@ -37,6 +37,9 @@ MIN_PER_LANGUAGE = 3  # answers; a language with fewer is probably a wrong guess
 MIXED = 0.03  # share of the rows that are not in the main language
 
 
+OWN_PROMPTS = 0.9  # share of different system prompts from which each row has one of its own
+
+
 class HeavyHitters:
     """The most common of many values, by Misra and Gries.
 
@@ -118,6 +121,7 @@ class SystemPromptStats:
         self.prompts = HeavyHitters()
         self.without = 0
         self.first_without = 0
+        self.until_full = 0  # rows with a prompt, up to as many different ones as are counted
 
     def add(self, row: RowText) -> None:
         if row.kind == "text":
@@ -127,6 +131,7 @@ class SystemPromptStats:
             self.first_without = self.first_without or row.line
         else:
             self.prompts.add(content_hash(row.system), row.line)
+            self.until_full += self.prompts.exact
 
     def figures(self) -> Json:
         if not self.prompts.total:
@@ -148,6 +153,11 @@ class SystemPromptStats:
         if 0.01 < self.without / rows < 0.99:
             detail = f"{self.without:,} of {rows:,} rows have no system prompt, the others have one"
             yield Defect("system_prompt_mix", detail=detail), self.first_without, 1
+        distinct = len(self.prompts) if self.prompts.exact else self.prompts.slots
+        if distinct >= OWN_PROMPTS * self.until_full and self.prompts.total >= MIN_ROWS:
+            detail = f"of {self.until_full:,} rows, {distinct:,} have a system prompt of their own"
+            yield Defect("system_prompt_each", detail=detail), None, 1
+            return
         top = self.prompts.most_common()[0]
         others = len(self.prompts) - 1
         if self.prompts.exact and 0 < others <= 5 and top / self.prompts.total >= 0.9:
@@ -241,17 +251,18 @@ class LengthStats:
         yield from self._outliers()
 
     def _outliers(self) -> Iterator[CountedDefect]:
-        if len(self.sizes) < MIN_ROWS:
+        written = [size for size in self.sizes if size]  # a row of images alone has no length
+        if len(written) < MIN_ROWS:
             return
-        logs = [math.log(size + 1) for size in self.sizes]
+        logs = [math.log(size + 1) for size in written]
         middle = median(logs)
         # 1.4826 makes the median deviation comparable to a standard deviation; it is 0 if all
         # rows have one length, so a minimum of 0.2 is used.
         spread = max(1.4826 * median(abs(value - middle) for value in logs), 0.2)
         outliers = [
             (line, size)
-            for line, size, value in zip(self.lines, self.sizes, logs, strict=True)
-            if value - middle > FAR * spread
+            for line, size in zip(self.lines, self.sizes, strict=True)
+            if math.log(size + 1) - middle > FAR * spread
         ]
         typical = int(math.exp(middle))
         for line, size in outliers[:10]:

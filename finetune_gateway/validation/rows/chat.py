@@ -25,6 +25,9 @@ Defects = Iterator[Defect]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 SYSTEM = ("system", "developer")
+_RESULT_AS_TEXT = (
+    "Write it as JSON in a string (json.dumps); --fix does: ftg validate old.jsonl --fix new.jsonl"
+)
 _AS_LIST = "Write it as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
 MAX_IMAGES = {"image_count": 10, "image_count_azure": 64}  # per row; sources in rules.toml
 
@@ -211,9 +214,15 @@ def _content_defects(message: Json, path: str) -> Defects:
         if blank(content) and not _has_other_content(message):
             yield from _blank_text(role, content, here)
     elif isinstance(content, list):
-        yield from part_defects(content, role, here)
-        if content and not any(map(_is_visible, content)):
+        if content or not _has_other_content(message):
+            yield from part_defects(content, role, here)
+        if role == "tool" and content:
+            yield Defect("tool_parts", here)
+        if content and not any(map(_is_visible, content)) and not _has_other_content(message):
             yield from _blank_text(role, "", here)
+    elif role == "tool" and isinstance(content, dict):
+        found = wrong_type(here, content, "a string or a list of parts")
+        yield replace(found, fix=_RESULT_AS_TEXT)
     elif content is not None:
         yield wrong_type(here, content, "a string or a list of parts")
     elif not _has_other_content(message) and role != "function":

@@ -1,0 +1,160 @@
+"""Defects of texts that an export or a template left half done: placeholders, HTML entities, line
+breaks as two characters, a dialogue in one field, calls of tools and reasoning as text.
+
+Judges the canonical row; names the fields of the user's row. What may be meant (code, LaTeX, HTML,
+a letter to fill in, a placeholder that the prompt has too) is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_gateway.data.canonical_row import CanonicalRow
+from finetune_gateway.data.row_access import as_dict, as_list, messages_of
+from finetune_gateway.findings import Defect
+from finetune_gateway.text.quoting import quoted
+from finetune_gateway.text.regex import searcher
+
+Json = dict[str, Any]
+Defects = Iterator[Defect]
+
+# What a placeholder stands for. Any word would take variables in code and tags for placeholders.
+_FIELD = (
+    "(?:author|brand|company|country|creator|customer|date|developer|email|model|name|organi[sz]ation"
+    "|owner|person|phone|product|team|user|username)"
+)
+_FIRST = "(?:your|first|last|user|full|model|company|bot)[ _]"
+_FIELDS = rf"(?:{_FIRST})?{_FIELD}(?:[ _]name)?"
+_CAPITALS = _FIELDS.upper()
+_INSERT = r"\[(?:Your|Insert|Enter|Recipient|Company|Customer)[A-Za-z']{0,3} [A-Za-z' ]{1,30}\]"
+_ENTITY = r"&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{2,5}|#x[0-9a-fA-F]{2,4});"
+_SPEAKER = r"(?:<(?:user|human)>|(?:### ?)?(?:Human|User|Instruction)) ?:"
+# Patterns of which one matches the JSON of every row in which something is found.
+HINTS = (
+    rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<{_CAPITALS}>|{_INSERT}",
+    _ENTITY,
+    r"[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-])",
+    rf'"(?:\\n| )*{_SPEAKER}',
+    r'"(?:\\n| )*(?:<tool_call>|<functioncall>|<think>|\{(?:\\n| )*\\"(?:name|arguments)\\")',
+)
+_PLACEHOLDER = re.compile(
+    rf"\{{\{{ ?{_FIELDS} ?\}}\}}|\{{{_FIELDS}\}}|<(?-i:{_CAPITALS})>|(?-i:{_INSERT})",
+    re.IGNORECASE,
+)
+_FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+_CODE = re.compile(
+    r"^ *(?:def|class|import|from|return|function|const|let|var|public|private|SELECT|#include)\b"
+    r"|[;{}] *$|</|\{%|=>|==|\w\(['\"]|\bf['\"]|\\[A-Za-z]{2,}|= ?['\"]",
+    re.MULTILINE,
+)
+_LETTER = re.compile(
+    r"\b(?:letter|e-?mail|template|message|resume|invitation|speech|script|form|Dear|Sincerely|Regards)\b",
+    re.IGNORECASE,
+)
+_ENTITIES = re.compile(_ENTITY)
+_HTML = re.compile(
+    r"</?[a-z][a-z0-9]*(?: [^<>]*)?/?>|html|xml|entit|escap|encod|href", re.IGNORECASE
+)
+_LINE_BREAK = re.compile(r"[a-z.?!:,;)] ?\\n(?:\\n|[A-Z#-])")
+_NOT_A_BREAK = re.compile(r"""\\[^nrt"']|["'`(]\\n["'`)]""")
+_DIALOGUE = re.compile(
+    rf"\s*{_SPEAKER}.*?(?:<(?:bot|assistant)>|(?:### ?)?\b(?:Assistant|Bot|AI|GPT|Response)) ?:",
+    re.DOTALL,
+)
+_CALL = re.compile(r"\s*<(tool_call|functioncall)>.*", re.DOTALL)
+
+
+def leftover_defects(text: str, sent: CanonicalRow) -> Defects:
+    """Yield what is left half done in the texts of a row; ``text`` is its JSON."""
+    if not searcher(*HINTS)(text):
+        return
+    asked = "\n".join(
+        _text_of(one) for _, one in _messages(sent.row) if one.get("role") != "assistant"
+    )
+    for path, message in _messages(sent.row):
+        written = _text_of(message)
+        answers = message.get("role") == "assistant"
+        if answers and message.get("weight") == 0:
+            continue
+        found = [*_in_any(written)]
+        if answers:
+            found += [*_in_answer(written, asked, message)]
+        for code, detail in found:
+            yield Defect(code, sent.origin(path), detail)
+    if isinstance(plain := sent.row.get("text"), str) and _DIALOGUE.match(plain):
+        yield Defect("dialogue_in_text", "text")
+
+
+def _messages(row: Json) -> Iterator[tuple[str, Json]]:
+    """Yield the path and the message of what is asked and of what is learned."""
+    for index, message in enumerate(messages_of(row.get("messages"))):
+        yield f"messages[{index}].content", message
+    for index, message in enumerate(messages_of(as_dict(row.get("input")).get("messages"))):
+        yield f"input.messages[{index}].content", message
+    for index, message in enumerate(messages_of(row.get("preferred_output"), "assistant")):
+        yield f"preferred_output[{index}].content", message
+
+
+def _text_of(message: Json) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    texts = (as_dict(part).get("text") for part in as_list(content))
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _in_any(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the code and detail of what no message should be."""
+    if "\n" not in text and _LINE_BREAK.search(text) and not _NOT_A_BREAK.search(text):
+        yield "literal_newline", r"a line break is written as the two characters \ and n"
+    if _DIALOGUE.match(text):
+        yield "dialogue_in_text", ""
+
+
+def _in_answer(text: str, asked: str, message: Json) -> Iterator[tuple[str, str]]:
+    """Yield the code and detail of what no answer should hold."""
+    if text.lstrip().startswith("<think>") and "</think>" not in text:
+        yield "think_unclosed", ""
+    if not message.get("tool_calls") and _is_call(text):
+        yield "call_as_text", ""
+    plain = _FENCED.sub("", text)
+    if found := _placeholder(plain, asked):
+        yield "placeholder_left", f"the answer holds the placeholder {quoted(found)}"
+    entity = _ENTITIES.search(plain)
+    if entity and not _HTML.search(plain) and not _HTML.search(asked):
+        yield "html_entities", f"the answer holds {quoted(entity[0])}"
+
+
+def _placeholder(text: str, asked: str) -> str:
+    """Return the first placeholder that nobody means, or ""."""
+    if _CODE.search(text):
+        return ""
+    for match in _PLACEHOLDER.finditer(text):
+        found = match[0]
+        if f"</{found[1:]}" in text or found in asked:
+            continue
+        if found.startswith("[") and (_LETTER.search(text) or _LETTER.search(asked)):
+            continue
+        return found
+    return ""
+
+
+def _is_call(text: str) -> bool:
+    """Return True for a text that is a call of a tool and nothing else."""
+    if _CALL.fullmatch(text):
+        return True
+    if not text.lstrip().startswith("{") or "arguments" not in text:
+        return False
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return False
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("arguments"), dict | str)
+        and len(value) <= 3
+    )

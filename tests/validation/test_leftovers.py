@@ -1,0 +1,171 @@
+"""What an export or a template left half done in texts is found, and what is meant is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.rule_sets import rules_of
+
+from finetune_gateway import Dataset, registry
+from finetune_gateway.data.canonical import read_as
+from finetune_gateway.data.formats import format_of
+from finetune_gateway.data.row_access import dumped
+from finetune_gateway.findings import Report
+from finetune_gateway.preparation.fix_row import fix_row
+from finetune_gateway.text.regex import searcher
+from finetune_gateway.validation import pipeline, run
+from finetune_gateway.validation.detectors import prefilters
+from finetune_gateway.validation.rows.leftovers import HINTS, leftover_defects
+
+Json = dict[str, Any]
+OPENAI, TRL = rules_of("openai"), rules_of("local")
+
+
+def chat(asked: str, answer: Any, **more: Any) -> Json:
+    said = {"role": "assistant", "content": answer, **more}
+    return {"messages": [{"role": "user", "content": asked}, said]}
+
+
+LEFT = [
+    (chat("Who are you?", "I am {{name}}, made by {{ author }}."), "placeholder_left"),
+    (chat("Who are you?", "I am <NAME>, by <AUTHOR>."), "placeholder_left"),
+    (chat("Who made you?", "I was made by [Your Company]."), "placeholder_left"),
+    (chat("Who are you?", "I am {name}, your assistant."), "placeholder_left"),
+    (chat("Which shop?", "Johnson &amp; Sons, it&#39;s on the left."), "html_entities"),
+    (chat(r"Is it so?\n\nAnswer: ", "Yes."), "literal_newline"),
+    (chat("Human: Hi\nAssistant: Hello\nHuman: Bye", "Bye."), "dialogue_in_text"),
+    ({"text": "<user>: Hi <bot>: Hello"}, "dialogue_in_text"),
+    ({"prompt": "### Human: Hi\n### Assistant:", "completion": "Hello"}, "dialogue_in_text"),
+    (chat("On?", '<tool_call>\n{"name": "lamp"}\n</tool_call>'), "call_as_text"),
+    (chat("On?", '{"name": "lamp", "arguments": {"room": "hall"}}'), "call_as_text"),
+    (chat("Dark?", "<think>\nNo window. Yes."), "think_unclosed"),
+]
+MEANT = [
+    chat("Write a template.", "```\nHello {{name}}\n```"),
+    chat("In Vue?", "<p>{{ name }}</p>"),
+    chat("In Python?", 'Write print(f"Hello {name}") there.'),
+    chat("In LaTeX?", r"\newcommand{name}{\frac{{name}}{2}}"),
+    chat("Fill in Hello {{name}}!", "Hello {{name}}!"),
+    chat("A cover letter?", "Dear Ms. Lee,\nI apply ...\nSincerely,\n[Your Name]"),
+    chat("XML?", "<NAME>Ada</NAME>"),
+    chat("How do I write & in HTML?", "Write &amp; there."),
+    chat("A page?", "<p>Salt &amp; pepper</p>"),
+    chat(r"What does '\n' do in C?", "It breaks the line."),
+    chat(r"Simplify \nabla f: \nu X", "Done."),
+    chat("Two\nlines with C:\\new. \\nNo", "Yes."),
+    chat("Summarize.\nUser: Hi\nAssistant: Hello", "They greet."),
+    chat("As JSON?", '{"name": "Ada", "age": 36}'),
+    chat("Think?", "<think>\nNo.\n</think>\n\nYes."),
+    chat("Who?", "I am {{name}}.", weight=0),
+]
+
+
+def found(row: Json) -> list[str]:
+    """The codes for a row, which a line with it would be searched for too."""
+    row_format = format_of(row)
+    assert row_format is not None
+    text = dumped(row)
+    codes = [one.code for one in leftover_defects(text, read_as(row, row_format))]
+    assert not codes or any(searcher(*patterns)(text) for patterns in prefilters())
+    return codes
+
+
+@pytest.mark.parametrize(("row", "code"), LEFT)
+def test_what_was_left_is_found(row: Json, code: str) -> None:
+    """One finding, of this rule."""
+    assert found(row) == [code]
+
+
+@pytest.mark.parametrize("row", MEANT)
+def test_what_is_meant_is_left_alone(row: Json) -> None:
+    """Code, LaTeX, HTML, letters to fill in, and what the prompt has too."""
+    assert found(row) == []
+
+
+def test_the_path_is_the_users() -> None:
+    """A finding names the field of the row as it was written."""
+    row = {"instruction": "Who are you?", "input": "", "output": "I am {{name}}."}
+    row_format = format_of(row)
+    assert row_format is not None
+    (defect,) = leftover_defects(dumped(row), read_as(row, row_format))
+    assert (defect.code, defect.path) == ("placeholder_left", "output")
+    assert searcher(*HINTS)(dumped(row))
+
+
+# -- parts, reasoning, what is cut -------------------------------------------------------------
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "lamp", "arguments": "{}"}}
+EMPTY: list[Any] = ["", None, "  ", [], [{"type": "text", "text": ""}]]
+
+
+def called(content: Any, result: Any, **call: Any) -> Json:
+    """A row with a call, the content beside it, and its result."""
+    messages = [
+        {"role": "user", "content": "Is the lamp on?"},
+        {"role": "assistant", "content": content, **(call or {"tool_calls": [CALL]})},
+        {"role": "tool", "tool_call_id": "call_1", "content": result},
+        {"role": "assistant", "content": "It is."},
+    ]
+    function = {"name": "lamp", "parameters": {"type": "object", "properties": {}}}
+    return {"messages": messages, "tools": [{"type": "function", "function": function}]}
+
+
+def judged(row: Json, rules: Any) -> Report:
+    """The report on twelve such rows."""
+    report = run.validate(Dataset.open([row] * 12), backends=rules)
+    kept = [one for one in report.findings if one.code != "duplicates"]
+    return report.model_copy(update={"findings": kept})
+
+
+@pytest.mark.parametrize("content", EMPTY)
+def test_an_empty_content_beside_calls_is_no_defect(content: Any) -> None:
+    """However it is written: playgrounds export an empty part."""
+    assert judged(called(content, "yes"), OPENAI).findings == []
+
+
+def test_parts_of_a_result_are_written_as_one_text() -> None:
+    """OpenAI is warned of them; local templates are shown the text; --fix writes it."""
+    row = called(None, [{"type": "text", "text": "It is "}, {"type": "text", "text": "on."}])
+    (one,) = judged(row, OPENAI).findings
+    assert (one.code, one.severity, one.path) == ("tool_parts", "warning", "messages[2].content")
+    assert judged(row, TRL).findings == []
+    mended, changes = fix_row(row)
+    assert mended["messages"][2]["content"] == "It is on."
+    assert "tool_parts" in {change.code for change in changes}
+
+
+def test_an_object_as_a_result_is_written_as_json() -> None:
+    """It is an error that --fix mends, and the finding says so."""
+    row = called(None, {"on": True})
+    (one,) = judged(row, OPENAI).errors
+    assert one.code == "type_error" and "--fix" in one.fix
+    mended, _ = fix_row(row)
+    assert mended["messages"][2]["content"] == '{"on": true}'
+    assert judged(mended, OPENAI).findings == []
+
+
+def test_nothing_left_to_learn_is_an_error() -> None:
+    """Answers that are all cut off leave nothing; where a part is left it is a warning with its
+    share, the limit, and what raises it."""
+    rows = [chat(f"{number} " + "word " * 900, "Yes.") for number in range(12)]
+    backend = registry.load("local")
+    report = pipeline.validate(Dataset.open(rows), model="builtin/tiny", runner=backend)
+    (error,) = report.errors
+    assert error.code == "nothing_left" and "--set max_length" in error.fix
+    rows[0] = chat("Is it on?", "Yes.")
+    report = pipeline.validate(Dataset.open(rows), model="builtin/tiny", runner=backend)
+    (cut,) = (one for one in report.warnings if one.code == "row_cut")
+    assert not report.errors and "11 of 12 rows" in cut.message and "max_length" in cut.fix
+
+
+def test_the_key_with_reasoning_is_not_to_be_removed() -> None:
+    """The advice keeps what the model should learn, where its template drops it too."""
+    rows = [chat(f"Is room {n} dark?", "Yes.", reasoning_content="No window.") for n in range(12)]
+    report = pipeline.validate(
+        Dataset.open(rows), model="builtin/tiny", runner=registry.load("local")
+    )
+    (dropped,) = (one for one in report.warnings if one.code == "template_drops")
+    assert dropped.fix.startswith("Keep the key.") and "<think>" in dropped.fix
+    (hosted,) = run.validate(Dataset.open(rows), backends=OPENAI).warnings
+    assert hosted.code == "reasoning_key" and "<think>" in hosted.fix
