@@ -351,7 +351,7 @@ class Scan:
         if line.flagged:
             yield from text_defects(text, row, self.task.regions)
             if row_format is not None:
-                yield from leftover_defects(text, sent)
+                yield from leftover_defects(text, row, sent)
 
     def _defects_by_format(
         self, row: Json, row_format: Format, sent: CanonicalRow, line: int

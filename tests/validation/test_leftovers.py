@@ -54,6 +54,8 @@ MEANT = [
     chat(r"What does '\n' do in C?", "It breaks the line."),
     chat(r"Simplify \nabla f: \nu X", "Done."),
     chat("Two\nlines with C:\\new. \\nNo", "Yes."),
+    chat("A sample chat?", "User: Hi\nBot: Hello"),
+    chat("A press release?", "[Company Name] announces a shop."),
     chat("Summarize.\nUser: Hi\nAssistant: Hello", "They greet."),
     chat("As JSON?", '{"name": "Ada", "age": 36}'),
     chat("Think?", "<think>\nNo.\n</think>\n\nYes."),
@@ -66,7 +68,7 @@ def found(row: Json) -> list[str]:
     row_format = format_of(row)
     assert row_format is not None
     text = dumped(row)
-    codes = [one.code for one in leftover_defects(text, read_as(row, row_format))]
+    codes = [one.code for one in leftover_defects(text, row, read_as(row, row_format))]
     assert not codes or any(searcher(*patterns)(text) for patterns in prefilters())
     return codes
 
@@ -88,9 +90,12 @@ def test_the_path_is_the_users() -> None:
     row = {"instruction": "Who are you?", "input": "", "output": "I am {{name}}."}
     row_format = format_of(row)
     assert row_format is not None
-    (defect,) = leftover_defects(dumped(row), read_as(row, row_format))
+    (defect,) = leftover_defects(dumped(row), row, read_as(row, row_format))
     assert (defect.code, defect.path) == ("placeholder_left", "output")
     assert searcher(*HINTS)(dumped(row))
+    report = run.validate(Dataset.open([chat(f"Who is {n}?", "I am {{name}}.") for n in range(12)]))
+    (one,) = report.warnings
+    assert (one.code, one.path, one.count) == ("placeholder_left", "messages[1].content", 12)
 
 
 # -- parts, reasoning, what is cut -------------------------------------------------------------

@@ -29,7 +29,7 @@ _FIELD = (
 _FIRST = "(?:your|first|last|user|full|model|company|bot)[ _]"
 _FIELDS = rf"(?:{_FIRST})?{_FIELD}(?:[ _]name)?"
 _CAPITALS = _FIELDS.upper()
-_INSERT = r"\[(?:Your|Insert|Enter|Recipient|Company|Customer)[A-Za-z']{0,3} [A-Za-z' ]{1,30}\]"
+_INSERT = r"\[(?:Your|Insert|Company) [A-Za-z' ]{1,30}\]"
 _ENTITY = r"&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{2,5}|#x[0-9a-fA-F]{2,4});"
 _SPEAKER = r"(?:<(?:user|human)>|(?:### ?)?(?:Human|User|Instruction)) ?:"
 # Patterns of which one matches the JSON of every row in which something is found.
@@ -51,9 +51,10 @@ _CODE = re.compile(
     re.MULTILINE,
 )
 _LETTER = re.compile(
-    r"\b(?:letter|e-?mail|template|message|resume|invitation|speech|script|form|Dear|Sincerely|Regards)\b",
+    r"\b(?:letter|e-?mail|template|message|resume|invitation|speech|script|form|press|release|policy|sentence|Dear|Sincerely|Regards)\b",
     re.IGNORECASE,
 )
+_FORM_LENGTH = 500  # characters; longer answers with fields in brackets are forms to fill in
 _ENTITIES = re.compile(_ENTITY)
 _HTML = re.compile(
     r"</?[a-z][a-z0-9]*(?: [^<>]*)?/?>|html|xml|entit|escap|encod|href", re.IGNORECASE
@@ -67,7 +68,7 @@ _DIALOGUE = re.compile(
 _CALL = re.compile(r"\s*<(tool_call|functioncall)>.*", re.DOTALL)
 
 
-def leftover_defects(text: str, sent: CanonicalRow) -> Defects:
+def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
     """Yield what is left half done in the texts of a row; ``text`` is its JSON."""
     if not searcher(*HINTS)(text):
         return
@@ -79,11 +80,11 @@ def leftover_defects(text: str, sent: CanonicalRow) -> Defects:
         answers = message.get("role") == "assistant"
         if answers and message.get("weight") == 0:
             continue
-        found = [*_in_any(written)]
+        found = [*_in_any(written, answers)]
         if answers:
             found += [*_in_answer(written, asked, message)]
         for code, detail in found:
-            yield Defect(code, sent.origin(path), detail)
+            yield Defect(code, path if sent.row is row else sent.origin(path), detail)
     if isinstance(plain := sent.row.get("text"), str) and _DIALOGUE.match(plain):
         yield Defect("dialogue_in_text", "text")
 
@@ -106,11 +107,12 @@ def _text_of(message: Json) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _in_any(text: str) -> Iterator[tuple[str, str]]:
+def _in_any(text: str, answers: bool) -> Iterator[tuple[str, str]]:
     """Yield the code and detail of what no message should be."""
     if "\n" not in text and _LINE_BREAK.search(text) and not _NOT_A_BREAK.search(text):
         yield "literal_newline", r"a line break is written as the two characters \ and n"
-    if _DIALOGUE.match(text):
+    # An answer may well be a dialogue that was asked for, but not with such marks.
+    if _DIALOGUE.match(text) and (not answers or text.lstrip()[0] in "<#"):
         yield "dialogue_in_text", ""
 
 
@@ -136,7 +138,8 @@ def _placeholder(text: str, asked: str) -> str:
         found = match[0]
         if f"</{found[1:]}" in text or found in asked:
             continue
-        if found.startswith("[") and (_LETTER.search(text) or _LETTER.search(asked)):
+        is_long = len(text) > _FORM_LENGTH
+        if found.startswith("[") and (is_long or _LETTER.search(text) or _LETTER.search(asked)):
             continue
         return found
     return ""
