@@ -58,7 +58,7 @@ class CanonicalRow:
         return path
 
     def _in_list(self, match: re.Match[str]) -> tuple[str, str]:
-        return f"{self._lists.get(match[1], '')}[{match[2]}]", "message"
+        return f"{self._lists.get(match[1], match[1])}[{match[2]}]", "message"
 
 
 def of_texts(row: Json) -> CanonicalRow | None:

@@ -83,3 +83,11 @@ def test_a_prompt_that_both_sides_repeat_after_a_system_prompt_is_read_once() ->
     sent = read({"prompt": ASK, **sides})
     assert sent.errors == [] and sent.row["input"] == {"messages": [SAID, USER]}
     assert sent.row["preferred_output"] == [CHOSEN]
+
+
+def test_paths_of_a_row_that_is_sent_as_it_is_are_its_own() -> None:
+    """What is found in a row of OpenAI's formats is named with the whole path."""
+    paths = ["input.messages[0].content", "preferred_output[0].content"]
+    assert [read(PAIR).origin(path) for path in paths] == paths
+    chat = {"messages": [USER, CHOSEN]}
+    assert read(chat).origin("messages[1].content") == "messages[1].content"

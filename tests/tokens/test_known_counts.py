@@ -53,7 +53,6 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
         {
             "boilerplate_answer": 1,
             "duplicates": 35,
-            "pii": 15,
             "tool_args_schema": 1,
         },
     ),
