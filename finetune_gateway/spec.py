@@ -15,6 +15,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    Protocol,
     Self,
     TypedDict,
     get_args,
@@ -86,6 +87,13 @@ LATER_FIELDS = (
 METHOD_ALIASES = {"supervised": "sft"}
 
 
+class HasId(Protocol):
+    """A job, by its object."""
+
+    @property
+    def id(self) -> str: ...
+
+
 class TrainingOptions(TypedDict, total=False):
     """The keywords that say how to train, as ``submit``, ``plan`` and ``estimate`` take them: the
     fields of ``TrainingSpec`` without ``model``."""
@@ -118,7 +126,7 @@ class TrainingOptions(TypedDict, total=False):
     chat_template: str | None
     chat_template_kwargs: dict[str, bool | int | str] | None
     call_format: CallFormat | None
-    continue_from: str | None
+    continue_from: str | HasId | None
     loss_type: str | None
     beta: float | None
     label_smoothing: float

@@ -27,7 +27,7 @@ from finetune_gateway import (
     keywords,
     spec,
 )
-from finetune_gateway.spec import TrainingOptions, TrainingSpec
+from finetune_gateway.spec import HasId, TrainingOptions, TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = "gpt-4.1-mini-2025-04-14"
@@ -69,7 +69,8 @@ g.submit("x", model="m", n_epochs="abc")  # bad
 gateway.submit("x", model="m", method="sftt")  # bad
 gateway.submit("x", model="m", max_cost=3)  # bad
 later: Job = gateway.submit("x", continue_from="latest")
-gateway.submit("x", continue_from=job)  # bad
+gateway.submit("x", continue_from=job)
+gateway.submit("x", continue_from=3)  # bad
 gateway.estimate("x", model="m", epochs=3)  # bad
 g.estimate("x", model="m", lora_alpha="much")  # bad
 g.plan("x", model="m", batch_size=1.5)  # bad
@@ -103,6 +104,7 @@ def test_a_type_checker_refuses_exactly_the_bad_calls(tmp_path: Path) -> None:
 # Options whose keyword takes more than the field keeps.
 WIDER: dict[str, set[Any]] = {
     "method": {"supervised"},
+    "continue_from": {HasId},
     "target_modules": {list[str]},
     "modules_to_save": {str, list[str]},
 }

@@ -57,6 +57,7 @@ class HomeJobs(ABC):
         NotFoundError for one that is not there, or a checkpoint that was pruned.
         """
         name = options.get("continue_from")
+        name = name.id if isinstance(name, Job) else name
         if name is None and model is None:
             raise SpecError(
                 "There is no model to train.",

@@ -242,10 +242,10 @@ def refuses_what_cannot_be_continued(first: Job, tiny_folder: Path, rows: Rows) 
 def test_a_job_that_has_saved_nothing_yet_is_waited_for(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
-    """By its name or as the newest: in words, and no job is made."""
+    """By its name, as the newest or by its object: in words, and no job is made."""
     with slots_taken(home):
         first = submit(rows(4), tiny_folder)
-        for name in (first.id, "latest"):
+        for name in (first.id, "latest", first):
             with pytest.raises(SpecError, match="it has no model to go on from") as caught:
                 submit(rows(4), None, continue_from=name)
             assert caught.value.hint == f"Wait for it: ftg wait {first.id}"
