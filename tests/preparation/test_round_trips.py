@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.rule_sets import LOCAL, OPENAI
 
 from finetune_gateway import Dataset
-from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.canonical import canonical, read
 from finetune_gateway.data.formats import FORMATS, format_of
 from finetune_gateway.data.row_access import dumped
-from finetune_gateway.preparation.convert import convert_row
+from finetune_gateway.data.sharegpt import as_string
+from finetune_gateway.preparation.convert import TARGETS, convert_row
 from finetune_gateway.preparation.fix_row import fix_row
+from finetune_gateway.validation.rows.formats import row_defects
 
 Json = dict[str, Any]
 
@@ -259,6 +262,55 @@ def test_mending_loses_nothing(row: Json, to: str) -> None:
     except ValueError:  # a format that cannot hold it
         made = row
     same(fix_row(made)[0], row)
+
+
+def errors_of(row: Json) -> set[tuple[str, str]]:
+    """What each backend would refuse of a row."""
+    row_format = format_of(row)
+    if row_format is None:
+        return {("all", "unknown_format")}
+    found = {one.code for one in row_defects(row, row_format, read(row))}
+    return {
+        (name, code)
+        for name, rules in (*OPENAI.items(), *LOCAL.items())
+        for code in found
+        if rules.severity(code) == "error"
+    }
+
+
+@given(
+    st.sampled_from(("chat", "pair", "kto", "text")).flatmap(lambda kind: rows(kind, False)),
+    st.sampled_from(sorted(TARGETS)),
+    st.booleans(),
+    st.sampled_from(("", "[]", "{}", " ")) | st.none() | ARGUMENTS,
+)
+def test_mending_makes_no_row_worse(row: Json, to: str, null: bool, result: Any) -> None:
+    """What a backend would take of a row of any format it takes after --fix too, and nothing is
+    lost."""
+    for message in row.get("messages", []):
+        if message["role"] == "tool" and result is not None:
+            message["content"] = result
+    try:
+        made = json.loads(dumped(convert_row(row, to)))
+    except ValueError:  # a format that cannot hold it
+        made = row
+    made |= {"tools": None} if null and "tools" not in made else {}
+    mended, _ = fix_row(made)
+    assert errors_of(mended) <= errors_of(made)
+    assert fix_row(mended) == (mended, [])
+    if not (before := read(made)).errors:
+        after = read(mended)
+        assert not after.errors and as_learned(after.row) == as_learned(before.row)
+
+
+def as_learned(row: Json) -> Any:
+    """A row to be compared, with results of tools as the text that is learned."""
+    row = json.loads(dumped(row))
+    for message in row.get("messages", []):
+        content = message.get("content")
+        if message.get("role") == "tool" and isinstance(content, dict):
+            message["content"] = as_string(content)
+    return meaning(row)
 
 
 @given(
