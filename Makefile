@@ -56,11 +56,11 @@ peers: $(VENV)/.dev ## train beside LLaMA-Factory and axolotl, installed below b
 chaos: $(VENV)/.dev ## the tests that kill processes many times; each prints its figures
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m chaos -rPs --show-capture stdout
 
-fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers FUZZ_SECONDS each (600), 10,000 rows a converter
+fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers FUZZ_SECONDS each (600), 10,000 rows a converter and of all formats
 	@$(BIN)/python tests/fuzz/rows.py parser $(FUZZ_SECONDS)
 	@$(BIN)/python tests/fuzz/rows.py gate $(FUZZ_SECONDS)
 	@$(BIN)/python tests/fuzz/hosted.py $(FUZZ_SECONDS)
-	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py --hypothesis-profile=deep --timeout 7200
+	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py tests/validation/test_all_formats.py --hypothesis-profile=deep --timeout 7200
 
 trust: $(VENV)/.dev ## each test of docs/trust.md on the commit before its change, where it has to fail, and today
 	@$(BIN)/python tests/trust.py

@@ -30,7 +30,8 @@ from finetune_gateway.data.row_content import same_digest
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
-from finetune_gateway.preparation.fix_row import Change, fix_row
+from finetune_gateway.preparation.fix_row import Change, Formats, fix_row, unwrapped
+from finetune_gateway.preparation.line_table import LineTable
 from finetune_gateway.text.quoting import hidden, shortened
 from finetune_gateway.text.windows_1252 import read_windows_1252
 from finetune_gateway.validation import run as validation_run
@@ -106,8 +107,11 @@ def fix(
     with whole_file(path) as rows, whole_file(log) as changes:
         fixer = _Fixer(rows, changes, renaming)
         fixer.read(held)
-        if renaming:
-            renaming.require_found()
+        if fixer.formats.kept:
+            fixer = fixer.anew(renaming and Renaming(dataset.reading.columns, held))
+            fixer.read(held)
+        if fixer.renaming:
+            fixer.renaming.require_found()
     report = check(Dataset(path))
     return FixReport(
         out=str(path),
@@ -144,11 +148,19 @@ class _Fixer:
     renaming: Renaming | None = None
     counts: dict[str, int] = field(default_factory=dict)
     origin: array[int] = field(default_factory=lambda: array("I"))  # input line of each row written
-    tables: tuple[_LineTable, ...] = field(
-        default_factory=lambda: tuple(_LineTable() for _ in range(256))
+    tables: tuple[LineTable, ...] = field(
+        default_factory=lambda: tuple(LineTable() for _ in range(256))
     )
     pushed_back: deque[Line] = field(default_factory=deque)  # lines read ahead
     max_span: int = _MAX_SPAN  # reduced by each failed attempt to join lines
+    formats: Formats = field(default_factory=Formats)
+
+    def anew(self, renaming: Renaming | None) -> _Fixer:
+        """Return a pass from the start that leaves rows in their format."""
+        for file in (self.rows, self.log):
+            file.seek(0)
+            file.truncate()
+        return _Fixer(self.rows, self.log, renaming, formats=Formats(convert=False))
 
     def read(self, dataset: Dataset) -> None:
         """Fix a file in any container or encoding."""
@@ -332,13 +344,18 @@ class _Fixer:
         if not isinstance(value, dict):
             self._keep(raw, line)
             return
+        if not self.renaming and (rows := unwrapped(value)):
+            self.note(line, Change("unknown_format", "", "rows in a row", "one row a line"))
+            for row in rows:
+                self._fix_value(row, dumped(row).encode(), line)
+            return
         if self.renaming:
             known, own = len(self.renaming.found), value
             value = self.renaming.row(own, line)
             raw = raw if value is own else dumped(value).encode()
             if len(found := self.renaming.found) > known:
                 self.note(line, Change("columns_mapped", "", [*found], [*found.values()]))
-        fixed, changes = fix_row(value)
+        fixed, changes = fix_row(value, self.formats)
         for change in changes:
             self.note(line, change)
         written = dumped(fixed).encode() if changes else raw.strip()
@@ -355,46 +372,6 @@ class _Fixer:
     def _keep(self, raw: bytes, line: int) -> None:
         self.rows.write(raw + b"\n")
         self.origin.append(line)
-
-
-class _LineTable:
-    """A hash table of 64-bit row hashes to lines, for a part of the rows.
-
-    Takes 16 to 21 bytes a row, a dict of hashes over 100. The chance that two of 10 million rows
-    collide is 1 in 10^8.
-    """
-
-    def __init__(self) -> None:
-        self.keys, self.lines, self.count = array("Q", bytes(512)), array("I", bytes(256)), 0
-
-    def add(self, key: int, line: int) -> int:
-        """Add a row; return the earlier line of an equal row, or 0."""
-        slot = self._slot(key)
-        if self.keys[slot]:
-            return self.lines[slot]
-        self._set(slot, key, line)
-        if 4 * self.count > 3 * len(self.keys):
-            self._grow()
-        return 0
-
-    def _slot(self, key: int) -> int:
-        """Return the slot of a key, or the free one it belongs in (linear probing)."""
-        keys, slot = self.keys, key % len(self.keys)
-        while keys[slot] not in (0, key):
-            slot = slot + 1 if slot + 1 < len(keys) else 0
-        return slot
-
-    def _set(self, slot: int, key: int, line: int) -> None:
-        self.keys[slot], self.lines[slot] = key, line
-        self.count += 1
-
-    def _grow(self) -> None:
-        old, size = (self.keys, self.lines), len(self.keys) * 5 // 4
-        self.keys, self.lines = array("Q", bytes(8 * size)), array("I", bytes(4 * size))
-        self.count = 0
-        for key, line in zip(*old, strict=True):
-            if key:
-                self._set(self._slot(key), key, line)
 
 
 def _is_array_of_rows(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data import formats, sharegpt
@@ -34,6 +34,8 @@ _LISTS = ("messages", "conversations", "conversation", "prompt", "completion", "
 _NULLABLE = frozenset({"name", "weight", "refusal", "audio", "tool_calls", "function_call",
                        "tool_call_id"})  # fmt: skip
 _ROW_NULLABLE = frozenset({"tools", "functions", "parallel_tool_calls"})
+_CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls"})
+_PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,28 @@ class Change:
     after: Any
 
 
-def fix_row(row: Json) -> tuple[Json, list[Change]]:
-    """Return the fixed row and the changes; the row itself if there are none."""
+@dataclass(slots=True)
+class Formats:
+    """The formats of the rows of a file so far.
+
+    ``convert``: write chat rows and pairs. ``partly``: of a row that cannot be converted, or has
+    keys that are not part of the example. One would be of another format than the rest, the other
+    be warned of.
+    """
+
+    convert: bool = True
+    names: set[str] = field(default_factory=set)
+    partly: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Return True if a file of one format is better not converted."""
+        return self.convert and self.partly and len(self.names) == 1
+
+
+def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]:
+    """Return the fixed row and the changes; the row itself if there are none. Its format is noted
+    in ``seen``."""
     fixed, changes = copy.deepcopy(row), list[Change]()
     changes += _remove_nulls(fixed, _ROW_NULLABLE, "")
     changes += _read_lists(fixed)
@@ -56,7 +78,7 @@ def fix_row(row: Json) -> tuple[Json, list[Change]]:
             if isinstance(message, dict):
                 changes += _fix_message(message, f"{path}[{index}]")
     changes += _fix_speakers(fixed)
-    fixed, converted = _convert(fixed)
+    fixed, converted = _convert(fixed, seen or Formats())
     changes += converted
     return (fixed, changes) if changes else (row, changes)
 
@@ -170,22 +192,49 @@ def _fix_speakers(row: Json) -> Iterator[Change]:
                     yield Change("unknown_role", path, speaker, meant)
 
 
-def _convert(row: Json) -> tuple[Json, list[Change]]:
+def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
     """Return the row in its canonical form, if nothing is lost."""
     before = format_of(row)
+    if before is None:
+        return row, []
+    seen.names.add(before.name)
     rewritten = before in formats.SENT_UNCHANGED and not formats.is_unchanged(row, before)
-    if before is None or before is formats.TEXT or (before is formats.CHAT and not rewritten):
+    if before is formats.TEXT or (before is formats.CHAT and not rewritten):
+        return row, []
+    # Some backends refuse keys of older guides, and tools in a text.
+    is_text = before is formats.CHAT and isinstance(row.get("tools"), str)
+    needed = before is formats.PREFERENCE or is_text
+    if not (seen.convert or needed):
         return row, []
     try:
         converted = canonical(row, rename=True)
     except ConversionError:
+        seen.partly = True
         return row, []  # the report on the copy says why
     if converted == row:
         return row, []
     after = formats.format_of(converted)
+    known = _PAIR_KEYS if before.kind == "preference" else _CHAT_KEYS
+    if before is formats.UNPAIRED:
+        known |= {"label"}
+    seen.partly |= not needed and not converted.keys() <= known
     if rewritten:
         beside = any(key in row for key in SYSTEM_KEYS)
         return converted, [Change("system_beside" if beside else "tools_json", "", row, converted)]
     unchanged = before is after and before is not formats.UNPAIRED
     code = "preference_key" if unchanged else before.note
     return converted, [Change(code, "", before.name, after.name if after else "")]
+
+
+def unwrapped(row: Json) -> list[Json]:
+    """Return the rows that a row of no known format holds in one of its keys; empty if it holds
+    none, or if a key beside them would be lost."""
+    if format_of(row) is not None:
+        return []
+    for key, value in row.items():
+        rows = value if isinstance(value, list) else [value]
+        beside = {name: one for name, one in row.items() if name != key}
+        lost = any(beside.keys() & one.keys() for one in rows if isinstance(one, dict))
+        if rows and all(isinstance(one, dict) and format_of(one) for one in rows):
+            return [] if lost else [{**one, **beside} for one in rows]
+    return []

@@ -169,8 +169,18 @@ ONE = {
     ),
     "a key that the target has": (
         {"prompt": "Hi", "chosen": "Hello", "rejected": "No", "input": "x"},
-        {**PAIR, "other_input": "x"},
-        ["format_trl_preference"],
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "No", "input": "x"},
+        [],
+    ),
+    "rows in a row": (
+        {"row_idx": 7, "row": roles("user", "assistant")},
+        {**roles("user", "assistant"), "row_idx": 7},
+        ["unknown_format"],
+    ),
+    "a key of a row in it and beside it": (
+        {"id": 7, "row": {**roles("user", "assistant"), "id": 8}},
+        {"id": 7, "row": {**roles("user", "assistant"), "id": 8}},
+        [],
     ),
     "chosen": (
         {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},
@@ -188,6 +198,37 @@ def test_a_row_is_mended(case: str, tmp_path: Path) -> None:
     assert rows == [wanted]
     assert [entry["code"] for entry in log] == codes
     assert {entry["line"] for entry in log} <= {1}
+
+
+DOLLY: Json = {"instruction": "Hi", "context": "", "response": "Hello"}
+SIDES: Json = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
+
+
+@pytest.mark.parametrize("other", [
+    {**DOLLY, "instruction": "Ho", "category": "qa"}, {"instruction": "Hi", "response": None},
+])  # fmt: skip
+def test_a_file_of_one_format_is_converted_whole_or_not(other: Json, tmp_path: Path) -> None:
+    """Where a row would carry keys that OpenAI is warned of, or stay behind; no repeat is kept."""
+    rows = [DOLLY, other, DOLLY]
+    read, log = fixed("".join(f"{json.dumps(row)}\n" for row in rows), tmp_path)
+    assert (read, [entry["code"] for entry in log]) == ([DOLLY, other], ["duplicates"])
+
+
+def test_a_file_of_two_formats_becomes_one(tmp_path: Path) -> None:
+    """With all its keys: two formats are an error."""
+    rows = [PAIR, {**SIDES, "prompt": "Ho", "input": "x"}]
+    read, log = fixed("".join(f"{json.dumps(row)}\n" for row in rows), tmp_path)
+    asked = {"messages": [{"role": "user", "content": "Ho"}]}
+    assert read == [PAIR, {**PAIR, "input": asked, "other_input": "x"}]
+    assert [entry["code"] for entry in log] == ["format_trl_preference"]
+
+
+def test_rows_in_a_row_are_one_a_line(tmp_path: Path) -> None:
+    """In the form that their own format has."""
+    inside = {"data": [DOLLY, {**DOLLY, "instruction": "Ho"}]}
+    read, log = fixed(f"{json.dumps(inside)}\n{PLAIN}", tmp_path)
+    assert [row["messages"][0]["content"] for row in read[:2]] == ["Hi", "Ho"]
+    assert [entry["code"] for entry in log] == ["unknown_format", "format_shape", "format_shape"]
 
 
 @pytest.mark.parametrize("messages", [

@@ -1,0 +1,116 @@
+"""Of every format: what validate accepts is sent, as it was judged; no mending makes it worse.
+
+Some rows by default; `make fuzz` takes 10,000 a property (--hypothesis-profile=deep).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.broken_rows import EXAMPLES, any_rows, broken
+
+import finetune_gateway as gateway
+from finetune_gateway import Dataset, FakeBackend
+from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.formats import FORMATS, format_of
+from finetune_gateway.data.row_access import dumped
+from finetune_gateway.data.sharegpt import ConversionError
+from finetune_gateway.errors import DataError
+from finetune_gateway.findings import RANK, Finding, Report
+from finetune_gateway.preparation.convert import TARGETS, convert_row
+from finetune_gateway.validation.run import usual_method_of
+
+Json = dict[str, Any]
+
+PAID = ("sft", "dpo")  # what OpenAI trains
+FEWER = settings() if settings().max_examples > 1000 else settings(max_examples=25)
+
+
+def judged(data: Any, backend: Any = None, method: Any = None) -> Report:
+    return gateway.validate(data, backend=backend, method=method, quality=False)
+
+
+def said(report: Report) -> list[Finding]:
+    """What is said of the rows, however few they are."""
+    return [one for one in report.findings if one.code != "too_few_examples"]
+
+
+def errors(report: Report) -> list[str]:
+    return [one.code for one in said(report) if one.severity == "error"]
+
+
+def worst(report: Report) -> int:
+    """The rank of the worst that is said: errors come first."""
+    return min((RANK[one.severity] for one in said(report)), default=len(RANK))
+
+
+@FEWER
+@given(any_rows())
+def test_what_is_accepted_is_sent_and_accepted_again(row: Json) -> None:
+    """By the same method. The row that is sent has the tokens that were counted, and OpenAI would
+    refuse it for nothing that was not said of the user's row."""
+    backend, method = FakeBackend(), usual_method_of(row)
+    report = judged([row], backend, method)
+    if report.ok and report.tokens and not report.tokens["trained"]:
+        return  # a job without a token to train is refused; here that is one row
+    try:
+        gateway.submit([row], model="gpt-4o", backend=backend, method=method, again=True)
+    except DataError as exc:
+        assert errors(report), f"refused: {exc}"
+        return
+    assert not errors(report)
+    sent = json.loads(backend.started[0][2].path.read_text("utf-8"))
+    again = judged([sent], backend, method)
+    assert (errors(again), again.tokens) == ([], report.tokens)
+    if method in PAID:
+        by_openai = judged([row], "openai", method), judged([sent], "openai", method)
+        assert {*errors(by_openai[1])} <= {*errors(by_openai[0])}
+
+
+FILES = st.sampled_from(EXAMPLES).flatmap(
+    lambda row: st.lists(st.just(row) | broken(row), min_size=1, max_size=3)
+)
+
+
+@FEWER
+@given(FILES)
+def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
+    """For no backend: neither the worst that is said, nor how many kinds are errors; and rows that
+    were right have their tokens still."""
+    method = usual_method_of(rows[0])
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = Dataset.open(rows).fix(Path(folder) / "fixed.jsonl", method=method)
+        made = [json.loads(line) for line in Path(fixed.out).read_text("utf-8").splitlines()]
+    for backend in ("openai", "local") if method in PAID else ("local",):
+        before, after = judged(rows, backend, method), judged(made, backend, method)
+        assert worst(after) >= worst(before), said(after)
+        assert len(errors(after)) <= len(errors(before)), said(after)
+        if before.ok and "duplicates" not in fixed.changes:
+            assert after.tokens == before.tokens
+
+
+@FEWER
+@given(any_rows())
+def test_what_is_accepted_is_converted_with_its_tokens(row: Json) -> None:
+    """Into every format that can hold it; OpenAI's holds all but labels and texts."""
+    row_format, report = format_of(row), judged([row], FakeBackend())
+    if not report.ok or row_format is None:
+        return
+    for to in TARGETS:
+        try:
+            made = json.loads(dumped(convert_row(canonical(row), to)))
+        except ConversionError:
+            assert to != "openai" or "label" in row or row_format.kind == "text"
+            continue
+        written = judged([made], FakeBackend())
+        assert (errors(written), written.tokens) == ([], report.tokens)
+
+
+def test_there_is_a_row_of_each_format() -> None:
+    """So that the properties above are about all."""
+    assert {format_of(row) for row in EXAMPLES} == {*FORMATS}
