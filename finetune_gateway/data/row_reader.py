@@ -111,11 +111,13 @@ class Reader:
 
     def with_system(self, messages: list[Json]) -> list[Json]:
         """Return a conversation that begins with the row's system prompt, if it has one."""
-        key = next((key for key in SYSTEM_KEYS if not self.is_empty(key)), "")
-        self.used |= {name for name in SYSTEM_KEYS if self.is_empty(name)} | {key}
+        self.used |= {*SYSTEM_KEYS}
+        key, *more = [key for key in SYSTEM_KEYS if not self.is_empty(key)] or [""]
         if not key:
             return messages
         text = self.row[key]
+        if any(self.row[other] != text for other in more):
+            self.refuse(more[0], f"{key!r} holds another system prompt")
         if not isinstance(text, str):
             self.refuse_type(key, text, "a string")
             return messages

@@ -186,9 +186,9 @@ def call_errors(message: Json, path: str) -> Iterator[ConversionError]:
         return
     for index, call in enumerate(calls or []):
         function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not {"name", "arguments"} <= function.keys():
+        if not isinstance(function, dict) or "name" not in function:
             yield ConversionError(
-                f"{path}.tool_calls[{index}]", "a call has a function with its arguments"
+                f"{path}.tool_calls[{index}]", "a call has a function with a name"
             )
     if not isinstance(message.get("function_call"), dict | None):
         yield wrong_type(f"{path}.function_call", message["function_call"], "a call")
@@ -253,7 +253,7 @@ def _call_value(calls: list[Json], path: str, count: int) -> str:
     items = []
     for index, call in enumerate(calls):
         here = f"{path}.tool_calls[{index}]"
-        arguments = as_object(call["function"]["arguments"], f"{here}.function.arguments")
+        arguments = as_object(call["function"].get("arguments"), f"{here}.function.arguments")
         item = {"name": call["function"]["name"], "arguments": arguments}
         own = {} if call.get("id") == f"call_{count + index + 1}" else {"id": call.get("id")}
         items.append({**own, **item})

@@ -153,6 +153,7 @@ def test_names_of_formats_differ() -> None:
 
 
 CALL: Json = {"id": "c", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+RESULT: Json = {"role": "tool", "tool_call_id": "c", "content": "1"}
 
 
 @pytest.mark.parametrize("tool", [
@@ -164,6 +165,20 @@ def test_a_tool_of_another_api_is_one_error(tool: Json, home: Path) -> None:
     row = {"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}], "tools": [tool]}
     (error,) = gateway.validate([row] * 12, quality=False).errors
     assert (error.code, error.path) == ("type_error", "tools[0]") and "function" in error.fix
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_a_call_without_arguments_has_one_verdict(key: str, home: Path) -> None:
+    """In rows of OpenAI's and of others: a warning here, an error there; both are written."""
+    call = {**CALL, "function": {"name": "find"}}
+    messages = [USER, {"role": "assistant", "tool_calls": [call]}, RESULT, CHOSEN]
+    row = {key: messages, "tools": [TOOL]}
+    for backend, outcome in (("local", "warned"), ("openai", "rejected")):
+        report = gateway.validate([row] * 12, backend=backend, quality=False)
+        found = {(one.code, one.path) for one in report.errors + report.warnings}
+        assert report.outcome == outcome
+        assert ("tool_args_type", f"{key}[1].tool_calls[0].function.arguments") in found
+    assert convert_row(canonical(row), "openai")["messages"] == messages
 
 
 def test_the_result_of_a_call_that_cannot_be_read_is_no_error_too(home: Path) -> None:

@@ -89,7 +89,8 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
     for backend in ("openai", "local") if method in PAID else ("local",):
         before, after = judged(rows, backend, method), judged(made, backend, method)
         assert worst(after) >= worst(before), said(after)
-        assert len(errors(after)) <= len(errors(before)), said(after)
+        if "mixed_formats" not in errors(before):  # which hides what is wrong with a row
+            assert len(errors(after)) <= len(errors(before)), said(after)
         if before.ok and "duplicates" not in fixed.changes:
             assert after.tokens == before.tokens
 

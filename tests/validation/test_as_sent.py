@@ -80,6 +80,11 @@ BAD_ROWS: dict[str, tuple[Json, str, str]] = {
         "not_convertible",
         "system",
     ),
+    "two system prompts": (
+        {"system": SYSTEM, "system_prompt": "Be brief.", "instruction": ASK, "output": GOOD},
+        "not_convertible",
+        "system_prompt",
+    ),
     "nothing asked": (
         {"instruction": "", "input": " ", "output": "Hello"}, "missing_prompt", "instruction",
     ),
