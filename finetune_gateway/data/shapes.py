@@ -17,7 +17,7 @@ from finetune_gateway.data.readers import (
     question,
     question_answer,
 )
-from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.row_reader import SYSTEM_KEYS, Reader
 
 Json = dict[str, Any]
 
@@ -66,12 +66,16 @@ def one_instance(reader: Reader) -> Json:
     if len(instances) != 1 or not isinstance(instances[0], dict):
         reader.refuse("instances", f"a task with {len(instances)} examples, which are one row each")
         return {"messages": []}
-    flat = Reader({"instruction": reader.row["instruction"], **instances[0]})
+    beside = {key: reader.row[key] for key in SYSTEM_KEYS if key in reader.row}
+    reader.used |= beside.keys()
+    beside["instruction"] = reader.row["instruction"]
+    flat = Reader({**beside, **instances[0]})
     read = question_answer(flat, ("instruction", "input"), "output", "missing_output")
     for error in flat.errors:
-        reader.refuse(f"instances[0].{error.path}", error.reason, error.code, error.fix)
+        place = error.path if error.path in beside else f"instances[0].{error.path}"
+        reader.refuse(place, error.reason, error.code, error.fix)
     for key, (path, form) in flat.origins.items():
-        inside = path if path == "instruction" else f"instances[0].{path}"
+        inside = path if path in beside else f"instances[0].{path}"
         reader.origins[key] = inside, form
     reader.lists["messages"] = "instances[0].output"
     return read
@@ -181,7 +185,7 @@ def moss(reader: Reader) -> Json:
             messages += _moss_turn(reader, turn, path)
         else:
             reader.refuse_type(path, turn, "an object with Human and MOSS")
-    return {"messages": messages}
+    return {"messages": reader.with_system(messages)}
 
 
 def _moss_turn(reader: Reader, turn: Json, path: str) -> list[Json]:

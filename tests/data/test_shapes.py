@@ -248,6 +248,14 @@ def test_a_system_text_beside_some_rows_is_sent(home: Path) -> None:
     assert (note.severity, note.count, note.path) == ("note", 6, "system")
 
 
+@pytest.mark.parametrize("name", [name for name, (_, _, sent) in SHAPES.items() if sent == CHAT])
+def test_a_system_text_beside_any_shape_is_sent(name: str, home: Path) -> None:
+    """As the first message; a blank one is none."""
+    _, row, _ = SHAPES[name]
+    assert read({**row, "system": SYSTEM}).row == LED
+    assert read({"system_prompt": " ", **row, "system": None}).row == CHAT
+
+
 TOOLED: Json = {"name": "find me", "parameters": {"type": "objekt"}}
 BAD_TOOL: Json = {"type": "function", "function": TOOLED}
 # Where the name and the type of a bad tool are in a row.

@@ -10,7 +10,7 @@ import io
 import json
 import string
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,58 @@ def test_alpaca(
     said = "\n\n".join(text for text in (asked, more) if text and text.strip())
     wanted += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
     assert canonical(row) == {"messages": wanted}
+
+
+# Popular shapes of one question with one answer, or with a better and a worse one.
+SHAPES: tuple[Callable[[str, str], Json], ...] = (
+    lambda asked, said: {"instruction": asked, "context": "", "response": said},
+    lambda asked, said: {"instruction": " ", "input": asked, "response": said},
+    lambda asked, said: {"prompt": asked, "response": said},
+    lambda asked, said: {"query": asked, "response": said, "history": []},
+    lambda asked, said: {"instruction": asked, "instances": [{"input": "", "output": said}]},
+    lambda asked, said: {"conversation": [{"human": asked, "assistant": said}]},
+    lambda asked, said: {"conversation": [{"input": asked, "output": said}]},
+    lambda asked, said: {
+        "messages": [{"role": "User", "content": asked}, {"role": "Chatbot", "content": said}]
+    },
+    lambda asked, said: {
+        "conversation": [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+    },
+)
+PAIR_SHAPES: tuple[Callable[[str, str, str], Json], ...] = (
+    lambda asked, good, bad: {"instruction": asked, "output": [good, bad]},
+    lambda asked, good, bad: {"question": asked, "chosen": good, "rejected": bad},
+    lambda asked, good, bad: {
+        "conversations": [{"from": "human", "value": asked}],
+        "chosen": {"from": "gpt", "value": good},
+        "rejected": {"from": "gpt", "value": bad},
+    },
+)
+READ = SAID.filter(lambda text: bool(text.strip()))
+
+
+@given(st.sampled_from(SHAPES), READ, TEXTS, TEXTS)
+def test_popular_shapes(shape: Callable[[str, str], Json], asked: str, said: str, n: str) -> None:
+    """Each text is in its place, and every format can hold it, with the key beside it."""
+    wanted = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    row = {**shape(asked, said), "n": n}
+    assert canonical(row) == {"messages": wanted, "n": n}
+    for to in ("openai", "trl", "sharegpt"):
+        same(convert_row(canonical(row), to), {"messages": wanted, "n": n})
+
+
+@given(st.sampled_from(PAIR_SHAPES), READ, TEXTS, TEXTS)
+def test_popular_shapes_of_pairs(
+    shape: Callable[[str, str, str], Json], asked: str, good: str, bad: str
+) -> None:
+    """The same for a better and a worse answer."""
+    sides = [{"role": "assistant", "content": text} for text in (good, bad)]
+    wanted: Json = {"input": {"messages": [{"role": "user", "content": asked}]}}
+    wanted |= {"preferred_output": sides[:1], "non_preferred_output": sides[1:]}
+    read = canonical(shape(asked, good, bad))
+    assert read == wanted
+    for to in ("openai", "trl", "together", "sharegpt"):
+        same(convert_row(read, to), wanted)
 
 
 @given(turns(plain=False), st.booleans(), st.booleans(), st.none() | st.booleans(), TOOLS)
