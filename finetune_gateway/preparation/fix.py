@@ -343,7 +343,10 @@ class _Fixer:
             value, raw = inner, dumped(inner).encode()
         if not isinstance(value, dict):
             self._keep(raw, line)
-            return
+        else:
+            self._fix_row(value, raw, line)
+
+    def _fix_row(self, value: dict[str, Any], raw: bytes, line: int) -> None:
         if not self.renaming and (rows := unwrapped(value)):
             self.note(line, Change("unknown_format", "", "rows in a row", "one row a line"))
             for row in rows:
