@@ -45,7 +45,7 @@ def convert(
 
     Examples:
       ftg convert alpaca.json --to openai -o train.jsonl
-      ftg convert faq.csv --map question=prompt,answer=completion --to openai -o train.jsonl
+      ftg convert faq.csv --map q=prompt,a=completion --to openai -o faq.jsonl
       ftg convert train.jsonl --to trl -o train-trl.jsonl
       ftg convert chats.json --to together --drop id -o train.jsonl
     """

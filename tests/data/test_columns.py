@@ -148,7 +148,7 @@ def test_columns_of_lists_in_a_table_are_read_as_lists(home: Path, tmp_path: Pat
 
 
 def test_every_verb_takes_the_map(ftg: Ftg, tmp_path: Path) -> None:
-    """--fix, preview, estimate, submit, convert and split, on the command line and in Python."""
+    """--fix, preview, estimate, submit, convert, split and compare, and a Dataset."""
     data = str(write(tmp_path / "faq.jsonl", rows(60)))
     fixed, chats = tmp_path / "fixed.jsonl", tmp_path / "chats.jsonl"
     assert ftg("validate", data, *MAP, "--fix", str(fixed)).returncode == 0
@@ -162,6 +162,12 @@ def test_every_verb_takes_the_map(ftg: Ftg, tmp_path: Path) -> None:
     estimate = ["estimate", data, "--model", "gpt-4.1-mini-2025-04-14", "--backend", "openai"]
     assert ftg(*estimate, *MAP).returncode == 0
     assert ftg(*estimate).returncode != 0
+    compare = ["compare", "base:gpt-4.1-mini", "--data", data, "--rows", "10", "--dry-run"]
+    assert ftg(*compare, *MAP).returncode == 0
+    assert "nothing to ask" in ftg(*compare).stderr
+    submit = ftg("submit", data, *MAP, "--model", "any", "--backend", "fake")
+    assert "'question' is read as 'prompt'" in submit.stderr
+    assert "'question' is read as 'prompt'" in ftg("status", submit.stdout.strip()).stdout
     dataset = gateway.Dataset.open(data, columns=COLUMNS)
     assert dataset.validate().ok
     assert dataset.convert("trl", tmp_path / "trl.jsonl").rows == 60
