@@ -19,6 +19,7 @@ sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # blocks the imp
 
 
 def ours(asked: dict[str, Any]) -> dict[str, Any]:
+    from finetune_gateway.backends.local.imports import import_training
     from finetune_gateway.backends.local.queue import Queue
     from finetune_gateway.backends.local.run import Run, RunFile, write_json
     from finetune_gateway.methods import load_trainer
@@ -52,6 +53,7 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
         seed=7,
         **asked.get("options", {}),
     )
+    import_training(spec.method, bitsandbytes=False)  # as a worker does
     folder = settings.runs / "run"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "train.jsonl").write_bytes(Path(asked["train"]).read_bytes())
@@ -80,7 +82,9 @@ def trl(asked: dict[str, Any]) -> dict[str, Any]:
                 seen["losses"].append(logs["loss"])
 
     best = asked["side"] == "trl_best"
-    half = best and asked["kind"] == "lora"  # a base that is not trained may be bf16
+    options = asked.get("options", {})
+    # A base that is not trained may be bf16.
+    half = best and asked["kind"] == "lora" and options.get("bf16", True)
     flags: dict[str, Any] = {"per_device_train_batch_size": asked["batch"]}  # 8 is the default
     if best:  # nothing is padded, nothing computed twice
         flags = {
@@ -96,7 +100,9 @@ def trl(asked: dict[str, Any]) -> dict[str, Any]:
     common: dict[str, Any] = {
         "output_dir": asked["output"], "use_cpu": True, "max_steps": asked["steps"],
         "learning_rate": asked["rate"], "seed": 7, "data_seed": 7, "logging_steps": 1,
-        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, **flags,
+        "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "max_length": None,  # nothing is cut: ours has the limit of the model
+        **options, **flags,
     }  # fmt: skip
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     config: Any

@@ -26,9 +26,8 @@ from finetune_gateway.backends.local.queue import worker_environment
 BOUND = 0.20
 IMPORT = """\
 import sys
-from finetune_gateway.backends.local import fourbit
-fourbit.import_quietly() if sys.argv[1] == "qlora" else fourbit.block_import()
-import finetune_gateway.backends.local.methods.sft
+from finetune_gateway.backends.local.imports import import_training
+import_training("sft", bitsandbytes=sys.argv[1] == "qlora")
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
         print(int(line.split()[1]) * 1024)

@@ -56,7 +56,7 @@ TRAINING = {
         *("methods.sft", "methods.kto", "methods.reward", "reference", "rewards"),
         *("loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
-        "engine",
+        *("engine", "head", "lean"),
         *("progress", "saving", "calibrate", "encoding"),
         *("methods.dpo", "methods.orpo", "methods.pretrain", "pairs", "reference", "trl_orpo"),
     )

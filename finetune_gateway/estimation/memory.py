@@ -33,9 +33,9 @@ from finetune_gateway.estimation.model_shape import (
 from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 
-# Python with torch, transformers, peft and datasets imported, before any model: 504 MB measured
+# Python with torch, transformers, peft and datasets imported, before any model: 475 MB measured
 # (torch 2.13 for CPUs), 49 MB more with bitsandbytes, 50 MB more once rows and a trainer are there.
-IMPORTED, STARTED = 504_000_000, 50_000_000
+IMPORTED, STARTED = 475_000_000, 50_000_000
 IMPORTED_BITSANDBYTES = 49_000_000
 # CUDA context and libraries (a figure of unsloth's estimator; not measured here).
 CUDA_OVERHEAD = 1_400_000_000
@@ -47,6 +47,9 @@ CUDA_OVERHEAD = 1_400_000_000
 # layer is assumed (not measured).
 HOLES, HOLES_CHECKPOINTING, HOLES_GPU = 3.5, 1.5, 1.0
 HOLES_OF_ROWS, HOLES_OF_ROWS_CHECKPOINTING, HOLES_FULL = 7.0, 6.2, 2.5
+# Our engine on a CPU keeps less (``_lean_bytes``), and what it makes again, in fp32, leaves
+# the holes of rows of each sequence; where all weights are trained those of 5 layers.
+HOLES_LEAN_FULL = 5.0
 # Full fine-tuning on a GPU keeps float32 weights, of which autocast makes bfloat16 copies for a
 # step: 6 bytes a weight, 4 of its gradient and 8 of Adam's moments, 18 in all. So counts Hugging
 # Face (docs/transformers/model_memory_anatomy), and LLaMA-Factory's table (18 GB a billion).
@@ -68,7 +71,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 DEQUANTISED, IN_HEAP, COPIES_CHECKPOINTING = 7, 32 << 20, 1.5
 
 
-# Our engine takes logits of so many positions at once (scoring.py: CPU_BLOCK, GPU_BLOCK): logits,
+# Our engine takes logits of so many positions at once (head.py: CPU_BLOCK, GPU_BLOCK): logits,
 # their powers, and copies of both, 16 bytes a logit (12 to 24 measured).
 BLOCK: dict[Device, int] = {"cpu": 128, "gpu": 512}
 LOGIT_BYTES = 16
@@ -163,6 +166,11 @@ class Setup:
         """Return whether tokens are scored by the head of a language model."""
         return self.method != "reward"
 
+    def lean(self, rows: int) -> bool:
+        """Return whether norms and gates keep less (``backends/local/lean.py``)."""
+        ours = self.device == "cpu" and self.engine == "fast"
+        return ours and rows == 1 and not self.checkpointing
+
     @property
     def tiled(self) -> bool:
         """Return whether TRL takes the logits in tiles. Its ORPO, still experimental, does not."""
@@ -253,7 +261,10 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
     at_head = (held, head_memory(shape, setup, tokens), early)
     at_end = (layer, 0, gradients)
     activations, logits, grads = max(at_head, at_end, key=sum)
-    passing = layer * setup.together(rows) // (rows * setup.sequences)  # in one forward pass
+    # What passes through a layer at once; ours makes it again in fp32, but for what DoRA keeps.
+    wide = replace(setup, bf16=False, dora=False)
+    made = saved_bytes(shape, wide, rows, length) if setup.lean(rows) else layer
+    passing = made * setup.together(rows) // (rows * setup.sequences)
     holes = int(_holes(setup, rows) * passing) + _dequantised(shape, setup)
     step = MemoryParts(
         weights=_weights(shape, setup) + _reference(shape, setup),
@@ -274,8 +285,11 @@ def head_memory(shape: ModelShape, setup: Setup, tokens: int) -> int:
     if setup.engine == "fast":
         block = min(tokens, BLOCK[setup.device]) * shape.vocab_size * LOGIT_BYTES
         weight = shape.vocab_size * shape.hidden_size
-        # Its gradient is added up in fp32, from products of blocks.
-        return block + (weight * (4 + setup.computed) if trains_head(shape, setup) else 0)
+        # Its gradient is added up in fp32, from products of blocks; of a sum (``WeightGradient``)
+        # in fp32 on a CPU in place.
+        in_place = setup.device == "cpu" and setup.method in ("sft", "pretrain") and setup.float32
+        own = 0 if in_place else weight * (4 + setup.computed)
+        return block + (own if trains_head(shape, setup) else 0)
     if not setup.tiled:
         return int(KEPT_LOGITS * 4 * tokens * shape.vocab_size)
     tile = min(tokens, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * setup.computed
@@ -321,6 +335,8 @@ def _holes(setup: Setup, rows: int) -> float:
     if setup.device == "gpu":
         return HOLES_GPU
     one_by_one = setup.together(rows) == 1 and setup.kind != "full"
+    if setup.lean(rows):
+        return HOLES_LEAN_FULL if setup.kind == "full" else HOLES_OF_ROWS * setup.sequences
     if not setup.checkpointing:
         if setup.kind == "full":
             return HOLES_FULL
@@ -358,6 +374,8 @@ def _dequantised(shape: ModelShape, setup: Setup) -> int:
 
 def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
     """Return the bytes one layer saves for its backward pass."""
+    if setup.lean(rows):
+        return _lean_bytes(shape, setup, length)
     masked = setup.device == "cpu" and setup.masked(rows)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     hidden, full = shape.hidden_size, setup.kind == "full"
@@ -379,3 +397,22 @@ def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
     if masked:  # converted to float32 in each layer; a flat batch is one long row
         each += 4 * (flat if setup.flat else length)
     return int(each * flat * setup.sequences)
+
+
+def _lean_bytes(shape: ModelShape, setup: Setup, length: int) -> int:
+    """Return the same of ``Setup.lean``."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    hidden = shape.hidden_size
+    # What both norms give, q, k, v and the attention's output, its copy, two of the MLP's.
+    numbers = 2 * hidden + 3 * queries + 2 * keys
+    numbers += 2 * shape.intermediate_size * shape.active_experts
+    if shape.model_type in QK_NORM:
+        numbers += queries + keys
+    if setup.kind != "full":
+        numbers += len(shape.linears) * setup.r
+    if setup.dora:
+        numbers += 2 * adapted_outputs(shape, setup.targets) // shape.layers
+    each = setup.computed * numbers
+    each += setup.width * 2 * hidden  # what goes into both norms
+    each += 4 * (shape.heads + 2)
+    return each * length * setup.sequences

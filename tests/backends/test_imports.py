@@ -1,8 +1,11 @@
-"""What trains is imported without garbage collections, and later ones do not look through it."""
+"""What trains is imported without garbage collections, and later ones do not look through it; what
+is not used is left out."""
 
 from __future__ import annotations
 
 import gc
+import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from support.rows import chat_rows
 from support.training import a_run
 
 from finetune_gateway.backends.local import fourbit, worker
-from finetune_gateway.backends.local.imports import without_collections
+from finetune_gateway.backends.local.imports import UNUSED, blocked, without_collections
 from finetune_gateway.spec import TrainingSpec
 
 
@@ -47,3 +50,30 @@ def test_collections_of_a_worker_leave_out_what_was_imported(
     assert result.kind == "adapter"
     left_out, looked_at = gc.get_freeze_count(), len(gc.get_objects())
     assert gc.isenabled() and left_out > looked_at
+
+
+def test_a_blocked_package_is_there_again_afterwards() -> None:
+    """Behind an error too; one that is loaded stays."""
+    sys.modules.pop("this", None)
+    with pytest.raises(ImportError), blocked("this"):
+        importlib.import_module("this")
+    assert "this" not in sys.modules
+    with blocked("gc"):
+        assert importlib.import_module("gc") is gc
+
+
+IMPORT = f"""\
+import importlib.util, sys
+from finetune_gateway.backends.local.imports import import_training
+import_training("sft", bitsandbytes=False)
+assert "torch" in sys.modules and "trl" not in sys.modules
+assert not [name for name in sys.modules if name.startswith("{UNUSED}")]
+print(importlib.util.find_spec("{UNUSED}").name)
+"""
+
+
+@pytest.mark.chaos
+def test_imports_leave_out_what_is_not_used() -> None:
+    """Training imports no scipy, which stays there for others, and no TRL."""
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
+    assert done.stdout == f"{UNUSED}\n", done.stderr

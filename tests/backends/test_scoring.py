@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_gateway.backends.local import scoring
-from finetune_gateway.backends.local.scoring import CPU_BLOCK, Scorer
+from finetune_gateway.backends.local.head import CPU_BLOCK
+from finetune_gateway.backends.local.scoring import Scorer
 
 # PEFT 0.21 asks transformers 5.23 by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from datasets import Dataset as HFDataset
 
-from finetune_gateway.backends.local import models, out_of_memory
+from finetune_gateway.backends.local import lean, models, out_of_memory
 from finetune_gateway.backends.local.encoding import EncodedRows
 from finetune_gateway.backends.local.loading import Base, max_length_for
 from finetune_gateway.backends.local.precision import (
@@ -118,6 +118,8 @@ def choose(run: Run, base: Base, model: Any, rows: HFDataset) -> Engine:
     setup = replace(Setup.of(spec, "gpu" if on_gpu else "cpu", shape), engine=name, bf16=base.bf16)
     longest = _longest(run, base, rows) if on_gpu else 1
     micro_batch = _micro_batch(run, setup, shape, longest)
+    if name == "fast" and not on_gpu and micro_batch == 1:
+        lean.slim(model, bf16=base.bf16, recompute=spec.gradient_checkpointing is not True)
     engine = Engine(
         name=name,
         micro_batch=micro_batch,

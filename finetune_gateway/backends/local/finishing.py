@@ -66,6 +66,7 @@ def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
 def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str]) -> None:
     """Save the adapter, or the whole model, of the best step with its tokenizer and template.
     ``warnings``: told with the result, beside those of the losses."""
+    let_go(trainer)
     run.pin_base(*models.identity(run.spec.model, base.folder, run.settings))  # as it was before
     run.phase("saving")
     full = run.spec.training_type == "full"
@@ -102,6 +103,16 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
     }
     save_whole(run.model, write, manifest)
     run.event(f"Saved {run.model}.")
+
+
+def let_go(trainer: WatchedTrainer) -> None:
+    """Free the gradients and what the optimizer keeps: the checkpoint has all that is saved."""
+    assert trainer.model is not None  # for the type checker
+    trainer.model.zero_grad()
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    free_memory()
 
 
 def result_of(run: Run) -> tuple[Result, int | None]:

@@ -17,233 +17,18 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from finetune_gateway.backends.local.head import LENGTHS, Head, LogProbs, WeightGradient, blocks
 from finetune_gateway.tokens.chat_template import IGNORED
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # ids and labels, as in a row
 
-# Positions that meet the head at once. With 32,768 tokens in bf16 on one core of a Zen 5, 1,024
-# positions took 0.28 s in blocks of 64, 0.24 in 128, 0.30 in 256: a block should fit in the cache.
-# A GPU wants larger products.
-CPU_BLOCK, GPU_BLOCK = 128, 512
-# In bf16 on a CPU a row is filled up to a multiple of it: oneDNN compiles its products for each
-# shape that is new, and keeps them. 100 rows through a model of 1 million parameters then took 4.8
-# CPU seconds instead of 6.8, and 440 MB less.
-LENGTHS = 32
-# The names that configs have for a factor of the logits; Granite and MiniCPM3 divide by theirs.
-FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
-DIVISOR, MULTIPLIES = "logits_scaling", ("hyperclovax",)
 # The largest difference to the model's own logits that rounding explains, in nats; at least two
 # steps of the largest logit. Its own product has another shape, for which a GPU may add in another
 # order: in bf16 a logit of 30 is then 0.125 off, and so may be the largest one.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-
-
-@dataclass(frozen=True)
-class Head:
-    """The last layer of a model: logits = cap * tanh(scale * (hidden @ weight.T + bias) / cap).
-
-    ``module`` alone, where the layer is more than a weight (adapted by LoRA, quantised).
-    """
-
-    module: nn.Module
-    weight: Tensor | None  # (vocabulary, hidden)
-    bias: Tensor | None
-    scale: float
-    cap: float | None
-
-    @classmethod
-    def of(cls, model: Any) -> Head:
-        config = model.config.get_text_config()
-        scale = next((s for name in FACTORS if (s := getattr(config, name, None)) is not None), 1.0)
-        if (divisor := getattr(config, DIVISOR, None)) is not None:
-            scale = divisor if config.model_type in MULTIPLIES else 1 / divisor
-        cap = getattr(config, "final_logit_softcapping", None)
-        module = active(model.get_output_embeddings())
-        plain = type(module) is nn.Linear and not module._forward_hooks
-        weight = module.weight if plain else None
-        return cls(module, weight, module.bias if plain else None, float(scale), cap)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return logits (n, vocabulary) of hidden states (n, hidden)."""
-        return transformed(self.module(hidden), self.scale, self.cap)
-
-
-def active(module: Any) -> Any:
-    """Return what a layer of ``modules_to_save`` does now: its trained copy, or with adapters
-    switched off the original."""
-    if not isinstance(module, ModulesToSaveWrapper):
-        return module
-    if module.disable_adapters or not module.active_adapters:
-        return module.original_module
-    return module.modules_to_save[module.active_adapters[0]]
-
-
-def transformed(logits: Tensor, scale: float, cap: float | None) -> Tensor:
-    """Return logits as the model gives them; exactly those given where there is nothing to do."""
-    if scale != 1.0:
-        logits = logits * scale
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-class LogProbs(torch.autograd.Function):
-    """log p(target) of each position from its hidden state; (n,) in fp32, or their sum (). Beside
-    it how many targets are the likeliest token, (), without a gradient.
-
-    With z the logits and p = softmax(z): d log p(t) / dz = onehot(t) - p. So the gradient by the
-    hidden state is weight[t] - p @ weight, and by the weight (onehot(t) - p).T @ hidden. The matrix
-    products are those of the layer itself, in its dtype; the softmax is in fp32.
-
-    The rows of the first are kept and multiplied by what comes from above. The second is as large
-    as the weight: in the sum every position counts alike, so it is added up in the same pass; for
-    positions that count differently (pairs) it needs what comes from above, and logits again.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,  # (n, hidden)
-        weight: Tensor,  # (vocabulary, hidden), of the same dtype
-        bias: Tensor | None,
-        targets: Tensor,  # (n,)
-        scale: float,
-        cap: float | None,
-        summed: bool,
-    ) -> tuple[Tensor, Tensor]:
-        by_hidden, by_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        ctx.summed, ctx.scale, ctx.cap = summed, scale, cap
-        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        rows = torch.empty_like(hidden) if by_hidden else None
-        right = torch.zeros((), dtype=torch.long, device=hidden.device)
-        total = WeightGradient(weight, bias) if by_weight and summed else None
-        for at in blocks(hidden):
-            block = Block.of(hidden[at], weight, bias, targets[at], scale, cap)
-            found[at] = block.log_probs
-            right += block.right
-            if rows is None and total is None:
-                continue
-            block.differentiate()
-            if rows is not None:
-                rows[at] = block.by_hidden(weight)
-            if total is not None:
-                total.add(block, hidden[at], None)
-        kept = [] if summed or not by_weight else [hidden, weight, targets]
-        kept += [] if bias is None or not kept else [bias]
-        ctx.total = total
-        ctx.save_for_backward(rows, *kept)
-        ctx.mark_non_differentiable(right)
-        return found.sum() if summed else found, right
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        rows, *kept = ctx.saved_tensors
-        by_hidden = by_weight = by_bias = None
-        if rows is not None:
-            by_hidden = rows * (upstream if ctx.summed else upstream[:, None]).to(rows.dtype)
-        total = ctx.total
-        if kept:
-            hidden, weight, targets, *rest = kept
-            bias = rest[0] if rest else None
-            total = WeightGradient(weight, bias)
-            for at in blocks(hidden):
-                block = Block.of(hidden[at], weight, bias, targets[at], ctx.scale, ctx.cap)
-                block.differentiate()
-                total.add(block, hidden[at], upstream[at])
-        if total is not None:
-            by_weight, by_bias = total.result(upstream if ctx.summed else None)
-        return by_hidden, by_weight, by_bias, None, None, None, None
-
-
-def blocks(hidden: Tensor) -> list[slice]:
-    size = CPU_BLOCK if hidden.device.type == "cpu" else GPU_BLOCK
-    return [slice(start, start + size) for start in range(0, len(hidden), size)]
-
-
-@dataclass
-class Block:
-    """The logits of a block of positions, until its gradient is taken.
-
-    ``powers`` = exp(z - max) is never divided by its sum: the quotient is taken of the products
-    (n, hidden), which are smaller by far.
-    """
-
-    raw: Tensor | None  # (n, vocabulary): logits before they are capped, where they are
-    powers: Tensor  # (n, vocabulary), fp32
-    sums: Tensor  # (n, 1)
-    targets: Tensor  # (n,)
-    log_probs: Tensor  # (n,)
-    right: Tensor  # (): targets that are the likeliest token
-    scale: float
-    cap: float | None
-    dtype: torch.dtype
-    slope: Tensor  # (n, 1): d z(target) / d (hidden @ weight.T)
-
-    @classmethod
-    def of(
-        cls,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        scale: float,
-        cap: float | None,
-    ) -> Block:
-        raw = torch.nn.functional.linear(hidden, weight, bias)
-        logits = transformed(raw, scale, cap)
-        best = logits.amax(-1, keepdim=True).float()
-        at_target = logits.gather(1, targets[:, None]).float()
-        powers = (logits - best).exp_()  # best is fp32, so this is
-        sums = powers.sum(-1, keepdim=True)
-        log_probs = (at_target - best - sums.log()).squeeze(1)
-        right = (at_target >= best).sum()
-        slope = torch.full_like(sums, scale)
-        capped = None if cap is None else raw
-        return cls(capped, powers, sums, targets, log_probs, right, scale, cap, hidden.dtype, slope)
-
-    def differentiate(self) -> None:
-        """Turn ``powers`` into sums * p * dz/draw, in the dtype of the products."""
-        if self.raw is not None and self.cap is not None:
-            slopes = 1 - torch.tanh(self.raw.float() * self.scale / self.cap) ** 2
-            self.powers *= slopes
-            self.slope = self.slope * slopes.gather(1, self.targets[:, None])
-        self.powers = self.powers.to(self.dtype)
-
-    def by_hidden(self, weight: Tensor) -> Tensor:
-        """Return d log p / d hidden, (n, hidden)."""
-        expected = (self.powers @ weight).float() * (self.scale / self.sums)
-        return weight[self.targets].float() * self.slope - expected
-
-
-class WeightGradient:
-    """The gradient of a head's weight (vocabulary, hidden) and bias, added up in fp32."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.dtype = weight.dtype
-        self.weight = torch.zeros_like(weight, dtype=torch.float32)
-        self.bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-
-    def add(self, block: Block, hidden: Tensor, upstream: Tensor | None) -> None:
-        """Add a block's; ``upstream`` (n,): how much each position counts, all 1 if None."""
-        counts = block.slope if upstream is None else block.slope * upstream[:, None]
-        shares = block.scale / block.sums
-        shares = shares if upstream is None else shares * upstream[:, None]
-        self.weight.index_add_(0, block.targets, hidden.float() * counts)
-        self.weight -= block.powers.T @ (hidden.float() * shares).to(block.dtype)
-        if self.bias is not None:
-            self.bias.index_add_(0, block.targets, counts.squeeze(1))
-            self.bias -= (block.powers.float() * shares).sum(0)
-
-    def result(self, upstream: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return both gradients times ``upstream``, in the dtype of the weight."""
-        if upstream is not None:
-            self.weight *= upstream
-        if upstream is not None and self.bias is not None:
-            self.bias *= upstream
-        bias = None if self.bias is None else self.bias.to(self.dtype)
-        return self.weight.to(self.dtype), bias
 
 
 @dataclass(frozen=True)
@@ -270,11 +55,17 @@ class Scorer:
         found, right = self._scored(model, hidden, targets, summed=False)
         return list(torch.split(found, counts)), right
 
-    def total(self, model: nn.Module, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    def total(
+        self, model: nn.Module, sequences: Sequences, share: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the sum () of all log-probabilities, cheaper where the head is trained too, and
-        how many of the tokens are the likeliest, ()."""
+        how many of the tokens are the likeliest, ().
+
+        ``share``: the gradient that ``backward`` will come with. Where it is known, that of the
+        head's weight is added to its ``grad`` in this call already, where that saves memory.
+        """
         hidden, targets, _ = self._hidden(model, sequences)
-        return self._scored(model, hidden, targets, summed=True)
+        return self._scored(model, hidden, targets, summed=True, share=share)
 
     def difference(self, model: nn.Module, sequences: Sequences) -> tuple[float, float]:
         """Return the largest difference, in nats, to what the model's own logits say, and the
@@ -340,17 +131,27 @@ class Scorer:
 
     @staticmethod
     def _scored(
-        model: nn.Module, hidden: Tensor, targets: Tensor, *, summed: bool
+        model: nn.Module,
+        hidden: Tensor,
+        targets: Tensor,
+        *,
+        summed: bool,
+        share: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         head = Head.of(causal(model))
         if head.weight is None:
             found, right = by_module(head, hidden, targets)
             return found.sum() if summed else found, right
         dtype = compute_dtype(hidden.device, head.weight.dtype)
+        into = None if share is None else WeightGradient.within(head)
         weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)
+        if into is not None:
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
         given = (hidden.to(dtype), weight, bias, targets, head.scale, head.cap, summed)
         with uncast(hidden.device):
-            scored: tuple[Tensor, Tensor] = LogProbs.apply(*given)
+            scored: tuple[Tensor, Tensor] = LogProbs.apply(
+                *given, into, None if into is None else share
+            )
         return scored
 
 

@@ -111,6 +111,7 @@ class FastTrainer(WatchedTrainer):
         given["args"].remove_unused_columns = False  # a method's own are no arguments of the model
         super().__init__(train_dataset=train_dataset, data_collator=collate, **given)
         self.loss_is_scaled_for_ga = True  # by the units of the whole batch
+        self.step_units = 0  # of the step that is being made
         self._figures = Figures()  # of training since they were logged
         if self.args.use_liger_kernel:
             # Now: transformers does it when training begins, behind the scores of the reference,
@@ -158,6 +159,7 @@ class FastTrainer(WatchedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
+        self.step_units = num_items_in_batch or 0
         found = self.losses(model, inputs.rows)
         loss = found.total / max(1, num_items_in_batch or found.units)
         self.progress.add_batch(found.trained_tokens, loss.detach())

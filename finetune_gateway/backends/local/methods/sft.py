@@ -57,7 +57,8 @@ class FastSFTTrainer(FastTrainer):
             each, right = self.scorer.each(model, sequences)
             found = torch.cat(each)
             return -(found.detach().exp() * found).sum(), right
-        total, right = self.scorer.total(model, sequences)
+        share = -1 / self.step_units if self.step_units else None  # as ``compute_loss`` divides
+        total, right = self.scorer.total(model, sequences, share)
         return -total, right
 
 
