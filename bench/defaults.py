@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -43,12 +44,33 @@ SETS = {
     "preference": (
         "foundry_orca_dpo/validation.jsonl",
         "llamafactory_dpo_en/dpo_en_demo.json",
+        "foundry_gsm8k_chat/chat_train.jsonl",  # rejected: the answer of another row
     ),
-    "unpaired": ("llamafactory_kto_en/kto_en_demo.json",),
-    "text": ("mlx_wikisql_text/train.jsonl", "llamafactory_plain_text/c4_demo.jsonl"),
+    "unpaired": (
+        "llamafactory_kto_en/kto_en_demo.json",
+        "foundry_orca_dpo/validation.jsonl",  # pairs, of which every second answer is kept
+        "llamafactory_dpo_en/dpo_en_demo.json",
+    ),
+    "text": (
+        "mlx_wikisql_text/train.jsonl",
+        "llamafactory_plain_text/c4_demo.jsonl",
+        "llamafactory_plain_text/wiki_demo.txt",
+    ),
 }
-ROWS, HELD_OUT = 64, 24
-MAX_LENGTH = 512
+# The rows of each method, and its types of training.
+METHODS = {
+    "sft": ("chat", ("lora", "qlora", "full")),
+    "pretrain": ("text", ("lora", "full")),
+    "dpo": ("preference", ("lora", "full")),
+    "orpo": ("preference", ("lora", "full")),
+    "kto": ("unpaired", ("lora", "full")),
+    "reward": ("preference", ("lora", "full")),
+}
+ROWS, HELD_OUT = 40, 16  # the shortest of each set
+BASE_TEXTS, BASE_EPOCHS = 80, 2  # of each set
+MAX_LENGTH = 448
+MAX_TEXT = 900  # characters of a text that are kept
+PROMPT = 300  # characters by which two rows with one prompt are known
 # Neighbours on both sides of each default.
 SFT: dict[str, tuple[Any, Any]] = {
     "lora_r": (8, 32),
@@ -82,16 +104,8 @@ class Case:
 
 def cases(methods: Sequence[str], models: Sequence[str]) -> Iterator[Case]:
     """All trainings, those with the defaults first."""
-    plan = {
-        "sft": ("chat", ("lora", "qlora", "full")),
-        "pretrain": ("text", ("lora", "full")),
-        "dpo": ("preference", ("lora", "full")),
-        "orpo": ("preference", ("lora", "full")),
-        "kto": ("unpaired", ("lora", "full")),
-        "reward": ("preference", ("lora", "full")),
-    }
     for method in methods:
-        rows, kinds = plan[method]
+        rows, kinds = METHODS[method]
         for data in SETS[rows]:
             for model in models:
                 for kind in kinds:
@@ -108,7 +122,10 @@ def cases(methods: Sequence[str], models: Sequence[str]) -> Iterator[Case]:
 
 
 def main() -> int:
-    asked = arguments(__doc__, methods="sft,dpo,orpo,kto,pretrain,reward", minutes=60, workers=2)
+    asked = arguments(
+        __doc__, methods="sft,dpo,orpo,kto,pretrain,reward", minutes=60, workers=2,
+        runs="",
+    )  # fmt: skip
     bench = Bench("defaults", versions("finetune-gateway", "torch", "transformers", "peft", "trl"))
     if not DATA.is_dir():
         raise SystemExit(f"{DATA} is not there: the real sets of rows lie in it.")
@@ -127,13 +144,18 @@ def main() -> int:
             found = [
                 one for some in pool.map(partial(worked, folder, left), shares) for one in some
             ]
-    say(f"{len(found)} of {len(todo)} trainings in {(time.monotonic() - began) / 60:.0f} minutes")
+    used = sum(one["seconds"] for one in found) / 60
+    passed = (time.monotonic() - began) / 60
+    say(f"{len(found)} of {len(todo)} trainings, {used:.0f} CPU minutes, in {passed:.0f} minutes")
+    if asked.runs:
+        Path(asked.runs).write_text("".join(json.dumps(one) + "\n" for one in found), "utf-8")
     judge(bench, found)
     return bench.end(asked.out)
 
 
 def prepared(folder: Path) -> list[str]:
-    """Build both models; the second learns to write from plain text, as the first has."""
+    """Build both models, and teach them to write: full training on rows that are used nowhere
+    below, as plain text. A model that cannot write gains from any rate that is large enough."""
     script = """
 import sys
 from pathlib import Path
@@ -141,32 +163,96 @@ from finetune_gateway.backends.local import models
 from finetune_gateway.settings.home import Settings
 print(models.with_weights("builtin/tiny", Settings(home=Path(sys.argv[1])).create(), print))
 """
-    say("building builtin/tiny")
+    say("building the models")
     tiny = run([sys.executable, "-c", script, str(folder / "home")]).out.splitlines()[-1]
-    say("building a wider model")
-    wider, written = folder / "wider-random", folder / "wider"
-    config = json.dumps(shape(256, 704, 4, 8, 4, 1_152, "qwen3"))
-    run([sys.executable, "-c", BUILD, str(wider), config])
-    texts = [row for name in SETS["text"] for row in rows_of(name)]
-    texts = texts[ROWS + HELD_OUT :]  # not those that are trained and held out below
+    wider = str(folder / "wider-random")
+    config = json.dumps(shape(192, 512, 3, 6, 3, 1_152, "qwen3"))
+    run([sys.executable, "-c", BUILD, wider, config])
+    texts = [{"text": text} for text in base_texts()]
+    return [base(folder, name, model, texts) for name, model in (("tiny", tiny), ("wider", wider))]
+
+
+def base(folder: Path, name: str, model: str, texts: list[Row]) -> str:
+    """Train a model on texts; return its folder."""
+    say(f"teaching {name} to write: {len(texts)} texts")
     spec = {
-        "model": str(wider),
+        "model": model,
         "method": "pretrain",
         "training_type": "full",
         "learning_rate": 1e-3,
-        "n_epochs": 2,
+        "n_epochs": BASE_EPOCHS,
         "max_length": MAX_LENGTH,
     }
-    train_here(folder, "wider-base", spec, texts, [])
-    (folder / "home" / "runs" / "wider-base" / "model").rename(written)
-    return [tiny, str(written)]
+    train_here(folder, f"base-{name}", spec, texts, [])
+    (folder / "home" / "runs" / f"base-{name}" / "model").rename(folder / name)
+    return str(folder / name)
+
+
+def base_texts() -> list[str]:
+    """Return the texts of rows that no run trains or holds out, by how they begin."""
+    used = {
+        text_of(row)[:PROMPT] for kind in SETS for name in SETS[kind] for row in taken(kind, name)
+    }
+    texts = []
+    for name in sorted({name for names in SETS.values() for name in names}):
+        rows = [row for row in rows_of(name) if text_of(row)[:PROMPT] not in used]
+        texts += [text_of(row)[:MAX_TEXT] for row in rows[:BASE_TEXTS]]
+    return texts
+
+
+def taken(kind: str, name: str) -> list[Row]:
+    train, held_out, _ = drawn(kind, name)
+    return train + held_out
+
+
+def text_of(row: Row) -> str:
+    """Return a row as one text."""
+    if "text" in row:
+        return str(row["text"])
+    messages = row.get("messages") or row["input"]["messages"] + row["preferred_output"]
+    return "\n".join(str(message.get("content") or "") for message in messages)
 
 
 def rows_of(name: str) -> list[Row]:
     from finetune_gateway.data.canonical import as_sent
     from finetune_gateway.data.dataset import Dataset
 
-    return [as_sent(row.data) for row in Dataset(DATA / name).rows()]
+    with TemporaryDirectory() as spool:
+        return [as_sent(row.data) for row in Dataset.open(DATA / name, spool=Path(spool)).rows()]
+
+
+def as_kind(kind: str, rows: list[Row]) -> list[Row]:
+    """Return rows as a set of this kind has them."""
+    if kind == "preference" and "messages" in rows[0]:
+        chats = [row["messages"] for row in rows]
+        worse = chats[-1:] + chats[:-1]
+        return [
+            {
+                "input": {"messages": good[:-1]},
+                "preferred_output": good[-1:],
+                "non_preferred_output": bad[-1:],
+            }
+            for good, bad in zip(chats, worse, strict=True)
+            if good[-1] != bad[-1]
+        ]
+    if kind == "unpaired" and "preferred_output" in rows[0]:
+        return [
+            {"messages": [*row["input"]["messages"], *row[side]], "label": number % 2 == 0}
+            for number, row in enumerate(rows)
+            for side in (("preferred_output", "non_preferred_output")[number % 2],)
+        ]
+    if kind == "text":
+        return [{"text": row["text"][:MAX_TEXT]} for row in rows]
+    return rows
+
+
+def drawn(kind: str, name: str) -> tuple[list[Row], list[Row], list[Row]]:
+    """Return rows to train, held-out rows, and the others."""
+    rows = sorted(as_kind(kind, rows_of(name)), key=lambda row: len(json.dumps(row)))
+    held = min(HELD_OUT, len(rows) // 3)
+    used, others = rows[: held + ROWS], rows[held + ROWS :]
+    random.Random(1).shuffle(used)
+    return used[held:], used[:held], others
 
 
 # -- in the processes that train -------------------------------------------------------------
@@ -178,27 +264,27 @@ def worked(folder: Path, seconds: float, share: list[dict[str, Any]]) -> list[di
     done = subprocess.run(
         [sys.executable, str(HERE / "defaults.py"), "--worker"],
         input=request,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         check=False,
     )
     if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
+        raise SystemExit(f"a process that trains ended with exit code {done.returncode}")
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"method"')]
     return [json.loads(line) for line in lines]
 
 
 def work() -> None:
     """Read cases from standard input, train each, and print it with what it lost."""
+    from finetune_gateway.errors import GatewayError
+
     asked = json.load(sys.stdin)
     folder, ends = Path(asked["folder"]), time.monotonic() + asked["seconds"]
     for number, case in enumerate(asked["cases"]):
         if time.monotonic() > ends:
             return
-        rows = rows_of(case["data"])
-        random.Random(1).shuffle(rows)
-        train, held_out = rows[:ROWS], rows[ROWS : ROWS + HELD_OUT]
+        train, held_out, _ = drawn(METHODS[case["method"]][0], case["data"])
         spec = {
             "model": case["model"],
             "method": case["method"],
@@ -209,8 +295,17 @@ def work() -> None:
             spec["learning_rate"] = case["value"] * default_rate(case["method"], case["kind"])
         elif case["changed"]:
             spec[case["changed"]] = case["value"]
-        metrics = train_here(folder, f"run-{os.getpid()}-{number}", spec, train, held_out)
-        print(json.dumps({**case, **lost(case["method"], metrics)}), flush=True)
+        began, name = time.process_time(), f"run-{os.getpid()}-{number}"
+        try:
+            metrics = train_here(folder, name, spec, train, held_out)
+        except GatewayError as exc:  # a rate at which it diverges, for instance
+            say(f"{case['method']} on {case['data']} with {case['changed']} did not train: {exc}")
+            continue
+        seconds = time.process_time() - began
+        shutil.rmtree(folder / "home" / "runs" / name)
+        ended = json.dumps({**case, **lost(case["method"], metrics), "seconds": seconds})
+        print(ended, flush=True)
+        say(ended)
 
 
 def default_rate(method: str, kind: str) -> float:
