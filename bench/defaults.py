@@ -39,7 +39,7 @@ SETS = {
     "chat": (
         "fireworks_text2sql/text2sql_dataset.jsonl",
         "foundry_gsm8k_chat/chat_train.jsonl",
-        "foundry_stock_toolcall/stock_toolcall_training.jsonl",
+        "self_instruct_seed/seed_tasks.jsonl",
     ),
     "preference": (
         "foundry_orca_dpo/validation.jsonl",
