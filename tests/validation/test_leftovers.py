@@ -141,7 +141,7 @@ def test_parts_of_a_result_are_written_as_one_text() -> None:
 
 
 def test_an_object_as_a_result_is_written_as_json() -> None:
-    """It is an error that --fix mends, and the finding says so."""
+    """It is an error, which names --fix as the way out."""
     row = called(None, {"on": True})
     (one,) = judged(row, OPENAI).errors
     assert one.code == "type_error" and "--fix" in one.fix

@@ -34,7 +34,7 @@ _ENTITY = r"&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{2,5}|#x[0-9a-fA-F]{2,4});"
 _SPEAKER = r"(?:<(?:user|human)>|(?:### ?)?(?:Human|User|Instruction)) ?:"
 # Patterns of which one matches the JSON of every row in which something is found.
 HINTS = (
-    rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<{_CAPITALS}>|{_INSERT}",
+    rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<(?:{_CAPITALS})>|{_INSERT}",
     _ENTITY,
     r"[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-])",
     rf'"(?:\\n| )*{_SPEAKER}',
@@ -136,7 +136,7 @@ def _placeholder(text: str, asked: str) -> str:
         return ""
     for match in _PLACEHOLDER.finditer(text):
         found = match[0]
-        if f"</{found[1:]}" in text or found in asked:
+        if "</" + found[1:] in text or found in asked:
             continue
         is_long = len(text) > _FORM_LENGTH
         if found.startswith("[") and (is_long or _LETTER.search(text) or _LETTER.search(asked)):
