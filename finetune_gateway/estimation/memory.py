@@ -261,7 +261,7 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
     at_head = (held, head_memory(shape, setup, tokens), early)
     at_end = (layer, 0, gradients)
     activations, logits, grads = max(at_head, at_end, key=sum)
-    # What passes through a layer at once; ours makes it again in fp32, but for what DoRA keeps.
+    # What passes through a layer at once; ours makes it again in fp32, except what DoRA keeps.
     wide = replace(setup, bf16=False, dora=False)
     made = saved_bytes(shape, wide, rows, length) if setup.lean(rows) else layer
     passing = made * setup.together(rows) // (rows * setup.sequences)

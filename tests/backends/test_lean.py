@@ -83,7 +83,7 @@ def off(found: dict[str, Any], wanted: dict[str, Any]) -> float:
     ("family", "lora"), [*((family, False) for family in FAMILIES), ("qwen3", True)]
 )
 def test_what_keeps_less_gives_the_same(family: str, lora: bool) -> None:
-    """In fp32 the same log-probabilities bit for bit, and the same gradients but for rounding."""
+    """In fp32 the same log-probabilities bit for bit, and the same gradients except rounding."""
     wanted = passed(model_of(family, lora=lora), bf16=False)
     model = model_of(family, lora=lora)
     assert lean.slim(model, bf16=False) == FAMILIES[family] + (not lora and family != "gemma2")

@@ -26,7 +26,7 @@ TRIED_ROWS = 4
 
 class RMSNorm(torch.autograd.Function):
     """weight * x / sqrt(mean(x^2) + eps), Zhang and Sennrich 2019 (1910.07467), eq. 4, for rows
-    (..., size); in fp32 but for the last product, which is in the dtypes given."""
+    (..., size); in fp32 except the last product, which is in the dtypes given."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
