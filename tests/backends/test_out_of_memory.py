@@ -6,6 +6,7 @@ import json
 import random
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,10 @@ def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
         model=str(tiny_folder), method=method, training_type="full", engine="trl"
     )
     run = a_run(home, spec, [])
-    base = load_base(run)
+    base = replace(load_base(run), bf16=True)  # as on such a GPU
     names = ["chosen_ids", "rejected_ids"] if METHODS[method].sequences == 2 else ["input_ids"]
     for name, value in (("is_available", True), ("is_bf16_supported", True)):
-        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+        monkeypatch.setattr(torch.cuda, name, lambda value=value, **_: value)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**6, 10**6))
     rows = Dataset.from_dict(dict.fromkeys(names, [[1, 2, 3]]))
     found = engine.choose(run, base, base.model, rows)
