@@ -81,10 +81,10 @@ def read_json(path: Path, most: int) -> Any:
     regular file, and ValueError."""
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    with path.open("rb") as file:
-        raw = file.read(most + 1)
-    if len(raw) > most:
+    # By its size first: to read at most so many bytes takes the memory for all of them.
+    if path.stat().st_size > most:
         raise ValueError(f"it is larger than {most:,} bytes")
+    raw = path.read_bytes()
     try:
         return json.loads(raw)
     except RecursionError:
