@@ -45,7 +45,13 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
     PAIRS: (
         "dpo",
         300,
-        {"control_char": 1, "duplicates": 5, "invisible_char": 2, "mojibake": 1},
+        {
+            "control_char": 1,
+            "duplicates": 5,
+            "invisible_char": 2,
+            "literal_newline": 6,
+            "mojibake": 1,
+        },
     ),
     CALLS: (
         "sft",
@@ -56,7 +62,7 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
             "tool_args_schema": 1,
         },
     ),
-    LABELS: ("kto", 300, {"mojibake": 2, "special_tokens_in_text": 2}),
+    LABELS: ("kto", 300, {"literal_newline": 1, "mojibake": 2, "special_tokens_in_text": 2}),
     WEB: ("pretrain", 300, {"invisible_char": 3, "pii": 13, "replacement_char": 4}),
     "llamafactory_plain_text/wiki_demo.txt": ("pretrain", 30, {}),
     WIKISQL.format("train"): ("pretrain", 1000, {"duplicates": 1, "near_duplicates": 1}),

@@ -1,4 +1,4 @@
-"""Of every format: what validate accepts is sent, as it was judged; no mending makes it worse.
+"""Of every format: what validate accepts is sent, as it was judged, and --fix makes no file worse.
 
 Some rows by default; `make fuzz` takes 10,000 a property (--hypothesis-profile=deep).
 """
