@@ -89,7 +89,7 @@ def _json_of(record: Record) -> Json | None:
         value = loads_strict(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and value else None  # {} is a text as well
 
 
 def _json_row(record: Record) -> tuple[int, str]:

@@ -75,7 +75,7 @@ def test_the_screen_says_what_is_lost_and_the_ways_out(
     assert "--set call_format=hermes" in done.stderr and "--allow-loss" in done.stderr
     assert "Fix these lines" not in done.stderr
     done = ftg(*command, "--allow-loss", "--set", "max_length=8")
-    assert "no row has a token to train" in done.stderr
+    assert "None of 12 rows has a to" in done.stderr
 
 
 def test_rows_that_are_cut_are_counted_alike(template: str) -> None:
@@ -123,7 +123,7 @@ def test_nothing_to_learn_is_an_error_before_the_queue(template: str) -> None:
     data = rows()
     for row in data:
         row["messages"][0]["content"] *= 9
-    with pytest.raises(DataError, match="no row has a token to train"):
+    with pytest.raises(DataError, match="None of 12 rows has a to"):
         gateway.submit(data, model=builtin.NAME, chat_template=template, max_length=8)
     assert not gateway.Gateway().jobs()
 

@@ -158,7 +158,6 @@ ROWS: dict[str, Json] = {
     "call_weight": talk(calling(call(), weight=0), result()),
     "result_empty": talk(calling(call()), result(content="")),
     "result_json": talk(calling(call()), result(content='{"rows": [], "error": null}')),
-    "result_parts": talk(calling(call()), result(content=[{"type": "text", "text": "found"}])),
     "result_name": talk(calling(call()), result(name="find")),
     "tool_unused": talk(),
     "tools_128": talk(tools=[tool(f"t{n}") for n in range(128)]),
