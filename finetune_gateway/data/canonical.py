@@ -62,7 +62,7 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
     if row_format.kind == "unpaired_preference":
         untrain(converted["messages"][:-1])  # the label is for the last answer
     sent = {key: value for key, value in converted.items() if key in known}
-    others = tuple(key for key in row if key not in reader.used)
+    others = (*(key for key in row if key not in reader.used), *reader.unsent)
     return CanonicalRow(sent, reader.errors, others, reader.origins, reader.lists)
 
 

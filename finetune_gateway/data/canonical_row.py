@@ -9,11 +9,10 @@ from typing import Any, TypeGuard
 from finetune_gateway.data.sharegpt import ConversionError
 
 Json = dict[str, Any]
-Origins = dict[int, tuple[str, str]]
+Origins = dict[int, tuple[str, str | dict[str, str]]]
 
 SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
 _MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
-_FUNCTION = re.compile(r"tools\[\d+\]\.function")
 _TURN_FIELDS = {"content": "value", "role": "from", "tool_calls": "value", "weight": "weight"}
 
 
@@ -28,7 +27,8 @@ class CanonicalRow:
     row: Json
     errors: list[ConversionError] = field(default_factory=list)
     others: tuple[str, ...] = ()
-    # Of each message: the path in the user's row, and its form there: message, turn or text.
+    # Of each message: the path in the user's row, and its form there: message, turn, text, or the
+    # paths of its fields.
     _origins: Origins = field(default_factory=dict)
     _lists: dict[str, str] = field(default_factory=dict)
     plain: bool = False
@@ -41,6 +41,8 @@ class CanonicalRow:
         holder = self.row["input"] if match[1].startswith("input.") else self.row
         message = holder[match[1].removeprefix("input.")][int(match[2])]
         source, form = self._origins.get(id(message)) or self._in_list(match)
+        if isinstance(form, dict):
+            return _renamed_path(match[3], form) or source
         if form == "message":
             return source + match[3]
         if form == "turn" and match[3]:
@@ -52,13 +54,20 @@ class CanonicalRow:
         them one text."""
         if path.startswith("tools") and "tools" in self._lists:
             return self._lists["tools"]
-        function = _FUNCTION.match(path)
-        if function and function[0] in self._lists:
-            return self._lists[function[0]] + path[function.end() :]
-        return path
+        return (_renamed_path(path, self._lists) if path.startswith("tools") else "") or path
 
-    def _in_list(self, match: re.Match[str]) -> tuple[str, str]:
+    def _in_list(self, match: re.Match[str]) -> tuple[str, str | dict[str, str]]:
         return f"{self._lists.get(match[1], match[1])}[{match[2]}]", "message"
+
+
+def _renamed_path(path: str, names: dict[str, str]) -> str:
+    """Return a path whose longest known beginning has another name; "" if none is known."""
+    start = path
+    while start:
+        if start in names:
+            return names[start] + path[len(start) :]
+        start = start[: max(start.rfind("."), start.rfind("["), 0)]
+    return ""
 
 
 def of_texts(row: Json) -> CanonicalRow | None:
@@ -73,7 +82,7 @@ def of_texts(row: Json) -> CanonicalRow | None:
     asked = {"role": "user", "content": prompt}
     if len(row) == 2 and type(answer := row.get("completion")) is str:
         said = {"role": "assistant", "content": answer}
-        origins = {id(asked): ("prompt", "text"), id(said): ("completion", "text")}
+        origins: Origins = {id(asked): ("prompt", "text"), id(said): ("completion", "text")}
         lists = {"messages": "completion"}
         return CanonicalRow({"messages": [asked, said]}, [], (), origins, lists, plain=True)
     good, bad = row.get("chosen"), row.get("rejected")
@@ -91,7 +100,9 @@ def of_messages(row: Json) -> CanonicalRow | None:
         return None
     if len(row) == 2 and len(good) > 1 and good[:-1] == bad[:-1]:
         ends = zip((good[-1], bad[-1]), (good, bad), ("chosen", "rejected"), strict=True)
-        origins = {id(last): (f"{key}[{len(chat) - 1}]", "message") for last, chat, key in ends}
+        origins: Origins = {
+            id(last): (f"{key}[{len(chat) - 1}]", "message") for last, chat, key in ends
+        }
         return _renamed(good[:-1], good[-1:], bad[-1:], {"input.messages": "chosen"}, origins)
     prompt = row.get("prompt")
     if len(row) == 3 and len(good) == 1 == len(bad) and _are_texts(prompt):
@@ -115,7 +126,7 @@ def _is_text(message: Any) -> bool:
 
 def _pair(asked: Json, good: str, bad: str) -> CanonicalRow:
     chosen, rejected = ({"role": "assistant", "content": text} for text in (good, bad))
-    origins = {
+    origins: Origins = {
         id(asked): ("prompt", "text"),
         id(chosen): ("chosen", "text"),
         id(rejected): ("rejected", "text"),

@@ -13,6 +13,9 @@ from typing import Any
 from finetune_gateway.data import readers, shapes, sharegpt
 from finetune_gateway.data.dataset import Kind
 from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.services import anthropic, batch, bedrock, encoded, evals, gemini, logs
+from finetune_gateway.data.services import responses as responses_api
+from finetune_gateway.data.services.foreign import service_of
 from finetune_gateway.methods import methods_for
 from finetune_gateway.text.quoting import quoted
 
@@ -96,14 +99,47 @@ _OUTPUT_PAIR = _shape(
     "instructions with two outputs, of which the first is the better",
 )  # fmt: skip
 
+# Of other services, and logs of requests.
+_ANTHROPIC = _shape("anthropic", "chat", anthropic.read, "rows of Anthropic's Messages API")
+_BEDROCK = _shape("bedrock-converse", "chat", bedrock.read, "rows of Bedrock's Converse API (Nova)")
+_GEMINI = _shape("gemini", "chat", gemini.read, "rows of Gemini, whose model is assistant")
+_VERTEX_PAIR = _shape(
+    "vertex-preference", "preference", gemini.read_pair, "scored completions of Vertex AI"
+)
+_RESPONSES = _shape("openai-responses", "chat", responses_api.read, "items of the Responses API")
+_BATCH = _shape("openai-batch", "chat", batch.read, "lines of the Batch API")
+_LOG = _shape("request-log", "chat", logs.read, "logged requests with their answers")
+_IDEAL = _shape("evals", "chat", evals.read_ideal, "inputs with their ideal answer (evals)")
+_ITEM = _shape("evals-item", "chat", evals.read_item, "items of evals")
+_ENCODED = _shape("encoded-turns", "chat", encoded.read, "conversations as JSON in a text")
+
 _ROLES = ("user", "system", "assistant", "developer", "tool")
 
 
 def _is_chat(row: Json) -> bool:
     """Return True for messages that begin with a role of OpenAI's, without a label."""
     messages = row["messages"]
-    first = messages[0] if isinstance(messages, list) and messages else None
-    return isinstance(first, dict) and first.get("role") in _ROLES and "label" not in row
+    if not isinstance(messages, list) or not messages:
+        return False
+    first = messages[0]
+    return (
+        isinstance(first, dict)
+        and first.get("role") in _ROLES
+        and "label" not in row
+        and not (_has_parts(row, messages) and service_of(row))
+    )
+
+
+def _has_parts(row: Json, messages: list[Any]) -> bool:
+    """Return True if a content, or the system text, is a list: few rows have one."""
+    return type(row.get("system")) is list or any(
+        type(one) is dict and type(one.get("content")) is list for one in messages
+    )
+
+
+def _is_of(service: str) -> Matches:
+    """Return what is True for messages in the form of a service."""
+    return lambda row: service_of(row) == service
 
 
 # In order of precedence: a row that has the key, and that the function takes, is of the format.
@@ -115,10 +151,21 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("chosen", _HH, shapes.is_hh),
     ("chosen", TRL_PREFERENCE, None),
     ("rejected", TRL_PREFERENCE, None),
+    ("custom_id", _BATCH, batch.is_line),
+    ("response", _LOG, logs.is_log),
+    ("response_body", _LOG, logs.is_log),
+    ("choices", _LOG, logs.is_log),
+    ("outputs", _LOG, logs.is_log),
+    ("output", _RESPONSES, responses_api.is_row),
+    ("output", _LOG, logs.is_log),
+    ("completion", _LOG, logs.is_log),
     ("messages", CHAT, _is_chat),  # most rows
     ("messages", UNPAIRED, lambda row: "label" in row),
     ("messages", SHAREGPT, shapes.is_turns),
     ("messages", _COHERE, shapes.is_cohere),
+    ("messages", _ANTHROPIC, _is_of("anthropic")),
+    ("messages", _BEDROCK, _is_of("bedrock")),
+    ("messages", _RESPONSES, _is_of("responses")),
     ("messages", CHAT, None),
     ("conversations", SHAREGPT, lambda row: isinstance(row["conversations"], list)),
     ("conversation", _ROUNDS, shapes.is_rounds),
@@ -130,7 +177,14 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("instruction", ALPACA, lambda row: not shapes.is_scored(row)),
     ("completion", UNPAIRED, lambda row: "prompt" in row and "label" in row),
     ("completion", PROMPT_COMPLETION, lambda row: "prompt" in row),
+    ("contents", _VERTEX_PAIR, gemini.is_pair),
+    ("contents", _GEMINI, None),
+    ("item", _ITEM, evals.is_item),
+    ("ideal", _IDEAL, evals.is_ideal),
+    ("conversations", _ENCODED, encoded.is_encoded),
+    ("conversation", _ENCODED, encoded.is_encoded),
     ("input", PREFERENCE, shapes.is_pair_input),
+    ("input", _RESPONSES, responses_api.is_row),
     ("response", _PROMPT_RESPONSE, lambda row: isinstance(row.get("prompt"), str | list)),
     ("response", _QUERY_RESPONSE, lambda row: "query" in row),
     ("prompt", PROMPT_COMPLETION, lambda row: isinstance(row["prompt"], str)),

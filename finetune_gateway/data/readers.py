@@ -15,7 +15,7 @@ from finetune_gateway.data.sharegpt import TurnReader
 from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
-_CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls"})
+CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls"})
 
 # -- OpenAI's own formats ------------------------------------------------------------------
 
@@ -29,7 +29,7 @@ def chat(reader: Reader, row: Json | None = None, prefix: str = "") -> Json:
     if not prefix:
         read["messages"] = reader.with_system(read["messages"])
         read = {key: value for key, value in read.items() if key not in SYSTEM_KEYS}
-        reader.used |= _CHAT_KEYS & row.keys()
+        reader.used |= CHAT_KEYS & row.keys()
     if isinstance(row.get("tools"), str):
         del read["tools"]
         reader.lists["tools"] = f"{prefix}tools"
@@ -94,7 +94,7 @@ def unpaired(reader: Reader) -> Json:
     if "messages" in row:
         reader.used.add("label")
         read = chat(reader)
-        return {key: value for key, value in read.items() if key in {*_CHAT_KEYS, "label"}}
+        return {key: value for key, value in read.items() if key in {*CHAT_KEYS, "label"}}
     prompt, answer = _prompt_and_answer(reader, "completion")
     reader.used.add("label")
     if len(answer) > 1:

@@ -24,14 +24,16 @@ SYSTEM_KEYS = ("system", "system_prompt")
 
 class Reader:
     """Reads one row. ``used``: the keys it has read; ``lists``: the key of each list of messages;
-    ``origins``: of each message, its path in the user's row and its form there."""
+    ``origins``: of each message, its path in the user's row and its form there; ``unsent``: keys
+    within others that are not part of the example."""
 
     def __init__(self, row: Json) -> None:
         self.row = row
         self.errors: list[ConversionError] = []
-        self.origins: dict[int, tuple[str, str]] = {}
+        self.origins: dict[int, tuple[str, str | dict[str, str]]] = {}
         self.lists: dict[str, str] = {}
         self.used: set[str] = set()
+        self.unsent: dict[str, None] = {}
 
     def refuse(self, path: str, reason: str, code: str = "not_convertible", fix: str = "") -> None:
         """Note an error."""
@@ -45,7 +47,7 @@ class Reader:
         """Return a message made of a text."""
         return self.noted({"role": role, "content": text}, path, "text")
 
-    def noted(self, message: Json, path: str, form: str) -> Json:
+    def noted(self, message: Json, path: str, form: str | dict[str, str]) -> Json:
         """Return a message, whose origin is noted."""
         self.origins[id(message)] = (path, form)
         return message

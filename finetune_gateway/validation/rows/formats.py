@@ -119,7 +119,7 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     """Yield defects of the keys that are not part of the example."""
     if not others:
         return
-    beside = {key: row[key] for key in others}
+    beside = {key: row[key] for key in others if key in row}
     media = media_keys(beside)
     yield from media_defects(media)
     images = [*image_files(beside)]
@@ -162,9 +162,6 @@ def not_object(value: Any) -> Defect:
 
 def unknown_format(row: Json, expected: Format | None) -> Defect:
     """Return the defect of a row of no known format."""
-    if "custom_id" in row and "body" in row:
-        fix = "Take body.messages of each line and add the answer."
-        return Defect("unknown_format", detail="this is a file for the Batch API", fix=fix)
     keys = formats.quoted_keys(row)
     for key in row:
         if key.strip().lower() == "messages":

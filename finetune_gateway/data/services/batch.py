@@ -1,0 +1,43 @@
+"""Lines of OpenAI's Batch API: the request in one file, its answer in another.
+
+https://platform.openai.com/docs/guides/batch
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.services.exchange import answer, request
+
+Json = dict[str, Any]
+
+_NO_ANSWER = "a line of a Batch file has the request; its answer is in the file of results"
+_NO_REQUEST = "a result of a Batch has the answer; its request is in the file of requests"
+_JOIN = (
+    'Join both files by custom_id: {"request": the body of the request, "response": the response '
+    "of the result}."
+)
+
+
+def is_line(row: Json) -> bool:
+    """Return True for a request or a result, or both."""
+    return isinstance(row.get("body"), dict) or isinstance(row.get("response"), dict)
+
+
+def read(reader: Reader) -> Json:
+    """Read a request, and the result beside it."""
+    row = reader.row
+    reader.used |= {"custom_id", "method", "url", "body", "response", "error", "id"}
+    body, response = row.get("body"), row.get("response")
+    read: Json = request(reader, body, "body") if body is not None else {"messages": []}
+    inner = response.get("body") if isinstance(response, dict) else None
+    if inner is not None:
+        reader.lists.setdefault("messages", "response.body")
+        read["messages"] += answer(reader, inner, "response.body", read["messages"])
+    last = read["messages"][-1] if read["messages"] else {}
+    if body is None:
+        reader.refuse("body", _NO_REQUEST, "missing_prompt", _JOIN)
+    elif last.get("role") != "assistant":
+        reader.refuse("response", _NO_ANSWER, "missing_completion", _JOIN)
+    return read

@@ -1,0 +1,75 @@
+"""Logged requests with their answers: each part may be of any service.
+
+Logs like these are documented by
+https://docs.aws.amazon.com/bedrock/latest/userguide/model-invocation-logging.html,
+https://docs.litellm.ai/docs/proxy/logging_spec, https://langfuse.com/docs/observability/data-model,
+https://docs.langchain.com/langsmith/run-data-format.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.services.exchange import ASKED, answer, inner, request
+
+Json = dict[str, Any]
+
+REQUESTS = ("request", "request_body", "body", "messages", "prompt", "input", "inputs")
+ANSWERS = ("response", "response_body", "completion", "choices", "output", "outputs")
+_TEXTS = ("response", "completion")  # keys that hold the answer as a text, beside messages
+_ANSWERED = frozenset(
+    {"choices", "candidates", "output", "content", "output_text", "message", "completion", "error"}
+    | {"generations", "messages"}
+)
+
+
+def is_log(row: Json) -> bool:
+    """Return True for a request beside its answer."""
+    asked, answered = _keys(row)
+    if not asked or not answered or "label" in row or "instruction" in row:
+        return False
+    request, answer = inner(row[asked], "")[0], inner(row[answered], "")[0]
+    formed = isinstance(answer, list) or (
+        isinstance(answer, dict) and not _ANSWERED.isdisjoint(answer)
+    )
+    if asked == "messages":
+        return _is_open(request) and (formed or (answered in _TEXTS and isinstance(answer, str)))
+    if isinstance(request, dict):
+        return not request.keys().isdisjoint(ASKED) and isinstance(answer, str | dict | list)
+    if asked == "prompt" and answered == "completion":  # TRL's
+        return False
+    if _is_open(request):
+        return formed or isinstance(answer, str)
+    return isinstance(request, str) and formed and not isinstance(row.get("output"), list)
+
+
+def _keys(row: Json) -> tuple[str, str]:
+    asked = next((key for key in REQUESTS if key in row), "")
+    return asked, next((key for key in ANSWERS if key in row and key != asked), "")
+
+
+def _is_open(messages: Any) -> bool:
+    """Return True for messages without an answer at the end: with one they are a chat row."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") not in ("assistant", "model")
+
+
+def read(reader: Reader) -> Json:
+    """Read a request and its answer, each as the service writes it."""
+    row = reader.row
+    asked, answered = _keys(row)
+    reader.used |= {asked, answered}
+    if asked == "messages":
+        beside = {key: row[key] for key in ("system", "tools") if key in row}
+        reader.used |= beside.keys()
+        made = request(reader, {"messages": row["messages"], **beside}, "")
+    else:
+        made = request(reader, *inner(row[asked], asked))
+        if "tools" not in made:
+            made |= reader.tools()
+    if answered == "choices":
+        said = answer(reader, {"choices": row["choices"]}, "", made["messages"])
+    else:
+        said = answer(reader, *inner(row[answered], answered), made["messages"])
+    return {**made, "messages": [*made["messages"], *said]}
