@@ -540,7 +540,7 @@ def test_known_formats_are_named_and_accepted(
             "conversations[0].value",
         ),
         ({"question": "q", "answer": "a"}, "sft", "unknown_format", ""),
-        ({"custom_id": "1", "body": {"messages": []}}, "sft", "missing_completion", "response"),
+        ({"custom_id": "1", "body": {"messages": []}}, "sft", "unknown_format", ""),
         ({}, "sft", "unknown_format", ""),
         ({"prompt": "q", "chosen": "a"}, "dpo", "missing_non_preferred", "rejected"),
         ({"prompt": "q", "rejected": "a"}, "dpo", "missing_preferred", "chosen"),

@@ -12,8 +12,8 @@ from finetune_gateway.data.services.exchange import answer, request
 
 Json = dict[str, Any]
 
-_NO_ANSWER = "a line of a Batch file has the request; its answer is in the file of results"
-_NO_REQUEST = "a result of a Batch has the answer; its request is in the file of requests"
+_NO_ANSWER = "this is a file for the Batch API: each line has a request; its answer is in the file of results"
+_NO_REQUEST = "this is a file of results of the Batch API: each line has an answer; its request is in the file of requests"
 _JOIN = (
     'Join both files by custom_id: {"request": the body of the request, "response": the response '
     "of the result}."
@@ -37,7 +37,7 @@ def read(reader: Reader) -> Json:
         read["messages"] += answer(reader, inner, "response.body", read["messages"])
     last = read["messages"][-1] if read["messages"] else {}
     if body is None:
-        reader.refuse("body", _NO_REQUEST, "missing_prompt", _JOIN)
+        reader.refuse("", _NO_REQUEST, "unknown_format", _JOIN)
     elif last.get("role") != "assistant":
-        reader.refuse("response", _NO_ANSWER, "missing_completion", _JOIN)
+        reader.refuse("", _NO_ANSWER, "unknown_format", _JOIN)
     return read
