@@ -12,8 +12,8 @@ from finetune_gateway.data.services.exchange import answer, request
 
 Json = dict[str, Any]
 
-_NO_ANSWER = "this is a file for the Batch API: each line has a request; its answer is in the file of results"
-_NO_REQUEST = "this is a file of results of the Batch API: each line has an answer; its request is in the file of requests"
+_NO_ANSWER = "this is a file for the Batch API, with requests; their answers are in another file"
+_NO_REQUEST = "these are results of the Batch API, with answers; the requests are in another file"
 _JOIN = (
     'Join both files by custom_id: {"request": the body of the request, "response": the response '
     "of the result}."
