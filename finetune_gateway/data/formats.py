@@ -127,14 +127,21 @@ def _is_chat(row: Json) -> bool:
         and first.get("role") in _ROLES
         and "label" not in row
         and not (_has_parts(row, messages) and service_of(row))
+        and (len(row) == 1 or not _is_log(row))
     )
+
+
+def _is_log(row: Json) -> bool:
+    """Return True for messages without their answer, which is beside them."""
+    return not logs.ANSWER_KEYS.isdisjoint(row) and logs.is_log(row)
 
 
 def _has_parts(row: Json, messages: list[Any]) -> bool:
     """Return True if a content, or the system text, is a list: few rows have one."""
-    return type(row.get("system")) is list or any(
-        type(one) is dict and type(one.get("content")) is list for one in messages
-    )
+    for one in messages:
+        if type(one) is dict and type(one.get("content")) is list:
+            return True
+    return type(row.get("system")) is list
 
 
 def _is_of(service: str) -> Matches:
@@ -151,15 +158,15 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("chosen", _HH, shapes.is_hh),
     ("chosen", TRL_PREFERENCE, None),
     ("rejected", TRL_PREFERENCE, None),
+    ("messages", CHAT, _is_chat),  # most rows
     ("custom_id", _BATCH, batch.is_line),
     ("response", _LOG, logs.is_log),
     ("response_body", _LOG, logs.is_log),
     ("choices", _LOG, logs.is_log),
     ("outputs", _LOG, logs.is_log),
-    ("output", _RESPONSES, responses_api.is_row),
-    ("output", _LOG, logs.is_log),
-    ("completion", _LOG, logs.is_log),
-    ("messages", CHAT, _is_chat),  # most rows
+    ("output", _RESPONSES, lambda row: type(row["output"]) is list and responses_api.is_row(row)),
+    ("output", _LOG, lambda row: "instruction" not in row and logs.is_log(row)),
+    ("completion", _LOG, lambda row: type(row.get("prompt")) is not str and logs.is_log(row)),
     ("messages", UNPAIRED, lambda row: "label" in row),
     ("messages", SHAREGPT, shapes.is_turns),
     ("messages", _COHERE, shapes.is_cohere),

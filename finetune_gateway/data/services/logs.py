@@ -17,6 +17,7 @@ Json = dict[str, Any]
 
 REQUESTS = ("request", "request_body", "body", "messages", "prompt", "input", "inputs")
 ANSWERS = ("response", "response_body", "completion", "choices", "output", "outputs")
+ANSWER_KEYS = frozenset(ANSWERS)
 _TEXTS = ("response", "completion")  # keys that hold the answer as a text, beside messages
 _ANSWERED = frozenset(
     {"choices", "candidates", "output", "content", "output_text", "message", "completion", "error"}
