@@ -100,12 +100,6 @@ TRAINED_HERE: dict[str, tuple[str, str]] = {
     "27-truncated-to-nothing/cut.jsonl": (R, "nothing_left"),
 }
 
-# Not right yet: rows of other services are not read. Take a name out once its file is.
-NOT_YET = {
-    f"25-request-log-rows/{name}.jsonl"
-    for name in ("bedrock", "gemini", "request-response", "responses-api")
-}
-
 pytestmark = [
     pytest.mark.shared,
     pytest.mark.skipif(not FIELD.exists(), reason="the data sets are not beside the checkout"),
@@ -118,13 +112,7 @@ def test_each_file_has_a_verdict() -> None:
     assert files == CASES.keys()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True)) if name in NOT_YET else name
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("name", CASES)
 def test_what_people_have_is_judged_as_it_should_be(name: str) -> None:
     """The outcome for all backends, and the rule that says why or how the file is read."""
     report = gateway.validate(FIELD / name)
