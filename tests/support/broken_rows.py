@@ -22,6 +22,7 @@ from support.forms import (
     TOOL,
     USER,
 )  # fmt: skip
+from support.services import ROWS as SERVICES
 from support.shapes import SHAPES
 
 Json = dict[str, Any]
@@ -75,7 +76,11 @@ FULL: dict[str, Json] = {
     "tools as a text": {"messages": [*LONG, CHOSEN], "tools": json.dumps([TOOL])},
     "listed sides": {"system": SYSTEM, "question": ASK, **SIDES},
 }  # fmt: skip
-EXAMPLES = [*FULL.values(), *(row for _, row, _ in SHAPES.values()), *PAIRS.values()]
+EXAMPLES = [
+    *FULL.values(),
+    *(row for _, row, _ in (*SHAPES.values(), *SERVICES.values())),
+    *PAIRS.values(),
+]
 
 ODD: tuple[Any, ...] = (
     None, "", " ", "\u200b", "[]", "null", "None", 0, 1, 0.5, True, False, [], {}, [[]], [None],
