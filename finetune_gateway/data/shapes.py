@@ -329,14 +329,9 @@ _PATHS = (
     '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}.'
 )
 _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
-    (
-        "message_tree_id",
-        None,
-        "this is a tree of messages (OpenAssistant), not a conversation",
-        _TREE,
-    ),
-    ("replies", None, "this is a tree of messages (OpenAssistant), not a conversation", _TREE),
-    ("parent_id", is_tree_message, "this is one message of a tree (OpenAssistant)", _TREE),
+    ("message_tree_id", None, _TREE, _PATHS),
+    ("replies", None, _TREE, _PATHS),
+    ("parent_id", is_tree_message, "this is one message of a tree (OpenAssistant)", _PATHS),
     (
         "completions",
         lambda row: "instruction" in row,

@@ -144,6 +144,7 @@ def test_what_cannot_be_read_is_named(name: str, home: Path) -> None:
     (error,) = gateway.validate([row] * 12, quality=False).errors
     assert (error.code, error.path) == (code, path)
     assert words in error.message and "Remove the row" not in error.fix
+    assert error.fix.rstrip(".").lower() not in error.message.lower()  # a way, not the fault again
 
 
 def test_names_of_formats_differ() -> None:
