@@ -78,7 +78,8 @@ def test_a_checkpoint_that_cannot_be_read_is_none(prepare: Prepare) -> None:
     weights = (run.model / "adapter_model.safetensors").read_bytes()
     for path in [one for one in newest.iterdir() if one.name in checkpoints.STATE_FILES]:
         kept = path.read_bytes()
-        for damage in (b"", bytes(len(kept)), kept[: len(kept) // 2], b"{}"):
+        other = b'{"trained_tokens": 1, "files": [1]}'
+        for damage in (b"", bytes(len(kept)), kept[: len(kept) // 2], b"{}", other):
             path.write_bytes(damage)
             assert not checkpoints.is_sound(newest), path.name
         path.write_bytes(kept)

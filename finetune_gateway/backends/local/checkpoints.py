@@ -68,7 +68,9 @@ def _as_saved(folder: Path, progress: Any) -> bool:
     if not isinstance(progress, dict) or "trained_tokens" not in progress:
         return False
     kept = progress.get("files", {})
-    return all(files.sha256_of(folder / name) == digest for name, digest in kept.items())
+    return isinstance(kept, dict) and all(
+        files.sha256_of(folder / name) == digest for name, digest in kept.items()
+    )
 
 
 def _is_archive(path: Path) -> bool:
