@@ -23,6 +23,7 @@ from finetune_gateway.validation.rows.chat import (
     media_defects,
     media_keys,
 )
+from finetune_gateway.validation.rows.endings import MARKS, ending_defects
 from finetune_gateway.validation.rows.pairs import pair_defects
 
 Json = dict[str, Any]
@@ -68,6 +69,16 @@ def _defects(row: Json, row_format: Format, sent: CanonicalRow, reinforcement: b
             yield Defect(error.code, error.path, error.reason, error.fix)
         yield from _sent_defects(sent)
         yield from _beside(row, sent.others)
+    if row_format is not formats.CHAT or _says_how_it_ended(row):
+        yield from ending_defects(row, logged=row_format not in formats.SENT_UNCHANGED)
+
+
+def _says_how_it_ended(row: Json) -> bool:
+    """Return True for a chat row with other keys than usual: most have none, and take no walk."""
+    messages = row["messages"] if isinstance(row["messages"], list) else []
+    return not row.keys() <= {"messages", "tools"} or any(
+        isinstance(one, dict) and not MARKS.isdisjoint(one) for one in messages
+    )
 
 
 def _rewritten(row: Json) -> Defects:
