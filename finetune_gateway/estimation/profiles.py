@@ -16,7 +16,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -61,6 +61,17 @@ class DeploymentKind(Model):
     hosted_by_hour: bool  # there is a fee by the hour, used or not
     data: str  # where it is served
     ends: str  # when it ends by itself
+    as_of: date
+    source: str
+
+
+class ImageTuning(Model):
+    """Which models a host tunes on images, and what its rules make of an image for another."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+
+    models: tuple[str, ...]
+    others: Literal["error", "warning"]  # an error where the source says that others are refused
     as_of: date
     source: str
 
@@ -176,6 +187,7 @@ class Profile(Model):
     file_bom: bool = False  # files start with a UTF-8 byte order mark
     trainings: dict[str, Training] = Field(default_factory=dict)  # by name; the first is usual
     earlier_training: str = ""  # as jobs were sent before it was a choice
+    images: ImageTuning | None = None  # None: not known
     no_new_jobs_from: date | None = None  # from this day nobody can create a job
     only: tuple[Only, ...] = ()
     as_of: date
@@ -236,6 +248,14 @@ class Profile(Model):
         """Return the row of a base, by its name, a documented alias or the name of a fine-tune."""
         base = base_model(name)
         return next((row for row in self.models if base in (row.model, *row.aliases)), None)
+
+    def rules_of(self, model: str | None) -> str | dict[str, str]:
+        """Return the rules that judge rows for this model, as ``Capabilities.rules`` declares them:
+        the family, and what an image is for a model that the host does not tune on images."""
+        row = self.model(model) if model else None
+        if row is None or self.images is None or row.model in self.images.models:
+            return self.rules
+        return {"extends": self.rules, "image_model": self.images.others}
 
     def context(self, model: str) -> int | None:
         """Return the tokens per example for this model, or None if not known."""

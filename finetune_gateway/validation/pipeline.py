@@ -22,7 +22,7 @@ from finetune_gateway.validation.collector import Findings, rules_for
 from finetune_gateway.validation.dataset import analysis, row_text
 from finetune_gateway.validation.dataset.analysis import AnalysisOptions
 from finetune_gateway.validation.file_bytes import BOM, OnProgress
-from finetune_gateway.validation.rules import RuleSet
+from finetune_gateway.validation.rules import RuleSet, known_backends
 from finetune_gateway.validation.run import method_of as method_of
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def validate(
     if runner:
         limits = runner.capabilities(model)
         backends, limit = rules_for(runner.display_name, limits.rules), limits.max_context
+    elif model:
+        backends = _rules_of_model(model)
     spec = TrainingSpec.build(model=model or "unnamed", method=method, **(training or {}))
     require(spec)
     counter = _counter(dataset, runner, model, spec, limit)
@@ -90,6 +92,18 @@ def validate(
     if options.against:
         report = _with_unread_lines(report, options.against, backends)
     return report.without(ignored)
+
+
+def _rules_of_model(model: str) -> dict[str, RuleSet]:
+    """Return the rules of the known backends for this model, of which each tunes others on
+    images."""
+    # Imported here: rows are often judged without a model.
+    from finetune_gateway.estimation import profiles
+
+    found = dict(known_backends())
+    for name in set(found) & set(profiles.profile_names()):
+        found |= rules_for(name, profiles.load_profile(name).rules_of(model))
+    return found
 
 
 def _halves(on_progress: OnProgress | None) -> tuple[OnProgress | None, OnProgress | None]:

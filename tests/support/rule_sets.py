@@ -10,6 +10,6 @@ OPENAI = {"openai": RuleSet("openai")}
 LOCAL = {"local": RuleSet("trl")}
 
 
-def rules_of(name: str) -> dict[str, RuleSet]:
-    """A backend by name, with the rules that it says judge it."""
-    return rules_for(name, registry.load(name).capabilities().rules)
+def rules_of(name: str, model: str | None = None) -> dict[str, RuleSet]:
+    """A backend by name, with the rules that it says judge it (for a model)."""
+    return rules_for(name, registry.load(name).capabilities(model).rules)

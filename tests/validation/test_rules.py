@@ -58,12 +58,12 @@ def test_the_example_breaks_this_rule_alone(code: str, tmp_path: Path) -> None:
     example names, which are found too."""
     if not find_spec(NEEDS.get(code, "json")):
         pytest.skip(f"{NEEDS[code]} is not installed")
-    report, backend = on_example(code, tmp_path), example(code).backend
-    severities = {one.code: one.severity for one in report.findings}
-    graver = {one.code for one in (*report.errors, *report.warnings)}
-    rules = rules_of(backend) if backend else None
+    report, one = on_example(code, tmp_path), example(code)
+    severities = {found.code: found.severity for found in report.findings}
+    graver = {found.code for found in (*report.errors, *report.warnings)}
+    rules = rules_of(one.backend, one.model) if one.backend else None
     assert severities[code] == Findings(rules).severity(code)
-    assert graver - {code} == set(example(code).also)
+    assert graver - {code} == set(one.also)
 
 
 @pytest.mark.parametrize("code", [code for code in WITH if example(code).has_fix])

@@ -42,7 +42,7 @@ def capabilities(host: Host, model: str | None) -> Capabilities:
     warnings = profile.warnings(model, host.today()) if model else []
     return Capabilities(
         hosted=True,
-        rules=profile.rules,
+        rules=profile.rules_of(model),
         methods=frozenset(profile.methods) & OPENAI_WORDS.keys(),
         priced=frozenset(profile.methods) - OPENAI_WORDS.keys(),
         training_types=frozenset(profile.training_types),

@@ -88,6 +88,8 @@ def conversation_defects(row: Json, *, reinforcement: bool = False) -> Defects:
     for defect in messages_defects(messages, "messages"):
         if not (reinforcement and defect.code == "developer_role"):  # its schema has that role
             yield defect
+        if reinforcement and defect.code == "image_local":
+            yield Defect("image_reinforcement", defect.path)
     if not _TOOL_KEYS.isdisjoint(row):
         yield from tools_defects(row, "")
     if is_conversation(messages):

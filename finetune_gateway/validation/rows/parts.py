@@ -92,6 +92,7 @@ def _image(part: Json, role: Any, path: str) -> Defects:
     if defect := url_defect(url, f"{path}.image_url.url"):
         yield defect
     yield Defect("image_local", path)
+    yield Defect("image_model", path)  # counts for some models of a host
 
 
 def _no_url(image: Any) -> str:
