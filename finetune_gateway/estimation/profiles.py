@@ -12,15 +12,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from datetime import date, timedelta
-from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
 from finetune_gateway.errors import NotFoundError, SpecError, shown
+from finetune_gateway.estimation.host_facts import DeploymentKind, ImageTuning, Training
 from finetune_gateway.model import Model
 from finetune_gateway.spec import Method
 from finetune_gateway.tokens.encodings import base_model
@@ -36,44 +36,6 @@ class Only(Model):
 
     who: str
     since: date
-
-
-class Training(Model):
-    """One of the ways in which a host trains, where its create asks which."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
-
-    create_extra: dict[str, Any]  # sent with each create call
-    data: str  # where the data go
-    note: str = ""
-    price_of: str = ""  # the price of another of these ways counts, times ``price_factor``
-    price_factor: Decimal = Decimal(1)
-    as_of: date
-    source: str
-
-
-class DeploymentKind(Model):
-    """One of the ways in which a host serves a tuned model that must be deployed first."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
-
-    sku: str  # as the host calls it
-    hosted_by_hour: bool  # there is a fee by the hour, used or not
-    data: str  # where it is served
-    ends: str  # when it ends by itself
-    as_of: date
-    source: str
-
-
-class ImageTuning(Model):
-    """Which models a host tunes on images, and what its rules make of an image for another."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
-
-    models: tuple[str, ...]
-    others: Literal["error", "warning"]  # an error where the source says that others are refused
-    as_of: date
-    source: str
 
 
 class LifeCycle(Model):
