@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from decimal import Decimal
 
-from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.host_facts import DeploymentKind
+from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.reports.output import wrap_text
 from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
