@@ -187,3 +187,84 @@ def test_a_schema_of_any_depth_ends() -> None:
         for _ in range(levels):
             deep = {"properties": {"x": deep}}
         assert [one.code for one in schema_errors(deep)] == ["tool_schema"]
+
+
+TEXT: Json = {"type": "string"}
+SHIP: Json = {"properties": {"id": TEXT}, "required": ["id"]}
+# Each names in ``required`` only what is declared: beside it, around it, or behind a reference.
+DECLARED = {
+    "branches": {"anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    "one_of": {"oneOf": [{"properties": {"c": TEXT}, "required": ["a", "c"]}, {"required": ["b"]}]},
+    "all_of": {"allOf": [{"properties": {"c": TEXT}}, {"properties": {}, "required": ["a", "c"]}]},
+    "cases": {
+        "if": {"properties": {"a": {"const": "x"}}, "required": ["a"]},
+        "then": {"properties": {"b": {"minLength": 1}}, "required": ["a", "b"]},
+        "else": {"properties": {}, "required": ["b"]},
+    },
+    "deeper": {"allOf": [{"anyOf": [{"properties": {}, "required": ["a"]}, {"required": ["b"]}]}]},
+    "not": {"not": {"properties": {"z": TEXT}, "required": ["z", "y"]}},
+    "dependent": {"dependentSchemas": {"a": {"properties": {"c": TEXT}, "required": ["b", "c"]}}},
+    "draft_07": {"dependencies": {"a": {"properties": {}, "required": ["b"]}, "b": ["a"]}},
+    "base": {
+        "allOf": [{"$ref": "#/$defs/base"}, {"required": ["a", "id"]}],
+        "$defs": {"base": SHIP},
+    },
+    "mixed_in": {
+        "allOf": [{"$ref": "#/definitions/mixed"}],
+        "definitions": {"mixed": {"properties": {"c": TEXT}, "required": ["a", "c"]}},
+    },
+    "anchor": {"$ref": "#base", "required": ["id"], "$defs": {"x": SHIP | {"$anchor": "base"}}},
+    "escaped": {"$ref": "#/$defs/a~1b%20c", "required": ["id"], "$defs": {"a/b c": SHIP}},
+    "itself": {"properties": {"a": TEXT, "next": {"$ref": "#"}}, "required": ["a"]},
+    "outside": {"$ref": "https://example.com/x.json", "required": ["id"]},
+    "patterns": {"patternProperties": {"^x_": TEXT}, "required": ["x_1"]},
+    "any_name": {"additionalProperties": TEXT, "required": ["z"]},
+    "no_names": {"properties": {"a": {"type": "object", "required": ["z"]}}},
+    "two_halves": {
+        "allOf": [
+            {"properties": {"a": {"properties": {"x": TEXT}}}},
+            {"properties": {"a": {"properties": {"y": TEXT}, "required": ["x", "y"]}}},
+        ]
+    },
+}
+# A name that nobody declares, and where.
+UNDECLARED: tuple[tuple[Json, tuple[str | int, ...]], ...] = (
+    ({"required": ["a", "z"]}, ("required",)),
+    ({"anyOf": [{"required": ["a"]}, {"required": ["z"]}]}, ("anyOf", 1, "required")),
+    ({"then": {"required": ["z"]}, "if": {}}, ("then", "required")),
+    (
+        {"properties": {"a": {"properties": {"b": TEXT}, "required": ["z"]}}},
+        ("properties", "a", "required"),
+    ),
+    (
+        {"properties": {"a": {"items": {"properties": {"b": TEXT}, "required": ["a"]}}}},
+        ("properties", "a", "items", "required"),
+    ),
+    (
+        {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": SHIP | {"required": ["a"]}}},
+        ("$defs", "x", "required"),
+    ),
+)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_another_branch_declares_is_declared(name: str) -> None:
+    """No warning, in whatever combination the name and its property stand."""
+    parameters = of(a=TEXT, b=TEXT) | DECLARED[name]
+    assert [one for one in schema_errors(parameters) if one.code == "tool_schema_required"] == []
+
+
+@pytest.mark.parametrize(("more", "path"), UNDECLARED)
+def test_what_no_branch_declares_is_said_once(more: Json, path: tuple[str | int, ...]) -> None:
+    """With the place of the list that names it."""
+    errors = schema_errors(of(a=TEXT, b=TEXT) | more)
+    assert [one.path for one in errors if one.code == "tool_schema_required"] == [path]
+
+
+def test_schemas_that_refer_to_each_other_end() -> None:
+    """References in circles and thousands of branches are looked at once."""
+    names = [f"d{n}" for n in range(300)]
+    parts = {one: {"allOf": [{"$ref": f"#/$defs/{to}"} for to in names]} for one in names}
+    schema = of(a=TEXT, **{one: {"$ref": f"#/$defs/{one}"} for one in names})
+    errors = schema_errors(schema | {"$defs": parts, "required": ["z"]})
+    assert [one.path for one in errors if one.code == "tool_schema_required"] == [("required",)]

@@ -27,6 +27,7 @@ from finetune_gateway.data.json_schema import (
 from finetune_gateway.errors import SpecError
 from finetune_gateway.findings import child
 from finetune_gateway.text.quoting import MAX_PATH, hidden, json_type, quoted, shortened
+from finetune_gateway.validation.rows.required import undeclared
 
 Json = dict[str, Any]
 Path: TypeAlias = tuple[str | int, ...]
@@ -158,6 +159,10 @@ class _Reader:
             elif not isinstance(schema, bool):  # true and false are schemas too
                 detail = f"a schema must be an object, not {json_type(schema)}"
                 yield SchemaError("tool_schema", path, detail)
+        if any(isinstance(one, dict) and "required" in one for _, one in found):
+            for path, name in undeclared(self.root):
+                detail = f"'required' names {quoted(name)}, which is not declared"
+                yield SchemaError("tool_schema_required", path, detail)
 
     def _object(self, schema: Json, path: Path) -> Iterator[SchemaError]:
         if not _fits_all_forms(schema):
@@ -257,14 +262,6 @@ def _incomplete(schema: Json, path: Path) -> Iterator[SchemaError]:
     array = types == "array" or (isinstance(types, list) and "array" in types)
     if array and not {"items", "prefixItems", "$ref"} & schema.keys():
         yield SchemaError("tool_schema_items", path)
-    required, properties = schema.get("required"), schema.get("properties")
-    if not isinstance(properties, dict) or not isinstance(required, list):
-        return
-    names = (name for name in required if isinstance(name, str))
-    undeclared = next((name for name in names if name not in properties), None)
-    if undeclared is not None:
-        detail = f"'required' names {quoted(undeclared)}, which is not declared"
-        yield SchemaError("tool_schema_required", (*path, "required"), detail)
 
 
 # -- keywords ------------------------------------------------------------------------------------
