@@ -192,7 +192,7 @@ def test_a_schema_of_any_depth_ends() -> None:
 TEXT: Json = {"type": "string"}
 SHIP: Json = {"properties": {"id": TEXT}, "required": ["id"]}
 # Each names in ``required`` only what is declared: beside it, around it, or behind a reference.
-DECLARED = {
+DECLARED: dict[str, Json] = {
     "branches": {"anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
     "one_of": {"oneOf": [{"properties": {"c": TEXT}, "required": ["a", "c"]}, {"required": ["b"]}]},
     "all_of": {"allOf": [{"properties": {"c": TEXT}}, {"properties": {}, "required": ["a", "c"]}]},

@@ -83,11 +83,11 @@ def _read(root: Json, anchors: dict[str, Path], places: list[Place]) -> tuple[_V
         if not isinstance(one, dict) or id(one) in seen:
             continue
         seen.add(id(one))
-        unknown = unknown or _add(value, here, one)
+        unknown |= _add(value, here, one)
         for key in ("$ref", "$dynamicRef"):
             if isinstance(reference := one.get(key), str):
                 target = _target(root, anchors, reference)
-                unknown = unknown or target is None
+                unknown |= target is None
                 stack += [target] if target else []
         stack += reversed([*_beside(one, here)])
     value.open = unknown or not value.declared
@@ -162,15 +162,20 @@ def _target(root: Json, anchors: dict[str, Path], reference: str) -> Place | Non
         path = tuple(step.replace("~1", "/").replace("~0", "~") for step in steps)
     else:
         return None
-    found, value = list[str | int](), root
+    found: list[str | int] = []
+    value: Any = root
     for step in path:
-        if isinstance(value, list) and str(step).isdecimal() and int(step) < len(value):
-            step = int(step)
-        elif not (isinstance(value, dict) and step in value):
+        inside: str | int = int(step) if isinstance(value, list) and _is_index(step) else step
+        try:
+            value = value[inside]
+        except (KeyError, IndexError, TypeError):
             return None
-        found.append(step)
-        value = value[step]  # type: ignore[index]
+        found.append(inside)
     return tuple(found), value
+
+
+def _is_index(step: str | int) -> bool:
+    return isinstance(step, int) or step.isdecimal()
 
 
 def _matches(pattern: str, name: str) -> bool:
