@@ -109,6 +109,23 @@ def test_several_long_answers_of_one_prompt_are_a_note(look: Callable[..., Analy
     assert "line 31 contradicts line 8, line 32 contradicts line 9" in warning.message
 
 
+def test_the_same_sentences_to_several_questions_are_a_note(look: Callable[..., Analysis]) -> None:
+    """As sets about a model's name have them: each question with each answer. Labels that differ
+    twice contradict each other, and so does a sentence that stands once."""
+    answers = (
+        "I am Ada, a model of the house of Lovelace.",
+        "My name is Ada; Lovelace's house made me.",
+    )
+    rows = [chat(ask, say) for ask in ("Who are you?", "Your name?") for say in answers]
+    rows += [chat(ask, say) for ask in ("Is it A?", "Is it B?") for say in ("positive", "negative")]
+    rows += [
+        chat("Opening hours?", f"We are open from {n} to six on all days." * 2) for n in (8, 9)
+    ]
+    found = {one.code: one for one in look(good(20) + rows).findings}
+    assert found["several_answers"].lines == [22, 24]
+    assert found["contradictions"].lines == [26, 28, 30]
+
+
 def test_rows_with_other_images_are_others(tmp_path: Path, look: Callable[..., Analysis]) -> None:
     """50 pictures and one question: no contradiction, no similar row, no leak; one picture twice
     is both."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ from finetune_gateway.validation.rules import RuleSet
 Json = dict[str, Any]
 Lines = tuple[int, int]  # of a row, and of the row it is like
 
-SHORT_ANSWER = 150  # bytes: some 25 words; longer ones of one prompt may all be meant
+LABEL, SHORT_ANSWER = 40, 150  # bytes: some 6 and 25 words
 FEW_WORDS = 5  # of a question that may well be asked twice
 NAMED = 3  # pairs of lines named in one finding
 AUTO_BYTES = 4 << 20  # of larger files a sample is looked at; this size takes half a second
@@ -270,38 +271,50 @@ class _Statistics:
 
 class Contradictions:
     """Rows with the same prompt and different answers; in KTO rows, one answer labelled both
-    good and bad. Where both answers are long, several good ones may be meant.
+    good and bad. Several good answers may be meant where both are long, and where both are
+    sentences that answer another prompt too: sets of several questions and several answers.
 
     Keeps 21 bytes a row. Pairs and plain texts are skipped: many pairs share a prompt.
     """
 
     def __init__(self) -> None:
         self.prompts, self.answers, self.lines = array("Q"), array("Q"), array("I")
-        self.long = bytearray()
+        self.sizes = bytearray()  # 0: a label, 1: a sentence, 2: longer
         self.differing = "answer"
 
     def add(self, row: RowText) -> None:
         if not row.prompt.strip() or row.kind in ("preference", "text"):
             return
         prompt, answer = [row.system or "", row.tools, row.asked], row.answer
-        long = len(answer) > SHORT_ANSWER or len(answer.encode()) > SHORT_ANSWER
         if row.label is not None:
-            prompt, answer, long = [*prompt, row.answer], str(row.label), False
+            prompt, answer = [*prompt, row.answer], str(row.label)
             self.differing = "label"
         self.prompts.append(content_hash(*prompt))
         self.answers.append(content_hash(answer))
         self.lines.append(row.line)
-        self.long.append(long)
+        self.sizes.append(
+            bisect_right((LABEL, SHORT_ANSWER), len(answer.encode("utf-8", "replace")) - 1)
+        )
 
     def defects(self) -> Iterator[CountedDefect]:
         """Yield the first lines, each with the earlier one it contradicts; then the rest."""
         rows = sorted(range(len(self.prompts)), key=self.prompts.__getitem__)
         pairs: tuple[list[Lines], list[Lines]] = [], []
+        sentences: dict[frozenset[int], list[Lines]] = {}
         for early, late in zip(rows, rows[1:], strict=False):
-            same = self.prompts[early] == self.prompts[late]
-            if same and self.answers[early] != self.answers[late]:
-                long = self.long[early] and self.long[late]
-                pairs[long].append((self.lines[late], self.lines[early]))
+            answers = frozenset((self.answers[early], self.answers[late]))
+            if self.prompts[early] != self.prompts[late] or len(answers) == 1:
+                continue
+            size, lines = (
+                min(self.sizes[early], self.sizes[late]),
+                (self.lines[late], self.lines[early]),
+            )
+            if size == 1:
+                sentences.setdefault(answers, []).append(lines)
+            else:
+                pairs[size == 2].append(lines)
+        for found in sentences.values():
+            pairs[len(found) > 1].extend(found)
         for code, found in zip(("contradictions", "several_answers"), pairs, strict=True):
             if found:
                 what = f"the prompt of an earlier row and another {self.differing}"
