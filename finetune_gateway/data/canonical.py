@@ -63,7 +63,8 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
         untrain(converted["messages"][:-1])  # the label is for the last answer
     sent = {key: value for key, value in converted.items() if key in known}
     others = (*(key for key in row if key not in reader.used), *reader.unsent)
-    return CanonicalRow(sent, reader.errors, others, reader.origins, reader.lists)
+    filled = tuple(reader.filled)
+    return CanonicalRow(sent, reader.errors, others, reader.origins, reader.lists, filled=filled)
 
 
 def as_sent(row: Json) -> Json:

@@ -21,7 +21,8 @@ class CanonicalRow:
     """A row as it is sent, and where its parts come from.
 
     ``errors``: what could not be read without loss. ``others``: keys of the user's row that are
-    not part of it. ``plain``: a question and an answer, both texts, and nothing else.
+    not part of it. ``plain``: a question and an answer, both texts, and nothing else. ``filled``:
+    paths of ids of calls and results that the user's row lacks, and the ids (``call_ids``).
     """
 
     row: Json
@@ -32,6 +33,7 @@ class CanonicalRow:
     _origins: Origins = field(default_factory=dict)
     _lists: dict[str, str] = field(default_factory=dict)
     plain: bool = False
+    filled: tuple[tuple[str, str], ...] = ()
 
     def origin(self, path: str) -> str:
         """Return the path in the user's row of a path in this one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_gateway.data import call_ids
 from finetune_gateway.data.sharegpt import (
     ConversionError,
     TurnReader,
@@ -25,7 +26,8 @@ SYSTEM_KEYS = ("system", "system_prompt")
 class Reader:
     """Reads one row. ``used``: the keys it has read; ``lists``: the key of each list of messages;
     ``origins``: of each message, its path in the user's row and its form there; ``unsent``: keys
-    within others that are not part of the example."""
+    within others that are not part of the example; ``filled``: the path of each id of a call that
+    was filled in, and the id."""
 
     def __init__(self, row: Json) -> None:
         self.row = row
@@ -34,6 +36,7 @@ class Reader:
         self.lists: dict[str, str] = {}
         self.used: set[str] = set()
         self.unsent: dict[str, None] = {}
+        self.filled: list[tuple[str, str]] = []
 
     def refuse(self, path: str, reason: str, code: str = "not_convertible", fix: str = "") -> None:
         """Note an error."""
@@ -53,11 +56,15 @@ class Reader:
         return message
 
     def messages(self, messages: Any, path: str) -> list[Json]:
-        """Return messages with the arguments of their calls as strings."""
+        """Return messages with the arguments of their calls as strings, and with the ids of calls
+        and results where they are missing and no other can be meant."""
         if not isinstance(messages, list):
             self.refuse_type(path, messages, "a list of messages")
             return []
-        return [self.message(one, f"{path}[{index}]") for index, one in enumerate(messages)]
+        read = [self.message(one, f"{path}[{index}]") for index, one in enumerate(messages)]
+        if any("tool_calls" in one for one in read):
+            self.filled += ((f"{path}{where}", own) for where, own in call_ids.fill(read))
+        return read
 
     def message(self, message: Any, path: str) -> Json:
         """Return a copy of a message, with the arguments of its calls as strings."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_gateway.data import formats, sharegpt
+from finetune_gateway.data import call_ids, formats, sharegpt
 from finetune_gateway.data.canonical import canonical
 from finetune_gateway.data.cells import MESSAGES, listed
 from finetune_gateway.data.formats import format_of
@@ -77,6 +77,8 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
         for index, message in enumerate(messages):
             if isinstance(message, dict):
                 changes += _fix_message(message, f"{path}[{index}]")
+        for where, own in call_ids.fill(messages):
+            changes.append(Change("tool_id_missing", f"{path}{where}", None, own))
     changes += _fix_speakers(fixed)
     fixed, converted = _convert(fixed, seen or Formats())
     changes += converted

@@ -70,7 +70,7 @@ CASES: dict[str, tuple[str, str]] = {
     "10-dpo-with-tools/str-pc-undeclared.jsonl": (R, "tool_undeclared"),
     "10-dpo-with-tools/str-trl-badschema.jsonl": (R, "tool_schema"),
     "10-dpo-with-tools/str-trl-undeclared.jsonl": (R, "tool_undeclared"),
-    "10-dpo-with-tools/trl-context.jsonl": (R, "tool_id_missing"),
+    "10-dpo-with-tools/trl-context.jsonl": (A, "tool_id_filled"),
     "11-think-blocks/key-multi-reasoning_content.jsonl": (W, "reasoning_key"),
     "11-think-blocks/key-reasoning_content.jsonl": (W, "reasoning_key"),
     "11-think-blocks/multi-turn-think.jsonl": (A, ""),

@@ -783,7 +783,8 @@ def test_every_rule_says_what_to_do() -> None:
     for code, rule in RULES.items():
         assert rule.title and not rule.title.endswith("."), code
         assert rule.why.endswith(".") and rule.fix, code
-        assert any(rule.severity(family) for family in (COMMON, *families())), code
+        counts = any(rule.severity(family) for family in (COMMON, *families()))
+        assert counts or code == "image_model", code  # which counts for some models of a host
 
 
 def test_indices_are_folded_when_grouping() -> None:

@@ -18,7 +18,12 @@ from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.template_rows import REASONING
 from finetune_gateway.validation.json.parsing import BadLine, parse
 from finetune_gateway.validation.rows.parts import part_defects
-from finetune_gateway.validation.rows.tools import call_defects, exchange_defects, tools_defects
+from finetune_gateway.validation.rows.tools import (
+    call_defects,
+    exchange_defects,
+    missing_id,
+    tools_defects,
+)
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
@@ -149,7 +154,9 @@ def messages_defects(messages: Any, path: str) -> Defects:
         if not isinstance(message, dict):
             yield wrong_type(f"{path}[{index}]", message, "an object with role and content")
         elif not _is_plain(message):
-            yield from _message_defects(message, f"{path}[{index}]")
+            for defect in _message_defects(message, f"{path}[{index}]"):
+                is_result = defect.code == "tool_id_missing" and message.get("role") == "tool"
+                yield replace(defect, detail=missing_id(messages, index)) if is_result else defect
             images += _count_images(message)
     if images:
         too_many = [code for code, most in MAX_IMAGES.items() if images > most]

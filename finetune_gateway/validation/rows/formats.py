@@ -67,6 +67,9 @@ def _defects(row: Json, row_format: Format, sent: CanonicalRow, reinforcement: b
             yield from _rewritten(row)
         for error in sent.errors:
             yield Defect(error.code, error.path, error.reason, error.fix)
+        for path, own in sent.filled[:1]:
+            what = f"ids of calls and results are filled in, {quoted(own)} first"
+            yield Defect("tool_id_filled", path, what)
         yield from _sent_defects(sent)
         yield from _beside(row, sent.others)
     if row_format is not formats.CHAT or _says_how_it_ended(row):

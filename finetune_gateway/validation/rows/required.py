@@ -32,16 +32,16 @@ _INNER_LISTS = ("prefixItems", "items")
 class _Value:
     """All schemas that apply to one value."""
 
-    declared: set[str] = field(default_factory=set)
+    declared: set[str] | None = None  # None: nothing says which names there are
     patterns: list[str] = field(default_factory=list)
     required: list[tuple[Path, list[Any]]] = field(default_factory=list)
     # By the place of another value: what applies to it.
     inner: dict[tuple[str, str | int], list[Place]] = field(default_factory=dict)
-    open: bool = True  # nothing says which names there are
+    open: bool = False  # it has further names, which no schema lists
 
     def undeclared(self) -> Iterator[tuple[Path, str]]:
         """Yield the first name in each list of required ones that is not declared."""
-        if self.open:
+        if self.open or self.declared is None:
             return
         for path, names in self.required:
             for name in names:
@@ -50,7 +50,7 @@ class _Value:
                     break
 
     def _has(self, name: str) -> bool:
-        return name in self.declared or any(_matches(one, name) for one in self.patterns)
+        return name in (self.declared or ()) or any(_matches(one, name) for one in self.patterns)
 
 
 def undeclared(root: Json) -> Iterator[tuple[Path, str]]:
@@ -77,20 +77,18 @@ def _read(root: Json, anchors: dict[str, Path], places: list[Place]) -> tuple[_V
     """Return what applies to a value, of which these schemas are known, and how many there are."""
     value, seen = _Value(), set[int]()
     stack = places[::-1]
-    unknown = False
     while stack and len(seen) < _MOST:
         here, one = stack.pop()
         if not isinstance(one, dict) or id(one) in seen:
             continue
         seen.add(id(one))
-        unknown |= _add(value, here, one)
+        value.open |= _add(value, here, one)
         for key in ("$ref", "$dynamicRef"):
             if isinstance(reference := one.get(key), str):
                 target = _target(root, anchors, reference)
-                unknown |= target is None
+                value.open |= target is None
                 stack += [target] if target else []
         stack += reversed([*_beside(one, here)])
-    value.open = unknown or not value.declared
     return value, len(seen)
 
 
@@ -98,7 +96,7 @@ def _add(value: _Value, path: Path, schema: Json) -> bool:
     """Add what a schema says itself; return True if it lets in names that it does not list."""
     properties, patterns = schema.get("properties"), schema.get("patternProperties")
     if isinstance(properties, dict):
-        value.declared |= properties.keys()
+        value.declared = (value.declared or set()) | properties.keys()
     if isinstance(patterns, dict):
         value.patterns += patterns
     if isinstance(names := schema.get("required"), list):

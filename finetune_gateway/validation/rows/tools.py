@@ -161,6 +161,24 @@ def call_defects(message: Json, path: str) -> Defects:
         )
 
 
+def missing_id(messages: list[Any], index: int) -> str:
+    """Return what is wrong with a result without its id, and which ids it could have."""
+    given: set[Any] = set()
+    for message in reversed([one for one in messages[:index] if isinstance(one, dict)]):
+        if message.get("role") != "tool":
+            calls = message.get("tool_calls")
+            listed = (
+                [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
+            )
+            ids = [one["id"] for one in listed if _is_id(one.get("id")) and one["id"] not in given]
+            if not ids:
+                break
+            named = ", ".join(quoted(one) for one in ids[:5])
+            return f"a tool result without its id; the open calls before it: {named}"
+        given.add(str(message.get("tool_call_id")))
+    return "a tool result without its id"
+
+
 def _old_call(call: Any, role: Any, path: str) -> Defects:
     yield Defect("deprecated_functions", path)
     if role != "assistant":
@@ -293,8 +311,9 @@ def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
 
 def _result(message: Json, path: str, pending: dict[str, str]) -> Defects:
     own = message.get("tool_call_id")
-    if not _is_id(own):
-        return  # reported with the message
+    if not _is_id(own):  # reported with the message; some call has its result
+        pending.pop(next(iter(pending), ""), None)
+        return
     if own not in pending:
         detail = f"no open call has the id {quoted(own)}"
         yield Defect("tool_result_orphan", f"{path}.tool_call_id", detail)
