@@ -28,6 +28,7 @@ from finetune_gateway.text.pii_secrets import (
 )
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.text.regex import searcher
+from finetune_gateway.validation import special_tokens
 from finetune_gateway.validation.rows.leftovers import HINTS as LEFT
 
 Defects = Iterator[Defect]
@@ -114,34 +115,22 @@ OTHER_PAGES = _other_pages(_raw)
 _is_other_page = re.compile(OTHER_PAGES).fullmatch
 
 NON_ASCII = ("non-ASCII characters",)
-_TOKENS = (
-    "<|", "<\uff5c", "INST]", "<s>", "</s>", "SYS>>", "_of_turn>", "<bos>", "<eos>", "<pad>",
-    "<unk>", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",
-)  # fmt: skip
-# Between <| and |>, those of published tokenizers: GPT, gpt-oss, ChatML, Llama, Phi, GLM, Qwen,
-# Granite, Command, OpenChat, InternLM, Kimi, LFM, Whisper. Any other is plain text to all models.
-_KNOWN = (
-    "(?:start|begin|end)_?of_?[a-z_]{1,20}|endofprompt|im_[a-z]{1,9}|(?:start|end)_header_id"
-    "|header_(?:start|end)|e[om]t(?:_id)?|EOT|python_(?:tag|start|end)|finetune_right_pad(?:_id)?"
-    "|reserved_special_token_[0-9]{1,3}|fim_[a-z]{3,6}|repo_name|file_sep|start|end|message|channel"
-    "|return|constrain|call|user|assistant|system|observation|tool|tool_[a-z_]{3,24}"
-    "|placeholder[0-9]|dummy_[0-9]{1,2}|image(?:_[a-z]{1,5}|_[0-9])?|audio(?:_[0-9])?"
-    "|(?:object_ref|box|quad|vision)_[a-z]{3,5}|video_pad|video|pad|step|step_id|plugin|interpreter"
-    "|action_(?:start|end)|[A-Z_]{3,20}_TOKEN|(?:START|END)_[A-Z_]{4,20}|startoftranscript"
-    "|notimestamps|nospeech|startofprev"
+HINTS = (
+    "@",
+    "-----BEGIN",
+    *KEYS,
+    *OTHER_KEYS,
+    *NAMED_KEYS,
+    *HEADERS,
+    *PASSWORDS,
+    LOGIN,
+    *special_tokens.HINTS,
 )
-HINTS = ("@", "-----BEGIN", *KEYS, *OTHER_KEYS, *NAMED_KEYS, *HEADERS, *PASSWORDS, LOGIN, *_TOKENS)
 
 DETECTORS = (
     Detector(
-        "special_tokens_in_text", "the special token", _TOKENS,
-        finder(
-            rf"<\|/?(?:{_KNOWN})\|>|<\uff5c[A-Za-z0-9_\u2581 -]{{1,40}}\uff5c>"
-            r"|\[/?INST\]|</?s>|<</?SYS>>"
-            r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
-            r"|\[(?:AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
-        ),
-        quoted,
+        "special_tokens_in_text", "the special token", special_tokens.HINTS, special_tokens.find,
+        special_tokens.described,
     ),
     Detector(
         "bidi_control", "the direction control", NON_ASCII,

@@ -121,9 +121,9 @@ def test_validate_fix_convert_and_submit_fill_them_alike(home: Path, tmp_path: P
     assert rows == [trl(number) for number in range(12)]
     Dataset.open(path).convert("openai", tmp_path / "openai.jsonl")
     Dataset.open(path).fix(tmp_path / "fixed.jsonl", method="dpo")
-    backend = FakeBackend()
-    gateway.submit(path, model="any", method="dpo", backend=backend).wait()
-    (tmp_path / "sent.jsonl").write_bytes(backend.started[0][2].path.read_bytes())
+    fake = FakeBackend()
+    gateway.submit(path, model="any", method="dpo", backend=fake).wait()
+    (tmp_path / "sent.jsonl").write_bytes(fake.started[0][2].path.read_bytes())
     for name in ("openai.jsonl", "fixed.jsonl", "sent.jsonl"):
         written = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
         calls_and_results = [row["input"]["messages"][1:] for row in written]
