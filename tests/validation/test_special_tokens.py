@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import re
 
 import pytest
-import tiktoken_ext.openai_public
 from families import sources
 
 import finetune_gateway as gateway
@@ -69,7 +69,7 @@ def test_a_finding_names_whose_token_it_is() -> None:
 
 def test_what_tiktoken_has_is_known() -> None:
     """All special tokens of OpenAI's encodings."""
-    text = inspect.getsource(tiktoken_ext.openai_public)
+    text = inspect.getsource(importlib.import_module("tiktoken_ext.openai_public"))
     names = set(re.findall(r'"(<\|[a-z0-9_]+\|>)"', text))
     assert len(names) > 15
     assert [name for name in names if list(find(name)) != [name]] == []
