@@ -13,7 +13,17 @@ from typing import Any
 from finetune_gateway.data import readers, shapes, sharegpt
 from finetune_gateway.data.dataset import Kind
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services import anthropic, batch, bedrock, encoded, evals, gemini, logs
+from finetune_gateway.data.services import (
+    anthropic,
+    batch,
+    bedrock,
+    cohere,
+    encoded,
+    evals,
+    gemini,
+    langchain,
+    logs,
+)
 from finetune_gateway.data.services import responses as responses_api
 from finetune_gateway.data.services.foreign import service_of
 from finetune_gateway.methods import methods_for
@@ -81,6 +91,10 @@ _QUERY_RESPONSE = _shape(
     "query-response", "prompt_completion", shapes.query_response,
     "rows of a query and its response (ms-swift)",
 )  # fmt: skip
+_TEXT_PAIR = _shape(
+    "input-output", "prompt_completion", shapes.text_pair,
+    "rows of a text in and a text out (PaLM, watsonx)",
+)  # fmt: skip
 _INSTANCES = _shape(
     "self-instruct", "prompt_completion", shapes.one_instance,
     "tasks with an instance (Self-Instruct)",
@@ -89,6 +103,13 @@ _ROUNDS = _shape(
     "rounds", "chat", shapes.rounds, "conversations of questions and answers (Firefly, XTuner)"
 )
 _COHERE = _shape("cohere", "chat", shapes.cohere, "chat rows of Cohere, whose Chatbot is assistant")
+_COHERE_HISTORY = _shape(
+    "cohere-history", "chat", cohere.read, "requests of Cohere's first Chat API"
+)
+_AUTHORS = _shape("palm-chat", "chat", shapes.by_authors, "chat rows of PaLM, with authors")
+_CLAUDE_EXPORT = _shape(
+    "claude-export", "chat", shapes.claude_export, "conversations that Claude's app has exported"
+)
 _MOSS = _shape("moss", "chat", shapes.moss, "conversations of numbered turns (MOSS)")
 _HH = _shape(
     "hh-rlhf", "preference", shapes.hh,
@@ -107,7 +128,8 @@ _VERTEX_PAIR = _shape(
     "vertex-preference", "preference", gemini.read_pair, "scored completions of Vertex AI"
 )
 _RESPONSES = _shape("openai-responses", "chat", responses_api.read, "items of the Responses API")
-_BATCH = _shape("openai-batch", "chat", batch.read, "lines of the Batch API")
+_BATCH = _shape("batch", "chat", batch.read, "lines of batches")
+_LANGCHAIN = _shape("langchain", "chat", langchain.read, "messages of LangChain")
 _LOG = _shape("request-log", "chat", logs.read, "logged requests with their answers")
 _IDEAL = _shape("evals", "chat", evals.read_ideal, "inputs with their ideal answer (evals)")
 _ITEM = _shape("evals-item", "chat", evals.read_item, "items of evals")
@@ -164,12 +186,20 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("response_body", _LOG, logs.is_log),
     ("choices", _LOG, logs.is_log),
     ("outputs", _LOG, logs.is_log),
+    ("response_obj", _LOG, logs.is_log),
+    ("responseBody", _LOG, logs.is_log),
+    ("modelOutput", _LOG, logs.is_log),
+    ("expectedOutput", _LOG, logs.is_log),
+    ("expected_output", _LOG, logs.is_log),
+    ("message", _LOG, lambda row: "messages" in row and logs.is_log(row)),
     ("output", _RESPONSES, lambda row: type(row["output"]) is list and responses_api.is_row(row)),
     ("output", _LOG, lambda row: "instruction" not in row and logs.is_log(row)),
     ("completion", _LOG, lambda row: type(row.get("prompt")) is not str and logs.is_log(row)),
     ("messages", UNPAIRED, lambda row: "label" in row),
     ("messages", SHAREGPT, shapes.is_turns),
     ("messages", _COHERE, shapes.is_cohere),
+    ("messages", _AUTHORS, shapes.is_by_authors),
+    ("messages", _LANGCHAIN, lambda row: langchain.are_messages(row["messages"])),
     ("messages", _ANTHROPIC, _is_of("anthropic")),
     ("messages", _BEDROCK, _is_of("bedrock")),
     ("messages", _RESPONSES, _is_of("responses")),
@@ -178,6 +208,8 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("conversation", _ROUNDS, shapes.is_rounds),
     ("conversation", SHAREGPT, shapes.is_conversation),
     ("chat", _MOSS, shapes.is_moss),
+    ("chat_history", _COHERE_HISTORY, cohere.is_row),
+    ("chat_messages", _CLAUDE_EXPORT, shapes.is_claude_export),
     ("instances", _INSTANCES, shapes.is_task),
     ("instruction", _OUTPUT_PAIR, shapes.is_output_pair),
     ("instruction", _DOLLY, shapes.is_instruction_response),
@@ -194,6 +226,9 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("input", _RESPONSES, responses_api.is_row),
     ("response", _PROMPT_RESPONSE, lambda row: isinstance(row.get("prompt"), str | list)),
     ("response", _QUERY_RESPONSE, lambda row: "query" in row),
+    ("output_text", _TEXT_PAIR, shapes.is_text_pair),
+    ("targets", _TEXT_PAIR, shapes.is_text_pair),
+    ("output", _TEXT_PAIR, shapes.is_text_pair),
     ("prompt", PROMPT_COMPLETION, lambda row: isinstance(row["prompt"], str)),
     ("completion", PROMPT_COMPLETION, lambda row: isinstance(row["completion"], str)),
     ("text", TEXT, lambda row: not shapes.is_tree_message(row)),

@@ -54,6 +54,37 @@ def query_response(reader: Reader) -> Json:
     return question_answer(reader, ("query",), "response")
 
 
+TEXT_PAIRS = {
+    "output_text": "input_text",  # text-bison of Vertex AI
+    "targets": "inputs",  # FLAN, xP3
+    "output": "input",  # watsonx, NeMo
+}
+_TUNED = "text_input"  # Gemini's first tuning API, beside output
+
+
+def is_text_pair(row: Json) -> bool:
+    """Return True for a text in and a text out under the keys of a service."""
+    return bool(_text_pair(row))
+
+
+def text_pair(reader: Reader) -> Json:
+    """Read a text in and a text out.
+
+    https://cloud.google.com/vertex-ai/generative-ai/docs/models/tune-text-models-supervised
+    https://www.ibm.com/docs/en/watsonx/saas?topic=tuning-data-formats
+    https://ai.google.dev/gemini-api/docs/model-tuning
+    """
+    asked, answered = _text_pair(reader.row)
+    return question_answer(reader, (asked,), answered)
+
+
+def _text_pair(row: Json) -> tuple[str, ...]:
+    for answered, asked in (*TEXT_PAIRS.items(), ("output", _TUNED)):
+        if isinstance(row.get(asked), str) and isinstance(row.get(answered), str):
+            return asked, answered
+    return ()
+
+
 def is_task(row: Json) -> bool:
     """Return True for an instruction with instances."""
     return "instruction" in row and isinstance(row["instances"], list)
@@ -159,6 +190,72 @@ def _cohere_message(message: Any) -> Any:
     return {**message, "role": meant} if meant else message
 
 
+_AUTHORS = {"user": "user", "human": "user", "assistant": "assistant", "bot": "assistant"}
+
+
+def is_by_authors(row: Json) -> bool:
+    """Return True for messages that have an author instead of a role."""
+    first = _first(row["messages"])
+    return "author" in first and "role" not in first
+
+
+def by_authors(reader: Reader) -> Json:
+    """Read rows of chat-bison (PaLM): a context, and messages with an author.
+
+    https://cloud.google.com/vertex-ai/generative-ai/docs/models/tune-chat-models
+    """
+    reader.used |= {"messages", "context", "examples"}
+    messages: list[Json] = []
+    if not reader.is_empty("context"):
+        messages.append(reader.said("system", reader.row["context"], "context"))
+    for at, one in enumerate(reader.row["messages"]):
+        here = f"messages[{at}]"
+        author = one.get("author") if isinstance(one, dict) else None
+        role = _AUTHORS.get(author.lower()) if isinstance(author, str) else None
+        if role:
+            messages.append(reader.said(role, one.get("content"), f"{here}.content"))
+        else:
+            reader.refuse(f"{here}.author", "an author that is neither user nor assistant")
+    if reader.row.get("examples"):
+        fix = "Write them into the context, or as messages of their own before the others."
+        reader.refuse("examples", "examples beside the conversation", fix=fix)
+    return {"messages": messages}
+
+
+_SENDERS = {"human": "user", "assistant": "assistant"}
+
+
+def is_claude_export(row: Json) -> bool:
+    """Return True for a conversation that Claude's app has exported."""
+    return isinstance(row["chat_messages"], list) and "sender" in _first(row["chat_messages"])
+
+
+def claude_export(reader: Reader) -> Json:
+    """Read a conversation of Claude's app: messages with a sender and a text.
+
+    https://support.anthropic.com/en/articles/9450526-how-can-i-export-my-claude-data
+    """
+    reader.used.add("chat_messages")
+    reader.lists["messages"] = "chat_messages"
+    messages: list[Json] = []
+    for at, one in enumerate(reader.row["chat_messages"]):
+        here = f"chat_messages[{at}]"
+        role = _SENDERS.get(str(one.get("sender"))) if isinstance(one, dict) else None
+        if role is None:
+            reader.refuse(f"{here}.sender", "a sender that is neither human nor assistant")
+            continue
+        for key in ("attachments", "files"):
+            if one.get(key):
+                reader.refuse(f"{here}.{key}", "files are not in the conversation", fix=_FILES)
+        blocks = one["content"] if isinstance(one.get("content"), list) else []
+        odd = [block for block in blocks if not isinstance(block, dict) or "text" not in block]
+        if odd:
+            reader.refuse(f"{here}.content", "blocks that are no text: calls, or thinking")
+        messages.append(reader.said(role, one.get("text"), f"{here}.text"))
+    return {"messages": messages}
+
+
+_FILES = "Write what the model reads of them into the text, or leave them out on purpose."
 _MOSS = re.compile(r"<\|[A-Za-z ]+\|>:(.*?)(?:<eo[a-z]>)?", re.DOTALL)
 _MOSS_TURN = (("Human", "user"), ("MOSS", "assistant"))
 
@@ -337,6 +434,35 @@ _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
         lambda row: "instruction" in row,
         "this is one instruction with several scored answers (UltraFeedback)",
         "Take a better and a worse answer: prompt, chosen, rejected.",
+    ),
+    (
+        "mapping",
+        lambda row: isinstance(row["mapping"], dict) and "title" in row,
+        "this is a conversation as ChatGPT exports it: a tree of messages",
+        _PATHS,
+    ),
+    (
+        "choices",
+        lambda row: row.get("object") == "chat.completion.chunk",
+        "this is a piece of a streamed answer",
+        "Join the pieces of each answer, and write it beside its request: "
+        '{"request": {"messages": [...]}, "response": {"choices": [...]}}.',
+    ),
+    *(
+        (
+            key,
+            lambda row: "messages" not in row and isinstance(row.get("id"), str),
+            "this is an answer without its request, as stored completions and logs have it",
+            "Write both on a line: "
+            '{"request": the body of the request, "response": the whole answer}.',
+        )
+        for key in ("choices", "candidates")
+    ),
+    (
+        "gen_ai.input.messages",
+        None,
+        "these are attributes of a trace (OpenTelemetry)",
+        'Write its messages as {"messages": [...]}: the content of each part by its role.',
     ),
     (
         "plain_text",

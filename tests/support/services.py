@@ -38,6 +38,20 @@ CONVERSE = [
     {"role": "user", "content": [{"text": "Is it dark?"}]},
     {"role": "assistant", "content": [{"text": "Yes."}]},
 ]
+CLAUDE: Json = {
+    "type": "message", "role": "assistant", "content": [{"type": "text", "text": "Yes."}],
+    "stop_reason": "end_turn",
+}  # fmt: skip
+
+
+def dumped(name: str, content: str, **more: Any) -> Json:
+    """A message as LangChain dumps it."""
+    path = ["langchain", "schema", "messages", name]
+    kwargs = {"content": content, "type": name.lower(), **more}
+    return {"lc": 1, "type": "constructor", "id": path, "kwargs": kwargs}
+
+
+BY_HUMAN, BY_AI = dumped("HumanMessage", "Is it dark?"), dumped("AIMessage", "Yes.")
 CONTENTS = [
     {"role": "user", "parts": [{"text": "Is it dark?"}]},
     {"role": "model", "parts": [{"text": "Yes."}]},
@@ -275,7 +289,7 @@ ROWS: dict[str, tuple[str, Json, Json]] = {
         "request-log", {"inputs": {"messages": [ASK]}, "outputs": {"messages": [ASK, SAY]}}, CHAT
     ),
     "batch joined": (
-        "openai-batch",
+        "batch",
         {
             "custom_id": "1",
             "body": {"messages": [ASK]},
@@ -283,7 +297,7 @@ ROWS: dict[str, tuple[str, Json, Json]] = {
         },
         CHAT,
     ),
-    "batch with its answer": ("openai-batch", {"custom_id": "1", "body": LED}, LED),
+    "batch with its answer": ("batch", {"custom_id": "1", "body": LED}, LED),
     "evals": ("evals", {"input": [SYSTEM, ASK], "ideal": "Yes."}, LED),
     "evals item": ("evals-item", {"item": {"question": "Is it dark?", "answer": "Yes."}}, CHAT),
     "evals sample": (
@@ -292,6 +306,144 @@ ROWS: dict[str, tuple[str, Json, Json]] = {
     "turns in a text": (
         "encoded-turns",
         {"conversations": '[{"from":"human","value":"Is it dark?"},{"from":"gpt","value":"Yes."}]'},
+        CHAT,
+    ),
+    "langchain": ("langchain", {"messages": [BY_HUMAN, BY_AI]}, CHAT),
+    "langchain dicts": (
+        "langchain",
+        {"messages": [
+            {"type": "system", "data": {"content": "Be brief.", "additional_kwargs": {}}},
+            {"type": "human", "data": {"content": "Is it dark?", "type": "human", "name": None}},
+            {"type": "ai", "data": {"content": "Yes.", "tool_calls": [], "id": None}},
+        ]},
+        LED,
+    ),
+    "langchain tools": (
+        "langchain",
+        {
+            "messages": [
+                {"type": "human", "content": "Is it dark?"},
+                {"type": "ai",
+                 "content": [
+                     {"type": "text", "text": "I look."},
+                     {"type": "tool_use", "id": "call_1", "name": "lamp", "input": ARGUMENTS},
+                 ],
+                 "tool_calls": [
+                     {"name": "lamp", "args": ARGUMENTS, "id": "call_1", "type": "tool_call"}
+                 ]},
+                {"type": "tool", "content": '{"on": false}', "tool_call_id": "call_1"},
+                {"type": "ai", "content": "Yes."},
+            ],
+            "tools": TOOLS["tools"],
+        },
+        TOOLS,
+    ),
+    "langsmith run": (
+        "request-log",
+        {"run_type": "llm", "error": None, "inputs": {"messages": [[BY_HUMAN]]},
+         "outputs": {"generations": [[{"text": "Yes.", "message": BY_AI}]]}},
+        CHAT,
+    ),
+    "langsmith graph": (
+        "request-log", {"inputs": {"messages": [BY_HUMAN]}, "outputs": {
+            "messages": [BY_HUMAN, BY_AI]}}, CHAT,
+    ),
+    "langsmith example": (
+        "request-log", {"inputs": {"question": "Is it dark?"}, "outputs": {"answer": "Yes."}}, CHAT
+    ),
+    "langfuse item": ("request-log", {"input": [ASK], "expectedOutput": "Yes."}, CHAT),
+    "langfuse texts": (
+        "request-log", {"input": json.dumps([ASK]), "output": json.dumps(SAY), "level": "DEFAULT"},
+        CHAT,
+    ),
+    "helicone texts": (
+        "request-log",
+        {"request_body": json.dumps({"messages": [SYSTEM, ASK]}),
+         "response_body": json.dumps(RESPONSE)},
+        LED,
+    ),
+    "litellm callback": (
+        "request-log",
+        {"kwargs": {"model": "m", "messages": [ASK]}, "response_obj": RESPONSE}, CHAT,
+    ),
+    "litellm payload": (
+        "request-log",
+        {"status": "success", "error_str": None, "messages": TOOLS["messages"][:3],
+         "response": RESPONSE, "model_parameters": {"tools": TOOLS["tools"]}},
+        TOOLS,
+    ),
+    "ollama": (
+        "request-log",
+        {"request": {"messages": [ASK]}, "response": {"message": SAY, "done": True}}, CHAT,
+    ),
+    "ollama line": ("request-log", {"model": "m", "messages": [ASK], "message": SAY}, CHAT),
+    "ollama generate": (
+        "request-log",
+        {"request": {"prompt": "Is it dark?", "system": "Be brief."},
+         "response": {"response": "Yes.", "done": True, "done_reason": "stop"}},
+        LED,
+    ),
+    "cohere chat": (
+        "cohere-history",
+        {"preamble": "Be brief.", "chat_history": [], "message": "Is it dark?", "text": "Yes."},
+        LED,
+    ),
+    "cohere history": (
+        "cohere-history",
+        {"chat_history": [{"role": "USER", "message": "Is it dark?"},
+                          {"role": "CHATBOT", "message": "Yes."}], "text": "Yes."},
+        CHAT,
+    ),
+    "log of cohere": (
+        "request-log",
+        {"request": {"message": "Is it dark?", "preamble": "Be brief."},
+         "response": {"text": "Yes.", "finish_reason": "COMPLETE"}},
+        LED,
+    ),
+    "log of cohere's second": (
+        "request-log",
+        {"request": {"messages": [ASK]}, "response": {"message": {
+            "role": "assistant", "content": [{"type": "text", "text": "Yes."}]}}},
+        CHAT,
+    ),
+    "batch of anthropic": (
+        "batch",
+        {"custom_id": "1", "params": {"system": "Be brief.", "messages": [ASK]},
+         "result": {"type": "succeeded", "message": CLAUDE}},
+        LED,
+    ),
+    "batch of bedrock": (
+        "request-log",
+        {"recordId": "1", "modelInput": {"messages": [ASK]}, "modelOutput": CLAUDE}, CHAT,
+    ),
+    "log of titan": (
+        "request-log",
+        {"modelInput": {"inputText": "Is it dark?"},
+         "modelOutput": {"results": [{"outputText": "Yes.", "completionReason": "FINISH"}]}},
+        CHAT,
+    ),
+    "yandex": (
+        "request-log", {"request": [{"role": "user", "text": "Is it dark?"}], "response": "Yes."},
+        CHAT,
+    ),
+    "evals item beside a key": (
+        "evals-item", {"item": {"question": "Is it dark?", "answer": "Yes."}, "topic": "t"}, CHAT
+    ),
+    "palm": ("input-output", {"input_text": "Is it dark?", "output_text": "Yes."}, CHAT),
+    "gemini texts": ("input-output", {"text_input": "Is it dark?", "output": "Yes."}, CHAT),
+    "watsonx": ("input-output", {"input": "Is it dark?", "output": "Yes."}, CHAT),
+    "flan": ("input-output", {"inputs": "Is it dark?", "targets": "Yes."}, CHAT),
+    "palm chat": (
+        "palm-chat",
+        {"context": "Be brief.", "messages": [
+            {"author": "user", "content": "Is it dark?"}, {"author": "bot", "content": "Yes."}]},
+        LED,
+    ),
+    "claude's app": (
+        "claude-export",
+        {"uuid": "u", "chat_messages": [
+            {"sender": "human", "text": "Is it dark?", "attachments": []},
+            {"sender": "assistant", "text": "Yes."}]},
         CHAT,
     ),
 }  # fmt: skip

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services.turn import Turn, drop, joined, result_text, tool
+from finetune_gateway.data.services.turn import (
+    Turn,
+    drop,
+    of_blocks,
+    result_text,
+    tools,
+    walk,
+)
 
 Json = dict[str, Any]
 
@@ -33,37 +40,16 @@ def read(reader: Reader) -> Json:
 
 def conversation(reader: Reader, row: Json, prefix: str) -> Json:
     """Read the messages, system prompt and tools of a request at ``prefix``."""
-    reader.lists["messages"] = f"{prefix}messages"
-    listed = row.get("messages")
-    messages: list[Json] = []
-    if not isinstance(listed, list):
-        reader.refuse_type(f"{prefix}messages", listed, "a list of messages")
-        listed = []
-    if row.get("system"):
-        text = joined(reader, row["system"], f"{prefix}system")
-        messages.append(reader.said("system", text, f"{prefix}system"))
-    for at, one in enumerate(listed):
-        messages += message(reader, one, f"{prefix}messages[{at}]")
-    return {"messages": messages, **_tools(reader, row.get("tools"), f"{prefix}tools")}
+    messages = walk(reader, row, prefix, message)
+    return {"messages": messages, **tools(reader, row.get("tools"), f"{prefix}tools")}
 
 
 def message(reader: Reader, one: Any, path: str) -> list[Json]:
     """Return the messages of one of Anthropic's: results of calls become messages."""
-    if not isinstance(one, dict) or not isinstance(one.get("content"), list):
-        return [reader.message(one, path)]
-    turn = Turn(reader, one.get("role", "assistant"), path)
-    turn.keys = {key: one[key] for key in one.keys() - {"role", "content"} if key in _KEPT}
-    drop(reader, one, {"role", "content", *_KEPT}, path.partition("[")[0] + "[]")
-    for at, block in enumerate(one["content"]):
-        here = f"{path}.content[{at}]"
-        if isinstance(block, dict):
-            _block(turn, block, here)
-        else:
-            reader.refuse_type(here, block, "an object with a type")
-    return turn.messages()
+    return of_blocks(reader, one, path, _block, _KEPT)
 
 
-_KEPT = ("weight", "name", "tool_calls", "tool_call_id")
+_KEPT = ("weight", "name", "tool_calls", "tool_call_id", "reasoning_content")
 _KNOWN = frozenset(
     {
         "type", "text", "id", "name", "input", "source", "thinking", "tool_use_id", "content",
@@ -74,7 +60,8 @@ _KNOWN = frozenset(
 
 def _block(turn: Turn, block: Json, path: str) -> None:
     kind = block.get("type")
-    drop(turn.reader, block, _KNOWN, path.partition("[")[0] + "[].content[]")
+    if kind != "tool_use":  # whose keys are a call's
+        drop(turn.reader, block, _KNOWN, path)
     if kind == "text":
         if block.get("citations"):
             fix = "Write the sources into the text, or take the key out."
@@ -83,7 +70,10 @@ def _block(turn: Turn, block: Json, path: str) -> None:
     elif kind == "image":
         _image(turn, block.get("source"), f"{path}.source")
     elif kind == "thinking":
-        turn.thought(block.get("thinking"), f"{path}.thinking")
+        thought = block.get("thinking")
+        if isinstance(thought, list):  # Mistral's: a list of texts
+            thought = "".join(str(one.get("text", "")) for one in thought if isinstance(one, dict))
+        turn.thought(thought, f"{path}.thinking")
     elif kind == "tool_use":
         turn.call(block, path, ("id", "name", "input"))
     elif kind == "tool_result":
@@ -113,19 +103,3 @@ def _result(turn: Turn, block: Json, path: str) -> Any:
     for at, one in enumerate(content):
         _block(inner, one if isinstance(one, dict) else {}, f"{path}.content[{at}]")
     return inner.messages()[-1]["content"]
-
-
-def _tools(reader: Reader, given: Any, path: str) -> Json:
-    tools: list[Json] = []
-    for at, one in enumerate(given if isinstance(given, list) else []):
-        here = f"{path}[{at}]"
-        if isinstance(one, dict) and "function" in one:
-            tools.append(one)
-        elif isinstance(one, dict) and one.get("type", "custom") != "custom":
-            fix = "A model learns calls of functions: declare it with a schema, or take it out."
-            reader.refuse(here, "a tool that the service itself runs", fix=fix)
-        else:
-            tools += tool(reader, one, here, f"tools[{len(tools)}]", "input_schema")
-    if not isinstance(given, list | None):
-        reader.refuse_type(path, given, "a list of tools")
-    return {"tools": tools} if tools else {}

@@ -1,6 +1,7 @@
-"""Lines of OpenAI's Batch API: the request in one file, its answer in another.
+"""Lines of batches: the request in one file, its answer in another.
 
 https://platform.openai.com/docs/guides/batch
+https://docs.anthropic.com/en/docs/build-with-claude/batch-processing
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services.exchange import answer, request
+from finetune_gateway.data.services.exchange import FAILED, answer, request
 
 Json = dict[str, Any]
 
-_NO_ANSWER = "this is a file for the Batch API, with requests; their answers are in another file"
-_NO_REQUEST = "these are results of the Batch API, with answers; the requests are in another file"
+_NO_ANSWER = "this is a file for a batch, with requests; their answers are in another file"
+_NO_REQUEST = "these are results of a batch, with answers; the requests are in another file"
 _JOIN = (
     'Join both files by custom_id: {"request": the body of the request, "response": the response '
     "of the result}."
@@ -22,22 +23,46 @@ _JOIN = (
 
 def is_line(row: Json) -> bool:
     """Return True for a request or a result, or both."""
-    return isinstance(row.get("body"), dict) or isinstance(row.get("response"), dict)
+    return any(isinstance(row.get(key), dict) for key in ("body", "params", "response", "result"))
 
 
 def read(reader: Reader) -> Json:
     """Read a request, and the result beside it."""
     row = reader.row
-    reader.used |= {"custom_id", "method", "url", "body", "response", "error", "id"}
-    body, response = row.get("body"), row.get("response")
-    read: Json = request(reader, body, "body") if body is not None else {"messages": []}
-    inner = response.get("body") if isinstance(response, dict) else None
-    if inner is not None:
-        reader.lists.setdefault("messages", "response.body")
-        read["messages"] += answer(reader, inner, "response.body", read["messages"])
+    reader.used |= {"method", "url", "body", "params", "response", "result", "error"}
+    asked = "body" if row.get("body") is not None else "params"
+    body = row.get(asked)
+    read: Json = request(reader, body, asked) if body is not None else {"messages": []}
+    given = row.get("response") is not None or row.get("result") is not None
+    if failure := _failure(row):
+        reader.refuse(failure, "a request that failed", "missing_completion", FAILED)
+    elif given:
+        value, path = _result(row)
+        reader.lists.setdefault("messages", path)
+        read["messages"] += answer(reader, value, path, read["messages"])
     last = read["messages"][-1] if read["messages"] else {}
     if body is None:
         reader.refuse("", _NO_REQUEST, "unknown_format", _JOIN)
-    elif last.get("role") != "assistant":
+    elif not given and last.get("role") != "assistant":
         reader.refuse("", _NO_ANSWER, "unknown_format", _JOIN)
     return read
+
+
+def _result(row: Json) -> tuple[Any, str]:
+    """Return an answer and its path: OpenAI's in a response, Anthropic's in a result."""
+    for key, within in (("response", "body"), ("result", "message")):
+        if isinstance(row.get(key), dict):
+            return row[key].get(within), f"{key}.{within}"
+    return None, "response"
+
+
+def _failure(row: Json) -> str:
+    """Return the field that says that a request failed, or ""."""
+    if row.get("error"):
+        return "error"
+    response, result = row.get("response"), row.get("result")
+    code = response.get("status_code", 200) if isinstance(response, dict) else 200
+    if code != 200:
+        return "response.status_code"
+    kind = result.get("type", "succeeded") if isinstance(result, dict) else "succeeded"
+    return "" if kind == "succeeded" else "result.type"

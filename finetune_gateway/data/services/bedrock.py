@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services.turn import Turn, drop, joined, tool
+from finetune_gateway.data.services.turn import Turn, drop, of_blocks, tool, walk
 
 Json = dict[str, Any]
 
@@ -30,39 +30,17 @@ def read(reader: Reader) -> Json:
 
 def conversation(reader: Reader, row: Json, prefix: str) -> Json:
     """Read the messages, system prompt and tools of a request at ``prefix``."""
-    reader.lists["messages"] = f"{prefix}messages"
-    messages: list[Json] = []
-    system = row.get("system")
-    if isinstance(system, list):
-        system = [one for one in system if not (isinstance(one, dict) and "cachePoint" in one)]
-    if system:
-        text = joined(reader, system, f"{prefix}system")
-        messages.append(reader.said("system", text, f"{prefix}system"))
-    listed = row.get("messages")
-    if not isinstance(listed, list):
-        reader.refuse_type(f"{prefix}messages", listed, "a list of messages")
-        listed = []
-    for at, one in enumerate(listed):
-        messages += message(reader, one, f"{prefix}messages[{at}]")
+    messages = walk(reader, row, prefix, message)
     return {"messages": messages, **_tools(reader, row.get("toolConfig"), f"{prefix}toolConfig")}
 
 
 def message(reader: Reader, one: Any, path: str) -> list[Json]:
     """Return the messages of one of Converse: results of calls become messages."""
-    if not isinstance(one, dict) or not isinstance(one.get("content"), list):
-        return [reader.message(one, path)]
-    turn = Turn(reader, one.get("role", "assistant"), path)
-    drop(reader, one, {"role", "content"}, path.partition("[")[0] + "[]")
-    for at, part in enumerate(one["content"]):
-        here = f"{path}.content[{at}]"
-        if isinstance(part, dict):
-            _part(turn, part, here)
-        else:
-            reader.refuse_type(here, part, "an object with a text, an image or a call")
-    return turn.messages()
+    return of_blocks(reader, one, path, _part)
 
 
 def _part(turn: Turn, part: Json, path: str) -> None:
+    drop(turn.reader, part, PARTS, path)
     if "text" in part:
         turn.text(part["text"], path)
     elif isinstance(part.get("image"), dict):
@@ -71,7 +49,7 @@ def _part(turn: Turn, part: Json, path: str) -> None:
         turn.call(part["toolUse"], f"{path}.toolUse", ("toolUseId", "name", "input"))
     elif isinstance(part.get("toolResult"), dict):
         result, here = part["toolResult"], f"{path}.toolResult"
-        drop(turn.reader, result, {"toolUseId", "content"}, "messages[].content[].toolResult")
+        drop(turn.reader, result, {"toolUseId", "content"}, here)
         turn.result(result.get("toolUseId"), _result(turn, result.get("content"), here), here)
     elif isinstance(part.get("reasoningContent"), dict):
         inner = part["reasoningContent"].get("reasoningText")

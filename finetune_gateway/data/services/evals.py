@@ -46,12 +46,10 @@ def _ideal(reader: Reader, ideal: Any, path: str) -> list[Json]:
 
 def is_item(row: Json) -> bool:
     """Return True for an item, by itself or with a model's sample."""
-    return isinstance(row["item"], dict) and row.keys() <= _ITEM_KEYS
+    return isinstance(row["item"], dict) and _OTHERS.isdisjoint(row)
 
 
-_ITEM_KEYS = {"item", "sample", "id", "object", "created_at", "run_id", "eval_id", "status"} | {
-    "results", "datasource_item_id", "datasource_item",
-}  # fmt: skip
+_OTHERS = frozenset({"prompt", "completion", "text", "instruction", "input", "question"})
 
 
 def read_item(reader: Reader) -> Json:

@@ -6,31 +6,69 @@ from collections.abc import Callable
 from typing import Any
 
 from finetune_gateway.data import readers
+from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services import anthropic, bedrock, gemini, responses
+from finetune_gateway.data.services import (
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    langchain,
+    responses,
+)
 from finetune_gateway.data.services.foreign import service_of
 from finetune_gateway.data.services.turn import drop
 
 Json = dict[str, Any]
 
-ASKED = ("messages", "contents", "input", "prompt")
+_QUESTIONS = ("prompt", "inputText", "question", "query")  # keys of a question that is a text
+ASKED = ("messages", "contents", "input", "message", *_QUESTIONS)
 _BODY = ("body", "inputBodyJson", "outputBodyJson", "kwargs")
 _READ = frozenset(
     {
         *ASKED, "system", "systemInstruction", "system_instruction", "tools", "toolConfig",
-        "instructions", "functions", "parallel_tool_calls",
+        "instructions", "functions", "parallel_tool_calls", *cohere.KEYS,
     }
 )  # fmt: skip
-_FAILED = "Leave the line out: there is nothing to learn from a request that failed."
+# Keys of messages of the Chat API, and of reasoning that templates know.
+_MESSAGE = frozenset(
+    {
+        "role", "content", "name", "refusal", "tool_calls", "function_call", "tool_call_id",
+        "weight", "reasoning_content", "reasoning", "thinking", "audio",
+    }
+)  # fmt: skip
+FAILED = "Leave the line out: there is nothing to learn from a request that failed."
 _ONE_EACH = "Write one row for each answer, or keep the best."
+_IN_PIECES = "the pieces of a streamed answer"
+_JOIN = "Join the pieces to the text they make, and write that as the answer."
+# What tells a conversation or an answer that was written as JSON in a text from a plain text.
+_ENCODED = ("messages", "contents", "choices", "candidates", "generations")
 
 
 def inner(value: Any, path: str) -> tuple[Any, str]:
-    """Return what an envelope holds, and its path."""
-    for key in _BODY:
-        if isinstance(value, dict) and isinstance(value.get(key), dict | list):
-            return inner(value[key], f"{path}.{key}".lstrip("."))
+    """Return what an envelope holds, and its path; a log may have it as JSON in a text."""
+    value = _decoded(value) if isinstance(value, str) else value
+    for key in _BODY if isinstance(value, dict) and not langchain.is_message(value) else ():
+        held = value.get(key)
+        held = _decoded(held) if isinstance(held, str) else held
+        if isinstance(held, dict | list):
+            return inner(held, f"{path}.{key}".lstrip("."))
     return value, path
+
+
+def _decoded(text: str) -> Any:
+    """Return the conversation or the answer that a text holds as JSON; other texts themselves."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        value = loads_strict(text)
+    except (ValueError, RecursionError):
+        return text
+    first = value[0] if isinstance(value, list) and value else value
+    if not isinstance(first, dict):
+        return text
+    known = any(key in first for key in _ENCODED) or {"role", "content"} <= first.keys()
+    return value if known or langchain.is_message(first) else text
 
 
 # -- the request -------------------------------------------------------------------------------
@@ -41,6 +79,8 @@ def request(reader: Reader, value: Any, path: str) -> Json:
     reader.lists["messages"] = path
     if isinstance(value, str):
         return {"messages": [reader.said("user", value, path)]}
+    if isinstance(value, list) and value and all(map(_has_text, value)):
+        return {"messages": [_of_text(reader, one, f"{path}[{n}]") for n, one in enumerate(value)]}
     if isinstance(value, list):
         held = Reader({"messages": value})
         read = request(held, held.row, "")
@@ -68,6 +108,16 @@ def _taken(reader: Reader, held: Reader, read: Json, path: str) -> Json:
     return read
 
 
+def _has_text(one: Any) -> bool:
+    """Return True for a message of YandexGPT: a role and a text."""
+    return isinstance(one, dict) and "role" in one and "text" in one and "content" not in one
+
+
+def _of_text(reader: Reader, one: Json, path: str) -> Json:
+    drop(reader, one, {"role", "text"}, path)
+    return reader.said(one["role"], one["text"], f"{path}.text")
+
+
 def _object(reader: Reader, value: Json, prefix: str) -> Json:
     if "contents" in value:
         return gemini.conversation(reader, value, prefix)
@@ -75,10 +125,24 @@ def _object(reader: Reader, value: Json, prefix: str) -> Json:
         return _messages(reader, value, prefix)
     if "input" in value:
         return responses.conversation(reader, {**value, "output": None}, prefix)
-    return {"messages": [reader.said("user", value.get("prompt"), f"{prefix}prompt")]}
+    if "chat_history" in value or "message" in value:
+        return cohere.conversation(reader, value, prefix)
+    key = next((key for key in _QUESTIONS if key in value), "prompt")
+    made = [reader.said("user", value.get(key), f"{prefix}{key}")]
+    if value.get("system"):
+        made.insert(0, reader.said("system", value["system"], f"{prefix}system"))
+    if key in ("question", "query"):  # of the user's own making: the others may be part of it
+        for other in value.keys() - {key, "system"}:
+            reader.refuse(f"{prefix}{other}", f"it is not known what this is to {key!r}", fix=_OWN)
+    return {"messages": made}
+
+
+_OWN = 'Write one row for each: {"prompt": all of the question, "completion": the answer}.'
 
 
 def _messages(reader: Reader, value: Json, prefix: str) -> Json:
+    if langchain.are_messages(value["messages"]):
+        return langchain.conversation(reader, value, prefix)
     service = service_of(value)
     if service == "bedrock":
         return bedrock.conversation(reader, value, prefix)
@@ -99,25 +163,46 @@ def _messages(reader: Reader, value: Json, prefix: str) -> Json:
 
 def answer(reader: Reader, value: Any, path: str, before: list[Json]) -> list[Json]:
     """Return the messages of an answer at ``path``. ``before``: those of the request."""
+    if _is_in_pieces(value):
+        reader.refuse(path, _IN_PIECES, fix=_JOIN)
+        return []
     if isinstance(value, str):
         return [reader.said("assistant", value, path)]
     if isinstance(value, list):
-        return _listed(reader, value, path)
+        return _listed(reader, value, path, before)
+    if langchain.is_message(value):
+        return langchain.message(reader, value, path)
     key = next((key for key in _ANSWERS if _has(value, key)), "")
     if not key:
-        reader.refuse(path, "a request without its answer", "missing_completion", _FAILED)
+        reader.refuse(path, "a request without its answer", "missing_completion", FAILED)
         return []
     return _ANSWERS[key](reader, value, path, before)
+
+
+def _is_in_pieces(value: Any) -> bool:
+    """Return True for a streamed answer: events as a text, or a list of chunks."""
+    if isinstance(value, str):
+        return value.startswith(("data: {", "event: ", "data:{"))
+    first = value[0] if isinstance(value, list) and value else None
+    kind = first.get("object", first.get("type")) if isinstance(first, dict) else None
+    return kind in ("chat.completion.chunk", "message_start", "response.created")
 
 
 def _has(value: Any, key: str) -> bool:
     return isinstance(value, dict) and value.get(key) not in (None, [])
 
 
-def _listed(reader: Reader, value: list[Any], path: str) -> list[Json]:
+def _listed(reader: Reader, value: list[Any], path: str, before: list[Json]) -> list[Json]:
+    if langchain.are_messages(value) or (len(value) > 1 and _are_messages(value)):
+        return _conversation(reader, {"messages": value}, path, before, path)
     if len(value) == 1 and isinstance(value[0], dict) and "type" not in value[0]:
-        return [_chat_message(reader, value[0], f"{path}[0]")]
+        return answer(reader, value[0], f"{path}[0]", before)
     return responses.answer(reader, value, path)
+
+
+def _are_messages(value: list[Any]) -> bool:
+    """Return True for messages of the Chat API, without a type."""
+    return all(isinstance(one, dict) and "role" in one and "type" not in one for one in value)
 
 
 def _choices(key: str) -> Callable[[Reader, Json, str, list[Json]], list[Json]]:
@@ -135,14 +220,20 @@ def _choice(reader: Reader, listed: Any, path: str) -> list[Json]:
         reader.refuse(path, f"{count} answers to one request", fix=_ONE_EACH)
         return []
     one, here = listed[0], f"{path}[0]"
+    if isinstance(one, dict):
+        drop(reader, one, {"content", "message", "text", "outputText"}, here)
+        if "delta" in one:
+            reader.refuse(here, _IN_PIECES, fix=_JOIN)
+            return []
     if isinstance(one, list):
         return _choice(reader, one, here)
     if isinstance(one, dict) and isinstance(one.get("content"), dict):
         return gemini.answer(reader, one["content"], f"{here}.content")
     if isinstance(one, dict) and isinstance(one.get("message"), dict):
-        return [_chat_message(reader, one["message"], f"{here}.message")]
-    text = one.get("text") if isinstance(one, dict) else one
-    return [reader.said("assistant", text, f"{here}.text")]
+        return answer(reader, one["message"], f"{here}.message", [])
+    key = "outputText" if isinstance(one, dict) and "outputText" in one else "text"
+    text = one.get(key) if isinstance(one, dict) else one
+    return [reader.said("assistant", text, f"{here}.{key}")]
 
 
 def _held(key: str) -> Callable[[Reader, Json, str, list[Json]], list[Json]]:
@@ -153,15 +244,30 @@ def _held(key: str) -> Callable[[Reader, Json, str, list[Json]], list[Json]]:
     return read
 
 
-def _conversation(reader: Reader, value: Json, path: str, before: list[Json]) -> list[Json]:
+def _conversation(
+    reader: Reader, value: Json, path: str, before: list[Json], given: str = ""
+) -> list[Json]:
     """Return the messages of an answer that repeats the conversation before it."""
-    listed = value["messages"] if isinstance(value["messages"], list) else []
-    said = [{key: one[key] for key in ("role", "content") if key in one} for one in before]
-    start = len(said) if listed[: len(said)] == said else 0
-    return reader.messages(listed, f"{path}.messages")[start:]
+    where = given or f"{path}.messages"
+    if langchain.are_messages(value["messages"]):
+        asked = reader.lists["messages"]
+        made = langchain.messages(reader, value["messages"], where)
+        reader.lists["messages"] = asked
+    else:
+        made = reader.messages(value["messages"], where)
+    said = [_meant(one) for one in before]
+    start = len(said) if [_meant(one) for one in made[: len(said)]] == said else 0
+    return made[start:]
+
+
+def _meant(message: Json) -> tuple[Any, Any]:
+    return message.get("role"), message.get("content")
 
 
 def _message(reader: Reader, value: Json, path: str, before: list[Json]) -> list[Json]:
+    if "tool_plan" in value:  # Cohere's, written before its calls
+        value = {**value, "reasoning_content": value["tool_plan"]}
+        del value["tool_plan"]
     if not isinstance(value.get("content"), list):
         return [_chat_message(reader, value, path)]
     if service_of({"messages": [value]}) == "bedrock":
@@ -170,14 +276,16 @@ def _message(reader: Reader, value: Json, path: str, before: list[Json]) -> list
 
 
 def _chat_message(reader: Reader, message: Json, path: str) -> Json:
-    """Return a message of the Chat API, without keys that are null or say nothing."""
+    """Return a message of the Chat API, without keys that are null or no part of it."""
     value, path = inner(message, path)
     if not isinstance(value, dict):
         return reader.message(value, path)
-    kept = {key: one for key, one in value.items() if one not in (None, []) or key == "content"}
-    for key in ("annotations", "provider_specific_fields"):
-        if kept.pop(key, None):
-            reader.unsent[f"{path}.{key}"] = None
+    kept = {
+        key: one
+        for key, one in value.items()
+        if key == "content" or (key in _MESSAGE and one not in (None, []))
+    }
+    drop(reader, value, _MESSAGE, path)
     return reader.message({"role": "assistant", **kept}, path)
 
 
@@ -186,6 +294,7 @@ _ANSWERS: dict[str, Callable[[Reader, Json, str, list[Json]], list[Json]]] = {
     "choices": _choices("choices"),
     "candidates": _choices("candidates"),
     "generations": _choices("generations"),
+    "results": _choices("results"),
     "output": _held("output"),
     "content": _message,
     "tool_calls": _message,
@@ -193,4 +302,8 @@ _ANSWERS: dict[str, Callable[[Reader, Json, str, list[Json]], list[Json]]] = {
     "message": _held("message"),
     "completion": _held("completion"),
     "output_text": _held("output_text"),
+    "response": _held("response"),
+    "generation": _held("generation"),
+    "answer": _held("answer"),
+    "text": _held("text"),
 }

@@ -107,8 +107,8 @@ def _content(reader: Reader, content: Any, path: str, calls: _Calls) -> list[Jso
         reader.refuse_type(f"{path}.parts", parts, "a list of parts")
         return []
     role = content.get("role", "user")
-    turn = Turn(reader, _ROLES.get(role, role), path)
-    drop(reader, content, {"role", "parts"}, path.partition("[")[0] + "[]")
+    turn = Turn(reader, _ROLES.get(role, role) if isinstance(role, str) else role, path)
+    drop(reader, content, {"role", "parts"}, path)
     for at, part in enumerate(parts):
         here = f"{path}.parts[{at}]"
         if isinstance(part, dict):
@@ -123,9 +123,11 @@ def _part(turn: Turn, part: Json, path: str, calls: _Calls) -> None:
         snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in old)
         key = old if old in part else snake
         if isinstance(part.get(key), dict):
+            drop(turn.reader, part, {key}, path)
             _object(turn, old, part[key], f"{path}.{key}", calls)
             return
     if "text" in part:
+        drop(turn.reader, part, {"text", "thought"}, path)
         add = turn.thought if part.get("thought") is True else None
         add(part["text"], f"{path}.text") if add else turn.text(part["text"], path)
     else:
@@ -137,6 +139,7 @@ def _object(turn: Turn, kind: str, value: Json, path: str, calls: _Calls) -> Non
         named = {**value, "id": calls.add(value.get("name"), value.get("id"))}
         turn.call(named, path, ("id", "name", "args"))
     elif kind == "functionResponse":
+        drop(turn.reader, value, {"id", "name", "response"}, path)
         call_id = calls.take(value.get("name"), value.get("id"))
         turn.result(call_id, result_text(value.get("response")), path)
     else:

@@ -11,18 +11,27 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services.exchange import ASKED, answer, inner, request
+from finetune_gateway.data.services import langchain
+from finetune_gateway.data.services.exchange import ASKED, FAILED, answer, inner, request
+from finetune_gateway.data.services.turn import tools
 
 Json = dict[str, Any]
 
-REQUESTS = ("request", "request_body", "body", "messages", "prompt", "input", "inputs")
-ANSWERS = ("response", "response_body", "completion", "choices", "output", "outputs")
+REQUESTS = (
+    "request", "request_body", "requestBody", "body", "messages", "prompt", "input", "inputs",
+    "modelInput", "kwargs", "proxy_server_request",
+)  # fmt: skip
+ANSWERS = (
+    "response", "response_body", "responseBody", "response_obj", "modelOutput", "completion",
+    "choices", "output", "outputs", "expectedOutput", "expected_output", "message",
+)  # fmt: skip
 ANSWER_KEYS = frozenset(ANSWERS)
 _TEXTS = ("response", "completion")  # keys that hold the answer as a text, beside messages
 _ANSWERED = frozenset(
     {"choices", "candidates", "output", "content", "output_text", "message", "completion", "error"}
-    | {"generations", "messages"}
+    | {"generations", "messages", "results", "generation", "text", "response", "answer"}
 )
+_FAILURES = ("failure", "failed", "error", "ERROR")
 
 
 def is_log(row: Json) -> bool:
@@ -32,7 +41,8 @@ def is_log(row: Json) -> bool:
         return False
     request, answer = inner(row[asked], "")[0], inner(row[answered], "")[0]
     formed = isinstance(answer, list) or (
-        isinstance(answer, dict) and not _ANSWERED.isdisjoint(answer)
+        isinstance(answer, dict)
+        and (not _ANSWERED.isdisjoint(answer) or langchain.is_message(answer))
     )
     if asked == "messages":
         return _is_open(request) and (formed or (answered in _TEXTS and isinstance(answer, str)))
@@ -53,7 +63,24 @@ def _keys(row: Json) -> tuple[str, str]:
 def _is_open(messages: Any) -> bool:
     """Return True for messages without an answer at the end: with one they are a chat row."""
     last = messages[-1] if isinstance(messages, list) and messages else None
-    return isinstance(last, dict) and last.get("role") not in ("assistant", "model")
+    if isinstance(last, list):
+        return _is_open(last)
+    closed = langchain.is_answer(last) or (
+        isinstance(last, dict) and last.get("role") in ("assistant", "model")
+    )
+    return isinstance(last, dict) and not closed
+
+
+def _failure(row: Json) -> str:
+    """Return the field that says that a request failed, or ""."""
+    for key in ("error", "error_str"):
+        if row.get(key):
+            return key
+    for key in ("status", "level"):
+        if row.get(key) in _FAILURES:
+            return key
+    code = row.get("status_code")
+    return "status_code" if type(code) is int and code >= 400 else ""
 
 
 def read(reader: Reader) -> Json:
@@ -61,6 +88,9 @@ def read(reader: Reader) -> Json:
     row = reader.row
     asked, answered = _keys(row)
     reader.used |= {asked, answered}
+    if failure := _failure(row):
+        reader.refuse(failure, "a request that failed", "missing_completion", FAILED)
+        return {"messages": []}
     if asked == "messages":
         beside = {key: row[key] for key in ("system", "tools") if key in row}
         reader.used |= beside.keys()
@@ -69,8 +99,24 @@ def read(reader: Reader) -> Json:
         made = request(reader, *inner(row[asked], asked))
         if "tools" not in made:
             made |= reader.tools()
+    if "tools" not in made:
+        made |= _tools_beside(reader)
     if answered == "choices":
         said = answer(reader, {"choices": row["choices"]}, "", made["messages"])
     else:
         said = answer(reader, *inner(row[answered], answered), made["messages"])
     return {**made, "messages": [*made["messages"], *said]}
+
+
+# Where logs keep the tools of a request apart from its messages: LiteLLM, Langfuse, LangSmith.
+_BESIDE = (("model_parameters",), ("modelParameters",), ("extra", "invocation_params"))
+
+
+def _tools_beside(reader: Reader) -> Json:
+    for keys in _BESIDE:
+        value: Any = reader.row
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, dict) and value.get("tools"):
+            return tools(reader, value["tools"], ".".join((*keys, "tools")))
+    return {}

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services.turn import Turn, drop, joined, result_text, tool
+from finetune_gateway.data.services.turn import Turn, drop, joined, result_text, tools
 
 Json = dict[str, Any]
 
 PARTS = frozenset({"input_text", "output_text", "input_image", "input_file"})
 _MESSAGE = frozenset({"type", "role", "content", "weight"})
-_ITEMS = frozenset({"message", "function_call", "function_call_output", "reasoning"})
+_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 _SENT_BACK = "Write what it says as a message, or take it out."
 
 
@@ -56,7 +56,7 @@ def conversation(reader: Reader, row: Json, prefix: str, key: str = "input") -> 
         listed = _listed(row.get("input"), f"{prefix}{key}")
     listed += _listed(row.get("output"), f"{prefix}output")
     messages += items(reader, listed)
-    return {"messages": messages, **_tools(reader, row.get("tools"), f"{prefix}tools")}
+    return {"messages": messages, **tools(reader, row.get("tools"), f"{prefix}tools")}
 
 
 def _listed(value: Any, path: str) -> list[tuple[Any, str]]:
@@ -100,6 +100,7 @@ def _other(reader: Reader, one: Json, kind: Any, path: str) -> list[Json]:
     """Return the messages of an item that is not the assistant's."""
     turn = Turn(reader, one.get("role", "user"), path)
     if kind == "function_call_output":
+        drop(reader, one, {"type", "call_id", "output"}, path)
         output = one.get("output")
         inner = Turn(reader, "tool", path)
         _content(inner, output if isinstance(output, list) else result_text(output), path, "output")
@@ -113,7 +114,7 @@ def _other(reader: Reader, one: Json, kind: Any, path: str) -> list[Json]:
 
 
 def _message(turn: Turn, one: Json, path: str) -> None:
-    drop(turn.reader, one, _MESSAGE, path.partition("[")[0] + "[]")
+    drop(turn.reader, one, _MESSAGE, path)
     if "weight" in one:
         turn.keys["weight"] = one["weight"]
     _content(turn, one.get("content"), path, "content")
@@ -142,24 +143,10 @@ def _content(turn: Turn, content: Any, path: str, key: str) -> None:
 
 
 def _reasoning(turn: Turn, one: Json, path: str) -> None:
-    drop(turn.reader, one, {"type", "summary", "content"}, path.partition("[")[0] + "[]")
+    drop(turn.reader, one, {"type", "summary", "content"}, path)
     for key in ("content", "summary"):
         listed = one.get(key) if isinstance(one.get(key), list) else []
         texts = [part.get("text") for part in listed or () if isinstance(part, dict)]
         if texts:
             turn.thought("\n\n".join(text for text in texts if isinstance(text, str)), path)
             return
-
-
-def _tools(reader: Reader, given: Any, path: str) -> Json:
-    tools: list[Json] = []
-    for at, one in enumerate(given if isinstance(given, list) else []):
-        here = f"{path}[{at}]"
-        if isinstance(one, dict) and "function" in one:
-            tools.append(one)
-        elif isinstance(one, dict) and one.get("type") != "function":
-            fix = "A model learns calls of functions: declare it as one, or take it out."
-            reader.refuse(here, "a tool that the service itself runs", fix=fix)
-        else:
-            tools += tool(reader, one, here, f"tools[{len(tools)}]", "parameters")
-    return {"tools": tools} if tools else {}

@@ -7,7 +7,8 @@ and reasoning as keys of a message, and each result as a message of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
@@ -16,6 +17,7 @@ from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
 
+_INDEX = re.compile(r"\[\d+\]")
 _NO_ORDER = "a chat row has the reasoning of a message first, then its text, then its calls"
 
 
@@ -59,6 +61,7 @@ class Turn:
             missing = keys[0] if isinstance(name, str) else keys[1]
             self.reader.refuse(f"{path}.{missing}", f"a call without {missing!r}")
             return
+        drop(self.reader, call, {*keys, "type"}, path)
         written = as_string({} if arguments is None else arguments)
         function = {"name": name, "arguments": written}
         made = {"id": call_id, "type": "function", "function": function}
@@ -109,27 +112,84 @@ class Turn:
         return [*self.results, self.reader.noted(message, self.path, fields)]
 
 
+def walk(
+    reader: Reader, row: Json, prefix: str, message: Callable[[Reader, Any, str], list[Json]]
+) -> list[Json]:
+    """Return the messages of a request at ``prefix``: its system text, and what ``message`` makes
+    of each of its messages."""
+    reader.lists["messages"] = f"{prefix}messages"
+    messages: list[Json] = []
+    if row.get("system"):
+        text = joined(reader, row["system"], f"{prefix}system")
+        messages += [reader.said("system", text, f"{prefix}system")] if text else []
+    listed = row.get("messages")
+    if not isinstance(listed, list):
+        reader.refuse_type(f"{prefix}messages", listed, "a list of messages")
+        return messages
+    for at, one in enumerate(listed):
+        messages += message(reader, one, f"{prefix}messages[{at}]")
+    return messages
+
+
+def of_blocks(
+    reader: Reader, one: Any, path: str, block: Callable[[Turn, Json, str], None],
+    kept: tuple[str, ...] = (),
+) -> list[Json]:  # fmt: skip
+    """Return the messages of one message, whose content is a list of blocks, each added by
+    ``block``: results of calls become messages of their own."""
+    if not isinstance(one, dict) or not isinstance(one.get("content"), list):
+        return [reader.message(one, path)]
+    turn = Turn(reader, one.get("role", "assistant"), path)
+    turn.keys = {key: one[key] for key in kept if key in one}
+    drop(reader, one, {"role", "content", *kept}, path)
+    for at, given in enumerate(one["content"]):
+        here = f"{path}.content[{at}]"
+        if isinstance(given, dict):
+            block(turn, given, here)
+        else:
+            reader.refuse_type(here, given, "an object")
+    return turn.messages()
+
+
 def joined(reader: Reader, blocks: Any, path: str) -> str | list[Json]:
-    """Return texts of blocks with a ``text``: one as a text, several as parts."""
+    """Return texts of blocks with a ``text``: one as a text, several as parts. Marks of caches say
+    nothing."""
     parts: list[Json] = []
     for at, block in enumerate(blocks if isinstance(blocks, list) else [blocks]):
-        text = (
-            block
-            if isinstance(block, str)
-            else block.get("text")
-            if isinstance(block, dict)
-            else None
-        )
+        here = f"{path}[{at}]" if isinstance(blocks, list) else path
+        text = block.get("text") if isinstance(block, dict) else block
+        if isinstance(block, dict):
+            drop(reader, block, {"type", "text", "cachePoint"}, here)
         if isinstance(text, str):
             parts.append({"type": "text", "text": text})
-        else:
-            reader.refuse(f"{path}[{at}]", "a chat row has only texts here")
+        elif not isinstance(block, dict) or "cachePoint" not in block:
+            reader.refuse(here, "a chat row has only texts here")
     return parts[0]["text"] if len(parts) == 1 else parts if parts else ""
 
 
 def result_text(value: Any) -> str:
     """Return the value of a result as a text, JSON if it is not one."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def tools(reader: Reader, given: Any, path: str) -> Json:
+    """Return the tools of a list at ``path``: OpenAI's, or functions with their schema in
+    ``input_schema`` (Anthropic) or ``parameters`` (Responses)."""
+    read: list[Json] = []
+    for at, one in enumerate(given if isinstance(given, list) else []):
+        here = f"{path}[{at}]"
+        if isinstance(one, dict) and "function" in one:
+            reader.lists[f"tools[{len(read)}]"] = here
+            read.append(one)
+        elif isinstance(one, dict) and one.get("type", "function") not in ("function", "custom"):
+            fix = "A model learns calls of functions: declare it as one, or take it out."
+            reader.refuse(here, "a tool that the service itself runs", fix=fix)
+        else:
+            by = "input_schema" if isinstance(one, dict) and "input_schema" in one else "parameters"
+            read += tool(reader, one, here, f"tools[{len(read)}]", by)
+    if not isinstance(given, list | None):
+        reader.refuse_type(path, given, "a list of tools")
+    return {"tools": read} if read else {}
 
 
 def tool(
@@ -140,7 +200,9 @@ def tool(
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         reader.refuse(path, "a tool that is no function with a name")
         return []
-    function = {key: given[key] for key in ("name", "description", "strict") if key in given}
+    kept = ("name", "description", "strict")
+    drop(reader, given, {*kept, "type", schema_key.partition(".")[0]}, path)
+    function = {key: given[key] for key in kept if key in given}
     parameters = given.get(schema_key) if schema is None else schema
     if parameters is not None:
         function["parameters"] = parameters
@@ -153,7 +215,7 @@ def tool(
 
 
 def drop(reader: Reader, value: Json, known: Iterable[str], path: str) -> None:
-    """Note keys of the user's row that are not part of the example, without their indexes."""
+    """Note keys of an object at ``path`` that are not part of the example, without indexes."""
     for key in value.keys() - set(known):
-        if value[key] is not None:
-            reader.unsent[f"{path}.{key}".lstrip(".")] = None
+        if value[key] not in (None, [], {}):
+            reader.unsent[_INDEX.sub("[]", f"{path}.{key}").lstrip(".")] = None

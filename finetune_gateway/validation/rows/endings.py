@@ -43,7 +43,7 @@ _BROKEN = frozenset(
     }
 )  # fmt: skip
 _NUMBERS = {2: "max_tokens", 3: "safety", 4: "recitation", 5: "other", 6: "blocklist", 8: "spii"}
-_STATUSES = _BROKEN & {"failed", "incomplete", "in_progress", "queued", "cancelled"}
+_STATUSES = ("failed", "incomplete", "in_progress", "queued", "cancelled")
 # Of the Responses API: what has a status of its own that says how an answer ended.
 _WITH_STATUS = ("response", "message", "reasoning", "function_call")
 # What a model or a tool has written, and what stands for the request alone.
