@@ -17,12 +17,14 @@ from finetune_gateway.data.services import (
     anthropic,
     batch,
     bedrock,
+    claude_export,
     cohere,
     encoded,
     evals,
     gemini,
     langchain,
     logs,
+    palm,
 )
 from finetune_gateway.data.services import responses as responses_api
 from finetune_gateway.data.services.foreign import service_of
@@ -106,9 +108,9 @@ _COHERE = _shape("cohere", "chat", shapes.cohere, "chat rows of Cohere, whose Ch
 _COHERE_HISTORY = _shape(
     "cohere-history", "chat", cohere.read, "requests of Cohere's first Chat API"
 )
-_AUTHORS = _shape("palm-chat", "chat", shapes.by_authors, "chat rows of PaLM, with authors")
+_AUTHORS = _shape("palm-chat", "chat", palm.read, "chat rows of PaLM, with authors")
 _CLAUDE_EXPORT = _shape(
-    "claude-export", "chat", shapes.claude_export, "conversations that Claude's app has exported"
+    "claude-export", "chat", claude_export.read, "conversations that Claude's app has exported"
 )
 _MOSS = _shape("moss", "chat", shapes.moss, "conversations of numbered turns (MOSS)")
 _HH = _shape(
@@ -198,7 +200,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("messages", UNPAIRED, lambda row: "label" in row),
     ("messages", SHAREGPT, shapes.is_turns),
     ("messages", _COHERE, shapes.is_cohere),
-    ("messages", _AUTHORS, shapes.is_by_authors),
+    ("messages", _AUTHORS, palm.is_row),
     ("messages", _LANGCHAIN, lambda row: langchain.are_messages(row["messages"])),
     ("messages", _ANTHROPIC, _is_of("anthropic")),
     ("messages", _BEDROCK, _is_of("bedrock")),
@@ -209,7 +211,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("conversation", SHAREGPT, shapes.is_conversation),
     ("chat", _MOSS, shapes.is_moss),
     ("chat_history", _COHERE_HISTORY, cohere.is_row),
-    ("chat_messages", _CLAUDE_EXPORT, shapes.is_claude_export),
+    ("chat_messages", _CLAUDE_EXPORT, claude_export.is_row),
     ("instances", _INSTANCES, shapes.is_task),
     ("instruction", _OUTPUT_PAIR, shapes.is_output_pair),
     ("instruction", _DOLLY, shapes.is_instruction_response),
